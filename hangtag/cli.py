@@ -1,0 +1,58 @@
+"""The root command. Subcommands load when they are called, so that ``hangtag serve`` starts fast and without torch."""
+
+import importlib
+from importlib import metadata
+from typing import NamedTuple
+
+import click
+
+
+class Subcommand(NamedTuple):
+    """Where a subcommand lives, its line in --help, and the extra that its imports need."""
+
+    location: str
+    summary: str
+    extra: str
+
+
+SUBCOMMANDS = {
+    "train": Subcommand("training.cli:train", "Train a network on Fashion-MNIST.", "train"),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a subcommand's module only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = SUBCOMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module_name, _, attribute = entry.location.partition(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(module_name), attribute)
+        except ModuleNotFoundError as error:
+            raise click.ClickException(
+                f"'hangtag {cmd_name}' needs the Python module {error.name!r}, which is not installed here. "
+                f"Install it with: pip install 'hangtag[{entry.extra}]'"
+            ) from error
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # click would import every subcommand for its summary.
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in SUBCOMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HANGTAG", "max_content_width": 110},
+)
+@click.version_option(metadata.version("hangtag"), package_name="hangtag")
+def main() -> None:
+    """Train Fashion-MNIST classifiers, export them to ONNX, serve them over gRPC, and load-test them.
+
+    Every option can also be given as a variable: HANGTAG_SERVE_PORT=9000 is --port 9000 of hangtag serve.
+    """

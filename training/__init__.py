@@ -1,0 +1,1 @@
+"""Data set -> trained weights. Nothing here knows of ONNX or of serving."""

@@ -1,0 +1,117 @@
+"""``hangtag train``: parse, train with a progress bar, say where the run lies."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from training import data as fashion_mnist
+from training import trainer
+from training.models import MODELS
+from training.recipes import RECIPES
+from training.run import Run, RunConfig
+
+
+@click.command()
+@click.argument("model", type=click.Choice(list(MODELS)))
+@click.option("--recipe", type=click.Choice(list(RECIPES)), default="study", show_default=True, help="How to train.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides initial weights, order and dropout.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Folder with Fashion-MNIST's IDX files.  [default: Debian's package, else a download by torchvision]",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/MODEL-RECIPE-seedSEED]")
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's number of epochs.")
+@click.option("--limit", type=click.IntRange(min=1), help="Train on the first N images only: for quick trials.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the CPUs this process may use]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--restart", is_flag=True, help="Discard what the run's folder holds and begin anew.")
+def train(
+    model: str,
+    recipe: str,
+    seed: int,
+    data_dir: Path | None,
+    out: Path | None,
+    epochs: int | None,
+    limit: int | None,
+    threads: int | None,
+    device: str,
+    restart: bool,
+) -> None:
+    """Train MODEL on Fashion-MNIST.
+
+    The run's folder gets config.json, metrics.json and best.pt, the weights of the epoch with the best validation
+    accuracy. A run that was killed goes on from its last finished epoch when the same command is given again.
+
+    \b
+    Examples:
+      hangtag train lstm                      the study's recipe, about two minutes on two cores
+      hangtag train cnn --seed 1              another seed, in a folder of its own
+      hangtag train lstm --limit 2000 --epochs 1 --out runs/trial
+    """
+    console = Console(stderr=True)
+    dataset = fashion_mnist.load(data_dir)
+    chosen = RECIPES[recipe]
+    config = RunConfig(
+        model=model,
+        recipe=replace(chosen, epochs=epochs) if epochs else chosen,
+        seed=seed,
+        data_digest=dataset.digest,
+        limit=limit,
+        threads=threads or len(os.sched_getaffinity(0)),
+        device=_pick_device(device),
+    )
+    run = Run(out or Path("runs") / config.run_name)
+    if restart:
+        run.erase()
+    console.print(f"{config.run_name}: data from {dataset.source}, {config.device}, {config.threads} threads")
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+    ) as bars:
+        metrics = trainer.train(config, dataset, run, _progress_bar(bars, config.recipe.epochs))
+    summary = metrics["summary"]
+    console.print(
+        f"best epoch {summary['best_epoch']}: validation accuracy {summary['validation']['accuracy']:.2%}, "
+        f"test accuracy {summary['test']['accuracy']:.2%}, {summary['parameters']:,} parameters"
+    )
+    console.print(f"run: {run.folder}   next: hangtag export {run.folder}")
+
+
+def _pick_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: PyTorch sees no CUDA device here. Use --device cpu.")
+    return device
+
+
+def _progress_bar(bars: Progress, epochs: int) -> Callable[[trainer.Progress], None]:
+    task = bars.add_task("starting", total=None, figures="")
+
+    def report(at: trainer.Progress) -> None:
+        if at.step % 10 and at.step != at.steps:
+            return
+        figures = f"loss {at.loss:.3f}"
+        if at.last_epoch:
+            figures += f"  validation {at.last_epoch['validation_accuracy']:.2%}"
+        bars.update(
+            task,
+            description=f"epoch {at.epoch}/{epochs}",
+            completed=(at.epoch - 1) * at.steps + at.step,
+            total=epochs * at.steps,
+            figures=figures,
+        )
+
+    return report

@@ -1,0 +1,156 @@
+"""Fashion-MNIST from disk, checked against its published contents.
+
+Looked for in this order: the folder that was named, Debian's package ``dataset-fashion-mnist``, torchvision's download.
+"""
+
+import gzip
+import hashlib
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from training.errors import DataCorruptError, DataNotFoundError
+
+LABELS = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+VALIDATION_SIZE = 5_000
+"""The study's split: the first 5,000 of the 60,000 training images validate, the other 55,000 train."""
+
+DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
+
+# SHA-256 of the decompressed contents: mirrors recompress the files, so the .gz themselves differ.
+DIGESTS = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+HOW_TO_GET_IT = (
+    "Install Debian's package (apt-get install dataset-fashion-mnist), or name the folder that holds the four "
+    "IDX files (*-ubyte or *-ubyte.gz) with --data-dir."
+)
+
+Images = npt.NDArray[np.uint8]  # [n, 28, 28], garment bright on black
+Classes = npt.NDArray[np.uint8]  # [n], indices into LABELS
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images [n, 28, 28] and their classes [n], both uint8."""
+
+    images: Images
+    classes: Classes
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def first(self, n: int | None) -> "Split":
+        """The first n samples; all of them for None."""
+        return self if n is None else Split(self.images[:n], self.classes[:n])
+
+
+@dataclass(frozen=True)
+class FashionMnist:
+    """The whole data set in memory, 55 MB, split as in the study."""
+
+    train: Split
+    validation: Split
+    test: Split
+    source: str
+
+    @property
+    def digest(self) -> str:
+        """One SHA-256 for the data set: that of its files' digests, in the order of DIGESTS."""
+        return hashlib.sha256("".join(DIGESTS.values()).encode()).hexdigest()
+
+
+def load(data_dir: Path | None = None) -> FashionMnist:
+    """Read, check and split the data set.
+
+    Raises DataNotFoundError when it is nowhere and DataCorruptError when a file is not the published one.
+    """
+    folder = locate(data_dir)
+    raw = {name: _read_checked(folder, name) for name in DIGESTS}
+    images, classes = _images(raw["train-images-idx3-ubyte"]), _classes(raw["train-labels-idx1-ubyte"])
+    return FashionMnist(
+        train=Split(images[VALIDATION_SIZE:], classes[VALIDATION_SIZE:]),
+        validation=Split(images[:VALIDATION_SIZE], classes[:VALIDATION_SIZE]),
+        test=Split(_images(raw["t10k-images-idx3-ubyte"]), _classes(raw["t10k-labels-idx1-ubyte"])),
+        source=str(folder),
+    )
+
+
+def load_test(data_dir: Path | None = None) -> Split:
+    """Only the 10,000 test images, for evaluation. Raises as load does."""
+    folder = locate(data_dir)
+    return Split(
+        _images(_read_checked(folder, "t10k-images-idx3-ubyte")),
+        _classes(_read_checked(folder, "t10k-labels-idx1-ubyte")),
+    )
+
+
+def locate(data_dir: Path | None = None) -> Path:
+    """The folder that holds the four files. A folder that was named is never silently replaced by another."""
+    if data_dir is not None:
+        for folder in (data_dir, data_dir / "FashionMNIST" / "raw"):  # the second is torchvision's layout
+            if all(_find(folder, name) for name in DIGESTS):
+                return folder
+        missing = [name for name in DIGESTS if not _find(data_dir, name)]
+        raise DataNotFoundError(f"{data_dir} lacks {', '.join(missing)} (with or without .gz). {HOW_TO_GET_IT}")
+    if all(_find(DEBIAN_DIR, name) for name in DIGESTS):
+        return DEBIAN_DIR
+    return _download()
+
+
+def cache_dir() -> Path:
+    """Where a download is kept: $XDG_CACHE_HOME/hangtag, else ~/.cache/hangtag."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hangtag"
+
+
+def _download() -> Path:
+    try:
+        from torchvision.datasets import FashionMNIST
+    except ImportError as error:
+        raise DataNotFoundError(f"Fashion-MNIST is not on this machine. {HOW_TO_GET_IT}") from error
+    try:
+        FashionMNIST(root=str(cache_dir()), train=True, download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataNotFoundError(
+            f"Fashion-MNIST is not on this machine and could not be downloaded ({error}). {HOW_TO_GET_IT}"
+        ) from error
+    return cache_dir() / "FashionMNIST" / "raw"
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
+
+
+def _read_checked(folder: Path, name: str) -> bytes:
+    path = _find(folder, name)
+    if path is None:
+        raise DataNotFoundError(f"{folder} lacks {name} (with or without .gz). {HOW_TO_GET_IT}")
+    try:
+        contents = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataCorruptError(f"{path} cannot be read ({error}). {HOW_TO_GET_IT}") from error
+    digest = hashlib.sha256(contents).hexdigest()
+    if digest != DIGESTS[name]:
+        raise DataCorruptError(
+            f"{path} is not the published file: its decompressed SHA-256 is {digest}, expected {DIGESTS[name]}. "
+            f"{HOW_TO_GET_IT}"
+        )
+    return contents
+
+
+def _images(raw: bytes) -> Images:
+    return np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28, 28)  # IDX3: magic, n, rows, columns
+
+
+def _classes(raw: bytes) -> Classes:
+    return np.frombuffer(raw, np.uint8, offset=8)  # IDX1: magic, n

@@ -1,0 +1,32 @@
+"""What can go wrong in training, for a person to read.
+
+    TrainingError
+    ├── DataNotFoundError     the data set is nowhere, or a file of it is missing
+    ├── DataCorruptError      a file is there but is not what was published
+    ├── RunMismatchError      a run folder holds another run, or none that can be read
+    └── DivergedError         the loss is no longer a number
+
+They are ClickExceptions, so that every command shows them as one line and exits with 1.
+"""
+
+import click
+
+
+class TrainingError(click.ClickException):
+    """Base of everything that this package raises on purpose."""
+
+
+class DataNotFoundError(TrainingError):
+    """The data set, or one file of it, could not be found or downloaded."""
+
+
+class DataCorruptError(TrainingError):
+    """A file's decompressed contents do not have the published SHA-256."""
+
+
+class RunMismatchError(TrainingError):
+    """A run folder cannot be used for what was asked."""
+
+
+class DivergedError(TrainingError):
+    """The training loss became infinite or not a number."""

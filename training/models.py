@@ -1,0 +1,100 @@
+"""The study's three networks, layer by layer. Each maps pixels in [0, 1], [batch, 28, 28], to logits [batch, 10].
+
+Weights start as Keras starts them (the study was done there): Glorot-uniform kernels, orthogonal recurrent kernels,
+zero biases, and 1 for an LSTM's forget gate. PyTorch's nn.LSTM keeps two bias vectors where Keras keeps one, hence the
+few more parameters.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+CLASSES = 10
+STUDY_HIDDEN_SIZE = 186  # floor(2 * 28 * 10 / 3)
+
+
+class Lstm(nn.Module):
+    """Reads an image row by row: 28 time steps of 28 pixels, one LSTM, its last hidden state classified."""
+
+    def __init__(self, hidden_size: int = STUDY_HIDDEN_SIZE) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(28, hidden_size, batch_first=True)
+        self.dropout = nn.Dropout(0.2)
+        self.classifier = nn.Linear(hidden_size, CLASSES)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        outputs, _ = self.lstm(pixels)  # [batch, 28, hidden]
+        logits: Tensor = self.classifier(self.dropout(outputs[:, -1]))  # [batch, 10]
+        return logits
+
+
+class Lstm2(nn.Module):
+    """Two LSTMs: the first hands all 28 hidden states of 784 units to the second, which keeps its last."""
+
+    def __init__(self, first_size: int = 784, hidden_size: int = STUDY_HIDDEN_SIZE) -> None:
+        super().__init__()
+        self.lstm1 = nn.LSTM(28, first_size, batch_first=True)
+        self.lstm2 = nn.LSTM(first_size, hidden_size, batch_first=True)
+        self.dropout = nn.Dropout(0.2)
+        self.classifier = nn.Linear(hidden_size, CLASSES)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        sequence, _ = self.lstm1(pixels)  # [batch, 28, 784]
+        outputs, _ = self.lstm2(self.dropout(sequence))  # [batch, 28, 186]
+        logits: Tensor = self.classifier(self.dropout(outputs[:, -1]))  # [batch, 10]
+        return logits
+
+
+class Cnn(nn.Module):
+    """Five convolutions in three stages, each stage halving the picture, then three dense layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 64, 7, padding="same"), nn.ReLU(), nn.MaxPool2d(2),  # [batch, 64, 14, 14]
+            nn.Conv2d(64, 128, 3, padding="same"), nn.ReLU(),
+            nn.Conv2d(128, 128, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2),  # [batch, 128, 7, 7]
+            nn.Conv2d(128, 256, 3, padding="same"), nn.ReLU(),
+            nn.Conv2d(256, 256, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2),  # [batch, 256, 3, 3]
+            nn.Flatten(),  # [batch, 2304]
+        )  # fmt: skip
+        self.classifier = nn.Sequential(
+            nn.Linear(2304, 128), nn.ReLU(), nn.Dropout(0.5),
+            nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.5),
+            nn.Linear(64, CLASSES),  # [batch, 10]
+        )  # fmt: skip
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(pixels.unsqueeze(1)))
+        return logits
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {"lstm": Lstm, "lstm2": Lstm2, "cnn": Cnn}
+
+
+def build(name: str) -> nn.Module:
+    """A fresh network by name, initialised from torch's global random state. Raises KeyError for an unknown name."""
+    model = MODELS[name]()
+    model.apply(_initialise_like_keras)
+    return model
+
+
+def parameter_count(model: nn.Module) -> int:
+    """How many numbers training may change."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+@torch.no_grad()
+def _initialise_like_keras(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LSTM):
+        weights = dict(module.named_parameters())
+        nn.init.xavier_uniform_(weights["weight_ih_l0"])  # [4 * hidden, input], gates in the order i, f, g, o
+        nn.init.orthogonal_(weights["weight_hh_l0"])  # [4 * hidden, hidden]
+        nn.init.zeros_(weights["bias_ih_l0"])
+        nn.init.zeros_(weights["bias_hh_l0"])
+        weights["bias_ih_l0"][module.hidden_size : 2 * module.hidden_size] = 1.0  # Keras: unit_forget_bias
