@@ -30,6 +30,13 @@ from training.run import Run, RunConfig
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's number of epochs.")
 @click.option("--limit", type=click.IntRange(min=1), help="Train on the first N images only: for quick trials.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the CPUs this process may use]")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Arithmetic of the training steps. bf16 is faster where the CPU or GPU has it; weights are FP32 either way.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--restart", is_flag=True, help="Discard what the run's folder holds and begin anew.")
 def train(
@@ -41,6 +48,7 @@ def train(
     epochs: int | None,
     limit: int | None,
     threads: int | None,
+    precision: str,
     device: str,
     restart: bool,
 ) -> None:
@@ -64,6 +72,7 @@ def train(
         seed=seed,
         data_digest=dataset.digest,
         limit=limit,
+        precision=precision,
         threads=threads or len(os.sched_getaffinity(0)),
         device=_pick_device(device),
     )

@@ -34,6 +34,7 @@ class RunConfig:
     seed: int
     data_digest: str
     limit: int | None
+    precision: str  # of the training arithmetic: "fp32", or "bf16" for autocast; the weights are FP32 either way
     threads: int
     device: str
 

@@ -46,7 +46,8 @@ def train(
     torch.manual_seed(config.seed)
     device = torch.device(config.device)
     recipe = config.recipe
-    model = build(config.model).to(device)
+    # channels_last is how convolutions are fastest on CPUs and GPUs alike; the numbers stay the same.
+    model = build(config.model).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.epsilon)
     rows: list[dict[str, float]] = []
     if run.has("checkpoint.pt"):
@@ -120,7 +121,8 @@ def _train_epoch(
     loss_sum, correct = 0.0, 0
     for step, indices in enumerate(order):
         batch, target = images[indices], classes[indices]
-        logits = model(normalise(batch))
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = model(normalise(batch)).float()
         loss = functional.cross_entropy(logits, target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
