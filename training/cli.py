@@ -20,7 +20,13 @@ from training.run import Run, RunConfig
 @click.command()
 @click.argument("model", type=click.Choice(list(MODELS)))
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="study", show_default=True, help="How to train.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Decides initial weights, order and dropout.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Decides initial weights, order and dropout.",
+)
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
@@ -37,7 +43,13 @@ from training.run import Run, RunConfig
     show_default=True,
     help="Arithmetic of the training steps. bf16 is faster where the CPU or GPU has it; weights are FP32 either way.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to train. auto takes the GPU if PyTorch sees one.",
+)
 @click.option("--restart", is_flag=True, help="Discard what the run's folder holds and begin anew.")
 def train(
     model: str,
@@ -55,15 +67,16 @@ def train(
     """Train MODEL on Fashion-MNIST.
 
     The run's folder gets config.json, metrics.json and best.pt, the weights of the epoch with the best validation
-    accuracy. A run that was killed goes on from its last finished epoch when the same command is given again.
+    accuracy. A run that was killed, or stopped with Ctrl-C, goes on from its last finished epoch when the same command
+    is given again.
 
     \b
     Examples:
-      hangtag train lstm                      the study's recipe, about two minutes on two cores
+      hangtag train lstm                      the study's recipe, some minutes on two cores
       hangtag train cnn --seed 1              another seed, in a folder of its own
       hangtag train lstm --limit 2000 --epochs 1 --out runs/trial
     """
-    console = Console(stderr=True)
+    device = _pick_device(device)
     dataset = fashion_mnist.load(data_dir)
     chosen = RECIPES[recipe]
     config = RunConfig(
@@ -74,28 +87,46 @@ def train(
         limit=limit,
         precision=precision,
         threads=threads or len(os.sched_getaffinity(0)),
-        device=_pick_device(device),
+        device=device,
     )
     run = Run(out or Path("runs") / config.run_name)
     if restart:
         run.erase()
-    console.print(f"{config.run_name}: data from {dataset.source}, {config.device}, {config.threads} threads")
-    with Progress(
+    _say(f"{config.run_name}: data from {dataset.source}, {config.device}, {config.threads} threads")
+    finished = run.is_finished()
+    try:
+        with _bars() as bars:
+            metrics = trainer.train(config, dataset, run, _progress_bar(bars, config.recipe.epochs))
+    except KeyboardInterrupt:
+        _say(
+            "stopped. Give the same command again to go on from the last finished epoch"
+            f"{' (without --restart, which begins anew)' if restart else ''}."
+        )
+        raise SystemExit(130) from None  # as a shell reports a process that SIGINT ended
+    if finished:
+        _say("this run had finished already: nothing was trained. --restart trains it anew.")
+    summary = metrics["summary"]
+    _say(
+        f"best epoch {summary['best_epoch']}: validation accuracy {summary['validation']['accuracy']:.2%}, "
+        f"test accuracy {summary['test']['accuracy']:.2%}, {summary['parameters']:,} parameters"
+    )
+    _say(f"run: {run.folder}   next: hangtag export {run.folder}")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)  # not rich: it would wrap lines, and take brackets in a path for markup
+
+
+def _bars() -> Progress:
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
-        console=console,
-    ) as bars:
-        metrics = trainer.train(config, dataset, run, _progress_bar(bars, config.recipe.epochs))
-    summary = metrics["summary"]
-    console.print(
-        f"best epoch {summary['best_epoch']}: validation accuracy {summary['validation']['accuracy']:.2%}, "
-        f"test accuracy {summary['test']['accuracy']:.2%}, {summary['parameters']:,} parameters"
+        console=Console(stderr=True),
     )
-    console.print(f"run: {run.folder}   next: hangtag export {run.folder}")
 
 
 def _pick_device(device: str) -> str:
@@ -107,10 +138,10 @@ def _pick_device(device: str) -> str:
 
 
 def _progress_bar(bars: Progress, epochs: int) -> Callable[[trainer.Progress], None]:
-    task = bars.add_task("starting", total=None, figures="")
+    task = bars.add_task("starting", total=None, figures="", visible=False)
 
     def report(at: trainer.Progress) -> None:
-        if at.step % 10 and at.step != at.steps:
+        if at.step % 10 and at.step not in (1, at.steps):
             return
         figures = f"loss {at.loss:.3f}"
         if at.last_epoch:
@@ -121,6 +152,7 @@ def _progress_bar(bars: Progress, epochs: int) -> Callable[[trainer.Progress], N
             completed=(at.epoch - 1) * at.steps + at.step,
             total=epochs * at.steps,
             figures=figures,
+            visible=True,
         )
 
     return report

@@ -23,6 +23,7 @@ VALIDATION_SIZE = 5_000
 """The study's split: the first 5,000 of the 60,000 training images validate, the other 55,000 train."""
 
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
+TORCHVISION_LAYOUT = Path("FashionMNIST", "raw")
 
 # SHA-256 of the decompressed contents: mirrors recompress the files, so the .gz themselves differ.
 DIGESTS = {
@@ -98,13 +99,13 @@ def load_test(data_dir: Path | None = None) -> Split:
 def locate(data_dir: Path | None = None) -> Path:
     """The folder that holds the four files. A folder that was named is never silently replaced by another."""
     if data_dir is not None:
-        for folder in (data_dir, data_dir / "FashionMNIST" / "raw"):  # the second is torchvision's layout
-            if all(_find(folder, name) for name in DIGESTS):
-                return folder
-        missing = [name for name in DIGESTS if not _find(data_dir, name)]
-        raise DataNotFoundError(f"{data_dir} lacks {', '.join(missing)} (with or without .gz). {HOW_TO_GET_IT}")
-    if all(_find(DEBIAN_DIR, name) for name in DIGESTS):
-        return DEBIAN_DIR
+        folder = min((data_dir, data_dir / TORCHVISION_LAYOUT), key=lambda folder: len(_missing(folder)))
+        if missing := _missing(folder):
+            raise DataNotFoundError(f"{folder} lacks {', '.join(missing)} (with or without .gz). {HOW_TO_GET_IT}")
+        return folder
+    for folder in (DEBIAN_DIR, cache_dir() / TORCHVISION_LAYOUT):
+        if not _missing(folder):
+            return folder
     return _download()
 
 
@@ -120,15 +121,23 @@ def _download() -> Path:
         raise DataNotFoundError(f"Fashion-MNIST is not on this machine. {HOW_TO_GET_IT}") from error
     try:
         FashionMNIST(root=str(cache_dir()), train=True, download=True)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # torchvision passes on whatever the network and the archives raise
+        reason = " ".join(str(error).split())
         raise DataNotFoundError(
-            f"Fashion-MNIST is not on this machine and could not be downloaded ({error}). {HOW_TO_GET_IT}"
+            f"Fashion-MNIST is not on this machine and could not be downloaded ({reason}). {HOW_TO_GET_IT}"
         ) from error
-    return cache_dir() / "FashionMNIST" / "raw"
+    return cache_dir() / TORCHVISION_LAYOUT
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in DIGESTS if not _find(folder, name)]
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
+    try:
+        return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
+    except OSError as error:  # a folder that this user may not look into
+        raise DataNotFoundError(f"{folder} cannot be read ({error.strerror}). {HOW_TO_GET_IT}") from error
 
 
 def _read_checked(folder: Path, name: str) -> bytes:
@@ -143,7 +152,7 @@ def _read_checked(folder: Path, name: str) -> bytes:
     if digest != DIGESTS[name]:
         raise DataCorruptError(
             f"{path} is not the published file: its decompressed SHA-256 is {digest}, expected {DIGESTS[name]}. "
-            f"{HOW_TO_GET_IT}"
+            f"If it is what a broken download left, delete it. {HOW_TO_GET_IT}"
         )
     return contents
 

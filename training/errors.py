@@ -3,7 +3,7 @@
     TrainingError
     ├── DataNotFoundError     the data set is nowhere, or a file of it is missing
     ├── DataCorruptError      a file is there but is not what was published
-    ├── RunMismatchError      a run folder holds another run, or none that can be read
+    ├── RunMismatchError      a run folder holds another run, or none that can be read or written
     └── DivergedError         the loss is no longer a number
 
 They are ClickExceptions, so that every command shows them as one line and exits with 1.

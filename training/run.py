@@ -7,12 +7,14 @@ runs/lstm-study-seed0/
     best.pt          the weights of the best epoch so far
 """
 
+import fcntl
 import json
 import os
-import pickle
 import platform
 import subprocess
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,9 @@ import torch
 
 from training.errors import RunMismatchError
 from training.recipes import Recipe
+
+FILES = ("checkpoint.pt", "best.pt", "metrics.json", "config.json")
+TRAIN_ANEW = "'hangtag train' with --restart replaces the run."
 
 
 @dataclass(frozen=True)
@@ -78,52 +83,81 @@ class Run:
     def start(self, config: RunConfig) -> None:
         """Claim the folder for this config, or confirm that it already holds it.
 
-        Raises RunMismatchError when the folder holds another run.
+        Raises RunMismatchError when the folder holds another run, or files of one that nobody can tell.
         """
         wanted = _plain(asdict(config))
-        if (self.folder / "config.json").is_file():
-            stored = self.read_config()
-            differing = [key for key, value in wanted.items() if stored.get(key) != value]
+        if self.has("config.json"):
+            there, asked = _flat(self.read_config()), _flat(wanted)
+            differing = [key for key in asked if there.get(key) != asked[key]]
             if differing:
                 raise RunMismatchError(
                     f"{self.folder} holds a run with another {' and '.join(differing)} "
-                    f"({', '.join(f'{key}: {stored.get(key)} there, {wanted[key]} asked' for key in differing)}). "
+                    f"({', '.join(f'{key}: {there.get(key)} there, {asked[key]} asked' for key in differing)}). "
                     "Choose another --out, or add --restart to replace it."
                 )
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        orphans = [name for name in FILES if self.has(name)]
+        if orphans:
+            raise RunMismatchError(
+                f"{self.folder} holds {' and '.join(orphans)} but no config.json, which would say of what run. "
+                "Choose another --out, or add --restart to replace it."
+            )
         self._write_json("config.json", wanted | {"environment": environment()})
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; the kernel lets go of it when this one dies.
+
+        Creates the folder. Raises RunMismatchError when another process is at work in it.
+        """
+        with self._writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunMismatchError(
+                    f"another process is training in {self.folder}. Let it finish, or choose another --out."
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
 
     def erase(self) -> None:
         """Delete this run's files, and nothing else that may lie in the folder."""
-        for name in ("checkpoint.pt", "best.pt", "metrics.json", "config.json"):
-            (self.folder / name).unlink(missing_ok=True)
+        with self.lock(), self._writing(self.folder):
+            for name in FILES:
+                (self.folder / name).unlink(missing_ok=True)
+                (self.folder / f"{name}.tmp").unlink(missing_ok=True)
 
     def read_config(self) -> dict[str, Any]:
         return self._read_json("config.json")
 
     def read_metrics(self) -> dict[str, Any]:
-        return self._read_json("metrics.json") if (self.folder / "metrics.json").is_file() else {"epochs": []}
+        return self._read_json("metrics.json") if self.has("metrics.json") else {"epochs": []}
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         self._write_json("metrics.json", metrics)
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         temporary = self.folder / f"{name}.tmp"
-        with temporary.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.folder / name)
+        with self._writing(self.folder / name):
+            with temporary.open("wb") as file:
+                torch.save(dict(state), file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.folder / name)
 
     def load(self, name: str) -> dict[str, Any]:
         """A saved state, on the CPU. Raises RunMismatchError when it is missing or cannot be read."""
         path = self.folder / name
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise RunMismatchError(f"{path} cannot be read as a checkpoint: {error}") from error
-        return state
+            return _load_checked(path)
+        except Exception as error:  # what a broken file raises is anybody's guess
+            raise RunMismatchError(
+                f"{path} cannot be read as a checkpoint ({_first_line(error)}). {TRAIN_ANEW}"
+            ) from error
 
     def has(self, name: str) -> bool:
         return (self.folder / name).is_file()
@@ -133,15 +167,25 @@ class Run:
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         temporary = self.folder / f"{name}.tmp"
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
-        temporary.replace(self.folder / name)
+        with self._writing(self.folder / name):
+            temporary.write_text(json.dumps(value, indent=1) + "\n")
+            temporary.replace(self.folder / name)
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunMismatchError(f"{path} cannot be written ({error.strerror}).") from error
 
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
-            value: dict[str, Any] = json.loads(path.read_text())
+            value = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise RunMismatchError(f"{path} cannot be read: {error}") from error
+            raise RunMismatchError(f"{path} cannot be read ({error}). {TRAIN_ANEW}") from error
+        if not isinstance(value, dict):
+            raise RunMismatchError(f"{path} holds no JSON object. {TRAIN_ANEW}")
         return value
 
 
@@ -164,6 +208,29 @@ def git_revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def _load_checked(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()  # torch.load takes flipped bits without a word
+    if broken is not None:
+        raise ValueError(f"{broken} does not match its checksum")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise TypeError("it holds no state")
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"recipe": {"epochs": 10}} as {"recipe.epochs": 10}, so that a message can name just what differs."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.data import FashionMnist, Images, Split
-from training.errors import DivergedError
+from training.errors import DivergedError, RunMismatchError
 from training.metrics import evaluate
 from training.models import build, parameter_count
-from training.run import Run, RunConfig
+from training.run import TRAIN_ANEW, Run, RunConfig
+
+AFTER_DIVERGENCE = "What earlier epochs reached is kept; try a lower learning rate or another seed."
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,14 @@ def train(
     """Train to the end of the recipe and return the metrics, which also lie in the run's folder.
 
     A folder that holds this run's checkpoint is continued from there; the outcome is the same as without the break,
-    bit for bit on one machine. Raises RunMismatchError for a folder of another run, DivergedError for a loss that is
-    not finite.
+    bit for bit on one machine. Raises RunMismatchError for a folder of another run, or one that another process trains
+    in, and DivergedError for a loss that is not finite.
     """
+    with run.lock():
+        return _train(config, data, run, report)
+
+
+def _train(config: RunConfig, data: FashionMnist, run: Run, report: Callable[[Progress], None]) -> dict[str, Any]:
     run.start(config)
     metrics = run.read_metrics()
     if "summary" in metrics:
@@ -47,17 +54,11 @@ def train(
     device = torch.device(config.device)
     recipe = config.recipe
     # channels_last is how convolutions are fastest on CPUs and GPUs alike; the numbers stay the same.
-    model = build(config.model).to(device, memory_format=torch.channels_last)
+    model = build(config.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.epsilon)
     rows: list[dict[str, float]] = []
     if run.has("checkpoint.pt"):
-        state = run.load("checkpoint.pt")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
-        rows = state["rows"]
+        rows = _resume(run, model, optimizer, device)
 
     train_split = data.train.first(config.limit)
     validation = data.validation.first(config.limit)
@@ -65,7 +66,10 @@ def train(
     for epoch in range(len(rows), recipe.epochs):
         last = rows[-1] if rows else None
         row = _train_epoch(model, optimizer, pixels, classes, config, epoch, report, last)
-        outcome = evaluate(predict(model, validation.images), validation.classes)
+        logits = predict(model, validation.images)
+        if not np.isfinite(logits).all():  # the epoch's last step went wrong: no later loss would show it
+            raise DivergedError(f"the network's outputs are not finite after epoch {epoch + 1}. {AFTER_DIVERGENCE}")
+        outcome = evaluate(logits, validation.classes)
         row |= {"validation_loss": outcome.loss, "validation_accuracy": outcome.accuracy}
         if row["validation_accuracy"] > max((past["validation_accuracy"] for past in rows), default=-1.0):
             run.save("best.pt", {"model": model.state_dict(), "epoch": epoch + 1})
@@ -130,8 +134,7 @@ def _train_epoch(
         value = loss.item()
         if not np.isfinite(value):
             raise DivergedError(
-                f"the loss became {value} in epoch {epoch + 1}, step {step + 1} of {len(order)}. "
-                "The weights of the best epoch so far are kept; try a lower learning rate or another seed."
+                f"the loss became {value} in epoch {epoch + 1}, step {step + 1} of {len(order)}. {AFTER_DIVERGENCE}"
             )
         loss_sum += value * len(indices)
         correct += int((logits.argmax(dim=1) == target).sum())
@@ -144,6 +147,26 @@ def _train_epoch(
         "seconds": round(seconds, 3),
         "step_ms": round(seconds / len(order) * 1000, 4),
     }
+
+
+def _resume(
+    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> list[dict[str, float]]:
+    """Put everything back to where the last checkpoint left it, and return its rows."""
+    run.load("best.pt")  # needed at the end: a broken one is reported now, not hours later
+    state = run.load("checkpoint.pt")
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"])
+        rows: list[dict[str, float]] = state["rows"]
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise RunMismatchError(
+            f"{run.folder / 'checkpoint.pt'} is not a checkpoint of this run. {TRAIN_ANEW}"
+        ) from error
+    return rows
 
 
 def _summary(

@@ -1,0 +1,47 @@
+"""Runs small enough to be made by the dozen, and what to compare of them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.recipes import Recipe
+from training.run import Run, RunConfig
+
+
+def make_config(
+    model: str = "lstm",
+    *,
+    seed: int = 0,
+    limit: int = 96,
+    epochs: int = 2,
+    learning_rate: float = 1e-3,
+    precision: str = "fp32",
+) -> RunConfig:
+    recipe = Recipe(name="tiny", batch_size=32, epochs=epochs, learning_rate=learning_rate)
+    return RunConfig(
+        model=model,
+        recipe=recipe,
+        seed=seed,
+        data_digest="of no matter here",
+        limit=limit,
+        precision=precision,
+        threads=1,
+        device="cpu",
+    )
+
+
+def weights(folder: Path, name: str = "best.pt") -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = Run(folder).load(name)["model"]
+    return state
+
+
+def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def figures(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics without the time that it took."""
+    rows = [{key: row[key] for key in row if key not in ("seconds", "step_ms")} for row in metrics["epochs"]]
+    return metrics | {"epochs": rows}

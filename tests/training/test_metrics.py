@@ -1,0 +1,62 @@
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from training.metrics import evaluate
+
+
+def test_hand_computed_figures() -> None:
+    # Probabilities of the true classes: 1/2, 1/4, 3/4; the second sample is taken for class 0.
+    logits = np.log(np.array([[2, 1, 1], [2, 1, 1], [1, 6, 1]], np.float32))
+    figures = evaluate(logits, np.array([0, 2, 1], np.uint8))
+    assert figures.accuracy == pytest.approx(2 / 3)
+    assert figures.loss == pytest.approx(math.log(2 * 4 * 4 / 3) / 3, rel=1e-6)
+    assert figures.confusion == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_an_undecided_network_loses_the_logarithm_of_the_number_of_classes() -> None:
+    figures = evaluate(np.zeros((4, 10), np.float32), np.array([0, 1, 2, 3], np.uint8))
+    assert figures.loss == pytest.approx(math.log(10))
+    assert figures.accuracy == 0.25  # a tie goes to the first class
+
+
+def test_huge_logits_neither_overflow_nor_vanish() -> None:
+    figures = evaluate(np.array([[3e38, -3e38], [1e4, 0]], np.float32), np.array([0, 1], np.uint8))
+    assert figures.loss == pytest.approx(5_000)
+    assert figures.accuracy == 0.5
+
+
+def test_figures_are_plain_numbers_for_json() -> None:
+    figures = evaluate(np.eye(3, dtype=np.float32), np.array([0, 1, 2], np.uint8))
+    assert type(figures.accuracy) is float
+    assert type(figures.loss) is float
+    assert all(type(cell) is int for row in figures.confusion for cell in row)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    n, k = draw(st.integers(1, 20)), draw(st.integers(2, 12))
+    finite = st.floats(-1e4, 1e4, width=32)
+    logits = draw(hnp.arrays(np.float32, (n, k), elements=finite))
+    return logits, draw(hnp.arrays(np.uint8, n, elements=st.integers(0, k - 1)))
+
+
+@given(cases())
+def test_figures_equal_a_plain_loop(case: tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]) -> None:
+    logits, classes = case
+    n, k = logits.shape
+    hits, loss, confusion = 0, 0.0, [[0] * k for _ in range(k)]
+    for row, true in zip(logits.tolist(), classes.tolist(), strict=True):
+        predicted = row.index(max(row))
+        hits += predicted == true
+        confusion[true][predicted] += 1
+        loss += max(row) + math.log(sum(math.exp(value - max(row)) for value in row)) - row[true]
+    figures = evaluate(logits, classes)
+    assert figures.accuracy == pytest.approx(hits / n)
+    assert figures.loss == pytest.approx(loss / n, rel=1e-9, abs=1e-9)
+    assert figures.confusion == confusion
