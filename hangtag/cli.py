@@ -1,7 +1,6 @@
 """The root command. Subcommands load when they are called, so that ``hangtag serve`` starts fast and without torch."""
 
 import importlib
-from importlib import metadata
 from typing import NamedTuple
 
 import click
@@ -17,6 +16,11 @@ class Subcommand(NamedTuple):
 
 SUBCOMMANDS = {
     "train": Subcommand("training.cli:train", "Train a network on Fashion-MNIST.", "train"),
+    "export": Subcommand("export.cli:export", "Publish a trained network as an ONNX model.", "train"),
+    "serve": Subcommand("serving.server.cli:serve", "Serve the model repository over gRPC.", "cpu"),
+    "health": Subcommand("serving.client.cli:health", "Ask a server whether it is ready.", "cpu"),
+    "classify": Subcommand("serving.client.cli:classify", "Classify images with a served model.", "cpu"),
+    "loadtest": Subcommand("serving.loadtest.cli:loadtest", "Compare the latency of served models.", "loadtest"),
 }
 
 
@@ -50,7 +54,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HANGTAG", "max_content_width": 110},
 )
-@click.version_option(metadata.version("hangtag"), package_name="hangtag")
+@click.version_option(package_name="hangtag")
 def main() -> None:
     """Train Fashion-MNIST classifiers, export them to ONNX, serve them over gRPC, and load-test them.
 

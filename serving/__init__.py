@@ -1,0 +1,1 @@
+"""Model repository -> answers over gRPC. Nothing here imports torch."""

@@ -1,0 +1,90 @@
+# Everything that a person or CI does with this repository. On a fresh machine `make demo` and `make test` set up all they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Exactly one of onnxruntime and onnxruntime-gpu may be installed: they share an import name.
+RUNTIME ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+PIP := $(BIN)/python -m pip install --quiet
+PROTOS := protos/inference.proto protos/classifier.proto
+MODEL ?= lstm
+DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types imports stubs unit train export serve loadtest docs proto dataset clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.serve ## Serve the shipped models, classify real images, load-test lstm against cnn (no torch, no GPU)
+	BIN=$(BIN) examples/demo.sh
+
+test: lint types imports stubs unit ## Everything CI checks: lint, types, import rules, stubs, tests
+
+lint: $(VENV)/.dev ## Style, with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## Types, with mypy in strict mode
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## Who may import whom
+	$(BIN)/lint-imports
+
+stubs: $(VENV)/.dev ## The checked-in stubs are what the .proto files generate
+	$(BIN)/python -m tests.stubs $(PROTOS)
+
+unit: $(VENV)/.dev $(VENV)-peers/.peers dataset ## The tests alone; more with ARGS="-k batcher -x"
+	$(BIN)/pytest $(ARGS)
+
+train: $(VENV)/.dev dataset ## Train a network: make train MODEL=cnn
+	$(BIN)/hangtag train $(MODEL) $(ARGS)
+
+export: $(VENV)/.dev dataset ## Publish the latest run of a network into models/: make export MODEL=cnn
+	$(BIN)/hangtag export $(MODEL) $(ARGS)
+
+serve: $(VENV)/.serve ## Serve models/ on 127.0.0.1:8001
+	$(BIN)/hangtag serve $(ARGS)
+
+loadtest: $(VENV)/.serve ## Load-test lstm against cnn on a server that runs already
+	@mkdir -p reports
+	$(BIN)/hangtag loadtest lstm cnn --html reports/loadtest.html --json reports/loadtest.json $(ARGS)
+
+docs: $(VENV)/.dev ## Make docs/models.md and its pictures from the files in models/
+	$(BIN)/python -m export.model_report --models models --out docs/models.md
+
+proto: $(VENV)/.dev ## Generate the stubs from the .proto files
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+
+clean: ## Remove environments, caches and reports; runs/ and models/ stay
+	rm -rf $(VENV) $(VENV)-peers reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+dataset: # The tests and training read the real data set from Debian's package
+	@test -e $(DATASET) || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends dataset-fashion-mnist >/dev/null; \
+	else \
+		echo "Fashion-MNIST is missing: run 'sudo apt-get install dataset-fashion-mnist', or see 'hangtag train --help'." >&2; exit 1; \
+	fi
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) 'pip>=25.1'
+
+$(VENV)/.serve: pyproject.toml | $(VENV)/bin/python
+	@echo "installing hangtag[$(RUNTIME),loadtest] into $(VENV)"
+	$(PIP) --editable '.[$(RUNTIME),loadtest]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	@echo "installing hangtag[$(RUNTIME),loadtest,train] and the development tools into $(VENV)"
+	$(PIP) --editable '.[$(RUNTIME),loadtest,train]' --group dev
+	@touch $@ $(VENV)/.serve
+
+# NVIDIA's client and load generator register the protocol's names too, so they get an environment of their own.
+$(VENV)-peers/.peers: pyproject.toml
+	@echo "installing tritonclient and perf_analyzer into $(VENV)-peers"
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet 'pip>=25.1'
+	$(VENV)-peers/bin/python -m pip install --quiet --group peers
+	@touch $@

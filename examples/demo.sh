@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The whole path on shipped models: serve, classify, load-test, report. `make demo` runs it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+BIN=${BIN:-.venv/bin}
+mkdir -p reports
+
+# A free port, so that a server of yours on 8001 is left alone.
+PORT=$("$BIN/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+SERVER=127.0.0.1:$PORT
+say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+
+say "hangtag serve: the models of models/ on $SERVER (log: reports/demo-server.log)"
+"$BIN/hangtag" serve --models models --port "$PORT" 2>reports/demo-server.log &
+SERVE_PID=$!
+stop() { kill -TERM "$SERVE_PID" 2>/dev/null && wait "$SERVE_PID" || true; }
+trap stop EXIT
+"$BIN/hangtag" health --server "$SERVER" --wait 60 || { cat reports/demo-server.log >&2; exit 1; }
+
+say "hangtag classify: real test images, named by their true label"
+"$BIN/hangtag" classify --server "$SERVER" --model cnn --top-k 3 --draw \
+    examples/garments/{ankle-boot-1,dress-1,shirt-1,t-shirt-top-1}.png
+
+say "hangtag loadtest: lstm against cnn"
+"$BIN/hangtag" loadtest lstm cnn --server "$SERVER" --images examples/garments \
+    --json reports/loadtest.json --html reports/loadtest.html
+
+say "stopping the server"
+kill -TERM "$SERVE_PID" && wait "$SERVE_PID"
+trap - EXIT
+echo "report: $PWD/reports/loadtest.html"

@@ -1,0 +1,103 @@
+"""``hangtag classify`` and ``hangtag health``."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from serving.client import pictures
+from serving.client.client import Classification, Client, ClientError
+
+_server = click.option(
+    "--server", default="127.0.0.1:8001", show_default=True, show_envvar=True, help="Where the server listens."
+)
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="IMAGE...")
+@click.option("--model", default="cnn", show_default=True, help="Which served model to ask.")
+@click.option("--model-version", default="", help="A certain version.  [default: the one that serves]")
+@_server
+@click.option("--top-k", type=click.IntRange(min=1), default=3, show_default=True, help="How many labels to show.")
+@click.option("--timeout", type=click.FloatRange(min=0.001), default=10.0, show_default=True, help="Seconds per image.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for scripts.")
+@click.option("--draw/--no-draw", default=None, help="Draw each image.  [default: where the output is a terminal]")
+def classify(
+    images: tuple[Path, ...],
+    model: str,
+    model_version: str,
+    server: str,
+    top_k: int,
+    timeout: float,
+    as_json: bool,
+    draw: bool | None,
+) -> None:
+    """Classify each IMAGE (PNG, JPEG or WebP) with a served model.
+
+    An image of the model's own size (28 x 28 grey, bright garment on black) is taken as it is; any other is converted
+    by the server as the data set's authors converted their photos. An image that fails is reported on standard error,
+    the others are still classified, and the exit code is 1.
+
+    \b
+    Examples:
+      hangtag classify examples/garments/*.png
+      hangtag classify photo.jpg --model lstm --top-k 5
+      hangtag classify *.png --json | jq -r '.labels[0].name'
+    """
+    console = Console()
+    failed = False
+    with Client(server, timeout=timeout) as client:
+        for path in images:
+            try:
+                data = path.read_bytes()
+                answer = client.classify(data, model, version=model_version, top_k=top_k)
+            except (OSError, ClientError) as error:
+                failed = True
+                click.echo(f"{path}: {error.strerror if isinstance(error, OSError) else error}", err=True)
+                continue
+            if as_json:
+                click.echo(json.dumps({"image": str(path), **asdict(answer)}))
+            else:
+                _show(console, path, data, answer, console.is_terminal if draw is None else draw)
+    if failed:
+        raise SystemExit(1)
+
+
+@click.command()
+@_server
+@click.option("--model", default="", help="Ask for one model.  [default: the whole server]")
+@click.option("--wait", type=click.FloatRange(min=0), help="Wait up to this many seconds for it to become ready.")
+def health(server: str, model: str, wait: float | None) -> None:
+    """Say whether a server is ready: exit code 0 when it is, else 1."""
+    with Client(server) as client:
+        try:
+            if wait is not None:
+                client.wait_until_ready(wait, model)
+            elif not client.is_ready(model):
+                raise click.ClickException(f"{model or 'the server'} at {server} is not ready")
+        except ClientError as error:
+            raise click.ClickException(str(error)) from error
+    click.echo(f"{model or 'the server'} at {server} is ready")
+
+
+def _show(console: Console, path: Path, data: bytes, answer: Classification, drawn: bool) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False, title=Text(path.name), title_justify="left")
+    for label in answer.labels:
+        table.add_row(Text(label.name), f"{label.probability:7.2%}", "█" * round(label.probability * 20))
+    picture = pictures.draw(data) if drawn else None
+    row = Table.grid(padding=(0, 3))
+    if picture:
+        row.add_column(width=pictures.WIDTH)
+        row.add_row(picture, table)
+    else:
+        row.add_row(table)
+    console.print(row)
+    console.print(
+        f"[dim]{answer.model} version {answer.version}: {answer.queue_ms:.1f} ms queued, "
+        f"{answer.compute_ms:.1f} ms computed[/dim]\n",
+        highlight=False,
+    )

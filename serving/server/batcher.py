@@ -1,0 +1,196 @@
+"""Which requests are computed together: a thread-safe queue that knows neither gRPC nor asyncio nor ONNX Runtime.
+
+The policy is to fill while busy: whoever is free takes what has gathered meanwhile, up to max_batch_size samples. So a
+call on its own waits for nobody, and under load batches grow by themselves. An optional delay holds the oldest back.
+
+An entry completes through its own callback, from whichever thread computed it. Any number of threads may take batches:
+the server's instances, or a transport that computes on the thread that polls.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import structlog
+
+from serving.server.errors import CancelledError, DeadlineError, QueueFullError, ServerError, UnavailableError
+
+log = structlog.get_logger()
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What one request cost, in nanoseconds, and how many samples were computed together."""
+
+    queue_ns: int
+    compute_input_ns: int
+    compute_infer_ns: int
+    compute_output_ns: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A request's outputs by name, and what they cost."""
+
+    outputs: Tensors
+    timings: Timings
+
+
+OnDone = Callable[[Answer | ServerError], None]
+
+
+class Entry:
+    """One request in the queue. It is completed exactly once: answered, failed, or dropped."""
+
+    __slots__ = ("_lock", "_on_done", "deadline", "enqueued", "inputs", "kind", "samples")
+
+    def __init__(
+        self, inputs: Tensors, samples: int, on_done: OnDone, *, kind: Hashable = None, deadline: float | None = None
+    ) -> None:
+        """kind: only entries of equal kind share a batch. deadline: on the monotonic clock, in seconds."""
+        self.inputs = inputs
+        self.samples = samples
+        self.kind = kind
+        self.deadline = deadline
+        self.enqueued = 0.0
+        self._lock = threading.Lock()
+        self._on_done: OnDone | None = on_done
+
+    @property
+    def done(self) -> bool:
+        return self._on_done is None
+
+    def complete(self, outcome: Answer | ServerError) -> bool:
+        """Call the callback with the outcome, unless the entry is completed already; says whether it did.
+
+        Never raises: a callback is its caller's own, and what fails in it is logged and hurts no neighbour.
+        """
+        with self._lock:
+            on_done, self._on_done = self._on_done, None
+        if on_done is None:
+            return False
+        try:
+            on_done(outcome)
+        except Exception:
+            log.exception("a request's callback failed")
+        return True
+
+
+class Batcher:
+    """The queue of one model."""
+
+    def __init__(
+        self,
+        *,
+        max_batch_size: int,
+        max_queue_size: int,
+        max_queue_delay: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """max_batch_size counts samples, max_queue_size entries; max_queue_delay is in seconds."""
+        self.max_batch_size = max_batch_size
+        self.max_queue_size = max_queue_size
+        self.max_queue_delay = max_queue_delay
+        self._clock = clock
+        self._queue: deque[Entry] = deque()
+        self._waiting = 0  # entries of the queue that are not completed yet
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        return self._waiting
+
+    def put(self, entry: Entry) -> None:
+        """Queue an entry. Raises QueueFullError or, once closed, UnavailableError: the callback is not called then."""
+        with self._changed:
+            if self._closed:
+                raise UnavailableError("the server is stopping and takes no new requests; try another replica")
+            if self._waiting >= self.max_queue_size:
+                raise QueueFullError(
+                    f"{self._waiting} requests are waiting, as many as the queue holds; "
+                    "try again later with a back-off, or raise --max-queue-size"
+                )
+            entry.enqueued = self._clock()
+            self._queue.append(entry)
+            self._waiting += 1
+            self._changed.notify()
+
+    def cancel(self, entry: Entry) -> None:
+        """Take back an entry that still waits; it completes with CancelledError and costs no computation."""
+        if entry.complete(CancelledError("the caller cancelled the request")):
+            with self._changed:
+                if entry in self._queue:  # else an instance has it, and finds it completed
+                    self._queue.remove(entry)
+                    self._waiting -= 1
+
+    def take(self, *, wait: bool = True) -> list[Entry]:
+        """The next batch: entries of one kind, in order, of max_batch_size samples at most.
+
+        Entries that were cancelled or whose deadline has passed are completed and left out before anything is computed.
+        With ``wait`` the call blocks until there is a batch, and returns an empty list only when the queue is closed
+        and empty; without, an empty list means that nothing is due now.
+        """
+        while True:
+            late: list[Entry] = []
+            with self._changed:
+                while wait and not self._due() and not (self._closed and not self._queue):
+                    self._changed.wait(self._time_to_due())
+                batch = self._gather(late) if self._due() else []
+                if self._queue:
+                    self._changed.notify()  # what is left is another instance's
+                finished = not wait or (self._closed and not self._queue)
+            for entry in late:  # outside the lock: callbacks are the transport's
+                entry.complete(DeadlineError("the deadline passed while the request was waiting; nothing was computed"))
+            if batch or finished:
+                return batch
+
+    def close(self) -> None:
+        """Refuse new entries. What is queued can still be taken; then ``take`` returns an empty list."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _due(self) -> bool:
+        if not self._queue:
+            return False
+        if self._closed or not self.max_queue_delay:
+            return True
+        if self._clock() >= self._queue[0].enqueued + self.max_queue_delay:
+            return True
+        return sum(entry.samples for entry in self._queue) >= self.max_batch_size
+
+    def _time_to_due(self) -> float | None:
+        if not self._queue:
+            return None
+        return max(0.0, self._queue[0].enqueued + self.max_queue_delay - self._clock())
+
+    def _gather(self, late: list[Entry]) -> list[Entry]:
+        now = self._clock()
+        batch: list[Entry] = []
+        samples = 0
+        passed_over: list[Entry] = []
+        while self._queue and samples < self.max_batch_size:
+            entry = self._queue.popleft()
+            if entry.done:
+                self._waiting -= 1
+            elif entry.deadline is not None and entry.deadline <= now:
+                self._waiting -= 1
+                late.append(entry)
+            elif batch and entry.kind != batch[0].kind:
+                passed_over.append(entry)
+            elif samples + entry.samples > self.max_batch_size and batch:
+                self._queue.appendleft(entry)
+                break
+            else:
+                self._waiting -= 1
+                batch.append(entry)
+                samples += entry.samples
+        self._queue.extendleft(reversed(passed_over))
+        return batch

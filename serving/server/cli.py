@@ -1,0 +1,62 @@
+"""``hangtag serve``."""
+
+import ipaddress
+import logging
+import sys
+from typing import Any
+
+import click
+import structlog
+
+from serving.server import app
+from serving.server.config import ServerConfig, server_options
+from serving.server.errors import StartError
+
+log = structlog.get_logger()
+
+
+@click.command()
+@server_options
+def serve(**options: Any) -> None:
+    """Serve every model of a repository over gRPC.
+
+    One port has the Open Inference Protocol (the clients of Triton and KServe work unchanged), hangtag's own
+    Classifier, gRPC health, and reflection. SIGTERM drains: calls in flight are finished, then the exit code is 0.
+
+    \b
+    Examples:
+      hangtag serve                               the models of ./models on 127.0.0.1:8001
+      hangtag serve --models /srv/models --host 0.0.0.0
+      hangtag health --wait 30                    (elsewhere) returns as soon as it is ready
+    """
+    _configure_log()
+    try:
+        config = ServerConfig(**options)
+        if not _is_loopback(config.host):
+            log.warning("listening beyond loopback without TLS or tokens: whoever reaches the port may call")
+        app.run(config)
+    except StartError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _configure_log() -> None:
+    """One line an event on standard error: for a person at a terminal, else as key=value."""
+    terminal = sys.stderr.isatty()
+    renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.LogfmtRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

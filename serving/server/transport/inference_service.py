@@ -1,0 +1,163 @@
+"""inference.GRPCInferenceService, the Open Inference Protocol: each method translates and asks the engine."""
+
+from importlib import metadata
+
+import grpc
+
+from protos import inference_pb2 as pb
+from protos import inference_pb2_grpc
+from serving.server.engine import Engine
+from serving.server.errors import NotFoundError, UnavailableError
+from serving.server.model import ServedModel
+from serving.server.statistics import Duration
+from serving.server.transport import codec
+from serving.server.transport.call import infer
+from serving.server.transport.status import answers_errors
+from serving.signature import TensorSpec
+
+PLATFORM = "onnxruntime_onnx"
+EXTENSIONS = ("model_configuration", "model_repository", "statistics")
+
+
+class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
+    """Errors leave as domain errors; answers_errors gives them their status."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._engine.ready)
+
+    @answers_errors
+    def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
+        try:
+            self._engine.model(request.name, request.version)
+        except (NotFoundError, UnavailableError):
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=True)
+
+    def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name="hangtag", version=metadata.version("hangtag"), extensions=EXTENSIONS)
+
+    @answers_errors
+    def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ModelMetadataResponse:
+        model = self._engine.model(request.name, request.version)
+        return pb.ModelMetadataResponse(
+            name=model.name,
+            versions=[model.version],
+            platform=PLATFORM,
+            inputs=[_tensor_metadata(spec) for spec in model.signature.inputs],
+            outputs=[_tensor_metadata(spec) for spec in model.signature.outputs],
+        )
+
+    @answers_errors
+    def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+        model = self._engine.model(request.model_name, request.model_version)
+        inputs, datatypes = codec.decode_inputs(request)
+        specs = codec.requested_outputs(request, model.signature)
+        answer = infer(model, inputs, datatypes, context)
+        return codec.encode_response(request, model.version, specs, answer.outputs)
+
+    @answers_errors
+    def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
+        return pb.ModelConfigResponse(config=_config(self._engine.model(request.name, request.version)))
+
+    @answers_errors
+    def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
+    ) -> pb.ModelStatisticsResponse:
+        models = [self._engine.model(request.name, request.version)] if request.name else self._engine.models
+        return pb.ModelStatisticsResponse(model_stats=[_statistics(model) for model in models])
+
+    def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryIndexResponse:
+        return pb.RepositoryIndexResponse(
+            models=[
+                pb.RepositoryIndexResponse.ModelIndex(name=model.name, version=model.version, state="READY")
+                for model in self._engine.models
+            ]
+        )
+
+
+def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.wire_shape)
+
+
+def _config(model: ServedModel) -> pb.ModelConfig:
+    batched = model.signature.batched
+    skipped = 1 if batched else 0  # Triton's dims leave the batch axis out
+    # The training log is the one long property, and of no use to a caller.
+    parameters = {f"hangtag.{key}": value for key, value in model.signature.metadata.items() if key != "training"}
+    parameters["execution_provider"] = model.runtime.provider
+    config = pb.ModelConfig(
+        name=model.name,
+        platform=PLATFORM,
+        backend="onnxruntime",
+        max_batch_size=model.max_batch_size if batched else 0,
+        default_model_filename="model.onnx",
+        input=[
+            pb.ModelInput(name=spec.name, data_type=_data_type(spec), dims=spec.wire_shape[skipped:])
+            for spec in model.signature.inputs
+        ],
+        output=[
+            pb.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=spec.wire_shape[skipped:])
+            for spec in model.signature.outputs
+        ],
+        instance_group=[
+            pb.ModelInstanceGroup(
+                name=model.name,
+                count=model.instances,
+                kind=pb.ModelInstanceGroup.KIND_GPU
+                if "CUDA" in model.runtime.provider
+                else pb.ModelInstanceGroup.KIND_CPU,
+            )
+        ],
+        parameters={key: pb.ModelParameter(string_value=value) for key, value in parameters.items()},
+    )
+    if batched:
+        config.dynamic_batching.max_queue_delay_microseconds = round(model.batcher.max_queue_delay * 1e6)
+    return config
+
+
+def _data_type(spec: TensorSpec) -> str:
+    return "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
+
+
+def _statistics(model: ServedModel) -> pb.ModelStatistics:
+    counters = model.statistics.snapshot()
+    return pb.ModelStatistics(
+        name=model.name,
+        version=model.version,
+        last_inference=counters.last_inference_ms,
+        inference_count=counters.inference_count,
+        execution_count=counters.execution_count,
+        inference_stats=pb.InferStatistics(
+            success=_duration(counters.success),
+            fail=_duration(counters.fail),
+            queue=_duration(counters.queue),
+            compute_input=_duration(counters.compute_input),
+            compute_infer=_duration(counters.compute_infer),
+            compute_output=_duration(counters.compute_output),
+        ),
+        batch_stats=[
+            pb.InferBatchStatistics(
+                batch_size=size,
+                compute_input=_duration(batches.compute_input),
+                compute_infer=_duration(batches.compute_infer),
+                compute_output=_duration(batches.compute_output),
+            )
+            for size, batches in sorted(counters.batches.items())
+        ],
+    )
+
+
+def _duration(duration: Duration) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=duration.count, ns=duration.ns)

@@ -1,0 +1,105 @@
+"""What a served model is: its inputs, outputs, labels and task, all read from the ONNX file itself.
+
+No side file is needed to serve a model. Metadata properties whose key begins with ``hangtag.`` carry what the graph
+cannot say: the task, the labels, and where the model came from.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+PREFIX = "hangtag."
+
+# ONNX element type, as ONNX Runtime spells it -> datatype of the Open Inference Protocol.
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+
+
+class UnsupportedModelError(ValueError):
+    """The graph has an input or output that the protocol cannot carry, or metadata that cannot be read."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output. A size of None is free: any size goes, and it may differ between requests."""
+
+    name: str
+    datatype: str
+    shape: tuple[int | None, ...]
+
+    @classmethod
+    def from_onnx(cls, name: str, onnx_type: str, shape: Iterable[int | str | None]) -> "TensorSpec":
+        """From ONNX Runtime's description, where a free axis is a symbol or None."""
+        datatype = _DATATYPES.get(onnx_type)
+        if datatype is None:
+            raise UnsupportedModelError(f"{name!r} is a {onnx_type}, which the Open Inference Protocol cannot carry")
+        return cls(name, datatype, tuple(size if isinstance(size, int) and size >= 0 else None for size in shape))
+
+    @property
+    def wire_shape(self) -> tuple[int, ...]:
+        """The shape as the protocol writes it: -1 where any size goes."""
+        return tuple(-1 if size is None else size for size in self.shape)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.datatype} [{', '.join('any' if size is None else str(size) for size in self.shape)}]"
+        )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A model's contract. ``metadata`` holds the ``hangtag.`` properties without their prefix."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_onnx(
+        cls, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], properties: Mapping[str, str]
+    ) -> "Signature":
+        """From a graph's inputs, outputs and metadata_props. Raises UnsupportedModelError for unreadable labels."""
+        ours = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
+        signature = cls(tuple(inputs), tuple(outputs), ours)
+        try:
+            labels = json.loads(ours.get("labels", "[]"))
+        except ValueError as error:
+            raise UnsupportedModelError(f"{PREFIX}labels is not JSON: {error}") from error
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise UnsupportedModelError(f"{PREFIX}labels is not a JSON list of strings")
+        return signature
+
+    @property
+    def batched(self) -> bool:
+        """Whether requests may be joined along the first axis: it is free in every input and every output."""
+        return bool(self.inputs) and all(spec.shape and spec.shape[0] is None for spec in (*self.inputs, *self.outputs))
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """What the outputs' last axis means, in order; empty for a model that does not say."""
+        return tuple(json.loads(self.metadata.get("labels", "[]")))
+
+    @property
+    def task(self) -> str | None:
+        """``single_label``, ``multi_label``, or None for a model that does not say."""
+        return self.metadata.get("task")
+
+    def input(self, name: str) -> TensorSpec | None:
+        return next((spec for spec in self.inputs if spec.name == name), None)
+
+    def output(self, name: str) -> TensorSpec | None:
+        return next((spec for spec in self.outputs if spec.name == name), None)
