@@ -11,7 +11,7 @@ MODEL ?= lstm
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports stubs unit train export serve loadtest docs proto dataset clean
+.PHONY: help demo test lint types imports stubs unit train export serve loadtest figures docs proto dataset clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,8 +50,11 @@ loadtest: $(VENV)/.serve ## Load-test lstm against cnn on a server that runs alr
 	@mkdir -p reports
 	$(BIN)/hangtag loadtest lstm cnn --html reports/loadtest.html --json reports/loadtest.json $(ARGS)
 
-docs: $(VENV)/.dev ## Make docs/models.md and its pictures from the files in models/
-	$(BIN)/python -m export.model_report --models models --out docs/models.md
+figures: $(VENV)/.serve ## Measure the README's table and report picture again, on a machine that does nothing else
+	BIN=$(BIN) docs/figures/measure.sh
+
+docs: $(VENV)/.dev ## Make docs/models.md, its pictures and the README's table from models/ and docs/figures/
+	$(BIN)/python -m export.model_report
 
 proto: $(VENV)/.dev ## Generate the stubs from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)

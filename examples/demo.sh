@@ -22,8 +22,12 @@ say "hangtag classify: real test images, named by their true label"
     examples/garments/{ankle-boot-1,dress-1,shirt-1,t-shirt-top-1}.png
 
 say "hangtag loadtest: lstm against cnn"
-"$BIN/hangtag" loadtest lstm cnn --server "$SERVER" --images examples/garments \
-    --json reports/loadtest.json --html reports/loadtest.html
+rm -f reports/loadtest.html
+if ! "$BIN/hangtag" loadtest lstm cnn --server "$SERVER" --images examples/garments \
+    --json reports/loadtest.json --html reports/loadtest.html; then
+    [ -e reports/loadtest.html ] || exit 1
+    echo "The load test does not vouch for these numbers (it says why above). On a machine that does nothing else it will."
+fi
 
 say "stopping the server"
 kill -TERM "$SERVE_PID" && wait "$SERVE_PID"

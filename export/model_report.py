@@ -1,16 +1,13 @@
-"""``make docs``: docs/models.md and its pictures, made from nothing but the files in the model repository."""
+"""``make docs``: docs/models.md and its pictures, made from the models' own files, and the README's table."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
-from export import model_pictures
-from export.repository import MODEL_FILE, next_version
-from serving.server.runtime import Runtime
+from export import model_pictures, readme_table
+from export.shipped import ShippedModel, read_all
 
 # Published: the study's validation accuracy over ten epochs in Keras, batch 32, on a Tesla K80.
 STUDY = {"lstm": ("90.24 %", "89.96 %"), "lstm2": ("91.10 %", "90.50 %"), "cnn": ("91.30 %", "90.94 %")}
@@ -29,31 +26,20 @@ test set is looked at once, afterwards. Every figure on this page stands in the 
 """
 
 
-@dataclass(frozen=True)
-class ShippedModel:
-    """The latest version of a model and what its file says about itself."""
-
-    name: str
-    version: int
-    megabytes: float
-    labels: Sequence[str]
-    metadata: dict[str, str]
-    epochs: list[dict[str, float]]
-    summary: dict[str, Any]
-
-    @property
-    def config(self) -> dict[str, Any]:
-        config: dict[str, Any] = json.loads(self.metadata["training"])["config"]
-        return config
-
-
 @click.command()
 @click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/models.md"), show_default=True)
-def main(models: Path, out: Path) -> None:
-    """Write the page about the shipped models, with learning curves and confusion matrices beside it."""
-    shipped = [_read(models, folder.name) for folder in sorted(models.iterdir()) if folder.is_dir()]
-    shipped.sort(key=lambda model: int(model.metadata["parameters"]))
+@click.option("--readme", type=click.Path(exists=True, path_type=Path), default=Path("README.md"), show_default=True)
+@click.option(
+    "--loadtest",
+    type=click.Path(exists=True, path_type=Path),
+    default=Path("docs/figures/loadtest.json"),
+    show_default=True,
+    help="Saved results of `hangtag loadtest`, with runs at 1 and 64 in flight.",
+)
+def main(models: Path, out: Path, readme: Path, loadtest: Path) -> None:
+    """Write the page about the shipped models, its pictures, and the README's table."""
+    shipped = read_all(models)
     pictures = out.parent / "images"
     pictures.mkdir(parents=True, exist_ok=True)
     model_pictures.learning_curves({model.name: model.epochs for model in shipped}, pictures / "learning-curves.svg")
@@ -62,7 +48,8 @@ def main(models: Path, out: Path) -> None:
             model.summary["test"]["confusion"], model.labels, model.name, pictures / f"confusion-{model.name}.svg"
         )
     out.write_text(page(shipped))
-    click.echo(f"wrote {out} and {len(shipped) + 1} pictures in {pictures}")
+    readme_table.write(readme, shipped, loadtest)
+    click.echo(f"wrote {out}, {len(shipped) + 1} pictures in {pictures}, and the table in {readme}")
 
 
 def page(shipped: Sequence[ShippedModel]) -> str:
@@ -111,22 +98,6 @@ def _section(model: ShippedModel) -> list[str]:
         f"![Confusion matrix of {model.name}](images/confusion-{model.name}.svg)",
         "",
     ]
-
-
-def _read(models: Path, name: str) -> ShippedModel:
-    version = next_version(models, name) - 1
-    path = models / name / str(version) / MODEL_FILE
-    signature = Runtime(path, provider="cpu").signature
-    metrics = json.loads(signature.metadata["training"])["metrics"]
-    return ShippedModel(
-        name=name,
-        version=version,
-        megabytes=path.stat().st_size / 1e6,
-        labels=signature.labels,
-        metadata=dict(signature.metadata),
-        epochs=metrics["epochs"],
-        summary=metrics["summary"],
-    )
 
 
 if __name__ == "__main__":

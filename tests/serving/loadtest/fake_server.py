@@ -1,0 +1,70 @@
+"""A small Open Inference Protocol server on a real socket, whose answers a test decides."""
+
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+
+import grpc
+
+from protos import inference_pb2 as pb
+from protos import inference_pb2_grpc
+
+# Called with the running number of the ModelInfer call (from 0) before its answer; may wait, or abort by the context.
+Behaviour = Callable[[int, grpc.ServicerContext], None]
+IMAGE = pb.ModelMetadataResponse.TensorMetadata(name="image", datatype="UINT8", shape=[-1, 28, 28])
+PROBABILITIES = pb.ModelMetadataResponse.TensorMetadata(name="probabilities", datatype="FP32", shape=[-1, 10])
+
+
+def metadata(name: str, *inputs: pb.ModelMetadataResponse.TensorMetadata) -> pb.ModelMetadataResponse:
+    """A model's metadata; one 28x28 image unless inputs are given."""
+    return pb.ModelMetadataResponse(name=name, versions=["1"], inputs=inputs or [IMAGE], outputs=[PROBABILITIES])
+
+
+class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
+    """Models `fast` and `slow`, and `loading`, which never becomes ready."""
+
+    def __init__(self) -> None:
+        self.address = ""
+        self.requests: list[pb.ModelInferRequest] = []
+        self.behaviour: Behaviour = lambda number, context: None
+        self.lists_models = True
+
+    def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name="fake", version="0.0")
+
+    def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ModelMetadataResponse:
+        if request.name not in ("fast", "slow", "loading"):
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no model {request.name}")
+        return metadata(request.name)
+
+    def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
+        return pb.ModelReadyResponse(ready=request.name != "loading")
+
+    def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryIndexResponse:
+        if not self.lists_models:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+        return pb.RepositoryIndexResponse(models=[{"name": name} for name in ("slow", "fast")])
+
+    def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+        self.requests.append(request)
+        self.behaviour(len(self.requests) - 1, context)
+        return pb.ModelInferResponse(model_name=request.model_name)
+
+
+@contextmanager
+def running(servicer: FakeServer) -> Iterator[FakeServer]:
+    """The servicer on a free port of this machine, while the context is open."""
+    server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+    inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield servicer
+    finally:
+        server.stop(None).wait()
