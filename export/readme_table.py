@@ -18,11 +18,12 @@ def write(readme: Path, shipped: Sequence[ShippedModel], loadtest: Path) -> None
     if not begin or not end:
         raise ValueError(f"{readme} lacks the markers {BEGIN} and {END}")
     readme.write_text(
-        "\n".join([before + BEGIN, "", *_table(shipped, json.loads(loadtest.read_text())), "", END + after])
+        "\n".join([before + BEGIN, "", *table(shipped, json.loads(loadtest.read_text())), "", END + after])
     )
 
 
-def _table(shipped: Sequence[ShippedModel], results: dict[str, Any]) -> list[str]:
+def table(shipped: Sequence[ShippedModel], results: dict[str, Any]) -> list[str]:
+    """The table and where its figures come from, as lines of Markdown."""
     lines = [
         "| model | parameters | test accuracy | 1 in flight: p50 / p99 | 64 in flight: throughput, p99 |",
         "| --- | ---: | ---: | ---: | ---: |",

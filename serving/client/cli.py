@@ -88,7 +88,7 @@ def _show(console: Console, path: Path, data: bytes, answer: Classification, dra
     table = Table(box=None, show_header=False, pad_edge=False, title=Text(path.name), title_justify="left")
     for label in answer.labels:
         table.add_row(Text(label.name), f"{label.probability:7.2%}", "█" * round(label.probability * 20))
-    picture = pictures.draw(data) if drawn else None
+    picture = pictures.draw(data, colour=console.color_system is not None) if drawn else None
     row = Table.grid(padding=(0, 3))
     if picture:
         row.add_column(width=pictures.WIDTH)

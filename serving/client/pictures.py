@@ -1,4 +1,4 @@
-"""A small picture in the terminal: two pixels a character, the upper half block in one colour on the other."""
+"""A small picture in the terminal, two pixels a character: half blocks in colour, or shades where there is none."""
 
 import io
 
@@ -10,17 +10,19 @@ from rich.segment import Segment, Segments
 from rich.style import Style
 
 WIDTH = 28
+_SHADES = " .:░▒▓█"
 
 
-def draw(data: bytes) -> Segments | None:
+def draw(data: bytes, *, colour: bool) -> Segments | None:
     """An image file, 28 characters wide; None for one that cannot be read, which the server will explain better."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            small = ImageOps.contain(image.convert("RGB"), (WIDTH, WIDTH))
+            scale = WIDTH / max(image.size)
+            small = image.convert("RGB").resize([max(1, round(edge * scale)) for edge in image.size])
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
         return None
     pixels = np.asarray(ImageOps.pad(small, (small.width, small.height + small.height % 2)))
-    return Segments(_half_blocks(pixels))
+    return Segments(_half_blocks(pixels) if colour else _shades(pixels))
 
 
 def _half_blocks(pixels: npt.NDArray[np.uint8]) -> list[Segment]:
@@ -31,3 +33,11 @@ def _half_blocks(pixels: npt.NDArray[np.uint8]) -> list[Segment]:
             segments.append(Segment("▀", style))
         segments.append(Segment.line())
     return segments
+
+
+def _shades(pixels: npt.NDArray[np.uint8]) -> list[Segment]:
+    grey = pixels.mean(axis=2).reshape(-1, 2, pixels.shape[1]).mean(axis=1)  # [rows / 2, columns]
+    levels = np.round(grey / 255 * (len(_SHADES) - 1)).astype(int)
+    return [
+        segment for row in levels for segment in (Segment("".join(_SHADES[level] for level in row)), Segment.line())
+    ]
