@@ -1,0 +1,62 @@
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from export import exporter
+from tests.export import runs
+from training import data
+from training.data import Split
+from training.models import MODELS, build
+from training.run import Run
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A run, its network in PyTorch, and what its export published into a repository of its own."""
+
+    run: Run
+    network: nn.Module
+    models: Path
+    published: exporter.Published
+
+    @property
+    def file(self) -> Path:
+        return self.published.folder / "model.onnx"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def garments() -> Split:
+    """The first 300 real test images: as many as the four batches of 64 that are compared, and some more."""
+    return data.load_test().first(300)
+
+
+@pytest.fixture(scope="session", params=MODELS)
+def exported(request: pytest.FixtureRequest, garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Each of the networks, exported by the real exporter."""
+    return _export(request.param, garments, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="session")
+def lstm(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The smallest of them, for what is the same with all."""
+    return _export("lstm", garments, tmp_path_factory.mktemp("lstm"))
+
+
+def _export(model: str, garments: Split, folder: Path) -> Exported:
+    run = runs.train(folder / "run", model, garments)
+    network = build(model)
+    network.load_state_dict(run.load("best.pt")["model"])
+    published = exporter.export(run, folder / "models", garments)
+    return Exported(run, network.eval(), folder / "models", published)

@@ -1,0 +1,48 @@
+"""Runs to export, and what a repository holds."""
+
+import hashlib
+from pathlib import Path
+
+from training import trainer
+from training.data import FashionMnist, Split
+from training.recipes import Recipe
+from training.run import Run, RunConfig
+
+EPOCHS = 2
+
+
+def train(folder: Path, model: str, garments: Split) -> Run:
+    """A run by the real trainer that is over in a moment: fresh weights, two steps, all metrics."""
+    few = garments.first(32)
+    run = Run(folder)
+    trainer.train(make_config(model), FashionMnist(few, few, garments, source="test images"), run)
+    return run
+
+
+def start(folder: Path, model: str) -> Run:
+    """A run that was only begun."""
+    folder.mkdir(parents=True)
+    run = Run(folder)
+    run.start(make_config(model))
+    return run
+
+
+def make_config(model: str) -> RunConfig:
+    return RunConfig(
+        model=model,
+        recipe=Recipe(name="tiny", batch_size=32, epochs=EPOCHS, learning_rate=1e-3),
+        seed=3,
+        data_digest="0f" * 32,
+        limit=32,
+        precision="fp32",
+        threads=1,
+        device="cpu",
+    )
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every path under the folder: a file's digest, or "folder"."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in folder.rglob("*")
+    }

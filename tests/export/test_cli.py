@@ -1,0 +1,130 @@
+"""``hangtag export``: what it says, where, and its exit codes."""
+
+import os
+import re
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from export import onnx_file
+from hangtag.cli import main
+from tests.export import runs
+from tests.export.conftest import Exported
+from training.data import Split
+
+
+@pytest.fixture(scope="module")
+def runs_dir(lstm: Exported, garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished runs of lstm, `newer` the later; one of lstm2 that was only begun; and a folder that is no run."""
+    folder = tmp_path_factory.mktemp("cli") / "runs"
+    for seconds, name in enumerate(["older", "newer"]):
+        runs.train(folder / name, "lstm", garments)
+        os.utime(folder / name / "metrics.json", (1_000 + seconds, 1_000 + seconds))
+    runs.start(folder / "begun", "lstm2")
+    (folder / "stray").mkdir()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command's defaults, runs/ and models/, are relative: keep them out of the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def quick(lstm: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that the exporter made of these weights before: the runs are equal."""
+
+    def write(network: object, metadata: object, path: Path) -> None:
+        model = onnx.load(lstm.file)
+        del model.metadata_props[:]
+        path.write_bytes(model.SerializeToString())
+
+    monkeypatch.setattr(onnx_file, "write", write)
+
+
+def export(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["export", *map(str, arguments)])
+
+
+def test_it_publishes_and_says_what_was_proven(runs_dir: Path) -> None:
+    """The whole command, on the whole test set."""
+    result = export("older", "--runs", runs_dir)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == f"exporting {runs_dir / 'older'}\n"
+    said = re.fullmatch(
+        r"published models/lstm/1: logits within \d\.\de-0\d of PyTorch at batch 1, 2, 7, 64; "
+        r"test accuracy (\d+\.\d\d)%, every answer the same\n",
+        result.stdout,
+    )
+    assert said, result.stdout
+    metadata = {entry.key: entry.value for entry in onnx.load("models/lstm/1/model.onnx").metadata_props}
+    assert f"{float(said[1]) / 100:.4f}" == metadata["hangtag.test_accuracy"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_models_name_takes_its_latest_finished_run(runs_dir: Path, tmp_path: Path) -> None:
+    result = export("lstm", "--runs", runs_dir, "--models", tmp_path / "shop")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == f"exporting {runs_dir / 'newer'}\n"
+    assert result.stdout.startswith(f"published {tmp_path / 'shop/lstm/1'}: ")
+
+
+def test_an_unknown_run_is_answered_with_those_that_are_there(runs_dir: Path, tmp_path: Path) -> None:
+    result = export("nosuch", "--runs", runs_dir)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no finished run 'nosuch'" in result.stderr
+    assert "runs there: begun, newer, older" in result.stderr
+    assert "hangtag train nosuch" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_any_run_it_says_how_to_get_one() -> None:
+    result = export("cnn")
+    assert result.exit_code == 1
+    assert "under runs there is no such run or model (runs there: none)" in result.stderr
+    assert "Train one with: hangtag train cnn" in result.stderr
+
+
+def test_a_run_that_is_not_finished_is_refused(runs_dir: Path, tmp_path: Path) -> None:
+    result = export(runs_dir / "begun")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.endswith(
+        f"Error: {runs_dir / 'begun'} is not finished (0 epochs so far). "
+        f"Go on with: hangtag train lstm2 --seed 3 --out {runs_dir / 'begun'}\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_differs_is_refused(
+    runs_dir: Path, lstm: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of a network, file of another."""
+
+    def write(network: object, metadata: object, path: Path) -> None:
+        model = onnx.load(lstm.file)
+        (bias,) = [tensor for tensor in model.graph.initializer if tensor.name == "network.classifier.bias"]
+        bias.raw_data = bytes(len(bias.raw_data))
+        path.write_bytes(model.SerializeToString())
+
+    monkeypatch.setattr(onnx_file, "write", write)
+    result = export("older", "--runs", runs_dir)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.search(r"^Error: batch 1: logits differ .*Nothing was published\.$", result.stderr, re.MULTILINE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_data_set_it_says_how_to_get_it(runs_dir: Path, tmp_path: Path) -> None:
+    result = export("older", "--runs", runs_dir, "--data-dir", tmp_path)
+    assert result.exit_code == 1
+    assert "--data-dir" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [(), ("lstm", "--precision", "int3"), ("lstm", "cnn")])
+def test_a_wrong_command_exits_with_2(arguments: tuple[str, ...]) -> None:
+    result = export(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: " in result.stderr

@@ -1,0 +1,121 @@
+"""Which runs can be exported, and what is said of the others. Nothing is written for those."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from export import exporter, onnx_file
+from export.errors import ExportError
+from serving.client import Client
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from tests.export import runs
+from tests.export.conftest import Exported
+from training.data import Split
+from training.errors import RunMismatchError
+from training.models import build
+from training.run import Run
+from training.trainer import predict
+
+
+def finish(run: Run) -> Run:
+    """Say of a run that it is finished, whatever its weights are."""
+    epoch = {"epoch": 1, "validation_accuracy": 0.5}
+    summary = {"parameters": 0, "best_epoch": 1, "validation": {"accuracy": 0.5}, "test": {"accuracy": 0.5}}
+    run.write_metrics({"epochs": [epoch], "summary": summary})
+    return run
+
+
+def refusal(run: Run, tmp_path: Path, garments: Split) -> str:
+    """What is said when the run is refused, with nothing written."""
+    before = runs.contents(tmp_path)
+    with pytest.raises(ExportError) as refused:
+        exporter.export(run, tmp_path / "models", garments)
+    assert runs.contents(tmp_path) == before
+    return refused.value.message
+
+
+def test_the_epoch_that_was_best_is_exported(exported: Exported, garments: Split) -> None:
+    """What is served gives the classes that PyTorch gives with the weights of best.pt."""
+    config = ServerConfig(models=exported.models, port=0, provider="cpu")
+    with Server(config) as server, Client(server.address, timeout=60) as client:
+        answers = [
+            client.infer(exported.run.model, {"image": garments.images[start : start + 50]})["logits"]
+            for start in range(0, len(garments), 50)
+        ]
+    served = [int(index) for logits in answers for index in logits.argmax(axis=1)]
+    assert served == predict(exported.network, garments.images).argmax(axis=1).tolist()
+
+
+def test_each_export_is_the_next_version(
+    lstm: Exported, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(network: object, metadata: object, path: Path) -> None:
+        model = onnx.load(lstm.file)
+        del model.metadata_props[:]
+        path.write_bytes(model.SerializeToString())
+
+    monkeypatch.setattr(onnx_file, "write", write)
+    folders = [exporter.export(lstm.run, tmp_path, garments).folder for _ in range(2)]
+    assert folders == [tmp_path / "lstm/1", tmp_path / "lstm/2"]
+
+
+def test_a_run_that_is_not_finished_is_refused_with_how_to_go_on(tmp_path: Path, garments: Split) -> None:
+    run = runs.start(tmp_path / "run", "lstm")
+    run.save("best.pt", {"model": build("lstm").state_dict(), "epoch": 1})
+    run.write_metrics({"epochs": [{"epoch": 1}]})
+    assert refusal(run, tmp_path, garments) == (
+        f"{run.folder} is not finished (1 epochs so far). Go on with: hangtag train lstm --seed 3 --out {run.folder}"
+    )
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path, garments: Split) -> None:
+    run = finish(runs.start(tmp_path / "run", "lstm"))
+    run.save("best.pt", {"model": build("cnn").state_dict(), "epoch": 1})
+    said = refusal(run, tmp_path, garments)
+    assert said.startswith(f"the weights in {run.folder / 'best.pt'} do not fit lstm (Error(s) in loading state_dict")
+    assert said.endswith("Train anew with: hangtag train lstm --out FOLDER")
+    assert "\n" not in said
+    assert len(said) < 600
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{}, {"model": None}, {"model": {"classifier.bias": torch.zeros(11)}}, {"weights": build("lstm").state_dict()}],
+)
+def test_weights_of_no_network_are_refused(tmp_path: Path, garments: Split, state: dict[str, object]) -> None:
+    run = finish(runs.start(tmp_path / "run", "lstm"))
+    run.save("best.pt", state)
+    assert "best.pt do not fit lstm (" in refusal(run, tmp_path, garments)
+
+
+def test_a_lost_or_damaged_checkpoint_is_refused(tmp_path: Path, garments: Split) -> None:
+    run = finish(runs.start(tmp_path / "run", "lstm"))
+    for contents in (None, b"", b"not a checkpoint"):
+        if contents is not None:
+            (run.folder / "best.pt").write_bytes(contents)
+        with pytest.raises(RunMismatchError, match=r"best\.pt cannot be read"):
+            exporter.export(run, tmp_path / "models", garments)
+        assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("model", ["transformer", "../lstm", ""])
+def test_a_model_that_is_not_known_is_refused(tmp_path: Path, garments: Split, model: str) -> None:
+    """A run by another version of this package, or one whose config was edited."""
+    run = finish(runs.start(tmp_path / "run", "lstm"))
+    config = run.read_config() | {"model": model}
+    (run.folder / "config.json").write_text(json.dumps(config))
+    assert refusal(run, tmp_path, garments) == (
+        f"{run.folder} is a run of {model!r}; the models known here: lstm, lstm2, cnn"
+    )
+
+
+def test_a_network_that_diverged_is_refused(tmp_path: Path, garments: Split) -> None:
+    run = finish(runs.start(tmp_path / "run", "lstm"))
+    network = build("lstm")
+    network.get_parameter("classifier.weight").data.fill_(torch.nan)
+    run.save("best.pt", {"model": network.state_dict(), "epoch": 1})
+    assert "own outputs are not finite for 300 of 300 test images" in refusal(run, tmp_path, garments)

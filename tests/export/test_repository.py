@@ -1,0 +1,217 @@
+"""Publishing is all or nothing, whoever publishes beside it and whatever ends it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export import repository
+from export.errors import ExportError
+from serving.client import Client
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from serving.server.repository import latest_versions
+from tests.export.conftest import Exported
+from tests.export.runs import contents
+from training.data import Split
+
+PUBLISHER = "tests.export.publisher"
+
+
+def writes(what: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_text(what)
+
+    return write
+
+
+def served(models: Path) -> dict[str, int]:
+    """What a server would serve."""
+    return {file.name: file.version for file in latest_versions(models)}
+
+
+@contextmanager
+def publisher(models: Path, name: str, source: Path, gate: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that publishes, once it stands at the gate."""
+    command = [sys.executable, "-m", PUBLISHER, str(models), name, str(source), gate]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"{gate}\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_versions_count_up(tmp_path: Path) -> None:
+    for version, text in enumerate(["first", "second", "third"], start=1):
+        assert repository.publish(tmp_path, "cnn", writes(text)) == tmp_path / "cnn" / str(version)
+    assert contents(tmp_path).keys() == {
+        "cnn",
+        *(f"cnn/{n}" for n in (1, 2, 3)),
+        *(f"cnn/{n}/model.onnx" for n in (1, 2, 3)),
+    }
+    assert (tmp_path / "cnn/1/model.onnx").read_text() == "first"
+    assert served(tmp_path) == {"cnn": 3}
+
+
+def test_the_next_version_is_above_the_highest_whatever_else_lies_there(tmp_path: Path) -> None:
+    for name in ("2", "5", "latest", "v7", "8.bak", "-9", ".publishing-10"):
+        (tmp_path / "cnn" / name).mkdir(parents=True)
+    (tmp_path / "cnn/11.txt").touch()
+    assert repository.next_version(tmp_path, "cnn") == 6
+    assert repository.publish(tmp_path, "cnn", writes("")).name == "6"
+
+
+def test_the_repository_is_made_where_there_is_none(tmp_path: Path) -> None:
+    assert repository.publish(tmp_path / "some/where", "cnn", writes("")) == tmp_path / "some/where/cnn/1"
+
+
+def test_a_server_of_another_user_may_read_it(tmp_path: Path) -> None:
+    for _ in range(2):
+        for path in (folder := repository.publish(tmp_path, "cnn", writes("")), folder.parent, folder / "model.onnx"):
+            wanted = 0o055 if path.is_dir() else 0o044
+            assert path.stat().st_mode & wanted == wanted
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_server_sees_the_old_state_while_the_file_is_written(tmp_path: Path, is_first: bool) -> None:
+    repository.publish(tmp_path, "lstm", writes("beside it"))
+    if not is_first:
+        repository.publish(tmp_path, "cnn", writes("old"))
+    before = served(tmp_path)
+    seen = []
+
+    def write(path: Path) -> None:
+        path.write_text("new")
+        seen.append(served(tmp_path))
+
+    repository.publish(tmp_path, "cnn", write)
+    assert seen == [before]
+    assert served(tmp_path) == before | {"cnn": 1 if is_first else 2}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("there", [[], ["lstm"], ["cnn"]])
+def test_a_failure_leaves_the_repository_as_it_was(
+    tmp_path: Path, there: list[str], error: type[BaseException]
+) -> None:
+    models = tmp_path / "models"
+    for name in there:
+        repository.publish(models, name, writes("old"))
+    before = contents(tmp_path)
+
+    def write(path: Path) -> None:
+        path.write_text("half")
+        raise error
+
+    with pytest.raises(error):
+        repository.publish(models, "cnn", write)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../cnn", "a/b", "/tmp/cnn", ".hidden", "-cnn", "a b", "cnn\n", "cnn\0"]
+)
+def test_a_name_that_would_leave_the_repository_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ExportError, match=r"model name .*: use letters, digits"):
+        repository.publish(tmp_path / "models", name, writes(""))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn-int8", "a..b", "7", "Resnet_50.v2"])
+def test_other_names_are_taken(tmp_path: Path, name: str) -> None:
+    repository.publish(tmp_path, name, writes(""))
+    assert served(tmp_path) == {name: 1}
+
+
+@pytest.mark.parametrize("blocked", ["models", "models/cnn"])
+def test_where_nothing_can_be_written_it_says_so(tmp_path: Path, blocked: str) -> None:
+    (tmp_path / blocked).parent.mkdir(exist_ok=True)
+    (tmp_path / blocked).write_text("a file, not a folder")
+    before = contents(tmp_path)
+    with pytest.raises(ExportError, match=r"models cannot be written: .*Nothing was published"):
+        repository.publish(tmp_path / "models", "cnn", writes(""))
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_who_loses_the_race_for_a_number_gets_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int
+) -> None:
+    """Another export takes the place at the worst moment: after it was found free, before the rename."""
+    for _ in range(there):
+        repository.publish(tmp_path, "cnn", writes("old"))
+    rename = Path.rename
+
+    def late_rename(path: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", rename)
+        assert repository.publish(tmp_path, "cnn", writes("theirs")).name == str(there + 1)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", late_rename)
+    ours = repository.publish(tmp_path, "cnn", writes("ours"))
+    assert ours == tmp_path / "cnn" / str(there + 2)
+    assert (ours / "model.onnx").read_text() == "ours"
+    assert (tmp_path / "cnn" / str(there + 1) / "model.onnx").read_text() == "theirs"
+    assert not list(tmp_path.rglob(".publishing-*"))
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_processes_that_publish_at_once_all_succeed(tmp_path: Path, there: int) -> None:
+    """Each is held until all are about to move their file into place."""
+    models = tmp_path / "models"
+    for _ in range(there):
+        repository.publish(models, "cnn", writes("old"))
+    sources = [tmp_path / name for name in ("one", "two", "three")]
+    for source in sources:
+        source.write_text(source.name * 1000)
+    with (
+        publisher(models, "cnn", sources[0], "written") as one,
+        publisher(models, "cnn", sources[1], "written") as two,
+        publisher(models, "cnn", sources[2], "written") as three,
+    ):
+        processes = (one, two, three)
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = [process.communicate()[0] for process in processes]
+    folders = [Path(line.removeprefix("published ").strip()) for line in said]
+    assert sorted(folders) == [models / "cnn" / str(there + n) for n in (1, 2, 3)]
+    for folder, source in zip(folders, sources, strict=True):
+        assert (folder / "model.onnx").read_bytes() == source.read_bytes()
+    assert not list(models.rglob(".publishing-*"))
+
+
+@pytest.mark.parametrize("gate", ["half written", "written"])
+@pytest.mark.parametrize("name", ["lstm", "other"])
+def test_a_kill_leaves_a_repository_that_serves(
+    lstm: Exported, garments: Split, tmp_path: Path, name: str, gate: str
+) -> None:
+    """Killed while it publishes a model's second version, and while it publishes a model's first beside another."""
+
+    def write(path: Path) -> None:
+        shutil.copyfile(lstm.file, path)
+
+    first = repository.publish(tmp_path, "lstm", write)
+    with publisher(tmp_path, name, lstm.file, gate) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert list(tmp_path.rglob(".publishing-*"))  # it did die in the middle
+    assert (first / "model.onnx").read_bytes() == lstm.file.read_bytes()
+
+    with Server(ServerConfig(models=tmp_path, port=0, provider="cpu")) as server, Client(server.address) as client:
+        assert client.models() == ["lstm"]
+        answer = client.infer("lstm", {"image": garments.images[:1]})
+        assert np.isfinite(answer["logits"]).all()
+
+    wanted = 2 if name == "lstm" else 1
+    assert repository.publish(tmp_path, name, writes("afterwards")).name == str(wanted)

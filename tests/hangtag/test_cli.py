@@ -1,0 +1,103 @@
+import importlib
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from hangtag.cli import SUBCOMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(code: str) -> str:
+    """What a fresh process prints."""
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+
+
+def test_help_lists_every_subcommand_and_imports_none_of_them() -> None:
+    printed = python(
+        "import sys\n"
+        "from hangtag.cli import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'grpc', 'numpy', 'training', 'export', 'serving'}\n"
+        "print('IMPORTED', sorted(heavy & set(sys.modules)))\n"
+    )
+    assert "IMPORTED []" in printed
+    for name, subcommand in SUBCOMMANDS.items():
+        assert f"  {name} " in printed
+        assert subcommand.summary in printed
+
+
+def test_the_version_is_the_distributions() -> None:
+    result = CliRunner().invoke(main, ["--version"])
+    assert result.output.strip().endswith(metadata.version("hangtag"))
+
+
+def test_an_unknown_command_is_a_usage_error() -> None:
+    result = CliRunner().invoke(main, ["srve"])
+    assert result.exit_code == 2
+    assert "No such command 'srve'" in result.output
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_subcommand_is_there_and_explains_itself(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert f"Usage: main {name}" in result.output
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_a_missing_module_names_the_extra_that_has_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(module: str) -> object:
+        raise ModuleNotFoundError(f"No module named {module!r}", name="brain")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    result = CliRunner().invoke(main, [name])
+    assert result.exit_code == 1
+    assert result.output == (
+        f"Error: 'hangtag {name}' needs the Python module 'brain', which is not installed here. "
+        f"Install it with: pip install 'hangtag[{SUBCOMMANDS[name].extra}]'\n"
+    )
+
+
+def test_the_extras_that_are_named_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {subcommand.extra for subcommand in SUBCOMMANDS.values()} <= set(project["optional-dependencies"])
+
+
+def test_every_option_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANGTAG_SERVE_PORT", "9000")
+    command = main.get_command(click.Context(main), "serve")
+    assert command is not None
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(command, "callback", seen.update)
+    assert CliRunner().invoke(main, ["serve"]).exit_code == 0
+    assert seen.pop("port") == 9000
+    assert CliRunner().invoke(main, ["serve", "--port", "9001"]).exit_code == 0
+    assert seen.pop("port") == 9001
+
+
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANGTAG_SERVE_PORT", "eight")
+    result = CliRunner().invoke(main, ["serve"])
+    assert result.exit_code == 2
+    assert "'eight' is not a valid integer" in result.output
+
+
+def test_what_serves_leaves_torch_out() -> None:
+    printed = python(
+        "import importlib, pkgutil, sys\n"
+        "import serving\n"
+        "names = [module.name for module in pkgutil.walk_packages(serving.__path__, 'serving.')]\n"
+        "for name in names:\n"
+        "    importlib.import_module(name)\n"
+        "print(len(names), sorted({'torch', 'torchvision', 'onnx', 'onnxscript'} & set(sys.modules)))\n"
+    )
+    count, _, found = printed.strip().partition(" ")
+    assert int(count) > 20
+    assert found == "[]"

@@ -1,0 +1,168 @@
+"""Small real ONNX models, made node by node, and repositories of them."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 20
+LABELS = tuple(f"label {index}" for index in range(10))
+TYPES = {
+    "BOOL": TensorProto.BOOL,
+    "UINT8": TensorProto.UINT8,
+    "UINT16": TensorProto.UINT16,
+    "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+    "INT8": TensorProto.INT8,
+    "INT16": TensorProto.INT16,
+    "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64,
+    "FP16": TensorProto.FLOAT16,
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    "BYTES": TensorProto.STRING,
+}
+Shape = Sequence[int | str]
+
+
+def model(
+    nodes: Iterable[onnx.NodeProto],
+    inputs: Mapping[str, tuple[int, Shape]],
+    outputs: Mapping[str, tuple[int, Shape]],
+    constants: Mapping[str, npt.NDArray[np.generic]] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """inputs and outputs: name -> element type and shape, a symbol where an axis is free."""
+    graph = helper.make_graph(
+        list(nodes),
+        "test",
+        [helper.make_tensor_value_info(name, type_, shape) for name, (type_, shape) in inputs.items()],
+        [helper.make_tensor_value_info(name, type_, shape) for name, (type_, shape) in outputs.items()],
+        [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    helper.set_model_props(made, dict(metadata or {}))
+    return made
+
+
+def classifier(*, labels: str | None = None) -> onnx.ModelProto:
+    """An affine classifier of pictures: image UINT8 [batch, 28, 28] -> logits and probabilities FP32 [batch, 10]."""
+    return model(
+        [
+            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("Reshape", ["pixels", "flat"], ["rows"]),
+            helper.make_node("Gemm", ["rows", "weights", "bias"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        ],
+        {"image": (TensorProto.UINT8, ["batch", 28, 28])},
+        {"logits": (TensorProto.FLOAT, ["batch", 10]), "probabilities": (TensorProto.FLOAT, ["batch", 10])},
+        {"flat": np.array([-1, 784], np.int64), "weights": weights(), "bias": np.arange(10, dtype=np.float32) / 10},
+        {
+            "hangtag.task": "single_label",
+            "hangtag.labels": json.dumps(LABELS) if labels is None else labels,
+            "not-ours": "stays out",
+        },
+    )
+
+
+def weights() -> npt.NDArray[np.float32]:
+    """The classifier's weights [784, 10]."""
+    return np.random.default_rng(0).normal(0, 1e-3, (784, 10)).astype(np.float32)
+
+
+def logits_of(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """What the classifier must answer for images [batch, 28, 28], computed without ONNX Runtime."""
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    return (flat @ weights() + np.arange(10) / 10).astype(np.float32)
+
+
+def two_inputs() -> onnx.ModelProto:
+    """a FP32 [batch, 3] and b INT64 [batch, 3] -> sum FP32 and double INT64, both [batch, 3]."""
+    return model(
+        [
+            helper.make_node("Cast", ["b"], ["b_float"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["a", "b_float"], ["sum"]),
+            helper.make_node("Add", ["b", "b"], ["double"]),
+        ],
+        {"a": (TensorProto.FLOAT, ["batch", 3]), "b": (TensorProto.INT64, ["batch", 3])},
+        {"sum": (TensorProto.FLOAT, ["batch", 3]), "double": (TensorProto.INT64, ["batch", 3])},
+    )
+
+
+def text() -> onnx.ModelProto:
+    """text BYTES [batch] -> shouted BYTES [batch]: the same with an exclamation mark."""
+    return model(
+        [helper.make_node("StringConcat", ["text", "mark"], ["shouted"])],
+        {"text": (TensorProto.STRING, ["batch"])},
+        {"shouted": (TensorProto.STRING, ["batch"])},
+        {"mark": np.array(["!"], dtype=np.object_)},
+    )
+
+
+def every_type() -> onnx.ModelProto:
+    """One input [batch, 2] of every datatype, in_<datatype>, that comes back as out_<datatype>."""
+    return model(
+        [helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in TYPES],
+        {f"in_{name}": (type_, ["batch", 2]) for name, type_ in TYPES.items()},
+        {f"out_{name}": (type_, ["batch", 2]) for name, type_ in TYPES.items()},
+    )
+
+
+def unbatched() -> onnx.ModelProto:
+    """x FP32 [4] -> y FP32 [4], twice x. No axis is free, so there is nothing to join requests along."""
+    return model(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        {"x": (TensorProto.FLOAT, [4])},
+        {"y": (TensorProto.FLOAT, [4])},
+    )
+
+
+def free_axis() -> onnx.ModelProto:
+    """x FP32 [batch, length] -> total FP32 [batch, 1]: requests of different lengths may not share a batch."""
+    return model(
+        [helper.make_node("ReduceSum", ["x", "axes"], ["total"])],
+        {"x": (TensorProto.FLOAT, ["batch", "length"])},
+        {"total": (TensorProto.FLOAT, ["batch", 1])},
+        {"axes": np.array([1], np.int64)},
+    )
+
+
+def gather() -> onnx.ModelProto:
+    """index INT64 [batch] -> value FP32 [batch] of [0, 10, 20, 30]. An index out of range fails the whole batch."""
+    return model(
+        [helper.make_node("Gather", ["values", "index"], ["value"])],
+        {"index": (TensorProto.INT64, ["batch"])},
+        {"value": (TensorProto.FLOAT, ["batch"])},
+        {"values": np.array([0, 10, 20, 30], np.float32)},
+    )
+
+
+def recurrent() -> onnx.ModelProto:
+    """x FP32 [length, batch, 3] -> y FP32 [length, 1, batch, 2]: an LSTM, which aborts the process on a batch of 0."""
+    return model(
+        [helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=2)],
+        {"x": (TensorProto.FLOAT, ["length", "batch", 3])},
+        {"y": (TensorProto.FLOAT, ["length", 1, "batch", 2])},
+        {"w": np.ones((1, 8, 3), np.float32), "r": np.ones((1, 8, 2), np.float32)},
+    )
+
+
+def not_a_batch_axis() -> onnx.ModelProto:
+    """x FP32 [n] -> y FP32 [m], m = 2 n: both first axes are free, but requests cannot be joined along them."""
+    return model(
+        [helper.make_node("Concat", ["x", "x"], ["y"], axis=0)],
+        {"x": (TensorProto.FLOAT, ["n"])},
+        {"y": (TensorProto.FLOAT, ["m"])},
+    )
+
+
+def publish(models: Path, name: str, made: onnx.ModelProto, version: int = 1) -> Path:
+    """Write a model into a repository; returns the file."""
+    file = models / name / str(version) / "model.onnx"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(made.SerializeToString())
+    return file

@@ -1,0 +1,233 @@
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from protos import tensors
+from protos.inference_pb2 import InferTensorContents
+
+Array = npt.NDArray[Any]
+FIELDS = {
+    "BOOL": "bool_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+NUMERIC = [datatype for datatype in tensors.DTYPES if datatype != "BYTES"]
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+
+
+@st.composite
+def arrays(draw: st.DrawFn) -> Array:
+    """An array of any datatype and shape."""
+    datatype = draw(st.sampled_from(list(tensors.DTYPES)))
+    elements = st.binary(max_size=12) if datatype == "BYTES" else None
+    return draw(hnp.arrays(tensors.DTYPES[datatype], SHAPES, elements=elements))
+
+
+def assert_same(actual: Array, expected: Array) -> None:
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    np.testing.assert_array_equal(actual, expected)  # NaN equals NaN
+
+
+@given(arrays())
+def test_raw_contents_come_back(array: Array) -> None:
+    assert_same(tensors.from_raw(tensors.datatype_of(array), array.shape, tensors.to_raw(array)), array)
+
+
+@given(arrays().filter(lambda array: array.dtype != np.float16))
+def test_typed_contents_come_back(array: Array) -> None:
+    datatype = tensors.datatype_of(array)
+    contents = InferTensorContents(**{FIELDS[datatype]: array.ravel().tolist()})
+    assert_same(tensors.from_contents(datatype, array.shape, contents), array)
+
+
+def test_every_datatype_has_a_name_and_a_dtype() -> None:
+    assert {datatype: tensors.datatype_of(np.zeros(1, dtype)) for datatype, dtype in tensors.DTYPES.items()} == {
+        datatype: datatype for datatype in tensors.DTYPES
+    }
+    assert set(FIELDS) | {"FP16"} == set(tensors.DTYPES)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, "datetime64[s]", [("x", "<f4")]])
+def test_a_dtype_that_the_protocol_lacks_is_refused(dtype: Any) -> None:
+    with pytest.raises(ValueError, match="has no datatype in the protocol; use one of BOOL, UINT8"):
+        tensors.datatype_of(np.zeros(1, dtype))
+
+
+def test_bytes_travel_little_endian_whatever_the_arrays_order() -> None:
+    assert tensors.to_raw(np.array([1, 2], ">i4")) == b"\1\0\0\0\2\0\0\0"
+    assert tensors.datatype_of(np.array([1], ">i4")) == "INT32"
+
+
+def test_a_view_travels_row_by_row() -> None:
+    array = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    assert tensors.to_raw(array.T) == bytes([0, 3, 1, 4, 2, 5])
+
+
+def test_raw_bytes_are_not_copied() -> None:
+    raw = bytes(8)
+    array = tensors.from_raw("FP32", [2], raw)
+    assert np.shares_memory(array, np.frombuffer(raw, np.uint8))
+    assert not array.flags.writeable
+
+
+def test_any_byte_but_0_is_true() -> None:
+    array = tensors.from_raw("BOOL", [4], b"\0\1\2\xff")
+    assert array.dtype == np.bool_
+    assert array.view(np.uint8).tolist() == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("datatype", NUMERIC)
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_raw_contents_of_another_size_are_refused(datatype: str, wrong: int) -> None:
+    needed = 6 * tensors.DTYPES[datatype].itemsize
+    with pytest.raises(ValueError, match=rf"{datatype} \[2, 3\] needs {needed} bytes of raw contents, got"):
+        tensors.from_raw(datatype, [2, 3], bytes(needed + wrong))
+
+
+HOSTILE_SHAPES = [
+    [-1],
+    [-1, -1],
+    [2**62, 2**62],
+    [2**32, 2**32],  # 0 modulo 2**64
+    [2**63 - 1],
+    [0, 2**62],  # no elements, but numpy cannot hold the shape
+    [1] * 65,
+    [0] * 65,
+]
+
+
+def from_no_bytes(datatype: str, shape: list[int]) -> Array:
+    return tensors.from_raw(datatype, shape, b"")
+
+
+def from_no_contents(datatype: str, shape: list[int]) -> Array:
+    return tensors.from_contents(datatype, shape, InferTensorContents())
+
+
+@pytest.mark.parametrize("parse", [from_no_bytes, from_no_contents])
+@pytest.mark.parametrize("datatype", ["UINT8", "FP64", "BYTES"])
+@pytest.mark.parametrize("shape", HOSTILE_SHAPES, ids=str)
+def test_hostile_shapes_are_refused(parse: Callable[[str, list[int]], Array], datatype: str, shape: list[int]) -> None:
+    if datatype == "UINT8" and shape == [0, 2**62]:
+        assert parse(datatype, shape).size == 0
+        return
+    with pytest.raises(ValueError):  # noqa: PT011 - numpy's words or ours
+        parse(datatype, shape)
+
+
+def test_a_negative_size_is_named() -> None:
+    with pytest.raises(ValueError, match=r"shape \[-1, -4\] has a negative size"):
+        tensors.from_raw("UINT8", [-1, -4], bytes(4))
+
+
+sizes = st.one_of(st.integers(-3, 6), st.integers(-(2**63), 2**63 - 1))
+
+
+@given(st.sampled_from([*tensors.DTYPES, "BF16", ""]), st.lists(sizes, max_size=4), st.binary(max_size=64))
+def test_hostile_raw_contents_give_an_array_of_that_shape_or_a_value_error(
+    datatype: str, shape: list[int], raw: bytes
+) -> None:
+    try:
+        array = tensors.from_raw(datatype, shape, raw)
+    except ValueError:
+        return
+    assert array.shape == tuple(shape)
+    assert array.dtype == tensors.DTYPES[datatype]
+
+
+@pytest.mark.parametrize("parse", [from_no_bytes, from_no_contents])
+def test_an_unknown_datatype_is_refused(parse: Callable[[str, list[int]], Array]) -> None:
+    with pytest.raises(ValueError, match="unknown datatype 'float32'; known: BOOL"):
+        parse("float32", [1])
+
+
+@pytest.mark.parametrize(
+    ("raw", "count", "message"),
+    [
+        (b"", 1, "1 BYTES elements need at least 4 bytes"),
+        (b"\0\0\0\0", 2**60, "elements need at least"),
+        (b"\3\0\0\0ab", 1, "element 1 of 1 runs past the end"),
+        (b"\xff\xff\xff\xff", 1, "element 1 of 1 runs past the end"),
+        (b"\5\0\0\0abcde\1\0", 2, "end before element 2 of 2"),
+        (b"\1\0\0\0ab", 1, "hold 1 bytes after the last of 1 elements"),
+        (b"x", 0, "hold 1 bytes after the last of 0 elements"),
+    ],
+)
+def test_broken_raw_bytes_elements_are_refused(raw: bytes, count: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tensors.from_raw("BYTES", [count], raw)
+
+
+def test_raw_bytes_elements_may_be_empty_and_may_hold_zeros() -> None:
+    elements = [b"", b"\0\0", b"tail\0"]
+    raw = b"".join(struct.pack("<I", len(element)) + element for element in elements)
+    assert tensors.from_raw("BYTES", [3, 1], raw).ravel().tolist() == elements
+
+
+def test_strings_travel_as_utf8() -> None:
+    for array in (np.array(["å", "b"]), np.array(["å", "b"], np.object_)):
+        assert tensors.datatype_of(array) == "BYTES"
+        assert tensors.from_raw("BYTES", [2], tensors.to_raw(array)).tolist() == ["å".encode(), b"b"]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value"),
+    [
+        ("UINT8", 256),
+        ("UINT16", 65536),
+        ("INT8", 128),
+        ("INT8", -129),
+        ("INT16", 32768),
+        ("INT16", -32769),
+    ],
+)
+def test_typed_values_out_of_range_are_refused(datatype: str, value: int) -> None:
+    values: dict[str, Any] = {FIELDS[datatype]: [0, value]}
+    with pytest.raises(ValueError, match=f"{FIELDS[datatype]} holds values outside {datatype}'s range"):
+        tensors.from_contents(datatype, [2], InferTensorContents(**values))
+
+
+@pytest.mark.parametrize("datatype", ["INT32", "INT64", "UINT32", "UINT64"])
+def test_the_extreme_values_of_a_datatype_are_taken(datatype: str) -> None:
+    limits = np.iinfo(tensors.DTYPES[datatype].name)
+    values: dict[str, Any] = {FIELDS[datatype]: [limits.min, limits.max]}
+    array = tensors.from_contents(datatype, [2], InferTensorContents(**values))
+    assert array.tolist() == [limits.min, limits.max]
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, 2.0, 3.0]])
+def test_typed_contents_of_another_count_are_refused(values: list[float]) -> None:
+    with pytest.raises(ValueError, match=rf"FP32 \[2\] needs 2 elements in fp32_contents, got {len(values)}"):
+        tensors.from_contents("FP32", [2], InferTensorContents(fp32_contents=values))
+
+
+def test_typed_contents_in_the_wrong_field_are_named() -> None:
+    with pytest.raises(ValueError, match=r"needs 2 elements in int_contents, got 0 \(and some in int64_contents\)"):
+        tensors.from_contents("INT32", [2], InferTensorContents(int64_contents=[1, 2]))
+
+
+def test_typed_contents_in_two_fields_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"got 1 \(and some in fp64_contents\)"):
+        tensors.from_contents("FP32", [1], InferTensorContents(fp32_contents=[1], fp64_contents=[2]))
+
+
+def test_half_precision_has_no_typed_contents() -> None:
+    with pytest.raises(ValueError, match="FP16 has no typed contents in the protocol; send it as raw_input_contents"):
+        tensors.from_contents("FP16", [1], InferTensorContents(fp32_contents=[1]))

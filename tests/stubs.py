@@ -1,0 +1,45 @@
+"""Are the checked-in stubs what the .proto files generate? ``python -m tests.stubs protos/NAME.proto ...`` from the
+repository's root; exits with 1, and says how to mend it, when they are not."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
+
+
+def differing(protos: list[str]) -> list[str]:
+    """The stubs that differ from what ``make proto`` would write. Raises CalledProcessError when protoc fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "grpc_tools.protoc", "-I."),
+                *(f"--{output}={folder}" for output in ("python_out", "pyi_out", "grpc_python_out")),
+                *protos,
+            ],
+            check=True,
+        )
+        stubs = [proto.removesuffix(".proto") + suffix for proto in protos for suffix in SUFFIXES]
+        return [stub for stub in stubs if _read(Path(stub)) != _read(Path(folder) / stub)]
+
+
+def _read(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
+
+
+def main(protos: list[str]) -> int:
+    if not protos:
+        sys.stderr.write("usage: python -m tests.stubs protos/NAME.proto ...\n")
+        return 2
+    different = differing(protos)
+    for stub in different:
+        sys.stderr.write(f"{stub} is not what its .proto file generates\n")
+    if different:
+        sys.stderr.write("Run 'make proto' and commit the result.\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
