@@ -36,7 +36,7 @@ def export(run: Run, models: Path, test: Split) -> Published:
     if "summary" not in metrics:
         raise ExportError(
             f"{run.folder} is not finished ({len(metrics['epochs'])} epochs so far). "
-            f"Go on with: hangtag train {config['model']} --seed {config['seed']} --out {run.folder}"
+            f"Go on with: hangtag train {config['model']} {_options(config)} --out {run.folder}"
         )
     network = _trained(run)
     proven: list[parity.Parity] = []
@@ -50,6 +50,13 @@ def export(run: Run, models: Path, test: Split) -> Published:
 
     folder = repository.publish(models, run.model, write)
     return Published(folder, proven[0])
+
+
+def _options(config: dict[str, Any]) -> str:
+    """The options of `hangtag train` that this run was begun with; with others it would be another run."""
+    options = {key: config[key] for key in ("seed", "limit", "threads", "precision", "device")}
+    options |= {"recipe": config["recipe"]["name"], "epochs": config["recipe"]["epochs"]}
+    return " ".join(f"--{key} {value}" for key, value in options.items() if value is not None)
 
 
 def _trained(run: Run) -> nn.Module:

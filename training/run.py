@@ -75,7 +75,10 @@ class Run:
 
     @property
     def model(self) -> str:
-        return str(self.read_config()["model"])
+        name = self.read_config().get("model")
+        if not isinstance(name, str):
+            raise RunMismatchError(f"{self.folder / 'config.json'} names no model. {TRAIN_ANEW}")
+        return name
 
     def is_finished(self) -> bool:
         return "summary" in self.read_metrics()

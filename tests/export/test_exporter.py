@@ -67,9 +67,14 @@ def test_a_run_that_is_not_finished_is_refused_with_how_to_go_on(tmp_path: Path,
     run = runs.start(tmp_path / "run", "lstm")
     run.save("best.pt", {"model": build("lstm").state_dict(), "epoch": 1})
     run.write_metrics({"epochs": [{"epoch": 1}]})
-    assert refusal(run, tmp_path, garments) == (
-        f"{run.folder} is not finished (1 epochs so far). Go on with: hangtag train lstm --seed 3 --out {run.folder}"
-    )
+    said = refusal(run, tmp_path, garments)
+    assert said.startswith(f"{run.folder} is not finished (1 epochs so far). Go on with: hangtag train lstm ")
+    # With any other option the command would be refused: the run's config holds them all.
+    told = said.partition("hangtag train lstm ")[2].split()
+    assert dict(zip(told[::2], told[1::2], strict=True)) == {
+        "--seed": "3", "--limit": "32", "--threads": "1", "--precision": "fp32", "--device": "cpu",
+        "--recipe": "tiny", "--epochs": "2", "--out": str(run.folder),
+    }  # fmt: skip
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path, garments: Split) -> None:

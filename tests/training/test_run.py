@@ -262,3 +262,9 @@ def test_nothing_found_says_what_is_there_and_what_to_do(tmp_path: Path) -> None
     begin(Run(tmp_path / "a"))
     with pytest.raises(RunMismatchError, match=r"no finished run 'lstm'.*runs there: a, b"):
         Run.find("lstm", tmp_path)
+
+
+def test_a_config_without_a_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"seed": 0}')
+    with pytest.raises(RunMismatchError, match=r"config\.json names no model\. 'hangtag train' with --restart"):
+        _ = Run(tmp_path).model
