@@ -18,6 +18,8 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 50_000_000
 """A picture that unpacks to more is refused before it is unpacked: a small file can hold a huge one."""
 
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is looser, and a warning as often as an error
+
 _THUMBNAIL_EDGE = 73
 _BACKGROUND_TOLERANCE = 0.05 * 255  # the authors' 5 % of the maximum intensity
 

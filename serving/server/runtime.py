@@ -39,7 +39,7 @@ class Runtime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors; they are raised as well, and warnings would be noise in the log
+        options.log_severity_level = 4  # fatal: errors are raised as well, and are said once, in our own log
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=_providers(provider))
         except ModelLoadError:

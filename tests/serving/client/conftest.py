@@ -1,0 +1,27 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from tests import onnx_models
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("classifier", "gather", "text", "two_inputs"):
+        onnx_models.publish(folder, name, getattr(onnx_models, name)())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(models: Path) -> Iterator[Server]:
+    with Server(ServerConfig(models=models, port=0)) as running:
+        yield running
+
+
+@pytest.fixture
+def garment() -> Path:
+    return Path(__file__).parents[3] / "examples/garments/ankle-boot-1.png"

@@ -1,0 +1,146 @@
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from serving.client import Client, ClientError
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from tests import onnx_models
+
+PIXELS = np.random.default_rng(7).integers(0, 256, (28, 28), dtype=np.uint8)
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.address) as made:
+        yield made
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address where nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_classify_pixels(client: Client) -> None:
+    answer = client.classify(PIXELS, "classifier", top_k=10)
+    assert (answer.model, answer.version, answer.batch_size) == ("classifier", "1", 1)
+    logits = onnx_models.logits_of(PIXELS[np.newaxis])[0]
+    assert [label.index for label in answer.labels] == np.argsort(-logits).tolist()
+    assert [label.name for label in answer.labels] == [onnx_models.LABELS[label.index] for label in answer.labels]
+    assert sum(label.probability for label in answer.labels) == pytest.approx(1, rel=1e-5)
+    assert min(answer.queue_ms, answer.preprocess_ms, answer.compute_ms) >= 0
+
+
+def test_classify_a_view_of_pixels(client: Client) -> None:
+    turned = client.classify(PIXELS.T, "classifier", top_k=10)
+    copied = client.classify(np.ascontiguousarray(PIXELS.T), "classifier", top_k=10)
+    assert turned.labels == copied.labels
+
+
+def test_classify_a_file(client: Client, garment: Path) -> None:
+    assert len(client.classify(garment.read_bytes(), "classifier", version="1").labels) == 3
+
+
+def test_infer(client: Client) -> None:
+    a, b = np.array([[1, 2, 3]], np.float32), np.array([[4, 5, 6]], np.int64)
+    answer = client.infer("two_inputs", {"a": a, "b": b})
+    assert answer["sum"].tolist() == [[5, 7, 9]]
+    assert answer["double"].tolist() == [[8, 10, 12]]
+
+
+def test_infer_text(client: Client) -> None:
+    assert client.infer("text", {"text": np.array(["å", "b"])})["shouted"].tolist() == ["å!".encode(), b"b!"]
+
+
+def test_an_answer_may_be_large(client: Client) -> None:
+    word = "x" * (6 * 1024 * 1024)
+    assert client.infer("text", {"text": np.array([word], np.object_)})["shouted"][0] == (word + "!").encode()
+
+
+def test_models_and_readiness(client: Client) -> None:
+    assert client.models() == ["classifier", "gather", "text", "two_inputs"]
+    assert client.is_ready()
+    assert client.is_ready("gather")
+    assert not client.is_ready("nobody")
+    client.wait_until_ready(30)
+    client.wait_until_ready(30, "gather")
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "message"),
+    [
+        (lambda c: c.classify(PIXELS, "x"), grpc.StatusCode.NOT_FOUND, "no model 'x' is served here"),
+        (lambda c: c.classify(PIXELS, "classifier", version="9"), grpc.StatusCode.NOT_FOUND, "version '9' of"),
+        (lambda c: c.classify(b"no image", "classifier"), grpc.StatusCode.INVALID_ARGUMENT, "not a PNG, JPEG or WebP"),
+        (lambda c: c.classify(PIXELS[:5], "classifier"), grpc.StatusCode.INVALID_ARGUMENT, "got 5 x 28 and 140 bytes"),
+        (lambda c: c.infer("gather", {}), grpc.StatusCode.INVALID_ARGUMENT, "input 'index' is missing"),
+        (lambda c: c.infer("gather", {"index": PIXELS}), grpc.StatusCode.INVALID_ARGUMENT, "is UINT8; the model takes"),
+    ],
+)
+def test_an_error_carries_the_status_and_the_servers_words(
+    client: Client, call: Any, code: grpc.StatusCode, message: str
+) -> None:
+    with pytest.raises(ClientError) as caught:
+        call(client)
+    assert caught.value.code is code
+    assert message in str(caught.value)
+
+
+def test_where_nobody_listens_the_error_says_what_to_do(nobody: str) -> None:
+    with Client(nobody) as client:
+        for call in (client.is_ready, client.models, lambda: client.classify(PIXELS, "lstm")):
+            with pytest.raises(ClientError, match=f"no server answers at {nobody}; start one with 'hangtag serve'"):
+                call()
+
+
+def test_waiting_in_vain_ends_in_time(nobody: str, client: Client) -> None:
+    with Client(nobody) as lonely, pytest.raises(ClientError, match=r"was not ready within 0\.2 s; its log says why"):
+        lonely.wait_until_ready(0.2)
+    with pytest.raises(ClientError, match=r"nobody at 127\.0\.0\.1:\d+ was not ready within 0\.2 s"):
+        client.wait_until_ready(0.2, "nobody")
+
+
+def test_a_server_that_is_slower_than_the_deadline() -> None:
+    # A server that accepts the connection and never says a word.
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with Client(address, timeout=0.2) as client, pytest.raises(ClientError) as caught:
+            client.models()
+    assert caught.value.code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+    assert address in str(caught.value)
+
+
+def test_waiting_outlasts_a_server_that_starts_later(models: Path, nobody: str) -> None:
+    with Client(nobody) as client:
+        ready = threading.Event()
+
+        def wait() -> None:
+            client.wait_until_ready(60, "gather")
+            ready.set()
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not ready.is_set()
+        with Server(ServerConfig(models=models, port=int(nobody.rpartition(":")[2]))):
+            assert ready.wait(60)
+        waiting.join(60)
+
+
+def test_one_client_serves_many_threads(client: Client) -> None:
+    def ask(value: int) -> float:
+        return float(client.infer("gather", {"index": np.array([value % 4])})["value"][0])
+
+    with futures.ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(ask, range(200))) == [10.0 * (value % 4) for value in range(200)]

@@ -1,0 +1,100 @@
+"""``hangtag serve`` as a process of its own."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 60.0
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's, without what would configure the command."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HANGTAG_", "GRPC_", "ORT_"))}
+    return inherited | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | more
+
+
+def hangtag(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """The command, run to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "hangtag", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env=environment(**more),
+    )
+
+
+class Serving:
+    """A running ``hangtag serve``; its log is read as it comes."""
+
+    def __init__(self, *arguments: str, **more: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "hangtag", "serve", *arguments],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(**more),
+        )
+        self.log: list[str] = []
+        self._grew = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def wait_for(self, event: str) -> str:
+        """The log's line of this event. Raises AssertionError when the process ends without it."""
+
+        def found() -> str | None:
+            return next((line for line in self.log if f"event={event} " in f"{line.strip()} "), None)
+
+        with self._grew:
+            assert self._grew.wait_for(lambda: found() or self._ended, TIMEOUT), self.log
+            line = found()
+        assert line, "".join(self.log)
+        return line
+
+    def wait_until_ready(self) -> str:
+        """The address."""
+        match = re.search(r"address=(\S+)", self.wait_for("ready"))
+        assert match
+        return match[1]
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """The exit code; everything that was written is in ``log`` then."""
+        code = self.process.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
+        return code
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            with self._grew:
+                self.log.append(line)
+                self._grew.notify_all()
+        with self._grew:
+            self._ended = True
+            self._grew.notify_all()
+
+
+@contextmanager
+def serving(*arguments: str, **more: str) -> Iterator[Serving]:
+    """A server process that does not outlive the test."""
+    server = Serving(*arguments, **more)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.wait()
+        for pipe in (server.process.stdout, server.process.stderr):
+            assert pipe
+            pipe.close()

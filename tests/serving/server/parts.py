@@ -1,0 +1,82 @@
+"""What the unit tests put in the place of a clock, a caller and ONNX Runtime."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.server.batcher import Answer, Batcher, Entry, OnDone
+from serving.server.config import ServerConfig
+from serving.server.errors import ServerError
+from serving.server.model import ServedModel
+from serving.server.repository import ModelFile
+from serving.server.runtime import Runtime
+from serving.signature import Signature, TensorSpec
+
+Outputs = dict[str, npt.NDArray[Any]]
+
+
+class Clock:
+    """A monotonic clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Caller:
+    """Keeps each outcome that an entry's callback gets."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Answer | ServerError] = []
+
+    def __call__(self, outcome: Answer | ServerError) -> None:
+        self.outcomes.append(outcome)
+
+    @property
+    def outcome(self) -> Answer | ServerError:
+        (only,) = self.outcomes
+        return only
+
+    @property
+    def answer(self) -> Answer:
+        assert isinstance(self.outcome, Answer), self.outcome
+        return self.outcome
+
+
+class FakeRuntime(Runtime):
+    """Doubles x, or does what a test says; notes each batch."""
+
+    def __init__(self, *, batched: bool = True) -> None:
+        shape = (None, 2) if batched else (1, 2)
+        self.provider = "CPUExecutionProvider"
+        self.signature = Signature((TensorSpec("x", "FP32", shape),), (TensorSpec("y", "FP32", shape),))
+        self.batches: list[npt.NDArray[Any]] = []
+        self.compute: Callable[[npt.NDArray[Any]], Outputs] = lambda x: {"y": x * 2}
+
+    def run(self, inputs: Any) -> Outputs:
+        self.batches.append(inputs["x"])
+        return self.compute(inputs["x"])
+
+
+def entry(samples: int = 1, on_done: OnDone | None = None, *, kind: str = "", deadline: float | None = None) -> Entry:
+    """An entry without inputs, for the batcher alone."""
+    return Entry({}, samples, on_done or Caller(), kind=kind, deadline=deadline)
+
+
+def batcher(clock: Clock, *, size: int = 4, queue: int = 100, delay: float = 0.0) -> Batcher:
+    return Batcher(max_batch_size=size, max_queue_size=queue, max_queue_delay=delay, clock=clock)
+
+
+def served(runtime: Runtime, config: ServerConfig | None = None) -> ServedModel:
+    """A model that computes with this runtime; not started."""
+    return ServedModel(ModelFile("double", 3, Path("unused")), runtime, config or ServerConfig())
+
+
+def rows(*values: float) -> dict[str, npt.NDArray[np.float32]]:
+    """Inputs of one sample a value."""
+    return {"x": np.array([[value, value] for value in values], np.float32)}

@@ -1,0 +1,191 @@
+"""The real command in a process of its own."""
+
+import signal
+import socket
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+
+from protos import inference_pb2 as pb
+from protos import inference_pb2_grpc
+from tests import onnx_models
+from tests.serving.command import TIMEOUT, hangtag, serving
+from tests.serving.server.transport.live import index, outputs, request
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+
+
+def slow() -> onnx.ModelProto:
+    """rounds INT64 [1] -> done INT64 [1]: a loop of as many rounds as its caller wants."""
+    make = onnx.helper.make_node
+    info = onnx.helper.make_tensor_value_info
+    body = onnx.helper.make_graph(
+        [
+            make("Identity", ["going"], ["still_going"]),
+            make("MatMul", ["matrix", "matrix"], ["product"]),
+            make("ReduceMax", ["product"], ["largest"], keepdims=0),
+            make("Cast", ["largest"], ["step"], to=onnx.TensorProto.INT64),
+            make("Add", ["count", "step"], ["next"]),
+        ],
+        "body",
+        [
+            info("i", onnx.TensorProto.INT64, []),
+            info("going", onnx.TensorProto.BOOL, []),
+            info("count", onnx.TensorProto.INT64, [1]),
+        ],
+        [info("still_going", onnx.TensorProto.BOOL, []), info("next", onnx.TensorProto.INT64, [1])],
+    )
+    return onnx_models.model(
+        [
+            make("Squeeze", ["rounds"], ["times"]),
+            make("Loop", ["times", "yes", "zero"], ["done"], body=body),
+        ],
+        {"rounds": (onnx.TensorProto.INT64, [1])},
+        {"done": (onnx.TensorProto.INT64, [1])},
+        {"yes": np.array(True), "zero": np.zeros(1, np.int64), "matrix": np.eye(32, dtype=np.float32)},
+    )
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    onnx_models.publish(tmp_path, "slow", slow())
+    return tmp_path
+
+
+@SIGNALS
+def test_it_says_that_it_is_ready_answers_and_ends_when_asked(models: Path, number: signal.Signals) -> None:
+    with serving("--models", str(models), "--port", "0") as server:
+        address = server.wait_until_ready()
+        with grpc.insecure_channel(address) as channel:
+            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            assert outputs(stub.ModelInfer(request("gather", index=index(2)), timeout=TIMEOUT))["value"] == [20]
+        server.signal(number)
+        assert server.wait() == 0
+    assert f"signal={number.name}" in server.wait_for("stopping")
+    assert server.wait_for("stopped")
+    assert not any("Traceback" in line for line in server.log)
+    assert all(line.startswith(("event=", "time=", "level=")) or "event=" in line for line in server.log)
+
+
+def test_a_call_in_flight_is_finished_first(models: Path) -> None:
+    with (
+        serving("--models", str(models), "--port", "0") as server,
+        grpc.insecure_channel(server.wait_until_ready()) as channel,
+    ):
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        began = time.monotonic()
+        stub.ModelInfer(request("slow", rounds=np.array([1000])), timeout=TIMEOUT)
+        rounds = round(2 * 1000 / (time.monotonic() - began))  # about two seconds of work
+        call = stub.ModelInfer.future(request("slow", rounds=np.array([rounds])), timeout=TIMEOUT)
+        # An answer to a later call on the same channel: the first is with the server.
+        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
+        assert not call.done()
+        server.signal(signal.SIGTERM)
+        server.wait_for("stopping")
+        assert outputs(call.result())["done"].tolist() == [rounds]
+        assert server.wait() == 0
+
+
+def test_a_second_signal_ends_it_at_once(models: Path) -> None:
+    with (
+        serving("--models", str(models), "--port", "0") as server,
+        grpc.insecure_channel(server.wait_until_ready()) as channel,
+    ):
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        call = stub.ModelInfer.future(request("slow", rounds=np.array([2**40])), timeout=TIMEOUT)
+        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
+        server.signal(signal.SIGTERM)
+        server.wait_for("stopping")
+        assert not call.done()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 1
+        assert call.exception(TIMEOUT).code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_signal_right_after_ready_is_not_lost(models: Path) -> None:
+    for _ in range(3):
+        with serving("--models", str(models), "--port", "0") as server:
+            server.wait_for("ready")
+            server.signal(signal.SIGTERM)
+            assert server.wait() == 0
+
+
+def test_a_port_in_use_gives_one_clear_line(models: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = hangtag("serve", "--models", str(models), "--port", str(port))
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"Error: cannot listen on 127.0.0.1:{port}: another program has the port, or")
+
+
+def last_line(text: str) -> str:
+    assert "Traceback" not in text
+    return text.splitlines()[-1]
+
+
+def test_a_missing_repository_is_named(tmp_path: Path) -> None:
+    result = hangtag("serve", "--models", str(tmp_path / "nowhere"), "--port", "0")
+    assert result.returncode == 1
+    assert last_line(result.stderr).startswith(f"Error: {tmp_path}/nowhere is not a folder. Name the model repository")
+
+
+def test_an_empty_repository_is_named(tmp_path: Path) -> None:
+    result = hangtag("serve", "--models", str(tmp_path), "--port", "0")
+    assert result.returncode == 1
+    assert last_line(result.stderr).startswith(f"Error: {tmp_path} holds no model")
+
+
+def test_a_broken_model_is_named(models: Path) -> None:
+    file = onnx_models.publish(models, "broken", onnx_models.gather())
+    file.write_bytes(file.read_bytes()[:50])
+    result = hangtag("serve", "--models", str(models), "--port", "0")
+    assert result.returncode == 1
+    assert last_line(result.stderr).startswith(f"Error: {file} cannot be loaded by ONNX Runtime")
+
+
+def test_values_that_do_not_fit_together_are_explained(models: Path) -> None:
+    result = hangtag("serve", "--models", str(models), "--max-batch-size", "512")
+    assert result.returncode == 1
+    assert last_line(result.stderr).startswith("Error: max_queue_size (256) is below max_batch_size (512)")
+
+
+def test_listening_beyond_loopback_is_warned_of(models: Path) -> None:
+    with serving("--models", str(models), "--port", "0", "--host", "0.0.0.0") as server:
+        server.wait_until_ready()
+        assert any("level=warning" in line and "beyond loopback" in line for line in server.log)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+def test_the_port_may_come_from_a_variable(models: Path) -> None:
+    with serving("--models", str(models), HANGTAG_SERVE_PORT="0") as server:
+        assert server.wait_until_ready().startswith("127.0.0.1:")
+        assert not server.wait_until_ready().endswith(":8001")
+
+
+def test_the_process_has_no_torch(models: Path) -> None:
+    with serving("--models", str(models), "--port", "0") as server:
+        server.wait_until_ready()
+        mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
+        assert "onnxruntime" in mapped
+        assert "torch" not in mapped
+
+
+def test_health_returns_as_soon_as_a_later_server_is_ready(models: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with serving("--models", str(models), "--port", str(port)) as server:
+        # It begins to ask while the server still imports.
+        result = hangtag("health", "--server", f"127.0.0.1:{port}", "--wait", "30", "--model", "gather")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout == f"gather at 127.0.0.1:{port} is ready\n"
+        server.wait_until_ready()

@@ -1,0 +1,129 @@
+"""Under any interleaving no entry is lost, doubled, reordered or mixed with another kind."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from serving.server.batcher import Answer, Entry, Timings
+from serving.server.errors import CancelledError, DeadlineError, InferenceError, QueueFullError, UnavailableError
+from tests.serving.server.parts import Caller, Clock, batcher
+
+
+class BatcherMachine(RuleBasedStateMachine):
+    """Puts, cancels, takes, answers, fails and lets time pass in any order, beside a plain list of what must wait."""
+
+    @initialize(size=st.integers(1, 6), queue=st.integers(1, 8), delay=st.sampled_from([0.0, 3.0]))
+    def start(self, size: int, queue: int, delay: float) -> None:
+        self.clock = Clock()
+        self.batcher = batcher(self.clock, size=size, queue=queue, delay=delay)
+        self.callers: dict[Entry, Caller] = {}
+        self.waiting: list[Entry] = []
+        self.computing: list[list[Entry]] = []
+        self.expected: dict[Entry, type | Answer] = {}
+        self.closed = False
+
+    @rule(samples=st.integers(1, 6), kind=st.sampled_from("ab"), patience=st.sampled_from([None, 0, 1, 2, 5]))
+    def put(self, samples: int, kind: str, patience: int | None) -> None:
+        samples = min(samples, self.batcher.max_batch_size)
+        deadline = None if patience is None else self.clock.now + patience
+        caller = Caller()
+        entry = Entry({}, samples, caller, kind=kind, deadline=deadline)
+        refusal = (
+            UnavailableError
+            if self.closed
+            else QueueFullError
+            if len(self.waiting) >= self.batcher.max_queue_size
+            else None
+        )
+        if refusal:
+            with pytest.raises(refusal):
+                self.batcher.put(entry)
+            assert caller.outcomes == []
+        else:
+            self.batcher.put(entry)
+            self.callers[entry] = caller
+            self.waiting.append(entry)
+
+    @precondition(lambda self: self.callers)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(list(self.callers)))
+        self.batcher.cancel(entry)
+        self.expected.setdefault(entry, CancelledError)
+        if entry in self.waiting:
+            self.waiting.remove(entry)
+
+    @rule(seconds=st.integers(1, 3))
+    def time_passes(self, seconds: int) -> None:
+        self.clock.now += seconds
+
+    @rule()
+    def take(self) -> None:
+        oldest = self.waiting[0].enqueued if self.waiting else None
+        batch = self.batcher.take(wait=False)
+        dropped = [entry for entry in self.waiting if entry.done]
+        for entry in dropped:
+            assert entry.deadline is not None
+            assert entry.deadline <= self.clock.now
+            self.expected[entry] = DeadlineError
+        due = oldest is not None and (
+            self.closed or not self.batcher.max_queue_delay or self.clock.now >= oldest + self.batcher.max_queue_delay
+        )
+        self.waiting = [entry for entry in self.waiting if not entry.done]
+        if not batch:
+            assert not (due and self.waiting)
+            return
+        assert batch[0] is self.waiting[0]  # nobody is overtaken by another kind for ever
+        same_kind = [entry for entry in self.waiting if entry.kind == batch[0].kind]
+        assert batch == same_kind[: len(batch)]
+        samples = sum(entry.samples for entry in batch)
+        assert samples <= self.batcher.max_batch_size
+        assert all(entry.deadline is None or entry.deadline > self.clock.now for entry in batch)
+        following = same_kind[len(batch) : len(batch) + 1]
+        assert not following or samples + following[0].samples > self.batcher.max_batch_size  # as full as it can be
+        self.waiting = [entry for entry in self.waiting if entry not in batch]
+        self.computing.append(batch)
+
+    @precondition(lambda self: self.computing)
+    @rule(data=st.data(), fails=st.booleans())
+    def finish(self, data: st.DataObject, fails: bool) -> None:
+        batch = self.computing.pop(data.draw(st.integers(0, len(self.computing) - 1)))
+        for entry in batch:
+            outcome = InferenceError("made up") if fails else Answer({}, Timings(id(entry), 0, 0, 0, 1))
+            gone = entry in self.expected
+            assert entry.complete(outcome) is not gone
+            self.expected.setdefault(entry, InferenceError if isinstance(outcome, InferenceError) else outcome)
+
+    @rule()
+    def close(self) -> None:
+        self.batcher.close()
+        self.closed = True
+
+    @invariant()
+    def each_caller_has_exactly_its_own_outcome(self) -> None:
+        for entry, caller in self.callers.items():
+            expected = self.expected.get(entry)
+            if expected is None:
+                assert caller.outcomes == []
+            elif isinstance(expected, Answer):
+                assert caller.outcome is expected
+            else:
+                assert type(caller.outcome) is expected
+        assert len(self.batcher) == len(self.waiting)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "batcher"):
+            return
+        self.close()
+        while self.waiting:
+            self.take()
+        while self.computing:
+            for entry in self.computing.pop():
+                entry.complete(Answer({}, Timings(id(entry), 0, 0, 0, 1)))
+        assert self.batcher.take() == []
+        assert all(len(caller.outcomes) == 1 for caller in self.callers.values())
+
+
+TestBatcher = BatcherMachine.TestCase
+TestBatcher.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -1,0 +1,71 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from serving.server.config import ServerConfig, server_options
+from serving.server.errors import StartError
+
+
+def parsed(*arguments: str, env: dict[str, str] | None = None) -> tuple[Result, ServerConfig | None]:
+    made: list[ServerConfig] = []
+
+    @click.command(context_settings={"auto_envvar_prefix": "TEST"})
+    @server_options
+    def command(**options: Any) -> None:
+        made.append(ServerConfig(**options))
+
+    result = CliRunner().invoke(command, arguments, env=env)
+    return result, made[0] if made else None
+
+
+def test_the_options_defaults_are_the_configurations() -> None:
+    assert parsed()[1] == ServerConfig()
+
+
+def test_every_value_has_an_option_and_a_help_text() -> None:
+    text = parsed("--help")[0].output
+    for declared in dataclasses.fields(ServerConfig):
+        assert f"--{declared.name.replace('_', '-')} " in text
+        assert declared.metadata["help"].split()[0] in text
+
+
+def test_the_defaults_are_safe_and_tritons() -> None:
+    config = ServerConfig()
+    assert (config.host, config.port, config.models) == ("127.0.0.1", 8001, Path("models"))
+    assert config.max_queue_delay_microseconds == 0
+
+
+def test_options_and_variables_arrive_with_their_types() -> None:
+    _, config = parsed("--models", "m", "--max-batch-size", "8", "--drain-seconds", "0.5", env={"TEST_PORT": "0"})
+    assert config == ServerConfig(models=Path("m"), max_batch_size=8, drain_seconds=0.5, port=0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--port", "65536"),
+        ("--port", "-1"),
+        ("--provider", "tpu"),
+        ("--instances", "0"),
+        ("--max-batch-size", "0"),
+        ("--max-queue-size", "0"),
+        ("--max-queue-delay-microseconds", "-1"),
+        ("--max-message-mib", "0"),
+        ("--drain-seconds", "-1"),
+        ("--intra-op-threads", "-1"),
+    ],
+    ids=" ".join,
+)
+def test_values_out_of_range_are_usage_errors(arguments: tuple[str, ...]) -> None:
+    result, config = parsed(*arguments)
+    assert (result.exit_code, config) == (2, None)
+    assert arguments[0] in result.output
+
+
+def test_a_queue_that_never_fills_a_batch_is_refused() -> None:
+    with pytest.raises(StartError, match=r"max_queue_size \(8\) is below max_batch_size \(64\)"):
+        ServerConfig(max_queue_size=8)

@@ -1,0 +1,200 @@
+import gzip
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, ImageDraw
+
+from serving.server import images
+from serving.server.errors import InvalidRequestError
+
+Pixels = npt.NDArray[np.uint8]
+GARMENTS = sorted((Path(__file__).parents[3] / "examples/garments").glob("*.png"))
+DATASET = Path("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz")
+EXIF_ORIENTATION = 0x0112
+
+
+def encoded(image: Image.Image, format_: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format_, **options)
+    return file.getvalue()
+
+
+def decoded(image: Image.Image, format_: str = "PNG", **options: Any) -> Pixels:
+    return images.decode(encoded(image, format_, **options), 28, 28)
+
+
+def photo(background: int, garment: int, *, mode: str = "RGB") -> Image.Image:
+    """A portrait photo of a plain rectangle, 120 wide and 200 high, a little off the centre."""
+    image = Image.new("L", (400, 300), background)
+    ImageDraw.Draw(image).rectangle((150, 60, 269, 259), fill=garment)
+    return image.convert(mode)
+
+
+def random_pixels(seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (28, 28), dtype=np.uint8)
+
+
+def test_the_shipped_garments_are_the_data_sets_pixels() -> None:
+    if not DATASET.is_file():
+        pytest.fail(f"{DATASET} is missing: sudo apt-get install dataset-fashion-mnist")
+    contents = gzip.decompress(DATASET.read_bytes())
+    known = {contents[start : start + 784] for start in range(16, len(contents), 784)}
+    assert len(GARMENTS) >= 10
+    for garment in GARMENTS:
+        assert images.decode(garment.read_bytes(), 28, 28).tobytes() in known
+
+
+@pytest.mark.parametrize(
+    ("format_", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("PNG", {"optimize": True})]
+)
+def test_a_picture_of_the_models_size_is_taken_untouched(format_: str, options: dict[str, Any]) -> None:
+    pixels = random_pixels()
+    result = decoded(Image.fromarray(pixels), format_, **options)
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, pixels)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "L"])
+def test_colour_modes_of_a_grey_picture_give_the_same_pixels(mode: str) -> None:
+    pixels = random_pixels()
+    np.testing.assert_array_equal(decoded(Image.fromarray(pixels).convert("L").convert(mode)), pixels)
+
+
+def test_one_bit_pictures_are_black_and_white() -> None:
+    pixels = np.where(random_pixels() > 127, 255, 0).astype(np.uint8)
+    np.testing.assert_array_equal(decoded(Image.fromarray(pixels).convert("1", dither=Image.Dither.NONE)), pixels)
+
+
+def test_sixteen_bits_of_grey_are_scaled_not_cut_off() -> None:
+    pixels = random_pixels()
+    wide = Image.fromarray(pixels.astype(np.uint16) * 256 + 7)
+    np.testing.assert_array_equal(decoded(wide), pixels)
+
+
+@pytest.mark.parametrize("quality", [75, 95])
+def test_jpeg_of_the_models_size_is_about_the_same(quality: int) -> None:
+    pixels = np.asarray(photo(0, 200, mode="L").resize((28, 28)))
+    result = decoded(Image.fromarray(pixels), "JPEG", quality=quality)
+    assert np.abs(result.astype(int) - pixels).mean() < 6
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize(("background", "garment"), [(255, 60), (250, 60), (0, 195), (8, 195)])
+def test_a_photo_becomes_a_bright_garment_on_black_from_edge_to_edge(
+    format_: str, background: int, garment: int
+) -> None:
+    pixels = decoded(photo(background, garment), format_)
+    assert pixels.shape == (28, 28)
+    filled = pixels > 128
+    assert filled[:, 14].sum() >= 26  # 200 high of 200: 28 rows, the outermost blurred
+    assert 15 <= filled[14].sum() <= 18  # 120 wide: 17 columns
+    assert abs(int(np.flatnonzero(filled[14]).mean()) - 13.5) <= 1  # in the middle
+    assert pixels[:, :4].max() < 16
+    assert pixels[:, -4:].max() < 16
+
+
+def test_a_cut_out_lies_on_white() -> None:
+    image = photo(0, 60, mode="RGBA")
+    alpha = np.asarray(image.convert("L")) > 30
+    image.putalpha(Image.fromarray((alpha * 255).astype(np.uint8)))
+    np.testing.assert_array_equal(decoded(image), decoded(photo(255, 60)))
+
+
+def test_a_transparent_palette_colour_counts_as_transparent() -> None:
+    image = Image.new("P", (100, 100), 0)
+    image.putpalette([0, 0, 0, 60, 60, 60])
+    ImageDraw.Draw(image).rectangle((30, 20, 69, 79), fill=1)
+    pixels = decoded(image, transparency=0)
+    assert pixels[0, 0] == 0  # white, negated
+    assert pixels[14, 14] > 150  # 60, negated
+
+
+@pytest.mark.parametrize(("orientation", "turn"), [(3, 2), (6, 3), (8, 1)])
+def test_a_photo_is_turned_as_its_camera_was(orientation: int, turn: int) -> None:
+    upright = random_pixels()
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(np.rot90(upright, -turn)))
+    np.testing.assert_array_equal(decoded(stored, exif=exif), upright)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 28), (28, 1), (2000, 3), (3, 2000), (5000, 1), (27, 29), (56, 56)])
+@pytest.mark.parametrize("colour", ["white", "black", "#808080"])
+def test_blank_pictures_of_any_size_are_black(size: tuple[int, int], colour: str) -> None:
+    pixels = decoded(Image.new("RGB", size, colour))
+    assert pixels.shape == (28, 28)
+    assert len(np.unique(pixels)) == 1
+    assert colour == "#808080" or pixels[0, 0] == 0
+
+
+@pytest.mark.parametrize("size", [(1000, 40), (40, 1000), (73, 73), (29, 29), (9, 9)])
+def test_the_longest_edge_fills_the_picture(size: tuple[int, int]) -> None:
+    image = Image.new("L", (size[0] + 20, size[1] + 20), 255)
+    ImageDraw.Draw(image).rectangle((10, 10, size[0] + 9, size[1] + 9), fill=0)
+    filled = decoded(image) > 100
+    assert filled.any(axis=1 if size[1] >= size[0] else 0).all()
+
+
+def test_another_models_size_is_honoured() -> None:
+    pixels = images.decode(encoded(photo(255, 0)), 32, 48)
+    assert pixels.shape == (32, 48)
+    assert (pixels[:, 24] > 128).sum() >= 30
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x04\0\0\0WEBP"])
+def test_what_is_no_picture_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidRequestError, match=r"the image is not a PNG, JPEG or WebP file|cannot be decoded"):
+        images.decode(data, 28, 28)
+
+
+@pytest.mark.parametrize("format_", ["GIF", "BMP", "TIFF", "PPM", "ICO"])
+def test_other_formats_are_refused(format_: str) -> None:
+    with pytest.raises(InvalidRequestError, match="the image is not a PNG, JPEG or WebP file; for bare pixels use"):
+        images.decode(encoded(photo(255, 0), format_), 28, 28)
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
+def test_a_truncated_file_is_refused(format_: str) -> None:
+    data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99), dtype=np.uint8)), format_)
+    with pytest.raises(InvalidRequestError, match="cannot be decoded"):
+        images.decode(data[: len(data) // 2], 28, 28)
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
+def test_damaged_files_give_pixels_or_a_refusal(format_: str) -> None:
+    data = bytearray(encoded(photo(255, 60), format_))
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = data.copy()
+        for place in random.integers(0, len(data), 4):
+            damaged[place] = random.integers(256)
+        try:
+            assert images.decode(bytes(damaged), 28, 28).shape == (28, 28)
+        except InvalidRequestError as error:
+            assert str(error).startswith("the image")  # noqa: PT017 - either outcome is right
+
+
+@pytest.mark.parametrize("edge", [7100, 10_000, 60_000])
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(edge: int) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", edge, edge, 8, 0, 0, 0, 0)
+    bomb = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(InvalidRequestError, match=rf"{edge} x {edge} pixels; at most 50,000,000 are taken"):
+        images.decode(bomb, 28, 28)
+
+
+def test_an_animation_gives_its_first_picture() -> None:
+    frames = [Image.fromarray(random_pixels(seed)) for seed in range(3)]
+    for format_, options in (("PNG", {}), ("WEBP", {"lossless": True})):
+        result = decoded(frames[0], format_, save_all=True, append_images=frames[1:], **options)
+        np.testing.assert_array_equal(result, np.asarray(frames[0]))

@@ -1,0 +1,157 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from serving.server.errors import InferenceError, ModelLoadError
+from serving.server.runtime import Runtime
+from tests import onnx_models
+
+LSTM = Path(__file__).parents[3] / "models/lstm/1/model.onnx"
+HAS_CUDA = "CUDAExecutionProvider" in __import__("onnxruntime").get_available_providers()
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+def test_a_model_computes_what_its_graph_says(models: Path) -> None:
+    runtime = Runtime(onnx_models.publish(models, "c", onnx_models.classifier()), provider="cpu", threads=2)
+    images = np.random.default_rng(1).integers(0, 256, (5, 28, 28), dtype=np.uint8)
+    outputs = runtime.run({"image": images})
+    assert list(outputs) == ["logits", "probabilities"]
+    np.testing.assert_allclose(outputs["logits"], onnx_models.logits_of(images), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(outputs["probabilities"].sum(axis=1), 1, rtol=1e-5)
+    assert runtime.provider == "CPUExecutionProvider"
+
+
+def test_the_signature_is_read_from_the_file(models: Path) -> None:
+    signature = Runtime(onnx_models.publish(models, "c", onnx_models.classifier())).signature
+    assert [str(spec) for spec in signature.inputs] == ["image: UINT8 [any, 28, 28]"]
+    assert [str(spec) for spec in signature.outputs] == ["logits: FP32 [any, 10]", "probabilities: FP32 [any, 10]"]
+    assert signature.labels == onnx_models.LABELS
+    assert signature.task == "single_label"
+    assert set(signature.metadata) == {"labels", "task"}
+
+
+def test_the_shipped_model_says_what_it_is() -> None:
+    signature = Runtime(LSTM).signature
+    assert len(signature.labels) == 10
+    assert signature.batched
+
+
+@pytest.mark.parametrize(
+    "contents", [b"", b"not a model", LSTM.read_bytes()[:5000]], ids=["empty", "text", "truncated"]
+)
+def test_a_broken_file_is_named(tmp_path: Path, contents: bytes) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(contents)
+    with pytest.raises(ModelLoadError, match=r"model\.onnx cannot be loaded by ONNX Runtime \d"):
+        Runtime(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match=r"gone\.onnx cannot be loaded"):
+        Runtime(tmp_path / "gone.onnx")
+
+
+def test_an_input_that_the_protocol_cannot_carry_is_named(models: Path) -> None:
+    made = onnx_models.model(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])],
+        {"x": (onnx.TensorProto.BFLOAT16, ["batch", 2])},
+        {"y": (onnx.TensorProto.BFLOAT16, ["batch", 2])},
+    )
+    with pytest.raises(ModelLoadError, match=r"model\.onnx: 'x' is a tensor\(bfloat16\), which the Open Inference"):
+        Runtime(onnx_models.publish(models, "m", made))
+
+
+@pytest.mark.parametrize("labels", ["[", '"abc"', "5"])
+def test_bad_labels_are_named(models: Path, labels: str) -> None:
+    file = onnx_models.publish(models, "m", onnx_models.classifier(labels=labels))
+    with pytest.raises(ModelLoadError, match=r"model\.onnx: hangtag\.labels is not"):
+        Runtime(file)
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
+def test_asking_a_cpu_build_for_cuda_is_an_error_that_says_how_to_get_it() -> None:
+    with pytest.raises(ModelLoadError, match=r"CUDA was asked for and this ONNX Runtime has only .*hangtag\[gpu\]"):
+        Runtime(LSTM, provider="cuda")
+    assert Runtime(LSTM, provider="auto").provider == "CPUExecutionProvider"
+
+
+def test_a_batch_that_fails_says_so_in_the_runtimes_words(models: Path) -> None:
+    runtime = Runtime(onnx_models.publish(models, "m", onnx_models.gather()))
+    with pytest.raises(InferenceError, match=r"ONNX Runtime failed: .*idx=99 must be within"):
+        runtime.run({"index": np.array([1, 99])})
+    assert runtime.run({"index": np.array([3])})["value"].tolist() == [30]
+
+
+@pytest.mark.parametrize(
+    "name", ["classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "gather", "recurrent"]
+)
+def test_every_kind_of_model_warms_up(models: Path, name: str) -> None:
+    runtime = Runtime(onnx_models.publish(models, name, getattr(onnx_models, name)()))
+    sizes: list[int] = []
+    run = runtime.run
+
+    def noting(inputs: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> object:
+        sizes.append(next(iter(inputs.values())).shape[0])
+        return run(inputs)
+
+    runtime.run = noting  # type: ignore[assignment, method-assign]
+    runtime.warm_up([1, 7])
+    assert sizes == ([1, 7] if runtime.signature.batched else [4])
+
+
+def fails_below(least: int, shape: onnx_models.Shape) -> onnx.ModelProto:
+    """A model that looks its own input's last size up in a table that begins at ``least``."""
+    make = onnx.helper.make_node
+    return onnx_models.model(
+        [
+            make("Shape", ["x"], ["size"], start=-1),
+            make("Sub", ["size", "least"], ["place"]),
+            make("Abs", ["place"], ["distance"]),
+            make("Sub", ["distance", "place"], ["below"]),  # 0 from ``least`` on
+            make("Gather", ["table", "below"], ["zero"]),
+            make("Add", ["x", "zero"], ["y"]),
+        ],
+        {"x": (onnx.TensorProto.FLOAT, shape)},
+        {"y": (onnx.TensorProto.FLOAT, shape)},
+        {"least": np.array([least], np.int64), "table": np.zeros(1, np.float32)},
+    )
+
+
+def test_a_model_that_loads_but_cannot_compute_is_named(models: Path) -> None:
+    runtime = Runtime(onnx_models.publish(models, "m", fails_below(5, ["batch", 4])))
+    with pytest.raises(ModelLoadError, match=r"model\.onnx loads, but fails on zeros \(x \[8, 4\]\): ONNX Runtime"):
+        runtime.warm_up([8])
+
+
+def test_a_guessed_size_that_is_too_small_condemns_no_model(models: Path) -> None:
+    runtime = Runtime(onnx_models.publish(models, "m", fails_below(4, ["batch", "length"])))
+    with pytest.raises(InferenceError):
+        runtime.run({"x": np.ones((1, 1), np.float32)})
+    runtime.warm_up([1])
+    assert runtime.run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[1] * 4]
+
+
+def test_telemetry_is_off_before_onnx_runtime_is_imported() -> None:
+    code = (
+        "import builtins, os\n"
+        "os.environ.pop('ORT_DISABLE_TELEMETRY', None)\n"
+        "imported = builtins.__import__\n"
+        "seen = []\n"
+        "def noting(name, *rest, **more):\n"
+        "    if name == 'onnxruntime' and not seen:\n"
+        "        seen.append(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
+        "    return imported(name, *rest, **more)\n"
+        "builtins.__import__ = noting\n"
+        "import serving.server.runtime\n"
+        "print(seen)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "['1']"

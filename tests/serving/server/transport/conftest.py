@@ -1,0 +1,38 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.server.config import ServerConfig
+from tests import onnx_models
+from tests.serving.server.transport.live import LiveServer
+
+SHIPPED = Path(__file__).parents[4] / "models"
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One model of every kind, and the shipped lstm."""
+    models = tmp_path_factory.mktemp("models")
+    for name in (
+        *("classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "gather", "recurrent"),
+        "not_a_batch_axis",
+    ):
+        onnx_models.publish(models, name, getattr(onnx_models, name)())
+    onnx_models.publish(models, "classifier", onnx_models.classifier(), version=12)
+    (models / "lstm").symlink_to(SHIPPED / "lstm")
+    return models
+
+
+@pytest.fixture(scope="session")
+def live(repository: Path) -> Iterator[LiveServer]:
+    """A real server of the whole repository, for tests that leave it as it was."""
+    with LiveServer(ServerConfig(models=repository, port=0, max_batch_size=16, max_queue_size=64)) as server:
+        yield server
+
+
+@pytest.fixture
+def own(repository: Path) -> Iterator[LiveServer]:
+    """A server of this test alone: a queue of 4, batches of 4, one instance."""
+    with LiveServer(ServerConfig(models=repository, port=0, max_batch_size=4, max_queue_size=4)) as server:
+        yield server

@@ -1,0 +1,148 @@
+"""A real server on a free port, with a real channel to it, and a gate that makes its instances wait."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from protos import classifier_pb2_grpc, inference_pb2_grpc, tensors
+from protos import inference_pb2 as pb
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from serving.server.model import ServedModel
+
+TIMEOUT = 30.0
+Array = npt.NDArray[Any]
+
+
+class Gate:
+    """Holds back a model's runtime until it is opened, and tells of every entry that is queued or cancelled."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self._opened = threading.Event()
+        self._entered = threading.Semaphore(0)
+        self._queued = threading.Semaphore(0)
+        self._cancelled = threading.Semaphore(0)
+        self.batch_sizes: list[int] = []
+        run = model.runtime.run
+
+        def held_back(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            self.batch_sizes.append(len(next(iter(inputs.values()))))
+            self._entered.release()
+            assert self._opened.wait(TIMEOUT)
+            return run(inputs)
+
+        model.runtime.run = held_back  # type: ignore[method-assign]
+        model.batcher.put = _then(model.batcher.put, self._queued.release)  # type: ignore[method-assign]
+        model.batcher.cancel = _then(model.batcher.cancel, self._cancelled.release)  # type: ignore[method-assign]
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def wait_until_computing(self) -> None:
+        assert self._entered.acquire(timeout=TIMEOUT)
+
+    def wait_until_queued(self, count: int = 1) -> None:
+        assert all(self._queued.acquire(timeout=TIMEOUT) for _ in range(count))
+
+    def wait_until_cancelled(self, count: int = 1) -> None:
+        assert all(self._cancelled.acquire(timeout=TIMEOUT) for _ in range(count))
+
+
+def _then(method: Callable[..., Any], after: Callable[[], None]) -> Callable[..., Any]:
+    def both(*arguments: Any) -> Any:
+        result = method(*arguments)
+        after()
+        return result
+
+    return both
+
+
+class LiveServer:
+    """The server and every stub of it."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.server = Server(config)
+
+    def connect(self) -> grpc.Channel:
+        return grpc.insecure_channel(self.server.address)
+
+    def __enter__(self) -> "LiveServer":
+        self.server.start()
+        self.channel = self.connect()
+        self.inference = inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+        self.classifier = classifier_pb2_grpc.ClassifierStub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.channel.close()
+        self.server.stop(grace=0)
+
+    def model(self, name: str) -> ServedModel:
+        return self.server._engine.model(name)
+
+    @contextmanager
+    def gate(self, name: str) -> Iterator[Gate]:
+        gate = Gate(self.model(name))
+        try:
+            yield gate
+        finally:
+            gate.open()
+
+    def infer(self, request: pb.ModelInferRequest) -> dict[str, Array]:
+        return outputs(self.inference.ModelInfer(request, timeout=TIMEOUT))
+
+    def statistics(self, name: str) -> pb.ModelStatistics:
+        told = self.inference.ModelStatistics(pb.ModelStatisticsRequest(name=name), timeout=TIMEOUT)
+        statistics: pb.ModelStatistics
+        (statistics,) = told.model_stats
+        return statistics
+
+
+def request(model: str, **inputs: Array) -> pb.ModelInferRequest:
+    """A request with raw contents."""
+    return pb.ModelInferRequest(
+        model_name=model,
+        inputs=[
+            pb.ModelInferRequest.InferInputTensor(name=name, datatype=tensors.datatype_of(array), shape=array.shape)
+            for name, array in inputs.items()
+        ],
+        raw_input_contents=[tensors.to_raw(array) for array in inputs.values()],
+    )
+
+
+def outputs(response: pb.ModelInferResponse) -> dict[str, Array]:
+    return {
+        output.name: tensors.from_raw(output.datatype, output.shape, raw)
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+
+
+def number(value: float) -> Array:
+    """One sample for ``free_axis``, which answers with its sum."""
+    return np.array([[value]], np.float32)
+
+
+def index(*values: int) -> Array:
+    """Samples for ``gather``, which answers with ten times each; 99 fails the batch."""
+    return np.array(values, np.int64)
+
+
+def failure(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
+    """The status and the message that a call ends with."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        return error.code(), error.details() or ""
+    raise AssertionError("the call succeeded")
+
+
+def status_of(health: health_pb2_grpc.HealthStub, service: str) -> str:
+    response = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT)
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))

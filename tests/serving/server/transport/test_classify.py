@@ -1,0 +1,175 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from protos import classifier_pb2 as pb
+from serving.server.config import ServerConfig
+from tests import onnx_models
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
+
+GARMENTS = Path(__file__).parents[4] / "examples/garments"
+PIXELS = np.random.default_rng(5).integers(0, 256, (28, 28), dtype=np.uint8)
+RAW = pb.RawImage(height=28, width=28, pixels=PIXELS.tobytes())
+
+
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def classify(live: LiveServer, **fields: Any) -> pb.ClassifyResponse:
+    sent = pb.ClassifyRequest(**{"model_name": "classifier", **fields})
+    response: pb.ClassifyResponse = live.classifier.Classify(sent, timeout=TIMEOUT)
+    return response
+
+
+def probabilities(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    logits = onnx_models.logits_of(pixels[np.newaxis])[0]
+    exponents = np.exp(logits - logits.max())
+    result: np.ndarray[Any, np.dtype[np.float32]] = exponents / exponents.sum()
+    return result
+
+
+def assert_is_the_best_of(response: pb.ClassifyResponse, expected: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    best = np.argsort(-expected)[: len(response.labels)]
+    assert [score.index for score in response.labels] == best.tolist()
+    assert [score.label for score in response.labels] == [onnx_models.LABELS[place] for place in best]
+    np.testing.assert_allclose([score.probability for score in response.labels], expected[best], rtol=1e-3)
+
+
+@pytest.mark.parametrize("image", [{"raw": RAW}, {"encoded": png(Image.fromarray(PIXELS))}], ids=["raw", "encoded"])
+def test_the_most_probable_labels_come_first(live: LiveServer, image: dict[str, Any]) -> None:
+    response = classify(live, **image)
+    assert (response.model_name, response.model_version) == ("classifier", "12")
+    assert len(response.labels) == 3
+    assert_is_the_best_of(response, probabilities(PIXELS))
+
+
+def test_the_answer_says_what_it_cost(live: LiveServer) -> None:
+    timings = classify(live, encoded=png(Image.fromarray(PIXELS))).timings
+    assert timings.preprocess_ns > 0
+    assert timings.compute_ns > 0
+    assert timings.batch_size == 1
+
+
+@pytest.mark.parametrize(("top_k", "count"), [(0, 3), (1, 1), (10, 10), (11, 10), (2**32 - 1, 10)])
+def test_top_k(live: LiveServer, top_k: int, count: int) -> None:
+    response = classify(live, raw=RAW, top_k=top_k)
+    assert len(response.labels) == count
+    assert_is_the_best_of(response, probabilities(PIXELS))
+
+
+@pytest.mark.parametrize("path", sorted(GARMENTS.glob("*-1.png")), ids=lambda path: path.stem)
+def test_the_shipped_model_on_the_shipped_garments(live: LiveServer, path: Path) -> None:
+    response = classify(live, model_name="lstm", encoded=path.read_bytes(), top_k=10)
+    pixels = np.asarray(Image.open(path))[np.newaxis]
+    expected = live.infer(request("lstm", image=pixels))["probabilities"][0]
+    assert {score.label: score.probability for score in response.labels} == pytest.approx(
+        dict(zip(live.model("lstm").signature.labels, expected.tolist(), strict=True)), rel=1e-4
+    )
+
+
+def test_a_photo_is_converted(live: LiveServer) -> None:
+    photo = Image.new("RGB", (300, 400), "white")
+    photo.paste("black", (100, 100, 200, 300))
+    shirt = np.zeros((28, 28), np.uint8)
+    response = classify(live, encoded=png(photo))
+    assert response.timings.preprocess_ns > 0
+    assert [score.index for score in response.labels] != np.argsort(-probabilities(shirt))[:3].tolist()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "no image in the request; set `encoded` (a PNG, JPEG or WebP file) or `raw`"),
+        ({"encoded": b""}, "the image is not a PNG, JPEG or WebP file"),
+        ({"encoded": b"GIF89a"}, "the image is not a PNG, JPEG or WebP file"),
+        ({"encoded": png(Image.fromarray(PIXELS))[:200]}, "the image cannot be decoded: "),
+        ({"raw": pb.RawImage()}, "raw pixels must be 28 x 28, 784 bytes; got 0 x 0 and 0 bytes"),
+        ({"raw": pb.RawImage(height=28, width=28, pixels=bytes(783))}, "got 28 x 28 and 783 bytes"),
+        ({"raw": pb.RawImage(height=14, width=56, pixels=bytes(784))}, "got 14 x 56 and 784 bytes"),
+        ({"raw": pb.RawImage(height=2**32 - 1, width=2**32 - 1)}, "got 4294967295 x 4294967295 and 0 bytes"),
+    ],
+)
+def test_what_is_no_image_is_refused(live: LiveServer, fields: dict[str, Any], message: str) -> None:
+    code, details = failure(lambda: classify(live, **fields))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert message in details
+
+
+@pytest.mark.parametrize("model", ["two_inputs", "text", "unbatched", "gather"])
+def test_a_model_that_is_no_classifier_says_what_to_call(live: LiveServer, model: str) -> None:
+    code, message = failure(lambda: classify(live, model_name=model, raw=RAW))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert message.startswith(f"'{model}' is not a classifier of pictures")
+    assert message.endswith("call it with ModelInfer")
+
+
+@pytest.mark.parametrize("labels", ["[]", '["too", "few"]'])
+def test_labels_that_do_not_fit_make_no_classifier(tmp_path: Path, labels: str) -> None:
+    onnx_models.publish(tmp_path, "m", onnx_models.classifier(labels=labels))
+    with LiveServer(ServerConfig(models=tmp_path, port=0)) as live:
+        code, message = failure(lambda: classify(live, model_name="m", raw=RAW))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "is not a classifier of pictures" in message
+
+
+def test_half_precision_probabilities_are_read_as_well(tmp_path: Path) -> None:
+    made = onnx_models.model(
+        [
+            onnx.helper.make_node("Cast", ["image"], ["halves"], to=onnx.TensorProto.FLOAT16),
+            onnx.helper.make_node("Reshape", ["halves", "shape"], ["probabilities"]),
+        ],
+        {"image": (onnx.TensorProto.UINT8, ["batch", 1, 2])},
+        {"probabilities": (onnx.TensorProto.FLOAT16, ["batch", 2])},
+        {"shape": np.array([-1, 2], np.int64)},
+        {"hangtag.labels": '["no", "yes"]'},
+    )
+    onnx_models.publish(tmp_path, "m", made)
+    with LiveServer(ServerConfig(models=tmp_path, port=0)) as live:
+        response = classify(live, model_name="m", raw=pb.RawImage(height=1, width=2, pixels=b"\1\3"))
+        assert [(score.label, score.probability) for score in response.labels] == [("yes", 3), ("no", 1)]
+
+
+def test_unknown_models_and_versions_are_not_found(live: LiveServer) -> None:
+    for fields in ({"model_name": "nobody"}, {"model_version": "1"}):
+        assert failure(lambda f=fields: classify(live, raw=RAW, **f))[0] is grpc.StatusCode.NOT_FOUND  # type: ignore[misc]
+
+
+def test_a_classification_shares_a_batch_with_inferences(own: LiveServer) -> None:
+    with own.gate("classifier") as gate:
+        images = PIXELS[np.newaxis]
+        first = own.inference.ModelInfer.future(request("classifier", image=images), timeout=TIMEOUT)
+        gate.wait_until_queued()
+        gate.wait_until_computing()
+        joined = own.inference.ModelInfer.future(request("classifier", image=255 - images), timeout=TIMEOUT)
+        sent = pb.ClassifyRequest(model_name="classifier", raw=RAW)
+        classified = own.classifier.Classify.future(sent, timeout=TIMEOUT)
+        gate.wait_until_queued(2)
+        gate.open()
+        assert first.result()
+        assert joined.result()
+        assert classified.result().timings.batch_size == 2
+        assert_is_the_best_of(classified.result(), probabilities(PIXELS))
+
+
+def test_a_full_queue_and_a_late_call_have_the_same_status_as_everywhere(own: LiveServer) -> None:
+    with own.gate("classifier") as gate:
+        sent = request("classifier", image=PIXELS[np.newaxis])
+        calls = [own.inference.ModelInfer.future(sent, timeout=TIMEOUT)]
+        gate.wait_until_queued()
+        gate.wait_until_computing()
+        calls += [own.inference.ModelInfer.future(sent, timeout=TIMEOUT) for _ in range(4)]
+        gate.wait_until_queued(4)
+        assert failure(lambda: classify(own, raw=RAW))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert failure(lambda: classify(own, model_name="gather", raw=RAW))[0] is grpc.StatusCode.INVALID_ARGUMENT
+        gate.open()
+        assert all(call.result() for call in calls)
+    assert own.infer(request("gather", index=index(1)))["value"].tolist() == [10]

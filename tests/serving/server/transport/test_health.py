@@ -1,0 +1,172 @@
+"""From listening to the end: what health, and everybody who asks meanwhile, is told."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from protos import inference_pb2 as pb
+from protos import inference_pb2_grpc
+from serving.server import engine
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from serving.server.errors import ModelLoadError, StartError
+from serving.server.runtime import Runtime
+from tests import onnx_models
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, outputs, request, status_of
+
+SERVICES = ("", "inference.GRPCInferenceService", "hangtag.v1.Classifier")
+States = Iterator[Any]
+
+
+def watch(health: health_pb2_grpc.HealthStub, service: str) -> States:
+    """The states that a Watch tells, by name."""
+    for response in health.Watch(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT):
+        yield health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    return tmp_path
+
+
+def test_health_while_it_serves(live: LiveServer) -> None:
+    for service in (*SERVICES, "classifier", "lstm"):
+        assert status_of(live.health, service) == "SERVING"
+    assert failure(lambda: status_of(live.health, "nobody"))[0] is grpc.StatusCode.NOT_FOUND
+    assert next(watch(live.health, "nobody")) == "SERVICE_UNKNOWN"
+
+
+def test_a_whole_life(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loading, may_load = threading.Event(), threading.Event()
+
+    class SlowRuntime(Runtime):
+        def __init__(self, path: Path, **options: Any) -> None:
+            loading.set()
+            assert may_load.wait(TIMEOUT)
+            super().__init__(path, **options)
+
+    monkeypatch.setattr(engine, "Runtime", SlowRuntime)
+    server = Server(ServerConfig(models=models, port=0))
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    assert loading.wait(TIMEOUT)
+    with grpc.insecure_channel(server.address) as channel:
+        inference = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        health = health_pb2_grpc.HealthStub(channel)
+
+        # It listens and loads.
+        watched = {service: watch(health, service) for service in (*SERVICES, "gather")}
+        for service in SERVICES:
+            assert status_of(health, service) == next(watched[service]) == "NOT_SERVING"
+        assert next(watched["gather"]) == "SERVICE_UNKNOWN"
+        assert inference.ServerLive(pb.ServerLiveRequest()).live
+        assert not inference.ServerReady(pb.ServerReadyRequest()).ready
+        assert not inference.ModelReady(pb.ModelReadyRequest(name="gather")).ready
+        assert list(inference.RepositoryIndex(pb.RepositoryIndexRequest()).models) == []
+        code, message = failure(lambda: inference.ModelInfer(request("gather", index=index(1))))
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert message.startswith("the models are being loaded; wait until the server is ready")
+
+        # It serves.
+        may_load.set()
+        for service in (*SERVICES, "gather"):
+            assert next(watched[service]) == "SERVING"
+        starting.join(TIMEOUT)
+        assert inference.ServerReady(pb.ServerReadyRequest()).ready
+        assert inference.ModelReady(pb.ModelReadyRequest(name="gather")).ready
+        assert outputs(inference.ModelInfer(request("gather", index=index(1))))["value"].tolist() == [10]
+
+        # It stops: no stream holds it up, and each is told before it ends.
+        stopping = threading.Thread(target=server.stop, args=(3600,))
+        stopping.start()
+        for service in (*SERVICES, "gather"):
+            assert list(watched[service]) == ["NOT_SERVING"]
+        stopping.join(TIMEOUT)
+        assert not stopping.is_alive()
+        assert failure(lambda: inference.ServerLive(pb.ServerLiveRequest()))[0] is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_call_in_flight_is_finished_before_the_end(repository: Path) -> None:
+    with LiveServer(ServerConfig(models=repository, port=0)) as live, live.gate("gather") as gate:
+        told = watch(live.health, "gather")
+        assert next(told) == "SERVING"
+        calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(3)]
+        gate.wait_until_queued(3)
+        gate.wait_until_computing()
+        refusing = threading.Event()
+        grpc_server = live.server._transport._server
+        stop = grpc_server.stop
+
+        def stop_and_tell(grace: float) -> threading.Event:
+            stopped = stop(grace)
+            refusing.set()
+            return stopped
+
+        grpc_server.stop = stop_and_tell  # type: ignore[method-assign,assignment]
+        stopping = threading.Thread(target=live.server.stop, args=(3600,))
+        stopping.start()
+        assert list(told) == ["NOT_SERVING"]
+        assert refusing.wait(TIMEOUT)
+        with live.connect() as another:
+            stub = inference_pb2_grpc.GRPCInferenceServiceStub(another)
+            assert failure(lambda: stub.ServerLive(pb.ServerLiveRequest()))[0] is grpc.StatusCode.UNAVAILABLE
+        assert stopping.is_alive()
+        gate.open()
+        assert [outputs(call.result())["value"].tolist() for call in calls] == [[10]] * 3
+        stopping.join(TIMEOUT)
+        assert not stopping.is_alive()
+
+
+def test_calls_that_outlast_the_grace_are_given_up(repository: Path) -> None:
+    with LiveServer(ServerConfig(models=repository, port=0)) as live, live.gate("gather") as gate:
+        call = live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)
+        gate.wait_until_computing()
+        stopping = threading.Thread(target=live.server.stop, args=(0,))
+        stopping.start()
+        assert call.exception(TIMEOUT).code() is grpc.StatusCode.UNAVAILABLE
+        gate.open()
+        stopping.join(TIMEOUT)
+        assert not stopping.is_alive()
+
+
+def test_a_watch_that_its_caller_ended_is_forgotten(own: LiveServer) -> None:
+    call = own.health.Watch(health_pb2.HealthCheckRequest(service=""), timeout=TIMEOUT)
+    assert next(call).status == health_pb2.HealthCheckResponse.SERVING
+    call.cancel()
+    own.server.stop(grace=3600)
+
+
+def test_a_server_that_cannot_load_leaves_its_port(models: Path) -> None:
+    (models / "broken/1").mkdir(parents=True)
+    (models / "broken/1/model.onnx").write_bytes(b"nonsense")
+    server = Server(ServerConfig(models=models, port=0))
+    with pytest.raises(ModelLoadError, match=r"broken/1/model\.onnx cannot be loaded"):
+        server.start()
+    (models / "broken/1/model.onnx").unlink()
+    (models / "broken/1").rmdir()
+    (models / "broken").rmdir()
+    with Server(ServerConfig(models=models, port=server.port)) as again:
+        assert again.port == server.port
+
+
+def test_a_port_in_use_is_an_error_that_names_it(live: LiveServer, models: Path) -> None:
+    server = Server(ServerConfig(models=models, port=live.server.port))
+    with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{live.server.port}: another program has"):
+        server.start()
+
+
+def test_an_address_that_is_not_this_machines_is_an_error(models: Path) -> None:
+    with pytest.raises(StartError, match=r"cannot listen on 192\.0\.2\.1:8001"):
+        Server(ServerConfig(models=models, host="192.0.2.1")).start()
+
+
+def test_it_listens_on_version_6_addresses(models: Path) -> None:
+    with LiveServer(ServerConfig(models=models, host="::1", port=0)) as live:
+        assert live.server.address.startswith("[::1]:")
+        assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]

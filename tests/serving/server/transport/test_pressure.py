@@ -1,0 +1,156 @@
+"""What happens while every instance is busy: a full queue, late and cancelled calls, a batch that fails."""
+
+import time
+from typing import Any
+
+import grpc
+import pytest
+
+from protos import inference_pb2 as pb
+from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, outputs, request
+
+VICTIMS = pytest.mark.parametrize("victim", [0, 1, 2], ids=["first", "middle", "last"])
+
+
+def ask(own: LiveServer, gate: Gate, value: int, *, timeout: float | None = TIMEOUT, channel: Any = None) -> Any:
+    """A call that is in the queue when this returns."""
+    method = own.inference.ModelInfer
+    if channel is not None:
+        method = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelInferResponse.FromString,
+        )
+    call = method.future(request("gather", index=index(value)), timeout=timeout)
+    gate.wait_until_queued()
+    return call
+
+
+def occupy(own: LiveServer, gate: Gate) -> Any:
+    """A call that the only instance is computing."""
+    call = ask(own, gate, 0)
+    gate.wait_until_computing()
+    return call
+
+
+def value_of(call: Any) -> float:
+    (value,) = outputs(call.result())["value"].tolist()
+    return float(value)
+
+
+def test_a_full_queue_refuses_at_once_and_keeps_what_it_took(own: LiveServer) -> None:
+    with own.gate("gather") as gate:
+        computing = occupy(own, gate)
+        waiting = [ask(own, gate, value) for value in (0, 1, 2, 3)]
+        code, message = failure(lambda: own.infer(request("gather", index=index(1))))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert message.startswith("4 requests are waiting, as many as the queue holds; try again later")
+        assert own.infer(request("unbatched", x=index(1, 2, 3, 4).astype("f4")))  # another model has its own queue
+        gate.open()
+        assert [value_of(call) for call in (computing, *waiting)] == [0, 0, 10, 20, 30]
+        assert gate.batch_sizes == [1, 4]
+    assert own.statistics("gather").inference_count == 5
+
+
+@VICTIMS
+def test_a_cancelled_call_costs_nothing_and_its_neighbours_are_answered(own: LiveServer, victim: int) -> None:
+    with own.gate("gather") as gate:
+        computing = occupy(own, gate)
+        calls = [ask(own, gate, value) for value in (1, 2, 3)]
+        calls.pop(victim).cancel()
+        gate.wait_until_cancelled()
+        gate.open()
+        expected = [10.0, 20.0, 30.0]
+        del expected[victim]
+        assert [value_of(call) for call in calls] == expected
+        assert value_of(computing) == 0
+        assert gate.batch_sizes == [1, 2]
+    told = own.statistics("gather")
+    assert (told.inference_count, told.execution_count, told.inference_stats.fail.count) == (3, 2, 0)
+
+
+@VICTIMS
+def test_a_late_call_is_not_computed_and_its_neighbours_are_answered(own: LiveServer, victim: int) -> None:
+    with own.gate("gather") as gate:
+        computing = occupy(own, gate)
+        calls = [ask(own, gate, value, timeout=0.5 if value == victim else TIMEOUT) for value in range(3)]
+        assert calls.pop(victim).exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        gate.wait_until_cancelled()
+        gate.open()
+        assert [value_of(call) for call in calls] == [10.0 * value for value in range(3) if value != victim]
+        assert value_of(computing) == 0
+        assert gate.batch_sizes == [1, 2]
+    assert own.statistics("gather").inference_count == 3
+
+
+@VICTIMS
+def test_the_callers_deadline_travels_with_the_request(own: LiveServer, victim: int) -> None:
+    with own.gate("gather") as gate:
+        computing = occupy(own, gate)
+        calls = [ask(own, gate, value, timeout=TIMEOUT if value == victim else None) for value in range(3)]
+        own.model("gather").batcher._clock = lambda: time.monotonic() + 2 * TIMEOUT
+        gate.open()
+        late = calls.pop(victim).exception()  # the caller's own clock has not run out
+        assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert late.details() == "the deadline passed while the request was waiting; nothing was computed"
+        assert [value_of(call) for call in calls] == [10.0 * value for value in range(3) if value != victim]
+        assert value_of(computing) == 0
+        assert gate.batch_sizes == [1, 2]
+
+
+def test_a_caller_that_disconnects_takes_nobody_along(own: LiveServer) -> None:
+    with own.gate("gather") as gate:
+        computing = occupy(own, gate)
+        with own.connect() as lost:
+            gone = [ask(own, gate, value, channel=lost) for value in (1, 2)]
+            stays = ask(own, gate, 3)
+        gate.wait_until_cancelled(2)
+        gate.open()
+        assert [value_of(call) for call in (computing, stays)] == [0, 30]
+        assert all(call.exception().code() is grpc.StatusCode.CANCELLED for call in gone)
+        assert gate.batch_sizes == [1, 1]
+
+
+def test_a_call_that_is_cancelled_while_it_is_computed_takes_nobody_along(own: LiveServer) -> None:
+    with own.gate("gather") as gate:
+        computing = occupy(own, gate)
+        computing.cancel()
+        gate.wait_until_cancelled()
+        waiting = ask(own, gate, 2)
+        gate.open()
+        assert value_of(waiting) == 20
+    assert own.infer(request("gather", index=index(3)))["value"].tolist() == [30]
+
+
+def test_cancelling_makes_room_in_the_queue(own: LiveServer) -> None:
+    with own.gate("gather") as gate:
+        occupy(own, gate)
+        waiting = [ask(own, gate, value) for value in (0, 1, 2, 3)]
+        waiting[1].cancel()
+        gate.wait_until_cancelled()
+        late_comer = ask(own, gate, 1)
+        gate.open()
+        assert value_of(late_comer) == 10
+
+
+@VICTIMS
+def test_a_failed_batch_fails_alone(own: LiveServer, victim: int) -> None:
+    with own.gate("gather") as gate:
+        computing = occupy(own, gate)
+        calls = [ask(own, gate, 99 if place == victim else place) for place in range(3)]
+        ask(own, gate, 3).cancel()
+        gate.wait_until_cancelled()
+        gate.open()
+        assert value_of(computing) == 0
+        for call in calls:
+            assert call.exception().code() is grpc.StatusCode.INTERNAL
+            assert call.exception().details().startswith("ONNX Runtime failed: ")
+        assert value_of(ask(own, gate, 3)) == 30
+    told = own.statistics("gather")
+    assert (told.inference_stats.success.count, told.inference_stats.fail.count) == (2, 3)
+
+
+def test_a_call_whose_deadline_has_passed_already_is_refused(own: LiveServer) -> None:
+    code, _ = failure(lambda: own.inference.ModelInfer(request("gather", index=index(1)), timeout=1e-6))
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert own.statistics("gather").inference_count == 0
