@@ -37,8 +37,8 @@ def table(shipped: Sequence[ShippedModel], results: dict[str, Any]) -> list[str]
             f"| {_ms(alone['latency']['p50'])} / {_ms(alone['latency']['p99'])} "
             f"| {loaded['throughput']:,.0f} calls/s, {_ms(loaded['latency']['p99'])} |"
         )
-    environment = results["environment"]
-    machine = ", ".join(f"{key} {value}" for key, value in environment.items())
+    told = ("CPU", "CPUs usable", "Python", "hangtag", "grpcio")
+    machine = ", ".join(f"{key} {results['environment'][key]}" for key in told)
     return [
         *lines,
         "",

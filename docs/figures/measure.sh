@@ -11,7 +11,7 @@ SERVE_PID=$!
 trap 'kill -TERM $SERVE_PID 2>/dev/null; wait $SERVE_PID || true' EXIT
 "$BIN/hangtag" health --server "127.0.0.1:$PORT" --wait 60
 "$BIN/hangtag" loadtest lstm lstm2 cnn --server "127.0.0.1:$PORT" --images examples/garments \
-    --min-duration 10 --json docs/figures/loadtest.json --html reports/figures.html
+    --min-duration 6 --json docs/figures/loadtest.json --html reports/figures.html
 if command -v chromium >/dev/null; then
     chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1500 \
         --screenshot=docs/images/report.png "file://$PWD/reports/figures.html" 2>/dev/null

@@ -41,27 +41,27 @@ class ServerConfig:
         ),
     )
     instances: int = field(
-        default=1, metadata=_option(click.IntRange(min=1), "How many batches of one model may be computed at once.")
+        default=1, metadata=_option(click.IntRange(1, 64), "How many batches of one model may be computed at once.")
     )
     intra_op_threads: int = field(
         default=0,
         metadata=_option(
-            click.IntRange(min=0), "ONNX Runtime's threads per instance. 0: the CPUs this process may use / instances."
+            click.IntRange(0, 256), "ONNX Runtime's threads per instance. 0: the CPUs this process may use / instances."
         ),
     )
     max_batch_size: int = field(
-        default=64, metadata=_option(click.IntRange(min=1), "The most samples computed together, and in one request.")
+        default=64, metadata=_option(click.IntRange(1, 4096), "The most samples computed together, and in one request.")
     )
     max_queue_size: int = field(
         default=256,
         metadata=_option(
-            click.IntRange(min=1), "The most requests waiting per model; one more gets RESOURCE_EXHAUSTED at once."
+            click.IntRange(1, 4096), "The most requests waiting per model; one more gets RESOURCE_EXHAUSTED at once."
         ),
     )
     max_queue_delay_microseconds: int = field(
         default=0,
         metadata=_option(
-            click.IntRange(min=0),
+            click.IntRange(0, 10_000_000),
             "How long the oldest waiting request may be held back to fill a batch. 0: never held back.",
         ),
     )

@@ -10,7 +10,7 @@ from protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference
 from serving.server.engine import Engine
 from serving.server.errors import StartError
 from serving.server.transport.classifier_service import ClassifierService
-from serving.server.transport.health_service import HealthService
+from serving.server.transport.health_service import MAX_WATCHES, HealthService
 from serving.server.transport.inference_service import InferenceService
 from serving.server.transport.reflection import add_reflection
 from serving.server.transport.status import RefusesMalformedMessages
@@ -29,7 +29,7 @@ class GrpcServer:
         self._engine = engine
         config = engine.config
         # On this path a call holds its thread until it is answered, so there are as many as may wait and be computed.
-        threads = config.max_queue_size + config.max_batch_size * config.instances + _SPARE_THREADS
+        threads = config.max_queue_size + config.max_batch_size * config.instances + MAX_WATCHES + _SPARE_THREADS
         message_bytes = config.max_message_mib * 1024 * 1024
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc"),

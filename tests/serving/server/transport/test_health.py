@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from serving.server.app import Server
 from serving.server.config import ServerConfig
 from serving.server.errors import ModelLoadError, StartError
 from serving.server.runtime import Runtime
+from serving.server.transport.health_service import MAX_WATCHES
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, outputs, request, status_of
 
@@ -135,11 +137,40 @@ def test_calls_that_outlast_the_grace_are_given_up(repository: Path) -> None:
         assert not stopping.is_alive()
 
 
-def test_a_watch_that_its_caller_ended_is_forgotten(own: LiveServer) -> None:
-    call = own.health.Watch(health_pb2.HealthCheckRequest(service=""), timeout=TIMEOUT)
-    assert next(call).status == health_pb2.HealthCheckResponse.SERVING
-    call.cancel()
+def test_callers_who_leave_their_watches_stop_nobody(own: LiveServer) -> None:
+    def come_and_go() -> None:
+        with own.connect() as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            for _ in range(50):
+                call = health.Watch(health_pb2.HealthCheckRequest(service=""), timeout=TIMEOUT)
+                assert next(call).status == health_pb2.HealthCheckResponse.SERVING
+                call.cancel()
+
+    with futures.ThreadPoolExecutor(8) as pool:
+        for caller in [pool.submit(come_and_go) for _ in range(8)]:
+            caller.result(TIMEOUT)
+    assert status_of(own.health, "") == "SERVING"
     own.server.stop(grace=3600)
+
+
+def test_there_are_only_so_many_watches_and_one_that_ends_makes_room(own: LiveServer) -> None:
+    service = own.server._transport._health
+    calls = [own.health.Watch(health_pb2.HealthCheckRequest(service=""), timeout=TIMEOUT) for _ in range(MAX_WATCHES)]
+    assert all(next(call).status == health_pb2.HealthCheckResponse.SERVING for call in calls)
+    code, message = failure(lambda: next(watch(own.health, "")))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert message == f"{MAX_WATCHES} Watch streams are open; poll with Check instead"
+    assert status_of(own.health, "") == "SERVING"
+    assert own.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+
+    with service._changed:
+        before = service._watches
+        calls[0].cancel()
+        assert service._changed.wait_for(lambda: service._watches < before, TIMEOUT)
+    assert next(watch(own.health, "")) == "SERVING"
+    own.server.stop(grace=3600)
+    for call in calls[1:]:
+        assert [response.status for response in call] == [health_pb2.HealthCheckResponse.NOT_SERVING]
 
 
 def test_a_server_that_cannot_load_leaves_its_port(models: Path) -> None:

@@ -1,0 +1,107 @@
+"""The README's examples run as they stand, and the documents' figures are those of the files they speak of."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from export.model_report import page
+from export.readme_table import BEGIN, END, table
+from export.shipped import read_all
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PEERS = ROOT / ".venv-peers" / "bin"
+DEFAULT_ADDRESS = "127.0.0.1:8001"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with Server(ServerConfig(models=ROOT / "models", port=0, provider="cpu")) as server:
+        yield server.address
+
+
+def example(language: str, containing: str) -> str:
+    """The one fenced block of this language in the README that contains this text."""
+    blocks = [block for block in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in block]
+    assert len(blocks) == 1, f"the README has {len(blocks)} {language} examples with {containing!r}"
+    return str(blocks[0])
+
+
+def run(command: list[str], path: str = os.environ["PATH"]) -> str:
+    finished = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def require_peers() -> None:
+    assert PEERS.is_dir(), f"{PEERS.parent} is missing: 'make test' makes it (tritonclient, perf_analyzer, grpcurl)"
+
+
+def test_the_python_example(address: str) -> None:
+    code = example("python", "from serving.client import Client").replace(DEFAULT_ADDRESS, address)
+    label, shape = run([sys.executable, "-W", "error", "-c", code]).splitlines()
+    assert re.fullmatch(r"Ankle boot (9\d|100)\.\d%", label)
+    assert shape == "(2, 10)"
+
+
+def test_the_tritonclient_example(address: str) -> None:
+    require_peers()
+    code = example("python", "tritonclient").replace(DEFAULT_ADDRESS, address)
+    assert run([str(PEERS / "python"), "-c", code]) == "(1, 10)\n"
+
+
+def test_the_grpcurl_example(address: str) -> None:
+    require_peers()
+    command = example("sh", "grpcurl").replace(DEFAULT_ADDRESS, address)
+    answer = json.loads(run(["bash", "-ec", command], path=f"{PEERS}:{os.environ['PATH']}"))
+    assert answer["labels"][0]["label"] == "Bag"
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)", README)) - {"alone"} <= targets
+    for command in set(re.findall(r"\.venv/bin/hangtag ([a-z]+)", README)):
+        run([sys.executable, "-m", "hangtag", command, "--help"])
+
+
+@pytest.mark.parametrize(
+    "document", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name
+)
+def test_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+    missing = [link for link in links if not (document.parent / link).exists()]
+    assert not missing
+
+
+def test_the_models_page_is_what_the_files_say() -> None:
+    assert (ROOT / "docs/models.md").read_text() == page(read_all(ROOT / "models")), "run 'make docs'"
+
+
+def test_the_readme_table_is_what_the_files_and_the_saved_load_test_say() -> None:
+    results = json.loads((ROOT / "docs/figures/loadtest.json").read_text())
+    assert results["valid"]
+    shown = README.partition(BEGIN)[2].partition(END)[0].strip()
+    assert shown == "\n".join(table(read_all(ROOT / "models"), results)), "run 'make docs'"
+
+
+@pytest.mark.parametrize(("name", "at_least"), [("lstm", 0.8996), ("lstm2", 0.9050), ("cnn", 0.9094)])
+def test_shipped_models_reach_the_study(name: str, at_least: float) -> None:
+    """The study's final validation accuracy; its recipe, on the whole training split, by this code."""
+    model = next(model for model in read_all(ROOT / "models") if model.name == name)
+    assert float(model.metadata["validation_accuracy"]) >= at_least
+    assert model.metadata["recipe"] == "study"
+    assert model.config["limit"] is None
+    assert model.config["recipe"] == {
+        "name": "study", "batch_size": 32, "epochs": 10, "learning_rate": 1e-3, "betas": [0.9, 0.999], "epsilon": 1e-7,
+    }  # fmt: skip
+    assert len(model.epochs) == 10
