@@ -11,7 +11,7 @@ MODEL ?= lstm
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports stubs unit train export serve loadtest figures docs proto dataset clean
+.PHONY: help demo test lint types imports stubs unit peers train export serve loadtest figures docs proto dataset clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,10 +37,12 @@ stubs: $(VENV)/.dev ## The checked-in stubs are what the .proto files generate
 unit: $(VENV)/.dev $(VENV)-peers/.peers dataset ## The tests alone; more with ARGS="-k batcher -x"
 	$(BIN)/pytest $(ARGS)
 
-train: $(VENV)/.dev dataset ## Train a network: make train MODEL=cnn
+peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer and grpcurl into .venv-peers
+
+train: $(VENV)/.dev ## Train a network: make train MODEL=cnn
 	$(BIN)/hangtag train $(MODEL) $(ARGS)
 
-export: $(VENV)/.dev dataset ## Publish the latest run of a network into models/: make export MODEL=cnn
+export: $(VENV)/.dev ## Publish the latest run of a network into models/: make export MODEL=cnn
 	$(BIN)/hangtag export $(MODEL) $(ARGS)
 
 serve: $(VENV)/.serve ## Serve models/ on 127.0.0.1:8001
@@ -63,7 +65,7 @@ clean: ## Remove environments, caches and reports; runs/ and models/ stay
 	rm -rf $(VENV) $(VENV)-peers reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-dataset: # The tests and training read the real data set from Debian's package
+dataset: # The tests read the real data set from Debian's package
 	@test -e $(DATASET) || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends dataset-fashion-mnist >/dev/null; \
 	else \

@@ -25,8 +25,11 @@ from training.run import Run
     show_default=True,
     help="Where RUN is looked for when it is a name.",
 )
+@click.option(
+    "--precision", type=click.Choice(["fp32"]), default="fp32", show_default=True, help="Of the published model."
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
-def export(run: str, models: Path, runs: Path, data_dir: Path | None) -> None:
+def export(run: str, models: Path, runs: Path, precision: str, data_dir: Path | None) -> None:
     """Export RUN to ONNX and publish it as the next version of its model.
 
     RUN is a run's folder, its name under --runs, or a model's name: then its latest finished run is taken. The file is
@@ -38,7 +41,7 @@ def export(run: str, models: Path, runs: Path, data_dir: Path | None) -> None:
       hangtag export runs/cnn-study-seed1        a certain run
     """
     found = Run.find(run, runs)
-    click.echo(f"exporting {found.folder}", err=True)
+    click.echo(f"exporting {found.folder} in {precision}", err=True)
     published = exporter.export(found, models, data.load_test(data_dir))
     proven = published.parity
     worst = max(proven.max_difference.values())

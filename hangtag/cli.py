@@ -40,7 +40,7 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             raise click.ClickException(
                 f"'hangtag {cmd_name}' needs the Python module {error.name!r}, which is not installed here. "
-                f"Install it with: pip install 'hangtag[{entry.extra}]'"
+                f"In the project's folder, install it with: pip install '.[{entry.extra}]'"
             ) from error
         return command
 

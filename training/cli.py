@@ -1,9 +1,12 @@
 """``hangtag train``: parse, train with a progress bar, say where the run lies."""
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import click
 import torch
@@ -35,7 +38,7 @@ from training.run import Run, RunConfig
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/MODEL-RECIPE-seedSEED]")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's number of epochs.")
 @click.option("--limit", type=click.IntRange(min=1), help="Train on the first N images only: for quick trials.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the CPUs this process may use]")
+@click.option("--threads", type=click.IntRange(1, 256), help="CPU threads.  [default: the CPUs this process may use]")
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16"]),
@@ -95,8 +98,14 @@ def train(
     _say(f"{config.run_name}: data from {dataset.source}, {config.device}, {config.threads} threads")
     finished = run.is_finished()
     try:
-        with _bars() as bars:
-            metrics = trainer.train(config, dataset, run, _progress_bar(bars, config.recipe.epochs))
+        with _bars() as bars, _interrupted_between_steps() as check:
+            show = _progress_bar(bars, config.recipe.epochs)
+
+            def report(at: trainer.Progress) -> None:
+                show(at)
+                check()
+
+            metrics = trainer.train(config, dataset, run, report)
     except KeyboardInterrupt:
         _say(
             "stopped. Give the same command again to go on from the last finished epoch"
@@ -111,6 +120,31 @@ def train(
         f"test accuracy {summary['test']['accuracy']:.2%}, {summary['parameters']:,} parameters"
     )
     _say(f"run: {run.folder}   next: hangtag export {run.folder}")
+
+
+@contextmanager
+def _interrupted_between_steps() -> Iterator[Callable[[], None]]:
+    """Yields a check that raises KeyboardInterrupt once Ctrl-C was pressed; a second Ctrl-C raises wherever it comes.
+
+    Raised anywhere, it could get lost: C code that calls back into Python may clear what was raised there.
+    """
+    asked = False
+
+    def on_interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _say(line: str) -> None:

@@ -18,7 +18,7 @@ _server = click.option(
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @click.option("--model", default="cnn", show_default=True, help="Which served model to ask.")
 @click.option("--model-version", default="", help="A certain version.  [default: the one that serves]")
 @_server

@@ -75,6 +75,10 @@ class Client:
         self, image: bytes | npt.NDArray[np.uint8], model: str, *, version: str = "", top_k: int = 3
     ) -> Classification:
         """Classify one image: the bytes of a PNG, JPEG or WebP file, or grey pixels [height, width] of its size."""
+        if not isinstance(image, bytes | np.ndarray):
+            raise TypeError(f"image is bytes or a numpy array, not {type(image).__name__}; of a path, read the bytes")
+        if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or image.ndim != 2):
+            raise TypeError(f"pixels are uint8 [height, width], not {image.dtype} {list(image.shape)}")
         request = classifier_pb2.ClassifyRequest(model_name=model, model_version=version, top_k=top_k)
         if isinstance(image, bytes):
             request.encoded = image

@@ -20,6 +20,7 @@ class Run:
 
     blocks: tuple[BlockResult, ...]
     batch_size: int
+    planned_blocks: int = 1  # fewer took place when it was stopped: then it is not VALID
 
     @cached_property
     def total(self) -> BlockResult:
@@ -51,7 +52,7 @@ class Run:
         """Why the run is INVALID, a sentence each; empty for a VALID one."""
         total = self.total
         found = []
-        if not total.finished:
+        if not total.finished or len(self.blocks) < self.planned_blocks:
             found.append(f"it ended too early, after {total.queries:,} queries in {total.window:.1f} s")
         if total.failed:
             codes = ", ".join(f"{count:,} {code}" for code, count in total.statuses.most_common() if code != OK)

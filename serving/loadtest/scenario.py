@@ -14,6 +14,7 @@ Arrivals = Literal["poisson", "constant"]
 DEFAULT_CONCURRENCIES = (1, 8, 64)
 # A default run's open loop: this share of what the slowest model reached in the closed loops, for all models alike.
 SHARE_OF_PEAK = 0.5
+MAX_RATE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class OpenLoop:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.rate) and self.rate > 0):
             raise ValueError(f"a request rate is above 0 calls/s, not {self.rate:g}")
+        if self.rate > MAX_RATE:
+            raise ValueError(f"a request rate is at most {MAX_RATE:,} calls/s, not {self.rate:g}")
 
     @property
     def kind(self) -> Literal["open loop"]:

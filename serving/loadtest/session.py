@@ -85,7 +85,9 @@ def _runs(scenario: Scenario, results: list[BlockResult]) -> tuple[Run, ...]:
         amount = load.concurrency if isinstance(load, ClosedLoop) else load.rate
         return not isinstance(load, ClosedLoop), amount, scenario.models.index(model)
 
-    return tuple(Run(tuple(grouped[key]), scenario.batch_size) for key in sorted(grouped, key=in_order))
+    return tuple(
+        Run(tuple(grouped[key]), scenario.batch_size, scenario.blocks) for key in sorted(grouped, key=in_order)
+    )
 
 
 def _slowest_peak(runs: tuple[Run, ...]) -> float:

@@ -75,9 +75,18 @@ def run(config: ServerConfig) -> None:
     for number in _SIGNALS:
         signal.signal(number, on_signal)
     server.start()
-    received = signal.Signals(asked_to_stop.get())
+    received = signal.Signals(_wait(asked_to_stop))
     log.info("stopping", signal=received.name, drain_seconds=config.drain_seconds)
     server.stop()
+
+
+def _wait(asked_to_stop: "queue.SimpleQueue[int]") -> int:
+    # A signal that the kernel gives to another thread does not wake this one, and only this one runs handlers.
+    while True:
+        try:
+            return asked_to_stop.get(timeout=0.5)
+        except queue.Empty:
+            continue
 
 
 def _end_at_once(_number: int, _frame: FrameType | None) -> None:

@@ -93,7 +93,7 @@ def _providers(provider: str) -> list[str]:
     if _PROVIDERS["cuda"] not in available:
         raise ModelLoadError(
             f"CUDA was asked for and this ONNX Runtime has only {', '.join(available)}. "
-            "Install the GPU build (pip install 'hangtag[gpu]', without onnxruntime beside it), or use --provider cpu."
+            "Install the GPU build (pip install '.[gpu]', without onnxruntime beside it), or use --provider cpu."
         )
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # CUDA's libraries may come from PyPI instead of from the system

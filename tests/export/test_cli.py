@@ -53,7 +53,7 @@ def test_it_publishes_and_says_what_was_proven(runs_dir: Path) -> None:
     """The whole command, on the whole test set."""
     result = export("older", "--runs", runs_dir)
     assert result.exit_code == 0, result.output
-    assert result.stderr == f"exporting {runs_dir / 'older'}\n"
+    assert result.stderr == f"exporting {runs_dir / 'older'} in fp32\n"
     said = re.fullmatch(
         r"published models/lstm/1: logits within \d\.\de-0\d of PyTorch at batch 1, 2, 7, 64; "
         r"test accuracy (\d+\.\d\d)%, every answer the same\n",
@@ -68,7 +68,7 @@ def test_it_publishes_and_says_what_was_proven(runs_dir: Path) -> None:
 def test_a_models_name_takes_its_latest_finished_run(runs_dir: Path, tmp_path: Path) -> None:
     result = export("lstm", "--runs", runs_dir, "--models", tmp_path / "shop")
     assert result.exit_code == 0, result.output
-    assert result.stderr == f"exporting {runs_dir / 'newer'}\n"
+    assert result.stderr == f"exporting {runs_dir / 'newer'} in fp32\n"
     assert result.stdout.startswith(f"published {tmp_path / 'shop/lstm/1'}: ")
 
 

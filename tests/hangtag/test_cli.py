@@ -61,7 +61,7 @@ def test_a_missing_module_names_the_extra_that_has_it(name: str, monkeypatch: py
     assert result.exit_code == 1
     assert result.output == (
         f"Error: 'hangtag {name}' needs the Python module 'brain', which is not installed here. "
-        f"Install it with: pip install 'hangtag[{SUBCOMMANDS[name].extra}]'\n"
+        f"In the project's folder, install it with: pip install '.[{SUBCOMMANDS[name].extra}]'\n"
     )
 
 

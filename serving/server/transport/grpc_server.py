@@ -19,6 +19,7 @@ _SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
     classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name,
 )
+_MAX_PENDING = 100_000
 _SPARE_THREADS = 32  # for health, metadata and reflection while every other thread waits for an answer
 
 
@@ -40,6 +41,10 @@ class GrpcServer:
                 ("grpc.max_send_message_length", message_bytes),
                 # Without this a second server on the port would silently get a part of the calls.
                 ("grpc.so_reuseport", 0),
+                # Beyond these gRPC's core answers a bare CANCELLED before anybody here sees the call; what is over
+                # maximum_concurrent_rpcs gets RESOURCE_EXHAUSTED instead.
+                ("grpc.server.max_pending_requests", _MAX_PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
             ],
         )
         self._health = HealthService()

@@ -144,3 +144,16 @@ def test_one_client_serves_many_threads(client: Client) -> None:
 
     with futures.ThreadPoolExecutor(16) as pool:
         assert list(pool.map(ask, range(200))) == [10.0 * (value % 4) for value in range(200)]
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ("boot.png", "image is bytes or a numpy array, not str; of a path, read the bytes"),
+        (np.zeros((28, 28)), r"pixels are uint8 \[height, width\], not float64 \[28, 28\]"),
+        (np.zeros(784, np.uint8), r"pixels are uint8 \[height, width\], not uint8 \[784\]"),
+    ],
+)
+def test_an_image_of_another_type_is_a_type_error(image: Any, said: str) -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(TypeError, match=said):
+        client.classify(image, model="cnn")

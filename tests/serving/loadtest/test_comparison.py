@@ -48,3 +48,10 @@ def test_without_both_models_there_is_nothing_to_compare() -> None:
 def test_a_model_that_answered_nothing_is_not_compared() -> None:
     runs = [Run((block("a", ClosedLoop(1)),), 1), Run((block("b", ClosedLoop(1), (), failed=3),), 1)]
     assert comparisons(results(*runs)) == ()
+
+
+def test_a_run_of_which_blocks_are_missing_is_not_valid() -> None:
+    blocks = (block("a", ClosedLoop(1)),) * 2
+    assert Run(blocks, 1, planned_blocks=2).valid
+    (problem,) = Run(blocks, 1, planned_blocks=5).problems
+    assert problem.startswith("it ended too early")

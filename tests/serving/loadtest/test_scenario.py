@@ -80,3 +80,8 @@ def test_a_run_ends_when_both_minima_are_reached_or_one_maximum() -> None:
     assert not limits.exceeded(4.9, 99)
     assert limits.exceeded(5.0, 0)
     assert limits.exceeded(0.0, 100)
+
+
+def test_a_rate_that_no_generator_can_send_is_refused_before_it_is_planned() -> None:
+    with pytest.raises(ValueError, match="a request rate is at most 1,000,000 calls/s, not 1e\\+09"):
+        OpenLoop(1e9)

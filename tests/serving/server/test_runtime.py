@@ -78,7 +78,9 @@ def test_bad_labels_are_named(models: Path, labels: str) -> None:
 
 @pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
 def test_asking_a_cpu_build_for_cuda_is_an_error_that_says_how_to_get_it() -> None:
-    with pytest.raises(ModelLoadError, match=r"CUDA was asked for and this ONNX Runtime has only .*hangtag\[gpu\]"):
+    with pytest.raises(
+        ModelLoadError, match=r"CUDA was asked for and this ONNX Runtime has only .*pip install '\.\[gpu\]'"
+    ):
         Runtime(LSTM, provider="cuda")
     assert Runtime(LSTM, provider="auto").provider == "CPUExecutionProvider"
 
