@@ -27,8 +27,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-        return f"{host}:{self.port}"
+        return self.config.address(self.port)
 
     def start(self) -> None:
         """Listen first, so that probes get their NOT_SERVING while models load; then load them all.

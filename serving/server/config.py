@@ -73,6 +73,10 @@ class ServerConfig:
         metadata=_option(click.FloatRange(min=0), "On SIGTERM, how long calls in flight may take to finish."),
     )
 
+    def address(self, port: int) -> str:
+        """host:port, with the brackets that an IPv6 host needs."""
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+
     def __post_init__(self) -> None:
         if self.max_queue_size < self.max_batch_size:
             raise StartError(

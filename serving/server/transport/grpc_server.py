@@ -57,12 +57,12 @@ class GrpcServer:
     def start(self) -> int:
         """Listen; returns the port. Raises StartError when the address cannot be had."""
         config = self._engine.config
-        host = f"[{config.host}]" if ":" in config.host else config.host
+        address = config.address(config.port)
         try:
-            port = self._server.add_insecure_port(f"{host}:{config.port}")
+            port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise StartError(
-                f"cannot listen on {host}:{config.port}: another program has the port, or the address is not this "
+                f"cannot listen on {address}: another program has the port, or the address is not this "
                 "machine's. Choose another with --port (0 picks a free one) or --host."
             ) from error
         self._server.start()
