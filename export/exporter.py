@@ -8,14 +8,20 @@ from typing import Any
 
 import onnx
 import torch
-from torch import nn
 
-from export import onnx_file, parity, repository
+from export import onnx_file, parity, path_parity, repository, threshold_parity, trained
 from export.errors import ExportError
+from export.served import Classifier, LabelPath, LabelThreshold, Served
 from serving.server.runtime import VERSION as ONNXRUNTIME_VERSION
+from training import datasets, label_distance, outfits
 from training.data import LABELS, Split
-from training.models import MODELS, build
+from training.multi_label_data import Canvases
 from training.run import Run
+
+CANVASES = 1_000
+"""How many canvases a network of several labels is compared on."""
+
+Proof = parity.Parity | path_parity.PathParity | threshold_parity.ThresholdParity
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Published:
     """Where a model went and what was proven about it."""
 
     folder: Path
-    parity: parity.Parity
+    parity: Proof
 
 
 def export(run: Run, models: Path, test: Split) -> Published:
@@ -38,15 +44,14 @@ def export(run: Run, models: Path, test: Split) -> Published:
             f"{run.folder} is not finished ({len(metrics['epochs'])} epochs so far). "
             f"Go on with: hangtag train {config['model']} {_options(config)} --out {run.folder}"
         )
-    network = _trained(run)
-    proven: list[parity.Parity] = []
+    served = trained.load(run)
+    proven: list[Proof] = []
 
     def write(path: Path) -> None:
-        metadata = _provenance(config, metrics)
-        onnx_file.write(network, metadata, path)
-        proven.append(parity.verify(network, path, test))
+        onnx_file.write(served, served.metadata | _distances(served) | _provenance(config, metrics), path)
+        proven.append(_verify(served, path, test, config))
         # Once more, now with what was proven about the graph; its weights and nodes are the same.
-        onnx_file.add_metadata(path, _proof(proven[0]))
+        onnx_file.add_metadata(path, proven[0].metadata)
 
     folder = repository.publish(models, run.model, write)
     return Published(folder, proven[0])
@@ -56,31 +61,49 @@ def _options(config: dict[str, Any]) -> str:
     """The options of `hangtag train` that this run was begun with; with others it would be another run."""
     options = {key: config[key] for key in ("seed", "limit", "threads", "precision", "device")}
     options |= {"recipe": config["recipe"]["name"], "epochs": config["recipe"]["epochs"]}
+    if config.get("dataset", datasets.SINGLE_LABEL) != datasets.SINGLE_LABEL:
+        options["data"] = config["dataset"]
+    if loss := config.get("loss"):
+        options |= {"loss": loss["name"], "beta": loss["beta"], "loss-weight": loss["weight"]}
     return " ".join(f"--{key} {value}" for key, value in options.items() if value is not None)
 
 
-def _trained(run: Run) -> nn.Module:
-    """The run's network with the weights of its best epoch."""
-    if run.model not in MODELS:
-        raise ExportError(f"{run.folder} is a run of {run.model!r}; the models known here: {', '.join(MODELS)}")
-    network = build(run.model)
-    state = run.load("best.pt")
-    try:
-        network.load_state_dict(state["model"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ExportError(
-            f"the weights in {run.folder / 'best.pt'} do not fit {run.model} ({reason}). They are of another network, "
-            f"or of another version of it. Train anew with: hangtag train {run.model} --out FOLDER"
-        ) from error
-    return network.eval()
+def _verify(served: Served, path: Path, test: Split, config: dict[str, Any]) -> Proof:
+    match served:
+        case Classifier():
+            return parity.verify(served, path, test)
+        case LabelPath():
+            return path_parity.verify(served, path, _canvases(test, config))
+        case LabelThreshold():
+            return threshold_parity.verify(served, path, _canvases(test, config))
+    raise AssertionError(f"nothing says how to verify a {type(served).__name__}")
+
+
+def _canvases(test: Split, config: dict[str, Any]) -> Canvases:
+    """Canvases [CANVASES, 64, 64] of real test garments: the first of the run's own test split where it is of outfits,
+    else of outfits all the same, for the arithmetic is what is compared."""
+    dataset = config.get("dataset")
+    probabilities = outfits.independent() if dataset == "outfits-independent" else outfits.together()
+    number = list(outfits.SIZES).index("test")
+    return outfits.make_split(probabilities, test, (outfits.SEED, number), CANVASES).images
+
+
+def _distances(served: Served) -> dict[str, str]:
+    """How far apart a classifier's labels are, so that an answer can say how bad its runners-up would be."""
+    if not isinstance(served, Classifier):
+        return {}
+    distances = label_distance.default()
+    distances.require(LABELS)
+    return {
+        "label_distances": json.dumps(distances.matrix.tolist()),
+        "label_distances_from": json.dumps(dict(distances.provenance)),
+    }
 
 
 def _provenance(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, str]:
     summary, environment = metrics["summary"], config["environment"]
     return {
-        "task": "single_label",
-        "labels": json.dumps(LABELS),
+        "labels": json.dumps(summary.get("labels", LABELS)),
         "recipe": config["recipe"]["name"],
         "seed": str(config["seed"]),
         "parameters": str(summary["parameters"]),
@@ -96,19 +119,17 @@ def _provenance(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, st
                 "onnxruntime": ONNXRUNTIME_VERSION,
             }
         ),
-        "validation_accuracy": f"{summary['validation']['accuracy']:.4f}",
+        **_figures(summary),
         "training": json.dumps({"config": config, "metrics": metrics}),
     }
 
 
-def _proof(proven: parity.Parity) -> dict[str, str]:
+def _figures(summary: dict[str, Any]) -> dict[str, str]:
+    """What training measured. A classifier's test accuracy is measured on the exported file itself, and added then."""
+    if "accuracy" in summary["validation"]:
+        return {"validation_accuracy": f"{summary['validation']['accuracy']:.4f}"}
     return {
-        "test_accuracy": f"{proven.test.accuracy:.4f}",
-        "parity": json.dumps(
-            {
-                "against": "pytorch",
-                "tolerance": parity.TOLERANCE,
-                "max_logit_difference": {str(size): value for size, value in proven.max_difference.items()},
-            }
-        ),
+        f"{split}_{figure}": f"{summary[split][figure]:.4f}"
+        for split in ("validation", "test")
+        for figure in ("o_f1", "exact_match")
     }

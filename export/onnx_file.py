@@ -1,7 +1,7 @@
 """A trained network -> one self-describing ONNX file.
 
-Preprocessing is in the graph. Input ``image``: UINT8 [batch, 28, 28]. Outputs ``logits`` and ``probabilities``: FP32
-[batch, 10]. Metadata under ``hangtag.`` says what the model is and where it came from.
+Preprocessing is in the graph: the input is ``image``, UINT8 [batch, height, width]. The outputs are those of what is
+served. Metadata under ``hangtag.`` says what the model is and where it came from.
 """
 
 import warnings
@@ -12,33 +12,20 @@ from typing import Any
 import onnx
 import torch
 from onnxscript import optimizer
-from torch import Tensor, nn
 
 from export.errors import ExportError
+from export.served import Served
 from serving.signature import PREFIX
-from training.trainer import normalise
 
 OPSET = 20
 # Up to this many elements a constant is folded; the largest here is lstm2's recurrent kernel, 2.5 million.
 _FOLD_LIMIT = 64 * 1024 * 1024
 
 
-class Served(nn.Module):
-    """What is deployed: pixels as bytes in, logits and their softmax out."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network(normalise(image))  # [batch, 28, 28] -> [batch, 10]
-        return logits, torch.softmax(logits, dim=1)
-
-
-def write(network: nn.Module, metadata: Mapping[str, str], path: Path) -> None:
-    """Write the network, in evaluation mode, with this metadata (keys without their prefix) to path."""
-    served = Served(network).eval()
-    example = torch.zeros(2, 28, 28, dtype=torch.uint8)  # a batch of 1 could freeze the axis
+def write(served: Served, metadata: Mapping[str, str], path: Path) -> None:
+    """Write what is served, in evaluation mode, with this metadata (keys without their prefix) to path."""
+    served.eval()
+    example = torch.zeros(2, served.image_size, served.image_size, dtype=torch.uint8)  # 1 could freeze the batch axis
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals, which nobody here can act on
         program = torch.onnx.export(
@@ -47,7 +34,7 @@ def write(network: nn.Module, metadata: Mapping[str, str], path: Path) -> None:
             dynamo=True,
             opset_version=OPSET,
             input_names=["image"],
-            output_names=["logits", "probabilities"],
+            output_names=[spec.name for spec in served.outputs],
             dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
             verbose=False,
         )

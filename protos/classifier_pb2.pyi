@@ -1,10 +1,20 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TASK_UNSPECIFIED: _ClassVar[Task]
+    TASK_SINGLE_LABEL: _ClassVar[Task]
+    TASK_MULTI_LABEL: _ClassVar[Task]
+TASK_UNSPECIFIED: Task
+TASK_SINGLE_LABEL: Task
+TASK_MULTI_LABEL: Task
 
 class ClassifyRequest(_message.Message):
     __slots__ = ("model_name", "model_version", "encoded", "raw", "top_k")
@@ -31,26 +41,32 @@ class RawImage(_message.Message):
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., pixels: _Optional[bytes] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "labels", "timings")
+    __slots__ = ("model_name", "model_version", "labels", "timings", "task", "path_probability")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    PATH_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     labels: _containers.RepeatedCompositeFieldContainer[LabelScore]
     timings: Timings
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    task: Task
+    path_probability: float
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., task: _Optional[_Union[Task, str]] = ..., path_probability: _Optional[float] = ...) -> None: ...
 
 class LabelScore(_message.Message):
-    __slots__ = ("label", "index", "probability")
+    __slots__ = ("label", "index", "probability", "distance")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    DISTANCE_FIELD_NUMBER: _ClassVar[int]
     label: str
     index: int
     probability: float
-    def __init__(self, label: _Optional[str] = ..., index: _Optional[int] = ..., probability: _Optional[float] = ...) -> None: ...
+    distance: float
+    def __init__(self, label: _Optional[str] = ..., index: _Optional[int] = ..., probability: _Optional[float] = ..., distance: _Optional[float] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("preprocess_ns", "queue_ns", "compute_ns", "batch_size")

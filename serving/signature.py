@@ -5,9 +5,11 @@ cannot say: the task, the labels, and where the model came from.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 PREFIX = "hangtag."
 
@@ -72,15 +74,14 @@ class Signature:
     def from_onnx(
         cls, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], properties: Mapping[str, str]
     ) -> "Signature":
-        """From a graph's inputs, outputs and metadata_props. Raises UnsupportedModelError for unreadable labels."""
+        """From a graph's inputs, outputs and metadata_props.
+
+        Raises UnsupportedModelError for metadata of ours that cannot be read.
+        """
         ours = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
         signature = cls(tuple(inputs), tuple(outputs), ours)
-        try:
-            labels = json.loads(ours.get("labels", "[]"))
-        except ValueError as error:
-            raise UnsupportedModelError(f"{PREFIX}labels is not JSON: {error}") from error
-        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-            raise UnsupportedModelError(f"{PREFIX}labels is not a JSON list of strings")
+        # Read once now, so that a file that cannot be read is refused when it is loaded, not when it is asked.
+        _ = signature.labels, signature.label_distances, signature.threshold, signature.min_labels
         return signature
 
     @property
@@ -91,7 +92,47 @@ class Signature:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """What the outputs' last axis means, in order; empty for a model that does not say."""
-        return tuple(json.loads(self.metadata.get("labels", "[]")))
+        labels = self._json("labels", [])
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise UnsupportedModelError(f"{PREFIX}labels is not a JSON list of strings")
+        return tuple(labels)
+
+    @cached_property
+    def label_distances(self) -> tuple[tuple[float, ...], ...] | None:
+        """How far apart two labels are, [labels][labels]: 0 is the same, 1 as far as it gets. None where not said."""
+        if "label_distances" not in self.metadata:
+            return None
+        rows = self._json("label_distances", None)
+        count = len(self.labels)
+        if (
+            not isinstance(rows, list)
+            or [len(row) if isinstance(row, list) else None for row in rows] != [count] * count
+        ):
+            raise UnsupportedModelError(
+                f"{PREFIX}label_distances is not a JSON matrix with a row and a column for each of the {count} labels"
+            )
+        if not all(_is_fraction(value) for row in rows for value in row) or any(rows[i][i] for i in range(count)):
+            raise UnsupportedModelError(
+                f"{PREFIX}label_distances must hold numbers from 0 to 1, and 0 from each label to itself"
+            )
+        return tuple(tuple(map(float, row)) for row in rows)
+
+    @cached_property
+    def threshold(self) -> float:
+        """For ``multi_label``: how probable a label must be to be in the set; 0.5 for a model that does not say."""
+        threshold = self._json("threshold", 0.5)
+        if not _is_fraction(threshold):
+            raise UnsupportedModelError(f"{PREFIX}threshold must be a number from 0 to 1, not {threshold!r}")
+        return float(threshold)
+
+    @cached_property
+    def min_labels(self) -> int:
+        """For ``multi_label``: how many labels a set has at least, the most probable ones where none reaches the
+        threshold; 0 for a model that does not say."""
+        count = self._json("min_labels", 0)
+        if type(count) is not int or count < 0:
+            raise UnsupportedModelError(f"{PREFIX}min_labels must be a whole number from 0, not {count!r}")
+        return count
 
     @property
     def task(self) -> str | None:
@@ -103,3 +144,15 @@ class Signature:
 
     def output(self, name: str) -> TensorSpec | None:
         return next((spec for spec in self.outputs if spec.name == name), None)
+
+    def _json(self, key: str, default: Any) -> Any:
+        if key not in self.metadata:
+            return default
+        try:
+            return json.loads(self.metadata[key])
+        except (ValueError, RecursionError) as error:
+            raise UnsupportedModelError(f"{PREFIX}{key} is not JSON: {error}") from error
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1

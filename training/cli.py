@@ -1,28 +1,37 @@
 """``hangtag train``: parse, train with a progress bar, say where the run lies."""
 
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import click
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from training import data as fashion_mnist
-from training import trainer
-from training.models import MODELS
-from training.recipes import RECIPES
+from training import datasets, label_distance, trainer
+from training.distributed import joined
+from training.label_distance import LabelDistances
+from training.losses import BETA, LOSS_WEIGHT, DistanceLoss
+from training.progress import watched
+from training.recipes import RECIPES, Recipe, default_recipe, recipe_for
 from training.run import Run, RunConfig
+from training.teacher import OnnxTeacher, latest
 
 
 @click.command()
-@click.argument("model", type=click.Choice(list(MODELS)))
-@click.option("--recipe", type=click.Choice(list(RECIPES)), default="study", show_default=True, help="How to train.")
+@click.argument("model", type=click.Choice(list(datasets.ALL_MODELS)))
+@click.option(
+    "--recipe",
+    type=click.Choice(list(RECIPES)),
+    help="How to train: as the study did, or for the best accuracy in the same network; the networks for several "
+    "labels have one of their own.  [default: study, or multi-label]",
+)
+@click.option(
+    "--data",
+    type=click.Choice(list(datasets.DATASETS)),
+    help="What to learn from.  [default: fashion-mnist; outfits for the networks for several labels]",
+)
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -33,7 +42,8 @@ from training.run import Run, RunConfig
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="Folder with Fashion-MNIST's IDX files.  [default: Debian's package, else a download by torchvision]",
+    help="Folder with Fashion-MNIST's IDX files, or with VOCdevkit.  "
+    "[default: Debian's package for Fashion-MNIST, else a download by torchvision]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/MODEL-RECIPE-seedSEED]")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's number of epochs.")
@@ -53,10 +63,38 @@ from training.run import Run, RunConfig
     show_default=True,
     help="Where to train. auto takes the GPU if PyTorch sees one.",
 )
+@click.option(
+    "--teacher",
+    type=click.Path(path_type=Path),
+    help="The ONNX file to learn from, where the recipe has a teacher.  [default: the latest under models/]",
+)
+@click.option(
+    "--loss",
+    type=click.Choice(["cross-entropy", "soft-labels", "embedding-distance"]),
+    default="cross-entropy",
+    show_default=True,
+    help="What is minimised. The last two know how bad a mistake is, by distances of labels.",
+)
+@click.option(
+    "--beta",
+    type=click.FloatRange(min=0, min_open=True),
+    help=f"How fast a label's nearness fades with distance.  [default: {BETA:g}]",
+)
+@click.option(
+    "--loss-weight",
+    type=click.FloatRange(0, 1),
+    help=f"Of the distances' part in the loss.  [default: {LOSS_WEIGHT:g}]",
+)
+@click.option(
+    "--distances",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The distances of labels, JSON of 'hangtag labels'.  [default: what ships]",
+)
 @click.option("--restart", is_flag=True, help="Discard what the run's folder holds and begin anew.")
 def train(
     model: str,
-    recipe: str,
+    recipe: str | None,
+    data: str | None,
     seed: int,
     data_dir: Path | None,
     out: Path | None,
@@ -65,9 +103,14 @@ def train(
     threads: int | None,
     precision: str,
     device: str,
+    teacher: Path | None,
+    loss: str,
+    beta: float | None,
+    loss_weight: float | None,
+    distances: Path | None,
     restart: bool,
 ) -> None:
-    """Train MODEL on Fashion-MNIST.
+    """Train MODEL on Fashion-MNIST, or, if it is one for several labels, on canvases composed from it.
 
     The run's folder gets config.json, metrics.json and best.pt, the weights of the epoch with the best validation
     accuracy. A run that was killed, or stopped with Ctrl-C, goes on from its last finished epoch when the same command
@@ -77,90 +120,76 @@ def train(
     Examples:
       hangtag train lstm                      the study's recipe, some minutes on two cores
       hangtag train cnn --seed 1              another seed, in a folder of its own
+      hangtag train cnn --recipe best         about as accurate as this network gets, in hours
+      hangtag train cnn_rnn                   the labels of a whole outfit, one after another
       hangtag train lstm --limit 2000 --epochs 1 --out runs/trial
+      torchrun --nproc-per-node 2 -m hangtag train cnn        two processes, or GPUs, on every batch
     """
     device = _pick_device(device)
-    dataset = fashion_mnist.load(data_dir)
-    chosen = RECIPES[recipe]
-    config = RunConfig(
-        model=model,
-        recipe=replace(chosen, epochs=epochs) if epochs else chosen,
-        seed=seed,
-        data_digest=dataset.digest,
-        limit=limit,
-        precision=precision,
-        threads=threads or len(os.sched_getaffinity(0)),
-        device=device,
-    )
-    run = Run(out or Path("runs") / config.run_name)
-    if restart:
-        run.erase()
-    _say(f"{config.run_name}: data from {dataset.source}, {config.device}, {config.threads} threads")
-    finished = run.is_finished()
-    try:
-        with _bars() as bars, _interrupted_between_steps() as check:
-            show = _progress_bar(bars, config.recipe.epochs)
-
-            def report(at: trainer.Progress) -> None:
-                show(at)
-                check()
-
-            metrics = trainer.train(config, dataset, run, report)
-    except KeyboardInterrupt:
-        _say(
-            "stopped. Give the same command again to go on from the last finished epoch"
-            f"{' (without --restart, which begins anew)' if restart else ''}."
+    data = datasets.pick(data, model)
+    if data in datasets.MULTI_LABEL and loss != "cross-entropy":
+        raise click.UsageError(f"--loss {loss}: {model} has a loss of its own; the distances are for single labels.")
+    chosen = _pick_recipe(recipe or default_recipe(model), model, epochs)
+    taught_by = _pick_teacher(chosen, teacher)
+    measured_by, distance_loss = _pick_loss(loss, beta, loss_weight, distances)
+    dataset = datasets.load(data, data_dir)
+    with joined(device) as group:
+        config = RunConfig(
+            model=model,
+            recipe=chosen,
+            seed=seed,
+            data_digest=dataset.digest,
+            limit=limit,
+            precision=precision,
+            threads=threads or max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
+            device=device,
+            processes=group.size,
+            dataset=data,
+            teacher=taught_by.name if taught_by else None,
+            loss=distance_loss,
         )
-        raise SystemExit(130) from None  # as a shell reports a process that SIGINT ended
+        run = Run(out or Path("runs") / config.run_name)
+        if restart and group.is_first:
+            run.erase()
+        if group.is_first:
+            _say(f"{config.run_name}: data from {dataset.source}, {_where(config)}")
+        finished = group.share(run.is_finished())
+        try:
+            with watched(config.recipe.epochs, shown=group.is_first) as report:
+                metrics = trainer.train(config, dataset, run, report, taught_by, group, measured_by)
+        except KeyboardInterrupt:
+            _say(
+                "stopped. Give the same command again to go on from the last finished epoch"
+                f"{' (without --restart, which begins anew)' if restart else ''}."
+            )
+            raise SystemExit(130) from None  # as a shell reports a process that SIGINT ended
+        if group.is_first:
+            _say_outcome(run, metrics, finished)
+
+
+def _where(config: RunConfig) -> str:
+    processes = f"{config.processes} processes with " if config.processes > 1 else ""
+    teacher = f", learning from {config.teacher}" if config.teacher else ""
+    return f"{config.device}, {processes}{config.threads} threads{teacher}"
+
+
+def _say_outcome(run: Run, metrics: dict[str, Any], finished: bool) -> None:
     if finished:
         _say("this run had finished already: nothing was trained. --restart trains it anew.")
     summary = metrics["summary"]
-    _say(
-        f"best epoch {summary['best_epoch']}: validation accuracy {summary['validation']['accuracy']:.2%}, "
-        f"test accuracy {summary['test']['accuracy']:.2%}, {summary['parameters']:,} parameters"
-    )
+    figures = {"accuracy": "accuracy", "o_f1": "O-F1", "exact_match": "exact match"}
+    said = [
+        f"{split} {name} {summary[split][figure]:.2%}"
+        for split in ("validation", "test")
+        for figure, name in figures.items()
+        if figure in summary[split]
+    ]
+    _say(f"best epoch {summary['best_epoch']}: {', '.join(said)}, {summary['parameters']:,} parameters")
     _say(f"run: {run.folder}   next: hangtag export {run.folder}")
-
-
-@contextmanager
-def _interrupted_between_steps() -> Iterator[Callable[[], None]]:
-    """Yields a check that raises KeyboardInterrupt once Ctrl-C was pressed; a second Ctrl-C raises wherever it comes.
-
-    Raised anywhere, it could get lost: C code that calls back into Python may clear what was raised there.
-    """
-    asked = False
-
-    def on_interrupt(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    def check() -> None:
-        if asked:
-            raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _say(line: str) -> None:
     click.echo(line, err=True)  # not rich: it would wrap lines, and take brackets in a path for markup
-
-
-def _bars() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-        console=Console(stderr=True),
-    )
 
 
 def _pick_device(device: str) -> str:
@@ -171,22 +200,37 @@ def _pick_device(device: str) -> str:
     return device
 
 
-def _progress_bar(bars: Progress, epochs: int) -> Callable[[trainer.Progress], None]:
-    task = bars.add_task("starting", total=None, figures="", visible=False)
+def _pick_recipe(name: str, model: str, epochs: int | None) -> Recipe:
+    try:
+        recipe = recipe_for(name, model)
+    except KeyError as error:
+        raise click.UsageError(f"--recipe {name}: {error.args[0]}") from error
+    return replace(recipe, epochs=epochs) if epochs else recipe
 
-    def report(at: trainer.Progress) -> None:
-        if at.step % 10 and at.step not in (1, at.steps):
-            return
-        figures = f"loss {at.loss:.3f}"
-        if at.last_epoch:
-            figures += f"  validation {at.last_epoch['validation_accuracy']:.2%}"
-        bars.update(
-            task,
-            description=f"epoch {at.epoch}/{epochs}",
-            completed=(at.epoch - 1) * at.steps + at.step,
-            total=epochs * at.steps,
-            figures=figures,
-            visible=True,
-        )
 
-    return report
+def _pick_teacher(recipe: Recipe, path: Path | None) -> OnnxTeacher | None:
+    if recipe.distillation is None:
+        if path is not None:
+            raise click.UsageError(f"--teacher {path}: recipe {recipe.name} learns from the labels alone.")
+        return None
+    return OnnxTeacher(path or latest(recipe.distillation.teacher, Path("models")))
+
+
+def _pick_loss(
+    name: str, beta: float | None, weight: float | None, path: Path | None
+) -> tuple[LabelDistances | None, DistanceLoss | None]:
+    if name not in ("soft-labels", "embedding-distance"):
+        given = {"--beta": beta, "--loss-weight": weight, "--distances": path}
+        if unused := [option for option, value in given.items() if value is not None]:
+            raise click.UsageError(
+                f"{' and '.join(unused)}: the {name} knows no distances; add --loss embedding-distance."
+            )
+        return None, None
+    distances = label_distance.read(path) if path else label_distance.default()
+    distances.require(fashion_mnist.LABELS)
+    return distances, DistanceLoss(
+        name="soft-labels" if name == "soft-labels" else "embedding-distance",
+        beta=BETA if beta is None else beta,
+        weight=LOSS_WEIGHT if weight is None else weight,
+        distances=distances.digest,
+    )

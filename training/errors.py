@@ -4,6 +4,8 @@
     ├── DataNotFoundError     the data set is nowhere, or a file of it is missing
     ├── DataCorruptError      a file is there but is not what was published
     ├── RunMismatchError      a run folder holds another run, or none that can be read or written
+    ├── LabelDistanceError    distances of labels that are none, or of other labels, or cannot be read
+    ├── TeacherError          no model to learn from, or one that answers something else
     └── DivergedError         the loss is no longer a number
 
 They are ClickExceptions, so that every command shows them as one line and exits with 1.
@@ -26,6 +28,14 @@ class DataCorruptError(TrainingError):
 
 class RunMismatchError(TrainingError):
     """A run folder cannot be used for what was asked."""
+
+
+class LabelDistanceError(TrainingError):
+    """Distances of labels are malformed, do not fit, or cannot be had."""
+
+
+class TeacherError(TrainingError):
+    """The model to learn from cannot be used."""
 
 
 class DivergedError(TrainingError):

@@ -1,5 +1,6 @@
 """Figures of a classifier from its logits. The same code serves a checkpoint, an ONNX file and a server."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,3 +30,50 @@ def evaluate(logits: npt.NDArray[np.float32], classes: Classes) -> Evaluation:
         loss=float(-log_probabilities[np.arange(len(classes)), classes].mean()),
         confusion=np.bincount(pairs, minlength=count * count).reshape(count, count).tolist(),
     )
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """Of one class: precision, recall and F1 in [0, 1], 0 where nothing was predicted; support counts its samples."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def per_class(confusion: Sequence[Sequence[int]]) -> list[ClassFigures]:
+    """Each class's figures from confusion[true][predicted]. F1 is the harmonic mean of precision and recall."""
+    counts = np.asarray(confusion, np.int64)
+    right, predicted, support = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
+    return [
+        ClassFigures(
+            precision=float(hits / max(claimed, 1)),
+            recall=float(hits / max(there, 1)),
+            f1=float(2 * hits / max(claimed + there, 1)),
+            support=int(there),
+        )
+        for hits, claimed, there in zip(right, predicted, support, strict=True)
+    ]
+
+
+def mean_severity(confusion: Sequence[Sequence[int]], distances: npt.NDArray[np.float64]) -> float | None:
+    """The mean distance from the true to the predicted class over the mistakes alone; None where there are none.
+
+    Bertinetto et al., Making Better Mistakes, CVPR 2020, call it the average mistake severity. distances [k, k].
+    """
+    counts = np.asarray(confusion, np.int64)
+    mistakes = counts.sum() - counts.trace()
+    off_diagonal = np.where(np.eye(len(counts), dtype=bool), 0.0, distances)
+    return float((counts * off_diagonal).sum() / mistakes) if mistakes else None
+
+
+def distance_at_k(
+    logits: npt.NDArray[np.float32], classes: Classes, distances: npt.NDArray[np.float64], k: int
+) -> float:
+    """The mean distance from the true class to the k likeliest, over all samples: how bad a short list is.
+
+    Bertinetto et al., as above, call it the average hierarchical distance of top-k. logits [n, classes].
+    """
+    likeliest = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return float(distances[classes.astype(np.int64)[:, None], likeliest].mean())

@@ -24,9 +24,11 @@ import numpy as np
 import torch
 
 from training.errors import RunMismatchError
+from training.losses import DistanceLoss
 from training.recipes import Recipe
 
 FILES = ("checkpoint.pt", "best.pt", "metrics.json", "config.json")
+_BEFORE = {"processes": 1, "dataset": "fashion-mnist"}  # what a config.json means that does not say it yet
 TRAIN_ANEW = "'hangtag train' with --restart replaces the run."
 
 
@@ -42,10 +44,16 @@ class RunConfig:
     precision: str  # of the training arithmetic: "fp32", or "bf16" for autocast; the weights are FP32 either way
     threads: int
     device: str
+    processes: int = 1  # that shared every batch
+    dataset: str = "fashion-mnist"  # its name; the digest tells its contents
+    teacher: str | None = None  # whose answers are learned from too: the run's name and its weights' digest
+    loss: DistanceLoss | None = None  # None: the cross-entropy
 
     @property
     def run_name(self) -> str:
-        return f"{self.model}-{self.recipe.name}-seed{self.seed}"
+        loss = f"-{self.loss.name}" if self.loss else ""
+        dataset = "" if self.dataset == "fashion-mnist" else f"-{self.dataset}"
+        return f"{self.model}{dataset}-{self.recipe.name}{loss}-seed{self.seed}"
 
 
 class Run:
@@ -83,6 +91,15 @@ class Run:
     def is_finished(self) -> bool:
         return "summary" in self.read_metrics()
 
+    def require_finished(self) -> None:
+        """Raises RunMismatchError for a run that was only begun, or stopped."""
+        metrics = self.read_metrics()
+        if "summary" not in metrics:
+            raise RunMismatchError(
+                f"{self.folder} is not finished ({len(metrics.get('epochs', []))} epochs so far). "
+                "Give the command that began it again to go on with it."
+            )
+
     def start(self, config: RunConfig) -> None:
         """Claim the folder for this config, or confirm that it already holds it.
 
@@ -90,12 +107,13 @@ class Run:
         """
         wanted = _plain(asdict(config))
         if self.has("config.json"):
-            there, asked = _flat(self.read_config()), _flat(wanted)
-            differing = [key for key in asked if there.get(key) != asked[key]]
+            there, asked = _BEFORE | _flat(self.read_config()), _flat(wanted)
+            keys = dict.fromkeys([*asked, *(key for key in there if not key.startswith("environment."))])
+            differing = [key for key in keys if there.get(key) != asked.get(key)]
             if differing:
                 raise RunMismatchError(
                     f"{self.folder} holds a run with another {' and '.join(differing)} "
-                    f"({', '.join(f'{key}: {there.get(key)} there, {asked[key]} asked' for key in differing)}). "
+                    f"({', '.join(f'{key}: {there.get(key)} there, {asked.get(key)} asked' for key in differing)}). "
                     "Choose another --out, or add --restart to replace it."
                 )
             return

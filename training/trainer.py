@@ -1,21 +1,22 @@
-"""The training loop: one recipe, one network, and checkpoints from which a killed run goes on unharmed."""
+"""The training loop: one recipe, one task, and checkpoints from which a killed run goes on unharmed."""
 
+import contextlib
+import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
-from training.data import FashionMnist, Images, Split
+from training import optimisation
+from training.data import FashionMnist
+from training.distributed import Group
 from training.errors import DivergedError, RunMismatchError
-from training.metrics import evaluate
-from training.models import build, parameter_count
+from training.label_distance import LabelDistances
+from training.multi_label_data import MultiLabelData
 from training.run import TRAIN_ANEW, Run, RunConfig
+from training.task import Task, Teacher, build_task
 
 AFTER_DIVERGENCE = "What earlier epochs reached is kept; try a lower learning rate or another seed."
 
@@ -32,7 +33,13 @@ class Progress:
 
 
 def train(
-    config: RunConfig, data: FashionMnist, run: Run, report: Callable[[Progress], None] = lambda _: None
+    config: RunConfig,
+    data: FashionMnist | MultiLabelData,
+    run: Run,
+    report: Callable[[Progress], None] = lambda _: None,
+    teacher: Teacher | None = None,
+    group: Group = Group(),  # noqa: B008  (frozen)
+    distances: LabelDistances | None = None,
 ) -> dict[str, Any]:
     """Train to the end of the recipe and return the metrics, which also lie in the run's folder.
 
@@ -40,151 +47,152 @@ def train(
     bit for bit on one machine. Raises RunMismatchError for a folder of another run, or one that another process trains
     in, and DivergedError for a loss that is not finite.
     """
-    with run.lock():
-        return _train(config, data, run, report)
+    with run.lock() if group.is_first else contextlib.nullcontext():
+        if group.is_first:
+            run.start(config)
+        metrics = group.share(run.read_metrics() if group.is_first else {})
+        if "summary" in metrics:
+            return metrics
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        task = build_task(config, data, torch.device(config.device), teacher, distances)
+        return _Training(config, task, run, report, group).to_the_end()
 
 
-def _train(config: RunConfig, data: FashionMnist, run: Run, report: Callable[[Progress], None]) -> dict[str, Any]:
-    run.start(config)
-    metrics = run.read_metrics()
-    if "summary" in metrics:
-        return metrics
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    device = torch.device(config.device)
-    recipe = config.recipe
-    # channels_last is how convolutions are fastest on CPUs and GPUs alike; the numbers stay the same.
-    model = build(config.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.epsilon)
-    rows: list[dict[str, float]] = []
-    if run.has("checkpoint.pt"):
-        rows = _resume(run, model, optimizer, device)
+class _Training:
+    """A run under way: the network, what changes it, and the rows of the epochs so far."""
 
-    train_split = data.train.first(config.limit)
-    validation = data.validation.first(config.limit)
-    pixels, classes = _tensors(train_split, device)
-    for epoch in range(len(rows), recipe.epochs):
-        last = rows[-1] if rows else None
-        row = _train_epoch(model, optimizer, pixels, classes, config, epoch, report, last)
-        logits = predict(model, validation.images)
-        if not np.isfinite(logits).all():  # the epoch's last step went wrong: no later loss would show it
-            raise DivergedError(f"the network's outputs are not finite after epoch {epoch + 1}. {AFTER_DIVERGENCE}")
-        outcome = evaluate(logits, validation.classes)
-        row |= {"validation_loss": outcome.loss, "validation_accuracy": outcome.accuracy}
-        if row["validation_accuracy"] > max((past["validation_accuracy"] for past in rows), default=-1.0):
-            run.save("best.pt", {"model": model.state_dict(), "epoch": epoch + 1})
-        rows.append(row)
-        checkpoint: dict[str, Any] = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "rows": rows,
+    def __init__(
+        self, config: RunConfig, task: Task, run: Run, report: Callable[[Progress], None], group: Group
+    ) -> None:
+        self.config, self.task, self.run, self.report, self.group = config, task, run, report, group
+        recipe = config.recipe
+        self.network = task.network()
+        self.steps = math.ceil(len(task) / recipe.batch_size)
+        self.optimizer = optimisation.optimizer(self.network, recipe)
+        self.scheduler = optimisation.scheduler(self.optimizer, recipe, self.steps)
+        self.average = optimisation.average(self.network, recipe)
+        self.rows: list[dict[str, float]] = []
+        if not group.is_first:
+            torch.manual_seed(config.seed + group.rank)  # other dropout and augmentation than the first process's
+
+    def to_the_end(self) -> dict[str, Any]:
+        self._resume()
+        wrapped = self.group.wrap(self.network)
+        for epoch in range(len(self.rows), self.config.recipe.epochs):
+            row = self._epoch(epoch, wrapped)
+            if self.group.is_first:
+                row = self._validated(row)
+            self.rows.append(self.group.share(row))
+            randomness = self.group.gather(_random_state(self.config.device))
+            if self.group.is_first:
+                self.run.save("checkpoint.pt", self._state() | {"rng": randomness})
+                self.run.write_metrics({"epochs": self.rows})
+        return self.group.share(self._finished() if self.group.is_first else {})
+
+    def _epoch(self, epoch: int, network: torch.nn.Module) -> dict[str, float]:
+        network.train()
+        started = time.perf_counter()
+        last_epoch = self.rows[-1] if self.rows else None
+        order = torch.split(self.group.share(torch.randperm(len(self.task))), self.config.recipe.batch_size)
+        loss_sum, right = 0.0, 0
+        bf16 = torch.autocast(self.config.device, torch.bfloat16, enabled=self.config.precision == "bf16")
+        for step, batch in enumerate(order):
+            indices, weight = self.group.part(batch)
+            with bf16:
+                outcome = self.task.step(network, indices)
+            self.optimizer.zero_grad(set_to_none=True)
+            (outcome.loss * weight if weight != 1.0 else outcome.loss).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            if self.scheduler is not None:
+                self.scheduler.step()
+            if self.average is not None:
+                self.average.update_parameters(self.network)
+            value = outcome.loss.item()
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"the loss became {value} in epoch {epoch + 1}, step {step + 1} of {len(order)}. {AFTER_DIVERGENCE}"
+                )
+            if weight:
+                loss_sum += value * len(indices)
+                right += int(outcome.right)
+            self.report(Progress(epoch + 1, step + 1, len(order), value, last_epoch))
+        seconds = time.perf_counter() - started
+        parts = self.group.gather((loss_sum, right))
+        return {
+            "epoch": epoch + 1,
+            "train_loss": sum(part[0] for part in parts) / len(self.task),
+            "train_accuracy": sum(part[1] for part in parts) / len(self.task),
+            "seconds": round(seconds, 3),
+            "step_ms": round(seconds / len(order) * 1000, 4),
         }
-        if device.type == "cuda":
-            checkpoint["cuda_rng"] = torch.cuda.get_rng_state()
-        run.save("checkpoint.pt", checkpoint)
-        run.write_metrics({"epochs": rows})
 
-    metrics = {"epochs": rows, "summary": _summary(run, model, rows, validation, data.test)}
-    run.write_metrics(metrics)
-    run.drop_checkpoint()
-    return metrics
+    def _validated(self, row: dict[str, float]) -> dict[str, float]:
+        """The row with the validation split's figures. The best epoch's weights are kept."""
+        deployable = self.task.deployable(self.network if self.average is None else self.average.module)
+        row |= self.task.validate(deployable)
+        figure = row[self.task.selects_by]
+        if not math.isfinite(figure):  # the epoch's last step went wrong: no later loss would show it
+            raise DivergedError(f"the network's outputs are not finite after epoch {row['epoch']}. {AFTER_DIVERGENCE}")
+        if figure > max((past[self.task.selects_by] for past in self.rows), default=-1.0):
+            self.run.save("best.pt", {"model": deployable.state_dict(), "epoch": row["epoch"]})
+        return row
 
+    def _finished(self) -> dict[str, Any]:
+        """The metrics with the summary of the best epoch. The test set is looked at here, after all was chosen."""
+        best = self.run.load("best.pt")
+        deployable = self.task.deployable(self.network)
+        deployable.load_state_dict(best["model"])
+        figures = [row[self.task.selects_by] for row in self.rows]
+        summary = {
+            "best_epoch": best["epoch"],
+            f"peak_{self.task.selects_by}": max(figures),
+            f"final_{self.task.selects_by}": figures[-1],
+        }
+        metrics = {"epochs": self.rows, "summary": summary | self.task.summary(deployable)}
+        self.run.write_metrics(metrics)
+        self.run.drop_checkpoint()
+        return metrics
 
-def predict(model: nn.Module, images: Images, batch_size: int = 500) -> npt.NDArray[np.float32]:
-    """Logits [n, 10] of uint8 images [n, 28, 28], with the model in evaluation mode."""
-    device = next(model.parameters()).device
-    model.eval()
-    with torch.inference_mode():
-        batches = [
-            model(normalise(torch.tensor(images[start : start + batch_size], device=device))).cpu()
-            for start in range(0, len(images), batch_size)
-        ]
-    logits: npt.NDArray[np.float32] = torch.cat(batches).numpy()
-    return logits
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rows": self.rows,
+        }
+        if self.scheduler is not None:
+            state["scheduler"] = self.scheduler.state_dict()
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        return state
 
+    def _resume(self) -> None:
+        """Put everything back to where the last checkpoint left it, if there is one."""
+        state = self.group.share(self._checkpoint() if self.group.is_first else None)
+        if state is None:
+            return
+        try:
+            self.network.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            for kind, value in state["rng"][self.group.rank].items():
+                (torch.cuda.set_rng_state if kind == "cuda" else torch.set_rng_state)(value)
+            self.rows = state["rows"]
+        except (KeyError, IndexError, AttributeError, RuntimeError, ValueError) as error:
+            raise RunMismatchError(
+                f"{self.run.folder / 'checkpoint.pt'} is not a checkpoint of this run. {TRAIN_ANEW}"
+            ) from error
 
-def normalise(images: Tensor) -> Tensor:
-    """Pixels 0..255 of any dtype to floats in [0, 1]: the only preprocessing there is."""
-    return images.to(torch.float32) / 255
-
-
-def _train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    classes: Tensor,
-    config: RunConfig,
-    epoch: int,
-    report: Callable[[Progress], None],
-    last_epoch: dict[str, float] | None,
-) -> dict[str, float]:
-    model.train()
-    started = time.perf_counter()
-    order = torch.split(torch.randperm(len(classes)), config.recipe.batch_size)
-    loss_sum, correct = 0.0, 0
-    for step, indices in enumerate(order):
-        batch, target = images[indices], classes[indices]
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            logits = model(normalise(batch)).float()
-        loss = functional.cross_entropy(logits, target)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        value = loss.item()
-        if not np.isfinite(value):
-            raise DivergedError(
-                f"the loss became {value} in epoch {epoch + 1}, step {step + 1} of {len(order)}. {AFTER_DIVERGENCE}"
-            )
-        loss_sum += value * len(indices)
-        correct += int((logits.argmax(dim=1) == target).sum())
-        report(Progress(epoch + 1, step + 1, len(order), value, last_epoch))
-    seconds = time.perf_counter() - started
-    return {
-        "epoch": epoch + 1,
-        "train_loss": loss_sum / len(classes),
-        "train_accuracy": correct / len(classes),
-        "seconds": round(seconds, 3),
-        "step_ms": round(seconds / len(order) * 1000, 4),
-    }
+    def _checkpoint(self) -> dict[str, Any] | None:
+        if not self.run.has("checkpoint.pt"):
+            return None
+        self.run.load("best.pt")  # needed at the end: a broken one is reported now, not hours later
+        return self.run.load("checkpoint.pt")
 
 
-def _resume(
-    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> list[dict[str, float]]:
-    """Put everything back to where the last checkpoint left it, and return its rows."""
-    run.load("best.pt")  # needed at the end: a broken one is reported now, not hours later
-    state = run.load("checkpoint.pt")
-    try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
-        rows: list[dict[str, float]] = state["rows"]
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise RunMismatchError(
-            f"{run.folder / 'checkpoint.pt'} is not a checkpoint of this run. {TRAIN_ANEW}"
-        ) from error
-    return rows
-
-
-def _summary(
-    run: Run, model: nn.Module, rows: list[dict[str, float]], validation: Split, test: Split
-) -> dict[str, Any]:
-    """The best epoch's figures. The test set is looked at here, once, after everything has been chosen."""
-    best = run.load("best.pt")
-    model.load_state_dict(best["model"])
-    return {
-        "best_epoch": best["epoch"],
-        "peak_validation_accuracy": max(row["validation_accuracy"] for row in rows),
-        "final_validation_accuracy": rows[-1]["validation_accuracy"],
-        "parameters": parameter_count(model),
-        "validation": asdict(evaluate(predict(model, validation.images), validation.classes)),
-        "test": asdict(evaluate(predict(model, test.images), test.classes)),
-    }
-
-
-def _tensors(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
-    # The whole split stays in memory as uint8 (43 MB) and is normalised a batch at a time.
-    return torch.tensor(split.images, device=device), torch.tensor(split.classes, dtype=torch.long, device=device)
+def _random_state(device: str) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state()} if device == "cuda" else state

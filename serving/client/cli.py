@@ -3,9 +3,10 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +23,11 @@ _server = click.option(
 @click.option("--model", default="cnn", show_default=True, help="Which served model to ask.")
 @click.option("--model-version", default="", help="A certain version.  [default: the one that serves]")
 @_server
-@click.option("--top-k", type=click.IntRange(min=1), default=3, show_default=True, help="How many labels to show.")
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    help="How many labels to show at most.  [default: 3; all where the answer is a set]",
+)
 @click.option("--timeout", type=click.FloatRange(min=0.001), default=10.0, show_default=True, help="Seconds per image.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for scripts.")
 @click.option("--draw/--no-draw", default=None, help="Draw each image.  [default: where the output is a terminal]")
@@ -31,7 +36,7 @@ def classify(
     model: str,
     model_version: str,
     server: str,
-    top_k: int,
+    top_k: int | None,
     timeout: float,
     as_json: bool,
     draw: bool | None,
@@ -42,10 +47,15 @@ def classify(
     by the server as the data set's authors converted their photos. An image that fails is reported on standard error,
     the others are still classified, and the exit code is 1.
 
+    A model of several labels (cnn_rnn, 64 x 64 pixels) answers with the set that it sees, in the order in which it
+    predicted them; a picture of another size is reduced to fit as a whole. Where the model's file tells how far apart
+    its labels are, each runner-up shows its distance from the first: 0 is the same, 1 as far as it gets.
+
     \b
     Examples:
       hangtag classify examples/garments/*.png
       hangtag classify photo.jpg --model lstm --top-k 5
+      hangtag classify outfit.png --model cnn_rnn
       hangtag classify *.png --json | jq -r '.labels[0].name'
     """
     console = Console()
@@ -54,13 +64,13 @@ def classify(
         for path in images:
             try:
                 data = path.read_bytes()
-                answer = client.classify(data, model, version=model_version, top_k=top_k)
+                answer = client.classify(data, model, version=model_version, top_k=top_k or 0)
             except (OSError, ClientError) as error:
                 failed = True
                 click.echo(f"{path}: {error.strerror if isinstance(error, OSError) else error}", err=True)
                 continue
             if as_json:
-                click.echo(json.dumps({"image": str(path), **asdict(answer)}))
+                click.echo(json.dumps({"image": str(path), **asdict(answer, dict_factory=_without_none)}))
             else:
                 _show(console, path, data, answer, console.is_terminal if draw is None else draw)
     if failed:
@@ -85,19 +95,37 @@ def health(server: str, model: str, wait: float | None) -> None:
 
 
 def _show(console: Console, path: Path, data: bytes, answer: Classification, drawn: bool) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False, title=Text(path.name), title_justify="left")
-    for label in answer.labels:
-        table.add_row(Text(label.name), f"{label.probability:7.2%}", "█" * round(label.probability * 20))
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for place, label in enumerate(answer.labels):
+        distance = f"distance {label.distance:.2f}" if place and label.distance is not None else None
+        table.add_row(Text(label.name), f"{label.probability:7.2%}", "█" * round(label.probability * 20), distance)
+    told = Group(_title(path, answer), table)
     picture = pictures.draw(data, colour=console.color_system is not None) if drawn else None
-    row = Table.grid(padding=(0, 3))
+    beside = Table.grid(padding=(0, 3))
     if picture:
-        row.add_column(width=pictures.WIDTH)
-        row.add_row(picture, table)
+        beside.add_column(width=pictures.WIDTH)
+        beside.add_row(picture, told)
     else:
-        row.add_row(table)
-    console.print(row)
+        beside.add_row(told)
+    console.print(beside)
     console.print(
         f"[dim]{answer.model} version {answer.version}: {answer.queue_ms:.1f} ms queued, "
         f"{answer.compute_ms:.1f} ms computed[/dim]\n",
         highlight=False,
     )
+
+
+def _title(path: Path, answer: Classification) -> Text:
+    if answer.task != "multi_label":
+        return Text(path.name, style="italic")
+    count = len(answer.labels)
+    told = f"{path.name}: {count or 'no'} label{'' if count == 1 else 's'}"
+    if answer.path_probability is not None:
+        told += f"{', in the order predicted' if count > 1 else ''}; {answer.path_probability:.2%} for the whole set"
+    elif count > 1:
+        told += ", most probable first"
+    return Text(told, style="italic")
+
+
+def _without_none(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in items if value is not None}

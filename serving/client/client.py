@@ -39,16 +39,26 @@ class ClientError(Exception):
 
 @dataclass(frozen=True)
 class Label:
-    """One label of an answer; probability in [0, 1], index its place among the model's outputs."""
+    """One label of an answer; probability in [0, 1], index its place among the model's outputs.
+
+    distance: how far it lies from the answer's first label, 0 the same and 1 as far as it gets; None where the model
+    does not say.
+    """
 
     name: str
     probability: float
     index: int
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
 class Classification:
-    """What a model makes of an image, most probable first; the times are the server's own, in milliseconds."""
+    """What a model makes of an image; the times are the server's own, in milliseconds.
+
+    task ``single_label``: the labels are rivals, most probable first. ``multi_label``: they are a set, which may be
+    empty, in the order in which the model predicted them where it does so one after another, else most probable first;
+    path_probability is that of the whole set, None where the model does not say.
+    """
 
     model: str
     version: str
@@ -57,6 +67,8 @@ class Classification:
     queue_ms: float
     compute_ms: float
     batch_size: int
+    task: str = "single_label"
+    path_probability: float | None = None
 
 
 class Client:
@@ -72,9 +84,12 @@ class Client:
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
     def classify(
-        self, image: bytes | npt.NDArray[np.uint8], model: str, *, version: str = "", top_k: int = 3
+        self, image: bytes | npt.NDArray[np.uint8], model: str, *, version: str = "", top_k: int = 0
     ) -> Classification:
-        """Classify one image: the bytes of a PNG, JPEG or WebP file, or grey pixels [height, width] of its size."""
+        """Classify one image: the bytes of a PNG, JPEG or WebP file, or grey pixels [height, width] of its size.
+
+        top_k: how many labels at most; 0 gives three rivals, or a whole set.
+        """
         if not isinstance(image, bytes | np.ndarray):
             raise TypeError(f"image is bytes or a numpy array, not {type(image).__name__}; of a path, read the bytes")
         if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or image.ndim != 2):
@@ -90,11 +105,13 @@ class Client:
         return Classification(
             model=response.model_name,
             version=response.model_version,
-            labels=tuple(Label(score.label, score.probability, score.index) for score in response.labels),
+            labels=tuple(_label(score) for score in response.labels),
             preprocess_ms=timings.preprocess_ns / 1e6,
             queue_ms=timings.queue_ns / 1e6,
             compute_ms=timings.compute_ns / 1e6,
             batch_size=timings.batch_size,
+            task="multi_label" if response.task == classifier_pb2.TASK_MULTI_LABEL else "single_label",
+            path_probability=response.path_probability if response.HasField("path_probability") else None,
         )
 
     def infer(self, model: str, inputs: Mapping[str, Array], *, version: str = "") -> dict[str, Array]:
@@ -173,3 +190,8 @@ class Client:
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
             details = f"no answer from {self._address} within {self._timeout:g} s"
         return ClientError(code, details or code.name)
+
+
+def _label(score: classifier_pb2.LabelScore) -> Label:
+    distance = score.distance if score.HasField("distance") else None
+    return Label(score.label, score.probability, score.index, distance)

@@ -90,7 +90,8 @@ def setting(flag: str, help_text: str, type: click.ParamType[Any] | None = None)
 @click.option(
     "--images",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Send the PNG files of this folder.  [default: random values that fit the model]",
+    help="Send the PNG files of this folder; smaller ones side by side, as many as the model's picture holds.  "
+    "[default: random values that fit the model]",
 )
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the results as JSON.")
 @click.option(

@@ -35,7 +35,7 @@ def load(metadata: pb.ModelMetadataResponse, batch_size: int, seed: int, images:
     """
     random = generator_for(seed, "samples")
     if images is not None:
-        pixels = _read_images(metadata, images)
+        pixels, source = _read_images(metadata, images)
         # Whole rounds through the folder, each in an order of its own: every image is sent about as often.
         rounds = math.ceil(LIBRARY_SIZE * batch_size / len(pixels))
         order = np.concatenate([random.permutation(len(pixels)) for _ in range(rounds)])
@@ -44,7 +44,7 @@ def load(metadata: pb.ModelMetadataResponse, batch_size: int, seed: int, images:
             _request(metadata, [pixels[order[start : start + batch_size]].reshape(shape)])
             for start in range(0, LIBRARY_SIZE * batch_size, batch_size)
         ]
-        return SampleLibrary(metadata.name, tuple(requests), f"{len(pixels)} images from {images}")
+        return SampleLibrary(metadata.name, tuple(requests), source)
     requests = []
     size = 0
     while len(requests) < LIBRARY_SIZE and size < LIBRARY_BYTES:
@@ -55,8 +55,35 @@ def load(metadata: pb.ModelMetadataResponse, batch_size: int, seed: int, images:
     return SampleLibrary(metadata.name, tuple(requests), f"random values for {inputs}")
 
 
-def _read_images(metadata: pb.ModelMetadataResponse, folder: Path) -> npt.NDArray[np.uint8]:
-    """The folder's PNG files as [images, height, width], of the size that the model's only input asks for."""
+def _read_images(metadata: pb.ModelMetadataResponse, folder: Path) -> tuple[npt.NDArray[np.uint8], str]:
+    """The folder's PNG files as [images, height, width], of the size that the model's only input asks for, and where
+    they come from. Smaller ones are laid side by side on black, as many as a picture of that size holds."""
+    height, width = _picture_size(metadata)
+    files = sorted(folder.glob("*.png"))
+    if not files:
+        raise SampleError(f"{folder} holds no .png files")
+    read = [_read_grey(file) for file in files]
+    high, wide = read[0].shape
+    rows, columns = height // high, width // wide
+    fits = (high, wide) == (height, width) or rows * columns > 1
+    for file, grey in zip(files, read, strict=True):
+        if not fits or grey.shape != (high, wide):
+            raise SampleError(
+                f"{file} has {grey.shape[1]}x{grey.shape[0]} pixels; model {metadata.name!r} takes {width}x{height}, "
+                "or smaller images, all of one size, of which at least two fit in"
+            )
+    # [images, rows * columns]: each picture begins with another image, and goes on with those after it.
+    places = (np.arange(len(read))[:, None] + np.arange(rows * columns)) % len(read)
+    tiled = np.stack(read)[places].reshape(-1, rows, columns, high, wide).swapaxes(2, 3)
+    top, left = (height - rows * high) // 2, (width - columns * wide) // 2
+    pixels = np.zeros((len(read), height, width), np.uint8)
+    pixels[:, top : top + rows * high, left : left + columns * wide] = tiled.reshape(-1, rows * high, columns * wide)
+    together = f", {rows * columns} side by side in a picture of {width}x{height}" if rows * columns > 1 else ""
+    return pixels, f"{len(files)} images from {folder}{together}"
+
+
+def _picture_size(metadata: pb.ModelMetadataResponse) -> tuple[int, int]:
+    """Height and width of the pictures that the model takes."""
     tensor = metadata.inputs[0] if len(metadata.inputs) == 1 else None
     size = [length for length in tensor.shape[1:] if length != 1] if tensor else []
     if tensor is None or tensor.datatype != "UINT8" or len(size) != 2 or min(size) < 1:
@@ -65,23 +92,15 @@ def _read_images(metadata: pb.ModelMetadataResponse, folder: Path) -> npt.NDArra
             f"model {metadata.name!r} takes no grey images (UINT8 [batch, height, width]) but {inputs}: "
             "leave out --images to send random values"
         )
-    files = sorted(folder.glob("*.png"))
-    if not files:
-        raise SampleError(f"{folder} holds no .png files")
-    height, width = size
-    pixels = np.empty((len(files), height, width), np.uint8)
-    for place, file in enumerate(files):
-        try:
-            with Image.open(file) as image:
-                grey = np.asarray(image.convert("L"))
-        except (OSError, UnidentifiedImageError) as error:
-            raise SampleError(f"{file} cannot be read as an image: {error}") from error
-        if grey.shape != (height, width):
-            raise SampleError(
-                f"{file} has {grey.shape[1]}x{grey.shape[0]} pixels; model {metadata.name!r} takes {width}x{height}"
-            )
-        pixels[place] = grey
-    return pixels
+    return size[0], size[1]
+
+
+def _read_grey(file: Path) -> npt.NDArray[np.uint8]:
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("L"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise SampleError(f"{file} cannot be read as an image: {error}") from error
 
 
 def _shape(model: str, tensor: pb.ModelMetadataResponse.TensorMetadata, batch_size: int) -> list[int]:

@@ -1,6 +1,8 @@
-"""An image file -> pixels as the models know them: 8-bit grey, a bright garment on black.
+"""An image file -> pixels as the models know them: 8-bit grey, bright garments on black.
 
-A picture that already has the model's size is taken as it is. Any other goes the way of the data set's own pictures
+A picture that already has the model's size is taken as it is. Any other is converted. For a model that looks for
+several garments it is reduced as a whole (``reduce``): where they lie, and how large they are to one another, is part
+of the picture. For a model of one garment it goes the way of the data set's own pictures (``convert``)
 (Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017, figure 1): trim to the garment, subsample the longest edge to the model's
 size, sharpen, centre on a square, negate, grey. The authors began with shop thumbnails 73 pixels high, so a larger
 photo is reduced to that first.
@@ -26,8 +28,11 @@ _BACKGROUND_TOLERANCE = 0.05 * 255  # the authors' 5 % of the maximum intensity
 Pixels = npt.NDArray[np.uint8]
 
 
-def decode(data: bytes, height: int, width: int) -> Pixels:
-    """Pixels [height, width] of a PNG, JPEG or WebP file. Raises InvalidRequestError for anything else."""
+def decode(data: bytes, height: int, width: int, *, whole: bool = False) -> Pixels:
+    """Pixels [height, width] of a PNG, JPEG or WebP file: of one garment, or of the ``whole`` picture.
+
+    Raises InvalidRequestError for anything else.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_bomb(image)
@@ -40,11 +45,11 @@ def decode(data: bytes, height: int, width: int) -> Pixels:
         raise InvalidRequestError(f"the image cannot be decoded: {error}") from error
     if grey.size == (width, height):
         return np.asarray(grey)
-    return convert(grey, height, width)
+    return reduce(grey, height, width) if whole else convert(grey, height, width)
 
 
 def convert(grey: Image.Image, height: int, width: int) -> Pixels:
-    """A grey picture of any size -> pixels [height, width], as the data set's authors made theirs."""
+    """The picture of one garment, as the data set's authors made theirs."""
     grey.thumbnail((_THUMBNAIL_EDGE, _THUMBNAIL_EDGE), Image.Resampling.LANCZOS)
     pixels = np.asarray(grey)
     background = float(np.median([pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1]]))
@@ -53,8 +58,21 @@ def convert(grey: Image.Image, height: int, width: int) -> Pixels:
     size = (max(1, round(garment.width * scale)), max(1, round(garment.height * scale)))
     garment = garment.resize(size, Image.Resampling.NEAREST)
     garment = garment.filter(ImageFilter.UnsharpMask(radius=1, percent=100, threshold=0))
+    return _centre(garment, background, height, width)
+
+
+def reduce(grey: Image.Image, height: int, width: int) -> Pixels:
+    """The whole picture, as large as it fits but never enlarged: a garment of 28 pixels is one of 28 here too."""
+    grey.thumbnail((width, height), Image.Resampling.LANCZOS)
+    pixels = np.asarray(grey)
+    # Of the whole edge, not of the corners: garments may lie in one or two of those.
+    background = float(np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])))
+    return _centre(grey, background, height, width)
+
+
+def _centre(picture: Image.Image, background: float, height: int, width: int) -> Pixels:
     canvas = Image.new("L", (width, height), round(background))
-    canvas.paste(garment, ((width - size[0]) // 2, (height - size[1]) // 2))
+    canvas.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
     result = np.asarray(canvas)
     # The authors' photos have a white background, so they negate; a picture that is dark already keeps its tones.
     return 255 - result if background > 127 else result

@@ -173,7 +173,8 @@ def test_perf_analyzer(
     after = statistics(server)
     requests = after.inference_stats.success.count - before.inference_stats.success.count
     assert after.inference_stats.fail.count == before.inference_stats.fail.count
-    assert requests >= said["Successful request count"] >= said["Request count"]
+    # It sums up to three windows of its own, and was once seen to count one request more than the server was sent.
+    assert requests + 3 >= said["Successful request count"] >= said["Request count"]
     assert said["Inference count"] == said["Successful request count"] * batch_size
     assert after.inference_count - before.inference_count == requests * batch_size
     assert after.execution_count - before.execution_count <= requests

@@ -14,11 +14,12 @@ from serving.server.app import Server
 from serving.server.config import ServerConfig
 from tests.export import runs
 from tests.export.conftest import Exported
+from training import datasets
 from training.data import Split
 from training.errors import RunMismatchError
+from training.inference import predict
 from training.models import build
 from training.run import Run
-from training.trainer import predict
 
 
 def finish(run: Run) -> Run:
@@ -77,6 +78,24 @@ def test_a_run_that_is_not_finished_is_refused_with_how_to_go_on(tmp_path: Path,
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"model": "cnn_rnn", "dataset": "outfits-independent"}, "--data outfits-independent"),
+        (
+            {"loss": {"name": "soft-labels", "beta": 5.0, "weight": 0.5, "distances": "00"}},
+            "--loss soft-labels --beta 5.0 --loss-weight 0.5",
+        ),
+    ],
+)
+def test_how_to_go_on_names_the_data_set_and_the_loss(
+    tmp_path: Path, garments: Split, changed: dict[str, object], told: str
+) -> None:
+    run = runs.start(tmp_path / "run", "lstm")
+    (run.folder / "config.json").write_text(json.dumps(run.read_config() | changed))
+    assert f" {told} --out {run.folder}" in refusal(run, tmp_path, garments)
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path, garments: Split) -> None:
     run = finish(runs.start(tmp_path / "run", "lstm"))
     run.save("best.pt", {"model": build("cnn").state_dict(), "epoch": 1})
@@ -114,7 +133,7 @@ def test_a_model_that_is_not_known_is_refused(tmp_path: Path, garments: Split, m
     config = run.read_config() | {"model": model}
     (run.folder / "config.json").write_text(json.dumps(config))
     assert refusal(run, tmp_path, garments) == (
-        f"{run.folder} is a run of {model!r}; the models known here: lstm, lstm2, cnn"
+        f"{run.folder} is a run of {model!r}; the models known here: {', '.join(datasets.ALL_MODELS)}"
     )
 
 

@@ -16,17 +16,18 @@ from torch import nn
 
 from export import onnx_file
 from export.errors import ExportError
+from export.served import Classifier
 from serving.server.runtime import Runtime
 from serving.signature import Signature, TensorSpec
 from tests.export.conftest import Exported
 from tests.export.runs import EPOCHS
-from training import trainer
+from training import inference, label_distance
 from training.data import Split
 from training.models import build, parameter_count
 
 PLAIN_KEYS = {"task", "recipe", "seed", "parameters", "data_digest", "git_revision", "trained"}
 FIGURES = {"validation_accuracy", "test_accuracy"}
-JSON_KEYS = {"labels", "versions", "training", "parity"}
+JSON_KEYS = {"labels", "label_distances", "label_distances_from", "versions", "training", "parity"}
 
 
 def dims(value: onnx.ValueInfoProto) -> list[int | str]:
@@ -69,6 +70,13 @@ def test_labels_come_in_the_data_sets_order(exported: Exported) -> None:
     ]  # fmt: skip
 
 
+def test_distances_of_labels_are_those_that_ship(exported: Exported) -> None:
+    signature = Runtime(exported.file, provider="cpu").signature
+    distances = label_distance.default()
+    np.testing.assert_array_equal(signature.label_distances, distances.matrix)
+    assert json.loads(signature.metadata["label_distances_from"]) == distances.provenance
+
+
 def test_it_is_one_file_without_external_data(exported: Exported) -> None:
     assert [path.name for path in exported.published.folder.iterdir()] == ["model.onnx"]
     tensors = onnx.load(exported.file, load_external_data=False).graph.initializer
@@ -100,7 +108,7 @@ def test_metadata_says_where_the_model_came_from(exported: Exported) -> None:
 
 def test_metadata_carries_the_figures_that_were_proven(exported: Exported, garments: Split) -> None:
     metadata = metadata_of(exported.file)
-    logits = trainer.predict(exported.network, garments.images)
+    logits = inference.predict(exported.network, garments.images)
     assert metadata["hangtag.test_accuracy"] == f"{(logits.argmax(axis=1) == garments.classes).mean():.4f}"
     assert re.fullmatch(r"[01]\.\d{4}", metadata["hangtag.validation_accuracy"])
     proven = json.loads(metadata["hangtag.parity"])
@@ -113,7 +121,7 @@ def test_metadata_carries_the_figures_that_were_proven(exported: Exported, garme
 
 def test_nothing_of_the_exporting_machine_is_in_the_file(exported: Exported) -> None:
     raw = exported.file.read_bytes()
-    places = [Path.cwd(), Path.home(), Path(sys.prefix), Path(trainer.__file__).parent, exported.run.folder]
+    places = [Path.cwd(), Path.home(), Path(sys.prefix), Path(inference.__file__).parent, exported.run.folder]
     for needle in (*map(str, places), "site-packages", "Traceback", 'File "', ".py", "stack_trace", "pkg.torch"):
         assert needle.encode() not in raw, needle
     # Without the weights, whose bytes may spell anything: no absolute path at all.
@@ -139,7 +147,7 @@ def test_weights_that_are_computed_in_the_graph_are_refused(tmp_path: Path, monk
     """The exporter leaves them so; another onnxscript may not fold them."""
     monkeypatch.setattr(onnxscript.optimizer, "optimize", lambda *arguments, **options: None)
     with pytest.raises(ExportError, match=r"the weights of \S+ are computed in the graph"):
-        onnx_file.write(build("lstm"), {}, tmp_path / "model.onnx")
+        onnx_file.write(Classifier(build("lstm")), {}, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -156,7 +164,7 @@ def test_dropout_is_off_whatever_mode_the_network_was_in(tmp_path: Path, garment
             return dropped
 
     file = tmp_path / "model.onnx"
-    onnx_file.write(Dropped().train(), {}, file)
+    onnx_file.write(Classifier(Dropped()).train(), {}, file)
     logits = Runtime(file, provider="cpu").run({"image": garments.images[:5]})["logits"]
     np.testing.assert_array_equal(logits, garments.images[:5, 14, :10].astype(np.float32) / np.float32(255))
 

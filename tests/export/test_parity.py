@@ -13,12 +13,13 @@ from torch import nn
 
 from export import exporter, onnx_file, parity
 from export.errors import ParityError
+from export.served import Classifier
 from serving.server.runtime import Runtime
 from tests.export.conftest import Exported
 from tests.export.runs import contents
 from training.data import Split
+from training.inference import normalise
 from training.models import build
-from training.trainer import normalise
 
 Model = onnx.ModelProto
 Weights = npt.NDArray[np.float32]
@@ -40,6 +41,7 @@ def test_the_file_answers_as_pytorch_at_any_batch_size(exported: Exported, garme
 
 def test_the_proof_covers_each_batch_size_and_the_whole_test_set(exported: Exported, garments: Split) -> None:
     proven = exported.published.parity
+    assert isinstance(proven, parity.Parity)
     assert list(proven.max_difference) == list(parity.BATCH_SIZES)
     assert {1, 2, 7, 64}.issubset(parity.BATCH_SIZES)
     assert max(proven.max_difference.values()) < parity.TOLERANCE
@@ -142,7 +144,7 @@ def test_a_network_that_answers_no_numbers_is_refused(lstm: Exported, garments: 
     network.load_state_dict(lstm.network.state_dict())
     network.get_parameter("classifier.bias").data.fill_(broken)
     with pytest.raises(ParityError, match=r"own outputs are not finite for 300 of 300 test images, first for image 0"):
-        parity.verify(network, lstm.file, garments)
+        parity.verify(Classifier(network), lstm.file, garments)
 
 
 def test_wrong_probabilities_are_refused(lstm: Exported, garments: Split, tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_wrong_probabilities_are_refused(lstm: Exported, garments: Split, tmp_pa
     changed = tmp_path / "model.onnx"
     changed.write_bytes(model.SerializeToString())
     with pytest.raises(ParityError, match=r"batch 1: probabilities differ from PyTorch's"):
-        parity.verify(lstm.network, changed, garments)
+        parity.verify(Classifier(lstm.network), changed, garments)
 
 
 class Reshaped(nn.Module):
@@ -175,9 +177,9 @@ def test_a_shape_that_breaks_the_contract_is_refused(
     network: nn.Module, declared: str, garments: Split, tmp_path: Path
 ) -> None:
     file = tmp_path / "model.onnx"
-    onnx_file.write(network, {}, file)
+    onnx_file.write(Classifier(network), {}, file)
     with pytest.raises(ParityError) as refusal:
-        parity.verify(network, file, garments)
+        parity.verify(Classifier(network), file, garments)
     assert f"logits: FP32 {declared}" in str(refusal.value)
     assert "expected image: UINT8 [any, 28, 28]; logits: FP32 [any, 10]" in str(refusal.value)
 
@@ -193,10 +195,10 @@ def test_a_shape_that_breaks_its_own_declaration_is_refused(lstm: Exported, garm
     file = tmp_path / "model.onnx"
     file.write_bytes(model.SerializeToString())
     with pytest.raises(ParityError, match=r"batch 2: logits have shape \[1, 10\], expected \[2, 10\]"):
-        parity.verify(lstm.network, file, garments)
+        parity.verify(Classifier(lstm.network), file, garments)
 
 
 def test_a_short_test_set_is_compared_as_far_as_it_goes(lstm: Exported, garments: Split) -> None:
     """An empty batch would abort the whole process in ONNX Runtime."""
-    proven = parity.verify(lstm.network, lstm.file, garments.first(10))
+    proven = parity.verify(Classifier(lstm.network), lstm.file, garments.first(10))
     assert list(proven.max_difference) == list(parity.BATCH_SIZES)

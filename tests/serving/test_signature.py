@@ -53,3 +53,62 @@ def test_only_a_first_axis_that_is_free_everywhere_joins_requests() -> None:
     assert not Signature((X,), (Y, fixed)).batched
     assert not Signature((X, scalar), (Y,)).batched
     assert not Signature((), (Y,)).batched
+
+
+def test_distances_of_labels_are_read() -> None:
+    read = signature(labels='["a", "b"]', label_distances="[[0, 0.5], [1, 0.0]]")
+    assert read.label_distances == ((0.0, 0.5), (1.0, 0.0))
+    assert signature(labels='["a", "b"]').label_distances is None
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        "null",
+        "[]",
+        "[[0, 1]]",
+        "[[0], [0]]",
+        "[[0, 1, 1], [1, 0, 1]]",
+        "[[0, 1], 5]",
+        '{"a": 1}',
+        "7",
+        '[[0, 1], "ab"]',
+    ],
+)
+def test_distances_of_another_shape_are_refused(matrix: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"hangtag\.label_distances is not a JSON matrix .* the 2 labels"):
+        signature(labels='["a", "b"]', label_distances=matrix)
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["[0, 2]", "[0, -0.1]", "[0, NaN]", "[0.1, 1]", '[0, "1"]', "[0, true]", "[0, null]", "[0, Infinity]", "[0, []]"],
+)
+def test_distances_that_are_none_are_refused(row: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"hangtag\.label_distances must hold numbers from 0 to 1"):
+        signature(labels='["a", "b"]', label_distances=f"[{row}, [1, 0]]")
+
+
+def test_what_makes_a_set_is_read() -> None:
+    assert (signature().threshold, signature().min_labels) == (0.5, 0)
+    read = signature(threshold="0.25", min_labels="2")
+    assert (read.threshold, read.min_labels) == (0.25, 2)
+
+
+@pytest.mark.parametrize("threshold", ["1.5", "-1", "NaN", "true", '"0.5"', "[0.5]", "null"])
+def test_a_threshold_that_is_no_probability_is_refused(threshold: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"hangtag\.threshold must be a number from 0 to 1, not "):
+        signature(threshold=threshold)
+
+
+@pytest.mark.parametrize("count", ["-1", "1.0", "true", '"1"', "null"])
+def test_a_least_number_of_labels_that_is_none_is_refused(count: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"hangtag\.min_labels must be a whole number from 0, not "):
+        signature(min_labels=count)
+
+
+@pytest.mark.parametrize("key", ["label_distances", "threshold", "min_labels"])
+@pytest.mark.parametrize("value", ["", "{", "nonsense", "[" * 100_000])
+def test_what_is_no_json_is_refused(key: str, value: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=rf"hangtag\.{key} is not JSON: "):
+        signature(**{key: value})

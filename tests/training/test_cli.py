@@ -20,8 +20,9 @@ from tests.training.configs import figures, same_weights, weights
 from training import trainer
 from training.cli import train
 from training.data import FashionMnist
+from training.datasets import ALL_MODELS
 from training.models import MODELS
-from training.recipes import RECIPES
+from training.recipes import recipe_for
 from training.run import Run, RunConfig
 
 HANGTAG = Path(sys.executable).with_name("hangtag")
@@ -40,7 +41,7 @@ def arguments(raw_dir: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def config(whole: FashionMnist) -> RunConfig:
     """What these arguments mean."""
-    recipe = replace(RECIPES["study"], epochs=EPOCHS)
+    recipe = replace(recipe_for("study", "lstm"), epochs=EPOCHS)
     return RunConfig(
         model="lstm",
         recipe=recipe,
@@ -273,9 +274,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(arguments: list[str], tmp_p
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["transformer"], "'transformer' is not one of 'lstm', 'lstm2', 'cnn'"),
+        (["transformer"], "'transformer' is not one of 'lstm', 'lstm-56', 'lstm-280', 'lstm2', 'cnn'"),
         ([], "Missing argument"),
-        (["lstm", "--recipe", "best"], "--recipe': 'best' is not"),
+        (["lstm", "--recipe", "better"], "--recipe': 'better' is not"),
+        (["lstm-56", "--recipe", "best"], "--recipe best: there is no such recipe for lstm-56; it has: study."),
+        (["lstm", "--teacher", "cnn.onnx"], "--teacher cnn.onnx: recipe study learns from the labels alone."),
         (["lstm", "--epochs", "0"], "--epochs"),
         (["lstm", "--limit", "0"], "--limit"),
         (["lstm", "--threads", "0"], "--threads"),
@@ -307,17 +310,17 @@ def test_help_teaches() -> None:
     text = "".join(result.stdout.split())
     for taught in (
         *MODELS, "--recipe", "--seed", "--data-dir", "--out", "--epochs", "--limit", "--threads", "--device",
-        "--precision", "--restart", "Debian's package", "runs/MODEL-RECIPE-seedSEED",
+        "--precision", "--teacher", "--restart", "Debian's package", "runs/MODEL-RECIPE-seedSEED",
         "config.json, metrics.json and best.pt", "goes on from its last finished epoch", "Ctrl-C", "Examples:",
     ):  # fmt: skip
         assert "".join(taught.split()) in text, taught
 
 
 def test_the_examples_in_the_help_are_valid() -> None:
-    examples = re.findall(r"^ *hangtag train (.+?)(?:   .*)?$", hangtag(["train", "--help"]).stdout, re.MULTILINE)
-    assert len(examples) == 3
+    examples = re.findall(r"^ *.*hangtag train (.+?)(?:   .*)?$", hangtag(["train", "--help"]).stdout, re.MULTILINE)
+    assert len(examples) == 6
     for example in examples:
-        assert train.make_context("train", shlex.split(example)).params["model"] in MODELS
+        assert train.make_context("train", shlex.split(example)).params["model"] in ALL_MODELS
 
 
 def test_every_option_is_explained() -> None:

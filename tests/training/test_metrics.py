@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from training.metrics import evaluate
+from training.metrics import distance_at_k, evaluate, mean_severity, per_class
 
 
 def test_hand_computed_figures() -> None:
@@ -60,3 +60,58 @@ def test_figures_equal_a_plain_loop(case: tuple[npt.NDArray[np.float32], npt.NDA
     assert figures.accuracy == pytest.approx(hits / n)
     assert figures.loss == pytest.approx(loss / n, rel=1e-9, abs=1e-9)
     assert figures.confusion == confusion
+
+
+# How good each class is, and how bad mistakes are.
+
+DISTANCES = np.array([[0, 0.25, 1], [0.25, 0, 0.5], [1, 0.5, 0]])
+
+
+def test_per_class_by_hand() -> None:
+    first, second, third = per_class([[6, 2, 0], [3, 1, 0], [0, 0, 0]])
+    assert (first.precision, first.recall, first.f1, first.support) == pytest.approx((6 / 9, 6 / 8, 12 / 17, 8))
+    assert (second.precision, second.recall, second.f1, second.support) == pytest.approx((1 / 3, 1 / 4, 2 / 7, 4))
+    assert (third.precision, third.recall, third.f1, third.support) == (0, 0, 0, 0)  # never there, never predicted
+    assert type(first.precision) is float
+    assert type(first.support) is int
+
+
+@given(cases())
+def test_per_class_agrees_with_accuracy(case: tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]) -> None:
+    logits, classes = case
+    figures = evaluate(logits, classes)
+    each = per_class(figures.confusion)
+    assert sum(one.support for one in each) == len(classes)
+    assert sum(one.recall * one.support for one in each) / len(classes) == pytest.approx(figures.accuracy)
+    for one in each:  # the harmonic mean
+        both = one.precision + one.recall
+        assert one.f1 == pytest.approx(2 * one.precision * one.recall / both if both else 0)
+
+
+def test_severity_counts_mistakes_only() -> None:
+    assert mean_severity([[100, 3, 1], [0, 50, 0], [0, 0, 7]], DISTANCES) == pytest.approx((3 * 0.25 + 1) / 4)
+    assert mean_severity([[1, 0, 0], [0, 2, 0], [0, 0, 3]], DISTANCES) is None
+
+
+@given(cases())
+def test_severity_is_the_distance_at_one_of_the_mistakes(
+    case: tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]],
+) -> None:
+    logits, classes = case
+    k = logits.shape[1]
+    places = np.arange(k) / k
+    distances = np.abs(places[:, None] - places)
+    figures = evaluate(logits, classes)
+    severity = mean_severity(figures.confusion, distances)
+    per_sample = [distances[true, row.argmax()] for row, true in zip(logits, classes, strict=True)]
+    assert distance_at_k(logits, classes, distances, 1) == pytest.approx(np.mean(per_sample))
+    wrong = [one for one, row, true in zip(per_sample, logits, classes, strict=True) if row.argmax() != true]
+    assert severity == (pytest.approx(np.mean(wrong)) if wrong else None)
+
+
+def test_distance_of_a_short_list_by_hand() -> None:
+    logits = np.array([[3, 2, 1], [1, 2, 3]], np.float32)
+    classes = np.array([0, 0], np.uint8)
+    assert distance_at_k(logits, classes, DISTANCES, 1) == pytest.approx((0 + 1) / 2)
+    assert distance_at_k(logits, classes, DISTANCES, 2) == pytest.approx(((0 + 0.25) / 2 + (1 + 0.25) / 2) / 2)
+    assert distance_at_k(logits, classes, DISTANCES, 3) == pytest.approx((0 + 0.25 + 1) / 3)

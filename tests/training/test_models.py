@@ -5,7 +5,10 @@ from torch import nn
 from training.models import MODELS, Lstm, build, parameter_count
 
 
-@pytest.mark.parametrize(("name", "count"), [("lstm", 162_574), ("lstm2", 3_277_742), ("cnn", 1_413_834)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("lstm", 162_574), ("lstm-56", 19_834), ("lstm-280", 350_010), ("lstm2", 3_277_742), ("cnn", 1_413_834)],
+)
 def test_parameter_counts_are_the_studys(name: str, count: int) -> None:
     assert parameter_count(build(name)) == count
 
@@ -21,8 +24,8 @@ def test_frozen_parameters_are_not_counted() -> None:
     assert parameter_count(model) == 162_574 - (186 * 10 + 10)
 
 
-def test_the_three_networks_are_there() -> None:
-    assert list(MODELS) == ["lstm", "lstm2", "cnn"]
+def test_the_studys_networks_are_there() -> None:
+    assert list(MODELS) == ["lstm", "lstm-56", "lstm-280", "lstm2", "cnn"]
     with pytest.raises(KeyError):
         build("mlp")
 
@@ -57,7 +60,9 @@ def test_dropout_acts_in_training_only(name: str) -> None:
 
 def test_dropout_rates_are_the_studys() -> None:
     rates = {name: [module.p for module in build(name).modules() if isinstance(module, nn.Dropout)] for name in MODELS}
-    assert rates == {"lstm": [0.2], "lstm2": [0.2], "cnn": [0.5, 0.5]}
+    assert rates == {
+        "lstm": [0.2], "lstm-56": [0.2], "lstm-280": [0.2], "lstm2": [0.2], "cnn": [0.5, 0.5],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["lstm", "lstm2"])

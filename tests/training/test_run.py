@@ -38,8 +38,17 @@ def test_the_config_is_written_first_and_whole(run: Run) -> None:
             "batch_size": 32,
             "epochs": 2,
             "learning_rate": 1e-3,
+            "optimizer": "adam",
             "betas": [0.9, 0.999],
             "epsilon": 1e-7,
+            "weight_decay": 0.0,
+            "schedule": "constant",
+            "ema_decay": 0.0,
+            "batch_norm": False,
+            "dropout": None,
+            "label_smoothing": 0.0,
+            "augmentation": {"flip": False, "shift": 0, "erase": 0.0},
+            "distillation": None,
         },
         "seed": 0,
         "data_digest": "of no matter here",
@@ -47,6 +56,10 @@ def test_the_config_is_written_first_and_whole(run: Run) -> None:
         "precision": "fp32",
         "threads": 1,
         "device": "cpu",
+        "processes": 1,
+        "dataset": "fashion-mnist",
+        "teacher": None,
+        "loss": None,
     }
     assert [path.name for path in run.folder.iterdir()] == ["config.json"]
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,9 +14,10 @@ from tests.training.configs import figures, make_config, same_weights, weights
 from training import trainer
 from training.data import FashionMnist
 from training.errors import DivergedError, RunMismatchError
+from training.inference import predict
 from training.metrics import evaluate
-from training.models import MODELS, build
-from training.recipes import RECIPES
+from training.models import build
+from training.recipes import recipe_for
 from training.run import Run, RunConfig
 
 REPOSITORY = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def assert_same_outcome(folder: Path, unbroken: Path) -> None:
     if Run(folder).has("checkpoint.pt"):
         one, other = Run(folder).load("checkpoint.pt"), Run(unbroken).load("checkpoint.pt")
         assert same_weights(one["model"], other["model"])
-        assert torch.equal(one["rng"], other["rng"])
+        assert [same_weights(*states) for states in zip(one["rng"], other["rng"], strict=True)] == [True]
         for index, state in other["optimizer"]["state"].items():
             assert same_weights(one["optimizer"]["state"][index], state)
 
@@ -95,15 +95,15 @@ def test_the_loss_falls(small: FashionMnist, tmp_path: Path, model: str, limit: 
 
 
 def test_the_studys_recipe() -> None:
-    recipe = RECIPES["study"]
+    recipe = recipe_for("study", "lstm")
     assert (recipe.batch_size, recipe.epochs, recipe.learning_rate) == (32, 10, 1e-3)
     assert (recipe.betas, recipe.epsilon) == ((0.9, 0.999), 1e-7)  # Adam as in Keras
 
 
 def test_the_optimizer_is_the_recipes(unbroken: Path) -> None:
-    group = Run(unbroken).load("checkpoint.pt")["optimizer"]["param_groups"][0]
-    assert (group["lr"], tuple(group["betas"]), group["eps"]) == (1e-3, (0.9, 0.999), 1e-7)
-    assert group["weight_decay"] == 0
+    for group in Run(unbroken).load("checkpoint.pt")["optimizer"]["param_groups"]:
+        assert (group["lr"], tuple(group["betas"]), group["eps"]) == (1e-3, (0.9, 0.999), 1e-7)
+        assert group["weight_decay"] == 0
 
 
 def test_rows_and_summary(small: FashionMnist, unbroken: Path) -> None:
@@ -125,7 +125,7 @@ def test_rows_and_summary(small: FashionMnist, unbroken: Path) -> None:
     best = build("lstm")
     best.load_state_dict(weights(unbroken))
     for name, split in (("validation", small.validation.first(96)), ("test", small.test)):
-        outcome = evaluate(trainer.predict(best, split.images), split.classes)
+        outcome = evaluate(predict(best, split.images), split.classes)
         assert summary[name] == {
             "accuracy": outcome.accuracy,
             "loss": outcome.loss,
@@ -174,7 +174,7 @@ def test_a_finished_run_leaves_three_files(small: FashionMnist, tmp_path: Path) 
 # Seeds.
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["lstm", "lstm2", "cnn"])
 def test_the_same_seed_gives_the_same_weights_and_another_others(
     small: FashionMnist, tmp_path: Path, model: str
 ) -> None:
@@ -299,7 +299,8 @@ def test_a_checkpoint_of_something_else_is_refused(small: FashionMnist, tmp_path
         Run(tmp_path).load("best.pt"),
         good | {"model": build("cnn").state_dict()},
         good | {"optimizer": torch.optim.Adam(build("cnn").parameters()).state_dict()},
-        good | {"rng": torch.zeros(3, dtype=torch.uint8)},
+        good | {"rng": [{"cpu": torch.zeros(3, dtype=torch.uint8)}]},
+        good | {"rng": []},
     ):
         Run(tmp_path).save("checkpoint.pt", state)
         with pytest.raises(RunMismatchError, match=r"checkpoint\.pt is not a checkpoint of this run") as caught:
@@ -322,22 +323,3 @@ def test_weights_spoiled_by_the_last_step_are_not_kept(small: FashionMnist, tmp_
     with pytest.raises(DivergedError, match="outputs are not finite after epoch 1"):
         trainer.train(config, small, Run(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json"]
-
-
-# Predicting.
-
-
-def test_logits_do_not_depend_on_the_batch_size(small: FashionMnist) -> None:
-    model = build("lstm").train()
-    images = small.test.images[:20]
-    logits = trainer.predict(model, images)
-    assert logits.shape == (20, 10)
-    assert logits.dtype == np.float32
-    assert not model.training
-    np.testing.assert_allclose(trainer.predict(model, images, batch_size=7), logits, rtol=1e-4, atol=1e-5)
-
-
-def test_pixels_are_divided_by_255() -> None:
-    pixels = trainer.normalise(torch.tensor([0, 51, 255], dtype=torch.uint8))
-    assert pixels.dtype == torch.float32
-    assert pixels.tolist() == pytest.approx([0, 0.2, 1])

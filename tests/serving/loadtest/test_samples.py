@@ -71,6 +71,33 @@ def test_images_of_another_size_are_refused_by_name(folder: Path) -> None:
         samples.load(metadata("cnn"), 1, 0, folder)
 
 
+def test_smaller_images_are_laid_side_by_side_on_black(folder: Path) -> None:
+    """As garments for a model of several labels: 2 by 2 of 28 pixels on 64, with 4 of black around them."""
+    canvas = Tensor(name="image", datatype="UINT8", shape=[-1, 64, 64])
+    library = samples.load(metadata("cnn_rnn", canvas), 1, 0, folder)
+    assert library.source == f"3 images from {folder}, 4 side by side in a picture of 64x64"
+    seen = set()
+    for sent in library.requests:
+        request = pb.ModelInferRequest.FromString(sent)
+        assert list(request.inputs[0].shape) == [1, 64, 64]
+        pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(64, 64)
+        tiles = [pixels[top : top + 28, left : left + 28] for top in (4, 32) for left in (4, 32)]
+        seen.add(tuple(int(tile[0, 0]) for tile in tiles))
+        assert all((tile == tile[0, 0]).all() for tile in tiles)
+        assert pixels.sum(dtype=int) == sum(tile.sum(dtype=int) for tile in tiles)
+    assert seen == {(0, 40, 80, 0), (40, 80, 0, 40), (80, 0, 40, 80)}
+
+
+@pytest.mark.parametrize("size", [(40, 40), (28, 65), (65, 28), (100, 100)])
+def test_images_that_fit_once_but_do_not_fill_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / "only.png")
+    canvas = Tensor(name="image", datatype="UINT8", shape=[-1, 64, 64])
+    with pytest.raises(
+        SampleError, match=r"only\.png has \d+x\d+ pixels; model 'm' takes 64x64, or smaller images, all"
+    ):
+        samples.load(metadata("m", canvas), 1, 0, tmp_path)
+
+
 def test_a_file_that_is_no_image_is_refused_by_name(folder: Path) -> None:
     (folder / "text.png").write_text("no image")
     with pytest.raises(SampleError, match=r"text\.png cannot be read"):

@@ -198,3 +198,64 @@ def test_an_animation_gives_its_first_picture() -> None:
     for format_, options in (("PNG", {}), ("WEBP", {"lossless": True})):
         result = decoded(frames[0], format_, save_all=True, append_images=frames[1:], **options)
         np.testing.assert_array_equal(result, np.asarray(frames[0]))
+
+
+def scene(*garments: tuple[int, int, int, int], size: tuple[int, int] = (128, 128), background: int = 0) -> Image.Image:
+    """Plain garments (left, top, right, bottom) in a picture of this width and height."""
+    image = Image.new("L", size, background)
+    for box in garments:
+        ImageDraw.Draw(image).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=255 - background)
+    return image
+
+
+def whole(image: Image.Image, height: int = 64, width: int = 64) -> Pixels:
+    return images.decode(encoded(image), height, width, whole=True)
+
+
+def extent(pixels: Pixels) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what is bright."""
+    rows, columns = np.flatnonzero((pixels > 128).any(axis=1)), np.flatnonzero((pixels > 128).any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def test_a_whole_picture_of_the_models_size_is_taken_untouched() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    np.testing.assert_array_equal(whole(Image.fromarray(pixels)), pixels)
+
+
+def test_a_whole_picture_is_reduced_with_everything_in_its_place() -> None:
+    """Two garments apart from the edge: nothing is trimmed, nothing moved to the centre."""
+    pixels = whole(scene((20, 40, 40, 60), (80, 10, 100, 50)))
+    assert pixels.shape == (64, 64)
+    assert extent(pixels) == (10, 5, 50, 30)
+    assert pixels[25, 15] > 250
+    assert pixels[15, 45] > 250
+    assert pixels[25, 30] < 5
+
+
+@pytest.mark.parametrize(("size", "expected"), [((128, 64), (10, 26, 30, 46)), ((64, 128), (26, 10, 46, 30))])
+def test_the_shape_of_a_whole_picture_is_kept(size: tuple[int, int], expected: tuple[int, int, int, int]) -> None:
+    """The longer side fills the picture; the shorter is centred, and filled up with the background."""
+    assert extent(whole(scene((20, 20, 60, 60), size=size))) == expected
+
+
+def test_a_small_whole_picture_is_not_enlarged() -> None:
+    """The data set's own images are 28 pixels wide, as garments on a canvas are, and stay so."""
+    garment = np.asarray(Image.open(GARMENTS[0]))
+    expected = np.zeros((64, 64), np.uint8)
+    expected[18:46, 18:46] = garment
+    np.testing.assert_array_equal(whole(Image.fromarray(garment)), expected)
+
+
+def test_a_bright_background_is_negated_though_a_garment_lies_in_a_corner() -> None:
+    pixels = whole(scene((0, 0, 50, 50), (100, 0, 128, 30), (0, 100, 40, 128), background=255))
+    assert pixels[10, 10] > 250
+    assert pixels[40, 40] < 5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 64), (2000, 3), (3, 2000), (63, 65), (28, 28)])
+@pytest.mark.parametrize("colour", ["white", "black"])
+def test_whole_blank_pictures_of_any_size_are_black(size: tuple[int, int], colour: str) -> None:
+    pixels = whole(Image.new("RGB", size, colour))
+    assert pixels.shape == (64, 64)
+    assert not pixels.any()

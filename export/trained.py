@@ -1,0 +1,51 @@
+"""A finished run -> its network, with the weights of its best epoch, as it is served."""
+
+import torch
+
+from export.errors import ExportError
+from export.served import Classifier, LabelPath, LabelThreshold, Served
+from training import datasets
+from training.cnn_rnn import CnnRnn
+from training.models import MODELS, build
+from training.multi_label_objectives import OBJECTIVES, SoftmaxRanking
+from training.run import Run
+
+
+def load(run: Run) -> Served:
+    """In evaluation mode. Raises ExportError for a model that is not known and for weights that do not fit it."""
+    served = _fresh(run)
+    state = run.load("best.pt")
+    try:
+        served.network.load_state_dict(state["model"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(
+            f"the weights in {run.folder / 'best.pt'} do not fit {run.model} ({reason}). They are of another network, "
+            f"or of another version of it. Train anew with: hangtag train {run.model} --out FOLDER"
+        ) from error
+    return served.eval()
+
+
+def _fresh(run: Run) -> Served:
+    if run.model in OBJECTIVES:
+        return _several_labels(run)
+    if run.model in MODELS:
+        return Classifier(build(run.model))
+    known = ", ".join(datasets.ALL_MODELS)
+    raise ExportError(f"{run.folder} is a run of {run.model!r}; the models known here: {known}")
+
+
+def _several_labels(run: Run) -> Served:
+    summary = run.read_metrics()["summary"]
+    try:
+        labels, threshold = len(summary["labels"]), float(summary["thresholds"]["o_f1"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ExportError(
+            f"{run.folder / 'metrics.json'} does not tell the labels and thresholds of {run.model}; it is of another "
+            f"version of it. Train anew with: hangtag train {run.model} --out FOLDER"
+        ) from error
+    objective = OBJECTIVES[run.model](torch.arange(labels))  # the order of the labels matters to training alone
+    network = objective.network()
+    if isinstance(network, CnnRnn):
+        return LabelPath(network)
+    return LabelThreshold(network, labels, threshold, rivals=isinstance(objective, SoftmaxRanking))

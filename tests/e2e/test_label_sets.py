@@ -1,0 +1,54 @@
+"""A network of several labels from its run to the answer: export, serve, classify, load-test, each by its command."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tests.e2e.processes import ROOT, hangtag, serving
+from tests.export import label_sets
+from training.cnn_rnn import beam_search
+from training.data import LABELS, Split
+from training.inference import normalise
+
+
+def test_a_set_of_labels_from_the_run_to_the_answer(garments: Split, tmp_path: Path) -> None:
+    network = label_sets.decisive_cnn_rnn(garments)
+    run, models = label_sets.finished(tmp_path / "run", "cnn_rnn", network), tmp_path / "models"
+    canvases = label_sets.canvases(garments, 12)
+    files = [tmp_path / f"outfit-{number:02}.png" for number in range(len(canvases))]
+    for file, canvas in zip(files, canvases, strict=True):
+        Image.fromarray(canvas).save(file)
+
+    exported = hangtag("export", run.folder, "--models", models)
+    assert exported.stdout.startswith(f"published {models / 'cnn_rnn/1'}: probabilities within ")
+    assert exported.stdout.endswith(" of 1000 images\n")
+
+    with serving(models) as server:
+        model = ("--model", "cnn_rnn", "--server", server.address)
+        answers = [json.loads(line) for line in hangtag("classify", *files, *model, "--json").stdout.splitlines()]
+        with torch.inference_mode():
+            beam = beam_search(network, normalise(torch.tensor(canvases)))
+        for answer, path, certain, probabilities in zip(answers, *(part.tolist() for part in beam), strict=True):
+            wanted = [label for label in path if label >= 0]
+            assert (answer["model"], answer["task"]) == ("cnn_rnn", "multi_label")
+            assert [label["name"] for label in answer["labels"]] == [LABELS[index] for index in wanted]
+            given = [answer["path_probability"], *(label["probability"] for label in answer["labels"])]
+            np.testing.assert_allclose(given, [certain, *(probabilities[index] for index in wanted)], atol=1e-4)
+        assert len({len(answer["labels"]) for answer in answers}) > 1
+
+        shown = hangtag("classify", files[0], *model).stdout
+        assert shown.startswith("outfit-00.png: ")
+        assert "for the whole set" in shown
+
+        short = ("--min-duration", "0.3", "--min-query-count", "20", "--blocks", "2", "--warm-up", "0.05")
+        for images in ((), ("--images", ROOT / "examples/garments")):
+            report = tmp_path / "load.json"
+            load = ("loadtest", "cnn_rnn", "--server", server.address, *short, "--concurrency", "2", *images)
+            hangtag(*load, "--json", report)
+            results = json.loads(report.read_text())
+            assert results["valid"]
+            assert results["runs"][0]["total"]["statuses"] == {"OK": results["runs"][0]["total"]["queries"]}
+        assert "4 side by side in a picture of 64x64" in report.read_text()

@@ -1,0 +1,273 @@
+"""Networks that answer with a set of labels: one file, the same sets as PyTorch's, or a refusal."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from export import exporter, onnx_file, path_parity, threshold_parity, trained
+from export.errors import ExportError, ParityError
+from export.served import LabelPath, LabelThreshold
+from serving.server.runtime import Runtime
+from tests.export import label_sets, runs
+from training.cnn_rnn import BEAM_WIDTH, MAX_LABELS, CnnRnn, beam_search
+from training.data import LABELS, Split
+from training.inference import normalise
+from training.multi_label_data import Canvases
+from training.multi_label_metrics import decide
+from training.multi_label_objectives import OBJECTIVES
+from training.run import Run
+
+BASELINES = [model for model in OBJECTIVES if model != "cnn_rnn"]
+
+
+class Paths:
+    """An exported CNN-RNN: its run, network and file, and what was proven about it on 1,000 canvases."""
+
+    def __init__(self, garments: Split, folder: Path) -> None:
+        self.network = label_sets.decisive_cnn_rnn(garments)
+        self.run = label_sets.finished(folder / "run", "cnn_rnn", self.network)
+        self.published = exporter.export(self.run, folder / "models", garments)
+        self.file = self.published.folder / "model.onnx"
+        self.served = LabelPath(self.network).eval()
+
+
+@pytest.fixture(scope="module")
+def paths(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    return Paths(garments, tmp_path_factory.mktemp("cnn_rnn"))
+
+
+@pytest.fixture(scope="module")
+def canvases(garments: Split) -> Canvases:
+    return label_sets.canvases(garments, 150)
+
+
+def metadata_of(file: Path) -> dict[str, str]:
+    return {entry.key.removeprefix("hangtag."): entry.value for entry in onnx.load(file).metadata_props}
+
+
+def dims(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def test_the_graph_takes_bytes_and_gives_the_path_and_the_probabilities(paths: Paths) -> None:
+    graph = onnx.load(paths.file).graph
+    (image,) = graph.input
+    batch = dims(image)[0]
+    assert isinstance(batch, str)
+    assert (image.name, image.type.tensor_type.elem_type, dims(image)) == ("image", TensorProto.UINT8, [batch, 64, 64])
+    assert [(out.name, out.type.tensor_type.elem_type, dims(out)) for out in graph.output] == [
+        ("path", TensorProto.INT64, [batch, 5]),
+        ("path_probability", TensorProto.FLOAT, [batch]),
+        ("probabilities", TensorProto.FLOAT, [batch, 10]),
+    ]
+    weights = sum(weight.numel() for weight in paths.network.parameters())
+    assert 4 * weights < paths.file.stat().st_size < 4.5 * weights  # each weight is there, and once
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
+def test_the_file_finds_the_paths_that_pytorch_finds(paths: Paths, canvases: Canvases, batch_size: int) -> None:
+    images = canvases[:batch_size]
+    outputs = Runtime(paths.file, provider="cpu").run({"image": images})
+    with torch.inference_mode():
+        beam = beam_search(paths.network, normalise(torch.tensor(images)))
+    np.testing.assert_array_equal(outputs["path"], beam.path.numpy())
+    np.testing.assert_allclose(outputs["path_probability"], beam.path_probability.numpy(), atol=1e-4)
+    np.testing.assert_allclose(outputs["probabilities"], beam.probabilities.numpy(), atol=1e-4)
+
+
+def test_the_paths_compared_are_of_every_length(paths: Paths, canvases: Canvases) -> None:
+    """Else the parity would say little."""
+    with torch.inference_mode():
+        path = beam_search(paths.network, normalise(torch.tensor(canvases))).path
+    assert set((path >= 0).sum(dim=1).tolist()) == set(range(MAX_LABELS + 1))
+
+
+def test_a_thousand_canvases_are_compared(paths: Paths) -> None:
+    proven = paths.published.parity
+    assert isinstance(proven, path_parity.PathParity)
+    assert proven.images == 1000
+    assert list(proven.max_difference) == [1, 2, 7, 64]
+    assert 0 < max(proven.max_difference.values()) <= 1e-4
+    assert proven.ties <= 10
+    assert str(proven).startswith("probabilities within ")
+
+
+def test_the_metadata_says_how_to_read_the_answer_and_where_the_model_came_from(paths: Paths) -> None:
+    metadata = metadata_of(paths.file)
+    assert (metadata["task"], json.loads(metadata["labels"])) == ("multi_label", list(LABELS))
+    assert (metadata["max_labels"], metadata["beam_width"]) == (str(MAX_LABELS), str(BEAM_WIDTH))
+    assert (metadata["validation_o_f1"], metadata["validation_exact_match"]) == ("0.7500", "0.2500")
+    assert (metadata["test_o_f1"], metadata["test_exact_match"]) == ("0.7000", "0.2000")
+    assert (metadata["recipe"], metadata["seed"]) == ("tiny", "3")
+    assert not {"threshold", "test_accuracy", "validation_accuracy"} & set(metadata)
+    proven = json.loads(metadata["parity"])
+    assert (proven["against"], proven["images"]) == ("pytorch", 1000)
+    assert json.loads(metadata["training"])["config"]["model"] == "cnn_rnn"
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_a_baseline_is_exported_with_its_threshold(
+    model: str, garments: Split, canvases: Canvases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "CANVASES", 300)
+    network = label_sets.decisive_scores(model, garments)
+    published = exporter.export(label_sets.finished(tmp_path / "run", model, network), tmp_path / "models", garments)
+    file = published.folder / "model.onnx"
+    metadata = metadata_of(file)
+    assert (metadata["task"], metadata["min_labels"]) == ("multi_label", "1")
+    assert json.loads(metadata["threshold"]) == label_sets.THRESHOLD
+    assert json.loads(metadata["parity"])["images"] == 300
+    assert str(published.parity).endswith("the same label sets for all of 300 images")
+
+    outputs = Runtime(file, provider="cpu").run({"image": canvases})
+    with torch.inference_mode():
+        answer = OBJECTIVES[model](torch.arange(10)).answer(network, normalise(torch.tensor(canvases)))
+    scores = answer.scores.numpy()
+    np.testing.assert_allclose(outputs["probabilities"], scores, atol=1e-4)
+    sets = decide(scores, label_sets.THRESHOLD)
+    np.testing.assert_array_equal(decide(outputs["probabilities"], label_sets.THRESHOLD), sets)
+    assert len(set(sets.sum(axis=1).tolist())) > 1
+
+
+@pytest.mark.parametrize("missing", ["labels", "thresholds"])
+def test_a_run_that_does_not_tell_its_labels_is_refused(missing: str, garments: Split, tmp_path: Path) -> None:
+    run = label_sets.finished(tmp_path / "run", "cnn_rnn", CnnRnn())
+    metrics = run.read_metrics()
+    del metrics["summary"][missing]
+    run.write_metrics(metrics)
+    _refused(run, tmp_path, garments, "does not tell the labels and thresholds of cnn_rnn")
+
+
+def test_weights_for_another_number_of_labels_are_refused(garments: Split, tmp_path: Path) -> None:
+    run = label_sets.finished(tmp_path / "run", "cnn_rnn", CnnRnn(labels=20))
+    _refused(run, tmp_path, garments, "do not fit cnn_rnn (Error(s) in loading state_dict")
+
+
+def _refused(run: Run, tmp_path: Path, garments: Split, message: str) -> None:
+    before = runs.contents(tmp_path)
+    with pytest.raises(ExportError) as refused:
+        exporter.export(run, tmp_path / "models", garments)
+    assert message in refused.value.message
+    assert refused.value.message.endswith("Train anew with: hangtag train cnn_rnn --out FOLDER")
+    assert runs.contents(tmp_path) == before
+
+
+def test_a_network_that_diverged_is_refused(paths: Paths, canvases: Canvases) -> None:
+    broken = trained.load(paths.run)
+    assert isinstance(broken, LabelPath)
+    broken.network.get_parameter("project_image.bias").data.fill_(torch.nan)
+    with pytest.raises(ParityError, match=r"own outputs are not finite for 150 of 150 test images, first for image 0"):
+        path_parity.verify(broken, paths.file, canvases)
+
+
+def changed(paths: Paths, folder: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
+    model = onnx.load(paths.file)
+    change(model)
+    file = folder / "changed.onnx"
+    file.write_bytes(model.SerializeToString())
+    return file
+
+
+def set_bias(label: int, value: float) -> Callable[[onnx.ModelProto], None]:
+    """Add to a label's bias: 0.05 changes some paths, and the probabilities of the others."""
+
+    def change(model: onnx.ModelProto) -> None:
+        (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == "network.bias"]
+        bias = numpy_helper.to_array(tensor).copy()
+        bias[label] += value
+        tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
+
+    return change
+
+
+@pytest.mark.parametrize(("value", "how"), [(0.003, "probabilities differ"), (30.0, "another path is found")])
+def test_a_weight_that_differs_is_refused(
+    paths: Paths, canvases: Canvases, tmp_path: Path, value: float, how: str
+) -> None:
+    file = changed(paths, tmp_path, set_bias(3, value))
+    with pytest.raises(
+        ParityError,
+        match=rf"for \d+ of \d+ test images the file answers otherwise than PyTorch, by more than 0\.0001 and not "
+        rf"because paths are level; worst at test image \d+, where {how}\. Nothing was published",
+    ):
+        path_parity.verify(paths.served, file, canvases)
+
+
+def test_a_file_that_answers_no_numbers_is_refused(paths: Paths, canvases: Canvases, tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match=r"^batch 1: for 4 of 4 test images the file answers otherwise"):
+        path_parity.verify(paths.served, changed(paths, tmp_path, set_bias(0, np.nan)), canvases)
+
+
+def test_rows_that_are_missing_are_refused(paths: Paths, canvases: Canvases, tmp_path: Path) -> None:
+    def first_alone(model: onnx.ModelProto) -> None:
+        (last,) = [node for node in model.graph.node if "path_probability" in node.output]
+        last.output[list(last.output).index("path_probability")] = "all"
+        model.graph.node.append(helper.make_node("Compress", ["all", "first"], ["path_probability"], axis=0))
+        model.graph.initializer.append(numpy_helper.from_array(np.array([True]), "first"))
+
+    with pytest.raises(ParityError, match=r"batch 2: all path_probability together have shape \[4\], expected \[8\]"):
+        path_parity.verify(paths.served, changed(paths, tmp_path, first_alone), canvases)
+
+
+def test_another_signature_is_refused(paths: Paths, canvases: Canvases) -> None:
+    with pytest.raises(
+        ParityError, match=r"the exported file has image: .*; expected image: .*probabilities: FP32 \[a"
+    ):
+        path_parity.verify(LabelPath(CnnRnn(labels=4)), paths.file, canvases)
+
+
+def level(network: CnnRnn) -> CnnRnn:
+    """Two labels with the same embedding and bias: whichever comes first, a path is as likely as with the other."""
+    with torch.no_grad():
+        network.embeddings.weight[4] = network.embeddings.weight[3]
+        network.bias[4] = network.bias[3]
+    return network
+
+
+def test_paths_that_are_level_may_differ_and_are_counted(
+    garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's label 3 is ahead of its label 4 by a millionth, PyTorch's by a millionth behind: either is right."""
+    monkeypatch.setattr(path_parity, "BATCH_SIZES", (1, path_parity._LARGEST))
+    canvases = label_sets.canvases(garments, 20)
+    network = level(label_sets.decisive_cnn_rnn(garments, spread=0.3))
+    file = tmp_path / "model.onnx"
+    with torch.no_grad():
+        network.bias[3] += 1e-6
+    onnx_file.write(LabelPath(network), {}, file)
+    with torch.no_grad():
+        network.bias[3] -= 2e-6
+    served = LabelPath(network).eval()
+    proven = path_parity.verify(served, file, canvases)
+    with torch.inference_mode():
+        expected = served(torch.tensor(canvases))[0].numpy()
+    got = Runtime(file, provider="cpu").run({"image": canvases})["path"]
+    assert 0 < (got != expected).any(axis=1).sum() <= proven.ties < len(canvases)
+    assert f"but {proven.ties} ties of 20 images" in str(proven)
+    assert json.loads(proven.metadata["parity"])["ties"] == proven.ties
+
+
+def test_another_set_by_the_threshold_is_refused(garments: Split, canvases: Canvases, tmp_path: Path) -> None:
+    """The graph is right, but not for every image: label 0 is added where the last of the canvases is seen."""
+    network = label_sets.decisive_scores("sigmoids", garments)
+    served = LabelThreshold(network, 10, label_sets.THRESHOLD, rivals=False)
+    file = tmp_path / "model.onnx"
+    onnx_file.write(served, {}, file)
+    assert threshold_parity.verify(served, file, canvases).images == 150
+
+    images = np.zeros((300, 64, 64), np.uint8)
+    images[260:] = canvases[:40]  # beyond those whose logits are compared
+    model: Any = onnx.load(file)
+    (first,) = [node for node in model.graph.node if node.op_type == "Conv"][:1]
+    (kernel,) = [tensor for tensor in model.graph.initializer if tensor.name == first.input[1]]
+    kernel.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(kernel), kernel.name))  # nothing to a black image
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(ParityError, match=r"another set of labels than PyTorch for \d+ of 300 .* image 2[6-9]\d\."):
+        threshold_parity.verify(served, file, images)

@@ -1,0 +1,169 @@
+"""What is answered where an image may have several labels, and how far the runners-up of one label are."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from protos import classifier_pb2 as pb
+from protos import inference_pb2
+from serving.server.config import ServerConfig
+from serving.server.errors import ModelLoadError
+from tests import onnx_label_sets, onnx_models
+from tests.onnx_label_sets import image
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, request
+
+Pixels = npt.NDArray[np.uint8]
+PROBABILITIES = [10, 250, 20, 30, 200, 40, 50, 240, 60, 70]  # of 255
+DISTANCES = [[abs(i - j) / 10 for j in range(10)] for i in range(10)]
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    models = tmp_path_factory.mktemp("sets")
+    onnx_models.publish(models, "path", onnx_label_sets.label_path())
+    onnx_models.publish(models, "half", onnx_label_sets.label_threshold())
+    onnx_models.publish(models, "low", onnx_label_sets.label_threshold(threshold="0.15", min_labels="1"))
+    rivals = {"task": "single_label", "label_distances": json.dumps(DISTANCES)}
+    onnx_models.publish(models, "rivals", onnx_label_sets.label_threshold(**rivals))
+    onnx_models.publish(models, "path-far", onnx_label_sets.label_path(label_distances=json.dumps(DISTANCES)))
+    with LiveServer(ServerConfig(models=models, port=0)) as server:
+        yield server
+
+
+def classify(live: LiveServer, model: str, pixels: Pixels | None = None, **fields: Any) -> pb.ClassifyResponse:
+    if pixels is not None:
+        fields["raw"] = pb.RawImage(height=64, width=64, pixels=pixels.tobytes())
+    response: pb.ClassifyResponse = live.classifier.Classify(
+        pb.ClassifyRequest(model_name=model, **fields), timeout=TIMEOUT
+    )
+    return response
+
+
+def indices(response: pb.ClassifyResponse) -> list[int]:
+    assert [score.label for score in response.labels] == [onnx_models.LABELS[score.index] for score in response.labels]
+    return [score.index for score in response.labels]
+
+
+@pytest.mark.parametrize("path", [[4, 1, 7], [1, 4, 7], [9], [0, 2, 4, 6, 8]])
+def test_a_path_is_answered_in_the_order_predicted(live: LiveServer, path: list[int]) -> None:
+    response = classify(live, "path", image(PROBABILITIES, path, path_probability=51))
+    assert indices(response) == path
+    given = [score.probability for score in response.labels]
+    assert given == pytest.approx([PROBABILITIES[index] / 255 for index in path])
+    assert response.task == pb.TASK_MULTI_LABEL
+    assert response.path_probability == pytest.approx(0.2)
+
+
+def test_an_empty_path_is_an_empty_set(live: LiveServer) -> None:
+    response = classify(live, "path", image(PROBABILITIES, path_probability=255))
+    assert (len(response.labels), response.task, response.path_probability) == (0, pb.TASK_MULTI_LABEL, 1)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "wanted"), [(0, [0, 2, 4, 6, 8]), (2, [0, 2]), (5, [0, 2, 4, 6, 8]), (99, [0, 2, 4, 6, 8])]
+)
+def test_a_set_is_cut_only_when_asked(live: LiveServer, top_k: int, wanted: list[int]) -> None:
+    response = classify(live, "path", image(PROBABILITIES, [0, 2, 4, 6, 8], 51), top_k=top_k)
+    assert indices(response) == wanted
+    assert response.path_probability == pytest.approx(0.2)  # of the whole set
+
+
+@pytest.mark.parametrize(
+    ("model", "top_k", "wanted"),
+    [
+        ("half", 0, [1, 7, 4]),
+        ("half", 2, [1, 7]),
+        ("low", 0, [1, 7, 4, 9, 8, 6, 5]),
+        ("low", 99, [1, 7, 4, 9, 8, 6, 5]),
+    ],
+)
+def test_without_a_path_the_threshold_decides(live: LiveServer, model: str, top_k: int, wanted: list[int]) -> None:
+    response = classify(live, model, image(PROBABILITIES), top_k=top_k)
+    assert indices(response) == wanted
+    assert response.task == pb.TASK_MULTI_LABEL
+    assert not response.HasField("path_probability")
+
+
+@pytest.mark.parametrize(("model", "wanted"), [("half", []), ("low", [3])])
+def test_where_no_label_reaches_the_threshold(live: LiveServer, model: str, wanted: list[int]) -> None:
+    """The set is empty, unless the model's file asks for so many labels at least."""
+    assert indices(classify(live, model, image([1, 1, 1, 5, 1, 1, 1, 1, 1, 1]))) == wanted
+
+
+def test_a_path_with_a_label_that_is_not_there_is_the_models_fault(live: LiveServer) -> None:
+    code, message = failure(lambda: classify(live, "path", image(PROBABILITIES, [3, 10])))
+    assert code is grpc.StatusCode.INTERNAL
+    assert message == "the model's path names label 10; it has the labels 0 to 9"
+
+
+def test_runners_up_carry_their_distance_from_the_first(live: LiveServer) -> None:
+    response = classify(live, "rivals", image(PROBABILITIES))
+    assert response.task == pb.TASK_SINGLE_LABEL
+    assert indices(response) == [1, 7, 4]
+    assert [score.distance for score in response.labels] == pytest.approx([0, 0.6, 0.3])
+    assert all(score.HasField("distance") for score in response.labels)
+
+
+@pytest.mark.parametrize("model", ["half", "path", "path-far"])
+def test_without_distances_or_rivals_there_are_none(live: LiveServer, model: str) -> None:
+    """In a set every label is right: none is a mistake for another."""
+    response = classify(live, model, image(PROBABILITIES, [1, 7]))
+    assert len(response.labels) >= 2
+    assert not any(score.HasField("distance") for score in response.labels)
+
+
+def png(pixels: Pixels) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_file_of_the_models_size_is_taken_as_it_is(live: LiveServer) -> None:
+    assert indices(classify(live, "path", encoded=png(image(PROBABILITIES, [4, 1, 7])))) == [4, 1, 7]
+
+
+def test_a_file_of_another_size_is_reduced_as_a_whole(live: LiveServer) -> None:
+    """On a picture twice as large, every pixel twice: trimming it, or scaling another way, would lose the answer."""
+    pixels = np.repeat(np.repeat(image(PROBABILITIES, path=[4, 1, 7]), 2, axis=0), 2, axis=1)
+    response = classify(live, "half", encoded=png(pixels))
+    assert {1, 7} <= set(indices(response))
+
+
+def test_the_protocol_describes_such_a_model(live: LiveServer) -> None:
+    metadata = live.inference.ModelMetadata(inference_pb2.ModelMetadataRequest(name="path"), timeout=TIMEOUT)
+    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in (*metadata.inputs, *metadata.outputs)] == [
+        ("image", "UINT8", [-1, 64, 64]),
+        ("path", "INT64", [-1, 5]),
+        ("path_probability", "FP32", [-1]),
+        ("probabilities", "FP32", [-1, 10]),
+    ]
+    config = live.inference.ModelConfig(inference_pb2.ModelConfigRequest(name="path"), timeout=TIMEOUT).config
+    assert config.max_batch_size == 64
+    assert [(tensor.name, list(tensor.dims)) for tensor in (*config.input, *config.output)] == [
+        ("image", [64, 64]), ("path", [5]), ("path_probability", []), ("probabilities", [10]),
+    ]  # fmt: skip
+    assert config.parameters["hangtag.task"].string_value == "multi_label"
+
+
+def test_inferences_of_such_a_model_are_batched(live: LiveServer) -> None:
+    images = np.stack([image(PROBABILITIES, [4]), image(PROBABILITIES, [1, 7], 255)])
+    outputs = live.infer(request("path", image=images))
+    assert outputs["path"].tolist() == [[4, -1, -1, -1, -1], [1, 7, -1, -1, -1]]
+    assert outputs["path_probability"].tolist() == [0, 1]
+
+
+def test_distances_that_do_not_fit_the_labels_stop_the_start(tmp_path: Path) -> None:
+    file = onnx_models.publish(tmp_path, "m", onnx_label_sets.label_threshold(label_distances="[[0, 1], [1, 0]]"))
+    with pytest.raises(ModelLoadError) as refused, LiveServer(ServerConfig(models=tmp_path, port=0)):
+        pass
+    assert str(refused.value) == (
+        f"{file}: hangtag.label_distances is not a JSON matrix with a row and a column for each of the 10 labels"
+    )

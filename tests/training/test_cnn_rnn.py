@@ -1,0 +1,137 @@
+import math
+from itertools import permutations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from training.cnn_rnn import MAX_LABELS, CnnRnn, beam_search
+
+LABELS = 3
+PATHS = [path for length in range(LABELS + 1) for path in permutations(range(LABELS), length)]
+
+
+def make_network(seed: int) -> CnnRnn:
+    """Untrained, with weights so large that images, and labels so far, make a difference."""
+    torch.manual_seed(seed)
+    network = CnnRnn(LABELS).eval()
+    with torch.no_grad():
+        network.embeddings.weight.mul_(20)
+        for weight in (network.project_image.weight, network.project_output.weight, network.lstm.weight_ih):
+            weight.mul_(6)
+    return network
+
+
+@pytest.fixture
+def network() -> CnnRnn:
+    return make_network(7)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Tensor:
+    """Six images of noise, from dark to dazzling."""
+    brightness = torch.tensor([0.1, 0.3, 0.5, 1, 2, 4])[:, None, None]
+    return torch.rand(6, 64, 64, generator=torch.Generator().manual_seed(0)) * brightness
+
+
+@torch.no_grad()
+def probability(network: CnnRnn, image: Tensor, path: tuple[int, ...]) -> float:
+    """Of a path and its end, by teacher forcing: no search, no state kept."""
+    mark = network.labels
+    read = torch.tensor([[mark, *path]])
+    said = functional.log_softmax(network(image[None], read), dim=2)[0]
+    return float(said[torch.arange(len(path) + 1), torch.tensor([*path, mark])].sum().exp())
+
+
+@torch.no_grad()
+def test_a_beam_wide_enough_finds_what_trying_every_path_finds(pixels: Tensor) -> None:
+    winners = set()
+    for network in map(make_network, range(7, 14)):
+        beam = beam_search(network, pixels, width=len(PATHS))
+        for image, path, best, labels in zip(
+            pixels, beam.path.tolist(), beam.path_probability, beam.probabilities, strict=True
+        ):
+            every = {candidate: probability(network, image, candidate) for candidate in PATHS}
+            winner = max(every, key=lambda candidate: every[candidate])
+            winners.add(winner)
+            assert tuple(label for label in path if label >= 0) == winner
+            assert float(best) == pytest.approx(every[winner], rel=1e-3)
+            for label in range(LABELS):
+                share = sum(chance for candidate, chance in every.items() if label in candidate) / sum(every.values())
+                assert float(labels[label]) == pytest.approx(share, rel=1e-3, abs=1e-6)
+    assert {len(winner) for winner in winners} == {0, 1, 2, 3}, "the cases differ"
+
+
+@torch.no_grad()
+def test_a_narrow_beam_finds_a_real_path_that_is_never_likelier_than_the_best(network: CnnRnn, pixels: Tensor) -> None:
+    narrow, wide = beam_search(network, pixels, width=1), beam_search(network, pixels, width=len(PATHS))
+    assert (narrow.path_probability <= wide.path_probability * 1.0001).all()
+    for image, path, said in zip(pixels, narrow.path.tolist(), narrow.path_probability, strict=True):
+        labels = tuple(label for label in path if label >= 0)
+        assert float(said) == pytest.approx(probability(network, image, labels), rel=1e-4)
+
+
+class Stammering(CnnRnn):
+    """Says label 0, then 0 again by far rather than 1, and then ends: without a rule its best path is (0, 0)."""
+
+    def step(self, image: Tensor, label: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        said = state[0][:, :1]
+        second = torch.tensor([6.0, 0.0, -9.0, -9.0])
+        first, end = torch.tensor([9.0, 0.0, 0.0, 0.0]), torch.tensor([-9.0, -9.0, -9.0, 9.0])
+        logits = torch.where(said == 0, first, torch.where(said == 1, second, end))
+        return logits, (state[0] + 1, state[1])
+
+
+@torch.no_grad()
+def test_no_label_comes_twice_even_if_that_is_the_likeliest(pixels: Tensor) -> None:
+    assert beam_search(Stammering(LABELS).eval(), pixels).path[:, :3].tolist() == [[0, 1, -1]] * len(pixels)
+
+
+@torch.no_grad()
+def test_a_path_holds_as_many_labels_as_fit_and_then_must_end(pixels: Tensor) -> None:
+    class Talkative(CnnRnn):
+        """Label after label, each as sure; the end only once it has said six."""
+
+        def step(
+            self, image: Tensor, label: Tensor, state: tuple[Tensor, Tensor]
+        ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            said = state[0][:, :1].long()
+            logits = torch.where(torch.arange(self.labels + 1) == said, torch.where(said < MAX_LABELS, 40.0, 4.0), 0.0)
+            return logits, (state[0] + 1, state[1])
+
+    beam = beam_search(Talkative(10).eval(), pixels)
+    assert beam.path.tolist() == [list(range(MAX_LABELS))] * len(pixels)
+    assert float(beam.path_probability[0]) == pytest.approx(1 / (10 + math.exp(4)), rel=1e-3)
+
+
+@torch.no_grad()
+def test_a_path_that_ends_at_once_has_no_labels(pixels: Tensor) -> None:
+    network = CnnRnn(10).eval()
+    network.bias[network.labels] = 50.0
+    beam = beam_search(network, pixels)
+    assert (beam.path == -1).all()
+    assert beam.path_probability.tolist() == pytest.approx([1.0] * len(pixels))
+    assert beam.probabilities.max() < 1e-6
+
+
+@torch.no_grad()
+def test_an_image_is_answered_alike_in_any_batch(network: CnnRnn, pixels: Tensor) -> None:
+    together = beam_search(network, pixels)
+    for index in range(len(pixels)):
+        alone = beam_search(network, pixels[index : index + 1])
+        assert torch.equal(alone.path[0], together.path[index])
+        assert torch.allclose(alone.probabilities[0], together.probabilities[index], atol=1e-5)
+    assert len({tuple(path) for path in together.probabilities.tolist()}) > 1
+
+
+@torch.no_grad()
+def test_a_label_is_read_and_scored_by_one_embedding(network: CnnRnn, pixels: Tensor) -> None:
+    before = network(pixels, torch.tensor([[LABELS, 0]]).expand(len(pixels), 2))
+    row = network.embeddings.weight[0].clone()
+    network.embeddings.weight[0] += 1
+    after = network(pixels, torch.tensor([[LABELS, 0]]).expand(len(pixels), 2))
+    network.embeddings.weight[0] = row
+    assert not torch.allclose(before[:, 0, 0], after[:, 0, 0])  # its score
+    assert torch.allclose(before[:, 0, 1:], after[:, 0, 1:])  # no other's
+    assert not torch.allclose(before[:, 1, 1], after[:, 1, 1])  # but others' once it was read

@@ -1,0 +1,84 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.configs import make_config, same_weights, weights
+from training import trainer
+from training.data import FashionMnist
+from training.errors import TeacherError
+from training.metrics import evaluate
+from training.recipes import Distillation
+from training.run import Run
+from training.teacher import OnnxTeacher, latest
+
+MODELS = Path(__file__).parents[2] / "models"
+CNN = MODELS / "cnn" / "1" / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def teacher() -> OnnxTeacher:
+    return OnnxTeacher(CNN)
+
+
+def test_it_answers_as_it_would_serve(teacher: OnnxTeacher, small: FashionMnist) -> None:
+    logits = teacher(small.test.images)
+    assert logits.shape == (200, 10)
+    assert evaluate(logits, small.test.classes).accuracy > 0.85
+    np.testing.assert_allclose(teacher(small.test.images[::-1])[::-1], logits, rtol=1e-4, atol=1e-4)
+
+
+def test_its_name_tells_its_contents(teacher: OnnxTeacher) -> None:
+    assert teacher.name.startswith(f"{CNN}@")
+    assert teacher.name != OnnxTeacher(MODELS / "lstm" / "1" / "model.onnx").name
+
+
+def test_the_latest_version_is_found_by_its_number(tmp_path: Path) -> None:
+    for version in ("2", "10", "notes"):
+        (tmp_path / "cnn" / version).mkdir(parents=True)
+        (tmp_path / "cnn" / version / "model.onnx").touch()
+    assert latest("cnn", tmp_path) == tmp_path / "cnn" / "10" / "model.onnx"
+
+
+def test_no_teacher_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"no cnn under .* to learn from\. Name .*--teacher FILE\.onnx"):
+        latest("cnn", tmp_path)
+    with pytest.raises(TeacherError, match=r"cannot be read \(No such file or directory\)"):
+        OnnxTeacher(tmp_path / "cnn.onnx")
+    (tmp_path / "cnn.onnx").write_bytes(CNN.read_bytes()[:1000])
+    with pytest.raises(TeacherError, match="is no model that can be loaded"):
+        OnnxTeacher(tmp_path / "cnn.onnx")
+
+
+def test_a_model_of_something_else_cannot_teach(tmp_path: Path) -> None:
+    import onnx
+
+    model = onnx.load(CNN)
+    model.graph.output[0].name = "scores"
+    for node in model.graph.node:
+        node.output[:] = ["scores" if name == "logits" else name for name in node.output]
+        node.input[:] = ["scores" if name == "logits" else name for name in node.input]
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(TeacherError, match=r"must read image: UINT8 .* but it reads .* and gives .*scores"):
+        OnnxTeacher(tmp_path / "other.onnx")
+
+
+def test_a_student_learns_what_the_labels_do_not_tell(
+    teacher: OnnxTeacher, small: FashionMnist, tmp_path: Path
+) -> None:
+    """From wrong labels and a good teacher, with the teacher's word alone, it learns what is right."""
+    from dataclasses import replace
+
+    wrong = replace(small, train=replace(small.train, classes=(small.train.classes + 1) % 10))
+    config = make_config(limit=800, epochs=3)
+    recipe = replace(config.recipe, distillation=Distillation("cnn", weight=1.0, temperature=2.0))
+    config = replace(config, recipe=recipe, teacher=teacher.name)
+    taught = trainer.train(config, wrong, Run(tmp_path / "taught"), teacher=teacher)
+    assert taught["summary"]["test"]["accuracy"] > 0.4
+    assert Run(tmp_path / "taught").read_config()["teacher"] == teacher.name
+
+    untaught = trainer.train(make_config(limit=800, epochs=3), wrong, Run(tmp_path / "untaught"))
+    assert untaught["summary"]["test"]["accuracy"] < 0.2
+    assert not same_weights(weights(tmp_path / "taught"), weights(tmp_path / "untaught"))
+    shutil.rmtree(tmp_path)

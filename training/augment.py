@@ -1,0 +1,52 @@
+"""Augmentation of whole batches: a handful of tensor operations, nothing per image in Python."""
+
+import torch
+from torch import Tensor
+
+from training.recipes import Augmentation
+
+_ERASED_AREA = (0.02, 0.2)  # of the image
+_ERASED_ASPECT = (0.3, 3.3)  # height over width
+
+
+def augment(images: Tensor, how: Augmentation) -> tuple[Tensor, Tensor]:
+    """Images [batch, height, width] changed at random, and which of them were flipped [batch, bool].
+
+    Draws from torch's global random state on the CPU, so that a seed gives the same images on every device.
+    """
+    batch, device = len(images), images.device
+    flipped = torch.zeros(batch, dtype=torch.bool, device=device)
+    if how.flip:
+        flipped = (torch.rand(batch) < 0.5).to(device)
+        images = torch.where(flipped[:, None, None], images.flip(-1), images)
+    if how.shift:
+        images = _shift(images, how.shift)
+    if how.erase:
+        images = _erase(images, how.erase)
+    return images, flipped
+
+
+def _shift(images: Tensor, limit: int) -> Tensor:
+    batch, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (limit, limit, limit, limit))
+    offsets = torch.randint(0, 2 * limit + 1, (2, batch, 1)).to(images.device)
+    rows = offsets[0] + torch.arange(height, device=images.device)  # [batch, height]
+    columns = offsets[1] + torch.arange(width, device=images.device)  # [batch, width]
+    return padded[torch.arange(batch, device=images.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _erase(images: Tensor, probability: float) -> Tensor:
+    batch, height, width = images.shape
+    chosen, area, aspect, top, left = torch.rand(5, batch)
+    area = height * width * (_ERASED_AREA[0] + area * (_ERASED_AREA[1] - _ERASED_AREA[0]))
+    low, high = torch.tensor(_ERASED_ASPECT).log()
+    aspect = (low + aspect * (high - low)).exp()
+    tall = (area * aspect).sqrt().clamp(1, height).round()
+    wide = (area / aspect).sqrt().clamp(1, width).round()
+    top, left = (top * (height - tall + 1)).floor(), (left * (width - wide + 1)).floor()
+    rows, columns = torch.arange(height), torch.arange(width)
+    in_rows = (rows >= top[:, None]) & (rows < (top + tall)[:, None])  # [batch, height]
+    in_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])  # [batch, width]
+    erased = in_rows[:, :, None] & in_columns[:, None, :] & (chosen < probability)[:, None, None]
+    noise = torch.randint(0, 256, images.shape, dtype=torch.uint8)
+    return torch.where(erased.to(images.device), noise.to(images.device), images)

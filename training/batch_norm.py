@@ -1,0 +1,40 @@
+"""Batch normalisation that is there only while training.
+
+It follows every convolution and every dense layer but the last, and is folded into that layer's weights afterwards, so
+that what is deployed has the layers and the parameters of the network as it was written.
+"""
+
+import copy
+from functools import reduce
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+
+class Normalised(nn.Sequential):
+    """A layer and the normalisation of its outputs."""
+
+
+def add_batch_norm(network: nn.Module) -> None:
+    """Put a normalisation after each convolution and dense layer, in place; not after the last, which gives scores."""
+    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    for name, layer in layers[:-1]:
+        norm = (
+            nn.BatchNorm2d(layer.out_channels) if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d(layer.out_features)
+        )
+        _replace(network, name, Normalised(layer, norm))
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, every normalisation folded into its layer: its state_dict is the plain network's."""
+    folded = copy.deepcopy(network).eval()
+    for name, pair in [(name, pair) for name, pair in folded.named_modules() if isinstance(pair, Normalised)]:
+        layer, norm = pair
+        fuse = fuse_conv_bn_eval if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval
+        _replace(folded, name, fuse(layer, norm))  # type: ignore[type-var, arg-type]
+    return folded
+
+
+def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
+    *path, last = name.split(".")
+    setattr(reduce(getattr, path, network), last, layer)

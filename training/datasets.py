@@ -1,0 +1,39 @@
+"""Data sets by name, and which one a model learns from."""
+
+from pathlib import Path
+
+from training import data as fashion_mnist
+from training import outfits
+from training.data import FashionMnist
+from training.errors import DataNotFoundError
+from training.models import MODELS
+from training.multi_label_data import MultiLabelData
+from training.multi_label_objectives import OBJECTIVES
+
+SINGLE_LABEL = "fashion-mnist"
+MULTI_LABEL = (*outfits.DATASETS, "voc2007")
+DATASETS = (SINGLE_LABEL, *MULTI_LABEL)
+ALL_MODELS = (*MODELS, *OBJECTIVES)
+
+
+def pick(name: str | None, model: str) -> str:
+    """The named data set, or the model's own for None. Raises DataNotFoundError if the model cannot learn from it."""
+    fitting = MULTI_LABEL if model in OBJECTIVES else (SINGLE_LABEL,)
+    if name is None:
+        return fitting[0]
+    if name not in fitting:
+        raise DataNotFoundError(f"{model} cannot learn from {name}: it takes {' or '.join(fitting)}.")
+    return name
+
+
+def load(name: str, data_dir: Path | None) -> FashionMnist | MultiLabelData:
+    """Read a data set from the folder, or from where it usually lies; compose it, if it is ``outfits``.
+
+    Raises DataNotFoundError and DataCorruptError as the data sets do.
+    """
+    if name == "voc2007":
+        from training.voc import load as load_voc  # torchvision is slow to import, and rarely needed
+
+        return load_voc(data_dir)
+    garments = fashion_mnist.load(data_dir)
+    return garments if name == SINGLE_LABEL else outfits.load(name, garments)

@@ -1,0 +1,150 @@
+"""How far apart labels are, told by a network's own embeddings of them: what a mistake is measured by.
+
+'Shirt' for 'T-shirt/top' is a mild mistake, 'Shirt' for 'Ankle boot' is not. The distance of labels i and j is the
+cosine distance of their embeddings, scaled so that a label is at 0 from itself and the farthest pair at 1:
+
+    d(i, j) = (1 - cos(w_i, w_j)) / max over k, l of (1 - cos(w_k, w_l))
+
+A matrix is kept as a JSON file, with where it came from. training/label_distances.json is the one that is used where
+no other is named.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from training.errors import LabelDistanceError
+
+SCHEMA = "hangtag.label_distances/1"
+DEFAULT_PATH = Path(__file__).with_name("label_distances.json")
+DECIMALS = 6
+HOW_TO_MAKE_ONE = "Make a file of distances with: hangtag labels RUN --json FILE"
+
+Matrix = npt.NDArray[np.float64]  # [labels, labels]
+
+
+class Neighbour(NamedTuple):
+    """Another label, and its distance in [0, 1]."""
+
+    label: str
+    distance: float
+
+
+@dataclass(frozen=True, eq=False)
+class LabelDistances:
+    """matrix[i, j] in [0, 1] is the distance of labels i and j: symmetric, 0 on the diagonal.
+
+    provenance says what the matrix was made from. Raises LabelDistanceError for a matrix that is none of distances.
+    """
+
+    labels: tuple[str, ...]
+    matrix: Matrix
+    provenance: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        if count < 2 or len(set(self.labels)) != count:
+            raise LabelDistanceError(f"distances need two different labels or more, not {list(self.labels)}.")
+        if self.matrix.shape != (count, count):
+            raise LabelDistanceError(
+                f"the matrix of distances has the shape {list(self.matrix.shape)}; its {count} labels need "
+                f"{[count, count]}."
+            )
+        # Written so that NaN fails.
+        if not ((self.matrix >= 0) & (self.matrix <= 1)).all():
+            raise LabelDistanceError("distances of labels are numbers from 0 to 1; the matrix holds others.")
+        if self.matrix.diagonal().any() or not np.array_equal(self.matrix, self.matrix.T):
+            raise LabelDistanceError("a matrix of distances is symmetric, with 0 from each label to itself.")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the labels and the matrix: what decides a result, wherever the matrix came from."""
+        return hashlib.sha256(json.dumps([self.labels, self.matrix.tolist()]).encode()).hexdigest()
+
+    def neighbours(self, label: str) -> list[Neighbour]:
+        """Every other label, the nearest first. Raises LabelDistanceError for an unknown label."""
+        if label not in self.labels:
+            raise LabelDistanceError(f"there is no label {label!r}; the labels are {', '.join(self.labels)}.")
+        index = self.labels.index(label)
+        order = np.argsort(self.matrix[index], kind="stable")
+        return [Neighbour(self.labels[j], float(self.matrix[index, j])) for j in order if j != index]
+
+    def require(self, labels: Sequence[str]) -> None:
+        """Raises LabelDistanceError unless these are the matrix's labels, in its order."""
+        if tuple(labels) != self.labels:
+            raise LabelDistanceError(
+                f"the distances are of other labels ({', '.join(self.labels)}) than are needed ({', '.join(labels)}). "
+                f"{HOW_TO_MAKE_ONE}"
+            )
+
+    def text(self) -> str:
+        """The file's contents, JSON: schema, labels, distances [labels][labels] with a row a line, provenance."""
+        document = {
+            "schema": SCHEMA,
+            "labels": self.labels,
+            "distances": [],
+            "provenance": dict(self.provenance),
+        }
+        rows = ",\n  ".join(json.dumps(row) for row in self.matrix.tolist())
+        return json.dumps(document, indent=1).replace('"distances": []', f'"distances": [\n  {rows}\n ]', 1)
+
+
+def from_embeddings(labels: Sequence[str], embeddings: npt.ArrayLike, provenance: Mapping[str, Any]) -> LabelDistances:
+    """The distances that embeddings [labels, dim] tell, to six decimals.
+
+    Raises LabelDistanceError for embeddings that are not finite, point nowhere, or all point the same way.
+    """
+    vectors = np.asarray(embeddings, np.float64)
+    if vectors.ndim != 2 or len(vectors) != len(labels):
+        raise LabelDistanceError(
+            f"embeddings have the shape [labels, dim]; these have {list(vectors.shape)} for {len(labels)} labels."
+        )
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all() or not lengths.all():
+        raise LabelDistanceError(
+            "a label's embedding is zero or not finite: the network that it is of was not trained."
+        )
+    units = vectors / lengths
+    raw = 1 - units @ units.T
+    raw = (raw + raw.T) / 2  # rounding may tell the two halves apart
+    np.fill_diagonal(raw, 0.0)
+    raw = raw.clip(min=0.0)
+    if raw.max() < 1e-9:
+        raise LabelDistanceError("all labels' embeddings point the same way, so they tell no distances.")
+    return LabelDistances(tuple(labels), np.round(raw / raw.max(), DECIMALS), provenance)
+
+
+def read(path: Path) -> LabelDistances:
+    """A file that `hangtag labels --json` wrote. Raises LabelDistanceError for any other."""
+    try:
+        return _parse(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise LabelDistanceError(f"{path} cannot be read ({error.strerror}). {HOW_TO_MAKE_ONE}") from error
+    except LabelDistanceError as error:
+        raise LabelDistanceError(f"{path}: {error.message} {HOW_TO_MAKE_ONE}") from error
+    except KeyError as error:
+        raise LabelDistanceError(
+            f"{path} holds no distances of labels: it has no {error}. {HOW_TO_MAKE_ONE}"
+        ) from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise LabelDistanceError(f"{path} holds no distances of labels ({error}). {HOW_TO_MAKE_ONE}") from error
+
+
+def _parse(document: Any) -> LabelDistances:
+    schema, labels = document["schema"], document["labels"]
+    if schema != SCHEMA:
+        raise ValueError(f"its schema is {schema!r}, not {SCHEMA!r}")
+    if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+        raise TypeError("its labels are no list of names")
+    return LabelDistances(tuple(labels), np.array(document["distances"], np.float64), dict(document["provenance"]))
+
+
+def default() -> LabelDistances:
+    """The matrix that ships, for Fashion-MNIST's labels."""
+    return read(DEFAULT_PATH)

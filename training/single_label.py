@@ -1,0 +1,95 @@
+"""The study's task: one garment, one label. What the training loop asks of a task is written in training/task.py."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training import losses
+from training.augment import augment
+from training.batch_norm import add_batch_norm, fold_batch_norm
+from training.data import FashionMnist, Split
+from training.inference import normalise, predict
+from training.label_distance import LabelDistances
+from training.metrics import evaluate
+from training.models import build, parameter_count
+from training.run import RunConfig
+from training.task import Step, Teacher
+
+
+class SingleLabel:
+    """Fashion-MNIST's images and classes for one of the study's networks.
+
+    With a teacher, its answers to the training images and to their mirror images are asked for once, here.
+    """
+
+    selects_by = "validation_accuracy"
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: FashionMnist,
+        device: torch.device,
+        teacher: Teacher | None,
+        distances: LabelDistances | None = None,
+    ) -> None:
+        self._model, self._recipe, self._device = config.model, config.recipe, device
+        self._loss = losses.class_loss(config.loss, config.recipe.label_smoothing, distances, device)
+        train = data.train.first(config.limit)
+        self._validation, self._test = data.validation.first(config.limit), data.test
+        # The whole split stays in memory as uint8 (43 MB) and is normalised a batch at a time.
+        self._images = torch.tensor(train.images, device=device)
+        self._classes = torch.tensor(train.classes, dtype=torch.long, device=device)
+        self._soft = None if teacher is None else _answers(teacher, train).to(device)
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def network(self) -> nn.Module:
+        network = build(self._model)
+        if self._recipe.dropout is not None:
+            for module in network.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = self._recipe.dropout
+        if self._recipe.batch_norm:
+            add_batch_norm(network)
+        # channels_last is how convolutions are fastest on CPUs and GPUs alike; the numbers stay the same.
+        moved: nn.Module = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return moved
+
+    def step(self, network: nn.Module, indices: Tensor) -> Step:
+        indices = indices.to(self._device)
+        images, flipped = augment(self._images[indices], self._recipe.augmentation)
+        classes = self._classes[indices]
+        logits = network(normalise(images)).float()
+        loss = self._loss(logits, classes)
+        how = self._recipe.distillation
+        if how is not None and self._soft is not None:
+            soft = losses.divergence(logits, self._soft[flipped.long(), indices], how.temperature)
+            loss = (1 - how.weight) * loss + how.weight * soft
+        return Step(loss, (logits.argmax(dim=1) == classes).sum())
+
+    def deployable(self, network: nn.Module) -> nn.Module:
+        return fold_batch_norm(network)
+
+    def validate(self, deployable: nn.Module) -> dict[str, float]:
+        logits = predict(deployable, self._validation.images)
+        if not np.isfinite(logits).all():
+            return {"validation_loss": float("nan"), "validation_accuracy": float("nan")}
+        outcome = evaluate(logits, self._validation.classes)
+        return {"validation_loss": outcome.loss, "validation_accuracy": outcome.accuracy}
+
+    def summary(self, deployable: nn.Module) -> dict[str, Any]:
+        return {
+            "parameters": parameter_count(deployable),
+            "validation": asdict(evaluate(predict(deployable, self._validation.images), self._validation.classes)),
+            "test": asdict(evaluate(predict(deployable, self._test.images), self._test.classes)),
+        }
+
+
+def _answers(teacher: Teacher, train: Split) -> Tensor:
+    """The teacher's logits [2, n, classes]: of the images as they are, and of their mirror images."""
+    mirrored = np.ascontiguousarray(train.images[:, :, ::-1])
+    return torch.stack([torch.from_numpy(teacher(images)) for images in (train.images, mirrored)])

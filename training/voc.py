@@ -1,0 +1,83 @@
+"""PASCAL VOC 2007 through torchvision, as 64x64 grey canvases with the set of classes that each shows.
+
+The paper's own kind of data. Its splits are VOC's: 2,501 images train, 2,510 validate, 4,952 test.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import ParseError
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from training.cnn_rnn import IMAGE_SIZE
+from training.data import cache_dir
+from training.errors import DataCorruptError, DataNotFoundError
+from training.multi_label_data import Canvases, LabelSets, MultiLabelData, MultiLabelSplit
+
+LABELS = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+_IMAGE_SETS = {"train": "train", "validation": "val", "test": "test"}
+_FOLDER = Path("VOCdevkit", "VOC2007")
+_HOW_TO_GET_IT = "Name the folder that holds VOCdevkit/VOC2007, from both archives, with --data-dir."
+
+
+def load(data_dir: Path | None = None) -> MultiLabelData:
+    """Read the three splits: from the folder that holds VOCdevkit, else from the cache, else by a download of 0.9 GB.
+
+    Raises DataNotFoundError when the data set, or one of its files, is nowhere, and DataCorruptError for a file that
+    cannot be read or an object of another class.
+    """
+    root = data_dir or cache_dir() / "voc2007"
+    splits = {split: _read(root, image_set, may_download=data_dir is None) for split, image_set in _IMAGE_SETS.items()}
+    digest = hashlib.sha256()
+    for split in splits.values():
+        digest.update(split.images.tobytes())
+        digest.update(split.labels.tobytes())
+    return MultiLabelData(name="voc2007", labels=LABELS, source=str(root), digest=digest.hexdigest(), **splits)
+
+
+def _read(root: Path, image_set: str, may_download: bool) -> MultiLabelSplit:
+    listed = (root / _FOLDER / "ImageSets" / "Main" / f"{image_set}.txt").is_file()
+    if not (listed or may_download):
+        raise DataNotFoundError(f"{root} lacks {_FOLDER}/ImageSets/Main/{image_set}.txt. {_HOW_TO_GET_IT}")
+    try:
+        from torchvision.datasets import VOCDetection
+
+        root.mkdir(parents=True, exist_ok=True)
+        samples = VOCDetection(str(root), year="2007", image_set=image_set, download=not listed)
+    except Exception as error:  # torchvision passes on whatever the network and the archives raise
+        reason = " ".join(str(error).split())
+        raise DataNotFoundError(
+            f"VOC 2007 is not on this machine and could not be downloaded ({reason}). {_HOW_TO_GET_IT}"
+        ) from error
+    images: Canvases = np.empty((len(samples), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    labels: LabelSets = np.zeros((len(samples), len(LABELS)), np.bool_)
+    for index in range(len(samples)):
+        try:
+            image, annotation = samples[index]
+        except FileNotFoundError as error:
+            raise DataNotFoundError(f"{error.filename} is missing. {_HOW_TO_GET_IT}") from error
+        except (OSError, UnidentifiedImageError, ParseError) as error:
+            raise DataCorruptError(f"{samples.images[index]} or its annotation cannot be read ({error}).") from error
+        images[index] = _canvas(image)
+        labels[index, _classes(annotation, samples.images[index])] = True
+    return MultiLabelSplit(images, labels)
+
+
+def _canvas(image: Image.Image) -> Canvases:
+    """Grey, and squeezed into a square: nothing is cut off, so that every object stays in sight."""
+    return np.asarray(image.convert("L").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR))
+
+
+def _classes(annotation: dict[str, Any], path: str) -> list[int]:
+    """The classes of all objects, those marked as difficult too: an image without a label could not be learned from."""
+    names = [thing["name"] for thing in annotation["annotation"].get("object", [])]
+    if unknown := sorted(set(names) - set(LABELS)):
+        raise DataCorruptError(f"{path} shows {', '.join(unknown)}, which VOC 2007 has no class for.")
+    if not names:
+        raise DataCorruptError(f"{path} has no object in its annotation.")
+    return [LABELS.index(name) for name in names]
