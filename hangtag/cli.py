@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import click
 
+from hangtag.extras import needs
+
 
 class Subcommand(NamedTuple):
     """Where a subcommand lives, its line in --help, and the extra that its imports need."""
@@ -16,6 +18,8 @@ class Subcommand(NamedTuple):
 
 SUBCOMMANDS = {
     "train": Subcommand("training.cli:train", "Train a network on Fashion-MNIST.", "train"),
+    "evaluate": Subcommand("hangtag.evaluate:evaluate", "Say how good a run, a file or a served model is.", "cpu"),
+    "labels": Subcommand("hangtag.labels:labels", "Say how far apart labels are to a trained network.", "train"),
     "export": Subcommand("export.cli:export", "Publish a trained network as an ONNX model.", "train"),
     "serve": Subcommand("serving.server.cli:serve", "Serve the model repository over gRPC.", "cpu"),
     "health": Subcommand("serving.client.cli:health", "Ask a server whether it is ready.", "cpu"),
@@ -35,13 +39,8 @@ class LazyGroup(click.Group):
         if entry is None:
             return None
         module_name, _, attribute = entry.location.partition(":")
-        try:
+        with needs(entry.extra, f"'hangtag {cmd_name}'"):
             command: click.Command = getattr(importlib.import_module(module_name), attribute)
-        except ModuleNotFoundError as error:
-            raise click.ClickException(
-                f"'hangtag {cmd_name}' needs the Python module {error.name!r}, which is not installed here. "
-                f"In the project's folder, install it with: pip install '.[{entry.extra}]'"
-            ) from error
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,0 +1,127 @@
+"""``hangtag evaluate``: name what is evaluated, ask it, render what came of it."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hangtag import label_sources
+from hangtag.evaluation import document, multi_label, samples, single_label, subjects, table
+from hangtag.evaluation.subject import require_labels
+from hangtag.extras import needs
+from hangtag.output import write_text
+from training import label_distance
+from training.data import Split
+
+
+@click.command()
+@click.argument("model", metavar="RUN|FILE.onnx|NAME")
+@click.option("--server", metavar="HOST:PORT", help="Evaluate the model NAME of this running server.")
+@click.option(
+    "--model-version", default="", help="A certain version of a served model.  [default: the one that serves]"
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.001), default=30.0, show_default=True, help="Seconds per call to a server."
+)
+@click.option(
+    "--split", type=click.Choice(["validation", "test"]), default="test", show_default=True, help="What to ask about."
+)
+@click.option("--data", "dataset", help="The data set to ask about.  [default: what the model learned from]")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images: for quick trials.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
+@click.option(
+    "--runs",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Where RUN is looked for when it is a name.",
+)
+@click.option(
+    "--distances",
+    metavar="RUN|FILE",
+    help="What tells how bad a mistake is: a run, an ONNX file, or JSON of 'hangtag labels'.  [default: what ships]",
+)
+@click.option("--json", "json_file", metavar="FILE", help="Write all figures as JSON; - is standard output.")
+@click.option(
+    "--pictures",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Draw mistakes.png there, the most confident ones, and for single labels confusion.png, the confusion matrix.",
+)
+def evaluate(
+    model: str,
+    server: str | None,
+    model_version: str,
+    timeout: float,
+    split: str,
+    dataset: str | None,
+    limit: int | None,
+    data_dir: Path | None,
+    runs: Path,
+    distances: str | None,
+    json_file: str | None,
+    pictures: Path | None,
+) -> None:
+    """Say how good a model is: a finished run, an ONNX file, or a model of a running server, with the same numbers.
+
+    RUN is a run's folder, its name under --runs, or a model's name: then its latest finished run is taken. With
+    --server NAME is a model there. Besides accuracy and cross-entropy this tells how bad the mistakes are: the mean
+    distance of the labels that were mixed up, where 'Shirt' for 'T-shirt/top' is near and for 'Ankle boot' far. Of a
+    model of several labels it tells how many sets are right, and precision, recall and F1 as the CNN-RNN paper does.
+
+    \b
+    Examples:
+      hangtag evaluate lstm                                  the latest finished lstm run
+      hangtag evaluate models/cnn/1/model.onnx --pictures reports/cnn
+      hangtag evaluate cnn --server 127.0.0.1:8001 --json -  figures for a program
+    """
+    measured_by = label_distance.default() if distances is None else label_sources.find(distances, runs)
+    if pictures is not None:
+        with needs("train", "--pictures"):  # now, not after minutes of computing
+            from hangtag.evaluation import pictures as drawing
+    with subjects.find(model, runs_dir=runs, server=server, version=model_version, timeout=timeout) as subject:
+        asked = samples.load(subject, split, limit, data_dir, dataset)
+        require_labels(subject, asked.labels)
+        with _progress(len(asked)) as report:
+            outputs = subject.answer(asked.images, report)
+    quiet = json_file == "-"
+    about: document.DataDocument = {
+        "dataset": asked.dataset,
+        "split": split,
+        "images": len(asked),
+        "source": asked.source,
+    }
+    console = Console(quiet=quiet)
+    console.print(
+        f"[bold]{escape(subject.name)}[/] on {len(asked):,} {split} images of {asked.dataset}\n", highlight=False
+    )
+    written: document.SingleLabelDocument | document.MultiLabelDocument
+    if isinstance(asked.content, Split):
+        result = single_label.measure(outputs, asked.content, measured_by, subject.name)
+        table.single_label(result, console)
+        written = document.single_label(subject, about, result, measured_by)
+        if pictures is not None:
+            drawing.single_label(result, asked.images, f"{subject.name}, {split} split", pictures)
+    else:
+        sets = multi_label.measure(subject, outputs, asked.content.labels, asked.labels)
+        table.multi_label(sets, console)
+        written = document.multi_label(subject, about, sets)
+        if pictures is not None:
+            drawing.multi_label(sets, asked.images, f"{subject.name}, {split} split", pictures)
+    if json_file is not None:
+        write_text(json_file, json.dumps(written, indent=1, allow_nan=False))
+
+
+@contextmanager
+def _progress(images: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, where a person looks at it; gives the function that counts answered images."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task("evaluating", total=images)
+        yield lambda answered: bars.advance(task, answered)

@@ -1,0 +1,60 @@
+"""An ONNX file, asked in the runtime that serves it."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from hangtag.evaluation.errors import EvaluationError
+from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Report, Subject, batches, joined
+from serving.server.errors import InferenceError, ModelLoadError
+from serving.server.runtime import Runtime
+
+
+class FileSubject(Subject):
+    """A file that takes ``image`` and says its task and labels in its own metadata."""
+
+    kind = "onnx"
+
+    def __init__(self, path: Path) -> None:
+        """Raises EvaluationError for a file that cannot be loaded, or is no classifier of these pictures."""
+        if not path.is_file():
+            raise EvaluationError(f"there is no file {path}.")
+        try:
+            self._runtime = Runtime(path, threads=len(os.sched_getaffinity(0)))
+        except ModelLoadError as error:
+            raise EvaluationError(f"{error}.") from error
+        self.name, self.details = str(path), {"provider": self._runtime.provider}
+        signature = self._runtime.signature
+        self.task = signature.task or "single_label"
+        side = 64 if self.task == "multi_label" else 28
+        if [(spec.datatype, spec.shape) for spec in signature.inputs] != [("UINT8", (None, side, side))]:
+            raise EvaluationError(
+                f"{path} takes {'; '.join(map(str, signature.inputs)) or 'nothing'}; "
+                f"to be evaluated it must take image: UINT8 [any, {side}, {side}], as what 'hangtag export' publishes."
+            )
+        self._input, self.labels = signature.inputs[0].name, signature.labels
+        self.dataset = _dataset(signature.metadata)
+        self.threshold = signature.threshold
+
+    def answer(self, images: Array, report: Report) -> Outputs:
+        answers: list[Outputs] = []
+        for batch in batches(images, BATCH_SIZE):
+            try:
+                answers.append(self._runtime.run({self._input: batch}))
+            except InferenceError as error:
+                raise EvaluationError(f"{self.name} fails on the data set's images: {error}.") from error
+            report(len(batch))
+        return joined(answers)
+
+    def close(self) -> None:
+        del self._runtime
+
+
+def _dataset(metadata: Mapping[str, str]) -> str | None:
+    """What the model learned from, by the training log that `hangtag export` puts into its files."""
+    try:
+        name = json.loads(metadata["training"])["config"]["dataset"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return str(name)

@@ -1,0 +1,99 @@
+"""Several labels an image: how many of the sets are right, and of the labels in them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hangtag.evaluation.errors import EvaluationError
+from hangtag.evaluation.subject import Array, Outputs, Subject
+from hangtag.extras import needs
+from training.metrics import ClassFigures, per_class
+
+
+@dataclass(frozen=True)
+class SetMistake:
+    """A wrong set: the image's place in the split, both sets, the probability of the wrong one where it is known."""
+
+    image: int
+    true: tuple[str, ...]
+    predicted: tuple[str, ...]
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class MultiLabelResult:
+    """figures: those of training.multi_label_metrics, by name; classes: of each label, whether it is in the set.
+
+    mistakes: all of them, the most confident first; where confidence is not known, those with most wrong labels.
+    """
+
+    labels: tuple[str, ...]
+    figures: Mapping[str, float]
+    classes: Sequence[ClassFigures]
+    mistakes: Sequence[SetMistake]
+
+
+def measure(
+    subject: Subject, outputs: Outputs, truth: npt.NDArray[np.bool_], labels: tuple[str, ...]
+) -> MultiLabelResult:
+    """Judge a model's outputs against the true label sets [n, labels]. Raises EvaluationError when they do not fit."""
+    with needs("train", "evaluating a model of several labels"):
+        from training import multi_label_metrics
+    probabilities = outputs.get("probabilities")
+    if probabilities is None or probabilities.shape != truth.shape:
+        found = "none" if probabilities is None else f"probabilities of the shape {list(probabilities.shape)}"
+        raise EvaluationError(
+            f"{subject.name} must answer {len(truth)} images with probabilities {list(truth.shape)}, and gives {found}."
+        )
+    if not np.isfinite(probabilities).all():
+        raise EvaluationError(f"{subject.name} gives probabilities that are not finite: its training went wrong.")
+    if "path" in outputs:
+        sets = _of_paths(outputs["path"], len(labels), subject.name)
+    elif subject.threshold is not None:
+        sets = multi_label_metrics.decide(probabilities, subject.threshold)
+    else:
+        raise EvaluationError(
+            f"{subject.name} decides by a threshold, which a server does not tell: evaluate its run or its ONNX file."
+        )
+    return MultiLabelResult(
+        labels=labels,
+        figures=asdict(multi_label_metrics.evaluate(sets, probabilities.astype(np.float32), truth)),
+        classes=[_one_label(sets[:, index], truth[:, index]) for index in range(len(labels))],
+        mistakes=_mistakes(sets, truth, labels, outputs.get("path_probability")),
+    )
+
+
+def _of_paths(path: Array, count: int, name: str) -> npt.NDArray[np.bool_]:
+    """Label sets [n, labels] from places of labels [n, steps], where -1 is none."""
+    if path.ndim != 2 or path.max(initial=-1) >= count:
+        raise EvaluationError(f"{name} gives paths with other labels than the {count} of the data set.")
+    sets: npt.NDArray[np.bool_] = (path[:, :, None] == np.arange(count)).any(axis=1)
+    return sets
+
+
+def _one_label(answered: npt.NDArray[np.bool_], there: npt.NDArray[np.bool_]) -> ClassFigures:
+    outcomes = np.bincount(there * 2 + answered, minlength=4).reshape(2, 2)
+    return per_class(outcomes.tolist())[1]
+
+
+def _mistakes(
+    sets: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], labels: tuple[str, ...], certain: Array | None
+) -> list[SetMistake]:
+    differing = (sets != truth).sum(axis=1)
+    wrong = np.flatnonzero(differing)
+    worst_first = differing[wrong] if certain is None else certain[wrong]
+    return [
+        SetMistake(
+            image=int(image),
+            true=_names(truth[image], labels),
+            predicted=_names(sets[image], labels),
+            probability=None if certain is None else float(certain[image]),
+        )
+        for image in wrong[np.argsort(-worst_first, kind="stable")]
+    ]
+
+
+def _names(members: npt.NDArray[np.bool_], labels: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(label for label, there in zip(labels, members, strict=True) if there)

@@ -1,0 +1,129 @@
+"""An evaluation's pictures, as PNG files that are the same for the same figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hangtag.evaluation.multi_label import MultiLabelResult
+from hangtag.evaluation.single_label import Mistake, SingleLabelResult
+from hangtag.output import writing
+from training.data import LABELS, Images
+from training.label_distance import LabelDistances
+
+COLUMNS, ROWS = 6, 4
+DPI = 120
+
+
+def single_label(result: SingleLabelResult, images: Images, name: str, folder: Path) -> None:
+    """confusion.png and mistakes.png in the folder."""
+    accuracy, count = result.evaluation.accuracy, len(images)
+    confusion_matrix(
+        result.evaluation.confusion, f"{name}: {accuracy:.2%} of {count:,} images", folder / "confusion.png"
+    )
+    title = f"{name}: the most confident of {len(result.mistakes):,} mistakes"
+    confident_mistakes(result.mistakes, images, title, folder / "mistakes.png")
+
+
+def multi_label(result: MultiLabelResult, images: Images, name: str, folder: Path) -> None:
+    """mistakes.png in the folder: the true set, and what was taken for it."""
+    panels = [
+        (mistake.image, f"{_joined(mistake.true)}\ntaken for {_joined(mistake.predicted)}")
+        for mistake in result.mistakes[: COLUMNS * ROWS]
+    ]
+    title = f"{name}: the first of {len(result.mistakes):,} wrong sets of {len(images):,}"
+    _grid(panels, images, title, "gray", folder / "mistakes.png")
+
+
+def confusion_matrix(confusion: Sequence[Sequence[int]], title: str, path: Path) -> None:
+    """confusion[true][predicted] counts; the diagonal is left pale so that the mistakes show."""
+    counts = np.asarray(confusion)
+    mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    figure = _figure(7.4, 6.4)
+    axes = figure.subplots()
+    _heat_map(axes, mistakes, [[str(count) if count else "" for count in row] for row in counts], "OrRd", LABELS)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, loc="left", fontsize=10)
+    _save(figure, path)
+
+
+def label_distances(distances: LabelDistances, path: Path) -> None:
+    """Every pair of labels: dark is near, so that what is alike stands out."""
+    figure = _figure(7.4, 6.4)
+    axes = figure.subplots()
+    texts = [[f"{distance:.2f}" for distance in row] for row in distances.matrix]
+    _heat_map(axes, distances.matrix, texts, "viridis", distances.labels)
+    made_from = distances.provenance.get("from", "an unknown source")
+    axes.set_title(f"distance of labels by the {made_from} of {_network(distances)}", loc="left", fontsize=10)
+    _save(figure, path)
+
+
+def confident_mistakes(mistakes: Sequence[Mistake], images: Images, title: str, path: Path) -> None:
+    """The first mistakes as a grid of the real images: true label, what it was taken for, and how surely."""
+    panels = [
+        (
+            mistake.image,
+            f"{LABELS[mistake.true]}\ntaken for {LABELS[mistake.predicted]}\nat {mistake.probability:.1%}",
+        )
+        for mistake in mistakes[: COLUMNS * ROWS]
+    ]
+    _grid(panels, images, title, "gray_r", path)
+
+
+def _grid(panels: Sequence[tuple[int, str]], images: Images, title: str, colours: str, path: Path) -> None:
+    """Images by their places, each with a text above it."""
+    rows = max(1, -(-len(panels) // COLUMNS))
+    figure = _figure(COLUMNS * 1.7, rows * 2.0 + 0.4)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, (image, text) in zip(grid, panels, strict=False):
+        axes.imshow(images[image], cmap=colours, vmin=0, vmax=255)
+        axes.set_title(text, fontsize=8)
+    _save(figure, path)
+
+
+def _joined(labels: Sequence[str]) -> str:
+    """A set in lines of two labels, so that it stays within its panel."""
+    lines = [", ".join(labels[at : at + 2]) for at in range(0, len(labels), 2)]
+    return ",\n".join(lines) or "nothing"
+
+
+def _heat_map(
+    axes: Axes, values: npt.NDArray[np.generic], texts: Sequence[Sequence[str]], colours: str, labels: Sequence[str]
+) -> None:
+    """A matrix of labels against labels: the values as colours, the texts in the cells, readable on any colour."""
+    shown = axes.imshow(values, cmap=colours, vmin=0, vmax=max(1e-9, float(np.max(values))))
+    for row, column in np.ndindex(values.shape):
+        red, green, blue, _ = colormaps[colours](shown.norm(values[row, column]))
+        bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+        axes.text(
+            column, row, texts[row][column], ha="center", va="center", fontsize=8, color="black" if bright else "white",
+            fontweight="bold" if row == column else "normal",
+        )  # fmt: skip
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize=9)
+    axes.set_yticks(range(len(labels)), labels, fontsize=9)
+    axes.spines[:].set_visible(False)
+
+
+def _network(distances: LabelDistances) -> str:
+    provenance = distances.provenance
+    return str(provenance.get("file") or provenance.get("model") or "an unnamed network")
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with writing(path):
+        figure.savefig(path, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})

@@ -1,0 +1,96 @@
+"""A model of a running server, asked over the wire: several requests in flight, as many images in each as it takes."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+
+from hangtag.evaluation.errors import EvaluationError
+from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Report, Subject, batches, joined
+from serving.client import Client, ClientError
+from training.data import LABELS
+
+IN_FLIGHT = 4
+INPUT = "image"
+
+
+class ServedSubject(Subject):
+    """Any Open Inference Protocol server will do; hangtag's own also says its labels and its task."""
+
+    kind = "server"
+
+    def __init__(self, model: str, address: str, version: str = "", timeout: float = 30.0) -> None:
+        """timeout: of each request, in seconds. Raises EvaluationError where nobody answers or it has no such model."""
+        self._client = Client(address, timeout=timeout)
+        self._version = version
+        self.name, self._address = model, address
+        self.task, self.details = "single_label", {"address": address}
+        try:
+            self._introduce()
+        except BaseException:
+            self.close()
+            raise
+
+    def answer(self, images: Array, report: Report) -> Outputs:
+        try:
+            size = self._largest_batch(images)
+            with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="evaluate") as pool:
+                pending = [pool.submit(self._infer, batch) for batch in batches(images, size)]
+                try:
+                    answers: list[Outputs] = []
+                    for future in pending:
+                        answers.append(future.result())
+                        report(min(size, len(images) - size * (len(answers) - 1)))
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        except ClientError as error:
+            raise EvaluationError(f"{self.name} at {self._address}: {error}.") from error
+        return joined(answers)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _introduce(self) -> None:
+        """Learn the model's task, labels and version from hangtag's own service, by asking about a black image."""
+        for side in (28, 64):
+            blank = np.zeros((side, side), np.uint8)
+            try:
+                answer = self._client.classify(blank, self.name, version=self._version, top_k=len(LABELS))
+            except ClientError as error:
+                if error.code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT):
+                    continue  # another size or another server, or a model that does not say what its outputs mean
+                raise EvaluationError(self._explained(error)) from error
+            self.task = answer.task
+            self.details = {"address": self._address, "version": answer.version}
+            if answer.task == "single_label":
+                self.labels = tuple(label.name for label in sorted(answer.labels, key=lambda label: label.index))
+            return
+
+    def _explained(self, error: ClientError) -> str:
+        if error.code is not grpc.StatusCode.NOT_FOUND:
+            return f"{error}."
+        try:
+            known = ", ".join(self._client.models()) or "none"
+        except ClientError:
+            return f"{error}."
+        version = f" version {self._version}" if self._version else ""
+        return f"the server at {self._address} has no model {self.name!r}{version}; the models there: {known}."
+
+    def _largest_batch(self, images: Array) -> int:
+        """How many images the model takes at once: BATCH_SIZE, or half of it, and so on. One image it must take."""
+        self._infer(images[:1])
+        size = min(BATCH_SIZE, len(images))
+        while size > 1:
+            try:
+                self._infer(images[:size])
+            except ClientError as error:
+                if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
+                    raise
+                size //= 2
+            else:
+                break
+        return size
+
+    def _infer(self, images: Array) -> Outputs:
+        return self._client.infer(self.name, {INPUT: images}, version=self._version)

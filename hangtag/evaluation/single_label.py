@@ -1,0 +1,91 @@
+"""One label an image: how often the model is right, how sure it is, and how bad its mistakes are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hangtag.evaluation.errors import EvaluationError
+from hangtag.evaluation.subject import Outputs
+from training.data import LABELS, Split
+from training.label_distance import LabelDistances
+from training.metrics import ClassFigures, Evaluation, distance_at_k, evaluate, mean_severity, per_class
+
+TOP = (1, 3)
+"""Lengths of the short lists whose distance from the truth is told."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer: the image's place in the split, both labels' indices, the probability given to the wrong one."""
+
+    image: int
+    true: int
+    predicted: int
+    probability: float
+    distance: float
+
+
+@dataclass(frozen=True)
+class SingleLabelResult:
+    """severity: the mean distance of mistakes, None without any; distance_at[k]: of the k likeliest, over all images.
+
+    mistakes: the most confident first, all of them.
+    """
+
+    evaluation: Evaluation
+    classes: Sequence[ClassFigures]
+    severity: float | None
+    distance_at: dict[int, float]
+    mistakes: Sequence[Mistake]
+
+
+def measure(outputs: Outputs, split: Split, distances: LabelDistances, name: str) -> SingleLabelResult:
+    """Judge a model's outputs for a whole split. Raises EvaluationError when they are not what a classifier gives."""
+    logits = _logits(outputs, len(split), name)
+    evaluation = evaluate(logits, split.classes)
+    return SingleLabelResult(
+        evaluation=evaluation,
+        classes=per_class(evaluation.confusion),
+        severity=mean_severity(evaluation.confusion, distances.matrix),
+        distance_at={k: distance_at_k(logits, split.classes, distances.matrix, k) for k in TOP},
+        mistakes=_mistakes(logits, split, distances),
+    )
+
+
+def _logits(outputs: Outputs, count: int, name: str) -> npt.NDArray[np.float32]:
+    if "logits" not in outputs:
+        raise EvaluationError(
+            f"{name} has no output `logits` (only {', '.join(outputs) or 'none'}), which accuracy and loss are told by."
+        )
+    logits = outputs["logits"]
+    if logits.shape != (count, len(LABELS)):
+        raise EvaluationError(
+            f"{name} answers {count} images with logits of the shape {list(logits.shape)}; "
+            f"the data set's {len(LABELS)} classes need {[count, len(LABELS)]}."
+        )
+    broken = np.flatnonzero(~np.isfinite(logits.astype(np.float64)).all(axis=1))
+    if broken.size:
+        raise EvaluationError(
+            f"{name} gives outputs that are not finite for {broken.size} of {count} images, first for image "
+            f"{broken[0]}: its training, or its conversion to another precision, went wrong."
+        )
+    return logits.astype(np.float32)
+
+
+def _mistakes(logits: npt.NDArray[np.float32], split: Split, distances: LabelDistances) -> list[Mistake]:
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    confidence = exponentials.max(axis=1) / exponentials.sum(axis=1)
+    predicted = logits.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != split.classes)
+    return [
+        Mistake(
+            image=int(image),
+            true=int(split.classes[image]),
+            predicted=int(predicted[image]),
+            probability=float(confidence[image]),
+            distance=float(distances.matrix[split.classes[image], predicted[image]]),
+        )
+        for image in wrong[np.argsort(-confidence[wrong], kind="stable")]
+    ]

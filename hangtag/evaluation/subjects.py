@@ -1,0 +1,29 @@
+"""From what was named on the command line to what is evaluated."""
+
+from pathlib import Path
+
+from hangtag.evaluation.errors import EvaluationError
+from hangtag.evaluation.subject import Subject
+from hangtag.extras import needs
+
+
+def find(name: str, *, runs_dir: Path, server: str | None = None, version: str = "", timeout: float = 30.0) -> Subject:
+    """A served model where a server is named, an ONNX file by its ending, else a run.
+
+    Each needs what it runs in and no more: a served model no ONNX Runtime, a file no PyTorch. Raises EvaluationError,
+    RunMismatchError or ExportError, for a person to read, for what cannot be evaluated.
+    """
+    if server is not None:
+        from hangtag.evaluation.served_subject import ServedSubject
+
+        return ServedSubject(name, server, version, timeout)
+    if version:
+        raise EvaluationError("--model-version is of a served model: name its server with --server.")
+    if name.endswith(".onnx"):
+        with needs("cpu", "evaluating an ONNX file"):
+            from hangtag.evaluation.file_subject import FileSubject
+        return FileSubject(Path(name))
+    with needs("train", "evaluating a run"):
+        from hangtag.evaluation.run_subject import RunSubject
+        from training.run import Run
+    return RunSubject(Run.find(name, runs_dir))

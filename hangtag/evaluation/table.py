@@ -1,0 +1,86 @@
+"""An evaluation as a person reads it in a terminal."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hangtag.evaluation.multi_label import MultiLabelResult
+from hangtag.evaluation.single_label import SingleLabelResult
+from training.data import LABELS
+from training.metrics import ClassFigures
+
+_FIGURES = {
+    "exact_match": ("exact match", "images whose whole set is right"),
+    "o_precision": ("O-P", "overall precision: of all labels predicted"),
+    "o_recall": ("O-R", "overall recall: of all labels there"),
+    "o_f1": ("O-F1", "their harmonic mean"),
+    "c_precision": ("C-P", "precision, the mean over labels"),
+    "c_recall": ("C-R", "recall, the mean over labels"),
+    "c_f1": ("C-F1", "their harmonic mean"),
+    "mean_ap": ("mAP", "mean average precision"),
+    "labels_per_image": ("labels", "predicted per image, on average"),
+}
+_SHORT = 5  # characters of a label above a column of the confusion matrix
+
+
+def single_label(result: SingleLabelResult, console: Console) -> None:
+    """Print the figures, then each class's, then what is taken for what."""
+    evaluation = result.evaluation
+    images = sum(figures.support for figures in result.classes)
+    summary = Table.grid(padding=(0, 2))
+    summary.add_row("accuracy", f"{evaluation.accuracy:.2%}", f"{len(result.mistakes):,} of {images:,} images wrong")
+    summary.add_row("cross-entropy", f"{evaluation.loss:.4f}", "mean, in nats")
+    severity = "none" if result.severity is None else f"{result.severity:.4f}"
+    summary.add_row("severity of mistakes", severity, "mean distance of the labels mixed up")
+    for k, distance in result.distance_at.items():
+        what = "the answer" if k == 1 else f"the {k} likeliest"
+        summary.add_row(f"distance@{k}", f"{distance:.4f}", f"mean distance of {what} from the truth")
+    console.print(summary, highlight=False)
+    console.print()
+    console.print(_classes(LABELS, result.classes))
+    console.print()
+    console.print(_confusion(evaluation.confusion))
+
+
+def multi_label(result: MultiLabelResult, console: Console) -> None:
+    """Print the figures of the paper, then each label's."""
+    summary = Table.grid(padding=(0, 2))
+    for key, (name, what) in _FIGURES.items():
+        value = result.figures[key]
+        summary.add_row(name, f"{value:.2f}" if key == "labels_per_image" else f"{value:.2%}", what)
+    console.print(summary, highlight=False)
+    console.print()
+    console.print(_classes(result.labels, result.classes))
+
+
+def _classes(labels: Sequence[str], classes: Sequence[ClassFigures]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("class")
+    for head in ("precision", "recall", "F1", "images"):
+        table.add_column(head, justify="right")
+    for label, figures in zip(labels, classes, strict=True):
+        table.add_row(
+            label, f"{figures.precision:.1%}", f"{figures.recall:.1%}", f"{figures.f1:.1%}", f"{figures.support:,}"
+        )
+    return table
+
+
+def _confusion(confusion: list[list[int]]) -> Table:
+    """Rows are true classes, columns predicted ones; nothing stands for 0, and the worst confusions are coloured."""
+    worst = max(max((count for j, count in enumerate(row) if j != i), default=0) for i, row in enumerate(confusion))
+    table = Table(title="true class (rows), taken for (columns)", title_justify="left", title_style="dim")
+    table.box, table.pad_edge, table.padding, table.header_style = None, False, (0, 1, 0, 0), "dim"  # 80 columns wide
+    table.add_column("", no_wrap=True)
+    for label in LABELS:
+        table.add_column(label[:_SHORT].rstrip(), justify="right", no_wrap=True, min_width=_SHORT)
+    for i, (label, row) in enumerate(zip(LABELS, confusion, strict=True)):
+        table.add_row(label, *(_cell(count, i == j, worst) for j, count in enumerate(row)))
+    return table
+
+
+def _cell(count: int, right: bool, worst: int) -> Text:
+    if right:
+        return Text(f"{count:,}", style="green")
+    return Text(f"{count:,}" if count else "", style="bold red" if count > worst / 2 else "")

@@ -1,0 +1,61 @@
+"""Where distances of labels can be had from: a run, an ONNX file, or a JSON file that `hangtag labels` wrote."""
+
+import json
+from pathlib import Path
+
+from hangtag.extras import needs
+from training import label_distance
+from training.data import LABELS
+from training.errors import LabelDistanceError
+from training.label_distance import LabelDistances
+
+
+def find(source: str, runs_dir: Path) -> LabelDistances:
+    """The distances of Fashion-MNIST's labels that a source tells.
+
+    source: FILE.json, FILE.onnx, or a run: its folder, its name under runs_dir, or a model whose latest run is meant.
+    Raises LabelDistanceError or RunMismatchError, for a person to read, where it tells none.
+    """
+    if source.endswith(".json"):
+        distances = label_distance.read(Path(source))
+    elif source.endswith(".onnx"):
+        with needs("train", "reading weights from an ONNX file"):
+            distances = _of_onnx(Path(source))
+    else:
+        with needs("train", "reading the weights of a run"):
+            from training import label_embeddings
+            from training.run import Run
+        distances = label_embeddings.of_run(Run.find(source, runs_dir))
+    distances.require(LABELS)
+    return distances
+
+
+def _of_onnx(path: Path) -> LabelDistances:
+    """From the weights in an exported file, which keep the names that they have in the network."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from training import label_embeddings
+
+    try:
+        model = onnx.load(path)
+        parameters = {
+            tensor.name.removeprefix("network."): onnx.numpy_helper.to_array(tensor)
+            for tensor in model.graph.initializer
+        }
+        properties = {entry.key.removeprefix("hangtag."): entry.value for entry in model.metadata_props}
+        own = tuple(json.loads(properties.get("labels", "[]")))
+    except OSError as error:
+        raise LabelDistanceError(f"{path} cannot be read ({error.strerror}).") from error
+    except (DecodeError, ValueError, TypeError) as error:
+        raise LabelDistanceError(f"{path} is not a readable ONNX file ({error}).") from error
+    found = label_embeddings.find(parameters)
+    if found is None:
+        raise LabelDistanceError(
+            f"{path} holds no weights with a row for each of the {len(LABELS)} labels; name a run instead."
+        )
+    if own and own != LABELS:
+        raise LabelDistanceError(f"{path} is a model of other labels: {', '.join(map(str, own))}.")
+    provenance = {"from": found.origin, "parameter": found.parameter, "file": "/".join(path.absolute().parts[-3:])}
+    provenance |= {key: properties[key] for key in ("recipe", "seed", "git_revision") if key in properties}
+    return label_distance.from_embeddings(LABELS, found.vectors, provenance)

@@ -1,0 +1,71 @@
+"""``hangtag labels``: how far apart labels are to a trained network, as a table, a picture and a file."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from hangtag import label_sources
+from hangtag.extras import needs
+from hangtag.output import write_text
+from training.label_distance import LabelDistances
+
+
+@click.command()
+@click.argument("source", metavar="RUN|FILE.onnx|FILE.json")
+@click.option(
+    "--runs",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Where RUN is looked for when it is a name.",
+)
+@click.option("--label", help="Show every other label's distance from this one.  [default: each label's nearest]")
+@click.option(
+    "--nearest", type=click.IntRange(min=1), default=3, show_default=True, help="How many neighbours to show of each."
+)
+@click.option(
+    "--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the matrix as a heat map, a PNG file."
+)
+@click.option("--json", "json_file", metavar="FILE", help="Write the distances as JSON; - is standard output.")
+def labels(
+    source: str, runs: Path, label: str | None, nearest: int, picture: Path | None, json_file: str | None
+) -> None:
+    """Say how far apart the labels are to a trained network: 0 is the same, 1 the farthest pair.
+
+    A CNN-RNN has an embedding of every label; of another network the last layer's weights are taken. The distance of
+    two labels is the cosine distance of theirs, divided by the largest. 'hangtag evaluate' tells by it how bad mistakes
+    are, and 'hangtag train --loss embedding-distance' learns by it.
+
+    \b
+    Examples:
+      hangtag labels cnn                                    the latest finished cnn run
+      hangtag labels models/cnn/1/model.onnx --label Shirt  what is nearest to a shirt?
+      hangtag labels cnn_rnn --picture labels.png --json distances.json
+    """
+    distances = label_sources.find(source, runs)
+    table = _neighbours(distances, nearest) if label is None else _of_one(distances, label)
+    if json_file != "-":
+        Console().print(table)
+    if picture is not None:
+        with needs("train", "drawing a picture"):
+            from hangtag.evaluation import pictures
+        pictures.label_distances(distances, picture)
+    if json_file is not None:
+        write_text(json_file, distances.text())
+
+
+def _neighbours(distances: LabelDistances, count: int) -> Table:
+    table = Table("label", "nearest first, with the distance", box=None, pad_edge=False, header_style="dim")
+    for label in distances.labels:
+        near = distances.neighbours(label)[:count]
+        table.add_row(label, "   ".join(f"{neighbour.label} {neighbour.distance:.2f}" for neighbour in near))
+    return table
+
+
+def _of_one(distances: LabelDistances, label: str) -> Table:
+    table = Table(f"from {label}", "distance", "", box=None, pad_edge=False, header_style="dim")
+    for neighbour in distances.neighbours(label):
+        table.add_row(neighbour.label, f"{neighbour.distance:.3f}", "█" * round(neighbour.distance * 20))
+    return table

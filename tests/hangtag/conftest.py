@@ -1,0 +1,97 @@
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper
+
+from export import exporter
+from hangtag.cli import main
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from tests import onnx_models
+from tests.export import runs
+from training import data
+from training.data import Split
+from training.run import Run
+
+SHIPPED = Path(__file__).parents[2] / "models"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished run, and the file that its export published."""
+
+    run: Run
+    file: Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def garments() -> Split:
+    """The 10,000 real test images."""
+    return data.load_test()
+
+
+@pytest.fixture(scope="session")
+def exported(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("exported")
+    run = runs.train(folder / "lstm-tiny", "lstm", garments.first(300))
+    published = exporter.export(run, folder / "models", garments.first(300))
+    return Exported(run, published.folder / "model.onnx")
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped lstm, a classifier of other labels, and models that cannot be evaluated."""
+    models = tmp_path_factory.mktemp("models")
+    (models / "lstm").symlink_to(SHIPPED / "lstm")
+    onnx_models.publish(models, "other_labels", onnx_models.classifier())
+    onnx_models.publish(models, "two_inputs", onnx_models.two_inputs())
+    onnx_models.publish(models, "seven_classes", classifier_of(classes=7))
+    onnx_models.publish(models, "no_logits", classifier_of(output="scores"))
+    onnx_models.publish(models, "broken_numbers", classifier_of(bias=np.nan))
+    return models
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[Server]:
+    with Server(ServerConfig(models=repository, port=0, provider="cpu")) as running:
+        yield running
+
+
+def classifier_of(*, classes: int = 10, output: str = "logits", bias: float = 0.0) -> onnx.ModelProto:
+    """image UINT8 [batch, 28, 28] -> the means of its first columns, plus a bias, under a name."""
+    return onnx_models.model(
+        [
+            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["pixels", "rows"], ["means"], keepdims=0),
+            helper.make_node("Slice", ["means", "from", "to", "axis"], ["first"]),
+            helper.make_node("Add", ["first", "bias"], [output]),
+        ],
+        {"image": (TensorProto.UINT8, ["batch", 28, 28])},
+        {output: (TensorProto.FLOAT, ["batch", classes])},
+        {
+            "rows": np.array([1], np.int64),
+            "from": np.array([0], np.int64),
+            "to": np.array([classes], np.int64),
+            "axis": np.array([1], np.int64),
+            "bias": np.array([bias], np.float32),
+        },
+    )
+
+
+def hangtag(*arguments: object) -> Result:
+    """The command in this process, its output 100 columns wide."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], env={"COLUMNS": "100"})

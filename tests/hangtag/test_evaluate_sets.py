@@ -1,0 +1,180 @@
+"""`hangtag evaluate` on models of several labels: the same numbers from a run, its export and a server."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export import onnx_file, trained
+from hangtag.evaluation import multi_label
+from hangtag.evaluation.errors import EvaluationError
+from hangtag.evaluation.subject import Array, Outputs, Report, Subject
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from tests.export import label_sets
+from tests.hangtag.conftest import SHIPPED, Exported, hangtag
+from training.data import LABELS, Split
+from training.run import Run
+
+LIMIT = 40
+
+
+@pytest.fixture(scope="module")
+def garments_few(garments: Split) -> Split:
+    return garments.first(300)
+
+
+@pytest.fixture(scope="module")
+def cnn_rnn(garments_few: Split, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Random weights that give paths of every length."""
+    folder = tmp_path_factory.mktemp("cnn_rnn")
+    run = label_sets.finished(folder / "run", "cnn_rnn", label_sets.decisive_cnn_rnn(garments_few))
+    return Exported(run, _exported(run, folder / "models"))
+
+
+def _exported(run: Run, models: Path) -> Path:
+    """The run's file, without what `hangtag export` proves about it."""
+    file = models / run.model / "1/model.onnx"
+    file.parent.mkdir(parents=True)
+    served = trained.load(run)
+    onnx_file.write(served, served.metadata | {"labels": json.dumps(LABELS)}, file)
+    return file
+
+
+def document(*arguments: object) -> dict[str, Any]:
+    result = hangtag("evaluate", *arguments, "--limit", LIMIT, "--json", "-")
+    assert result.exit_code == 0, result.output
+    written: dict[str, Any] = json.loads(result.stdout)
+    return written
+
+
+def refused(*arguments: object) -> str:
+    result = hangtag("evaluate", *arguments, "--limit", 5)
+    assert result.exit_code == 1, result.output
+    assert len(result.stderr.splitlines()) == 1
+    return result.stderr
+
+
+def test_a_run_its_export_and_its_server_agree(cnn_rnn: Exported) -> None:
+    run, file = (document(source, "--data", "outfits") for source in (cnn_rnn.run.folder, cnn_rnn.file))
+    models = cnn_rnn.file.parents[2]
+    with Server(ServerConfig(models=models, port=0, provider="cpu")) as server:
+        served = document("cnn_rnn", "--server", server.address)
+    assert served["data"] == file["data"] == run["data"]
+    assert run["data"]["dataset"] == "outfits"
+    for other in (file, served):
+        assert other["classes"] == run["classes"]
+        # Images that are level with each other may be ranked either way.
+        assert other["figures"].pop("mean_ap") == pytest.approx(run["figures"]["mean_ap"], abs=0.01)
+        assert other["figures"] == pytest.approx({key: run["figures"][key] for key in other["figures"]}, abs=1e-6)
+        assert [mistake["image"] for mistake in other["mistakes"]] == [mistake["image"] for mistake in run["mistakes"]]
+    assert served["subject"]["task"] == "multi_label"
+    assert 0 < run["figures"]["o_f1"] < 1
+    probabilities = [mistake["probability"] for mistake in run["mistakes"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_a_baseline_decides_by_its_threshold(garments_few: Split, tmp_path: Path) -> None:
+    network = label_sets.decisive_scores("sigmoids", garments_few)
+    run = label_sets.finished(tmp_path / "run", "sigmoids", network)
+    file = _exported(run, tmp_path / "models")
+    here, there = (document(source, "--data", "outfits") for source in (run.folder, file))
+    assert here["figures"] == pytest.approx(there["figures"], abs=1e-6)
+    assert here["classes"] == there["classes"]
+    with Server(ServerConfig(models=tmp_path / "models", port=0, provider="cpu")) as server:
+        assert "decides by a threshold, which a server does not tell" in refused("sigmoids", "--server", server.address)
+
+
+def test_the_table_and_the_picture(cnn_rnn: Exported, tmp_path: Path) -> None:
+    arguments = (cnn_rnn.file, "--data", "outfits-independent", "--split", "validation", "--limit", LIMIT)
+    result = hangtag("evaluate", *arguments, "--pictures", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert f"on {LIMIT} validation images of outfits-independent" in " ".join(result.stdout.split())
+    written = document(cnn_rnn.file, "--data", "outfits-independent", "--split", "validation")
+    words = " ".join(result.stdout.split())
+    assert f"O-F1 {written['figures']['o_f1']:.2%}" in words
+    assert f"exact match {written['figures']['exact_match']:.2%}" in words
+    assert not (tmp_path / "confusion.png").exists()
+    with Image.open(tmp_path / "mistakes.png") as picture:
+        grey = np.asarray(picture.convert("L"))
+    assert (grey < 90).sum() > 24 * 100 * 100  # the canvases' dark ground
+
+
+def test_questions_that_do_not_fit(cnn_rnn: Exported) -> None:
+    lstm = SHIPPED / "lstm/1/model.onnx"
+    assert "is a single_label model and cannot be asked about outfits" in refused(lstm, "--data", "outfits")
+    assert "is a multi_label model and cannot be asked about fashion-mnist" in refused(
+        cnn_rnn.run.folder, "--data", "fashion-mnist"
+    )
+    assert "there is no data set 'hats'; there are fashion-mnist, outfits" in refused(lstm, "--data", "hats")
+
+
+# By hand.
+
+
+class Said(Subject):
+    """A subject that needs not be asked."""
+
+    kind, name, task, details = "run", "a test", "multi_label", {}
+
+    def __init__(self, threshold: float | None = None) -> None:
+        self.threshold = threshold
+
+    def answer(self, images: Array, report: Report) -> Outputs:
+        raise AssertionError
+
+    def close(self) -> None:
+        raise AssertionError
+
+
+TRUTH = np.array([[1, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 1]], bool)
+LABELS3 = ("a", "b", "c")
+PATH = np.array([[1, 0, -1], [2, -1, -1], [2, -1, -1], [1, -1, -1]])
+PROBABILITIES = np.where((PATH[:, :, None] == np.arange(3)).any(axis=1), 0.9, 0.1).astype(np.float32)
+
+
+def test_sets_by_hand() -> None:
+    outputs = {"path": PATH, "probabilities": PROBABILITIES, "path_probability": np.array([0.1, 0.2, 0.3, 0.4])}
+    result = multi_label.measure(Said(), outputs, TRUTH, LABELS3)
+    assert result.figures["exact_match"] == pytest.approx(2 / 4)
+    assert result.figures["o_precision"] == pytest.approx(4 / 5)
+    assert result.figures["o_recall"] == pytest.approx(4 / 6)
+    a, _, c = result.classes
+    assert (a.precision, a.recall, a.support) == pytest.approx((1, 1 / 2, 2))
+    assert (c.precision, c.recall, c.support) == pytest.approx((1 / 2, 1 / 2, 2))
+    confident, other = result.mistakes
+    assert (confident.image, confident.true, confident.predicted, confident.probability) == (3, ("b", "c"), ("b",), 0.4)
+    assert (other.image, other.true, other.predicted) == (2, ("a",), ("c",))
+
+
+def test_without_path_probabilities_the_worst_come_first() -> None:
+    decided = multi_label.measure(Said(0.5), {"probabilities": PROBABILITIES}, TRUTH, LABELS3)
+    assert [(mistake.image, mistake.probability) for mistake in decided.mistakes] == [(2, None), (3, None)]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({"logits": PROBABILITIES}, "must answer 4 images with probabilities .4, 3., and gives none"),
+        ({"probabilities": PROBABILITIES[:, :2]}, r"gives probabilities of the shape \[4, 2\]"),
+        ({"probabilities": PROBABILITIES * np.nan, "path": PATH}, "not finite"),
+        ({"probabilities": PROBABILITIES, "path": PATH + 1}, "other labels than the 3"),
+        ({"probabilities": PROBABILITIES}, "decides by a threshold"),
+    ],
+)
+def test_answers_that_do_not_fit(outputs: dict[str, Array], message: str) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        multi_label.measure(Said(), outputs, TRUTH, LABELS3)
+
+
+def test_other_labels_than_the_data_sets(cnn_rnn: Exported, tmp_path: Path) -> None:
+    metrics = cnn_rnn.run.read_metrics()
+    metrics["summary"]["labels"] = list(reversed(LABELS))
+    copy = type(cnn_rnn.run)(tmp_path)
+    for name in ("config.json", "best.pt"):
+        (tmp_path / name).write_bytes((cnn_rnn.run.folder / name).read_bytes())
+    copy.write_metrics(metrics)
+    assert "has the labels Ankle boot, Bag" in refused(tmp_path, "--data", "outfits")

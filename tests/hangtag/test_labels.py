@@ -1,0 +1,125 @@
+"""`hangtag labels`: what is near to what, from every source that can tell."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from tests import onnx_models
+from tests.hangtag.conftest import SHIPPED, Exported, classifier_of, hangtag
+from training import label_distance
+from training.data import LABELS
+from training.label_distance import from_embeddings
+
+CNN = SHIPPED / "cnn/1/model.onnx"
+
+
+def test_the_shipped_distances_are_what_their_provenance_says(tmp_path: Path) -> None:
+    """Made by this command, from a file that ships."""
+    made_from = SHIPPED / str(label_distance.default().provenance["file"])
+    result = hangtag("labels", made_from, "--json", tmp_path / "distances.json")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "distances.json").read_text() == label_distance.DEFAULT_PATH.read_text()
+
+
+def test_each_label_with_its_nearest() -> None:
+    lines = hangtag("labels", CNN, "--nearest", 2).stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == list(LABELS)
+    assert lines[1].split() == ["T-shirt/top", "Shirt", "0.25", "Dress", "0.40"]
+
+
+def test_all_distances_of_one_label() -> None:
+    lines = hangtag("labels", CNN, "--label", "Shirt").stdout.splitlines()
+    wanted = label_distance.default().neighbours("Shirt")
+    assert len(lines) == len(wanted) + 1 == 10
+    for line, neighbour in zip(lines[1:], wanted, strict=True):
+        assert line.startswith(neighbour.label)
+        assert f" {neighbour.distance:.3f} " in line
+
+
+def test_a_run_and_its_export_tell_the_same(exported: Exported, tmp_path: Path) -> None:
+    for name, source in (("run.json", exported.run.folder), ("file.json", exported.file)):
+        result = hangtag("labels", source, "--json", tmp_path / name)
+        assert result.exit_code == 0, result.output
+    run, file = label_distance.read(tmp_path / "run.json"), label_distance.read(tmp_path / "file.json")
+    assert run.digest == file.digest
+    assert run.provenance["model"] == "lstm"
+    assert file.provenance["file"] == "lstm/1/model.onnx"
+    weights = exported.run.load("best.pt")["model"]["classifier.weight"].numpy()
+    assert np.array_equal(run.matrix, from_embeddings(LABELS, weights, {}).matrix)
+
+
+def test_json_to_standard_output_is_all_there_is_and_can_be_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "distances.json"
+    file.write_text(hangtag("labels", CNN, "--json", "-").stdout)
+    assert hangtag("labels", file).stdout == hangtag("labels", CNN).stdout
+
+
+def test_the_picture_is_dark_where_labels_are_near(tmp_path: Path) -> None:
+    """The nine pairs of shoes with each other and with themselves are darker than those with a shirt."""
+    path = tmp_path / "new" / "labels.png"
+    result = hangtag("labels", CNN, "--picture", path)
+    assert f"wrote {path}" in result.stderr
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    purple, yellow = (68, 1, 84), (253, 231, 36)  # the ends of viridis
+    near, far = (int((np.abs(colours - np.array(end)).max(axis=1) <= 2).sum()) for end in (purple, yellow))
+    assert near > 3 * far > 0  # ten cells of the diagonal; the farthest pair has two
+
+
+def refused(*arguments: object) -> str:
+    result = hangtag("labels", *arguments)
+    assert result.exit_code == 1, result.output
+    assert len(result.stderr.splitlines()) == 1
+    return result.stderr
+
+
+def embeddings_only(name: str, rows: int) -> onnx.ModelProto:
+    """A model with one matrix of weights of this name."""
+    return onnx_models.model(
+        [helper.make_node("Gather", [name, "index"], ["row"])],
+        {"index": (TensorProto.INT64, ["batch"])},
+        {"row": (TensorProto.FLOAT, ["batch", 3])},
+        {name: np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)},
+    )
+
+
+def test_a_cnn_rnns_file_has_embeddings_by_their_name(tmp_path: Path) -> None:
+    made = embeddings_only("network.embeddings.weight", 11)
+    file = onnx_models.publish(tmp_path, "cnn_rnn", made)
+    result = hangtag("labels", file, "--json", tmp_path / "out.json")
+    assert result.exit_code == 0, result.output
+    told = label_distance.read(tmp_path / "out.json")
+    embeddings = onnx.numpy_helper.to_array(made.graph.initializer[0])
+    assert np.array_equal(told.matrix, from_embeddings(LABELS, embeddings[:10], {}).matrix)
+    assert told.provenance["from"] == "label embeddings"
+
+
+def test_sources_that_tell_nothing(tmp_path: Path) -> None:
+    assert "no finished run 'gone'" in refused("gone", "--runs", tmp_path)
+    assert "gone.onnx cannot be read (No such file or directory)" in refused(tmp_path / "gone.onnx")
+    (tmp_path / "text.onnx").write_text("no model")
+    assert "is not a readable ONNX file" in refused(tmp_path / "text.onnx")
+    few = onnx_models.publish(tmp_path, "few", embeddings_only("weights", 7))
+    assert "holds no weights with a row for each of the 10 labels" in refused(few)
+    none = onnx_models.publish(tmp_path, "none", classifier_of())
+    assert "holds no weights with a row for each of the 10 labels" in refused(none)
+    named = embeddings_only("weights", 10)
+    onnx.helper.set_model_props(named, {"hangtag.labels": '["a", "b"]'})
+    assert "is a model of other labels: a, b" in refused(onnx_models.publish(tmp_path, "others", named))
+    onnx.helper.set_model_props(named, {"hangtag.labels": "no JSON"})
+    assert "is not a readable ONNX file" in refused(onnx_models.publish(tmp_path, "garbled", named))
+
+
+def test_an_unknown_label() -> None:
+    assert "there is no label 'Hat'; the labels are T-shirt/top, Trouser" in refused(CNN, "--label", "Hat")
+
+
+@pytest.mark.parametrize("option", ["--picture", "--json"])
+def test_a_place_that_cannot_be_written(tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in refused(CNN, option, tmp_path / "file" / "out")
