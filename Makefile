@@ -11,10 +11,11 @@ MODEL ?= lstm
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports stubs unit peers train export serve loadtest figures docs proto dataset clean
+.PHONY: help demo test lint types imports stubs unit peers train export serve loadtest figures docs study bench-train \
+	proto dataset clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.serve ## Serve the shipped models, classify real images, load-test lstm against cnn (no torch, no GPU)
 	BIN=$(BIN) examples/demo.sh
@@ -57,12 +58,26 @@ figures: $(VENV)/.serve ## Measure the README's table and report picture again, 
 
 docs: $(VENV)/.dev ## Make docs/models.md, its pictures and the README's table from models/ and docs/figures/
 	$(BIN)/python -m export.model_report
+	$(BIN)/python -m export.study_report
+	$(BIN)/python -m training.outfits_picture
+
+# Every run takes up where it stopped, and one that is there already costs nothing.
+STUDY := lstm:0 lstm:1 lstm:2 lstm-56:0 lstm-56:1 lstm-56:2 lstm-280:0 lstm-280:1 lstm-280:2 lstm2:0 cnn:0
+study: $(VENV)/.dev ## Train the study's networks and seeds anew, for docs/study.md: hours on two cores
+	@set -e; for run in $(STUDY); do \
+		model=$${run%:*} seed=$${run#*:}; \
+		$(BIN)/hangtag train $$model --seed $$seed --out runs/$$model-study-seed$$seed $(ARGS); \
+		$(BIN)/python -m export.study_results runs/$$model-study-seed$$seed; \
+	done
+
+bench-train: $(VENV)/.dev $(VENV)-keras/.keras ## Time of a training step beside the study's own Keras, on an idle machine
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m benchmarks.train.measure $(ARGS)
 
 proto: $(VENV)/.dev ## Generate the stubs from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 
 clean: ## Remove environments, caches and reports; runs/ and models/ stay
-	rm -rf $(VENV) $(VENV)-peers reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-keras reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 dataset: # The tests read the real data set from Debian's package
@@ -92,4 +107,12 @@ $(VENV)-peers/.peers: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip install --quiet 'pip>=25.1'
 	$(VENV)-peers/bin/python -m pip install --quiet --group peers
+	@touch $@
+
+# TensorFlow alone is larger than all that hangtag needs, and only one benchmark asks for it.
+$(VENV)-keras/.keras: pyproject.toml
+	@echo "installing Keras and TensorFlow into $(VENV)-keras"
+	$(PYTHON) -m venv $(VENV)-keras
+	$(VENV)-keras/bin/python -m pip install --quiet 'pip>=25.1'
+	$(VENV)-keras/bin/python -m pip install --quiet --group keras
 	@touch $@

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-_COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2")
+COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2")
 
 
 def learning_curves(epochs: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
@@ -21,7 +21,7 @@ def learning_curves(epochs: Mapping[str, Sequence[Mapping[str, float]]], path: P
     for axes, key, title in zip(
         panels, ("validation_accuracy", "train_accuracy"), ("validation", "training, with dropout"), strict=True
     ):
-        for (name, rows), colour in zip(epochs.items(), _COLOURS, strict=False):
+        for (name, rows), colour in zip(epochs.items(), COLOURS, strict=False):
             values = [row[key] for row in rows]
             axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3.5, color=colour, label=name)
             if key == "validation_accuracy":
@@ -35,7 +35,7 @@ def learning_curves(epochs: Mapping[str, Sequence[Mapping[str, float]]], path: P
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("accuracy (ring: the epoch that is kept)")
     panels[1].legend(frameon=False, loc="lower right")
-    _save(figure, path)
+    save(figure, path)
 
 
 def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str], name: str, path: Path) -> None:
@@ -61,9 +61,10 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str], 
         f"{name}: {counts.trace() / counts.sum():.2%} of {counts.sum():,} test images", loc="left", fontsize=10
     )
     axes.spines[:].set_visible(False)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """As SVG that is the same for the same figure, byte for byte."""
     with mpl.rc_context({"svg.hashsalt": "hangtag", "svg.fonttype": "path"}):
         figure.savefig(path, format="svg", metadata={"Date": None}, facecolor="white")

@@ -17,12 +17,13 @@ INTRODUCTION = """\
 
 <!-- Written by `make docs` from the files in models/. Do not edit. -->
 
-Each is trained by this code with the study's recipe (Adam, batch 32, ten epochs, dropout) on the study's split: the
-first 5,000 training images validate, the other 55,000 train. The epoch with the best validation accuracy is kept; the
-test set is looked at once, afterwards. Every figure on this page stands in the model's own ONNX file.
+Each is trained by this code on the study's split: the first 5,000 training images validate, the other 55,000 train.
+Recipe `study` is the study's own (Adam, batch 32, ten epochs, dropout); `best` goes past it in the same network, see
+[study.md](study.md). The epoch with the best validation accuracy is kept; the test set is looked at once, afterwards.
+Every figure on this page stands in the model's own ONNX file.
 
-| model | parameters | file | validation accuracy, kept epoch | last epoch | test accuracy | study: peak / final |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| model | recipe | parameters | file | validation, kept epoch | last epoch | test accuracy | study: peak / final |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |
 """
 
 
@@ -59,7 +60,7 @@ def page(shipped: Sequence[ShippedModel]) -> str:
         summary = model.summary
         peak, final = STUDY.get(model.name, ("", ""))
         lines.append(
-            f"| `{model.name}` version {model.version} "
+            f"| `{model.name}` version {model.version} | {model.metadata['recipe']} "
             f"| {int(model.metadata['parameters']):,} "
             f"| {model.megabytes:.1f} MB "
             f"| {summary['validation']['accuracy']:.2%} (epoch {summary['best_epoch']}) "
@@ -84,12 +85,13 @@ def _section(model: ShippedModel) -> list[str]:
     worst = max(parity["max_logit_difference"].values())
     versions = json.loads(metadata["versions"])
     threads = f"{config['threads']} thread{'s' if config['threads'] > 1 else ''}"
-    precision = "" if config["precision"] == "fp32" else f" --precision {config['precision']}"
+    options = f"--recipe {config['recipe']['name']} --seed {config['seed']} --threads {config['threads']}"
+    if config["precision"] != "fp32":
+        options += f" --precision {config['precision']}"
     return [
         f"## {model.name}",
         "",
-        f"- Reproduce: `hangtag train {model.name} --seed {config['seed']} --threads {config['threads']}{precision}`, "
-        f"then `hangtag export {model.name}`",
+        f"- Reproduce: `hangtag train {model.name} {options}`, then `hangtag export {model.name}`",
         f"- Trained {metadata['trained']} with PyTorch {versions['torch']} on {config['device']}, {threads}, "
         f"{config['precision']}; source revision `{metadata['git_revision'][:12]}`",
         f"- Logits within {worst:.1e} of PyTorch at batch {', '.join(parity['max_logit_difference'])} "

@@ -28,10 +28,11 @@ class ShippedModel:
         return config
 
 
-def read_all(models: Path) -> list[ShippedModel]:
-    """The latest version of every model, smallest network first."""
+def read_all(models: Path, task: str = "single_label") -> list[ShippedModel]:
+    """The latest version of every model of a task, smallest network first."""
     shipped = [_read(models, folder.name) for folder in models.iterdir() if folder.is_dir()]
-    return sorted(shipped, key=lambda model: int(model.metadata["parameters"]))
+    fitting = [model for model in shipped if model.metadata["task"] == task]
+    return sorted(fitting, key=lambda model: int(model.metadata["parameters"]))
 
 
 def _read(models: Path, name: str) -> ShippedModel:
