@@ -11,7 +11,7 @@ MODEL ?= lstm
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports stubs unit peers train export serve loadtest figures docs study bench-train \
+.PHONY: help demo test lint types imports stubs unit peers train export serve loadtest figures docs study cnn-rnn bench-train \
 	proto dataset clean
 
 help: ## Show this list
@@ -69,6 +69,14 @@ study: $(VENV)/.dev ## Train the study's networks and seeds anew, for docs/study
 		$(BIN)/hangtag train $$model --seed $$seed --out runs/$$model-study-seed$$seed $(ARGS); \
 		$(BIN)/python -m export.study_results runs/$$model-study-seed$$seed; \
 	done
+
+SETS := outfits outfits-independent
+cnn-rnn: $(VENV)/.dev ## Train CNN-RNN and its baselines, three seeds on two data sets, for docs/cnn-rnn.md: hours on two cores
+	@set -e; for seed in 0 1 2; do for data in $(SETS); do for model in cnn_rnn cnn_embedding sigmoids softmax_ranking; do \
+		run=runs/$$model-$$data-seed$$seed; \
+		$(BIN)/hangtag train $$model --data $$data --seed $$seed --precision bf16 --out $$run $(ARGS); \
+		$(BIN)/python -m export.study_results $$run --out docs/cnn-rnn; \
+	done; done; done
 
 bench-train: $(VENV)/.dev $(VENV)-keras/.keras ## Time of a training step beside the study's own Keras, on an idle machine
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m benchmarks.train.measure $(ARGS)
