@@ -66,7 +66,8 @@ STUDY := lstm:0 lstm:1 lstm:2 lstm-56:0 lstm-56:1 lstm-56:2 lstm-280:0 lstm-280:
 study: $(VENV)/.dev ## Train the study's networks and seeds anew, for docs/study.md: hours on two cores
 	@set -e; for run in $(STUDY); do \
 		model=$${run%:*} seed=$${run#*:}; \
-		$(BIN)/hangtag train $$model --seed $$seed --out runs/$$model-study-seed$$seed $(ARGS); \
+		$(BIN)/hangtag train $$model --seed $$seed --precision $$([ $$model = cnn ] && echo bf16 || echo fp32) \
+			--out runs/$$model-study-seed$$seed $(ARGS); \
 		$(BIN)/python -m export.study_results runs/$$model-study-seed$$seed; \
 	done
 

@@ -62,12 +62,13 @@ class Results:
 
 
 def read(folder: Path, recipe: str) -> dict[str, Results]:
-    """The results files of one recipe, by model. Trial runs on a part of the data do not count."""
+    """The results files of one recipe, by model. Trials on a part of the data, and other losses, do not count."""
     runs: dict[str, list[Mapping[str, Any]]] = {}
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text())
-        if result["config"]["recipe"]["name"] == recipe and result["config"]["limit"] is None:
-            runs.setdefault(result["config"]["model"], []).append(result)
+        config = result["config"]
+        if config["recipe"]["name"] == recipe and config["limit"] is None and not config.get("loss"):
+            runs.setdefault(config["model"], []).append(result)
     return {model: Results(found) for model, found in runs.items()}
 
 

@@ -120,7 +120,8 @@ def train(
     Examples:
       hangtag train lstm                      the study's recipe, some minutes on two cores
       hangtag train cnn --seed 1              another seed, in a folder of its own
-      hangtag train cnn --recipe best         about as accurate as this network gets, in hours
+      hangtag train cnn --recipe teacher      a cnn that others learn from, in hours
+      hangtag train lstm --recipe study --seed 1 --loss embedding-distance
       hangtag train cnn_rnn                   the labels of a whole outfit, one after another
       hangtag train lstm --limit 2000 --epochs 1 --out runs/trial
       torchrun --nproc-per-node 2 -m hangtag train cnn        two processes, or GPUs, on every batch
@@ -158,6 +159,8 @@ def train(
             with watched(config.recipe.epochs, shown=group.is_first) as report:
                 metrics = trainer.train(config, dataset, run, report, taught_by, group, measured_by)
         except KeyboardInterrupt:
+            if not group.is_first:
+                raise SystemExit(130) from None
             _say(
                 "stopped. Give the same command again to go on from the last finished epoch"
                 f"{' (without --restart, which begins anew)' if restart else ''}."

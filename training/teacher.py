@@ -13,7 +13,7 @@ from training.errors import TeacherError
 
 _BATCH = 500
 HOW_TO_GET_ONE = (
-    "Name an exported model with --teacher FILE.onnx, or make one: hangtag train cnn --recipe best, "
+    "Name an exported model with --teacher FILE.onnx, or make one: hangtag train cnn --recipe teacher, "
     "then hangtag export cnn."
 )
 

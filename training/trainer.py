@@ -94,7 +94,7 @@ class _Training:
         network.train()
         started = time.perf_counter()
         last_epoch = self.rows[-1] if self.rows else None
-        order = torch.split(self.group.share(torch.randperm(len(self.task))), self.config.recipe.batch_size)
+        order = self._batches()
         loss_sum, right = 0.0, 0
         bf16 = torch.autocast(self.config.device, torch.bfloat16, enabled=self.config.precision == "bf16")
         for step, batch in enumerate(order):
@@ -126,6 +126,14 @@ class _Training:
             "seconds": round(seconds, 3),
             "step_ms": round(seconds / len(order) * 1000, 4),
         }
+
+    def _batches(self) -> list[torch.Tensor]:
+        """The epoch's samples in random order, a batch's indices at a time; the same in every process."""
+        batches = list(torch.split(self.group.share(torch.randperm(len(self.task))), self.config.recipe.batch_size))
+        # Batch norm needs two samples in every process, so a last batch of fewer joins the one before it.
+        if self.config.recipe.batch_norm and len(batches) > 1 and len(batches[-1]) < 2 * self.group.size:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return batches
 
     def _validated(self, row: dict[str, float]) -> dict[str, float]:
         """The row with the validation split's figures. The best epoch's weights are kept."""

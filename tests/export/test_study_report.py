@@ -16,10 +16,16 @@ RESULTS = ROOT / "docs" / "study"
 
 
 def result(
-    path: Path, accuracy: float, *, model: str = "lstm", recipe: str = "study", limit: int | None = None
+    path: Path,
+    accuracy: float,
+    *,
+    model: str = "lstm",
+    recipe: str = "study",
+    limit: int | None = None,
+    loss: dict[str, Any] | None = None,
 ) -> None:
     value: dict[str, Any] = {
-        "config": {"model": model, "recipe": {"name": recipe, "epochs": 1}, "limit": limit},
+        "config": {"model": model, "recipe": {"name": recipe, "epochs": 1}, "limit": limit, "loss": loss},
         "metrics": {"epochs": [], "summary": {"peak_validation_accuracy": accuracy, "test": {"accuracy": accuracy}}},
     }
     path.write_text(json.dumps(value))
@@ -39,6 +45,7 @@ def test_trials_and_other_recipes_do_not_count(tmp_path: Path) -> None:
     result(tmp_path / "a.json", 0.9)
     result(tmp_path / "b.json", 0.1, limit=100)
     result(tmp_path / "c.json", 0.8, recipe="best")
+    result(tmp_path / "d.json", 0.2, loss={"name": "soft-labels"})
     assert read(tmp_path, "study")["lstm"].figures("peak_validation_accuracy") == [0.9]
     assert read(tmp_path, "best")["lstm"].figures("peak_validation_accuracy") == [0.8]
 

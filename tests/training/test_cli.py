@@ -318,7 +318,7 @@ def test_help_teaches() -> None:
 
 def test_the_examples_in_the_help_are_valid() -> None:
     examples = re.findall(r"^ *.*hangtag train (.+?)(?:   .*)?$", hangtag(["train", "--help"]).stdout, re.MULTILINE)
-    assert len(examples) == 6
+    assert len(examples) == 7
     for example in examples:
         assert train.make_context("train", shlex.split(example)).params["model"] in ALL_MODELS
 

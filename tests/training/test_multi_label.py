@@ -1,17 +1,20 @@
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
 from tests.training.configs import figures, make_config, same_weights, weights
 from training import datasets, trainer
 from training.batch_norm import Normalised
+from training.cli import train
 from training.cnn_rnn import MAX_LABELS, CnnRnn
 from training.data import LABELS, FashionMnist
 from training.errors import DataNotFoundError, DivergedError, RunMismatchError
@@ -20,7 +23,7 @@ from training.multi_label import MultiLabel
 from training.multi_label_data import MultiLabelData, MultiLabelSplit
 from training.multi_label_metrics import decide, evaluate
 from training.multi_label_objectives import OBJECTIVES, LabelPaths, Sigmoids, SoftmaxRanking
-from training.outfits import make_split, together
+from training.outfits import SIZES, make_split, together
 from training.recipes import MULTI_LABEL, MULTI_LABEL_MODELS, STUDY, default_recipe, recipe_for
 from training.run import Run, RunConfig
 from training.single_label import SingleLabel
@@ -275,3 +278,36 @@ def test_a_model_has_a_data_set_of_its_own_and_may_be_given_another(
 def test_a_data_set_that_a_model_cannot_learn_from_is_refused(name: str, model: str) -> None:
     with pytest.raises(DataNotFoundError, match=f"{model} cannot learn from {name}: it takes"):
         datasets.pick(name, model)
+
+
+# The command
+
+
+def test_the_command_trains_on_outfits_and_says_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in ("train", "validation", "test"):
+        monkeypatch.setitem(cast(dict[str, int], SIZES), split, 64)
+    arguments = ["cnn_embedding", "--data", "outfits-independent", "--epochs", "1", "--threads", "1", "--device", "cpu"]
+    outcome = CliRunner().invoke(train, [*arguments, "--out", str(tmp_path)])
+    assert outcome.exit_code == 0, outcome.output
+    assert "cnn_embedding-outfits-independent-multi-label-seed0: data from" in outcome.output
+    assert re.search(
+        r"best epoch 1: validation O-F1 [\d.]+%, validation exact match [\d.]+%, test O-F1", outcome.output
+    )
+    config = Run(tmp_path).read_config()
+    assert (config["dataset"], config["recipe"]["name"]) == ("outfits-independent", "multi-label")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["lstm", "--data", "outfits"], "lstm cannot learn from outfits: it takes fashion-mnist"),
+        (["sigmoids", "--recipe", "study"], "no such recipe for sigmoids; it has: multi-label"),
+        (["cnn_rnn", "--loss", "soft-labels"], "--loss soft-labels: cnn_rnn has a loss of its own"),
+    ],
+)
+def test_the_command_refuses_what_does_not_fit_before_it_reads_any_data(
+    arguments: list[str], complaint: str, tmp_path: Path
+) -> None:
+    outcome = CliRunner().invoke(train, [*arguments, "--data-dir", str(tmp_path / "nowhere")])
+    assert outcome.exit_code != 0
+    assert complaint in outcome.output

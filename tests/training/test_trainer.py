@@ -152,6 +152,14 @@ def test_progress_is_reported_after_every_step(small: FashionMnist, tmp_path: Pa
     assert metrics["epochs"][0]["train_loss"] == pytest.approx(mean)
 
 
+def test_a_last_batch_of_one_joins_the_one_before_it_under_batch_norm(small: FashionMnist, tmp_path: Path) -> None:
+    config = make_config("cnn", limit=33, epochs=1)
+    config = replace(config, recipe=replace(config.recipe, batch_norm=True))
+    seen: list[trainer.Progress] = []
+    trainer.train(config, small, Run(tmp_path), seen.append)
+    assert [at.steps for at in seen] == [1]
+
+
 def test_the_best_epoch_is_kept_and_not_the_last(small: FashionMnist, tmp_path: Path) -> None:
     wrong = replace(small.train, classes=(small.train.classes + 1) % 10)  # the more it learns, the worse it gets
     data = replace(small, train=wrong)
