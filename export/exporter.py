@@ -83,9 +83,7 @@ def _canvases(test: Split, config: dict[str, Any]) -> Canvases:
     """Canvases [CANVASES, 64, 64] of real test garments: the first of the run's own test split where it is of outfits,
     else of outfits all the same, for the arithmetic is what is compared."""
     dataset = config.get("dataset")
-    probabilities = outfits.independent() if dataset == "outfits-independent" else outfits.together()
-    number = list(outfits.SIZES).index("test")
-    return outfits.make_split(probabilities, test, (outfits.SEED, number), CANVASES).images
+    return outfits.load_split(dataset if dataset in outfits.DATASETS else "outfits", "test", test, CANVASES).images
 
 
 def _distances(served: Served) -> dict[str, str]:

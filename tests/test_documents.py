@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from export.readme_table import BEGIN, END, table
 from export.shipped import read_all
 from serving.server.app import Server
 from serving.server.config import ServerConfig
+from training.recipes import recipe_for
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -106,4 +108,7 @@ def test_shipped_models_reach_the_study(name: str, at_least: float) -> None:
     model = next(model for model in read_all(ROOT / "models") if model.name == name)
     assert float(model.metadata["validation_accuracy"]) >= at_least
     assert model.config["limit"] is None
-    assert len(model.epochs) == model.config["recipe"]["epochs"]
+    recorded = model.config["recipe"]
+    wanted = json.loads(json.dumps(asdict(recipe_for(recorded["name"], name))))  # tuples as lists
+    assert recorded == {key: wanted[key] for key in recorded}
+    assert len(model.epochs) == recorded["epochs"]

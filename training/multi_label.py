@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from training.augment import augment
-from training.batch_norm import add_batch_norm, fold_batch_norm
+from training.batch_norm import fold_batch_norm
 from training.inference import normalise
 from training.models import parameter_count
 from training.multi_label_data import LabelSets, MultiLabelData, MultiLabelSplit
 from training.multi_label_metrics import Scores, choose_thresholds, decide, evaluate
 from training.multi_label_objectives import OBJECTIVES
+from training.preparation import prepare
 from training.run import RunConfig
 from training.task import Step
 
@@ -48,15 +49,7 @@ class MultiLabel:
         return len(self._labels)
 
     def network(self) -> nn.Module:
-        network = self._objective.network()
-        if self._recipe.dropout is not None:
-            for module in network.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = self._recipe.dropout
-        if self._recipe.batch_norm:
-            add_batch_norm(network)
-        moved: nn.Module = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return moved
+        return prepare(self._objective.network(), self._recipe, self._device)
 
     def step(self, network: nn.Module, indices: Tensor) -> Step:
         indices = indices.to(self._device)

@@ -84,9 +84,12 @@ def independent() -> npt.NDArray[np.float64]:
     return probabilities
 
 
+_SETS = dict(zip(DATASETS, (together, independent), strict=True))
+
+
 def load(name: str, data: FashionMnist, seed: int = SEED, sizes: Mapping[str, int] = SIZES) -> MultiLabelData:
     """Compose a whole data set by name; about half a minute. Raises KeyError for an unknown name."""
-    probabilities = {"outfits": together, "outfits-independent": independent}[name]()
+    probabilities = _SETS[name]()
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     composed = {
         split: make_split(probabilities, garments, (seed, number), sizes[split])
@@ -94,6 +97,11 @@ def load(name: str, data: FashionMnist, seed: int = SEED, sizes: Mapping[str, in
     }
     digest = hashlib.sha256(f"{name} {VERSION} {seed} {sizes} {data.digest}".encode()).hexdigest()
     return MultiLabelData(name=name, labels=LABELS, source=data.source, digest=digest, **composed)
+
+
+def load_split(name: str, split: str, garments: Split, count: int) -> MultiLabelSplit:
+    """The first ``count`` samples of one split of a data set by name, from the garments of Fashion-MNIST's split."""
+    return make_split(_SETS[name](), garments, (SEED, list(SIZES).index(split)), count)
 
 
 def make_split(

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from training import losses
 from training.augment import augment
-from training.batch_norm import add_batch_norm, fold_batch_norm
+from training.batch_norm import fold_batch_norm
 from training.data import FashionMnist, Split
 from training.inference import normalise, predict
 from training.label_distance import LabelDistances
 from training.metrics import evaluate
 from training.models import build, parameter_count
+from training.preparation import prepare
 from training.run import RunConfig
 from training.task import Step, Teacher
 
@@ -48,16 +49,7 @@ class SingleLabel:
         return len(self._classes)
 
     def network(self) -> nn.Module:
-        network = build(self._model)
-        if self._recipe.dropout is not None:
-            for module in network.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = self._recipe.dropout
-        if self._recipe.batch_norm:
-            add_batch_norm(network)
-        # channels_last is how convolutions are fastest on CPUs and GPUs alike; the numbers stay the same.
-        moved: nn.Module = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return moved
+        return prepare(build(self._model), self._recipe, self._device)
 
     def step(self, network: nn.Module, indices: Tensor) -> Step:
         indices = indices.to(self._device)

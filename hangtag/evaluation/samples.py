@@ -61,7 +61,6 @@ def _outfits(name: str, garments: FashionMnist, split: str, limit: int | None) -
     """Only what is asked for: to compose all splits takes seconds."""
     from training import outfits
 
-    probabilities = outfits.independent() if name == "outfits-independent" else outfits.together()
-    number, size = list(outfits.SIZES).index(split), outfits.SIZES[split]
+    size = outfits.SIZES[split]
     source = garments.validation if split == "validation" else garments.test
-    return outfits.make_split(probabilities, source, (outfits.SEED, number), min(size, limit or size))
+    return outfits.load_split(name, split, source, min(size, limit or size))
