@@ -1,4 +1,5 @@
-"""The study's three networks, layer by layer. Each maps pixels in [0, 1], [batch, 28, 28], to logits [batch, 10].
+"""The study's three networks, layer by layer, and one to learn from. Each maps pixels in [0, 1], [batch, 28, 28], to
+logits [batch, 10].
 
 Weights start as Keras starts them (the study was done there): Glorot-uniform kernels, orthogonal recurrent kernels,
 zero biases, and 1 for an LSTM's forget gate. PyTorch's nn.LSTM keeps two bias vectors where Keras keeps one, hence the
@@ -74,12 +75,47 @@ class Cnn(nn.Module):
         return logits
 
 
+class _Residual(nn.Module):
+    """What two convolutions add to their input (He et al., Deep Residual Learning, 2016)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.change = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding="same"), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding="same"), nn.ReLU(),
+        )  # fmt: skip
+
+    def forward(self, maps: Tensor) -> Tensor:
+        changed: Tensor = maps + self.change(maps)
+        return changed
+
+
+class ResNet(nn.Module):
+    """A teacher: residual, and so more accurate than the study's networks, which learn from it. It is not shipped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 32, 5, padding="same"), nn.MaxPool2d(2), nn.ReLU(),  # [batch, 32, 14, 14]
+            nn.Conv2d(32, 64, 3, padding="same"), nn.ReLU(), _Residual(64),  # [batch, 64, 14, 14]
+            nn.Conv2d(64, 128, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU(), _Residual(128),  # [batch, 128, 7, 7]
+            nn.Conv2d(128, 256, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU(), _Residual(256),  # [batch, 256, 3, 3]
+            nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Dropout(0.3),  # [batch, 256]
+        )  # fmt: skip
+        self.classifier = nn.Linear(256, CLASSES)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(pixels.unsqueeze(1)))  # [batch, 10]
+        return logits
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "lstm": Lstm,
     "lstm-56": partial(Lstm, 56),  # 28 * 10 / 5: also tried in the study
     "lstm-280": partial(Lstm, 280),  # 28 * 10
     "lstm2": Lstm2,
     "cnn": Cnn,
+    "resnet": ResNet,
 }
 
 

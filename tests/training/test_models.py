@@ -24,8 +24,8 @@ def test_frozen_parameters_are_not_counted() -> None:
     assert parameter_count(model) == 162_574 - (186 * 10 + 10)
 
 
-def test_the_studys_networks_are_there() -> None:
-    assert list(MODELS) == ["lstm", "lstm-56", "lstm-280", "lstm2", "cnn"]
+def test_the_networks_are_the_studys_and_a_teacher() -> None:
+    assert list(MODELS) == ["lstm", "lstm-56", "lstm-280", "lstm2", "cnn", "resnet"]
     with pytest.raises(KeyError):
         build("mlp")
 
@@ -62,6 +62,7 @@ def test_dropout_rates_are_the_studys() -> None:
     rates = {name: [module.p for module in build(name).modules() if isinstance(module, nn.Dropout)] for name in MODELS}
     assert rates == {
         "lstm": [0.2], "lstm-56": [0.2], "lstm-280": [0.2], "lstm2": [0.2], "cnn": [0.5, 0.5],
+        "resnet": [0.3],
     }  # fmt: skip
 
 
