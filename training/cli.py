@@ -16,7 +16,7 @@ from training.losses import BETA, LOSS_WEIGHT, DistanceLoss
 from training.progress import watched
 from training.recipes import RECIPES, Recipe, default_recipe, recipe_for
 from training.run import Run, RunConfig
-from training.teacher import OnnxTeacher, latest
+from training.teacher import Ensemble, latest
 
 
 @click.command()
@@ -65,8 +65,11 @@ from training.teacher import OnnxTeacher, latest
 )
 @click.option(
     "--teacher",
+    "teachers",
     type=click.Path(path_type=Path),
-    help="The ONNX file to learn from, where the recipe has a teacher.  [default: the latest under models/]",
+    multiple=True,
+    help="The ONNX file to learn from, where the recipe has a teacher; of several, the answers' average.  "
+    "[default: the latest under models/]",
 )
 @click.option(
     "--loss",
@@ -103,7 +106,7 @@ def train(
     threads: int | None,
     precision: str,
     device: str,
-    teacher: Path | None,
+    teachers: tuple[Path, ...],
     loss: str,
     beta: float | None,
     loss_weight: float | None,
@@ -131,7 +134,7 @@ def train(
     if data in datasets.MULTI_LABEL and loss != "cross-entropy":
         raise click.UsageError(f"--loss {loss}: {model} has a loss of its own; the distances are for single labels.")
     chosen = _pick_recipe(recipe or default_recipe(model), model, epochs)
-    taught_by = _pick_teacher(chosen, teacher)
+    taught_by = _pick_teacher(chosen, teachers)
     measured_by, distance_loss = _pick_loss(loss, beta, loss_weight, distances)
     dataset = datasets.load(data, data_dir)
     with joined(device) as group:
@@ -146,7 +149,7 @@ def train(
             device=device,
             processes=group.size,
             dataset=data,
-            teacher=taught_by.name if taught_by else None,
+            teachers=taught_by.files if taught_by else (),
             loss=distance_loss,
         )
         run = Run(out or Path("runs") / config.run_name)
@@ -172,7 +175,7 @@ def train(
 
 def _where(config: RunConfig) -> str:
     processes = f"{config.processes} processes with " if config.processes > 1 else ""
-    teacher = f", learning from {config.teacher}" if config.teacher else ""
+    teacher = f", learning from {' and '.join(file.path for file in config.teachers)}" if config.teachers else ""
     return f"{config.device}, {processes}{config.threads} threads{teacher}"
 
 
@@ -211,12 +214,12 @@ def _pick_recipe(name: str, model: str, epochs: int | None) -> Recipe:
     return replace(recipe, epochs=epochs) if epochs else recipe
 
 
-def _pick_teacher(recipe: Recipe, path: Path | None) -> OnnxTeacher | None:
+def _pick_teacher(recipe: Recipe, paths: tuple[Path, ...]) -> Ensemble | None:
     if recipe.distillation is None:
-        if path is not None:
-            raise click.UsageError(f"--teacher {path}: recipe {recipe.name} learns from the labels alone.")
+        if paths:
+            raise click.UsageError(f"--teacher {paths[0]}: recipe {recipe.name} learns from the labels alone.")
         return None
-    return OnnxTeacher(path or latest(recipe.distillation.teacher, Path("models")))
+    return Ensemble(paths or [latest(recipe.distillation.teacher, Path("models"))])
 
 
 def _pick_loss(

@@ -15,7 +15,7 @@ import subprocess
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,16 @@ from training.losses import DistanceLoss
 from training.recipes import Recipe
 
 FILES = ("checkpoint.pt", "best.pt", "metrics.json", "config.json")
-_BEFORE = {"processes": 1, "dataset": "fashion-mnist"}  # what a config.json means that does not say it yet
+_BEFORE = {"processes": 1, "dataset": "fashion-mnist", "loss": None}  # what an older config.json does not say yet
 TRAIN_ANEW = "'hangtag train' with --restart replaces the run."
+
+
+@dataclass(frozen=True)
+class TeacherFile:
+    """A model that was learned from. It is what its contents are, wherever it lies."""
+
+    digest: str  # the start of the file's SHA-256
+    path: str = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class RunConfig:
     device: str
     processes: int = 1  # that shared every batch
     dataset: str = "fashion-mnist"  # its name; the digest tells its contents
-    teacher: str | None = None  # whose answers are learned from too: the run's name and its weights' digest
+    teachers: tuple[TeacherFile, ...] = ()  # whose answers are learned from too, on average
     loss: DistanceLoss | None = None  # None: the cross-entropy
 
     @property
@@ -107,9 +115,8 @@ class Run:
         """
         wanted = _plain(asdict(config))
         if self.has("config.json"):
-            there, asked = _BEFORE | _flat(self.read_config()), _flat(wanted)
-            keys = dict.fromkeys([*asked, *(key for key in there if not key.startswith("environment."))])
-            differing = [key for key in keys if there.get(key) != asked.get(key)]
+            there, asked = _identity(self.read_config()), _identity(wanted)
+            differing = [key for key in asked | there if there.get(key) != asked.get(key)]
             if differing:
                 raise RunMismatchError(
                     f"{self.folder} holds a run with another {' and '.join(differing)} "
@@ -246,8 +253,24 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
+def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells one run from another, as {"recipe.epochs": 10}, so that a message can name just what differs.
+
+    Of the teachers it is their contents: their files may be moved, and named in any order.
+    """
+    told = {key: value for key, value in config.items() if key not in ("environment", "teachers", "teacher")}
+    return _BEFORE | _flat(told) | {"teacher": " and ".join(sorted(_teacher_digests(config))) or None}
+
+
+def _teacher_digests(config: Mapping[str, Any]) -> list[str]:
+    if isinstance(config.get("teacher"), str):  # of one that was begun before there could be several
+        return [config["teacher"].rpartition("@")[2]]
+    files = config.get("teachers")
+    return [str(file.get("digest")) for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+
+
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"recipe": {"epochs": 10}} as {"recipe.epochs": 10}, so that a message can name just what differs."""
+    """{"recipe": {"epochs": 10}} as {"recipe.epochs": 10}."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}

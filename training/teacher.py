@@ -1,8 +1,9 @@
-"""A trained model that others learn from: any ONNX file of ours, as it would be served."""
+"""Trained models that others learn from: any ONNX files of ours, as they would be served."""
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from training.data import Images
 from training.errors import TeacherError
+from training.run import TeacherFile
 
 _BATCH = 500
 HOW_TO_GET_ONE = (
@@ -35,7 +37,7 @@ class OnnxTeacher:
         except Exception as error:  # a class of ONNX Runtime's own for each kind of trouble
             reason = " ".join(str(error).split())[:200]
             raise TeacherError(f"the teacher {path} is no model that can be loaded ({reason}).") from error
-        self.name = f"{path}@{hashlib.sha256(contents).hexdigest()[:12]}"
+        self.file = TeacherFile(hashlib.sha256(contents).hexdigest()[:12], str(path))
         inputs = {tensor.name: (tensor.type, list(tensor.shape[1:])) for tensor in self._session.get_inputs()}
         outputs = {tensor.name: list(tensor.shape[1:]) for tensor in self._session.get_outputs()}
         if inputs != {"image": ("tensor(uint8)", [28, 28])} or outputs.get("logits") != [10]:
@@ -46,6 +48,27 @@ class OnnxTeacher:
 
     def __call__(self, images: Images) -> npt.NDArray[np.float32]:
         return np.concatenate([self._session.run(["logits"], {"image": part})[0] for part in _batches(images)])
+
+
+class Ensemble:
+    """The average of several teachers' logits (Hinton et al., Distilling the Knowledge in a Neural Network, 2015).
+
+    Softmax makes of it their probabilities' geometric mean, at every temperature.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Raises TeacherError for a file that cannot teach, and for one that is named twice."""
+        teachers = [OnnxTeacher(path) for path in paths]
+        self.files = tuple(teacher.file for teacher in teachers)
+        # In an order that their contents alone decide, as sums of floats depend on it.
+        self._teachers = sorted(teachers, key=lambda teacher: teacher.file.digest)
+        for one, other in pairwise(teacher.file for teacher in self._teachers):
+            if one == other:
+                raise TeacherError(f"the teachers {one.path} and {other.path} are one and the same model.")
+
+    def __call__(self, images: Images) -> npt.NDArray[np.float32]:
+        logits: npt.NDArray[np.float32] = np.mean([teacher(images) for teacher in self._teachers], axis=0)
+        return logits
 
 
 def _batches(images: Images) -> Iterator[Images]:

@@ -27,6 +27,7 @@ from training.run import Run, RunConfig
 
 HANGTAG = Path(sys.executable).with_name("hangtag")
 EPOCHS = 4
+MODELS_DIR = Path(__file__).parents[2] / "models"
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +181,20 @@ def test_another_runs_folder_is_refused_and_restart_replaces_it(
     assert len(Run(folder).read_metrics()["epochs"]) == 1
     assert not same_weights(weights(folder), weights(finished[0]))
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_several_teachers_are_learned_from_and_may_be_moved(raw_dir: Path, tmp_path: Path) -> None:
+    arguments = ["train", "lstm", "--recipe", "best", "--data-dir", str(raw_dir), "--device", "cpu"]
+    arguments += ["--limit", "64", "--epochs", "1", "--threads", "1"]
+    first, second = (MODELS_DIR / name / "1" / "model.onnx" for name in ("cnn", "lstm"))
+    taught = hangtag([*arguments, "--teacher", str(first), "--teacher", str(second)], tmp_path / "run")
+    assert taught.exit_code == 0, taught.output
+    assert f"learning from {first} and {second}" in taught.stderr
+    moved = Path(shutil.copy(second, tmp_path / "moved.onnx"))
+    again = hangtag([*arguments, "--teacher", str(moved), "--teacher", str(first)], tmp_path / "run")
+    assert "this run had finished already" in again.stderr
+    fewer = hangtag([*arguments, "--teacher", str(first)], tmp_path / "run")
+    assert "holds a run with another teacher (teacher: " in one_error(fewer)
 
 
 # A run that was broken off.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.training.configs import make_config
 from training.errors import RunMismatchError
-from training.run import Run, environment, git_revision
+from training.run import Run, TeacherFile, environment, git_revision
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_the_config_is_written_first_and_whole(run: Run) -> None:
         "device": "cpu",
         "processes": 1,
         "dataset": "fashion-mnist",
-        "teacher": None,
+        "teachers": [],
         "loss": None,
     }
     assert [path.name for path in run.folder.iterdir()] == ["config.json"]
@@ -94,6 +94,7 @@ def test_the_same_config_may_start_again_and_keeps_its_file(run: Run) -> None:
             "another seed and threads (seed: 0 there, 1 asked, threads: 1 there, 2 asked)",
         ),
         ({"data_digest": "x"}, "another data_digest (data_digest: of no matter here there, x asked)"),
+        ({"teachers": (TeacherFile("0a1b", "cnn.onnx"),)}, "another teacher (teacher: None there, 0a1b asked)"),
     ],
 )
 def test_another_config_is_refused_by_name(run: Run, changes: dict[str, object], difference: str) -> None:
@@ -104,6 +105,28 @@ def test_another_config_is_refused_by_name(run: Run, changes: dict[str, object],
     assert f"{run.folder} holds a run with {difference}. " in str(caught.value)
     assert "--restart" in str(caught.value)
     assert (run.folder / "config.json").read_bytes() == before
+
+
+def test_teachers_are_compared_by_their_contents_alone(run: Run) -> None:
+    begin(run, teachers=(TeacherFile("0a", "cnn.onnx"), TeacherFile("1b", "resnet.onnx")))
+    begin(run, teachers=(TeacherFile("1b", "elsewhere/resnet.onnx"), TeacherFile("0a", "cnn.onnx")))
+    assert run.read_config()["teachers"][1] == {"digest": "1b", "path": "resnet.onnx"}
+    for others, said in [(("0a",), "0a"), (("0a", "2c"), "0a and 2c"), ((), "None")]:
+        with pytest.raises(RunMismatchError, match=rf"another teacher \(teacher: 0a and 1b there, {said} asked\)"):
+            begin(run, teachers=tuple(TeacherFile(digest, "cnn.onnx") for digest in others))
+
+
+@pytest.mark.parametrize(("stored", "digests"), [("models/cnn/1/model.onnx@0a1b", ["0a1b"]), (None, [])])
+def test_a_run_begun_when_there_was_one_teacher_at_most_goes_on(
+    run: Run, stored: str | None, digests: list[str]
+) -> None:
+    begin(run)
+    config = run.read_config()
+    del config["teachers"], config["loss"]
+    (run.folder / "config.json").write_text(json.dumps(config | {"teacher": stored}))
+    begin(run, teachers=tuple(TeacherFile(digest, "elsewhere.onnx") for digest in digests))
+    with pytest.raises(RunMismatchError, match="another teacher"):
+        begin(run, teachers=(TeacherFile("2c", "models/cnn/1/model.onnx"),))
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "checkpoint.pt", "best.pt"])

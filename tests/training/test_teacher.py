@@ -11,10 +11,10 @@ from training.errors import TeacherError
 from training.metrics import evaluate
 from training.recipes import Distillation
 from training.run import Run
-from training.teacher import OnnxTeacher, latest
+from training.teacher import Ensemble, OnnxTeacher, latest
 
 MODELS = Path(__file__).parents[2] / "models"
-CNN = MODELS / "cnn" / "1" / "model.onnx"
+CNN, LSTM = (MODELS / name / "1" / "model.onnx" for name in ("cnn", "lstm"))
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,26 @@ def test_it_answers_as_it_would_serve(teacher: OnnxTeacher, small: FashionMnist)
     np.testing.assert_allclose(teacher(small.test.images[::-1])[::-1], logits, rtol=1e-4, atol=1e-4)
 
 
-def test_its_name_tells_its_contents(teacher: OnnxTeacher) -> None:
-    assert teacher.name.startswith(f"{CNN}@")
-    assert teacher.name != OnnxTeacher(MODELS / "lstm" / "1" / "model.onnx").name
+def test_it_is_known_by_its_contents_wherever_it_lies(teacher: OnnxTeacher, tmp_path: Path) -> None:
+    assert teacher.file.path == str(CNN)
+    assert teacher.file == OnnxTeacher(Path(shutil.copy(CNN, tmp_path / "moved.onnx"))).file
+    assert teacher.file != OnnxTeacher(LSTM).file
+
+
+def test_several_teachers_answers_are_averaged_in_whatever_order(teacher: OnnxTeacher, small: FashionMnist) -> None:
+    images = small.test.images[:50]
+    both = Ensemble([CNN, LSTM])
+    np.testing.assert_allclose(both(images), (teacher(images) + OnnxTeacher(LSTM)(images)) / 2, rtol=1e-6, atol=1e-6)
+    assert both(images).dtype == np.float32
+    assert [file.path for file in both.files] == [str(CNN), str(LSTM)]
+    np.testing.assert_array_equal(Ensemble([LSTM, CNN])(images), both(images))
+    np.testing.assert_array_equal(Ensemble([CNN])(images), teacher(images))
+
+
+def test_a_teacher_named_twice_is_refused(tmp_path: Path) -> None:
+    copy = Path(shutil.copy(CNN, tmp_path / "copy.onnx"))
+    with pytest.raises(TeacherError, match=r"the teachers .*\.onnx and .*\.onnx are one and the same model"):
+        Ensemble([CNN, LSTM, copy])
 
 
 def test_the_latest_version_is_found_by_its_number(tmp_path: Path) -> None:
@@ -73,10 +90,10 @@ def test_a_student_learns_what_the_labels_do_not_tell(
     wrong = replace(small, train=replace(small.train, classes=(small.train.classes + 1) % 10))
     config = make_config(limit=800, epochs=3)
     recipe = replace(config.recipe, distillation=Distillation("cnn", weight=1.0, temperature=2.0))
-    config = replace(config, recipe=recipe, teacher=teacher.name)
+    config = replace(config, recipe=recipe, teachers=(teacher.file,))
     taught = trainer.train(config, wrong, Run(tmp_path / "taught"), teacher=teacher)
     assert taught["summary"]["test"]["accuracy"] > 0.4
-    assert Run(tmp_path / "taught").read_config()["teacher"] == teacher.name
+    assert Run(tmp_path / "taught").read_config()["teachers"] == [{"digest": teacher.file.digest, "path": str(CNN)}]
 
     untaught = trainer.train(make_config(limit=800, epochs=3), wrong, Run(tmp_path / "untaught"))
     assert untaught["summary"]["test"]["accuracy"] < 0.2
