@@ -10,10 +10,9 @@ import onnx
 import torch
 
 from export import onnx_file, parity, path_parity, repository, threshold_parity, trained
-from export.errors import ExportError
 from export.served import Classifier, LabelPath, LabelThreshold, Served
 from serving.server.runtime import VERSION as ONNXRUNTIME_VERSION
-from training import datasets, label_distance, outfits
+from training import label_distance, outfits
 from training.data import LABELS, Split
 from training.multi_label_data import Canvases
 from training.run import Run
@@ -35,15 +34,11 @@ class Published:
 def export(run: Run, models: Path, test: Split) -> Published:
     """Export the run's best epoch, verify it against PyTorch, and publish it.
 
-    Raises ExportError for a run that is not finished or whose weights do not fit, and ParityError when the file
-    differs; nothing is published then.
+    Raises RunMismatchError for a run that is not finished, ExportError for one whose weights do not fit, and
+    ParityError when the file differs; nothing is published then.
     """
+    run.require_finished()
     config, metrics = run.read_config(), run.read_metrics()
-    if "summary" not in metrics:
-        raise ExportError(
-            f"{run.folder} is not finished ({len(metrics['epochs'])} epochs so far). "
-            f"Go on with: hangtag train {config['model']} {_options(config)} --out {run.folder}"
-        )
     served = trained.load(run)
     proven: list[Proof] = []
 
@@ -55,17 +50,6 @@ def export(run: Run, models: Path, test: Split) -> Published:
 
     folder = repository.publish(models, run.model, write)
     return Published(folder, proven[0])
-
-
-def _options(config: dict[str, Any]) -> str:
-    """The options of `hangtag train` that this run was begun with; with others it would be another run."""
-    options = {key: config[key] for key in ("seed", "limit", "threads", "precision", "device")}
-    options |= {"recipe": config["recipe"]["name"], "epochs": config["recipe"]["epochs"]}
-    if config.get("dataset", datasets.SINGLE_LABEL) != datasets.SINGLE_LABEL:
-        options["data"] = config["dataset"]
-    if loss := config.get("loss"):
-        options |= {"loss": loss["name"], "beta": loss["beta"], "loss-weight": loss["weight"]}
-    return " ".join(f"--{key} {value}" for key, value in options.items() if value is not None)
 
 
 def _verify(served: Served, path: Path, test: Split, config: dict[str, Any]) -> Proof:
@@ -118,7 +102,7 @@ def _provenance(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, st
             }
         ),
         **_figures(summary),
-        "training": json.dumps({"config": config, "metrics": metrics}),
+        "training": json.dumps({"config": config | {"data_dir": None}, "metrics": metrics}),
     }
 
 

@@ -8,6 +8,7 @@ import click
 
 from export import model_pictures, readme_table
 from export.shipped import ShippedModel, read_all
+from training.config import command
 
 # Published: the study's validation accuracy over ten epochs in Keras, batch 32, on a Tesla K80.
 STUDY = {"lstm": ("90.24 %", "89.96 %"), "lstm2": ("91.10 %", "90.50 %"), "cnn": ("91.30 %", "90.94 %")}
@@ -85,13 +86,10 @@ def _section(model: ShippedModel) -> list[str]:
     worst = max(parity["max_logit_difference"].values())
     versions = json.loads(metadata["versions"])
     threads = f"{config['threads']} thread{'s' if config['threads'] > 1 else ''}"
-    options = f"--recipe {config['recipe']['name']} --seed {config['seed']} --threads {config['threads']}"
-    if config["precision"] != "fp32":
-        options += f" --precision {config['precision']}"
     return [
         f"## {model.name}",
         "",
-        f"- Reproduce: `hangtag train {model.name} {options}`, then `hangtag export {model.name}`",
+        f"- Reproduce: `{command(config)}`, then `hangtag export {model.name}`",
         f"- Trained {metadata['trained']} with PyTorch {versions['torch']} on {config['device']}, {threads}, "
         f"{config['precision']}; source revision `{metadata['git_revision'][:12]}`",
         f"- Logits within {worst:.1e} of PyTorch at batch {', '.join(parity['max_logit_difference'])} "

@@ -15,8 +15,7 @@ def main(runs: tuple[Path, ...], out: Path) -> None:
     """Keep the config and the metrics of finished RUNS, one file each. Their weights stay where they are."""
     out.mkdir(parents=True, exist_ok=True)
     for run in map(Run, runs):
-        if not run.is_finished():
-            raise click.ClickException(f"{run.folder} is not finished: go on with the command that began it.")
+        run.require_finished()
         path = out / f"{run.folder.name}.json"
         path.write_text(json.dumps({"config": run.read_config(), "metrics": run.read_metrics()}, indent=1) + "\n")
         click.echo(f"wrote {path}")

@@ -10,12 +10,13 @@ import torch
 
 from training import data as fashion_mnist
 from training import datasets, label_distance, trainer
+from training.config import RunConfig
 from training.distributed import joined
 from training.label_distance import LabelDistances
 from training.losses import BETA, LOSS_WEIGHT, DistanceLoss
 from training.progress import watched
 from training.recipes import RECIPES, Recipe, default_recipe, recipe_for
-from training.run import Run, RunConfig
+from training.run import Run
 from training.teacher import Ensemble, latest
 
 
@@ -151,6 +152,7 @@ def train(
             dataset=data,
             teachers=taught_by.files if taught_by else (),
             loss=distance_loss,
+            data_dir=str(data_dir) if data_dir else None,
         )
         run = Run(out or Path("runs") / config.run_name)
         if restart and group.is_first:
@@ -164,10 +166,7 @@ def train(
         except KeyboardInterrupt:
             if not group.is_first:
                 raise SystemExit(130) from None
-            _say(
-                "stopped. Give the same command again to go on from the last finished epoch"
-                f"{' (without --restart, which begins anew)' if restart else ''}."
-            )
+            _say(f"stopped. Go on from the last finished epoch with: {config.command(run.folder)}")
             raise SystemExit(130) from None  # as a shell reports a process that SIGINT ended
         if group.is_first:
             _say_outcome(run, metrics, finished)
@@ -239,4 +238,5 @@ def _pick_loss(
         beta=BETA if beta is None else beta,
         weight=LOSS_WEIGHT if weight is None else weight,
         distances=distances.digest,
+        file=str(path) if path else None,
     )

@@ -11,7 +11,7 @@ In both, the larger beta is, the less the distances matter; without limit both a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -36,6 +36,7 @@ class DistanceLoss:
     beta: float
     weight: float
     distances: str  # the matrix's digest
+    file: str | None = field(default=None, compare=False)  # where it lay; None: what ships
 
 
 def class_loss(

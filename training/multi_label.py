@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from training.augment import augment
 from training.batch_norm import fold_batch_norm
+from training.config import RunConfig
 from training.inference import normalise
 from training.models import parameter_count
 from training.multi_label_data import LabelSets, MultiLabelData, MultiLabelSplit
 from training.multi_label_metrics import Scores, choose_thresholds, decide, evaluate
 from training.multi_label_objectives import OBJECTIVES
 from training.preparation import prepare
-from training.run import RunConfig
 from training.task import Step
 
 _BATCH = 250  # of prediction

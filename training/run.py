@@ -15,7 +15,6 @@ import subprocess
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,45 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from training.config import RunConfig, command, identity
 from training.errors import RunMismatchError
-from training.losses import DistanceLoss
-from training.recipes import Recipe
 
 FILES = ("checkpoint.pt", "best.pt", "metrics.json", "config.json")
-_BEFORE = {"processes": 1, "dataset": "fashion-mnist", "loss": None}  # what an older config.json does not say yet
 TRAIN_ANEW = "'hangtag train' with --restart replaces the run."
-
-
-@dataclass(frozen=True)
-class TeacherFile:
-    """A model that was learned from. It is what its contents are, wherever it lies."""
-
-    digest: str  # the start of the file's SHA-256
-    path: str = field(compare=False)
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What decides a run's outcome. Two runs of equal configs on one machine end with equal weights."""
-
-    model: str
-    recipe: Recipe
-    seed: int
-    data_digest: str
-    limit: int | None
-    precision: str  # of the training arithmetic: "fp32", or "bf16" for autocast; the weights are FP32 either way
-    threads: int
-    device: str
-    processes: int = 1  # that shared every batch
-    dataset: str = "fashion-mnist"  # its name; the digest tells its contents
-    teachers: tuple[TeacherFile, ...] = ()  # whose answers are learned from too, on average
-    loss: DistanceLoss | None = None  # None: the cross-entropy
-
-    @property
-    def run_name(self) -> str:
-        loss = f"-{self.loss.name}" if self.loss else ""
-        dataset = "" if self.dataset == "fashion-mnist" else f"-{self.dataset}"
-        return f"{self.model}{dataset}-{self.recipe.name}{loss}-seed{self.seed}"
 
 
 class Run:
@@ -83,10 +48,12 @@ class Run:
         finished = [found for found in finished if found.model == run and found.is_finished()]
         if finished:
             return max(finished, key=lambda found: (found.folder / "metrics.json").stat().st_mtime)
+        from training.datasets import ALL_MODELS
+
         known = ", ".join(sorted(path.parent.name for path in runs_dir.glob("*/config.json"))) or "none"
         raise RunMismatchError(
             f"no finished run {run!r}: not a run's folder, and under {runs_dir} there is no such run or model "
-            f"(runs there: {known}). Train one with: hangtag train {run}"
+            f"(runs there: {known}). Train one with: hangtag train {run if run in ALL_MODELS else 'MODEL'}"
         )
 
     @property
@@ -105,17 +72,24 @@ class Run:
         if "summary" not in metrics:
             raise RunMismatchError(
                 f"{self.folder} is not finished ({len(metrics.get('epochs', []))} epochs so far). "
-                "Give the command that began it again to go on with it."
+                f"Go on with: {self.command()}"
             )
+
+    def command(self) -> str:
+        """The command that goes on with this run. Raises RunMismatchError for a config.json that tells none."""
+        try:
+            return command(self.read_config(), self.folder)
+        except (KeyError, TypeError) as error:
+            raise RunMismatchError(f"{self.folder / 'config.json'} is no run's config. {TRAIN_ANEW}") from error
 
     def start(self, config: RunConfig) -> None:
         """Claim the folder for this config, or confirm that it already holds it.
 
         Raises RunMismatchError when the folder holds another run, or files of one that nobody can tell.
         """
-        wanted = _plain(asdict(config))
+        wanted = config.plain()
         if self.has("config.json"):
-            there, asked = _identity(self.read_config()), _identity(wanted)
+            there, asked = identity(self.read_config()), identity(wanted)
             differing = [key for key in asked | there if there.get(key) != asked.get(key)]
             if differing:
                 raise RunMismatchError(
@@ -251,32 +225,3 @@ def _load_checked(path: Path) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells one run from another, as {"recipe.epochs": 10}, so that a message can name just what differs.
-
-    Of the teachers it is their contents: their files may be moved, and named in any order.
-    """
-    told = {key: value for key, value in config.items() if key not in ("environment", "teachers", "teacher")}
-    return _BEFORE | _flat(told) | {"teacher": " and ".join(sorted(_teacher_digests(config))) or None}
-
-
-def _teacher_digests(config: Mapping[str, Any]) -> list[str]:
-    if isinstance(config.get("teacher"), str):  # of one that was begun before there could be several
-        return [config["teacher"].rpartition("@")[2]]
-    files = config.get("teachers")
-    return [str(file.get("digest")) for file in files if isinstance(file, dict)] if isinstance(files, list) else []
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"recipe": {"epochs": 10}} as {"recipe.epochs": 10}."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return flat
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(value))  # tuples become lists, as they come back from disk
-    return plain

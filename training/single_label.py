@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from training import losses
 from training.augment import augment
 from training.batch_norm import fold_batch_norm
+from training.config import RunConfig
 from training.data import FashionMnist, Split
 from training.inference import normalise, predict
 from training.label_distance import LabelDistances
 from training.metrics import evaluate
 from training.models import build, parameter_count
 from training.preparation import prepare
-from training.run import RunConfig
 from training.task import Step, Teacher
 
 

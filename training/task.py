@@ -8,10 +8,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from training.config import RunConfig
 from training.data import FashionMnist, Images
 from training.label_distance import LabelDistances
 from training.multi_label_data import MultiLabelData
-from training.run import RunConfig
 
 Teacher = Callable[[Images], npt.NDArray[np.float32]]
 """A trained model that others learn from: uint8 images [n, 28, 28] to logits [n, 10]."""

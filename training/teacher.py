@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from training.config import TeacherFile
 from training.data import Images
 from training.errors import TeacherError
-from training.run import TeacherFile
 
 _BATCH = 500
 HOW_TO_GET_ONE = (

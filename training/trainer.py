@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from training import optimisation
+from training.config import RunConfig
 from training.data import FashionMnist
 from training.distributed import Group
 from training.errors import DivergedError, RunMismatchError
 from training.label_distance import LabelDistances
 from training.multi_label_data import MultiLabelData
-from training.run import TRAIN_ANEW, Run, RunConfig
+from training.run import TRAIN_ANEW, Run
 from training.task import Task, Teacher, build_task
 
 AFTER_DIVERGENCE = "What earlier epochs reached is kept; try a lower learning rate or another seed."

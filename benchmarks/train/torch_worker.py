@@ -13,10 +13,11 @@ import torch
 from torch.nn import functional
 
 from training import data, trainer
+from training.config import RunConfig
 from training.data import FashionMnist
 from training.models import build
 from training.recipes import recipe_for
-from training.run import Run, RunConfig
+from training.run import Run
 
 
 def hangtag(name: str, steps: int, threads: int, garments: FashionMnist) -> float:

@@ -4,9 +4,10 @@ import hashlib
 from pathlib import Path
 
 from training import trainer
+from training.config import RunConfig
 from training.data import FashionMnist, Split
 from training.recipes import Recipe
-from training.run import Run, RunConfig
+from training.run import Run
 
 EPOCHS = 2
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from training.config import RunConfig
 from training.recipes import Recipe
-from training.run import Run, RunConfig
+from training.run import Run
 
 
 def make_config(

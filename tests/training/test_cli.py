@@ -17,13 +17,14 @@ from click.testing import CliRunner, Result
 
 from hangtag.cli import main
 from tests.training.configs import figures, same_weights, weights
-from training import trainer
+from training import label_distance, trainer
 from training.cli import train
+from training.config import RunConfig
 from training.data import FashionMnist
 from training.datasets import ALL_MODELS
 from training.models import MODELS
 from training.recipes import recipe_for
-from training.run import Run, RunConfig
+from training.run import Run
 
 HANGTAG = Path(sys.executable).with_name("hangtag")
 EPOCHS = 4
@@ -230,28 +231,41 @@ def test_ctrl_c_ends_with_one_line_and_the_run_can_go_on(
         _, said = process.communicate(timeout=120)
     assert f"another process is training in {tmp_path}" in at_work
     assert process.returncode == 130, said
-    assert said.splitlines()[-1] == "stopped. Give the same command again to go on from the last finished epoch."
+    stopped, _, command = said.splitlines()[-1].partition(": hangtag ")
+    assert stopped == "stopped. Go on from the last finished epoch with"
     assert "Traceback" not in said
     assert not Run(tmp_path).is_finished()
 
-    assert hangtag(arguments, tmp_path).exit_code == 0
+    assert hangtag(shlex.split(command)).exit_code == 0
     assert figures(Run(tmp_path).read_metrics()) == figures(Run(finished[0]).read_metrics())
     assert same_weights(weights(tmp_path), weights(finished[0]))
 
 
-def test_ctrl_c_after_restart_warns_of_restart(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_command_that_is_said_goes_on_with_every_option(
+    raw_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch.optim.Adam, "step", interrupt)
-    result = hangtag([*arguments, "--restart"], tmp_path)
-    assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1] == (
-        "stopped. Give the same command again to go on from the last finished epoch "
-        "(without --restart, which begins anew)."
-    )
+    models = [shutil.copytree(MODELS_DIR / name, tmp_path / f"a {name}") / "1/model.onnx" for name in ("cnn", "lstm")]
+    distances = Path(shutil.copy(label_distance.DEFAULT_PATH, tmp_path / "my distances.json"))
+    options = [
+        "train", "lstm", "--recipe", "best", *(f"--teacher={model}" for model in models),
+        "--loss", "embedding-distance", "--beta", "2.5",
+        "--loss-weight", "0.25", "--distances", str(distances), "--data-dir", str(raw_dir), "--seed", "3",
+        "--limit", "64", "--epochs", "1", "--threads", "1", "--precision", "bf16", "--device", "cpu",
+    ]  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", interrupt)
+        stopped = hangtag([*options, "--restart"], tmp_path / "a run")
+    assert stopped.exit_code == 130
+    command = stopped.stderr.splitlines()[-1].partition(": hangtag ")[2]
+    assert "--restart" not in command
+    said = one_error(hangtag(["export", str(tmp_path / "a run")]))
+    assert said.endswith(f"is not finished (0 epochs so far). Go on with: hangtag {command}")
+    done = hangtag(shlex.split(command))
+    assert done.exit_code == 0, done.output
+    assert Run(tmp_path / "a run").is_finished()
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "checkpoint.pt", "best.pt"])

@@ -16,11 +16,12 @@ from torch.nn import functional
 from hangtag.cli import main
 from tests.training.configs import figures, make_config, same_weights, weights
 from training import label_distance, losses, trainer
+from training.config import RunConfig
 from training.data import FashionMnist
 from training.errors import LabelDistanceError, RunMismatchError
 from training.label_distance import LabelDistances
 from training.losses import DistanceLoss
-from training.run import Run, RunConfig
+from training.run import Run
 
 CPU = torch.device("cpu")
 MATRIX = np.array([[0, 0.25, 1], [0.25, 0, 0.5], [1, 0.5, 0]])

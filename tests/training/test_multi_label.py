@@ -16,6 +16,7 @@ from training import datasets, trainer
 from training.batch_norm import Normalised
 from training.cli import train
 from training.cnn_rnn import MAX_LABELS, CnnRnn
+from training.config import RunConfig
 from training.data import LABELS, FashionMnist
 from training.errors import DataNotFoundError, DivergedError, RunMismatchError
 from training.models import parameter_count
@@ -25,7 +26,7 @@ from training.multi_label_metrics import decide, evaluate
 from training.multi_label_objectives import OBJECTIVES, LabelPaths, Sigmoids, SoftmaxRanking
 from training.outfits import SIZES, make_split, together
 from training.recipes import MULTI_LABEL, MULTI_LABEL_MODELS, STUDY, default_recipe, recipe_for
-from training.run import Run, RunConfig
+from training.run import Run
 from training.single_label import SingleLabel
 from training.task import build_task
 

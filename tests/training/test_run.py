@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.training.configs import make_config
+from training.config import TeacherFile
 from training.errors import RunMismatchError
-from training.run import Run, TeacherFile, environment, git_revision
+from training.run import Run, environment, git_revision
 
 
 @pytest.fixture
@@ -60,6 +61,7 @@ def test_the_config_is_written_first_and_whole(run: Run) -> None:
         "dataset": "fashion-mnist",
         "teachers": [],
         "loss": None,
+        "data_dir": None,
     }
     assert [path.name for path in run.folder.iterdir()] == ["config.json"]
 
@@ -292,8 +294,10 @@ def test_a_model_names_its_latest_finished_run(tmp_path: Path) -> None:
 
 
 def test_nothing_found_says_what_is_there_and_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(RunMismatchError, match=r"runs there: none.*hangtag train lstm"):
+    with pytest.raises(RunMismatchError, match=r"runs there: none.*hangtag train lstm$"):
         Run.find("lstm", tmp_path)
+    with pytest.raises(RunMismatchError, match=r"Train one with: hangtag train MODEL$"):
+        Run.find("runs/lstm-best", tmp_path)
     begin(Run(tmp_path / "b"))
     begin(Run(tmp_path / "a"))
     with pytest.raises(RunMismatchError, match=r"no finished run 'lstm'.*runs there: a, b"):

@@ -12,13 +12,14 @@ import torch
 
 from tests.training.configs import figures, make_config, same_weights, weights
 from training import trainer
+from training.config import RunConfig
 from training.data import FashionMnist
 from training.errors import DivergedError, RunMismatchError
 from training.inference import predict
 from training.metrics import evaluate
 from training.models import build
 from training.recipes import recipe_for
-from training.run import Run, RunConfig
+from training.run import Run
 
 REPOSITORY = Path(__file__).parents[2]
 

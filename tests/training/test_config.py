@@ -1,0 +1,97 @@
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.configs import make_config
+from training.cli import train
+from training.config import RunConfig, TeacherFile, command, identity
+from training.losses import DistanceLoss
+from training.recipes import recipe_for
+
+TWO = (TeacherFile("0a", "a b.onnx"), TeacherFile("1b", "c.onnx"))
+USUAL = replace(make_config(), recipe=recipe_for("study", "lstm"), limit=None)
+
+
+def asked(line: str) -> dict[str, Any]:
+    """What `hangtag train` understands of a command line, besides what its defaults say."""
+    words = shlex.split(line)
+    assert words[:2] == ["hangtag", "train"]
+    context = train.make_context("train", words[2:])
+    usual = train.make_context("train", ["lstm"]).params
+    return {name: value for name, value in context.params.items() if value != usual[name]}
+
+
+@pytest.mark.parametrize(
+    ("config", "understood"),
+    [
+        (USUAL, {}),
+        (replace(USUAL, model="cnn", seed=3, limit=96), {"model": "cnn", "seed": 3, "limit": 96}),
+        (replace(USUAL, recipe=replace(USUAL.recipe, epochs=4)), {"epochs": 4}),
+        (replace(USUAL, precision="bf16", device="cuda"), {"precision": "bf16", "device": "cuda"}),
+        (
+            replace(USUAL, model="cnn_rnn", recipe=recipe_for("multi-label", "cnn_rnn"), dataset="outfits"),
+            {"model": "cnn_rnn", "recipe": "multi-label", "data": "outfits"},
+        ),
+        (
+            replace(USUAL, recipe=recipe_for("best", "lstm"), teachers=TWO),
+            {"recipe": "best", "teachers": (Path("a b.onnx"), Path("c.onnx"))},
+        ),
+        (
+            replace(USUAL, loss=DistanceLoss("embedding-distance", 2.5, 0.25, "0f", file="near.json")),
+            {"loss": "embedding-distance", "beta": 2.5, "loss_weight": 0.25, "distances": Path("near.json")},
+        ),
+        (
+            replace(USUAL, loss=DistanceLoss("soft-labels", 5.0, 0.5, "0f")),
+            {"loss": "soft-labels", "beta": 5.0, "loss_weight": 0.5},
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_command_asks_for_what_the_config_says(config: RunConfig, understood: dict[str, Any]) -> None:
+    told = asked(config.command())
+    assert told.pop("threads") == 1
+    assert told.pop("device") == config.device
+    recipe = {} if config.recipe.name == "best" or config.dataset != "fashion-mnist" else {"recipe": "study"}
+    assert told == recipe | {name: value for name, value in understood.items() if name != "device"}
+
+
+def test_it_goes_on_where_the_run_and_its_data_lie_and_reproduces_anywhere() -> None:
+    config = replace(USUAL, data_dir="my data")
+    assert asked(config.command(Path("runs/my run")))["out"] == Path("runs/my run")
+    assert asked(config.command(Path("runs/my run")))["data_dir"] == Path("my data")
+    assert not asked(config.command()).keys() & {"out", "data_dir"}
+
+
+def test_a_recipe_of_another_version_names_its_epochs() -> None:
+    assert " --recipe tiny --epochs 2 " in make_config().command()
+
+
+def test_a_config_of_before_is_understood() -> None:
+    """As the first version of this code wrote it, and a later one with one teacher."""
+    recipe = {"name": "study", "batch_size": 32, "epochs": 10, "learning_rate": 1e-3, "betas": [0.9, 0.999]}
+    first = {
+        "model": "lstm", "recipe": recipe | {"epsilon": 1e-7}, "seed": 0, "data_digest": USUAL.data_digest,
+        "limit": None, "precision": "fp32", "threads": 1, "device": "cpu", "environment": {"torch": "2.8"},
+    }  # fmt: skip
+    assert identity(first) == identity(USUAL.plain())
+    assert command(first) == USUAL.command()
+    taught = first | {"teacher": "models/cnn/1/model.onnx@0a1b"}
+    assert identity(taught)["teacher"] == "0a1b"
+    assert asked(command(taught))["teachers"] == (Path("models/cnn/1/model.onnx"),)
+
+
+def test_where_files_lay_does_not_tell_runs_apart() -> None:
+    loss = DistanceLoss("soft-labels", 5.0, 0.5, "0f")
+    one = replace(USUAL, loss=loss, teachers=TWO)
+    moved = replace(
+        USUAL,
+        loss=replace(loss, file="there"),
+        teachers=(TeacherFile("1b", "d"), TeacherFile("0a", "c")),
+        data_dir="elsewhere",
+    )
+    assert identity(one.plain()) == identity(moved.plain())
+    assert identity(replace(one, loss=replace(loss, distances="1f")).plain()) != identity(one.plain())
+    assert identity(replace(one, teachers=one.teachers[:1]).plain()) != identity(one.plain())
