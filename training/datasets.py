@@ -9,10 +9,10 @@ from training.errors import DataNotFoundError
 from training.models import MODELS
 from training.multi_label_data import MultiLabelData
 from training.multi_label_objectives import OBJECTIVES
+from training.names import DATASETS, MULTI_LABEL, SINGLE_LABEL
 
-SINGLE_LABEL = "fashion-mnist"
-MULTI_LABEL = (*outfits.DATASETS, "voc2007")
-DATASETS = (SINGLE_LABEL, *MULTI_LABEL)
+__all__ = ["ALL_MODELS", "DATASETS", "MULTI_LABEL", "SINGLE_LABEL", "load", "pick"]
+
 ALL_MODELS = (*MODELS, *OBJECTIVES)
 
 
@@ -26,8 +26,10 @@ def pick(name: str | None, model: str) -> str:
     return name
 
 
-def load(name: str, data_dir: Path | None) -> FashionMnist | MultiLabelData:
+def load(name: str, data_dir: Path | None, limit: int | None = None) -> FashionMnist | MultiLabelData:
     """Read a data set from the folder, or from where it usually lies; compose it, if it is ``outfits``.
+
+    limit: how many training and validation samples will be used at most; what is composed is no more.
 
     Raises DataNotFoundError and DataCorruptError as the data sets do.
     """
@@ -36,4 +38,4 @@ def load(name: str, data_dir: Path | None) -> FashionMnist | MultiLabelData:
 
         return load_voc(data_dir)
     garments = fashion_mnist.load(data_dir)
-    return garments if name == SINGLE_LABEL else outfits.load(name, garments)
+    return garments if name == SINGLE_LABEL else outfits.load(name, garments, limit=limit)

@@ -1,29 +1,35 @@
-"""Several processes that train one network, as torchrun starts them: who am I, and what do the others say.
+"""Several processes that train one network: who am I, and what do the others say.
 
 Each process answers its share of every batch and PyTorch's DistributedDataParallel averages the gradients, so that the
-run takes the same steps as a single process would. The first process alone writes files and validates.
+run takes the same steps as a single process would. The first process alone writes files and validates. What is refused
+to one is refused to all, and the first alone says why.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import click
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from training.errors import ProcessesError
+
 T = TypeVar("T")
 # While the first process validates, the others wait for it.
 _PATIENCE = timedelta(hours=1)
+_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_START_WITH = "Start several processes on one machine with 'hangtag train --processes N', on several with torchrun"
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of one run. A run without torchrun is a group of one, which talks to nobody."""
+    """The processes of one run. A run of a single process is a group of one, which talks to nobody."""
 
     rank: int = 0
     size: int = 1
@@ -48,6 +54,36 @@ class Group:
         dist.all_gather_object(values, value)
         return values
 
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What comes of work that the first process alone does. What it raises, all raise."""
+        if self.size == 1:
+            return work()
+        value: T | None = None
+        error: BaseException | None = None
+        if self.is_first:
+            try:
+                value = work()
+            except BaseException as raised:
+                self.share((None, raised if isinstance(raised, click.ClickException | KeyboardInterrupt) else _bug()))
+                raise
+        value, error = self.share((value, error))
+        if error is not None:
+            raise error
+        return value  # type: ignore[return-value]
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What comes of work that every process does for itself. What is refused to one, all raise."""
+        value: T | None = None
+        error: click.ClickException | KeyboardInterrupt | None = None
+        try:
+            value = work()
+        except (click.ClickException, KeyboardInterrupt) as raised:
+            error = raised
+        for raised_somewhere in self.gather(error):
+            if raised_somewhere is not None:
+                raise raised_somewhere
+        return value  # type: ignore[return-value]
+
     def part(self, batch: Tensor) -> tuple[Tensor, float]:
         """This process's indices of a batch, and the weight of their mean loss, so that the average over the processes
         is the mean over the batch. Nobody may be without work: who has none answers one sample, at a weight of 0."""
@@ -65,17 +101,55 @@ class Group:
         return DistributedDataParallel(network)
 
 
+def _bug() -> SystemExit:
+    """What ends the others where the first process shows the traceback."""
+    return SystemExit(1)
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Group]:
-    """The group that torchrun's variables speak of; without them, a group of one."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    """The group that torchrun's variables speak of; without them, a group of one.
+
+    Raises ProcessesError for variables that do not make a group, and for more processes than there are GPUs.
+    """
+    size = _whole_number("WORLD_SIZE", usual=1)
     if size == 1:
         yield Group()
         return
+    if missing := [name for name in _VARIABLES if name not in os.environ]:
+        raise ProcessesError(
+            f"WORLD_SIZE is set to {size}, which speaks of a run by {size} processes, but {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not set. {_START_WITH}; for a single process, unset WORLD_SIZE."
+        )
+    local_rank = _whole_number("LOCAL_RANK")
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        if local_rank >= torch.cuda.device_count():
+            raise ProcessesError(
+                f"{_whole_number('LOCAL_WORLD_SIZE')} processes need a GPU each, and PyTorch sees "
+                f"{torch.cuda.device_count()} here. Start as many processes as there are GPUs."
+            )
+        torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield Group(dist.get_rank(), size)
     finally:
         dist.destroy_process_group()
+
+
+def _whole_number(name: str, usual: int | None = None) -> int:
+    text = os.environ.get(name, usual)
+    try:
+        return int(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise ProcessesError(f"{name} is set to {text!r} and must be a whole number. {_START_WITH}.") from error
+
+
+@contextmanager
+def first_speaks() -> Iterator[None]:
+    """Of the same command in several processes, the first alone says what was refused; the others end silently."""
+    try:
+        yield
+    except click.ClickException as error:
+        if os.environ.get("RANK", "0") == "0":
+            raise
+        raise SystemExit(error.exit_code) from None

@@ -6,6 +6,7 @@
     ├── RunMismatchError      a run folder holds another run, or none that can be read or written
     ├── LabelDistanceError    distances of labels that are none, or of other labels, or cannot be read
     ├── TeacherError          no model to learn from, or one that answers something else
+    ├── ProcessesError        several processes that cannot make one run
     └── DivergedError         the loss is no longer a number
 
 They are ClickExceptions, so that every command shows them as one line and exits with 1.
@@ -36,6 +37,10 @@ class LabelDistanceError(TrainingError):
 
 class TeacherError(TrainingError):
     """The model to learn from cannot be used."""
+
+
+class ProcessesError(TrainingError):
+    """Several processes were asked for in a way that makes no group of them."""
 
 
 class DivergedError(TrainingError):

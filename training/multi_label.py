@@ -13,10 +13,11 @@ from training.config import RunConfig
 from training.inference import normalise
 from training.models import parameter_count
 from training.multi_label_data import LabelSets, MultiLabelData, MultiLabelSplit
-from training.multi_label_metrics import Scores, choose_thresholds, decide, evaluate
+from training.multi_label_metrics import Scores, choose_thresholds, decide, decide_top, evaluate
 from training.multi_label_objectives import OBJECTIVES
 from training.preparation import prepare
 from training.task import Step
+from training.watch import Watch
 
 _BATCH = 250  # of prediction
 
@@ -31,8 +32,9 @@ class MultiLabel:
     # Not the exact match, which counts few of the decisions and so moves more by chance from epoch to epoch.
     selects_by = "validation_o_f1"
 
-    def __init__(self, config: RunConfig, data: MultiLabelData, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, data: MultiLabelData, device: torch.device, watch: Watch) -> None:
         self._recipe, self._device, self._names = config.recipe, device, data.labels
+        self._check = watch.check
         self._splits = {
             "train": data.train.first(config.limit),
             "validation": data.validation.first(config.limit),
@@ -75,7 +77,8 @@ class MultiLabel:
         """The figures on both splits, by the network's own sets ("validation", "test") and by thresholds.
 
         Without sets of its own, the thresholds that are best for O-F1 decide in "validation" and "test". Under
-        "by_threshold" lie the figures for each threshold: best for O-F1, best for the exact match, and 0.5.
+        "by_threshold" lie the figures for each threshold: best for O-F1, best for the exact match, and 0.5; under
+        "by_rank" those for the three labels that score highest.
         """
         answers = {split: self._answers(deployable, self._splits[split]) for split in ("validation", "test")}
         best = choose_thresholds(answers["validation"][0], self._splits["validation"].labels)
@@ -93,19 +96,19 @@ class MultiLabel:
                 "by_threshold": {
                     name: asdict(evaluate(decide(scores, threshold), scores, truth))
                     for name, threshold in thresholds.items()
-                }
+                },
+                "by_rank": {"top_3": asdict(evaluate(decide_top(scores, 3), scores, truth))},
             }
         return summary
 
     def _answers(self, network: nn.Module, split: MultiLabelSplit) -> tuple[Scores, LabelSets | None]:
         network.eval()
         with torch.inference_mode():
-            answers = [
-                self._objective.answer(
-                    network, normalise(torch.tensor(split.images[start : start + _BATCH], device=self._device))
-                )
-                for start in range(0, len(split), _BATCH)
-            ]
+            answers = []
+            for start in range(0, len(split), _BATCH):
+                self._check()
+                pixels = torch.tensor(split.images[start : start + _BATCH], device=self._device)
+                answers.append(self._objective.answer(network, normalise(pixels)))
         scores: Scores = torch.cat([answer.scores for answer in answers]).cpu().numpy()
         sets = [answer.sets.cpu().numpy() for answer in answers if answer.sets is not None]
         return scores, np.concatenate(sets) if sets else None

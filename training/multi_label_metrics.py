@@ -64,6 +64,13 @@ def decide(scores: Scores, threshold: float) -> LabelSets:
     return sets
 
 
+def decide_top(scores: Scores, count: int) -> LabelSets:
+    """The so many labels that score highest, as the CNN-RNN paper decides for models that do not do so themselves."""
+    sets: LabelSets = np.zeros(scores.shape, np.bool_)
+    np.put_along_axis(sets, np.argsort(-scores, axis=1, kind="stable")[:, :count], np.True_, axis=1)
+    return sets
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """For decide(): the threshold that is best by each of two figures."""

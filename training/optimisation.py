@@ -8,7 +8,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training.recipes import Recipe
 
 _WARM_UP = 0.15  # of the steps, with one_cycle
-_LAST_RATE = 1e-3  # of the highest, with one_cycle
+_FIRST_RATE, _LAST_RATE = 0.04, 1e-3  # of the highest, with one_cycle
 
 
 def optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
@@ -36,8 +36,8 @@ def scheduler(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRS
         max_lr=recipe.learning_rate,
         total_steps=recipe.epochs * steps_per_epoch,
         pct_start=_WARM_UP,
-        div_factor=25,
-        final_div_factor=1 / (25 * _LAST_RATE),
+        div_factor=1 / _FIRST_RATE,
+        final_div_factor=_FIRST_RATE / _LAST_RATE,
         cycle_momentum=False,
     )
 

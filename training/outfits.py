@@ -18,9 +18,10 @@ import numpy.typing as npt
 from training.cnn_rnn import MAX_LABELS
 from training.data import LABELS, FashionMnist, Split
 from training.multi_label_data import LabelSets, MultiLabelData, MultiLabelSplit
+from training.names import OUTFITS
 from training.outfits_canvas import SIZE, Wardrobe, compose
 
-DATASETS = ("outfits", "outfits-independent")
+DATASETS = OUTFITS
 # Canvases are cheaper to compose than to learn from: with so many, few epochs do, and nothing is learned by heart.
 SIZES: Mapping[str, int] = {"train": 100_000, "validation": 2_000, "test": 5_000}
 SEED = 0  # of the data, not of a run: all runs learn from, and are measured on, the same canvases
@@ -87,14 +88,20 @@ def independent() -> npt.NDArray[np.float64]:
 _SETS = dict(zip(DATASETS, (together, independent), strict=True))
 
 
-def load(name: str, data: FashionMnist, seed: int = SEED, sizes: Mapping[str, int] = SIZES) -> MultiLabelData:
-    """Compose a whole data set by name; about half a minute. Raises KeyError for an unknown name."""
+def load(
+    name: str, data: FashionMnist, seed: int = SEED, sizes: Mapping[str, int] = SIZES, limit: int | None = None
+) -> MultiLabelData:
+    """Compose a data set by name; about half a minute for a whole one. Raises KeyError for an unknown name.
+
+    limit: of the training and validation splits compose the first so many canvases only. The digest is the whole data
+    set's nevertheless, of which they are a part.
+    """
     probabilities = _SETS[name]()
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    composed = {
-        split: make_split(probabilities, garments, (seed, number), sizes[split])
-        for number, (split, garments) in enumerate(splits.items())
-    }
+    composed = {}
+    for number, (split, garments) in enumerate(splits.items()):
+        count = sizes[split] if split == "test" or limit is None else min(limit, sizes[split])
+        composed[split] = make_split(probabilities, garments, (seed, number), count)
     digest = hashlib.sha256(f"{name} {VERSION} {seed} {sizes} {data.digest}".encode()).hexdigest()
     return MultiLabelData(name=name, labels=LABELS, source=data.source, digest=digest, **composed)
 

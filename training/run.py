@@ -67,7 +67,9 @@ class Run:
         return "summary" in self.read_metrics()
 
     def require_finished(self) -> None:
-        """Raises RunMismatchError for a run that was only begun, or stopped."""
+        """Raises RunMismatchError for a folder that is no run's, and a run that was only begun, or stopped."""
+        if not self.has("config.json"):
+            raise RunMismatchError(f"{self.folder} is no run's folder: it holds no config.json.")
         metrics = self.read_metrics()
         if "summary" not in metrics:
             raise RunMismatchError(

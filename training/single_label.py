@@ -11,13 +11,16 @@ from training import losses
 from training.augment import augment
 from training.batch_norm import fold_batch_norm
 from training.config import RunConfig
-from training.data import FashionMnist, Split
+from training.data import FashionMnist
+from training.distributed import Group
 from training.inference import normalise, predict
 from training.label_distance import LabelDistances
 from training.metrics import evaluate
 from training.models import build, parameter_count
 from training.preparation import prepare
 from training.task import Step, Teacher
+from training.teacher import answers
+from training.watch import Watch
 
 
 class SingleLabel:
@@ -34,7 +37,9 @@ class SingleLabel:
         data: FashionMnist,
         device: torch.device,
         teacher: Teacher | None,
-        distances: LabelDistances | None = None,
+        distances: LabelDistances | None,
+        group: Group,
+        watch: Watch,
     ) -> None:
         self._model, self._recipe, self._device = config.model, config.recipe, device
         self._loss = losses.class_loss(config.loss, config.recipe.label_smoothing, distances, device)
@@ -43,7 +48,10 @@ class SingleLabel:
         # The whole split stays in memory as uint8 (43 MB) and is normalised a batch at a time.
         self._images = torch.tensor(train.images, device=device)
         self._classes = torch.tensor(train.classes, dtype=torch.long, device=device)
-        self._soft = None if teacher is None else _answers(teacher, train).to(device)
+        self._soft = (
+            None if teacher is None else torch.from_numpy(answers(teacher, train.images, group, watch)).to(device)
+        )
+        self._check = watch.check
 
     def __len__(self) -> int:
         return len(self._classes)
@@ -67,21 +75,14 @@ class SingleLabel:
         return fold_batch_norm(network)
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
-        logits = predict(deployable, self._validation.images)
+        logits = predict(deployable, self._validation.images, check=self._check)
         if not np.isfinite(logits).all():
             return {"validation_loss": float("nan"), "validation_accuracy": float("nan")}
         outcome = evaluate(logits, self._validation.classes)
         return {"validation_loss": outcome.loss, "validation_accuracy": outcome.accuracy}
 
     def summary(self, deployable: nn.Module) -> dict[str, Any]:
-        return {
-            "parameters": parameter_count(deployable),
-            "validation": asdict(evaluate(predict(deployable, self._validation.images), self._validation.classes)),
-            "test": asdict(evaluate(predict(deployable, self._test.images), self._test.classes)),
-        }
-
-
-def _answers(teacher: Teacher, train: Split) -> Tensor:
-    """The teacher's logits [2, n, classes]: of the images as they are, and of their mirror images."""
-    mirrored = np.ascontiguousarray(train.images[:, :, ::-1])
-    return torch.stack([torch.from_numpy(teacher(images)) for images in (train.images, mirrored)])
+        summary: dict[str, Any] = {"parameters": parameter_count(deployable)}
+        for name, split in (("validation", self._validation), ("test", self._test)):
+            summary[name] = asdict(evaluate(predict(deployable, split.images, check=self._check), split.classes))
+        return summary

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from training.config import RunConfig
 from training.data import FashionMnist, Images
+from training.distributed import Group
 from training.label_distance import LabelDistances
 from training.multi_label_data import MultiLabelData
+from training.watch import Watch
 
 Teacher = Callable[[Images], npt.NDArray[np.float32]]
 """A trained model that others learn from: uint8 images [n, 28, 28] to logits [n, 10]."""
@@ -53,14 +55,16 @@ def build_task(
     config: RunConfig,
     data: FashionMnist | MultiLabelData,
     device: torch.device,
-    teacher: Teacher | None,
+    teacher: Teacher | None = None,
     distances: LabelDistances | None = None,
+    group: Group = Group(),  # noqa: B008  (frozen)
+    watch: Watch = Watch(),  # noqa: B008  (without state)
 ) -> Task:
-    """The task that the data set sets."""
+    """The task that the data set sets. It looks to the watch between batches, and raises KeyboardInterrupt there."""
     if isinstance(data, MultiLabelData):
         from training.multi_label import MultiLabel
 
-        return MultiLabel(config, data, device)
+        return MultiLabel(config, data, device, watch)
     from training.single_label import SingleLabel
 
-    return SingleLabel(config, data, device, teacher, distances)
+    return SingleLabel(config, data, device, teacher, distances, group, watch)

@@ -1,18 +1,24 @@
 """Trained models that others learn from: any ONNX files of ours, as they would be served."""
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from training.config import TeacherFile
-from training.data import Images
+from training.data import LABELS, Images
+from training.distributed import Group
 from training.errors import TeacherError
+from training.task import Teacher
+from training.watch import Watch
 
+Logits = npt.NDArray[np.float32]
 _BATCH = 500
 HOW_TO_GET_ONE = (
     "Name an exported model with --teacher FILE.onnx, or make one: hangtag train cnn --recipe teacher, "
@@ -24,10 +30,15 @@ class OnnxTeacher:
     """Logits [n, 10] of uint8 images [n, 28, 28], by ONNX Runtime on the CPU."""
 
     def __init__(self, path: Path) -> None:
-        """Raises TeacherError for a file that is missing, broken, or no classifier of 28x28 images."""
+        """Raises TeacherError for a file that is missing, broken, or no classifier of these images and labels."""
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it while it is imported
-        import onnxruntime  # distillation alone needs it
-
+        try:
+            import onnxruntime  # distillation alone needs it
+        except ModuleNotFoundError as error:
+            raise TeacherError(
+                "learning from a teacher needs the Python module 'onnxruntime', which is not installed here. "
+                "In the project's folder, install it with: pip install '.[cpu]'"
+            ) from error
         try:
             contents = path.read_bytes()
         except OSError as error:
@@ -35,19 +46,53 @@ class OnnxTeacher:
         try:
             self._session = onnxruntime.InferenceSession(contents, providers=["CPUExecutionProvider"])
         except Exception as error:  # a class of ONNX Runtime's own for each kind of trouble
-            reason = " ".join(str(error).split())[:200]
-            raise TeacherError(f"the teacher {path} is no model that can be loaded ({reason}).") from error
+            raise TeacherError(f"the teacher {path} is no model that can be loaded ({_reason(error)}).") from error
         self.file = TeacherFile(hashlib.sha256(contents).hexdigest()[:12], str(path))
+        self._require_images_and_logits()
+        self._require_labels()
+
+    def __call__(self, images: Images) -> Logits:
+        """Raises TeacherError where it fails on them, or answers with what is no number."""
+        try:
+            logits: Logits = self._session.run(["logits"], {"image": np.ascontiguousarray(images)})[0]
+        except Exception as error:  # as above
+            raise TeacherError(f"the teacher {self.file.path} fails on the images ({_reason(error)}).") from error
+        if logits.shape != (len(images), len(LABELS)):
+            raise TeacherError(
+                f"the teacher {self.file.path} answers {len(images)} images with logits of the shape "
+                f"{list(logits.shape)}; it must be {[len(images), len(LABELS)]}."
+            )
+        if broken := int((~np.isfinite(logits).all(axis=1)).sum()):
+            raise TeacherError(
+                f"the teacher {self.file.path} answers {broken} of {len(images)} images with logits that are not "
+                "finite: its training, or its conversion, went wrong. Choose another."
+            )
+        return logits
+
+    def _require_images_and_logits(self) -> None:
         inputs = {tensor.name: (tensor.type, list(tensor.shape[1:])) for tensor in self._session.get_inputs()}
         outputs = {tensor.name: list(tensor.shape[1:]) for tensor in self._session.get_outputs()}
-        if inputs != {"image": ("tensor(uint8)", [28, 28])} or outputs.get("logits") != [10]:
+        if inputs != {"image": ("tensor(uint8)", [28, 28])} or outputs.get("logits") != [len(LABELS)]:
             raise TeacherError(
-                f"the teacher {path} must read image: UINT8 [batch, 28, 28] and give logits: FP32 [batch, 10], but it "
-                f"reads {inputs} and gives {outputs}."
+                f"the teacher {self.file.path} must read image: UINT8 [batch, 28, 28] and give logits: FP32 "
+                f"[batch, {len(LABELS)}], but it reads {inputs} and gives {outputs}."
+            )
+        fixed = self._session.get_inputs()[0].shape[0]
+        if isinstance(fixed, int):
+            raise TeacherError(
+                f"the teacher {self.file.path} takes batches of {fixed} alone; it must take any number of images, as "
+                "what 'hangtag export' publishes."
             )
 
-    def __call__(self, images: Images) -> npt.NDArray[np.float32]:
-        return np.concatenate([self._session.run(["logits"], {"image": part})[0] for part in _batches(images)])
+    def _require_labels(self) -> None:
+        """A file that does not say its labels is taken at its word that it gives as many logits."""
+        said = self._session.get_modelmeta().custom_metadata_map.get("hangtag.labels")
+        labels = LABELS if said is None else _tuple(said)
+        if labels != LABELS:
+            raise TeacherError(
+                f"the teacher {self.file.path} knows the labels {', '.join(map(str, labels)) or 'none'}; those to "
+                f"learn are {', '.join(LABELS)}, in this order."
+            )
 
 
 class Ensemble:
@@ -66,14 +111,32 @@ class Ensemble:
             if one == other:
                 raise TeacherError(f"the teachers {one.path} and {other.path} are one and the same model.")
 
-    def __call__(self, images: Images) -> npt.NDArray[np.float32]:
-        logits: npt.NDArray[np.float32] = np.mean([teacher(images) for teacher in self._teachers], axis=0)
+    def __call__(self, images: Images) -> Logits:
+        logits: Logits = np.mean([teacher(images) for teacher in self._teachers], axis=0)
         return logits
 
 
-def _batches(images: Images) -> Iterator[Images]:
-    for start in range(0, len(images), _BATCH):
-        yield np.ascontiguousarray(images[start : start + _BATCH])
+def answers(teacher: Teacher, images: Images, group: Group, watch: Watch) -> Logits:
+    """The teacher's logits [2, n, classes] of images [n, 28, 28] as they are, and of their mirror images.
+
+    Each process asks about its share of the images, and all get all answers. Raises KeyboardInterrupt between two
+    batches where a stop is wanted, and what the teacher raises.
+    """
+    mine = np.arange(group.rank, len(images), group.size)
+
+    def ask() -> Logits:
+        told = [np.empty((2, 0, len(LABELS)), np.float32)]
+        for start in range(0, len(mine), _BATCH):
+            watch.check()
+            batch = images[mine[start : start + _BATCH]]
+            told.append(np.stack([teacher(batch), teacher(batch[:, :, ::-1])]))
+            watch.taught(2 * (start + len(batch)), 2 * len(mine))
+        return np.concatenate(told, axis=1)
+
+    logits = np.empty((2, len(images), len(LABELS)), np.float32)
+    for rank, part in enumerate(group.gather(group.together(ask))):
+        logits[:, rank :: group.size] = part
+    return logits
 
 
 def latest(model: str, models: Path) -> Path:
@@ -82,3 +145,14 @@ def latest(model: str, models: Path) -> Path:
     if not versions:
         raise TeacherError(f"no {model} under {models} to learn from. {HOW_TO_GET_ONE}")
     return max(versions, key=lambda path: int(path.parent.name))
+
+
+def _tuple(labels: str) -> tuple[Any, ...]:
+    try:
+        return tuple(json.loads(labels))
+    except (ValueError, TypeError):
+        return ()
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -3,8 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,26 +17,20 @@ from training.label_distance import LabelDistances
 from training.multi_label_data import MultiLabelData
 from training.run import TRAIN_ANEW, Run
 from training.task import Task, Teacher, build_task
+from training.watch import Progress, Watch
 
+_LOOK = 10
+"""Steps from one look at the sums to the next."""
+# What PyTorch raises for a state that is another's, or none.
+_UNFITTING = (KeyError, IndexError, AttributeError, RuntimeError, ValueError, TypeError)
 AFTER_DIVERGENCE = "What earlier epochs reached is kept; try a lower learning rate or another seed."
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Reported after every step: where the run stands, and the last finished epoch's figures."""
-
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    last_epoch: dict[str, float] | None
 
 
 def train(
     config: RunConfig,
     data: FashionMnist | MultiLabelData,
     run: Run,
-    report: Callable[[Progress], None] = lambda _: None,
+    watch: Watch = Watch(),  # noqa: B008  (without state)
     teacher: Teacher | None = None,
     group: Group = Group(),  # noqa: B008  (frozen)
     distances: LabelDistances | None = None,
@@ -46,27 +39,30 @@ def train(
 
     A folder that holds this run's checkpoint is continued from there; the outcome is the same as without the break,
     bit for bit on one machine. Raises RunMismatchError for a folder of another run, or one that another process trains
-    in, and DivergedError for a loss that is not finite.
+    in, DivergedError for a loss that is not finite, and KeyboardInterrupt where the watch wants to stop. Of several
+    processes all raise what one does.
     """
-    with run.lock() if group.is_first else contextlib.nullcontext():
-        if group.is_first:
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> dict[str, Any]:
+            stack.enter_context(run.lock())
             run.start(config)
-        metrics = group.share(run.read_metrics() if group.is_first else {})
+            return run.read_metrics()
+
+        metrics = group.by_first(begin)
         if "summary" in metrics:
             return metrics
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        task = build_task(config, data, torch.device(config.device), teacher, distances)
-        return _Training(config, task, run, report, group).to_the_end()
+        task = build_task(config, data, torch.device(config.device), teacher, distances, group, watch)
+        return _Training(config, task, run, watch, group).to_the_end()
 
 
 class _Training:
     """A run under way: the network, what changes it, and the rows of the epochs so far."""
 
-    def __init__(
-        self, config: RunConfig, task: Task, run: Run, report: Callable[[Progress], None], group: Group
-    ) -> None:
-        self.config, self.task, self.run, self.report, self.group = config, task, run, report, group
+    def __init__(self, config: RunConfig, task: Task, run: Run, watch: Watch, group: Group) -> None:
+        self.config, self.task, self.run, self.watch, self.group = config, task, run, watch, group
         recipe = config.recipe
         self.network = task.network()
         self.steps = math.ceil(len(task) / recipe.batch_size)
@@ -82,23 +78,20 @@ class _Training:
         wrapped = self.group.wrap(self.network)
         for epoch in range(len(self.rows), self.config.recipe.epochs):
             row = self._epoch(epoch, wrapped)
-            if self.group.is_first:
-                row = self._validated(row)
-            self.rows.append(self.group.share(row))
+            self.rows.append(self.group.by_first(partial(self._validated, row)))
             randomness = self.group.gather(_random_state(self.config.device))
-            if self.group.is_first:
-                self.run.save("checkpoint.pt", self._state() | {"rng": randomness})
-                self.run.write_metrics({"epochs": self.rows})
-        return self.group.share(self._finished() if self.group.is_first else {})
+            self.group.by_first(partial(self._keep, randomness))
+        return self.group.by_first(self._finished)
 
     def _epoch(self, epoch: int, network: torch.nn.Module) -> dict[str, float]:
         network.train()
         started = time.perf_counter()
         last_epoch = self.rows[-1] if self.rows else None
         order = self._batches()
-        loss_sum, right = 0.0, 0
+        # Summed where the steps are computed: a GPU that had to tell every loss would wait for every step.
+        sums, loss, seen = torch.zeros(2, dtype=torch.float64, device=self.config.device), math.nan, 0
         bf16 = torch.autocast(self.config.device, torch.bfloat16, enabled=self.config.precision == "bf16")
-        for step, batch in enumerate(order):
+        for step, batch in enumerate(order, 1):
             indices, weight = self.group.part(batch)
             with bf16:
                 outcome = self.task.step(network, indices)
@@ -109,24 +102,35 @@ class _Training:
                 self.scheduler.step()
             if self.average is not None:
                 self.average.update_parameters(self.network)
-            value = outcome.loss.item()
-            if not math.isfinite(value):
-                raise DivergedError(
-                    f"the loss became {value} in epoch {epoch + 1}, step {step + 1} of {len(order)}. {AFTER_DIVERGENCE}"
-                )
             if weight:
-                loss_sum += value * len(indices)
-                right += int(outcome.right)
-            self.report(Progress(epoch + 1, step + 1, len(order), value, last_epoch))
+                sums += torch.stack([outcome.loss.detach().double() * len(indices), outcome.right.double()])
+            seen += len(batch)
+            if step % _LOOK == 1 or step == len(order):
+                total, right = self._look(sums)
+                loss = total / seen
+                if not math.isfinite(loss):
+                    raise DivergedError(
+                        f"the loss became {loss} in epoch {epoch + 1}, by step {step} of {len(order)}. "
+                        f"{AFTER_DIVERGENCE}"
+                    )
+            self.watch.step(Progress(epoch + 1, step, len(order), loss, last_epoch))
+            if self.group.size == 1:  # several stop together, where they look
+                self.watch.check()
         seconds = time.perf_counter() - started
-        parts = self.group.gather((loss_sum, right))
         return {
             "epoch": epoch + 1,
-            "train_loss": sum(part[0] for part in parts) / len(self.task),
-            "train_accuracy": sum(part[1] for part in parts) / len(self.task),
+            "train_loss": total / len(self.task),
+            "train_accuracy": right / len(self.task),
             "seconds": round(seconds, 3),
             "step_ms": round(seconds / len(order) * 1000, 4),
         }
+
+    def _look(self, sums: torch.Tensor) -> tuple[float, float]:
+        """The sums over all processes. Raises KeyboardInterrupt in all of them where one wants to stop."""
+        parts = self.group.gather((sums.tolist(), self.watch.wants_stop()))
+        if any(stop for _, stop in parts):
+            raise KeyboardInterrupt
+        return sum(part[0] for part, _ in parts), sum(part[1] for part, _ in parts)
 
     def _batches(self) -> list[torch.Tensor]:
         """The epoch's samples in random order, a batch's indices at a time; the same in every process."""
@@ -149,12 +153,10 @@ class _Training:
 
     def _finished(self) -> dict[str, Any]:
         """The metrics with the summary of the best epoch. The test set is looked at here, after all was chosen."""
-        best = self.run.load("best.pt")
-        deployable = self.task.deployable(self.network)
-        deployable.load_state_dict(best["model"])
+        epoch, deployable = self._best()
         figures = [row[self.task.selects_by] for row in self.rows]
         summary = {
-            "best_epoch": best["epoch"],
+            "best_epoch": epoch,
             f"peak_{self.task.selects_by}": max(figures),
             f"final_{self.task.selects_by}": figures[-1],
         }
@@ -162,6 +164,10 @@ class _Training:
         self.run.write_metrics(metrics)
         self.run.drop_checkpoint()
         return metrics
+
+    def _keep(self, randomness: list[dict[str, torch.Tensor]]) -> None:
+        self.run.save("checkpoint.pt", self._state() | {"rng": randomness})
+        self.run.write_metrics({"epochs": self.rows})
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
@@ -177,7 +183,7 @@ class _Training:
 
     def _resume(self) -> None:
         """Put everything back to where the last checkpoint left it, if there is one."""
-        state = self.group.share(self._checkpoint() if self.group.is_first else None)
+        state = self.group.by_first(self._checkpoint)
         if state is None:
             return
         try:
@@ -190,7 +196,7 @@ class _Training:
             for kind, value in state["rng"][self.group.rank].items():
                 (torch.cuda.set_rng_state if kind == "cuda" else torch.set_rng_state)(value)
             self.rows = state["rows"]
-        except (KeyError, IndexError, AttributeError, RuntimeError, ValueError) as error:
+        except _UNFITTING as error:
             raise RunMismatchError(
                 f"{self.run.folder / 'checkpoint.pt'} is not a checkpoint of this run. {TRAIN_ANEW}"
             ) from error
@@ -198,8 +204,19 @@ class _Training:
     def _checkpoint(self) -> dict[str, Any] | None:
         if not self.run.has("checkpoint.pt"):
             return None
-        self.run.load("best.pt")  # needed at the end: a broken one is reported now, not hours later
+        self._best()  # needed at the end: one that cannot be used is reported now, not hours later
         return self.run.load("checkpoint.pt")
+
+    def _best(self) -> tuple[int, torch.nn.Module]:
+        """The best epoch's number and network. Raises RunMismatchError for a file that is not this run's."""
+        best, deployable = self.run.load("best.pt"), self.task.deployable(self.network)
+        try:
+            deployable.load_state_dict(best["model"])
+            return int(best["epoch"]), deployable
+        except _UNFITTING as error:
+            raise RunMismatchError(
+                f"{self.run.folder / 'best.pt'} does not hold weights of this run's network. {TRAIN_ANEW}"
+            ) from error
 
 
 def _random_state(device: str) -> dict[str, torch.Tensor]:

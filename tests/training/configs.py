@@ -1,5 +1,6 @@
 """Runs small enough to be made by the dozen, and what to compare of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from training.config import RunConfig
 from training.recipes import Recipe
 from training.run import Run
+from training.watch import Progress, Watch
 
 
 def make_config(
@@ -30,6 +32,16 @@ def make_config(
         threads=1,
         device="cpu",
     )
+
+
+class OnStep(Watch):
+    """Does something after every step."""
+
+    def __init__(self, do: Callable[[Progress], object]) -> None:
+        self._do = do
+
+    def step(self, at: Progress) -> None:
+        self._do(at)
 
 
 def weights(folder: Path, name: str = "best.pt") -> dict[str, torch.Tensor]:

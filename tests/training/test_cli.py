@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
-from tests.training.configs import figures, same_weights, weights
+from tests.training.configs import OnStep, figures, same_weights, weights
 from training import label_distance, trainer
 from training.cli import train
 from training.config import RunConfig
@@ -25,6 +25,7 @@ from training.datasets import ALL_MODELS
 from training.models import MODELS
 from training.recipes import recipe_for
 from training.run import Run
+from training.watch import Progress
 
 HANGTAG = Path(sys.executable).with_name("hangtag")
 EPOCHS = 4
@@ -67,13 +68,13 @@ def finished(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
 def broken_off(config: RunConfig, small: FashionMnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, ended in its second epoch."""
 
-    def interrupt(at: trainer.Progress) -> None:
+    def interrupt(at: Progress) -> None:
         if at.epoch == 2:
             raise KeyboardInterrupt
 
     folder = tmp_path_factory.mktemp("cli") / "broken-off"
     with pytest.raises(KeyboardInterrupt):
-        trainer.train(config, small, Run(folder), interrupt)
+        trainer.train(config, small, Run(folder), OnStep(interrupt))
     return folder
 
 
@@ -308,6 +309,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(arguments: list[str], tmp_p
         (["lstm", "--recipe", "better"], "--recipe': 'better' is not"),
         (["lstm-56", "--recipe", "best"], "--recipe best: there is no such recipe for lstm-56; it has: study."),
         (["lstm", "--teacher", "cnn.onnx"], "--teacher cnn.onnx: recipe study learns from the labels alone."),
+        (["lstm", "--loss", "soft-labels", "--beta", "nan"], "'nan' is not a finite number"),
+        (["lstm", "--loss", "soft-labels", "--beta", "inf"], "'inf' is not a finite number"),
+        (["lstm", "--loss-weight", "nan"], "'nan' is not a finite number"),
+        (["cnn_rnn", "--beta", "3"], "--beta: cnn_rnn has a loss of its own; distances are of single labels."),
+        (["cnn_rnn", "--loss", "soft-labels"], "--loss: cnn_rnn has a loss of its own"),
         (["lstm", "--epochs", "0"], "--epochs"),
         (["lstm", "--limit", "0"], "--limit"),
         (["lstm", "--threads", "0"], "--threads"),
@@ -339,8 +345,9 @@ def test_help_teaches() -> None:
     text = "".join(result.stdout.split())
     for taught in (
         *MODELS, "--recipe", "--seed", "--data-dir", "--out", "--epochs", "--limit", "--threads", "--device",
-        "--precision", "--teacher", "--restart", "Debian's package", "runs/MODEL-RECIPE-seedSEED",
-        "config.json, metrics.json and best.pt", "goes on from its last finished epoch", "Ctrl-C", "Examples:",
+        "--processes", "--precision", "--teacher", "--restart", "Debian's package", "runs/MODEL-RECIPE-seedSEED",
+        "config.json, metrics.json and best.pt", "by O-F1 for several labels",
+        "goes on from its last finished epoch", "Ctrl-C", "Examples:",
     ):  # fmt: skip
         assert "".join(taught.split()) in text, taught
 

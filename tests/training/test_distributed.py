@@ -1,51 +1,73 @@
 """Two real processes under torchrun, with gloo."""
 
 import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
-from tests.training.configs import weights
-from training.distributed import Group
+from hangtag.cli import main
+from tests.training.configs import make_config, weights
+from training.distributed import Group, joined
+from training.errors import ProcessesError
 from training.run import Run
 
+ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+TORCHRUN_TWO = [*TORCHRUN, "2"]
 
 # Dropout differs between the processes, as it must; without it the two runs are the same but for rounding.
 SCRIPT = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from tests.training.configs import make_config
+from tests.training.configs import OnStep, make_config
 from training import data, trainer
 from training.distributed import joined
+from training.errors import DivergedError
 from training.run import Run
+from training.single_label import SingleLabel
+from training.task import Step
 
-model, folder, limit, die = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "die"
+model, folder, limit, fate = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 config = make_config(model, limit=limit, epochs=3)
 config = replace(config, recipe=replace(config.recipe, dropout=0.0, ema_decay=0.9))
 
 def report(at):
-    if die and (at.epoch, at.step) == (2, 2):
+    if fate == "die" and (at.epoch, at.step) == (2, 2):
         raise SystemExit(3)
 
 with joined("cpu") as group:
     config = replace(config, processes=group.size)
-    trainer.train(config, data.load(Path(sys.argv[1])), Run(folder), report, group=group)
+
+    def spoil(at):
+        report(at)
+        if fate == "diverge" and (at.epoch, at.step) == (1, at.steps) and group.rank == 1:
+            SingleLabel.step = lambda *asked: Step(*(part * float("nan") for part in step(*asked)))
+
+    step = SingleLabel.step
+    try:
+        trainer.train(config, data.load(Path(sys.argv[1])), Run(folder), OnStep(spoil), group=group)
+    except DivergedError as error:
+        with Path(folder.parent, "said.txt").open("a") as said:
+            said.write(f"{error}\\n")
+        raise SystemExit(1)
 """
 
 
-def run(raw_dir: Path, model: str, folder: Path, processes: int, limit: int = 65, die: bool = False) -> int:
+def run(raw_dir: Path, model: str, folder: Path, processes: int, limit: int = 65, fate: str = "live") -> int:
     script = folder.parent / "script.py"
     script.write_text(SCRIPT)
     launch = [*TORCHRUN, str(processes)] if processes > 1 else [sys.executable]
-    command = [*launch, str(script), str(raw_dir), model, str(folder), str(limit), "die" if die else "live"]
-    root = Path(__file__).parents[2]
-    environment = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, timeout=240).returncode
+    command = [*launch, str(script), str(raw_dir), model, str(folder), str(limit), fate]
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=240).returncode
 
 
 def assert_close(one: Path, other: Path) -> None:
@@ -67,10 +89,107 @@ def test_two_processes_give_the_single_process_result_and_go_on_after_a_break(ra
     assert_close(tmp_path / "two", tmp_path / "one")
     assert Run(tmp_path / "two").read_config()["processes"] == 2
 
-    assert run(raw_dir, "lstm", tmp_path / "broken", 2, die=True) != 0
+    assert run(raw_dir, "lstm", tmp_path / "broken", 2, fate="die") != 0
     assert len(Run(tmp_path / "broken").read_metrics()["epochs"]) == 1
     assert run(raw_dir, "lstm", tmp_path / "broken", 2) == 0
     assert_close(tmp_path / "broken", tmp_path / "one")
+
+
+def command(arguments: list[str], launcher: list[str] = TORCHRUN_TWO) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*launcher, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["lstm", "--data-dir", "nowhere"], "Error: nowhere lacks train-images-idx3-ubyte"),  # by each
+        (["cnn", "--epochs", "2"], "holds a run with another "),  # by the first
+    ],
+)
+def test_what_is_refused_is_said_once(raw_dir: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    with Run(tmp_path).lock():
+        Run(tmp_path).start(make_config("cnn"))
+    usual = ["--data-dir", str(raw_dir), "--device", "cpu", "--out", str(tmp_path), "--processes", "2"]
+    done = command(["-m", "hangtag", "train", *usual, *arguments], [sys.executable])
+    assert done.returncode == 1
+    assert done.stderr.count(said) == done.stderr.count("Error: ") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_torchruns_processes_say_once_what_was_wrong() -> None:
+    done = command(["-m", "hangtag", "train", "lstm", "--teacher", "cnn.onnx"])
+    assert done.returncode == 1  # torchrun's own
+    assert done.stderr.count("Error: --teacher cnn.onnx: recipe study learns from the labels alone.") == 1
+
+
+def test_a_run_that_diverges_in_one_process_ends_in_all_with_one_sentence(raw_dir: Path, tmp_path: Path) -> None:
+    assert run(raw_dir, "cnn", tmp_path / "spoiled", 2, fate="diverge") == 1
+    script = (tmp_path / "said.txt").read_text()
+    assert script.count("the loss became nan in epoch 2, by step ") == 2  # each raises the same
+    assert len(Run(tmp_path / "spoiled").read_metrics()["epochs"]) == 1
+
+
+def test_the_command_starts_processes_and_says_everything_once(raw_dir: Path, tmp_path: Path) -> None:
+    teacher = ROOT / "models/cnn/1/model.onnx"
+    arguments = [
+        "-m", "hangtag", "train", "lstm", "--recipe", "best", "--teacher", str(teacher), "--processes", "2",
+        "--data-dir", str(raw_dir), "--limit", "65", "--epochs", "1", "--threads", "1", "--device", "cpu", "--out",
+    ]  # fmt: skip
+    done = command([*arguments, str(tmp_path / "two")], [sys.executable])
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("best epoch 1: ") == 1
+    assert "2 processes with 1 threads" in done.stderr
+    assert Run(tmp_path / "two").read_config()["processes"] == 2
+    assert "--processes 2 --threads 1" in Run(tmp_path / "two").command()
+    # Each asked the teacher about half of the images, and both learned from all of them.
+    arguments[arguments.index("--processes") + 1] = "1"
+    assert command([*arguments, str(tmp_path / "one")], [sys.executable]).returncode == 0
+    losses = [Run(tmp_path / name).read_metrics()["epochs"][0]["train_loss"] for name in ("two", "one")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # augmentation differs between the processes
+
+
+def test_ctrl_c_stops_all_processes_with_one_line(raw_dir: Path, tmp_path: Path) -> None:
+    arguments = [
+        sys.executable, "-m", "hangtag", "train", "lstm", "--processes", "2", "--data-dir", str(raw_dir), "--limit",
+        "640", "--epochs", "200", "--threads", "1", "--device", "cpu", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        pause = threading.Event()
+        while not (tmp_path / "run" / "metrics.json").is_file():
+            assert process.poll() is None, process.communicate()[1]
+            pause.wait(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert said.count("stopped. Go on from the last finished epoch with: hangtag train lstm ") == 1
+    assert "Traceback" not in said
+    assert not Run(tmp_path / "run").is_finished()
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"WORLD_SIZE": "2"},
+            "WORLD_SIZE is set to 2, .* but RANK, LOCAL_RANK, .*MASTER_PORT are not set.*unset WORLD_SIZE",
+        ),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is set to 'two' and must be a whole number"),
+    ],
+)
+def test_variables_that_make_no_group_are_explained(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ProcessesError, match=said), joined("cpu"):
+        pytest.fail("they made a group")
+
+
+def test_processes_cannot_be_started_by_those_that_were_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = CliRunner().invoke(main, ["train", "lstm", "--processes", "2"])
+    assert result.exit_code == 2
+    assert "--processes: WORLD_SIZE is set, so that the processes were started already." in result.output
 
 
 def test_the_command_runs_under_torchrun_and_says_everything_once(raw_dir: Path, tmp_path: Path) -> None:
@@ -78,8 +197,7 @@ def test_the_command_runs_under_torchrun_and_says_everything_once(raw_dir: Path,
         *TORCHRUN, "2", "-m", "hangtag", "train", "lstm", "--data-dir", str(raw_dir), "--limit", "64",
         "--epochs", "1", "--threads", "1", "--device", "cpu", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert len(re.findall("best epoch 1: ", done.stderr)) == 1
     assert "2 processes with 1 threads" in done.stderr

@@ -158,7 +158,8 @@ def test_the_command_records_the_loss(raw_dir: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "lstm-study-embedding-distance-seed0" in result.output
     assert Run(folder).read_config()["loss"] == {
-        "name": "embedding-distance", "beta": 7.0, "weight": 0.25, "distances": label_distance.read(own).digest,
+        "name": "embedding-distance", "beta": 7.0, "weight": 0.25, "file": str(own),
+        "distances": label_distance.read(own).digest,
     }  # fmt: skip
 
 

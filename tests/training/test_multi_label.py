@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from tests.training.configs import figures, make_config, same_weights, weights
+from tests.training.configs import OnStep, figures, make_config, same_weights, weights
 from training import datasets, trainer
 from training.batch_norm import Normalised
 from training.cli import train
@@ -29,8 +29,10 @@ from training.recipes import MULTI_LABEL, MULTI_LABEL_MODELS, STUDY, default_rec
 from training.run import Run
 from training.single_label import SingleLabel
 from training.task import build_task
+from training.watch import Progress, Watch
 
 CPU = torch.device("cpu")
+LOOKING_AWAY = Watch()
 MARK, NONE = 4, -100
 
 
@@ -148,7 +150,7 @@ def test_all_networks_have_the_same_encoder_and_a_recipe_of_their_own() -> None:
 @pytest.mark.parametrize("model", OBJECTIVES)
 def test_folding_batch_norm_away_changes_no_answer(model: str, outfits: MultiLabelData) -> None:
     torch.manual_seed(0)
-    task = MultiLabel(config_of(model), outfits, CPU)
+    task = MultiLabel(config_of(model), outfits, CPU, LOOKING_AWAY)
     network = task.network()
     assert sum(isinstance(module, Normalised) for module in network.modules()) >= 5, "the whole encoder"
     for start in (0, 32, 64):
@@ -179,7 +181,8 @@ def test_training_learns_to_tell_sets_and_the_summary_has_its_figures(
     ]
     assert set(summary["thresholds"]) == {"o_f1", "exact_match", "one_half"} == set(summary["test"]["by_threshold"])
     by_itself = summary["test"] == summary["test"]["by_threshold"]["o_f1"] | {
-        "by_threshold": summary["test"]["by_threshold"]
+        "by_threshold": summary["test"]["by_threshold"],
+        "by_rank": summary["test"]["by_rank"],
     }
     assert by_itself or model == "cnn_rnn"
     assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
@@ -206,12 +209,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(outfits: MultiLabelData, tmp_p
     config = config_of("cnn_rnn", limit=64)
     unbroken = trainer.train(config, outfits, Run(tmp_path / "unbroken"))
 
-    def crash(at: trainer.Progress) -> None:
+    def crash(at: Progress) -> None:
         if at.epoch == 2:
             raise CrashError
 
     with pytest.raises(CrashError):
-        trainer.train(config, outfits, Run(tmp_path / "broken"), crash)
+        trainer.train(config, outfits, Run(tmp_path / "broken"), OnStep(crash))
     assert figures(trainer.train(config, outfits, Run(tmp_path / "broken"))) == figures(unbroken)
     assert same_weights(weights(tmp_path / "broken"), weights(tmp_path / "unbroken"))
 
@@ -224,7 +227,7 @@ def test_a_loss_that_is_no_number_stops_the_run(model: str, outfits: MultiLabelD
 
 @pytest.mark.parametrize("model", OBJECTIVES)
 def test_weights_that_are_no_numbers_have_no_figure(model: str, outfits: MultiLabelData) -> None:
-    task = MultiLabel(config_of(model), outfits, CPU)
+    task = MultiLabel(config_of(model), outfits, CPU, LOOKING_AWAY)
     network = task.deployable(task.network())
     with torch.no_grad():
         for parameter in network.parameters():
@@ -238,7 +241,7 @@ def test_the_data_set_decides_the_task(outfits: MultiLabelData, small: FashionMn
 
 
 def test_networks_take_the_number_of_labels_from_the_data(plain: MultiLabelData) -> None:
-    network = MultiLabel(config_of("cnn_rnn"), plain, CPU).network()
+    network = MultiLabel(config_of("cnn_rnn"), plain, CPU, LOOKING_AWAY).network()
     assert isinstance(network, CnnRnn)
     assert network.labels == 4
 
@@ -303,7 +306,7 @@ def test_the_command_trains_on_outfits_and_says_the_figures(tmp_path: Path, monk
     [
         (["lstm", "--data", "outfits"], "lstm cannot learn from outfits: it takes fashion-mnist"),
         (["sigmoids", "--recipe", "study"], "no such recipe for sigmoids; it has: multi-label"),
-        (["cnn_rnn", "--loss", "soft-labels"], "--loss soft-labels: cnn_rnn has a loss of its own"),
+        (["cnn_rnn", "--loss", "soft-labels"], "--loss: cnn_rnn has a loss of its own"),
     ],
 )
 def test_the_command_refuses_what_does_not_fit_before_it_reads_any_data(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from training.multi_label_metrics import choose_thresholds, decide, evaluate
+from training.multi_label_metrics import choose_thresholds, decide, decide_top, evaluate
 
 TRUTH = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [1, 0, 1]], np.bool_)
 PREDICTED = np.array([[1, 0, 0], [1, 0, 1], [0, 1, 0], [1, 0, 1]], np.bool_)
@@ -64,3 +64,8 @@ def test_each_threshold_is_the_best_of_all_for_its_figure() -> None:
     assert figures(chosen.o_f1)[0] >= max(o_f1 for o_f1, _ in every)
     assert figures(chosen.exact_match)[1] >= max(exact_match for _, exact_match in every)
     assert figures(chosen.o_f1)[0] > figures(0.9)[0] + 0.05
+
+
+def test_the_papers_convention_takes_as_many_labels_from_every_image() -> None:
+    scores = np.array([[0.1, 0.9, 0.5, 0.2], [0.3, 0.3, 0.3, 0.3]], np.float32)
+    assert decide_top(scores, 2).tolist() == [[False, True, True, False], [True, True, False, False]]

@@ -115,6 +115,16 @@ def test_a_whole_set_is_the_same_again_and_every_split_differs(
     assert data.digest != load("outfits", whole, sizes=SMALL | {"test": 61}).digest
 
 
+def test_with_a_limit_no_more_is_composed_and_it_is_the_same_data_set(
+    whole: FashionMnist, small_sets: dict[str, MultiLabelData]
+) -> None:
+    some = load("outfits", whole, sizes=SMALL, limit=5)
+    assert (len(some.train), len(some.validation), len(some.test)) == (5, 5, SMALL["test"])
+    assert some.digest == small_sets["outfits"].digest
+    np.testing.assert_array_equal(some.train.images, small_sets["outfits"].train.images[:5])
+    assert len(load("outfits", whole, sizes=SMALL, limit=10**6).train) == SMALL["train"]
+
+
 def test_labels_come_as_often_as_their_probability_says(whole: FashionMnist) -> None:
     drawn = make_split(together(), whole.test, (0, 2), 2_000).labels
     assert drawn.mean(axis=0) == pytest.approx(frequencies(together()), abs=0.04)

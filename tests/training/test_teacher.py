@@ -1,17 +1,23 @@
+import json
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.training.configs import make_config, same_weights, weights
 from training import trainer
 from training.data import FashionMnist
+from training.distributed import Group
 from training.errors import TeacherError
 from training.metrics import evaluate
 from training.recipes import Distillation
 from training.run import Run
-from training.teacher import Ensemble, OnnxTeacher, latest
+from training.teacher import Ensemble, OnnxTeacher, answers, latest
+from training.watch import Watch
 
 MODELS = Path(__file__).parents[2] / "models"
 CNN, LSTM = (MODELS / name / "1" / "model.onnx" for name in ("cnn", "lstm"))
@@ -68,17 +74,97 @@ def test_no_teacher_is_explained(tmp_path: Path) -> None:
         OnnxTeacher(tmp_path / "cnn.onnx")
 
 
-def test_a_model_of_something_else_cannot_teach(tmp_path: Path) -> None:
-    import onnx
-
+def changed(path: Path, change: Callable[[onnx.ModelProto], object]) -> Path:
+    """The shipped cnn with something changed in it."""
     model = onnx.load(CNN)
+    change(model)
+    onnx.save(model, path)
+    return path
+
+
+def rename_logits(model: onnx.ModelProto) -> None:
     model.graph.output[0].name = "scores"
     for node in model.graph.node:
         node.output[:] = ["scores" if name == "logits" else name for name in node.output]
         node.input[:] = ["scores" if name == "logits" else name for name in node.input]
-    onnx.save(model, tmp_path / "other.onnx")
-    with pytest.raises(TeacherError, match=r"must read image: UINT8 .* but it reads .* and gives .*scores"):
-        OnnxTeacher(tmp_path / "other.onnx")
+
+
+def fix_batch(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 32
+
+
+def spoil(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("classifier.6.bias"):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(10, np.nan, np.float32), tensor.name))
+
+
+def other_labels(model: onnx.ModelProto) -> None:
+    for entry in model.metadata_props:
+        if entry.key == "hangtag.labels":
+            entry.value = json.dumps([f"digit {digit}" for digit in range(10)])
+
+
+def labels_that_are_none(model: onnx.ModelProto) -> None:
+    for entry in model.metadata_props:
+        if entry.key == "hangtag.labels":
+            entry.value = "10"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (rename_logits, r"must read image: UINT8 .* but it reads .* and gives .*scores"),
+        (
+            fix_batch,
+            r"takes batches of 32 alone; it must take any number of images, as what 'hangtag export' publishes",
+        ),
+        (other_labels, r"knows the labels digit 0, .*digit 9; those to learn are T-shirt/top, .*, in this order"),
+        (labels_that_are_none, r"knows the labels none; those to learn are"),
+    ],
+)
+def test_a_model_of_something_else_cannot_teach(
+    tmp_path: Path, change: Callable[[onnx.ModelProto], None], said: str
+) -> None:
+    with pytest.raises(TeacherError, match=said):
+        OnnxTeacher(changed(tmp_path / "other.onnx", change))
+
+
+def test_answers_that_are_no_numbers_teach_nothing(tmp_path: Path, small: FashionMnist) -> None:
+    teacher = OnnxTeacher(changed(tmp_path / "spoiled.onnx", spoil))
+    with pytest.raises(TeacherError, match=r"spoiled\.onnx answers 5 of 5 images with logits that are not finite"):
+        teacher(small.test.images[:5])
+
+
+def test_a_teacher_that_fails_says_so(teacher: OnnxTeacher) -> None:
+    with pytest.raises(TeacherError, match=r"model\.onnx fails on the images \(.*INVALID_ARGUMENT"):
+        teacher(np.zeros((2, 64, 64), np.uint8))
+
+
+def test_without_onnx_runtime_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(TeacherError, match=r"needs the Python module 'onnxruntime'.*pip install '\.\[cpu\]'"):
+        OnnxTeacher(CNN)
+
+
+def test_answers_are_reported_and_may_be_stopped_between_batches(teacher: OnnxTeacher, small: FashionMnist) -> None:
+    class Counting(Watch):
+        def __init__(self) -> None:
+            self.seen: list[tuple[int, int]] = []
+
+        def taught(self, answered: int, images: int) -> None:
+            self.seen.append((answered, images))
+
+        def wants_stop(self) -> bool:
+            return len(self.seen) == 2
+
+    watch, images = Counting(), small.train.images[:700]
+    logits = answers(teacher, images, Group(), watch)
+    assert watch.seen == [(1000, 1400), (1400, 1400)]
+    np.testing.assert_array_equal(logits[0, 500:], teacher(images[500:]))
+    np.testing.assert_array_equal(logits[1, 500:], teacher(images[500:, :, ::-1]))
+    with pytest.raises(KeyboardInterrupt):
+        answers(teacher, images, Group(), watch)
 
 
 def test_a_student_learns_what_the_labels_do_not_tell(

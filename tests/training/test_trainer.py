@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.configs import figures, make_config, same_weights, weights
+from tests.training.configs import OnStep, figures, make_config, same_weights, weights
 from training import trainer
 from training.config import RunConfig
 from training.data import FashionMnist
@@ -20,6 +21,7 @@ from training.metrics import evaluate
 from training.models import build
 from training.recipes import recipe_for
 from training.run import Run
+from training.watch import Progress, Watch
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -145,19 +147,19 @@ def test_only_the_first_images_are_trained_on(small: FashionMnist, unbroken: Pat
 
 
 def test_progress_is_reported_after_every_step(small: FashionMnist, tmp_path: Path) -> None:
-    seen: list[trainer.Progress] = []
-    metrics = trainer.train(make_config(limit=65), small, Run(tmp_path), seen.append)
+    seen: list[Progress] = []
+    metrics = trainer.train(make_config(limit=65), small, Run(tmp_path), OnStep(seen.append))
     assert [(at.epoch, at.step, at.steps) for at in seen] == [(e, s, 3) for e in (1, 2) for s in (1, 2, 3)]
     assert [at.last_epoch for at in seen] == [None] * 3 + [metrics["epochs"][0]] * 3
-    mean = (32 * seen[0].loss + 32 * seen[1].loss + 1 * seen[2].loss) / 65
-    assert metrics["epochs"][0]["train_loss"] == pytest.approx(mean)
+    assert [seen[2].loss, seen[5].loss] == [row["train_loss"] for row in metrics["epochs"]]
+    assert seen[0].loss == seen[1].loss != seen[2].loss  # looked at after the first step and the last
 
 
 def test_a_last_batch_of_one_joins_the_one_before_it_under_batch_norm(small: FashionMnist, tmp_path: Path) -> None:
     config = make_config("cnn", limit=33, epochs=1)
     config = replace(config, recipe=replace(config.recipe, batch_norm=True))
-    seen: list[trainer.Progress] = []
-    trainer.train(config, small, Run(tmp_path), seen.append)
+    seen: list[Progress] = []
+    trainer.train(config, small, Run(tmp_path), OnStep(seen.append))
     assert [at.steps for at in seen] == [1]
 
 
@@ -199,7 +201,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(
 
 def test_a_finished_run_is_not_trained_again(small: FashionMnist, unbroken: Path) -> None:
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in unbroken.iterdir()}
-    metrics = trainer.train(make_config(epochs=3), small, Run(unbroken), lambda at: pytest.fail("it trained"))
+    metrics = trainer.train(make_config(epochs=3), small, Run(unbroken), OnStep(lambda at: pytest.fail("it trained")))
     assert metrics == Run(unbroken).read_metrics()
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in unbroken.iterdir()} == before
 
@@ -208,28 +210,28 @@ def test_a_finished_run_is_not_trained_again(small: FashionMnist, unbroken: Path
 def test_a_run_interrupted_inside_an_epoch_goes_on(
     small: FashionMnist, unbroken: Path, tmp_path: Path, kill_at: tuple[int, int]
 ) -> None:
-    def interrupt(at: trainer.Progress) -> None:
+    def interrupt(at: Progress) -> None:
         if (at.epoch, at.step) == kill_at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trainer.train(make_config(epochs=3), small, Keeping(tmp_path), interrupt)
+        trainer.train(make_config(epochs=3), small, Keeping(tmp_path), OnStep(interrupt))
     redone: list[int] = []
-    trainer.train(make_config(epochs=3), small, Keeping(tmp_path), lambda at: redone.append(at.epoch))
+    trainer.train(make_config(epochs=3), small, Keeping(tmp_path), OnStep(lambda at: redone.append(at.epoch)))
     assert redone[0] == kill_at[0]  # finished epochs are not trained again
     assert_same_outcome(tmp_path, unbroken)
 
 
 @pytest.mark.parametrize(("model", "precision"), [("cnn", "fp32"), ("cnn", "bf16"), ("lstm2", "fp32")])
 def test_every_network_goes_on_as_if_unbroken(small: FashionMnist, tmp_path: Path, model: str, precision: str) -> None:
-    def interrupt(at: trainer.Progress) -> None:
+    def interrupt(at: Progress) -> None:
         if at.epoch == 2:
             raise KeyboardInterrupt
 
     config = make_config(model, limit=64, precision=precision)
     trainer.train(config, small, Keeping(tmp_path / "unbroken"))
     with pytest.raises(KeyboardInterrupt):
-        trainer.train(config, small, Keeping(tmp_path / "broken"), interrupt)
+        trainer.train(config, small, Keeping(tmp_path / "broken"), OnStep(interrupt))
     trainer.train(config, small, Keeping(tmp_path / "broken"))
     assert_same_outcome(tmp_path / "broken", tmp_path / "unbroken")
 
@@ -263,7 +265,7 @@ def test_a_run_that_dies_before_any_of_its_writes_goes_on(small: FashionMnist, u
 KILLED_IN_STEP = """
 import os, signal, sys
 from pathlib import Path
-from tests.training.configs import make_config
+from tests.training.configs import OnStep, make_config
 from training import data, trainer
 from training.run import Run
 
@@ -271,7 +273,7 @@ def kill(at):
     if (at.epoch, at.step) == (2, 2):
         os.kill(os.getpid(), signal.SIGKILL)
 
-trainer.train(make_config(epochs=3), data.load(Path(sys.argv[1])), Run(Path(sys.argv[2])), kill)
+trainer.train(make_config(epochs=3), data.load(Path(sys.argv[1])), Run(Path(sys.argv[2])), OnStep(kill))
 """
 
 
@@ -286,19 +288,60 @@ def test_a_process_killed_inside_an_epoch_goes_on(
 
 
 def interrupted(small: FashionMnist, folder: Path) -> None:
-    def interrupt(at: trainer.Progress) -> None:
+    def interrupt(at: Progress) -> None:
         if at.epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trainer.train(make_config(), small, Run(folder), interrupt)
+        trainer.train(make_config(), small, Run(folder), OnStep(interrupt))
+
+
+class StopAt(Watch):
+    """Wants to stop from the nth time that it is asked."""
+
+    def __init__(self, time: int) -> None:
+        self.left = time
+
+    def wants_stop(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_it_stops_wherever_it_is_asked_to_and_goes_on(small: FashionMnist, unbroken: Path, tmp_path: Path) -> None:
+    """Between steps, between batches of validation, and between those of the last summary."""
+    phases = set()
+    for time in range(200):
+        folder = tmp_path / str(time)
+        try:
+            trainer.train(make_config(epochs=3), small, Keeping(folder), StopAt(time))
+        except KeyboardInterrupt as stopped:
+            phases |= {frame.name for frame in traceback.extract_tb(stopped.__traceback__)}
+            assert not Run(folder).is_finished()
+            if time % 3 == 0:
+                trainer.train(make_config(epochs=3), small, Keeping(folder))
+                assert_same_outcome(folder, unbroken)
+        else:
+            break
+    assert phases > {"_epoch", "_validated", "_finished"}
 
 
 def test_a_broken_best_file_is_reported_before_the_training(small: FashionMnist, tmp_path: Path) -> None:
     interrupted(small, tmp_path)
+    good = Run(tmp_path).load("best.pt")
+    for state in (
+        {"epoch": 1},
+        {"model": good["model"]},
+        good | {"model": None},
+        good | {"model": build("cnn").state_dict()},
+        good | {"epoch": None},
+    ):
+        Run(tmp_path).save("best.pt", state)
+        with pytest.raises(RunMismatchError, match=r"best\.pt does not hold weights of this run's network") as caught:
+            trainer.train(make_config(), small, Run(tmp_path), OnStep(lambda at: pytest.fail("it trained")))
+        assert "\n" not in str(caught.value)
     (tmp_path / "best.pt").write_bytes(b"")
     with pytest.raises(RunMismatchError, match=r"best\.pt cannot be read"):
-        trainer.train(make_config(), small, Run(tmp_path), lambda at: pytest.fail("it trained"))
+        trainer.train(make_config(), small, Run(tmp_path), OnStep(lambda at: pytest.fail("it trained")))
 
 
 def test_a_checkpoint_of_something_else_is_refused(small: FashionMnist, tmp_path: Path) -> None:
@@ -322,7 +365,7 @@ def test_a_checkpoint_of_something_else_is_refused(small: FashionMnist, tmp_path
 
 def test_a_loss_that_is_not_finite_ends_the_run(small: FashionMnist, tmp_path: Path) -> None:
     config = make_config("cnn", limit=64, learning_rate=1e30)
-    with pytest.raises(DivergedError, match=r"the loss became (nan|inf) in epoch 1, step 2 of 2.*learning rate"):
+    with pytest.raises(DivergedError, match=r"the loss became (nan|inf) in epoch 1, by step 2 of 2.*learning rate"):
         trainer.train(config, small, Run(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json"]
 
