@@ -1,47 +1,81 @@
 """The study's networks in Keras, as the study trained them: `model.fit` at batch 32 with Adam's defaults.
 
-Runs in an environment of its own (.venv-keras), under measure.py: each line on stdin names a model and a number of
-steps, each line on stdout is the milliseconds that a step took.
+Runs in an environment of its own (.venv-keras), under measure.py, with the number of threads and a file of images and
+classes. Each line on stdin names a model and a number of steps, each line on stdout is the milliseconds that a step
+took.
 """
 
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
+
+BATCH_SIZE = 32
 
 
 def build(name: str) -> keras.Model:
-    if name == "lstm":
-        body = [layers.LSTM(186), layers.Dropout(0.2)]
-    elif name == "lstm2":
-        body = [layers.LSTM(784, return_sequences=True), layers.Dropout(0.2), layers.LSTM(186), layers.Dropout(0.2)]
-    else:
-        body = [layers.Reshape((28, 28, 1))]
-        for width, kernel, count in ((64, 7, 1), (128, 3, 2), (256, 3, 2)):
-            body += [layers.Conv2D(width, kernel, padding="same", activation="relu") for _ in range(count)]
-            body.append(layers.MaxPooling2D(2))
-        body.append(layers.Flatten())
-        for width in (128, 64):
-            body += [layers.Dense(width, activation="relu"), layers.Dropout(0.5)]
-    model = keras.Sequential([keras.Input((28, 28)), *body, layers.Dense(10, activation="softmax")])
+    """Compiled. Raises KeyError for a name that is none of the study's."""
+    bodies = {"lstm": _lstm, "lstm2": _lstm2, "cnn": _cnn}
+    model = keras.Sequential([keras.Input((28, 28)), *bodies[name](), layers.Dense(10, activation="softmax")])
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
+def _lstm() -> list[keras.Layer]:
+    return [layers.LSTM(186), layers.Dropout(0.2)]
+
+
+def _lstm2() -> list[keras.Layer]:
+    return [layers.LSTM(784, return_sequences=True), layers.Dropout(0.2), layers.LSTM(186), layers.Dropout(0.2)]
+
+
+def _cnn() -> list[keras.Layer]:
+    body = [layers.Reshape((28, 28, 1))]
+    for width, kernel, count in ((64, 7, 1), (128, 3, 2), (256, 3, 2)):
+        body += [layers.Conv2D(width, kernel, padding="same", activation="relu") for _ in range(count)]
+        body.append(layers.MaxPooling2D(2))
+    body.append(layers.Flatten())
+    for width in (128, 64):
+        body += [layers.Dense(width, activation="relu"), layers.Dropout(0.5)]
+    return body
+
+
+class StepTimes(keras.callbacks.Callback):  # type: ignore[misc]
+    """When each step ended: what fit() does before the first step and after the last is not a step's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self.ends.append(time.perf_counter())
+
+
+def step_ms(model: keras.Model, images: np.ndarray, classes: np.ndarray, steps: int) -> float:
+    """Milliseconds from the end of the first step to the end of the last, each step's share."""
+    times = StepTimes()
+    count = BATCH_SIZE * (steps + 1)
+    model.fit(images[:count], classes[:count], batch_size=BATCH_SIZE, verbose=0, callbacks=[times])
+    return (times.ends[-1] - times.ends[0]) / (len(times.ends) - 1) * 1000
+
+
 def main() -> None:
+    threads, file = int(sys.argv[1]), Path(sys.argv[2])
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    with np.load(file) as data:
+        images, classes = data["images"].astype(np.float32) / 255, data["classes"].astype(np.int64)
     models: dict[str, keras.Model] = {}
     for line in sys.stdin:
-        name, steps = line.split()[0], int(line.split()[1])
-        images = np.random.default_rng(0).random((32 * steps, 28, 28), dtype=np.float32)
-        classes = np.random.default_rng(1).integers(0, 10, 32 * steps)
+        name, steps = line.split()
         if name not in models:
             models[name] = build(name)
-            models[name].fit(images, classes, batch_size=32, verbose=0)
-        started = time.perf_counter()
-        models[name].fit(images, classes, batch_size=32, verbose=0)
-        print((time.perf_counter() - started) / steps * 1000, flush=True)  # noqa: T201
+            step_ms(models[name], images, classes, int(steps))  # the first time it is compiled
+        print(step_ms(models[name], images, classes, int(steps)), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

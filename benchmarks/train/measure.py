@@ -1,83 +1,88 @@
 """``make bench-train``: the time of a training step at batch 32, beside the study's own Keras on the same machine.
 
-The three ways take turns, one burst of steps each, so that whatever else the machine does meets them all alike. What
-counts are the ratios of the medians; the milliseconds are this machine's.
+All three train on the same real images with the same number of threads. They take turns, one burst of steps each, so
+that whatever else the machine does meets them all alike. A burst's steps are timed from the end of its first step to
+the end of its last, so that what surrounds them, as in Keras' fit(), is not counted. What counts are the ratios of the
+medians; the milliseconds are this machine's.
 """
 
 import json
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypedDict
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.train.worker import worker
+from training import data
+
 HERE = Path(__file__).parent
+BATCH_SIZE = 32
 STEPS = {"lstm": 200, "lstm2": 30, "cnn": 30}  # in one burst: about two seconds
 GOALS = {"lstm": 3.5, "lstm2": 3.0, "cnn": 2.0}  # times as fast as Keras
 
 
-class Worker:
-    """A process that trains a burst of steps when told to, and is idle otherwise."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
-
-    def step_ms(self, model: str, steps: int) -> float:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(f"{model} {steps}\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise click.ClickException(f"{' '.join(map(str, self._process.args))} ended; what it said is above")  # type: ignore[arg-type]
-        return float(answer)
+class Machine(TypedDict):
+    processor: str
+    threads: int  # of each way
 
 
-@contextmanager
-def worker(command: list[str | Path]) -> Iterator[Worker]:
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield Worker(process)
-        assert process.stdin
-        process.stdin.close()
+class Results(TypedDict):
+    """What is written, and what docs/study.md is made from. Ways are keras, plain and hangtag."""
+
+    command: str
+    date: str
+    machine: Machine
+    versions: dict[str, str]
+    batch_size: int
+    step_ms: dict[str, dict[str, list[float]]]  # model, way: one value a burst
+    median_ms: dict[str, dict[str, float]]
+    times_as_fast_as_keras: dict[str, dict[str, float]]
+    goals: dict[str, float]
 
 
 @click.command()
 @click.option("--keras-python", type=click.Path(exists=True, path_type=Path), default=Path(".venv-keras/bin/python"))
 @click.option("--python", type=click.Path(exists=True, path_type=Path), default=Path(".venv/bin/python"))
-@click.option(
-    "--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads of the PyTorch ways."
-)
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads of each way.")
 @click.option("--repeats", type=click.IntRange(3), default=9, show_default=True, help="Bursts of each way and model.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
 @click.option("--out", type=click.Path(path_type=Path), default=HERE / "results.json", show_default=True)
-def main(keras_python: Path, python: Path, threads: int, repeats: int, out: Path) -> None:
+def main(keras_python: Path, python: Path, threads: int, repeats: int, data_dir: Path | None, out: Path) -> None:
     """Measure the time of a training step, and write it with the ratios to a JSON file."""
-    commands: dict[str, list[str | Path]] = {
-        "keras": [keras_python, HERE / "keras_worker.py"],
-        "plain": [python, "-m", "benchmarks.train.torch_worker", "plain", str(threads)],
-        "hangtag": [python, "-m", "benchmarks.train.torch_worker", "hangtag", str(threads)],
-    }
-    times: dict[str, dict[str, list[float]]] = {model: {way: [] for way in commands} for model in STEPS}
-    with ExitStack() as stack:
-        workers = {way: stack.enter_context(worker(command)) for way, command in commands.items()}
-        turns = [(model, turn) for turn in range(repeats) for model in STEPS]
-        for model, turn in track(turns, "bursts", console=Console(stderr=True)):
-            for way in [*workers][turn % 3 :] + [*workers][: turn % 3]:  # each is first as often as the others
-                times[model][way].append(workers[way].step_ms(model, STEPS[model]))
-    results = {
+    versions = (
+        {"python": platform.python_version()}
+        | _versions(python, "torch")
+        | _versions(keras_python, "keras", "tensorflow-cpu")
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder, "images.npz")
+        few = data.load(data_dir).train.first(BATCH_SIZE * (max(STEPS.values()) + 1))
+        np.savez(images, images=few.images, classes=few.classes)
+        times = _take_turns(
+            {
+                "keras": [keras_python, HERE / "keras_worker.py", str(threads), images],
+                "plain": [python, "-m", "benchmarks.train.torch_worker", "plain", str(threads), images],
+                "hangtag": [python, "-m", "benchmarks.train.torch_worker", "hangtag", str(threads), images],
+            },
+            repeats,
+        )
+    results: Results = {
         "command": "make bench-train",
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {"processor": _processor(), "threads": threads},
-        "versions": {"python": platform.python_version()}
-        | _versions(python, "torch")
-        | _versions(keras_python, "keras", "tensorflow-cpu"),
-        "batch_size": 32,
+        "versions": versions,
+        "batch_size": BATCH_SIZE,
         "step_ms": times,
         "median_ms": {
             model: {way: round(statistics.median(values), 3) for way, values in ways.items()}
@@ -91,13 +96,25 @@ def main(keras_python: Path, python: Path, threads: int, repeats: int, out: Path
     click.echo(f"wrote {out}")
 
 
+def _take_turns(commands: Mapping[str, Sequence[str | Path]], repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds a step by model and way, one value a burst."""
+    times: dict[str, dict[str, list[float]]] = {model: {way: [] for way in commands} for model in STEPS}
+    with ExitStack() as stack:
+        workers = {way: stack.enter_context(worker(command)) for way, command in commands.items()}
+        turns = [(model, turn) for turn in range(repeats) for model in STEPS]
+        for model, turn in track(turns, "bursts", console=Console(stderr=True)):
+            for way in [*workers][turn % 3 :] + [*workers][: turn % 3]:  # each is first as often as the others
+                times[model][way].append(workers[way].step_ms(model, STEPS[model]))
+    return times
+
+
 def _speedup(ways: dict[str, list[float]]) -> dict[str, float]:
     """Keras' median over the way's."""
     keras = statistics.median(ways["keras"])
     return {way: round(keras / statistics.median(values), 2) for way, values in ways.items() if way != "keras"}
 
 
-def _table(results: dict) -> Table:  # type: ignore[type-arg]
+def _table(results: Results) -> Table:
     table = Table(
         "model", "Keras", "plain PyTorch", "hangtag", "times as fast as Keras", "goal", title="ms per step at batch 32"
     )
@@ -109,7 +126,12 @@ def _table(results: dict) -> Table:  # type: ignore[type-arg]
 
 def _versions(python: Path, *packages: str) -> dict[str, str]:
     program = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
-    done = subprocess.run([python, "-c", program, *packages], capture_output=True, text=True, check=True)
+    try:
+        done = subprocess.run([python, "-c", program, *packages], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise click.ClickException(
+            f"{python} has no {' and '.join(packages)}; 'make bench-train' installs what is needed."
+        ) from error
     return dict(zip([package.removesuffix("-cpu") for package in packages], done.stdout.split(), strict=True))
 
 

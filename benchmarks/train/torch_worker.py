@@ -1,70 +1,95 @@
 """The same steps in PyTorch, under measure.py: by hangtag's own training loop, or as one would write them down plainly.
 
-Each line on stdin names a model and a number of steps, each line on stdout is the milliseconds that a step took.
+Called with the way, the number of threads and a file of images and classes. Each line on stdin names a model and a
+number of steps, each line on stdout is the milliseconds that a step took.
 """
 
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional
 
-from training import data, trainer
+from training import trainer
 from training.config import RunConfig
-from training.data import FashionMnist
+from training.data import FashionMnist, Split
 from training.models import build
 from training.recipes import recipe_for
 from training.run import Run
+from training.watch import Progress, Watch
+
+BATCH_SIZE = 32
 
 
-def hangtag(name: str, steps: int, threads: int, garments: FashionMnist) -> float:
-    """The second epoch of a run by the command's own loop, with bfloat16; validation is not counted."""
+class StepTimes(Watch):
+    """When each step ended: what comes before an epoch's first step and after its last is not a step's."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def step(self, at: Progress) -> None:
+        self.ends.append(time.perf_counter())
+
+
+def hangtag(name: str, steps: int, threads: int, split: Split) -> float:
+    """The second epoch of a run by the command's own loop, with bfloat16."""
+    few = split.first(BATCH_SIZE)
     config = RunConfig(
         model=name,
         recipe=replace(recipe_for("study", name), epochs=2),
         seed=0,
-        data_digest=garments.digest,
-        limit=32 * steps,
+        data_digest="of no matter here",
+        limit=BATCH_SIZE * (steps + 1),
         precision="bf16",
         threads=threads,
         device="cpu",
     )
-    few = replace(garments, validation=garments.validation.first(32), test=garments.test.first(32))
+    times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
-        metrics = trainer.train(config, few, Run(Path(folder)))
-    step_ms: float = metrics["epochs"][1]["step_ms"]
-    return step_ms
+        trainer.train(config, FashionMnist(split, few, few, "a file"), Run(Path(folder)), times)
+    return per_step_ms(times.ends[steps + 1 :])
 
 
-def plain(name: str, steps: int, threads: int, garments: FashionMnist) -> float:
+def plain(name: str, steps: int, threads: int, split: Split) -> float:
     """FP32, the default memory layout, PyTorch's default Adam."""
     torch.set_num_threads(threads)
     model = build(name)
     optimizer = torch.optim.Adam(model.parameters())
-    count = 32 * steps
-    images = torch.tensor(garments.train.images[:count], dtype=torch.float32) / 255
-    classes = torch.tensor(garments.train.classes[:count], dtype=torch.long)
-    for epoch in range(2):
-        started = time.perf_counter()
-        for indices in torch.split(torch.randperm(count), 32):
+    count = BATCH_SIZE * (steps + 1)
+    images = torch.tensor(split.images[:count], dtype=torch.float32) / 255
+    classes = torch.tensor(split.classes[:count], dtype=torch.long)
+    ends: list[float] = []
+    for _ in range(2):
+        ends.clear()
+        for indices in torch.split(torch.randperm(count), BATCH_SIZE):
             optimizer.zero_grad()
             loss = functional.cross_entropy(model(images[indices]), classes[indices])
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        if epoch:
-            break
-    return (time.perf_counter() - started) / steps * 1000
+            ends.append(time.perf_counter())
+    return per_step_ms(ends)
+
+
+def per_step_ms(ends: list[float]) -> float:
+    """From the end of the first step to the end of the last, each step's share."""
+    return (ends[-1] - ends[0]) / (len(ends) - 1) * 1000
+
+
+WAYS: dict[str, Callable[[str, int, int, Split], float]] = {"hangtag": hangtag, "plain": plain}
 
 
 def main() -> None:
-    measure = {"hangtag": hangtag, "plain": plain}[sys.argv[1]]
-    threads, garments = int(sys.argv[2]), data.load()
+    measure, threads, file = WAYS[sys.argv[1]], int(sys.argv[2]), Path(sys.argv[3])
+    with np.load(file) as data:
+        split = Split(data["images"], data["classes"])
     for line in sys.stdin:
         name, steps = line.split()
-        print(measure(name, int(steps), threads, garments), flush=True)  # noqa: T201
+        print(measure(name, int(steps), threads, split), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

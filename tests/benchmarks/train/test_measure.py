@@ -1,0 +1,99 @@
+"""`make bench-train` with real PyTorch workers; a constant stands in for Keras, which has an environment of its own."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.train import measure
+from benchmarks.train.torch_worker import WAYS, per_step_ms
+from benchmarks.train.worker import worker
+from training import data
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    few = data.load_test().first(32 * 4)
+    np.savez(tmp_path / "images.npz", images=few.images, classes=few.classes)
+    return tmp_path / "images.npz"
+
+
+def test_a_step_is_timed_from_the_first_to_the_last() -> None:
+    assert per_step_ms([10.0, 10.5, 11.0, 11.5]) == pytest.approx(500)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_way_trains_the_steps_that_it_is_told_to(way: str) -> None:
+    few = data.load_test().first(32 * 4)
+    assert 0 < WAYS[way]("lstm", 3, 1, few) < 60_000
+
+
+def test_a_worker_answers_over_and_over(images: Path) -> None:
+    with worker([sys.executable, "-m", "benchmarks.train.torch_worker", "plain", "1", images]) as working:
+        assert working.step_ms("lstm", 2) > 0
+        assert working.step_ms("lstm-56", 2) > 0
+
+
+def test_a_worker_that_dies_is_told_with_what_it_said(images: Path) -> None:
+    """Of a model that there is not, where once another was trained instead."""
+    with (
+        worker([sys.executable, "-m", "benchmarks.train.torch_worker", "plain", "1", images]) as working,
+        pytest.raises(
+            click.ClickException, match=r"torch_worker plain 1 .* ended with status 1.*\n.*KeyError: 'gru'"
+        ) as said,
+    ):
+        working.step_ms("gru", 2)
+    assert said.value.message.endswith("KeyError: 'gru'")
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("input(); print('soon', flush=True); input()", "answered 'soon' where milliseconds were expected"),
+        ("import sys; sys.exit('no threads left')", "ended with status 1. The last that it said:\nno threads left"),
+        ("", "ended with status 0. The last that it said:\nnothing"),
+    ],
+)
+def test_a_worker_that_is_none(program: str, said: str) -> None:
+    with worker([sys.executable, "-c", program]) as working, pytest.raises(click.ClickException) as caught:
+        working.step_ms("lstm", 2)
+    assert said in caught.value.message
+
+
+def test_a_program_that_is_not_there() -> None:
+    with pytest.raises(click.ClickException, match="gone cannot be started"), worker(["gone"]):
+        pytest.fail("it started")
+
+
+def test_the_command_measures_all_ways_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without Keras: its worker's part is played by a program that answers with a constant."""
+    stand_in = tmp_path / "keras_worker.py"
+    stand_in.write_text("import sys\nfor line in sys.stdin: print(100.0, flush=True)\n")
+    torch_worker = Path(measure.__file__).with_name("torch_worker.py")
+    monkeypatch.setattr(measure, "HERE", tmp_path)
+    monkeypatch.setattr(measure, "STEPS", {"lstm": 2, "lstm-56": 2})
+    monkeypatch.setattr(measure, "GOALS", {"lstm": 3.5, "lstm-56": 3.0})
+    monkeypatch.setattr(measure, "_versions", lambda python, *packages: dict.fromkeys(packages, "1"))
+    assert torch_worker.is_file()
+    out = tmp_path / "results.json"
+    options = ["--keras-python", sys.executable, "--python", sys.executable, "--threads", "1", "--repeats", "3"]
+    done = CliRunner().invoke(measure.main, [*options, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    results = json.loads(out.read_text())
+    assert results["step_ms"]["lstm"]["keras"] == [100.0] * 3
+    assert {len(values) for ways in results["step_ms"].values() for values in ways.values()} == {3}
+    for model in ("lstm", "lstm-56"):
+        medians = results["median_ms"][model]
+        assert results["times_as_fast_as_keras"][model]["hangtag"] == pytest.approx(100 / medians["hangtag"], rel=0.01)
+    assert results.keys() == measure.Results.__annotations__.keys()
+
+
+def test_an_environment_without_keras_is_explained(tmp_path: Path) -> None:
+    options = ["--keras-python", sys.executable, "--python", sys.executable, "--out", str(tmp_path / "results.json")]
+    done = CliRunner().invoke(measure.main, options)
+    assert done.exit_code == 1
+    assert "has no keras and tensorflow-cpu; 'make bench-train' installs what is needed." in done.output
