@@ -56,9 +56,10 @@ loadtest: $(VENV)/.serve ## Load-test lstm against cnn on a server that runs alr
 figures: $(VENV)/.serve ## Measure the README's table and report picture again, on a machine that does nothing else
 	BIN=$(BIN) docs/figures/measure.sh
 
-docs: $(VENV)/.dev ## Make docs/models.md, its pictures and the README's table from models/ and docs/figures/
+docs: $(VENV)/.dev ## Make docs/models.md, study.md, cnn-rnn.md, pictures and the README's table from models/ and results
 	$(BIN)/python -m export.model_report
 	$(BIN)/python -m export.study_report
+	$(BIN)/python -m export.cnn_rnn_report
 	$(BIN)/python -m training.outfits_picture
 
 # Every run takes up where it stopped, and one that is there already costs nothing.

@@ -6,6 +6,7 @@ import click
 
 from export import exporter
 from training import data
+from training.options import runs_option
 from training.run import Run
 
 
@@ -18,13 +19,7 @@ from training.run import Run
     show_default=True,
     help="The model repository to publish into.",
 )
-@click.option(
-    "--runs",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Where RUN is looked for when it is a name.",
-)
+@runs_option
 @click.option(
     "--precision", type=click.Choice(["fp32"]), default="fp32", show_default=True, help="Of the published model."
 )

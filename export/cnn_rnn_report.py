@@ -1,7 +1,7 @@
 """``make docs``: docs/cnn-rnn.md, CNN-RNN beside its baselines, from the results files in docs/cnn-rnn/."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -15,8 +15,13 @@ BASELINES = ("cnn_embedding", "sigmoids", "softmax_ranking")
 MODELS = ("cnn_rnn", *BASELINES)
 MEASURES = ("c_precision", "c_recall", "c_f1", "o_precision", "o_recall", "o_f1", "mean_ap", "exact_match")
 GOALS = {"o_f1": 2, "exact_match": 5}  # points ahead of every baseline, on outfits
+SEEDS = (0, 1, 2)
+TOP = 3
+"""The paper's convention where a model does not decide by itself: so many labels an image, whatever their scores."""
 
 Figures = Mapping[str, float]
+Run = Mapping[str, Any]
+Runs = Mapping[str, Mapping[str, Sequence[Run]]]  # by data set and model, in the order of their seeds
 
 
 @dataclass(frozen=True)
@@ -33,21 +38,23 @@ class Row:
         return [spread([100 * figures[measure] for figures in self.seeds]) for measure in MEASURES]
 
 
-def rows(results: Path, dataset: str) -> list[Row]:
-    """Every model that has results for the data set: its own decisions, or those by each threshold."""
+def rows(runs: Mapping[str, Sequence[Run]], top: int | None = None) -> list[Row]:
+    """Every model's own decisions, or those by each threshold; and, if the runs tell them, by the top labels."""
     found = []
-    for name in MODELS:
-        tests = [result["metrics"]["summary"]["test"] for result in _runs(results, name, dataset)]
-        if not tests:
-            continue
+    for name, results in runs.items():
+        tests = [result["metrics"]["summary"]["test"] for result in results]
         if name == "cnn_rnn":
             found.append(Row(name, "likeliest path", tests))
-            found.append(Row(name, "threshold, for O-F1", [test["by_threshold"]["o_f1"] for test in tests]))
-            continue
         found.append(Row(name, "threshold, for O-F1", [test["by_threshold"]["o_f1"] for test in tests]))
-        found.append(Row(name, "threshold, for exact match", [test["by_threshold"]["exact_match"] for test in tests]))
+        if name != "cnn_rnn":
+            found.append(
+                Row(name, "threshold, for exact match", [test["by_threshold"]["exact_match"] for test in tests])
+            )
         if name == "sigmoids":
             found.append(Row(name, "threshold 0.5", [test["by_threshold"]["one_half"] for test in tests]))
+        by_rank = [test.get("by_rank", {}).get(f"top_{top}") for test in tests]
+        if top and all(by_rank):
+            found.append(Row(name, f"top {top}", by_rank))
     return found
 
 
@@ -67,23 +74,68 @@ def lead(rows: Sequence[Row], measure: str) -> list[float]:
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/cnn-rnn.md"), show_default=True)
 def main(results: Path, out: Path) -> None:
-    """Write the page about CNN-RNN and its baselines."""
-    out.write_text(page(results))
+    """Write the page about CNN-RNN and its baselines, once every run of `make cnn-rnn` has its results file."""
+    runs = read(results)
+    if lacking := missing(runs):
+        click.echo(f"{out} is not made: of the runs of `make cnn-rnn` {len(lacking)} are lacking, first {lacking[0]}")
+        return
+    out.write_text(page(runs))
     click.echo(f"wrote {out}")
 
 
-def page(results: Path) -> str:
-    """The page, in Markdown."""
-    tables = {dataset: rows(results, dataset) for dataset in DATASETS}
+def read(results: Path) -> Runs:
+    """All results files of whole runs, by data set and model, in the order of their seeds.
+
+    Raises ClickException for a file that is none, for a seed that is there twice, and for other numbers of epochs.
+    """
+    found: dict[str, dict[str, dict[int, Run]]] = {dataset: {model: {} for model in MODELS} for dataset in DATASETS}
+    epochs: set[int] = set()
+    for path in sorted(results.glob("*.json")):
+        try:
+            result = json.loads(path.read_text())
+            config = result["config"]
+            if config["limit"] is not None or config["dataset"] not in DATASETS:
+                continue
+            same = found[config["dataset"]][config["model"]]
+            epochs.add(config["recipe"]["epochs"])
+            seed = config["seed"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise click.ClickException(f"{path} is no results file of such a run ({error!r}).") from error
+        if seed in same:
+            raise click.ClickException(f"{path} is a second run of {config['model']} on this data with seed {seed}.")
+        if len(epochs) > 1:
+            raise click.ClickException(f"{path} is of {max(epochs)} or {min(epochs)} epochs; others are not.")
+        same[seed] = result
+    return {
+        dataset: {model: [seeds[seed] for seed in sorted(seeds)] for model, seeds in models.items()}
+        for dataset, models in found.items()
+    }
+
+
+def missing(runs: Runs) -> list[str]:
+    """The runs that the page needs and that have no results, as `make cnn-rnn` names them."""
+    return [
+        f"{model}-{dataset}-seed{seed}"
+        for seed in SEEDS
+        for dataset in DATASETS
+        for model in MODELS
+        if seed not in [run["config"]["seed"] for run in runs[dataset][model]]
+    ]
+
+
+def page(runs: Runs) -> str:
+    """The page, in Markdown. There is a run of every model with every seed of SEEDS."""
+    tables = {dataset: rows(models, TOP) for dataset, models in runs.items()}
     leads = {
-        dataset: {measure: spread(lead(table, measure), signed=True) for measure in GOALS}
-        for dataset, table in tables.items()
+        dataset: {measure: spread(lead(rows(models), measure), signed=True) for measure in GOALS}
+        for dataset, models in runs.items()
     }
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701  Markdown
     return environment.from_string(Path(__file__).with_name("cnn_rnn.md.j2").read_text()).render(
         tables=tables,
         leads=leads,
-        seeds=len(tables[DATASETS[0]][0].seeds),
+        seeds=len(SEEDS),
+        top=TOP if any(row.rule == f"top {TOP}" for table in tables.values() for row in table) else None,
         goal_o_f1=GOALS["o_f1"],
         goal_exact_match=GOALS["exact_match"],
     )
@@ -93,13 +145,6 @@ def spread(values: Sequence[float], *, signed: bool = False) -> str:
     """The mean, and the standard deviation where there are several."""
     middle = f"{mean(values):{'+' if signed else ''}.2f}"
     return middle if len(values) == 1 else f"{middle} ± {stdev(values):.2f}"
-
-
-def _runs(results: Path, model: str, dataset: str) -> Iterator[Mapping[str, Any]]:
-    for path in sorted(results.glob(f"{model}-*.json")):
-        result = json.loads(path.read_text())
-        if (result["config"]["model"], result["config"]["dataset"]) == (model, dataset):
-            yield result
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from export import model_pictures, readme_table
+from export import model_pictures, model_report_sets, readme_table
 from export.shipped import ShippedModel, read_all
 from training.config import command
 
@@ -49,13 +49,13 @@ def main(models: Path, out: Path, readme: Path, loadtest: Path) -> None:
         model_pictures.confusion_matrix(
             model.summary["test"]["confusion"], model.labels, model.name, pictures / f"confusion-{model.name}.svg"
         )
-    out.write_text(page(shipped))
+    out.write_text(page(shipped, read_all(models, "multi_label")))
     readme_table.write(readme, shipped, loadtest)
     click.echo(f"wrote {out}, {len(shipped) + 1} pictures in {pictures}, and the table in {readme}")
 
 
-def page(shipped: Sequence[ShippedModel]) -> str:
-    """The page, in Markdown."""
+def page(shipped: Sequence[ShippedModel], sets: Sequence[ShippedModel]) -> str:
+    """The page, in Markdown: about models of one label, then about those of several."""
     lines = INTRODUCTION.splitlines()
     for model in shipped:
         summary = model.summary
@@ -77,6 +77,7 @@ def page(shipped: Sequence[ShippedModel]) -> str:
     ]
     for model in shipped:
         lines += _section(model)
+    lines += model_report_sets.section(sets)
     return "\n".join(lines)
 
 

@@ -56,20 +56,71 @@ class Results:
         return f"{mean(values) * 100:.2f} ± {stdev(values) * 100:.2f} %"
 
     def points_above(self, other: "Results") -> str:
-        """By how many percentage points the mean peak is above another's."""
+        """By how many percentage points the mean peak is above another's, with its sign."""
         peaks = [mean(results.figures("peak_validation_accuracy")) for results in (self, other)]
-        return f"{(peaks[0] - peaks[1]) * 100:.2f}"
+        return f"{(peaks[0] - peaks[1]) * 100:+.2f}"
+
+    def precisions(self) -> set[str]:
+        return {run["config"]["precision"] for run in self.runs}
+
+    @property
+    def learned_from(self) -> str:
+        """The labels, and the model that the recipe has as its teacher; of several teachers, how many."""
+        config = self.runs[0]["config"]
+        if not (distillation := config["recipe"].get("distillation")):
+            return "labels"
+        count = len(config.get("teachers", ()))
+        return f"labels and {count} teachers" if count > 1 else f"labels and `{distillation['teacher']}`"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that the page is made from: runs by model, with the study's recipe and with the best; times, if measured."""
+
+    study: Mapping[str, Results]
+    best: Mapping[str, Results]
+    bench: Mapping[str, Any] | None
+
+
+def read_all(results: Path, speed: Path) -> Inputs:
+    """Raises ClickException for results that do not make the page: lacking, unreadable, or not of the same kind."""
+    study, best = read(results, "study"), read(results, "best")
+    if lacking := [name for name in {**STUDY, **HIDDEN_SIZES} if name not in study]:
+        raise click.ClickException(
+            f"{results} has no whole run of {', '.join(lacking)} with recipe study. 'make study' trains them."
+        )
+    return Inputs(
+        study, {name: best[name] for name in STUDY if name in best}, _json(speed) if speed.is_file() else None
+    )
 
 
 def read(folder: Path, recipe: str) -> dict[str, Results]:
-    """The results files of one recipe, by model. Trials on a part of the data, and other losses, do not count."""
-    runs: dict[str, list[Mapping[str, Any]]] = {}
+    """The results files of one recipe, by model. Trials on a part of the data, and other losses, do not count.
+
+    Raises ClickException where two runs of a model have the same seed, or not the same number of epochs.
+    """
+    runs: dict[str, dict[int, Mapping[str, Any]]] = {}
     for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text())
-        config = result["config"]
-        if config["recipe"]["name"] == recipe and config["limit"] is None and not config.get("loss"):
-            runs.setdefault(config["model"], []).append(result)
-    return {model: Results(found) for model, found in runs.items()}
+        result = _json(path)
+        try:
+            config = result["config"]
+            if config["recipe"]["name"] != recipe or config["limit"] is not None or config.get("loss"):
+                continue
+            same = runs.setdefault(config["model"], {})
+            if config["seed"] in same:
+                raise click.ClickException(f"{path} is a second run of {config['model']} with seed {config['seed']}.")
+            epochs = {run["config"]["recipe"]["epochs"] for run in [*same.values(), result]}
+            if len(epochs) > 1:
+                raise click.ClickException(
+                    f"{path} is of {config['recipe']['epochs']} epochs; other runs of {config['model']} are not. "
+                    "They cannot be averaged."
+                )
+            same[config["seed"]] = result
+        except (KeyError, TypeError) as error:
+            raise click.ClickException(
+                f"{path} is no results file of a run, as python -m export.study_results writes them ({error!r})."
+            ) from error
+    return {model: Results([found[seed] for seed in sorted(found)]) for model, found in runs.items()}
 
 
 @click.command()
@@ -84,40 +135,55 @@ def read(folder: Path, recipe: str) -> dict[str, Results]:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/study.md"), show_default=True)
 def main(results: Path, speed: Path, out: Path) -> None:
     """Write the page about the study and its pictures."""
-    study = read(results, "study")
+    inputs = read_all(results, speed)
     pictures = out.parent / "images"
+    pictures.mkdir(parents=True, exist_ok=True)
     study_pictures.curves(
-        {name: [run["metrics"]["epochs"] for run in study[name].runs] for name in STUDY},
+        {name: [run["metrics"]["epochs"] for run in inputs.study[name].runs] for name in STUDY},
         {name: published.peak for name, published in STUDY.items()},
         pictures / "study-curves.svg",
     )
     for name in STUDY:
-        confusion = study[name].runs[0]["metrics"]["summary"]["test"]["confusion"]
+        confusion = inputs.study[name].runs[0]["metrics"]["summary"]["test"]["confusion"]
         model_pictures.confusion_matrix(confusion, LABELS, f"{name}, study", pictures / f"study-confusion-{name}.svg")
-    out.write_text(page(results, speed))
+    out.write_text(page(inputs))
     click.echo(f"wrote {out} and {len(STUDY) + 1} pictures in {pictures}")
 
 
-def page(results: Path, speed: Path) -> str:
-    """The page, in Markdown. Without a file about the speed it has no such part."""
-    bench = json.loads(speed.read_text()) if speed.is_file() else None
-    best = read(results, "best")
+def page(inputs: Inputs) -> str:
+    """The page, in Markdown. Without measured times, or without runs with recipe best, it has no such part."""
+    times = inputs.bench and {name: row["hangtag"] for name, row in inputs.bench["median_ms"].items()}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701  Markdown
-    environment.filters["percent"] = _percent
+    environment.filters |= {"percent": _percent, "code": _code}
     return environment.from_string(Path(__file__).with_name("study.md.j2").read_text()).render(
         published=STUDY,
         hidden_sizes=HIDDEN_SIZES,
         goals=GOALS,
-        study=read(results, "study"),
-        best={name: best[name] for name in STUDY if name in best},
-        bench=bench,
+        study=inputs.study,
+        best=inputs.best,
+        bench=inputs.bench,
+        once=[name for name in STUDY if len(inputs.study[name].runs) == 1],
+        bf16=[name for name in STUDY if inputs.study[name].precisions() == {"bf16"}],
         published_order=_order({name: published.step_ms for name, published in STUDY.items()}),
-        order=bench and _order({name: row["hangtag"] for name, row in bench["median_ms"].items()}),
+        order=times and _order(times),
     )
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"{path} cannot be read ({error}).") from error
 
 
 def _percent(value: float) -> str:
     return f"{value:.2%}".replace("%", " %")
+
+
+def _code(names: Sequence[str]) -> str:
+    """Names as a sentence has them: `a`, `b` and `c`."""
+    *first, last = (f"`{name}`" for name in names)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _order(times: Mapping[str, float]) -> str:

@@ -16,7 +16,7 @@ def main(runs: tuple[Path, ...], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for run in map(Run, runs):
         run.require_finished()
-        path = out / f"{run.folder.name}.json"
+        path = out / f"{run.folder.resolve().name}.json"
         path.write_text(json.dumps({"config": run.read_config(), "metrics": run.read_metrics()}, indent=1) + "\n")
         click.echo(f"wrote {path}")
 

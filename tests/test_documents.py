@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from export import study_report
+from export import cnn_rnn_report, study_report
 from export.model_report import page
 from export.readme_table import BEGIN, END, table
 from export.shipped import read_all
@@ -87,12 +87,22 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_the_models_page_is_what_the_files_say() -> None:
-    assert (ROOT / "docs/models.md").read_text() == page(read_all(ROOT / "models")), "run 'make docs'"
+    written = page(read_all(ROOT / "models"), read_all(ROOT / "models", "multi_label"))
+    assert (ROOT / "docs/models.md").read_text() == written, "run 'make docs'"
 
 
 def test_the_study_page_is_what_the_results_say() -> None:
     written = (ROOT / "docs/study.md").read_text()
-    assert written == study_report.page(ROOT / "docs/study", ROOT / "benchmarks/train/results.json"), "run 'make docs'"
+    inputs = study_report.read_all(ROOT / "docs/study", ROOT / "benchmarks/train/results.json")
+    assert written == study_report.page(inputs), "run 'make docs'"
+
+
+def test_the_cnn_rnn_page_is_what_the_results_say() -> None:
+    """It is made once all runs are there, see `make docs`."""
+    page_file, runs = ROOT / "docs/cnn-rnn.md", cnn_rnn_report.read(ROOT / "docs/cnn-rnn")
+    assert page_file.exists() == (not cnn_rnn_report.missing(runs)), "run 'make docs'"
+    if page_file.exists():
+        assert page_file.read_text() == cnn_rnn_report.page(runs), "run 'make docs'"
 
 
 def test_the_readme_table_is_what_the_files_and_the_saved_load_test_say() -> None:
