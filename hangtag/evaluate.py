@@ -1,6 +1,7 @@
 """``hangtag evaluate``: name what is evaluated, ask it, render what came of it."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,11 @@ from hangtag import label_sources
 from hangtag.evaluation import document, multi_label, samples, single_label, subjects, table
 from hangtag.evaluation.subject import require_labels
 from hangtag.extras import needs
-from hangtag.output import write_text
+from hangtag.output import require_writable, write_text
 from training import label_distance
 from training.data import Split
+from training.names import DATASETS
+from training.options import FiniteRange, refuse, runs_option
 
 
 @click.command()
@@ -26,25 +29,27 @@ from training.data import Split
     "--model-version", default="", help="A certain version of a served model.  [default: the one that serves]"
 )
 @click.option(
-    "--timeout", type=click.FloatRange(min=0.001), default=30.0, show_default=True, help="Seconds per call to a server."
+    "--timeout", type=FiniteRange(min=0.001), default=30.0, show_default=True, help="Seconds per call to a server."
 )
 @click.option(
     "--split", type=click.Choice(["validation", "test"]), default="test", show_default=True, help="What to ask about."
 )
-@click.option("--data", "dataset", help="The data set to ask about.  [default: what the model learned from]")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images: for quick trials.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
 @click.option(
-    "--runs",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Where RUN is looked for when it is a name.",
+    "--data",
+    "dataset",
+    type=click.Choice(DATASETS),
+    help="The data set to ask about.  [default: what the model learned from, else fashion-mnist or outfits]",
 )
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images: for quick trials.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files, or with VOCdevkit."
+)
+@runs_option
 @click.option(
     "--distances",
-    metavar="RUN|FILE",
-    help="What tells how bad a mistake is: a run, an ONNX file, or JSON of 'hangtag labels'.  [default: what ships]",
+    metavar="RUN|FILE.onnx|FILE.json",
+    help="What tells how bad a mistake of a single-label model is: a run, an ONNX file, or JSON of 'hangtag labels'.  "
+    "[default: what ships]",
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write all figures as JSON; - is standard output.")
 @click.option(
@@ -80,11 +85,17 @@ def evaluate(
       hangtag evaluate models/cnn/1/model.onnx --pictures reports/cnn
       hangtag evaluate cnn --server 127.0.0.1:8001 --json -  figures for a program
     """
+    _refuse_what_goes_unused(model, server, distances)
     measured_by = label_distance.default() if distances is None else label_sources.find(distances, runs)
+    if json_file not in (None, "-"):
+        require_writable(Path(json_file))
     if pictures is not None:
+        require_writable(pictures / "mistakes.png")
         with needs("train", "--pictures"):  # now, not after minutes of computing
             from hangtag.evaluation import pictures as drawing
     with subjects.find(model, runs_dir=runs, server=server, version=model_version, timeout=timeout) as subject:
+        if subject.task == "multi_label":
+            refuse("distances", because=f"{subject.name} answers with sets of labels; distances are of single ones.")
         asked = samples.load(subject, split, limit, data_dir, dataset)
         require_labels(subject, asked.labels)
         with _progress(len(asked)) as report:
@@ -115,6 +126,17 @@ def evaluate(
             drawing.multi_label(sets, asked.images, f"{subject.name}, {split} split", pictures)
     if json_file is not None:
         write_text(json_file, json.dumps(written, indent=1, allow_nan=False))
+
+
+def _refuse_what_goes_unused(model: str, server: str | None, distances: str | None) -> None:
+    if server is None:
+        refuse("timeout", "model_version", because="of a served model; name its server with --server.")
+    elif not re.fullmatch(r"\[?[^\s\[\]]+\]?:\d{1,5}", server):
+        raise click.UsageError(f"--server {server}: name it as HOST:PORT, for example 127.0.0.1:8001.")
+    elif model.endswith(".onnx") or "/" in model:
+        raise click.UsageError(f"{model} is a file or a folder; with --server, give the NAME of a model there.")
+    if distances is None and (server is not None or model.endswith(".onnx")):
+        refuse("runs", because=f"{model} is not looked for among runs.")
 
 
 @contextmanager

@@ -8,29 +8,26 @@ from rich.table import Table
 
 from hangtag import label_sources
 from hangtag.extras import needs
-from hangtag.output import write_text
+from hangtag.output import require_writable, write_text
 from training.label_distance import LabelDistances
+from training.options import refuse, runs_option
 
 
 @click.command()
 @click.argument("source", metavar="RUN|FILE.onnx|FILE.json")
-@click.option(
-    "--runs",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Where RUN is looked for when it is a name.",
-)
+@runs_option
 @click.option("--label", help="Show every other label's distance from this one.  [default: each label's nearest]")
 @click.option(
-    "--nearest", type=click.IntRange(min=1), default=3, show_default=True, help="How many neighbours to show of each."
+    "--nearest",
+    type=click.IntRange(min=1),
+    help="How many neighbours to show of each label.  [default: 3; with --label all]",
 )
 @click.option(
     "--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the matrix as a heat map, a PNG file."
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write the distances as JSON; - is standard output.")
 def labels(
-    source: str, runs: Path, label: str | None, nearest: int, picture: Path | None, json_file: str | None
+    source: str, runs: Path, label: str | None, nearest: int | None, picture: Path | None, json_file: str | None
 ) -> None:
     """Say how far apart the labels are to a trained network: 0 is the same, 1 the farthest pair.
 
@@ -44,8 +41,13 @@ def labels(
       hangtag labels models/cnn/1/model.onnx --label Shirt  what is nearest to a shirt?
       hangtag labels cnn_rnn --picture labels.png --json distances.json
     """
+    if source.endswith((".onnx", ".json")):
+        refuse("runs", because=f"{source} is a file.")
+    for path in (picture, None if json_file in (None, "-") else Path(json_file)):
+        if path is not None:
+            require_writable(path)
     distances = label_sources.find(source, runs)
-    table = _neighbours(distances, nearest) if label is None else _of_one(distances, label)
+    table = _neighbours(distances, nearest or 3) if label is None else _of_one(distances, label, nearest)
     if json_file != "-":
         Console().print(table)
     if picture is not None:
@@ -64,8 +66,8 @@ def _neighbours(distances: LabelDistances, count: int) -> Table:
     return table
 
 
-def _of_one(distances: LabelDistances, label: str) -> Table:
+def _of_one(distances: LabelDistances, label: str, count: int | None) -> Table:
     table = Table(f"from {label}", "distance", "", box=None, pad_edge=False, header_style="dim")
-    for neighbour in distances.neighbours(label):
+    for neighbour in distances.neighbours(label)[:count]:
         table.add_row(neighbour.label, f"{neighbour.distance:.3f}", "█" * round(neighbour.distance * 20))
     return table

@@ -1,10 +1,29 @@
 """Files that a command writes because it was told to: what could not be written is said in one line."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
+
+
+def require_writable(path: Path) -> None:
+    """Raises ClickException for a file that cannot be written: for a command to ask before minutes of work.
+
+    The folders above it are made when it is written. What only writing shows, such as a full disk, is told then.
+    """
+    above = next(folder for folder in (path.parent, *path.absolute().parents) if folder.exists())
+    if path.is_dir():
+        trouble = errno.EISDIR
+    elif not above.is_dir():
+        trouble = errno.ENOTDIR
+    elif not os.access(path if path.exists() else above, os.W_OK):
+        trouble = errno.EACCES
+    else:
+        return
+    raise click.ClickException(f"cannot write {path}: {os.strerror(trouble)}")
 
 
 def write_text(file: str, text: str) -> None:

@@ -3,5 +3,10 @@
 import click
 
 
+def sentence(error: Exception) -> str:
+    """What an error says, with one full stop at its end."""
+    return f"{str(error).rstrip('. ')}."
+
+
 class EvaluationError(click.ClickException):
     """The model cannot be asked, or does not answer as a classifier of this data set does."""

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from hangtag.evaluation.errors import EvaluationError
+from hangtag.evaluation.errors import EvaluationError, sentence
 from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Report, Subject, batches, joined
 from serving.server.errors import InferenceError, ModelLoadError
 from serving.server.runtime import Runtime
@@ -23,7 +23,7 @@ class FileSubject(Subject):
         try:
             self._runtime = Runtime(path, threads=len(os.sched_getaffinity(0)))
         except ModelLoadError as error:
-            raise EvaluationError(f"{error}.") from error
+            raise EvaluationError(sentence(error)) from error
         self.name, self.details = str(path), {"provider": self._runtime.provider}
         signature = self._runtime.signature
         self.task = signature.task or "single_label"
@@ -43,7 +43,7 @@ class FileSubject(Subject):
             try:
                 answers.append(self._runtime.run({self._input: batch}))
             except InferenceError as error:
-                raise EvaluationError(f"{self.name} fails on the data set's images: {error}.") from error
+                raise EvaluationError(f"{self.name} fails on the data set's images: {sentence(error)}") from error
             report(len(batch))
         return joined(answers)
 

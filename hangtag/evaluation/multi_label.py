@@ -55,7 +55,7 @@ def measure(
         sets = multi_label_metrics.decide(probabilities, subject.threshold)
     else:
         raise EvaluationError(
-            f"{subject.name} decides by a threshold, which a server does not tell: evaluate its run or its ONNX file."
+            f"{subject.name} decides by a threshold, which its server does not tell: evaluate its run or its ONNX file."
         )
     return MultiLabelResult(
         labels=labels,

@@ -9,9 +9,9 @@ from hangtag.extras import needs
 from training import data
 from training.data import LABELS, FashionMnist, Split
 from training.multi_label_data import MultiLabelSplit
+from training.names import DATASETS, OUTFITS, SINGLE_LABEL
 
-DATASETS = ("fashion-mnist", "outfits", "outfits-independent", "voc2007")  # training.datasets has them, and needs torch
-DEFAULTS = {"single_label": "fashion-mnist", "multi_label": "outfits"}
+DEFAULTS = {"single_label": SINGLE_LABEL, "multi_label": OUTFITS[0]}
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ def load(subject: Subject, split: str, limit: int | None, data_dir: Path | None,
     name = name or subject.dataset or DEFAULTS[subject.task]
     if name not in DATASETS:
         raise EvaluationError(f"there is no data set {name!r}; there are {', '.join(DATASETS)}.")
-    if (name == DEFAULTS["single_label"]) != (subject.task == "single_label"):
+    if (name == SINGLE_LABEL) != (subject.task == "single_label"):
         raise EvaluationError(f"{subject.name} is a {subject.task} model and cannot be asked about {name}.")
-    if name == DEFAULTS["single_label"]:
+    if name == SINGLE_LABEL:
         garments = data.load(data_dir)
         chosen = garments.validation if split == "validation" else garments.test
         return Samples(name, split, garments.source, LABELS, chosen.first(limit))
     with needs("train", f"the data set {name}"):
-        from training import datasets, outfits
-    if name in outfits.DATASETS:
+        from training import datasets
+    if name in OUTFITS:
         garments = data.load(data_dir)
         return Samples(name, split, garments.source, LABELS, _outfits(name, garments, split, limit))
     whole = datasets.load(name, data_dir)

@@ -1,11 +1,12 @@
 """A model of a running server, asked over the wire: several requests in flight, as many images in each as it takes."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 
-from hangtag.evaluation.errors import EvaluationError
+from hangtag.evaluation.errors import EvaluationError, sentence
 from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Report, Subject, batches, joined
 from serving.client import Client, ClientError
 from training.data import LABELS
@@ -45,7 +46,7 @@ class ServedSubject(Subject):
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
         except ClientError as error:
-            raise EvaluationError(f"{self.name} at {self._address}: {error}.") from error
+            raise EvaluationError(f"{self.name} at {self._address}: {sentence(error)}") from error
         return joined(answers)
 
     def close(self) -> None:
@@ -65,15 +66,31 @@ class ServedSubject(Subject):
             self.details = {"address": self._address, "version": answer.version}
             if answer.task == "single_label":
                 self.labels = tuple(label.name for label in sorted(answer.labels, key=lambda label: label.index))
+            else:
+                self._introduce_sets()
             return
+
+    def _introduce_sets(self) -> None:
+        """Learn all labels, and the threshold where one decides, from the model's configuration."""
+        try:
+            told = self._client.parameters(self.name, version=self._version)
+            self.labels = tuple(json.loads(told["hangtag.labels"])) if "hangtag.labels" in told else ()
+            self.threshold = float(told["hangtag.threshold"]) if "hangtag.threshold" in told else None
+        except ClientError as error:
+            raise EvaluationError(self._explained(error)) from error
+        except (ValueError, TypeError) as error:
+            raise EvaluationError(
+                f"{self.name} at {self._address} has a configuration whose hangtag.labels or hangtag.threshold cannot "
+                f"be read ({error})."
+            ) from error
 
     def _explained(self, error: ClientError) -> str:
         if error.code is not grpc.StatusCode.NOT_FOUND:
-            return f"{error}."
+            return sentence(error)
         try:
             known = ", ".join(self._client.models()) or "none"
         except ClientError:
-            return f"{error}."
+            return sentence(error)
         version = f" version {self._version}" if self._version else ""
         return f"the server at {self._address} has no model {self.name!r}{version}; the models there: {known}."
 

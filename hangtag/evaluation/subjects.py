@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Subject
 from hangtag.extras import needs
 
@@ -17,8 +16,6 @@ def find(name: str, *, runs_dir: Path, server: str | None = None, version: str =
         from hangtag.evaluation.served_subject import ServedSubject
 
         return ServedSubject(name, server, version, timeout)
-    if version:
-        raise EvaluationError("--model-version is of a served model: name its server with --server.")
     if name.endswith(".onnx"):
         with needs("cpu", "evaluating an ONNX file"):
             from hangtag.evaluation.file_subject import FileSubject

@@ -133,6 +133,12 @@ class Client:
             for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
         }
 
+    def parameters(self, model: str, *, version: str = "") -> dict[str, str]:
+        """What a model's file says about itself, and where it runs, as its configuration has it: names and texts."""
+        request = inference_pb2.ModelConfigRequest(name=model, version=version)
+        config = self._call(self._inference.ModelConfig, request).config
+        return {name: parameter.string_value for name, parameter in config.parameters.items()}
+
     def models(self) -> list[str]:
         """The names of the models that take requests."""
         index = self._call(self._inference.RepositoryIndex, inference_pb2.RepositoryIndexRequest(ready=True))

@@ -1,6 +1,7 @@
 """`hangtag evaluate` on a run, a file and a server: the same numbers, and a clear word where there are none."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hangtag.evaluation import pictures
+from hangtag.evaluation import pictures, subjects
 from hangtag.evaluation.served_subject import ServedSubject
 from hangtag.evaluation.single_label import Mistake
 from serving.client import Client
@@ -241,7 +242,9 @@ def test_files_of_something_else(repository: Path, name: str, message: str) -> N
 def test_files_that_are_none(tmp_path: Path) -> None:
     assert f"there is no file {tmp_path}/gone.onnx" in refused(tmp_path / "gone.onnx")
     (tmp_path / "text.onnx").write_text("no model")
-    assert "cannot be loaded by ONNX Runtime" in refused(tmp_path / "text.onnx")
+    said = refused(tmp_path / "text.onnx")
+    assert "cannot be loaded by ONNX Runtime" in said
+    assert not said.endswith("..\n")
 
 
 @pytest.mark.parametrize(
@@ -262,20 +265,58 @@ def test_served_models_of_something_else(server: Server, name: str, message: str
 def test_a_version_that_is_not_served(server: Server) -> None:
     said = refused("lstm", "--server", server.address, "--model-version", 7)
     assert "has no model 'lstm' version 7" in said
-    assert "--model-version is of a served model" in refused("lstm", "--model-version", 7)
 
 
 def test_a_server_that_is_not_there() -> None:
     assert f"no server answers at {NOBODY}" in refused("lstm", "--server", NOBODY)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lstm", "--model-version", 7], "--model-version: of a served model; name its server with --server."),
+        (["lstm", "--timeout", 3], "--timeout: of a served model; name its server with --server."),
+        (["lstm", "--server", NOBODY, "--timeout", "nan"], "'nan' is not a finite number"),
+        (["lstm", "--server", NOBODY, "--runs", "."], "--runs: lstm is not looked for among runs."),
+        ([LSTM, "--runs", "."], "is not looked for among runs."),
+        (["lstm", "--server", "foo"], "--server foo: name it as HOST:PORT, for example 127.0.0.1:8001."),
+        (["lstm", "--server", "http://foo"], "--server http://foo: name it as HOST:PORT"),
+        ([LSTM, "--server", NOBODY], "with --server, give the NAME of a model there."),
+        ([LSTM, "--data", "hats"], "'hats' is not one of 'fashion-mnist', 'outfits', 'outfits-independent', 'voc2007'"),
+    ],
+)
+def test_options_that_would_go_unused_or_mean_nothing(arguments: list[object], message: str) -> None:
+    result = hangtag("evaluate", *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+
+
+def test_a_variable_that_goes_unused_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANGTAG_EVALUATE_TIMEOUT", "5")
+    assert document(LSTM, "--limit", 3)["data"]["images"] == 3
+
+
 def test_distances_that_are_none(tmp_path: Path) -> None:
     assert "gone.json cannot be read" in refused(LSTM, "--distances", tmp_path / "gone.json")
 
 
-def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["--json", "--pictures"])
+def test_where_nothing_can_be_written_is_said_before_the_work(
+    tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subjects, "find", lambda *_, **__: pytest.fail("it began"))
     (tmp_path / "file").write_text("")
-    assert "cannot write" in refused(LSTM, "--limit", 5, "--json", tmp_path / "file" / "figures.json")
+    assert "cannot write " in refused(LSTM, option, tmp_path / "file" / "figures")
+    if option == "--json":
+        assert f"cannot write {tmp_path}: Is a directory" in refused(LSTM, option, tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)  # root may write everywhere
+    assert "Permission denied" in refused(LSTM, option, tmp_path / "new" / "figures")
+
+
+def test_a_disk_that_is_full_is_said_in_one_line() -> None:
+    result = hangtag("evaluate", LSTM, "--limit", 5, "--json", "/dev/full")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: cannot write /dev/full: No space left on device\n"
 
 
 def without(modules: list[str], *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ from export import onnx_file, trained
 from hangtag.evaluation import multi_label
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Array, Outputs, Report, Subject
+from serving.client import Client
 from serving.server.app import Server
 from serving.server.config import ServerConfig
 from tests.export import label_sets
@@ -77,7 +78,9 @@ def test_a_run_its_export_and_its_server_agree(cnn_rnn: Exported) -> None:
     assert probabilities == sorted(probabilities, reverse=True)
 
 
-def test_a_baseline_decides_by_its_threshold(garments_few: Split, tmp_path: Path) -> None:
+def test_a_baseline_decides_by_its_threshold_wherever_it_is(
+    garments_few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = label_sets.decisive_scores("sigmoids", garments_few)
     run = label_sets.finished(tmp_path / "run", "sigmoids", network)
     file = _exported(run, tmp_path / "models")
@@ -85,7 +88,15 @@ def test_a_baseline_decides_by_its_threshold(garments_few: Split, tmp_path: Path
     assert here["figures"] == pytest.approx(there["figures"], abs=1e-6)
     assert here["classes"] == there["classes"]
     with Server(ServerConfig(models=tmp_path / "models", port=0, provider="cpu")) as server:
-        assert "decides by a threshold, which a server does not tell" in refused("sigmoids", "--server", server.address)
+        served = document("sigmoids", "--server", server.address)
+        monkeypatch.setattr(Client, "parameters", lambda *_, **__: {})
+        assert "which its server does not tell" in refused("sigmoids", "--server", server.address)
+        monkeypatch.setattr(Client, "parameters", lambda *_, **__: {"hangtag.threshold": "high"})
+        assert "whose hangtag.labels or hangtag.threshold cannot be read" in refused(
+            "sigmoids", "--server", server.address
+        )
+    assert served["figures"] == pytest.approx(there["figures"], abs=1e-6)
+    assert served["classes"] == there["classes"]
 
 
 def test_the_table_and_the_picture(cnn_rnn: Exported, tmp_path: Path) -> None:
@@ -109,7 +120,9 @@ def test_questions_that_do_not_fit(cnn_rnn: Exported) -> None:
     assert "is a multi_label model and cannot be asked about fashion-mnist" in refused(
         cnn_rnn.run.folder, "--data", "fashion-mnist"
     )
-    assert "there is no data set 'hats'; there are fashion-mnist, outfits" in refused(lstm, "--data", "hats")
+    unused = hangtag("evaluate", cnn_rnn.file, "--distances", lstm)
+    assert unused.exit_code == 2
+    assert "answers with sets of labels; distances are of single ones" in " ".join(unused.stderr.split())
 
 
 # By hand.

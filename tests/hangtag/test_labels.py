@@ -40,6 +40,18 @@ def test_all_distances_of_one_label() -> None:
         assert f" {neighbour.distance:.3f} " in line
 
 
+def test_the_nearest_of_one_label() -> None:
+    all_of_it = hangtag("labels", CNN, "--label", "Shirt").stdout.splitlines()
+    few = hangtag("labels", CNN, "--label", "Shirt", "--nearest", 2).stdout.splitlines()
+    assert [line.split() for line in few] == [line.split() for line in all_of_it[:3]]
+
+
+def test_runs_of_a_file_are_refused() -> None:
+    result = hangtag("labels", CNN, "--runs", ".")
+    assert result.exit_code == 2
+    assert "--runs: " in result.stderr
+
+
 def test_a_run_and_its_export_tell_the_same(exported: Exported, tmp_path: Path) -> None:
     for name, source in (("run.json", exported.run.folder), ("file.json", exported.file)):
         result = hangtag("labels", source, "--json", tmp_path / name)
