@@ -9,7 +9,9 @@ import structlog
 
 from serving.server.config import ServerConfig
 from serving.server.engine import Engine
+from serving.server.tokens import Tokens
 from serving.server.transport.grpc_server import GrpcServer
+from serving.server.transport.tls import server_credentials
 
 log = structlog.get_logger()
 
@@ -20,10 +22,15 @@ class Server:
     """A whole server in this process. Use it as a context manager: ready inside, drained after."""
 
     def __init__(self, config: ServerConfig) -> None:
+        """Raises StartError when the certificates or the tokens are no good."""
         self.config = config
         self.port = 0
         self._engine = Engine(config)
-        self._transport = GrpcServer(self._engine)
+        self._transport = GrpcServer(
+            self._engine,
+            authorise=None if config.token_file is None else Tokens(config.token_file).authorise,
+            credentials=server_credentials(config),
+        )
 
     @property
     def address(self) -> str:

@@ -7,6 +7,7 @@
     ├── DeadlineError           the caller's deadline passed before the answer was computed
     ├── CancelledError          the caller went away
     ├── UnavailableError        loading, or stopping
+    ├── UnauthenticatedError    no token, or one that is not valid here
     ├── InferenceError          ONNX Runtime failed on a batch
     └── StartError              the server cannot start as asked
         ├── RepositoryError     the model repository is missing, empty or malformed
@@ -42,6 +43,10 @@ class CancelledError(ServerError):
 
 class UnavailableError(ServerError):
     """The model does not take requests now: it is being loaded, or the server is stopping."""
+
+
+class UnauthenticatedError(ServerError):
+    """The call does not prove that its caller may call."""
 
 
 class InferenceError(ServerError):

@@ -9,9 +9,12 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc
 from serving.server.engine import Engine
 from serving.server.errors import StartError
+from serving.server.tokens import Authorise
+from serving.server.transport.authorisation import AuthorisesCalls
 from serving.server.transport.classifier_service import ClassifierService
 from serving.server.transport.health_service import MAX_WATCHES, HealthService
 from serving.server.transport.inference_service import InferenceService
+from serving.server.transport.limits import channel_options
 from serving.server.transport.reflection import add_reflection
 from serving.server.transport.status import RefusesMalformedMessages
 
@@ -19,33 +22,26 @@ _SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
     classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name,
 )
-_MAX_PENDING = 100_000
 _SPARE_THREADS = 32  # for health, metadata and reflection while every other thread waits for an answer
 
 
 class GrpcServer:
     """Listens from ``start`` on, says NOT_SERVING until ``set_ready``, and again from ``stop`` on."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self, engine: Engine, *, authorise: Authorise | None = None, credentials: grpc.ServerCredentials | None = None
+    ) -> None:
+        """authorise: asked about every call but health's. credentials: of TLS. Without, all may call, in clear text."""
         self._engine = engine
+        self._credentials = credentials
         config = engine.config
         # On this path a call holds its thread until it is answered, so there are as many as may wait and be computed.
         threads = config.max_queue_size + config.max_batch_size * config.instances + MAX_WATCHES + _SPARE_THREADS
-        message_bytes = config.max_message_mib * 1024 * 1024
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
             maximum_concurrent_rpcs=threads,
-            interceptors=[RefusesMalformedMessages()],
-            options=[
-                ("grpc.max_receive_message_length", message_bytes),
-                ("grpc.max_send_message_length", message_bytes),
-                # Without this a second server on the port would silently get a part of the calls.
-                ("grpc.so_reuseport", 0),
-                # Beyond these gRPC's core answers a bare CANCELLED before anybody here sees the call; what is over
-                # maximum_concurrent_rpcs gets RESOURCE_EXHAUSTED instead.
-                ("grpc.server.max_pending_requests", _MAX_PENDING),
-                ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
-            ],
+            interceptors=[*([AuthorisesCalls(authorise)] if authorise else []), RefusesMalformedMessages()],
+            options=channel_options(config),
         )
         self._health = HealthService()
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -59,7 +55,10 @@ class GrpcServer:
         config = self._engine.config
         address = config.address(config.port)
         try:
-            port = self._server.add_insecure_port(address)
+            if self._credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, self._credentials)
         except RuntimeError as error:
             raise StartError(
                 f"cannot listen on {address}: another program has the port, or the address is not this "

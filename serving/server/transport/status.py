@@ -17,6 +17,7 @@ from serving.server.errors import (
     NotFoundError,
     QueueFullError,
     ServerError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -29,6 +30,7 @@ STATUS: dict[type[ServerError], grpc.StatusCode] = {
     DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     CancelledError: grpc.StatusCode.CANCELLED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     InferenceError: grpc.StatusCode.INTERNAL,
 }
 
