@@ -5,6 +5,7 @@ with Client("127.0.0.1:8001") as client:
     logits = client.infer("lstm", {"image": pixels})["logits"]
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -196,13 +197,28 @@ class Client:
 
     def _explained(self, error: grpc.RpcError) -> ClientError:
         code, details = error.code(), error.details() or ""
-        if code is grpc.StatusCode.UNAVAILABLE and "connect" in details.lower():
+        if code is grpc.StatusCode.UNAVAILABLE and "handshake failed" in details:
+            details = (
+                f"no TLS with {self._address}; is --tls-ca its authority, and does it serve TLS? {_reason(details)}"
+            )
+        elif code is grpc.StatusCode.UNAVAILABLE and "Socket closed" in details:
+            details = (
+                f"the server at {self._address} closed the connection; "
+                "does it want TLS (--tls-ca), or a client certificate (--tls-cert, --tls-key)?"
+            )
+        elif code is grpc.StatusCode.UNAVAILABLE and "connect" in details.lower():
             details = (
                 f"no server answers at {self._address}; start one with 'hangtag serve', or name another with --server"
             )
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
             details = f"no answer from {self._address} within {self._timeout:g} s"
         return ClientError(code, details or code.name)
+
+
+def _reason(details: str) -> str:
+    """OpenSSL's word for what went wrong, out of gRPC's sentence."""
+    found = re.search(r"OPENSSL_internal:(\w+)", details)
+    return f"({found[1].replace('_', ' ').lower()})" if found else f"({details})"
 
 
 def _label(score: classifier_pb2.LabelScore) -> Label:

@@ -89,10 +89,14 @@ def value(server: Server, credentials: Credentials) -> float:
         return float(client.infer("gather", {"index": index(2)})["value"].item())
 
 
-def refused(server: Server, credentials: Credentials) -> grpc.StatusCode:
+def refusal(server: Server, credentials: Credentials) -> ClientError:
     with Client(server.address, timeout=TIMEOUT, credentials=credentials) as client, pytest.raises(ClientError) as told:
         client.infer("gather", {"index": index(2)})
-    return told.value.code
+    return told.value
+
+
+def refused(server: Server, credentials: Credentials) -> grpc.StatusCode:
+    return refusal(server, credentials).code
 
 
 def test_calls_are_encrypted_and_the_server_proves_who_it_is(models: Path, papers: Papers) -> None:
@@ -100,6 +104,17 @@ def test_calls_are_encrypted_and_the_server_proves_who_it_is(models: Path, paper
         assert value(server, Credentials(papers.ca())) == 20
         assert refused(server, Credentials(papers.ca("strangers"))) is grpc.StatusCode.UNAVAILABLE
         assert refused(server, Credentials()) is grpc.StatusCode.UNAVAILABLE  # clear text
+
+
+def test_what_is_wrong_with_a_connection_is_said(models: Path, papers: Papers) -> None:
+    with serving(models, **papers.server(tls_client_ca=papers.ca())) as server:
+        wrong_authority = str(refusal(server, Credentials(papers.ca("strangers"))))
+        assert wrong_authority.startswith(f"no TLS with {server.address}; is --tls-ca its authority")
+        assert wrong_authority.endswith("(certificate verify failed)")
+        for credentials in (Credentials(), papers.client(None)):
+            assert "does it want TLS (--tls-ca), or a client certificate" in str(refusal(server, credentials))
+    with serving(models) as server:
+        assert str(refusal(server, Credentials(papers.ca()))).endswith("(wrong version number)")
 
 
 def test_mutual_tls_asks_callers_too(models: Path, papers: Papers) -> None:
