@@ -8,6 +8,7 @@ from types import FrameType, TracebackType
 import structlog
 
 from serving.server.config import ServerConfig
+from serving.server.control import ModelControl
 from serving.server.engine import Engine
 from serving.server.tokens import Tokens
 from serving.server.transport.grpc_server import GrpcServer
@@ -26,11 +27,14 @@ class Server:
         self.config = config
         self.port = 0
         self._engine = Engine(config)
+        self._control = ModelControl(self._engine)
         self._transport = GrpcServer(
             self._engine,
+            self._control,
             authorise=None if config.token_file is None else Tokens(config.token_file).authorise,
             credentials=server_credentials(config),
         )
+        self._control.on_change = self._transport.refresh_health
 
     @property
     def address(self) -> str:
@@ -43,17 +47,18 @@ class Server:
         """
         self.port = self._transport.start()
         try:
-            self._engine.load()
+            self._control.start()
         except BaseException:
             self.stop(grace=0)
             raise
-        self._transport.set_ready()
         log.info("ready", address=self.address, models=[model.name for model in self._engine.models])
 
     def stop(self, grace: float | None = None) -> None:
         """Health says NOT_SERVING, calls in flight are finished within ``grace`` seconds, then everything ends."""
         grace = self.config.drain_seconds if grace is None else grace
+        self._control.stop()
         self._transport.stop(grace)
+        self._control.close()
         self._engine.close()
         log.info("stopped")
 

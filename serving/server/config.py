@@ -28,6 +28,32 @@ class ServerConfig:
         default=Path("models"),
         metadata=_option(click.Path(path_type=Path), "The model repository: <models>/<name>/<version>/model.onnx."),
     )
+    model_control: str = field(
+        default="none",
+        metadata=_option(
+            click.Choice(["none", "poll", "explicit"]),
+            "none: every model, as it lies there at the start. poll: what changes there is served. explicit: by call, "
+            "with RepositoryModelLoad and RepositoryModelUnload.",
+        ),
+    )
+    load_model: tuple[str, ...] = field(
+        default=(),
+        metadata=_option(
+            str, "With --model-control explicit: load this model at the start; '*' loads all. Repeatable."
+        ),
+    )
+    poll_seconds: float = field(
+        default=15.0,
+        metadata=_option(
+            click.FloatRange(min=0.1), "With --model-control poll: how often the repository is looked at."
+        ),
+    )
+    num_versions: int = field(
+        default=1,
+        metadata=_option(
+            click.IntRange(min=0), "How many of a model's latest versions are served, each by its number. 0: all."
+        ),
+    )
     host: str = field(
         default="127.0.0.1",
         metadata=_option(str, "The address to listen on. Beyond loopback, use TLS, and tokens or --tls-client-ca."),
@@ -125,6 +151,8 @@ class ServerConfig:
                 f"max_queue_size ({self.max_queue_size}) is below max_batch_size ({self.max_batch_size}): a full batch "
                 "could never gather. Raise the one or lower the other."
             )
+        if self.load_model and self.model_control != "explicit":
+            raise StartError("--load-model goes with --model-control explicit; otherwise every model is loaded")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise StartError("TLS needs a certificate and its key: give --tls-cert and --tls-key together")
         if self.tls_client_ca is not None and self.tls_cert is None:
@@ -154,6 +182,7 @@ def server_options(command: F) -> F:
             f"--{declared.name.replace('_', '-')}",
             type=declared.metadata["type"],
             default=declared.default,
+            multiple=isinstance(declared.default, tuple),
             show_default=True,
             show_envvar=True,
             help=declared.metadata["help"],

@@ -7,6 +7,7 @@
     ├── DeadlineError           the caller's deadline passed before the answer was computed
     ├── CancelledError          the caller went away
     ├── UnavailableError        loading, or stopping
+    ├── ControlError            models cannot be loaded or unloaded as asked
     ├── UnauthenticatedError    no token, or one that is not valid here
     ├── InferenceError          ONNX Runtime failed on a batch
     └── StartError              the server cannot start as asked
@@ -43,6 +44,10 @@ class CancelledError(ServerError):
 
 class UnavailableError(ServerError):
     """The model does not take requests now: it is being loaded, or the server is stopping."""
+
+
+class ControlError(ServerError):
+    """Models cannot be loaded or unloaded as the caller asked; what served before serves on."""
 
 
 class UnauthenticatedError(ServerError):

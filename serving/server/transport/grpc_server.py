@@ -7,6 +7,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
 from protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc
+from serving.server.control import Control
 from serving.server.engine import Engine
 from serving.server.errors import StartError
 from serving.server.tokens import Authorise
@@ -26,10 +27,15 @@ _SPARE_THREADS = 32  # for health, metadata and reflection while every other thr
 
 
 class GrpcServer:
-    """Listens from ``start`` on, says NOT_SERVING until ``set_ready``, and again from ``stop`` on."""
+    """Listens from ``start`` on, says NOT_SERVING until ``refresh_health``, and again from ``stop`` on."""
 
     def __init__(
-        self, engine: Engine, *, authorise: Authorise | None = None, credentials: grpc.ServerCredentials | None = None
+        self,
+        engine: Engine,
+        control: Control,
+        *,
+        authorise: Authorise | None = None,
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         """authorise: asked about every call but health's. credentials: of TLS. Without, all may call, in clear text."""
         self._engine = engine
@@ -44,8 +50,9 @@ class GrpcServer:
             options=channel_options(config),
         )
         self._health = HealthService()
+        self._served: set[str] = set()  # the names that health knows
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(engine), self._server)
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(engine, control), self._server)
         classifier_pb2_grpc.add_ClassifierServicer_to_server(ClassifierService(engine), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         add_reflection(self._server, (*_SERVICES, HEALTH))
@@ -67,11 +74,14 @@ class GrpcServer:
         self._server.start()
         return port
 
-    def set_ready(self) -> None:
-        """Tell health that every model serves, under its own name as well."""
+    def refresh_health(self) -> None:
+        """Tell health what the engine serves now: the whole, and each model under its own name."""
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        for model in self._engine.models:
-            self._health.set(model.name, health_pb2.HealthCheckResponse.SERVING)
+        for name in self._served - set(self._engine.names()):
+            self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._served |= set(self._engine.names())
+        for name in self._engine.names():
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, grace: float) -> None:
         """Say NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""

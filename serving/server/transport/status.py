@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from serving.server.errors import (
     CancelledError,
+    ControlError,
     DeadlineError,
     InferenceError,
     InvalidRequestError,
@@ -30,6 +31,7 @@ STATUS: dict[type[ServerError], grpc.StatusCode] = {
     DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     CancelledError: grpc.StatusCode.CANCELLED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    ControlError: grpc.StatusCode.FAILED_PRECONDITION,
     UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     InferenceError: grpc.StatusCode.INTERNAL,
 }
