@@ -10,6 +10,9 @@ import structlog
 from serving.server.config import ServerConfig
 from serving.server.control import ModelControl
 from serving.server.engine import Engine
+from serving.server.metrics import StateCollector
+from serving.server.metrics_http import OFF, MetricsServer
+from serving.server.state import ServerState
 from serving.server.tokens import Tokens
 from serving.server.transport.grpc_server import GrpcServer
 from serving.server.transport.tls import server_credentials
@@ -39,6 +42,14 @@ class Server:
     @property
     def address(self) -> str:
         return self.config.address(self.port)
+
+    @property
+    def ready(self) -> bool:
+        return self._engine.ready
+
+    def state(self) -> ServerState:
+        """What is served, and what was done."""
+        return self._control.state()
 
     def start(self) -> None:
         """Listen first, so that probes get their NOT_SERVING while models load; then load them all.
@@ -83,12 +94,19 @@ def run(config: ServerConfig) -> None:
         asked_to_stop.put(number)
 
     server = Server(config)
+    metrics = None
+    if config.metrics_port != OFF:
+        metrics = MetricsServer(config, StateCollector(config, server.state), lambda: server.ready)
     for number in _SIGNALS:
         signal.signal(number, on_signal)
     server.start()
+    if metrics is not None:
+        log.info("metrics", url=f"http://{config.address(metrics.port)}/metrics")
     received = signal.Signals(_wait(asked_to_stop))
     log.info("stopping", signal=received.name, drain_seconds=config.drain_seconds)
     server.stop()
+    if metrics is not None:
+        metrics.close()
 
 
 def _wait(asked_to_stop: "queue.SimpleQueue[int]") -> int:

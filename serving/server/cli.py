@@ -1,7 +1,5 @@
 """``hangtag serve``."""
 
-import logging
-import sys
 from typing import Any
 
 import click
@@ -10,6 +8,7 @@ import structlog
 from serving.server import app
 from serving.server.config import ServerConfig, server_options
 from serving.server.errors import StartError
+from serving.server.logs import configure_log
 
 log = structlog.get_logger()
 
@@ -28,7 +27,7 @@ def serve(**options: Any) -> None:
       hangtag serve --models /srv/models --host 0.0.0.0 --tls-cert tls.crt --tls-key tls.key --token-file tokens
       hangtag health --wait 30                    (elsewhere) returns as soon as it is ready
     """
-    _configure_log()
+    configure_log()
     try:
         config = ServerConfig(**options)
         if config.dangers:
@@ -36,19 +35,3 @@ def serve(**options: Any) -> None:
         app.run(config)
     except StartError as error:
         raise click.ClickException(str(error)) from error
-
-
-def _configure_log() -> None:
-    """One line an event on standard error: for a person at a terminal, else as key=value."""
-    terminal = sys.stderr.isatty()
-    renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.LogfmtRenderer()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

@@ -62,6 +62,13 @@ class ServerConfig:
         default=8001,
         metadata=_option(click.IntRange(0, 65535), "The gRPC port. 0 picks a free one, which the log names."),
     )
+    metrics_port: int = field(
+        default=8002,
+        metadata=_option(
+            click.IntRange(-1, 65535),
+            "The HTTP port of Prometheus' /metrics and of /v2/health/ready. 0 picks a free one, -1: none.",
+        ),
+    )
     provider: str = field(
         default="auto",
         metadata=_option(

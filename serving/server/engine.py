@@ -75,6 +75,15 @@ class Engine:
             raise NotFoundError(f"version {version!r} of {name!r} is not served here; served: {served}")
         return model
 
+    def record_failure(self, name: str, version: str, code: str, ns: int) -> None:
+        """Count a request that got this status code, ns after it came. name and version: as its caller gave them."""
+        versions = self._table.get(name)
+        if versions is None:
+            name, version = "", ""
+        elif version not in versions:
+            version = "" if version else next(iter(versions))
+        self.failures.record(name, version, code, ns)
+
     def serve(self, name: str, models: Sequence[ServedModel]) -> list[ServedModel]:
         """From now on these versions, and no others of this name, take requests; none removes the name.
 

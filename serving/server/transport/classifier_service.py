@@ -14,7 +14,7 @@ from serving.server.errors import InvalidRequestError
 from serving.server.model import ServedModel
 from serving.server.transport.call import infer
 from serving.server.transport.lookup import with_model
-from serving.server.transport.status import answers_errors
+from serving.server.transport.status import answers_errors, counts_failures
 
 
 class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
@@ -24,6 +24,7 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
         self._engine = engine
 
     @answers_errors
+    @counts_failures
     def Classify(self, request: pb.ClassifyRequest, context: grpc.ServicerContext) -> pb.ClassifyResponse:
         def ask(model: ServedModel) -> pb.ClassifyResponse:
             return _classify(model, request, context)

@@ -9,8 +9,8 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc
 from serving.server.control import Control
 from serving.server.engine import Engine
-from serving.server.errors import StartError
-from serving.server.tokens import Authorise
+from serving.server.errors import StartError, UnauthenticatedError
+from serving.server.tokens import Authorise, Metadata
 from serving.server.transport.authorisation import AuthorisesCalls
 from serving.server.transport.classifier_service import ClassifierService
 from serving.server.transport.health_service import MAX_WATCHES, HealthService
@@ -46,7 +46,10 @@ class GrpcServer:
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
             maximum_concurrent_rpcs=threads,
-            interceptors=[*([AuthorisesCalls(authorise)] if authorise else []), RefusesMalformedMessages()],
+            interceptors=[
+                *([AuthorisesCalls(_counted(authorise, engine))] if authorise else []),
+                RefusesMalformedMessages(),
+            ],
             options=channel_options(config),
         )
         self._health = HealthService()
@@ -91,3 +94,14 @@ class GrpcServer:
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", *_SERVICES):
             self._health.set(service, status)
+
+
+def _counted(authorise: Authorise, engine: Engine) -> Authorise:
+    def counting(metadata: Metadata) -> None:
+        try:
+            authorise(metadata)
+        except UnauthenticatedError:
+            engine.record_failure("", "", grpc.StatusCode.UNAUTHENTICATED.name, 0)
+            raise
+
+    return counting

@@ -14,7 +14,7 @@ from serving.server.transport import codec
 from serving.server.transport.call import infer
 from serving.server.transport.lookup import with_model
 from serving.server.transport.repository_service import RepositoryMethods
-from serving.server.transport.status import answers_errors
+from serving.server.transport.status import answers_errors, counts_failures
 from serving.signature import TensorSpec
 
 PLATFORM = "onnxruntime_onnx"
@@ -61,6 +61,7 @@ class InferenceService(RepositoryMethods, inference_pb2_grpc.GRPCInferenceServic
         )
 
     @answers_errors
+    @counts_failures
     def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         def ask(model: ServedModel) -> pb.ModelInferResponse:
             inputs, datatypes = codec.decode_inputs(request)
