@@ -151,6 +151,11 @@ class Client:
         index = self._call(self._inference.RepositoryIndex, inference_pb2.RepositoryIndexRequest(ready=True))
         return [model.name for model in index.models]
 
+    def statistics(self) -> list[inference_pb2.ModelStatistics]:
+        """What each version of each model did since it was loaded, in the protocol's own words."""
+        response = self._call(self._inference.ModelStatistics, inference_pb2.ModelStatisticsRequest())
+        return list(response.model_stats)
+
     def is_ready(self, model: str = "") -> bool:
         """Whether the server, or one model, serves. False while it loads; ClientError where nobody answers."""
         try:

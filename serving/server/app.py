@@ -16,6 +16,7 @@ from serving.server.state import ServerState
 from serving.server.tokens import Tokens
 from serving.server.transport.grpc_server import GrpcServer
 from serving.server.transport.tls import server_credentials
+from serving.server.transport.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -31,11 +32,13 @@ class Server:
         self.port = 0
         self._engine = Engine(config)
         self._control = ModelControl(self._engine)
+        self._tracing = Tracing.to(config.otlp_endpoint)
         self._transport = GrpcServer(
             self._engine,
             self._control,
             authorise=None if config.token_file is None else Tokens(config.token_file).authorise,
             credentials=server_credentials(config),
+            tracing=self._tracing,
         )
         self._control.on_change = self._transport.refresh_health
 
@@ -71,6 +74,8 @@ class Server:
         self._transport.stop(grace)
         self._control.close()
         self._engine.close()
+        if self._tracing is not None:
+            self._tracing.close()
         log.info("stopped")
 
     def __enter__(self) -> "Server":

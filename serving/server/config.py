@@ -69,6 +69,12 @@ class ServerConfig:
             "The HTTP port of Prometheus' /metrics and of /v2/health/ready. 0 picks a free one, -1: none.",
         ),
     )
+    otlp_endpoint: str = field(
+        default="",
+        metadata=_option(
+            str, "Send OpenTelemetry traces to this collector (OTLP over gRPC, http://HOST:4317). Needs the extra otel."
+        ),
+    )
     provider: str = field(
         default="auto",
         metadata=_option(

@@ -18,6 +18,7 @@ from serving.server.transport.inference_service import InferenceService
 from serving.server.transport.limits import channel_options
 from serving.server.transport.reflection import add_reflection
 from serving.server.transport.status import RefusesMalformedMessages
+from serving.server.transport.tracing import TracesCalls, Tracing
 
 _SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
@@ -36,8 +37,12 @@ class GrpcServer:
         *,
         authorise: Authorise | None = None,
         credentials: grpc.ServerCredentials | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
-        """authorise: asked about every call but health's. credentials: of TLS. Without, all may call, in clear text."""
+        """authorise: asked about every call but health's. credentials: of TLS. Without, all may call, in clear text.
+
+        tracing: is told of each inference.
+        """
         self._engine = engine
         self._credentials = credentials
         config = engine.config
@@ -49,6 +54,7 @@ class GrpcServer:
             interceptors=[
                 *([AuthorisesCalls(_counted(authorise, engine))] if authorise else []),
                 RefusesMalformedMessages(),
+                *([TracesCalls(tracing)] if tracing else []),
             ],
             options=channel_options(config),
         )
