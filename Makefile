@@ -107,8 +107,8 @@ $(VENV)/.serve: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	@echo "installing hangtag[$(RUNTIME),loadtest,train] and the development tools into $(VENV)"
-	$(PIP) --editable '.[$(RUNTIME),loadtest,train]' --group dev
+	@echo "installing hangtag[$(RUNTIME),loadtest,train,otel] and the development tools into $(VENV)"
+	$(PIP) --editable '.[$(RUNTIME),loadtest,train,otel]' --group dev
 	@touch $@ $(VENV)/.serve
 
 # NVIDIA's client and load generator register the protocol's names too, so they get an environment of their own.

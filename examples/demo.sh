@@ -11,7 +11,7 @@ SERVER=127.0.0.1:$PORT
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
 say "hangtag serve: the models of models/ on $SERVER (log: reports/demo-server.log)"
-"$BIN/hangtag" serve --models models --port "$PORT" 2>reports/demo-server.log &
+"$BIN/hangtag" serve --models models --port "$PORT" --metrics-port 0 2>reports/demo-server.log &
 SERVE_PID=$!
 stop() { kill -TERM "$SERVE_PID" 2>/dev/null && wait "$SERVE_PID" || true; }
 trap stop EXIT

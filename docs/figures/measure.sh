@@ -6,7 +6,7 @@ BIN=${BIN:-.venv/bin}
 mkdir -p reports docs/images
 
 PORT=$("$BIN/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-"$BIN/hangtag" serve --port "$PORT" 2>reports/figures-server.log &
+"$BIN/hangtag" serve --port "$PORT" --metrics-port 0 2>reports/figures-server.log &
 SERVE_PID=$!
 trap 'kill -TERM $SERVE_PID 2>/dev/null; wait $SERVE_PID || true' EXIT
 "$BIN/hangtag" health --server "127.0.0.1:$PORT" --wait 60

@@ -5,6 +5,7 @@ with Client("127.0.0.1:8001") as client:
     logits = client.infer("lstm", {"image": pixels})["logits"]
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc, tensors
+from serving.credentials import Credentials
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
@@ -74,11 +76,22 @@ class Classification:
 class Client:
     """One channel to one server. Thread-safe. Every method raises ClientError."""
 
-    def __init__(self, address: str = "127.0.0.1:8001", *, timeout: float = DEFAULT_TIMEOUT) -> None:
-        """timeout: each call's deadline in seconds; it travels to the server, which does not compute what is late."""
+    def __init__(
+        self,
+        address: str = "127.0.0.1:8001",
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
+    ) -> None:
+        """timeout: each call's deadline in seconds; it travels to the server, which does not compute what is late.
+
+        credentials: for a server with TLS or tokens. Raises CredentialsError when its files cannot be read, as do calls
+        once the token's file is gone.
+        """
         self._address = address
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(address, _CHANNEL_OPTIONS)
+        self._credentials = credentials
+        self._channel = credentials.channel(address, _CHANNEL_OPTIONS)
         self._inference = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._classifier = classifier_pb2_grpc.ClassifierStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -144,6 +157,11 @@ class Client:
         index = self._call(self._inference.RepositoryIndex, inference_pb2.RepositoryIndexRequest(ready=True))
         return [model.name for model in index.models]
 
+    def statistics(self) -> list[inference_pb2.ModelStatistics]:
+        """What each version of each model did since it was loaded, in the protocol's own words."""
+        response = self._call(self._inference.ModelStatistics, inference_pb2.ModelStatisticsRequest())
+        return list(response.model_stats)
+
     def is_ready(self, model: str = "") -> bool:
         """Whether the server, or one model, serves. False while it loads; ClientError where nobody answers."""
         try:
@@ -159,7 +177,8 @@ class Client:
         request = health_pb2.HealthCheckRequest(service=model)
         try:
             # Watch tells every change at once: no polling. wait_for_ready outlasts a server that has not started yet.
-            for response in self._health.Watch(request, timeout=seconds, wait_for_ready=True):
+            metadata = self._credentials.metadata()
+            for response in self._health.Watch(request, timeout=seconds, wait_for_ready=True, metadata=metadata):
                 if response.status == health_pb2.HealthCheckResponse.SERVING:
                     return
         except grpc.RpcError as error:
@@ -183,19 +202,34 @@ class Client:
 
     def _call(self, method: Callable[..., T], request: object) -> T:
         try:
-            return method(request, timeout=self._timeout)
+            return method(request, timeout=self._timeout, metadata=self._credentials.metadata())
         except grpc.RpcError as error:
             raise self._explained(error) from error
 
     def _explained(self, error: grpc.RpcError) -> ClientError:
         code, details = error.code(), error.details() or ""
-        if code is grpc.StatusCode.UNAVAILABLE and "connect" in details.lower():
+        if code is grpc.StatusCode.UNAVAILABLE and "handshake failed" in details:
+            details = (
+                f"no TLS with {self._address}; is --tls-ca its authority, and does it serve TLS? {_reason(details)}"
+            )
+        elif code is grpc.StatusCode.UNAVAILABLE and "Socket closed" in details:
+            details = (
+                f"the server at {self._address} closed the connection; "
+                "does it want TLS (--tls-ca), or a client certificate (--tls-cert, --tls-key)?"
+            )
+        elif code is grpc.StatusCode.UNAVAILABLE and "connect" in details.lower():
             details = (
                 f"no server answers at {self._address}; start one with 'hangtag serve', or name another with --server"
             )
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
             details = f"no answer from {self._address} within {self._timeout:g} s"
         return ClientError(code, details or code.name)
+
+
+def _reason(details: str) -> str:
+    """OpenSSL's word for what went wrong, out of gRPC's sentence."""
+    found = re.search(r"OPENSSL_internal:(\w+)", details)
+    return f"({found[1].replace('_', ' ').lower()})" if found else f"({details})"
 
 
 def _label(score: classifier_pb2.LabelScore) -> Label:

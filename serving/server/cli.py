@@ -1,8 +1,5 @@
 """``hangtag serve``."""
 
-import ipaddress
-import logging
-import sys
 from typing import Any
 
 import click
@@ -11,6 +8,7 @@ import structlog
 from serving.server import app
 from serving.server.config import ServerConfig, server_options
 from serving.server.errors import StartError
+from serving.server.logs import configure_log
 
 log = structlog.get_logger()
 
@@ -26,37 +24,14 @@ def serve(**options: Any) -> None:
     \b
     Examples:
       hangtag serve                               the models of ./models on 127.0.0.1:8001
-      hangtag serve --models /srv/models --host 0.0.0.0
+      hangtag serve --models /srv/models --host 0.0.0.0 --tls-cert tls.crt --tls-key tls.key --token-file tokens
       hangtag health --wait 30                    (elsewhere) returns as soon as it is ready
     """
-    _configure_log()
+    configure_log()
     try:
         config = ServerConfig(**options)
-        if not _is_loopback(config.host):
-            log.warning("listening beyond loopback without TLS or tokens: whoever reaches the port may call")
+        if config.dangers:
+            log.warning(f"LISTENING BEYOND LOOPBACK: {' and '.join(config.dangers)}", host=config.host)
         app.run(config)
     except StartError as error:
         raise click.ClickException(str(error)) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _configure_log() -> None:
-    """One line an event on standard error: for a person at a terminal, else as key=value."""
-    terminal = sys.stderr.isatty()
-    renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.LogfmtRenderer()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

@@ -1,6 +1,7 @@
 """What a server is started with. Each value is declared once: type, default, help and check; the command's options are
 made from this declaration."""
 
+import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,6 +12,8 @@ import click
 from serving.server.errors import StartError
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 def _option(type_: Any, help_: str) -> dict[str, Any]:
@@ -25,13 +28,52 @@ class ServerConfig:
         default=Path("models"),
         metadata=_option(click.Path(path_type=Path), "The model repository: <models>/<name>/<version>/model.onnx."),
     )
+    model_control: str = field(
+        default="none",
+        metadata=_option(
+            click.Choice(["none", "poll", "explicit"]),
+            "none: every model, as it lies there at the start. poll: what changes there is served. explicit: by call, "
+            "with RepositoryModelLoad and RepositoryModelUnload.",
+        ),
+    )
+    load_model: tuple[str, ...] = field(
+        default=(),
+        metadata=_option(
+            str, "With --model-control explicit: load this model at the start; '*' loads all. Repeatable."
+        ),
+    )
+    poll_seconds: float = field(
+        default=15.0,
+        metadata=_option(
+            click.FloatRange(min=0.1), "With --model-control poll: how often the repository is looked at."
+        ),
+    )
+    num_versions: int = field(
+        default=1,
+        metadata=_option(
+            click.IntRange(min=0), "How many of a model's latest versions are served, each by its number. 0: all."
+        ),
+    )
     host: str = field(
         default="127.0.0.1",
-        metadata=_option(str, "The address to listen on. Beyond loopback anyone who reaches it may call."),
+        metadata=_option(str, "The address to listen on. Beyond loopback, use TLS, and tokens or --tls-client-ca."),
     )
     port: int = field(
         default=8001,
         metadata=_option(click.IntRange(0, 65535), "The gRPC port. 0 picks a free one, which the log names."),
+    )
+    metrics_port: int = field(
+        default=8002,
+        metadata=_option(
+            click.IntRange(-1, 65535),
+            "The HTTP port of Prometheus' /metrics and of /v2/health/ready. 0 picks a free one, -1: none.",
+        ),
+    )
+    otlp_endpoint: str = field(
+        default="",
+        metadata=_option(
+            str, "Send OpenTelemetry traces to this collector (OTLP over gRPC, http://HOST:4317). Needs the extra otel."
+        ),
     )
     provider: str = field(
         default="auto",
@@ -65,8 +107,47 @@ class ServerConfig:
             "How long the oldest waiting request may be held back to fill a batch. 0: never held back.",
         ),
     )
+    tls_cert: Path | None = field(
+        default=None,
+        metadata=_option(
+            _FILE, "Serve TLS with this certificate (PEM, with its chain). Read again when it changes. Needs --tls-key."
+        ),
+    )
+    tls_key: Path | None = field(
+        default=None, metadata=_option(_FILE, "The key of --tls-cert (PEM, not encrypted). Read again when it changes.")
+    )
+    tls_client_ca: Path | None = field(
+        default=None,
+        metadata=_option(_FILE, "Ask every caller for a certificate that these authorities (PEM) signed: mutual TLS."),
+    )
+    token_file: Path | None = field(
+        default=None,
+        metadata=_option(
+            _FILE,
+            "Ask every call but health's for a bearer token of this file, one a line. Read again when it changes.",
+        ),
+    )
     max_message_mib: int = field(
         default=16, metadata=_option(click.IntRange(1, 1024), "The largest message taken or sent, in MiB.")
+    )
+    max_concurrent_streams: int = field(
+        default=512, metadata=_option(click.IntRange(1, 100_000), "The most calls in flight on one connection.")
+    )
+    max_connections: int = field(
+        default=1024, metadata=_option(click.IntRange(1, 1_000_000), "The most open connections; one more is closed.")
+    )
+    connection_idle_seconds: float = field(
+        default=900.0, metadata=_option(click.FloatRange(min=1), "Close a connection without calls after so long.")
+    )
+    keepalive_seconds: float = field(
+        default=60.0,
+        metadata=_option(
+            click.FloatRange(min=1), "Ask a silent client whether it is there; no answer in 20 s ends it."
+        ),
+    )
+    min_ping_seconds: float = field(
+        default=10.0,
+        metadata=_option(click.FloatRange(min=0), "Send away clients that ping more often than this."),
     )
     drain_seconds: float = field(
         default=20.0,
@@ -83,6 +164,28 @@ class ServerConfig:
                 f"max_queue_size ({self.max_queue_size}) is below max_batch_size ({self.max_batch_size}): a full batch "
                 "could never gather. Raise the one or lower the other."
             )
+        if self.load_model and self.model_control != "explicit":
+            raise StartError("--load-model goes with --model-control explicit; otherwise every model is loaded")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise StartError("TLS needs a certificate and its key: give --tls-cert and --tls-key together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise StartError("--tls-client-ca needs TLS: give --tls-cert and --tls-key too")
+
+    @property
+    def dangers(self) -> tuple[str, ...]:
+        """What whoever reaches the port could do, where it can be reached from other machines."""
+        if _is_loopback(self.host):
+            return ()
+        everybody = () if self.token_file or self.tls_client_ca else ("anybody may call (set --token-file)",)
+        readable = () if self.tls_cert else ("all can be read on the way (set --tls-cert and --tls-key)",)
+        return everybody + readable
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def server_options(command: F) -> F:
@@ -92,6 +195,7 @@ def server_options(command: F) -> F:
             f"--{declared.name.replace('_', '-')}",
             type=declared.metadata["type"],
             default=declared.default,
+            multiple=isinstance(declared.default, tuple),
             show_default=True,
             show_envvar=True,
             help=declared.metadata["help"],

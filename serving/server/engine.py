@@ -1,6 +1,7 @@
-"""The data plane without a transport: models by name, loaded, asked and closed."""
+"""The data plane without a transport: models by name and version, asked while they are swapped, and closed."""
 
 import time
+from collections.abc import Sequence
 
 import structlog
 
@@ -8,43 +9,52 @@ from serving.server.config import ServerConfig
 from serving.server.cpus import usable_cpus
 from serving.server.errors import NotFoundError, UnavailableError
 from serving.server.model import ServedModel
-from serving.server.repository import ModelFile, latest_versions
+from serving.server.repository import ModelFile
 from serving.server.runtime import Runtime
+from serving.server.statistics import Failures
 
 log = structlog.get_logger()
 
 
 class Engine:
-    """Holds the served models. ``load`` once, then ``model`` from any thread, then ``close``."""
+    """Holds the served models. Look-ups come from any thread; changes (``serve``) from one at a time."""
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
-        self._models: dict[str, ServedModel] = {}
+        self.failures = Failures()
+        # Replaced as a whole and never changed, so that look-ups need no lock. Versions: the latest first.
+        self._table: dict[str, dict[str, ServedModel]] = {}
         self._ready = False
         self._closing = False
 
     @property
     def ready(self) -> bool:
-        """Every model is loaded and warmed up, and the engine is not closing."""
+        """The models that were asked for are loaded and warmed up, and the engine is not closing."""
         return self._ready and not self._closing
 
     @property
     def models(self) -> list[ServedModel]:
-        return list(self._models.values()) if self._ready else []
+        """Every version that takes requests."""
+        table = self._table if self._ready else {}
+        return [model for versions in table.values() for model in versions.values()]
 
-    def load(self) -> None:
-        """Load and warm up the latest version of every model. Raises StartError, and serves nothing, if one fails."""
-        files = latest_versions(self.config.models)
-        loaded = {file.name: self._load(file) for file in files}
-        for model in loaded.values():
-            model.start()
-        self._models = loaded
+    def versions(self, name: str) -> list[ServedModel]:
+        """A model's versions that are loaded, the latest first, before the engine is open too."""
+        return list(self._table.get(name, {}).values())
+
+    def names(self) -> list[str]:
+        return list(self._table)
+
+    def open(self) -> None:
+        """Admit requests."""
         self._ready = True
 
     def model(self, name: str, version: str = "") -> ServedModel:
-        """The model that answers to this name and version; an empty version is the one that serves by default.
+        """The model that answers to this name and version; an empty version is the latest.
 
-        Raises UnavailableError while loading or stopping, NotFoundError for what is not served.
+        Raises UnavailableError while loading or stopping, NotFoundError for what is not served. The model may be
+        replaced at any time: whoever holds it may go on with it for control.LINGER_SECONDS, then gets UnavailableError
+        and looks it up again.
         """
         if self._closing:
             raise UnavailableError("the server is stopping and takes no new requests; try another replica")
@@ -52,13 +62,41 @@ class Engine:
             raise UnavailableError(
                 "the models are being loaded; wait until the server is ready (hangtag health --wait 30)"
             )
-        model = self._models.get(name)
-        if model is None:
-            served = ", ".join(self._models)
+        table = self._table
+        versions = table.get(name)
+        if versions is None:
+            served = ", ".join(table) or "none"
             raise NotFoundError(f"no model {name!r} is served here; served: {served}")
-        if version not in ("", model.version):
-            raise NotFoundError(f"version {version!r} of {name!r} is not served here; served: {model.version}")
+        if not version:
+            return next(iter(versions.values()))
+        model = versions.get(version)
+        if model is None:
+            served = ", ".join(versions)
+            raise NotFoundError(f"version {version!r} of {name!r} is not served here; served: {served}")
         return model
+
+    def record_failure(self, name: str, version: str, code: str, ns: int) -> None:
+        """Count a request that got this status code, ns after it came. name and version: as its caller gave them."""
+        versions = self._table.get(name)
+        if versions is None:
+            name, version = "", ""
+        elif version not in versions:
+            version = "" if version else next(iter(versions))
+        self.failures.record(name, version, code, ns)
+
+    def serve(self, name: str, models: Sequence[ServedModel]) -> list[ServedModel]:
+        """From now on these versions, and no others of this name, take requests; none removes the name.
+
+        Returns the models that were replaced: they finish what they have, and are the caller's to close.
+        """
+        before = self.versions(name)
+        for model in models:
+            if model not in before:
+                model.start()
+        versions = {model.version: model for model in sorted(models, key=lambda model: -int(model.version))}
+        table = {**self._table, name: versions} if versions else {k: v for k, v in self._table.items() if k != name}
+        self._table = dict(sorted(table.items()))
+        return [model for model in before if model not in models]
 
     def stop_admission(self) -> None:
         """From now on every look-up raises UnavailableError; what is queued is still computed."""
@@ -67,10 +105,12 @@ class Engine:
     def close(self) -> None:
         """Finish what is queued and end every instance."""
         self.stop_admission()
-        for model in self._models.values():
-            model.close()
+        for versions in self._table.values():
+            for model in versions.values():
+                model.close()
 
-    def _load(self, file: ModelFile) -> ServedModel:
+    def load(self, file: ModelFile) -> ServedModel:
+        """Load a version and warm it up; it takes no requests yet. Raises ModelLoadError."""
         started = time.perf_counter()
         threads = self.config.intra_op_threads or max(1, usable_cpus() // self.config.instances)
         runtime = Runtime(file.path, provider=self.config.provider, threads=threads)

@@ -7,6 +7,8 @@
     ├── DeadlineError           the caller's deadline passed before the answer was computed
     ├── CancelledError          the caller went away
     ├── UnavailableError        loading, or stopping
+    ├── ControlError            models cannot be loaded or unloaded as asked
+    ├── UnauthenticatedError    no token, or one that is not valid here
     ├── InferenceError          ONNX Runtime failed on a batch
     └── StartError              the server cannot start as asked
         ├── RepositoryError     the model repository is missing, empty or malformed
@@ -42,6 +44,14 @@ class CancelledError(ServerError):
 
 class UnavailableError(ServerError):
     """The model does not take requests now: it is being loaded, or the server is stopping."""
+
+
+class ControlError(ServerError):
+    """Models cannot be loaded or unloaded as the caller asked; what served before serves on."""
+
+
+class UnauthenticatedError(ServerError):
+    """The call does not prove that its caller may call."""
 
 
 class InferenceError(ServerError):

@@ -5,11 +5,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.server.errors import RepositoryError
+from serving.server.errors import NotFoundError, RepositoryError
 
 MODEL_FILE = "model.onnx"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VERSION = re.compile(r"[1-9][0-9]*")
+_LAYOUT = f"<version>/{MODEL_FILE}, the version a whole number from 1"
+
+Stamp = tuple[int, int, int]
+"""Time of the last change, size and inode: another stamp is another file."""
 
 
 @dataclass(frozen=True)
@@ -20,35 +24,65 @@ class ModelFile:
     version: int
     path: Path
 
+    def stamp(self) -> Stamp | None:
+        """None for a file that is gone."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
 
-def latest_versions(models: Path) -> list[ModelFile]:
-    """The highest version of each model, by name. Raises RepositoryError when there is nothing to serve."""
-    if not models.is_dir():
+
+def names(models: Path) -> list[str]:
+    """Of the folders that may hold a model, in order. Raises RepositoryError when there is no such folder."""
+    try:
+        folders = [folder for folder in models.iterdir() if _NAME.fullmatch(folder.name) and folder.is_dir()]
+    except OSError as error:
         raise RepositoryError(
             f"{models} is not a folder. Name the model repository with --models; 'hangtag export' fills one."
+        ) from error
+    return sorted(folder.name for folder in folders)  # without hidden folders, and files that happen to lie there
+
+
+def versions(models: Path, name: str) -> list[ModelFile]:
+    """A model's versions, the latest first; none where it is not. Raises NotFoundError for what is not a plain name."""
+    if not _NAME.fullmatch(name):
+        raise NotFoundError(
+            f"{name!r} cannot be a model's name: letters, digits, '_', '-' and '.' can, and the first one is a letter "
+            "or a digit"
         )
-    found = [model for folder in sorted(models.iterdir()) if (model := _latest(folder))]
+    return sorted(_versions(models / name), key=lambda file: -file.version)
+
+
+def require_versions(models: Path, name: str) -> list[ModelFile]:
+    """As ``versions``, but raises RepositoryError where there is none."""
+    found = versions(models, name)
     if not found:
         raise RepositoryError(
-            f"{models} holds no model: expected {models}/<name>/<version>/{MODEL_FILE}, the version a whole number "
-            "from 1. 'hangtag export' publishes one."
+            f"{models / name} has no version to serve: expected {models / name}/{_LAYOUT}. "
+            "Publish one, or move the folder out of the repository."
         )
     return found
 
 
-def _latest(folder: Path) -> ModelFile | None:
-    if not _NAME.fullmatch(folder.name) or not folder.is_dir():
-        return None  # hidden folders, and files that happen to lie there
-    versions = sorted(_versions(folder), key=lambda model: model.version)
-    if not versions:
+def require_names(models: Path) -> list[str]:
+    """As ``names``, but raises RepositoryError where there is none."""
+    found = names(models)
+    if not found:
         raise RepositoryError(
-            f"{folder} has no version to serve: expected {folder}/<version>/{MODEL_FILE}, the version a whole number "
-            "from 1. Publish one, or move the folder out of the repository."
+            f"{models} holds no model: expected {models}/<name>/{_LAYOUT}. 'hangtag export' publishes one."
         )
-    return versions[-1]
+    return found
+
+
+def latest_versions(models: Path) -> list[ModelFile]:
+    """The highest version of each model, by name. Raises RepositoryError when there is nothing to serve."""
+    return [require_versions(models, name)[0] for name in require_names(models)]
 
 
 def _versions(folder: Path) -> Iterator[ModelFile]:
+    if not folder.is_dir():
+        return
     for version in folder.iterdir():
         if _VERSION.fullmatch(version.name) and (version / MODEL_FILE).is_file():
             yield ModelFile(folder.name, int(version.name), version / MODEL_FILE)

@@ -1,13 +1,15 @@
-"""Counters of one model since it was loaded, with Triton's meanings: counts of requests, samples and batches, sums of
-nanoseconds. Thread-safe."""
+"""What one version of a model has done since it was loaded, with Triton's meanings: counts of requests, samples and
+batches, sums of nanoseconds, and histograms that add up over processes. Thread-safe, and cheap: one lock a batch."""
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from serving.server.batcher import Timings
+from serving.server.histogram import BATCH_SIZES, SECONDS, Histogram, Tally
+
+_NO_SECONDS, _NO_BATCHES = Histogram.empty(SECONDS), Histogram.empty(BATCH_SIZES)
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class Duration:
     def plus(self, ns: int, count: int = 1) -> "Duration":
         return Duration(self.count + count, self.ns + ns * count)
 
+    def __add__(self, other: "Duration") -> "Duration":
+        return Duration(self.count + other.count, self.ns + other.ns)
+
 
 @dataclass(frozen=True)
 class BatchCounters:
@@ -29,10 +34,18 @@ class BatchCounters:
     compute_infer: Duration = Duration()
     compute_output: Duration = Duration()
 
+    def __add__(self, other: "BatchCounters") -> "BatchCounters":
+        return BatchCounters(
+            self.compute_input + other.compute_input,
+            self.compute_infer + other.compute_infer,
+            self.compute_output + other.compute_output,
+        )
+
 
 @dataclass(frozen=True)
 class Counters:
-    """inference_count counts samples, execution_count batches; the durations count requests."""
+    """inference_count counts samples, execution_count batches; the durations count requests. The histograms hold
+    seconds of the requests that were answered, and the batches' samples."""
 
     inference_count: int = 0
     execution_count: int = 0
@@ -44,6 +57,31 @@ class Counters:
     compute_infer: Duration = Duration()
     compute_output: Duration = Duration()
     batches: dict[int, BatchCounters] = field(default_factory=dict)
+    request_seconds: Histogram = _NO_SECONDS
+    queue_seconds: Histogram = _NO_SECONDS
+    compute_seconds: Histogram = _NO_SECONDS
+    batch_sizes: Histogram = _NO_BATCHES
+
+    def __add__(self, other: "Counters") -> "Counters":
+        """Of both together: of one model in two processes."""
+        sizes = {*self.batches, *other.batches}
+        none = BatchCounters()
+        return Counters(
+            self.inference_count + other.inference_count,
+            self.execution_count + other.execution_count,
+            max(self.last_inference_ms, other.last_inference_ms),
+            self.success + other.success,
+            self.fail + other.fail,
+            self.queue + other.queue,
+            self.compute_input + other.compute_input,
+            self.compute_infer + other.compute_infer,
+            self.compute_output + other.compute_output,
+            {size: self.batches.get(size, none) + other.batches.get(size, none) for size in sizes},
+            self.request_seconds + other.request_seconds,
+            self.queue_seconds + other.queue_seconds,
+            self.compute_seconds + other.compute_seconds,
+            self.batch_sizes + other.batch_sizes,
+        )
 
 
 class Statistics:
@@ -51,39 +89,88 @@ class Statistics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counters = Counters()
-        self._batches: defaultdict[int, BatchCounters] = defaultdict(BatchCounters)
+        self._inference_count = self._execution_count = self._last_inference_ms = 0
+        self._fail = Duration()
+        self._queue_ns = 0
+        self._batches: dict[int, BatchCounters] = {}
+        # Of the requests: each of a batch's waits for the whole batch, so sums over batches would not give these.
+        self._requests = 0
+        self._input_ns = self._infer_ns = self._output_ns = 0
+        self._request_seconds, self._queue_seconds, self._compute_seconds = (
+            Tally(SECONDS),
+            Tally(SECONDS),
+            Tally(SECONDS),
+        )
+        self._batch_sizes = Tally(BATCH_SIZES)
 
     def record_batch(self, timings: Sequence[Timings]) -> None:
         """One executed batch: one Timings a request; they differ in queue_ns only."""
         batch, requests = timings[0], len(timings)
         compute_ns = batch.compute_input_ns + batch.compute_infer_ns + batch.compute_output_ns
-        queue_ns = sum(one.queue_ns for one in timings)
+        waits = [one.queue_ns for one in timings]
         with self._lock:
-            now = self._counters
-            self._counters = replace(
-                now,
-                inference_count=now.inference_count + batch.batch_size,
-                execution_count=now.execution_count + 1,
-                last_inference_ms=time.time_ns() // 1_000_000,
-                success=Duration(now.success.count + requests, now.success.ns + queue_ns + compute_ns * requests),
-                queue=Duration(now.queue.count + requests, now.queue.ns + queue_ns),
-                compute_input=now.compute_input.plus(batch.compute_input_ns, requests),
-                compute_infer=now.compute_infer.plus(batch.compute_infer_ns, requests),
-                compute_output=now.compute_output.plus(batch.compute_output_ns, requests),
-            )
-            of_size = self._batches[batch.batch_size]
+            self._inference_count += batch.batch_size
+            self._execution_count += 1
+            self._last_inference_ms = time.time_ns() // 1_000_000
+            self._requests += requests
+            self._queue_ns += sum(waits)
+            self._input_ns += batch.compute_input_ns * requests
+            self._infer_ns += batch.compute_infer_ns * requests
+            self._output_ns += batch.compute_output_ns * requests
+            of_size = self._batches.get(batch.batch_size, BatchCounters())
             self._batches[batch.batch_size] = BatchCounters(
                 of_size.compute_input.plus(batch.compute_input_ns),
                 of_size.compute_infer.plus(batch.compute_infer_ns),
                 of_size.compute_output.plus(batch.compute_output_ns),
             )
+            self._batch_sizes.add(batch.batch_size)
+            self._compute_seconds.add(compute_ns / 1e9, requests)
+            for wait in waits:
+                self._queue_seconds.add(wait / 1e9)
+                self._request_seconds.add((wait + compute_ns) / 1e9)
 
     def record_failure(self, ns: int) -> None:
         """A request that was admitted and not answered, ns after it was queued."""
         with self._lock:
-            self._counters = replace(self._counters, fail=self._counters.fail.plus(ns))
+            self._fail = self._fail.plus(ns)
 
     def snapshot(self) -> Counters:
         with self._lock:
-            return replace(self._counters, batches=dict(self._batches))
+            requests, compute_ns = self._requests, self._input_ns + self._infer_ns + self._output_ns
+            return Counters(
+                inference_count=self._inference_count,
+                execution_count=self._execution_count,
+                last_inference_ms=self._last_inference_ms,
+                success=Duration(requests, self._queue_ns + compute_ns),
+                fail=self._fail,
+                queue=Duration(requests, self._queue_ns),
+                compute_input=Duration(requests, self._input_ns),
+                compute_infer=Duration(requests, self._infer_ns),
+                compute_output=Duration(requests, self._output_ns),
+                batches=dict(self._batches),
+                request_seconds=self._request_seconds.histogram(),
+                queue_seconds=self._queue_seconds.histogram(),
+                compute_seconds=self._compute_seconds.histogram(),
+                batch_sizes=self._batch_sizes.histogram(),
+            )
+
+
+FailureKey = tuple[str, str, str]
+"""Model, version and code of what failed; model and version are empty where the caller named none that is served."""
+
+
+class Failures:
+    """Requests that were not answered, by model, version and code, and how long that took. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tallies: dict[FailureKey, Tally] = {}
+
+    def record(self, model: str, version: str, code: str, ns: int) -> None:
+        """model and version: of one that is served, or empty. Names that callers make up would grow without end."""
+        with self._lock:
+            self._tallies.setdefault((model, version, code), Tally(SECONDS)).add(ns / 1e9)
+
+    def snapshot(self) -> dict[FailureKey, Histogram]:
+        with self._lock:
+            return {key: tally.histogram() for key, tally in self._tallies.items()}

@@ -59,7 +59,7 @@ class ServerProcess:
 @contextmanager
 def serving(models: Path, *options: str) -> Iterator[ServerProcess]:
     """A server on a free port. It is gone afterwards, whatever happens."""
-    command = [str(HANGTAG), "serve", "--models", str(models), "--port", "0", *options]
+    command = [str(HANGTAG), "serve", "--models", str(models), "--port", "0", "--metrics-port", "0", *options]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield ServerProcess(process)

@@ -17,7 +17,8 @@ TIMEOUT = 60.0
 def environment(**more: str) -> dict[str, str]:
     """This process's, without what would configure the command."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HANGTAG_", "GRPC_", "ORT_"))}
-    return inherited | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | more
+    ours = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "HANGTAG_SERVE_METRICS_PORT": "0"}
+    return inherited | ours | more
 
 
 def hangtag(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

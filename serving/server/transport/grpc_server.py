@@ -7,49 +7,61 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
 from protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc
+from serving.server.control import Control
 from serving.server.engine import Engine
-from serving.server.errors import StartError
+from serving.server.errors import StartError, UnauthenticatedError
+from serving.server.tokens import Authorise, Metadata
+from serving.server.transport.authorisation import AuthorisesCalls
 from serving.server.transport.classifier_service import ClassifierService
 from serving.server.transport.health_service import MAX_WATCHES, HealthService
 from serving.server.transport.inference_service import InferenceService
+from serving.server.transport.limits import channel_options
 from serving.server.transport.reflection import add_reflection
 from serving.server.transport.status import RefusesMalformedMessages
+from serving.server.transport.tracing import TracesCalls, Tracing
 
 _SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
     classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name,
 )
-_MAX_PENDING = 100_000
 _SPARE_THREADS = 32  # for health, metadata and reflection while every other thread waits for an answer
 
 
 class GrpcServer:
-    """Listens from ``start`` on, says NOT_SERVING until ``set_ready``, and again from ``stop`` on."""
+    """Listens from ``start`` on, says NOT_SERVING until ``refresh_health``, and again from ``stop`` on."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        control: Control,
+        *,
+        authorise: Authorise | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        """authorise: asked about every call but health's. credentials: of TLS. Without, all may call, in clear text.
+
+        tracing: is told of each inference.
+        """
         self._engine = engine
+        self._credentials = credentials
         config = engine.config
         # On this path a call holds its thread until it is answered, so there are as many as may wait and be computed.
         threads = config.max_queue_size + config.max_batch_size * config.instances + MAX_WATCHES + _SPARE_THREADS
-        message_bytes = config.max_message_mib * 1024 * 1024
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
             maximum_concurrent_rpcs=threads,
-            interceptors=[RefusesMalformedMessages()],
-            options=[
-                ("grpc.max_receive_message_length", message_bytes),
-                ("grpc.max_send_message_length", message_bytes),
-                # Without this a second server on the port would silently get a part of the calls.
-                ("grpc.so_reuseport", 0),
-                # Beyond these gRPC's core answers a bare CANCELLED before anybody here sees the call; what is over
-                # maximum_concurrent_rpcs gets RESOURCE_EXHAUSTED instead.
-                ("grpc.server.max_pending_requests", _MAX_PENDING),
-                ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
+            interceptors=[
+                *([AuthorisesCalls(_counted(authorise, engine))] if authorise else []),
+                RefusesMalformedMessages(),
+                *([TracesCalls(tracing)] if tracing else []),
             ],
+            options=channel_options(config),
         )
         self._health = HealthService()
+        self._served: set[str] = set()  # the names that health knows
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(engine), self._server)
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(engine, control), self._server)
         classifier_pb2_grpc.add_ClassifierServicer_to_server(ClassifierService(engine), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         add_reflection(self._server, (*_SERVICES, HEALTH))
@@ -59,7 +71,10 @@ class GrpcServer:
         config = self._engine.config
         address = config.address(config.port)
         try:
-            port = self._server.add_insecure_port(address)
+            if self._credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, self._credentials)
         except RuntimeError as error:
             raise StartError(
                 f"cannot listen on {address}: another program has the port, or the address is not this "
@@ -68,11 +83,14 @@ class GrpcServer:
         self._server.start()
         return port
 
-    def set_ready(self) -> None:
-        """Tell health that every model serves, under its own name as well."""
+    def refresh_health(self) -> None:
+        """Tell health what the engine serves now: the whole, and each model under its own name."""
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        for model in self._engine.models:
-            self._health.set(model.name, health_pb2.HealthCheckResponse.SERVING)
+        for name in self._served - set(self._engine.names()):
+            self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._served |= set(self._engine.names())
+        for name in self._engine.names():
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, grace: float) -> None:
         """Say NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
@@ -82,3 +100,14 @@ class GrpcServer:
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", *_SERVICES):
             self._health.set(service, status)
+
+
+def _counted(authorise: Authorise, engine: Engine) -> Authorise:
+    def counting(metadata: Metadata) -> None:
+        try:
+            authorise(metadata)
+        except UnauthenticatedError:
+            engine.record_failure("", "", grpc.StatusCode.UNAUTHENTICATED.name, 0)
+            raise
+
+    return counting

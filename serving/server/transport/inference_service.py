@@ -6,23 +6,26 @@ import grpc
 
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
+from serving.server.control import Control
 from serving.server.engine import Engine
 from serving.server.errors import NotFoundError, UnavailableError
 from serving.server.model import ServedModel
-from serving.server.statistics import Duration
 from serving.server.transport import codec
 from serving.server.transport.call import infer
-from serving.server.transport.status import answers_errors
+from serving.server.transport.lookup import with_model
+from serving.server.transport.repository_service import RepositoryMethods
+from serving.server.transport.status import answers_errors, counts_failures
 from serving.signature import TensorSpec
 
 PLATFORM = "onnxruntime_onnx"
 EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 
 
-class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
+class InferenceService(RepositoryMethods, inference_pb2_grpc.GRPCInferenceServiceServicer):
     """Errors leave as domain errors; answers_errors gives them their status."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, control: Control) -> None:
+        super().__init__(control)
         self._engine = engine
 
     def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
@@ -51,40 +54,26 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         model = self._engine.model(request.name, request.version)
         return pb.ModelMetadataResponse(
             name=model.name,
-            versions=[model.version],
+            versions=[each.version for each in self._engine.versions(model.name)],
             platform=PLATFORM,
             inputs=[_tensor_metadata(spec) for spec in model.signature.inputs],
             outputs=[_tensor_metadata(spec) for spec in model.signature.outputs],
         )
 
     @answers_errors
+    @counts_failures
     def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
-        model = self._engine.model(request.model_name, request.model_version)
-        inputs, datatypes = codec.decode_inputs(request)
-        specs = codec.requested_outputs(request, model.signature)
-        answer = infer(model, inputs, datatypes, context)
-        return codec.encode_response(request, model.version, specs, answer.outputs)
+        def ask(model: ServedModel) -> pb.ModelInferResponse:
+            inputs, datatypes = codec.decode_inputs(request)
+            specs = codec.requested_outputs(request, model.signature)
+            answer = infer(model, inputs, datatypes, context)
+            return codec.encode_response(request, model.version, specs, answer.outputs)
+
+        return with_model(self._engine, request.model_name, request.model_version, ask)
 
     @answers_errors
     def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
         return pb.ModelConfigResponse(config=_config(self._engine.model(request.name, request.version)))
-
-    @answers_errors
-    def ModelStatistics(
-        self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
-    ) -> pb.ModelStatisticsResponse:
-        models = [self._engine.model(request.name, request.version)] if request.name else self._engine.models
-        return pb.ModelStatisticsResponse(model_stats=[_statistics(model) for model in models])
-
-    def RepositoryIndex(
-        self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
-    ) -> pb.RepositoryIndexResponse:
-        return pb.RepositoryIndexResponse(
-            models=[
-                pb.RepositoryIndexResponse.ModelIndex(name=model.name, version=model.version, state="READY")
-                for model in self._engine.models
-            ]
-        )
 
 
 def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
@@ -129,35 +118,3 @@ def _config(model: ServedModel) -> pb.ModelConfig:
 
 def _data_type(spec: TensorSpec) -> str:
     return "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
-
-
-def _statistics(model: ServedModel) -> pb.ModelStatistics:
-    counters = model.statistics.snapshot()
-    return pb.ModelStatistics(
-        name=model.name,
-        version=model.version,
-        last_inference=counters.last_inference_ms,
-        inference_count=counters.inference_count,
-        execution_count=counters.execution_count,
-        inference_stats=pb.InferStatistics(
-            success=_duration(counters.success),
-            fail=_duration(counters.fail),
-            queue=_duration(counters.queue),
-            compute_input=_duration(counters.compute_input),
-            compute_infer=_duration(counters.compute_infer),
-            compute_output=_duration(counters.compute_output),
-        ),
-        batch_stats=[
-            pb.InferBatchStatistics(
-                batch_size=size,
-                compute_input=_duration(batches.compute_input),
-                compute_infer=_duration(batches.compute_infer),
-                compute_output=_duration(batches.compute_output),
-            )
-            for size, batches in sorted(counters.batches.items())
-        ],
-    )
-
-
-def _duration(duration: Duration) -> pb.StatisticDuration:
-    return pb.StatisticDuration(count=duration.count, ns=duration.ns)

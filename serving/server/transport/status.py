@@ -1,22 +1,26 @@
 """Domain errors -> gRPC status codes: one table, and the wrapper that applies it to a servicer's methods."""
 
 import functools
+import time
 import uuid
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
+from serving.server.engine import Engine
 from serving.server.errors import (
     CancelledError,
+    ControlError,
     DeadlineError,
     InferenceError,
     InvalidRequestError,
     NotFoundError,
     QueueFullError,
     ServerError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -29,8 +33,13 @@ STATUS: dict[type[ServerError], grpc.StatusCode] = {
     DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     CancelledError: grpc.StatusCode.CANCELLED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    ControlError: grpc.StatusCode.FAILED_PRECONDITION,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     InferenceError: grpc.StatusCode.INTERNAL,
 }
+
+REQUEST_ID = "x-request-id"
+_REQUEST_ID_LENGTH = 128
 
 Servicer = TypeVar("Servicer")
 Request = TypeVar("Request")
@@ -48,14 +57,53 @@ def answers_errors(
         try:
             return method(servicer, request, context)
         except ServerError as error:
-            context.abort(STATUS[type(error)], _short(str(error)))
+            code = STATUS[type(error)]
+            if code is grpc.StatusCode.INTERNAL:  # what the caller did wrong is told to the caller alone
+                log.warning("request failed", rpc=method.__name__, reason=str(error), **_identity(request, context))
+            context.abort(code, _short(str(error)))
         except Exception:
             # A bug of ours: the caller gets a reference, the log gets the rest.
             reference = uuid.uuid4().hex[:12]
-            log.exception("unexpected error", rpc=method.__name__, reference=reference)
+            log.exception("unexpected error", rpc=method.__name__, reference=reference, **_identity(request, context))
             context.abort(grpc.StatusCode.INTERNAL, f"an error inside the server; its log has it under {reference}")
 
     return answering
+
+
+def _identity(request: object, context: grpc.ServicerContext) -> dict[str, str]:
+    """What the caller calls this request: ModelInfer's ``id``, else the metadata x-request-id."""
+    metadata = dict(context.invocation_metadata())
+    identity = str(getattr(request, "id", "") or metadata.get(REQUEST_ID, ""))
+    return {"model": str(getattr(request, "model_name", "")), "request_id": identity[:_REQUEST_ID_LENGTH]}
+
+
+class AsksTheEngine(Protocol):
+    """A servicer whose calls are counted."""
+
+    _engine: Engine
+
+
+Asking = TypeVar("Asking", bound=AsksTheEngine)
+
+
+def counts_failures(
+    method: Callable[[Asking, Request, grpc.ServicerContext], Response],
+) -> Callable[[Asking, Request, grpc.ServicerContext], Response]:
+    """Count the errors that a method raises, by model, version and code. It stands below answers_errors."""
+
+    @functools.wraps(method)
+    def counting(servicer: Asking, request: Request, context: grpc.ServicerContext) -> Response:
+        started = time.perf_counter_ns()
+        try:
+            return method(servicer, request, context)
+        except Exception as error:
+            code = STATUS.get(type(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]  # any other is a bug
+            named: Any = request
+            elapsed = time.perf_counter_ns() - started
+            servicer._engine.record_failure(named.model_name, named.model_version, code.name, elapsed)
+            raise
+
+    return counting
 
 
 class RefusesMalformedMessages(grpc.ServerInterceptor):

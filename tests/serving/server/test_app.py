@@ -1,8 +1,10 @@
 """The real command in a process of its own."""
 
+import re
 import signal
 import socket
 import time
+import urllib.request
 from pathlib import Path
 
 import grpc
@@ -115,6 +117,31 @@ def test_a_signal_right_after_ready_is_not_lost(models: Path) -> None:
             assert server.wait() == 0
 
 
+def test_metrics_are_at_the_address_that_the_log_tells(models: Path) -> None:
+    with serving("--models", str(models), "--port", "0") as server:
+        server.wait_until_ready()
+        match = re.search(r"url=(\S+)", server.wait_for("metrics"))
+        assert match
+        with urllib.request.urlopen(match[1], timeout=TIMEOUT) as response:
+            assert b'hangtag_model_ready{model="gather",version="1"} 1.0' in response.read()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+def test_metrics_can_be_turned_off_and_a_port_in_use_is_named(models: Path) -> None:
+    with socket.socket() as taken, serving("--models", str(models), "--port", "0", "--metrics-port", "-1") as server:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = hangtag("serve", "--models", str(models), "--port", "0", "--metrics-port", str(port))
+        assert result.returncode == 1
+        assert result.stderr.startswith(f"Error: cannot listen on 127.0.0.1:{port} for metrics: ")
+        server.wait_until_ready()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert not any("event=metrics" in line for line in server.log)
+
+
 def test_a_port_in_use_gives_one_clear_line(models: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -160,7 +187,8 @@ def test_values_that_do_not_fit_together_are_explained(models: Path) -> None:
 def test_listening_beyond_loopback_is_warned_of(models: Path) -> None:
     with serving("--models", str(models), "--port", "0", "--host", "0.0.0.0") as server:
         server.wait_until_ready()
-        assert any("level=warning" in line and "beyond loopback" in line for line in server.log)
+        (warning,) = [line for line in server.log if "level=warning" in line]
+        assert "LISTENING BEYOND LOOPBACK: anybody may call (set --token-file) and all can be read on" in warning
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 

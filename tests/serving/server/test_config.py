@@ -9,6 +9,8 @@ from click.testing import CliRunner, Result
 from serving.server.config import ServerConfig, server_options
 from serving.server.errors import StartError
 
+FILE = Path("file")
+
 
 def parsed(*arguments: str, env: dict[str, str] | None = None) -> tuple[Result, ServerConfig | None]:
     made: list[ServerConfig] = []
@@ -57,6 +59,11 @@ def test_options_and_variables_arrive_with_their_types() -> None:
         ("--max-message-mib", "0"),
         ("--drain-seconds", "-1"),
         ("--intra-op-threads", "-1"),
+        ("--max-connections", "0"),
+        ("--max-concurrent-streams", "0"),
+        ("--keepalive-seconds", "0"),
+        ("--connection-idle-seconds", "0"),
+        ("--min-ping-seconds", "-1"),
     ],
     ids=" ".join,
 )
@@ -69,3 +76,38 @@ def test_values_out_of_range_are_usage_errors(arguments: tuple[str, ...]) -> Non
 def test_a_queue_that_never_fills_a_batch_is_refused() -> None:
     with pytest.raises(StartError, match=r"max_queue_size \(8\) is below max_batch_size \(64\)"):
         ServerConfig(max_queue_size=8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tls_cert": FILE}, "give --tls-cert and --tls-key together"),
+        ({"tls_key": FILE}, "give --tls-cert and --tls-key together"),
+        ({"tls_client_ca": FILE}, "--tls-client-ca needs TLS"),
+    ],
+)
+def test_half_of_tls_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(StartError, match=message):
+        ServerConfig(**options)
+
+
+TLS = {"tls_cert": FILE, "tls_key": FILE}
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "dangers"),
+    [
+        ("127.0.0.1", {}, []),
+        ("::1", {}, []),
+        ("localhost", {}, []),
+        ("0.0.0.0", {}, ["anybody", "read"]),
+        ("::", {"token_file": FILE}, ["read"]),
+        ("example.org", TLS, ["anybody"]),
+        ("10.0.0.1", {**TLS, "token_file": FILE}, []),
+        ("10.0.0.1", {**TLS, "tls_client_ca": FILE}, []),
+    ],
+)
+def test_what_is_dangerous_beyond_loopback(host: str, options: dict[str, Any], dangers: list[str]) -> None:
+    told = ServerConfig(host=host, **options).dangers
+    assert len(told) == len(dangers)
+    assert all(word in danger for word, danger in zip(dangers, told, strict=True))

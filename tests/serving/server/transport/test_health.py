@@ -70,7 +70,9 @@ def test_a_whole_life(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert inference.ServerLive(pb.ServerLiveRequest()).live
         assert not inference.ServerReady(pb.ServerReadyRequest()).ready
         assert not inference.ModelReady(pb.ModelReadyRequest(name="gather")).ready
-        assert list(inference.RepositoryIndex(pb.RepositoryIndexRequest()).models) == []
+        (listed,) = inference.RepositoryIndex(pb.RepositoryIndexRequest()).models
+        assert (listed.name, listed.version, listed.state) == ("gather", "1", "LOADING")
+        assert list(inference.RepositoryIndex(pb.RepositoryIndexRequest(ready=True)).models) == []
         code, message = failure(lambda: inference.ModelInfer(request("gather", index=index(1))))
         assert code is grpc.StatusCode.UNAVAILABLE
         assert message.startswith("the models are being loaded; wait until the server is ready")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import grpc
 import numpy as np
 import pytest
+import structlog.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -192,6 +193,24 @@ def test_a_model_that_fails_on_a_request_says_so_and_serves_on(live: LiveServer)
     assert code is grpc.StatusCode.INTERNAL
     assert message.startswith("ONNX Runtime failed: ")
     assert live.infer(request("gather", index=index(3)))["value"].tolist() == [30]
+
+
+def test_a_failed_request_is_logged_with_its_id_and_a_bad_one_is_not(own: LiveServer) -> None:
+    sent = request("gather", index=index(99))
+    with structlog.testing.capture_logs() as log:
+        sent.id = "by field"
+        refused(own, sent)
+        sent.id = ""
+        metadata = [("x-request-id", "by metadata")]
+        failure(lambda: own.inference.ModelInfer(sent, timeout=TIMEOUT, metadata=metadata))
+        refused(own, request("gather", wrong=index(1)))
+        refused(own, request("nobody", index=index(1)))
+    failed = [line for line in log if line["event"] == "request failed"]
+    assert [(line["model"], line["request_id"]) for line in failed] == [
+        ("gather", "by field"),
+        ("gather", "by metadata"),
+    ]
+    assert {line["event"] for line in log} == {"request failed", "batch failed"}
 
 
 def test_joined_requests_never_get_rows_that_are_not_theirs(own: LiveServer) -> None:

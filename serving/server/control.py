@@ -1,0 +1,234 @@
+"""Which versions of which models serve: from the repository on disk to the engine, at the start and while it serves.
+
+A new version is loaded and warmed up before it takes requests; then one assignment makes it the one that is found, and
+the old one finishes what it has. What cannot be loaded changes nothing, and is told by RepositoryIndex and the log.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from serving.server.config import ServerConfig
+from serving.server.engine import Engine
+from serving.server.errors import ControlError, ModelLoadError, NotFoundError, RepositoryError, StartError
+from serving.server.model import ServedModel
+from serving.server.repository import ModelFile, Stamp, names, require_names, require_versions, versions
+from serving.server.state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
+
+log = structlog.get_logger()
+
+LINGER_SECONDS = 1.0
+"""How long a replaced model still takes requests: those of callers who looked it up before and are still decoding."""
+
+Key = tuple[str, str]
+
+
+class Control(Protocol):
+    """What the transport asks for: of this process alone, or of all workers."""
+
+    def load(self, name: str) -> None:
+        """Load the model's latest versions, or load them again. Raises NotFoundError and ControlError."""
+
+    def unload(self, name: str) -> None:
+        """Take the model out of service. Raises NotFoundError and ControlError."""
+
+    def state(self) -> ServerState:
+        """What is served, what is not, and what was done."""
+
+
+class ModelControl:
+    """The control of this process. Thread-safe: one change at a time, while requests go on."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after each change of what is served."""
+        self._engine = engine
+        self._config: ServerConfig = engine.config
+        self._changing = threading.Lock()
+        self._stamps: dict[Key, Stamp | None] = {}  # of the files as they were when they were loaded, or refused
+        self._problems: dict[Key, tuple[str, Stamp | None]] = {}
+        self._loading: set[Key] = set()
+        self._loads: Counter[Key] = Counter()  # (model, "ok" or "error")
+        self._retired: set[ServedModel] = set()
+        self._stopping = threading.Event()
+        self._poller = threading.Thread(target=self._poll_until_stopped, name="model-control", daemon=True)
+
+    def start(self) -> None:
+        """Load what is to be served at the start, then open the engine. Raises StartError.
+
+        Polling falls back on an older version where the latest is broken, as it would have done while running, and
+        wants one model at least. The other modes want everything that was asked for.
+        """
+        config = self._config
+        if config.model_control == "poll":
+            self.poll()
+            if not self._engine.names():
+                reasons = "; ".join(reason for reason, _ in self._problems.values())
+                raise RepositoryError(
+                    f"no model of {config.models} can be served. {reasons}" if reasons else _none(config)
+                )
+            self._poller.start()
+        else:
+            for name in _asked_for(config):
+                self._update(name, require_versions(config.models, name), strict=True)
+        self._engine.open()
+        self.on_change()
+
+    def stop(self) -> None:
+        """Change nothing any more."""
+        self._stopping.set()
+        if self._poller.is_alive():
+            self._poller.join()
+
+    def close(self) -> None:
+        """Close what was replaced a moment ago; the engine closes the rest."""
+        for model in list(self._retired):
+            model.close()
+
+    def load(self, name: str) -> None:
+        self._require_explicit()
+        found = versions(self._config.models, name)
+        if not found:
+            raise NotFoundError(f"the repository has no model {name!r} with a version to load")
+        try:
+            self._update(name, found, strict=True, again=True)
+        except StartError as error:
+            raise ControlError(f"{error}; what served before serves on") from error
+        self.on_change()
+
+    def unload(self, name: str) -> None:
+        self._require_explicit()
+        with self._changing:
+            if not self._engine.versions(name):
+                raise NotFoundError(f"no model {name!r} is served here, so there is nothing to unload")
+            self._retire(self._engine.serve(name, []))
+            log.info("model unloaded", model=name)
+        self.on_change()
+
+    def poll(self) -> None:
+        """Look at the repository once, and serve what lies there now. Never raises for a broken model."""
+        try:
+            present = names(self._config.models)
+        except RepositoryError as error:
+            log.warning("repository not readable; what serves goes on serving", reason=str(error))
+            return
+        before = self._engine.models
+        for name in sorted({*present, *self._engine.names()}):
+            self._update(name, versions(self._config.models, name), strict=False)
+        if self._engine.models != before:
+            self.on_change()
+
+    def state(self) -> ServerState:
+        served = {
+            (model.name, model.version): VersionState(
+                model.name,
+                model.version,
+                READY if self._engine.ready else UNAVAILABLE,
+                provider=model.runtime.provider,
+                instances=model.instances,
+                queued=len(model.batcher),
+                counters=model.statistics.snapshot(),
+            )
+            for model in self._engine.models
+        }
+        told = dict(served)
+        for (name, version), (reason, _) in list(self._problems.items()):
+            told.setdefault((name, version), VersionState(name, version, UNAVAILABLE, reason))
+        for name, version in list(self._loading):
+            told.setdefault((name, version), VersionState(name, version, LOADING))
+        return ServerState(
+            tuple(told[key] for key in sorted(told)), self._engine.failures.snapshot(), dict(self._loads)
+        )
+
+    def _require_explicit(self) -> None:
+        if self._config.model_control != "explicit":
+            raise ControlError(
+                f"models cannot be loaded or unloaded by call with --model-control {self._config.model_control}; start "
+                "the server with --model-control explicit"
+            )
+
+    def _update(self, name: str, files: list[ModelFile], *, strict: bool, again: bool = False) -> None:
+        """Serve the latest of these files that can be loaded, as many as are wanted; the latest come first.
+
+        strict: raise ModelLoadError for one that cannot be loaded, and change nothing. again: load also those whose
+        file has not changed.
+        """
+        with self._changing:
+            served = {model.version: model for model in self._engine.versions(name)}
+            chosen: dict[str, ServedModel] = {}
+            stamps: dict[Key, Stamp | None] = {}
+            wanted = self._config.num_versions or max(len(files), len(served))
+            broken = False
+            for file in files:
+                if len(chosen) == wanted or self._stopping.is_set():
+                    break
+                version, stamp = str(file.version), file.stamp()
+                model = served.get(version)
+                if model is None or again or self._stamps.get((name, version)) != stamp:
+                    # Where the file is broken now, what was loaded from it before is not.
+                    model = self._load(file, stamp, strict) or model
+                    broken = broken or model is served.get(version)
+                if model is not None:
+                    chosen[version] = model
+                    stamps[name, version] = stamp
+            for version, model in served.items():
+                if broken and len(chosen) < wanted:  # what serves is not given up for what is broken
+                    chosen.setdefault(version, model)
+            self._stamps |= stamps
+            on_disk = {str(file.version) for file in files}
+            self._problems = {key: told for key, told in self._problems.items() if key[0] != name or key[1] in on_disk}
+            if chosen != served:
+                self._retire(self._engine.serve(name, list(chosen.values())))
+
+    def _load(self, file: ModelFile, stamp: Stamp | None, strict: bool) -> ServedModel | None:
+        """None, unless strict, for a file that cannot be loaded; one that was refused as it is is not tried again."""
+        key = (file.name, str(file.version))
+        if not strict and key in self._problems and self._problems[key][1] == stamp:
+            return None
+        self._loading.add(key)
+        try:
+            model = self._engine.load(file)
+        except ModelLoadError as error:
+            self._problems[key] = (str(error), stamp)
+            self._loads[file.name, "error"] += 1
+            log.warning("model not loaded", model=file.name, version=file.version, reason=str(error))
+            if strict:
+                raise
+            return None
+        finally:
+            self._loading.discard(key)
+        self._problems.pop(key, None)
+        self._loads[file.name, "ok"] += 1
+        return model
+
+    def _retire(self, replaced: list[ServedModel]) -> None:
+        for model in replaced:
+            self._retired.add(model)
+            ending = threading.Timer(LINGER_SECONDS, self._end, [model])
+            ending.daemon = True
+            ending.start()
+
+    def _end(self, model: ServedModel) -> None:
+        model.close()
+        self._retired.discard(model)
+        log.info("model retired", model=model.name, version=model.version)
+
+    def _poll_until_stopped(self) -> None:
+        while not self._stopping.wait(self._config.poll_seconds):
+            try:
+                self.poll()
+            except Exception:
+                log.exception("polling the repository failed; trying again")
+
+
+def _asked_for(config: ServerConfig) -> list[str]:
+    if config.model_control == "explicit" and "*" not in config.load_model:
+        return sorted(set(config.load_model))
+    return require_names(config.models)
+
+
+def _none(config: ServerConfig) -> str:
+    return f"{config.models} holds no model to serve. 'hangtag export' publishes one."

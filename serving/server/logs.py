@@ -1,0 +1,57 @@
+"""The log: one line an event on standard error, for a person at a terminal, else key=value. No caller can fill it."""
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict
+
+BURST = 20
+"""Warnings and errors of one event that are written in PERIOD seconds; the next one written counts the rest."""
+PERIOD = 10.0
+
+_LIMITED = ("warning", "error", "critical")
+
+
+class RateLimit:
+    """A structlog processor that drops what repeats too often. Thread-safe."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: dict[str, tuple[float, int]] = {}  # event -> when its period began, and how often it came since
+
+    def __call__(self, _logger: object, method: str, event_dict: EventDict) -> EventDict:
+        if method not in _LIMITED and method != "exception":
+            return event_dict
+        event, now = str(event_dict.get("event")), self._clock()
+        with self._lock:
+            began, count = self._seen.get(event, (now, 0))
+            suppressed = max(0, count - BURST)
+            if now - began >= PERIOD:
+                began, count = now, 0
+            self._seen[event] = (began, count + 1)
+        if count >= BURST:
+            raise structlog.DropEvent
+        return {**event_dict, "suppressed": suppressed} if count == 0 and suppressed else event_dict
+
+
+def configure_log() -> None:
+    """For the whole process."""
+    terminal = sys.stderr.isatty()
+    renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.LogfmtRenderer()
+    structlog.configure(
+        processors=[
+            RateLimit(),
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

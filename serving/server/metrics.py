@@ -1,0 +1,149 @@
+"""Prometheus metrics, made from the server's state whenever they are asked for: counting costs the calls nothing more.
+
+Names, units and labels are Triton's where the meaning is the same (nv_…), so that its dashboards work; its counters do
+not end in _total, so these have no type here. What Triton does not have, foremost histograms that add up over processes
+and machines, is hangtag_….
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from serving.server.config import ServerConfig
+from serving.server.histogram import Histogram
+from serving.server.state import READY, ServerState, VersionState
+
+OK = "OK"
+_MODEL = ["model", "version"]
+# Triton's reasons, by the code that the caller got.
+_REASONS = {
+    "RESOURCE_EXHAUSTED": "REJECTED",
+    "DEADLINE_EXCEEDED": "REJECTED",
+    "UNAVAILABLE": "REJECTED",
+    "CANCELLED": "CANCELED",
+    "INTERNAL": "BACKEND",
+}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes of a server."""
+
+    wanted: int = 1
+    running: int = 1
+    restarts: int = 0
+
+
+class StateCollector(Collector):
+    """Asks for the state at each scrape."""
+
+    def __init__(
+        self, config: ServerConfig, state: Callable[[], ServerState], workers: Callable[[], Workers] = Workers
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._workers = workers
+
+    def collect(self) -> Iterable[Metric]:
+        state = self._state()
+        served = [one for one in state.versions if one.state == READY]
+        yield from _triton(served, state)
+        yield from _histograms(served, state)
+        yield from _models(state, self._config)
+        yield from _server(self._workers())
+
+
+def _triton(served: list[VersionState], state: ServerState) -> Iterator[Metric]:
+    def metric(name: str, help_: str, value: Callable[[VersionState], float]) -> Metric:
+        made = Metric(name, help_, "unknown")
+        for one in served:
+            made.add_sample(name, {"model": one.name, "version": one.version}, value(one))
+        return made
+
+    yield metric("nv_inference_request_success", "Requests answered", lambda one: one.counters.success.count)
+    failed = Metric("nv_inference_request_failure", "Requests not answered, by Triton's reasons", "unknown")
+    sums: dict[tuple[str, str, str], int] = {}
+    for (model, version, code), histogram in state.failures.items():
+        key = (model, version, _REASONS.get(code, "OTHER"))
+        sums[key] = sums.get(key, 0) + histogram.count
+    for (model, version, reason), count in sums.items():
+        labels = {"model": model, "version": version, "reason": reason}
+        failed.add_sample("nv_inference_request_failure", labels, count)
+    yield failed
+    yield metric("nv_inference_count", "Samples computed", lambda one: one.counters.inference_count)
+    yield metric("nv_inference_exec_count", "Batches computed", lambda one: one.counters.execution_count)
+    for part, about in (
+        ("request", "From admission to answer"),
+        ("queue", "Waiting in the queue"),
+        ("compute_input", "Joining the batch's inputs"),
+        ("compute_infer", "In ONNX Runtime"),
+        ("compute_output", "Splitting the batch's outputs"),
+    ):
+        field = "success" if part == "request" else part
+        yield metric(
+            f"nv_inference_{part}_duration_us",
+            f"{about}, summed over the requests that were answered",
+            lambda one, field=field: getattr(one.counters, field).ns // 1000,  # type: ignore[misc]
+        )
+    yield metric("nv_inference_pending_request_count", "Requests in the queue", lambda one: one.queued)
+
+
+def _histograms(served: list[VersionState], state: ServerState) -> Iterator[Metric]:
+    requests = HistogramMetricFamily(
+        "hangtag_request_seconds", "From admission to answer, or from arrival to refusal", labels=[*_MODEL, "code"]
+    )
+    for one in served:
+        _add(requests, [one.name, one.version, OK], one.counters.request_seconds)
+    for failure, histogram in state.failures.items():
+        _add(requests, list(failure), histogram)
+    yield requests
+    for name, about, field in (
+        ("hangtag_queue_seconds", "Waiting in the queue, of the requests that were answered", "queue_seconds"),
+        ("hangtag_compute_seconds", "Computing the batch, of the requests that were answered", "compute_seconds"),
+        ("hangtag_batch_size", "Samples of the batches that were computed", "batch_sizes"),
+    ):
+        family = HistogramMetricFamily(name, about, labels=_MODEL)
+        for one in served:
+            _add(family, [one.name, one.version], getattr(one.counters, field))
+        yield family
+
+
+def _models(state: ServerState, config: ServerConfig) -> Iterator[Metric]:
+    ready = GaugeMetricFamily("hangtag_model_ready", "1: takes requests; 0: it cannot be loaded", labels=_MODEL)
+    instances = GaugeMetricFamily("hangtag_model_instances", "Batches computed at once", labels=_MODEL)
+    info = GaugeMetricFamily(
+        "hangtag_model_info",
+        "The execution provider, asked for and obtained",
+        labels=[*_MODEL, "provider_asked", "provider"],
+    )
+    for one in state.versions:
+        ready.add_metric([one.name, one.version], one.state == READY)
+        if one.state == READY:
+            instances.add_metric([one.name, one.version], one.instances)
+            info.add_metric([one.name, one.version, config.provider, one.provider], 1)
+    yield from (ready, instances, info)
+    yield GaugeMetricFamily("hangtag_max_queue_size", "Requests that a model's queue holds", config.max_queue_size)
+    loads = CounterMetricFamily("hangtag_model_loads", "Versions loaded, and not", labels=["model", "outcome"])
+    for (model, outcome), times in state.loads.items():
+        loads.add_metric([model, outcome], times)
+    yield loads
+
+
+def _server(workers: Workers) -> Iterator[Metric]:
+    yield GaugeMetricFamily("hangtag_workers", "Processes that serve", workers.running)
+    yield GaugeMetricFamily("hangtag_workers_wanted", "Processes that should serve", workers.wanted)
+    yield CounterMetricFamily("hangtag_worker_restarts", "Processes that ended and were replaced", workers.restarts)
+    info = GaugeMetricFamily("hangtag_build_info", "Versions at work", labels=["version", "grpcio"])
+    info.add_metric([metadata.version("hangtag"), metadata.version("grpcio")], 1)
+    yield info
+
+
+def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
+    buckets, below = [], 0
+    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+        below += count
+        buckets.append(("+Inf" if bound == float("inf") else str(bound), float(below)))
+    family.add_metric(labels, buckets, histogram.sum)

@@ -1,0 +1,78 @@
+"""The HTTP port: /metrics for Prometheus, and the Open Inference Protocol's two health paths for probes."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from serving.server.config import ServerConfig
+from serving.server.errors import StartError
+from serving.server.metrics import StateCollector
+
+OFF = -1
+
+StartResponse = Callable[..., Any]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Version6Server(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10  # whoever connects and says nothing is let go
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are not logged: whoever reaches the port could fill the log."""
+
+
+class MetricsServer:
+    """Serves in a thread of its own, until it is closed."""
+
+    def __init__(self, config: ServerConfig, collector: StateCollector, ready: Callable[[], bool]) -> None:
+        """Listens at once. Raises StartError when the port cannot be had."""
+        registry = CollectorRegistry()
+        registry.register(collector)
+        self._metrics = make_wsgi_app(registry)
+        self._ready = ready
+        kind = _Version6Server if ":" in config.host else _Server
+        try:
+            self._server = make_server(
+                config.host, config.metrics_port, self._answer, server_class=kind, handler_class=_Handler
+            )
+        except (OSError, OverflowError) as error:
+            raise StartError(
+                f"cannot listen on {config.address(config.metrics_port)} for metrics: {error}. Choose another port "
+                "with --metrics-port (0 picks a free one, -1 turns metrics off)."
+            ) from error
+        self.port: int = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _answer(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/metrics":
+            return self._metrics(environ, start_response)  # type: ignore[no-any-return]
+        status, text = self._told(environ["PATH_INFO"])
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{text}\n".encode()]
+
+    def _told(self, path: str) -> tuple[str, str]:
+        match path:
+            case "/v2/health/live":
+                return "200 OK", "live"
+            case "/v2/health/ready":
+                return ("200 OK", "ready") if self._ready() else ("503 Service Unavailable", "not ready")
+            case _:
+                return "404 Not Found", "here are /metrics, /v2/health/live and /v2/health/ready"

@@ -1,0 +1,67 @@
+"""What a server is doing, as plain values that can be sent from process to process and added up."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from serving.server.histogram import Histogram
+from serving.server.statistics import Counters, FailureKey
+
+READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
+"""States of a version, as RepositoryIndex tells them."""
+
+
+@dataclass(frozen=True)
+class VersionState:
+    """One version of a model: what it is, and what it did. reason: why it is not ready."""
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+    provider: str = ""
+    instances: int = 0
+    queued: int = 0
+    counters: Counters = field(default_factory=Counters)
+
+    def __add__(self, other: "VersionState") -> "VersionState":
+        """Of the same version in two processes: the worse state, the sum of what was done."""
+        worse = self if self.state != READY else other
+        return replace(
+            worse,
+            provider=self.provider or other.provider,
+            instances=self.instances + other.instances,
+            queued=self.queued + other.queued,
+            counters=self.counters + other.counters,
+        )
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """All versions, what failed, and how often (re)loading a model ended how: (model, "ok" or "error") -> times."""
+
+    versions: tuple[VersionState, ...] = ()
+    failures: dict[FailureKey, Histogram] = field(default_factory=dict)
+    loads: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def __add__(self, other: "ServerState") -> "ServerState":
+        versions = {(one.name, one.version): one for one in self.versions}
+        for one in other.versions:
+            key = (one.name, one.version)
+            versions[key] = versions[key] + one if key in versions else one
+        failures = dict(self.failures)
+        for failure, histogram in other.failures.items():
+            failures[failure] = failures[failure] + histogram if failure in failures else histogram
+        loads = dict(self.loads)
+        for load, times in other.loads.items():
+            loads[load] = loads.get(load, 0) + times
+        return ServerState(tuple(versions.values()), failures, loads)
+
+    def done_only(self) -> "ServerState":
+        """What is left of a process that ended: the counts, which must not fall; nothing that waits or serves."""
+        kept = (replace(one, instances=0, queued=0, state=READY, reason="") for one in self.versions)
+        return replace(self, versions=tuple(kept))
+
+
+def total(states: Iterable[ServerState]) -> ServerState:
+    """All processes together."""
+    return sum(states, ServerState())

@@ -1,0 +1,132 @@
+"""OpenTelemetry traces, as a child of the caller's span (W3C's traceparent in the metadata). Needs the extra ``otel``.
+
+A span is made when its call has ended, with the times that were measured anyway: the queue and the computation are its
+children. So the call pays for nothing while it runs, and any path that serves a call can tell of it.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from serving.server.errors import StartError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor
+
+TRACED = ("/inference.GRPCInferenceService/ModelInfer", "/hangtag.v1.Classifier/Classify")
+QUEUE_NS, COMPUTE_NS, BATCH_SIZE = "hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"
+"""What a call cost, as its trailing metadata tells."""
+
+Metadata = Iterable[tuple[str, str | bytes]]
+# A server's span is an error where the server is at fault (OpenTelemetry's conventions for RPC).
+_AT_FAULT = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
+
+
+class Tracing:
+    """Sends spans to a collector. Thread-safe."""
+
+    def __init__(self, processor: "SpanProcessor") -> None:
+        from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        resource = Resource({SERVICE_NAME: "hangtag"}).merge(OTELResourceDetector().detect())
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # sampling: OTEL_TRACES_SAMPLER
+        self._provider.add_span_processor(processor)
+        self._tracer = self._provider.get_tracer("hangtag")
+        self._propagator = TraceContextTextMapPropagator()
+
+    @classmethod
+    def to(cls, endpoint: str) -> "Tracing | None":
+        """To an OTLP collector over gRPC; nowhere without an endpoint. Raises StartError without the extra."""
+        if not endpoint:
+            return None
+        try:
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        except ModuleNotFoundError as error:
+            raise StartError(
+                f"--otlp-endpoint needs the Python module {error.name!r}; install it with: pip install '.[otel]'"
+            ) from error
+        return cls(BatchSpanProcessor(OTLPSpanExporter(endpoint, insecure=endpoint.startswith("http://"))))
+
+    def record(self, method: str, metadata: Metadata, started_ns: int, code: str, trailing: Metadata) -> None:
+        """Tell of a call that has just ended. started_ns: nanoseconds since the epoch; code: the status's name."""
+        from opentelemetry.trace import SpanKind, Status, StatusCode
+
+        ended_ns = time.time_ns()
+        context = self._propagator.extract({key: value for key, value in metadata if isinstance(value, str)})
+        service, _, name = method.removeprefix("/").partition("/")
+        attributes: dict[str, str | int] = {
+            "rpc.system": "grpc",
+            "rpc.service": service,
+            "rpc.method": name,
+            "rpc.grpc.status_code": getattr(grpc.StatusCode, code).value[0],
+        }
+        cost = _cost(trailing)
+        if BATCH_SIZE in cost:
+            attributes["hangtag.batch_size"] = cost[BATCH_SIZE]
+        span = self._tracer.start_span(
+            f"{service}/{name}", context, kind=SpanKind.SERVER, attributes=attributes, start_time=started_ns
+        )
+        if code in _AT_FAULT:
+            span.set_status(Status(StatusCode.ERROR, code))
+        if span.is_recording() and COMPUTE_NS in cost:
+            self._children(span, ended_ns, cost)
+        span.end(ended_ns)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._provider.shutdown()
+
+    def _children(self, span: Any, ended_ns: int, cost: Mapping[str, int]) -> None:
+        from opentelemetry.trace import set_span_in_context
+
+        inside = set_span_in_context(span)
+        computed = ended_ns  # the answer leaves as soon as it is computed
+        taken = computed - cost[COMPUTE_NS]
+        for name, start, end in (
+            ("queue", taken - cost.get(QUEUE_NS, 0), taken),
+            ("compute", taken, computed),
+        ):
+            self._tracer.start_span(name, inside, start_time=start).end(end)
+
+
+class TracesCalls(grpc.ServerInterceptor):
+    """Records the calls of TRACED on grpcio's ordinary path."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Any],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method not in TRACED:
+            return handler
+        answer = handler.unary_unary
+
+        def traced(request: object, context: Any) -> object:
+            started = time.time_ns()
+            try:
+                return answer(request, context)
+            finally:
+                code = (context.code() or grpc.StatusCode.OK).name
+                self._tracing.record(
+                    method, context.invocation_metadata(), started, code, context.trailing_metadata() or ()
+                )
+
+        return grpc.unary_unary_rpc_method_handler(
+            traced,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def _cost(trailing: Metadata) -> dict[str, int]:
+    return {key: int(value) for key, value in trailing if key in (QUEUE_NS, COMPUTE_NS, BATCH_SIZE)}

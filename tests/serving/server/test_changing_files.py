@@ -1,0 +1,92 @@
+import os
+from pathlib import Path
+
+import pytest
+import structlog.testing
+
+from serving.server import changing_files
+from serving.server.changing_files import ChangingFiles
+from serving.server.errors import StartError
+
+
+@pytest.fixture(autouse=True)
+def _every_look_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changing_files, "CHECK_SECONDS", 0.0)
+
+
+def word(path: Path) -> str:
+    text = path.read_text()
+    if " " in text:
+        raise StartError("not one word")
+    return text
+
+
+def test_a_change_is_seen_and_told_once(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("first")
+    watched = ChangingFiles("words", [file], lambda: word(file))
+    assert watched.current() == "first"
+    file.write_text("second")
+    with structlog.testing.capture_logs() as log:
+        assert [watched.current(), watched.current()] == ["second", "second"]
+    assert [line["event"] for line in log] == ["words reloaded"]
+
+
+def test_what_is_no_good_leaves_the_last_good_one_and_is_told_once(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("good")
+    watched = ChangingFiles("words", [file], lambda: word(file))
+    file.write_text("no good")
+    with structlog.testing.capture_logs() as log:
+        assert [watched.current() for _ in range(3)] == ["good"] * 3
+    assert [(line["event"], line["reason"]) for line in log] == [
+        ("words not reloaded; those from before stay", "not one word")
+    ]
+    file.write_text("better")
+    assert watched.current() == "better"
+
+
+def test_a_change_during_the_reading_is_not_trusted(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("first")
+    reads = 0
+
+    def read() -> str:
+        nonlocal reads
+        reads += 1
+        text = file.read_text()
+        if reads == 2:
+            file.write_text("third, longer")
+        return text
+
+    watched = ChangingFiles("words", [file], read)
+    file.write_text("second")
+    assert [watched.current(), watched.current()] == ["first", "third, longer"]
+
+
+def test_a_file_swapped_by_a_link_as_kubernetes_does_is_a_change(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, (1, 1))  # same size, same time
+    link = tmp_path / "link"
+    link.symlink_to("old")
+    watched = ChangingFiles("words", [link], lambda: word(link))
+    (tmp_path / "next").symlink_to("new")
+    (tmp_path / "next").replace(link)
+    assert watched.current() == "new"
+
+
+def test_the_disk_is_not_asked_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changing_files, "CHECK_SECONDS", 3600.0)
+    file = tmp_path / "file"
+    file.write_text("first")
+    watched = ChangingFiles("words", [file], lambda: word(file))
+    file.unlink()
+    assert watched.current() == "first"
+
+
+def test_what_is_no_good_at_the_start_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("no good")
+    with pytest.raises(StartError, match="not one word"):
+        ChangingFiles("words", [file], lambda: word(file))

@@ -1,0 +1,113 @@
+"""What one client may take of the server, seen from a real client."""
+
+import socket
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+
+from protos import inference_pb2 as pb
+from protos import inference_pb2_grpc
+from serving.server.config import ServerConfig
+from tests import onnx_models
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+PING = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]) + bytes(8)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    return tmp_path
+
+
+def connect(live: LiveServer) -> socket.socket:
+    """A bare HTTP/2 connection."""
+    connection = socket.create_connection(("127.0.0.1", live.server.port), TIMEOUT)
+    connection.sendall(PREFACE)
+    return connection
+
+
+def read_to_the_end(connection: socket.socket) -> bytes:
+    data = b""
+    while True:
+        try:
+            more = connection.recv(65536)
+        except ConnectionResetError:
+            more = b""
+        if not more:
+            return data
+        data += more
+
+
+def test_there_are_only_so_many_connections_and_one_that_goes_makes_room(models: Path) -> None:
+    with LiveServer(ServerConfig(models=models, port=0, max_connections=3)) as live:
+        assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]  # the first connection
+        taken = [connect(live) for _ in range(2)]
+        assert all(connection.recv(9) for connection in taken)  # each got the server's settings: it is accepted
+        with connect(live) as another:
+            assert read_to_the_end(another) == b""
+        assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
+        for connection in taken:
+            connection.close()
+        with live.connect() as channel:
+            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            answer = stub.ModelInfer(request("gather", index=index(3)), timeout=TIMEOUT, wait_for_ready=True)
+            assert outputs(answer)["value"].tolist() == [30]
+
+
+def test_calls_beyond_a_connections_streams_wait_for_their_turn(models: Path) -> None:
+    config = ServerConfig(models=models, port=0, max_concurrent_streams=2, max_batch_size=1)
+    with LiveServer(config) as live, live.gate("gather") as gate:
+        calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(3)]
+        gate.wait_until_queued(2)
+        own = [("grpc.use_local_subchannel_pool", 1)]  # else both channels share a connection
+        with grpc.insecure_channel(live.server.address, options=own) as channel:  # its call is not behind the third
+            call = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future(
+                request("gather", index=index(1)), timeout=TIMEOUT
+            )
+            gate.wait_until_queued()
+            assert not any(each.done() for each in (*calls, call))
+            assert len(live.model("gather").batcher) == 2  # and one is being computed
+            gate.open()
+            assert all(outputs(each.result())["value"].tolist() == [10] for each in (*calls, call))
+
+
+def test_a_client_that_pings_all_the_time_is_sent_away(models: Path) -> None:
+    with LiveServer(ServerConfig(models=models, port=0, min_ping_seconds=3600)) as live, connect(live) as connection:
+        sender = threading.Thread(target=send_all, args=(connection, PING * 50))
+        sender.start()
+        assert b"too_many_pings" in read_to_the_end(connection)
+        sender.join(TIMEOUT)
+        assert live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
+
+
+def send_all(connection: socket.socket, data: bytes) -> None:
+    try:
+        connection.sendall(data)
+    except OSError:
+        return  # the server closed before all was sent
+
+
+def test_a_connection_without_calls_is_closed(models: Path) -> None:
+    config = ServerConfig(models=models, port=0, connection_idle_seconds=1)
+    with LiveServer(config) as live, live.connect() as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
+        idle = threading.Event()
+
+        def on_change(state: grpc.ChannelConnectivity) -> None:
+            if state is grpc.ChannelConnectivity.IDLE:
+                idle.set()
+
+        channel.subscribe(on_change)
+        assert idle.wait(TIMEOUT)
+        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live  # the client comes back by itself
+
+
+def test_a_client_that_does_not_answer_pings_is_given_up(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.server.transport.limits._PEER_SECONDS", 1)
+    with LiveServer(ServerConfig(models=models, port=0, keepalive_seconds=1)) as live, connect(live) as connection:
+        read_to_the_end(connection)  # it ends although this side says nothing more

@@ -1,0 +1,165 @@
+"""Prometheus metrics of a real server, read as Prometheus reads them."""
+
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from protos import classifier_pb2
+from serving.server.config import ServerConfig
+from serving.server.errors import StartError
+from serving.server.metrics import StateCollector, Workers
+from serving.server.metrics_http import MetricsServer
+from tests import onnx_models
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+class Watched:
+    """A live server and its metrics port."""
+
+    def __init__(self, live: LiveServer) -> None:
+        self.live = live
+        config = live.server.config
+        collector = StateCollector(config, live.server.state, lambda: Workers(2, 1, 3))
+        self.http = MetricsServer(config, collector, lambda: live.server.ready)
+
+    def get(self, path: str) -> str:
+        url = f"http://{self.live.server.config.address(self.http.port)}{path}"
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+            return str(response.read().decode())
+
+    def samples(self) -> Samples:
+        families = text_string_to_metric_families(self.get("/metrics"))
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    for name in ("gather", "classifier"):
+        onnx_models.publish(tmp_path, name, getattr(onnx_models, name)(), version=3)
+    config = ServerConfig(models=tmp_path, port=0, metrics_port=0, max_batch_size=4, max_queue_size=4)
+    with LiveServer(config) as live:
+        watched = Watched(live)
+        yield watched
+        watched.http.close()
+
+
+def of(samples: Samples, name: str, **labels: str) -> float:
+    return samples[name, tuple(sorted({"model": "gather", "version": "3", **labels}.items()))]
+
+
+def test_what_was_answered_is_counted_with_tritons_names(watched: Watched) -> None:
+    watched.live.infer(request("gather", index=index(1, 2, 3)))
+    watched.live.infer(request("gather", index=index(1)))
+    samples = watched.samples()
+    assert of(samples, "nv_inference_request_success") == 2
+    assert of(samples, "nv_inference_count") == 4
+    assert of(samples, "nv_inference_exec_count") == 2
+    assert of(samples, "nv_inference_pending_request_count") == 0
+    told = watched.live.statistics("gather").inference_stats
+    assert of(samples, "nv_inference_request_duration_us") == told.success.ns // 1000
+    for part in ("queue", "compute_input", "compute_infer", "compute_output"):
+        assert of(samples, f"nv_inference_{part}_duration_us") == getattr(told, part).ns // 1000
+
+
+def test_the_histograms_hold_what_was_answered(watched: Watched) -> None:
+    watched.live.infer(request("gather", index=index(1, 2, 3)))
+    watched.live.infer(request("gather", index=index(1)))
+    samples = watched.samples()
+    assert [of(samples, "hangtag_batch_size_bucket", le=le) for le in ("1.0", "2.0", "4.0", "+Inf")] == [1, 1, 2, 2]
+    assert of(samples, "hangtag_batch_size_sum") == 4
+    told = watched.live.statistics("gather").inference_stats
+    for name, seconds, labels in (
+        ("hangtag_request_seconds", told.success.ns / 1e9, {"code": "OK"}),
+        ("hangtag_queue_seconds", told.queue.ns / 1e9, {}),
+    ):
+        assert of(samples, f"{name}_count", **labels) == of(samples, f"{name}_bucket", le="+Inf", **labels) == 2
+        assert of(samples, f"{name}_sum", **labels) == pytest.approx(seconds)
+    assert of(samples, "hangtag_compute_seconds_count") == 2
+
+
+def test_what_failed_is_counted_by_code(watched: Watched) -> None:
+    live = watched.live
+    failure(lambda: live.infer(request("gather", index=index(99))))
+    failure(lambda: live.infer(request("gather", wrong=index(1))))
+    failure(lambda: live.classifier.Classify(classifier_pb2.ClassifyRequest(model_name="gather"), timeout=TIMEOUT))
+    for name in ("made up", "another"):
+        failure(lambda name=name: live.infer(request(name, index=index(1))))  # type: ignore[misc]
+    wrong_version = request("gather", index=index(1))
+    wrong_version.model_version = "9"
+    failure(lambda: live.infer(wrong_version))
+    samples = watched.samples()
+    assert of(samples, "hangtag_request_seconds_count", code="INTERNAL") == 1
+    assert of(samples, "hangtag_request_seconds_count", code="INVALID_ARGUMENT") == 2
+    assert of(samples, "nv_inference_request_failure", reason="BACKEND") == 1
+    assert of(samples, "nv_inference_request_failure", reason="OTHER") == 2
+    # What callers make up is not a label: anybody could make series without end.
+    assert of(samples, "hangtag_request_seconds_count", model="", version="", code="NOT_FOUND") == 2
+    assert of(samples, "hangtag_request_seconds_count", version="", code="NOT_FOUND") == 1
+    assert "made up" not in watched.get("/metrics")
+
+
+def test_the_queue_and_a_full_one(watched: Watched) -> None:
+    with watched.live.gate("gather") as gate:
+        calls = []
+        for number in range(5):
+            calls.append(watched.live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT))
+            gate.wait_until_queued()
+            if number == 0:
+                gate.wait_until_computing()
+        failure(lambda: watched.live.infer(request("gather", index=index(1))))
+        samples = watched.samples()
+        assert of(samples, "nv_inference_pending_request_count") == 4 == samples["hangtag_max_queue_size", ()]
+        assert of(samples, "hangtag_request_seconds_count", code="RESOURCE_EXHAUSTED") == 1
+        assert of(samples, "nv_inference_request_failure", reason="REJECTED") == 1
+        gate.open()
+        assert all(call.result() for call in calls)
+
+
+def test_what_serves_and_with_which_provider(watched: Watched) -> None:
+    samples = watched.samples()
+    for model in ("gather", "classifier"):
+        assert of(samples, "hangtag_model_ready", model=model) == 1
+        assert of(samples, "hangtag_model_instances", model=model) == 1
+        provider = {"provider_asked": "auto", "provider": "CPUExecutionProvider"}
+        assert of(samples, "hangtag_model_info", model=model, **provider) == 1
+        assert samples["hangtag_model_loads_total", (("model", model), ("outcome", "ok"))] == 1
+    assert [samples[name, ()] for name in ("hangtag_workers", "hangtag_workers_wanted")] == [1, 2]
+    assert samples["hangtag_worker_restarts_total", ()] == 3
+
+
+def test_health_by_http(watched: Watched) -> None:
+    assert watched.get("/v2/health/live") == "live\n"
+    assert watched.get("/v2/health/ready") == "ready\n"
+    watched.live.server.stop(grace=0)
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        watched.get("/v2/health/ready")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        watched.get("/")
+
+
+def test_a_port_in_use_is_an_error_that_names_it(watched: Watched) -> None:
+    config = ServerConfig(metrics_port=watched.http.port)
+    with pytest.raises(
+        StartError, match=rf"cannot listen on 127.0.0.1:{watched.http.port} for metrics: .*--metrics-port"
+    ):
+        MetricsServer(config, StateCollector(config, watched.live.server.state), lambda: True)
+
+
+def test_version_6_addresses_have_metrics_too(watched: Watched) -> None:
+    config = ServerConfig(host="::1", metrics_port=0)
+    http = MetricsServer(config, StateCollector(config, watched.live.server.state), lambda: True)
+    with socket.create_connection(("::1", http.port), TIMEOUT) as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+        assert connection.makefile("rb").readline().startswith(b"HTTP/1.0 200")
+    http.close()

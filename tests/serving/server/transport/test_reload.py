@@ -1,0 +1,138 @@
+"""Models that are loaded, replaced and unloaded by call, while others call them."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from protos import inference_pb2 as pb
+from serving.server.config import ServerConfig
+from tests import onnx_models
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, outputs, request, status_of
+
+CALLERS = 4
+RELOADS = 100
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    onnx_models.publish(tmp_path, "classifier", onnx_models.classifier())
+    return tmp_path
+
+
+@pytest.fixture
+def explicit(models: Path) -> Iterator[LiveServer]:
+    with LiveServer(ServerConfig(models=models, port=0, model_control="explicit", num_versions=2)) as live:
+        yield live
+
+
+def load(live: LiveServer, name: str) -> None:
+    live.inference.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=name), timeout=TIMEOUT)
+
+
+def unload(live: LiveServer, name: str) -> None:
+    live.inference.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name=name), timeout=TIMEOUT)
+
+
+def listed(live: LiveServer, *, ready: bool = False) -> list[tuple[str, str, str]]:
+    told = live.inference.RepositoryIndex(pb.RepositoryIndexRequest(ready=ready), timeout=TIMEOUT)
+    return [(model.name, model.version, model.state) for model in told.models]
+
+
+def test_load_and_unload_by_call(explicit: LiveServer, models: Path) -> None:
+    assert explicit.inference.ServerReady(pb.ServerReadyRequest()).ready
+    assert listed(explicit) == []
+    load(explicit, "gather")
+    assert explicit.infer(request("gather", index=index(2)))["value"].tolist() == [20]
+    assert status_of(explicit.health, "gather") == "SERVING"
+    onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
+    load(explicit, "gather")
+    assert listed(explicit) == [("gather", "1", "READY"), ("gather", "2", "READY")]
+    for wanted, got in (("", "2"), ("2", "2"), ("1", "1")):
+        sent = request("gather", index=index(3))
+        sent.model_version = wanted
+        assert explicit.inference.ModelInfer(sent, timeout=TIMEOUT).model_version == got
+    metadata = explicit.inference.ModelMetadata(pb.ModelMetadataRequest(name="gather"))
+    assert list(metadata.versions) == ["2", "1"]
+    unload(explicit, "gather")
+    assert status_of(explicit.health, "gather") == "NOT_SERVING"
+    assert failure(lambda: explicit.infer(request("gather", index=index(2))))[0] is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_broken_version_is_refused_and_told_and_the_old_one_serves(explicit: LiveServer, models: Path) -> None:
+    load(explicit, "gather")
+    (models / "gather/7").mkdir()
+    (models / "gather/7/model.onnx").write_bytes(b"broken")
+    code, message = failure(lambda: load(explicit, "gather"))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "gather/7/model.onnx cannot be loaded by ONNX Runtime" in message
+    assert message.endswith("what served before serves on")
+    assert explicit.infer(request("gather", index=index(2)))["value"].tolist() == [20]
+    assert listed(explicit) == [("gather", "1", "READY"), ("gather", "7", "UNAVAILABLE")]
+    assert listed(explicit, ready=True) == [("gather", "1", "READY")]
+
+
+def test_what_cannot_be_asked_of_the_repository(explicit: LiveServer, live: LiveServer) -> None:
+    inference = explicit.inference
+    for name in ("nobody", "../gather", "gather/1"):
+        assert failure(lambda n=name: load(explicit, n))[0] is grpc.StatusCode.NOT_FOUND  # type: ignore[misc]
+        assert failure(lambda n=name: unload(explicit, n))[0] is grpc.StatusCode.NOT_FOUND  # type: ignore[misc]
+    named = pb.RepositoryModelLoadRequest(repository_name="other", model_name="gather")
+    assert failure(lambda: inference.RepositoryModelLoad(named))[0] is grpc.StatusCode.INVALID_ARGUMENT
+    with_parameter = pb.RepositoryModelLoadRequest(model_name="gather")
+    with_parameter.parameters["config"].string_param = "{}"
+    code, message = failure(lambda: inference.RepositoryModelLoad(with_parameter))
+    assert (code, message[:31]) == (grpc.StatusCode.INVALID_ARGUMENT, "parameter 'config' is not known")
+    code, message = failure(lambda: load(live, "gather"))  # a server that was started without
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "start the server with --model-control explicit" in message
+
+
+def test_a_hundred_reloads_under_load_fail_no_request(explicit: LiveServer) -> None:
+    load(explicit, "classifier")
+    done = threading.Event()
+    failures: list[BaseException] = []
+    answered = [0] * CALLERS
+
+    def call(number: int) -> None:
+        images = np.full((1, 28, 28), number, np.uint8)
+        expected = onnx_models.logits_of(images)
+        with explicit.connect() as channel:
+            infer = explicit.inference.__class__(channel).ModelInfer
+            try:
+                while not done.is_set():
+                    answer = outputs(infer(request("classifier", image=images), timeout=TIMEOUT))
+                    np.testing.assert_allclose(answer["logits"], expected, rtol=1e-4, atol=1e-4)
+                    answered[number] += 1
+            except BaseException as error:
+                failures.append(error)
+
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(CALLERS)]
+    for caller in callers:
+        caller.start()
+    for _ in range(RELOADS):
+        load(explicit, "classifier")
+    done.set()
+    for caller in callers:
+        caller.join(TIMEOUT)
+    assert failures == []
+    assert min(answered) > 0
+    assert explicit.server._control.state().loads == {("classifier", "ok"): RELOADS + 1}
+
+
+def test_a_call_that_waits_in_a_replaced_model_is_answered_by_it(explicit: LiveServer, models: Path) -> None:
+    load(explicit, "gather")
+    with explicit.gate("gather") as gate:
+        calls = [explicit.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)]
+        gate.wait_until_computing()
+        calls.append(explicit.inference.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT))
+        gate.wait_until_queued(2)
+        load(explicit, "gather")
+        assert explicit.infer(request("gather", index=index(3)))["value"].tolist() == [30]  # the new one, at once
+        assert not any(call.done() for call in calls)
+        gate.open()
+        assert [outputs(call.result())["value"].tolist() for call in calls] == [[10], [20]]

@@ -1,0 +1,198 @@
+"""TLS, mutual TLS and tokens on real connections, through the client that hangtag's commands use."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2_grpc
+
+from protos import classifier_pb2, classifier_pb2_grpc, inference_pb2_grpc
+from protos import inference_pb2 as pb
+from serving.client import Client, ClientError, Credentials
+from serving.server import changing_files
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from serving.server.errors import StartError
+from tests import onnx_models
+from tests.serving.server.transport.live import TIMEOUT, failure, index, request, status_of
+
+REFLECTION = "grpc.reflection.v1.ServerReflection"
+TOKEN = "a-token-of-sixteen-and-more"
+
+
+@pytest.fixture(autouse=True)
+def _every_look_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changing_files, "CHECK_SECONDS", 0.0)
+
+
+@dataclass
+class Papers:
+    """Two authorities, and the files of what they issued."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.authorities = {name: trustme.CA() for name in ("ours", "strangers")}
+        for name, authority in self.authorities.items():
+            authority.cert_pem.write_to_path(str(self.ca(name)))
+            self.issue(f"server-of-{name}", by=name)
+            self.issue(f"client-of-{name}", by=name)
+
+    def ca(self, name: str = "ours") -> Path:
+        return self.folder / f"{name}-ca.pem"
+
+    def cert(self, name: str) -> Path:
+        return self.folder / f"{name}.pem"
+
+    def key(self, name: str) -> Path:
+        return self.folder / f"{name}.key"
+
+    def issue(self, name: str, by: str) -> None:
+        issued = self.authorities[by].issue_cert("127.0.0.1")
+        self.cert(name).write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+        self.key(name).write_bytes(issued.private_key_pem.bytes())
+
+    def server(self, **more: Path) -> dict[str, Path]:
+        return {"tls_cert": self.cert("server-of-ours"), "tls_key": self.key("server-of-ours"), **more}
+
+    def client(self, by: str | None = "ours") -> Credentials:
+        name = f"client-of-{by}"
+        return Credentials(self.ca(), *((self.cert(name), self.key(name)) if by else ()))
+
+
+@pytest.fixture
+def papers(tmp_path: Path) -> Papers:
+    (tmp_path / "papers").mkdir()
+    return Papers(tmp_path / "papers")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    onnx_models.publish(tmp_path / "models", "gather", onnx_models.gather())
+    return tmp_path / "models"
+
+
+@contextmanager
+def serving(models: Path, **options: Path) -> Iterator[Server]:
+    with Server(ServerConfig(models=models, port=0, drain_seconds=1, **options)) as server:  # type: ignore[arg-type]
+        yield server
+
+
+def value(server: Server, credentials: Credentials) -> float:
+    with Client(server.address, timeout=TIMEOUT, credentials=credentials) as client:
+        client.wait_until_ready(TIMEOUT)
+        return float(client.infer("gather", {"index": index(2)})["value"].item())
+
+
+def refusal(server: Server, credentials: Credentials) -> ClientError:
+    with Client(server.address, timeout=TIMEOUT, credentials=credentials) as client, pytest.raises(ClientError) as told:
+        client.infer("gather", {"index": index(2)})
+    return told.value
+
+
+def refused(server: Server, credentials: Credentials) -> grpc.StatusCode:
+    return refusal(server, credentials).code
+
+
+def test_calls_are_encrypted_and_the_server_proves_who_it_is(models: Path, papers: Papers) -> None:
+    with serving(models, **papers.server()) as server:
+        assert value(server, Credentials(papers.ca())) == 20
+        assert refused(server, Credentials(papers.ca("strangers"))) is grpc.StatusCode.UNAVAILABLE
+        assert refused(server, Credentials()) is grpc.StatusCode.UNAVAILABLE  # clear text
+
+
+def test_what_is_wrong_with_a_connection_is_said(models: Path, papers: Papers) -> None:
+    with serving(models, **papers.server(tls_client_ca=papers.ca())) as server:
+        wrong_authority = str(refusal(server, Credentials(papers.ca("strangers"))))
+        assert wrong_authority.startswith(f"no TLS with {server.address}; is --tls-ca its authority")
+        assert wrong_authority.endswith("(certificate verify failed)")
+        for credentials in (Credentials(), papers.client(None)):
+            assert "does it want TLS (--tls-ca), or a client certificate" in str(refusal(server, credentials))
+    with serving(models) as server:
+        assert str(refusal(server, Credentials(papers.ca()))).endswith("(wrong version number)")
+
+
+def test_mutual_tls_asks_callers_too(models: Path, papers: Papers) -> None:
+    with serving(models, **papers.server(tls_client_ca=papers.ca())) as server:
+        assert value(server, papers.client()) == 20
+        assert refused(server, papers.client(None)) is grpc.StatusCode.UNAVAILABLE
+        assert refused(server, papers.client("strangers")) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_renewed_certificate_serves_new_connections_and_leaves_the_old(models: Path, papers: Papers) -> None:
+    with serving(models, **papers.server()) as server, Client(server.address, credentials=papers.client(None)) as old:
+        assert old.models() == ["gather"]
+        papers.issue("server-of-ours", by="strangers")
+        assert value(server, Credentials(papers.ca("strangers"))) == 20
+        assert refused(server, Credentials(papers.ca("ours"))) is grpc.StatusCode.UNAVAILABLE
+        assert old.models() == ["gather"]
+
+
+def test_a_broken_renewal_leaves_the_certificate_that_was_good(models: Path, papers: Papers) -> None:
+    with serving(models, **papers.server()) as server:
+        papers.key("server-of-ours").write_bytes(papers.key("server-of-strangers").read_bytes())
+        assert value(server, Credentials(papers.ca())) == 20
+        papers.cert("server-of-ours").write_bytes(papers.cert("server-of-strangers").read_bytes())  # now they fit
+        assert value(server, Credentials(papers.ca("strangers"))) == 20
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("server-of-ours.key", r"are not a certificate and its key, both PEM and the key not encrypted"),
+        ("server-of-ours.pem", r"are not a certificate and its key"),
+        ("ours-ca.pem", r"ours-ca\.pem \(--tls-client-ca\) holds no certificate in PEM form"),
+    ],
+)
+def test_files_that_are_no_good_stop_the_start(models: Path, papers: Papers, spoil: str, message: str) -> None:
+    config = ServerConfig(models=models, port=0, **papers.server(tls_client_ca=papers.ca()))  # type: ignore[arg-type]
+    (papers.folder / spoil).write_text("no PEM")
+    with pytest.raises(StartError, match=message):
+        Server(config)
+    (papers.folder / spoil).unlink()
+    with pytest.raises(StartError, match=r"cannot be read: No such file"):
+        Server(config)
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    (tmp_path / "tokens").write_text(TOKEN)
+    return tmp_path / "tokens"
+
+
+def test_tokens_are_asked_of_every_call_but_healths(models: Path, tokens: Path) -> None:
+    with serving(models, token_file=tokens) as server, grpc.insecure_channel(server.address) as channel:
+        assert value(server, Credentials(token_file=tokens)) == 20
+        inference = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        classifier = classifier_pb2_grpc.ClassifierStub(channel)
+        for call in (
+            lambda: inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT),
+            lambda: inference.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT),
+            lambda: classifier.Classify(classifier_pb2.ClassifyRequest(), timeout=TIMEOUT),
+            lambda: next(bare(channel.stream_stream, f"/{REFLECTION}/ServerReflectionInfo")(iter([b""]))),
+            lambda: bare(channel.unary_unary, "/no.such/Method")(b"", timeout=TIMEOUT),
+        ):
+            code, message = failure(call)
+            assert code is grpc.StatusCode.UNAUTHENTICATED
+            assert message.startswith("this server asks for a token: send the metadata")
+        wrong = [("authorization", f"Bearer {TOKEN}s")]
+        code, message = failure(lambda: inference.ServerLive(pb.ServerLiveRequest(), metadata=wrong, timeout=TIMEOUT))
+        assert (code, message[:25]) == (grpc.StatusCode.UNAUTHENTICATED, "the token is not valid he")
+        assert status_of(health_pb2_grpc.HealthStub(channel), "gather") == "SERVING"
+
+
+def bare(make: Callable[[str], Any], method: str) -> Any:
+    """A call that takes and gives bytes."""
+    return make(method)
+
+
+def test_tokens_and_mutual_tls_together_ask_for_both(models: Path, papers: Papers, tokens: Path) -> None:
+    with serving(models, **papers.server(tls_client_ca=papers.ca()), token_file=tokens) as server:
+        both = papers.client()
+        assert refused(server, both) is grpc.StatusCode.UNAUTHENTICATED
+        assert value(server, Credentials(both.tls_ca, both.tls_cert, both.tls_key, tokens)) == 20

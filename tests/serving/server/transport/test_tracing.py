@@ -1,0 +1,141 @@
+"""Spans of a real server: as OpenTelemetry's own exporter keeps them, and as a collector gets them."""
+
+import queue
+import sys
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from serving.server.errors import StartError
+from serving.server.transport.tracing import Tracing
+from tests import onnx_models
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
+
+TRACE, PARENT = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
+TRACEPARENT = f"00-{TRACE:032x}-{PARENT:016x}-01"
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    return tmp_path
+
+
+@pytest.fixture
+def exporter() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def traced(models: Path, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveServer]:
+    monkeypatch.setattr(Tracing, "to", lambda _endpoint: Tracing(SimpleSpanProcessor(exporter)))
+    with LiveServer(ServerConfig(models=models, port=0)) as live:
+        yield live
+
+
+def spans(live: LiveServer, exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
+    live.server.stop(grace=10)  # a span ends after its call does
+    return {span.name.rpartition("/")[2]: span for span in exporter.get_finished_spans()}
+
+
+def test_a_call_is_a_child_of_its_callers_span(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
+    sent = request("gather", index=index(1))
+    traced.inference.ModelInfer(sent, timeout=TIMEOUT, metadata=[("traceparent", TRACEPARENT)])
+    span = spans(traced, exporter)["ModelInfer"]
+    assert span.context is not None
+    assert span.parent is not None
+    assert (span.context.trace_id, span.parent.span_id) == (TRACE, PARENT)
+    assert span.kind is SpanKind.SERVER
+    assert span.attributes is not None
+    assert {key: span.attributes[key] for key in ("rpc.system", "rpc.method", "rpc.grpc.status_code")} == {
+        "rpc.system": "grpc",
+        "rpc.method": "ModelInfer",
+        "rpc.grpc.status_code": 0,
+    }
+    assert span.start_time is not None
+    assert span.end_time is not None
+    assert span.start_time < span.end_time
+
+
+def test_a_call_without_a_parent_begins_a_trace_and_an_error_is_told(
+    traced: LiveServer, exporter: InMemorySpanExporter
+) -> None:
+    failure(lambda: traced.infer(request("gather", index=index(99))))
+    span = spans(traced, exporter)["ModelInfer"]
+    assert span.parent is None
+    assert span.attributes is not None
+    assert span.attributes["rpc.grpc.status_code"] == grpc.StatusCode.INTERNAL.value[0]
+    assert span.status.status_code is StatusCode.ERROR
+
+
+def test_what_the_caller_did_wrong_is_no_error_of_the_servers(
+    traced: LiveServer, exporter: InMemorySpanExporter
+) -> None:
+    failure(lambda: traced.infer(request("nobody", index=index(1))))
+    assert spans(traced, exporter)["ModelInfer"].status.status_code is StatusCode.UNSET
+
+
+@pytest.mark.parametrize("value", ["", "nonsense", "00-0-0-00", TRACEPARENT[:-1] + "x", "ff" * 5000])
+def test_a_parent_that_is_none_is_ignored(exporter: InMemorySpanExporter, value: str) -> None:
+    Tracing(SimpleSpanProcessor(exporter)).record(METHOD, [("traceparent", value), ("b-bin", b"\xff")], 1, "OK", [])
+    (span,) = exporter.get_finished_spans()
+    assert span.parent is None
+
+
+def test_what_is_not_sampled_by_the_caller_is_not_recorded(exporter: InMemorySpanExporter) -> None:
+    Tracing(SimpleSpanProcessor(exporter)).record(METHOD, [("traceparent", TRACEPARENT[:-1] + "0")], 1, "OK", [])
+    assert exporter.get_finished_spans() == ()
+
+
+def test_the_queue_and_the_computation_are_children(exporter: InMemorySpanExporter) -> None:
+    cost = [("hangtag-queue-ns", "2000"), ("hangtag-compute-ns", "500"), ("hangtag-batch-size", "7"), ("other", "x")]
+    Tracing(SimpleSpanProcessor(exporter)).record(METHOD, [], 1, "OK", cost)
+    queued, computed, call = exporter.get_finished_spans()
+    assert [queued.name, computed.name, call.name] == ["queue", "compute", METHOD[1:]]
+    assert (call.attributes or {})["hangtag.batch_size"] == 7
+    assert call.end_time == computed.end_time
+    assert computed.start_time == queued.end_time
+    for child, long in ((queued, 2000), (computed, 500)):
+        assert child.parent == call.context
+        assert (child.end_time or 0) - (child.start_time or 0) == long
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    def __init__(self) -> None:
+        self.requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.put(request)
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+def test_a_collector_gets_them(models: Path) -> None:
+    collector = Collector()
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with LiveServer(ServerConfig(models=models, port=0, otlp_endpoint=f"http://127.0.0.1:{port}")) as live:
+        live.infer(request("gather", index=index(1)))
+    (resource,) = collector.requests.get(timeout=TIMEOUT).resource_spans
+    assert ("service.name", "hangtag") in [(one.key, one.value.string_value) for one in resource.resource.attributes]
+    assert resource.scope_spans[0].spans[-1].name == METHOD[1:]
+    server.stop(0).wait()
+
+
+def test_without_the_extra_it_says_how_to_get_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
+    with pytest.raises(StartError, match=r"--otlp-endpoint needs the Python module .*pip install '\.\[otel\]'"):
+        Server(ServerConfig(models=models, otlp_endpoint="http://127.0.0.1:1"))
