@@ -2,13 +2,26 @@
 
 import queue
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import grpc
 
-from serving.server.batcher import Answer, Tensors
+from serving.server.batcher import Answer, Tensors, Timings
 from serving.server.errors import ServerError
 from serving.server.model import ServedModel
+
+Authorise: TypeAlias = Callable[[Sequence[tuple[str, str | bytes]]], None]
+"""Given a call's metadata, raises UnauthenticatedError for who may not call."""
+
+
+def cost(timings: Timings) -> tuple[tuple[str, str], ...]:
+    """What a request cost, as its reply's trailing metadata."""
+    return (
+        ("hangtag-queue-ns", str(timings.queue_ns)),
+        ("hangtag-compute-ns", str(timings.compute_ns)),
+        ("hangtag-batch-size", str(timings.batch_size)),
+    )
 
 
 def infer(model: ServedModel, inputs: Tensors, datatypes: Mapping[str, str], context: grpc.ServicerContext) -> Answer:
@@ -22,4 +35,5 @@ def infer(model: ServedModel, inputs: Tensors, datatypes: Mapping[str, str], con
     result = outcome.get()
     if isinstance(result, ServerError):
         raise result
+    context.set_trailing_metadata(cost(result.timings))
     return result

@@ -47,7 +47,7 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
             timings=pb.Timings(
                 preprocess_ns=preprocess_ns,
                 queue_ns=timings.queue_ns,
-                compute_ns=timings.compute_input_ns + timings.compute_infer_ns + timings.compute_output_ns,
+                compute_ns=timings.compute_ns,
                 batch_size=timings.batch_size,
             ),
             task=pb.TASK_MULTI_LABEL if classifier.is_multi_label else pb.TASK_SINGLE_LABEL,

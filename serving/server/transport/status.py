@@ -38,6 +38,20 @@ Response = TypeVar("Response")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
 
+def status_of(error: Exception, rpc: str) -> tuple[grpc.StatusCode, str]:
+    """The status and the message that a call ends with; for a bug of ours, a reference to the log that has the rest."""
+    if isinstance(error, ServerError):
+        return STATUS[type(error)], _short(str(error))
+    reference = uuid.uuid4().hex[:12]
+    log.error("unexpected error", rpc=rpc, reference=reference, exc_info=error)
+    return grpc.StatusCode.INTERNAL, f"an error inside the server; its log has it under {reference}"
+
+
+def malformed(method: str) -> str:
+    """What to tell who sent bytes that are no message of this method."""
+    return f"the bytes are not a message that {method} takes; generate the caller's stubs from protos/*.proto"
+
+
 def answers_errors(
     method: Callable[[Servicer, Request, grpc.ServicerContext], Response],
 ) -> Callable[[Servicer, Request, grpc.ServicerContext], Response]:
@@ -47,13 +61,8 @@ def answers_errors(
     def answering(servicer: Servicer, request: Request, context: grpc.ServicerContext) -> Response:
         try:
             return method(servicer, request, context)
-        except ServerError as error:
-            context.abort(STATUS[type(error)], _short(str(error)))
-        except Exception:
-            # A bug of ours: the caller gets a reference, the log gets the rest.
-            reference = uuid.uuid4().hex[:12]
-            log.exception("unexpected error", rpc=method.__name__, reference=reference)
-            context.abort(grpc.StatusCode.INTERNAL, f"an error inside the server; its log has it under {reference}")
+        except Exception as error:
+            context.abort(*status_of(error, method.__name__))
 
     return answering
 
@@ -75,10 +84,7 @@ class RefusesMalformedMessages(grpc.ServerInterceptor):
             try:
                 request = parse(data)
             except DecodeError:
-                context.abort(
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    f"the bytes are not a message that {method} takes; generate the caller's stubs from protos/*.proto",
-                )
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, malformed(method))
             return answer(request, context)
 
         return grpc.unary_unary_rpc_method_handler(parse_and_answer, response_serializer=handler.response_serializer)
