@@ -65,7 +65,12 @@ class Server:
         except BaseException:
             self.stop(grace=0)
             raise
-        log.info("ready", address=self.address, models=[model.name for model in self._engine.models])
+        log.info(
+            "ready",
+            address=self.address,
+            path=self._transport.path,
+            models=[model.name for model in self._engine.models],
+        )
 
     def stop(self, grace: float | None = None) -> None:
         """Health says NOT_SERVING, calls in flight are finished within ``grace`` seconds, then everything ends."""

@@ -3,8 +3,9 @@
 The policy is to fill while busy: whoever is free takes what has gathered meanwhile, up to max_batch_size samples. So a
 call on its own waits for nobody, and under load batches grow by themselves. An optional delay holds the oldest back.
 
-An entry completes through its own callback, from whichever thread computed it. Any number of threads may take batches:
-the server's instances, or a transport that computes on the thread that polls.
+An entry completes through its own callback, from whichever thread computed it. Any thread may take a batch, be it the
+model's own or one of a transport that computes where it polls, but no more batches are out at once than the model has
+instances. Whoever took one calls ``finish``, and then asks for the next: nobody else is woken for it.
 """
 
 import threading
@@ -33,6 +34,11 @@ class Timings:
     compute_infer_ns: int
     compute_output_ns: int
     batch_size: int
+
+    @property
+    def compute_ns(self) -> int:
+        """Gathering the batch's inputs, ONNX Runtime, and splitting its outputs."""
+        return self.compute_input_ns + self.compute_infer_ns + self.compute_output_ns
 
 
 @dataclass(frozen=True)
@@ -91,24 +97,47 @@ class Batcher:
         *,
         max_batch_size: int,
         max_queue_size: int,
+        instances: int,
         max_queue_delay: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """max_batch_size counts samples, max_queue_size entries; max_queue_delay is in seconds."""
+        """max_batch_size counts samples, max_queue_size entries, instances batches; max_queue_delay is in seconds."""
         self.max_batch_size = max_batch_size
         self.max_queue_size = max_queue_size
+        self.instances = instances
         self.max_queue_delay = max_queue_delay
         self._clock = clock
         self._queue: deque[Entry] = deque()
         self._waiting = 0  # entries of the queue that are not completed yet
+        self._samples = 0  # of the queue, completed ones included
+        self._computing = 0  # batches that were taken and are not finished
         self._closed = False
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
         return self._waiting
 
-    def put(self, entry: Entry) -> None:
-        """Queue an entry. Raises QueueFullError or, once closed, UnavailableError: the callback is not called then."""
+    @property
+    def computing(self) -> int:
+        """Batches that were taken and are not finished."""
+        return self._computing
+
+    @property
+    def full(self) -> bool:
+        """A whole batch waits and an instance is free, so there is nothing to wait for."""
+        return self._samples >= self.max_batch_size and self._computing < self.instances
+
+    def would_wait(self, samples: int) -> bool:
+        """Whether a request of so many samples would not be in the next batch, or that batch not start at once."""
+        return bool(
+            self._computing >= self.instances or self.max_queue_delay or self._samples + samples > self.max_batch_size
+        )
+
+    def put(self, entry: Entry, *, wake: bool = True) -> None:
+        """Queue an entry. Raises QueueFullError or, once closed, UnavailableError: the callback is not called then.
+
+        wake: tell a thread that waits in ``take``; not needed by one that will itself take the entry.
+        """
         with self._changed:
             if self._closed:
                 raise UnavailableError("the server is stopping and takes no new requests; try another replica")
@@ -120,7 +149,9 @@ class Batcher:
             entry.enqueued = self._clock()
             self._queue.append(entry)
             self._waiting += 1
-            self._changed.notify()
+            self._samples += entry.samples
+            if wake:
+                self._changed.notify()
 
     def cancel(self, entry: Entry) -> None:
         """Take back an entry that still waits; it completes with CancelledError and costs no computation."""
@@ -129,13 +160,15 @@ class Batcher:
                 if entry in self._queue:  # else an instance has it, and finds it completed
                     self._queue.remove(entry)
                     self._waiting -= 1
+                    self._samples -= entry.samples
 
     def take(self, *, wait: bool = True) -> list[Entry]:
         """The next batch: entries of one kind, in order, of max_batch_size samples at most.
 
         Entries that were cancelled or whose deadline has passed are completed and left out before anything is computed.
         With ``wait`` the call blocks until there is a batch, and returns an empty list only when the queue is closed
-        and empty; without, an empty list means that nothing is due now.
+        and empty; without, an empty list means that nothing is due now, or that every instance is busy. After a batch
+        comes ``finish``.
         """
         while True:
             late: list[Entry] = []
@@ -143,13 +176,34 @@ class Batcher:
                 while wait and not self._due() and not (self._closed and not self._queue):
                     self._changed.wait(self._time_to_due())
                 batch = self._gather(late) if self._due() else []
-                if self._queue:
+                if batch:
+                    self._computing += 1
+                if wait and self._queue and self._computing < self.instances:
                     self._changed.notify()  # what is left is another instance's
                 finished = not wait or (self._closed and not self._queue)
             for entry in late:  # outside the lock: callbacks are the transport's
                 entry.complete(DeadlineError("the deadline passed while the request was waiting; nothing was computed"))
             if batch or finished:
                 return batch
+
+    def finish(self) -> None:
+        """A batch that was taken is computed: its instance is free."""
+        with self._changed:
+            self._computing -= 1
+            if self._closed:
+                self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Tell a thread that waits in ``take`` of entries that were put without."""
+        with self._changed:
+            self._changed.notify()
+
+    def time_to_due(self) -> float | None:
+        """Seconds until a batch may be taken; None while nothing waits, or nothing may before ``finish``."""
+        with self._changed:
+            if not self._queue or self._computing >= self.instances:
+                return None
+            return 0.0 if self._due() else self._time_to_due()
 
     def close(self) -> None:
         """Refuse new entries. What is queued can still be taken; then ``take`` returns an empty list."""
@@ -158,16 +212,16 @@ class Batcher:
             self._changed.notify_all()
 
     def _due(self) -> bool:
-        if not self._queue:
+        if not self._queue or self._computing >= self.instances:
             return False
         if self._closed or not self.max_queue_delay:
             return True
         if self._clock() >= self._queue[0].enqueued + self.max_queue_delay:
             return True
-        return sum(entry.samples for entry in self._queue) >= self.max_batch_size
+        return self._samples >= self.max_batch_size
 
     def _time_to_due(self) -> float | None:
-        if not self._queue:
+        if not self._queue or self._computing >= self.instances:
             return None
         return max(0.0, self._queue[0].enqueued + self.max_queue_delay - self._clock())
 
@@ -178,6 +232,7 @@ class Batcher:
         passed_over: list[Entry] = []
         while self._queue and samples < self.max_batch_size:
             entry = self._queue.popleft()
+            self._samples -= entry.samples
             if entry.done:
                 self._waiting -= 1
             elif entry.deadline is not None and entry.deadline <= now:
@@ -185,8 +240,10 @@ class Batcher:
                 late.append(entry)
             elif batch and entry.kind != batch[0].kind:
                 passed_over.append(entry)
+                self._samples += entry.samples
             elif samples + entry.samples > self.max_batch_size and batch:
                 self._queue.appendleft(entry)
+                self._samples += entry.samples
                 break
             else:
                 self._waiting -= 1

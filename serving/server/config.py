@@ -149,6 +149,14 @@ class ServerConfig:
         default=10.0,
         metadata=_option(click.FloatRange(min=0), "Send away clients that ping more often than this."),
     )
+    hot_path: str = field(
+        default="auto",
+        metadata=_option(
+            click.Choice(["auto", "on", "off"]),
+            "Serve ModelInfer straight from gRPC's completion queue, several times as fast. auto: if grpcio's version "
+            "was tried and a self-test passes, else by grpcio's public API, which the log says. on: an error if not.",
+        ),
+    )
     drain_seconds: float = field(
         default=20.0,
         metadata=_option(click.FloatRange(min=0), "On SIGTERM, how long calls in flight may take to finish."),

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 import structlog
@@ -31,6 +31,7 @@ class ServedModel:
         self.batcher = Batcher(
             max_batch_size=self.max_batch_size,
             max_queue_size=config.max_queue_size,
+            instances=config.instances,
             max_queue_delay=config.max_queue_delay_microseconds / 1e6,
         )
         self._instances = [
@@ -54,10 +55,18 @@ class ServedModel:
         deadline: on the monotonic clock, in seconds. Raises InvalidRequestError, QueueFullError or UnavailableError;
         on_done is not called then.
         """
-        samples = count_samples(self.signature, inputs, datatypes, self.max_batch_size)
-        entry = Entry(inputs, samples, on_done, kind=batch_kind(self.signature, inputs), deadline=deadline)
+        samples, kind = self.check(inputs, datatypes)
+        entry = Entry(inputs, samples, on_done, kind=kind, deadline=deadline)
         self.batcher.put(entry)
         return entry
+
+    def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> tuple[int, Hashable]:
+        """How many samples a request has, and its kind; what has the same shapes and datatypes gets the same answer.
+
+        Raises InvalidRequestError when the request does not fit the model.
+        """
+        samples = count_samples(self.signature, inputs, datatypes, self.max_batch_size)
+        return samples, batch_kind(self.signature, inputs)
 
     def cancel(self, entry: Entry) -> None:
         """The caller went away: drop the entry if it is still waiting, and its answer if it is being computed."""
@@ -67,7 +76,10 @@ class ServedModel:
         """Compute a batch and complete its entries. Never raises: what fails, fails this batch only."""
         started = time.monotonic()
         try:
-            answers = self._compute(batch, started)
+            try:
+                answers = self._compute(batch, started)
+            finally:
+                self.batcher.finish()
         except Exception as error:
             failure = error if isinstance(error, ServerError) else InferenceError(f"the batch failed: {error}")
             log.exception("batch failed", model=self.name, version=self.version, requests=len(batch))

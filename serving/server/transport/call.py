@@ -6,9 +6,20 @@ from collections.abc import Mapping
 
 import grpc
 
-from serving.server.batcher import Answer, Tensors
+from serving.server.batcher import Answer, Tensors, Timings
 from serving.server.errors import ServerError
 from serving.server.model import ServedModel
+
+QUEUE_NS, COMPUTE_NS, BATCH_SIZE = "hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"
+
+
+def cost(timings: Timings) -> tuple[tuple[str, str], ...]:
+    """What a request cost, as its reply's trailing metadata."""
+    return (
+        (QUEUE_NS, str(timings.queue_ns)),
+        (COMPUTE_NS, str(timings.compute_ns)),
+        (BATCH_SIZE, str(timings.batch_size)),
+    )
 
 
 def infer(model: ServedModel, inputs: Tensors, datatypes: Mapping[str, str], context: grpc.ServicerContext) -> Answer:
@@ -22,4 +33,5 @@ def infer(model: ServedModel, inputs: Tensors, datatypes: Mapping[str, str], con
     result = outcome.get()
     if isinstance(result, ServerError):
         raise result
+    context.set_trailing_metadata(cost(result.timings))
     return result

@@ -56,7 +56,7 @@ def _classify(model: ServedModel, request: pb.ClassifyRequest, context: grpc.Ser
         timings=pb.Timings(
             preprocess_ns=preprocess_ns,
             queue_ns=timings.queue_ns,
-            compute_ns=timings.compute_input_ns + timings.compute_infer_ns + timings.compute_output_ns,
+            compute_ns=timings.compute_ns,
             batch_size=timings.batch_size,
         ),
         task=pb.TASK_MULTI_LABEL if classifier.is_multi_label else pb.TASK_SINGLE_LABEL,

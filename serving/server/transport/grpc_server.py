@@ -1,8 +1,11 @@
 """grpcio's server around the engine: both services, health and reflection on one port."""
 
+from collections.abc import Sequence
 from concurrent import futures
+from typing import TYPE_CHECKING, Any
 
 import grpc
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
@@ -14,16 +17,23 @@ from serving.server.tokens import Authorise, Metadata
 from serving.server.transport.authorisation import AuthorisesCalls
 from serving.server.transport.classifier_service import ClassifierService
 from serving.server.transport.health_service import MAX_WATCHES, HealthService
+from serving.server.transport.hot import availability
 from serving.server.transport.inference_service import InferenceService
 from serving.server.transport.limits import channel_options
 from serving.server.transport.reflection import add_reflection
 from serving.server.transport.status import RefusesMalformedMessages
 from serving.server.transport.tracing import TracesCalls, Tracing
 
+if TYPE_CHECKING:
+    from serving.server.transport.hot.path import HotPath
+
+log = structlog.get_logger()
+
 _SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
     classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name,
 )
+_HOT_THREADS = 2  # one computes while the other polls
 _SPARE_THREADS = 32  # for health, metadata and reflection while every other thread waits for an answer
 
 
@@ -41,23 +51,29 @@ class GrpcServer:
     ) -> None:
         """authorise: asked about every call but health's. credentials: of TLS. Without, all may call, in clear text.
 
-        tracing: is told of each inference.
+        tracing: is told of each inference. Raises StartError when the hot path was asked for and cannot be had.
         """
         self._engine = engine
         self._credentials = credentials
         config = engine.config
         # On this path a call holds its thread until it is answered, so there are as many as may wait and be computed.
         threads = config.max_queue_size + config.max_batch_size * config.instances + MAX_WATCHES + _SPARE_THREADS
-        self._server = grpc.server(
-            futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
-            maximum_concurrent_rpcs=threads,
-            interceptors=[
-                *([AuthorisesCalls(_counted(authorise, engine))] if authorise else []),
-                RefusesMalformedMessages(),
-                *([TracesCalls(tracing)] if tracing else []),
-            ],
-            options=channel_options(config),
-        )
+        if authorise is not None:
+            authorise = _counted(authorise, engine)
+        pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc")
+        interceptors = [
+            *([AuthorisesCalls(authorise)] if authorise else []),
+            RefusesMalformedMessages(),
+            *([TracesCalls(tracing)] if tracing else []),
+        ]
+        options = channel_options(config)
+        self._hot: HotPath | None = None
+        if self._use_hot_path():
+            self._server, self._hot = _hot_server(engine, authorise, tracing, pool, interceptors, options, threads)
+        else:
+            self._server = grpc.server(
+                pool, interceptors=interceptors, options=options, maximum_concurrent_rpcs=threads
+            )
         self._health = HealthService()
         self._served: set[str] = set()  # the names that health knows
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -65,6 +81,23 @@ class GrpcServer:
         classifier_pb2_grpc.add_ClassifierServicer_to_server(ClassifierService(engine), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         add_reflection(self._server, (*_SERVICES, HEALTH))
+
+    @property
+    def path(self) -> str:
+        """Which way ModelInfer goes: ``hot`` or ``ordinary``."""
+        return "hot" if self._hot else "ordinary"
+
+    def _use_hot_path(self) -> bool:
+        wanted = self._engine.config.hot_path
+        if wanted == "off":
+            return False
+        problem = availability.problem()
+        if problem is None:
+            return True
+        if wanted == "on":
+            raise StartError(f"the hot path cannot be used: {problem}. Use --hot-path auto, which does without it.")
+        log.warning("no hot path; ModelInfer is served by grpcio's public API, more slowly", reason=problem)
+        return False
 
     def start(self) -> int:
         """Listen; returns the port. Raises StartError when the address cannot be had."""
@@ -80,7 +113,7 @@ class GrpcServer:
                 f"cannot listen on {address}: another program has the port, or the address is not this "
                 "machine's. Choose another with --port (0 picks a free one) or --host."
             ) from error
-        self._server.start()
+        (self._hot or self._server).start()
         return port
 
     def refresh_health(self) -> None:
@@ -96,6 +129,8 @@ class GrpcServer:
         """Say NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
         self._health.stop()
         self._server.stop(grace).wait()
+        if self._hot:
+            self._hot.close()
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", *_SERVICES):
@@ -111,3 +146,24 @@ def _counted(authorise: Authorise, engine: Engine) -> Authorise:
             raise
 
     return counting
+
+
+def _hot_server(
+    engine: Engine,
+    authorise: Authorise | None,
+    tracing: Tracing | None,
+    pool: futures.ThreadPoolExecutor,
+    interceptors: Sequence[grpc.ServerInterceptor],
+    options: Sequence[tuple[str, Any]],
+    maximum_concurrent_rpcs: int,
+) -> "tuple[grpc.Server, HotPath]":
+    # Not before grpcio is known to be one with which these can be imported.
+    from serving.server.transport.hot.completion_queue import SharedServer
+    from serving.server.transport.hot.inference import METHOD, HotInference
+    from serving.server.transport.hot.path import HotPath
+
+    server = SharedServer(
+        pool, interceptors=interceptors, options=options, maximum_concurrent_rpcs=maximum_concurrent_rpcs
+    )
+    threads = max(_HOT_THREADS, engine.config.instances)
+    return server, HotPath(server, METHOD, HotInference(engine, authorise, tracing), threads)

@@ -3,7 +3,7 @@
 import functools
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import grpc
@@ -47,6 +47,31 @@ Response = TypeVar("Response")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
 
+def code_of(error: Exception) -> grpc.StatusCode:
+    """The status that a call ends with; what is no domain error is a bug of ours."""
+    return STATUS[type(error)] if isinstance(error, ServerError) else grpc.StatusCode.INTERNAL
+
+
+def status_of(error: Exception, rpc: str, identity: Mapping[str, str] = {}) -> tuple[grpc.StatusCode, str]:
+    """The status and the message that a call ends with; for a bug of ours, a reference to the log that has the rest.
+
+    identity: what the log says of the request. What the caller did wrong is told to the caller alone.
+    """
+    code = code_of(error)
+    if isinstance(error, ServerError):
+        if code is grpc.StatusCode.INTERNAL:
+            log.warning("request failed", rpc=rpc, reason=str(error), **identity)
+        return code, _short(str(error))
+    reference = uuid.uuid4().hex[:12]
+    log.error("unexpected error", rpc=rpc, reference=reference, exc_info=error, **identity)
+    return code, f"an error inside the server; its log has it under {reference}"
+
+
+def malformed(method: str) -> str:
+    """What to tell who sent bytes that are no message of this method."""
+    return f"the bytes are not a message that {method} takes; generate the caller's stubs from protos/*.proto"
+
+
 def answers_errors(
     method: Callable[[Servicer, Request, grpc.ServicerContext], Response],
 ) -> Callable[[Servicer, Request, grpc.ServicerContext], Response]:
@@ -56,24 +81,15 @@ def answers_errors(
     def answering(servicer: Servicer, request: Request, context: grpc.ServicerContext) -> Response:
         try:
             return method(servicer, request, context)
-        except ServerError as error:
-            code = STATUS[type(error)]
-            if code is grpc.StatusCode.INTERNAL:  # what the caller did wrong is told to the caller alone
-                log.warning("request failed", rpc=method.__name__, reason=str(error), **_identity(request, context))
-            context.abort(code, _short(str(error)))
-        except Exception:
-            # A bug of ours: the caller gets a reference, the log gets the rest.
-            reference = uuid.uuid4().hex[:12]
-            log.exception("unexpected error", rpc=method.__name__, reference=reference, **_identity(request, context))
-            context.abort(grpc.StatusCode.INTERNAL, f"an error inside the server; its log has it under {reference}")
+        except Exception as error:
+            context.abort(*status_of(error, method.__name__, identity_of(request, context.invocation_metadata())))
 
     return answering
 
 
-def _identity(request: object, context: grpc.ServicerContext) -> dict[str, str]:
+def identity_of(request: object, metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
     """What the caller calls this request: ModelInfer's ``id``, else the metadata x-request-id."""
-    metadata = dict(context.invocation_metadata())
-    identity = str(getattr(request, "id", "") or metadata.get(REQUEST_ID, ""))
+    identity = str(getattr(request, "id", "") or dict(metadata).get(REQUEST_ID, ""))
     return {"model": str(getattr(request, "model_name", "")), "request_id": identity[:_REQUEST_ID_LENGTH]}
 
 
@@ -97,10 +113,9 @@ def counts_failures(
         try:
             return method(servicer, request, context)
         except Exception as error:
-            code = STATUS.get(type(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]  # any other is a bug
             named: Any = request
             elapsed = time.perf_counter_ns() - started
-            servicer._engine.record_failure(named.model_name, named.model_version, code.name, elapsed)
+            servicer._engine.record_failure(named.model_name, named.model_version, code_of(error).name, elapsed)
             raise
 
     return counting
@@ -123,10 +138,7 @@ class RefusesMalformedMessages(grpc.ServerInterceptor):
             try:
                 request = parse(data)
             except DecodeError:
-                context.abort(
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    f"the bytes are not a message that {method} takes; generate the caller's stubs from protos/*.proto",
-                )
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, malformed(method))
             return answer(request, context)
 
         return grpc.unary_unary_rpc_method_handler(parse_and_answer, response_serializer=handler.response_serializer)

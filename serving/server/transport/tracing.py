@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from serving.server.errors import StartError
+from serving.server.transport.call import BATCH_SIZE, COMPUTE_NS, QUEUE_NS
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
 TRACED = ("/inference.GRPCInferenceService/ModelInfer", "/hangtag.v1.Classifier/Classify")
-QUEUE_NS, COMPUTE_NS, BATCH_SIZE = "hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"
-"""What a call cost, as its trailing metadata tells."""
-
 Metadata = Iterable[tuple[str, str | bytes]]
 # A server's span is an error where the server is at fault (OpenTelemetry's conventions for RPC).
 _AT_FAULT = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")

@@ -68,8 +68,11 @@ def entry(samples: int = 1, on_done: OnDone | None = None, *, kind: str = "", de
     return Entry({}, samples, on_done or Caller(), kind=kind, deadline=deadline)
 
 
-def batcher(clock: Clock, *, size: int = 4, queue: int = 100, delay: float = 0.0) -> Batcher:
-    return Batcher(max_batch_size=size, max_queue_size=queue, max_queue_delay=delay, clock=clock)
+def batcher(
+    clock: Clock, *, size: int = 4, queue: int = 100, delay: float = 0.0, instances: int = 1_000_000
+) -> Batcher:
+    """Unless a test says how many instances, there is always one free."""
+    return Batcher(max_batch_size=size, max_queue_size=queue, instances=instances, max_queue_delay=delay, clock=clock)
 
 
 def served(runtime: Runtime, config: ServerConfig | None = None) -> ServedModel:

@@ -160,7 +160,7 @@ def test_a_full_batch_waits_for_no_delay_and_the_rest_keeps_its_own(clock: Clock
 
 
 def test_the_delay_ends_by_itself() -> None:
-    queue = Batcher(max_batch_size=4, max_queue_size=4, max_queue_delay=0.02)
+    queue = Batcher(max_batch_size=4, max_queue_size=4, instances=9, max_queue_delay=0.02)
     entries = put(queue, entry())
     assert queue.take(wait=False) == []
     assert queue.take() == entries
@@ -205,7 +205,7 @@ def test_close_wakes_everyone_who_waits(clock: Clock) -> None:
 
 
 def test_several_takers_share_the_work_and_everyone_is_answered_once() -> None:
-    queue = Batcher(max_batch_size=3, max_queue_size=10_000)
+    queue = Batcher(max_batch_size=3, max_queue_size=10_000, instances=4)
     callers = [Caller() for _ in range(3000)]
     sizes: list[int] = []
 
@@ -214,6 +214,7 @@ def test_several_takers_share_the_work_and_everyone_is_answered_once() -> None:
             sizes.append(len(batch))
             for one in batch:
                 one.complete(Answer({}, Timings(id(one), 0, 0, 0, 1)))
+            queue.finish()
 
     entries = [entry(on_done=caller) for caller in callers]
     takers = [threading.Thread(target=compute) for _ in range(4)]

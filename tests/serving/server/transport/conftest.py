@@ -24,15 +24,23 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models
 
 
+@pytest.fixture(scope="session", params=["on", "off"], ids=["hot", "ordinary"])
+def hot_path(request: pytest.FixtureRequest) -> str:
+    """Every promise of the wire is kept on both paths."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
-def live(repository: Path) -> Iterator[LiveServer]:
+def live(repository: Path, hot_path: str) -> Iterator[LiveServer]:
     """A real server of the whole repository, for tests that leave it as it was."""
-    with LiveServer(ServerConfig(models=repository, port=0, max_batch_size=16, max_queue_size=64)) as server:
+    config = ServerConfig(models=repository, port=0, max_batch_size=16, max_queue_size=64, hot_path=hot_path)
+    with LiveServer(config) as server:
         yield server
 
 
 @pytest.fixture
-def own(repository: Path) -> Iterator[LiveServer]:
+def own(repository: Path, hot_path: str) -> Iterator[LiveServer]:
     """A server of this test alone: a queue of 4, batches of 4, one instance."""
-    with LiveServer(ServerConfig(models=repository, port=0, max_batch_size=4, max_queue_size=4)) as server:
+    config = ServerConfig(models=repository, port=0, max_batch_size=4, max_queue_size=4, instances=1, hot_path=hot_path)
+    with LiveServer(config) as server:
         yield server

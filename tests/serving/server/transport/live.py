@@ -55,8 +55,8 @@ class Gate:
 
 
 def _then(method: Callable[..., Any], after: Callable[[], None]) -> Callable[..., Any]:
-    def both(*arguments: Any) -> Any:
-        result = method(*arguments)
+    def both(*arguments: Any, **options: Any) -> Any:
+        result = method(*arguments, **options)
         after()
         return result
 

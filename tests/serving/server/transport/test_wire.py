@@ -272,3 +272,13 @@ def test_calls_that_wait_are_computed_together_by_kind(own: LiveServer) -> None:
         assert outputs(first.result())["total"].tolist() == [[1]]
         assert [outputs(call.result())["total"].item() for call in waiting] == [1, 2, 1, 2]
         assert gate.batch_sizes == [1, 2, 2]
+
+
+def test_every_answer_says_what_it_cost(live: LiveServer) -> None:
+    images = np.zeros((3, 28, 28), np.uint8)
+    _, call = live.inference.ModelInfer.with_call(request("classifier", image=images), timeout=TIMEOUT)
+    told = {key: int(value) for key, value in call.trailing_metadata()}
+    assert set(told) == {"hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"}
+    assert told["hangtag-batch-size"] == 3
+    assert told["hangtag-compute-ns"] > 0
+    assert told["hangtag-queue-ns"] >= 0

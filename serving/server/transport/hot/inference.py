@@ -1,0 +1,142 @@
+"""ModelInfer on the hot path: bytes in, bytes out, with every promise that the ordinary path keeps."""
+
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import numpy.typing as npt
+from google.protobuf.message import DecodeError
+
+from protos import inference_pb2 as pb
+from serving.server.batcher import Answer, Entry, Tensors
+from serving.server.engine import Engine
+from serving.server.errors import CancelledError, InvalidRequestError, ServerError
+from serving.server.model import ServedModel
+from serving.server.tokens import Authorise
+from serving.server.transport import codec
+from serving.server.transport.call import cost
+from serving.server.transport.hot.completion_queue import UnaryCall
+from serving.server.transport.hot.forms import Forms
+from serving.server.transport.lookup import with_model
+from serving.server.transport.status import code_of, identity_of, malformed, status_of
+from serving.server.transport.tracing import Tracing
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+
+
+_UNREAD = pb.ModelInferRequest()
+
+
+class HotInference:
+    """The handler of ModelInfer's calls on the thread that polls."""
+
+    def __init__(self, engine: Engine, authorise: Authorise | None = None, tracing: Tracing | None = None) -> None:
+        self._engine = engine
+        self._authorise = authorise
+        self._tracing = tracing
+        self._forms = Forms()
+
+    def admit(self, call: UnaryCall) -> None:
+        if self._authorise is not None:
+            self._authorise(call.metadata)
+
+    def handle(self, call: UnaryCall, message: bytes | None, *, wake: bool) -> ServedModel | None:
+        reply = _Reply(call, self._engine, self._tracing)
+        if message is None:
+            reply.refuse(InvalidRequestError(f"{METHOD} takes exactly one request message; none came"))
+            return None
+        try:
+            form = self._forms.find(message)
+            if form is not None:
+                model = self._engine.model(form.model_name, form.model_version)
+                if model is form.model:
+                    reply.request = form.request
+                    _Queued(reply, model, form.answer).put(form.inputs(message), form.samples, form.kind, wake)
+                    return model
+                self._forms.forget(message)  # another version serves by now
+            return self._parse(reply, message, wake)
+        except Exception as error:
+            reply.refuse(error)
+            return None
+
+    def _parse(self, reply: "_Reply", message: bytes, wake: bool) -> ServedModel:
+        try:
+            request = reply.request = pb.ModelInferRequest.FromString(message)
+        except DecodeError as error:
+            raise InvalidRequestError(malformed(METHOD)) from error
+
+        def ask(model: ServedModel) -> ServedModel:
+            inputs, datatypes = codec.decode_inputs(request)
+            specs = codec.requested_outputs(request, model.signature)
+            samples, kind = model.check(inputs, datatypes)
+            self._forms.learn(message, request, model, specs, samples, kind)
+
+            def encode(outputs: Mapping[str, npt.NDArray[Any]]) -> bytes:
+                return codec.encode_response(request, model.version, specs, outputs).SerializeToString()
+
+            _Queued(reply, model, encode).put(inputs, samples, kind, wake)
+            return model
+
+        return with_model(self._engine, request.model_name, request.model_version, ask)
+
+
+class _Reply:
+    """What a call ends with, and who is told of it."""
+
+    __slots__ = ("_engine", "_started", "_started_ns", "_tracing", "call", "request")
+
+    def __init__(self, call: UnaryCall, engine: Engine, tracing: Tracing | None) -> None:
+        self.call = call
+        self.request = _UNREAD
+        self._engine = engine
+        self._tracing = tracing
+        self._started = time.perf_counter_ns()
+        self._started_ns = time.time_ns() if tracing else 0
+
+    def answer(self, message: bytes, answer: Answer) -> None:
+        trailing = cost(answer.timings)
+        self.call.answer(message, trailing)
+        if self._tracing:
+            self._tracing.record(METHOD, self.call.metadata, self._started_ns, "OK", trailing)
+
+    def refuse(self, error: Exception) -> None:
+        code = code_of(error).name
+        elapsed = time.perf_counter_ns() - self._started
+        self._engine.record_failure(self.request.model_name, self.request.model_version, code, elapsed)
+        if self._tracing:
+            self._tracing.record(METHOD, self.call.metadata, self._started_ns, code, ())
+        if not isinstance(error, CancelledError):  # else there is nobody to tell
+            self.call.refuse(*status_of(error, METHOD, identity_of(self.request, self.call.metadata)))
+
+
+class _Queued:
+    """A request that waits for its answer."""
+
+    __slots__ = ("_encode", "_entry", "_model", "_reply")
+
+    def __init__(self, reply: _Reply, model: ServedModel, encode: Callable[[Tensors], bytes]) -> None:
+        self._reply = reply
+        self._model = model
+        self._encode = encode
+
+    def put(self, inputs: Tensors, samples: int, kind: Hashable, wake: bool) -> None:
+        call = self._reply.call
+        self._entry = Entry(inputs, samples, self._end, kind=kind, deadline=call.deadline)
+        # A call whose batch starts at once is as good as computed; whoever has to wait may as well go away meanwhile.
+        if wake or kind is not None or self._model.batcher.would_wait(samples):
+            call.watch(self._cancel)
+        self._model.batcher.put(self._entry, wake=wake)
+
+    def _cancel(self) -> None:
+        self._model.cancel(self._entry)
+
+    def _end(self, outcome: Answer | ServerError) -> None:
+        if isinstance(outcome, Answer):
+            try:
+                message = self._encode(outcome.outputs)
+            except Exception as error:  # a bug of ours
+                self._reply.refuse(error)
+            else:
+                self._reply.answer(message, outcome)
+        else:
+            self._reply.refuse(outcome)

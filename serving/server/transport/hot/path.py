@@ -1,0 +1,210 @@
+"""Leader and followers on grpcio's completion queue: the thread that polls a call computes it.
+
+One thread at a time leads: it polls, gathers calls until a batch is full or nothing more is pending, passes the lead on
+and computes the batch itself. So a call changes threads as seldom as it can, and what arrives during a computation
+forms the next batch. While another thread computes, the leader waits a moment for its batch to fill.
+
+Between "everybody computes" and "nobody polls" lies no difference, so a reserve thread steps in when the lead is vacant
+for some milliseconds: it polls and queues, and leaves the computing to the models' own threads, so that a slow model
+holds up neither health checks nor another model's calls.
+"""
+
+import threading
+import time
+from typing import Any, Protocol
+
+import structlog
+
+from serving.server.batcher import Batcher, Entry
+from serving.server.transport.hot.completion_queue import OPERATION_DONE, TIMED_OUT, SharedServer, Tag, UnaryCall
+from serving.server.transport.hot.leader import Lead
+from serving.server.transport.status import status_of
+
+log = structlog.get_logger()
+
+_REQUESTED_CALLS = 8  # outstanding at gRPC's core: new calls need not wait until the leader asks for them
+_FILL_SECONDS = 0.001  # how long a leader waits for a fuller batch while another thread computes
+_RESERVE_SECONDS = 0.005  # how long the lead may be vacant
+
+
+class Computer(Protocol):
+    """What a batch is taken from and computed by: a served model."""
+
+    @property
+    def batcher(self) -> Batcher: ...
+
+    def execute(self, batch: list[Entry]) -> None: ...
+
+
+Batch = tuple[Computer, list[Entry]]
+
+
+class Handler(Protocol):
+    """What to do with the calls of a method, on the thread that polls. So neither may block. What they raise ends the
+    call with its status."""
+
+    def admit(self, call: UnaryCall) -> None:
+        """Refuse a call by what is known before its request is read, by raising."""
+
+    def handle(self, call: UnaryCall, message: bytes | None, *, wake: bool) -> Computer | None:
+        """Answer or queue a call; returns the model that it was queued for.
+
+        wake: nobody who asks here will compute it, so wake the model's own threads.
+        """
+
+
+class HotPath:
+    """Serves one unary method of a server. ``start`` it instead of the server, ``close`` it when the server stopped."""
+
+    def __init__(self, server: SharedServer, method: str, handler: Handler, threads: int) -> None:
+        self._server = server
+        self._queue = server.queue
+        self._method = method
+        self._handler = handler
+        self._lead = Lead()
+        self._waiting: dict[Computer, None] = {}  # models that calls were queued for; the leader's alone
+        self._computing = 0
+        self._counting = threading.Lock()
+        self._in_reserve = False  # the reserve thread leads
+        self._closed = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"hot-{number}", daemon=True) for number in range(threads)
+        ]
+        self._threads.append(threading.Thread(target=self._stand_by, name="hot-reserve", daemon=True))
+
+    def start(self) -> None:
+        """Start the server, and serve."""
+        self._server.take_over(self._method)
+        self._server.start()
+        for _ in range(_REQUESTED_CALLS):
+            self._server.request(self._method, _NewCall(self))
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End the threads. The server has stopped, so no call is left that they could hold up."""
+        self._closed.set()
+        self._queue.shutdown()
+        self._lead.vacant.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            self._lead.take()
+            found = self._gather()
+            if found is None:
+                self._lead.give()
+                return
+            with self._counting:
+                self._computing += 1
+            self._lead.give()
+            model, batch = found
+            while batch:  # an instance that finishes takes what waited for it
+                model.execute(batch)
+                batch = model.batcher.take(wait=False)
+            with self._counting:
+                self._computing -= 1
+
+    def _gather(self) -> Batch | None:
+        """Poll until a batch is due. None: the queue is shut down."""
+        until: float | None = 0.0 if self._waiting else None
+        fill_until = 0.0
+        while True:
+            event = self._queue.next(until)
+            if event.completion_type == OPERATION_DONE:
+                model = self._dispatch(event)
+                event = None  # grpcio wants an event gone before the next poll
+                if model is not None:
+                    self._waiting[model] = None
+                    until = 0.0
+                    if model.batcher.full and (batch := model.batcher.take(wait=False)):
+                        return model, batch
+            elif event.completion_type == TIMED_OUT:
+                if self._computing:
+                    fill_until = fill_until or time.time() + _FILL_SECONDS
+                    if time.time() < fill_until:
+                        until = fill_until
+                        continue
+                found = self._take()
+                if found:
+                    return found
+                until = self._next_due()
+                fill_until = 0.0
+            else:
+                return None
+
+    def _take(self) -> Batch | None:
+        for model in self._waiting:
+            if batch := model.batcher.take(wait=False):
+                return model, batch
+        return None
+
+    def _next_due(self) -> float | None:
+        """When a batch will be due, by the wall clock. Forgets models with nothing to wait for: what is queued while
+        every instance is busy is taken by the first that finishes."""
+        due = {model: model.batcher.time_to_due() for model in self._waiting}
+        self._waiting = {model: None for model, seconds in due.items() if seconds is not None}
+        return min((time.time() + seconds for seconds in due.values() if seconds is not None), default=None)
+
+    def _dispatch(self, event: Any) -> Computer | None:
+        tag = event.tag
+        if not isinstance(tag, Tag):
+            self._queue.pass_on(event)
+            return None
+        try:
+            return tag.done(event)  # type: ignore[return-value]
+        except Exception:  # a bug of ours may cost one call, never the thread that polls
+            log.exception("a completion was lost")
+            return None
+
+    def _stand_by(self) -> None:
+        while not self._closed.is_set():
+            self._lead.vacant.wait()
+            self._lead.vacant.clear()
+            turns = self._lead.turns
+            if self._closed.wait(_RESERVE_SECONDS) or not self._lead.take_if_idle(turns):
+                continue
+            self._in_reserve = True
+            for model in self._waiting:
+                model.batcher.wake()
+            self._waiting = {}
+            while not self._lead.wanted:
+                event = self._queue.next(None)
+                if event.completion_type != OPERATION_DONE:
+                    break
+                self._dispatch(event)
+                event = None
+            self._in_reserve = False
+            self._lead.give()
+
+    def on_new_call(self, event: Any) -> None:
+        if not event.success:  # the server is shutting down
+            return
+        self._server.request(self._method, _NewCall(self))
+        call = UnaryCall(event)
+        try:
+            self._handler.admit(call)
+            call.receive(lambda message: self._on_message(call, message))
+        except Exception as error:
+            self._refuse(call, error)
+
+    def _on_message(self, call: UnaryCall, message: bytes | None) -> Computer | None:
+        try:
+            return self._handler.handle(call, message, wake=self._in_reserve)
+        except Exception as error:
+            self._refuse(call, error)
+            return None
+
+    def _refuse(self, call: UnaryCall, error: Exception) -> None:
+        call.refuse(*status_of(error, self._method))
+
+
+class _NewCall(Tag):
+    __slots__ = ("_path",)
+
+    def __init__(self, path: HotPath) -> None:
+        self._path = path
+
+    def done(self, event: Any) -> None:
+        self._path.on_new_call(event)

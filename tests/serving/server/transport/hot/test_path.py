@@ -1,0 +1,156 @@
+"""What only the hot path could get wrong: who polls while everybody computes, and what it is asked to trust."""
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+
+from protos import classifier_pb2, inference_pb2_grpc
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from serving.server.errors import UnavailableError
+from serving.server.model import ServedModel
+from serving.server.transport.grpc_server import GrpcServer
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
+
+HOST = "localhost"
+
+
+@pytest.fixture
+def config(repository: Path) -> ServerConfig:
+    return ServerConfig(models=repository, port=0, max_batch_size=4, max_queue_size=8, instances=2, hot_path="on")
+
+
+@pytest.fixture
+def hot(config: ServerConfig) -> Iterator[LiveServer]:
+    with LiveServer(config) as server:
+        yield server
+
+
+def asked(live: LiveServer, value: int) -> Any:
+    return live.inference.ModelInfer.future(request("gather", index=index(value)), timeout=TIMEOUT)
+
+
+def test_while_every_thread_computes_others_are_still_answered(hot: LiveServer) -> None:
+    with hot.gate("gather") as gate:
+        calls = [asked(hot, 1)]
+        gate.wait_until_computing()
+        calls.append(asked(hot, 2))
+        gate.wait_until_computing()
+        for length in (1, 2):  # twice: the reserve thread leads, gives way, and leads again
+            assert hot.infer(request("free_axis", x=number(length)))["total"].tolist() == [[length]]
+            assert hot.statistics("gather").inference_count == 0
+        raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
+        answer = hot.classifier.Classify(classifier_pb2.ClassifyRequest(model_name="lstm", raw=raw), timeout=TIMEOUT)
+        assert len(answer.labels) == 3
+        gate.open()
+        assert [outputs(call.result())["value"].tolist() for call in calls] == [[10], [20]]
+    assert hot.infer(request("gather", index=index(3)))["value"].tolist() == [30]
+
+
+def test_what_waits_while_every_thread_computes_can_be_cancelled(hot: LiveServer) -> None:
+    with hot.gate("gather") as gate:
+        calls = [asked(hot, 1)]
+        gate.wait_until_computing()
+        calls.append(asked(hot, 2))
+        gate.wait_until_computing()
+        gate.wait_until_queued(2)
+        waiting = asked(hot, 3)
+        gate.wait_until_queued()
+        waiting.cancel()
+        gate.wait_until_cancelled()
+        gate.open()
+        assert [outputs(call.result())["value"].tolist() for call in calls] == [[10], [20]]
+    assert hot.statistics("gather").inference_count == 2
+
+
+def test_a_delay_holds_a_call_back_until_the_batch_is_full_or_the_time_is_over(repository: Path) -> None:
+    config = ServerConfig(
+        models=repository, port=0, max_batch_size=2, max_queue_delay_microseconds=10_000_000, hot_path="on"
+    )
+    with LiveServer(config) as live:
+        calls = [asked(live, 1), asked(live, 2)]
+        assert [outputs(call.result())["value"].tolist() for call in calls] == [[10], [20]]
+        assert live.statistics("gather").execution_count == 1
+    brief = ServerConfig(models=repository, port=0, max_batch_size=2, max_queue_delay_microseconds=2_000, hot_path="on")
+    with LiveServer(brief) as live:
+        assert live.infer(request("gather", index=index(3)))["value"].tolist() == [30]
+
+
+def test_a_bug_of_ours_ends_one_call_with_a_reference_and_no_more(
+    hot: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    with structlog.testing.capture_logs() as logs:
+        with monkeypatch.context() as patched:
+            patched.setattr(ServedModel, "check", broken)
+            code, message = failure(lambda: hot.infer(request("gather", index=index(1, 2, 3))))
+        assert code is grpc.StatusCode.INTERNAL
+        assert hot.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+    (line,) = [line for line in logs if line["log_level"] == "error"]
+    assert line["reference"] in message
+
+
+def test_another_version_that_takes_a_models_place_answers_from_then_on(hot: LiveServer) -> None:
+    assert hot.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+    assert hot.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+    engine = hot.server._engine
+    engine._table = engine._table | {"gather": engine._table["unbatched"]}
+    code, message = failure(lambda: hot.infer(request("gather", index=index(1))))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert message.startswith("unknown input 'index'; the model takes x: FP32 [4]")
+
+
+def test_who_may_not_call_is_refused_before_the_request_is_read(config: ServerConfig) -> None:
+    asked_for: list[dict[str, str | bytes]] = []
+
+    def authorise(metadata: Any) -> None:
+        asked_for.append(dict(metadata))
+        if asked_for[-1].get("authorization") != "Bearer secret":
+            raise UnavailableError("stands for the error of who has no token")
+
+    server = Server(config)
+    server._transport = GrpcServer(server._engine, server._control, authorise=authorise)
+    server._control.on_change = server._transport.refresh_health
+    with server, grpc.insecure_channel(server.address) as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        sent = request("gather", index=index(1))
+        assert failure(lambda: stub.ModelInfer(sent, timeout=TIMEOUT)) == (
+            grpc.StatusCode.UNAVAILABLE,
+            "stands for the error of who has no token",
+        )
+        assert server._engine.model("gather").statistics.snapshot().inference_count == 0
+        token = (("authorization", "Bearer secret"),)
+        assert outputs(stub.ModelInfer(sent, timeout=TIMEOUT, metadata=token))["value"].tolist() == [10]
+    assert len(asked_for) == 2
+
+
+def test_a_secure_port_has_the_hot_path_too(config: ServerConfig, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    subprocess.run([*made, "-keyout", key, "-out", certificate, *subject], check=True, capture_output=True)
+    server = Server(config)
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    server._transport = GrpcServer(server._engine, server._control, credentials=credentials)
+    server._control.on_change = server._transport.refresh_health
+    trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
+    with server, grpc.secure_channel(f"{HOST}:{server.port}", trusted) as channel:
+        assert server._transport.path == "hot"
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert outputs(stub.ModelInfer(request("gather", index=index(2)), timeout=TIMEOUT))["value"].tolist() == [20]
+
+
+def test_many_servers_come_and_go(config: ServerConfig) -> None:
+    before = threading.active_count()
+    for _ in range(5):
+        with LiveServer(config) as live:
+            assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+    assert threading.active_count() <= before + 2  # grpcio's own, which end by themselves
