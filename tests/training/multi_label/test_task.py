@@ -15,16 +15,16 @@ from tests.training.configs import OnStep, figures, make_config, same_weights, w
 from training import datasets, trainer
 from training.batch_norm import Normalised
 from training.cli import train
-from training.cnn_rnn import MAX_LABELS, CnnRnn
 from training.config import RunConfig
 from training.data import LABELS, FashionMnist
 from training.errors import DataNotFoundError, DivergedError, RunMismatchError
 from training.models import parameter_count
-from training.multi_label import MultiLabel
-from training.multi_label_data import MultiLabelData, MultiLabelSplit
-from training.multi_label_metrics import decide, evaluate
-from training.multi_label_objectives import OBJECTIVES, LabelPaths, Sigmoids, SoftmaxRanking
-from training.outfits import SIZES, make_split, together
+from training.multi_label.cnn_rnn import MAX_LABELS, CnnRnn
+from training.multi_label.data import MultiLabelData, MultiLabelSplit
+from training.multi_label.metrics import decide, evaluate
+from training.multi_label.objectives import OBJECTIVES, LabelPaths, Sigmoids, SoftmaxRanking
+from training.multi_label.outfits import SIZES, make_split, together
+from training.multi_label.task import MultiLabel
 from training.recipes import MULTI_LABEL, MULTI_LABEL_MODELS, STUDY, default_recipe, recipe_for
 from training.run import Run
 from training.single_label import SingleLabel
