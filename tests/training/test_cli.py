@@ -54,6 +54,7 @@ def test_a_finished_run_given_again_says_so(arguments: list[str], finished: tupl
     again = hangtag(arguments, finished[0])
     assert again.exit_code == 0
     assert "this run had finished already: nothing was trained. --restart trains it anew." in again.stderr
+    assert "" not in again.stderr.splitlines()
     assert "had finished already" not in finished[1].stderr
     assert again.stderr.splitlines()[-2:] == finished[1].stderr.splitlines()[-2:]
     assert contents(finished[0]) == before
