@@ -60,7 +60,7 @@ docs: $(VENV)/.dev ## Make docs/models.md, study.md, cnn-rnn.md, pictures and th
 	$(BIN)/python -m export.model_report
 	$(BIN)/python -m export.study_report
 	$(BIN)/python -m export.cnn_rnn_report
-	$(BIN)/python -m training.outfits_picture
+	$(BIN)/python -m training.multi_label.outfits_picture
 
 # Every run takes up where it stopped, and one that is there already costs nothing.
 STUDY := lstm:0 lstm:1 lstm:2 lstm-56:0 lstm-56:1 lstm-56:2 lstm-280:0 lstm-280:1 lstm-280:2 lstm2:0 cnn:0

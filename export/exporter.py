@@ -12,9 +12,10 @@ import torch
 from export import onnx_file, parity, path_parity, repository, threshold_parity, trained
 from export.served import Classifier, LabelPath, LabelThreshold, Served
 from serving.server.runtime import VERSION as ONNXRUNTIME_VERSION
-from training import label_distance, outfits
+from training import label_distance
 from training.data import LABELS, Split
-from training.multi_label_data import Canvases
+from training.multi_label import outfits
+from training.multi_label.data import Canvases
 from training.run import Run
 
 CANVASES = 1_000

@@ -9,9 +9,9 @@ from training.config import command
 INTRODUCTION = """\
 ## Several labels
 
-These answer with the set of garments on a canvas of 64x64 pixels (training/outfits.py). The epoch with the best O-F1 on
-the validation split is kept. O-F1 counts all decisions together, C-F1 is of the averages of each label's precision
-and recall, and the exact match is the share of images whose whole set is right, all on the test split.
+These answer with the set of garments on a canvas of 64x64 pixels (training/multi_label/outfits.py). The epoch with the
+best O-F1 on the validation split is kept. O-F1 counts all decisions together, C-F1 is of the averages of each label's
+precision and recall, and the exact match is the share of images whose whole set is right, all on the test split.
 
 | model | data | parameters | file | exact match | O-F1 | C-F1 | labels per image | decides by |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from serving.signature import TensorSpec
-from training.cnn_rnn import BEAM_WIDTH, IMAGE_SIZE, MAX_LABELS, CnnRnn, beam_search
 from training.inference import normalise
 from training.models import CLASSES
+from training.multi_label.cnn_rnn import BEAM_WIDTH, IMAGE_SIZE, MAX_LABELS, CnnRnn, beam_search
 
 
 class Served(nn.Module, ABC):

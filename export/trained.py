@@ -5,9 +5,9 @@ import torch
 from export.errors import ExportError
 from export.served import Classifier, LabelPath, LabelThreshold, Served
 from training import datasets
-from training.cnn_rnn import CnnRnn
 from training.models import MODELS, build
-from training.multi_label_objectives import OBJECTIVES, SoftmaxRanking
+from training.multi_label.cnn_rnn import CnnRnn
+from training.multi_label.objectives import OBJECTIVES, SoftmaxRanking
 from training.run import Run
 
 

@@ -6,15 +6,17 @@ row 1 the path, as one more than each label, 0 for none; the first of row 2 the 
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from tests.onnx_models import LABELS, model
+from tests.onnx_models import LABELS, model, publish
 
 SIZE = 64
+DISTANCES = [[abs(i - j) / 10 for j in range(10)] for i in range(10)]
 
 
 def image(probabilities: Sequence[int], path: Sequence[int] = (), path_probability: int = 0) -> npt.NDArray[np.uint8]:
@@ -84,3 +86,10 @@ def _pixels(name: str, begin: str, end: str) -> list[onnx.NodeProto]:
 def _metadata(changed: dict[str, str]) -> dict[str, str]:
     metadata = {"task": "multi_label", "labels": json.dumps(LABELS)} | changed
     return {f"hangtag.{key}": value for key, value in metadata.items()}
+
+
+def publish_all(models: Path) -> None:
+    """A model that answers with a path, one that has a threshold, and one whose labels are rivals, so far apart."""
+    publish(models, "path", label_path())
+    publish(models, "half", label_threshold())
+    publish(models, "rivals", label_threshold(task="single_label", label_distances=json.dumps(DISTANCES)))

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from training import data as fashion_mnist
-from training import outfits
 from training.data import FashionMnist
 from training.errors import DataNotFoundError
 from training.models import MODELS
-from training.multi_label_data import MultiLabelData
-from training.multi_label_objectives import OBJECTIVES
+from training.multi_label import outfits
+from training.multi_label.data import MultiLabelData
+from training.multi_label.objectives import OBJECTIVES
 from training.names import DATASETS, MULTI_LABEL, SINGLE_LABEL
 
 __all__ = ["ALL_MODELS", "DATASETS", "MULTI_LABEL", "SINGLE_LABEL", "load", "pick"]
@@ -34,7 +34,7 @@ def load(name: str, data_dir: Path | None, limit: int | None = None) -> FashionM
     Raises DataNotFoundError and DataCorruptError as the data sets do.
     """
     if name == "voc2007":
-        from training.voc import load as load_voc  # torchvision is slow to import, and rarely needed
+        from training.multi_label.voc import load as load_voc  # torchvision is slow to import, and rarely needed
 
         return load_voc(data_dir)
     garments = fashion_mnist.load(data_dir)

@@ -12,7 +12,7 @@ from training.config import RunConfig
 from training.data import FashionMnist, Images
 from training.distributed import Group
 from training.label_distance import LabelDistances
-from training.multi_label_data import MultiLabelData
+from training.multi_label.data import MultiLabelData
 from training.watch import Watch
 
 Teacher = Callable[[Images], npt.NDArray[np.float32]]
@@ -62,7 +62,7 @@ def build_task(
 ) -> Task:
     """The task that the data set sets. It looks to the watch between batches, and raises KeyboardInterrupt there."""
     if isinstance(data, MultiLabelData):
-        from training.multi_label import MultiLabel
+        from training.multi_label.task import MultiLabel
 
         return MultiLabel(config, data, device, watch)
     from training.single_label import SingleLabel

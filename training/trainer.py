@@ -14,7 +14,7 @@ from training.data import FashionMnist
 from training.distributed import Group
 from training.errors import DivergedError, RunMismatchError
 from training.label_distance import LabelDistances
-from training.multi_label_data import MultiLabelData
+from training.multi_label.data import MultiLabelData
 from training.run import TRAIN_ANEW, Run
 from training.task import Task, Teacher, build_task
 from training.watch import Progress, Watch

@@ -8,7 +8,7 @@ from hangtag.evaluation.subject import Array, Subject
 from hangtag.extras import needs
 from training import data
 from training.data import LABELS, FashionMnist, Split
-from training.multi_label_data import MultiLabelSplit
+from training.multi_label.data import MultiLabelSplit
 from training.names import DATASETS, OUTFITS, SINGLE_LABEL
 
 DEFAULTS = {"single_label": SINGLE_LABEL, "multi_label": OUTFITS[0]}
@@ -59,7 +59,7 @@ def load(subject: Subject, split: str, limit: int | None, data_dir: Path | None,
 
 def _outfits(name: str, garments: FashionMnist, split: str, limit: int | None) -> MultiLabelSplit:
     """Only what is asked for: to compose all splits takes seconds."""
-    from training import outfits
+    from training.multi_label import outfits
 
     size = outfits.SIZES[split]
     source = garments.validation if split == "validation" else garments.test

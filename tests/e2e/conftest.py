@@ -4,8 +4,6 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.processes import ROOT, ServerProcess, serving
-from training import data
-from training.data import Split
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +17,3 @@ def server(models: Path) -> Iterator[ServerProcess]:
     """A real server, in its own process, on the models that ship."""
     with serving(models) as process:
         yield process
-
-
-@pytest.fixture(scope="session")
-def garments() -> Split:
-    """The 10,000 real test images."""
-    return data.load_test()

@@ -9,9 +9,9 @@ from PIL import Image
 
 from tests.e2e.processes import ROOT, hangtag, serving
 from tests.export import label_sets
-from training.cnn_rnn import beam_search
 from training.data import LABELS, Split
 from training.inference import normalise
+from training.multi_label.cnn_rnn import beam_search
 
 
 def test_a_set_of_labels_from_the_run_to_the_answer(garments: Split, tmp_path: Path) -> None:

@@ -1,14 +1,11 @@
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 
 from export import exporter
 from tests.export import runs
-from training import data
 from training.data import Split
 from training.models import build
 from training.run import Run
@@ -28,18 +25,10 @@ class Exported:
         return self.published.folder / "model.onnx"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
-def garments() -> Split:
+def garments(garments: Split) -> Split:
     """The first 300 real test images: as many as the four batches of 64 that are compared, and some more."""
-    return data.load_test().first(300)
+    return garments.first(300)
 
 
 @pytest.fixture(scope="session", params=["lstm", "lstm2", "cnn"])

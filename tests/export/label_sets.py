@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from tests.export import runs
-from training import outfits
-from training.cnn_rnn import CnnRnn
 from training.data import LABELS, Split
 from training.inference import normalise
-from training.multi_label_data import Canvases
-from training.multi_label_models import CnnEmbedding, CnnLabels
+from training.multi_label import outfits
+from training.multi_label.cnn_rnn import CnnRnn
+from training.multi_label.data import Canvases
+from training.multi_label.models import CnnEmbedding, CnnLabels
 from training.run import Run
 
 THRESHOLD = 0.2

@@ -16,12 +16,12 @@ from export.errors import ExportError, ParityError
 from export.served import LabelPath, LabelThreshold
 from serving.server.runtime import Runtime
 from tests.export import label_sets, runs
-from training.cnn_rnn import BEAM_WIDTH, MAX_LABELS, CnnRnn, beam_search
 from training.data import LABELS, Split
 from training.inference import normalise
-from training.multi_label_data import Canvases
-from training.multi_label_metrics import decide
-from training.multi_label_objectives import OBJECTIVES
+from training.multi_label.cnn_rnn import BEAM_WIDTH, MAX_LABELS, CnnRnn, beam_search
+from training.multi_label.data import Canvases
+from training.multi_label.metrics import decide
+from training.multi_label.objectives import OBJECTIVES
 from training.run import Run
 
 BASELINES = [model for model in OBJECTIVES if model != "cnn_rnn"]

@@ -1,11 +1,12 @@
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
@@ -15,11 +16,11 @@ from serving.server.app import Server
 from serving.server.config import ServerConfig
 from tests import onnx_models
 from tests.export import runs
-from training import data
 from training.data import Split
 from training.run import Run
 
 SHIPPED = Path(__file__).parents[2] / "models"
+LSTM = SHIPPED / "lstm/1/model.onnx"
 
 
 @dataclass(frozen=True)
@@ -28,20 +29,6 @@ class Exported:
 
     run: Run
     file: Path
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def garments() -> Split:
-    """The 10,000 real test images."""
-    return data.load_test()
 
 
 @pytest.fixture(scope="session")
@@ -95,3 +82,12 @@ def classifier_of(*, classes: int = 10, output: str = "logits", bias: float = 0.
 def hangtag(*arguments: object) -> Result:
     """The command in this process, its output 100 columns wide."""
     return CliRunner().invoke(main, [str(argument) for argument in arguments], env={"COLUMNS": "100"})
+
+
+def document(*arguments: object) -> dict[str, Any]:
+    """What the command writes as JSON to standard output, and nothing else."""
+    result = hangtag("evaluate", *arguments, "--json", "-")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    written: dict[str, Any] = json.loads(result.stdout)
+    return written

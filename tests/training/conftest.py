@@ -1,21 +1,19 @@
 import gzip
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
+from click.testing import Result
 
-from training import data
+from tests.training.broken_runs import Keeping
+from tests.training.command import EPOCHS, hangtag
+from tests.training.configs import OnStep, make_config
+from training import data, trainer
+from training.config import RunConfig
 from training.data import FashionMnist
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from training.recipes import recipe_for
+from training.run import Run
+from training.watch import Progress
 
 
 @pytest.fixture(scope="session")
@@ -39,4 +37,68 @@ def raw_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         packed = source / f"{name}.gz"
         contents = gzip.decompress(packed.read_bytes()) if packed.is_file() else (source / name).read_bytes()
         (folder / name).write_bytes(contents)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unbroken(small: FashionMnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three epochs of three steps without a break."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    trainer.train(make_config(epochs=3), small, Keeping(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def arguments(raw_dir: Path) -> list[str]:
+    """A run of about two seconds, without --out."""
+    return [
+        *("train", "lstm", "--data-dir", str(raw_dir), "--device", "cpu"),
+        *("--limit", "640", "--epochs", str(EPOCHS), "--threads", "1"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def config(whole: FashionMnist) -> RunConfig:
+    """What these arguments mean."""
+    recipe = replace(recipe_for("study", "lstm"), epochs=EPOCHS)
+    return RunConfig(
+        model="lstm",
+        recipe=recipe,
+        seed=0,
+        data_digest=whole.digest,
+        limit=640,
+        precision="fp32",
+        threads=1,
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A whole run by the command, without a break, and what it said."""
+    folder = tmp_path_factory.mktemp("cli") / "finished"
+    return folder, hangtag(arguments, folder)
+
+
+@pytest.fixture(scope="session")
+def broken_off(config: RunConfig, small: FashionMnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, ended in its second epoch."""
+
+    def interrupt(at: Progress) -> None:
+        if at.epoch == 2:
+            raise KeyboardInterrupt
+
+    folder = tmp_path_factory.mktemp("cli") / "broken-off"
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(config, small, Run(folder), OnStep(interrupt))
+    return folder
+
+
+@pytest.fixture
+def linked(raw_dir: Path, tmp_path: Path) -> Path:
+    """A folder of links to the four files, for a test to spoil."""
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    for name in data.DIGESTS:
+        (folder / name).symlink_to(raw_dir / name)
     return folder

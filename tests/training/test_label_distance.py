@@ -14,11 +14,11 @@ from hypothesis.extra import numpy as hnp
 
 from tests.training.configs import make_config
 from training import label_distance, label_embeddings
-from training.cnn_rnn import CnnRnn
 from training.data import LABELS
 from training.errors import LabelDistanceError, RunMismatchError
 from training.label_distance import LabelDistances, from_embeddings
 from training.models import MODELS, build
+from training.multi_label.cnn_rnn import CnnRnn
 from training.run import Run
 
 ABC = ("a", "b", "c")

@@ -42,9 +42,7 @@ def test_a_worker_that_dies_is_told_with_what_it_said(images: Path) -> None:
     """Of a model that there is not, where once another was trained instead."""
     with (
         worker([sys.executable, "-m", "benchmarks.train.torch_worker", "plain", "1", images]) as working,
-        pytest.raises(
-            click.ClickException, match=r"torch_worker plain 1 .* ended with status 1.*\n.*KeyError: 'gru'"
-        ) as said,
+        pytest.raises(click.ClickException, match=r"torch_worker plain 1 .* ended with status 1") as said,
     ):
         working.step_ms("gru", 2)
     assert said.value.message.endswith("KeyError: 'gru'")

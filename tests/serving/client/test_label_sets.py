@@ -12,20 +12,16 @@ from hangtag.cli import main
 from serving.client import Client
 from serving.server.app import Server
 from serving.server.config import ServerConfig
-from tests import onnx_label_sets, onnx_models
+from tests import onnx_label_sets
 from tests.onnx_label_sets import image
 
 PROBABILITIES = [10, 255, 20, 30, 204, 40, 50, 102, 60, 70]  # of 255
-DISTANCES = [[abs(i - j) / 10 for j in range(10)] for i in range(10)]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = tmp_path_factory.mktemp("sets")
-    onnx_models.publish(models, "path", onnx_label_sets.label_path())
-    onnx_models.publish(models, "half", onnx_label_sets.label_threshold())
-    rivals = {"task": "single_label", "label_distances": json.dumps(DISTANCES)}
-    onnx_models.publish(models, "rivals", onnx_label_sets.label_threshold(**rivals))
+    onnx_label_sets.publish_all(models)
     with Server(ServerConfig(models=models, port=0)) as running:
         yield running
 

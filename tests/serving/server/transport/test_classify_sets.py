@@ -17,22 +17,18 @@ from protos import inference_pb2
 from serving.server.config import ServerConfig
 from serving.server.errors import ModelLoadError
 from tests import onnx_label_sets, onnx_models
-from tests.onnx_label_sets import image
+from tests.onnx_label_sets import DISTANCES, image
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, request
 
 Pixels = npt.NDArray[np.uint8]
 PROBABILITIES = [10, 250, 20, 30, 200, 40, 50, 240, 60, 70]  # of 255
-DISTANCES = [[abs(i - j) / 10 for j in range(10)] for i in range(10)]
 
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     models = tmp_path_factory.mktemp("sets")
-    onnx_models.publish(models, "path", onnx_label_sets.label_path())
-    onnx_models.publish(models, "half", onnx_label_sets.label_threshold())
+    onnx_label_sets.publish_all(models)
     onnx_models.publish(models, "low", onnx_label_sets.label_threshold(threshold="0.15", min_labels="1"))
-    rivals = {"task": "single_label", "label_distances": json.dumps(DISTANCES)}
-    onnx_models.publish(models, "rivals", onnx_label_sets.label_threshold(**rivals))
     onnx_models.publish(models, "path-far", onnx_label_sets.label_path(label_distances=json.dumps(DISTANCES)))
     with LiveServer(ServerConfig(models=models, port=0)) as server:
         yield server

@@ -11,10 +11,10 @@ from xml.etree.ElementTree import ParseError
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from training.cnn_rnn import IMAGE_SIZE
 from training.data import cache_dir
 from training.errors import DataCorruptError, DataNotFoundError
-from training.multi_label_data import Canvases, LabelSets, MultiLabelData, MultiLabelSplit
+from training.multi_label.cnn_rnn import IMAGE_SIZE
+from training.multi_label.data import Canvases, LabelSets, MultiLabelData, MultiLabelSplit
 
 LABELS = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -1,4 +1,4 @@
-"""The multi-label task: an image, a set of labels. What the training loop asks of a task is written in task.py."""
+"""The multi-label task: an image, a set of labels. What the training loop asks of a task is in training/task.py."""
 
 from dataclasses import asdict
 from typing import Any
@@ -12,9 +12,9 @@ from training.batch_norm import fold_batch_norm
 from training.config import RunConfig
 from training.inference import normalise
 from training.models import parameter_count
-from training.multi_label_data import LabelSets, MultiLabelData, MultiLabelSplit
-from training.multi_label_metrics import Scores, choose_thresholds, decide, decide_top, evaluate
-from training.multi_label_objectives import OBJECTIVES
+from training.multi_label.data import LabelSets, MultiLabelData, MultiLabelSplit
+from training.multi_label.metrics import Scores, choose_thresholds, decide, decide_top, evaluate
+from training.multi_label.objectives import OBJECTIVES
 from training.preparation import prepare
 from training.task import Step
 from training.watch import Watch

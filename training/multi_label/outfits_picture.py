@@ -1,4 +1,4 @@
-"""``python -m training.outfits_picture``: docs/images/outfits.png, the first test canvases of both sets, labelled."""
+"""``make docs``: docs/images/outfits.png, the first test canvases of both sets, labelled."""
 
 from io import BytesIO
 from pathlib import Path
@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from training import data as fashion_mnist
-from training import outfits
-from training.multi_label_data import MultiLabelData
+from training.multi_label import outfits
+from training.multi_label.data import MultiLabelData
 
 _COLUMNS, _ROWS = 6, 2  # of each set
 _SHORT = {"T-shirt/top": "T-shirt", "Ankle boot": "Boot"}

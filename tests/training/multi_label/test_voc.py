@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training import datasets, voc
+from training import datasets
 from training.errors import DataCorruptError, DataNotFoundError
+from training.multi_label import voc
 
 IMAGES = {
     "train": {"000005": ["chair", "chair", "person"], "000007": ["car"]},

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.cnn_rnn import MAX_LABELS, CnnRnn, beam_search
-from training.multi_label_models import CnnEmbedding, CnnLabels
+from training.multi_label.cnn_rnn import MAX_LABELS, CnnRnn, beam_search
+from training.multi_label.models import CnnEmbedding, CnnLabels
 from training.task import Step
 
 _NO_STEP = -100  # what cross_entropy leaves out

@@ -1,0 +1,12 @@
+"""Small multi-label runs."""
+
+from dataclasses import replace
+
+from tests.training.configs import make_config
+from training.config import RunConfig
+from training.recipes import MULTI_LABEL
+
+
+def config_of(model: str, *, epochs: int = 2, limit: int | None = None, learning_rate: float = 2e-3) -> RunConfig:
+    recipe = replace(MULTI_LABEL, name="tiny", epochs=epochs, batch_size=32, learning_rate=learning_rate)
+    return replace(make_config(model), recipe=recipe, limit=limit, dataset="outfits")

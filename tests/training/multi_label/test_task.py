@@ -1,0 +1,144 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.training.configs import OnStep, figures, make_config, same_weights, weights
+from tests.training.multi_label.configs import config_of
+from training import trainer
+from training.batch_norm import Normalised
+from training.data import FashionMnist
+from training.errors import DivergedError
+from training.models import parameter_count
+from training.multi_label.cnn_rnn import CnnRnn
+from training.multi_label.data import MultiLabelData
+from training.multi_label.metrics import decide, evaluate
+from training.multi_label.objectives import OBJECTIVES, Sigmoids
+from training.multi_label.task import MultiLabel
+from training.recipes import MULTI_LABEL, MULTI_LABEL_MODELS, STUDY, default_recipe, recipe_for
+from training.run import Run
+from training.single_label import SingleLabel
+from training.task import build_task
+from training.watch import Progress, Watch
+
+CPU = torch.device("cpu")
+LOOKING_AWAY = Watch()
+
+
+def test_all_networks_have_the_same_encoder_and_a_recipe_of_their_own() -> None:
+    networks = {model: objective(torch.arange(10)).network() for model, objective in OBJECTIVES.items()}
+    sizes = {
+        model: next(parameter_count(module) for name, module in network.named_modules() if name in ("encoder", "0"))
+        for model, network in networks.items()
+    }
+    assert len(set(sizes.values())) == 1
+    assert tuple(OBJECTIVES) == MULTI_LABEL_MODELS
+    for model in OBJECTIVES:
+        assert recipe_for(default_recipe(model), model) is MULTI_LABEL
+        with pytest.raises(KeyError, match="multi-label"):
+            recipe_for("study", model)
+    assert recipe_for(default_recipe("lstm"), "lstm") is STUDY
+    with pytest.raises(KeyError):
+        recipe_for("multi-label", "lstm")
+
+
+@pytest.mark.parametrize("model", OBJECTIVES)
+def test_folding_batch_norm_away_changes_no_answer(model: str, outfits: MultiLabelData) -> None:
+    torch.manual_seed(0)
+    task = MultiLabel(config_of(model), outfits, CPU, LOOKING_AWAY)
+    network = task.network()
+    assert sum(isinstance(module, Normalised) for module in network.modules()) >= 5, "the whole encoder"
+    for start in (0, 32, 64):
+        task.step(network, torch.arange(start, start + 32))
+    network.eval()
+    folded = task.deployable(network)
+    assert not any(isinstance(module, Normalised | nn.BatchNorm2d) for module in folded.modules())
+    assert folded.state_dict().keys() == OBJECTIVES[model](torch.arange(10)).network().state_dict().keys()
+    objective = OBJECTIVES[model](torch.arange(10))
+    labels = torch.from_numpy(outfits.test.labels)
+    pixels = torch.from_numpy(outfits.test.images) / 255
+    with torch.no_grad():
+        losses = [float(objective.step(which, pixels, labels, 0).loss) for which in (network, folded)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("model", OBJECTIVES)
+def test_training_learns_to_tell_sets_and_the_summary_has_its_figures(
+    model: str, plain: MultiLabelData, tmp_path: Path
+) -> None:
+    metrics = trainer.train(config_of(model, epochs=4), plain, Run(tmp_path))
+    summary = metrics["summary"]
+    assert summary["test"]["exact_match"] > 0.9
+    assert summary["validation"]["o_f1"] == pytest.approx(summary["peak_validation_o_f1"])
+    assert metrics["epochs"][-1]["train_loss"] < metrics["epochs"][0]["train_loss"]
+    assert summary["label_order"] == [
+        plain.labels[label] for label in np.argsort(-plain.train.labels.sum(axis=0), kind="stable")
+    ]
+    assert set(summary["thresholds"]) == {"o_f1", "exact_match", "one_half"} == set(summary["test"]["by_threshold"])
+    by_itself = summary["test"] == summary["test"]["by_threshold"]["o_f1"] | {
+        "by_threshold": summary["test"]["by_threshold"],
+        "by_rank": summary["test"]["by_rank"],
+    }
+    assert by_itself or model == "cnn_rnn"
+    assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
+
+
+def test_what_was_kept_gives_the_summarys_figures_again(plain: MultiLabelData, tmp_path: Path) -> None:
+    config = config_of("sigmoids", epochs=2)
+    summary = trainer.train(config, plain, Run(tmp_path))["summary"]
+    objective = Sigmoids(torch.arange(4))
+    network = objective.network().eval()
+    network.load_state_dict(weights(tmp_path))
+    with torch.no_grad():
+        scores = objective.answer(network, torch.from_numpy(plain.test.images) / 255).scores.numpy()
+    outcome = evaluate(decide(scores, summary["thresholds"]["o_f1"]), scores, plain.test.labels)
+    assert outcome.o_f1 == pytest.approx(summary["test"]["o_f1"])
+    assert outcome.mean_ap == pytest.approx(summary["test"]["mean_ap"])
+
+
+class CrashError(Exception):
+    pass
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(outfits: MultiLabelData, tmp_path: Path) -> None:
+    config = config_of("cnn_rnn", limit=64)
+    unbroken = trainer.train(config, outfits, Run(tmp_path / "unbroken"))
+
+    def crash(at: Progress) -> None:
+        if at.epoch == 2:
+            raise CrashError
+
+    with pytest.raises(CrashError):
+        trainer.train(config, outfits, Run(tmp_path / "broken"), OnStep(crash))
+    assert figures(trainer.train(config, outfits, Run(tmp_path / "broken"))) == figures(unbroken)
+    assert same_weights(weights(tmp_path / "broken"), weights(tmp_path / "unbroken"))
+
+
+@pytest.mark.parametrize("model", OBJECTIVES)
+def test_a_loss_that_is_no_number_stops_the_run(model: str, outfits: MultiLabelData, tmp_path: Path) -> None:
+    with pytest.raises(DivergedError):
+        trainer.train(config_of(model, learning_rate=1e30), outfits, Run(tmp_path))
+
+
+@pytest.mark.parametrize("model", OBJECTIVES)
+def test_weights_that_are_no_numbers_have_no_figure(model: str, outfits: MultiLabelData) -> None:
+    task = MultiLabel(config_of(model), outfits, CPU, LOOKING_AWAY)
+    network = task.deployable(task.network())
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(torch.nan)
+    assert all(np.isnan(figure) for figure in task.validate(network).values())
+
+
+def test_the_data_set_decides_the_task(outfits: MultiLabelData, small: FashionMnist) -> None:
+    assert isinstance(build_task(config_of("cnn_rnn"), outfits, CPU, None), MultiLabel)
+    assert isinstance(build_task(make_config(), small, CPU, None), SingleLabel)
+
+
+def test_networks_take_the_number_of_labels_from_the_data(plain: MultiLabelData) -> None:
+    network = MultiLabel(config_of("cnn_rnn"), plain, CPU, LOOKING_AWAY).network()
+    assert isinstance(network, CnnRnn)
+    assert network.labels == 4

@@ -1,0 +1,48 @@
+"""A run seen from the terminal: what is shown, and what Ctrl-C does."""
+
+import signal
+
+import pytest
+
+from training.progress import watched
+from training.watch import Progress
+
+
+def test_a_bar_that_never_moves_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with watched(3, shown=True):
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_each_kind_of_work_has_its_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    with watched(3, shown=True) as watch:
+        watch.taught(500, 1000)
+        watch.taught(1000, 1000)
+        watch.step(Progress(2, 5, 5, 0.25, {"validation_accuracy": 0.5}))
+    shown = capsys.readouterr().err
+    assert "asking the teacher" in shown
+    assert "1000/1000" in shown
+    assert "epoch 2/3" in shown
+    assert "10/15" in shown
+    assert "loss 0.250" in shown
+
+
+def test_other_processes_show_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with watched(3, shown=False) as watch:
+        watch.taught(500, 1000)
+        watch.step(Progress(1, 5, 5, 0.25, None))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_first_ctrl_c_waits_for_a_good_place_and_the_second_does_not() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with watched(3, shown=False) as watch:
+        watch.check()
+        signal.raise_signal(signal.SIGINT)
+        assert watch.wants_stop()
+        with pytest.raises(KeyboardInterrupt):
+            watch.check()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -1,0 +1,181 @@
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.broken_runs import CrashError, Crashing, Keeping, assert_same_outcome
+from tests.training.configs import OnStep, make_config, same_weights, weights
+from training import trainer
+from training.data import FashionMnist
+from training.errors import RunMismatchError
+from training.models import build
+from training.run import Run
+from training.watch import Progress, Watch
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_a_finished_run_is_not_trained_again(small: FashionMnist, unbroken: Path) -> None:
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in unbroken.iterdir()}
+    metrics = trainer.train(make_config(epochs=3), small, Run(unbroken), OnStep(lambda at: pytest.fail("it trained")))
+    assert metrics == Run(unbroken).read_metrics()
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in unbroken.iterdir()} == before
+
+
+@pytest.mark.parametrize("kill_at", [(1, 2), (2, 1), (2, 2), (3, 3)], ids=str)
+def test_a_run_interrupted_inside_an_epoch_goes_on(
+    small: FashionMnist, unbroken: Path, tmp_path: Path, kill_at: tuple[int, int]
+) -> None:
+    def interrupt(at: Progress) -> None:
+        if (at.epoch, at.step) == kill_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(make_config(epochs=3), small, Keeping(tmp_path), OnStep(interrupt))
+    redone: list[int] = []
+    trainer.train(make_config(epochs=3), small, Keeping(tmp_path), OnStep(lambda at: redone.append(at.epoch)))
+    assert redone[0] == kill_at[0]  # finished epochs are not trained again
+    assert_same_outcome(tmp_path, unbroken)
+
+
+@pytest.mark.parametrize(("model", "precision"), [("cnn", "fp32"), ("cnn", "bf16"), ("lstm2", "fp32")])
+def test_every_network_goes_on_as_if_unbroken(small: FashionMnist, tmp_path: Path, model: str, precision: str) -> None:
+    def interrupt(at: Progress) -> None:
+        if at.epoch == 2:
+            raise KeyboardInterrupt
+
+    config = make_config(model, limit=64, precision=precision)
+    trainer.train(config, small, Keeping(tmp_path / "unbroken"))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(config, small, Keeping(tmp_path / "broken"), OnStep(interrupt))
+    trainer.train(config, small, Keeping(tmp_path / "broken"))
+    assert_same_outcome(tmp_path / "broken", tmp_path / "unbroken")
+
+
+def test_bf16_changes_the_arithmetic_and_not_the_weights_type(
+    small: FashionMnist, unbroken: Path, tmp_path: Path
+) -> None:
+    trainer.train(make_config(epochs=3, precision="bf16"), small, Run(tmp_path))
+    one, other = weights(tmp_path), weights(unbroken)
+    assert {tensor.dtype for tensor in one.values()} == {torch.float32}
+    assert not same_weights(one, other)
+    for rough, fine in zip(Run(tmp_path).read_metrics()["epochs"], Run(unbroken).read_metrics()["epochs"], strict=True):
+        assert rough["train_loss"] == pytest.approx(fine["train_loss"], rel=0.02)
+
+
+def test_a_run_that_dies_before_any_of_its_writes_goes_on(small: FashionMnist, unbroken: Path, tmp_path: Path) -> None:
+    for writes in range(100):
+        folder = tmp_path / str(writes)
+        try:
+            trainer.train(make_config(epochs=3), small, Crashing(folder, writes))
+        except CrashError:
+            for name in ("checkpoint.pt.tmp", "best.pt.tmp", "metrics.json.tmp"):
+                (folder / name).write_bytes(b"half a file")
+            trainer.train(make_config(epochs=3), small, Keeping(folder))
+            assert_same_outcome(folder, unbroken)
+        else:
+            break
+    assert writes >= 1 + 3 * 2 + 3  # config; checkpoint and metrics of each epoch; a best, the summary, the clean-up
+
+
+KILLED_IN_STEP = """
+import os, signal, sys
+from pathlib import Path
+from tests.training.configs import OnStep, make_config
+from training import data, trainer
+from training.run import Run
+
+def kill(at):
+    if (at.epoch, at.step) == (2, 2):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+trainer.train(make_config(epochs=3), data.load(Path(sys.argv[1])), Run(Path(sys.argv[2])), OnStep(kill))
+"""
+
+
+def test_a_process_killed_inside_an_epoch_goes_on(
+    small: FashionMnist, unbroken: Path, raw_dir: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", KILLED_IN_STEP, str(raw_dir), str(tmp_path)]
+    assert subprocess.run(command, cwd=REPOSITORY, env=os.environ).returncode == -signal.SIGKILL
+    assert [row["epoch"] for row in Run(tmp_path).read_metrics()["epochs"]] == [1]
+    trainer.train(make_config(epochs=3), small, Keeping(tmp_path))
+    assert_same_outcome(tmp_path, unbroken)
+
+
+def interrupted(small: FashionMnist, folder: Path) -> None:
+    def interrupt(at: Progress) -> None:
+        if at.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(make_config(), small, Run(folder), OnStep(interrupt))
+
+
+class StopAt(Watch):
+    """Wants to stop from the nth time that it is asked."""
+
+    def __init__(self, time: int) -> None:
+        self.left = time
+
+    def wants_stop(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_it_stops_wherever_it_is_asked_to_and_goes_on(small: FashionMnist, unbroken: Path, tmp_path: Path) -> None:
+    """Between steps, between batches of validation, and between those of the last summary."""
+    phases = set()
+    for time in range(200):
+        folder = tmp_path / str(time)
+        try:
+            trainer.train(make_config(epochs=3), small, Keeping(folder), StopAt(time))
+        except KeyboardInterrupt as stopped:
+            phases |= {frame.name for frame in traceback.extract_tb(stopped.__traceback__)}
+            assert not Run(folder).is_finished()
+            if time % 3 == 0:
+                trainer.train(make_config(epochs=3), small, Keeping(folder))
+                assert_same_outcome(folder, unbroken)
+        else:
+            break
+    assert phases > {"_epoch", "_validated", "_finished"}
+
+
+def test_a_broken_best_file_is_reported_before_the_training(small: FashionMnist, tmp_path: Path) -> None:
+    interrupted(small, tmp_path)
+    good = Run(tmp_path).load("best.pt")
+    for state in (
+        {"epoch": 1},
+        {"model": good["model"]},
+        good | {"model": None},
+        good | {"model": build("cnn").state_dict()},
+        good | {"epoch": None},
+    ):
+        Run(tmp_path).save("best.pt", state)
+        with pytest.raises(RunMismatchError, match=r"best\.pt does not hold weights of this run's network") as caught:
+            trainer.train(make_config(), small, Run(tmp_path), OnStep(lambda at: pytest.fail("it trained")))
+        assert "\n" not in str(caught.value)
+    (tmp_path / "best.pt").write_bytes(b"")
+    with pytest.raises(RunMismatchError, match=r"best\.pt cannot be read"):
+        trainer.train(make_config(), small, Run(tmp_path), OnStep(lambda at: pytest.fail("it trained")))
+
+
+def test_a_checkpoint_of_something_else_is_refused(small: FashionMnist, tmp_path: Path) -> None:
+    interrupted(small, tmp_path)
+    good = Run(tmp_path).load("checkpoint.pt")
+    for state in (
+        Run(tmp_path).load("best.pt"),
+        good | {"model": build("cnn").state_dict()},
+        good | {"optimizer": torch.optim.Adam(build("cnn").parameters()).state_dict()},
+        good | {"rng": [{"cpu": torch.zeros(3, dtype=torch.uint8)}]},
+        good | {"rng": []},
+    ):
+        Run(tmp_path).save("checkpoint.pt", state)
+        with pytest.raises(RunMismatchError, match=r"checkpoint\.pt is not a checkpoint of this run") as caught:
+            trainer.train(make_config(), small, Run(tmp_path))
+        assert "\n" not in str(caught.value)
