@@ -2,15 +2,16 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from export import onnx_file, precision, provenance, reference, repository, trained
+from export import graph, onnx_file, precision, provenance, reference, repository, trained
 from export.errors import ExportError
+from export.gate.answers import Pixels
 from export.gate.prove import Exam, Proof, prove
 from export.served import Classifier, Served
 from training import datasets, outfits
@@ -31,6 +32,8 @@ class Published:
     folder: Path
     proof: Proof
     metadata: Mapping[str, str]
+    images: Pixels
+    """What PyTorch and the file were asked about, uint8 [n, height, width]."""
 
 
 def export(
@@ -57,6 +60,7 @@ def export(
     served = trained.load(run)
     if to != "fp32" and not isinstance(served, Classifier):
         raise ExportError(f"{run.model} answers with sets of labels, which are published in fp32 only, not in {to}.")
+    exam = _exam(served, test, config)
     proven: list[Published] = []
 
     def write(path: Path) -> None:
@@ -67,14 +71,15 @@ def export(
             converted = precision.convert(onnx.load(original), to, _calibration(calibration))
             path.write_bytes(converted.SerializeToString())
             fp32 = None if to == "fp32" else original
-            proof = prove(served, path, _exam(served, test, config), precision=to, fp32=fp32, timing=timing)
+            proof = prove(served, path, exam, precision=to, fp32=fp32, timing=timing)
         # Once more, now with what was proven about the graph; its weights and nodes are the same.
-        added = proof.metadata | reference.record(proof) | {"graph_digest": onnx_file.digest(path)}
+        kept = reference.record(proof.expected, one_label=isinstance(served, Classifier))
+        added = proof.metadata | kept | {"graph_digest": graph.digest(path)}
         onnx_file.add_metadata(path, added)
-        proven.append(Published(path, proof, told | added))
+        proven.append(Published(path, proof, told | added, exam.images))
 
     folder = repository.publish(models, precision.model_name(run.model, to), write)
-    return Published(folder, proven[0].proof, proven[0].metadata)
+    return replace(proven[0], folder=folder)
 
 
 def _calibration(images: Images | None) -> Images:

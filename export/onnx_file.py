@@ -4,10 +4,8 @@ Preprocessing is in the graph: the input is ``image``, UINT8 [batch, height, wid
 served. Metadata under ``hangtag.`` says what the model is and where it came from.
 """
 
-import hashlib
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,27 +58,6 @@ def add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
     for key, value in metadata.items():
         model.metadata_props.add(key=PREFIX + key, value=value)
     path.write_bytes(model.SerializeToString())
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of the file's graph and weights: of all but its metadata, which may be added to."""
-    model = onnx.load(path)
-    del model.metadata_props[:]
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-
-
-def operators(model: onnx.ModelProto) -> Counter[str]:
-    """How many nodes of each operator the graph has, those of its subgraphs (the bodies of loops) included."""
-    return Counter(node.op_type for node in nodes(model.graph))
-
-
-def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node of the graph, and of the subgraphs inside it."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for subgraph in (attribute.g, *attribute.graphs):
-                yield from nodes(subgraph)
 
 
 def _strip(model: onnx.ModelProto) -> None:

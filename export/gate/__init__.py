@@ -1,6 +1,7 @@
 """What a file must prove before it is published, in the runtime that will serve it. A module each for:
 
-    structure        the ONNX checker and strict shape inference; names, datatypes and shapes of the contract
+    structure        ONNX's checker and strict shape inference
+    contract         names, datatypes and shapes of inputs and outputs
     parity           the answers of PyTorch, number by number, at every batch size, on real and artificial images
     agreement        the answers of PyTorch, and the truth, on the whole test set
     label_path       both, for a network that answers with a path of labels

@@ -1,14 +1,12 @@
-"""Asking a network and a file: images in, every output out."""
+"""Asking a file: images in, every output out."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from export.errors import GateError
-from export.served import Served
 from serving.server.errors import InferenceError
 from serving.server.runtime import Runtime
 
@@ -21,14 +19,6 @@ REAL = "test"
 _ARTIFICIAL = 64
 
 
-def of_pytorch(served: Served, images: Pixels, batch_size: int = 500) -> Answers:
-    """What PyTorch answers, by output, to uint8 images [n, height, width]."""
-    with torch.inference_mode():
-        answered = [served(torch.tensor(part)) for part in _batches(images, batch_size)]
-    columns = (torch.cat(parts).numpy() for parts in zip(*answered, strict=True))
-    return {spec.name: column for spec, column in zip(served.outputs, columns, strict=True)}
-
-
 def of_file(runtime: Runtime, images: Pixels, batch_size: int = 64) -> Answers:
     """What a file with one input answers, by output, to uint8 images [n, height, width].
 
@@ -36,7 +26,7 @@ def of_file(runtime: Runtime, images: Pixels, batch_size: int = 64) -> Answers:
     """
     (image,) = runtime.signature.inputs
     try:
-        answered = [runtime.run({image.name: part}) for part in _batches(images, batch_size)]
+        answered = [runtime.run({image.name: part}) for part in batches(images, batch_size)]
     except InferenceError as error:
         raise GateError("parity", f"the file loads, but fails at batch {batch_size}: {error}.") from error
     return {name: np.concatenate([outputs[name] for outputs in answered]) for name in answered[0]}
@@ -76,5 +66,6 @@ def sigmoid(logits: Array) -> Array:
     return each
 
 
-def _batches(images: Pixels, size: int) -> Iterator[Pixels]:
+def batches(images: Pixels, size: int) -> Iterator[Pixels]:
+    """The images in parts of at most ``size``, in order."""
     return (images[start : start + size] for start in range(0, len(images), size))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from export.errors import GateError
-from export.gate import answers
+from export.gate import answers, pytorch
 from export.gate.answers import REAL, Answers, Array, Pixels
 from export.gate.check import Check
 from export.gate.rules import BATCH_SIZES, Rules
@@ -107,7 +107,7 @@ def _ties(
     """The differing images, when all of them are ties. Raises GateError, which names the worst, when one is not."""
     told, unexplained = got.rows(differing), np.ones(len(differing), dtype=bool)
     for nudged in _nudged(served):
-        beams = Beams(**answers.of_pytorch(nudged, canvases[differing]))
+        beams = Beams(**pytorch.answer(nudged, canvases[differing]))
         unexplained &= ~(beams.difference(told) <= limit)
         if not unexplained.any():
             return set(differing.tolist())

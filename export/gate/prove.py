@@ -8,7 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from export.errors import GateError
-from export.gate import agreement, answers, batching, cuda, label_path, label_threshold, parity, speed, structure
+from export.gate import (
+    agreement,
+    answers,
+    batching,
+    contract,
+    cuda,
+    label_path,
+    label_threshold,
+    parity,
+    pytorch,
+    speed,
+    structure,
+)
 from export.gate.answers import REAL, Answers, Pixels
 from export.gate.check import Check
 from export.gate.rules import RULES
@@ -86,9 +98,9 @@ def prove(
         runtime = Runtime(path, provider="cpu")
     except ModelLoadError as error:
         raise GateError("structure", f"{error}.") from error
-    checks.append(structure.check_contract(runtime.signature, served))
+    checks.append(contract.check(runtime.signature, served))
     images = {REAL: exam.images} | answers.artificial(served.image_size, served.image_size)
-    expected = {kind: answers.of_pytorch(served, pixels) for kind, pixels in images.items()}
+    expected = {kind: pytorch.answer(served, pixels) for kind, pixels in images.items()}
     answers.require_finite(
         np.column_stack([value for value in expected[REAL].values() if np.issubdtype(value.dtype, np.floating)])
     )

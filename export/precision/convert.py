@@ -6,7 +6,7 @@ import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from export.errors import ExportError
-from export.onnx_file import nodes, operators
+from export.graph import nodes, operators
 from export.precision.convolutional import quantize_convolutions
 from export.precision.recurrent import quantize_recurrences
 from training.data import Images

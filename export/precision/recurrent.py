@@ -25,7 +25,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxscript import optimizer
 
 from export.errors import ExportError
-from export.onnx_file import operators
+from export.graph import operators
 from export.precision.quiet import quiet
 
 _SATURATED = 20.0
