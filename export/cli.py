@@ -1,17 +1,22 @@
-"""``hangtag export``: find the run, export and publish it, say what was proven."""
+"""``hangtag export``: find what is to be published, take it through the gate, say what was proven."""
 
+import json
 from pathlib import Path
 
 import click
 
-from export import exporter
+from export import exporter, report
+from export.foreign import intake
+from export.foreign.document import MAX_BYTES
+from export.gate.speed import TIMINGS
+from export.precision import PRECISIONS
 from training import data
 from training.options import runs_option
 from training.run import Run
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", required=False)
 @click.option(
     "--models",
     type=click.Path(file_okay=False, path_type=Path),
@@ -21,21 +26,113 @@ from training.run import Run
 )
 @runs_option
 @click.option(
-    "--precision", type=click.Choice(["fp32"]), default="fp32", show_default=True, help="Of the published model."
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="fp16 is for GPUs, int8 for CPUs; each is a model of its own, such as cnn-int8.",
+)
+@click.option(
+    "--timing",
+    type=click.Choice(TIMINGS),
+    default="compile",
+    show_default=True,
+    help="What the file is timed beside: PyTorch as it is, torch.compile as well, or nothing.",
+)
+@click.option(
+    "--reports",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("reports/export"),
+    show_default=True,
+    help="Where the report about the export goes, NAME-VERSION.html.",
 )
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
-def export(run: str, models: Path, runs: Path, precision: str, data_dir: Path | None) -> None:
-    """Export RUN to ONNX and publish it as the next version of its model.
+@click.option(
+    "--onnx", "file", type=click.Path(dir_okay=False, path_type=Path), help="Publish this file instead of a run."
+)
+@click.option("--name", help="With --onnx: the model's name in the repository.")
+@click.option(
+    "--labels",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --onnx: what the outputs' last axis means, a label a line, or a JSON list.",
+)
+@click.option(
+    "--max-megabytes",
+    type=click.FloatRange(min=0.001, max=MAX_BYTES / 1e6),
+    default=MAX_BYTES // 10**6,
+    show_default=True,
+    help="With --onnx: a larger file, external data included, is refused.",
+)
+def export(
+    run: str | None,
+    models: Path,
+    runs: Path,
+    precision: str,
+    timing: str,
+    reports: Path,
+    data_dir: Path | None,
+    file: Path | None,
+    name: str | None,
+    labels: Path | None,
+    max_megabytes: float,
+) -> None:
+    """Export RUN to ONNX, prove that it answers as PyTorch does, and publish it as the next version of its model.
 
-    RUN is a run's folder, its name under --runs, or a model's name: then its latest finished run is taken. The file is
-    compared with PyTorch in ONNX Runtime on real images; when it differs, nothing is published.
+    RUN is a run's folder, its name under --runs, or a model's name: then its latest finished run is taken. The file
+    goes through a gate: batches of 1 to 64, the whole test set, each image alone and in company. When a check fails,
+    the worst image is named and nothing is published. What was proven is written into the file: see 'hangtag models'.
+
+    With --onnx somebody else's file is taken: checked, run in a process of its own, and asked the same inputs alone
+    and together, which tells whether its requests may be joined into batches.
 
     \b
     Examples:
       hangtag export lstm                        the latest finished lstm run
       hangtag export runs/cnn-study-seed1        a certain run
+      hangtag export cnn --precision int8        publishes cnn-int8
+      hangtag export --onnx resnet.onnx --name resnet --labels imagenet.txt
     """
-    found = Run.find(run, runs)
-    click.echo(f"exporting {found.folder} in {precision}", err=True)
-    published = exporter.export(found, models, data.load_test(data_dir))
-    click.echo(f"published {published.folder}: {published.parity}")
+    if (run is None) == (file is None):
+        raise click.UsageError("name a RUN to export, or a file with --onnx; not both.")
+    if file is not None:
+        if name is None:
+            raise click.UsageError("--onnx needs --name: what the model is called in the repository.")
+        _publish_file(file, name, models, labels, int(max_megabytes * 1e6), reports)
+        return
+    assert run is not None
+    if name is not None or labels is not None:
+        raise click.UsageError("--name and --labels are for --onnx; a run has its own.")
+    _publish_run(Run.find(run, runs), models, precision, timing, data_dir, reports)
+
+
+def _publish_run(run: Run, models: Path, precision: str, timing: str, data_dir: Path | None, reports: Path) -> None:
+    click.echo(f"exporting {run.folder} in {precision}", err=True)
+    calibration = data.load(data_dir).train.images if precision == "int8" else None
+    published = exporter.export(
+        run, models, data.load_test(data_dir), to=precision, calibration=calibration, timing=timing
+    )
+    found = {check.name: check.said for check in published.proof.checks}
+    if published.proof.speed is not None:
+        found["speed"] = str(published.proof.speed)
+    page = _report(reports, published.folder)
+    report.of_run(published, published.images, json.loads(published.metadata["labels"]), page)
+    _tell(published.folder, found, page)
+
+
+def _publish_file(file: Path, name: str, models: Path, labels: Path | None, max_bytes: int, reports: Path) -> None:
+    click.echo(f"checking {file}", err=True)
+    accepted = intake.accept(file, name, models, labels, max_bytes)
+    page = _report(reports, accepted.folder)
+    report.of_file(accepted, page)
+    _tell(accepted.folder, accepted.said, page)
+
+
+def _report(reports: Path, folder: Path) -> Path:
+    return reports / f"{folder.parent.name}-{folder.name}.html"
+
+
+def _tell(folder: Path, found: dict[str, str], page: Path) -> None:
+    click.echo(f"published {folder}")
+    for check, said in found.items():
+        click.echo(f"  {check:<12} {said}")
+    click.echo(f"report: {page}", err=True)

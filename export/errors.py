@@ -7,5 +7,13 @@ class ExportError(click.ClickException):
     """Base of everything that this package raises on purpose."""
 
 
-class ParityError(ExportError):
-    """The exported file does not answer as the PyTorch network does; nothing was published."""
+class GateError(ExportError):
+    """A file did not pass the gate; nothing was published.
+
+    check: the name of the check that it failed, which the message begins with.
+    """
+
+    def __init__(self, check: str, why: str) -> None:
+        super().__init__(f"{check}: {why} Nothing was published.")
+        self.check = check
+        self.why = why

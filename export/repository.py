@@ -13,11 +13,20 @@ from export.errors import ExportError
 MODEL_FILE = "model.onnx"
 
 
-def next_version(models: Path, name: str) -> int:
-    """One above the highest version that is there."""
+def versions(models: Path, name: str) -> list[int]:
+    """The versions of a model that hold a file, lowest first; none for a model that is not there."""
     folder = models / name
-    versions = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
-    return max(versions, default=0) + 1
+    if not folder.is_dir():
+        return []
+    numbers = [path.name for path in folder.iterdir() if re.fullmatch("[1-9][0-9]*", path.name)]
+    return sorted(int(number) for number in numbers if (folder / number / MODEL_FILE).is_file())
+
+
+def next_version(models: Path, name: str) -> int:
+    """One above the highest version that is there, even if it is empty."""
+    folder = models / name
+    taken = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
+    return max(taken, default=0) + 1
 
 
 def publish(models: Path, name: str, write: Callable[[Path], None]) -> Path:

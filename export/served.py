@@ -17,6 +17,8 @@ class Served(nn.Module, ABC):
     task: str
     image_size: int
     outputs: tuple[TensorSpec, ...]
+    activation = "softmax"
+    """What makes ``probabilities`` of ``logits``, where there are both: softmax or sigmoid."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -80,7 +82,7 @@ class LabelThreshold(Served):
         """rivals: the labels share one probability (softmax); else each has its own (sigmoid)."""
         super().__init__(network)
         self.threshold = threshold
-        self._rivals = rivals
+        self.activation = "softmax" if rivals else "sigmoid"
         self.outputs = (
             TensorSpec("logits", "FP32", (None, labels)),
             TensorSpec("probabilities", "FP32", (None, labels)),
@@ -92,4 +94,4 @@ class LabelThreshold(Served):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.network(normalise(image))  # [batch, 64, 64] -> [batch, labels]
-        return logits, logits.softmax(dim=1) if self._rivals else logits.sigmoid()
+        return logits, logits.softmax(dim=1) if self.activation == "softmax" else logits.sigmoid()

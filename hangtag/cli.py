@@ -21,6 +21,7 @@ SUBCOMMANDS = {
     "evaluate": Subcommand("hangtag.evaluate:evaluate", "Say how good a run, a file or a served model is.", "cpu"),
     "labels": Subcommand("hangtag.labels:labels", "Say how far apart labels are to a trained network.", "train"),
     "export": Subcommand("export.cli:export", "Publish a trained network as an ONNX model.", "train"),
+    "models": Subcommand("hangtag.models:models", "List, show and verify the models of a repository.", "cpu"),
     "serve": Subcommand("serving.server.cli:serve", "Serve the model repository over gRPC.", "cpu"),
     "health": Subcommand("serving.client.cli:health", "Ask a server whether it is ready.", "cpu"),
     "top": Subcommand("serving.client.top_cli:top", "Watch a running server.", "cpu"),

@@ -86,6 +86,11 @@ class Runtime:
                 raise ModelLoadError(f"{self._path} loads, but fails on zeros ({shapes}): {error}") from error
 
 
+def dtype_of(spec: TensorSpec) -> np.dtype[Any]:
+    """What numpy calls the datatype of an input or output."""
+    return np.dtype(_DTYPES.get(spec.datatype, spec.datatype.lower()))
+
+
 def _providers(provider: str) -> list[str]:
     available = onnxruntime.get_available_providers()
     if provider == "cpu" or (provider == "auto" and _PROVIDERS["cuda"] not in available):
@@ -104,5 +109,5 @@ def _zeros(spec: TensorSpec, batch_size: int) -> Array:
     shape = [1 if size is None else size for size in spec.shape]
     if spec.shape and spec.shape[0] is None:
         shape[0] = batch_size
-    dtype = np.dtype(_DTYPES.get(spec.datatype, spec.datatype.lower()))
+    dtype = dtype_of(spec)
     return np.full(shape, "", dtype) if spec.datatype == "BYTES" else np.zeros(shape, dtype)

@@ -12,11 +12,11 @@ from training.run import Run
 EPOCHS = 2
 
 
-def train(folder: Path, model: str, garments: Split) -> Run:
-    """A run by the real trainer that is over in a moment: fresh weights, two steps, all metrics."""
-    few = garments.first(32)
+def train(folder: Path, model: str, garments: Split, images: int = 32, epochs: int = EPOCHS) -> Run:
+    """A run by the real trainer that is over in a moment: fresh weights, two steps or what is told, all metrics."""
+    few = garments.first(images)
     run = Run(folder)
-    trainer.train(make_config(model), FashionMnist(few, few, garments, source="test images"), run)
+    trainer.train(make_config(model, images, epochs), FashionMnist(few, few, garments, source="test images"), run)
     return run
 
 
@@ -28,13 +28,13 @@ def start(folder: Path, model: str) -> Run:
     return run
 
 
-def make_config(model: str) -> RunConfig:
+def make_config(model: str, limit: int = 32, epochs: int = EPOCHS) -> RunConfig:
     return RunConfig(
         model=model,
-        recipe=Recipe(name="tiny", batch_size=32, epochs=EPOCHS, learning_rate=1e-3),
+        recipe=Recipe(name="tiny", batch_size=32, epochs=epochs, learning_rate=1e-3),
         seed=3,
         data_digest="0f" * 32,
-        limit=32,
+        limit=limit,
         precision="fp32",
         threads=1,
         device="cpu",

@@ -51,25 +51,34 @@ def export(*arguments: str | Path) -> Result:
 
 def test_it_publishes_and_says_what_was_proven(runs_dir: Path) -> None:
     """The whole command, on the whole test set."""
-    result = export("older", "--runs", runs_dir)
+    result = export("older", "--runs", runs_dir, "--timing", "eager")
     assert result.exit_code == 0, result.output
-    assert result.stderr == f"exporting {runs_dir / 'older'} in fp32\n"
+    assert result.stderr.startswith(f"exporting {runs_dir / 'older'} in fp32\n")
     said = re.fullmatch(
-        r"published models/lstm/1: logits within \d\.\de-0\d of PyTorch at batch 1, 2, 7, 64; "
-        r"test accuracy (\d+\.\d\d)%, every answer the same\n",
+        r"published models/lstm/1\n"
+        r"  structure    valid ONNX, \d+ nodes\n"
+        r"  contract     names, datatypes and free batch axis as they should be\n"
+        r"  parity       logits within \d\.\de-0\d of PyTorch at batch 1, 2, 3, 7, 16, 64\n"
+        r"  agreement    test accuracy (\d+\.\d\d)%, every answer the same\n"
+        r"  batching     the same answer alone and in any batch.*\n"
+        r"  empty batch  the runtime ends the process on an empty batch, which the server refuses first\n"
+        r"  cuda         .*\n"
+        r"  speed        batch 1 in \S+ ms \(\S+x PyTorch\), batch 64 in \S+ ms \(\S+x PyTorch\), \d+ threads?\n",
         result.stdout,
     )
     assert said, result.stdout
+    page = Path("reports/export/lstm-1.html")
+    assert f"report: {page}\n" in result.stderr
     metadata = {entry.key: entry.value for entry in onnx.load("models/lstm/1/model.onnx").metadata_props}
     assert f"{float(said[1]) / 100:.4f}" == metadata["hangtag.test_accuracy"]
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_models_name_takes_its_latest_finished_run(runs_dir: Path, tmp_path: Path) -> None:
-    result = export("lstm", "--runs", runs_dir, "--models", tmp_path / "shop")
+    result = export("lstm", "--runs", runs_dir, "--models", tmp_path / "shop", "--timing", "none")
     assert result.exit_code == 0, result.output
-    assert result.stderr == f"exporting {runs_dir / 'newer'} in fp32\n"
-    assert result.stdout.startswith(f"published {tmp_path / 'shop/lstm/1'}: ")
+    assert result.stderr.startswith(f"exporting {runs_dir / 'newer'} in fp32\n")
+    assert result.stdout.startswith(f"published {tmp_path / 'shop/lstm/1'}\n")
 
 
 def test_an_unknown_run_is_answered_with_those_that_are_there(runs_dir: Path, tmp_path: Path) -> None:
@@ -109,7 +118,7 @@ def test_a_file_that_differs_is_refused(
     monkeypatch.setattr(onnx_file, "write", write)
     result = export("older", "--runs", runs_dir)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert re.search(r"^Error: batch 1: logits differ .*Nothing was published\.$", result.stderr, re.MULTILINE)
+    assert re.search(r"^Error: parity: batch 1: logits differ .*Nothing was published\.$", result.stderr, re.MULTILINE)
     assert not list(tmp_path.iterdir())
 
 

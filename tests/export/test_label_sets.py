@@ -11,8 +11,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from export import exporter, onnx_file, path_parity, threshold_parity, trained
-from export.errors import ExportError, ParityError
+from export import exporter, onnx_file, trained
+from export.errors import ExportError, GateError
+from export.gate import answers, label_path
+from export.gate.prove import Exam, prove
 from export.served import LabelPath, LabelThreshold
 from serving.server.runtime import Runtime
 from tests.export import label_sets, runs
@@ -90,13 +92,13 @@ def test_the_paths_compared_are_of_every_length(paths: Paths, canvases: Canvases
 
 
 def test_a_thousand_canvases_are_compared(paths: Paths) -> None:
-    proven = paths.published.parity
-    assert isinstance(proven, path_parity.PathParity)
-    assert proven.images == 1000
-    assert list(proven.max_difference) == [1, 2, 7, 64]
-    assert 0 < max(proven.max_difference.values()) <= 1e-4
-    assert proven.ties <= 10
-    assert str(proven).startswith("probabilities within ")
+    figures: dict[str, Any] = paths.published.proof.figures("parity")
+    assert figures["images"] == 1000
+    differences = figures["max_probability_difference"]
+    assert list(differences["test"]) == ["1", "2", "3", "7", "16", "64"]
+    assert 0 < max(differences["test"].values()) <= 1e-4
+    assert figures["ties"] <= 10
+    assert "; probabilities within " in str(paths.published.proof)
 
 
 def test_the_metadata_says_how_to_read_the_answer_and_where_the_model_came_from(paths: Paths) -> None:
@@ -124,7 +126,7 @@ def test_a_baseline_is_exported_with_its_threshold(
     assert (metadata["task"], metadata["min_labels"]) == ("multi_label", "1")
     assert json.loads(metadata["threshold"]) == label_sets.THRESHOLD
     assert json.loads(metadata["parity"])["images"] == 300
-    assert str(published.parity).endswith("the same label sets for all of 300 images")
+    assert "the same label sets for all of 300 images" in str(published.proof)
 
     outputs = Runtime(file, provider="cpu").run({"image": canvases})
     with torch.inference_mode():
@@ -163,8 +165,8 @@ def test_a_network_that_diverged_is_refused(paths: Paths, canvases: Canvases) ->
     broken = trained.load(paths.run)
     assert isinstance(broken, LabelPath)
     broken.network.get_parameter("project_image.bias").data.fill_(torch.nan)
-    with pytest.raises(ParityError, match=r"own outputs are not finite for 150 of 150 test images, first for image 0"):
-        path_parity.verify(broken, paths.file, canvases)
+    with pytest.raises(GateError, match=r"own outputs are not finite for 150 of 150 test images, first for image 0"):
+        prove(broken, paths.file, Exam(canvases))
 
 
 def changed(paths: Paths, folder: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
@@ -193,16 +195,16 @@ def test_a_weight_that_differs_is_refused(
 ) -> None:
     file = changed(paths, tmp_path, set_bias(3, value))
     with pytest.raises(
-        ParityError,
-        match=rf"for \d+ of \d+ test images the file answers otherwise than PyTorch, by more than 0\.0001 and not "
-        rf"because paths are level; worst at test image \d+, where {how}\. Nothing was published",
+        GateError,
+        match=rf"for \d+ of \d+ images the file answers otherwise than PyTorch, by more than 0\.0001 and not "
+        rf"because paths are level; worst at image \d+, where {how}\. Nothing was published",
     ):
-        path_parity.verify(paths.served, file, canvases)
+        prove(paths.served, file, Exam(canvases))
 
 
 def test_a_file_that_answers_no_numbers_is_refused(paths: Paths, canvases: Canvases, tmp_path: Path) -> None:
-    with pytest.raises(ParityError, match=r"^batch 1: for 4 of 4 test images the file answers otherwise"):
-        path_parity.verify(paths.served, changed(paths, tmp_path, set_bias(0, np.nan)), canvases)
+    with pytest.raises(GateError, match=r"^parity: batch 1: for 4 of 4 images the file answers otherwise"):
+        prove(paths.served, changed(paths, tmp_path, set_bias(0, np.nan)), Exam(canvases))
 
 
 def test_rows_that_are_missing_are_refused(paths: Paths, canvases: Canvases, tmp_path: Path) -> None:
@@ -212,15 +214,15 @@ def test_rows_that_are_missing_are_refused(paths: Paths, canvases: Canvases, tmp
         model.graph.node.append(helper.make_node("Compress", ["all", "first"], ["path_probability"], axis=0))
         model.graph.initializer.append(numpy_helper.from_array(np.array([True]), "first"))
 
-    with pytest.raises(ParityError, match=r"batch 2: all path_probability together have shape \[4\], expected \[8\]"):
-        path_parity.verify(paths.served, changed(paths, tmp_path, first_alone), canvases)
+    with pytest.raises(GateError, match=r"batch 2: all path_probability together have shape \[4\], expected \[8\]"):
+        prove(paths.served, changed(paths, tmp_path, first_alone), Exam(canvases))
 
 
 def test_another_signature_is_refused(paths: Paths, canvases: Canvases) -> None:
     with pytest.raises(
-        ParityError, match=r"the exported file has image: .*; expected image: .*probabilities: FP32 \[a"
+        GateError, match=r"^contract: the file has image: .*; expected image: .*probabilities: FP32 \[a"
     ):
-        path_parity.verify(LabelPath(CnnRnn(labels=4)), paths.file, canvases)
+        prove(LabelPath(CnnRnn(labels=4)), paths.file, Exam(canvases))
 
 
 def level(network: CnnRnn) -> CnnRnn:
@@ -236,7 +238,7 @@ def test_paths_that_are_level_may_differ_and_are_counted(
     garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file's label 3 is ahead of its label 4 by a millionth, PyTorch's by a millionth behind: either is right."""
-    monkeypatch.setattr(path_parity, "BATCH_SIZES", (1, path_parity._LARGEST))
+    monkeypatch.setattr(label_path, "BATCH_SIZES", (1, 64))
     canvases = label_sets.canvases(garments, 20)
     network = level(label_sets.decisive_cnn_rnn(garments, spread=0.3))
     file = tmp_path / "model.onnx"
@@ -246,22 +248,25 @@ def test_paths_that_are_level_may_differ_and_are_counted(
     with torch.no_grad():
         network.bias[3] -= 2e-6
     served = LabelPath(network).eval()
-    proven = path_parity.verify(served, file, canvases)
+    proof = prove(served, file, Exam(canvases))
+    ties: Any = proof.figures("parity")["ties"]
     with torch.inference_mode():
         expected = served(torch.tensor(canvases))[0].numpy()
     got = Runtime(file, provider="cpu").run({"image": canvases})["path"]
-    assert 0 < (got != expected).any(axis=1).sum() <= proven.ties < len(canvases)
-    assert f"but {proven.ties} ties of 20 images" in str(proven)
-    assert json.loads(proven.metadata["parity"])["ties"] == proven.ties
+    assert 0 < (got != expected).any(axis=1).sum() <= ties < len(canvases)
+    assert f"but {ties} ties of 20 images" in str(proof)
+    assert json.loads(proof.metadata["parity"])["ties"] == ties
 
 
-def test_another_set_by_the_threshold_is_refused(garments: Split, canvases: Canvases, tmp_path: Path) -> None:
+def test_another_set_by_the_threshold_is_refused(
+    garments: Split, canvases: Canvases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The graph is right, but not for every image: label 0 is added where the last of the canvases is seen."""
     network = label_sets.decisive_scores("sigmoids", garments)
     served = LabelThreshold(network, 10, label_sets.THRESHOLD, rivals=False)
     file = tmp_path / "model.onnx"
     onnx_file.write(served, {}, file)
-    assert threshold_parity.verify(served, file, canvases).images == 150
+    assert prove(served.eval(), file, Exam(canvases)).figures("agreement")["images"] == 150
 
     images = np.zeros((300, 64, 64), np.uint8)
     images[260:] = canvases[:40]  # beyond those whose logits are compared
@@ -270,5 +275,6 @@ def test_another_set_by_the_threshold_is_refused(garments: Split, canvases: Canv
     (kernel,) = [tensor for tensor in model.graph.initializer if tensor.name == first.input[1]]
     kernel.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(kernel), kernel.name))  # nothing to a black image
     file.write_bytes(model.SerializeToString())
-    with pytest.raises(ParityError, match=r"another set of labels than PyTorch for \d+ of 300 .* image 2[6-9]\d\."):
-        threshold_parity.verify(served, file, images)
+    monkeypatch.setattr(answers, "artificial", lambda height, width: {})  # which would tell it before
+    with pytest.raises(GateError, match=r"another set of labels than PyTorch for \d+ of 300 .* image 2[6-9]\d\."):
+        prove(served, file, Exam(images))

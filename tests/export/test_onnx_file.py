@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,9 +26,10 @@ from training import inference, label_distance
 from training.data import Split
 from training.models import build, parameter_count
 
-PLAIN_KEYS = {"task", "recipe", "seed", "parameters", "data_digest", "git_revision", "trained"}
+PLAIN_KEYS = {"task", "precision", "recipe", "seed", "parameters", "data_digest", "git_revision", "trained"}
 FIGURES = {"validation_accuracy", "test_accuracy"}
-JSON_KEYS = {"labels", "label_distances", "label_distances_from", "versions", "training", "parity"}
+JSON_KEYS = {"labels", "label_distances", "label_distances_from", "versions", "training", "parity", "gate", "reference"}
+DIGESTS = {"export_git_revision", "graph_digest", "reference_labels"}
 
 
 def dims(value: onnx.ValueInfoProto) -> list[int | str]:
@@ -87,10 +89,11 @@ def test_it_is_one_file_without_external_data(exported: Exported) -> None:
 
 def test_metadata_says_where_the_model_came_from(exported: Exported) -> None:
     metadata = metadata_of(exported.file)
-    assert set(metadata) == {f"hangtag.{key}" for key in PLAIN_KEYS | FIGURES | JSON_KEYS}
+    assert set(metadata) == {f"hangtag.{key}" for key in PLAIN_KEYS | FIGURES | JSON_KEYS | DIGESTS}
     config, metrics = exported.run.read_config(), exported.run.read_metrics()
     assert {key: metadata[f"hangtag.{key}"] for key in PLAIN_KEYS} == {
         "task": "single_label",
+        "precision": "fp32",
         "recipe": "tiny",
         "seed": "3",
         "parameters": str(parameter_count(exported.network)),
@@ -113,9 +116,8 @@ def test_metadata_carries_the_figures_that_were_proven(exported: Exported, garme
     assert re.fullmatch(r"[01]\.\d{4}", metadata["hangtag.validation_accuracy"])
     proven = json.loads(metadata["hangtag.parity"])
     assert (proven["against"], proven["tolerance"]) == ("pytorch", 1e-4)
-    assert {int(size): value for size, value in proven["max_logit_difference"].items()} == (
-        exported.published.parity.max_difference
-    )
+    figures: dict[str, Any] = exported.published.proof.figures("parity")
+    assert proven["max_logit_difference"] == figures["max_logit_difference"]["test"]
     assert all(0 <= value <= 1e-4 for value in proven["max_logit_difference"].values())
 
 

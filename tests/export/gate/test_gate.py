@@ -1,7 +1,8 @@
-"""What is served answers as PyTorch does, or is refused with the batch, the difference and the image."""
+"""What is published answers as PyTorch does, or is refused with the check, the batch, the difference and the image."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,11 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from export import exporter, onnx_file, parity
-from export.errors import ParityError
+from export import exporter, onnx_file
+from export.errors import GateError
+from export.gate import answers
+from export.gate.prove import Exam, Proof, prove
+from export.gate.rules import BATCH_SIZES
 from export.served import Classifier
 from serving.server.runtime import Runtime
 from tests.export.conftest import Exported
@@ -25,7 +29,7 @@ Model = onnx.ModelProto
 Weights = npt.NDArray[np.float32]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 16, 64])
 def test_the_file_answers_as_pytorch_at_any_batch_size(exported: Exported, garments: Split, batch_size: int) -> None:
     runtime = Runtime(exported.file, provider="cpu")
     for start in (0, 100, 200):
@@ -40,12 +44,22 @@ def test_the_file_answers_as_pytorch_at_any_batch_size(exported: Exported, garme
 
 
 def test_the_proof_covers_each_batch_size_and_the_whole_test_set(exported: Exported, garments: Split) -> None:
-    proven = exported.published.parity
-    assert isinstance(proven, parity.Parity)
-    assert list(proven.max_difference) == list(parity.BATCH_SIZES)
-    assert {1, 2, 7, 64}.issubset(parity.BATCH_SIZES)
-    assert max(proven.max_difference.values()) < parity.TOLERANCE
-    assert np.sum(proven.test.confusion) == len(garments)
+    proof = exported.published.proof
+    assert BATCH_SIZES == (1, 2, 3, 7, 16, 64)
+    figures: dict[str, Any] = proof.figures("parity")
+    assert list(figures["max_logit_difference"]) == ["test", "black", "white", "random"]
+    for by_size in figures["max_logit_difference"].values():
+        assert list(by_size) == [str(size) for size in BATCH_SIZES]
+        assert 0 <= max(by_size.values()) <= figures["limit"] == 1e-4
+    assert max(figures["max_logit_difference"]["random"].values()) > 0  # they were compared
+    assert proof.figures("agreement")["images"] == len(garments)
+    assert [check.name for check in proof.checks] == [
+        "structure", "contract", "parity", "agreement", "batching", "empty batch", "cuda",
+    ]  # fmt: skip
+
+
+def examine(classifier: Classifier, file: Path, garments: Split) -> Proof:
+    return prove(classifier.eval(), file, Exam(garments.images, garments.classes))
 
 
 def add_to_bias(model: Model, amount: float) -> None:
@@ -96,8 +110,8 @@ def test_a_weight_that_differs_is_refused(
         export_changed(lambda model: None, lstm, models, garments, monkeypatch)
     before = contents(tmp_path)
     with pytest.raises(
-        ParityError,
-        match=r"batch 1: logits differ from PyTorch's by 0\.05, more than the allowed 0\.0001; "
+        GateError,
+        match=r"^parity: batch 1: logits differ from PyTorch's by 0\.05, more than the allowed 0\.0001; "
         r"worst at test image 0\. Nothing was published\.",
     ):
         export_changed(lambda model: add_to_bias(model, 0.05), lstm, models, garments, monkeypatch)
@@ -111,7 +125,7 @@ def test_a_refusal_names_the_batch_and_the_worst_image(
     """Only image 5 is not black, so it alone comes out differently; batches of 2 are the first to reach it."""
     images = np.zeros_like(garments.images)
     images[5] = garments.images[5]
-    with pytest.raises(ParityError, match=r"batch 2: logits differ .* worst at test image 5\."):
+    with pytest.raises(GateError, match=r"batch 2: logits differ .* worst at test image 5\."):
         export_changed(turn_input_weights, lstm, tmp_path / "models", Split(images, garments.classes), monkeypatch)
 
 
@@ -120,9 +134,11 @@ def test_another_class_anywhere_in_the_test_set_is_refused(
 ) -> None:
     """Also beyond the images whose logits are compared."""
     images = garments.images.copy()
-    images[: 4 * max(parity.BATCH_SIZES)] = 0
+    images[: 4 * max(BATCH_SIZES)] = 0
+    monkeypatch.setattr(answers, "artificial", lambda height, width: {})  # which would tell it before
     with pytest.raises(
-        ParityError, match=r"another class than PyTorch for \d+ of 300 .*, first for image (2[5-9]\d)\."
+        GateError,
+        match=r"^agreement: .* another class than PyTorch for \d+ of 300 .*; worst at test image (2[5-9]\d)\.",
     ):
         export_changed(turn_input_weights, lstm, tmp_path / "models", Split(images, garments.classes), monkeypatch)
     assert not (tmp_path / "models").exists()
@@ -132,7 +148,7 @@ def test_another_class_anywhere_in_the_test_set_is_refused(
 def test_a_file_that_answers_no_numbers_is_refused(
     lstm: Exported, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amount: float
 ) -> None:
-    with pytest.raises(ParityError, match=r"batch 1: logits differ from PyTorch's by (nan|inf), .* test image 0\."):
+    with pytest.raises(GateError, match=r"batch 1: logits differ from PyTorch's by (nan|inf), .* test image 0\."):
         export_changed(lambda model: add_to_bias(model, amount), lstm, tmp_path / "models", garments, monkeypatch)
     assert not (tmp_path / "models").exists()
 
@@ -143,8 +159,8 @@ def test_a_network_that_answers_no_numbers_is_refused(lstm: Exported, garments: 
     network = build("lstm").eval()
     network.load_state_dict(lstm.network.state_dict())
     network.get_parameter("classifier.bias").data.fill_(broken)
-    with pytest.raises(ParityError, match=r"own outputs are not finite for 300 of 300 test images, first for image 0"):
-        parity.verify(Classifier(network), lstm.file, garments)
+    with pytest.raises(GateError, match=r"own outputs are not finite for 300 of 300 test images, first for image 0"):
+        examine(Classifier(network), lstm.file, garments)
 
 
 def test_wrong_probabilities_are_refused(lstm: Exported, garments: Split, tmp_path: Path) -> None:
@@ -153,8 +169,8 @@ def test_wrong_probabilities_are_refused(lstm: Exported, garments: Split, tmp_pa
     softmax.op_type = "LogSoftmax"
     changed = tmp_path / "model.onnx"
     changed.write_bytes(model.SerializeToString())
-    with pytest.raises(ParityError, match=r"batch 1: probabilities differ from PyTorch's"):
-        parity.verify(Classifier(lstm.network), changed, garments)
+    with pytest.raises(GateError, match=r"^parity: batch 1: probabilities are not those of the file's own logits"):
+        examine(Classifier(lstm.network), changed, garments)
 
 
 class Reshaped(nn.Module):
@@ -178,8 +194,8 @@ def test_a_shape_that_breaks_the_contract_is_refused(
 ) -> None:
     file = tmp_path / "model.onnx"
     onnx_file.write(Classifier(network), {}, file)
-    with pytest.raises(ParityError) as refusal:
-        parity.verify(Classifier(network), file, garments)
+    with pytest.raises(GateError) as refusal:
+        examine(Classifier(network), file, garments)
     assert f"logits: FP32 {declared}" in str(refusal.value)
     assert "expected image: UINT8 [any, 28, 28]; logits: FP32 [any, 10]" in str(refusal.value)
 
@@ -194,11 +210,11 @@ def test_a_shape_that_breaks_its_own_declaration_is_refused(lstm: Exported, garm
     model.graph.initializer.append(numpy_helper.from_array(np.array([True]), "first"))
     file = tmp_path / "model.onnx"
     file.write_bytes(model.SerializeToString())
-    with pytest.raises(ParityError, match=r"batch 2: logits have shape \[1, 10\], expected \[2, 10\]"):
-        parity.verify(Classifier(lstm.network), file, garments)
+    with pytest.raises(GateError, match=r"batch 2: logits have shape \[1, 10\], expected \[2, 10\]"):
+        examine(Classifier(lstm.network), file, garments)
 
 
 def test_a_short_test_set_is_compared_as_far_as_it_goes(lstm: Exported, garments: Split) -> None:
     """An empty batch would abort the whole process in ONNX Runtime."""
-    proven = parity.verify(Classifier(lstm.network), lstm.file, garments.first(10))
-    assert list(proven.max_difference) == list(parity.BATCH_SIZES)
+    proof = examine(Classifier(lstm.network), lstm.file, garments.first(10))
+    assert proof.figures("batching")["images"] == 10

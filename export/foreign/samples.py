@@ -1,0 +1,35 @@
+"""Made-up inputs for any signature: what a caller might send, by datatype and shape alone."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from serving.server.runtime import Array, dtype_of
+from serving.signature import Signature, TensorSpec
+
+RANGES = (10, 2)
+"""Integers are drawn from 0 up to these: they may be places in a table of which nobody knows the length."""
+
+
+def sample(signature: Signature, length: int, seed: int, below: int) -> Mapping[str, Array]:
+    """One sample: each input [1, ...], other free axes of this length. Seeds differ in size and kind: every third is
+    ten times larger, every fifth all zeros, so that what depends on a batch's range shows."""
+    random = np.random.default_rng(seed)
+    scale = 0 if seed % 5 == 4 else 10 if seed % 3 == 2 else 1
+    return {spec.name: _array(spec, length, random, scale, below) for spec in signature.inputs}
+
+
+def _array(spec: TensorSpec, length: int, random: np.random.Generator, scale: int, below: int) -> Array:
+    shape = [length if size is None else size for size in spec.shape]
+    if spec.shape and spec.shape[0] is None:
+        shape[0] = 1
+    dtype = dtype_of(spec)
+    if spec.datatype == "BYTES":
+        return np.array([f"text {number}" for number in random.integers(0, 100, shape).ravel()], object).reshape(shape)
+    if spec.datatype == "BOOL":
+        return random.integers(0, 2, shape).astype(dtype)
+    if spec.datatype == "UINT8":  # most often a picture
+        return (random.integers(0, 256 if scale != 1 else 64, shape) * min(scale, 1)).astype(dtype)
+    if dtype.kind in "iu":
+        return (random.integers(0, below, shape) * min(scale, 1)).astype(dtype)
+    return np.asarray(random.normal(size=shape) * scale).astype(dtype)

@@ -1,0 +1,56 @@
+"""Does the file give PyTorch's answers, and as many right ones, on the whole test set? For one label an image."""
+
+import numpy as np
+
+from export.errors import GateError
+from export.gate.answers import Array
+from export.gate.check import Check
+from export.gate.rules import Rules
+from training.data import Classes
+from training.metrics import evaluate
+
+NAME = "agreement"
+
+
+def check(logits: Array, expected: Array, classes: Classes, rules: Rules) -> Check:
+    """Compare the file's logits [n, labels] with PyTorch's, and both with the true classes [n].
+
+    Raises GateError, which names the image where PyTorch was surest of another answer.
+    """
+    ours, theirs = logits.argmax(axis=1), expected.argmax(axis=1)
+    top = np.sort(expected, axis=1)
+    margin = top[:, -1] - top[:, -2]
+    # In fp32 either answer is right where two are level within the tolerance.
+    level = margin <= rules.absolute if rules.agreement == 1 else np.zeros(len(margin), dtype=bool)
+    differing = np.flatnonzero((ours != theirs) & ~level)
+    agreeing = 1 - len(differing) / len(ours)
+    worst = int(differing[margin[differing].argmax()]) if differing.size else None
+    if agreeing < rules.agreement:
+        raise GateError(
+            NAME,
+            f"the file gives another class than PyTorch for {len(differing)} of {len(ours):,} test images "
+            f"({agreeing:.2%} agree, {rules.agreement:.1%} must); worst at test image {worst}.",
+        )
+    right, wanted = (evaluate(answers, classes).accuracy for answers in (logits, expected))
+    if right < rules.accuracy * wanted:
+        raise GateError(
+            NAME,
+            f"the file is right about {right:.2%} of the test set and PyTorch about {wanted:.2%}; it must keep "
+            f"{rules.accuracy:.1%} of that. Worst at test image {worst}.",
+        )
+    alike = "every answer the same" if not differing.size else f"{agreeing:.2%} of the answers the same"
+    return Check(
+        NAME,
+        f"test accuracy {right:.2%}, {alike}",
+        {
+            "images": len(ours),
+            "agreement": agreeing,
+            "least_agreement": rules.agreement,
+            "accuracy": right,
+            "pytorch_accuracy": wanted,
+            "least_share_of_accuracy": rules.accuracy,
+            "differing": len(differing),
+            "level": int((level & (ours != theirs)).sum()),
+            "worst_image": worst,
+        },
+    )

@@ -1,0 +1,71 @@
+"""Asking a file: images in, every output out."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.errors import GateError
+from serving.server.errors import InferenceError
+from serving.server.runtime import Runtime
+
+Pixels = npt.NDArray[np.uint8]  # [n, height, width]
+Array = npt.NDArray[Any]
+Answers = Mapping[str, Array]  # by output; the first axis is the image
+
+REAL = "test"
+"""What real images are called where kinds of images are told apart."""
+_ARTIFICIAL = 64
+
+
+def of_file(runtime: Runtime, images: Pixels, batch_size: int = 64) -> Answers:
+    """What a file with one input answers, by output, to uint8 images [n, height, width].
+
+    Raises GateError when the runtime fails on them.
+    """
+    (image,) = runtime.signature.inputs
+    try:
+        answered = [runtime.run({image.name: part}) for part in batches(images, batch_size)]
+    except InferenceError as error:
+        raise GateError("parity", f"the file loads, but fails at batch {batch_size}: {error}.") from error
+    return {name: np.concatenate([outputs[name] for outputs in answered]) for name in answered[0]}
+
+
+def artificial(height: int, width: int) -> dict[str, Pixels]:
+    """Images that no camera makes, 64 of each kind: black, white, and noise (the same at every call)."""
+    shape = (_ARTIFICIAL, height, width)
+    return {
+        "black": np.zeros(shape, np.uint8),
+        "white": np.full(shape, 255, np.uint8),
+        "random": np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8),
+    }
+
+
+def require_finite(answers: Array) -> None:
+    """Raises GateError when the network's own answers [n, any] are no numbers."""
+    broken = np.flatnonzero(~np.isfinite(answers).all(axis=1))
+    if broken.size:
+        raise GateError(
+            "parity",
+            f"the network's own outputs are not finite for {broken.size} of {len(answers)} test images, first for "
+            f"image {broken[0]}: its training went wrong.",
+        )
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities [n, labels] that share 1."""
+    powers: Array = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shared: Array = powers / powers.sum(axis=1, keepdims=True)
+    return shared
+
+
+def sigmoid(logits: Array) -> Array:
+    """Probabilities [n, labels], each by itself."""
+    each: Array = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    return each
+
+
+def batches(images: Pixels, size: int) -> Iterator[Pixels]:
+    """The images in parts of at most ``size``, in order."""
+    return (images[start : start + size] for start in range(0, len(images), size))

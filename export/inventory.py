@@ -1,0 +1,112 @@
+"""What a model repository holds, as its files themselves tell it. Needs no torch; onnx only to count nodes."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export import repository
+from export.errors import ExportError
+from serving.server.errors import ModelLoadError
+from serving.server.runtime import Runtime
+from serving.signature import Signature
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version of a model: its file, and its signature, or why it cannot be loaded."""
+
+    name: str
+    version: int
+    path: Path
+    signature: Signature | None
+    trouble: str | None = None
+
+    @property
+    def megabytes(self) -> float:
+        return self.path.stat().st_size / 1e6
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.signature.metadata if self.signature else {}
+
+    @property
+    def precision(self) -> str | None:
+        """None for a model that was not exported here, or before there was more than fp32."""
+        return self.metadata.get("precision") or ("fp32" if "training" in self.metadata else None)
+
+    @property
+    def batched(self) -> bool | None:
+        """Whether requests may be joined: by what was proven, else by the graph. None where it cannot be loaded."""
+        if self.signature is None:
+            return None
+        return {"true": True, "false": False}.get(self.metadata.get("batched", ""), self.signature.batched)
+
+    @property
+    def accuracy(self) -> tuple[str, float] | None:
+        """The figure that tells best how good the model is, by its name; None for a model that has none."""
+        for figure in ("test_accuracy", "test_exact_match"):
+            if figure in self.metadata:
+                return figure, float(self.metadata[figure])
+        return None
+
+    def json(self, key: str) -> Any:
+        """A metadata value that is JSON; None where it is not there, or not JSON."""
+        try:
+            return json.loads(self.metadata[key])
+        except (KeyError, ValueError):
+            return None
+
+
+def latest(models: Path) -> list[Entry]:
+    """The highest version of each model, by name. Raises ExportError when there is no repository."""
+    if not models.is_dir():
+        raise ExportError(f"{models} is not a folder. Name the model repository with --models.")
+    folders = sorted(folder for folder in models.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    return [read(models, folder.name) for folder in folders if repository.versions(models, folder.name)]
+
+
+def find(models: Path, name: str, version: int | None = None) -> Entry:
+    """One model, in its highest version unless one is named. Raises ExportError, which says what is there."""
+    there = repository.versions(models, name)
+    if not there or (version is not None and version not in there):
+        if there:
+            raise ExportError(f"{models / name} has no version {version}; there are {', '.join(map(str, there))}.")
+        known = ", ".join(entry.name for entry in latest(models)) or "none"
+        raise ExportError(f"{models} holds no model {name!r}; the models there: {known}.")
+    return read(models, name, version)
+
+
+def read(models: Path, name: str, version: int | None = None) -> Entry:
+    """A version of a model that is there, the highest unless one is named."""
+    version = version if version is not None else max(repository.versions(models, name))
+    path = models / name / str(version) / repository.MODEL_FILE
+    try:
+        return Entry(name, version, path, Runtime(path, provider="cpu").signature)
+    except ModelLoadError as error:
+        return Entry(name, version, path, None, " ".join(str(error).split()))
+
+
+def operators(entry: Entry) -> dict[str, int] | None:
+    """How many nodes of each operator the graph has, most first. None where the package onnx is not installed."""
+    try:
+        import onnx
+
+        from export import graph
+    except ModuleNotFoundError:
+        return None
+    return dict(graph.operators(onnx.load(entry.path, load_external_data=False)).most_common())
+
+
+def provenance(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Where the model came from: what there is of it, in words."""
+    for key in (
+        "source", "recipe", "seed", "parameters", "data_digest", "trained", "git_revision", "export_git_revision",
+        "graph_digest",
+    ):  # fmt: skip
+        if key in entry.metadata:
+            yield key, entry.metadata[key]
+    versions = entry.json("versions")
+    if isinstance(versions, dict):
+        yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -1,0 +1,58 @@
+"""int8 for networks of convolutions: static quantization (QDQ) by ONNX Runtime's own quantizer.
+
+Weights get a scale for each output channel, activations one for each tensor, from the smallest and largest value that
+images of the training split bring about. A fixed scale is what makes an answer independent of its batch. The dense
+layers at the end stay in FP32: they are a thousandth of the work, and nothing after them evens out their rounding.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from export.precision.quiet import quiet
+from training.data import Images
+
+OPERATORS = ("Conv", "MaxPool", "Relu")
+"""What is computed in 8 bits: convolutions, and what lies between them, so that nothing has to go to FP32 and back."""
+
+BATCH = 32
+
+
+def quantize_convolutions(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
+    """The network with every convolution in 8 bits. calibration: uint8 images [n, height, width]."""
+    (image,) = model.graph.input
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        original, prepared, quantized = (Path(folder, f"{name}.onnx") for name in ("original", "prepared", "quantized"))
+        original.write_bytes(model.SerializeToString())  # given in memory, it would lose its constants
+        # Folds and fuses as the runtime would, so that scales are given only to tensors that still exist then.
+        quant_pre_process(original, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            quantized,
+            _Images(image.name, calibration),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(OPERATORS),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+        return onnx.load(quantized)
+
+
+class _Images(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
+    """Hands out batches of images, then None."""
+
+    def __init__(self, name: str, images: Images) -> None:
+        self._batches: Iterator[dict[str, Any]] = (
+            {name: np.ascontiguousarray(images[start : start + BATCH])} for start in range(0, len(images), BATCH)
+        )
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._batches, None)

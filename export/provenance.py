@@ -1,0 +1,62 @@
+"""Where a model came from, and what was measured while it was trained: the metadata that is known before the gate."""
+
+import json
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+import torch
+
+from export.served import Classifier, Served
+from serving.server.runtime import VERSION as ONNXRUNTIME_VERSION
+from training import label_distance
+from training.data import LABELS
+from training.run import git_revision
+
+
+def collect(served: Served, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Of a finished run, by its config and metrics (keys without their prefix)."""
+    summary, environment = metrics["summary"], config["environment"]
+    return {
+        "labels": json.dumps(summary.get("labels", LABELS)),
+        "recipe": config["recipe"]["name"],
+        "seed": str(config["seed"]),
+        "parameters": str(summary["parameters"]),
+        "data_digest": config["data_digest"],
+        "git_revision": environment["git_revision"],
+        "export_git_revision": git_revision(),
+        "trained": environment["created"],
+        "versions": json.dumps(versions() | {"torch": environment["torch"], "torch_export": torch.__version__}),
+        **_figures(summary),
+        **_distances(served),
+        "training": json.dumps({"config": {**config, "data_dir": None}, "metrics": dict(metrics)}),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what writes and proves a file."""
+    return {"python": platform.python_version(), "onnx": onnx.__version__, "onnxruntime": ONNXRUNTIME_VERSION}
+
+
+def _distances(served: Served) -> dict[str, str]:
+    """How far apart a classifier's labels are, so that an answer can say how bad its runners-up would be."""
+    if not isinstance(served, Classifier):
+        return {}
+    distances = label_distance.default()
+    distances.require(LABELS)
+    return {
+        "label_distances": json.dumps(distances.matrix.tolist()),
+        "label_distances_from": json.dumps(dict(distances.provenance)),
+    }
+
+
+def _figures(summary: Mapping[str, Any]) -> dict[str, str]:
+    """What training measured. A classifier's test accuracy is measured on the exported file itself, and added then."""
+    if "accuracy" in summary["validation"]:
+        return {"validation_accuracy": f"{summary['validation']['accuracy']:.4f}"}
+    return {
+        f"{split}_{figure}": f"{summary[split][figure]:.4f}"
+        for split in ("validation", "test")
+        for figure in ("o_f1", "exact_match")
+    }

@@ -1,0 +1,114 @@
+"""The page itself: self-contained HTML, without a script and without another file."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from export.errors import ExportError
+from export.exporter import Published
+from export.foreign.intake import Accepted
+from export.gate.answers import Array, Pixels
+from export.report import pictures
+
+WORST = 8
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image that the file answers otherwise, or furthest from PyTorch: its place, picture, and both answers."""
+
+    place: int
+    picture: Markup
+    said: str
+
+
+def of_run(published: Published, images: Pixels, labels: Sequence[str], path: Path) -> None:
+    """Write the page about a run's export. images: those of the exam, uint8 [n, height, width]."""
+    proof = published.proof
+    scores = "logits" if "logits" in proof.expected else "probabilities"
+    ours, theirs = proof.answered[scores], proof.expected[scores]
+    differences = np.abs(ours.astype(np.float64) - theirs).max(axis=1)
+    limit = float(str(proof.figures("parity")["limit"]))
+    one_label = "accuracy" in proof.figures("agreement")
+    drawn = {"How far answers are from PyTorch's": pictures.error_histogram(differences, limit, scores[:-1])}
+    if one_label:
+        drawn["Which answers are PyTorch's"] = pictures.agreement(theirs.argmax(axis=1), ours.argmax(axis=1), labels)
+    if proof.speed is not None:
+        drawn["How long a batch takes"] = pictures.speed(proof.speed.milliseconds)
+    _write(
+        path,
+        folder=published.folder,
+        precision=proof.precision,
+        checks={check.name: check.said for check in proof.checks},
+        speed=str(proof.speed or ""),
+        missing=proof.speed.missing if proof.speed else {},
+        pictures={title: Markup(picture) for title, picture in drawn.items()},  # noqa: S704  (made here)
+        worst=_worst(images, ours, theirs, differences, labels) if one_label else [],
+        operators=proof.figures("structure")["operators"],
+        metadata=_told(published.metadata),
+    )
+
+
+def of_file(accepted: Accepted, path: Path) -> None:
+    """Write the page about somebody else's file."""
+    speed: dict[str, Any] = accepted.found["speed"]
+    milliseconds = {int(size): times for size, times in speed["median_ms"].items()}
+    _write(
+        path,
+        folder=accepted.folder,
+        precision=None,
+        checks=accepted.said,
+        speed="",
+        missing={},
+        pictures={"How long a batch takes": Markup(pictures.speed(milliseconds))},  # noqa: S704  (made here)
+        worst=[],
+        operators=accepted.found["operators"],
+        metadata=_told(accepted.metadata),
+    )
+
+
+def _worst(images: Pixels, ours: Array, theirs: Array, differences: Array, labels: Sequence[str]) -> list[Shown]:
+    """First those with another answer, then those furthest off."""
+    answers = theirs.argmax(axis=1), ours.argmax(axis=1)
+    order = np.lexsort((-differences, answers[0] == answers[1]))[:WORST]
+    shown = []
+    for place in order.tolist():
+        was, now = (labels[answer[place]] for answer in answers)
+        said = f"{was}, off by {differences[place]:.2g}" if was == now else f"{was}; the file says {now}"
+        shown.append(Shown(place, Markup(pictures.image(images[place])), said))  # noqa: S704  (made here)
+    return shown
+
+
+def _told(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What is short enough to be read: not the training log, the gate's figures and the kept answers."""
+    return {key: value for key, value in metadata.items() if len(value) <= 200}
+
+
+def _write(path: Path, **content: Any) -> None:
+    page = _template().render(**content, written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ExportError(
+            f"{content['folder']} is published, but its report {path} cannot be written: {error.strerror}."
+        ) from error
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("export.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2")

@@ -1,0 +1,89 @@
+"""The report's pictures, as SVG that stands in the page itself."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+
+mpl.use("svg")
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from export.gate.answers import Array, Pixels
+
+COLOURS = ("#4269d0", "#efb118", "#3ca951", "#a463f2")
+
+
+def error_histogram(differences: Array, limit: float, quantity: str) -> str:
+    """How many images' answers are how far from PyTorch's: differences [n], the largest of each image."""
+    figure = Figure(figsize=(6.2, 2.6), layout="constrained")
+    axes = figure.subplots()
+    floor = 1e-9
+    edges = np.logspace(np.log10(floor), np.log10(max(limit, differences.max(), 1e-8) * 1.5), 50)
+    axes.hist(np.maximum(differences, floor), bins=edges.tolist(), color=COLOURS[0])
+    axes.axvline(limit, color="#c0392b", linewidth=1.2)
+    axes.annotate(f"allowed {limit:.2g}", (limit, 0.95), xycoords=("data", "axes fraction"), ha="right", va="top",
+                  color="#c0392b", xytext=(-4, 0), textcoords="offset points")  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel(f"largest difference of a {quantity} from PyTorch's (the left edge is no difference)")
+    axes.set_ylabel("images")
+    axes.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
+
+
+def agreement(expected: Array, got: Array, labels: Sequence[str]) -> str:
+    """For each label that PyTorch gives, the share of its images that get it from the file too; both [n] of places."""
+    figure = Figure(figsize=(6.2, 2.9), layout="constrained")
+    axes = figure.subplots()
+    shares = [float((got[expected == place] == place).mean()) if (expected == place).any() else np.nan
+              for place in range(len(labels))]  # fmt: skip
+    places = np.arange(len(labels))
+    axes.barh(places, shares, color=COLOURS[0])
+    lowest = float(np.nanmin(shares))
+    for place, share in zip(places, shares, strict=True):
+        if np.isfinite(share):
+            axes.annotate(f"{share:.2%}", (share, place), xytext=(-3, 0), textcoords="offset points", va="center",
+                          ha="right", color="white")  # fmt: skip
+    axes.set_yticks(places, list(labels))
+    axes.invert_yaxis()
+    axes.set_xlim(max(0.0, min(0.9, lowest - 0.05)), 1.0)
+    axes.set_xlabel("share of PyTorch's answers that the file gives too")
+    axes.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
+
+
+def speed(milliseconds: Mapping[int, Mapping[str, float]]) -> str:
+    """Median milliseconds for a batch: a panel for each batch size, a bar for each contender."""
+    figure = Figure(figsize=(6.2, 0.7 + 0.32 * max(map(len, milliseconds.values()))), layout="constrained")
+    panels = figure.subplots(1, len(milliseconds), squeeze=False)[0]
+    for axes, (size, times) in zip(panels, milliseconds.items(), strict=True):
+        places = np.arange(len(times))
+        axes.barh(places, list(times.values()), color=COLOURS[: len(times)])
+        for place, value in zip(places, times.values(), strict=True):
+            axes.annotate(f"{value:.3g} ms", (value, place), xytext=(3, 0), textcoords="offset points", va="center")
+        axes.set_yticks(places, list(times))
+        axes.invert_yaxis()
+        axes.set_xlim(0, max(times.values()) * 1.35)
+        axes.set_title(f"batch {size}", loc="left", fontsize=9)
+        axes.set_xticks([])
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    return _svg(figure)
+
+
+def image(pixels: Pixels) -> str:
+    """One image [height, width], its pixels as they are."""
+    height, width = pixels.shape
+    figure = Figure(figsize=(width / 28, height / 28))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(pixels, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+    axes.axis("off")
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    with mpl.rc_context({"svg.hashsalt": "hangtag", "svg.fonttype": "none"}):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,89 @@
+"""Models by somebody else, whose requests must not be joined though their axes say that they may; and a fatal one."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from tests.onnx_models import Shape, model
+
+_BATCH: dict[str, tuple[int, Shape]] = {"x": (TensorProto.FLOAT, ["batch", 3])}
+_ANSWER: dict[str, tuple[int, Shape]] = {"y": (TensorProto.FLOAT, ["batch", 3])}
+
+
+def softmax_over_the_batch() -> onnx.ModelProto:
+    """x FP32 [batch, 3] -> y FP32 [batch, 3]: each column shares 1 among the samples."""
+    return model([helper.make_node("Softmax", ["x"], ["y"], axis=0)], _BATCH, _ANSWER)
+
+
+def scaled_by_the_largest() -> onnx.ModelProto:
+    """x divided by the largest value in the batch: as a quantizer that reads its scale off the batch."""
+    return model(
+        [
+            helper.make_node("Abs", ["x"], ["size"]),
+            helper.make_node("ReduceMax", ["size"], ["largest"], keepdims=0),
+            helper.make_node("Add", ["largest", "one"], ["scale"]),
+            helper.make_node("Div", ["x", "scale"], ["y"]),
+        ],
+        _BATCH,
+        _ANSWER,
+        {"one": np.array(1, np.float32)},
+    )
+
+
+def backwards() -> onnx.ModelProto:
+    """The samples in the opposite order."""
+    return model(
+        [helper.make_node("Slice", ["x", "last", "before", "axis", "step"], ["y"])],
+        _BATCH,
+        _ANSWER,
+        {
+            "last": np.array([-1], np.int64),
+            "before": np.array([-(2**31)], np.int64),
+            "axis": np.array([0], np.int64),
+            "step": np.array([-1], np.int64),
+        },
+    )
+
+
+def one_row() -> onnx.ModelProto:
+    """Says that it gives a row for each sample, and gives one for all."""
+    made = model(
+        [
+            helper.make_node("ReduceSum", ["x", "axis"], ["sum"], keepdims=1),
+            helper.make_node("Identity", ["sum"], ["y"]),
+        ],
+        _BATCH,
+        _ANSWER,
+        {"axis": np.array([0], np.int64)},
+    )
+    (out,) = made.graph.output
+    out.type.tensor_type.shape.dim[0].ClearField("dim_param")
+    return made
+
+
+def only_alone() -> onnx.ModelProto:
+    """Fails on more than one sample: it reshapes to [1, 3]."""
+    return model(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        _BATCH,
+        {"y": (TensorProto.FLOAT, [None, 3])},  # type: ignore[list-item]
+        {"shape": np.array([1, 3], np.int64)},
+    )
+
+
+def fatal() -> onnx.ModelProto:
+    """Hands its LSTM an empty batch, whatever it is given: ONNX Runtime ends the process on that."""
+    return model(
+        [
+            helper.make_node("Slice", ["x", "from", "from", "axis"], ["none"]),
+            helper.make_node("LSTM", ["none", "w", "r"], ["y"], hidden_size=2),
+        ],
+        {"x": (TensorProto.FLOAT, ["length", "batch", 3])},
+        {"y": (TensorProto.FLOAT, ["length", 1, "none", 2])},
+        {
+            "from": np.array([0], np.int64),
+            "axis": np.array([1], np.int64),
+            "w": np.ones((1, 8, 3), np.float32),
+            "r": np.ones((1, 8, 2), np.float32),
+        },
+    )

@@ -1,0 +1,175 @@
+"""Files that are no ONNX models, or would read what is none of theirs: refused in one line each, and nothing dies."""
+
+import contextlib
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
+
+from export.errors import ExportError
+from export.foreign import document, intake
+from serving.server.runtime import Runtime
+from tests import onnx_models
+from tests.export.foreign import models as foreign
+from tests.export.runs import contents
+
+ORIGINALS = [make().SerializeToString() for make in (onnx_models.classifier, onnx_models.recurrent, onnx_models.text)]
+
+
+def read(folder: Path, content: bytes) -> onnx.ModelProto:
+    file = folder / "theirs.onnx"
+    file.write_bytes(content)
+    return document.read(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "is no ONNX model: it has no graph, no opset or no output"),
+        (b"just text, not a model", "is no ONNX file, or a part of one"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no ONNX file, or a part of one"),
+        (ORIGINALS[0][: len(ORIGINALS[0]) // 2], "is no ONNX file, or a part of one"),
+        (ORIGINALS[0][:-1], "is no ONNX file, or a part of one"),
+        (onnx.ModelProto(ir_version=10).SerializeToString(), "is no ONNX model: it has no graph"),
+    ],
+)
+def test_what_is_no_model_is_refused(content: bytes, why: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=why):
+        read(tmp_path, content)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for missing in (tmp_path / "none.onnx", tmp_path):
+        with pytest.raises(ExportError, match=f"there is no file {missing}"):
+            document.read(missing)
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "huge.onnx"
+    with file.open("wb") as sparse:
+        sparse.truncate(3 * 1024**3)
+    with pytest.raises(ExportError, match=r"holds 3,221\.2 MB with its external data; at most 2,147\.5 MB are taken"):
+        document.read(file)
+
+
+def test_operators_that_the_runtime_lacks_are_named(tmp_path: Path) -> None:
+    made = onnx_models.unbatched()
+    made.graph.node[0].domain = "com.example"
+    with pytest.raises(ExportError, match=r"operators that ONNX Runtime does not have: com\.example\.Add\. Export"):
+        read(tmp_path, made.SerializeToString())
+
+
+def test_an_opset_of_the_future_is_refused(tmp_path: Path) -> None:
+    made = onnx_models.unbatched()
+    made.opset_import[0].version = 999
+    with pytest.raises(ExportError, match=r"has opset 999; the installed onnx knows 1 to \d+\. Update it\."):
+        read(tmp_path, made.SerializeToString())
+
+
+def external(location: str, **place: int) -> onnx.ModelProto:
+    """A model whose weights [4] lie in another file."""
+    weights = numpy_helper.from_array(np.arange(4, dtype=np.float32), "weights")
+    set_external_data(weights, location, place.get("offset"), place.get("length"))
+    weights.ClearField("raw_data")
+    made = onnx_models.model(
+        [helper.make_node("Add", ["x", "weights"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["batch", 4])},
+        {"y": (TensorProto.FLOAT, ["batch", 4])},
+    )
+    made.graph.initializer.append(weights)
+    return made
+
+
+def test_external_data_in_the_models_folder_are_taken_into_the_file(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(bytes(8) + np.arange(4, dtype=np.float32).tobytes())
+    file = tmp_path / "theirs.onnx"
+    file.write_bytes(external("weights.bin", offset=8, length=16).SerializeToString())
+    accepted = intake.accept(file, "theirs", tmp_path / "models", None)
+    assert [path.name for path in accepted.folder.iterdir()] == ["model.onnx"]
+    answer = Runtime(accepted.folder / "model.onnx", provider="cpu").run({"x": np.zeros((1, 4), np.float32)})
+    np.testing.assert_array_equal(answer["y"], [[0, 1, 2, 3]])
+
+
+@pytest.mark.parametrize(
+    ("location", "place", "why"),
+    [
+        ("../secret", {}, "only files in the model's own folder are read"),
+        ("a/../../secret", {}, "only files in the model's own folder are read"),
+        ("/etc/passwd", {}, "only files in the model's own folder are read"),
+        ("", {}, "only files in the model's own folder are read"),
+        ("link", {}, "a link that leaves the model's own folder"),
+        ("folder-link/secret", {}, "a link that leaves the model's own folder"),
+        ("nothing.bin", {}, "are missing: there is no file"),
+        ("here.bin", {"offset": 8, "length": 16}, r"end at byte 24 of \S+here\.bin, which has 16"),
+        ("here.bin", {"offset": -8, "length": 16}, "cannot be told: .* must be non-negative"),
+    ],
+)
+def test_external_data_elsewhere_are_refused(location: str, place: dict[str, int], why: str, tmp_path: Path) -> None:
+    folder = tmp_path / "download"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(bytes(16))
+    (folder / "here.bin").write_bytes(bytes(16))
+    (folder / "link").symlink_to(tmp_path / "secret")
+    (folder / "folder-link").symlink_to(tmp_path)
+    with pytest.raises(ExportError, match=why):
+        read(folder, external(location, **place).SerializeToString())
+
+
+def test_external_data_of_an_attribute_are_found_too(tmp_path: Path) -> None:
+    weights = external("../secret").graph.initializer[0]
+    made = onnx_models.model(
+        [helper.make_node("Constant", [], ["c"], value=weights), helper.make_node("Add", ["x", "c"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["batch", 4])},
+        {"y": (TensorProto.FLOAT, ["batch", 4])},
+    )
+    with pytest.raises(ExportError, match="only files in the model's own folder are read"):
+        read(tmp_path, made.SerializeToString())
+
+
+def mutated(content: bytes, seed: int) -> bytes:
+    """The file with some bytes changed, cut out, put in, or its end cut off."""
+    chosen = random.Random(seed)
+    changed = bytearray(content)
+    for _ in range(chosen.randint(1, 8)):
+        at = chosen.randrange(len(changed))
+        match chosen.randrange(4):
+            case 0:
+                changed[at] ^= 1 << chosen.randrange(8)
+            case 1:
+                changed[at] = chosen.randrange(256)
+            case 2:
+                del changed[at : at + chosen.randint(1, 20)]
+            case _:
+                changed[at:at] = chosen.randbytes(chosen.randint(1, 20))
+    return bytes(changed[: chosen.randrange(1, len(changed))] if chosen.random() < 0.1 else changed)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(original=st.sampled_from(ORIGINALS), seed=st.integers(0, 2**32))
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(original: bytes, seed: int, tmp_path: Path) -> None:
+    with contextlib.suppress(ExportError):
+        read(tmp_path, mutated(original, seed))
+
+
+@pytest.mark.parametrize("make", [onnx_models.two_inputs, onnx_models.recurrent, foreign.scaled_by_the_largest])
+def test_a_damaged_file_is_published_whole_or_not_at_all(make: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
+    """Through the whole intake, in which ONNX Runtime runs the file in a process of its own."""
+    for seed in range(6):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        file = folder / "theirs.onnx"
+        file.write_bytes(mutated(make().SerializeToString(), seed))
+        before = contents(folder)
+        try:
+            accepted = intake.accept(file, "theirs", folder / "models", None)
+        except ExportError:
+            assert contents(folder) == before
+        else:
+            Runtime(accepted.folder / "model.onnx", provider="cpu").warm_up([1])

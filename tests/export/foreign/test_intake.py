@@ -1,0 +1,158 @@
+"""``hangtag export --onnx``: what is taken, as what, and what is refused with nothing written."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from hangtag.cli import main
+from serving.client import Client
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from serving.server.runtime import Runtime
+from tests import onnx_models
+from tests.export.foreign import models as foreign
+from tests.export.runs import contents
+
+Make = Callable[[], onnx.ModelProto]
+
+
+def take(folder: Path, file: Path, *more: str | Path) -> Result:
+    arguments = ["export", "--onnx", str(file), "--name", "theirs", "--models", str(folder / "models"), *map(str, more)]
+    return CliRunner().invoke(main, arguments)
+
+
+def write(folder: Path, made: onnx.ModelProto) -> Path:
+    file = folder / "theirs.onnx"
+    file.write_bytes(made.SerializeToString())
+    return file
+
+
+def metadata(folder: Path) -> dict[str, str]:
+    return dict(Runtime(folder / "models/theirs/1/model.onnx", provider="cpu").signature.metadata)
+
+
+def refusal(folder: Path, file: Path, *more: str | Path) -> str:
+    """What is said of a file that is refused; the repository stays as it was, here: is not made."""
+    before = contents(folder)
+    result = take(folder, file, *more)
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    assert contents(folder) == before
+    return result.stderr.partition("Error: ")[2].strip()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        onnx_models.classifier, onnx_models.two_inputs, onnx_models.text, onnx_models.every_type, onnx_models.free_axis,
+        onnx_models.gather,
+    ],
+)  # fmt: skip
+def test_what_may_be_batched_is_published_as_such(make: Make, tmp_path: Path) -> None:
+    result = take(tmp_path, write(tmp_path, make()))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"published {tmp_path / 'models/theirs/1'}\n")
+    assert "  batching     batched: the same answers alone and in batches of 2, 3, 7\n" in result.stdout
+    told = metadata(tmp_path)
+    assert told["batched"] == "true"
+    proof = json.loads(told["gate"])["batching"]
+    assert proof["lengths"] == ([1, 2, 3, 5] if make is onnx_models.free_axis else [1])
+    assert list(json.loads(told["speed"])["median_ms"]) == ["1", "64"]
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (onnx_models.unbatched, "the first axis of 'x' is fixed to 4"),
+        (onnx_models.not_a_batch_axis, "first axes have different names: m, n"),
+        (onnx_models.recurrent, "'y' of the same input differs between a batch of 1 and a batch of 2"),
+        (foreign.softmax_over_the_batch, "'y' of the same input differs between a batch of 1 and a batch of 2"),
+        (foreign.scaled_by_the_largest, "'y' of the same input differs between a batch of 1 and a batch of 2"),
+        (foreign.backwards, "'y' of the same input differs between a batch of 1 and a batch of 2"),
+        (foreign.one_row, "'y' has 1 rows for a batch of 2"),
+        (foreign.only_alone, "a batch of 2 fails: "),
+    ],
+)
+def test_what_may_not_be_batched_is_published_as_such(make: Make, why: str, tmp_path: Path) -> None:
+    result = take(tmp_path, write(tmp_path, make()))
+    assert result.exit_code == 0, result.output
+    assert f"  batching     one request at a time: {why}" in result.stdout
+    told = metadata(tmp_path)
+    assert told["batched"] == "false"
+    assert json.loads(told["gate"])["batching"]["why"].startswith(why)
+
+
+def test_with_labels_it_can_be_asked_to_classify(tmp_path: Path) -> None:
+    made = onnx_models.classifier()
+    del made.metadata_props[:]
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(onnx_models.LABELS) + "\n")
+    result = take(tmp_path, write(tmp_path, made), "--labels", labels)
+    assert result.exit_code == 0, result.output
+    config = ServerConfig(models=tmp_path / "models", port=0, provider="cpu")
+    with Server(config) as server, Client(server.address) as client:
+        answer = client.classify(np.zeros((28, 28), np.uint8), model="theirs")
+    assert answer.labels[0].name == "label 9"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("one\ntwo\n", "there are 2 labels, and the outputs of .* have 10 or 10 values a row"),
+        ("\n \n", "holds no labels: expected one a line, or a JSON list of strings"),
+        ("[1, 2]", "holds no labels: expected one a line, or a JSON list of strings"),
+        (b"\xff\xfe\x00", "cannot be read as text"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(text: str | bytes, why: str, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_bytes(text if isinstance(text, bytes) else text.encode())
+    said = refusal(tmp_path, write(tmp_path, onnx_models.classifier()), "--labels", labels)
+    assert re.search(why, said), said
+
+
+def test_what_a_file_says_of_its_own_quality_is_not_repeated(tmp_path: Path) -> None:
+    """Only how its outputs are to be read, and what is not ours."""
+    made = onnx_models.classifier()
+    for key, value in (("hangtag.test_accuracy", "0.9999"), ("hangtag.recipe", "magic"), ("hangtag.batched", "false")):
+        made.metadata_props.add(key=key, value=value)
+    assert take(tmp_path, write(tmp_path, made)).exit_code == 0
+    told = metadata(tmp_path)
+    assert not {"test_accuracy", "recipe"} & set(told)
+    assert (told["batched"], told["task"]) == ("true", "single_label")
+    assert told["source"].startswith("theirs.onnx, SHA-256 ")
+    there = {entry.key for entry in onnx.load(tmp_path / "models/theirs/1/model.onnx").metadata_props}
+    assert "not-ours" in there
+
+
+def test_it_is_shown_and_verified_like_any_other(tmp_path: Path) -> None:
+    take(tmp_path, write(tmp_path, onnx_models.free_axis()))
+    shown = CliRunner().invoke(main, ["models", "show", "theirs", "--models", str(tmp_path / "models")])
+    assert "ReduceSum" in shown.stdout
+    verified = CliRunner().invoke(main, ["models", "verify", "--models", str(tmp_path / "models")])
+    assert verified.exit_code == 0, verified.output
+
+
+def test_one_that_ends_the_process_is_refused(tmp_path: Path) -> None:
+    said = refusal(tmp_path, write(tmp_path, foreign.fatal()))
+    assert said.startswith("runtime: ONNX Runtime ends the process (signal 6) on ")
+    assert said.endswith("Nothing was published.")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["lstm", "--onnx", "x.onnx", "--name", "x"], [], ["--onnx", "x.onnx"], ["lstm", "--name", "x"],
+        ["lstm", "--labels", "x.txt"],
+    ],
+)  # fmt: skip
+def test_a_run_and_a_file_are_not_mixed_up(arguments: list[str]) -> None:
+    result = CliRunner().invoke(main, ["export", *arguments])
+    assert result.exit_code == 2
+    assert "Usage: " in result.stderr

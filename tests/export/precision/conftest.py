@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+
+from tests.export.conftest import newest
+from training import data
+from training.data import Images, Split
+
+Logits = npt.NDArray[np.float32]
+
+
+@pytest.fixture(scope="session")
+def calibration() -> Images:
+    """Real images that no test asks about."""
+    return data.load_test().images[-96:]
+
+
+@pytest.fixture(scope="session")
+def many() -> Split:
+    """The first 600 real test images."""
+    return data.load_test().first(600)
+
+
+def shipped(model: str) -> onnx.ModelProto:
+    """A trained network, in FP32, that ships."""
+    return onnx.load(newest(Path("models"), model))
+
+
+def logits(model: onnx.ModelProto, images: Images, batch_size: int = 50) -> Logits:
+    """What ONNX Runtime answers to images [n, 28, 28], a batch at a time."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    return np.concatenate([session.run(["logits"], {"image": part})[0] for part in parts])

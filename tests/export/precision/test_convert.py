@@ -1,0 +1,77 @@
+"""Each precision is the same network: inputs, outputs and metadata are kept, and nearly every answer."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from export.errors import ExportError
+from export.graph import operators
+from export.precision import convert, model_name
+from tests.export.precision.conftest import logits, shipped
+from tests.onnx_models import classifier
+from training.data import Images, Split
+
+
+def test_fp32_is_what_it_was(calibration: Images) -> None:
+    network = shipped("lstm")
+    assert convert(network, "fp32", calibration) is network
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("model", ["lstm", "lstm2", "cnn"])
+def test_the_contract_is_kept(model: str, precision: str, calibration: Images) -> None:
+    network = shipped(model)
+    before = network.SerializeToString()
+    converted = convert(network, precision, calibration)
+    assert network.SerializeToString() == before
+    for kept, was in ((converted.graph.input, network.graph.input), (converted.graph.output, network.graph.output)):
+        assert [(value.name, value.type) for value in kept] == [(value.name, value.type) for value in was]
+    assert converted.metadata_props == network.metadata_props
+    assert converted.producer_name == "hangtag"
+    used = {node.domain for node in converted.graph.node} | {""}
+    assert {opset.domain for opset in converted.opset_import} == used
+    onnx.checker.check_model(converted, full_check=True)
+
+
+@pytest.mark.parametrize("model", ["lstm", "cnn"])
+def test_fp16_halves_the_file_and_keeps_the_answers(model: str, many: Split, calibration: Images) -> None:
+    network = shipped(model)
+    converted = convert(network, "fp16", calibration)
+    weights = [tensor for tensor in converted.graph.initializer if numpy_helper.to_array(tensor).size > 100]
+    assert {tensor.data_type for tensor in weights} == {TensorProto.FLOAT16}
+    assert converted.ByteSize() < 0.55 * network.ByteSize()
+    expected, got = logits(network, many.images), logits(converted, many.images)
+    assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.999
+    assert 0 < np.abs(got - expected).max() <= 2e-3 * np.ptp(expected)
+
+
+def test_int8_quantizes_every_convolution_for_each_channel_and_nothing_dense(many: Split, calibration: Images) -> None:
+    network = shipped("cnn")
+    quantized = convert(network, "int8", calibration)
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
+    made = {output: node for node in quantized.graph.node for output in node.output}
+    convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == operators(network)["Conv"] == 5
+    for node in convolutions:
+        weights = made[node.input[1]]
+        assert weights.op_type == "DequantizeLinear"
+        assert values[weights.input[0]].dtype == np.int8
+        assert len(values[weights.input[1]]) == len(values[weights.input[0]])  # a scale for each channel
+        assert made[node.input[0]].op_type == "DequantizeLinear"
+    for node in quantized.graph.node:
+        if node.op_type == "Gemm":
+            assert values[node.input[1]].dtype == np.float32
+    expected, got = logits(network, many.images), logits(quantized, many.images)
+    assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
+    np.testing.assert_allclose(logits(quantized, many.images[:100], 1), got[:100], atol=1e-4)
+
+
+def test_int8_of_a_network_without_convolutions_or_lstms_is_refused(calibration: Images) -> None:
+    with pytest.raises(ExportError, match=r"int8 is for networks with convolutions or LSTMs; this one has only Cast, "):
+        convert(classifier(), "int8", calibration)
+
+
+@pytest.mark.parametrize(("precision", "name"), [("fp32", "cnn"), ("fp16", "cnn-fp16"), ("int8", "cnn-int8")])
+def test_a_precision_is_a_model_of_its_own(precision: str, name: str) -> None:
+    assert model_name("cnn", precision) == name

@@ -1,0 +1,94 @@
+"""An LSTM in 8 bits answers an image alike in any company; as ONNX Runtime's quantizer alone makes it, it does not."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from export.errors import ExportError, GateError
+from export.gate import batching
+from export.gate.rules import RULES
+from export.graph import operators
+from export.precision.recurrent import pin_ranges, quantize_recurrences
+from serving.server.runtime import Runtime
+from tests.export.precision.conftest import logits, shipped
+from training.data import Split
+
+
+@pytest.fixture(scope="module", params=["lstm", "lstm2"])
+def network(request: pytest.FixtureRequest) -> onnx.ModelProto:
+    return shipped(request.param)
+
+
+def check(model: onnx.ModelProto, folder: Path, garments: Split) -> float:
+    """What the gate finds: the largest difference between an image alone and in company."""
+    file = folder / "model.onnx"
+    file.write_bytes(model.SerializeToString())
+    company = np.concatenate([garments.images[-20:], np.full((1, 28, 28), 255, np.uint8)])
+    checked = batching.check(Runtime(file, provider="cpu"), garments.images, company, RULES["int8"], spread=25.0)
+    assert checked.figures["other_top_label"] == 0
+    return float(max(checked.figures["max_difference"].values()))
+
+
+def test_pinning_changes_no_answer(network: onnx.ModelProto, garments: Split) -> None:
+    pinned = pin_ranges(network)
+    onnx.checker.check_model(pinned, full_check=True)
+    difference = np.abs(logits(pinned, garments.images) - logits(network, garments.images)).max()
+    assert difference <= 1e-4
+
+
+def test_the_weights_are_in_8_bits(network: onnx.ModelProto) -> None:
+    quantized = quantize_recurrences(network)
+    found = operators(quantized)
+    assert (found["LSTM"], found["DynamicQuantizeLSTM"]) == (0, operators(network)["LSTM"])
+    assert quantized.ByteSize() < 0.3 * network.ByteSize()
+    onnx.checker.check_model(quantized, full_check=True)
+
+
+def test_answers_are_nearly_those_of_fp32(network: onnx.ModelProto, many: Split) -> None:
+    expected, got = logits(network, many.images), logits(quantize_recurrences(network), many.images)
+    assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
+    assert np.abs(got - expected).max() <= 0.05 * np.ptp(expected)
+
+
+def test_an_answer_is_the_same_bit_for_bit_alone_and_in_company(
+    network: onnx.ModelProto, garments: Split, tmp_path: Path
+) -> None:
+    quantized = quantize_recurrences(network)
+    alone = logits(quantized, garments.images, 1)
+    for size in (2, 7, 64):
+        np.testing.assert_array_equal(logits(quantized, garments.images, size), alone)
+    assert check(quantized, tmp_path, garments) == 0
+
+
+def test_without_pinned_ranges_the_gate_refuses_it(network: onnx.ModelProto, garments: Split, tmp_path: Path) -> None:
+    """The very file that ONNX Runtime's quantizer makes of the same network."""
+    (tmp_path / "fp32.onnx").write_bytes(network.SerializeToString())
+    quantize_dynamic(
+        tmp_path / "fp32.onnx",
+        tmp_path / "int8.onnx",
+        op_types_to_quantize=["LSTM"],
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+    )
+    with pytest.raises(
+        GateError,
+        match=r"^batching: logits of an image differ by 0\.\d+ between a batch of 1 and a batch of 2, .*"
+        r"who else is in a batch would change an answer\. Worst at test image \d+\. Nothing was published\.",
+    ):
+        check(onnx.load(tmp_path / "int8.onnx"), tmp_path, garments)
+
+
+def test_weights_that_the_quantizer_cannot_find_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind an Identity it says nothing and does nothing."""
+    network = shipped("lstm")
+    pinned = pin_ranges(network)
+    (node,) = [node for node in pinned.graph.node if node.op_type == "LSTM"]
+    hidden = onnx.helper.make_node("Identity", [node.input[1]], ["computed"])
+    node.input[1] = "computed"
+    pinned.graph.node.insert(0, hidden)
+    monkeypatch.setattr("export.precision.recurrent.pin_ranges", lambda model: pinned)
+    with pytest.raises(ExportError, match="left 1 LSTMs as they were; their weights must be initializers"):
+        quantize_recurrences(network)

@@ -1,0 +1,77 @@
+"""A run exported in each precision: what is published, under which name, and with what proof."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from export import exporter
+from export.errors import ExportError, GateError
+from export.precision import convert
+from serving.client import Client
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from serving.server.runtime import Runtime
+from tests.export import label_sets, runs
+from tests.export.runs import contents
+from training import data
+from training.data import Split
+from training.run import Run
+
+
+@pytest.fixture(scope="module")
+def run(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """An LSTM that has learned these garments: its answers are far enough apart to tell rounding from a fault."""
+    return runs.train(tmp_path_factory.mktemp("learned") / "run", "lstm", garments, images=300, epochs=12)
+
+
+def export(run: Run, models: Path, garments: Split, precision: str) -> exporter.Published:
+    return exporter.export(run, models, garments, to=precision, calibration=data.load_test().images[-96:])
+
+
+def test_each_precision_is_published_as_a_model_of_its_own_and_served(
+    run: Run, garments: Split, tmp_path: Path
+) -> None:
+    for precision in ("fp16", "int8"):
+        published = export(run, tmp_path, garments, precision)
+        assert published.folder == tmp_path / f"lstm-{precision}/1"
+        metadata = Runtime(published.folder / "model.onnx", provider="cpu").signature.metadata
+        assert metadata == published.metadata
+        assert metadata["precision"] == precision
+        gate = json.loads(metadata["gate"])
+        assert gate["precision"] == precision
+        assert gate["agreement"]["agreement"] >= gate["agreement"]["least_agreement"]
+        assert gate["batching"]["other_top_label"] == 0
+        assert 1e-4 < max(gate["parity"]["max_logit_difference"]["test"].values()) <= gate["parity"]["limit"]
+    config = ServerConfig(models=tmp_path, port=0, provider="cpu")
+    with Server(config) as server, Client(server.address, timeout=60) as client:
+        answers = {name: client.infer(name, {"image": garments.images[:20]}) for name in client.models()}
+    assert sorted(answers) == ["lstm-fp16", "lstm-int8"]
+    assert (answers["lstm-fp16"]["logits"].argmax(axis=1) == answers["lstm-int8"]["logits"].argmax(axis=1)).all()
+
+
+def test_one_that_loses_too_much_is_refused(
+    run: Run, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one would that was quantized by somebody who forgot half of the weights."""
+
+    def forgetful(model: object, precision: str, calibration: object) -> object:
+        converted = convert(model, precision, calibration)  # type: ignore[arg-type]
+        (kernel,) = [tensor for tensor in converted.graph.initializer if tensor.name.endswith("recurrent_quantized")]
+        kernel.raw_data = kernel.raw_data[: len(kernel.raw_data) // 2] + bytes(len(kernel.raw_data) // 2)
+        return converted
+
+    monkeypatch.setattr("export.precision.convert", forgetful)
+    before = contents(tmp_path)
+    with pytest.raises(GateError, match=r"^parity: batch 1: logits differ .* worst at test image \d\. Nothing was pub"):
+        export(run, tmp_path / "models", garments, "int8")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_sets_of_labels_are_published_in_fp32_only(precision: str, garments: Split, tmp_path: Path) -> None:
+    network = label_sets.decisive_scores("sigmoids", garments)
+    run = label_sets.finished(tmp_path / "run", "sigmoids", network)
+    with pytest.raises(ExportError, match=rf"published in fp32 only, not in {precision}"):
+        export(run, tmp_path / "models", garments, precision)
+    assert not (tmp_path / "models").exists()

@@ -1,0 +1,84 @@
+"""The page about an export stands by itself and says what was found."""
+
+import dataclasses
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export import report
+from export.errors import ExportError
+from export.foreign import intake
+from export.gate import speed
+from tests import onnx_models
+from tests.export.conftest import Exported
+from training.data import LABELS
+
+
+def pictures(page: str) -> list[ElementTree.Element]:
+    return [ElementTree.fromstring(found) for found in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+
+
+@pytest.fixture(scope="module")
+def page(lstm: Exported, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a file that answers image 7 otherwise than PyTorch does, timed beside PyTorch."""
+    published = lstm.published
+    proof = published.proof
+    answered = {name: rows.copy() for name, rows in proof.answered.items()}
+    answered["logits"][7] = np.roll(answered["logits"][7], 1)
+    timed = speed.Speed(
+        {1: {"file": 0.5, "PyTorch": 2.0}, 64: {"file": 9.0, "PyTorch": 9.9}}, 1, {"torch.compile": "no"}
+    )
+    changed = dataclasses.replace(published, proof=dataclasses.replace(proof, answered=answered, speed=timed))
+    file = tmp_path_factory.mktemp("report") / "reports/lstm-1.html"
+    report.of_run(changed, changed.images, LABELS, file)
+    return file.read_text()
+
+
+def test_it_tells_each_check_and_the_speed(page: str, lstm: Exported) -> None:
+    for check in lstm.published.proof.checks:
+        assert check.name in page
+    assert "batch 1 in 0.50 ms (4.0x PyTorch), batch 64 in 9.00 ms (1.1x PyTorch), 1 thread" in page
+    assert "torch.compile: no" in page
+    assert "<th>recipe</th><td>tiny</td>" in page
+    assert "<th>LSTM</th><td>1</td>" in page
+
+
+def test_it_draws_errors_agreement_speed_and_the_worst_images(page: str) -> None:
+    drawn = pictures(page)
+    assert len(drawn) == 3 + 8
+    texts = ["".join(picture.itertext()) for picture in drawn[:3]]
+    assert "allowed 0.0001" in texts[0]
+    assert "Ankle boot" in texts[1] or "share of PyTorch" in texts[1]
+    assert "0.5 ms" in texts[2]
+
+
+def test_the_first_of_the_worst_images_is_the_one_that_is_answered_otherwise(page: str, lstm: Exported) -> None:
+    first = re.findall(r"<figcaption>(.*?)</figcaption>", page)[0]
+    logits = lstm.published.proof.expected["logits"][7]
+    wanted = LABELS[logits.argmax()], LABELS[np.roll(logits, 1).argmax()]
+    assert first == f"test image 7: {wanted[0]}; the file says {wanted[1]}"
+
+
+def test_it_needs_nothing_else(page: str) -> None:
+    assert "<script" not in page
+    assert not re.findall(r"""(?:src|href)=["'](?!#)""", page)
+
+
+def test_a_report_that_cannot_be_written_says_that_the_model_is_there(lstm: Exported, tmp_path: Path) -> None:
+    (tmp_path / "reports").write_text("a file, not a folder")
+    with pytest.raises(ExportError, match=r"lstm/1 is published, but its report \S+ cannot be written: "):
+        report.of_run(lstm.published, lstm.published.images, LABELS, tmp_path / "reports/lstm-1.html")
+
+
+def test_somebody_elses_file_gets_one_too(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.onnx"
+    file.write_bytes(onnx_models.free_axis().SerializeToString())
+    accepted = intake.accept(file, "theirs", tmp_path / "models", None)
+    report.of_file(accepted, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "batched: the same answers alone and in batches of 2, 3, 7" in page
+    assert "theirs.onnx, SHA-256" in page
+    assert len(pictures(page)) == 1
