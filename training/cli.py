@@ -80,9 +80,10 @@ from training.session import Asked
     "--teacher",
     "teachers",
     type=click.Path(path_type=Path),
+    metavar="FILE.onnx",
     multiple=True,
-    help="The ONNX file to learn from, where the recipe has a teacher; of several, the answers' average.  "
-    "[default: the latest under models/]",
+    help="What to learn from, where the recipe has a teacher; given several times, from the average of the answers.  "
+    "[default: the latest version of the recipe's teacher under models/]",
 )
 @click.option(
     "--loss",
