@@ -80,9 +80,10 @@ from training.session import Asked
     "--teacher",
     "teachers",
     type=click.Path(path_type=Path),
+    metavar="FILE.onnx",
     multiple=True,
-    help="The ONNX file to learn from, where the recipe has a teacher; of several, the answers' average.  "
-    "[default: the latest under models/]",
+    help="What to learn from, where the recipe has a teacher; given several times, from the average of the answers.  "
+    "[default: the latest version of the recipe's teacher under models/]",
 )
 @click.option(
     "--loss",
@@ -150,15 +151,27 @@ def train(  # the names are the options'
     if data in datasets.MULTI_LABEL:
         refuse(
             "loss", "beta", "loss_weight", "distances",
-            because=f"{model} has a loss of its own; distances are of single labels.",
+            because=f"{model} has a loss of its own; distances are of single labels.", variables=True,
         )  # fmt: skip
     chosen = _pick_recipe(recipe or default_recipe(model), model, epochs)
     _require_use_of(teachers, chosen)
     measured_by, distance_loss = _pick_loss(loss, beta, loss_weight, distances)
     asked = Asked(
-        model, chosen, data, data_dir, out, seed, limit, threads, precision, device, teachers,
-        measured_by, distance_loss, restart,
-    )  # fmt: skip
+        model=model,
+        recipe=chosen,
+        dataset=data,
+        data_dir=data_dir,
+        out=out,
+        seed=seed,
+        limit=limit,
+        threads=threads,
+        precision=precision,
+        device=device,
+        teachers=teachers,
+        distances=measured_by,
+        loss=distance_loss,
+        restart=restart,
+    )
     if processes == 1:
         session.work(asked)
     elif "WORLD_SIZE" in os.environ:
@@ -194,7 +207,7 @@ def _pick_loss(
     if name not in ("soft-labels", "embedding-distance"):
         refuse(
             "beta", "loss_weight", "distances",
-            because=f"the {name} knows no distances; add --loss embedding-distance.",
+            because=f"the {name} knows no distances; add --loss embedding-distance.", variables=True,
         )  # fmt: skip
         return None, None
     distances = label_distance.read(path) if path else label_distance.default()

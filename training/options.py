@@ -32,10 +32,14 @@ def runs_option(command: F) -> F:
     )(command)
 
 
-def refuse(*names: str, because: str) -> None:
-    """Raises UsageError for those of these options that were given on the command line, as they would go unused."""
+def refuse(*names: str, because: str, variables: bool = False) -> None:
+    """Raises UsageError for those of these options that were given on the command line, as they would go unused.
+
+    variables: and for those given as environment variables, which may otherwise be meant for another call.
+    """
+    sources = {ParameterSource.COMMANDLINE, *([ParameterSource.ENVIRONMENT] if variables else [])}
     context = click.get_current_context()
     options = {option.name: max(option.opts, key=len) for option in context.command.params}
-    given = [options[name] for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    given = [options[name] for name in names if context.get_parameter_source(name) in sources]
     if given:
         raise click.UsageError(f"{' and '.join(given)}: {because}")

@@ -90,20 +90,8 @@ class _Training:
         order = self._batches()
         # Summed where the steps are computed: a GPU that had to tell every loss would wait for every step.
         sums, loss, seen = torch.zeros(2, dtype=torch.float64, device=self.config.device), math.nan, 0
-        bf16 = torch.autocast(self.config.device, torch.bfloat16, enabled=self.config.precision == "bf16")
         for step, batch in enumerate(order, 1):
-            indices, weight = self.group.part(batch)
-            with bf16:
-                outcome = self.task.step(network, indices)
-            self.optimizer.zero_grad(set_to_none=True)
-            (outcome.loss * weight if weight != 1.0 else outcome.loss).backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            if self.scheduler is not None:
-                self.scheduler.step()
-            if self.average is not None:
-                self.average.update_parameters(self.network)
-            if weight:
-                sums += torch.stack([outcome.loss.detach().double() * len(indices), outcome.right.double()])
+            sums += self._step(network, batch)
             seen += len(batch)
             if step % _LOOK == 1 or step == len(order):
                 total, right = self._look(sums)
@@ -124,6 +112,21 @@ class _Training:
             "seconds": round(seconds, 3),
             "step_ms": round(seconds / len(order) * 1000, 4),
         }
+
+    def _step(self, network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        """Change the weights by a batch; the sums [2] of the loss and of the right answers over this process's part."""
+        indices, weight = self.group.part(batch)
+        with torch.autocast(self.config.device, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            outcome = self.task.step(network, indices)
+        self.optimizer.zero_grad(set_to_none=True)
+        (outcome.loss * weight if weight != 1.0 else outcome.loss).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        sums = torch.stack([outcome.loss.detach().double() * len(indices), outcome.right.double()])
+        return sums if weight else torch.zeros_like(sums)  # it had none of its own, and answered another's
 
     def _look(self, sums: torch.Tensor) -> tuple[float, float]:
         """The sums over all processes. Raises KeyboardInterrupt in all of them where one wants to stop."""

@@ -86,7 +86,7 @@ def test_an_unknown_run_is_answered_with_those_that_are_there(runs_dir: Path, tm
     assert (result.exit_code, result.stdout) == (1, "")
     assert "no finished run 'nosuch'" in result.stderr
     assert "runs there: begun, newer, older" in result.stderr
-    assert "hangtag train nosuch" in result.stderr
+    assert "hangtag train MODEL" in result.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -60,6 +60,13 @@ def test_wrong_arguments_are_explained(tmp_path: Path, given: list[str], expecte
     assert "Usage: main train" in result.output
 
 
+def test_a_loss_from_a_variable_is_not_ignored_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANGTAG_TRAIN_LOSS", "soft-labels")
+    result = hangtag(["train", "cnn_rnn", "--data-dir", str(tmp_path)], tmp_path / "run")
+    assert result.exit_code == 2
+    assert "--loss: cnn_rnn has a loss of its own" in result.output
+
+
 # Help.
 
 
