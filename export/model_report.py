@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from export import model_pictures, readme_table
-from export.shipped import ShippedModel, read_all
+from export.shipped import ShippedModel, read_all, read_precisions
 
 # Published: the study's validation accuracy over ten epochs in Keras, batch 32, on a Tesla K80.
 STUDY = {"lstm": ("90.24 %", "89.96 %"), "lstm2": ("91.10 %", "90.50 %"), "cnn": ("91.30 %", "90.94 %")}
@@ -48,13 +48,13 @@ def main(models: Path, out: Path, readme: Path, loadtest: Path) -> None:
         model_pictures.confusion_matrix(
             model.summary["test"]["confusion"], model.labels, model.name, pictures / f"confusion-{model.name}.svg"
         )
-    out.write_text(page(shipped))
+    out.write_text(page(shipped, read_precisions(models)))
     readme_table.write(readme, shipped, loadtest)
     click.echo(f"wrote {out}, {len(shipped) + 1} pictures in {pictures}, and the table in {readme}")
 
 
-def page(shipped: Sequence[ShippedModel]) -> str:
-    """The page, in Markdown."""
+def page(shipped: Sequence[ShippedModel], precisions: Sequence[ShippedModel] = ()) -> str:
+    """The page, in Markdown; precisions: the same networks in other precisions."""
     lines = INTRODUCTION.splitlines()
     for model in shipped:
         summary = model.summary
@@ -74,9 +74,31 @@ def page(shipped: Sequence[ShippedModel]) -> str:
         "![Learning curves](images/learning-curves.svg)",
         "",
     ]
+    if precisions:
+        lines += _precisions(precisions)
     for model in shipped:
         lines += _section(model)
     return "\n".join(lines)
+
+
+def _precisions(models: Sequence[ShippedModel]) -> list[str]:
+    rows = []
+    for model in models:
+        agreement = json.loads(model.metadata["gate"])["agreement"]
+        rows.append(
+            f"| `{model.name}` version {model.version} | {model.megabytes:.1f} MB "
+            f"| {agreement['accuracy']:.2%} | {agreement['pytorch_accuracy']:.2%} | {agreement['agreement']:.2%} |"
+        )
+    return [
+        "## Other precisions",
+        "",
+        "What each is, and what it must reach to be published: [export.md](export.md).",
+        "",
+        "| model | file | test accuracy | PyTorch's | answers that are PyTorch's |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        *rows,
+        "",
+    ]
 
 
 def _section(model: ShippedModel) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 from export import study_report
 from export.model_report import page
 from export.readme_table import BEGIN, END, table
-from export.shipped import read_all
+from export.shipped import read_all, read_precisions
 from serving.server.app import Server
 from serving.server.config import ServerConfig
 from training.recipes import recipe_for
@@ -87,7 +87,9 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_the_models_page_is_what_the_files_say() -> None:
-    assert (ROOT / "docs/models.md").read_text() == page(read_all(ROOT / "models")), "run 'make docs'"
+    assert (ROOT / "docs/models.md").read_text() == page(read_all(ROOT / "models"), read_precisions(ROOT / "models")), (
+        "run 'make docs'"
+    )
 
 
 def test_the_study_page_is_what_the_results_say() -> None:

@@ -2,7 +2,8 @@
 
 Weights get a scale for each output channel, activations one for each tensor, from the smallest and largest value that
 images of the training split bring about. A fixed scale is what makes an answer independent of its batch. The dense
-layers at the end stay in FP32: they are a thousandth of the work, and nothing after them evens out their rounding.
+layers at the end stay in FP32: they are a thousandth of the work, and nothing after them evens out their rounding. So
+does a convolution of a single channel, the first one: ONNX Runtime computes it ten times faster in FP32 than in 8 bits.
 """
 
 import tempfile
@@ -39,11 +40,20 @@ def quantize_convolutions(model: onnx.ModelProto, calibration: Images) -> onnx.M
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(OPERATORS),
             per_channel=True,
+            nodes_to_exclude=_of_one_channel(onnx.load(prepared)),
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
         return onnx.load(quantized)
+
+
+def _of_one_channel(model: onnx.ModelProto) -> list[str]:
+    """The names of the convolutions that read one channel."""
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    return [
+        node.name for node in model.graph.node if node.op_type == "Conv" and shapes.get(node.input[1], [0, 0])[1] == 1
+    ]
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types

@@ -1,6 +1,7 @@
 """Publishing is all or nothing, whoever publishes beside it and whatever ends it."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from serving.client import Client
 from serving.server.app import Server
 from serving.server.config import ServerConfig
 from serving.server.repository import latest_versions
-from tests.export.conftest import Exported
+from serving.server.runtime import Runtime
+from tests.export.conftest import Exported, newest
 from tests.export.runs import contents
 from training.data import Split
 
@@ -215,3 +217,90 @@ def test_a_kill_leaves_a_repository_that_serves(
 
     wanted = 2 if name == "lstm" else 1
     assert repository.publish(tmp_path, name, writes("afterwards")).name == str(wanted)
+    assert not list(tmp_path.rglob(".publishing-*"))  # the next export sweeps up
+
+
+def test_what_another_export_is_writing_is_not_swept_away(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_text("theirs")
+    models = tmp_path / "models"
+    with publisher(models, "cnn", source, "half written") as process:
+        assert repository.publish(models, "lstm", writes("ours")).name == "1"
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert process.wait() == 0
+    assert (models / "cnn/1/model.onnx").read_text() == "theirs"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from export import repository
+
+moment, steps = int(sys.argv[1]), 0
+
+def kill_at(event, arguments):
+    global steps
+    if event.partition(".")[0] in ("os", "shutil", "tempfile", "fcntl", "open", "pathlib"):
+        steps += 1
+        if steps == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill_at)
+repository.publish(Path(sys.argv[2]), "cnn", lambda path: path.write_text("new"))
+"""
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_killed_before_any_step_it_leaves_the_old_state_or_the_new(tmp_path: Path, there: int) -> None:
+    """Before each single call of the operating system that Python tells of: open, mkdir, chmod, rename and so on."""
+    outcomes = []
+    for moment in range(1, 200):
+        models = tmp_path / str(moment)
+        repository.publish(models, "lstm", writes("beside it"))
+        for _ in range(there):
+            repository.publish(models, "cnn", writes("old"))
+        before = served(models)
+        command = [sys.executable, "-c", KILLED, str(moment), str(models)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        after = served(models)
+        assert after in (before, before | {"cnn": there + 1})
+        if after != before:
+            assert (models / "cnn" / str(there + 1) / "model.onnx").read_text() == "new"
+        if there:
+            assert (models / "cnn/1/model.onnx").read_text() == "old"
+        assert repository.publish(models, "cnn", writes("next")).name == str(after.get("cnn", 0) + 1)
+        outcomes.append(after != before)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.returncode == 0  # every moment was tried
+    assert outcomes == sorted(outcomes)
+    assert outcomes.count(False) > 5
+
+
+def test_the_repository_is_laid_out_as_triton_documents(tmp_path: Path) -> None:
+    """Triton's user guide, "Model Repository": a folder for each model, in it a folder for each version, named by a
+    number that does not begin with 0, in it, for ONNX, model.onnx; config.pbtxt may be left out for ONNX."""
+    for name in ("cnn", "cnn", "cnn-int8", "Resnet_50.v2"):
+        repository.publish(tmp_path, name, writes(name))
+    assert all(path.is_dir() for path in tmp_path.iterdir())
+    for folder in tmp_path.iterdir():
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+", folder.name)
+        versions = list(folder.iterdir())
+        assert versions
+        for version in versions:
+            assert re.fullmatch(r"[1-9][0-9]*", version.name)
+            assert [path.name for path in version.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("model", ["lstm", "cnn"])
+def test_triton_could_make_its_own_configuration_of_a_shipped_file(model: str) -> None:
+    """Triton's user guide, "Auto-Generated Model Configuration": it reads inputs and outputs off the ONNX file, and
+    batches where the first axis of each is free. Its ONNX backend takes these types, and no external data elsewhere."""
+    signature = Runtime(newest(Path("models"), model), provider="cpu").signature
+    for spec in (*signature.inputs, *signature.outputs):
+        assert spec.datatype in {"UINT8", "INT64", "FP32"}
+        assert spec.shape[0] is None
+        assert None not in spec.shape[1:]

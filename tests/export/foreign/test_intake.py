@@ -24,6 +24,7 @@ Make = Callable[[], onnx.ModelProto]
 
 def take(folder: Path, file: Path, *more: str | Path) -> Result:
     arguments = ["export", "--onnx", str(file), "--name", "theirs", "--models", str(folder / "models"), *map(str, more)]
+    arguments += ["--reports", str(folder / "reports")]
     return CliRunner().invoke(main, arguments)
 
 
