@@ -11,7 +11,7 @@ MODEL ?= lstm
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports stubs unit peers train export serve loadtest figures docs study cnn-rnn bench-train \
+.PHONY: help demo test lint types imports stubs unit peers train export precisions verify serve loadtest figures docs study cnn-rnn bench-export bench-train \
 	proto dataset clean
 
 help: ## Show this list
@@ -46,6 +46,16 @@ train: $(VENV)/.dev ## Train a network: make train MODEL=cnn
 export: $(VENV)/.dev ## Publish the latest run of a network into models/: make export MODEL=cnn
 	$(BIN)/hangtag export $(MODEL) $(ARGS)
 
+RUNS ?= lstm lstm2 cnn
+PRECISIONS ?= int8 fp16
+precisions: $(VENV)/.dev ## Publish runs in other precisions too: make precisions RUNS="lstm runs/cnn-best-seed0" PRECISIONS=int8
+	@set -e; for run in $(RUNS); do for precision in $(PRECISIONS); do \
+		$(BIN)/hangtag export $$run --precision $$precision $(ARGS); \
+	done; done
+
+verify: $(VENV)/.serve ## Do the figures in the models' files hold on this machine?
+	$(BIN)/hangtag models verify $(ARGS)
+
 serve: $(VENV)/.serve ## Serve models/ on 127.0.0.1:8001
 	$(BIN)/hangtag serve $(ARGS)
 
@@ -79,6 +89,9 @@ cnn-rnn: $(VENV)/.dev ## Train CNN-RNN and its baselines, three seeds on two dat
 		$(BIN)/hangtag train $$model --data $$data --seed $$seed --precision bf16 --out $$run $(ARGS); \
 		$(BIN)/python -m export.study_results $$run --out docs/cnn-rnn; \
 	done; done; done
+
+bench-export: $(VENV)/.dev ## Time of each model beside PyTorch and its other precisions, on an idle machine
+	$(BIN)/python -m benchmarks.export.measure $(ARGS)
 
 bench-train: $(VENV)/.dev $(VENV)-keras/.keras ## Time of a training step beside the study's own Keras, on an idle machine
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m benchmarks.train.measure $(ARGS)

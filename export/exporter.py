@@ -93,5 +93,3 @@ def _canvases(test: Split, config: Mapping[str, Any]) -> Canvases:
     else of outfits all the same, for the arithmetic is what is compared."""
     dataset = config.get("dataset")
     return outfits.load_split(dataset if dataset in outfits.DATASETS else "outfits", "test", test, CANVASES).images
-
-

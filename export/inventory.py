@@ -103,7 +103,7 @@ def provenance(entry: Entry) -> Iterator[tuple[str, str]]:
     """Where the model came from: what there is of it, in words."""
     for key in (
         "source", "recipe", "seed", "parameters", "data_digest", "trained", "git_revision", "export_git_revision",
-        "graph_digest",
+        "graph_digest", "nodes_before_folding",
     ):  # fmt: skip
         if key in entry.metadata:
             yield key, entry.metadata[key]

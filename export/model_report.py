@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from export import model_pictures, model_report_sets, readme_table
-from export.shipped import ShippedModel, read_all
+from export.shipped import ShippedModel, read_all, read_precisions
 from training.config import command
 
 # Published: the study's validation accuracy over ten epochs in Keras, batch 32, on a Tesla K80.
@@ -49,13 +49,13 @@ def main(models: Path, out: Path, readme: Path, loadtest: Path) -> None:
         model_pictures.confusion_matrix(
             model.summary["test"]["confusion"], model.labels, model.name, pictures / f"confusion-{model.name}.svg"
         )
-    out.write_text(page(shipped, read_all(models, "multi_label")))
+    out.write_text(page(shipped, read_precisions(models), read_all(models, "multi_label")))
     readme_table.write(readme, shipped, loadtest)
     click.echo(f"wrote {out}, {len(shipped) + 1} pictures in {pictures}, and the table in {readme}")
 
 
-def page(shipped: Sequence[ShippedModel], sets: Sequence[ShippedModel]) -> str:
-    """The page, in Markdown: about models of one label, then about those of several."""
+def page(shipped: Sequence[ShippedModel], precisions: Sequence[ShippedModel], sets: Sequence[ShippedModel]) -> str:
+    """The page, in Markdown: about models of one label, the same in other precisions, and models of several labels."""
     lines = INTRODUCTION.splitlines()
     for model in shipped:
         summary = model.summary
@@ -75,10 +75,32 @@ def page(shipped: Sequence[ShippedModel], sets: Sequence[ShippedModel]) -> str:
         "![Learning curves](images/learning-curves.svg)",
         "",
     ]
+    if precisions:
+        lines += _precisions(precisions)
     for model in shipped:
         lines += _section(model)
     lines += model_report_sets.section(sets)
     return "\n".join(lines)
+
+
+def _precisions(models: Sequence[ShippedModel]) -> list[str]:
+    rows = []
+    for model in models:
+        agreement = json.loads(model.metadata["gate"])["agreement"]
+        rows.append(
+            f"| `{model.name}` version {model.version} | {model.megabytes:.1f} MB "
+            f"| {agreement['accuracy']:.2%} | {agreement['pytorch_accuracy']:.2%} | {agreement['agreement']:.2%} |"
+        )
+    return [
+        "## Other precisions",
+        "",
+        "What each is, and what it must reach to be published: [export.md](export.md).",
+        "",
+        "| model | file | test accuracy | PyTorch's | answers that are PyTorch's |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        *rows,
+        "",
+    ]
 
 
 def _section(model: ShippedModel) -> list[str]:

@@ -41,11 +41,13 @@ def write(served: Served, metadata: Mapping[str, str], path: Path) -> None:
     assert program is not None  # None only when the exporter itself is told to write a file
     # The exporter leaves an LSTM's weights behind Slice and Concat nodes. Folded into initializers they are prepacked
     # by ONNX Runtime and found by its quantizer.
+    exported = program.model.graph.num_nodes()
     optimizer.optimize(program.model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
     model = program.model_proto
     _strip(model)
     _require_recurrent_weights_are_initializers(model)
-    onnx.helper.set_model_props(model, {PREFIX + key: value for key, value in metadata.items()})
+    told = {**metadata, "nodes_before_folding": str(exported)}
+    onnx.helper.set_model_props(model, {PREFIX + key: value for key, value in told.items()})
     model.producer_name = "hangtag"
     model.producer_version = ""
     onnx.checker.check_model(model, full_check=True)

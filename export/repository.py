@@ -1,16 +1,19 @@
 """Writing into the model repository, in Triton's layout: <models>/<name>/<version>/model.onnx."""
 
 import errno
+import fcntl
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from export.errors import ExportError
 
 MODEL_FILE = "model.onnx"
+STAGING = ".publishing-"
 
 
 def versions(models: Path, name: str) -> list[int]:
@@ -44,23 +47,53 @@ def publish(models: Path, name: str, write: Callable[[Path], None]) -> Path:
     is_new = not models.exists()
     try:
         models.mkdir(parents=True, exist_ok=True)
-        # A model that is not there yet is staged beside its place: a folder without a version is no model to a server.
-        folder = models / name
-        staging = Path(tempfile.mkdtemp(prefix=".publishing-", dir=folder if folder.is_dir() else models))
         try:
-            version = staging / "1"
-            version.mkdir()
-            write(version / MODEL_FILE)
-            staging.chmod(0o755)  # mkdtemp's 0700 would hide the model from a server that runs as another user
-            for written in (version / MODEL_FILE, version, staging):
-                _sync(written)
-            return _move_into_place(staging, models, name)
+            with _staging(models, name) as staging:
+                version = staging / "1"
+                version.mkdir()
+                write(version / MODEL_FILE)
+                staging.chmod(0o755)  # mkdtemp's 0700 would hide the model from a server that runs as another user
+                for written in (version / MODEL_FILE, version, staging):
+                    _sync(written)
+                return _move_into_place(staging, models, name)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
             if is_new and not any(models.iterdir()):
                 models.rmdir()
     except OSError as error:
         raise ExportError(f"{models} cannot be written: {error}. Nothing was published.") from error
+
+
+@contextmanager
+def _staging(models: Path, name: str) -> Iterator[Path]:
+    """A hidden folder to write in, gone afterwards. What killed exports left behind is swept away first.
+
+    The kernel keeps a lock on the folder for as long as this process lives, which tells the living from the dead.
+    """
+    # A model that is not there yet is staged beside its place: a folder without a version is no model to a server.
+    folder = models / name if (models / name).is_dir() else models
+    with _locked(models):  # nobody sweeps between making the folder and locking it
+        for left in (*models.glob(f"{STAGING}*"), *models.glob(f"*/{STAGING}*")):
+            with suppress(OSError), _locked(left, wait=False):
+                shutil.rmtree(left, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
+        held = ExitStack()
+        held.enter_context(_locked(staging))
+    with held:
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the kernel's lock on a folder. Raises BlockingIOError where another process holds it and wait is not set."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _move_into_place(staging: Path, models: Path, name: str) -> Path:

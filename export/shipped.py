@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.repository import MODEL_FILE, next_version
-from serving.server.runtime import Runtime
+from export import inventory
+from export.inventory import Entry
 
 
 @dataclass(frozen=True)
@@ -23,29 +23,40 @@ class ShippedModel:
     summary: dict[str, Any]
 
     @property
+    def precision(self) -> str:
+        return self.metadata.get("precision", "fp32")  # the first exports did not say
+
+    @property
     def config(self) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(self.metadata["training"])["config"]
         return config
 
 
 def read_all(models: Path, task: str = "single_label") -> list[ShippedModel]:
-    """The latest version of every model of a task, smallest network first."""
-    shipped = [_read(models, folder.name) for folder in models.iterdir() if folder.is_dir()]
-    fitting = [model for model in shipped if model.metadata["task"] == task]
-    return sorted(fitting, key=lambda model: int(model.metadata["parameters"]))
+    """The latest version of every network of a task that was trained here, in FP32, smallest first."""
+    return [model for model in _read(models, task) if model.precision == "fp32"]
 
 
-def _read(models: Path, name: str) -> ShippedModel:
-    version = next_version(models, name) - 1
-    path = models / name / str(version) / MODEL_FILE
-    signature = Runtime(path, provider="cpu").signature
-    metrics = json.loads(signature.metadata["training"])["metrics"]
+def read_precisions(models: Path, task: str = "single_label") -> list[ShippedModel]:
+    """The same networks in their other precisions, each under its own name."""
+    return [model for model in _read(models, task) if model.precision != "fp32"]
+
+
+def _read(models: Path, task: str) -> list[ShippedModel]:
+    entries = [entry for entry in inventory.latest(models) if "training" in entry.metadata]
+    shipped = [_shipped(entry) for entry in entries if entry.metadata["task"] == task]
+    return sorted(shipped, key=lambda model: (int(model.metadata["parameters"]), model.name))
+
+
+def _shipped(entry: Entry) -> ShippedModel:
+    assert entry.signature is not None  # it has metadata
+    metrics = json.loads(entry.metadata["training"])["metrics"]
     return ShippedModel(
-        name=name,
-        version=version,
-        megabytes=path.stat().st_size / 1e6,
-        labels=signature.labels,
-        metadata=dict(signature.metadata),
+        name=entry.name,
+        version=entry.version,
+        megabytes=entry.megabytes,
+        labels=entry.signature.labels,
+        metadata=dict(entry.metadata),
         epochs=metrics["epochs"],
         summary=metrics["summary"],
     )

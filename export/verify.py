@@ -7,6 +7,7 @@ sums of an int8 model that another one computes in full.
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from export import reference
 from export.errors import ExportError, GateError
+from export.foreign import child
 from export.gate import agreement, answers, batching, parity
 from export.gate.answers import REAL, Pixels
 from export.gate.rules import RULES, Rules
@@ -56,7 +58,7 @@ def _judged(name: str, ask: Callable[[], Finding]) -> Finding:
 def _checks(entry: Entry, data_dir: Path | None) -> Iterator[tuple[str, Callable[[], Finding]]]:
     runtime = Runtime(entry.path, provider="cpu")
     yield "file", lambda: _file(entry)
-    yield "structure", lambda: _structure(entry.path)
+    yield "structure", lambda: _structure(entry)
     if "training" in entry.metadata:
         images = _images(entry, data_dir)
         rules = RULES[entry.precision or "fp32"]
@@ -64,7 +66,10 @@ def _checks(entry: Entry, data_dir: Path | None) -> Iterator[tuple[str, Callable
         if entry.metadata["task"] == "single_label":
             yield agreement.NAME, lambda: _agreement(entry, runtime, data_dir, rules)
         yield batching.NAME, lambda: _batching(entry, runtime, images, rules)
-    yield "empty batch", lambda: _held(batching.check_empty(entry.path))
+    elif "batched" in entry.metadata:
+        yield batching.NAME, lambda: _verdict(entry)
+    if entry.batched:
+        yield "empty batch", lambda: _held(batching.check_empty(entry.path))
 
 
 def _file(entry: Entry) -> Finding:
@@ -81,12 +86,12 @@ def _file(entry: Entry) -> Finding:
     return Finding("file", False, f"graph or weights were changed: SHA-256 {found[:12]}, recorded {recorded[:12]}")
 
 
-def _structure(path: Path) -> Finding:
+def _structure(entry: Entry) -> Finding:
     try:
         from export.gate import structure
     except ModuleNotFoundError:
         return Finding("structure", None, "the package onnx is not installed")
-    return _held(structure.check(path))
+    return _held(structure.check(entry.path, strict="training" in entry.metadata))
 
 
 def _parity(entry: Entry, runtime: Runtime, images: Pixels, rules: Rules) -> Finding:
@@ -139,6 +144,15 @@ def _batching(entry: Entry, runtime: Runtime, images: Pixels, rules: Rules) -> F
         alone, together = answers.of_file(runtime, images, 1), answers.of_file(runtime, images)
         level = np.flatnonzero((alone["path"] != together["path"]).any(axis=1)).tolist()
     return _held(batching.check(runtime, images, company, rules, spread, level))
+
+
+def _verdict(entry: Entry) -> Finding:
+    """Somebody else's model: is it still true that its requests may be joined, or may not?"""
+    if find_spec("onnx") is None:
+        return Finding(batching.NAME, None, "the package onnx is not installed")
+    found = child.ask(entry.path, entry.path)["batching"]
+    said = f"{'batched' if found['batched'] else 'one request at a time'}: {found['why']}"
+    return Finding(batching.NAME, found["batched"] == entry.batched, said)
 
 
 def _images(entry: Entry, data_dir: Path | None) -> Pixels:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any
 import onnx
 
 from export import graph, provenance, repository
-from export.errors import ExportError, GateError
-from export.foreign import document
+from export.errors import ExportError
+from export.foreign import child, document
 from export.gate import batching
 from serving.signature import PREFIX
 
@@ -22,7 +20,6 @@ from serving.signature import PREFIX
 KEPT = (
     "task", "labels", "label_distances", "label_distances_from", "threshold", "min_labels", "max_labels", "beam_width",
 )  # fmt: skip
-_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def accept(path: Path, name: str, models: Path, labels: Path | None, max_bytes: 
 
     def write(target: Path) -> None:
         target.write_bytes(model.SerializeToString())
-        found = _probe(target, path)
+        found = child.ask(target, path)
         _require_labels_fit(told, found["last_axes"], path)
         empty = batching.check_empty(target) if found["batching"]["batched"] else None
         found["empty batch"] = empty.said if empty else "not asked: it is not batched"
@@ -119,23 +116,6 @@ def _require_labels_fit(told: Mapping[str, str], last_axes: Sequence[int | None]
             f"there are {count} labels, and the outputs of {path} have {sizes or 'no'} values a row. "
             "Nothing was published."
         )
-
-
-def _probe(target: Path, path: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "export.foreign.probe", str(target)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise GateError("runtime", f"ONNX Runtime does not answer {path} within {_SECONDS:g} s.") from error
-    if done.returncode < 0:
-        raise GateError("runtime", f"ONNX Runtime ends the process (signal {-done.returncode}) on {path}.")
-    try:
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError) as error:
-        raise GateError("runtime", f"asking about {path} failed: {' '.join(done.stderr.split())[-500:]}.") from error
-    if "refused" in found:
-        raise GateError("runtime", found["refused"].replace(str(target), str(path)))
-    return found
 
 
 def _proof(found: Mapping[str, Any]) -> dict[str, str]:

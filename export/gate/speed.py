@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from export.gate.answers import Pixels
-from export.served import Served
 from serving.server.runtime import Runtime
 
 BATCH_SIZES = (1, 64)
@@ -67,7 +66,7 @@ class Speed:
         return f"{', '.join(parts)}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
 
-def measure(path: Path, images: Pixels, served: Served | None, fp32: Path | None, timing: str) -> Speed | None:
+def measure(path: Path, images: Pixels, served: nn.Module | None, fp32: Path | None, timing: str) -> Speed | None:
     """Time the file, the same network in FP32 where that is another file, and PyTorch; None for no timing at all.
 
     images: uint8 [n, height, width], repeated where they are fewer than a batch.
@@ -109,7 +108,7 @@ def _network(network: nn.Module | Callable[..., object]) -> Contender:
     return answer
 
 
-def _compiled(served: Served, images: Pixels) -> Contender:
+def _compiled(served: nn.Module, images: Pixels) -> Contender:
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise RuntimeError("there is no C++ compiler")
     answer = _network(torch.compile(served, dynamic=False))

@@ -55,7 +55,7 @@ def test_one_that_decides_by_paths_tells_its_ties(cnn_rnn: ShippedModel) -> None
 
 def test_the_page_has_them_after_the_models_of_one_label(sigmoids: ShippedModel) -> None:
     single = read_all(Path(__file__).parents[2] / "models")
-    text = model_report.page(single, [sigmoids])
-    assert text.startswith(model_report.page(single, []))
+    text = model_report.page(single, [], [sigmoids])
+    assert text.startswith(model_report.page(single, [], []))
     assert "## Several labels" in text
-    assert "## Several labels" not in model_report.page(single, [])
+    assert "## Several labels" not in model_report.page(single, [], [])

@@ -27,6 +27,7 @@ from training.data import Split
 from training.models import build, parameter_count
 
 PLAIN_KEYS = {"task", "precision", "recipe", "seed", "parameters", "data_digest", "git_revision", "trained"}
+NODES = {"nodes_before_folding"}
 FIGURES = {"validation_accuracy", "test_accuracy"}
 JSON_KEYS = {"labels", "label_distances", "label_distances_from", "versions", "training", "parity", "gate", "reference"}
 DIGESTS = {"export_git_revision", "graph_digest", "reference_labels"}
@@ -89,7 +90,7 @@ def test_it_is_one_file_without_external_data(exported: Exported) -> None:
 
 def test_metadata_says_where_the_model_came_from(exported: Exported) -> None:
     metadata = metadata_of(exported.file)
-    assert set(metadata) == {f"hangtag.{key}" for key in PLAIN_KEYS | FIGURES | JSON_KEYS | DIGESTS}
+    assert set(metadata) == {f"hangtag.{key}" for key in PLAIN_KEYS | FIGURES | JSON_KEYS | DIGESTS | NODES}
     config, metrics = exported.run.read_config(), exported.run.read_metrics()
     assert {key: metadata[f"hangtag.{key}"] for key in PLAIN_KEYS} == {
         "task": "single_label",

@@ -64,7 +64,8 @@ def test_the_first_of_the_worst_images_is_the_one_that_is_answered_otherwise(pag
 
 def test_it_needs_nothing_else(page: str) -> None:
     assert "<script" not in page
-    assert not re.findall(r"""(?:src|href)=["'](?!#)""", page)
+    assert not re.findall(r"""\b(?:src|href)=["'](?!#|data:)""", page)
+    assert not re.findall(r"""@import|url\((?!#)""", page)
 
 
 def test_a_report_that_cannot_be_written_says_that_the_model_is_there(lstm: Exported, tmp_path: Path) -> None:

@@ -1,53 +1,16 @@
 """Publishing is all or nothing, whoever publishes beside it and whatever ends it."""
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from export import repository
 from export.errors import ExportError
-from serving.client import Client
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from serving.server.repository import latest_versions
-from tests.export.conftest import Exported
+from serving.server.runtime import Runtime
+from tests.export.conftest import newest
+from tests.export.publishing import publisher, served, writes
 from tests.export.runs import contents
-from training.data import Split
-
-PUBLISHER = "tests.export.publisher"
-
-
-def writes(what: str) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        path.write_text(what)
-
-    return write
-
-
-def served(models: Path) -> dict[str, int]:
-    """What a server would serve."""
-    return {file.name: file.version for file in latest_versions(models)}
-
-
-@contextmanager
-def publisher(models: Path, name: str, source: Path, gate: str) -> Iterator[subprocess.Popen[str]]:
-    """Another process that publishes, once it stands at the gate."""
-    command = [sys.executable, "-m", PUBLISHER, str(models), name, str(source), gate]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == f"{gate}\n"
-            yield process
-        finally:
-            process.kill()
 
 
 def test_versions_count_up(tmp_path: Path) -> None:
@@ -191,27 +154,27 @@ def test_processes_that_publish_at_once_all_succeed(tmp_path: Path, there: int) 
     assert not list(models.rglob(".publishing-*"))
 
 
-@pytest.mark.parametrize("gate", ["half written", "written"])
-@pytest.mark.parametrize("name", ["lstm", "other"])
-def test_a_kill_leaves_a_repository_that_serves(
-    lstm: Exported, garments: Split, tmp_path: Path, name: str, gate: str
-) -> None:
-    """Killed while it publishes a model's second version, and while it publishes a model's first beside another."""
+def test_the_repository_is_laid_out_as_triton_documents(tmp_path: Path) -> None:
+    """Triton's user guide, "Model Repository": a folder for each model, in it a folder for each version, named by a
+    number that does not begin with 0, in it, for ONNX, model.onnx; config.pbtxt may be left out for ONNX."""
+    for name in ("cnn", "cnn", "cnn-int8", "Resnet_50.v2"):
+        repository.publish(tmp_path, name, writes(name))
+    assert all(path.is_dir() for path in tmp_path.iterdir())
+    for folder in tmp_path.iterdir():
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+", folder.name)
+        versions = list(folder.iterdir())
+        assert versions
+        for version in versions:
+            assert re.fullmatch(r"[1-9][0-9]*", version.name)
+            assert [path.name for path in version.iterdir()] == ["model.onnx"]
 
-    def write(path: Path) -> None:
-        shutil.copyfile(lstm.file, path)
 
-    first = repository.publish(tmp_path, "lstm", write)
-    with publisher(tmp_path, name, lstm.file, gate) as process:
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert list(tmp_path.rglob(".publishing-*"))  # it did die in the middle
-    assert (first / "model.onnx").read_bytes() == lstm.file.read_bytes()
-
-    with Server(ServerConfig(models=tmp_path, port=0, provider="cpu")) as server, Client(server.address) as client:
-        assert client.models() == ["lstm"]
-        answer = client.infer("lstm", {"image": garments.images[:1]})
-        assert np.isfinite(answer["logits"]).all()
-
-    wanted = 2 if name == "lstm" else 1
-    assert repository.publish(tmp_path, name, writes("afterwards")).name == str(wanted)
+@pytest.mark.parametrize("model", ["lstm", "cnn"])
+def test_triton_could_make_its_own_configuration_of_a_shipped_file(model: str) -> None:
+    """Triton's user guide, "Auto-Generated Model Configuration": it reads inputs and outputs off the ONNX file, and
+    batches where the first axis of each is free. Its ONNX backend takes these types, and no external data elsewhere."""
+    signature = Runtime(newest(Path("models"), model), provider="cpu").signature
+    for spec in (*signature.inputs, *signature.outputs):
+        assert spec.datatype in {"UINT8", "INT64", "FP32"}
+        assert spec.shape[0] is None
+        assert None not in spec.shape[1:]

@@ -24,6 +24,7 @@ Make = Callable[[], onnx.ModelProto]
 
 def take(folder: Path, file: Path, *more: str | Path) -> Result:
     arguments = ["export", "--onnx", str(file), "--name", "theirs", "--models", str(folder / "models"), *map(str, more)]
+    arguments += ["--reports", str(folder / "reports")]
     return CliRunner().invoke(main, arguments)
 
 
@@ -135,8 +136,20 @@ def test_it_is_shown_and_verified_like_any_other(tmp_path: Path) -> None:
     take(tmp_path, write(tmp_path, onnx_models.free_axis()))
     shown = CliRunner().invoke(main, ["models", "show", "theirs", "--models", str(tmp_path / "models")])
     assert "ReduceSum" in shown.stdout
-    verified = CliRunner().invoke(main, ["models", "verify", "--models", str(tmp_path / "models")])
+    verify = ["models", "verify", "--models", str(tmp_path / "models")]
+    verified = CliRunner().invoke(main, verify)
     assert verified.exit_code == 0, verified.output
+    assert "holds batching batched: the same answers" in " ".join(verified.stdout.split())
+
+    file = tmp_path / "models/theirs/1/model.onnx"
+    model = onnx.load(file)
+    for entry in model.metadata_props:
+        if entry.key == "hangtag.batched":
+            entry.value = "false"
+    file.write_bytes(model.SerializeToString())
+    verified = CliRunner().invoke(main, verify)
+    assert verified.exit_code == 1
+    assert "DOES NOT HOLD batching" in " ".join(verified.stdout.split())
 
 
 def test_one_that_ends_the_process_is_refused(tmp_path: Path) -> None:

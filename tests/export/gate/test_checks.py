@@ -1,0 +1,177 @@
+"""Single checks of the gate, each seen to pass and to fail."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+
+from export import trained
+from export.errors import GateError
+from export.gate import agreement, batching, cuda, speed, structure
+from export.gate.answers import artificial, softmax
+from export.gate.rules import RULES
+from serving.server.runtime import Runtime
+from tests import onnx_models
+from tests.export.conftest import Exported
+from tests.export.foreign import models as foreign
+from training.data import Split
+
+
+def write(folder: Path, model: onnx.ModelProto) -> Path:
+    file = folder / "model.onnx"
+    file.write_bytes(model.SerializeToString())
+    return file
+
+
+@pytest.mark.parametrize(
+    ("make", "outcome"),
+    [(onnx_models.classifier, "answered"), (onnx_models.recurrent, "aborted"), (foreign.only_alone, "refused")],
+)
+def test_an_empty_batch_is_asked_about_in_a_process_of_its_own(make: object, outcome: str, tmp_path: Path) -> None:
+    """An LSTM would end this process; it is told, not refused: the server lets no empty batch through."""
+    model = make()  # type: ignore[operator]
+    if make is onnx_models.recurrent:  # whose batch is its second axis
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "other"
+    assert batching.check_empty(write(tmp_path, model)).figures["outcome"] == outcome
+
+
+def test_an_empty_batch_that_is_answered_with_rows_is_refused(tmp_path: Path) -> None:
+    made = onnx_models.model(
+        [helper.make_node("Concat", ["x", "row"], ["y"], axis=0)],
+        {"x": (onnx.TensorProto.FLOAT, ["batch", 2])},
+        {"y": (onnx.TensorProto.FLOAT, ["rows", 2])},
+        {"row": np.ones((1, 2), np.float32)},
+    )
+    with pytest.raises(GateError, match=r"^empty batch: a batch of 0 is answered with y \[1, 2\]\. Nothing was pub"):
+        batching.check_empty(write(tmp_path, made))
+
+
+def test_a_file_that_cannot_be_asked_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"nothing")
+    with pytest.raises(GateError, match=r"the process that asked about a batch of 0 failed: .*ModelLoadError"):
+        batching.check_empty(tmp_path / "model.onnx")
+
+
+def test_images_are_the_same_alone_and_in_any_batch(lstm: Exported, garments: Split) -> None:
+    company = np.concatenate([garments.images[-20:], *(pixels[:4] for pixels in artificial(28, 28).values())])
+    check = batching.check(Runtime(lstm.file, provider="cpu"), garments.images, company, RULES["fp32"], spread=1.0)
+    assert list(check.figures["max_difference"]) == ["2", "3", "7", "16", "64"]
+    assert max(check.figures["max_difference"].values()) <= 1e-4
+    assert check.figures["images"] == batching.ALONE
+
+
+def test_a_level_image_may_change_and_no_other(lstm: Exported, garments: Split, tmp_path: Path) -> None:
+    """As a path may that is as likely as another: only for that image the batch may decide."""
+    model = onnx.load(lstm.file)
+    node = next(node for node in model.graph.node if "logits" in node.output)
+    node.output[0] = "alone"
+    # The whole batch's largest logit is added: an answer depends on its company.
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMax", ["alone"], ["largest"], keepdims=0),
+            helper.make_node("Add", ["alone", "largest"], ["logits"]),
+        ]
+    )
+    model.graph.node.append(model.graph.node.pop(next(
+        place for place, node in enumerate(model.graph.node) if node.op_type == "Softmax"
+    )))  # fmt: skip
+    runtime = Runtime(write(tmp_path, model), provider="cpu")
+    images = garments.images[:8]
+    with pytest.raises(GateError, match=r"^batching: logits of an image differ by .* Worst at test image \d\."):
+        batching.check(runtime, images, garments.images[-20:], RULES["fp32"], 1.0)
+    batching.check(runtime, images, garments.images[-20:], RULES["fp32"], 1.0, level=range(8))
+
+
+def test_the_worst_disagreement_is_the_one_that_pytorch_was_surest_of() -> None:
+    expected = np.tile(np.array([[5.0, 0.0, 0.0]], np.float32), (1000, 1))
+    expected[3] = [9.0, 0.0, 0.0]
+    got = expected.copy()
+    classes = np.zeros(1000, np.uint8)
+    got[3] = got[8] = [0.0, 9.0, 0.0]
+    with pytest.raises(GateError, match=r"for 2 of 1,000 test images \(99\.80% agree, 100\.0% must\); worst at .* 3\."):
+        agreement.check(got, expected, classes, RULES["fp32"])
+    with pytest.raises(GateError, match=r"\(99\.80% agree, 99\.9% must\)"):
+        agreement.check(got, expected, classes, RULES["fp16"])
+    figures = agreement.check(got, expected, classes, RULES["int8"]).figures
+    assert (figures["differing"], figures["worst_image"], figures["accuracy"]) == (2, 3, 0.998)
+
+
+def test_lost_accuracy_is_refused_even_where_most_answers_agree() -> None:
+    expected = np.tile(np.array([[5.0, 0.0]], np.float32), (1000, 1))
+    got = expected.copy()
+    got[:8] = got[:8, ::-1]
+    with pytest.raises(
+        GateError, match=r"right about 99\.20% of the test set and PyTorch about 100\.00%; it must keep"
+    ):
+        agreement.check(got, expected, np.zeros(1000, np.uint8), RULES["int8"])
+
+
+def test_in_fp32_level_labels_may_go_either_way() -> None:
+    expected = np.array([[1.0, 1.00005]] * 10, np.float32)
+    figures = agreement.check(expected[:, ::-1], expected, np.zeros(10, np.uint8), RULES["fp32"]).figures
+    assert (figures["level"], figures["differing"]) == (10, 0)
+
+
+def test_a_graph_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    model = onnx_models.classifier()
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 11
+    with pytest.raises(GateError, match=r"^structure: ONNX's checker refuses the file: .*11"):
+        structure.check(write(tmp_path, model))
+
+
+def test_without_cuda_that_is_what_is_told(lstm: Exported, garments: Split) -> None:
+    answers = {name: rows[:10] for name, rows in lstm.published.proof.expected.items()}
+    check = cuda.check(lstm.file, garments.images[:10], answers, RULES["fp32"], 1.0, ())
+    expected = "loads" if Runtime(lstm.file).provider.startswith("CUDA") else "no CUDA here"
+    assert check.figures["outcome"] == expected
+
+
+def test_softmax_does_not_overflow() -> None:
+    np.testing.assert_allclose(softmax(np.array([[1000.0, 1000.0, 0.0]])), [[0.5, 0.5, 0.0]])
+
+
+class TestSpeed:
+    def test_contenders_take_turns_on_the_same_threads(self, lstm: Exported, garments: Split) -> None:
+        served = _served(lstm)
+        before = torch.get_num_threads()
+        measured = speed.measure(lstm.file, garments.images, served, lstm.file, "eager")
+        assert measured is not None
+        assert torch.get_num_threads() == before
+        for times in measured.milliseconds.values():
+            assert list(times) == ["file", "fp32 file", "PyTorch"]
+            assert all(0 < value < 60_000 and math.isfinite(value) for value in times.values())
+        assert list(measured.milliseconds) == [1, 64]
+        assert measured.ratio("PyTorch", 1) == measured.milliseconds[1]["PyTorch"] / measured.milliseconds[1]["file"]
+        assert measured.ratio("torch.compile", 1) is None
+
+    def test_torch_compile_is_timed_too(self, garments: Split, tmp_path: Path, lstm: Exported) -> None:
+        """Of something that compiles in a moment."""
+        measured = speed.measure(lstm.file, garments.images[:2], _Brightness(), None, "compile")
+        assert measured is not None
+        if "torch.compile" not in measured.missing:
+            assert set(measured.milliseconds[64]) == {"file", "PyTorch", "torch.compile"}
+
+    def test_without_a_compiler_it_says_so(
+        self, lstm: Exported, garments: Split, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", "")
+        measured = speed.measure(lstm.file, garments.images, _served(lstm), None, "compile")
+        assert measured is not None
+        assert measured.missing == {"torch.compile": "there is no C++ compiler"}
+        assert set(measured.milliseconds[1]) == {"file", "PyTorch"}
+
+    def test_no_timing_is_no_timing(self, lstm: Exported, garments: Split) -> None:
+        assert speed.measure(lstm.file, garments.images, None, None, "none") is None
+
+
+class _Brightness(torch.nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.to(torch.float32).mean(dim=(1, 2))
+
+
+def _served(lstm: Exported) -> torch.nn.Module:
+    return trained.load(lstm.run)

@@ -1,0 +1,73 @@
+"""ReLU and pooling may change places: the answers are the same, bit for bit, and each stands where it suits."""
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from export.onnx_file import OPSET
+from export.precision import convert
+from export.precision.convolutional import _ordered
+from tests.export.precision.conftest import logits, shipped
+from training.data import Images, Split
+
+
+def kinds(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node if node.op_type in ("Conv", "Relu", "MaxPool")]
+
+
+def exchanged(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The network with every Conv, Relu, MaxPool as Conv, MaxPool, Relu: the other order that may be met."""
+    turned = onnx.ModelProto()
+    turned.CopyFrom(model)
+    nodes = turned.graph.node
+    for first, second in itertools.pairwise(nodes):
+        if (first.op_type, second.op_type) == ("Relu", "MaxPool"):
+            first.op_type, second.op_type = "MaxPool", "Relu"
+            first.attribute.extend(second.attribute)
+            second.ClearField("attribute")
+    turned.graph.ClearField("value_info")
+    return turned
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_the_order_changes_no_answer(garments: Split, turn: bool) -> None:
+    network = exchanged(shipped("cnn")) if turn else shipped("cnn")
+    ordered = _ordered(network)
+    onnx.checker.check_model(ordered, full_check=True)
+    np.testing.assert_array_equal(logits(ordered, garments.images), logits(network, garments.images))
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_pooling_is_first_in_fp32_and_last_in_8_bits(turn: bool) -> None:
+    network = exchanged(shipped("cnn")) if turn else shipped("cnn")
+    assert kinds(_ordered(network))[:8] == [
+        "Conv", "MaxPool", "Relu", "Conv", "Relu", "Conv", "Relu", "MaxPool",
+    ]  # fmt: skip
+
+
+def test_both_orders_come_to_the_same_file_but_for_names(calibration: Images, garments: Split) -> None:
+    one, other = (convert(network, "int8", calibration) for network in (shipped("cnn"), exchanged(shipped("cnn"))))
+    assert kinds(one) == kinds(other)
+    np.testing.assert_array_equal(logits(one, garments.images), logits(other, garments.images))
+
+
+def test_a_value_that_is_read_twice_is_left_alone() -> None:
+    """The pooled maps are an answer too: they may not become negative ones' zeros."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("MaxPool", ["x"], ["pooled"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+            helper.make_node("Relu", ["pooled"], ["positive"], name="relu"),
+            helper.make_node("Neg", ["pooled"], ["negative"], name="neg"),
+        ],
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2, 4, 4])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2, 2, 2])
+            for name in ("positive", "negative")
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    assert [node.op_type for node in _ordered(model).graph.node] == ["MaxPool", "Relu", "Neg"]

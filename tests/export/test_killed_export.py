@@ -1,0 +1,106 @@
+"""An export that is killed leaves a repository that serves: the old state or the new one."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export import repository
+from serving.client import Client
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from tests.export.conftest import Exported
+from tests.export.publishing import publisher, served, writes
+from training.data import Split
+
+
+@pytest.mark.parametrize("gate", ["half written", "written"])
+@pytest.mark.parametrize("name", ["lstm", "other"])
+def test_a_kill_leaves_a_repository_that_serves(
+    lstm: Exported, garments: Split, tmp_path: Path, name: str, gate: str
+) -> None:
+    """Killed while it publishes a model's second version, and while it publishes a model's first beside another."""
+
+    def write(path: Path) -> None:
+        shutil.copyfile(lstm.file, path)
+
+    first = repository.publish(tmp_path, "lstm", write)
+    with publisher(tmp_path, name, lstm.file, gate) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert list(tmp_path.rglob(".publishing-*"))  # it did die in the middle
+    assert (first / "model.onnx").read_bytes() == lstm.file.read_bytes()
+
+    with Server(ServerConfig(models=tmp_path, port=0, provider="cpu")) as server, Client(server.address) as client:
+        assert client.models() == ["lstm"]
+        answer = client.infer("lstm", {"image": garments.images[:1]})
+        assert np.isfinite(answer["logits"]).all()
+
+    wanted = 2 if name == "lstm" else 1
+    assert repository.publish(tmp_path, name, writes("afterwards")).name == str(wanted)
+    assert not list(tmp_path.rglob(".publishing-*"))  # the next export sweeps up
+
+
+def test_what_another_export_is_writing_is_not_swept_away(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_text("theirs")
+    models = tmp_path / "models"
+    with publisher(models, "cnn", source, "half written") as process:
+        assert repository.publish(models, "lstm", writes("ours")).name == "1"
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert process.wait() == 0
+    assert (models / "cnn/1/model.onnx").read_text() == "theirs"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from export import repository
+
+moment, steps = int(sys.argv[1]), 0
+
+def kill_at(event, arguments):
+    global steps
+    if event.partition(".")[0] in ("os", "shutil", "tempfile", "fcntl", "open", "pathlib"):
+        steps += 1
+        if steps == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill_at)
+repository.publish(Path(sys.argv[2]), "cnn", lambda path: path.write_text("new"))
+"""
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_killed_before_any_step_it_leaves_the_old_state_or_the_new(tmp_path: Path, there: int) -> None:
+    """Before each single call of the operating system that Python tells of: open, mkdir, chmod, rename and so on."""
+    outcomes = []
+    for moment in range(1, 200):
+        models = tmp_path / str(moment)
+        repository.publish(models, "lstm", writes("beside it"))
+        for _ in range(there):
+            repository.publish(models, "cnn", writes("old"))
+        before = served(models)
+        command = [sys.executable, "-c", KILLED, str(moment), str(models)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        after = served(models)
+        assert after in (before, before | {"cnn": there + 1})
+        if after != before:
+            assert (models / "cnn" / str(there + 1) / "model.onnx").read_text() == "new"
+        if there:
+            assert (models / "cnn/1/model.onnx").read_text() == "old"
+        assert repository.publish(models, "cnn", writes("next")).name == str(after.get("cnn", 0) + 1)
+        outcomes.append(after != before)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.returncode == 0  # every moment was tried
+    assert outcomes == sorted(outcomes)
+    assert outcomes.count(False) > 5
