@@ -15,6 +15,7 @@ from hangtag.evaluation import document, multi_label, samples, single_label, sub
 from hangtag.evaluation.subject import require_labels
 from hangtag.extras import needs
 from hangtag.output import write_text
+from serving.credentials import Credentials, credentials_options
 from training import label_distance
 from training.data import Split
 
@@ -53,6 +54,7 @@ from training.data import Split
     metavar="DIR",
     help="Draw mistakes.png there, the most confident ones, and for single labels confusion.png, the confusion matrix.",
 )
+@credentials_options
 def evaluate(
     model: str,
     server: str | None,
@@ -66,6 +68,7 @@ def evaluate(
     distances: str | None,
     json_file: str | None,
     pictures: Path | None,
+    credentials: Credentials,
 ) -> None:
     """Say how good a model is: a finished run, an ONNX file, or a model of a running server, with the same numbers.
 
@@ -84,7 +87,9 @@ def evaluate(
     if pictures is not None:
         with needs("train", "--pictures"):  # now, not after minutes of computing
             from hangtag.evaluation import pictures as drawing
-    with subjects.find(model, runs_dir=runs, server=server, version=model_version, timeout=timeout) as subject:
+    with subjects.find(
+        model, runs_dir=runs, server=server, version=model_version, timeout=timeout, credentials=credentials
+    ) as subject:
         asked = samples.load(subject, split, limit, data_dir, dataset)
         require_labels(subject, asked.labels)
         with _progress(len(asked)) as report:

@@ -5,9 +5,18 @@ from pathlib import Path
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Subject
 from hangtag.extras import needs
+from serving.credentials import Credentials
 
 
-def find(name: str, *, runs_dir: Path, server: str | None = None, version: str = "", timeout: float = 30.0) -> Subject:
+def find(
+    name: str,
+    *,
+    runs_dir: Path,
+    server: str | None = None,
+    version: str = "",
+    timeout: float = 30.0,
+    credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
+) -> Subject:
     """A served model where a server is named, an ONNX file by its ending, else a run.
 
     Each needs what it runs in and no more: a served model no ONNX Runtime, a file no PyTorch. Raises EvaluationError,
@@ -16,7 +25,7 @@ def find(name: str, *, runs_dir: Path, server: str | None = None, version: str =
     if server is not None:
         from hangtag.evaluation.served_subject import ServedSubject
 
-        return ServedSubject(name, server, version, timeout)
+        return ServedSubject(name, server, version, timeout, credentials)
     if version:
         raise EvaluationError("--model-version is of a served model: name its server with --server.")
     if name.endswith(".onnx"):
