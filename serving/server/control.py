@@ -54,7 +54,7 @@ class ModelControl:
         self._problems: dict[Key, tuple[str, Stamp | None]] = {}
         self._loading: set[Key] = set()
         self._loads: Counter[Key] = Counter()  # (model, "ok" or "error")
-        self._retired: set[ServedModel] = set()
+        self._retired: dict[ServedModel, threading.Timer] = {}  # replaced, and not closed yet
         self._stopping = threading.Event()
         self._poller = threading.Thread(target=self._poll_until_stopped, name="model-control", daemon=True)
 
@@ -99,7 +99,8 @@ class ModelControl:
 
     def close(self) -> None:
         """Close what was replaced a moment ago; the engine closes the rest."""
-        for model in list(self._retired):
+        for model, ending in list(self._retired.items()):
+            ending.cancel()
             model.close()
 
     def load(self, name: str) -> None:
@@ -140,7 +141,7 @@ class ModelControl:
             (model.name, model.version): VersionState(
                 model.name,
                 model.version,
-                READY if self._engine.ready else UNAVAILABLE,
+                READY,
                 provider=model.runtime.provider,
                 instances=model.instances,
                 queued=len(model.batcher),
@@ -227,14 +228,13 @@ class ModelControl:
 
     def _retire(self, replaced: list[ServedModel]) -> None:
         for model in replaced:
-            self._retired.add(model)
-            ending = threading.Timer(LINGER_SECONDS, self._end, [model])
+            ending = self._retired[model] = threading.Timer(LINGER_SECONDS, self._end, [model])
             ending.daemon = True
             ending.start()
 
     def _end(self, model: ServedModel) -> None:
         model.close()
-        self._retired.discard(model)
+        self._retired.pop(model, None)
         log.info("model retired", model=model.name, version=model.version)
 
     def _poll_until_stopped(self) -> None:

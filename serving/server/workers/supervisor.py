@@ -95,8 +95,8 @@ class Supervisor:
 
     def stop(self, grace: float | None = None) -> None:
         """Every worker drains and ends; one that does not is killed."""
-        self._stopping.set()
         with self._changed:
+            self._stopping.set()  # from now on none begins
             workers = list(self._workers.values())
         grace = self._config.drain_seconds if grace is None else grace
         asking = [threading.Thread(target=worker.ask_to_stop) for worker in workers]
@@ -203,8 +203,9 @@ class Supervisor:
                 self._changed.notify_all()
                 return
         log.warning("worker ended", worker=worker.number, pid=worker.pid, reason=reason, replaced_in_seconds=delay)
-        if not self._stopping.wait(delay):
-            with self._changed:
+        self._stopping.wait(delay)
+        with self._changed:
+            if not self._stopping.is_set():
                 self._begin(worker.number)
 
     def _following(self) -> list[WorkerProcess]:
