@@ -11,7 +11,7 @@ MODEL ?= lstm
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports stubs unit peers train export precisions verify serve loadtest figures docs study cnn-rnn bench-export bench-train \
+.PHONY: help demo test lint types imports stubs unit fuzz peers train export precisions verify serve loadtest figures docs study cnn-rnn bench-export bench-train \
 	proto dataset clean
 
 help: ## Show this list
@@ -37,6 +37,9 @@ stubs: $(VENV)/.dev ## The checked-in stubs are what the .proto files generate
 
 unit: $(VENV)/.dev $(VENV)-peers/.peers dataset ## The tests alone; more with ARGS="-k batcher -x"
 	$(BIN)/pytest $(ARGS)
+
+fuzz: $(VENV)/.dev ## Send 24,000 bad requests to a server; more with FUZZ_CASES=10000 (times six)
+	FUZZ_CASES=$(or $(FUZZ_CASES),4000) $(BIN)/pytest tests/serving/server/fuzz --timeout 7200 $(ARGS)
 
 peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer and grpcurl into .venv-peers
 

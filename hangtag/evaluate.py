@@ -16,6 +16,7 @@ from hangtag.evaluation import document, multi_label, samples, single_label, sub
 from hangtag.evaluation.subject import require_labels
 from hangtag.extras import needs
 from hangtag.output import require_writable, write_text
+from serving.credentials import Credentials, credentials_options
 from training import label_distance
 from training.data import Split
 from training.names import DATASETS
@@ -58,6 +59,7 @@ from training.options import FiniteRange, refuse, runs_option
     metavar="DIR",
     help="Draw mistakes.png there, the most confident ones, and for single labels confusion.png, the confusion matrix.",
 )
+@credentials_options
 def evaluate(
     model: str,
     server: str | None,
@@ -71,6 +73,7 @@ def evaluate(
     distances: str | None,
     json_file: str | None,
     pictures: Path | None,
+    credentials: Credentials,
 ) -> None:
     """Say how good a model is: a finished run, an ONNX file, or a model of a running server, with the same numbers.
 
@@ -93,7 +96,9 @@ def evaluate(
         require_writable(pictures / "mistakes.png")
         with needs("train", "--pictures"):  # now, not after minutes of computing
             from hangtag.evaluation import pictures as drawing
-    with subjects.find(model, runs_dir=runs, server=server, version=model_version, timeout=timeout) as subject:
+    with subjects.find(
+        model, runs_dir=runs, server=server, version=model_version, timeout=timeout, credentials=credentials
+    ) as subject:
         if subject.task == "multi_label":
             refuse("distances", because=f"{subject.name} answers with sets of labels; distances are of single ones.")
         asked = samples.load(subject, split, limit, data_dir, dataset)

@@ -45,6 +45,8 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+MAX_RANK = 32
+"""Sizes in a shape, as many as every version of numpy takes."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -115,6 +117,8 @@ def _dtype(datatype: str) -> np.dtype[Any]:
 
 
 def _element_count(shape: Sequence[int]) -> int:
+    if len(shape) > MAX_RANK:  # also before multiplying: a million huge sizes would take minutes
+        raise ValueError(f"shape has {len(shape)} sizes; at most {MAX_RANK} can be")
     if any(size < 0 for size in shape):
         raise ValueError(f"shape {list(shape)} has a negative size")
     return math.prod(shape)

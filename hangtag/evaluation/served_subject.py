@@ -8,7 +8,7 @@ import numpy as np
 
 from hangtag.evaluation.errors import EvaluationError, sentence
 from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Report, Subject, batches, joined
-from serving.client import Client, ClientError
+from serving.client import Client, ClientError, Credentials, CredentialsError
 from training.data import LABELS
 
 IN_FLIGHT = 4
@@ -20,9 +20,19 @@ class ServedSubject(Subject):
 
     kind = "server"
 
-    def __init__(self, model: str, address: str, version: str = "", timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        model: str,
+        address: str,
+        version: str = "",
+        timeout: float = 30.0,
+        credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
+    ) -> None:
         """timeout: of each request, in seconds. Raises EvaluationError where nobody answers or it has no such model."""
-        self._client = Client(address, timeout=timeout)
+        try:
+            self._client = Client(address, timeout=timeout, credentials=credentials)
+        except CredentialsError as error:
+            raise EvaluationError(f"{error}.") from error
         self._version = version
         self.name, self._address = model, address
         self.task, self.details = "single_label", {"address": address}

@@ -4,9 +4,18 @@ from pathlib import Path
 
 from hangtag.evaluation.subject import Subject
 from hangtag.extras import needs
+from serving.credentials import Credentials
 
 
-def find(name: str, *, runs_dir: Path, server: str | None = None, version: str = "", timeout: float = 30.0) -> Subject:
+def find(
+    name: str,
+    *,
+    runs_dir: Path,
+    server: str | None = None,
+    version: str = "",
+    timeout: float = 30.0,
+    credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
+) -> Subject:
     """A served model where a server is named, an ONNX file by its ending, else a run.
 
     Each needs what it runs in and no more: a served model no ONNX Runtime, a file no PyTorch. Raises EvaluationError,
@@ -15,7 +24,7 @@ def find(name: str, *, runs_dir: Path, server: str | None = None, version: str =
     if server is not None:
         from hangtag.evaluation.served_subject import ServedSubject
 
-        return ServedSubject(name, server, version, timeout)
+        return ServedSubject(name, server, version, timeout, credentials)
     if name.endswith(".onnx"):
         with needs("cpu", "evaluating an ONNX file"):
             from hangtag.evaluation.file_subject import FileSubject

@@ -5,7 +5,7 @@ from typing import Any
 import click
 import structlog
 
-from serving.server import app
+from serving.server import life
 from serving.server.config import ServerConfig, server_options
 from serving.server.errors import StartError
 from serving.server.logs import configure_log
@@ -32,6 +32,6 @@ def serve(**options: Any) -> None:
         config = ServerConfig(**options)
         if config.dangers:
             log.warning(f"LISTENING BEYOND LOOPBACK: {' and '.join(config.dangers)}", host=config.host)
-        app.run(config)
+        life.run(config)
     except StartError as error:
         raise click.ClickException(str(error)) from error

@@ -82,13 +82,21 @@ class ServerConfig:
             "ONNX Runtime's execution provider. auto: CUDA where it can be had, else CPU. cuda: an error without.",
         ),
     )
+    workers: int = field(
+        default=1,
+        metadata=_option(
+            click.IntRange(1, 256),
+            "Processes that share the port. Clients need several connections to use them; worth it where Python's one "
+            "interpreter lock is the limit, not the computing.",
+        ),
+    )
     instances: int = field(
         default=1, metadata=_option(click.IntRange(1, 64), "How many batches of one model may be computed at once.")
     )
     intra_op_threads: int = field(
         default=0,
         metadata=_option(
-            click.IntRange(0, 256), "ONNX Runtime's threads per instance. 0: the CPUs this process may use / instances."
+            click.IntRange(0, 256), "ONNX Runtime's threads per instance. 0: the usable CPUs / (instances x workers)."
         ),
     )
     max_batch_size: int = field(

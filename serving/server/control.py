@@ -6,7 +6,7 @@ the old one finishes what it has. What cannot be loaded changes nothing, and is 
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import structlog
@@ -42,21 +42,23 @@ class Control(Protocol):
 class ModelControl:
     """The control of this process. Thread-safe: one change at a time, while requests go on."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, versions: Mapping[str, tuple[int, ...]] | None = None) -> None:
+        """versions: begin with these, by model, where they are there, instead of the latest."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change of what is served."""
         self._engine = engine
         self._config: ServerConfig = engine.config
+        self._versions = versions or {}
         self._changing = threading.Lock()
         self._stamps: dict[Key, Stamp | None] = {}  # of the files as they were when they were loaded, or refused
         self._problems: dict[Key, tuple[str, Stamp | None]] = {}
         self._loading: set[Key] = set()
         self._loads: Counter[Key] = Counter()  # (model, "ok" or "error")
-        self._retired: set[ServedModel] = set()
+        self._retired: dict[ServedModel, threading.Timer] = {}  # replaced, and not closed yet
         self._stopping = threading.Event()
         self._poller = threading.Thread(target=self._poll_until_stopped, name="model-control", daemon=True)
 
-    def start(self) -> None:
+    def start(self, *, polling: bool = True) -> None:
         """Load what is to be served at the start, then open the engine. Raises StartError.
 
         Polling falls back on an older version where the latest is broken, as it would have done while running, and
@@ -70,12 +72,24 @@ class ModelControl:
                 raise RepositoryError(
                     f"no model of {config.models} can be served. {reasons}" if reasons else _none(config)
                 )
-            self._poller.start()
+            if polling:
+                self._poller.start()
         else:
             for name in _asked_for(config):
-                self._update(name, require_versions(config.models, name), strict=True)
+                self._update(name, self._pinned(require_versions(config.models, name)), strict=True)
         self._engine.open()
         self.on_change()
+
+    def catch_up(self, wanted: Iterable[str], unwanted: Iterable[str]) -> None:
+        """Do what was asked of the server while this process began. Raises StartError."""
+        try:
+            for name in wanted:
+                self.load(name)
+            for name in unwanted:
+                if self._engine.versions(name):
+                    self.unload(name)
+        except (ControlError, NotFoundError) as error:
+            raise RepositoryError(str(error)) from error
 
     def stop(self) -> None:
         """Change nothing any more."""
@@ -85,7 +99,8 @@ class ModelControl:
 
     def close(self) -> None:
         """Close what was replaced a moment ago; the engine closes the rest."""
-        for model in list(self._retired):
+        for model, ending in list(self._retired.items()):
+            ending.cancel()
             model.close()
 
     def load(self, name: str) -> None:
@@ -126,7 +141,7 @@ class ModelControl:
             (model.name, model.version): VersionState(
                 model.name,
                 model.version,
-                READY if self._engine.ready else UNAVAILABLE,
+                READY,
                 provider=model.runtime.provider,
                 instances=model.instances,
                 queued=len(model.batcher),
@@ -142,6 +157,13 @@ class ModelControl:
         return ServerState(
             tuple(told[key] for key in sorted(told)), self._engine.failures.snapshot(), dict(self._loads)
         )
+
+    def _pinned(self, files: list[ModelFile]) -> list[ModelFile]:
+        versions = self._versions.get(files[0].name, ())
+        found = [file for file in files if file.version in versions]
+        if versions and not found:
+            log.warning("versions gone from the repository; the latest are loaded", model=files[0].name, gone=versions)
+        return found or files
 
     def _require_explicit(self) -> None:
         if self._config.model_control != "explicit":
@@ -206,14 +228,13 @@ class ModelControl:
 
     def _retire(self, replaced: list[ServedModel]) -> None:
         for model in replaced:
-            self._retired.add(model)
-            ending = threading.Timer(LINGER_SECONDS, self._end, [model])
+            ending = self._retired[model] = threading.Timer(LINGER_SECONDS, self._end, [model])
             ending.daemon = True
             ending.start()
 
     def _end(self, model: ServedModel) -> None:
         model.close()
-        self._retired.discard(model)
+        self._retired.pop(model, None)
         log.info("model retired", model=model.name, version=model.version)
 
     def _poll_until_stopped(self) -> None:

@@ -112,7 +112,7 @@ class Engine:
     def load(self, file: ModelFile) -> ServedModel:
         """Load a version and warm it up; it takes no requests yet. Raises ModelLoadError."""
         started = time.perf_counter()
-        threads = self.config.intra_op_threads or max(1, usable_cpus() // self.config.instances)
+        threads = self.config.intra_op_threads or max(1, usable_cpus() // (self.config.instances * self.config.workers))
         runtime = Runtime(file.path, provider=self.config.provider, threads=threads)
         model = ServedModel(file, runtime, self.config)
         runtime.warm_up(sorted({1, model.max_batch_size}))

@@ -3,6 +3,9 @@
 from bisect import bisect_left
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 SECONDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 BATCH_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
@@ -31,16 +34,23 @@ class Histogram:
 class Tally:
     """A histogram that grows. Not thread-safe: its owner has a lock."""
 
-    __slots__ = ("_bounds", "_counts", "_sum")
+    __slots__ = ("_array", "_bounds", "_counts", "_sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
+        self._array = np.array(bounds)
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
     def add(self, value: float, times: int = 1) -> None:
         self._counts[bisect_left(self._bounds, value)] += times
         self._sum += value * times
+
+    def add_all(self, values: npt.NDArray[np.float64]) -> None:
+        """Many at once, for a fraction of what each alone would cost."""
+        for bucket, times in enumerate(np.bincount(np.searchsorted(self._array, values))):
+            self._counts[bucket] += int(times)
+        self._sum += float(values.sum())
 
     def histogram(self) -> Histogram:
         return Histogram(self._bounds, tuple(self._counts), self._sum)

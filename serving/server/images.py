@@ -9,16 +9,23 @@ photo is reduced to that first.
 """
 
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
-from serving.server.errors import InvalidRequestError
+from serving.server.errors import InvalidRequestError, QueueFullError, ServerError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 50_000_000
 """A picture that unpacks to more is refused before it is unpacked: a small file can hold a huge one."""
+
+MAX_PIXELS_AT_ONCE = 2 * MAX_PIXELS
+"""Of all pictures that are being unpacked; each pixel takes up to ten bytes meanwhile. More wait for their turn."""
+TURN_SECONDS = 10.0
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is looser, and a warning as often as an error
 
@@ -31,13 +38,15 @@ Pixels = npt.NDArray[np.uint8]
 def decode(data: bytes, height: int, width: int, *, whole: bool = False) -> Pixels:
     """Pixels [height, width] of a PNG, JPEG or WebP file: of one garment, or of the ``whole`` picture.
 
-    Raises InvalidRequestError for anything else.
+    Raises InvalidRequestError for anything else, and QueueFullError when too many large pictures are being unpacked.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_bomb(image)
-            grey = _grey(ImageOps.exif_transpose(image))
-    except InvalidRequestError:
+            with _unpacking(image.width * image.height):
+                grey = _grey(ImageOps.exif_transpose(image))
+                grey.load()
+    except ServerError:
         raise
     except UnidentifiedImageError as error:
         raise InvalidRequestError("the image is not a PNG, JPEG or WebP file; for bare pixels use `raw`") from error
@@ -83,6 +92,35 @@ def _refuse_bomb(image: Image.Image) -> None:
         raise InvalidRequestError(
             f"the image has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are taken. Scale it down."
         )
+
+
+class _Budget:
+    """Pixels that may be unpacked now."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.left = MAX_PIXELS_AT_ONCE
+
+
+_budget = _Budget()
+
+
+@contextmanager
+def _unpacking(pixels: int) -> Iterator[None]:
+    """Inside it the memory for so many pixels is this picture's."""
+    with _budget.changed:
+        if not _budget.changed.wait_for(lambda: _budget.left >= pixels, TURN_SECONDS):
+            raise QueueFullError(
+                f"too many large pictures at once: {MAX_PIXELS_AT_ONCE:,} pixels are unpacked together; try again "
+                "later with a back-off, or scale the picture down"
+            )
+        _budget.left -= pixels
+    try:
+        yield
+    finally:
+        with _budget.changed:
+            _budget.left += pixels
+            _budget.changed.notify_all()
 
 
 def _grey(image: Image.Image) -> Image.Image:

@@ -40,18 +40,20 @@ class RateLimit:
         return {**event_dict, "suppressed": suppressed} if count == 0 and suppressed else event_dict
 
 
-def configure_log() -> None:
-    """For the whole process."""
+def configure_log(**everywhere: object) -> None:
+    """For the whole process. everywhere: what every line says."""
     terminal = sys.stderr.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.LogfmtRenderer()
     structlog.configure(
         processors=[
             RateLimit(),
+            lambda _logger, _method, event: {**everywhere, **event},
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             structlog.processors.format_exc_info,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # In one write, line end and all: workers share the file.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )

@@ -6,8 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from serving.server.batcher import Timings
 from serving.server.histogram import BATCH_SIZES, SECONDS, Histogram, Tally
+
+_WORTH_AN_ARRAY = 24
+"""Requests in a batch from which on numpy counts them faster than Python does."""
 
 _NO_SECONDS, _NO_BATCHES = Histogram.empty(SECONDS), Histogram.empty(BATCH_SIZES)
 
@@ -125,9 +130,14 @@ class Statistics:
             )
             self._batch_sizes.add(batch.batch_size)
             self._compute_seconds.add(compute_ns / 1e9, requests)
-            for wait in waits:
-                self._queue_seconds.add(wait / 1e9)
-                self._request_seconds.add((wait + compute_ns) / 1e9)
+            if requests < _WORTH_AN_ARRAY:
+                for wait in waits:
+                    self._queue_seconds.add(wait / 1e9)
+                    self._request_seconds.add((wait + compute_ns) / 1e9)
+            else:
+                seconds = np.array(waits) / 1e9
+                self._queue_seconds.add_all(seconds)
+                self._request_seconds.add_all(seconds + compute_ns / 1e9)
 
     def record_failure(self, ns: int) -> None:
         """A request that was admitted and not answered, ns after it was queued."""

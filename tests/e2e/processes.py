@@ -28,6 +28,7 @@ class ServerProcess:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self._log: list[str] = []
+        self._grew = threading.Condition()
         self._told = threading.Event()  # ready, or never going to be
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -40,6 +41,12 @@ class ServerProcess:
     def log(self) -> str:
         return "".join(self._log)
 
+    def wait_for(self, text: str) -> str:
+        """The log's line with this text."""
+        with self._grew:
+            assert self._grew.wait_for(lambda: text in self.log, START_SECONDS), self.log
+        return next(line for line in self._log if text in line)
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Signal it, wait for its end, and return its exit code."""
         self._process.send_signal(number)
@@ -50,7 +57,9 @@ class ServerProcess:
     def _read(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            self._log.append(line)
+            with self._grew:
+                self._log.append(line)
+                self._grew.notify_all()
             if "event=ready " in line:
                 self._told.set()
         self._told.set()

@@ -231,3 +231,8 @@ def test_typed_contents_in_two_fields_are_refused() -> None:
 def test_half_precision_has_no_typed_contents() -> None:
     with pytest.raises(ValueError, match="FP16 has no typed contents in the protocol; send it as raw_input_contents"):
         tensors.from_contents("FP16", [1], InferTensorContents(fp32_contents=[1]))
+
+
+def test_a_shape_with_very_many_sizes_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="shape has 500000 sizes; at most 32 can be"):
+        tensors.from_raw("FP32", [2**62] * 500_000, b"")

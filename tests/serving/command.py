@@ -61,6 +61,16 @@ class Serving:
         assert line, "".join(self.log)
         return line
 
+    def wait_for_count(self, event: str, count: int) -> None:
+        """Wait until the log has so many lines of this event."""
+
+        def found() -> int:
+            return sum(f"event={event} " in f"{line.strip()} " for line in self.log)
+
+        with self._grew:
+            assert self._grew.wait_for(lambda: found() >= count or self._ended, TIMEOUT), self.log
+            assert found() >= count, "".join(self.log)
+
     def wait_until_ready(self) -> str:
         """The address."""
         match = re.search(r"address=(\S+)", self.wait_for("ready"))

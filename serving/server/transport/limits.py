@@ -13,8 +13,8 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
-        # Without this a second server on the port would silently get a part of the calls.
-        ("grpc.so_reuseport", 0),
+        # Workers share the port. Without them, a second server on it would silently get a part of the calls.
+        ("grpc.so_reuseport", int(config.workers > 1)),
         # Beyond these gRPC's core answers a bare CANCELLED before anybody here sees the call; what is over
         # maximum_concurrent_rpcs gets RESOURCE_EXHAUSTED instead.
         ("grpc.server.max_pending_requests", _MAX_PENDING),

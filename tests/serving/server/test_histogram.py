@@ -1,3 +1,6 @@
+import numpy as np
+import pytest
+
 from serving.server.histogram import Histogram, Tally
 
 BOUNDS = (1.0, 2.0, 4.0)
@@ -15,6 +18,16 @@ def test_a_value_may_count_several_times() -> None:
     tally = Tally(BOUNDS)
     tally.add(1.5, 64)
     assert tally.histogram() == Histogram(BOUNDS, (0, 64, 0, 0), 96.0)
+
+
+def test_many_values_at_once_count_as_each_alone() -> None:
+    values = np.concatenate([np.random.default_rng(0).random(1000) * 5, [0.0, 1.0, 2.0, 4.0, 100.0]])
+    alone, together = Tally(BOUNDS), Tally(BOUNDS)
+    for value in values:
+        alone.add(float(value))
+    together.add_all(values)
+    assert alone.histogram().counts == together.histogram().counts
+    assert alone.histogram().sum == pytest.approx(together.histogram().sum)
 
 
 def test_histograms_add_up() -> None:

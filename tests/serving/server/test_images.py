@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from serving.server import images
-from serving.server.errors import InvalidRequestError
+from serving.server.errors import InvalidRequestError, QueueFullError
 
 Pixels = npt.NDArray[np.uint8]
 GARMENTS = sorted((Path(__file__).parents[3] / "examples/garments").glob("*.png"))
@@ -259,3 +259,21 @@ def test_whole_blank_pictures_of_any_size_are_black(size: tuple[int, int], colou
     pixels = whole(Image.new("RGB", size, colour))
     assert pixels.shape == (64, 64)
     assert not pixels.any()
+
+
+def test_large_pictures_wait_for_their_turn_to_be_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "TURN_SECONDS", 0.01)
+    large = encoded(Image.new("L", (200, 100)))
+    with images._unpacking(images.MAX_PIXELS_AT_ONCE - 20_000 + 1):
+        with pytest.raises(QueueFullError, match=r"too many large pictures at once: .* try again "):
+            images.decode(large, 28, 28)
+        assert decoded(Image.fromarray(random_pixels())).shape == (28, 28)  # a small one still fits
+    assert images.decode(large, 28, 28).shape == (28, 28)
+
+
+def test_a_picture_that_cannot_be_unpacked_gives_its_turn_back() -> None:
+    before = images._budget.left
+    data = encoded(Image.fromarray(random_pixels()))
+    with pytest.raises(InvalidRequestError):
+        images.decode(data[: len(data) // 2], 28, 28)
+    assert images._budget.left == before

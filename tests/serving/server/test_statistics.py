@@ -1,7 +1,11 @@
 import threading
 import time
+from dataclasses import replace
+
+import pytest
 
 from serving.server.batcher import Timings
+from serving.server.histogram import SECONDS
 from serving.server.statistics import BatchCounters, Duration, Statistics
 
 
@@ -66,3 +70,28 @@ def test_threads_lose_no_count() -> None:
     counters = statistics.snapshot()
     assert (counters.inference_count, counters.execution_count, counters.fail.count) == (4000, 2000, 2000)
     assert counters.batches[2].compute_infer == Duration(2000, 2000)
+
+
+@pytest.mark.parametrize("requests", [1, 5, 100])
+def test_the_histograms_hold_each_request_and_each_batch(requests: int) -> None:
+    statistics = Statistics()
+    statistics.record_batch([Timings(number * 1_000_000, 10, 100, 1000, 128) for number in range(requests)])
+    counters = statistics.snapshot()
+    seconds = [number / 1000 for number in range(requests)]
+    assert counters.queue_seconds.count == counters.request_seconds.count == counters.compute_seconds.count == requests
+    assert counters.queue_seconds.sum == pytest.approx(sum(seconds))
+    assert counters.request_seconds.sum == pytest.approx(sum(seconds) + requests * 1110e-9)
+    at_most_5_ms = sum(counters.queue_seconds.counts[: SECONDS.index(5e-3) + 1])
+    assert at_most_5_ms == min(requests, 6)
+    assert (counters.batch_sizes.count, counters.batch_sizes.sum) == (1, 128)
+
+
+def test_the_counters_of_two_processes_add_up() -> None:
+    one, another, both = Statistics(), Statistics(), Statistics()
+    for statistics in (one, both):
+        statistics.record_batch([Timings(1, 10, 100, 1000, 5), Timings(2, 10, 100, 1000, 5)])
+    for statistics in (another, both):
+        statistics.record_batch([Timings(7, 1, 2, 3, 1)])
+        statistics.record_failure(9)
+    total = one.snapshot() + another.snapshot()
+    assert replace(total, last_inference_ms=0) == replace(both.snapshot(), last_inference_ms=0)

@@ -13,7 +13,7 @@ from protos import classifier_pb2
 from serving.server.config import ServerConfig
 from serving.server.errors import StartError
 from serving.server.metrics import StateCollector, Workers
-from serving.server.metrics_http import MetricsServer
+from serving.server.metrics_http import MAX_CONNECTIONS, MetricsServer
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 
@@ -146,6 +146,17 @@ def test_health_by_http(watched: Watched) -> None:
         watched.get("/v2/health/ready")
     with pytest.raises(urllib.error.HTTPError, match="404"):
         watched.get("/")
+
+
+def test_there_are_only_so_many_connections(watched: Watched) -> None:
+    address = ("127.0.0.1", watched.http.port)
+    taken = [socket.create_connection(address, TIMEOUT) for _ in range(MAX_CONNECTIONS)]
+    with socket.create_connection(address, TIMEOUT) as another:
+        assert another.recv(1) == b""
+    for connection in taken:  # they are still answered
+        connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+        assert connection.makefile("rb").read().endswith(b"live\n")
+        connection.close()
 
 
 def test_a_port_in_use_is_an_error_that_names_it(watched: Watched) -> None:

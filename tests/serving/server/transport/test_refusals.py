@@ -6,13 +6,11 @@ import grpc
 import numpy as np
 import pytest
 import structlog.testing
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from protos import inference_pb2 as pb
 from serving.server import errors
 from serving.server.transport.status import STATUS
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, request
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 Request = pb.ModelInferRequest
@@ -228,65 +226,3 @@ def test_joined_requests_never_get_rows_that_are_not_theirs(own: LiveServer) -> 
         assert calls[0].result()
         for call in calls[1:]:
             assert "its first axis is not the batch's" in failure(call.result)[1]
-
-
-names = st.sampled_from(["image", "x", "a", "b", "text", "in_FP16", "", "\0", "nobody"])
-sizes = st.one_of(st.integers(-2, 30), st.sampled_from([2**31, 2**32, 2**62, 2**63 - 1, -(2**63)]))
-datatypes = st.sampled_from(["UINT8", "FP32", "FP16", "INT64", "BOOL", "BYTES", "BF16", "fp32", ""])
-contents = st.builds(
-    pb.InferTensorContents,
-    bool_contents=st.lists(st.booleans(), max_size=2),
-    int_contents=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=2),
-    uint_contents=st.lists(st.integers(0, 2**32 - 1), max_size=2),
-    fp32_contents=st.lists(st.floats(width=32), max_size=4),
-    bytes_contents=st.lists(st.binary(max_size=3), max_size=2),
-)
-tensor = st.builds(
-    Request.InferInputTensor,
-    name=names,
-    datatype=datatypes,
-    shape=st.lists(sizes, max_size=4),
-    contents=st.none() | contents,
-)
-models = st.sampled_from(
-    ["classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "recurrent", "lstm", "", "../lstm"]
-)
-requests = st.builds(
-    Request,
-    model_name=models,
-    model_version=st.sampled_from(["", "", "", "1", "12", "x"]),
-    id=st.text(max_size=3),
-    inputs=st.lists(tensor, max_size=3),
-    outputs=st.lists(st.builds(Request.InferRequestedOutputTensor, name=names), max_size=2),
-    raw_input_contents=st.lists(st.binary(max_size=64), max_size=3),
-)
-
-
-def assert_no_bug_of_ours(live: LiveServer, sent: Request) -> None:
-    try:
-        live.inference.ModelInfer(sent, timeout=TIMEOUT)
-    except grpc.RpcError as error:
-        assert error.code() in (INVALID, NOT_FOUND), error  # noqa: PT017 - a good request may come up too
-
-
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(requests)
-def test_no_bad_request_is_a_bug_of_ours(live: LiveServer, sent: Request) -> None:
-    assert_no_bug_of_ours(live, sent)
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.sampled_from(["two_inputs", "text", "unbatched", "free_axis", "recurrent"]),
-    st.lists(st.integers(0, 5), max_size=3),
-    st.binary(max_size=80),
-)
-def test_nearly_good_requests_are_no_bug_of_ours(live: LiveServer, name: str, shape: list[int], raw: bytes) -> None:
-    specs = live.model(name).signature.inputs
-    sent = Request(
-        model_name=name,
-        inputs=[Request.InferInputTensor(name=spec.name, datatype=spec.datatype, shape=shape) for spec in specs],
-        raw_input_contents=[raw] * len(specs),
-    )
-    assert_no_bug_of_ours(live, sent)
-    assert live.infer(request("free_axis", x=number(2)))["total"].tolist() == [[2]]

@@ -121,7 +121,7 @@ def test_a_hundred_reloads_under_load_fail_no_request(explicit: LiveServer) -> N
         caller.join(TIMEOUT)
     assert failures == []
     assert min(answered) > 0
-    assert explicit.server._control.state().loads == {("classifier", "ok"): RELOADS + 1}
+    assert explicit.server.state().loads == {("classifier", "ok"): RELOADS + 1}
 
 
 def test_a_call_that_waits_in_a_replaced_model_is_answered_by_it(explicit: LiveServer, models: Path) -> None:

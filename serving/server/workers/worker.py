@@ -1,0 +1,114 @@
+"""One worker: a whole server in a process of its own, which asks the supervisor where all are concerned."""
+
+import queue
+import signal
+import sys
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Any
+
+import structlog
+
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from serving.server.control import Control
+from serving.server.errors import StartError, UnavailableError
+from serving.server.logs import configure_log
+from serving.server.state import ServerState
+from serving.server.workers.messages import Failed, GetState, Listening, Load, Loaded, Poll, Stop, Unload
+from serving.server.workers.peer import Peer, PeerError
+
+log = structlog.get_logger()
+
+_STATE_TIMEOUT = 5.0
+
+
+class AllWorkers:
+    """The control that a worker's transport gets: of all workers, through the supervisor."""
+
+    def __init__(self, supervisor: Peer, own: Control) -> None:
+        self._supervisor = supervisor
+        self._own = own
+
+    def load(self, name: str) -> None:
+        self._supervisor.call(Load(name))
+
+    def unload(self, name: str) -> None:
+        self._supervisor.call(Unload(name))
+
+    def state(self) -> ServerState:
+        try:
+            state: ServerState = self._supervisor.call(GetState(), _STATE_TIMEOUT)
+        except PeerError as error:
+            log.warning("no statistics of the other workers", reason=str(error))
+            return self._own.state()
+        return state
+
+
+class Worker:
+    """The process's life."""
+
+    def __init__(self, config: ServerConfig, versions: Mapping[str, tuple[int, ...]], connection: Connection) -> None:
+        """versions: those that the other workers serve, by model; empty at the start."""
+        self._config = config
+        self._versions = versions
+        self._server: Server | None = None
+        # Ended by the supervisor's word, by its end, or by a signal.
+        self._asked_to_stop: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._supervisor = Peer(connection, self._handle, lambda: self._asked_to_stop.put("the supervisor ended"))
+        self._supervisor.start()
+
+    def run(self) -> bool:
+        """Load, listen, serve until asked to stop, drain. False when it cannot start, which the supervisor is told."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        try:
+            server = self._server = Server(
+                self._config, versions=self._versions, answering=lambda own: AllWorkers(self._supervisor, own)
+            )
+            server.control.start(polling=False)
+            server.control.catch_up(*self._supervisor.call(Loaded()))
+            server.listen()
+            self._supervisor.call(Listening())
+        except StartError as error:
+            self._supervisor.call(Failed(str(error)))
+            return False
+        except PeerError:
+            self._asked_to_stop.put("the supervisor ended")
+        log.info("stopping", reason=self._wait())
+        server.stop()
+        return True
+
+    def _handle(self, message: Any) -> Any:
+        if isinstance(message, Stop):
+            return self._asked_to_stop.put("asked to")
+        if self._server is None:
+            raise UnavailableError("the worker has only just begun")
+        match message:
+            case Load(name):
+                return self._server.control.load(name)
+            case Unload(name):
+                return self._server.control.unload(name)
+            case Poll():
+                return self._server.control.poll()
+            case GetState():
+                return self._server.state()
+        raise TypeError(f"a worker does not understand {message!r}")
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._asked_to_stop.put(signal.Signals(number).name)
+
+    def _wait(self) -> str:
+        while True:  # a signal that the kernel gives to another thread does not wake this one
+            try:
+                return self._asked_to_stop.get(timeout=0.5)
+            except queue.Empty:
+                continue
+
+
+def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ...]], connection: Connection) -> None:
+    """The process's main function. number: which worker this is, for the log."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    configure_log(worker=number)
+    if not Worker(config, versions, connection).run():
+        sys.exit(1)

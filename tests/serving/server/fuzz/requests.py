@@ -1,0 +1,223 @@
+"""Requests that are wrong in some way, or nearly right, for hypothesis to make and to shrink."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from PIL import Image
+
+from protos import classifier_pb2, tensors
+from protos import inference_pb2 as pb
+from tests.serving.server.transport.live import request
+
+Request = pb.ModelInferRequest
+Mutation = Callable[[Request], None]
+
+MODELS = ("classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "recurrent", "lstm")
+
+_names = st.sampled_from(["image", "x", "a", "b", "text", "in_FP16", "", "\0", "nobody"]) | st.text(max_size=20)
+_sizes = st.integers(-2, 30) | st.sampled_from([2**31, 2**32, 2**62, 2**63 - 1, -(2**63)])
+_shapes = st.lists(_sizes, max_size=5) | st.builds(lambda size, rank: [size] * rank, _sizes, st.integers(0, 300))
+_datatypes = st.sampled_from([*tensors.DTYPES, "BF16", "fp32", "", "STRING"])
+_versions = st.sampled_from(["", "", "1", "12", "x", "-1", "../1", "9" * 30, "\n"])
+_contents = st.builds(
+    pb.InferTensorContents,
+    bool_contents=st.lists(st.booleans(), max_size=2),
+    int_contents=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4),
+    int64_contents=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3),
+    uint_contents=st.lists(st.integers(0, 2**32 - 1), max_size=4),
+    uint64_contents=st.lists(st.integers(0, 2**64 - 1), max_size=2),
+    fp32_contents=st.lists(st.floats(width=32), max_size=4),
+    fp64_contents=st.lists(st.floats(), max_size=2),
+    bytes_contents=st.lists(st.binary(max_size=3), max_size=2),
+)
+_model_names = st.sampled_from([*MODELS, "", "../lstm", "lstm/1", ".", "nobody"]) | st.text(max_size=30)
+
+anything = st.builds(
+    Request,
+    model_name=_model_names,
+    model_version=_versions,
+    id=st.text(max_size=3),
+    inputs=st.lists(
+        st.builds(
+            Request.InferInputTensor,
+            name=_names,
+            datatype=_datatypes,
+            shape=_shapes,
+            contents=st.none() | _contents,
+        ),
+        max_size=3,
+    ),
+    outputs=st.lists(st.builds(Request.InferRequestedOutputTensor, name=_names), max_size=3),
+    raw_input_contents=st.lists(st.binary(max_size=64), max_size=3),
+)
+
+
+def _good(name: str) -> Request:
+    """A request that the model answers."""
+    arrays: dict[str, dict[str, Any]] = {
+        "classifier": {"image": np.zeros((1, 28, 28), np.uint8)},
+        "lstm": {"image": np.zeros((2, 28, 28), np.uint8)},
+        "two_inputs": {"a": np.ones((2, 3), np.float32), "b": np.ones((2, 3), np.int64)},
+        "text": {"text": np.array(["one", "two"], np.object_)},
+        "unbatched": {"x": np.ones(4, np.float32)},
+        "free_axis": {"x": np.ones((1, 5), np.float32)},
+        "recurrent": {"x": np.ones((4, 1, 3), np.float32)},
+        "every_type": {
+            f"in_{datatype}": np.array([["a", "b"]], np.object_) if datatype == "BYTES" else np.ones((1, 2), dtype)
+            for datatype, dtype in tensors.DTYPES.items()
+        },
+    }
+    return request(name, **arrays[name])
+
+
+def _at(index: int, repeated: Any) -> Any:
+    return repeated[index % len(repeated)]
+
+
+def _set_shape(index: int, shape: list[int]) -> Mutation:
+    def change(sent: Request) -> None:
+        _at(index, sent.inputs).shape[:] = shape
+
+    return change
+
+
+def _set_size(index: int, axis: int, size: int) -> Mutation:
+    def change(sent: Request) -> None:
+        shape = _at(index, sent.inputs).shape
+        if shape:
+            shape[axis % len(shape)] = size
+
+    return change
+
+
+def _set(index: int, field: str, value: str) -> Mutation:
+    return lambda sent: setattr(_at(index, sent.inputs), field, value)
+
+
+def _raw(index: int, change_bytes: Callable[[bytes], bytes]) -> Mutation:
+    def change(sent: Request) -> None:
+        if sent.raw_input_contents:
+            place = index % len(sent.raw_input_contents)
+            sent.raw_input_contents[place] = change_bytes(sent.raw_input_contents[place])
+
+    return change
+
+
+def _typed(index: int, contents: pb.InferTensorContents, keep_raw: bool) -> Mutation:
+    def change(sent: Request) -> None:
+        _at(index, sent.inputs).contents.CopyFrom(contents)
+        if not keep_raw:
+            del sent.raw_input_contents[:]
+
+    return change
+
+
+def _twice(index: int, with_raw: bool) -> Mutation:
+    def change(sent: Request) -> None:
+        sent.inputs.append(_at(index, sent.inputs))
+        if with_raw and sent.raw_input_contents:
+            sent.raw_input_contents.append(_at(index, sent.raw_input_contents))
+
+    return change
+
+
+def _ask_for(names: list[str]) -> Mutation:
+    return lambda sent: sent.outputs.extend(Request.InferRequestedOutputTensor(name=name) for name in names)
+
+
+def _parameter(name: str, value: str) -> Mutation:
+    return lambda sent: sent.parameters[name].__setattr__("string_param", value)
+
+
+_places = st.integers(0, 20)
+_bytes = st.binary(max_size=40)
+_mutations = st.one_of(
+    st.builds(_set_shape, _places, _shapes),
+    st.builds(_set_size, _places, _places, _sizes),
+    st.builds(_set, _places, st.just("datatype"), _datatypes),
+    st.builds(_set, _places, st.just("name"), _names),
+    st.builds(_raw, _places, st.builds(lambda cut: lambda raw: raw[:cut], st.integers(0, 2000))),
+    st.builds(_raw, _places, st.builds(lambda more: lambda raw: raw + more, _bytes)),
+    st.builds(_raw, _places, st.builds(lambda new: lambda _raw: new, _bytes)),
+    st.builds(_typed, _places, _contents, st.booleans()),
+    st.builds(_twice, _places, st.booleans()),
+    st.builds(_ask_for, st.lists(_names | st.sampled_from(["probabilities", "y", "sum"]), max_size=3)),
+    st.builds(_parameter, st.text(max_size=9), st.text(max_size=9)),
+    st.builds(lambda version: lambda sent: setattr(sent, "model_version", version), _versions),
+    st.builds(lambda name: lambda sent: setattr(sent, "model_name", name), _model_names),
+    st.builds(lambda identity: lambda sent: setattr(sent, "id", identity), st.text(max_size=300)),
+)
+
+
+@st.composite
+def nearly_good(draw: st.DrawFn) -> Request:
+    """A good request with up to three things changed."""
+    sent = _good(draw(st.sampled_from(MODELS)))
+    for change in draw(st.lists(_mutations, min_size=1, max_size=3)):
+        change(sent)
+    return sent
+
+
+def _encoded(format_: str, size: tuple[int, int], mode: str) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, format_)
+    return file.getvalue()
+
+
+_SEEDS = [
+    _encoded(format_, size, mode)
+    for format_ in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+    for size in ((28, 28), (1, 90), (300, 40))
+    for mode in ("L", "RGB")
+]
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> bytes:
+    """A file of a real format with bytes changed, cut off, or put in."""
+    data = bytearray(draw(st.sampled_from(_SEEDS)))
+    for _ in range(draw(st.integers(0, 6))):
+        place = draw(st.integers(0, len(data) - 1 if data else 0))
+        match draw(st.sampled_from(["set", "cut", "put in", "header"])):
+            case "set" if data:
+                data[place] = draw(st.integers(0, 255))
+            case "cut":
+                del data[place:]
+            case "put in":
+                data[place:place] = draw(_bytes)
+            case "header" if len(data) > 26:  # where PNG has its width and height: also huge ones
+                data[16:24] = draw(st.binary(min_size=8, max_size=8))
+    return bytes(data)
+
+
+classify_requests = st.builds(
+    classifier_pb2.ClassifyRequest,
+    model_name=st.sampled_from(["classifier", "lstm", "text", "nobody", ""]),
+    model_version=_versions,
+    top_k=st.sampled_from([0, 1, 3, 2**31 - 1, 2**32 - 1]),
+    encoded=pictures() | _bytes,
+) | st.builds(
+    classifier_pb2.ClassifyRequest,
+    model_name=st.sampled_from(["classifier", "lstm", "gather"]),
+    top_k=st.integers(0, 20),
+    raw=st.builds(
+        classifier_pb2.RawImage,
+        height=st.sampled_from([0, 1, 28, 2**31, 2**32 - 1]),
+        width=st.sampled_from([0, 1, 28, 2**31, 2**32 - 1]),
+        pixels=_bytes | st.just(bytes(784)),
+    ),
+)
+
+
+@st.composite
+def mangled(draw: st.DrawFn) -> bytes:
+    """The bytes of a message with some of them changed, so that mostly it is none any more."""
+    message = draw(st.sampled_from([*map(_good, MODELS)]) | classify_requests)
+    data = bytearray(message.SerializeToString())
+    for _ in range(draw(st.integers(1, 5))):
+        place = draw(st.integers(0, len(data)))
+        data[place : place + draw(st.integers(0, 4))] = draw(st.binary(max_size=6))
+    return bytes(data)

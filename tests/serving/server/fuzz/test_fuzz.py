@@ -1,0 +1,73 @@
+"""Whatever a caller sends gets an answer or is told what is wrong with it. A real server in a process of its own: it
+must not crash, and neither its memory nor its log may grow with what it refuses.
+
+A few cases here; ``make fuzz`` sends 24,000, and 8,000 that are not even gRPC.
+"""
+
+import os
+
+from grpc_health.v1 import health_pb2
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from protos import classifier_pb2
+from protos import inference_pb2 as pb
+from tests.serving.server.fuzz import requests
+from tests.serving.server.fuzz.conftest import INFER, Target
+
+CASES = int(os.environ.get("FUZZ_CASES", "60"))
+"""Of each of the six tests."""
+CLASSIFY = "/hangtag.v1.Classifier/Classify"
+METHODS = [
+    *(
+        f"/inference.GRPCInferenceService/{method.name}"
+        for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
+    ),
+    CLASSIFY,
+    "/grpc.health.v1.Health/Check",
+]
+
+fuzzed = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@fuzzed
+@given(sent=requests.anything)
+def test_any_request(target: Target, sent: pb.ModelInferRequest) -> None:
+    target.send(INFER, sent.SerializeToString())
+
+
+@fuzzed
+@given(sent=requests.nearly_good())
+def test_a_good_request_with_something_changed(target: Target, sent: pb.ModelInferRequest) -> None:
+    answer = target.send(INFER, sent.SerializeToString())
+    if answer is not None:
+        for output in pb.ModelInferResponse.FromString(answer).outputs:
+            assert all(size > 0 for size in output.shape)
+
+
+@fuzzed
+@given(sent=requests.classify_requests)
+def test_any_picture(target: Target, sent: classifier_pb2.ClassifyRequest) -> None:
+    answer = target.send(CLASSIFY, sent.SerializeToString())
+    if answer is not None:
+        labels = classifier_pb2.ClassifyResponse.FromString(answer).labels
+        assert 1 <= len(labels) <= 10
+
+
+@fuzzed
+@given(data=requests.mangled(), method=st.sampled_from([INFER, CLASSIFY]))
+def test_messages_with_bytes_changed(target: Target, data: bytes, method: str) -> None:
+    target.send(method, data)
+
+
+@fuzzed
+@given(data=st.binary(max_size=200) | requests.mangled(), method=st.sampled_from(METHODS))
+def test_any_bytes_to_any_method(target: Target, data: bytes, method: str) -> None:
+    target.send(method, data)
+
+
+@fuzzed
+@given(name=st.text(max_size=50), method=st.sampled_from(METHODS))
+def test_any_name(target: Target, name: str, method: str) -> None:
+    """A string is field 1 of every request that names something."""
+    target.send(method, health_pb2.HealthCheckRequest(service=name).SerializeToString())

@@ -1,0 +1,123 @@
+"""What no gRPC client sends: frames that are out of order, out of place, too long, too many, or none at all.
+
+The cases are those that h2spec asks about (RFC 9113), and the two that have taken servers down: streams that are opened
+and reset at once (CVE-2023-44487), and headers that go on and on (CVE-2024-27316).
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.serving.command import TIMEOUT
+from tests.serving.server.fuzz.conftest import Target
+
+CASES = int(os.environ.get("FUZZ_CASES", "60"))
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+END_STREAM, END_HEADERS = 0x1, 0x4
+
+
+def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0, length: int | None = None) -> bytes:
+    """RFC 9113, 4.1. length: what the frame says of its payload, where that is not the truth."""
+    size = len(payload) if length is None else length
+    return (
+        struct.pack(">I", size & 0xFFFFFF)[1:]
+        + bytes([kind & 0xFF, flags & 0xFF])
+        + struct.pack(">I", stream)
+        + payload
+    )
+
+
+def text(value: str) -> bytes:
+    """HPACK's plain string, up to 126 bytes."""
+    return bytes([len(value)]) + value.encode()
+
+
+def header(name: str, value: str) -> bytes:
+    """HPACK's literal without indexing."""
+    return b"\x00" + text(name) + text(value)
+
+
+CALL = b"".join(
+    header(name, value)
+    for name, value in (
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/inference.GRPCInferenceService/ModelInfer"),
+        (":authority", "fuzz"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    )
+)
+OPEN = PREFACE + frame(SETTINGS)
+
+frames = st.builds(
+    frame,
+    st.integers(0, 12),
+    st.binary(max_size=40) | st.just(CALL),
+    flags=st.sampled_from([0, END_STREAM, END_HEADERS, END_STREAM | END_HEADERS, 0x8, 0x20, 0xFF]),
+    stream=st.sampled_from([0, 1, 2, 3, 5, 2**31 - 1, 2**31]),
+    length=st.none() | st.sampled_from([0, 1, 9, 2**14 + 1, 2**24 - 1]),
+)
+
+
+def send(target: Target, data: Iterable[bytes]) -> None:
+    """Send it all, hang up, and wait until the server has hung up too."""
+    host, _, port = target.address.rpartition(":")
+    with socket.create_connection((host, int(port)), TIMEOUT) as connection:
+        try:
+            for part in data:
+                connection.sendall(part)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):
+                pass
+        except TimeoutError:
+            raise  # it holds on to a connection that has ended
+        except OSError:
+            return  # it did not even listen to the end
+
+
+@settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(sent=st.lists(frames, max_size=8), opening=st.sampled_from([OPEN, OPEN, OPEN, PREFACE, PREFACE[:9], b""]))
+def test_any_frames(target: Target, sent: list[bytes], opening: bytes) -> None:
+    send(target, [opening, *sent])
+
+
+@settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.binary(max_size=300))
+def test_any_bytes(target: Target, data: bytes) -> None:
+    send(target, [data])
+
+
+def call(stream: int, *, flags: int = END_HEADERS) -> bytes:
+    return frame(HEADERS, CALL, flags=flags, stream=stream)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [OPEN, *(call(stream) + frame(RST_STREAM, bytes(4), stream=stream) for stream in range(1, 20_001, 2))],
+        [OPEN, call(1, flags=0), *[frame(CONTINUATION, header("x", "y" * 100) * 100, stream=1)] * 2000],
+        [OPEN, *(call(stream) for stream in range(1, 20_001, 2))],
+        [OPEN, *[frame(PING, bytes(8))] * 20_000],
+        [OPEN, *[frame(SETTINGS, struct.pack(">HI", 4, 1))] * 20_000],
+        [OPEN, *[frame(WINDOW_UPDATE, struct.pack(">I", 2**31 - 1))] * 10],
+        [OPEN, *[frame(PRIORITY, bytes(5), stream=3)] * 20_000],
+        [OPEN, call(1), *[frame(DATA, b"", stream=1)] * 20_000],
+        [OPEN, call(1), frame(DATA, b"\x00" + struct.pack(">I", 2**32 - 1) + b"x", stream=1)],
+        [OPEN, frame(HEADERS, b"\x3f\xe1\xff\xff\xff\x7f" + CALL, flags=END_HEADERS, stream=1)],
+        [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"],
+        [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)],
+    ],
+    ids=[
+        *("rapid reset", "endless headers", "streams without end", "pings", "settings", "window overflow"),
+        *("priorities", "empty data", "a message of 4 GiB, they say", "a huge HPACK table", "HTTP/1.1", "TLS"),
+    ],
+)
+def test_attacks_that_have_names(target: Target, data: list[bytes]) -> None:
+    send(target, data)

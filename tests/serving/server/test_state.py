@@ -1,0 +1,51 @@
+from serving.server.batcher import Timings
+from serving.server.histogram import SECONDS, Histogram
+from serving.server.state import LOADING, READY, UNAVAILABLE, ServerState, VersionState, total
+from serving.server.statistics import Counters, Statistics
+
+
+def counted(calls: int) -> Counters:
+    statistics = Statistics()
+    for _ in range(calls):
+        statistics.record_batch([Timings(1, 1, 1, 1, 2)])
+    return statistics.snapshot()
+
+
+def failed(times: int) -> Histogram:
+    return Histogram(SECONDS, (times, *[0] * len(SECONDS)), 0.5 * times)
+
+
+def test_processes_add_up_by_model_and_version() -> None:
+    one = ServerState(
+        (VersionState("a", "1", READY, provider="CPU", instances=1, queued=2, counters=counted(3)),),
+        {("a", "1", "INTERNAL"): failed(1)},
+        {("a", "ok"): 1},
+    )
+    another = ServerState(
+        (
+            VersionState("a", "1", READY, provider="CPU", instances=1, queued=5, counters=counted(4)),
+            VersionState("a", "2", READY, instances=1),
+        ),
+        {("a", "1", "INTERNAL"): failed(2), ("", "", "NOT_FOUND"): failed(9)},
+        {("a", "ok"): 2, ("b", "error"): 1},
+    )
+    both = total([one, another])
+    assert [(v.name, v.version, v.instances, v.queued) for v in both.versions] == [("a", "1", 2, 7), ("a", "2", 1, 0)]
+    assert both.versions[0].counters.execution_count == 7
+    assert both.failures == {("a", "1", "INTERNAL"): failed(3), ("", "", "NOT_FOUND"): failed(9)}
+    assert both.loads == {("a", "ok"): 3, ("b", "error"): 1}
+    assert total([]) == ServerState()
+
+
+def test_a_version_is_as_ready_as_where_it_is_least() -> None:
+    ready, broken = VersionState("a", "1", READY), VersionState("a", "1", UNAVAILABLE, "no model")
+    for both in (ready + broken, broken + ready):
+        assert (both.state, both.reason) == (UNAVAILABLE, "no model")
+    assert (ready + VersionState("a", "1", LOADING)).state == LOADING
+
+
+def test_of_a_process_that_ended_only_what_it_did_is_left() -> None:
+    state = VersionState("a", "1", UNAVAILABLE, "no model", "CPU", 2, 7, counted(3))
+    (left,) = ServerState((state,), {("a", "1", "INTERNAL"): failed(1)}).done_only().versions
+    assert (left.instances, left.queued, left.reason) == (0, 0, "")
+    assert left.counters == state.counters

@@ -1,0 +1,95 @@
+import multiprocessing
+import os
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from serving.server.errors import NotFoundError
+from serving.server.workers.peer import Peer, PeerError
+
+TIMEOUT = 30.0
+
+
+class Pair:
+    """Two ends of a pipe, in one process."""
+
+    def __init__(self) -> None:
+        ours, theirs = self._ends = multiprocessing.Pipe()
+        self.ended = threading.Event()
+        self.gate = threading.Event()
+        self.here = Peer(ours, lambda message: f"here got {message}", self.ended.set)
+        self.there = Peer(theirs, self._there)
+        self.here.start()
+        self.there.start()
+
+    def hang_up(self) -> None:
+        """As if the other process had ended: its end of the pipe is gone."""
+        with socket.socket(fileno=os.dup(self._ends[1].fileno())) as there:
+            there.shutdown(socket.SHUT_RDWR)
+
+    def _there(self, message: object) -> object:
+        match message:
+            case "ask back":
+                return self.there.call("a question", TIMEOUT)
+            case "wait":
+                assert self.gate.wait(TIMEOUT)
+                return "waited"
+            case "fail":
+                raise NotFoundError("not there")
+        return f"there got {message}"
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.gate.set()
+    pair.hang_up()
+    assert pair.ended.wait(TIMEOUT)
+
+
+def test_both_ends_ask_and_answer_also_within_a_call(pair: Pair) -> None:
+    assert pair.here.call("a word", TIMEOUT) == "there got a word"
+    assert pair.there.call("a word", TIMEOUT) == "here got a word"
+    assert pair.here.call("ask back", TIMEOUT) == "here got a question"
+
+
+def test_one_call_does_not_hold_up_another(pair: Pair) -> None:
+    answers: list[object] = []
+    waiting = threading.Thread(target=lambda: answers.append(pair.here.call("wait", TIMEOUT)))
+    waiting.start()
+    assert pair.here.call("a word", TIMEOUT) == "there got a word"
+    pair.gate.set()
+    waiting.join(TIMEOUT)
+    assert answers == ["waited"]
+
+
+def test_what_the_other_end_raises_is_raised_here(pair: Pair) -> None:
+    with pytest.raises(NotFoundError, match="not there"):
+        pair.here.call("fail", TIMEOUT)
+
+
+def test_no_answer_in_time_is_an_error(pair: Pair) -> None:
+    with pytest.raises(PeerError, match=r"no answer within 0\.01 s"):
+        pair.here.call("wait", 0.01)
+
+
+def test_an_end_that_goes_is_noticed_and_ends_what_waits(pair: Pair) -> None:
+    failures: list[PeerError] = []
+
+    def wait() -> None:
+        with pytest.raises(PeerError) as failure:
+            pair.here.call("wait", TIMEOUT)
+        failures.append(failure.value)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert pair.here.call("a word", TIMEOUT)
+    pair.hang_up()
+    assert pair.ended.wait(TIMEOUT)
+    waiting.join(TIMEOUT)
+    assert len(failures) == 1
+    with pytest.raises(PeerError):
+        pair.here.call("a word", TIMEOUT)

@@ -1,0 +1,78 @@
+"""The supervisor in this process, with real workers: what is hard to make happen from outside."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.server.config import ServerConfig
+from serving.server.workers import process, supervisor
+from serving.server.workers.messages import Load
+from serving.server.workers.peer import PeerError
+from serving.server.workers.process import WorkerProcess
+from serving.server.workers.supervisor import Supervisor
+from tests import onnx_models
+
+TIMEOUT = 60.0
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    return tmp_path
+
+
+@pytest.fixture
+def supervised(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.05)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]))
+    config = ServerConfig(models=models, port=0, workers=2, model_control="explicit", load_model=("gather",))
+    supervised = Supervisor(config)
+    supervised.start()
+    yield supervised
+    supervised.stop(grace=5)
+
+
+def wait_until_replaced(supervised: Supervisor, number: int, before: WorkerProcess) -> WorkerProcess:
+    def replaced() -> bool:
+        return supervised._workers[number] is not before and supervised._workers[number].listening
+
+    with supervised._changed:
+        assert supervised._changed.wait_for(replaced, TIMEOUT)
+        return supervised._workers[number]
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced(supervised: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = supervised._workers[0]
+    assert hanging.pid is not None
+    os.kill(hanging.pid, signal.SIGSTOP)
+    monkeypatch.setattr(process, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "HANG_SECONDS", 1.0)
+    wait_until_replaced(supervised, 0, hanging)
+    assert hanging.exit_code == -signal.SIGKILL
+    monkeypatch.undo()
+    assert supervised.workers().running == 2
+    assert supervised.workers().restarts >= 1
+
+
+def test_a_worker_that_cannot_follow_is_replaced_by_one_that_begins_with_it(
+    supervised: Supervisor, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_models.publish(models, "text", onnx_models.text())
+    second = supervised._workers[1]
+    call = second.call
+
+    def unwilling(message: Any, timeout: float | None = None) -> Any:
+        if isinstance(message, Load):
+            raise PeerError("out of memory, say")
+        return call(message, timeout)
+
+    monkeypatch.setattr(second, "call", unwilling)
+    supervised.load("text")
+    replacement = wait_until_replaced(supervised, 1, second)
+    replacement.refresh()
+    assert {one.name for one in replacement.state.versions} == {"gather", "text"}
+    assert supervised.ready

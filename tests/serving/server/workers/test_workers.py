@@ -1,0 +1,229 @@
+"""``hangtag serve --workers 2`` in real processes, which are killed."""
+
+import os
+import re
+import select
+import signal
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from protos import inference_pb2 as pb
+from protos import inference_pb2_grpc
+from tests import onnx_models
+from tests.serving.command import TIMEOUT, Serving, hangtag, serving
+from tests.serving.server.transport.live import failure, index, outputs, request
+
+CALLERS = 8
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+Stub = inference_pb2_grpc.GRPCInferenceServiceStub
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    return tmp_path
+
+
+@contextmanager
+def two_workers(models: Path, *options: str) -> Iterator[Serving]:
+    with serving("--models", str(models), "--port", "0", "--workers", "2", *options) as server:
+        server.wait_until_ready()
+        yield server
+
+
+@contextmanager
+def connections(server: Serving, count: int = CALLERS) -> Iterator[list[Stub]]:
+    """Each of its own, so that the kernel spreads them over the workers."""
+    with ExitStack() as stack:
+        address = server.wait_until_ready()
+        yield [Stub(stack.enter_context(grpc.insecure_channel(address, OWN_CONNECTION))) for _ in range(count)]
+
+
+def pids(server: Serving) -> list[int]:
+    """Of the workers that listened, the earliest first."""
+    lines = [line for line in list(server.log) if 'event="worker listens"' in line]
+    return [int(re.findall(r"pid=(\d+)", line)[0]) for line in lines]
+
+
+def ask(stub: Stub) -> float:
+    answer = outputs(stub.ModelInfer(request("gather", index=index(2)), timeout=TIMEOUT, wait_for_ready=True))
+    return float(answer["value"].item())
+
+
+def answered(stub: Stub) -> int:
+    (told,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name="gather"), timeout=TIMEOUT).model_stats
+    return int(told.inference_stats.success.count)
+
+
+def metrics(server: Serving) -> dict[str, float]:
+    match = re.search(r"url=(\S+)", server.wait_for("metrics"))
+    assert match
+    with urllib.request.urlopen(match[1], timeout=TIMEOUT) as response:
+        text = response.read().decode()
+    return {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith(("hangtag_worker", "nv_inference_count"))
+    }
+
+
+def stop(server: Serving) -> None:
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0, "".join(server.log)
+    assert not any("Traceback" in line for line in server.log)
+
+
+def test_both_take_calls_and_every_one_tells_of_both(models: Path) -> None:
+    with two_workers(models) as server:
+        assert len(pids(server)) == 2
+        with connections(server, 16) as stubs:
+            assert [ask(stub) for stub in stubs] == [20] * 16
+            assert {answered(stub) for stub in stubs} == {16}
+            assert metrics(server) == {
+                "nv_inference_count": 16,
+                "hangtag_workers": 2,
+                "hangtag_workers_wanted": 2,
+                "hangtag_worker_restarts_total": 0,
+            }
+        stop(server)
+        for pid in pids(server):
+            assert not Path(f"/proc/{pid}").exists()
+
+
+def test_loading_and_unloading_reach_both(models: Path) -> None:
+    with two_workers(models, "--model-control", "explicit") as server, connections(server, 16) as stubs:
+        first = stubs[0]
+        load = pb.RepositoryModelLoadRequest(model_name="gather")
+        first.RepositoryModelLoad(load, timeout=TIMEOUT, wait_for_ready=True)
+        assert [ask(stub) for stub in stubs] == [20] * 16
+        (models / "gather/2").mkdir()
+        (models / "gather/2/model.onnx").write_bytes(b"broken")
+        code, message = failure(lambda: first.RepositoryModelLoad(load, timeout=TIMEOUT))
+        assert (code, "gather/2/model.onnx cannot be loaded" in message) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+        assert [ask(stub) for stub in stubs] == [20] * 16
+        first.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="gather"), timeout=TIMEOUT)
+        for stub in stubs:
+            assert failure(lambda stub=stub: ask(stub))[0] is grpc.StatusCode.NOT_FOUND  # type: ignore[misc]
+        stop(server)
+
+
+def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(models: Path) -> None:
+    with two_workers(models, "--model-control", "explicit", "--load-model", "gather") as server:
+        failed: list[grpc.StatusCode] = []
+        good = [0] * CALLERS
+        killed, done = threading.Event(), threading.Event()
+
+        def call(number: int, stub: Stub) -> None:
+            while not done.is_set():
+                try:
+                    assert ask(stub) == 20
+                    good[number] += 1
+                except grpc.RpcError as error:
+                    failed.append(error.code())
+
+        with connections(server) as stubs:
+            callers = [threading.Thread(target=call, args=(n, stub)) for n, stub in enumerate(stubs)]
+            for caller in callers:
+                caller.start()
+            victim, survivor = pids(server)
+            # Published and not loaded: the worker that comes back must serve what the other one serves.
+            onnx_models.publish(models, "gather", onnx_models.text(), version=2)
+            os.kill(victim, signal.SIGKILL)
+            killed.set()
+            assert "signal 9" in server.wait_for('"worker ended"')
+            server.wait_for_count('"worker listens"', 3)
+            done.set()
+            for caller in callers:
+                caller.join(TIMEOUT)
+        assert set(failed) <= {grpc.StatusCode.UNAVAILABLE}
+        assert len(failed) <= CALLERS  # each had one call in flight
+        assert min(good) > 0
+        now = metrics(server)
+        assert (now["hangtag_workers"], now["hangtag_worker_restarts_total"]) == (2, 1)
+        with connections(server, 16) as stubs:
+            assert [ask(stub) for stub in stubs] == [20] * 16
+        assert pids(server)[1] == survivor
+        stop(server)
+
+
+def test_what_is_loaded_while_a_worker_begins_reaches_it(models: Path) -> None:
+    with two_workers(models, "--model-control", "explicit", "--load-model", "gather") as server:
+        onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
+        onnx_models.publish(models, "text", onnx_models.text())
+        os.kill(pids(server)[0], signal.SIGKILL)
+        server.wait_for('"worker ended"')
+        with connections(server, 1) as (stub,):
+            for name in ("gather", "text"):
+                load = pb.RepositoryModelLoadRequest(model_name=name)
+                stub.RepositoryModelLoad(load, timeout=TIMEOUT, wait_for_ready=True)
+        server.wait_for_count('"worker listens"', 3)
+        with connections(server, 16) as stubs:
+            sent = request("gather", index=index(2))
+            assert {stub.ModelInfer(sent, timeout=TIMEOUT).model_version for stub in stubs} == {"2"}
+            assert all(stub.ModelReady(pb.ModelReadyRequest(name="text")).ready for stub in stubs)
+        stop(server)
+
+
+def test_a_worker_that_is_asked_to_end_is_replaced_too(models: Path) -> None:
+    with two_workers(models) as server:
+        os.kill(pids(server)[0], signal.SIGTERM)
+        server.wait_for_count('"worker listens"', 3)
+        with connections(server) as stubs:
+            assert [ask(stub) for stub in stubs] == [20] * CALLERS
+        stop(server)
+
+
+def test_when_a_worker_cannot_be_replaced_the_server_fails(models: Path) -> None:
+    with two_workers(models) as server:
+        (models / "gather/1/model.onnx").write_bytes(b"broken")
+        os.kill(pids(server)[0], signal.SIGKILL)
+        assert server.wait() == 1
+        assert server.log[-1].startswith("Error: a worker could not be replaced, 5 times: ")
+        assert "gather/1/model.onnx cannot be loaded" in server.log[-1]
+        for pid in pids(server):
+            assert not Path(f"/proc/{pid}").exists()
+
+
+def test_workers_end_with_their_supervisor(models: Path) -> None:
+    with two_workers(models) as server:
+        workers = [os.pidfd_open(pid) for pid in pids(server)]
+        server.signal(signal.SIGKILL)
+        for worker in workers:
+            assert select.select([worker], [], [], TIMEOUT)[0]
+            os.close(worker)
+
+
+def test_polling_reaches_both(models: Path) -> None:
+    with two_workers(models, "--model-control", "poll", "--poll-seconds", "0.1") as server:
+        onnx_models.publish(models, "text", onnx_models.text())
+        server.wait_for_count('"model loaded"', 4)
+        stop(server)
+
+
+@pytest.mark.parametrize("broken", [True, False], ids=["a broken model", "no model"])
+def test_what_stops_the_start_is_one_line(models: Path, broken: bool) -> None:
+    file = models / "gather/1/model.onnx"
+    file.write_bytes(b"broken") if broken else file.unlink()
+    result = hangtag("serve", "--models", str(models), "--port", "0", "--workers", "2")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert f"{models}/gather" in error
+
+
+def test_a_port_that_another_server_shares_is_refused(models: Path) -> None:
+    with two_workers(models) as server:
+        port = server.wait_until_ready().rpartition(":")[2]
+        for workers in ("1", "2"):
+            result = hangtag("serve", "--models", str(models), "--port", port, "--workers", workers)
+            assert result.returncode == 1
+            assert f"cannot listen on 127.0.0.1:{port}: another program has the port" in result.stderr
+        stop(server)
