@@ -1,5 +1,6 @@
 """A server's life: listen, load, be ready, drain, end."""
 
+import gc
 import os
 import queue
 import signal
@@ -40,6 +41,9 @@ class Server:
         except BaseException:
             self.stop(grace=0)
             raise
+        # What is here now stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         self._transport.set_ready()
         log.info(
             "ready",

@@ -12,8 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import structlog
@@ -25,8 +24,7 @@ log = structlog.get_logger()
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class Timings:
+class Timings(NamedTuple):  # a tuple: one is made for every request
     """What one request cost, in nanoseconds, and how many samples were computed together."""
 
     queue_ns: int
@@ -41,8 +39,7 @@ class Timings:
         return self.compute_input_ns + self.compute_infer_ns + self.compute_output_ns
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """A request's outputs by name, and what they cost."""
 
     outputs: Tensors

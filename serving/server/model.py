@@ -1,5 +1,6 @@
 """A model that serves: its runtime, its queue, its instances (threads that compute batches) and its counters."""
 
+import itertools
 import threading
 import time
 from collections.abc import Hashable, Mapping
@@ -112,18 +113,9 @@ class ServedModel:
         computed = time.perf_counter_ns()
         parts = _split(outputs, [entry.samples for entry in batch])
         split = time.perf_counter_ns()
-        samples = sum(entry.samples for entry in batch)
+        costs = (gathered - begin, computed - gathered, split - computed, sum(entry.samples for entry in batch))
         return [
-            Answer(
-                part,
-                Timings(
-                    queue_ns=int((started - entry.enqueued) * 1e9),
-                    compute_input_ns=gathered - begin,
-                    compute_infer_ns=computed - gathered,
-                    compute_output_ns=split - computed,
-                    batch_size=samples,
-                ),
-            )
+            Answer(part, Timings(int((started - entry.enqueued) * 1e9), *costs))
             for entry, part in zip(batch, parts, strict=True)
         ]
 
@@ -136,9 +128,7 @@ def _split(outputs: Tensors, sizes: list[int]) -> list[Tensors]:
             raise InferenceError(
                 f"output {name!r} has {len(array)} rows for {sum(sizes)} samples: its first axis is not the batch's"
             )
-    parts: list[Tensors] = []
-    start = 0
-    for size in sizes:
-        parts.append({name: array[start : start + size] for name, array in outputs.items()})
-        start += size
-    return parts
+    ends = [*itertools.accumulate(sizes)]
+    spans = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    split = [[array[span] for span in spans] for array in outputs.values()]
+    return [dict(zip(outputs, part, strict=True)) for part in zip(*split, strict=True)]

@@ -23,7 +23,10 @@ from serving.server.transport.status import status_of
 log = structlog.get_logger()
 
 _REQUESTED_CALLS = 8  # outstanding at gRPC's core: new calls need not wait until the leader asks for them
-_FILL_SECONDS = 0.001  # how long a leader waits for a fuller batch while another thread computes
+# While another thread computes and answers, a leader waits for a fuller batch until nothing has come for so long, and no
+# longer than so long altogether.
+_FILL_SILENCE_SECONDS = 0.001
+_FILL_SECONDS = 0.002
 _RESERVE_SECONDS = 0.005  # how long the lead may be vacant
 
 
@@ -61,6 +64,7 @@ class HotPath:
         self._queue = server.queue
         self._method = method
         self._handler = handler
+        self._new_call = _NewCall(self)
         self._lead = Lead()
         self._waiting: dict[Computer, None] = {}  # models that calls were queued for; the leader's alone
         self._computing = 0
@@ -77,7 +81,7 @@ class HotPath:
         self._server.take_over(self._method)
         self._server.start()
         for _ in range(_REQUESTED_CALLS):
-            self._server.request(self._method, _NewCall(self))
+            self._server.request(self._method, self._new_call)
         for thread in self._threads:
             thread.start()
 
@@ -109,7 +113,7 @@ class HotPath:
     def _gather(self) -> Batch | None:
         """Poll until a batch is due. None: the queue is shut down."""
         until: float | None = 0.0 if self._waiting else None
-        fill_until = 0.0
+        fill_end = 0.0  # 0: it did not wait for a fuller batch yet
         while True:
             event = self._queue.next(until)
             if event.completion_type == OPERATION_DONE:
@@ -117,20 +121,20 @@ class HotPath:
                 event = None  # grpcio wants an event gone before the next poll
                 if model is not None:
                     self._waiting[model] = None
-                    until = 0.0
                     if model.batcher.full and (batch := model.batcher.take(wait=False)):
                         return model, batch
+                if self._waiting:
+                    until = 0.0  # whatever else is there already
             elif event.completion_type == TIMED_OUT:
-                if self._computing:
-                    fill_until = fill_until or time.time() + _FILL_SECONDS
-                    if time.time() < fill_until:
-                        until = fill_until
-                        continue
-                found = self._take()
-                if found:
+                now = time.time()
+                fill_end = fill_end or now + _FILL_SECONDS
+                if self._computing and not until and now < fill_end:
+                    until = min(now + _FILL_SILENCE_SECONDS, fill_end)
+                    continue
+                if found := self._take():
                     return found
                 until = self._next_due()
-                fill_until = 0.0
+                fill_end = 0.0
             else:
                 return None
 
@@ -161,9 +165,11 @@ class HotPath:
     def _stand_by(self) -> None:
         while not self._closed.is_set():
             self._lead.vacant.wait()
-            self._lead.vacant.clear()
             turns = self._lead.turns
-            if self._closed.wait(_RESERVE_SECONDS) or not self._lead.take_if_idle(turns):
+            if self._closed.wait(_RESERVE_SECONDS):
+                return
+            if not self._lead.take_if_idle(turns):
+                self._lead.rest(turns)
                 continue
             self._in_reserve = True
             for model in self._waiting:
@@ -181,11 +187,11 @@ class HotPath:
     def on_new_call(self, event: Any) -> None:
         if not event.success:  # the server is shutting down
             return
-        self._server.request(self._method, _NewCall(self))
+        self._server.request(self._method, self._new_call)
         call = UnaryCall(event)
         try:
             self._handler.admit(call)
-            call.receive(lambda message: self._on_message(call, message))
+            call.receive(self._on_message)
         except Exception as error:
             self._refuse(call, error)
 
