@@ -77,17 +77,16 @@ class ServedModel:
         """Compute a batch and complete its entries. Never raises: what fails, fails this batch only."""
         started = time.monotonic()
         try:
-            try:
-                answers = self._compute(batch, started)
-            finally:
-                self.batcher.finish()
+            answers = self._compute(batch, started)
         except Exception as error:
+            self.batcher.finish(batch)
             failure = error if isinstance(error, ServerError) else InferenceError(f"the batch failed: {error}")
             log.exception("batch failed", model=self.name, version=self.version, requests=len(batch))
             for entry in batch:
                 self.statistics.record_failure(int((time.monotonic() - entry.enqueued) * 1e9))
                 entry.complete(failure)
             return
+        self.batcher.finish(batch, time.monotonic() - started)
         self.statistics.record_batch([answer.timings for answer in answers])
         for entry, answer in zip(batch, answers, strict=True):
             entry.complete(answer)

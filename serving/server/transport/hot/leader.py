@@ -5,7 +5,7 @@ from collections import deque
 
 
 class Lead:
-    """A token with a line. ``vacant`` is set when the lead is given up and nobody was there to take it, until ``rest``."""
+    """A token with a line. ``vacant`` is set when the lead is given up and nobody takes it over, until ``rest``."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()

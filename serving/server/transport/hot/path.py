@@ -23,8 +23,8 @@ from serving.server.transport.status import status_of
 log = structlog.get_logger()
 
 _REQUESTED_CALLS = 8  # outstanding at gRPC's core: new calls need not wait until the leader asks for them
-# While another thread computes and answers, a leader waits for a fuller batch until nothing has come for so long, and no
-# longer than so long altogether.
+# While another thread computes and answers, a leader waits for a fuller batch until nothing has come for so long, and
+# no longer than so long altogether.
 _FILL_SILENCE_SECONDS = 0.001
 _FILL_SECONDS = 0.002
 _RESERVE_SECONDS = 0.005  # how long the lead may be vacant
