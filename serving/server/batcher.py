@@ -128,6 +128,11 @@ class Batcher:
         """A whole batch waits and an instance is free, so there is nothing to wait for."""
         return self._samples >= self.max_batch_size and not self._busy
 
+    def expected_seconds(self, samples: int) -> float:
+        """How long a batch of so many samples takes to compute; 0 while that is not known."""
+        with self._changed:
+            return self._service_time.predict(samples)
+
     def would_wait(self, samples: int) -> bool:
         """Whether a request of so many samples would not be in the next batch, or that batch not start at once."""
         return self._busy or bool(self.max_queue_delay) or self._samples + samples > self.max_batch_size

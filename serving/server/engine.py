@@ -72,10 +72,13 @@ class Engine:
 
     def _load(self, file: ModelFile) -> ServedModel:
         started = time.perf_counter()
-        threads = self.config.intra_op_threads or max(1, usable_cpus() // self.config.instances)
+        cpus = usable_cpus()
+        threads = self.config.intra_op_threads or max(1, cpus // self.config.instance_count)
         runtime = Runtime(file.path, provider=self.config.provider, threads=threads)
         model = ServedModel(file, runtime, self.config)
         runtime.warm_up(sorted({1, model.max_batch_size}))
+        if cpus > threads and not self.config.intra_op_threads and runtime.on_cpu:
+            runtime.widen(cpus)
         log.info(
             "model loaded",
             model=file.name,
@@ -83,7 +86,8 @@ class Engine:
             provider_asked=self.config.provider,
             provider=runtime.provider,
             intra_op_threads=threads,
-            instances=self.config.instances,
+            alone_threads=runtime.alone_threads or threads,
+            instances=self.config.instance_count,
             max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
             seconds=round(time.perf_counter() - started, 3),
         )

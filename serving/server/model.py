@@ -32,12 +32,12 @@ class ServedModel:
         self.batcher = Batcher(
             max_batch_size=self.max_batch_size,
             max_queue_size=config.max_queue_size,
-            instances=config.instances,
+            instances=config.instance_count,
             max_queue_delay=config.max_queue_delay_microseconds / 1e6,
         )
         self._instances = [
             threading.Thread(target=self._serve, name=f"{self.name}-{number}", daemon=True)
-            for number in range(config.instances)
+            for number in range(config.instance_count)
         ]
 
     @property
@@ -108,7 +108,10 @@ class ServedModel:
         if len(batch) > 1:
             inputs = {name: np.concatenate([entry.inputs[name] for entry in batch]) for name in inputs}
         gathered = time.perf_counter_ns()
-        outputs = self.runtime.run(inputs)
+        if self.runtime.alone_threads and self.batcher.computing == 1 and not len(self.batcher):
+            outputs = self.runtime.run(inputs, alone=True)
+        else:
+            outputs = self.runtime.run(inputs)
         computed = time.perf_counter_ns()
         parts = _split(outputs, [entry.samples for entry in batch])
         split = time.perf_counter_ns()

@@ -27,6 +27,8 @@ _REQUESTED_CALLS = 8  # outstanding at gRPC's core: new calls need not wait unti
 # no longer than so long altogether.
 _FILL_SILENCE_SECONDS = 0.001
 _FILL_SECONDS = 0.002
+_LONE_BATCHES = 8  # so many in a row, and calls are taken to come one at a time
+_MOMENT_SECONDS = 0.001
 _RESERVE_SECONDS = 0.005  # how long the lead may be vacant
 
 
@@ -70,6 +72,7 @@ class HotPath:
         self._computing = 0
         self._counting = threading.Lock()
         self._in_reserve = False  # the reserve thread leads
+        self._lone_batches = 0  # batches in a row of one call each, with nothing else waiting or computed
         self._closed = threading.Event()
         self._threads = [
             threading.Thread(target=self._serve, name=f"hot-{number}", daemon=True) for number in range(threads)
@@ -96,23 +99,42 @@ class HotPath:
     def _serve(self) -> None:
         while True:
             self._lead.take()
-            found = self._gather()
+            try:
+                found = self._gather()
+            except Exception:  # a bug of ours may not end the thread, and with it everything
+                log.exception("polling failed")
+                self._lead.give()
+                continue
             if found is None:
                 self._lead.give()
                 return
+            model, batch = found
+            lone = self._is_lone(model, batch)
             with self._counting:
                 self._computing += 1
-            self._lead.give()
-            model, batch = found
+            self._lead.give(wake=not lone)
             while batch:  # an instance that finishes takes what waited for it
                 model.execute(batch)
                 batch = model.batcher.take(wait=False)
             with self._counting:
                 self._computing -= 1
 
+    def _is_lone(self, model: Computer, batch: list[Entry]) -> bool:
+        """Calls come one at a time and this one takes a moment, so no follower need be woken to poll meanwhile.
+
+        Waking one costs a part of the call's own time. Should the moment be a long one, the reserve thread polls.
+        """
+        alone = len(batch) == 1 and not self._computing and not self._waiting
+        self._lone_batches = self._lone_batches + 1 if alone else 0
+        if self._lone_batches < _LONE_BATCHES:
+            return False
+        return 0 < model.batcher.expected_seconds(batch[0].samples) < _MOMENT_SECONDS
+
     def _gather(self) -> Batch | None:
         """Poll until a batch is due. None: the queue is shut down."""
-        until: float | None = 0.0 if self._waiting else None
+        # After a lone batch, what is there already came while nobody polled.
+        until: float | None = 0.0 if self._waiting or self._lone_batches >= _LONE_BATCHES else None
+        missed = not self._waiting and until == 0.0
         fill_end = 0.0  # 0: it did not wait for a fuller batch yet
         while True:
             event = self._queue.next(until)
@@ -121,28 +143,35 @@ class HotPath:
                 event = None  # grpcio wants an event gone before the next poll
                 if model is not None:
                     self._waiting[model] = None
-                    if model.batcher.full and (batch := model.batcher.take(wait=False)):
-                        return model, batch
+                    if missed:
+                        self._lone_batches = 0
+                    if model.batcher.full and (found := self._take(model)):
+                        return found
                 if self._waiting:
                     until = 0.0  # whatever else is there already
             elif event.completion_type == TIMED_OUT:
+                missed = False
                 now = time.time()
                 fill_end = fill_end or now + _FILL_SECONDS
-                if self._computing and not until and now < fill_end:
+                if not until and now < fill_end and self._may_fill():
                     until = min(now + _FILL_SILENCE_SECONDS, fill_end)
                     continue
-                if found := self._take():
-                    return found
+                for model in list(self._waiting):
+                    if found := self._take(model):
+                        return found
                 until = self._next_due()
                 fill_end = 0.0
             else:
                 return None
 
-    def _take(self) -> Batch | None:
-        for model in self._waiting:
-            if batch := model.batcher.take(wait=False):
-                return model, batch
-        return None
+    def _may_fill(self) -> bool:
+        return bool(self._computing and self._waiting) and not any(model.batcher.full for model in self._waiting)
+
+    def _take(self, model: Computer) -> Batch | None:
+        batch = model.batcher.take(wait=False)
+        if not len(model.batcher):
+            del self._waiting[model]
+        return (model, batch) if batch else None
 
     def _next_due(self) -> float | None:
         """When a batch will be due, by the wall clock. Forgets models with nothing to wait for: what is queued while
