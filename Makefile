@@ -12,10 +12,10 @@ DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types imports stubs unit fuzz peers train export precisions verify serve loadtest figures docs study cnn-rnn bench-export bench-train \
-	proto dataset clean
+	bench-server proto dataset clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.serve ## Serve the shipped models, classify real images, load-test lstm against cnn (no torch, no GPU)
 	BIN=$(BIN) examples/demo.sh
@@ -98,6 +98,10 @@ bench-export: $(VENV)/.dev ## Time of each model beside PyTorch and its other pr
 
 bench-train: $(VENV)/.dev $(VENV)-keras/.keras ## Time of a training step beside the study's own Keras, on an idle machine
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m benchmarks.train.measure $(ARGS)
+
+bench-server: $(VENV)/.serve ## The server beside bare ONNX Runtime, on an idle machine, into docs/performance.md (needs h2load)
+	$(BIN)/python -m benchmarks.server.measure $(ARGS)
+	$(BIN)/python -m benchmarks.server.report
 
 proto: $(VENV)/.dev ## Generate the stubs from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)

@@ -1,5 +1,6 @@
 """A whole server in one process: listen, load, be ready, drain, end."""
 
+import gc
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
@@ -69,6 +70,9 @@ class Server:
         except BaseException:
             self.stop(grace=0)
             raise
+        # What is here now stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         log.info(
             "ready",
             address=self.address,

@@ -12,21 +12,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import structlog
 
 from serving.server.errors import CancelledError, DeadlineError, QueueFullError, ServerError, UnavailableError
+from serving.server.service_time import ServiceTime
 
 log = structlog.get_logger()
+
+_LATE = "the deadline passed while the request was waiting, or would before its answer; nothing was computed"
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class Timings:
+class Timings(NamedTuple):  # a tuple: one is made for every request
     """What one request cost, in nanoseconds, and how many samples were computed together."""
 
     queue_ns: int
@@ -41,8 +42,7 @@ class Timings:
         return self.compute_input_ns + self.compute_infer_ns + self.compute_output_ns
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """A request's outputs by name, and what they cost."""
 
     outputs: Tensors
@@ -110,7 +110,8 @@ class Batcher:
         self._queue: deque[Entry] = deque()
         self._waiting = 0  # entries of the queue that are not completed yet
         self._samples = 0  # of the queue, completed ones included
-        self._computing = 0  # batches that were taken and are not finished
+        self._computing: dict[int, tuple[float, int]] = {}  # batches taken and not finished: since when, and samples
+        self._service_time = ServiceTime(clock)
         self._closed = False
         self._changed = threading.Condition()
 
@@ -120,21 +121,25 @@ class Batcher:
     @property
     def computing(self) -> int:
         """Batches that were taken and are not finished."""
-        return self._computing
+        return len(self._computing)
 
     @property
     def full(self) -> bool:
         """A whole batch waits and an instance is free, so there is nothing to wait for."""
-        return self._samples >= self.max_batch_size and self._computing < self.instances
+        return self._samples >= self.max_batch_size and not self._busy
+
+    def expected_seconds(self, samples: int) -> float:
+        """How long a batch of so many samples takes to compute; 0 while that is not known."""
+        with self._changed:
+            return self._service_time.predict(samples)
 
     def would_wait(self, samples: int) -> bool:
         """Whether a request of so many samples would not be in the next batch, or that batch not start at once."""
-        return bool(
-            self._computing >= self.instances or self.max_queue_delay or self._samples + samples > self.max_batch_size
-        )
+        return self._busy or bool(self.max_queue_delay) or self._samples + samples > self.max_batch_size
 
     def put(self, entry: Entry, *, wake: bool = True) -> None:
-        """Queue an entry. Raises QueueFullError or, once closed, UnavailableError: the callback is not called then.
+        """Queue an entry. Raises QueueFullError, DeadlineError when by the measured service time it cannot be answered
+        in time, or, once closed, UnavailableError: the callback is not called then.
 
         wake: tell a thread that waits in ``take``; not needed by one that will itself take the entry.
         """
@@ -146,7 +151,13 @@ class Batcher:
                     f"{self._waiting} requests are waiting, as many as the queue holds; "
                     "try again later with a back-off, or raise --max-queue-size"
                 )
-            entry.enqueued = self._clock()
+            now = self._clock()
+            if entry.deadline is not None and entry.deadline < now + (expected := self._expected(entry, now)):
+                raise DeadlineError(
+                    f"an answer takes about {expected * 1e3:.1f} ms now and the deadline is in "
+                    f"{(entry.deadline - now) * 1e3:.1f} ms; nothing was started. Allow more time, or try again later"
+                )
+            entry.enqueued = now
             self._queue.append(entry)
             self._waiting += 1
             self._samples += entry.samples
@@ -177,19 +188,21 @@ class Batcher:
                     self._changed.wait(self._time_to_due())
                 batch = self._gather(late) if self._due() else []
                 if batch:
-                    self._computing += 1
-                if wait and self._queue and self._computing < self.instances:
+                    self._computing[id(batch)] = self._clock(), sum(entry.samples for entry in batch)
+                if wait and self._queue and not self._busy:
                     self._changed.notify()  # what is left is another instance's
                 finished = not wait or (self._closed and not self._queue)
             for entry in late:  # outside the lock: callbacks are the transport's
-                entry.complete(DeadlineError("the deadline passed while the request was waiting; nothing was computed"))
+                entry.complete(DeadlineError(_LATE))
             if batch or finished:
                 return batch
 
-    def finish(self) -> None:
-        """A batch that was taken is computed: its instance is free."""
+    def finish(self, batch: list[Entry], seconds: float | None = None) -> None:
+        """A batch that was taken is computed: its instance is free. seconds: how long it took, unless it failed."""
         with self._changed:
-            self._computing -= 1
+            _, samples = self._computing.pop(id(batch))
+            if seconds is not None:
+                self._service_time.observe(samples, seconds)
             if self._closed:
                 self._changed.notify_all()
 
@@ -201,7 +214,7 @@ class Batcher:
     def time_to_due(self) -> float | None:
         """Seconds until a batch may be taken; None while nothing waits, or nothing may before ``finish``."""
         with self._changed:
-            if not self._queue or self._computing >= self.instances:
+            if not self._queue or self._busy:
                 return None
             return 0.0 if self._due() else self._time_to_due()
 
@@ -211,8 +224,21 @@ class Batcher:
             self._closed = True
             self._changed.notify_all()
 
+    @property
+    def _busy(self) -> bool:
+        return len(self._computing) >= self.instances
+
+    def _expected(self, entry: Entry, now: float) -> float:
+        """Seconds until an entry that came now would be answered; 0 while nothing is known."""
+        predict = self._service_time.predict
+        whole, part = divmod(self._samples, self.max_batch_size)
+        wait = whole * predict(self.max_batch_size) / self.instances
+        if self._busy:
+            wait += min(max(0.0, since + predict(samples) - now) for since, samples in self._computing.values())
+        return wait + predict(min(part + entry.samples, self.max_batch_size))
+
     def _due(self) -> bool:
-        if not self._queue or self._computing >= self.instances:
+        if not self._queue or self._busy:
             return False
         if self._closed or not self.max_queue_delay:
             return True
@@ -221,12 +247,13 @@ class Batcher:
         return self._samples >= self.max_batch_size
 
     def _time_to_due(self) -> float | None:
-        if not self._queue or self._computing >= self.instances:
+        if not self._queue or self._busy:
             return None
         return max(0.0, self._queue[0].enqueued + self.max_queue_delay - self._clock())
 
     def _gather(self, late: list[Entry]) -> list[Entry]:
         now = self._clock()
+        predict = self._service_time.predict
         batch: list[Entry] = []
         samples = 0
         passed_over: list[Entry] = []
@@ -235,7 +262,7 @@ class Batcher:
             self._samples -= entry.samples
             if entry.done:
                 self._waiting -= 1
-            elif entry.deadline is not None and entry.deadline <= now:
+            elif entry.deadline is not None and entry.deadline <= now + predict(samples + entry.samples):
                 self._waiting -= 1
                 late.append(entry)
             elif batch and entry.kind != batch[0].kind:

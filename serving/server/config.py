@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from serving.server.cpus import usable_cpus
 from serving.server.errors import StartError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -91,12 +92,18 @@ class ServerConfig:
         ),
     )
     instances: int = field(
-        default=1, metadata=_option(click.IntRange(1, 64), "How many batches of one model may be computed at once.")
+        default=0,
+        metadata=_option(
+            click.IntRange(0, 64),
+            "How many batches of one model may be computed at once. 0: two where there are two CPUs, else one.",
+        ),
     )
     intra_op_threads: int = field(
         default=0,
         metadata=_option(
-            click.IntRange(0, 256), "ONNX Runtime's threads per instance. 0: the usable CPUs / (instances x workers)."
+            click.IntRange(0, 256),
+            "ONNX Runtime's threads per instance. 0: the usable CPUs / (instances x workers), and all of a worker's "
+            "for a batch that is computed alone, where that is measured to be faster.",
         ),
     )
     max_batch_size: int = field(
@@ -169,6 +176,11 @@ class ServerConfig:
         default=20.0,
         metadata=_option(click.FloatRange(min=0), "On SIGTERM, how long calls in flight may take to finish."),
     )
+
+    @property
+    def instance_count(self) -> int:
+        """``instances``, or for 0 what suits this machine: one computes while the other gathers the next batch."""
+        return self.instances or min(2, usable_cpus())
 
     def address(self, port: int) -> str:
         """host:port, with the brackets that an IPv6 host needs."""

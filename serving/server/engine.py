@@ -112,10 +112,13 @@ class Engine:
     def load(self, file: ModelFile) -> ServedModel:
         """Load a version and warm it up; it takes no requests yet. Raises ModelLoadError."""
         started = time.perf_counter()
-        threads = self.config.intra_op_threads or max(1, usable_cpus() // (self.config.instances * self.config.workers))
+        cpus = max(1, usable_cpus() // self.config.workers)
+        threads = self.config.intra_op_threads or max(1, cpus // self.config.instance_count)
         runtime = Runtime(file.path, provider=self.config.provider, threads=threads)
         model = ServedModel(file, runtime, self.config)
         runtime.warm_up(sorted({1, model.max_batch_size}))
+        if cpus > threads and not self.config.intra_op_threads and runtime.on_cpu:
+            runtime.widen(cpus)
         log.info(
             "model loaded",
             model=file.name,
@@ -123,7 +126,8 @@ class Engine:
             provider_asked=self.config.provider,
             provider=runtime.provider,
             intra_op_threads=threads,
-            instances=self.config.instances,
+            alone_threads=runtime.alone_threads or threads,
+            instances=self.config.instance_count,
             max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
             seconds=round(time.perf_counter() - started, 3),
         )

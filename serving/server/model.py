@@ -1,5 +1,6 @@
 """A model that serves: its runtime, its queue, its instances (threads that compute batches) and its counters."""
 
+import itertools
 import threading
 import time
 from collections.abc import Hashable, Mapping
@@ -31,12 +32,12 @@ class ServedModel:
         self.batcher = Batcher(
             max_batch_size=self.max_batch_size,
             max_queue_size=config.max_queue_size,
-            instances=config.instances,
+            instances=config.instance_count,
             max_queue_delay=config.max_queue_delay_microseconds / 1e6,
         )
         self._instances = [
             threading.Thread(target=self._serve, name=f"{self.name}-{number}", daemon=True)
-            for number in range(config.instances)
+            for number in range(config.instance_count)
         ]
 
     @property
@@ -76,17 +77,16 @@ class ServedModel:
         """Compute a batch and complete its entries. Never raises: what fails, fails this batch only."""
         started = time.monotonic()
         try:
-            try:
-                answers = self._compute(batch, started)
-            finally:
-                self.batcher.finish()
+            answers = self._compute(batch, started)
         except Exception as error:
+            self.batcher.finish(batch)
             failure = error if isinstance(error, ServerError) else InferenceError(f"the batch failed: {error}")
             log.exception("batch failed", model=self.name, version=self.version, requests=len(batch))
             for entry in batch:
                 self.statistics.record_failure(int((time.monotonic() - entry.enqueued) * 1e9))
                 entry.complete(failure)
             return
+        self.batcher.finish(batch, time.monotonic() - started)
         self.statistics.record_batch([answer.timings for answer in answers])
         for entry, answer in zip(batch, answers, strict=True):
             entry.complete(answer)
@@ -108,22 +108,16 @@ class ServedModel:
         if len(batch) > 1:
             inputs = {name: np.concatenate([entry.inputs[name] for entry in batch]) for name in inputs}
         gathered = time.perf_counter_ns()
-        outputs = self.runtime.run(inputs)
+        if self.runtime.alone_threads and self.batcher.computing == 1 and not len(self.batcher):
+            outputs = self.runtime.run(inputs, alone=True)
+        else:
+            outputs = self.runtime.run(inputs)
         computed = time.perf_counter_ns()
         parts = _split(outputs, [entry.samples for entry in batch])
         split = time.perf_counter_ns()
-        samples = sum(entry.samples for entry in batch)
+        costs = (gathered - begin, computed - gathered, split - computed, sum(entry.samples for entry in batch))
         return [
-            Answer(
-                part,
-                Timings(
-                    queue_ns=int((started - entry.enqueued) * 1e9),
-                    compute_input_ns=gathered - begin,
-                    compute_infer_ns=computed - gathered,
-                    compute_output_ns=split - computed,
-                    batch_size=samples,
-                ),
-            )
+            Answer(part, Timings(int((started - entry.enqueued) * 1e9), *costs))
             for entry, part in zip(batch, parts, strict=True)
         ]
 
@@ -136,9 +130,7 @@ def _split(outputs: Tensors, sizes: list[int]) -> list[Tensors]:
             raise InferenceError(
                 f"output {name!r} has {len(array)} rows for {sum(sizes)} samples: its first axis is not the batch's"
             )
-    parts: list[Tensors] = []
-    start = 0
-    for size in sizes:
-        parts.append({name: array[start : start + size] for name, array in outputs.items()})
-        start += size
-    return parts
+    ends = [*itertools.accumulate(sizes)]
+    spans = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    split = [[array[span] for span in spans] for array in outputs.values()]
+    return [dict(zip(outputs, part, strict=True)) for part in zip(*split, strict=True)]

@@ -1,6 +1,8 @@
 """ONNX Runtime, and the only module that knows it: one session, which runs one batch at a time per caller."""
 
 import os
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,21 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object"}
 
 
+# A sample that takes longer than this may be worth several threads, if they make it so much faster.
+_WIDE_SECONDS = 0.0002
+_WIDE_GAIN = 0.85
+_WIDE_RUNS = 7
+
+
 class Runtime:
     """A loaded model. ``run`` may be called from several threads at once; it releases the GIL while it computes."""
+
+    alone_threads: int = 0
+    """Threads of a second session for batches that are computed alone; 0: there is none."""
+
+    _counting = threading.Lock()
+    _wide: onnxruntime.InferenceSession | None = None
+    _running = 0  # batches that are computed now, by whichever model of this process
 
     def __init__(self, path: Path, *, provider: str = "auto", threads: int = 1) -> None:
         """Load a model file.
@@ -36,16 +51,7 @@ class Runtime:
         Raises ModelLoadError when the file cannot be loaded or the provider cannot be had.
         """
         self._path = path
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # fatal: errors are raised as well, and are said once, in our own log
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=_providers(provider))
-        except ModelLoadError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions have no public base class
-            raise ModelLoadError(f"{path} cannot be loaded by ONNX Runtime {VERSION}: {error}") from error
+        self._session = _session(path, provider, threads)
         self.provider: str = self._session.get_providers()[0]
         if provider == "cuda" and self.provider != _PROVIDERS["cuda"]:
             raise ModelLoadError(
@@ -62,13 +68,46 @@ class Runtime:
             raise ModelLoadError(f"{path}: {error}") from error
         self._output_names = [spec.name for spec in self.signature.outputs]
 
-    def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Every output for these inputs, by name. Raises InferenceError when ONNX Runtime fails."""
+    @property
+    def on_cpu(self) -> bool:
+        return self.provider == _PROVIDERS["cpu"]
+
+    def run(self, inputs: Tensors, *, alone: bool = False) -> dict[str, Array]:
+        """Every output for these inputs, by name. Raises InferenceError when ONNX Runtime fails.
+
+        alone: no other batch of this model waits or is computed. If none of any other model is computed either, all
+        threads may work on this one.
+        """
+        with Runtime._counting:
+            Runtime._running += 1
+            session = self._wide if alone and self._wide and Runtime._running == 1 else self._session
         try:
-            outputs = self._session.run(self._output_names, dict(inputs))
-        except Exception as error:  # as above
+            outputs = session.run(self._output_names, dict(inputs))
+        except Exception as error:  # ONNX Runtime's exceptions have no public base class
             raise InferenceError(f"ONNX Runtime failed: {error}") from error
+        finally:
+            with Runtime._counting:
+                Runtime._running -= 1
         return dict(zip(self._output_names, outputs, strict=True))
+
+    def widen(self, threads: int) -> None:
+        """Load the model a second time, with so many threads for a batch that is computed alone, if that pays.
+
+        Many calls in flight are served best by instances of one thread each, one call by all threads together. Both are
+        timed here on one sample, and the second session is kept only when it is clearly faster.
+        """
+        inputs = {spec.name: _zeros(spec, 1) for spec in self.signature.inputs}
+        try:
+            narrow = _seconds(self._session, inputs)
+            if narrow < _WIDE_SECONDS:
+                return
+            wide = _session(self._path, "cpu", threads)
+            if _seconds(wide, inputs) > _WIDE_GAIN * narrow:
+                return
+        except Exception:  # it does not compute zeros, which warm_up has judged
+            return
+        self._wide = wide
+        self.alone_threads = threads
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Run zeros once at each batch size, so that no caller pays for first allocations. Other free axes get size 1.
@@ -84,6 +123,29 @@ class Runtime:
                     return  # size 1 is a guess, and may be too small for a model that computes what its callers send
                 shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
                 raise ModelLoadError(f"{self._path} loads, but fails on zeros ({shapes}): {error}") from error
+
+
+def _session(path: Path, provider: str, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # fatal: errors are raised as well, and are said once, in our own log
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=_providers(provider))
+    except ModelLoadError:
+        raise
+    except Exception as error:
+        raise ModelLoadError(f"{path} cannot be loaded by ONNX Runtime {VERSION}: {error}") from error
+
+
+def _seconds(session: onnxruntime.InferenceSession, inputs: Tensors) -> float:
+    """The shortest of several runs: what else the machine did meanwhile does not count."""
+    times = []
+    for _ in range(_WIDE_RUNS):
+        started = time.perf_counter()
+        session.run(None, dict(inputs))
+        times.append(time.perf_counter() - started)
+    return min(times)
 
 
 def dtype_of(spec: TensorSpec) -> np.dtype[Any]:

@@ -57,7 +57,7 @@ class GrpcServer:
         self._credentials = credentials
         config = engine.config
         # On this path a call holds its thread until it is answered, so there are as many as may wait and be computed.
-        threads = config.max_queue_size + config.max_batch_size * config.instances + MAX_WATCHES + _SPARE_THREADS
+        threads = config.max_queue_size + config.max_batch_size * config.instance_count + MAX_WATCHES + _SPARE_THREADS
         if authorise is not None:
             authorise = _counted(authorise, engine)
         pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc")
@@ -165,5 +165,5 @@ def _hot_server(
     server = SharedServer(
         pool, interceptors=interceptors, options=options, maximum_concurrent_rpcs=maximum_concurrent_rpcs
     )
-    threads = max(_HOT_THREADS, engine.config.instances)
+    threads = max(_HOT_THREADS, engine.config.instance_count)
     return server, HotPath(server, METHOD, HotInference(engine, authorise, tracing), threads)

@@ -56,9 +56,11 @@ class FakeRuntime(Runtime):
         self.provider = "CPUExecutionProvider"
         self.signature = Signature((TensorSpec("x", "FP32", shape),), (TensorSpec("y", "FP32", shape),))
         self.batches: list[npt.NDArray[Any]] = []
+        self.alone: list[bool] = []
         self.compute: Callable[[npt.NDArray[Any]], Outputs] = lambda x: {"y": x * 2}
 
-    def run(self, inputs: Any) -> Outputs:
+    def run(self, inputs: Any, *, alone: bool = False) -> Outputs:
+        self.alone.append(alone)
         self.batches.append(inputs["x"])
         return self.compute(inputs["x"])
 

@@ -214,7 +214,7 @@ def test_several_takers_share_the_work_and_everyone_is_answered_once() -> None:
             sizes.append(len(batch))
             for one in batch:
                 one.complete(Answer({}, Timings(id(one), 0, 0, 0, 1)))
-            queue.finish()
+            queue.finish(batch)
 
     entries = [entry(on_done=caller) for caller in callers]
     takers = [threading.Thread(target=compute) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Under any interleaving no entry is lost, doubled, reordered or mixed with another kind."""
+"""Under any interleaving no entry is lost, doubled, reordered, mixed with another kind, or computed in vain."""
 
 import pytest
 from hypothesis import settings
@@ -13,10 +13,15 @@ from tests.serving.server.parts import Caller, Clock, batcher
 class BatcherMachine(RuleBasedStateMachine):
     """Puts, cancels, takes, answers, fails and lets time pass in any order, beside a plain list of what must wait."""
 
-    @initialize(size=st.integers(1, 6), queue=st.integers(1, 8), delay=st.sampled_from([0.0, 3.0]))
-    def start(self, size: int, queue: int, delay: float) -> None:
+    @initialize(
+        size=st.integers(1, 6),
+        queue=st.integers(1, 8),
+        delay=st.sampled_from([0.0, 3.0]),
+        instances=st.sampled_from([1, 2, 1000]),
+    )
+    def start(self, size: int, queue: int, delay: float, instances: int) -> None:
         self.clock = Clock()
-        self.batcher = batcher(self.clock, size=size, queue=queue, delay=delay)
+        self.batcher = batcher(self.clock, size=size, queue=queue, delay=delay, instances=instances)
         self.callers: dict[Entry, Caller] = {}
         self.waiting: list[Entry] = []
         self.computing: list[list[Entry]] = []
@@ -34,6 +39,8 @@ class BatcherMachine(RuleBasedStateMachine):
             if self.closed
             else QueueFullError
             if len(self.waiting) >= self.batcher.max_queue_size
+            else DeadlineError
+            if deadline is not None and deadline < self.clock.now + self.batcher._expected(entry, self.clock.now)
             else None
         )
         if refusal:
@@ -65,15 +72,23 @@ class BatcherMachine(RuleBasedStateMachine):
         dropped = [entry for entry in self.waiting if entry.done]
         for entry in dropped:
             assert entry.deadline is not None
-            assert entry.deadline <= self.clock.now
+            assert entry.deadline <= self.clock.now + self.longest()
             self.expected[entry] = DeadlineError
-        due = oldest is not None and (
-            self.closed or not self.batcher.max_queue_delay or self.clock.now >= oldest + self.batcher.max_queue_delay
+        free = len(self.computing) < self.batcher.instances
+        due = (
+            free
+            and oldest is not None
+            and (
+                self.closed
+                or not self.batcher.max_queue_delay
+                or self.clock.now >= oldest + self.batcher.max_queue_delay
+            )
         )
         self.waiting = [entry for entry in self.waiting if not entry.done]
         if not batch:
             assert not (due and self.waiting)
             return
+        assert free
         assert batch[0] is self.waiting[0]  # nobody is overtaken by another kind for ever
         same_kind = [entry for entry in self.waiting if entry.kind == batch[0].kind]
         assert batch == same_kind[: len(batch)]
@@ -89,11 +104,16 @@ class BatcherMachine(RuleBasedStateMachine):
     @rule(data=st.data(), fails=st.booleans())
     def finish(self, data: st.DataObject, fails: bool) -> None:
         batch = self.computing.pop(data.draw(st.integers(0, len(self.computing) - 1)))
+        self.batcher.finish(batch, None if fails else data.draw(st.sampled_from([0.0, 0.5, 4.0])))
         for entry in batch:
             outcome = InferenceError("made up") if fails else Answer({}, Timings(id(entry), 0, 0, 0, 1))
             gone = entry in self.expected
             assert entry.complete(outcome) is not gone
             self.expected.setdefault(entry, InferenceError if isinstance(outcome, InferenceError) else outcome)
+
+    def longest(self) -> float:
+        """What the fullest batch is expected to take."""
+        return self.batcher._service_time.predict(self.batcher.max_batch_size)
 
     @rule()
     def close(self) -> None:
@@ -111,16 +131,21 @@ class BatcherMachine(RuleBasedStateMachine):
             else:
                 assert type(caller.outcome) is expected
         assert len(self.batcher) == len(self.waiting)
+        assert self.batcher.computing == len(self.computing)
+        assert self.batcher._samples == sum(entry.samples for entry in self.batcher._queue)
 
     def teardown(self) -> None:
         if not hasattr(self, "batcher"):
             return
         self.close()
-        while self.waiting:
+        while self.waiting or self.computing:
+            while self.computing:
+                batch = self.computing.pop()
+                self.batcher.finish(batch)
+                for entry in batch:
+                    entry.complete(Answer({}, Timings(id(entry), 0, 0, 0, 1)))
             self.take()
-        while self.computing:
-            for entry in self.computing.pop():
-                entry.complete(Answer({}, Timings(id(entry), 0, 0, 0, 1)))
+        assert self.batcher.computing == 0
         assert self.batcher.take() == []
         assert all(len(caller.outcomes) == 1 for caller in self.callers.values())
 

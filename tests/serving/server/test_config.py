@@ -52,7 +52,7 @@ def test_options_and_variables_arrive_with_their_types() -> None:
         ("--port", "65536"),
         ("--port", "-1"),
         ("--provider", "tpu"),
-        ("--instances", "0"),
+        ("--instances", "-1"),
         ("--max-batch-size", "0"),
         ("--max-queue-size", "0"),
         ("--max-queue-delay-microseconds", "-1"),

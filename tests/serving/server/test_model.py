@@ -193,3 +193,31 @@ def test_statistics_count_requests_samples_and_batches(model: ServedModel, runti
     assert counters.fail.ns > 0
     parts = (counters.queue, counters.compute_input, counters.compute_infer, counters.compute_output)
     assert counters.success.ns == sum(part.ns for part in parts)
+
+
+def test_only_a_batch_that_is_computed_alone_may_use_every_thread(model: ServedModel, runtime: FakeRuntime) -> None:
+    submit(model, 1)
+    execute_all(model)
+    assert runtime.alone == [False]
+    runtime.alone_threads = 2
+    submit(model, 1)
+    execute_all(model)
+    assert runtime.alone == [False, True]
+    submit(model, 2)
+    batch = model.batcher.take()
+    submit(model, 3)
+    model.execute(batch)  # another waits
+    assert runtime.alone == [False, True, False]
+
+
+def test_with_another_batch_on_its_way_nobody_is_alone() -> None:
+    runtime = FakeRuntime()
+    runtime.alone_threads = 2
+    model = served(runtime, ServerConfig(instances=2))
+    submit(model, 1)
+    first = model.batcher.take()
+    submit(model, 2)
+    second = model.batcher.take()
+    model.execute(first)
+    model.execute(second)
+    assert runtime.alone == [False, True]

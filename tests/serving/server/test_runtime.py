@@ -1,11 +1,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
+from serving.server import runtime as runtime_module
 from serving.server.errors import InferenceError, ModelLoadError
 from serving.server.runtime import Runtime
 from tests import onnx_models
@@ -157,3 +160,67 @@ def test_telemetry_is_off_before_onnx_runtime_is_imported() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "['1']"
+
+
+def widened(models: Path, monkeypatch: pytest.MonkeyPatch, *seconds: float) -> Runtime:
+    """A runtime whose sessions are timed as a test says: with one thread, then with two."""
+    times = iter(seconds)
+    monkeypatch.setattr(runtime_module, "_seconds", lambda session, inputs: next(times))
+    runtime = Runtime(onnx_models.publish(models, "c", onnx_models.classifier()), provider="cpu", threads=1)
+    runtime.widen(2)
+    return runtime
+
+
+def test_a_second_session_is_kept_where_it_is_faster_and_answers_alike(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = widened(models, monkeypatch, 0.010, 0.006)
+    assert runtime.alone_threads == 2
+    images = np.random.default_rng(1).integers(0, 256, (5, 28, 28), dtype=np.uint8)
+    used: list[object] = []
+    for name in ("_session", "_wide"):
+        monkeypatch.setattr(runtime, name, Noting(getattr(runtime, name), used))
+    alone, together = (runtime.run({"image": images}, alone=alone) for alone in (True, False))
+    assert used == [runtime._wide, runtime._session]
+    np.testing.assert_allclose(alone["logits"], together["logits"], rtol=1e-5, atol=1e-5)
+
+
+class Noting:
+    """A session that tells when it is used, and what else is meanwhile asked of the process."""
+
+    def __init__(self, session: Any, used: list[object]) -> None:
+        self._session = session
+        self._used = used
+
+    def run(self, *arguments: Any) -> Any:
+        self._used.append(self)
+        return self._session.run(*arguments)
+
+
+def test_while_anything_else_is_computed_nothing_is_alone(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = widened(models, monkeypatch, 0.010, 0.006)
+    used: list[object] = []
+    narrow, wide = Noting(runtime._session, used), Noting(runtime._wide, used)
+    monkeypatch.setattr(runtime, "_session", narrow)
+    monkeypatch.setattr(runtime, "_wide", wide)
+    image = np.zeros((1, 28, 28), np.uint8)
+    run = wide._session.run
+
+    def another_meanwhile(*arguments: Any) -> Any:
+        assert runtime.run({"image": image}, alone=True)
+        return run(*arguments)
+
+    monkeypatch.setattr(wide, "_session", SimpleNamespace(run=another_meanwhile))
+    runtime.run({"image": image}, alone=True)
+    assert used == [wide, narrow]
+    with pytest.raises(InferenceError):
+        runtime.run({"image": image[0]})
+    runtime.run({"image": image}, alone=False)
+    assert Runtime._running == 0
+
+
+@pytest.mark.parametrize("seconds", [(0.0001, 0.00001), (0.010, 0.009)], ids=["a short sample", "not faster"])
+def test_a_second_session_that_does_not_pay_is_dropped(
+    models: Path, monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, ...]
+) -> None:
+    assert widened(models, monkeypatch, *seconds).alone_threads == 0

@@ -22,7 +22,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 OPERATION_DONE = cygrpc.CompletionType.operation_complete
 TIMED_OUT = cygrpc.CompletionType.queue_timeout
 _FLAGS = 0
-_NO_DEADLINE = 1e9  # seconds from now: gRPC's "infinite future" lies beyond, and no caller waits that long
+_NO_DEADLINE = 1e12  # by the wall clock, in seconds: gRPC's "infinite future" lies beyond
 _OK: int = cygrpc.StatusCode.ok
 
 
@@ -91,22 +91,27 @@ class SharedServer(_server._Server):
         return True
 
 
-class UnaryCall:
+class UnaryCall(Tag):
     """A call whose handler sends one message, or an error, from any thread and once."""
 
-    __slots__ = ("_call", "_watched", "deadline", "metadata")
+    __slots__ = ("_call", "_then", "_watched", "deadline", "metadata")
 
     def __init__(self, event: Any) -> None:
         self._call = event.call
         self._watched = False
         self.metadata: Metadata = event.invocation_metadata
-        remaining = event.call_details.deadline - time.time()
-        self.deadline: float | None = None if remaining > _NO_DEADLINE else time.monotonic() + remaining
+        deadline: float = event.call_details.deadline
+        self.deadline = None if deadline > _NO_DEADLINE else deadline - time.time() + time.monotonic()
         """On the monotonic clock, in seconds."""
 
-    def receive(self, then: Callable[[bytes | None], object]) -> None:
+    def receive(self, then: "Callable[[UnaryCall, bytes | None], object]") -> None:
         """Read the request; None when the caller sent none, or one over the limit (which gRPC refuses by itself)."""
-        self._call.start_server_batch((cygrpc.ReceiveMessageOperation(_FLAGS),), _Received(then))
+        self._then = then
+        self._call.start_server_batch((cygrpc.ReceiveMessageOperation(_FLAGS),), self)
+
+    def done(self, event: Any) -> object:
+        """The request is here."""
+        return self._then(self, event.batch_operations[0].message())
 
     def watch(self, then: Callable[[], None]) -> None:
         """Be told when the caller cancels, disconnects or is out of time. Before the call can be answered, and once."""
@@ -136,16 +141,6 @@ class UnaryCall:
         if not self._watched:
             operations = (*operations, cygrpc.ReceiveCloseOnServerOperation(_FLAGS))
         self._call.start_server_batch(operations, _SENT)
-
-
-class _Received(Tag):
-    __slots__ = ("_then",)
-
-    def __init__(self, then: Callable[[bytes | None], object]) -> None:
-        self._then = then
-
-    def done(self, event: Any) -> object:
-        return self._then(event.batch_operations[0].message())
 
 
 class _Closed(Tag):

@@ -5,7 +5,7 @@ from collections import deque
 
 
 class Lead:
-    """A token with a line. ``vacant`` is set whenever the lead is given up and nobody was there to take it."""
+    """A token with a line. ``vacant`` is set when the lead is given up and nobody takes it over, until ``rest``."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -44,6 +44,13 @@ class Lead:
             self._held = True
             self._turns += 1
             return True
+
+    def rest(self, turns: int) -> None:
+        """Clear ``vacant`` if the lead has been in one hand since ``turns`` was read: that thread waits for calls."""
+        if self._turns == turns:
+            self.vacant.clear()
+            if not self._held:  # it was given up just now, by one that found ``vacant`` set
+                self.vacant.set()
 
     def give(self, *, wake: bool = True) -> None:
         """Pass the lead on to who waits longest. Without ``wake`` nobody is woken: the giver is back in a moment."""

@@ -23,7 +23,12 @@ from serving.server.transport.status import status_of
 log = structlog.get_logger()
 
 _REQUESTED_CALLS = 8  # outstanding at gRPC's core: new calls need not wait until the leader asks for them
-_FILL_SECONDS = 0.001  # how long a leader waits for a fuller batch while another thread computes
+# While another thread computes and answers, a leader waits for a fuller batch until nothing has come for so long, and
+# no longer than so long altogether.
+_FILL_SILENCE_SECONDS = 0.001
+_FILL_SECONDS = 0.002
+_LONE_BATCHES = 8  # so many in a row, and calls are taken to come one at a time
+_MOMENT_SECONDS = 0.001
 _RESERVE_SECONDS = 0.005  # how long the lead may be vacant
 
 
@@ -61,11 +66,13 @@ class HotPath:
         self._queue = server.queue
         self._method = method
         self._handler = handler
+        self._new_call = _NewCall(self)
         self._lead = Lead()
         self._waiting: dict[Computer, None] = {}  # models that calls were queued for; the leader's alone
         self._computing = 0
         self._counting = threading.Lock()
         self._in_reserve = False  # the reserve thread leads
+        self._lone_batches = 0  # batches in a row of one call each, with nothing else waiting or computed
         self._closed = threading.Event()
         self._threads = [
             threading.Thread(target=self._serve, name=f"hot-{number}", daemon=True) for number in range(threads)
@@ -77,7 +84,7 @@ class HotPath:
         self._server.take_over(self._method)
         self._server.start()
         for _ in range(_REQUESTED_CALLS):
-            self._server.request(self._method, _NewCall(self))
+            self._server.request(self._method, self._new_call)
         for thread in self._threads:
             thread.start()
 
@@ -92,24 +99,43 @@ class HotPath:
     def _serve(self) -> None:
         while True:
             self._lead.take()
-            found = self._gather()
+            try:
+                found = self._gather()
+            except Exception:  # a bug of ours may not end the thread, and with it everything
+                log.exception("polling failed")
+                self._lead.give()
+                continue
             if found is None:
                 self._lead.give()
                 return
+            model, batch = found
+            lone = self._is_lone(model, batch)
             with self._counting:
                 self._computing += 1
-            self._lead.give()
-            model, batch = found
+            self._lead.give(wake=not lone)
             while batch:  # an instance that finishes takes what waited for it
                 model.execute(batch)
                 batch = model.batcher.take(wait=False)
             with self._counting:
                 self._computing -= 1
 
+    def _is_lone(self, model: Computer, batch: list[Entry]) -> bool:
+        """Calls come one at a time and this one takes a moment, so no follower need be woken to poll meanwhile.
+
+        Waking one costs a part of the call's own time. Should the moment be a long one, the reserve thread polls.
+        """
+        alone = len(batch) == 1 and not self._computing and not self._waiting
+        self._lone_batches = self._lone_batches + 1 if alone else 0
+        if self._lone_batches < _LONE_BATCHES:
+            return False
+        return 0 < model.batcher.expected_seconds(batch[0].samples) < _MOMENT_SECONDS
+
     def _gather(self) -> Batch | None:
         """Poll until a batch is due. None: the queue is shut down."""
-        until: float | None = 0.0 if self._waiting else None
-        fill_until = 0.0
+        # After a lone batch, what is there already came while nobody polled.
+        until: float | None = 0.0 if self._waiting or self._lone_batches >= _LONE_BATCHES else None
+        missed = not self._waiting and until == 0.0
+        fill_end = 0.0  # 0: it did not wait for a fuller batch yet
         while True:
             event = self._queue.next(until)
             if event.completion_type == OPERATION_DONE:
@@ -117,28 +143,35 @@ class HotPath:
                 event = None  # grpcio wants an event gone before the next poll
                 if model is not None:
                     self._waiting[model] = None
-                    until = 0.0
-                    if model.batcher.full and (batch := model.batcher.take(wait=False)):
-                        return model, batch
+                    if missed:
+                        self._lone_batches = 0
+                    if model.batcher.full and (found := self._take(model)):
+                        return found
+                if self._waiting:
+                    until = 0.0  # whatever else is there already
             elif event.completion_type == TIMED_OUT:
-                if self._computing:
-                    fill_until = fill_until or time.time() + _FILL_SECONDS
-                    if time.time() < fill_until:
-                        until = fill_until
-                        continue
-                found = self._take()
-                if found:
-                    return found
+                missed = False
+                now = time.time()
+                fill_end = fill_end or now + _FILL_SECONDS
+                if not until and now < fill_end and self._may_fill():
+                    until = min(now + _FILL_SILENCE_SECONDS, fill_end)
+                    continue
+                for model in list(self._waiting):
+                    if found := self._take(model):
+                        return found
                 until = self._next_due()
-                fill_until = 0.0
+                fill_end = 0.0
             else:
                 return None
 
-    def _take(self) -> Batch | None:
-        for model in self._waiting:
-            if batch := model.batcher.take(wait=False):
-                return model, batch
-        return None
+    def _may_fill(self) -> bool:
+        return bool(self._computing and self._waiting) and not any(model.batcher.full for model in self._waiting)
+
+    def _take(self, model: Computer) -> Batch | None:
+        batch = model.batcher.take(wait=False)
+        if not len(model.batcher):
+            del self._waiting[model]
+        return (model, batch) if batch else None
 
     def _next_due(self) -> float | None:
         """When a batch will be due, by the wall clock. Forgets models with nothing to wait for: what is queued while
@@ -161,9 +194,11 @@ class HotPath:
     def _stand_by(self) -> None:
         while not self._closed.is_set():
             self._lead.vacant.wait()
-            self._lead.vacant.clear()
             turns = self._lead.turns
-            if self._closed.wait(_RESERVE_SECONDS) or not self._lead.take_if_idle(turns):
+            if self._closed.wait(_RESERVE_SECONDS):
+                return
+            if not self._lead.take_if_idle(turns):
+                self._lead.rest(turns)
                 continue
             self._in_reserve = True
             for model in self._waiting:
@@ -181,11 +216,11 @@ class HotPath:
     def on_new_call(self, event: Any) -> None:
         if not event.success:  # the server is shutting down
             return
-        self._server.request(self._method, _NewCall(self))
+        self._server.request(self._method, self._new_call)
         call = UnaryCall(event)
         try:
             self._handler.admit(call)
-            call.receive(lambda message: self._on_message(call, message))
+            call.receive(self._on_message)
         except Exception as error:
             self._refuse(call, error)
 

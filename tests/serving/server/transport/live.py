@@ -31,11 +31,11 @@ class Gate:
         self.batch_sizes: list[int] = []
         run = model.runtime.run
 
-        def held_back(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        def held_back(inputs: Mapping[str, Array], **options: bool) -> dict[str, Array]:
             self.batch_sizes.append(len(next(iter(inputs.values()))))
             self._entered.release()
             assert self._opened.wait(TIMEOUT)
-            return run(inputs)
+            return run(inputs, **options)
 
         model.runtime.run = held_back  # type: ignore[method-assign]
         model.batcher.put = _then(model.batcher.put, self._queued.release)  # type: ignore[method-assign]

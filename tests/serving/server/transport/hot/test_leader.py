@@ -88,3 +88,19 @@ def test_the_reserve_gets_a_lead_that_nobody_took_since() -> None:
     assert not lead.take_if_idle(turns)
     assert lead.take_if_idle(lead.turns)
     assert not lead.take_if_idle(lead.turns)
+
+
+def test_who_stands_by_rests_while_one_thread_keeps_the_lead() -> None:
+    lead = Lead()
+    lead.take()
+    lead.give()
+    assert lead.vacant.is_set()
+    turns = lead.turns
+    lead.take()
+    lead.rest(turns)
+    assert lead.vacant.is_set()
+    lead.rest(lead.turns)
+    assert not lead.vacant.is_set()
+    lead.give()
+    lead.rest(lead.turns)
+    assert lead.vacant.is_set()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import structlog
 
@@ -117,8 +118,8 @@ def test_who_may_not_call_is_refused_before_the_request_is_read(config: ServerCo
             raise UnavailableError("stands for the error of who has no token")
 
     server = Server(config)
-    server._transport = GrpcServer(server._engine, server._control, authorise=authorise)
-    server._control.on_change = server._transport.refresh_health
+    server._transport = GrpcServer(server._engine, server.control, authorise=authorise)
+    server.control.on_change = server._transport.refresh_health
     with server, grpc.insecure_channel(server.address) as channel:
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         sent = request("gather", index=index(1))
@@ -139,8 +140,8 @@ def test_a_secure_port_has_the_hot_path_too(config: ServerConfig, tmp_path: Path
     subprocess.run([*made, "-keyout", key, "-out", certificate, *subject], check=True, capture_output=True)
     server = Server(config)
     credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
-    server._transport = GrpcServer(server._engine, server._control, credentials=credentials)
-    server._control.on_change = server._transport.refresh_health
+    server._transport = GrpcServer(server._engine, server.control, credentials=credentials)
+    server.control.on_change = server._transport.refresh_health
     trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
     with server, grpc.secure_channel(f"{HOST}:{server.port}", trusted) as channel:
         assert server._transport.path == "hot"
@@ -154,3 +155,64 @@ def test_many_servers_come_and_go(config: ServerConfig) -> None:
         with LiveServer(config) as live:
             assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
     assert threading.active_count() <= before + 2  # grpcio's own, which end by themselves
+
+
+def test_a_lone_call_that_takes_longer_than_expected_holds_nobody_up(hot: LiveServer) -> None:
+    for value in (1, 2, 3) * 5:  # calls come one at a time, and each takes a moment
+        assert hot.infer(request("gather", index=index(value)))["value"].tolist() == [10 * value]
+    path = hot.server._transport._hot
+    assert path is not None
+    assert path._lone_batches > 1
+    with hot.gate("gather") as gate:
+        call = asked(hot, 1)
+        gate.wait_until_computing()
+        for length in (1, 2, 3):
+            assert hot.infer(request("free_axis", x=number(length)))["total"].tolist() == [[length]]
+        gate.open()
+        assert outputs(call.result())["value"].tolist() == [10]
+
+
+def test_a_bug_of_ours_on_the_thread_that_polls_does_not_end_it(
+    hot: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = hot.server._transport._hot
+    assert path is not None
+    may_fill = path._may_fill
+    faults = [RuntimeError("a bug")] * 4
+
+    def broken() -> bool:
+        if faults:
+            raise faults.pop()
+        return may_fill()
+
+    monkeypatch.setattr(path, "_may_fill", broken)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(6):
+            assert hot.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+    assert faults == []
+    assert [line["event"] for line in logs].count("polling failed") == 4
+
+
+def test_callers_that_come_and_go_at_random_leave_a_server_that_answers(hot: LiveServer) -> None:
+    random = np.random.default_rng(5)
+    channels = [hot.connect() for _ in range(4)]
+    methods = [inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer for channel in channels]
+    answered = 0
+    for _ in range(60):
+        calls = [
+            methods[random.integers(4)].future(
+                request("gather", index=index(value)), timeout=random.choice([TIMEOUT, 0.001])
+            )
+            for value in random.integers(0, 4, 8)
+        ]
+        for call in random.permutation(np.array(calls, np.object_))[:3]:
+            call.cancel()
+        for call in calls:
+            code = grpc.StatusCode.OK if not call.cancelled() and call.exception(TIMEOUT) is None else None
+            answered += code is grpc.StatusCode.OK
+    for channel in channels:
+        channel.close()
+    assert answered > 60
+    assert hot.infer(request("gather", index=index(3)))["value"].tolist() == [30]
+    model = hot.model("gather")
+    assert (len(model.batcher), model.batcher.computing) == (0, 0)

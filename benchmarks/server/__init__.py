@@ -1,0 +1,9 @@
+"""``make bench-server``: the whole server beside bare ONNX Runtime, on the hot path and on the ordinary one.
+
+measure     the command: what is run, in which order, and the JSON
+process     a running ``hangtag serve``, its calls' outcome, memory and processor time
+h2load      the load, from a native client, so that the client is not what is measured
+bare        ONNX Runtime without a server, in a process of its own
+goals       what is wanted, each a ratio or a bound, and what came out
+report      the JSON as tables, and into docs/performance.md
+"""

@@ -1,0 +1,82 @@
+"""A running ``hangtag serve``: when it was ready, what became of its calls, what it takes of the machine."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import grpc
+
+from protos import inference_pb2 as pb
+from protos import inference_pb2_grpc
+
+_TIMEOUT = 60.0
+
+
+class Served:
+    """A server process. ``seconds_to_ready`` counts from the start of the process."""
+
+    def __init__(self, models: Path, path: str) -> None:
+        """path: ``hot`` or ``ordinary``. Raises click.ClickException when it does not get ready that way."""
+        started = time.monotonic()
+        command: list[str | Path] = [sys.executable, "-m", "hangtag", "serve", "--models", models, "--port", "0"]
+        command += ["--hot-path", "on" if path == "hot" else "off"]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.address = self._wait_until_ready(path)
+        self.seconds_to_ready = time.monotonic() - started
+        assert self._process.stderr
+        threading.Thread(target=self._process.stderr.read, daemon=True).start()  # or its log would fill the pipe
+        self._channel = grpc.insecure_channel(self.address)
+        self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def answered(self, model: str) -> tuple[int, float]:
+        """Calls answered with success so far, and the mean size of the batches they were in."""
+        request = pb.ModelStatisticsRequest(name=model)
+        (told,) = self._stub.ModelStatistics(request, timeout=_TIMEOUT).model_stats
+        return told.inference_stats.success.count, told.inference_count / max(1, told.execution_count)
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the process. Source: proc_pid_stat(5), fields 14 and 15."""
+        words = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    def pss_mb(self) -> float:
+        """Memory: its own, and its share of what it has in common with others."""
+        rollup = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text()
+        found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+        assert found
+        return int(found[1]) / 1024
+
+    def close(self) -> None:
+        self._channel.close()
+        self._process.terminate()
+        self._process.wait()
+
+    def _wait_until_ready(self, path: str) -> str:
+        assert self._process.stderr
+        log = []
+        for line in self._process.stderr:
+            log.append(line)
+            if "event=ready " in line:
+                if f"path={path}" not in line:
+                    self._process.kill()
+                    raise click.ClickException(f"the server does not use the {path} path: {line.strip()}")
+                address = re.search(r"address=(\S+)", line)
+                assert address
+                return address[1]
+        raise click.ClickException("the server did not start:\n" + "".join(log))
+
+
+@contextmanager
+def served(models: Path, path: str) -> Iterator[Served]:
+    server = Served(models, path)
+    try:
+        yield server
+    finally:
+        server.close()

@@ -1,0 +1,132 @@
+"""The benchmark's arithmetic, and one short run of all of it."""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from benchmarks.server import h2load, report
+from benchmarks.server.goals import goals
+from benchmarks.server.scenarios import _recovery
+from protos import inference_pb2 as pb
+
+ROOT = Path(__file__).parents[3]
+NEEDS_H2LOAD = pytest.mark.skipif(shutil.which("h2load") is None, reason="needs h2load (Debian: nghttp2-client)")
+
+
+def closed(samples_per_s: float, p50_ms: float = 1.0) -> dict[str, float]:
+    return {
+        "calls_per_s": samples_per_s,
+        "samples_per_s": samples_per_s,
+        "p50_ms": p50_ms,
+        "p99_ms": 2.0,
+        "cpus": 1.0,
+        "mean_batch": 3.0,
+    }
+
+
+def results(*many: float) -> dict[str, Any]:
+    """A run of so many rounds, whose lstm did so many calls a second where bare ONNX Runtime did 1,000 or 2,000."""
+    way = {"samples_per_s": 2000.0, "p50_ms": 0.5}
+    bare = {"all_threads": {**way, "samples_per_s": 1000.0}, "callers": way, "single": {"all_threads": way}}
+    rounds = []
+    for rate in many:
+        model = {"many": closed(rate), "one": closed(100, 0.2), "offline": closed(1900)}
+        cnn = {
+            **model,
+            "poisson": {"share": 0.9},
+            "overload": {"in_time_share": 0.9, "memory_growth_mb": 1.0, "recovery_s": 0.1},
+        }
+        both = {"lstm": model, "cnn": cnn}
+        rounds.append({"bare": {"lstm": bare, "cnn": bare}, "hot": both, "ordinary": both})
+    starts = [{"pss_mb": 140.0, "seconds_to_ready": 1.5}]
+    return {
+        "date": "2026-01-01",
+        "command": "make bench-server",
+        "machine": {"cpus": 2, "processor": "some"},
+        "versions": {"grpcio": "1"},
+        "starts": {"hot": starts, "ordinary": starts},
+        "rounds": rounds,
+    }
+
+
+def test_a_goal_is_the_median_of_each_rounds_own_ratio_to_the_better_bare_way() -> None:
+    first, *_ = goals(results(1000, 1200, 1900))
+    assert first.figures == (0.5, 0.6, 0.95)
+    assert first.median == statistics.median(first.figures) == 0.6
+    assert first.reached
+    assert not goals(results(1000))[0].reached
+
+
+def test_a_bound_is_reached_from_below() -> None:
+    by_name = {goal.name: goal for goal in goals(results(1000))}
+    assert by_name["lstm, 1 in flight, p50"].reached
+    assert by_name["memory with every model, PSS"].reached
+    assert not by_name["ready in"].reached
+    assert by_name["ready in"].text == "≤ 1 s"
+
+
+def test_the_page_gets_the_figures_between_its_marks_and_keeps_the_rest() -> None:
+    page = f"before\n{report.BEGIN}old\n{report.END}after\n"
+    written = report.written_into(page, results(1000, 1200))
+    assert written.startswith(f"before\n{report.BEGIN}Measured 2026-01-01 on 2 CPUs")
+    assert written.endswith(f"{report.END}after\n")
+    assert "old" not in written
+    assert "| lstm, 64 in flight, of bare | ≥ 0.52 | 0.55 | 0.5 to 0.6 | yes | 0.55 |" in written
+    assert report.written_into(written, results(1000, 1200)) == written
+    with pytest.raises(click.ClickException, match="two marks are missing"):
+        report.written_into("no place", results(1000))
+
+
+def test_the_page_in_the_repository_has_its_marks() -> None:
+    assert report.written_into((ROOT / "docs/performance.md").read_text(), results(1000))
+
+
+def test_a_body_is_grpcs_prefix_and_the_message() -> None:
+    body = h2load.message("lstm", 3)
+    assert body[0] == 0
+    assert int.from_bytes(body[1:5], "big") == len(body) - 5
+    request = pb.ModelInferRequest.FromString(body[5:])
+    assert (request.model_name, list(request.inputs[0].shape)) == ("lstm", [3, 28, 28])
+
+
+TOLD = "finished in 2.00s, 5.00 req/s, 1KB/s\nrequests: 10 total, 10 started, {} done, {} succeeded, 0 failed"
+
+
+def test_what_h2load_tells_is_read(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("2000000\t200\t4000\n1000000\t200\t1000\n1500000\t200\t2000\n")
+    outcome = h2load._read(TOLD.format(10, 10), log)
+    assert outcome.per_second == 5
+    assert outcome.starts == [0, 0.5, 1]
+    assert outcome.latencies == [0.001, 0.002, 0.004]
+    assert outcome.p50_ms == 2
+    with pytest.raises(click.ClickException, match="not all answered"):
+        h2load._read(TOLD.format(9, 9), log)
+
+
+def test_recovery_is_when_ten_in_a_row_take_the_usual_time() -> None:
+    latencies = [0.1] * 5 + [0.001] * 9 + [0.1] + [0.001] * 20
+    outcome = h2load.Outcome(1, latencies, [place / 10 for place in range(len(latencies))])
+    assert _recovery(outcome, usual_ms=2) == 1.5
+    assert _recovery(h2load.Outcome(1, [0.1] * 20, [*range(20)]), usual_ms=2) == 19
+
+
+@NEEDS_H2LOAD
+def test_a_short_run_measures_everything(tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    command = [sys.executable, "-m", "benchmarks.server.measure", "--out", str(out)]
+    done = subprocess.run(
+        [*command, "--rounds", "1", "--seconds", "0.1", "--starts", "1"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(out.read_text())
+    assert measured["rounds"][0]["hot"]["lstm"]["many"]["calls_per_s"] > 0
+    assert measured["starts"]["hot"][0]["pss_mb"] > 10
+    assert "of bare" in report.markdown(measured)

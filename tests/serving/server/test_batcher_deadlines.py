@@ -1,0 +1,121 @@
+"""What cannot be answered in time is refused at once, by the measured service time, and what waits is not computed in
+vain. Batches of up to 4 take a quarter of a second a sample here."""
+
+import pytest
+
+from serving.server.batcher import Batcher
+from serving.server.errors import DeadlineError
+from serving.server.service_time import FRESH_SECONDS
+from tests.serving.server.parts import Caller, Clock, batcher, entry
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def measured(clock: Clock, *, instances: int = 1) -> Batcher:
+    queue = batcher(clock, instances=instances)
+    for samples in (1, 4):
+        queue.put(entry(samples))
+        queue.finish(queue.take(), samples / 4)
+    return queue
+
+
+def compute(queue: Batcher, samples: int) -> None:
+    queue.put(entry(samples))
+    assert len(queue.take(wait=False)) == 1
+
+
+def admitted(queue: Batcher, clock: Clock, seconds: float, samples: int = 1) -> bool:
+    try:
+        queue.put(entry(samples, deadline=clock.now + seconds))
+    except DeadlineError:
+        return False
+    return True
+
+
+def test_alone_it_needs_its_own_time(clock: Clock) -> None:
+    queue = measured(clock)
+    assert not admitted(queue, clock, 0.2)
+    assert len(queue) == 0
+    assert admitted(queue, clock, 0.3)
+
+
+def test_the_message_says_what_to_do(clock: Clock) -> None:
+    queue = measured(clock)
+    refused = Caller()
+    with pytest.raises(DeadlineError) as caught:
+        queue.put(entry(4, refused, deadline=clock.now + 0.5))
+    assert str(caught.value) == (
+        "an answer takes about 1000.0 ms now and the deadline is in 500.0 ms; nothing was started. "
+        "Allow more time, or try again later"
+    )
+    assert refused.outcomes == []
+
+
+def test_who_comes_later_waits_for_the_batch_that_is_computed(clock: Clock) -> None:
+    queue = measured(clock)
+    compute(queue, 4)
+    clock.now += 0.5
+    assert not admitted(queue, clock, 0.7)
+    assert admitted(queue, clock, 0.8)
+
+
+def test_a_batch_that_takes_longer_than_expected_is_expected_any_moment(clock: Clock) -> None:
+    queue = measured(clock)
+    compute(queue, 1)
+    clock.now += 0.9
+    assert admitted(queue, clock, 0.3)
+
+
+def test_with_an_instance_free_nobody_waits(clock: Clock) -> None:
+    queue = measured(clock, instances=2)
+    compute(queue, 4)
+    assert admitted(queue, clock, 0.3)
+
+
+def test_whole_batches_ahead_count_and_instances_share_them(clock: Clock) -> None:
+    for instances, needed in ((1, 2.25), (2, 1.25)):
+        queue = measured(clock, instances=instances)
+        for _ in range(2):
+            queue.put(entry(4))
+        assert not admitted(queue, clock, needed - 0.05)
+        assert admitted(queue, clock, needed + 0.05)
+
+
+def test_who_joins_a_batch_needs_the_whole_batchs_time(clock: Clock) -> None:
+    queue = measured(clock)
+    queue.put(entry(2))
+    assert not admitted(queue, clock, 0.7)
+    assert admitted(queue, clock, 0.8)
+
+
+def test_who_could_not_be_answered_any_more_is_not_computed(clock: Clock) -> None:
+    queue = measured(clock)
+    late, in_time = Caller(), Caller()
+    queue.put(entry(1, late, deadline=clock.now + 0.6))
+    queue.put(entry(1, in_time, deadline=clock.now + 0.9))
+    clock.now += 0.5
+    (taken,) = queue.take()
+    assert taken.deadline == pytest.approx(clock.now + 0.4)
+    assert isinstance(late.outcome, DeadlineError)
+    assert in_time.outcomes == []
+
+
+def test_nobody_is_refused_by_what_was_measured_long_ago(clock: Clock) -> None:
+    queue = measured(clock)
+    clock.now += FRESH_SECONDS + 1
+    assert admitted(queue, clock, 0.1)
+    assert len(queue.take()) == 1
+
+
+def test_a_deadline_that_has_passed_is_refused_even_when_nothing_is_known(clock: Clock) -> None:
+    assert not admitted(batcher(clock), clock, -0.1)
+
+
+def test_without_a_deadline_nobody_is_refused(clock: Clock) -> None:
+    queue = measured(clock)
+    for _ in range(50):
+        queue.put(entry(4))
+    assert len(queue) == 50

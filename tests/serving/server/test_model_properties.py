@@ -1,0 +1,134 @@
+"""Under any interleaving of arrivals, cancellations, failures, closes and new versions every caller gets one outcome,
+and if that is an answer, its own."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from serving.server.batcher import Answer, Entry
+from serving.server.config import ServerConfig
+from serving.server.errors import CancelledError, InferenceError, QueueFullError, UnavailableError
+from serving.server.model import ServedModel
+from tests.serving.server.parts import Caller, FakeRuntime, Outputs, rows, served
+
+
+class ModelMachine(RuleBasedStateMachine):
+    """A model whose runtime doubles, or fails; batches are computed one at a time, when the machine says so."""
+
+    @initialize(size=st.integers(1, 5), instances=st.integers(1, 3))
+    def start(self, size: int, instances: int) -> None:
+        self.config = ServerConfig(max_batch_size=size, max_queue_size=size + 3, instances=instances)
+        self.models: list[ServedModel] = []
+        self.callers: dict[Entry, tuple[ServedModel, Caller, list[float]]] = {}
+        self.gone: set[Entry] = set()
+        self.doomed: set[Entry] = set()
+        self.taken: list[tuple[ServedModel, list[Entry]]] = []
+        self.next = 0.0
+        self.deploy()
+
+    @rule()
+    def deploy(self) -> None:
+        """A new version takes the place; the old one takes nothing more and drains."""
+        for old in self.models:
+            old.batcher.close()
+        self.models.append(served(FakeRuntime(), self.config))
+
+    @rule(samples=st.integers(1, 5), late=st.booleans())
+    def arrive(self, samples: int, late: bool) -> None:
+        model = self.models[0] if late else self.models[-1]  # who looked a model up may come after it was replaced
+        values = [self.next + offset for offset in range(min(samples, self.config.max_batch_size))]
+        self.next += len(values)
+        caller = Caller()
+        try:
+            entry = model.submit(rows(*values), {"x": "FP32"}, caller)
+        except QueueFullError:
+            assert len(model.batcher) == self.config.max_queue_size
+        except UnavailableError:
+            assert model is not self.models[-1] or self.closed
+        else:
+            self.callers[entry] = model, caller, values
+            return
+        assert caller.outcomes == []
+
+    closed = False
+
+    @rule()
+    def close(self) -> None:
+        self.models[-1].batcher.close()
+        self.closed = True
+
+    @precondition(lambda self: self.callers)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(list(self.callers)))
+        model, caller, _ = self.callers[entry]
+        if not caller.outcomes:
+            self.gone.add(entry)
+        model.cancel(entry)
+
+    @rule(data=st.data())
+    def take(self, data: st.DataObject) -> None:
+        model = data.draw(st.sampled_from(self.models))
+        if batch := model.batcher.take(wait=False):
+            assert model.batcher.computing <= self.config.instances
+            self.taken.append((model, batch))
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data(), fault=st.sampled_from([None, None, "raises", "too few rows", "a bug"]))
+    def compute(self, data: st.DataObject, fault: str | None) -> None:
+        model, batch = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
+        runtime = model.runtime
+        assert isinstance(runtime, FakeRuntime)
+        fails = fault is not None and (fault != "too few rows" or len(batch) > 1)
+
+        def compute(x: Any) -> Outputs:
+            match fault:
+                case "raises":
+                    raise InferenceError("made up")
+                case "a bug":
+                    raise KeyError("made up")
+                case "too few rows" if len(batch) > 1:
+                    return {"y": x[1:] * 2}
+            return {"y": x * 2}
+
+        runtime.compute = compute
+        model.execute(batch)
+        if fails:
+            self.doomed.update(entry for entry in batch if entry not in self.gone)
+
+    @invariant()
+    def everyone_has_exactly_what_is_theirs(self) -> None:
+        for entry, (_, caller, values) in self.callers.items():
+            if entry in self.gone:
+                assert isinstance(caller.outcome, CancelledError)
+            elif entry in self.doomed:
+                assert isinstance(caller.outcome, InferenceError)
+            elif caller.outcomes:
+                assert isinstance(caller.outcome, Answer)
+                np.testing.assert_array_equal(caller.answer.outputs["y"][:, 0], np.array(values) * 2)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "models"):
+            return
+        for model in self.models:
+            model.batcher.close()
+        for model, batch in self.taken:
+            model.runtime.compute = lambda x: {"y": x * 2}  # type: ignore[attr-defined]
+            model.execute(batch)
+        self.taken = []
+        for model in self.models:
+            model.runtime.compute = lambda x: {"y": x * 2}  # type: ignore[attr-defined]
+            model.start()
+            model.close()
+            with pytest.raises(UnavailableError):
+                model.submit(rows(1), {"x": "FP32"}, Caller())
+        self.everyone_has_exactly_what_is_theirs()
+        assert all(len(caller.outcomes) == 1 for _, caller, _ in self.callers.values())
+
+
+TestModel = ModelMachine.TestCase
+TestModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
