@@ -1,5 +1,6 @@
 """The typed client: ``from serving.client import Client``."""
 
 from serving.client.client import Classification, Client, ClientError, Label
+from serving.credentials import Credentials, CredentialsError
 
-__all__ = ["Classification", "Client", "ClientError", "Label"]
+__all__ = ["Classification", "Client", "ClientError", "Credentials", "CredentialsError", "Label"]

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.client import pictures
-from serving.client.client import Classification, Client, ClientError
+from serving.client.client import DEFAULT_TIMEOUT, Classification, Client, ClientError
+from serving.credentials import Credentials, CredentialsError, credentials_options
 
 _server = click.option(
     "--server", default="127.0.0.1:8001", show_default=True, show_envvar=True, help="Where the server listens."
@@ -31,6 +32,7 @@ _server = click.option(
 @click.option("--timeout", type=click.FloatRange(min=0.001), default=10.0, show_default=True, help="Seconds per image.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for scripts.")
 @click.option("--draw/--no-draw", default=None, help="Draw each image.  [default: where the output is a terminal]")
+@credentials_options
 def classify(
     images: tuple[Path, ...],
     model: str,
@@ -40,6 +42,7 @@ def classify(
     timeout: float,
     as_json: bool,
     draw: bool | None,
+    credentials: Credentials,
 ) -> None:
     """Classify each IMAGE (PNG, JPEG or WebP) with a served model.
 
@@ -60,12 +63,12 @@ def classify(
     """
     console = Console()
     failed = False
-    with Client(server, timeout=timeout) as client:
+    with _client(server, credentials, timeout=timeout) as client:
         for path in images:
             try:
                 data = path.read_bytes()
                 answer = client.classify(data, model, version=model_version, top_k=top_k or 0)
-            except (OSError, ClientError) as error:
+            except (OSError, ClientError, CredentialsError) as error:
                 failed = True
                 click.echo(f"{path}: {error.strerror if isinstance(error, OSError) else error}", err=True)
                 continue
@@ -81,17 +84,25 @@ def classify(
 @_server
 @click.option("--model", default="", help="Ask for one model.  [default: the whole server]")
 @click.option("--wait", type=click.FloatRange(min=0), help="Wait up to this many seconds for it to become ready.")
-def health(server: str, model: str, wait: float | None) -> None:
+@credentials_options
+def health(server: str, model: str, wait: float | None, credentials: Credentials) -> None:
     """Say whether a server is ready: exit code 0 when it is, else 1."""
-    with Client(server) as client:
+    with _client(server, credentials) as client:
         try:
             if wait is not None:
                 client.wait_until_ready(wait, model)
             elif not client.is_ready(model):
                 raise click.ClickException(f"{model or 'the server'} at {server} is not ready")
-        except ClientError as error:
+        except (ClientError, CredentialsError) as error:
             raise click.ClickException(str(error)) from error
     click.echo(f"{model or 'the server'} at {server} is ready")
+
+
+def _client(server: str, credentials: Credentials, *, timeout: float = DEFAULT_TIMEOUT) -> Client:
+    try:
+        return Client(server, timeout=timeout, credentials=credentials)
+    except CredentialsError as error:
+        raise click.ClickException(f"{error}.") from error
 
 
 def _show(console: Console, path: Path, data: bytes, answer: Classification, drawn: bool) -> None:

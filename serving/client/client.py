@@ -16,6 +16,7 @@ import numpy.typing as npt
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc, tensors
+from serving.credentials import Credentials
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
@@ -74,11 +75,22 @@ class Classification:
 class Client:
     """One channel to one server. Thread-safe. Every method raises ClientError."""
 
-    def __init__(self, address: str = "127.0.0.1:8001", *, timeout: float = DEFAULT_TIMEOUT) -> None:
-        """timeout: each call's deadline in seconds; it travels to the server, which does not compute what is late."""
+    def __init__(
+        self,
+        address: str = "127.0.0.1:8001",
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
+    ) -> None:
+        """timeout: each call's deadline in seconds; it travels to the server, which does not compute what is late.
+
+        credentials: for a server with TLS or tokens. Raises CredentialsError when its files cannot be read, as do calls
+        once the token's file is gone.
+        """
         self._address = address
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(address, _CHANNEL_OPTIONS)
+        self._credentials = credentials
+        self._channel = credentials.channel(address, _CHANNEL_OPTIONS)
         self._inference = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._classifier = classifier_pb2_grpc.ClassifierStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -153,7 +165,8 @@ class Client:
         request = health_pb2.HealthCheckRequest(service=model)
         try:
             # Watch tells every change at once: no polling. wait_for_ready outlasts a server that has not started yet.
-            for response in self._health.Watch(request, timeout=seconds, wait_for_ready=True):
+            metadata = self._credentials.metadata()
+            for response in self._health.Watch(request, timeout=seconds, wait_for_ready=True, metadata=metadata):
                 if response.status == health_pb2.HealthCheckResponse.SERVING:
                     return
         except grpc.RpcError as error:
@@ -177,7 +190,7 @@ class Client:
 
     def _call(self, method: Callable[..., T], request: object) -> T:
         try:
-            return method(request, timeout=self._timeout)
+            return method(request, timeout=self._timeout, metadata=self._credentials.metadata())
         except grpc.RpcError as error:
             raise self._explained(error) from error
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
+from serving.credentials import Credentials, credentials_options
 from serving.loadtest import comparison, document, environment, html, progress, samples, session, table
 from serving.loadtest.results import Results
 from serving.loadtest.scenario import Scenario
@@ -98,8 +99,14 @@ def setting(flag: str, help_text: str, type: click.ParamType[Any] | None = None)
     "--html", "html_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with pictures."
 )
 @click.option("--yes-load-remote", is_flag=True, help="Allow a server that is elsewhere. Ask its owner first.")
+@credentials_options
 def loadtest(
-    images: Path | None, json_file: Path | None, html_file: Path | None, yes_load_remote: bool, **settings: Any
+    images: Path | None,
+    json_file: Path | None,
+    html_file: Path | None,
+    yes_load_remote: bool,
+    credentials: Credentials,
+    **settings: Any,
 ) -> None:
     """Measure the latency and throughput of one or several MODELs on a server, and compare them.
 
@@ -129,11 +136,11 @@ def loadtest(
             "Ask its owner, then add --yes-load-remote."
         )
     stderr = Console(stderr=True)
-    target = probe(scenario.server, scenario.models)
+    target = probe(scenario.server, scenario.models, credentials)
     libraries = [
         samples.load(metadata, scenario.batch_size, scenario.seed, images) for metadata in target.models.values()
     ]
-    results = _measure(scenario, target, libraries, stderr)
+    results = _measure(scenario, target, libraries, credentials, stderr)
     compared = comparison.comparisons(results)
     table.render(results, compared, Console())
     if json_file:
@@ -151,12 +158,18 @@ def _scenario(settings: dict[str, Any]) -> Scenario:
         raise click.UsageError(f"{error}.") from error
 
 
-def _measure(scenario: Scenario, target: Target, libraries: list[samples.SampleLibrary], stderr: Console) -> Results:
+def _measure(
+    scenario: Scenario,
+    target: Target,
+    libraries: list[samples.SampleLibrary],
+    credentials: Credentials,
+    stderr: Console,
+) -> Results:
     started, start = datetime.now(UTC), time.monotonic()
     requests = {library.model: library.requests for library in libraries}
     with (
         _interrupts() as stop,
-        GeneratorProcess(scenario.server, scenario.channels, scenario.deadline, requests, stop) as process,
+        GeneratorProcess(scenario.server, scenario.channels, scenario.deadline, requests, stop, credentials) as process,
         progress.live(stderr) as show,
     ):
         runs = session.run(scenario, process, stop, show)

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import grpc
 
+from serving.credentials import Credentials
 from serving.loadtest.recorder import OK, BlockResult, Recorder
 from serving.loadtest.scenario import ClosedLoop, Limits, Load, OpenLoop
 from serving.loadtest.schedule import generator_for, planned_times
@@ -55,15 +56,23 @@ class Snapshot:
 class Generator:
     """Holds the channels and the serialised requests, and runs blocks one after the other."""
 
-    def __init__(self, address: str, channels: int, deadline: float, requests: dict[str, tuple[bytes, ...]]) -> None:
-        """`requests` holds each model's; every call gets `deadline` seconds."""
+    def __init__(
+        self,
+        address: str,
+        channels: int,
+        deadline: float,
+        requests: dict[str, tuple[bytes, ...]],
+        credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
+    ) -> None:
+        """`requests` holds each model's; every call gets `deadline` seconds. Raises CredentialsError."""
         # Channels with equal arguments would share one connection.
         options = [("grpc.use_local_subchannel_pool", 1)]
-        self._channels = [grpc.insecure_channel(address, options=options) for _ in range(channels)]
+        self._channels = [credentials.channel(address, options) for _ in range(channels)]
         # Without serialisers gRPC takes and gives bytes.
         self._calls: list[Infer] = [channel.unary_unary(METHOD) for channel in self._channels]
         self._deadline = deadline
         self._requests = requests
+        self._credentials = credentials
 
     def connect(self, timeout: float) -> None:
         """Open every connection, so that no query pays for one. One that fails shows later, in the calls' status."""
@@ -75,7 +84,7 @@ class Generator:
 
     def run(self, block: Block, keep_going: Callable[[Snapshot], bool]) -> BlockResult:
         """Run a block to its end. `keep_going` is called now and then; when it answers False the block ends early."""
-        run = _BlockRun(block, self._calls, self._requests[block.model], self._deadline)
+        run = _BlockRun(block, self._calls, self._requests[block.model], self._deadline, self._credentials.metadata())
         pacer = threading.Thread(target=run.pace, name="pacer", daemon=True)
         pacer.start()
         while not run.drained.wait(PROGRESS_INTERVAL):
@@ -98,11 +107,19 @@ class Generator:
 class _BlockRun:
     """One block under way. Its methods run on the pacer's, gRPC's, and the process's main thread."""
 
-    def __init__(self, block: Block, calls: Sequence[Infer], requests: tuple[bytes, ...], deadline: float) -> None:
+    def __init__(
+        self,
+        block: Block,
+        calls: Sequence[Infer],
+        requests: tuple[bytes, ...],
+        deadline: float,
+        metadata: tuple[tuple[str, str], ...],
+    ) -> None:
         self._block = block
         self._calls = calls
         self._requests = requests
         self._deadline = deadline
+        self._metadata = metadata
         self._planned = (
             planned_times(block.load, block.limits, block.warm_up, generator_for(block.seed, "schedule", block.round))
             if isinstance(block.load, OpenLoop)
@@ -187,7 +204,9 @@ class _BlockRun:
             number = self._sent
             self._sent += 1
         sent = clock()
-        future = call.future(self._requests[number % len(self._requests)], timeout=self._deadline)
+        future = call.future(
+            self._requests[number % len(self._requests)], timeout=self._deadline, metadata=self._metadata
+        )
         future.add_done_callback(partial(self._ended, call, planned, sent))
 
     def _ended(self, call: Infer, planned: float, sent: float, future: grpc.Call) -> None:

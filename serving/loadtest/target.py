@@ -6,6 +6,7 @@ import grpc
 
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
+from serving.credentials import Credentials, CredentialsError
 from serving.loadtest.errors import TargetError
 
 # Enough for a server across an ocean; a refused connection fails at once.
@@ -22,40 +23,50 @@ class Target:
     models: dict[str, pb.ModelMetadataResponse]
 
 
-def probe(address: str, models: tuple[str, ...]) -> Target:
+Metadata = tuple[tuple[str, str], ...]
+
+
+def probe(address: str, models: tuple[str, ...], credentials: Credentials = Credentials()) -> Target:  # noqa: B008
     """Ask the server at `address` (HOST:PORT) about itself and these models.
 
     Raises TargetError, in one sentence, when nothing answers, when it is not an inference server, and when a model is
     unknown or not ready.
     """
-    with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+    try:
+        opened, metadata = credentials.channel(address, [("grpc.use_local_subchannel_pool", 1)]), credentials.metadata()
+    except CredentialsError as error:
+        raise TargetError(f"{error}.") from error
+    with opened as channel:
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
-            server = stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=PROBE_TIMEOUT)
+            server = stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=PROBE_TIMEOUT, metadata=metadata)
         except grpc.RpcError as error:
             raise TargetError(_why_no_server(address, error)) from error
-        return Target(address, server.name, server.version, {name: _model(stub, address, name) for name in models})
+        described = {name: _model(stub, address, name, metadata) for name in models}
+        return Target(address, server.name, server.version, described)
 
 
-def _model(stub: inference_pb2_grpc.GRPCInferenceServiceStub, address: str, name: str) -> pb.ModelMetadataResponse:
+def _model(
+    stub: inference_pb2_grpc.GRPCInferenceServiceStub, address: str, name: str, metadata: Metadata
+) -> pb.ModelMetadataResponse:
     try:
-        metadata: pb.ModelMetadataResponse = stub.ModelMetadata(
-            pb.ModelMetadataRequest(name=name), timeout=PROBE_TIMEOUT
+        described: pb.ModelMetadataResponse = stub.ModelMetadata(
+            pb.ModelMetadataRequest(name=name), timeout=PROBE_TIMEOUT, metadata=metadata
         )
-        ready = stub.ModelReady(pb.ModelReadyRequest(name=name), timeout=PROBE_TIMEOUT).ready
+        ready = stub.ModelReady(pb.ModelReadyRequest(name=name), timeout=PROBE_TIMEOUT, metadata=metadata).ready
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.NOT_FOUND:
-            raise TargetError(f"{address} has no model {name!r}{_known(stub)}.") from error
+            raise TargetError(f"{address} has no model {name!r}{_known(stub, metadata)}.") from error
         raise TargetError(f"{address} could not describe model {name!r}: {_status(error)}.") from error
     if not ready:
         raise TargetError(f"model {name!r} is not ready on {address}: wait for it, or see the server's log.")
-    return metadata
+    return described
 
 
-def _known(stub: inference_pb2_grpc.GRPCInferenceServiceStub) -> str:
+def _known(stub: inference_pb2_grpc.GRPCInferenceServiceStub, metadata: Metadata) -> str:
     """The models that there are, as the end of a sentence; empty where the server cannot list them."""
     try:
-        index = stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=PROBE_TIMEOUT)
+        index = stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=PROBE_TIMEOUT, metadata=metadata)
     except grpc.RpcError:
         return ""
     names = sorted({model.name for model in index.models})

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Self
 
+from serving.credentials import Credentials
 from serving.loadtest.errors import GeneratorError
 from serving.loadtest.generator import Block, Generator, Snapshot
 from serving.loadtest.recorder import BlockResult
@@ -32,13 +33,17 @@ class GeneratorProcess:
         deadline: float,
         requests: dict[str, tuple[bytes, ...]],
         stop: threading.Event,
+        credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
     ) -> None:
         """See Generator."""
         # Spawned, not forked: gRPC's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, address, channels, deadline, requests), name="generator", daemon=True
+            target=_serve,
+            args=(theirs, address, channels, deadline, requests, credentials),
+            name="generator",
+            daemon=True,
         )
         self._theirs = theirs
         self._stop = stop
@@ -82,14 +87,19 @@ class GeneratorProcess:
 
 
 def _serve(
-    connection: Connection, address: str, channels: int, deadline: float, requests: dict[str, tuple[bytes, ...]]
+    connection: Connection,
+    address: str,
+    channels: int,
+    deadline: float,
+    requests: dict[str, tuple[bytes, ...]],
+    credentials: Credentials,
 ) -> None:
     """The process's main function: blocks in, snapshots and results out, until the other end closes."""
     # Ctrl-C reaches the whole process group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    generator = Generator(address, channels, deadline, requests)
+    generator = Generator(address, channels, deadline, requests, credentials)
     generator.connect(CONNECT_TIMEOUT)
     # Nothing that lives by now is garbage: collections need not look at it again.
     gc.freeze()
