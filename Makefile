@@ -12,7 +12,7 @@ DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types imports stubs unit peers train export serve loadtest figures docs study cnn-rnn bench-train \
-	proto dataset clean
+	proto schema dataset clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -84,6 +84,9 @@ bench-train: $(VENV)/.dev $(VENV)-keras/.keras ## Time of a training step beside
 
 proto: $(VENV)/.dev ## Generate the stubs from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+
+schema: $(VENV)/.dev ## Generate docs/loadtest.schema.json from the load test's types
+	$(BIN)/python -m serving.loadtest.report.schema > docs/loadtest.schema.json
 
 clean: ## Remove environments, caches and reports; runs/ and models/ stay
 	rm -rf $(VENV) $(VENV)-peers $(VENV)-keras reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

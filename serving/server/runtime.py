@@ -46,6 +46,7 @@ class Runtime:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
             raise ModelLoadError(f"{path} cannot be loaded by ONNX Runtime {VERSION}: {error}") from error
+        self.file_bytes = path.stat().st_size  # what the weights take in memory, about
         self.provider: str = self._session.get_providers()[0]
         if provider == "cuda" and self.provider != _PROVIDERS["cuda"]:
             raise ModelLoadError(

@@ -9,6 +9,7 @@ from protos import inference_pb2_grpc
 from serving.server.engine import Engine
 from serving.server.errors import NotFoundError, UnavailableError
 from serving.server.model import ServedModel
+from serving.server.runtime import VERSION
 from serving.server.statistics import Duration
 from serving.server.transport import codec
 from serving.server.transport.call import infer
@@ -96,7 +97,11 @@ def _config(model: ServedModel) -> pb.ModelConfig:
     skipped = 1 if batched else 0  # Triton's dims leave the batch axis out
     # The training log is the one long property, and of no use to a caller.
     parameters = {f"hangtag.{key}": value for key, value in model.signature.metadata.items() if key != "training"}
-    parameters["execution_provider"] = model.runtime.provider
+    parameters |= {
+        "execution_provider": model.runtime.provider,
+        "onnxruntime_version": VERSION,
+        "file_bytes": str(model.runtime.file_bytes),
+    }
     config = pb.ModelConfig(
         name=model.name,
         platform=PLATFORM,

@@ -63,7 +63,7 @@ def test_failed_calls_make_the_exit_code_1_and_are_shown(server: FakeServer) -> 
 
     server.behaviour = behaviour
     result = invoke("fast", "--server", server.address, "--concurrency", "1", *QUICK)
-    assert result.exit_code == 1
+    assert result.exit_code == 1, result.output
     text = result.stdout.replace("\n", " ")
     assert "INVALID fast, 1 in flight:" in text
     assert "RESOURCE_EXHAUSTED: queue is full" in text
@@ -83,13 +83,20 @@ def test_images_are_what_is_sent(server: FakeServer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Missing argument 'MODEL...'"),
+        ([], "Name at least one MODEL or --target."),
         (["cnn", "--concurrency", "1,x"], "'1,x' is not a list of numbers"),
         (["cnn", "--rate", "0"], "a request rate is above 0 calls/s, not 0."),
         (["cnn", "--min-duration", "soon"], "'soon' is not a duration such as 2s"),
-        (["cnn", "cnn"], "models names something twice: cnn, cnn."),
+        (["cnn", "cnn"], "targets names something twice: cnn, cnn."),
         (["cnn", "--server", "192.0.2.1:8001"], "Ask its owner, then add --yes-load-remote."),
-        (["cnn", "--images", "/nonexistent"], "does not exist"),
+        (["cnn", "--samples", "/nonexistent"], "does not exist"),
+        (["--target", "cnn"], "'cnn' is not a target: write NAME=HOST:PORT/MODEL"),
+        (["--target", "a=192.0.2.1:8001/cnn"], "192.0.2.1:8001 is not on this machine"),
+        (["cnn", "--find-peak"], "find_peak searches for the highest rate that keeps a target_latency: give one."),
+        (["cnn", "--scenario", "server"], "the server scenario needs a rate"),
+        (["cnn", "--fail-if", "cnn is slow"], "'cnn is slow' is not a condition: write TARGET.METRIC > VALUE"),
+        (["cnn", "--fail-if", "cmm.p99 > 1s"], "is about 'cmm', which is not measured: cnn are."),
+        (["cnn", "--fail-if", "cnn.p99 > baseline"], "give --baseline FILE.json."),
     ],
 )
 def test_a_wrong_command_exits_with_2_and_says_why(arguments: list[str], message: str) -> None:
@@ -149,7 +156,7 @@ def test_ctrl_c_ends_with_a_report_of_what_there_is(server: FakeServer, tmp_path
     os.killpg(process.pid, signal.SIGINT)  # As a terminal does: to every process of the group.
     stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert "Interrupted: this is what there was." in stdout
+    assert "The test was interrupted: this is what there was." in stdout
     assert "Traceback" not in stderr
     written = json.loads(json_file.read_text())
     assert written["interrupted"]
