@@ -12,7 +12,7 @@ DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types imports stubs unit peers train export serve loadtest figures docs study cnn-rnn bench-train \
-	proto schema dataset clean
+	proto schema dataset programs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -35,7 +35,7 @@ imports: $(VENV)/.dev ## Who may import whom
 stubs: $(VENV)/.dev ## The checked-in stubs are what the .proto files generate
 	$(BIN)/python -m tests.stubs $(PROTOS)
 
-unit: $(VENV)/.dev $(VENV)-peers/.peers dataset ## The tests alone; more with ARGS="-k batcher -x"
+unit: $(VENV)/.dev $(VENV)-peers/.peers dataset programs ## The tests alone; more with ARGS="-k batcher -x"
 	$(BIN)/pytest $(ARGS)
 
 peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer and grpcurl into .venv-peers
@@ -98,6 +98,16 @@ dataset: # The tests read the real data set from Debian's package
 	else \
 		echo "Fashion-MNIST is missing: run 'sudo apt-get install dataset-fashion-mnist', or see 'hangtag train --help'." >&2; exit 1; \
 	fi
+
+programs: # The tests look at the load test's report in a real browser, and compare with h2load
+	@for program in chromium:chromium h2load:nghttp2-client; do \
+		command -v $${program%:*} >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+				apt-get install -y -qq --no-install-recommends $${program#*:} >/dev/null; \
+		else \
+			echo "$${program%:*} is missing: run 'sudo apt-get install $${program#*:}'." >&2; exit 1; \
+		fi; \
+	done
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -31,10 +31,11 @@ class CommaList(click.ParamType[Any]):
 
 
 class Seconds(click.ParamType[float]):
-    """A duration: 2, 2s, 500ms, 1m. Seconds where there is no unit."""
+    """A duration: 2, 2s, 500ms, 50us, 1m. Seconds where there is no unit."""
 
     name = "duration"
-    _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0}  # noqa: RUF012
+    # "s" ends others too: it comes after them.
+    _UNITS = {"ms": 1e-3, "us": 1e-6, "s": 1.0, "m": 60.0}  # noqa: RUF012
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         text = str(value).strip()

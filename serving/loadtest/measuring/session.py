@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from serving.loadtest.generator.calls import clock
 from serving.loadtest.generator.fleet import Fleet
-from serving.loadtest.generator.measured import BlockResult
+from serving.loadtest.generator.measured import OK, BlockResult
 from serving.loadtest.generator.orders import Block, Snapshot
 from serving.loadtest.measuring.runs import Run
 from serving.loadtest.plan.loads import Load, order_of
@@ -16,6 +16,8 @@ from serving.loadtest.target.counters import ServerTimings
 
 # The counters of a target's server as they stand (by target name), or None where it keeps none.
 Counters = Callable[[str], ServerTimings | None]
+# A server that counted less than this share of what it answered began anew in between.
+COUNTED_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,10 @@ class Session:
         result = self._fleet.run(block, report)
         after = self._counters(block.target)
         self._done += result.window + block.warm_up
-        timings = None
-        if before is not None and after is not None:
-            timings = after.since(before)
-            if timings is None:
-                self._restarted.add((block.load, block.target))
+        timings = after.since(before) if before is not None and after is not None else None
+        if before is not None and after is not None and not _counted_all(timings, result):
+            self._restarted.add((block.load, block.target))
+            timings = None
         began = started + block.warm_up
         timeline = tuple(replace(one, start=began + one.start) for one in result.timeline)
         return replace(result, timeline=timeline, server=timings)
@@ -145,3 +146,9 @@ class Session:
 
 def _least_duration(block: Block) -> float:
     return block.warm_up + block.limits.min_duration
+
+
+def _counted_all(timings: ServerTimings | None, result: BlockResult) -> bool:
+    """Whether the server counted what it answered, about: one that began anew has forgotten a part of it."""
+    # The last answers may be on their way before they are counted.
+    return timings is not None and timings.count >= COUNTED_SHARE * result.statuses[OK]

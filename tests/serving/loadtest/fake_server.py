@@ -83,11 +83,11 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 @contextmanager
-def running(servicer: FakeServer) -> Iterator[FakeServer]:
-    """The servicer on a free port of this machine, while the context is open."""
+def running(servicer: FakeServer, at: str = "127.0.0.1:0") -> Iterator[FakeServer]:
+    """The servicer on this machine, on a free port unless one is given, while the context is open."""
     server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
     inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    servicer.address = f"127.0.0.1:{server.add_insecure_port(at)}"
     server.start()
     try:
         yield servicer

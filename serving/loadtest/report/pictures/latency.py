@@ -56,7 +56,6 @@ def latency_over_time(runs: Sequence[Run], names: Sequence[str]) -> str:
         failed = [one.start + one.length / 2 for run in runs for one in run.total.timeline if one.failed]
         axes.scatter(failed, [high] * len(failed), marker="x", s=30, color=BAD, clip_on=False)
         axes.set_ylim(low, high)
-        axes.set_xlim(left=0)
         axes.set_xlabel("seconds since the test began")
         axes.set_ylabel("latency")
         latency_axis(axes.yaxis, low, high)

@@ -55,3 +55,21 @@ def test_a_run_of_which_blocks_are_missing_is_not_valid() -> None:
     assert Run(blocks, 1, planned_blocks=2).valid
     (problem,) = Run(blocks, 1, planned_blocks=5).problems
     assert problem.startswith("it ended too early")
+
+
+def test_what_an_invalid_run_measured_is_not_compared() -> None:
+    failed = Run((block("b", ClosedLoop(1), failed=1),), 1)
+    fine = Run((block("a", ClosedLoop(1)),), 1)
+    (comparison,) = comparisons(results(fine, failed))
+    assert comparison.sentence == "b and a at 1 in flight cannot be compared: b is INVALID."
+    (comparison,) = comparisons(results(failed, Run((block("c", ClosedLoop(1), failed=1),), 1)))
+    assert comparison.sentence.endswith("cannot be compared: c and b are INVALID.")
+
+
+def test_throughputs_that_the_generator_set_are_not_compared() -> None:
+    runs = [Run((block(name, ClosedLoop(1), (0.001,) * 5),), 1, ceiling=5.1) for name in "ab"]
+    (comparison,) = comparisons(results(*runs))
+    assert comparison.sentence == (
+        "b's p99 at 1 in flight is 1.0 times a's; "
+        "their throughputs cannot be compared: the generator was the bottleneck."
+    )
