@@ -32,11 +32,14 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self.keeps_statistics = True  # Another one.
         self.forgotten = 0  # Calls that the statistics no longer count: as after a restart.
         self.answer: Callable[[pb.ModelInferRequest], pb.ModelInferResponse] = lambda request: pb.ModelInferResponse(
-            model_name=request.model_name
+            model_name=request.model_name, id=request.id
         )
 
     def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=True)
 
     def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
         if self.config is None:
