@@ -11,11 +11,11 @@ MODEL ?= lstm
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports stubs unit fuzz peers train export precisions verify serve loadtest figures docs study cnn-rnn bench-export bench-train \
-	bench-server proto dataset clean
+.PHONY: help demo test lint types imports stubs unit fuzz peers train export precisions verify serve loadtest figures docs study cnn-rnn \
+	bench-export bench-train bench-server bench-generators loadtest-agreement proto schema dataset programs clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.serve ## Serve the shipped models, classify real images, load-test lstm against cnn (no torch, no GPU)
 	BIN=$(BIN) examples/demo.sh
@@ -35,7 +35,7 @@ imports: $(VENV)/.dev ## Who may import whom
 stubs: $(VENV)/.dev ## The checked-in stubs are what the .proto files generate
 	$(BIN)/python -m tests.stubs $(PROTOS)
 
-unit: $(VENV)/.dev $(VENV)-peers/.peers dataset ## The tests alone; more with ARGS="-k batcher -x"
+unit: $(VENV)/.dev $(VENV)-peers/.peers dataset programs ## The tests alone; more with ARGS="-k batcher -x"
 	$(BIN)/pytest $(ARGS)
 
 fuzz: $(VENV)/.dev ## Send 24,000 bad requests to a server; more with FUZZ_CASES=10000 (times six)
@@ -103,8 +103,17 @@ bench-server: $(VENV)/.serve ## The server beside bare ONNX Runtime, on an idle 
 	$(BIN)/python -m benchmarks.server.measure $(ARGS)
 	$(BIN)/python -m benchmarks.server.report
 
+loadtest-agreement: $(VENV)/.dev $(VENV)-peers/.peers programs ## The load test beside perf_analyzer and h2load, on a server that runs already
+	$(BIN)/python -m benchmarks.loadtest.agreement $(ARGS)
+
+bench-generators: $(VENV)/.dev ## Calls a CPU second by each way to make them from Python, on an idle machine
+	$(BIN)/python -m benchmarks.loadtest.generators $(ARGS)
+
 proto: $(VENV)/.dev ## Generate the stubs from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+
+schema: $(VENV)/.dev ## Generate docs/loadtest.schema.json from the load test's types
+	$(BIN)/python -m serving.loadtest.report.schema > docs/loadtest.schema.json
 
 clean: ## Remove environments, caches and reports; runs/ and models/ stay
 	rm -rf $(VENV) $(VENV)-peers $(VENV)-keras reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -116,6 +125,16 @@ dataset: # The tests read the real data set from Debian's package
 	else \
 		echo "Fashion-MNIST is missing: run 'sudo apt-get install dataset-fashion-mnist', or see 'hangtag train --help'." >&2; exit 1; \
 	fi
+
+programs: # The tests look at the load test's report in a real browser, and compare with h2load
+	@for program in chromium:chromium h2load:nghttp2-client; do \
+		command -v $${program%:*} >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+				apt-get install -y -qq --no-install-recommends $${program#*:} >/dev/null; \
+		else \
+			echo "$${program%:*} is missing: run 'sudo apt-get install $${program#*:}'." >&2; exit 1; \
+		fi; \
+	done
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

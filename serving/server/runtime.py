@@ -52,6 +52,7 @@ class Runtime:
         """
         self._path = path
         self._session = _session(path, provider, threads)
+        self.file_bytes = path.stat().st_size  # what the weights take in memory, about
         self.provider: str = self._session.get_providers()[0]
         if provider == "cuda" and self.provider != _PROVIDERS["cuda"]:
             raise ModelLoadError(

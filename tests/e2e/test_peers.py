@@ -173,8 +173,11 @@ def test_perf_analyzer(
     after = statistics(server)
     requests = after.inference_stats.success.count - before.inference_stats.success.count
     assert after.inference_stats.fail.count == before.inference_stats.fail.count
-    # It sums up to three windows of its own, and was once seen to count one request more than the server was sent.
-    assert requests + 3 >= said["Successful request count"] >= said["Request count"]
+    # Both of its counts are of the windows that it measured, so neither is more than all that it sent. They do not
+    # bound each other: it notes a window's start before it asks for our statistics, and what ends in between counts for
+    # its own figure but not for the server's. The longer that question takes, the more there is of it.
+    assert requests >= said["Successful request count"] > 0
+    assert requests >= said["Request count"]
     assert said["Inference count"] == said["Successful request count"] * batch_size
     assert after.inference_count - before.inference_count == requests * batch_size
     assert after.execution_count - before.execution_count <= requests

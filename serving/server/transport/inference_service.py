@@ -10,6 +10,7 @@ from serving.server.control import Control
 from serving.server.engine import Engine
 from serving.server.errors import NotFoundError, UnavailableError
 from serving.server.model import ServedModel
+from serving.server.runtime import VERSION
 from serving.server.transport import codec
 from serving.server.transport.call import infer
 from serving.server.transport.lookup import with_model
@@ -85,7 +86,11 @@ def _config(model: ServedModel) -> pb.ModelConfig:
     skipped = 1 if batched else 0  # Triton's dims leave the batch axis out
     # The training log is the one long property, and of no use to a caller.
     parameters = {f"hangtag.{key}": value for key, value in model.signature.metadata.items() if key != "training"}
-    parameters["execution_provider"] = model.runtime.provider
+    parameters |= {
+        "execution_provider": model.runtime.provider,
+        "onnxruntime_version": VERSION,
+        "file_bytes": str(model.runtime.file_bytes),
+    }
     config = pb.ModelConfig(
         name=model.name,
         platform=PLATFORM,

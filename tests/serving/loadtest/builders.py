@@ -1,14 +1,31 @@
 """Results made by hand, so that reports and comparisons are tested against numbers known beforehand."""
 
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from serving.loadtest.histogram import Histogram
-from serving.loadtest.recorder import OK, BlockResult
-from serving.loadtest.results import Results, Run
-from serving.loadtest.scenario import ClosedLoop, Load, OpenLoop, Scenario
-from serving.loadtest.target import Target
+from serving.loadtest.generator.measured import OK, BlockResult, Slice
+from serving.loadtest.measuring.accuracy import Accuracy
+from serving.loadtest.measuring.caching import CacheCheck
+from serving.loadtest.measuring.calibration import Ceiling
+from serving.loadtest.measuring.peaks import Peak
+from serving.loadtest.measuring.results import Results
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
+from serving.loadtest.plan.scenario import Scenario
+from serving.loadtest.plan.targets import DEFAULT_SERVER, Target
+from serving.loadtest.statistics.bootstrap import Interval
+from serving.loadtest.statistics.histogram import Histogram
+from serving.loadtest.target.counters import ServerTimings
+from serving.loadtest.target.probe import Description
+from tests.serving.loadtest.fake_server import metadata
+
+
+def targets(*names: str, address: str = DEFAULT_SERVER) -> tuple[Target, ...]:
+    """Targets named as their models are."""
+    return tuple(Target(name, name, address) for name in names)
 
 
 def histogram(*seconds: float) -> Histogram:
@@ -19,7 +36,7 @@ def histogram(*seconds: float) -> Histogram:
 
 
 def block(
-    model: str,
+    target: str,
     load: Load,
     seconds: tuple[float, ...] = (0.001,),
     *,
@@ -27,6 +44,8 @@ def block(
     delayed: int = 0,
     finished: bool = True,
     window: float = 1.0,
+    start: float = 0.0,
+    **more: Any,
 ) -> BlockResult:
     """A block whose answered queries took so long; every one left on time."""
     statuses = Counter({OK: len(seconds)})
@@ -34,7 +53,7 @@ def block(
         statuses["UNAVAILABLE"] = failed
     latencies = histogram(*seconds) if seconds else Histogram()
     return BlockResult(
-        model=model,
+        target=target,
         load=load,
         window=window,
         answered_in_window=len(seconds),
@@ -46,31 +65,63 @@ def block(
         lateness=histogram(*(0.0001 for _ in range(statuses.total()))),
         delayed=delayed,
         finished=finished,
+        timeline=(Slice(start, 1.0, latencies, failed),),
+        generator_cpu=0.1,
+        **more,
     )
 
 
-def results(*runs: Run, interrupted: bool = False, batch_size: int = 1) -> Results:
+def description(target: Target, **parameters: str) -> Description:
+    """A server that says all it can."""
+    said = {"execution_provider": "CPUExecutionProvider", "onnxruntime_version": "1.99.0"} | parameters
+    return Description(target, "fake", "0.0", metadata(target.model), 64, said, statistics=True)
+
+
+def results(*runs: Run, interrupted: bool = False, batch_size: int = 1, **more: Any) -> Results:
     """Results of these runs."""
-    models = tuple(dict.fromkeys(run.model for run in runs)) or ("fast",)
+    measured = targets(*(dict.fromkeys(run.target for run in runs) or ("fast",)))
     return Results(
-        scenario=Scenario(models, batch_size=batch_size),
-        target=Target("127.0.0.1:8001", "fake", "0.0", {}),
-        sources=dict.fromkeys(models, "random values"),
+        scenario=more.pop("scenario", Scenario(measured, batch_size=batch_size)),
+        described={target.name: description(target, file_bytes="1000000") for target in measured},
+        sources={target.name: "random values" for target in measured},
         runs=runs,
         interrupted=interrupted,
         started="2026-01-02T03:04:05+00:00",
         duration=12.0,
-        command="hangtag loadtest " + " ".join(models),
+        command="hangtag loadtest " + " ".join(target.name for target in measured),
         environment={"CPU": "a processor"},
+        **more,
     )
 
 
-def two_models(**slow: int) -> Results:
+def two_models(more: dict[str, Any] | None = None, **slow: int) -> Results:
     """`fast` and `slow`, which takes four times as long, in a closed and an open loop of five blocks each."""
     runs = []
-    for load in (ClosedLoop(8), OpenLoop(500.0)):
-        for model, factor in (("fast", 1.0), ("slow", 4.0)):
-            times = tuple(np.linspace(0.001, 0.002, int(200 / factor)) * factor)
-            extra = slow if model == "slow" else {}
-            runs.append(Run(tuple(block(model, load, times, **extra) for _ in range(5)), batch_size=1))  # type: ignore[arg-type]
-    return results(*runs)
+    loads: tuple[Load, ...] = (ClosedLoop(8), OpenLoop(500.0))
+    for place, load in enumerate(loads):
+        for name, factor in (("fast", 1.0), ("slow", 4.0)):
+            times = tuple(np.linspace(0.001, 0.002, int(1000 / factor)) * factor)
+            extra: dict[str, Any] = dict(slow) if name == "slow" else {}
+            said = ServerTimings(1000, 500, 0.1 * factor, 0.01, 0.5 * factor, 0.01)
+            blocks = tuple(block(name, load, times, start=10 * place + n, server=said, **extra) for n in range(5))
+            runs.append(Run(blocks, batch_size=1))
+    return results(*runs, **(more or {}))
+
+
+def full_results(**slow: int) -> Results:
+    """The two models with everything that is measured beside the load: accuracy, a peak, caching, the ceiling."""
+    steps = [
+        Run((block("fast", OpenLoop(rate), (latency,) * 2000, window=2000 / rate),), 1, target_latency=0.01)
+        for rate, latency in ((2000.0, 0.02), (1450.0, 0.005), (1450.0, 0.005))
+    ]
+    more = {
+        "accuracies": {"fast": Accuracy(900, 1000), "slow": Accuracy(950, 1000)},
+        "peaks": (Peak("fast", 1450.0, tuple(steps)),),
+        "caching": (
+            CacheCheck("fast", Interval(1.01, 0.98, 1.04)),
+            CacheCheck("slow", Interval(3.0, 2.5, 3.5)),
+        ),
+        "ceilings": (Ceiling(ClosedLoop(8), 20_000.0, 0.0004, 0.001, 0.0),),
+    }
+    made = two_models(more, **slow)
+    return replace(made, runs=(*made.runs, steps[-1]))

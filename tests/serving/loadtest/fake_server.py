@@ -28,6 +28,34 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self.requests: list[pb.ModelInferRequest] = []
         self.behaviour: Behaviour = lambda number, context: None
         self.lists_models = True
+        self.config: pb.ModelConfig | None = None  # An extension that not every server has.
+        self.keeps_statistics = True  # Another one.
+        self.forgotten = 0  # Calls that the statistics no longer count: as after a restart.
+        self.answer: Callable[[pb.ModelInferRequest], pb.ModelInferResponse] = lambda request: pb.ModelInferResponse(
+            model_name=request.model_name, id=request.id
+        )
+
+    def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=True)
+
+    def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
+        if self.config is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+        return pb.ModelConfigResponse(config=self.config)
+
+    def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
+    ) -> pb.ModelStatisticsResponse:
+        if not self.keeps_statistics:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+        count = sum(sent.model_name == request.name for sent in self.requests) - self.forgotten
+        statistics = pb.ModelStatistics(name=request.name, inference_count=count, execution_count=count)
+        statistics.inference_stats.success.count = count
+        statistics.inference_stats.queue.ns = count * 2_000_000
+        return pb.ModelStatisticsResponse(model_stats=[statistics])
 
     def ServerMetadata(
         self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
@@ -54,15 +82,15 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
     def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         self.requests.append(request)
         self.behaviour(len(self.requests) - 1, context)
-        return pb.ModelInferResponse(model_name=request.model_name)
+        return self.answer(request)
 
 
 @contextmanager
-def running(servicer: FakeServer) -> Iterator[FakeServer]:
-    """The servicer on a free port of this machine, while the context is open."""
+def running(servicer: FakeServer, at: str = "127.0.0.1:0") -> Iterator[FakeServer]:
+    """The servicer on this machine, on a free port unless one is given, while the context is open."""
     server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
     inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    servicer.address = f"127.0.0.1:{server.add_insecure_port(at)}"
     server.start()
     try:
         yield servicer

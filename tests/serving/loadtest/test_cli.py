@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from serving.loadtest.cli import loadtest
-from tests.serving.loadtest.fake_server import FakeServer
+from tests.serving.loadtest.fake_server import FakeServer, running
 
 QUICK = ["--min-duration", "200ms", "--min-query-count", "20", "--blocks", "2", "--warm-up", "0"]
 
@@ -63,7 +64,7 @@ def test_failed_calls_make_the_exit_code_1_and_are_shown(server: FakeServer) -> 
 
     server.behaviour = behaviour
     result = invoke("fast", "--server", server.address, "--concurrency", "1", *QUICK)
-    assert result.exit_code == 1
+    assert result.exit_code == 1, result.output
     text = result.stdout.replace("\n", " ")
     assert "INVALID fast, 1 in flight:" in text
     assert "RESOURCE_EXHAUSTED: queue is full" in text
@@ -83,13 +84,20 @@ def test_images_are_what_is_sent(server: FakeServer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Missing argument 'MODEL...'"),
+        ([], "Name at least one MODEL or --target."),
         (["cnn", "--concurrency", "1,x"], "'1,x' is not a list of numbers"),
         (["cnn", "--rate", "0"], "a request rate is above 0 calls/s, not 0."),
         (["cnn", "--min-duration", "soon"], "'soon' is not a duration such as 2s"),
-        (["cnn", "cnn"], "models names something twice: cnn, cnn."),
+        (["cnn", "cnn"], "targets names something twice: cnn, cnn."),
         (["cnn", "--server", "192.0.2.1:8001"], "Ask its owner, then add --yes-load-remote."),
-        (["cnn", "--images", "/nonexistent"], "does not exist"),
+        (["cnn", "--samples", "/nonexistent"], "does not exist"),
+        (["--target", "cnn"], "'cnn' is not a target: write NAME=HOST:PORT/MODEL"),
+        (["--target", "a=192.0.2.1:8001/cnn"], "192.0.2.1:8001 is not on this machine"),
+        (["cnn", "--find-peak"], "find_peak searches for the highest rate that keeps a target_latency: give one."),
+        (["cnn", "--scenario", "server"], "the server scenario needs a rate"),
+        (["cnn", "--fail-if", "cnn is slow"], "'cnn is slow' is not a condition: write TARGET.METRIC > VALUE"),
+        (["cnn", "--fail-if", "cmm.p99 > 1s"], "is about 'cmm', which is not measured: cnn are."),
+        (["cnn", "--fail-if", "cnn.p99 > baseline"], "give --baseline FILE.json."),
     ],
 )
 def test_a_wrong_command_exits_with_2_and_says_why(arguments: list[str], message: str) -> None:
@@ -149,11 +157,137 @@ def test_ctrl_c_ends_with_a_report_of_what_there_is(server: FakeServer, tmp_path
     os.killpg(process.pid, signal.SIGINT)  # As a terminal does: to every process of the group.
     stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert "Interrupted: this is what there was." in stdout
+    assert "The test was interrupted: this is what there was." in stdout
     assert "Traceback" not in stderr
     written = json.loads(json_file.read_text())
     assert written["interrupted"]
     assert written["runs"][0]["total"]["statuses"]["OK"] > 10
+
+
+def saved(server: FakeServer, file: Path, *more: str) -> Path:
+    invoke("fast", "--server", server.address, "--concurrency", "2", *QUICK, "--json", str(file), *more)
+    return file
+
+
+def test_saved_runs_are_compared(server: FakeServer, tmp_path: Path) -> None:
+    before = saved(server, tmp_path / "before.json")
+    server.behaviour = lambda number, context: (threading.Event().wait(0.02), None)[1]
+    after = saved(server, tmp_path / "after.json")
+    result = invoke("compare", str(before), str(after))
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert re.search(r"fast in after.json's p99 at 2 in flight is [\d.]+ times fast in before.json's \(95 %: ", text)
+    assert "WARNING" not in text
+
+    document = json.loads(before.read_text())
+    document["environment"]["CPU"] = "another processor"
+    before.write_text(json.dumps(document))
+    text = " ".join(invoke("compare", str(before), str(after)).stdout.split())
+    assert text.startswith("WARNING different machines. CPU: another processor and ")
+
+
+def test_saved_runs_with_nothing_in_common_are_not_compared(server: FakeServer, tmp_path: Path) -> None:
+    before = saved(server, tmp_path / "before.json")
+    document = json.loads(before.read_text())
+    document["runs"] = []
+    (tmp_path / "after.json").write_text(json.dumps(document))
+    result = invoke("compare", str(before), str(tmp_path / "after.json"))
+    assert result.exit_code == 1
+    assert "have no target and load in common" in " ".join(result.stderr.split())
+    assert "cannot be read" in invoke("compare", str(before), str(tmp_path / "missing.json")).stderr
+
+
+def test_gates_decide_the_exit_code(server: FakeServer, tmp_path: Path) -> None:
+    baseline = saved(server, tmp_path / "baseline.json")
+    base = ("fast", "--server", server.address, "--concurrency", "2", *QUICK, "--baseline", str(baseline))
+    passed = invoke(*base, "--fail-if", "fast.throughput < 0.0001 * baseline", "--junit", str(tmp_path / "a.xml"))
+    assert passed.exit_code == 0, passed.output
+    assert "passed not fast.throughput < 0.0001 * baseline" in passed.stdout
+    failed = invoke(*base, "--fail-if", "fast.p99 > 1us", "--prometheus", str(tmp_path / "a.prom"))
+    assert failed.exit_code == 1
+    assert "FAILED fast.p99 > 1us: fast's p99 at 2 in flight is" in " ".join(failed.stdout.split())
+    assert 'failures="0"' in (tmp_path / "a.xml").read_text()
+    assert "hangtag_loadtest_success 0.0" in (tmp_path / "a.prom").read_text()
+
+
+def test_one_model_on_several_servers_and_everything_beside_the_load(server: FakeServer, tmp_path: Path) -> None:
+    with running(FakeServer()) as other:
+        files = {name: tmp_path / f"report.{name}" for name in ("json", "csv", "html")}
+        result = invoke(
+            *("--target", f"a={server.address}/fast", "--target", f"b={other.address}/fast", "--concurrency", "2"),
+            *(*QUICK, "--check-caching", "--calibrate", "--processes", "2"),
+            *(argument for name, file in files.items() for argument in (f"--{name}", str(file))),
+        )
+        assert {request.model_name for request in (*server.requests, *other.requests)} == {"fast"}
+        assert other.requests
+    document = json.loads(files["json"].read_text())
+    assert [target["server"]["address"] for target in document["targets"]] == [server.address, other.address]
+    assert [run["target"] for run in document["runs"]] == ["a", "b"]
+    assert [check["target"] for check in document["caching"]] == ["a", "b"]
+    assert document["generator_ceilings"][0]["throughput"] > 0
+    assert document["environment"]["generator"] == "2 processes on grpcio's completion queue"
+    assert all(run["total"]["server"]["requests"] > 0 for run in document["runs"])
+    assert "b and a" in result.stdout or "b's p99" in result.stdout
+    assert len(files["csv"].read_text().splitlines()) == 3
+
+
+def test_a_search_for_the_peak_is_reported(server: FakeServer, tmp_path: Path) -> None:
+    quick = ("--min-duration", "100ms", "--min-query-count", "50", "--max-query-count", "100", "--warm-up", "0")
+    search = ("--scenario", "server", "--find-peak", "--target-latency", "1us", "--percentile", "90", "--rate", "4")
+    file = tmp_path / "results.json"
+    result = invoke("fast", "--server", server.address, *quick, *search, "--max-duration", "1", "--json", str(file))
+    assert result.exit_code == 1  # Nothing answers within a microsecond.
+    assert "fast keeps p90 within 1.00 µs at no rate" in result.stdout
+    (peak,) = json.loads(file.read_text())["peaks"]
+    assert [step["load"]["rate"] for step in peak["steps"]] == [4.0, 2.0, 1.0]
+
+
+def test_a_scenario_sets_what_the_command_does_not(server: FakeServer, tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    invoke("fast", "--server", server.address, *QUICK, "--scenario", "multi-stream", "--json", str(file))
+    settings = json.loads(file.read_text())["scenario"]
+    assert (settings["concurrency"], settings["batch_size"], settings["percentile"]) == ([1], 8, 99.0)
+    assert list(server.requests[-1].inputs[0].shape) == [8, 28, 28]
+    more = ("--batch-size", "2", "--percentile", "95")
+    invoke("fast", "--server", server.address, *QUICK, "--scenario", "multi-stream", *more, "--json", str(file))
+    settings = json.loads(file.read_text())["scenario"]
+    assert (settings["concurrency"], settings["batch_size"], settings["percentile"]) == ([1], 2, 95.0)
+
+
+def test_the_generator_alone_is_calibrated_without_a_server() -> None:
+    result = invoke("--calibrate", "--concurrency", "4")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"4 in flight: [\d,.]+ calls/s, p50 ", result.stdout)
+
+
+def test_a_server_that_dies_and_comes_back_is_counted_and_reached_again(tmp_path: Path) -> None:
+    """In one closed loop: answers, failures while it is gone, answers again; INVALID, and nothing hangs."""
+    file = tmp_path / "results.json"
+    command = [sys.executable, "-c", "from serving.loadtest.cli import loadtest; loadtest()", "fast"]
+    first, again = threading.Event(), threading.Event()
+    servicer, second = FakeServer(), FakeServer()
+    servicer.behaviour = lambda number, context: first.set() if number == 50 else None
+    second.behaviour = lambda number, context: again.set() if number == 50 else None
+    with running(servicer):
+        limits = ("--min-duration", "30", "--min-query-count", "1000000", "--blocks", "1", "--warm-up", "0")
+        process = subprocess.Popen(
+            [*command, "--server", servicer.address, "--concurrency", "2", *limits, "--json", str(file)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert first.wait(60)
+    with running(second, servicer.address):
+        assert again.wait(60)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1, stderr
+    (run,) = json.loads(file.read_text())["runs"]
+    assert run["total"]["statuses"]["OK"] >= 100
+    assert set(run["total"]["statuses"]) > {"OK"}
+    assert run["restarted"]
+    assert "the server or the model was restarted while it was measured" in " ".join(stdout.split())
+    assert "Traceback" not in stderr
 
 
 def test_help_teaches() -> None:

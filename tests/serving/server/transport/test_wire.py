@@ -5,6 +5,7 @@ from collections.abc import Callable
 from importlib import metadata
 
 import numpy as np
+import onnxruntime
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -72,6 +73,8 @@ def test_model_config_of_a_batched_model(live: LiveServer) -> None:
     ]
     assert config.instance_group[0].count == 1
     assert config.parameters["execution_provider"].string_value == "CPUExecutionProvider"
+    assert config.parameters["onnxruntime_version"].string_value == onnxruntime.__version__
+    assert int(config.parameters["file_bytes"].string_value) > 500
     assert config.parameters["hangtag.task"].string_value == "single_label"
 
 

@@ -1,0 +1,1 @@
+"""How far the load test itself can be trusted: beside other load generators, and beside other ways to make calls."""

@@ -1,0 +1,92 @@
+"""The same closed loop by three load generators: hangtag's, NVIDIA's perf_analyzer, and nghttp2's h2load."""
+
+import csv
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from serving.credentials import Credentials
+from serving.loadtest.measuring.whole import Extras, measure
+from serving.loadtest.plan.scenario import Scenario
+from serving.loadtest.plan.targets import Target
+from serving.loadtest.target.probe import Probe
+from serving.loadtest.target.samples import load
+
+PEERS = Path(__file__).parents[2] / ".venv-peers/bin"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a tool says of a closed loop: answered calls a second, and the median latency in seconds."""
+
+    throughput: float
+    p50: float
+
+
+def hangtag(address: str, model: str, concurrency: int, seconds: int) -> Figures:
+    """This project's. Raises RuntimeError when the run is not VALID."""
+    scenario = Scenario(
+        targets=(Target(model, model, address),),
+        concurrency=(concurrency,),
+        min_duration=seconds,
+        min_query_count=1,
+        max_duration=2 * seconds,
+        blocks=1,
+        warm_up=0.5,
+    )
+    (run,) = measure(scenario, Extras(), Credentials(), threading.Event(), lambda _: None).runs
+    if not run.valid:
+        raise RuntimeError(f"hangtag's own run is INVALID: {'; '.join(run.problems)}")
+    return Figures(run.throughput, run.total.latency.percentile(50))
+
+
+def perf_analyzer(address: str, model: str, concurrency: int, seconds: int) -> Figures:
+    """NVIDIA's, over time windows; it says what it measured although it does not find it stable enough."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.csv"
+        window = ("--measurement-interval", str(1000 * seconds), "-s", "1000", "-r", "3", "--percentile", "50")
+        loop = ("--concurrency-range", str(concurrency), "-b", "1")
+        target = ("-m", model, "-i", "grpc", "-u", address, "-f", str(report))
+        said = _run(str(PEERS / "perf_analyzer"), *target, *window, *loop)
+        if not report.is_file():  # It ends with 0 whatever happens.
+            raise RuntimeError(f"perf_analyzer measured nothing: {said[-500:]}")
+        with report.open(newline="") as lines:
+            (row,) = csv.DictReader(lines)
+    return Figures(float(row["Inferences/Second"]), float(row["p50 latency"]) / 1e6)
+
+
+def h2load(address: str, model: str, concurrency: int, seconds: int) -> Figures:
+    """nghttp2's, which knows HTTP/2 and nothing of gRPC: the call is a POST with a body prepared beforehand."""
+    target = Target(model, model, address)
+    with Probe(address, Credentials()) as probe:
+        library = load(target, probe.describe(target).metadata, 1, seed=0)
+    message = library.requests[0]
+    with tempfile.TemporaryDirectory() as folder:
+        body, log = Path(folder) / "body", Path(folder) / "log"
+        body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        headers = ("-H", "content-type: application/grpc", "-H", "te: trailers")
+        loop = ("-c", "1", "-m", str(concurrency), "-D", str(seconds), "--warm-up-time", "1")
+        _run("h2load", *loop, *headers, "-d", str(body), f"--log-file={log}", f"http://{address}{library.feed.method}")
+        # A line a request: when it began, its HTTP status, how long it took, both times in microseconds.
+        _began, status, took = np.loadtxt(log, dtype=np.int64, ndmin=2).T[:3]
+    if not (status == 200).all():
+        raise RuntimeError("h2load met answers other than 200")
+    return Figures(len(took) / seconds, float(np.median(took)) / 1e6)
+
+
+TOOLS: Mapping[str, Callable[[str, str, int, int], Figures]] = MappingProxyType(
+    {"hangtag": hangtag, "perf_analyzer": perf_analyzer, "h2load": h2load}
+)
+
+
+def _run(*command: str) -> str:
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise RuntimeError(f"{command[0]} ended with {ended.returncode}: {ended.stdout[-500:]}{ended.stderr[-500:]}")
+    return ended.stdout + ended.stderr

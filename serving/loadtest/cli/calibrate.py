@@ -1,0 +1,29 @@
+"""``hangtag loadtest --calibrate`` without a model: what the generator itself can do on this machine."""
+
+import threading
+
+from rich.console import Console
+
+from serving.loadtest import units
+from serving.loadtest.generator.orders import Connections
+from serving.loadtest.measuring.calibration import calibrate
+from serving.loadtest.plan.loads import Load
+from serving.loadtest.plan.scenario import Scenario
+
+# About one Fashion-MNIST image in a ModelInferRequest.
+REQUEST = bytes(830)
+
+
+def calibrate_alone(scenario: Scenario, console: Console) -> None:
+    """Print the ceiling under each of the scenario's loads."""
+    connections = Connections(scenario.channels, scenario.deadline)
+    loads: tuple[Load, ...] = scenario.closed_loops
+    loads += () if scenario.derives_rate else scenario.open_loops(1.0)
+    console.print("Measuring the generator against a server that does nothing ...", style="dim")
+    for ceiling in calibrate(loads, (REQUEST,), scenario.generator_processes, threading.Event(), connections):
+        late = f", {ceiling.delayed:.1%} left late" if ceiling.delayed else ""
+        Console().print(
+            f"{ceiling.load}: {units.three_digits(ceiling.throughput)} calls/s, "
+            f"p50 {units.duration(ceiling.p50)}, p99 {units.duration(ceiling.p99)}{late}",
+            highlight=False,
+        )

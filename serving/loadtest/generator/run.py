@@ -1,0 +1,216 @@
+"""Sending queries: N in flight in a closed loop, or at planned times in an open one. In the generator's processes."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from serving.loadtest.generator.calls import STATUS_NAMES, Calls, Metadata, clock, connect
+from serving.loadtest.generator.measured import OK, BlockResult
+from serving.loadtest.generator.orders import Block, Connections, Feed, Snapshot
+from serving.loadtest.generator.recorder import Recorder
+from serving.loadtest.generator.tally import Tally
+from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from serving.loadtest.plan.schedule import generator_for, planned_times
+
+PROGRESS_INTERVAL = 0.2
+# After a stop, answers under way may still arrive for this long (seconds); then their calls are cancelled.
+STOP_GRACE = 0.5
+# A closed loop on a server that is gone would fail as fast as it can: it waits so long (seconds) before the next query.
+UNAVAILABLE_PAUSE = 0.01
+
+
+class Generator:
+    """One process's part of the generator: holds connections and requests, and runs blocks one after the other."""
+
+    def __init__(
+        self, feeds: Mapping[str, Feed], connections: Connections, tally: Tally, place: int = 0, places: int = 1
+    ) -> None:
+        """`feeds` by target name. This is process number `place` of `places`. Raises CredentialsError."""
+        self._feeds = feeds
+        self._connections = connections
+        self._tally = tally
+        self._place, self._places = place, places
+        self._calls: dict[str, list[Calls]] = {}
+        for address in dict.fromkeys(feed.address for feed in feeds.values()):
+            self._calls[address] = [
+                connect(address, connections.credentials, public_path=connections.public_path)
+                for _ in range(connections.per_process)
+            ]
+
+    @property
+    def path(self) -> str:
+        """How calls are made, for the report."""
+        return ", ".join(sorted({calls.name for every in self._calls.values() for calls in every}))
+
+    def run(self, block: Block, keep_going: Callable[[Snapshot], bool]) -> BlockResult:
+        """Run a block to its end. `keep_going` is called now and then; when it answers False the block ends early."""
+        feed = self._feeds[block.target]
+        run = _BlockRun(
+            block, self._calls[feed.address], feed, self._connections, self._tally, self._place, self._places
+        )
+        cpu, wall = time.process_time(), clock()
+        pacer = threading.Thread(target=run.pace, name="pacer", daemon=True)
+        pacer.start()
+        while not run.drained.wait(PROGRESS_INTERVAL):
+            if not keep_going(run.snapshot()):
+                run.stop(early=True)
+                if not run.drained.wait(STOP_GRACE):
+                    run.abandon()
+                    self.close()
+                break
+            run.check_limits()
+        pacer.join()
+        return run.result((time.process_time() - cpu) / max(clock() - wall, 1e-9))
+
+    def close(self) -> None:
+        """Close the channels; calls under way are cancelled."""
+        for every in self._calls.values():
+            for calls in every:
+                calls.close()
+
+
+class _BlockRun:
+    """One block under way. Its methods run on the pacer's, the calls', and the process's main thread."""
+
+    def __init__(
+        self,
+        block: Block,
+        calls: Sequence[Calls],
+        feed: Feed,
+        connections: Connections,
+        tally: Tally,
+        place: int,
+        places: int,
+    ) -> None:
+        self._block = block
+        self._calls = calls
+        self._method = feed.method
+        # Each process begins elsewhere and takes every places-th, so that together they take turns with all of them.
+        self._requests = [feed.requests[at % len(feed.requests)] for at in _turns(place, places, len(feed.requests))]
+        self._deadline = connections.deadline
+        self._metadata: Metadata = connections.credentials.metadata() or None
+        self._tally, self._place, self._places = tally, place, places
+        self._start = block.start or clock()
+        self._recorder = Recorder(self._start + block.warm_up, block.limits)
+        self._planned: list[float] | None = None
+        self._planned_end = 0.0
+        if isinstance(block.load, OpenLoop):
+            # Every process computes the whole schedule, and keeps its part.
+            random = generator_for(block.seed, "schedule", block.round)
+            times = planned_times(block.load, block.limits, block.warm_up, random)
+            self._planned = times[place::places].tolist()
+            self._planned_end = self._start + (times[-1] if times.size else 0.0)
+        self._sent = 0
+        self._in_flight = 0
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._early = False
+        self._abandoned = False
+        self.drained = threading.Event()
+
+    def pace(self) -> None:
+        """Send what is not triggered by an answer: a closed loop's first queries, or all of an open loop's."""
+        calls = self._calls
+        load = self._block.load
+        if isinstance(load, ClosedLoop):
+            self._stopped.wait(max(self._start - clock(), 0.0))
+            mine = load.concurrency // self._places + (self._place < load.concurrency % self._places)
+            for slot in range(mine):
+                self._send(calls[slot % len(calls)], clock())
+            if not mine:  # More processes than queries in flight: the block is the others'.
+                self._stopped.set()
+                self.drained.set()
+            return
+        assert self._planned is not None
+        for number, offset in enumerate(self._planned):
+            due = self._start + offset
+            wait = due - clock()
+            if self._stopped.wait(wait) if wait > 0 else self._stopped.is_set():
+                return
+            self._send(calls[number % len(calls)], due)
+        self.stop()
+
+    def stop(self, *, early: bool = False) -> None:
+        """Send nothing more. What is in flight is still waited for, so that no slow query is left out.
+
+        `early` when somebody asked for it: then the block is not finished, whatever it has measured.
+        """
+        with self._lock:
+            if not self._stopped.is_set():
+                self._early = early
+                # An open loop's window is its schedule's, however late its last query left.
+                self._tally.finish(clock() if early or self._planned is None else self._planned_end)
+                self._stopped.set()
+            if not self._in_flight:
+                self.drained.set()
+
+    def abandon(self) -> None:
+        """Record nothing more: the calls still in flight are about to be cancelled."""
+        self._abandoned = True
+        self.drained.set()
+
+    def check_limits(self) -> None:
+        """Stop once enough was measured. A closed loop checks at every answer; this is for when none comes."""
+        queries = self._tally.count(self._place, self._recorder.queries)
+        if self._planned is not None:
+            return  # Its schedule has an end.
+        elapsed = clock() - self._recorder.window_start
+        limits = self._block.limits
+        if self._tally.end or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
+            self.stop()
+
+    def snapshot(self) -> Snapshot:
+        """How this process's part of the block stands."""
+        recorder = self._recorder
+        recorder.fold(self._tally.end)
+        elapsed = clock() - self._start
+        measured = max(elapsed - self._block.warm_up, 1e-9)
+        answered = recorder.statuses[OK]
+        return Snapshot(
+            elapsed=elapsed,
+            queries=recorder.queries,
+            failed=recorder.statuses.total() - answered,
+            rate=answered / measured,
+            p50=recorder.latency.percentile(50),
+            p99=recorder.latency.percentile(99),
+        )
+
+    def result(self, cpu: float) -> BlockResult:
+        """What this process measured, once drained."""
+        block = self._block
+        return self._recorder.result(
+            block.target, block.load, self._tally.end, cpu=cpu, stopped=self._early or self._abandoned
+        )
+
+    def _send(self, calls: Calls, planned: float) -> None:
+        with self._lock:
+            if self._stopped.is_set():
+                return
+            self._in_flight += 1
+            number = self._sent
+            self._sent += 1
+        request = self._requests[number % len(self._requests)]
+        sent = clock()
+        calls.send(self._method, request, self._deadline, self._metadata, (calls, planned, sent), self._ended)
+
+    def _ended(self, token: tuple[Calls, float, float], ended: float, code: int, details: str) -> None:
+        calls, planned, sent = token
+        if self._abandoned:
+            return
+        status = OK if code == 0 else STATUS_NAMES.get(code, str(code))
+        self._recorder.record(planned, sent, ended, status)
+        if code:
+            self._recorder.details.setdefault(status, details)
+        if self._planned is None:
+            self.check_limits()
+            if status == "UNAVAILABLE":
+                self._stopped.wait(UNAVAILABLE_PAUSE)
+            self._send(calls, clock())
+        with self._lock:
+            self._in_flight -= 1
+            if not self._in_flight and self._stopped.is_set():
+                self.drained.set()
+
+
+def _turns(place: int, places: int, requests: int) -> range:
+    return range(place, place + places * requests, places)

@@ -1,0 +1,83 @@
+"""The highest rate at which a target keeps its bound: LoadGen's server scenario, searched for."""
+
+from dataclasses import dataclass
+
+from serving.loadtest import units
+from serving.loadtest.generator.orders import Block
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.measuring.session import Session
+from serving.loadtest.plan.loads import OpenLoop
+from serving.loadtest.plan.peak import PeakSearch
+from serving.loadtest.plan.scenario import SHARE_OF_PEAK, Scenario
+from serving.loadtest.plan.schedule import generator_for
+
+FIRST_RATE = 100.0  # Where nothing better is known.
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What a search found. `steps` are all its runs, in their order; a step kept the bound when it is VALID too."""
+
+    target: str
+    rate: float | None  # Calls a second; None when no rate kept the bound, or the search did not end.
+    steps: tuple[Run, ...]
+    ended: bool = True
+
+    @property
+    def limited_by_generator(self) -> bool:
+        """Whether the search met runs in which the generator could not keep up: the server's peak may be higher."""
+        return any("generator could not keep up" in problem for run in self.steps for problem in run.problems)
+
+    @property
+    def sentence(self) -> str:
+        """For example: cnn keeps p99 within 10.0 ms up to 1,450 calls/s."""
+        last = self.steps[-1]
+        assert last.target_latency is not None
+        bound = f"p{last.percentile:g} within {units.duration(last.target_latency)}"
+        if not self.ended:
+            return f"{self.target}: the search was stopped before it knew how far {bound} holds."
+        if self.rate is None:
+            return f"{self.target} keeps {bound} at no rate."
+        limited = " (the generator could not send more: the server may keep it further)" * self.limited_by_generator
+        return f"{self.target} keeps {bound} up to {units.three_digits(self.rate)} calls/s{limited}."
+
+    @property
+    def confirmation(self) -> Run | None:
+        """The run that confirmed the peak."""
+        return self.steps[-1] if self.rate is not None else None
+
+
+def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
+    """Search each target's peak; their runs take turns, so that what drifts hits all alike.
+
+    What was found so far comes back once the session was told to stop. Raises GeneratorError.
+    """
+    reached = session.peaks()
+    searches = {
+        name: PeakSearch(scenario.rate[0] if scenario.rate else SHARE_OF_PEAK * reached.get(name, 2 * FIRST_RATE))
+        for name in scenario.names
+    }
+    steps: dict[str, list[Run]] = {name: [] for name in scenario.names}
+    random = generator_for(scenario.seed, "peak order")
+    number = 0
+    while not session.stopped and (open_ones := [name for name, search in searches.items() if search.rate is not None]):
+        for which in random.permutation(len(open_ones)):
+            name = open_ones[which]
+            rate = searches[name].rate
+            if session.stopped or rate is None:
+                break
+            load = OpenLoop(rate, scenario.arrivals)
+            number += 1
+            block = Block(name, load, scenario.limits, scenario.warm_up, scenario.seed, round=number)
+            result = session.run_block(block, ahead=(scenario.min_duration + scenario.warm_up) * len(open_ones))
+            if not result.queries:
+                break
+            run = session.as_run([result], planned_blocks=1)
+            steps[name].append(run)
+            if not session.stopped:
+                searches[name].tell(run.valid and bool(run.keeps_target))
+    return tuple(
+        Peak(name, searches[name].peak, tuple(steps[name]), ended=searches[name].rate is None)
+        for name in scenario.names
+        if steps[name]
+    )

@@ -1,0 +1,63 @@
+"""Everything that a load test found."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from serving.loadtest.measuring.accuracy import Accuracy
+from serving.loadtest.measuring.caching import CacheCheck
+from serving.loadtest.measuring.calibration import Ceiling
+from serving.loadtest.measuring.peaks import Peak
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import ClosedLoop, Load, order_of
+from serving.loadtest.plan.scenario import Scenario
+from serving.loadtest.target.probe import Description
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that a report needs."""
+
+    scenario: Scenario
+    described: dict[str, Description]  # By target, as the servers described themselves.
+    sources: dict[str, str]  # By target: where its samples come from.
+    runs: tuple[Run, ...]  # By load in the order asked for, then by target.
+    interrupted: bool
+    started: str  # ISO 8601, UTC
+    duration: float  # Seconds.
+    command: str
+    environment: dict[str, str] = field(default_factory=dict)
+    peaks: tuple[Peak, ...] = ()
+    accuracies: dict[str, Accuracy] = field(default_factory=dict)  # By target.
+    caching: tuple[CacheCheck, ...] = ()
+    ceilings: tuple[Ceiling, ...] = ()  # The generator's own, where it was calibrated.
+
+    @cached_property
+    def loads(self) -> tuple[Load, ...]:
+        """The loads that were run, closed loops first."""
+        return tuple(sorted(dict.fromkeys(run.load for run in self.runs), key=order_of))
+
+    def under(self, load: Load) -> tuple[Run, ...]:
+        """The runs under this load, in the order of the targets."""
+        return tuple(run for run in self.runs if run.load == load)
+
+    def closed_loops_of(self, target: str) -> tuple[Run, ...]:
+        """A target's closed-loop runs in the order of the loads."""
+        return tuple(run for run in self.runs if run.target == target and isinstance(run.load, ClosedLoop))
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the test as a whole is INVALID, runs apart."""
+        found = []
+        if self.interrupted:
+            found.append("the test was interrupted: this is what there was")
+        if not self.runs:
+            found.append("nothing was measured")
+        found += [f"{check.target}: {check.problem}" for check in self.caching if check.problem]
+        found += [f"{name}: {accuracy.problem}" for name, accuracy in self.accuracies.items() if accuracy.problem]
+        found += [peak.sentence.removesuffix(".") for peak in self.peaks if peak.rate is None]
+        return tuple(found)
+
+    @property
+    def valid(self) -> bool:
+        """Whether the whole test ran, and every run of it is VALID."""
+        return not self.problems and all(run.valid for run in self.runs)

@@ -1,0 +1,143 @@
+"""One target under one load, and whether what was measured means what it says."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from serving.loadtest import units
+from serving.loadtest.generator.measured import OK, BlockResult
+from serving.loadtest.generator.recorder import DELAYED_AFTER
+from serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
+from serving.loadtest.statistics import early_stopping
+from serving.loadtest.statistics.percentiles import Counts, Values
+
+# More delayed requests than this share, and the load was not the one that was asked for.
+DELAYED_SHARE = 0.05
+# From this share of one CPU on a process of the generator has hardly any time left: Python computes on one at a time.
+BUSY_GENERATOR = 0.9
+
+
+@dataclass(frozen=True)
+class Run:
+    """One target under one load, over all its blocks."""
+
+    blocks: tuple[BlockResult, ...]
+    batch_size: int
+    planned_blocks: int = 1  # Fewer took place when it was stopped: then it is not VALID.
+    percentile: float = 99.0  # What it is judged by.
+    target_latency: float | None = None  # The bound (seconds) that the percentile should keep.
+    restarted: bool = False  # The server's counters began anew in between.
+    ceiling: float | None = None  # What the generator reached at this load against a server that does nothing.
+
+    @cached_property
+    def total(self) -> BlockResult:
+        """The blocks merged."""
+        return BlockResult.merged(list(self.blocks))
+
+    @property
+    def target(self) -> str:
+        """The target's name."""
+        return self.blocks[0].target
+
+    @property
+    def load(self) -> Load:
+        """What it was put under."""
+        return self.blocks[0].load
+
+    @property
+    def throughput(self) -> float:
+        """Answered queries a second."""
+        return self.total.throughput
+
+    @property
+    def samples_per_second(self) -> float:
+        """Samples a second: a query holds batch_size of them."""
+        return self.throughput * self.batch_size
+
+    @cached_property
+    def problems(self) -> tuple[str, ...]:
+        """Why the run is INVALID, a sentence each; empty for a VALID one."""
+        total = self.total
+        found = []
+        if not total.finished or len(self.blocks) < self.planned_blocks:
+            found.append(f"it ended too early, after {total.queries:,} queries in {total.window:.1f} s")
+        if total.failed:
+            codes = ", ".join(f"{count:,} {code}" for code, count in total.statuses.most_common() if code != OK)
+            found.append(f"{total.failed:,} of {total.queries:,} calls failed ({codes})")
+        if self.restarted:
+            found.append("the server or the model was restarted while it was measured")
+        if isinstance(self.load, OpenLoop) and total.delayed > DELAYED_SHARE * total.queries:
+            found.append(
+                f"the generator could not keep up: {total.delayed / total.queries:.1%} of the queries left more than "
+                f"{DELAYED_AFTER * 1e3:g} ms late (p99 {total.lateness.percentile(99) * 1e3:.1f} ms)"
+            )
+        return tuple(found)
+
+    @property
+    def valid(self) -> bool:
+        """Whether its numbers mean what they say."""
+        return not self.problems
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of a VALID run, a sentence each."""
+        found = []
+        needed = early_stopping.samples_needed(0, self.percentile)
+        if self.total.queries < needed:
+            found.append(
+                f"{self.total.queries:,} queries are too few to tell a p{self.percentile:g} with 99 % confidence: that "
+                f"takes {needed:,}, so raise min_query_count"
+            )
+        if self.generator_limited:
+            found.append(
+                f"the generator was the bottleneck ({self._generator_says}): the server may be faster than this; "
+                "more processes send more"
+            )
+        return tuple(found)
+
+    @property
+    def generator_limited(self) -> bool:
+        """Whether the generator, rather than the server, set the throughput of a closed loop."""
+        if not isinstance(self.load, ClosedLoop):
+            return False
+        if self.ceiling is not None:
+            return self.throughput > BUSY_GENERATOR * self.ceiling
+        return self.total.generator_cpu > BUSY_GENERATOR
+
+    @property
+    def _generator_says(self) -> str:
+        if self.ceiling is not None:
+            return f"its ceiling at {self.load} is {units.three_digits(self.ceiling)} calls/s"
+        return f"its busiest process used {self.total.generator_cpu:.0%} of a CPU"
+
+    def over(self, bound: float) -> int:
+        """How many queries took longer than `bound` (seconds), or failed."""
+        counts = self.total.latency.counts()
+        return int(counts[self.total.latency.values() > bound].sum()) + self.total.failed
+
+    @property
+    def keeps_target(self) -> bool | None:
+        """Whether the percentile keeps the target latency, with early stopping's confidence; None without a target."""
+        if self.target_latency is None:
+            return None
+        return early_stopping.keeps(self.total.queries, self.over(self.target_latency), self.percentile)
+
+    @property
+    def percentile_bound(self) -> float:
+        """The latency (seconds) that the judged percentile does not exceed, with 99 % confidence; NaN when the queries
+        are too few to tell."""
+        counts = self.total.latency.counts()
+        allowed = early_stopping.over_allowed(int(counts.sum()), self.percentile)
+        if allowed < 0:
+            return float("nan")
+        above = counts.sum() - np.cumsum(counts)
+        return float(self.total.latency.values()[np.argmax(above <= allowed)])
+
+    def block_latencies(self) -> Counts:
+        """Latency counts [blocks, values] over Histogram.values()."""
+        return np.stack([block.latency.counts() for block in self.blocks])
+
+    def block_throughputs(self) -> Values:
+        """Throughput [blocks] in queries a second."""
+        return np.array([block.throughput for block in self.blocks])

@@ -1,0 +1,38 @@
+"""Two saved load tests side by side."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from serving.loadtest.measuring.comparison import Comparison, compare
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import Load
+
+
+class SavedRuns(Protocol):
+    """What is read of a file."""
+
+    @property
+    def file(self) -> Path:
+        """Where it is."""
+
+    @property
+    def runs(self) -> Iterable[Run]:
+        """Its runs."""
+
+    def run(self, target: str, load: Load) -> Run | None:
+        """The run of this target under this load."""
+
+
+def compare_saved(before: SavedRuns, after: SavedRuns) -> tuple[Comparison, ...]:
+    """`after` against `before`, for each target and load that both have. Their blocks did not run next to each other,
+    so they are resampled apart."""
+    found = []
+    for place, run in enumerate(after.runs):
+        baseline = before.run(run.target, run.load)
+        if baseline is not None and run.total.latency and baseline.total.latency:
+            names = tuple(f"{run.target} in {saved.file.name}" for saved in (after, before))
+            if names[0] == names[1]:
+                names = tuple(f"{run.target} in {saved.file}" for saved in (after, before))
+            found.append(compare(run, baseline, 0, place, names=(names[0], names[1]), paired=False))
+    return tuple(found)

@@ -1,0 +1,54 @@
+"""The results as CSV: a line for every run, for spreadsheets."""
+
+import csv
+import io
+import math
+
+from serving.loadtest.measuring.results import Results
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import ClosedLoop
+from serving.loadtest.target.counters import PARTS
+
+PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+COLUMNS = (
+    *("target", "model", "server", "load", "concurrency", "rate", "valid", "queries", "failed", "delayed", "seconds"),
+    *("calls_per_second", "samples_per_second", *(f"p{q:g}_seconds" for q in PERCENTILES), "max_seconds"),
+    *(f"server_{part}_seconds" for part in PARTS),
+    *("accuracy", "problems"),
+)
+
+
+def render(results: Results) -> str:
+    """The table, with a header. A figure that does not exist is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for run in results.runs:
+        writer.writerow([_cell(value) for value in _row(results, run)])
+    return text.getvalue()
+
+
+def _row(results: Results, run: Run) -> tuple[object, ...]:
+    total, load = run.total, run.load
+    target = next(target for target in results.scenario.targets if target.name == run.target)
+    closed = isinstance(load, ClosedLoop)
+    accuracy = results.accuracies.get(run.target)
+    server = total.server
+    return (
+        *(target.name, target.model, target.address, load.kind),
+        *((load.concurrency, None) if isinstance(load, ClosedLoop) else (None, load.rate)),
+        *(run.valid, total.queries, total.failed, None if closed else total.delayed, total.window),
+        *(run.throughput, run.samples_per_second, *(total.latency.percentile(q) for q in PERCENTILES)),
+        total.latency.maximum,
+        *(server.mean(part) if server is not None else None for part in PARTS),
+        None if accuracy is None else accuracy.share,
+        "; ".join(run.problems),
+    )
+
+
+def _cell(value: object) -> object:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else value

@@ -1,0 +1,211 @@
+"""The results as JSON, for programs: the types below are the schema, and `SCHEMA` its version.
+
+Durations are seconds, rates calls or samples a second; a figure that does not exist is null. Fields are only ever added
+within a version. Histograms are HdrHistogram's V2 encoding in base64, unit 1 µs, three significant digits: any
+HdrHistogram library reads and merges them. docs/loadtest.schema.json is made of these types (report/schema.py).
+"""
+
+from typing import Literal, TypedDict
+
+SCHEMA = "hangtag.loadtest/1"
+
+
+class LoadDocument(TypedDict):
+    """What a run was put under: `concurrency` for a closed loop, `rate` and `arrivals` for an open one."""
+
+    kind: Literal["closed loop", "open loop"]
+    concurrency: int | None
+    rate: float | None  # Calls a second, as planned.
+    arrivals: str | None  # poisson or constant
+
+
+class DurationsDocument(TypedDict):
+    """A distribution of durations in seconds. `histogram` holds all of it."""
+
+    count: int
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    p999: float | None
+    max: float | None
+    histogram: str
+
+
+class SliceDocument(TypedDict):
+    """A short stretch of a block, seconds from the start of the test: the answers that arrived in it."""
+
+    start: float
+    length: float
+    answered: int
+    failed: int
+    p50: float | None
+    p99: float | None
+    max: float | None
+
+
+class ServerTimingsDocument(TypedDict):
+    """What the server says: seconds that a request spent in each part on average, the warm-up's included."""
+
+    requests: int
+    batches: int
+    queue: float | None
+    compute_input: float | None
+    compute_infer: float | None
+    compute_output: float | None
+
+
+class MeasuredDocument(TypedDict):
+    """What was measured, in one block or over all of a run's."""
+
+    queries: int  # Sent and ended, the warm-up's left out.
+    warm_up_queries: int  # Discarded.
+    duration: float  # Of the measuring, warm-up left out.
+    throughput: float  # Answered calls a second.
+    statuses: dict[str, int]  # gRPC status code to count, OK included.
+    delayed_queries: int  # Open loop: sent more than 5 ms later than planned.
+    finished: bool  # Both minima were reached, and nobody stopped it.
+    generator_cpu: float  # CPUs that the generator's busiest process used.
+    latency: DurationsDocument  # From the planned send time to the answer; answered calls only.
+    service_time: DurationsDocument  # From the actual send time to the answer; answered calls only.
+    lateness: DurationsDocument  # From the planned to the actual send time; every call.
+    server: ServerTimingsDocument | None  # Null where the server keeps no statistics, or began anew.
+    timeline: list[SliceDocument]
+
+
+class RunDocument(TypedDict):
+    """One target under one load."""
+
+    target: str
+    model: str  # The model's name on its server.
+    load: LoadDocument
+    valid: bool
+    problems: list[str]  # Why it is not valid.
+    notes: list[str]  # What a reader should know of a valid one.
+    batch_size: int
+    planned_blocks: int
+    samples_per_second: float
+    percentile: float  # What it is judged by, for example 99.
+    percentile_bound: float | None  # Its latency is not higher than this, with 99 % confidence.
+    target_latency: float | None
+    keeps_target: bool | None  # Whether the percentile keeps the target latency, with 99 % confidence.
+    restarted: bool
+    generator_ceiling: float | None  # Calls a second against a server that does nothing.
+    error_messages: dict[str, str]  # The first message of each status but OK.
+    total: MeasuredDocument
+    blocks: list[MeasuredDocument]  # In the order they ran; block i of every target ran next to each other.
+
+
+class IntervalDocument(TypedDict):
+    """A ratio with its 95 % bootstrap interval over blocks; low and high are null with a single block."""
+
+    ratio: float | None
+    low: float | None
+    high: float | None
+
+
+class ComparisonDocument(TypedDict):
+    """A target's figures as multiples of the baseline's, under one load."""
+
+    model: str  # The target's name.
+    baseline: str
+    load: LoadDocument
+    throughput: IntervalDocument
+    p50: IntervalDocument
+    p99: IntervalDocument
+    sentence: str
+    meaningful: bool  # False where one of the two runs is not valid.
+
+
+class ServerDocument(TypedDict):
+    """A server as it named itself."""
+
+    address: str
+    name: str
+    version: str
+
+
+class AccuracyDocument(TypedDict):
+    """Every labelled sample exactly once, through the server; low and high are the 95 % interval."""
+
+    correct: int
+    total: int
+    accuracy: float
+    low: float
+    high: float
+    expected: float | None  # As the model's file says, of the same test set.
+
+
+class TargetDocument(TypedDict):
+    """What was measured, as its server describes it. Empty or null: it does not say."""
+
+    name: str
+    model: str
+    method: str  # infer or classify
+    server: ServerDocument
+    model_versions: list[str]
+    execution_provider: str
+    onnxruntime_version: str
+    max_batch_size: int | None
+    file_bytes: int | None
+    samples: str  # What was sent.
+    accuracy: AccuracyDocument | None
+
+
+class PeakDocument(TypedDict):
+    """The highest rate at which a target keeps the target latency, and every run of the search."""
+
+    target: str
+    rate: float | None
+    sentence: str
+    limited_by_generator: bool
+    steps: list[RunDocument]
+
+
+class CacheCheckDocument(TypedDict):
+    """How many times as fast one sample over and over is as different ones."""
+
+    target: str
+    speedup: IntervalDocument
+    problem: str | None
+
+
+class CeilingDocument(TypedDict):
+    """What the generator reached against a server that does nothing."""
+
+    load: LoadDocument
+    throughput: float
+    p50: float | None
+    p99: float | None
+    delayed_share: float
+
+
+class GateDocument(TypedDict):
+    """A --fail-if, and what came of it."""
+
+    condition: str
+    failed: bool
+    sentence: str
+
+
+class ResultsDocument(TypedDict):
+    """The whole file."""
+
+    schema: str
+    valid: bool
+    problems: list[str]  # Why the test as a whole is not valid, runs apart.
+    interrupted: bool
+    started: str  # ISO 8601, UTC
+    duration: float
+    command: str
+    scenario: dict[str, object]  # Every setting, the command's defaults included.
+    server: ServerDocument  # The first target's.
+    targets: list[TargetDocument]
+    samples: dict[str, str]  # Target to what was sent.
+    environment: dict[str, str]
+    runs: list[RunDocument]
+    comparisons: list[ComparisonDocument]
+    peaks: list[PeakDocument]
+    caching: list[CacheCheckDocument]
+    generator_ceilings: list[CeilingDocument]
+    gates: list[GateDocument]

@@ -1,0 +1,158 @@
+"""The results as one HTML page that needs nothing else: no network, no script, no other file."""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+import jinja2
+from markupsafe import Markup
+
+from serving.loadtest import units
+from serving.loadtest.generator.measured import OK
+from serving.loadtest.generator.recorder import DELAYED_AFTER
+from serving.loadtest.measuring.comparison import Comparison
+from serving.loadtest.measuring.gates import Outcome
+from serving.loadtest.measuring.results import Results
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
+from serving.loadtest.report import pictures
+from serving.loadtest.report.pictures.overview import Choice
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A target's figures at a glance: label, value and under what load it was measured."""
+
+    target: str
+    figures: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where a query's time goes, on average: label, CSS class, seconds, and share (percent) of the longest bar."""
+
+    run: Run
+    parts: tuple[tuple[str, str, float, float], ...]
+
+
+def render(results: Results, compared: Sequence[Comparison], outcomes: Sequence[Outcome] = ()) -> str:
+    """The page."""
+    names = results.scenario.names
+    measured = [run for run in results.runs if run.total.latency]
+    closed = [run for run in measured if isinstance(run.load, ClosedLoop)]
+    loads = tuple(dict.fromkeys(run.load for run in measured))
+    choices, choice_load = choices_of(results)
+    return _template().render(
+        results=results,
+        started=datetime.fromisoformat(results.started).strftime("%d %B %Y, %H:%M UTC"),
+        comparisons=compared,
+        outcomes=outcomes,
+        series={name: pictures.series_of(place) for place, name in enumerate(names)},
+        headlines=[headline for name in names if (headline := _headline(results, name)).figures],
+        pareto_picture=Markup(pictures.accuracy_and_latency(choices, names)) if choices else None,  # noqa: S704
+        pareto_load=choice_load,
+        throughput_picture=Markup(pictures.throughput_and_latency(closed, names)) if closed else None,  # noqa: S704
+        load_pictures=[
+            (
+                load,
+                Markup(pictures.latency_by_percentile(runs, names)),  # noqa: S704
+                Markup(pictures.latency_over_time(runs, names)) if any(run.total.timeline for run in runs) else None,  # noqa: S704
+                _splits(runs),
+            )
+            for load in loads
+            if (runs := [run for run in measured if run.load == load])
+        ],
+        failures=[
+            (run, status, count, run.total.details.get(status, ""))
+            for run in results.runs
+            for status, count in run.total.statuses.most_common()
+            if status != OK
+        ],
+        settings=asdict(results.scenario),
+        batched=results.scenario.batch_size > 1,
+        delayed_after_ms=DELAYED_AFTER * 1e3,
+    )
+
+
+def choices_of(results: Results) -> tuple[list[Choice], Load | None]:
+    """The targets with accuracy and latency, and the load that the latency is of: the one that is most like use, that
+    is an open loop before a closed one, the lightest first, under which every target's run is VALID."""
+    names = set(results.accuracies)
+    valid = [
+        load
+        for load in sorted(results.loads, key=lambda load: isinstance(load, ClosedLoop))
+        if {run.target for run in results.under(load) if run.valid and run.total.latency} >= names
+    ]
+    if not names or not valid:
+        return [], None
+    load = valid[0]
+    return [
+        Choice(
+            target=run.target,
+            accuracy=results.accuracies[run.target].share,
+            latency=run.total.latency.percentile(99),
+            file_bytes=results.described[run.target].file_bytes,
+        )
+        for run in results.under(load)
+        if run.target in names
+    ], load
+
+
+def _splits(runs: Sequence[Run]) -> list[Split]:
+    """Queue and compute as the server says; the rest of the service time is the network's and the generator's."""
+    found = []
+    longest = max(run.total.service.mean for run in runs)
+    for run in runs:
+        server, whole = run.total.server, run.total.service.mean
+        if server is None or not server.count or math.isnan(whole):
+            continue
+        queue = server.mean("queue")
+        compute = sum(server.mean(part) for part in ("compute_input", "compute_infer", "compute_output"))
+        rest = max(whole - queue - compute, 0.0)
+        parts = (("queue", "queue", queue), ("compute", "compute", compute), ("network and both ends", "network", rest))
+        scale = 100 / max(longest, queue + compute)
+        found.append(Split(run, tuple((label, css, seconds, seconds * scale) for label, css, seconds in parts)))
+    return found
+
+
+def _headline(results: Results, name: str) -> Headline:
+    own = [run for run in results.runs if run.target == name and run.total.latency]
+    closed = [run for run in own if isinstance(run.load, ClosedLoop)]
+    figures = []
+    accuracy = results.accuracies.get(name)
+    if accuracy is not None:
+        figures.append(("accuracy", f"{accuracy.share:.2%}", f"{accuracy.total:,} samples"))
+    for peak in results.peaks:
+        if peak.target == name and peak.rate is not None:
+            figures.append(("peak", f"{units.three_digits(peak.rate)}/s", "within the target latency"))
+    if closed:
+        fastest = max(closed, key=lambda run: run.throughput)
+        figures.append(("peak throughput", f"{units.three_digits(fastest.throughput)}/s", str(fastest.load)))
+        figures.append(_latency(min(closed, key=lambda run: run.total.latency.percentile(50)), 50))
+    figures += [_latency(run, 99) for run in own if isinstance(run.load, OpenLoop)][:1]
+    return Headline(name, tuple(figures))
+
+
+def _latency(run: Run, q: float) -> tuple[str, str, str]:
+    return f"p{q:g} latency", units.duration(run.total.latency.percentile(q)), str(run.load)
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("serving.loadtest.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "duration": units.duration,
+        "rate": units.three_digits,
+        "count": units.count,
+        "times": units.times,
+    }
+    environment.tests["open_loop"] = lambda load: isinstance(load, OpenLoop)
+    return environment.get_template("report.html.j2")

@@ -1,0 +1,87 @@
+"""Pictures of all targets at once: what each one costs, and what it gives for that."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.ticker import FuncFormatter
+
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import ClosedLoop
+from serving.loadtest.report.pictures.drawing import INK, colour, drawing, latency_axis
+
+# Areas in points: of the largest model's mark, and of the smallest that can still be seen.
+LARGEST, SMALLEST = 700.0, 30.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A target as one to choose: accuracy (0 to 1), latency (seconds), and its model's size where that is known."""
+
+    target: str
+    accuracy: float
+    latency: float
+    file_bytes: int | None = None
+
+
+def front(choices: Sequence[Choice]) -> list[Choice]:
+    """The Pareto front, by latency: those that no other one beats in both accuracy and latency."""
+    best: list[Choice] = []
+    for choice in sorted(choices, key=lambda choice: (choice.latency, -choice.accuracy)):
+        if not best or choice.accuracy > best[-1].accuracy:
+            best.append(choice)
+    return best
+
+
+def accuracy_and_latency(choices: Sequence[Choice], names: Sequence[str]) -> str:
+    """Latency against accuracy, the area of a mark the model's size; a line joins the Pareto front."""
+    with drawing("pareto", "Accuracy against latency") as made:
+        axes = made.axes
+        largest = max((choice.file_bytes or 0 for choice in choices), default=0)
+        for choice in choices:
+            area = LARGEST * (choice.file_bytes or 0) / largest if largest else 4 * SMALLEST
+            x, y = choice.latency * 1e3, choice.accuracy * 100
+            shade = colour(names.index(choice.target))
+            axes.scatter([x], [y], s=max(area, SMALLEST), color=shade, alpha=0.75, linewidths=0, zorder=3)
+            axes.annotate(choice.target, (x, y), (0, 9), textcoords="offset points", ha="center", fontsize=9, zorder=4)
+        best = front(choices)
+        axes.plot(
+            [choice.latency * 1e3 for choice in best],
+            [choice.accuracy * 100 for choice in best],
+            "--",
+            color=INK,
+            linewidth=1,
+            zorder=2,
+        )
+        axes.set_xscale("log")
+        axes.margins(0.25)
+        low, high = axes.get_xlim()
+        latency_axis(axes.xaxis, low, high)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+        axes.set_xlabel("p99 latency")
+        axes.set_ylabel("accuracy")
+    return made.svg
+
+
+def throughput_and_latency(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """Closed loops: throughput against p50 (solid) and p99 (dashed), a point for each concurrency."""
+    with drawing("throughput", "Throughput against latency") as made:
+        axes = made.axes
+        for place, name in enumerate(names):
+            own = [run for run in runs if run.target == name and isinstance(run.load, ClosedLoop) and run.total.latency]
+            throughputs = [run.throughput for run in own]
+            for q, style in ((50, "-"), (99, "--")):
+                latencies = [run.total.latency.percentile(q) * 1e3 for run in own]
+                axes.plot(throughputs, latencies, style, color=colour(place), marker="o", markersize=4)
+                if q == 99:
+                    for run, x, y in zip(own, throughputs, latencies, strict=True):
+                        assert isinstance(run.load, ClosedLoop)
+                        label = str(run.load.concurrency)
+                        axes.annotate(label, (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.margins(x=0.08, y=0.12)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("throughput, calls/s")
+        axes.set_ylabel("latency")
+        axes.set_yscale("log")
+        latency_axis(axes.yaxis, *axes.get_ylim())
+    return made.svg

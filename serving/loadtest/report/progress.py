@@ -1,0 +1,38 @@
+"""Live figures on standard error while a test runs: only where a person looks, that is, on a terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from serving.loadtest import units
+from serving.loadtest.measuring import session
+
+
+@contextmanager
+def live(console: Console) -> Iterator[Callable[[session.Progress], None]]:
+    """A progress line while the context is open; gives the function that updates it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[figures]}"),
+        TextColumn("[dim]{task.fields[left]}"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("connecting", total=None, figures="", left="")
+
+        def show(at: session.Progress) -> None:
+            now = at.snapshot
+            errors = f"[red]{units.count(now.failed)} errors[/]" if now.failed else "0 errors"
+            bar.update(
+                task,
+                description=f"[bold]{at.block.target}[/], {at.block.load}",
+                completed=at.done,
+                total=at.done + max(at.ahead, 0.0),
+                figures=f"{units.three_digits(now.rate)} calls/s  p50 {units.duration(now.p50)}  "
+                f"p99 {units.duration(now.p99)}  {errors}",
+                left=f"{max(at.ahead, 0.0):.0f} s left",
+            )
+
+        yield show

@@ -1,0 +1,56 @@
+"""The JSON document's types as JSON Schema. `make schema` writes it: docs/loadtest.schema.json."""
+
+import json
+import types
+import typing
+from typing import Any
+
+from serving.loadtest.report import document
+
+_PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema of `ResultsDocument` (JSON Schema, draft 2020-12). Fields may be added: more are allowed."""
+    definitions: dict[str, Any] = {}
+    root = _schema(document.ResultsDocument, definitions)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": document.SCHEMA,
+        "description": (document.__doc__ or "").strip(),
+        **root,
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if typing.is_typeddict(kind):
+        return _reference(kind, definitions)
+    if origin is list:
+        return {"type": "array", "items": _schema(arguments[0], definitions)}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _schema(arguments[1], definitions)}
+    if origin is typing.Literal:
+        return {"enum": list(arguments)}
+    if origin in (types.UnionType, typing.Union):
+        return {"anyOf": [_schema(argument, definitions) for argument in arguments]}
+    return {"type": _PLAIN[kind]} if kind in _PLAIN else {}
+
+
+def _reference(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    name = kind.__name__
+    if name not in definitions:
+        definitions[name] = {}  # Its place is taken before its parts ask for it.
+        hints = typing.get_type_hints(kind)
+        definitions[name] = {
+            "type": "object",
+            "description": kind.__doc__,
+            "properties": {field: _schema(hint, definitions) for field, hint in hints.items()},
+            "required": list(hints),
+        }
+    return {"$ref": f"#/$defs/{name}"}
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=1))  # noqa: T201

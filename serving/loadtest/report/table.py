@@ -1,0 +1,98 @@
+"""The results as a person reads them in a terminal: models under each other for every load, then the sentences."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from serving.loadtest import units
+from serving.loadtest.measuring.comparison import Comparison
+from serving.loadtest.measuring.gates import Outcome
+from serving.loadtest.measuring.results import Results
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import Load
+
+PERCENTILES = (50.0, 90.0, 95.0, 99.0)
+
+
+def render(
+    results: Results, compared: Sequence[Comparison], console: Console, outcomes: Sequence[Outcome] = ()
+) -> None:
+    """Print the tables, the sentences, and what is wrong."""
+    for load in results.loads:
+        console.print(_table(results, load, tuple(comparison for comparison in compared if comparison.load == load)))
+        console.print()
+    for name, accuracy in results.accuracies.items():
+        low, high = accuracy.interval
+        share = f"{accuracy.share:.2%} of {accuracy.total:,} samples (95 %: {low:.2%} to {high:.2%})"
+        console.print(Text(f"{name} is right on {share}."))
+    for sentence in (*(one.sentence for one in compared), *(peak.sentence for peak in results.peaks)):
+        console.print(Text(sentence))
+    for check in results.caching:
+        if not check.problem:
+            console.print(Text(f"{check.target} computes its answers: one sample over and over gains nothing."))
+    for ceiling in results.ceilings:
+        rate = units.three_digits(ceiling.throughput)
+        console.print(Text(f"The generator's own ceiling: {rate} calls/s, {ceiling.load}.", style="dim"))
+    _problems(results, console)
+    for outcome in outcomes:
+        style = "bold red" if outcome.failed else "green"
+        console.print(Text.assemble(("FAILED " if outcome.failed else "passed ", style), outcome.sentence))
+
+
+def _problems(results: Results, console: Console) -> None:
+    for problem in results.problems:
+        console.print(Text.assemble(("INVALID ", "bold red"), f"{problem[0].upper()}{problem[1:]}."))
+    for run in results.runs:
+        for problem in run.problems:
+            console.print(Text.assemble(("INVALID ", "bold red"), f"{run.target}, {run.load}: {problem}"))
+        for note in run.notes:
+            console.print(Text.assemble(("note ", "bold yellow"), f"{run.target}, {run.load}: {note}"))
+        for status, message in run.total.details.items():
+            console.print(Text(f"  {status}: {message}", style="dim"))
+
+
+def _table(results: Results, load: Load, compared: tuple[Comparison, ...]) -> Table:
+    batched = results.scenario.batch_size > 1
+    table = Table(
+        title=f"{load.kind}, {load}",
+        title_justify="left",
+        title_style="bold cyan",
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+    )
+    # Equal widths, so that the tables of all loads line up.
+    table.add_column("", min_width=max(map(len, _labels(results))))
+    rates = ["calls/s", "samples/s"] if batched else ["calls/s"]
+    for head in [*rates, *(f"p{q:g}" for q in PERCENTILES), "max", "failed"]:
+        table.add_column(head, justify="right", no_wrap=True, min_width=7)
+    for run in results.under(load):
+        table.add_row(*_cells(run, batched), style=None if run.valid else "red")
+    for comparison in compared:
+        ratios = [units.times(comparison.throughput.estimate), *([""] if batched else [])]
+        ratios += [units.times(comparison.p50.estimate), "", "", units.times(comparison.p99.estimate)]
+        table.add_row(_label(comparison), *ratios, style="dim")
+    return table
+
+
+def _label(comparison: Comparison) -> str:
+    return f"{comparison.target} / {comparison.baseline}"
+
+
+def _labels(results: Results) -> list[str]:
+    names = results.scenario.names
+    return [*names, *(f"{name} / {names[0]}" for name in names[1:])]
+
+
+def _cells(run: Run, batched: bool) -> list[str]:
+    total = run.total
+    return [
+        run.target,
+        units.three_digits(run.throughput),
+        *([units.three_digits(run.samples_per_second)] if batched else []),
+        *(units.duration(total.latency.percentile(q)) for q in PERCENTILES),
+        units.duration(total.latency.maximum),
+        units.count(total.failed),
+    ]

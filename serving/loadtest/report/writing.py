@@ -1,0 +1,209 @@
+"""Results into the JSON document."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from serving.loadtest.generator.measured import BlockResult, Slice
+from serving.loadtest.measuring.accuracy import Accuracy
+from serving.loadtest.measuring.comparison import Comparison
+from serving.loadtest.measuring.gates import Outcome
+from serving.loadtest.measuring.results import Results
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import ClosedLoop, Load
+from serving.loadtest.report import document as doc
+from serving.loadtest.statistics.bootstrap import Interval
+from serving.loadtest.statistics.histogram import Histogram
+from serving.loadtest.target.counters import ServerTimings
+from serving.loadtest.target.probe import Description
+
+
+def build(results: Results, compared: Sequence[Comparison], outcomes: Sequence[Outcome] = ()) -> doc.ResultsDocument:
+    """The document of these results; json.dumps takes it as it is."""
+    models = {name: described.target.model for name, described in results.described.items()}
+    targets = [
+        _target(described, results.sources.get(name, ""), results.accuracies.get(name))
+        for name, described in results.described.items()
+    ]
+    return {
+        "schema": doc.SCHEMA,
+        "valid": results.valid,
+        "problems": list(results.problems),
+        "interrupted": results.interrupted,
+        "started": results.started,
+        "duration": results.duration,
+        "command": results.command,
+        "scenario": asdict(results.scenario),
+        "server": targets[0]["server"],
+        "targets": targets,
+        "samples": results.sources,
+        "environment": results.environment,
+        "runs": [_run(run, models) for run in results.runs],
+        "comparisons": [_comparison(comparison) for comparison in compared],
+        "peaks": [
+            {
+                "target": peak.target,
+                "rate": peak.rate,
+                "sentence": peak.sentence,
+                "limited_by_generator": peak.limited_by_generator,
+                "steps": [_run(run, models) for run in peak.steps],
+            }
+            for peak in results.peaks
+        ],
+        "caching": [
+            {"target": check.target, "speedup": _interval(check.speedup), "problem": check.problem}
+            for check in results.caching
+        ],
+        "generator_ceilings": [
+            {
+                "load": _load(ceiling.load),
+                "throughput": ceiling.throughput,
+                "p50": _number(ceiling.p50),
+                "p99": _number(ceiling.p99),
+                "delayed_share": ceiling.delayed,
+            }
+            for ceiling in results.ceilings
+        ],
+        "gates": [
+            {"condition": outcome.condition, "failed": outcome.failed, "sentence": outcome.sentence}
+            for outcome in outcomes
+        ],
+    }
+
+
+def _target(described: Description, source: str, accuracy: Accuracy | None) -> doc.TargetDocument:
+    target = described.target
+    return {
+        "name": target.name,
+        "model": target.model,
+        "method": target.method,
+        "server": {
+            "address": target.address,
+            "name": described.server_name,
+            "version": described.server_version,
+        },
+        "model_versions": list(described.model_versions),
+        "execution_provider": described.provider,
+        "onnxruntime_version": described.runtime_version,
+        "max_batch_size": described.max_batch_size,
+        "file_bytes": described.file_bytes,
+        "samples": source,
+        "accuracy": None
+        if accuracy is None
+        else {
+            "correct": accuracy.correct,
+            "total": accuracy.total,
+            "accuracy": accuracy.share,
+            "low": accuracy.interval[0],
+            "high": accuracy.interval[1],
+            "expected": accuracy.expected,
+        },
+    }
+
+
+def _run(run: Run, models: dict[str, str]) -> doc.RunDocument:
+    return {
+        "target": run.target,
+        "model": models.get(run.target, run.target),
+        "load": _load(run.load),
+        "valid": run.valid,
+        "problems": list(run.problems),
+        "notes": list(run.notes),
+        "batch_size": run.batch_size,
+        "planned_blocks": run.planned_blocks,
+        "samples_per_second": run.samples_per_second,
+        "percentile": run.percentile,
+        "percentile_bound": _number(run.percentile_bound),
+        "target_latency": run.target_latency,
+        "keeps_target": run.keeps_target,
+        "restarted": run.restarted,
+        "generator_ceiling": run.ceiling,
+        "error_messages": run.total.details,
+        "total": _measured(run.total),
+        "blocks": [_measured(block) for block in run.blocks],
+    }
+
+
+def _comparison(comparison: Comparison) -> doc.ComparisonDocument:
+    return {
+        "model": comparison.target,
+        "baseline": comparison.baseline,
+        "load": _load(comparison.load),
+        "throughput": _interval(comparison.throughput),
+        "p50": _interval(comparison.p50),
+        "p99": _interval(comparison.p99),
+        "sentence": comparison.sentence,
+        "meaningful": not comparison.reason,
+    }
+
+
+def _load(load: Load) -> doc.LoadDocument:
+    if isinstance(load, ClosedLoop):
+        return {"kind": load.kind, "concurrency": load.concurrency, "rate": None, "arrivals": None}
+    return {"kind": load.kind, "concurrency": None, "rate": load.rate, "arrivals": load.arrivals}
+
+
+def _measured(block: BlockResult) -> doc.MeasuredDocument:
+    return {
+        "queries": block.queries,
+        "warm_up_queries": block.warm_up_queries,
+        "duration": block.window,
+        "throughput": block.throughput,
+        "statuses": dict(block.statuses),
+        "delayed_queries": block.delayed,
+        "finished": block.finished,
+        "generator_cpu": block.generator_cpu,
+        "latency": _durations(block.latency),
+        "service_time": _durations(block.service),
+        "lateness": _durations(block.lateness),
+        "server": _timings(block.server) if block.server is not None else None,
+        "timeline": [_slice(one) for one in block.timeline],
+    }
+
+
+def _timings(timings: ServerTimings) -> doc.ServerTimingsDocument:
+    return {
+        "requests": timings.count,
+        "batches": timings.batches,
+        "queue": _number(timings.mean("queue")),
+        "compute_input": _number(timings.mean("compute_input")),
+        "compute_infer": _number(timings.mean("compute_infer")),
+        "compute_output": _number(timings.mean("compute_output")),
+    }
+
+
+def _slice(one: Slice) -> doc.SliceDocument:
+    p50, p99, most = (_number(one.latency.percentile(q)) for q in (50, 99, 100))
+    return {
+        "start": one.start,
+        "length": one.length,
+        "answered": len(one.latency),
+        "failed": one.failed,
+        "p50": p50,
+        "p99": p99,
+        "max": most,
+    }
+
+
+def _durations(histogram: Histogram) -> doc.DurationsDocument:
+    p50, p90, p95, p99, p999 = (_number(histogram.percentile(q)) for q in (50, 90, 95, 99, 99.9))
+    return {
+        "count": len(histogram),
+        "p50": p50,
+        "p90": p90,
+        "p95": p95,
+        "p99": p99,
+        "p999": p999,
+        "max": _number(histogram.maximum),
+        "histogram": histogram.encode().decode(),
+    }
+
+
+def _interval(interval: Interval) -> doc.IntervalDocument:
+    low, high = _number(interval.low), _number(interval.high)
+    return {"ratio": _number(interval.estimate), "low": low, "high": high}
+
+
+def _number(value: float) -> float | None:
+    # JSON has no NaN.
+    return value if math.isfinite(value) else None

@@ -1,0 +1,105 @@
+"""A library of requests, serialised before the run so that the generator only hands bytes to gRPC."""
+
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from protos import classifier_pb2, tensors
+from protos import inference_pb2 as pb
+from serving.loadtest.errors import SampleError
+from serving.loadtest.generator.orders import CLASSIFY, INFER, Feed
+from serving.loadtest.plan.schedule import generator_for
+from serving.loadtest.plan.targets import Target
+from serving.loadtest.target.samples.arrays import Samples, has_batch_axis
+from serving.loadtest.target.samples.generated import generate
+from serving.loadtest.target.samples.npz import read_npz
+from serving.loadtest.target.samples.pictures import read_folder
+
+# How many different requests a library holds, and how many bytes they take at most.
+LIBRARY_SIZE = 256
+LIBRARY_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class SampleLibrary:
+    """Serialised requests for one target, and the samples that they were made of."""
+
+    target: Target
+    requests: tuple[bytes, ...]
+    samples: Samples
+    metadata: pb.ModelMetadataResponse = field(repr=False)
+
+    @property
+    def feed(self) -> Feed:
+        """What the generator needs of it."""
+        return Feed(self.target.address, INFER if self.target.method == "infer" else CLASSIFY, self.requests)
+
+    def each_once(self, batch_size: int) -> Iterator[tuple[range, bytes]]:
+        """A request for every sample, each exactly once and in order, with the samples' places."""
+        for start in range(0, len(self.samples), batch_size):
+            places = range(start, min(start + batch_size, len(self.samples)))
+            yield places, _serialise(self.target, self.metadata, self.samples, np.array(places, np.int64))
+
+
+def load(
+    target: Target, metadata: pb.ModelMetadataResponse, batch_size: int, seed: int, path: Path | None = None
+) -> SampleLibrary:
+    """Requests of `batch_size` samples for a target: from a folder or an .npz file, else random from its metadata.
+
+    Raises SampleError when the samples cannot be read or do not fit the model's input, when the model takes no batch of
+    this size, or when its shapes leave a size open that is not the batch's.
+    """
+    random = generator_for(seed, "samples")
+    if target.method == "classify" and batch_size != 1:
+        raise SampleError("Classify takes one image a call: --batch-size has to be 1")
+    if path is None:
+        samples = generate(metadata, LIBRARY_SIZE * batch_size, batch_size, random, LIBRARY_BYTES)
+    elif path.is_dir():
+        samples = read_folder(metadata, path)
+    else:
+        samples = read_npz(metadata, path, batch_size)
+    # Whole rounds through the samples, each in an order of its own: every one is sent about as often.
+    rounds = math.ceil(LIBRARY_SIZE * batch_size / len(samples))
+    order = np.concatenate([random.permutation(len(samples)) for _ in range(rounds)])
+    requests: list[bytes] = []
+    size = 0
+    while len(requests) < LIBRARY_SIZE and size < LIBRARY_BYTES:
+        chosen = order[len(requests) * batch_size : (len(requests) + 1) * batch_size]
+        requests.append(_serialise(target, metadata, samples, chosen))
+        size += len(requests[-1])
+    return SampleLibrary(target, tuple(requests), samples, metadata)
+
+
+def _serialise(
+    target: Target,
+    metadata: pb.ModelMetadataResponse,
+    samples: Samples,
+    chosen: "np.ndarray[tuple[int], np.dtype[np.int64]]",
+) -> bytes:
+    if target.method == "classify":
+        return _classify(target, metadata, samples, int(chosen[0]))
+    request = pb.ModelInferRequest(model_name=target.model)
+    for tensor in metadata.inputs:
+        array = samples.inputs[tensor.name][chosen]
+        if not has_batch_axis(tensor, len(chosen)):
+            array = array[0]
+        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
+        request.raw_input_contents.append(tensors.to_raw(array))
+    return request.SerializeToString()
+
+
+def _classify(target: Target, metadata: pb.ModelMetadataResponse, samples: Samples, place: int) -> bytes:
+    """An image as a person sends it: a PNG file, which the server decodes."""
+    array = next(iter(samples.inputs.values()))[place]
+    pixels = np.squeeze(array)
+    if len(samples.inputs) != 1 or array.dtype != np.uint8 or pixels.ndim != 2:
+        raise SampleError(f"model {metadata.name!r} takes no grey image, which is all that Classify sends")
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    request = classifier_pb2.ClassifyRequest(model_name=target.model, encoded=encoded.getvalue(), top_k=1)
+    return request.SerializeToString()

@@ -1,0 +1,53 @@
+"""Samples from numpy's .npz files: an array a model input, and optionally `labels`."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from protos import inference_pb2 as pb
+from protos import tensors
+from serving.loadtest.errors import SampleError
+from serving.loadtest.target.samples.arrays import Samples, sample_shape
+
+LABELS = "labels"
+
+
+def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int) -> Samples:
+    """The file's arrays [samples, ...], one for each input by its name. Raises SampleError when they do not fit."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise SampleError(f"{file} cannot be read as an .npz file: {error}") from error
+    inputs = {}
+    for tensor in metadata.inputs:
+        if tensor.name not in arrays:
+            raise SampleError(
+                f"{file} holds {', '.join(sorted(arrays)) or 'nothing'}; model {metadata.name!r} takes {tensor.name!r}"
+            )
+        array = arrays[tensor.name]
+        shape = sample_shape(metadata.name, tensor, batch_size)
+        if array.ndim < 1 or list(array.shape[1:]) != shape or _datatype(array) != tensor.datatype:
+            raise SampleError(
+                f"{tensor.name!r} in {file} is {array.dtype} {list(array.shape)}; model {metadata.name!r} takes "
+                f"{tensor.datatype} {['samples', *shape]}".replace("'samples'", "samples")
+            )
+        inputs[tensor.name] = array
+    counts = {name: len(array) for name, array in inputs.items()}
+    labels = arrays.get(LABELS)
+    if labels is not None:
+        counts[LABELS] = len(labels)
+    if len(set(counts.values())) != 1 or not all(counts.values()):
+        raise SampleError(f"{file} has to hold equally many samples of each, and one at least, not {counts}")
+    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+        raise SampleError(f"'labels' in {file} has to be one whole number a sample, not {labels.dtype} {labels.shape}")
+    source = f"{len(next(iter(inputs.values()))):,} samples from {file}"
+    return Samples(inputs, source, None if labels is None else labels.astype(np.int64))
+
+
+def _datatype(array: tensors.Array) -> str:
+    try:
+        return tensors.datatype_of(array)
+    except ValueError:
+        return ""

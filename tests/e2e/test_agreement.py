@@ -1,0 +1,64 @@
+"""hangtag's load test, perf_analyzer and h2load say the same of the same closed loop.
+
+On a server whose answers take 150 ms by the clock: what the tools and machine add is small then, whatever else runs.
+`make loadtest-agreement` compares them on the real server, which takes a machine that does nothing else.
+"""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from benchmarks.loadtest.tools import PEERS, TOOLS, Figures
+from protos import inference_pb2 as pb
+from tests.serving.loadtest.fake_server import FakeServer, running
+
+ANSWER_SECONDS = 0.15
+IN_FLIGHT = 6
+SECONDS = 3
+
+
+@pytest.fixture(scope="module")
+def slow_server() -> Iterator[str]:
+    """A server that answers each call after the same time; it has what perf_analyzer asks for."""
+    servicer = FakeServer()
+    servicer.config = pb.ModelConfig(
+        name="fast",
+        platform="onnxruntime_onnx",
+        backend="onnxruntime",
+        max_batch_size=8,
+        input=[pb.ModelInput(name="image", data_type=pb.TYPE_UINT8, dims=[28, 28])],
+        output=[pb.ModelOutput(name="probabilities", data_type=pb.TYPE_FP32, dims=[10])],
+    )
+
+    def answer_in_time(number: int, context: grpc.ServicerContext) -> None:
+        due = time.monotonic() + ANSWER_SECONDS
+        while (left := due - time.monotonic()) > 0:
+            threading.Event().wait(left)
+
+    servicer.behaviour = answer_in_time
+    with running(servicer):
+        yield servicer.address
+
+
+@pytest.fixture(scope="module")
+def figures(slow_server: str) -> dict[str, Figures]:
+    for program in (PEERS / "perf_analyzer", "h2load"):
+        if shutil.which(program) is None:
+            pytest.fail(f"{program} is missing: run 'make test', which installs it")
+    return {name: tool(slow_server, "fast", IN_FLIGHT, SECONDS) for name, tool in TOOLS.items()}
+
+
+@pytest.mark.parametrize("other", ["perf_analyzer", "h2load"])
+def test_they_agree_within_ten_percent(figures: dict[str, Figures], other: str) -> None:
+    ours, theirs = figures["hangtag"], figures[other]
+    assert ours.throughput == pytest.approx(theirs.throughput, rel=0.1)
+    assert ours.p50 == pytest.approx(theirs.p50, rel=0.1)
+
+
+def test_and_with_what_is_true(figures: dict[str, Figures]) -> None:
+    assert figures["hangtag"].p50 == pytest.approx(ANSWER_SECONDS, rel=0.1)
+    assert figures["hangtag"].throughput == pytest.approx(IN_FLIGHT / ANSWER_SECONDS, rel=0.1)

@@ -1,0 +1,258 @@
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from protos import inference_pb2 as pb
+from serving.loadtest.generator.measured import OK, BlockResult
+from serving.loadtest.generator.orders import CLASSIFY, INFER, Block, Connections, Feed, Snapshot
+from serving.loadtest.generator.run import Generator
+from serving.loadtest.generator.tally import Tally
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import ClosedLoop, Limits, Load, OpenLoop
+from tests.serving.loadtest.fake_server import FakeServer
+
+STALL = 1.0  # Seconds.
+
+
+def made(
+    server: FakeServer, *, public: bool = False, deadline: float = 5.0, channels: int = 1, **more: Any
+) -> Generator:
+    """A generator of one process, in this one."""
+    feed = Feed(more.pop("address", server.address), INFER, more.pop("requests", (b"",)))
+    connections = Connections(channels, deadline, public_path=public)
+    tally = Tally(multiprocessing.get_context("spawn"), more.get("places", 1))
+    return Generator({"fast": feed}, connections, tally, **more)
+
+
+@pytest.fixture(params=["queue", "futures"])
+def generator(server: FakeServer, request: pytest.FixtureRequest) -> Iterator[Generator]:
+    """Both ways to make calls keep the same promises."""
+    one = made(server, public=request.param == "futures", channels=2)
+    assert ("futures" in one.path) is (request.param == "futures")
+    yield one
+    one.close()
+
+
+def limits(duration: float = 0.0, count: int = 1, longest: float = 10.0, most: int = 100_000) -> Limits:
+    return Limits(duration, count, longest, most)
+
+
+def run(generator: Generator, load: Load, within: Limits, warm_up: float = 0.0) -> BlockResult:
+    return generator_run(generator, Block("fast", load, within, warm_up, seed=0, round=0))
+
+
+def generator_run(
+    generator: Generator, block: Block, keep_going: Callable[[Snapshot], bool] = lambda snapshot: True
+) -> BlockResult:
+    """As the fleet does: a new tally, and the parts (here one) joined."""
+    generator._tally.reset()
+    return BlockResult.joined([generator.run(block, keep_going)], block.limits)
+
+
+def stall_once(at: int) -> Any:
+    """A behaviour that holds up all calls for a while, from the at-th on, as a garbage collection or a reload does."""
+    lock = threading.Lock()
+
+    def behaviour(number: int, context: grpc.ServicerContext) -> None:
+        with lock:
+            if number == at:
+                threading.Event().wait(STALL)
+
+    return behaviour
+
+
+def test_a_closed_loop_keeps_so_many_in_flight(server: FakeServer, generator: Generator) -> None:
+    in_flight = most = 0
+    lock = threading.Lock()
+    together = threading.Barrier(4, timeout=5.0)
+
+    def behaviour(number: int, context: grpc.ServicerContext) -> None:
+        nonlocal in_flight, most
+        with lock:
+            in_flight += 1
+            most = max(most, in_flight)
+        if number < 4:
+            together.wait()  # All four slots are filled, or this breaks.
+        with lock:
+            in_flight -= 1
+
+    server.behaviour = behaviour
+    result = run(generator, ClosedLoop(4), limits(count=100))
+    assert most == 4
+    assert 100 <= result.statuses[OK] <= 103
+    assert result.finished
+    assert result.failed == 0
+
+
+def test_an_open_loop_sends_what_was_planned(generator: Generator) -> None:
+    result = run(generator, OpenLoop(200.0, "constant"), limits(duration=0.5, count=50), warm_up=0.1)
+    assert 100 <= result.queries <= 102
+    assert 19 <= result.warm_up_queries <= 21
+    assert result.window == pytest.approx(0.5, abs=0.1)
+    assert result.finished
+
+
+def test_a_stall_of_the_server_shows_in_the_open_loop_and_hides_in_the_closed_one(
+    server: FakeServer, generator: Generator
+) -> None:
+    server.behaviour = stall_once(at=150)
+    closed = run(generator, ClosedLoop(1), limits(count=300))
+    # One query of 300 met the stall: p99 knows nothing of it. That is coordinated omission.
+    assert closed.latency.maximum > 0.9 * STALL
+    assert closed.latency.percentile(99) < STALL / 3
+
+    server.requests.clear()
+    server.behaviour = stall_once(at=150)
+    opened = run(generator, OpenLoop(300.0, "constant"), limits(count=300))
+    # All that were due meanwhile waited: 30 % of the schedule.
+    assert opened.latency.percentile(99) > 0.8 * STALL
+    assert opened.latency.percentile(80) > STALL / 4
+
+
+def test_a_stall_of_the_generator_counts_from_the_planned_time_and_makes_the_run_invalid(generator: Generator) -> None:
+    (calls,) = generator._calls.values()
+    send = calls[0].send
+    sent = 0
+
+    def stalling(*args: Any) -> None:
+        nonlocal sent
+        sent += 1
+        send(*args)
+        if sent == 50:
+            threading.Event().wait(STALL)
+
+    calls[1:] = []
+    calls[0].send = stalling  # type: ignore[method-assign, assignment]
+    result = run(generator, OpenLoop(200.0, "constant"), limits(count=200))
+    assert result.latency.percentile(99) > 0.8 * STALL
+    assert result.service.percentile(99) < STALL / 2
+    assert result.delayed > 100
+    (problem,) = Run((result,), batch_size=1).problems
+    assert "the generator could not keep up" in problem
+
+
+def test_errors_are_counted_by_status_with_their_first_message(server: FakeServer, generator: Generator) -> None:
+    def behaviour(number: int, context: grpc.ServicerContext) -> None:
+        if number % 5 == 0:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"queue is full ({number})")
+
+    server.behaviour = behaviour
+    result = run(generator, ClosedLoop(1), limits(count=100))
+    assert result.statuses == {OK: 80, "RESOURCE_EXHAUSTED": 20}
+    assert result.details == {"RESOURCE_EXHAUSTED": "queue is full (0)"}
+    (problem,) = Run((result,), batch_size=1).problems
+    assert problem == "20 of 100 calls failed (20 RESOURCE_EXHAUSTED)"
+
+
+def test_a_call_that_outlives_its_deadline_is_counted(server: FakeServer) -> None:
+    gate = threading.Event()
+    server.behaviour = lambda number, context: None if number else (gate.wait(5.0), None)[1]
+    generator = made(server, deadline=0.2)
+    result = run(generator, ClosedLoop(1), limits(count=3))
+    gate.set()
+    generator.close()
+    assert result.statuses == {"DEADLINE_EXCEEDED": 1, OK: 2}
+
+
+def test_a_closed_loop_on_a_dead_server_ends(server: FakeServer) -> None:
+    generator = made(server, address="127.0.0.1:1", deadline=1.0)
+    result = run(generator, ClosedLoop(2), limits(count=20))
+    generator.close()
+    assert set(result.statuses) == {"UNAVAILABLE"}
+    assert len(result.latency) == 0
+
+
+@pytest.mark.parametrize(
+    ("within", "queries"),
+    [(limits(duration=9.0, most=30), 30), (limits(count=10_000, longest=0.3), None)],
+)
+@pytest.mark.parametrize("load", [ClosedLoop(1), OpenLoop(500.0)])
+def test_a_maximum_ends_a_block_unfinished(
+    generator: Generator, load: Load, within: Limits, queries: int | None
+) -> None:
+    result = run(generator, load, within)
+    assert not result.finished
+    if queries:
+        assert result.queries == queries
+    (problem,) = Run((result,), batch_size=1).problems[:1]
+    assert "it ended too early" in problem
+
+
+def test_a_server_that_never_answers_ends_at_the_maximum(server: FakeServer) -> None:
+    gate = threading.Event()
+    server.behaviour = lambda number, context: (gate.wait(5.0), None)[1]
+    generator = made(server, deadline=0.5)
+    result = run(generator, ClosedLoop(4), limits(count=100, longest=0.3))
+    gate.set()
+    generator.close()
+    assert result.statuses == {"DEADLINE_EXCEEDED": 4}
+    assert not result.finished
+
+
+@pytest.mark.parametrize("load", [ClosedLoop(3), OpenLoop(100.0)])
+def test_a_stop_ends_a_block_without_waiting_for_calls_that_hang(server: FakeServer, load: Load) -> None:
+    gate = threading.Event()
+    server.behaviour = lambda number, context: (gate.wait(10.0), None)[1] if number >= 10 else None
+    generator = made(server, deadline=10.0)
+    seen: list[Snapshot] = []
+
+    def keep_going(snapshot: Snapshot) -> bool:
+        seen.append(snapshot)
+        return snapshot.queries < 10
+
+    block = Block("fast", load, limits(duration=60.0, longest=60.0), 0.0, 0, 0)
+    result = generator_run(generator, block, keep_going)
+    gate.set()
+    # Calls that we cancelled ourselves are no errors of the server's.
+    assert result.statuses == {OK: 10}
+    assert not result.finished
+    assert seen[-1].queries == 10
+    assert seen[-1].failed == 0
+
+
+def test_requests_take_turns_and_arrive_as_they_were_serialised(server: FakeServer) -> None:
+    requests = tuple(pb.ModelInferRequest(model_name=name).SerializeToString() for name in "abc")
+    generator = made(server, requests=requests)
+    run(generator, ClosedLoop(1), limits(count=6))
+    generator.close()
+    assert [request.model_name for request in server.requests] == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_processes_take_turns_with_the_requests(server: FakeServer) -> None:
+    requests = tuple(pb.ModelInferRequest(model_name=name).SerializeToString() for name in "abc")
+    second = made(server, requests=requests, place=1, places=2)
+    run(second, ClosedLoop(2), limits(count=3))  # One of the two in flight is its own.
+    second.close()
+    assert [request.model_name for request in server.requests] == ["b", "a", "c"]
+
+
+def test_a_process_without_a_part_of_the_load_ends_at_once(server: FakeServer) -> None:
+    second = made(server, place=1, places=2)
+    result = run(second, ClosedLoop(1), limits(count=3))
+    second.close()
+    assert result.queries == 0
+
+
+def test_the_processes_parts_of_an_open_loop_are_the_whole_schedule(server: FakeServer) -> None:
+    within, load = limits(count=60), OpenLoop(300.0)
+    parts = [made(server, place=place, places=3) for place in range(3)]
+    queries = [run(one, load, within).queries for one in parts]
+    for one in parts:
+        one.close()
+    assert queries == [20, 20, 20]
+
+
+def test_a_closed_loop_on_a_dead_server_does_not_spin(server: FakeServer) -> None:
+    generator = made(server, address="127.0.0.1:1", deadline=1.0)
+    result = run(generator, ClosedLoop(1), limits(duration=0.3, longest=0.5))
+    generator.close()
+    assert 1 <= result.failed <= 50
+
+
+def test_the_methods_are_the_protocols() -> None:
+    assert INFER == "/inference.GRPCInferenceService/ModelInfer"
+    assert CLASSIFY == "/hangtag.v1.Classifier/Classify"

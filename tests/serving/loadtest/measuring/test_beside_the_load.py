@@ -1,0 +1,197 @@
+"""What is measured beside the load: accuracy, caching, the peak, the generator's ceiling."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from protos import inference_pb2 as pb
+from serving.credentials import Credentials
+from serving.loadtest.errors import SampleError, TargetError
+from serving.loadtest.generator.fleet import Fleet
+from serving.loadtest.generator.measured import BlockResult
+from serving.loadtest.generator.orders import Block, Connections, Snapshot
+from serving.loadtest.measuring import accuracy, caching, calibration, peaks
+from serving.loadtest.measuring.session import Session
+from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from serving.loadtest.plan.scenario import Scenario
+from serving.loadtest.statistics.bootstrap import Interval
+from serving.loadtest.target.probe import Probe
+from serving.loadtest.target.samples import SampleLibrary, load
+from tests.serving.loadtest.builders import block, description, targets
+from tests.serving.loadtest.fake_server import FakeServer, metadata
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """120 images whose first pixel is their label, but for every tenth, which says something else."""
+    labels = np.arange(120) % 10
+    images = np.zeros((120, 28, 28), np.uint8)
+    images[:, 0, 0] = labels
+    images[::10, 0, 0] = 9
+    np.savez(tmp_path / "labelled.npz", image=images, labels=labels)
+    return tmp_path / "labelled.npz"
+
+
+def by_first_pixel(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+    """Probabilities, highest at the first pixel's value, and logits, which here say the opposite."""
+    shape = list(request.inputs[0].shape)
+    pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(shape)[:, 0, 0]
+    scores = np.eye(10, dtype=np.float32)[pixels]
+    response = pb.ModelInferResponse(model_name=request.model_name)
+    for name, values in (("logits", -scores), ("probabilities", scores)):
+        response.outputs.add(name=name, datatype="FP32", shape=scores.shape)
+        response.raw_output_contents.append(values.tobytes())
+    return response
+
+
+def measure(server: FakeServer, path: Path | None, **parameters: str) -> accuracy.Accuracy | None:
+    (target,) = targets("fast", address=server.address)
+    library: SampleLibrary = load(target, metadata("fast"), 1, 0, path)
+    with Probe(server.address, Credentials()) as probe:
+        return accuracy.measure(library, description(target, **parameters), probe, 5.0, threading.Event())
+
+
+def test_every_sample_is_sent_once_and_counted(server: FakeServer, labelled: Path) -> None:
+    server.answer = by_first_pixel
+    found = measure(server, labelled)
+    assert found == accuracy.Accuracy(108, 120)
+    assert sum(request.inputs[0].shape[0] for request in server.requests) == 120
+    assert max(request.inputs[0].shape[0] for request in server.requests) == accuracy.BATCH_SIZE
+
+
+def test_typed_contents_are_read_too(server: FakeServer, labelled: Path) -> None:
+    def typed(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        response = by_first_pixel(request)
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+            output.contents.fp32_contents.extend(np.frombuffer(raw, np.float32).tolist())
+        del response.raw_output_contents[:]
+        return response
+
+    server.answer = typed
+    assert measure(server, labelled) == accuracy.Accuracy(108, 120)
+
+
+def test_accuracy_needs_labels_and_one_answer(server: FakeServer, labelled: Path) -> None:
+    with pytest.raises(SampleError, match="have no labels: accuracy needs --samples with an"):
+        measure(server, None)
+    with pytest.raises(SampleError, match="gives a set of labels, not one"):
+        measure(server, labelled, **{"hangtag.task": "multi_label"})
+    with pytest.raises(SampleError, match="has no output with one score a class"):
+        measure(server, labelled)  # It answers without any output.
+
+
+def test_a_call_that_fails_ends_the_measuring_of_accuracy(server: FakeServer, labelled: Path) -> None:
+    server.behaviour = lambda number, context: context.abort(grpc.StatusCode.INTERNAL, "broken")
+    with pytest.raises(TargetError, match=r"INTERNAL \(broken\)"):
+        measure(server, labelled)
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 10), (9117, 10_000), (50, 50), (1, 3)])
+def test_the_interval_is_wilsons(correct: int, total: int) -> None:
+    low, high = accuracy.Accuracy(correct, total).interval
+    theirs = binomtest(correct, total).proportion_ci(method="wilson")
+    assert low == pytest.approx(theirs.low, abs=1e-12)
+    assert high == pytest.approx(theirs.high, abs=1e-12)
+
+
+@pytest.mark.parametrize(("correct", "off"), [(9009, False), (8999, False), (8909, True), (0, True)])
+def test_an_accuracy_below_99_percent_of_the_files_is_off(correct: int, off: bool) -> None:
+    assert (accuracy.Accuracy(correct, 10_000, expected=0.9).problem is not None) is off
+    assert accuracy.Accuracy(correct, 10_000).problem is None
+
+
+class Simulated(Fleet):
+    """A server whose latency is 1 ms up to a rate, and 100 ms above; one that remembers answers, if asked."""
+
+    def __init__(self, edge: float = 0.0, remembers: bool = False, stop_after: int = 1000) -> None:
+        self.edge, self.remembers = edge, remembers
+        self.rates: list[float] = []
+        self.stop = threading.Event()
+        self._left = stop_after
+
+    def run(self, block_: Block, on_progress: Callable[[Snapshot], None]) -> BlockResult:
+        self._left -= 1
+        if not self._left:
+            self.stop.set()
+        if isinstance(block_.load, ClosedLoop):
+            quick = self.remembers and block_.target.endswith(caching.ONE_SAMPLE)
+            jitter = 1 + 0.01 * (block_.round % 3)
+            return block(block_.target, block_.load, (0.001,) * (500 + 500 * quick), window=jitter)
+        self.rates.append(block_.load.rate)
+        latency = 0.001 if block_.load.rate <= self.edge else 0.1
+        return block(block_.target, block_.load, (latency,) * 1000)
+
+
+def session(fleet: Simulated, **settings: object) -> tuple[Scenario, Session]:
+    scenario = Scenario(targets("fast", "slow"), find_peak=True, target_latency=0.01, **settings)  # type: ignore[arg-type]
+    return scenario, Session(scenario, fleet, fleet.stop, lambda progress: None, lambda name: None)
+
+
+def test_the_peak_is_found_and_said() -> None:
+    scenario, running = session(Simulated(edge=730.0))
+    running.run()
+    for peak in peaks.find(scenario, running):
+        assert peak.rate is not None
+        assert 690 <= peak.rate <= 730
+        assert peak.sentence == f"{peak.target} keeps p99 within 10.0 ms up to {peak.rate:.0f} calls/s."
+        assert peak.confirmation is not None
+        assert peak.confirmation.load == OpenLoop(peak.rate)
+        first = peak.steps[0].load
+        assert isinstance(first, OpenLoop)
+        assert first.rate == pytest.approx(250.0, rel=0.02)  # Half of what the closed loop reached.
+
+
+def test_a_bound_that_is_never_kept_has_no_peak() -> None:
+    scenario, running = session(Simulated(edge=0.0), rate=(50.0,))
+    (fast, _) = peaks.find(scenario, running)
+    assert fast.rate is None
+    assert fast.sentence == "fast keeps p99 within 10.0 ms at no rate."
+
+
+def test_a_search_that_is_stopped_says_so() -> None:
+    scenario, running = session(Simulated(edge=730.0, stop_after=3), rate=(100.0,))
+    fast, slow = peaks.find(scenario, running)
+    assert len(fast.steps) + len(slow.steps) == 3
+    assert "the search was stopped before it knew" in fast.sentence
+
+
+def test_a_peak_that_the_generator_set_is_not_the_servers() -> None:
+    class Late(Simulated):
+        def run(self, block_: Block, on_progress: Callable[[Snapshot], None]) -> BlockResult:
+            assert isinstance(block_.load, OpenLoop)
+            return block(block_.target, block_.load, (0.001,) * 1000, delayed=500 if block_.load.rate > 400 else 0)
+
+    scenario, running = session(Late(), rate=(100.0,))
+    (fast, _) = peaks.find(scenario, running)
+    assert fast.rate is not None
+    assert 380 <= fast.rate <= 400
+    assert "the generator could not send more" in fast.sentence
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+def test_remembered_answers_are_noticed(remembers: bool) -> None:
+    fleet = Simulated(remembers=remembers)
+    (target,) = targets("fast")
+    found = caching.check(Scenario((target,)), target, fleet, fleet.stop, lambda progress: None)
+    assert found is not None
+    assert found.speedup.estimate == pytest.approx(2.0 if remembers else 1.0, rel=0.01)
+    assert (found.problem is not None) is remembers
+
+
+def test_a_difference_that_may_be_chance_is_no_caching() -> None:
+    assert caching.CacheCheck("cnn", Interval(1.5, 1.05, 2.0)).problem is None
+    assert caching.CacheCheck("cnn", Interval(2.0, float("nan"), float("nan"))).problem is None
+
+
+def test_the_ceiling_is_measured_on_a_server_that_does_nothing() -> None:
+    loads = (ClosedLoop(8), OpenLoop(100.0))
+    closed, opened = calibration.calibrate(loads, (bytes(800),), 2, threading.Event(), Connections())
+    assert closed.load == ClosedLoop(8)
+    assert closed.throughput > 100
+    assert 0 < closed.p50 <= closed.p99
+    assert opened.throughput == pytest.approx(100, rel=0.3)

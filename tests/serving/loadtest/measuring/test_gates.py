@@ -1,0 +1,116 @@
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.loadtest.measuring.gates import OPERATORS, judge, parse
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import ClosedLoop, Load
+from tests.serving.loadtest.builders import full_results, two_models
+
+NAMES = ("fast", "slow")
+
+
+class Baseline:
+    """Saved results in which everything took twice as long."""
+
+    accuracies = {"fast": 0.95}  # noqa: RUF012
+    peaks = {"fast": 2900.0}  # noqa: RUF012
+
+    def run(self, target: str, load: Load) -> Run | None:
+        doubled = [run for run in two_models().runs if run.target == "slow" and run.load == load]
+        return doubled[0] if target == "fast" else None
+
+
+@pytest.mark.parametrize(
+    ("condition", "sentence"),
+    [
+        ("fast.p99 > 1ms", "fast.p99 > 1ms: fast's p99 at 8 in flight is 1.99 ms, the bound 1.00 ms"),
+        ("slow[500].p50 >= 0.005 s", "slow.*p50 at 500 calls/s is 6.00 ms, the bound 5.00 ms"),
+        ("fast.throughput < 2000", "fast's throughput at 8 in flight is 1,000/s, the bound 2,000/s"),
+        ("slow.throughput < 0.5 * fast.throughput", "slow's throughput at 8 in flight is 250/s, the bound 500/s"),
+        ("fast.accuracy < 91%", "fast's accuracy is 90.00%, the bound 91.00%"),
+        ("fast.peak<1500", "fast's peak is 1,450/s, the bound 1,500/s"),
+        ("fast[8].max > 100us", "fast's max at 8 in flight is 2.00 ms"),
+        ("fast.errors >= 0", "fast's errors at 8 in flight is 0, the bound 0"),
+        ("fast.error_rate >= 0", "fast's error_rate at 8 in flight is 0.00%"),
+        ("fast.accuracy < baseline", "fast's accuracy is 90.00%, the bound 95.00%"),
+        ("fast.peak < 0.9 * baseline", "fast's peak is 1,450/s, the bound 2,610/s"),
+        ("fast[8].throughput < 4.5 * baseline", "fast's throughput at 8 in flight is 1,000/s, the bound 1,125/s"),
+    ],
+)
+def test_a_condition_that_holds_fails_with_its_figures(condition: str, sentence: str) -> None:
+    outcome = judge(parse(condition, NAMES, has_baseline=True), full_results(), Baseline())
+    assert outcome.failed
+    assert re.search(sentence, outcome.sentence)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["fast.p99 > 20ms", "fast.errors > 0", "fast[8].throughput < 3 * baseline", "slow.accuracy < 90 %"],
+)
+def test_a_condition_that_does_not_hold_passes(condition: str) -> None:
+    outcome = judge(parse(condition, NAMES, has_baseline=True), full_results(), Baseline())
+    assert not outcome.failed
+    assert outcome.sentence.startswith(f"not {condition}: ")
+
+
+@pytest.mark.parametrize(
+    ("condition", "why"),
+    [
+        ("slow.peak < 1", "slow's peak is"),
+        ("fast[64].p99 > 1s", "fast has no such run"),
+        ("slow.p99 > baseline", "there is nothing to compare it with at 8 in flight"),
+    ],
+)
+def test_what_cannot_be_judged_fails(condition: str, why: str) -> None:
+    outcome = judge(parse(condition, NAMES, has_baseline=True), full_results(), Baseline())
+    assert outcome.failed
+    assert f"{condition} cannot be judged: {why}" in outcome.sentence
+
+
+def test_a_condition_has_to_hold_at_one_load_only() -> None:
+    made = two_models()
+    slow_once = replace(made.runs[0], blocks=(replace(made.runs[1].blocks[0], target="fast"),) * 5)
+    results = replace(made, runs=(slow_once, *made.runs[1:]))
+    assert judge(parse("fast.p99 > 5ms", NAMES, has_baseline=False), results).failed
+    assert not judge(parse("fast[500].p99 > 5ms", NAMES, has_baseline=False), results).failed
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("", "is not a condition: write TARGET.METRIC > VALUE"),
+        ("fast.p99", "is not a condition"),
+        ("fast.p99 > ", "is not a condition"),
+        ("fast.p99 = 5ms", "is not a condition"),
+        ("fast.speed > 5", "is not a condition"),
+        ("fast.p99 > 5 parsecs", "is not a condition"),
+        ("other.p99 > 5ms", "is about 'other', which is not measured: fast, slow are"),
+        ("fast.p99 > 2 * other.p99", "is about 'other'"),
+        ("fast.p99 > baseline", "needs the saved results to compare with: give --baseline"),
+    ],
+)
+def test_what_is_no_condition_is_refused(condition: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(condition, NAMES, has_baseline=False)
+
+
+@given(
+    value=st.floats(0.0001, 1000, allow_nan=False).map(lambda value: round(value, 4)),
+    operator=st.sampled_from(list(OPERATORS)),
+    unit=st.sampled_from(["", "s", "ms", "us", "%"]),
+)
+def test_numbers_and_units_mean_what_they_say(value: float, operator: str, unit: str) -> None:
+    gate = parse(f"cnn-int8.p99.9{operator}{value:f}{unit}", ("cnn-int8",), has_baseline=False)
+    assert (gate.figure.target, gate.figure.metric, gate.compare) == ("cnn-int8", "p99.9", operator)
+    assert gate.factor == pytest.approx(value * {"": 1, "s": 1, "ms": 1e-3, "us": 1e-6, "%": 0.01}[unit])
+
+
+def test_a_load_is_named_by_its_amount_or_in_words() -> None:
+    results = two_models()
+    for load in ("8", "8 in flight"):
+        assert judge(parse(f"fast[{load}].p99 > 1us", NAMES, has_baseline=False), results).failed
+    assert str(ClosedLoop(8)) == "8 in flight"

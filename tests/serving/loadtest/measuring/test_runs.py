@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from serving.loadtest.statistics.early_stopping import samples_needed
+from tests.serving.loadtest.builders import block
+
+
+def of(*seconds: float, failed: int = 0, **more: object) -> Run:
+    return Run((block("cnn", OpenLoop(100.0), seconds, failed=failed),), 1, **more)  # type: ignore[arg-type]
+
+
+def test_a_percentile_keeps_its_bound_when_chance_is_ruled_out() -> None:
+    fast, slow = (0.001,), (0.1,)
+    needed = samples_needed(1, 99.0)
+    assert of(*fast * (needed - 1), *slow, target_latency=0.01).keeps_target
+    assert not of(*fast * (needed - 2), *slow, target_latency=0.01).keeps_target
+    assert not of(*fast * (needed - 1), *slow * 2, target_latency=0.01).keeps_target
+    assert of(*fast * 100, target_latency=0.01, percentile=90.0).keeps_target
+    assert of(*fast).keeps_target is None
+
+
+def test_a_failed_call_is_over_every_bound() -> None:
+    run = of(*(0.001,) * 661, failed=1, target_latency=1.0)
+    assert run.over(1.0) == 1
+    assert run.keeps_target
+    assert not of(*(0.001,) * 660, failed=1, target_latency=1.0).keeps_target
+
+
+@given(seed=st.integers(0, 100))
+def test_the_bound_of_a_percentile_is_above_the_true_one_almost_always(seed: int) -> None:
+    """An exponential distribution's 90th percentile is ln 10. With 99 % confidence hardly any bound is below."""
+    random = np.random.default_rng(seed)
+    below = sum(
+        of(*random.exponential(1.0, 200), percentile=90.0).percentile_bound < np.log(10) * 0.999 for _ in range(10)
+    )
+    assert below <= 3
+
+
+def test_the_bound_is_the_smallest_latency_that_few_enough_are_over() -> None:
+    run = of(*(0.001,) * 600, *(0.1,) * 62)
+    assert run.percentile_bound == pytest.approx(0.1, rel=0.01)
+    assert of(*(0.001,) * 661, 0.1).percentile_bound == pytest.approx(0.001, rel=0.01)
+    assert np.isnan(of(*(0.001,) * 458).percentile_bound)
+    assert of(*(0.001,) * 459).percentile_bound == pytest.approx(0.001, rel=0.01)
+
+
+def test_a_busy_generator_is_said_to_be_the_bottleneck() -> None:
+    blocks = (block("cnn", ClosedLoop(8), (0.001,) * 500),)
+    assert Run(blocks, 1).notes == ()
+    assert not Run(blocks, 1, ceiling=600.0).generator_limited
+    (note,) = Run(blocks, 1, ceiling=510.0).notes
+    assert "the generator was the bottleneck (its ceiling at 8 in flight is 510 calls/s)" in note
+    object.__setattr__(blocks[0], "generator_cpu", 0.97)
+    (note,) = Run(blocks, 1).notes
+    assert "(its busiest process used 97% of a CPU)" in note
+    # What was measured on purpose counts before what is inferred from how busy it was.
+    assert not Run(blocks, 1, ceiling=600.0).generator_limited
+
+
+def test_an_open_loop_has_no_bottleneck_but_late_queries() -> None:
+    late = block("cnn", OpenLoop(100.0), (0.001,) * 500, delayed=26)
+    object.__setattr__(late, "generator_cpu", 0.97)
+    run = Run((late,), 1)
+    assert not run.generator_limited
+    (problem,) = run.problems
+    assert problem.startswith("the generator could not keep up: 5.2% of the queries left more than 5 ms late")
+    assert Run((block("cnn", OpenLoop(100.0), (0.001,) * 500, delayed=25),), 1).valid

@@ -1,0 +1,147 @@
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from serving.loadtest.errors import GeneratorError
+from serving.loadtest.generator.fleet import Fleet
+from serving.loadtest.generator.measured import BlockResult
+from serving.loadtest.generator.orders import INFER, Block, Connections, Feed, Snapshot
+from serving.loadtest.measuring import session
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from serving.loadtest.plan.scenario import Scenario
+from serving.loadtest.target.counters import ServerTimings
+from tests.serving.loadtest.builders import block, targets
+from tests.serving.loadtest.fake_server import FakeServer
+
+
+class FakeFleet(Fleet):
+    """Answers every block at once: `fast` ten times in a window of a second, `slow` four times."""
+
+    def __init__(self) -> None:
+        self.blocks: list[Block] = []
+
+    def run(self, block_: Block, on_progress: Callable[[Snapshot], None]) -> BlockResult:
+        self.blocks.append(block_)
+        on_progress(Snapshot(0.1, 1, 0, 10.0, 0.001, 0.002))
+        return block(block_.target, block_.load, (0.001,) * (10 if block_.target == "fast" else 4))
+
+
+def run(
+    scenario: Scenario,
+    fleet: Fleet,
+    stop: threading.Event,
+    on_progress: Callable[[session.Progress], None] = lambda progress: None,
+    counters: session.Counters = lambda name: None,
+) -> tuple[Run, ...]:
+    return session.Session(scenario, fleet, stop, on_progress, counters).run()
+
+
+def test_models_take_turns_in_random_order() -> None:
+    scenario = Scenario(targets("a", "b", "c"), concurrency=(1, 8), blocks=6)
+    blocks = list(session.interleaved(scenario, scenario.closed_loops))
+    assert len(blocks) == 36
+    for start in range(0, 36, 3):  # Three blocks in a row: each model once, under one load.
+        trio = blocks[start : start + 3]
+        assert {block.target for block in trio} == {"a", "b", "c"}
+        assert len({(block.load, block.round) for block in trio}) == 1
+    assert len({tuple(block.target for block in blocks[start : start + 3]) for start in range(0, 36, 3)}) > 1
+    assert blocks == list(session.interleaved(scenario, scenario.closed_loops))
+
+
+def test_the_open_loop_runs_at_half_the_slowest_peak_for_all_models() -> None:
+    process = FakeFleet()
+    seen: list[session.Progress] = []
+    runs = run(Scenario(targets("slow", "fast"), blocks=2), process, threading.Event(), seen.append)
+    assert [(run.target, run.load) for run in runs] == [
+        (model, load)
+        for load in (ClosedLoop(1), ClosedLoop(8), ClosedLoop(64), OpenLoop(2.0))
+        for model in ("slow", "fast")
+    ]
+    assert all(len(run.blocks) == 2 for run in runs)
+    assert len(process.blocks) == 16
+    assert seen[0].done == pytest.approx(0.1)
+    assert seen[0].ahead == pytest.approx(16 * (0.15 + 1.5) - 0.1)
+    assert seen[-1].ahead == pytest.approx(0.15 + 1.5 - 0.1)
+
+
+def test_a_stop_leaves_what_was_measured() -> None:
+    process = FakeFleet()
+    stop = threading.Event()
+
+    def stop_in_the_third_block(at: session.Progress) -> None:
+        if len(process.blocks) == 3:
+            stop.set()
+
+    runs = run(Scenario(targets("slow", "fast"), concurrency=(1,)), process, stop, stop_in_the_third_block)
+    assert sum(len(run.blocks) for run in runs) == 3
+
+
+def test_blocks_carry_what_the_server_counted_meanwhile() -> None:
+    counted = iter(range(0, 1000, 10))
+    runs = run(
+        Scenario(targets("fast"), concurrency=(1,), blocks=3),
+        FakeFleet(),
+        threading.Event(),
+        counters=lambda name: ServerTimings(count=next(counted), queue=0.5),
+    )
+    assert runs[0].total.server == ServerTimings(count=30)
+    assert runs[0].valid
+
+
+@pytest.mark.parametrize("counts", [[100, 200, 300, 40, 50, 60], [100, 200, 5, 9, 50, 60]])
+def test_a_server_that_began_anew_makes_its_run_invalid(counts: list[int]) -> None:
+    """Its count goes down, or is less than what it answered: ten queries a block."""
+    counted = iter(counts)
+    (restarted,) = run(
+        Scenario(targets("fast"), concurrency=(1,), blocks=3),
+        FakeFleet(),
+        threading.Event(),
+        counters=lambda name: ServerTimings(count=next(counted)),
+    )
+    assert restarted.problems == ("the server or the model was restarted while it was measured",)
+    assert restarted.total.server == ServerTimings(count=110)
+
+
+def feeds(server: FakeServer) -> dict[str, Feed]:
+    return {"fast": Feed(server.address, INFER, (b"",))}
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_blocks_go_through_processes_of_their_own(server: FakeServer, processes: int) -> None:
+    scenario = Scenario(
+        targets("fast", address=server.address),
+        concurrency=(4,),
+        rate=(50.0,),
+        blocks=2,
+        min_duration=0.2,
+        min_query_count=20,
+    )
+    stop = threading.Event()
+    with Fleet(feeds(server), Connections(1, 5.0), processes, stop) as fleet:
+        assert fleet.path == "grpcio's completion queue"
+        closed, opened = run(scenario, fleet, stop)
+    assert closed.valid
+    assert closed.total.queries >= 20
+    assert opened.total.queries == opened.total.statuses["OK"] >= 20
+    assert opened.total.finished
+
+
+def test_a_fleet_ends_early_when_told(server: FakeServer) -> None:
+    scenario = Scenario(targets("fast", address=server.address), concurrency=(2,), min_duration=60.0)
+    stop = threading.Event()
+    with Fleet(feeds(server), Connections(1, 5.0), 2, stop) as fleet:
+        (ended,) = run(scenario, fleet, stop, lambda progress: stop.set() if progress.snapshot.queries > 5 else None)
+    assert not ended.total.finished
+    assert ended.total.queries > 5
+
+
+def test_a_generator_that_dies_is_said(server: FakeServer) -> None:
+    scenario = Scenario(targets("fast", address=server.address), concurrency=(2,), min_duration=60.0)
+    stop = threading.Event()
+    with (
+        Fleet(feeds(server), Connections(1, 5.0), 2, stop) as fleet,
+        pytest.raises(GeneratorError, match="ended unexpectedly"),
+    ):
+        run(scenario, fleet, stop, lambda progress: fleet._processes[1].kill())

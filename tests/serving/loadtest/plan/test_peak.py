@@ -1,0 +1,56 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.loadtest.plan.peak import LOWEST_RATE, PRECISION, PeakSearch
+
+
+def search(first: float, edge: float) -> tuple[float | None, list[float]]:
+    """Search against a server that keeps its bound up to the edge, and no further."""
+    found, tried = PeakSearch(first), []
+    while found.rate is not None:
+        tried.append(found.rate)
+        assert len(tried) < 100
+        found.tell(found.rate <= edge)
+    return found.peak, tried
+
+
+@given(first=st.floats(0.01, 1e6), edge=st.floats(1.0, 900_000))
+def test_the_peak_is_the_edge_up_to_the_precision(first: float, edge: float) -> None:
+    peak, tried = search(first, edge)
+    assert peak is not None
+    # Rates have three digits, so what lies between two of them cannot be told.
+    assert edge / (PRECISION * 1.01) <= peak <= edge
+    assert tried.count(peak) >= 2
+    assert all(LOWEST_RATE <= rate <= 1e6 for rate in tried)
+
+
+def test_a_server_that_never_keeps_it_has_no_peak() -> None:
+    peak, tried = search(100.0, 0.5)
+    assert peak is None
+    assert tried[-1] == LOWEST_RATE
+
+
+def test_a_server_that_always_keeps_it_has_the_highest_rate_there_is() -> None:
+    peak, _ = search(1000.0, 1e9)
+    assert peak == 1e6
+
+
+def test_a_rate_that_passed_once_by_luck_is_not_the_peak() -> None:
+    found = PeakSearch(1000.0)
+    seen: dict[float, int] = {}
+    while found.rate is not None:
+        rate = found.rate
+        seen[rate] = seen.get(rate, 0) + 1
+        # Above 800 nothing is kept, but for the first time at each rate up to 1,000.
+        found.tell(rate <= 800 or (rate <= 1000 and seen[rate] == 1))
+    assert found.peak is not None
+    assert 800 / (PRECISION * 1.01) <= found.peak <= 800
+
+
+def test_a_search_that_has_ended_takes_nothing_more() -> None:
+    found = PeakSearch(1.0)
+    found.tell(False)
+    assert found.rate is None
+    with pytest.raises(ValueError, match="has ended"):
+        found.tell(True)

@@ -1,0 +1,106 @@
+import pytest
+
+from serving.loadtest.plan.loads import ClosedLoop, Limits, OpenLoop
+from serving.loadtest.plan.scenario import PRESETS, Scenario, ScenarioName
+from tests.serving.loadtest.builders import targets
+
+
+def test_without_concurrency_and_rate_the_open_loop_is_derived_from_the_slowest_peak() -> None:
+    scenario = Scenario(targets("lstm", "cnn"))
+    assert scenario.closed_loops == (ClosedLoop(1), ClosedLoop(8), ClosedLoop(64))
+    assert scenario.open_loops(2764.0) == (OpenLoop(1300.0),)
+    assert scenario.open_loops(0.0) == ()
+
+
+def test_what_is_asked_for_is_all_that_runs() -> None:
+    closed = Scenario(targets("cnn"), concurrency=(2, 4))
+    assert closed.closed_loops == (ClosedLoop(2), ClosedLoop(4))
+    assert closed.open_loops(1000.0) == ()
+    opened = Scenario(targets("cnn"), rate=(100.0,), arrivals="constant")
+    assert opened.closed_loops == ()
+    assert opened.open_loops(1000.0) == (OpenLoop(100.0, "constant"),)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"targets": ()},
+        {"targets": targets("cnn", "cnn")},
+        {"concurrency": (0,)},
+        {"concurrency": (8, 8)},
+        {"rate": (-1.0,)},
+        {"rate": (float("nan"),)},
+        {"rate": (float("inf"),)},
+        {"min_duration": 0.0},
+        {"min_duration": 61.0},
+        {"min_query_count": 0},
+        {"max_query_count": 10},
+        {"blocks": 0},
+        {"batch_size": 0},
+        {"channels": 0},
+        {"deadline": 0.0},
+        {"warm_up": -1.0},
+        {"seed": -1},
+        {"processes": 0},
+        {"percentile": 100.0},
+        {"target_latency": 0.0},
+        {"find_peak": True},
+        {"find_peak": True, "target_latency": 0.1, "concurrency": (1,)},
+        {"find_peak": True, "target_latency": 0.1, "rate": (1.0, 2.0)},
+        {"scenario": "server"},
+    ],
+)
+def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        Scenario(**({"targets": targets("cnn")} | wrong))  # type: ignore[arg-type]
+
+
+def test_the_shares_of_blocks_fulfil_the_limits_together() -> None:
+    share = Limits(min_duration=3.0, min_query_count=500, max_duration=60.0, max_query_count=1000).share(7)
+    assert share.min_duration * 7 == pytest.approx(3.0)
+    assert share.min_query_count * 7 >= 500
+    assert share.max_query_count * 7 >= 1000
+
+
+def test_a_run_ends_when_both_minima_are_reached_or_one_maximum() -> None:
+    limits = Limits(min_duration=1.0, min_query_count=10, max_duration=5.0, max_query_count=100)
+    assert not limits.reached(2.0, 9)
+    assert not limits.reached(0.9, 50)
+    assert limits.reached(1.0, 10)
+    assert not limits.exceeded(4.9, 99)
+    assert limits.exceeded(5.0, 0)
+    assert limits.exceeded(0.0, 100)
+
+
+def test_a_rate_that_no_generator_can_send_is_refused_before_it_is_planned() -> None:
+    with pytest.raises(ValueError, match="a request rate is at most 1,000,000 calls/s, not 1e\\+09"):
+        OpenLoop(1e9)
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_preset_is_a_scenario(name: ScenarioName) -> None:
+    more = {"rate": (100.0,)} if name == "server" else {}
+    scenario = Scenario(targets("cnn"), scenario=name, **(dict(PRESETS[name]) | more))
+    assert not scenario.derives_rate
+    assert scenario.arrivals == "poisson"
+
+
+def test_a_search_begins_at_the_rate_given_or_where_a_closed_loop_saturates() -> None:
+    found = Scenario(targets("cnn"), find_peak=True, target_latency=0.01)
+    assert found.closed_loops == (ClosedLoop(64),)
+    assert found.open_loops(1000.0) == ()
+    given = Scenario(targets("cnn"), find_peak=True, target_latency=0.01, rate=(300.0,))
+    assert (given.closed_loops, given.open_loops(1000.0)) == ((), ())
+
+
+def test_a_process_sends_for_four_cpus_unless_more_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpus, processes in ((1, 1), (2, 1), (8, 2), (96, 8)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cpus=cpus: set(range(cpus)))
+        assert Scenario(targets("cnn")).generator_processes == processes
+    assert Scenario(targets("cnn"), processes=3).generator_processes == 3
+
+
+def test_a_test_is_loopback_when_all_of_its_targets_are() -> None:
+    near, far = targets("cnn"), targets("lstm", address="example.org:8001")
+    assert Scenario(near).is_loopback
+    assert not Scenario(near + far).is_loopback

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kstest
+
+from serving.loadtest.plan.loads import Arrivals, Limits, OpenLoop
+from serving.loadtest.plan.schedule import generator_for, planned_times
+
+AMPLE = {"max_duration": 1e6, "max_query_count": 10**6}
+
+
+def test_constant_arrivals_are_equally_far_apart_and_end_with_both_minima() -> None:
+    limits = Limits(min_duration=1.0, min_query_count=5, **AMPLE)  # type: ignore[arg-type]
+    times = planned_times(OpenLoop(10.0, "constant"), limits, 0.5, generator_for(0, "schedule"))
+    assert np.diff(times) == pytest.approx(0.1)
+    assert times[-1] >= 1.5 > times[-2]
+
+
+def test_the_minimum_count_lengthens_a_slow_schedule() -> None:
+    limits = Limits(min_duration=1.0, min_query_count=50, **AMPLE)  # type: ignore[arg-type]
+    times = planned_times(OpenLoop(10.0, "constant"), limits, 0.0, generator_for(0, "schedule"))
+    assert len(times) == 50
+
+
+def test_poisson_gaps_are_exponential() -> None:
+    limits = Limits(min_duration=1.0, min_query_count=20_000, **AMPLE)  # type: ignore[arg-type]
+    gaps = np.diff(planned_times(OpenLoop(100.0), limits, 0.0, generator_for(7, "schedule")))
+    # Of an exponential distribution the mean is the standard deviation, and 1 - 1/e of it lies below the mean.
+    assert gaps.mean() == pytest.approx(0.01, rel=0.03)
+    assert gaps.std() == pytest.approx(0.01, rel=0.04)
+    assert (gaps < 0.01).mean() == pytest.approx(1 - np.exp(-1), abs=0.015)
+
+
+@pytest.mark.parametrize("rate", [3.0, 250.0])
+def test_poisson_arrivals_are_a_poisson_process(rate: float) -> None:
+    limits = Limits(min_duration=1.0, min_query_count=5000, **AMPLE)  # type: ignore[arg-type]
+    times = planned_times(OpenLoop(rate), limits, 0.0, generator_for(3, "schedule"))
+    assert kstest(np.diff(times), "expon", args=(0, 1 / rate)).pvalue > 0.01
+    # Given how many there are, they lie anywhere with equal probability.
+    assert kstest(times[:-1], "uniform", args=(0, times[-1])).pvalue > 0.01
+    # And of disjoint stretches the counts vary as much as their mean.
+    counts = np.histogram(times, bins=250)[0]
+    assert counts.var() / counts.mean() == pytest.approx(1.0, abs=0.3)
+
+
+def test_a_seed_repeats_its_schedule_and_each_purpose_has_its_own() -> None:
+    limits = Limits(min_duration=1.0, min_query_count=10, **AMPLE)  # type: ignore[arg-type]
+
+    def plan(seed: int, purpose: str, index: int) -> list[float]:
+        return list(planned_times(OpenLoop(50.0), limits, 0.0, generator_for(seed, purpose, index)))
+
+    assert plan(1, "schedule", 0) == plan(1, "schedule", 0)
+    assert plan(1, "schedule", 0) != plan(2, "schedule", 0)
+    assert plan(1, "schedule", 0) != plan(1, "schedule", 1)
+    assert plan(1, "schedule", 0) != plan(1, "samples", 0)
+
+
+@given(
+    rate=st.floats(0.5, 5000),
+    arrivals=st.sampled_from(["poisson", "constant"]),
+    warm_up=st.floats(0, 1),
+    duration=st.floats(0.01, 3),
+    count=st.integers(1, 300),
+    seed=st.integers(0, 1000),
+)
+def test_a_schedule_ascends_and_is_the_shortest_that_fulfils_both_minima(
+    rate: float, arrivals: Arrivals, warm_up: float, duration: float, count: int, seed: int
+) -> None:
+    limits = Limits(duration, count, **AMPLE)  # type: ignore[arg-type]
+    times = planned_times(OpenLoop(rate, arrivals), limits, warm_up, generator_for(seed, "schedule"))
+    assert (np.diff(times) >= 0).all()
+
+    def fulfils(planned: np.ndarray) -> bool:
+        return bool(planned.size) and limits.reached(planned[-1] - warm_up + 1e-9, (planned >= warm_up).sum())
+
+    assert fulfils(times)
+    assert not fulfils(times[:-1])
+
+
+@given(rate=st.floats(1, 5000), count=st.integers(1, 50), duration=st.floats(0.01, 1))
+def test_a_schedule_never_exceeds_its_maxima(rate: float, count: int, duration: float) -> None:
+    limits = Limits(min_duration=duration, min_query_count=count, max_duration=duration, max_query_count=count)
+    times = planned_times(OpenLoop(rate), limits, 0.1, generator_for(0, "schedule"))
+    assert (times >= 0.1).sum() <= count
+    assert not times.size or times[-1] < 0.1 + duration

@@ -1,0 +1,39 @@
+import pytest
+
+from serving.loadtest.plan.targets import Target, parse
+
+
+def test_a_target_is_a_name_a_server_and_a_model() -> None:
+    assert parse("old=127.0.0.1:8001/cnn-int8") == Target("old", "cnn-int8", "127.0.0.1:8001")
+    assert parse("v6=[::1]:8001/cnn", "classify") == Target("v6", "cnn", "[::1]:8001", "classify")
+    assert str(parse("old=localhost:1/cnn")) == "old=localhost:1/cnn"
+
+
+@pytest.mark.parametrize("text", ["cnn", "a=b", "a=host/cnn", "a=host:80", "=host:80/cnn", "a=host:80/", "a=b:1/c/d"])
+def test_what_is_no_target_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a target: write NAME=HOST:PORT/MODEL, for example old="):
+        parse(text)
+
+
+@pytest.mark.parametrize("empty", [{"name": ""}, {"model": ""}, {"address": ""}])
+def test_a_target_is_complete(empty: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"has a {next(iter(empty))}"):
+        Target(**({"name": "a", "model": "b", "address": "c:1"} | empty))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("server", "loopback"),
+    [
+        ("127.0.0.1:8001", True),
+        ("127.9.9.9:1", True),
+        ("localhost:8001", True),
+        ("[::1]:8001", True),
+        ("unix:/tmp/socket", True),
+        ("10.0.0.1:8001", False),
+        ("[2001:db8::1]:8001", False),
+        ("localhost.example.org:8001", False),
+        ("example.org:8001", False),
+    ],
+)
+def test_only_an_address_that_cannot_be_another_machine_is_loopback(server: str, loopback: bool) -> None:
+    assert Target("cnn", "cnn", server).is_loopback is loopback

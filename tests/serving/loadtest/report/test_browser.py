@@ -1,0 +1,126 @@
+"""The page in a real browser: pictures drawn, nothing overflows, no errors, in the dark and in the light."""
+
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from serving.loadtest.measuring.comparison import comparisons
+from serving.loadtest.measuring.gates import Outcome
+from serving.loadtest.measuring.results import Results
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import ClosedLoop
+from serving.loadtest.report import html
+from tests.serving.loadtest.builders import block, full_results, results
+
+# What sticks out of the window, or of a box that does not scroll; SVG's own parts have no boxes of that kind.
+OVERFLOWING = """() => [...document.querySelectorAll('body *:not(svg *)')]
+  .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
+    || (e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 && getComputedStyle(e).display !== 'inline'))
+  .map(e => `${e.tagName}.${e.className}: ${e.textContent.trim().slice(0, 60)}`)"""
+# A share of the pixels that even the barest picture has other than its background.
+INK = 0.005
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium. Without it these tests fail: nothing else shows what a reader sees."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.fail("chromium is missing: run 'make test', which installs it, or 'sudo apt-get install chromium'")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+class Seen:
+    """A page as it was drawn, and what the browser complained of."""
+
+    def __init__(self, page: Page, file: Path) -> None:
+        self.complaints: list[str] = []
+        page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
+        self._page = page
+        page.goto(file.as_uri())
+
+    @property
+    def overflowing(self) -> list[str]:
+        found: list[str] = self._page.evaluate(OVERFLOWING)
+        return found
+
+    @property
+    def undrawn(self) -> list[str]:
+        """The labels of pictures that show nothing."""
+        whole = np.asarray(Image.open(io.BytesIO(self._page.screenshot(full_page=True))).convert("RGB")).astype(int)
+        empty = []
+        for picture in self._page.query_selector_all("svg"):
+            box = picture.bounding_box() or {"x": 0, "y": 0, "width": 1, "height": 1}
+            left, top = int(box["x"]), int(box["y"])
+            pixels = whole[top : top + int(box["height"]), left : left + int(box["width"])]
+            different = np.abs(pixels - pixels[0, 0]).sum(axis=2) > 60
+            if different.mean() < INK:
+                empty.append(picture.get_attribute("aria-label") or "?")
+        return empty
+
+    def brightness(self, selector: str, what: str) -> float:
+        """Of a colour (0 black, 255 white)."""
+        colour = self._page.evaluate(f"() => getComputedStyle(document.querySelector('{selector}')).{what}")
+        return float(np.mean([int(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]))
+
+
+def long_names() -> Results:
+    """Six targets with long names, batches and failures: the widest table there is."""
+    names = [f"a-model-with-a-rather-long-name-{number}" for number in range(6)]
+    runs = [Run((block(name, ClosedLoop(64), (0.1,) * 600, failed=2),), 8) for name in names]
+    return results(*runs, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The reports, written once."""
+    folder = tmp_path_factory.mktemp("reports")
+    outcomes = (Outcome("fast.p99 > 1ms", True, "fast.p99 > 1ms: fast's p99 at 8 in flight is 2.00 ms, too high"),)
+    files = []
+    for name, of in (("full", full_results()), ("long", long_names()), ("empty", results(interrupted=True))):
+        files.append(folder / f"{name}.html")
+        files[-1].write_text(html.render(of, comparisons(of), outcomes), encoding="utf-8")
+    return files
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_is_drawn_and_fits(browser: Browser, pages: list[Path], width: int, scheme: str) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    for file in pages:
+        seen = Seen(page, file)
+        assert seen.complaints == []
+        assert seen.overflowing == []
+        assert seen.undrawn == []
+        dark = seen.brightness("body", "backgroundColor") < 128
+        assert dark is (scheme == "dark")
+        assert abs(seen.brightness("body", "backgroundColor") - seen.brightness("h1", "color")) > 150
+    page.close()
+
+
+def test_what_is_broken_is_noticed(browser: Browser, tmp_path: Path) -> None:
+    """The checks above can fail."""
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    (tmp_path / "broken.html").write_text(
+        "<body><p style='width: 900px'>wide</p><div style='width: 50px; overflow: hidden'><pre>clipped as it is</pre>"
+        "</div><svg width='90' height='90' aria-label='empty'></svg><img src='missing.png'>"
+        "<script>console.error('oh')</script></body>"
+    )
+    seen = Seen(page, tmp_path / "broken.html")
+    assert any("wide" in one for one in seen.overflowing)
+    assert any("clipped" in one for one in seen.overflowing)
+    assert seen.undrawn == ["empty"]
+    assert "error: oh" in seen.complaints
+    assert any("missing.png" in one for one in seen.complaints)
+    page.close()

@@ -1,0 +1,136 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from serving.loadtest.measuring.comparison import comparisons
+from serving.loadtest.measuring.gates import Outcome
+from serving.loadtest.measuring.results import Results
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from serving.loadtest.report import html
+from serving.loadtest.report.pictures.overview import Choice, front
+from tests.serving.loadtest.builders import block, full_results, results, two_models
+
+
+def page(of: Results, outcomes: tuple[Outcome, ...] = ()) -> str:
+    return html.render(of, comparisons(of), outcomes)
+
+
+FAILED_ENTIRELY = results(Run((block("fast", ClosedLoop(1), (), failed=7, finished=False),), 1))
+
+
+class Page(HTMLParser):
+    """Collects what a page would load, its ids, and whether its tags are closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.unbalanced: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href") and value is not None:
+                (self.references if value.startswith("#") else self.loads).append(value)
+            if name == "id" and value is not None:
+                self.ids.append(value)
+        if tag in ("script", "link", "iframe"):
+            self.loads.append(tag)
+        if tag not in ("meta",):
+            self.tags.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.tags.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.tags or self.tags.pop() != tag:
+            self.unbalanced.append(tag)
+
+
+@pytest.mark.parametrize(
+    "of", [two_models(), full_results(), two_models(failed=1), results(interrupted=True), FAILED_ENTIRELY]
+)
+def test_the_page_needs_nothing_but_itself(of: Results) -> None:
+    text = page(of)
+    assert not re.search(r"https?:|@import|url\((?!#)", text)
+    parsed = Page(text)
+    assert parsed.loads == []
+    assert parsed.unbalanced == []
+    assert parsed.tags == []
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert {reference[1:] for reference in parsed.references} <= set(parsed.ids)
+
+
+def test_the_page_draws_every_load_in_colours_that_follow_the_scheme() -> None:
+    text = page(two_models())
+    assert "prefers-color-scheme: dark" in text
+    pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(pictures) == 5  # Throughput against latency; distribution and course of each load.
+    for picture in pictures:
+        assert "var(--series-0)" in picture
+        assert "var(--series-1)" in picture
+        assert not re.search(r"#0000[ef]\d", picture)
+    assert "slow&#39;s p99 at 8 in flight is 4.0 times" in text
+
+
+def test_more_models_than_colours_still_have_one_each() -> None:
+    models = [f"m{number}" for number in range(8)]
+    assert "var(--series-5)" in page(results(*(Run((block(model, ClosedLoop(1)),), 1) for model in models)))
+
+
+def test_what_makes_a_run_invalid_is_said() -> None:
+    text = page(two_models(failed=3, delayed=30))
+    assert "went away &lt;soon&gt;" in text
+    assert "the generator could not keep up" in text
+    assert "The test was interrupted" in page(results(interrupted=True))
+
+
+def test_the_first_picture_is_accuracy_against_latency() -> None:
+    text = page(full_results())
+    (first, *_) = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert 'aria-label="Accuracy against latency"' in first
+    assert "p99 at 500 calls/s" in text  # The open loop's, which is most like use.
+    assert "Accuracy against latency" not in page(two_models())
+
+
+def test_an_accuracy_whose_loads_are_invalid_has_no_picture() -> None:
+    choices, load = html.choices_of(full_results(failed=1))
+    assert (choices, load) == ([], None)
+
+
+def test_the_front_joins_those_that_no_other_beats_in_both() -> None:
+    fast, good, bad, same = (
+        Choice("fast", 0.8, 0.001),
+        Choice("good", 0.9, 0.010),
+        Choice("bad", 0.79, 0.005),
+        Choice("same", 0.9, 0.020),
+    )
+    assert front([same, bad, good, fast]) == [fast, good]
+
+
+def test_where_the_time_goes_is_the_servers_word() -> None:
+    text = page(two_models())
+    # Of 1,000 requests: 0.1 s in the queue, 0.52 s computing, and 1.5 ms a query on average.
+    assert "queue 100 \u00b5s, compute 520 \u00b5s, network and both ends 880 \u00b5s" in text
+
+
+def test_gates_are_shown() -> None:
+    text = page(two_models(), (Outcome("a", False, "not a: fine"), Outcome("b", True, "b: broken")))
+    assert re.search(r"PASSED</span> not a: fine", text)
+    assert re.search(r"FAILED</span> b: broken", text)
+
+
+def test_the_environment_names_what_computed() -> None:
+    text = page(two_models())
+    assert "fast version 1 at 127.0.0.1:8001, CPUExecutionProvider, ONNX Runtime 1.99.0" in text
+
+
+def test_a_name_may_have_any_letters() -> None:
+    text = page(results(Run((block("a<b>$x$&", OpenLoop(1.0)),), 1), accuracies={}))
+    assert "a&lt;b&gt;$x$&amp;" in text
+    assert "<b>$x$" not in text

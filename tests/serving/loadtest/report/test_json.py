@@ -1,0 +1,116 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from serving.loadtest.errors import SavedError
+from serving.loadtest.measuring.comparison import comparisons
+from serving.loadtest.measuring.gates import Outcome
+from serving.loadtest.measuring.results import Results
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.plan.loads import ClosedLoop
+from serving.loadtest.report import saved, schema, writing
+from serving.loadtest.statistics.histogram import Histogram
+from tests.serving.loadtest.builders import block, full_results, results, two_models
+
+DOCS = Path(__file__).parents[4] / "docs"
+FAILED_ENTIRELY = results(Run((block("fast", ClosedLoop(1), (), failed=7, finished=False),), 1))
+
+
+def strict(of: Any) -> Any:
+    """The schema with nothing allowed that it does not name: what is written has to be documented."""
+    if isinstance(of, dict):
+        closed = {"additionalProperties": False} if "required" in of else {}
+        return {key: strict(value) for key, value in of.items()} | closed
+    return [strict(value) for value in of] if isinstance(of, list) else of
+
+
+@pytest.mark.parametrize("of", [two_models(), full_results(), results(interrupted=True), FAILED_ENTIRELY])
+def test_the_json_follows_its_schema_and_has_nothing_else(of: Results) -> None:
+    text = json.dumps(writing.build(of, comparisons(of), (Outcome("a", True, "b"),)), allow_nan=False)
+    jsonschema.validate(json.loads(text), strict(schema.json_schema()))
+
+
+def test_the_documented_schema_is_that_of_the_types() -> None:
+    documented = json.loads((DOCS / "loadtest.schema.json").read_text())
+    assert documented == schema.json_schema(), "run 'make schema'"
+    jsonschema.Draft202012Validator.check_schema(documented)
+
+
+def test_what_breaks_the_schema_is_noticed() -> None:
+    document: dict[str, Any] = dict(writing.build(two_models(), ()))
+    for broken in (document | {"runs": [{}]}, document | {"duration": "long"}, {}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(broken, schema.json_schema())
+
+
+def test_the_json_holds_the_histograms_and_the_figures_of_each() -> None:
+    (run, *_) = writing.build(two_models(), ())["runs"]
+    latency = run["total"]["latency"]
+    histogram = Histogram(latency["histogram"].encode())
+    assert len(histogram) == latency["count"] == 5000
+    assert histogram.percentile(99) == latency["p99"] == pytest.approx(0.00199, rel=0.01)
+    assert len(run["blocks"]) == 5
+    assert run["load"] == {"kind": "closed loop", "concurrency": 8, "rate": None, "arrivals": None}
+
+
+def write(of: Results, file: Path) -> Path:
+    file.write_text(json.dumps(writing.build(of, comparisons(of))))
+    return file
+
+
+def test_saved_results_are_read_again(tmp_path: Path) -> None:
+    original = full_results()
+    read = saved.read(write(original, tmp_path / "a.json"))
+    assert len(read.runs) == len(original.runs)
+    for run, before in zip(read.runs, original.runs, strict=True):
+        assert (run.target, run.load, run.valid, run.problems) == (
+            before.target,
+            before.load,
+            before.valid,
+            before.problems,
+        )
+        assert (run.block_latencies() == before.block_latencies()).all()
+        assert run.throughput == pytest.approx(before.throughput)
+        assert (run.total.server is None) == (before.total.server is None)
+        if run.total.server and before.total.server:
+            assert run.total.server.mean("queue") == pytest.approx(before.total.server.mean("queue"))
+    assert read.accuracies == {"fast": 0.9, "slow": 0.95}
+    assert read.peaks == {"fast": 1450.0}
+
+
+def test_results_of_the_first_version_are_still_read() -> None:
+    read = saved.read(DOCS / "figures/loadtest.json")
+    assert len(read.runs) == 12
+    assert all(run.valid for run in read.runs)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds no results of .* but other JSON"),
+        ('{"schema": "other/1"}', "but other/1"),
+        ('{"schema": "hangtag.loadtest/1"}', "does not follow its own schema"),
+    ],
+)
+def test_what_is_no_file_of_results_is_said(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(SavedError, match=message):
+        saved.read(tmp_path / "a.json")
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SavedError, match=r"missing\.json cannot be read: No such file"):
+        saved.read(tmp_path / "missing.json")
+
+
+def test_another_machine_is_noticed(tmp_path: Path) -> None:
+    read = saved.read(write(two_models(), tmp_path / "a.json"))
+    document = json.loads((tmp_path / "a.json").read_text())
+    document["environment"]["CPU"] = "another processor"
+    (tmp_path / "b.json").write_text(json.dumps(document))
+    assert read.other_machine(read) == ()
+    assert read.other_machine(saved.read(tmp_path / "b.json")) == ("CPU: a processor and another processor",)

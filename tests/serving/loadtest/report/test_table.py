@@ -1,0 +1,94 @@
+import io
+import re
+
+from rich.console import Console
+
+from serving.loadtest.generator.orders import Block, Snapshot
+from serving.loadtest.measuring.accuracy import Accuracy
+from serving.loadtest.measuring.comparison import comparisons
+from serving.loadtest.measuring.gates import Outcome
+from serving.loadtest.measuring.results import Results
+from serving.loadtest.measuring.runs import Run
+from serving.loadtest.measuring.session import Progress
+from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from serving.loadtest.plan.scenario import Scenario
+from serving.loadtest.report import progress, table
+from tests.serving.loadtest.builders import block, full_results, results, targets, two_models
+
+
+def printed(of: Results, width: int = 80, outcomes: tuple[Outcome, ...] = ()) -> str:
+    text = io.StringIO()
+    table.render(of, comparisons(of), Console(file=text, width=width), outcomes)
+    return text.getvalue()
+
+
+def test_the_table_sets_models_side_by_side_within_80_columns() -> None:
+    lines = printed(two_models()).splitlines()
+    assert max(map(len, lines)) <= 80
+    start = next(number for number, line in enumerate(lines) if "closed loop, 8 in flight" in line)
+    head, fast, slow, ratio = (line.split() for line in lines[start + 1 : start + 5])
+    assert head == ["calls/s", "p50", "p90", "p95", "p99", "max", "failed"]
+    assert (fast[0], slow[0]) == ("fast", "slow")
+    assert fast[1] == "1,000"
+    assert ratio[:4] == ["slow", "/", "fast", "0.250\u00d7"]
+    assert "INVALID" not in printed(two_models())
+
+
+def test_batches_are_also_counted_in_samples() -> None:
+    text = printed(results(Run((block("fast", ClosedLoop(1), (0.001,) * 5),), batch_size=8), batch_size=8), 120)
+    assert re.search(r"calls/s\s+samples/s", text)
+    assert re.search(r"fast\s+5\.00\s+40\.0", text)
+
+
+def test_what_makes_a_run_invalid_is_said_everywhere() -> None:
+    bad = two_models(failed=3, delayed=30)
+    text = printed(bad, 200)
+    assert "INVALID slow, 8 in flight: 15 of 1,265 calls failed (15 UNAVAILABLE)" in text
+    assert "UNAVAILABLE: went away <soon>" in text
+    assert "INVALID slow, 500 calls/s: the generator could not keep up" in text
+
+
+def test_runs_that_are_invalid_are_not_compared() -> None:
+    text = printed(two_models(failed=3), 200)
+    assert "slow and fast at 8 in flight cannot be compared: slow is INVALID." in text
+    assert "times fast's" not in text
+
+
+def test_the_sentences_of_whatever_was_measured_beside_the_load() -> None:
+    text = printed(full_results(), 200, (Outcome("fast.p99 > 1ms", True, "fast.p99 > 1ms: it is 2 ms"),))
+    assert "fast is right on 90.00% of 1,000 samples (95 %: 87.98% to 91.71%)." in text
+    assert "fast keeps p99 within 10.0 ms up to 1,450 calls/s." in text
+    assert "fast computes its answers: one sample over and over gains nothing." in text
+    assert "INVALID Slow: answers seem to be cached: one sample over and over is 3.00 times" in text
+    assert "The generator's own ceiling: 20,000 calls/s, 8 in flight." in text
+    assert "FAILED fast.p99 > 1ms: it is 2 ms" in text
+
+
+def test_an_accuracy_that_is_off_is_said() -> None:
+    text = printed(two_models({"accuracies": {"fast": Accuracy(8000, 10_000, expected=0.9)}}), 200)
+    assert "INVALID Fast: its accuracy is off: 80.00% through the server, where the model's file says 90.00%." in text
+
+
+def test_few_queries_are_noted() -> None:
+    text = printed(results(Run((block("fast", ClosedLoop(1), (0.001,) * 50),), 1)), 200)
+    assert "note fast, 1 in flight: 50 queries are too few to tell a p99 with 99 % confidence: that takes 459" in text
+
+
+def test_an_interrupted_test_says_so() -> None:
+    assert "The test was interrupted: this is what there was." in printed(results(interrupted=True))
+    assert "Nothing was measured." in printed(results(interrupted=True))
+
+
+def test_progress_is_shown_on_a_terminal_and_nowhere_else() -> None:
+    load = OpenLoop(500.0)
+    order = Block("cnn", load, Scenario(targets("cnn")).limits, 0.1, 0, 0)
+    at = Progress(order, 1.0, 9.0, Snapshot(0.5, 250, 3, 499.0, 0.0012, 0.0345))
+    for terminal in (True, False):
+        written = io.StringIO()
+        with progress.live(Console(file=written, force_terminal=terminal, color_system=None, width=150)) as show:
+            show(at)
+        text = written.getvalue()
+        assert ("cnn, 500 calls/s" in text) is terminal
+        if terminal:
+            assert "499 calls/s  p50 1.20 ms  p99 34.5 ms  3 errors" in text
+            assert "9 s left" in text

@@ -1,0 +1,43 @@
+import math
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.loadtest.statistics.histogram import Histogram
+from tests.serving.loadtest.builders import histogram
+
+DURATIONS = st.lists(st.floats(1e-6, 3000), min_size=1, max_size=100)
+
+
+@given(samples=DURATIONS, q=st.sampled_from([0, 50, 90, 99, 100]))
+def test_percentiles_have_three_significant_digits(samples: list[float], q: float) -> None:
+    exact = np.percentile(samples, q, method="inverted_cdf")
+    assert histogram(*samples).percentile(q) == pytest.approx(exact, rel=1e-3, abs=1e-6)
+
+
+@given(parts=st.lists(DURATIONS, min_size=1, max_size=4))
+def test_merged_histograms_are_the_histogram_of_everything(parts: list[list[float]]) -> None:
+    merged = Histogram.merged(histogram(*part) for part in parts)
+    whole = histogram(*(sample for part in parts for sample in part))
+    assert len(merged) == len(whole)
+    assert (merged.counts() == whole.counts()).all()
+
+
+def test_it_survives_encoding_and_the_way_to_another_process() -> None:
+    original = histogram(0.001, 0.5, 7.0)
+    for copy in (Histogram(original.encode()), pickle.loads(pickle.dumps(original))):
+        assert (copy.counts() == original.counts()).all()
+
+
+def test_an_empty_one_has_no_figures() -> None:
+    assert len(Histogram()) == 0
+    assert math.isnan(Histogram().percentile(50))
+    assert math.isnan(Histogram().maximum)
+
+
+def test_what_lies_outside_its_range_is_kept_at_the_border() -> None:
+    assert histogram(-0.1, 0.0).maximum == pytest.approx(1e-6)
+    assert histogram(1e9).maximum == pytest.approx(3600, rel=1e-3)

@@ -1,0 +1,170 @@
+import socket
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+import trustme
+
+from protos import inference_pb2 as pb
+from protos import inference_pb2_grpc
+from serving.credentials import Credentials
+from serving.loadtest.errors import TargetError
+from serving.loadtest.generator.orders import CLASSIFY, INFER
+from serving.loadtest.plan.targets import Target
+from serving.loadtest.target.probe import Description, Probe, opened
+from tests.serving.loadtest.builders import description, targets
+from tests.serving.loadtest.fake_server import FakeServer
+
+FAST = Target("fast", "fast")
+
+
+def describe(address: str, model: str = "fast", credentials: Credentials = Credentials()) -> Description:  # noqa: B008
+    with Probe(address, credentials) as probe:
+        return probe.describe(Target(model, model, address))
+
+
+@contextmanager
+def bare_server(credentials: grpc.ServerCredentials | None = None, servicer: FakeServer | None = None) -> Iterator[str]:
+    """A server with nothing on it, or with TLS."""
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    if servicer is not None:
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    at = "127.0.0.1:0"
+    port = server.add_secure_port(at, credentials) if credentials else server.add_insecure_port(at)
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+def test_a_server_says_what_it_is_and_what_its_models_take(server: FakeServer) -> None:
+    found = describe(server.address)
+    assert (found.server_name, found.server_version) == ("fake", "0.0")
+    assert found.metadata.inputs[0].name == "image"
+    assert found.model_versions == ("1",)
+    assert found.statistics
+    assert (found.provider, found.runtime_version, found.file_bytes, found.expected_accuracy) == ("", "", None, None)
+    assert found.max_batch_size is None
+
+
+def test_a_server_with_a_configuration_says_more(server: FakeServer) -> None:
+    said = {
+        "execution_provider": "CPUExecutionProvider",
+        "onnxruntime_version": "1.2.3",
+        "file_bytes": "1234",
+        "hangtag.test_accuracy": "0.91",
+    }
+    parameters = {key: pb.ModelParameter(string_value=value) for key, value in said.items()}
+    server.config = pb.ModelConfig(max_batch_size=16, parameters=parameters)
+    found = describe(server.address)
+    assert (found.provider, found.runtime_version, found.file_bytes) == ("CPUExecutionProvider", "1.2.3", 1234)
+    assert (found.max_batch_size, found.expected_accuracy) == (16, 0.91)
+
+
+def test_what_makes_no_sense_is_not_believed() -> None:
+    found = description(FAST, **{"file_bytes": "much", "hangtag.test_accuracy": "good"})
+    assert (found.file_bytes, found.expected_accuracy) == (None, None)
+
+
+def test_counters_are_there_or_not(server: FakeServer) -> None:
+    with Probe(server.address, Credentials()) as probe:
+        probe.call(FAST, INFER, pb.ModelInferRequest(model_name="fast").SerializeToString(), 5.0)
+        counted = probe.counters("fast")
+        assert counted is not None
+        assert counted.count == 1
+        assert counted.mean("queue") == pytest.approx(0.002)
+        server.keeps_statistics = False
+        assert probe.counters("fast") is None
+
+
+def test_an_unknown_model_is_refused_with_those_there_are(server: FakeServer) -> None:
+    with pytest.raises(TargetError, match="has no model 'lstn'; it has fast, slow"):
+        describe(server.address, "lstn")
+
+
+def test_a_server_that_cannot_list_its_models_still_says_which_is_unknown(server: FakeServer) -> None:
+    server.lists_models = False
+    with pytest.raises(TargetError, match=r"has no model 'lstn'\."):
+        describe(server.address, "lstn")
+
+
+def test_a_model_that_is_not_ready_is_refused(server: FakeServer) -> None:
+    with pytest.raises(TargetError, match="model 'loading' is not ready"):
+        describe(server.address, "loading")
+
+
+def test_nothing_at_the_address_is_said_at_once() -> None:
+    with socket.socket() as unused:  # Bound but not listening: connections are refused.
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(TargetError, match=f"no server answers at {address}"):
+            describe(address)
+
+
+def test_a_grpc_server_of_another_kind_is_recognised() -> None:
+    with bare_server() as address, pytest.raises(TargetError, match="does not speak the Open Inference Protocol"):
+        describe(address)
+
+
+def test_a_call_that_is_refused_is_said_before_any_load(server: FakeServer) -> None:
+    server.behaviour = lambda number, context: context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no such shape")
+    with Probe(server.address, Credentials()) as probe:
+        with pytest.raises(TargetError, match=r"fast does not answer .* \(INVALID_ARGUMENT \(no such shape\)\)"):
+            probe.call(FAST, INFER, b"", 5.0)
+        with pytest.raises(TargetError, match="has no Classify: leave out --method classify"):
+            probe.call(FAST, CLASSIFY, b"", 5.0)
+
+
+def test_targets_on_one_server_share_a_probe(server: FakeServer) -> None:
+    with opened(targets("fast", "slow", address=server.address), Credentials()) as probes:
+        assert probes["fast"] is probes["slow"]
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def trusted(authority: trustme.CA, tmp_path: Path) -> Credentials:
+    """Of a client that trusts the authority."""
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    return Credentials(tls_ca=tmp_path / "authority.pem")
+
+
+@pytest.fixture
+def encrypted(authority: trustme.CA, server: FakeServer) -> Iterator[str]:
+    """The address of a server with a certificate that the authority signed."""
+    issued = authority.issue_cert("127.0.0.1")
+    pair = (issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes())
+    with bare_server(grpc.ssl_server_credentials([pair]), server) as address:
+        yield address
+
+
+def test_a_server_with_tls_is_reached_with_its_authority(encrypted: str, trusted: Credentials) -> None:
+    assert describe(encrypted, credentials=trusted).server_name == "fake"
+
+
+def test_a_server_with_tls_called_without_is_said(encrypted: str) -> None:
+    with pytest.raises(TargetError, match="hangs up before it answers, as one with TLS does: give --tls-ca"):
+        describe(encrypted)
+
+
+def test_a_server_without_tls_called_with_it_is_said(server: FakeServer, trusted: Credentials) -> None:
+    with pytest.raises(TargetError, match="does not use TLS: leave out --tls-ca"):
+        describe(server.address, credentials=trusted)
+
+
+def test_a_certificate_that_somebody_else_signed_is_said(encrypted: str, tmp_path: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    with pytest.raises(TargetError, match=r"was not signed by .*other\.pem \(--tls-ca\)"):
+        describe(encrypted, credentials=Credentials(tls_ca=tmp_path / "other.pem"))
+
+
+def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"missing\.pem \(--tls-ca\) cannot be read"):
+        Probe("127.0.0.1:1", Credentials(tls_ca=tmp_path / "missing.pem"))
