@@ -87,10 +87,18 @@ def _staging(models: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the kernel's lock on a folder. Raises BlockingIOError where another process holds it and wait is not set."""
+    """Hold the kernel's lock on a folder.
+
+    Without wait, raises OSError where another process holds it, and where the file system has no locks. With wait it
+    goes on without one there: what cannot be locked is never swept, and so need not be guarded.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            if not wait:
+                raise
         yield
     finally:
         os.close(descriptor)

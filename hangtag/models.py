@@ -163,7 +163,7 @@ def _lines(entry: Entry, operators: dict[str, int] | None) -> list[tuple[str, st
     gate = entry.json("gate")
     for check, figures in gate.items() if isinstance(gate, dict) else ():
         if isinstance(figures, dict):
-            lines.append((f"gate: {check}", _short(figures)))
+            lines.append((f"gate: {check}", _short(figures) or "passed"))
     speed = entry.json("speed")
     for size, times in speed["median_ms"].items() if isinstance(speed, dict) else ():
         lines.append((f"speed, batch {size}", ", ".join(f"{who} {ms:.3g} ms" for who, ms in times.items())))

@@ -102,7 +102,7 @@ def check_empty(path: Path) -> Check:
         told = json.loads(asked.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:
         raise GateError(
-            "empty batch", f"the process that asked about a batch of 0 failed: {asked.stderr.strip()[-500:]}."
+            "empty batch", f"the process that asked about a batch of 0 failed: {' '.join(asked.stderr.split())[-500:]}."
         ) from error
     if told["outcome"] == "malformed":
         raise GateError("empty batch", f"a batch of 0 is answered with {told['detail']}.")

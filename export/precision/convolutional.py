@@ -3,7 +3,8 @@
 Weights get a scale for each output channel, activations one for each tensor, from the smallest and largest value that
 images of the training split bring about. A fixed scale is what makes an answer independent of its batch. The dense
 layers at the end stay in FP32: they are a thousandth of the work, and nothing after them evens out their rounding. So
-does a convolution of a single channel, the first one: ONNX Runtime computes it ten times faster in FP32 than in 8 bits.
+does a convolution of a single channel, the first one: ONNX Runtime computes it much faster in FP32 than in 8 bits, as
+its profiler says (benchmarks/export/profile.py).
 """
 
 import tempfile

@@ -23,7 +23,7 @@ def error_histogram(differences: Array, limit: float, quantity: str) -> str:
     edges = np.logspace(np.log10(floor), np.log10(max(limit, differences.max(), 1e-8) * 1.5), 50)
     axes.hist(np.maximum(differences, floor), bins=edges.tolist(), color=COLOURS[0])
     axes.axvline(limit, color="#c0392b", linewidth=1.2)
-    axes.annotate(f"allowed {limit:.2g}", (limit, 0.95), xycoords=("data", "axes fraction"), ha="right", va="top",
+    axes.annotate(f"allowed {limit:.2g}", (limit, 1.0), xycoords=("data", "axes fraction"), ha="right", va="bottom",
                   color="#c0392b", xytext=(-4, 0), textcoords="offset points")  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel(f"largest difference of a {quantity} from PyTorch's (the left edge is no difference)")

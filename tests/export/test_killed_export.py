@@ -1,5 +1,6 @@
 """An export that is killed leaves a repository that serves: the old state or the new one."""
 
+import errno
 import os
 import shutil
 import signal
@@ -57,6 +58,20 @@ def test_what_another_export_is_writing_is_not_swept_away(tmp_path: Path) -> Non
         process.stdin.flush()
         assert process.wait() == 0
     assert (models / "cnn/1/model.onnx").read_text() == "theirs"
+
+
+def test_a_file_system_without_locks_is_published_to_and_never_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some network file systems are."""
+
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    (tmp_path / ".publishing-theirs").mkdir()
+    assert repository.publish(tmp_path, "cnn", writes("ours")) == tmp_path / "cnn/1"
+    assert (tmp_path / ".publishing-theirs").is_dir()
 
 
 KILLED = """

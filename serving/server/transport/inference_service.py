@@ -77,6 +77,10 @@ class InferenceService(RepositoryMethods, inference_pb2_grpc.GRPCInferenceServic
         return pb.ModelConfigResponse(config=_config(self._engine.model(request.name, request.version)))
 
 
+# Long, and of use only to who has the file: 'hangtag models' reads them there.
+_NOT_TOLD = ("training", "reference", "reference_labels")
+
+
 def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.wire_shape)
 
@@ -84,8 +88,7 @@ def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadat
 def _config(model: ServedModel) -> pb.ModelConfig:
     batched = model.signature.batched
     skipped = 1 if batched else 0  # Triton's dims leave the batch axis out
-    # The training log is the one long property, and of no use to a caller.
-    parameters = {f"hangtag.{key}": value for key, value in model.signature.metadata.items() if key != "training"}
+    parameters = {f"hangtag.{key}": value for key, value in model.signature.metadata.items() if key not in _NOT_TOLD}
     parameters |= {
         "execution_provider": model.runtime.provider,
         "onnxruntime_version": VERSION,
