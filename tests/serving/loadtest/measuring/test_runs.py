@@ -23,6 +23,11 @@ def test_a_percentile_keeps_its_bound_when_chance_is_ruled_out() -> None:
     assert of(*fast).keeps_target is None
 
 
+def test_what_is_over_a_bound_is_counted_to_three_digits() -> None:
+    run = of(0.009, 0.010, 0.0101, 0.011, 0.02)
+    assert (run.over(0.01005), run.over(0.0105), run.over(0.005), run.over(0.03)) == (3, 2, 5, 0)
+
+
 def test_a_failed_call_is_over_every_bound() -> None:
     run = of(*(0.001,) * 661, failed=1, target_latency=1.0)
     assert run.over(1.0) == 1

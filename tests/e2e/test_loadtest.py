@@ -1,0 +1,58 @@
+"""`hangtag loadtest` on the real server, beyond its loads: accuracy, Classify, and what the server says of itself."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from serving.server.runtime import Runtime
+from tests.e2e.processes import ROOT, ServerProcess, hangtag
+from training.data import Split
+
+SAMPLES = 300
+SHORT = ("--min-duration", "0.3", "--min-query-count", "20", "--blocks", "2", "--warm-up", "0.05", "--concurrency", "2")
+
+
+@pytest.fixture(scope="module")
+def labelled(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("samples") / "garments.npz"
+    np.savez(file, image=garments.images[:SAMPLES], labels=np.asarray(garments.classes[:SAMPLES]))
+    return file
+
+
+@pytest.mark.parametrize("method", ["infer", "classify"])
+def test_accuracy_through_the_server_is_the_networks_own(
+    server: ServerProcess, garments: Split, labelled: Path, tmp_path: Path, method: str
+) -> None:
+    files = ("--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
+    measured = ("--server", server.address, "--samples", labelled, "--accuracy", "--method", method)
+    hangtag("loadtest", "lstm", "cnn", *measured, *SHORT, *files)
+    document = json.loads((tmp_path / "a.json").read_text())
+    for target in document["targets"]:
+        file = ROOT / f"models/{target['model']}/{target['model_versions'][0]}/model.onnx"
+        network = Runtime(file, provider="cpu")
+        answers = network.run({"image": garments.images[:SAMPLES]})["probabilities"].argmax(axis=1)
+        correct = int((answers == np.asarray(garments.classes[:SAMPLES])).sum())
+        # Batched otherwise, a probability may differ in its last digits, and with it one image on the border.
+        assert abs(target["accuracy"]["correct"] - correct) <= 1
+        assert target["accuracy"]["total"] == SAMPLES
+        assert target["execution_provider"] == "CPUExecutionProvider"
+        assert target["onnxruntime_version"] == onnxruntime.__version__
+        assert target["file_bytes"] == file.stat().st_size
+        assert target["method"] == method
+    for run in document["runs"]:
+        said = run["total"]["server"]
+        assert said["requests"] >= run["total"]["queries"]
+        assert 0 < said["compute_infer"] < run["total"]["service_time"]["max"]
+    page = (tmp_path / "a.html").read_text()
+    assert 'aria-label="Accuracy against latency"' in page
+
+
+def test_answers_are_not_cached(server: ServerProcess, tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    more = ("--check-caching", "--json", file)
+    hangtag("loadtest", "lstm", "--server", server.address, *SHORT, *more, exit_codes=(0, 1))
+    (check,) = json.loads(file.read_text())["caching"]
+    assert 0.3 < check["speedup"]["ratio"] < 3
