@@ -13,7 +13,7 @@ import structlog
 
 from serving.server.config import ServerConfig
 from serving.server.engine import Engine
-from serving.server.errors import ControlError, ModelLoadError, NotFoundError, RepositoryError, StartError
+from serving.server.errors import ControlError, NotFoundError, RepositoryError, StartError
 from serving.server.model import ServedModel
 from serving.server.repository import ModelFile, Stamp, names, require_names, require_versions, versions
 from serving.server.state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
@@ -175,7 +175,7 @@ class ModelControl:
     def _update(self, name: str, files: list[ModelFile], *, strict: bool, again: bool = False) -> None:
         """Serve the latest of these files that can be loaded, as many as are wanted; the latest come first.
 
-        strict: raise ModelLoadError for one that cannot be loaded, and change nothing. again: load also those whose
+        strict: raise StartError for one that cannot be loaded, and change nothing. again: load also those whose
         file has not changed.
         """
         with self._changing:
@@ -213,7 +213,7 @@ class ModelControl:
         self._loading.add(key)
         try:
             model = self._engine.load(file)
-        except ModelLoadError as error:
+        except StartError as error:
             self._problems[key] = (str(error), stamp)
             self._loads[file.name, "error"] += 1
             log.warning("model not loaded", model=file.name, version=file.version, reason=str(error))

@@ -31,7 +31,7 @@ _SPARE_SECONDS = 10.0
 
 
 class Supervisor:
-    """``start`` it, ``wait`` until it has to give up, ``stop`` it."""
+    """``start`` it, look for ``failure`` now and then, ``stop`` it."""
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
@@ -84,13 +84,9 @@ class Supervisor:
         models = sorted({one.name for one in self.state().versions if one.state == READY})
         log.info("ready", address=self.address, workers=self._config.workers, models=models)
 
-    def wait(self, timeout: float) -> bool:
-        """Whether the supervisor had to give up within so many seconds; ``failure`` says why."""
-        with self._changed:
-            return bool(self._changed.wait_for(lambda: self._failure, timeout))
-
     @property
     def failure(self) -> str:
+        """Why it had to give up; empty while it goes on."""
         return self._failure
 
     def stop(self, grace: float | None = None) -> None:
@@ -111,11 +107,6 @@ class Supervisor:
             thread.join()
         self._held.close()
         log.info("stopped")
-
-    def kill(self) -> None:
-        """End every worker at once."""
-        for worker in list(self._workers.values()):
-            worker.kill()
 
     def load(self, name: str) -> None:
         """Load a model in every worker. Raises what the first one raises: then nothing has changed."""
@@ -249,11 +240,11 @@ class Supervisor:
         polled = time.monotonic()
         while not self._stopping.wait(LOOK_SECONDS):
             try:
+                self._look()
                 if self._config.model_control == "poll" and time.monotonic() - polled >= self._config.poll_seconds:
                     polled = time.monotonic()
                     for worker in self._following():
-                        worker.call(Poll())
-                self._look()
+                        worker.call(Poll(), HANG_SECONDS)
             except Exception as error:
                 log.warning("looking after the workers failed; trying again", reason=str(error))
 
