@@ -31,9 +31,9 @@ class Bench:
 
     def closed(self, model: str, *, samples: int = 1, clients: int = 1, streams: int = 1) -> Figures:
         """Closed loop: calls and samples a second, latency, processors used, and the mean batch."""
-        load = Load(200, clients, streams, samples)
+        load = Load(8 + 200 // samples, clients, streams, samples)
         per_second = h2load.run(self.server.address, model, load).per_second  # warms up, and tells how many
-        load = Load(max(200, round(per_second * self.seconds)), clients, streams, samples)
+        load = Load(max(load.calls, round(per_second * self.seconds)), clients, streams, samples)
         cpu = self.server.cpu_seconds()
         with self.all_answered(model, load.calls):
             outcome = h2load.run(self.server.address, model, load)
@@ -49,7 +49,7 @@ class Bench:
 
     def poisson(self, model: str, rate: float, seed: int) -> Figures:
         """Open loop: latency counts from the planned time, so a late generator counts against the result."""
-        gaps = np.random.default_rng(seed).exponential(1 / rate, max(1000, round(rate * self.seconds)))
+        gaps = np.random.default_rng(seed).exponential(1 / rate, max(200, round(rate * self.seconds)))
         planned = np.cumsum(gaps) - gaps[0]
         load = Load(len(planned), 1, _STREAMS, schedule=planned.tolist())
         before = self.server.answered(model)[0]

@@ -72,6 +72,13 @@ class ServerConfig:
             "How long the oldest waiting request may be held back to fill a batch. 0: never held back.",
         ),
     )
+    max_concurrent_streams: int = field(
+        default=200,
+        metadata=_option(
+            click.IntRange(1, 100_000),
+            "How many calls a connection may have in flight; those beyond wait in the client, under its own deadline.",
+        ),
+    )
     max_message_mib: int = field(
         default=16, metadata=_option(click.IntRange(1, 1024), "The largest message taken or sent, in MiB.")
     )

@@ -61,6 +61,8 @@ class GrpcServer:
         options = [
             ("grpc.max_receive_message_length", message_bytes),
             ("grpc.max_send_message_length", message_bytes),
+            # Also what bounds the calls that wait in gRPC's core until grpcio, on the ordinary path, gets to them.
+            ("grpc.max_concurrent_streams", config.max_concurrent_streams),
             # Without this a second server on the port would silently get a part of the calls.
             ("grpc.so_reuseport", 0),
             # Beyond these gRPC's core answers a bare CANCELLED before anybody here sees the call; what is over

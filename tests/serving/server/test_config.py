@@ -56,6 +56,8 @@ def test_options_and_variables_arrive_with_their_types() -> None:
         ("--max-queue-delay-microseconds", "-1"),
         ("--max-message-mib", "0"),
         ("--drain-seconds", "-1"),
+        ("--max-concurrent-streams", "0"),
+        ("--hot-path", "maybe"),
         ("--intra-op-threads", "-1"),
     ],
     ids=" ".join,
