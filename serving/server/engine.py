@@ -8,6 +8,7 @@ from serving.server.config import ServerConfig
 from serving.server.cpus import usable_cpus
 from serving.server.errors import NotFoundError, UnavailableError
 from serving.server.model import ServedModel
+from serving.server.model_settings import settings_of
 from serving.server.repository import ModelFile, latest_versions
 from serving.server.runtime import Runtime
 
@@ -72,22 +73,23 @@ class Engine:
 
     def _load(self, file: ModelFile) -> ServedModel:
         started = time.perf_counter()
+        config = settings_of(self.config.models / file.name, self.config)
         cpus = usable_cpus()
-        threads = self.config.intra_op_threads or max(1, cpus // self.config.instance_count)
-        runtime = Runtime(file.path, provider=self.config.provider, threads=threads)
-        model = ServedModel(file, runtime, self.config)
+        threads = config.intra_op_threads or max(1, cpus // config.instance_count)
+        runtime = Runtime(file.path, provider=config.provider, threads=threads)
+        model = ServedModel(file, runtime, config)
         runtime.warm_up(sorted({1, model.max_batch_size}))
-        if cpus > threads and not self.config.intra_op_threads and runtime.on_cpu:
+        if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
             runtime.widen(cpus)
         log.info(
             "model loaded",
             model=file.name,
             version=file.version,
-            provider_asked=self.config.provider,
+            provider_asked=config.provider,
             provider=runtime.provider,
             intra_op_threads=threads,
             alone_threads=runtime.alone_threads or threads,
-            instances=self.config.instance_count,
+            instances=config.instance_count,
             max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
             seconds=round(time.perf_counter() - started, 3),
         )
