@@ -1,6 +1,5 @@
 """A server's life: listen, load, be ready, drain, end."""
 
-import gc
 import os
 import queue
 import signal
@@ -8,6 +7,7 @@ from types import FrameType, TracebackType
 
 import structlog
 
+from serving.server import memory
 from serving.server.config import ServerConfig
 from serving.server.engine import Engine
 from serving.server.transport.grpc_server import GrpcServer
@@ -41,9 +41,7 @@ class Server:
         except BaseException:
             self.stop(grace=0)
             raise
-        # What is here now stays: the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
+        memory.settle()
         self._transport.set_ready()
         log.info(
             "ready",
