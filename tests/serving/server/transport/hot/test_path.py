@@ -17,7 +17,7 @@ from serving.server.config import ServerConfig
 from serving.server.errors import UnavailableError
 from serving.server.model import ServedModel
 from serving.server.transport.grpc_server import GrpcServer
-from serving.server.transport.hot.path import _LONE_BATCHES
+from serving.server.transport.hot.path import _LONE_BATCHES, _REFUSAL_REST_SECONDS, _REFUSALS
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
 
 HOST = "localhost"
@@ -217,3 +217,29 @@ def test_callers_that_come_and_go_at_random_leave_a_server_that_answers(hot: Liv
     assert hot.infer(request("gather", index=index(3)))["value"].tolist() == [30]
     model = hot.model("gather")
     assert (len(model.batcher), model.batcher.computing) == (0, 0)
+
+
+def test_refusing_many_calls_gives_way_to_computing(hot: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = hot.server._transport._hot
+    assert path is not None
+    rests: list[float] = []
+    wait = path._closed.wait
+
+    def noting(seconds: float) -> bool:
+        rests.append(seconds)
+        return wait(seconds)
+
+    monkeypatch.setattr(path._closed, "wait", noting)
+    with hot.gate("gather") as gate:
+        calls = [asked(hot, 1)]
+        gate.wait_until_computing()
+        calls.append(asked(hot, 2))
+        gate.wait_until_computing()
+        gate.wait_until_queued(2)
+        calls += [asked(hot, 3) for _ in range(8)]
+        gate.wait_until_queued(8)
+        refused = [asked(hot, 1) for _ in range(3 * _REFUSALS)]
+        assert {call.exception(TIMEOUT).code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert rests.count(_REFUSAL_REST_SECONDS) == 3
+        gate.open()
+        assert [outputs(call.result())["value"].item() for call in calls] == [10, 20, *[30] * 8]
