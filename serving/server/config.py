@@ -73,7 +73,7 @@ class ServerConfig:
         ),
     )
     max_concurrent_streams: int = field(
-        default=200,
+        default=100,
         metadata=_option(
             click.IntRange(1, 100_000),
             "How many calls a connection may have in flight; those beyond wait in the client, under its own deadline.",

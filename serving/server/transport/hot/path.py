@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import structlog
 
 from serving.server.batcher import Batcher, Entry
-from serving.server.errors import QueueFullError
+from serving.server.errors import DeadlineError, QueueFullError
 from serving.server.transport.hot.completion_queue import OPERATION_DONE, TIMED_OUT, SharedServer, Tag, UnaryCall
 from serving.server.transport.hot.leader import Lead
 from serving.server.transport.status import status_of
@@ -31,8 +31,9 @@ _FILL_SECONDS = 0.002
 _LONE_BATCHES = 8  # so many in a row, and calls are taken to come one at a time
 _MOMENT_SECONDS = 0.001
 # Refusing costs processor time that the batches in work need, so after so many full queues in a row the reserve thread
-# rests for so long. What is over capacity waits for its refusal at most that much per so many calls.
+# rests for so long. What is over capacity waits for its refusal that much longer, unless calls are found too old.
 _REFUSALS = 16
+_NO_REST = -64
 _REFUSAL_REST_SECONDS = 0.002
 _RESERVE_SECONDS = 0.005  # how long the lead may be vacant
 
@@ -237,7 +238,10 @@ class HotPath:
         try:
             model = self._handler.handle(call, message, wake=self._in_reserve)
         except Exception as error:
-            self._refused += isinstance(error, QueueFullError)
+            if message is None or isinstance(error, DeadlineError):
+                self._refused = _NO_REST  # calls are too old when they are read: make haste
+            else:
+                self._refused += isinstance(error, QueueFullError)
             self._refuse(call, error)
             return None
         self._refused = 0

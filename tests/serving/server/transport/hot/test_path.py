@@ -243,3 +243,16 @@ def test_refusing_many_calls_gives_way_to_computing(hot: LiveServer, monkeypatch
         assert rests.count(_REFUSAL_REST_SECONDS) == 3
         gate.open()
         assert [outputs(call.result())["value"].item() for call in calls] == [10, 20, *[30] * 8]
+
+
+def test_when_calls_are_too_old_on_arrival_it_makes_haste(hot: LiveServer) -> None:
+    path = hot.server._transport._hot
+    assert path is not None
+    batcher = hot.model("gather").batcher
+    for _ in range(80):
+        batcher._service_time.observe(1, 1000.0)
+    code, _ = failure(lambda: hot.infer(request("gather", index=index(1))))
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert path._refused < 0
+    assert hot.infer(request("free_axis", x=number(1)))["total"].tolist() == [[1]]
+    assert path._refused == 0
