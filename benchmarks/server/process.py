@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import grpc
@@ -17,6 +18,14 @@ from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
 
 _TIMEOUT = 60.0
+
+
+class Answered(NamedTuple):
+    """By one model: calls, samples, and the batches they were computed in."""
+
+    calls: int
+    samples: int
+    batches: int
 
 
 class Served:
@@ -35,11 +44,11 @@ class Served:
         self._channel = grpc.insecure_channel(self.address)
         self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
-    def answered(self, model: str) -> tuple[int, float]:
-        """Calls answered with success so far, and the mean size of the batches they were in."""
+    def answered(self, model: str) -> Answered:
+        """What was answered with success so far."""
         request = pb.ModelStatisticsRequest(name=model)
         (told,) = self._stub.ModelStatistics(request, timeout=_TIMEOUT).model_stats
-        return told.inference_stats.success.count, told.inference_count / max(1, told.execution_count)
+        return Answered(told.inference_stats.success.count, told.inference_count, told.execution_count)
 
     def cpu_seconds(self) -> float:
         """User and system time of the process. Source: proc_pid_stat(5), fields 14 and 15."""

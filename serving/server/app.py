@@ -1,11 +1,11 @@
 """A whole server in one process: listen, load, be ready, drain, end."""
 
-import gc
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
 import structlog
 
+from serving.server import memory
 from serving.server.config import ServerConfig
 from serving.server.control import Control, ModelControl
 from serving.server.engine import Engine
@@ -70,9 +70,7 @@ class Server:
         except BaseException:
             self.stop(grace=0)
             raise
-        # What is here now stays: the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
+        memory.settle()
         log.info(
             "ready",
             address=self.address,

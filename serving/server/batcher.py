@@ -161,7 +161,7 @@ class Batcher:
             self._queue.append(entry)
             self._waiting += 1
             self._samples += entry.samples
-            if wake:
+            if wake and not self._busy:  # else the first instance that finishes takes it
                 self._changed.notify()
 
     def cancel(self, entry: Entry) -> None:

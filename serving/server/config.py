@@ -146,7 +146,11 @@ class ServerConfig:
         default=16, metadata=_option(click.IntRange(1, 1024), "The largest message taken or sent, in MiB.")
     )
     max_concurrent_streams: int = field(
-        default=512, metadata=_option(click.IntRange(1, 100_000), "The most calls in flight on one connection.")
+        default=100,
+        metadata=_option(
+            click.IntRange(1, 100_000),
+            "How many calls a connection may have in flight; those beyond wait in the client, under its own deadline.",
+        ),
     )
     max_connections: int = field(
         default=1024, metadata=_option(click.IntRange(1, 1_000_000), "The most open connections; one more is closed.")

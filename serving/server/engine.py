@@ -9,6 +9,7 @@ from serving.server.config import ServerConfig
 from serving.server.cpus import usable_cpus
 from serving.server.errors import NotFoundError, UnavailableError
 from serving.server.model import ServedModel
+from serving.server.model_settings import settings_of
 from serving.server.repository import ModelFile
 from serving.server.runtime import Runtime
 from serving.server.statistics import Failures
@@ -112,22 +113,23 @@ class Engine:
     def load(self, file: ModelFile) -> ServedModel:
         """Load a version and warm it up; it takes no requests yet. Raises ModelLoadError."""
         started = time.perf_counter()
-        cpus = max(1, usable_cpus() // self.config.workers)
-        threads = self.config.intra_op_threads or max(1, cpus // self.config.instance_count)
-        runtime = Runtime(file.path, provider=self.config.provider, threads=threads)
-        model = ServedModel(file, runtime, self.config)
+        config = settings_of(self.config.models / file.name, self.config)
+        cpus = max(1, usable_cpus() // config.workers)
+        threads = config.intra_op_threads or max(1, cpus // config.instance_count)
+        runtime = Runtime(file.path, provider=config.provider, threads=threads)
+        model = ServedModel(file, runtime, config)
         runtime.warm_up(sorted({1, model.max_batch_size}))
-        if cpus > threads and not self.config.intra_op_threads and runtime.on_cpu:
+        if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
             runtime.widen(cpus)
         log.info(
             "model loaded",
             model=file.name,
             version=file.version,
-            provider_asked=self.config.provider,
+            provider_asked=config.provider,
             provider=runtime.provider,
             intra_op_threads=threads,
             alone_threads=runtime.alone_threads or threads,
-            instances=self.config.instance_count,
+            instances=config.instance_count,
             max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
             seconds=round(time.perf_counter() - started, 3),
         )

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import structlog
 
 from serving.server.batcher import Batcher, Entry
+from serving.server.errors import DeadlineError, QueueFullError
 from serving.server.transport.hot.completion_queue import OPERATION_DONE, TIMED_OUT, SharedServer, Tag, UnaryCall
 from serving.server.transport.hot.leader import Lead
 from serving.server.transport.status import status_of
@@ -29,6 +30,11 @@ _FILL_SILENCE_SECONDS = 0.001
 _FILL_SECONDS = 0.002
 _LONE_BATCHES = 8  # so many in a row, and calls are taken to come one at a time
 _MOMENT_SECONDS = 0.001
+# Refusing costs processor time that the batches in work need, so after so many full queues in a row the reserve thread
+# rests for so long. What is over capacity waits for its refusal that much longer, unless calls are found too old.
+_REFUSALS = 16
+_NO_REST = -64
+_REFUSAL_REST_SECONDS = 0.002
 _RESERVE_SECONDS = 0.005  # how long the lead may be vacant
 
 
@@ -72,6 +78,7 @@ class HotPath:
         self._computing = 0
         self._counting = threading.Lock()
         self._in_reserve = False  # the reserve thread leads
+        self._refused = 0  # calls in a row that met a full queue
         self._lone_batches = 0  # batches in a row of one call each, with nothing else waiting or computed
         self._closed = threading.Event()
         self._threads = [
@@ -210,6 +217,9 @@ class HotPath:
                     break
                 self._dispatch(event)
                 event = None
+                if self._refused >= _REFUSALS:
+                    self._refused = 0
+                    self._closed.wait(_REFUSAL_REST_SECONDS)
             self._in_reserve = False
             self._lead.give()
 
@@ -226,10 +236,16 @@ class HotPath:
 
     def _on_message(self, call: UnaryCall, message: bytes | None) -> Computer | None:
         try:
-            return self._handler.handle(call, message, wake=self._in_reserve)
+            model = self._handler.handle(call, message, wake=self._in_reserve)
         except Exception as error:
+            if message is None or isinstance(error, DeadlineError):
+                self._refused = _NO_REST  # calls are too old when they are read: make haste
+            else:
+                self._refused += isinstance(error, QueueFullError)
             self._refuse(call, error)
             return None
+        self._refused = 0
+        return model
 
     def _refuse(self, call: UnaryCall, error: Exception) -> None:
         call.refuse(*status_of(error, self._method))

@@ -40,7 +40,15 @@ def live(repository: Path, hot_path: str) -> Iterator[LiveServer]:
 
 @pytest.fixture
 def own(repository: Path, hot_path: str) -> Iterator[LiveServer]:
-    """A server of this test alone: a queue of 4, batches of 4, one instance."""
-    config = ServerConfig(models=repository, port=0, max_batch_size=4, max_queue_size=4, instances=1, hot_path=hot_path)
+    """A server of this test alone: a queue of 4, batches of 4, one instance, and many streams on a connection."""
+    config = ServerConfig(
+        models=repository,
+        port=0,
+        max_batch_size=4,
+        max_queue_size=4,
+        instances=1,
+        max_concurrent_streams=200,
+        hot_path=hot_path,
+    )
     with LiveServer(config) as server:
         yield server

@@ -1,6 +1,7 @@
 """What happens while every instance is busy: a full queue, late and cancelled calls, a batch that fails."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -8,7 +9,8 @@ import pytest
 
 from protos import inference_pb2 as pb
 from serving.server.batcher import _LATE
-from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, outputs, request
+from serving.server.config import ServerConfig
+from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
 
 VICTIMS = pytest.mark.parametrize("victim", [0, 1, 2], ids=["first", "middle", "last"])
 
@@ -167,3 +169,18 @@ def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(own: LiveServ
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert "nothing was started. Allow more time" in message
     assert own.statistics("gather").inference_count == 1
+
+
+def test_a_connection_has_only_so_many_calls_in_flight(repository: Path, hot_path: str) -> None:
+    config = ServerConfig(models=repository, port=0, max_concurrent_streams=2, instances=1, hot_path=hot_path)
+    with LiveServer(config) as live, live.gate("gather") as gate:
+        warm = live.infer(request("free_axis", x=number(1)))  # the client has the server's limit from here on
+        assert warm["total"].tolist() == [[1]]
+        calls = [occupy(live, gate), ask(live, gate, 1)]
+        beyond = live.inference.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT)
+        own_connection = [("grpc.use_local_subchannel_pool", 1)]  # else channels to one address share one
+        with grpc.insecure_channel(live.server.address, own_connection) as other:
+            calls.append(ask(live, gate, 3, channel=other))  # so what is beyond would have come by now
+            assert len(live.model("gather").batcher) == 2
+            gate.open()
+            assert [value_of(call) for call in (*calls, beyond)] == [0, 10, 30, 20]

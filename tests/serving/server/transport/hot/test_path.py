@@ -17,6 +17,7 @@ from serving.server.config import ServerConfig
 from serving.server.errors import UnavailableError
 from serving.server.model import ServedModel
 from serving.server.transport.grpc_server import GrpcServer
+from serving.server.transport.hot.path import _LONE_BATCHES, _REFUSAL_REST_SECONDS, _REFUSALS
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
 
 HOST = "localhost"
@@ -158,11 +159,13 @@ def test_many_servers_come_and_go(config: ServerConfig) -> None:
 
 
 def test_a_lone_call_that_takes_longer_than_expected_holds_nobody_up(hot: LiveServer) -> None:
-    for value in (1, 2, 3) * 5:  # calls come one at a time, and each takes a moment
-        assert hot.infer(request("gather", index=index(value)))["value"].tolist() == [10 * value]
     path = hot.server._transport._hot
     assert path is not None
-    assert path._lone_batches > 1
+    for _ in range(1000):  # calls come one at a time, and each takes a moment
+        assert hot.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+        if path._lone_batches >= _LONE_BATCHES:
+            break
+    assert path._lone_batches >= _LONE_BATCHES
     with hot.gate("gather") as gate:
         call = asked(hot, 1)
         gate.wait_until_computing()
@@ -216,3 +219,42 @@ def test_callers_that_come_and_go_at_random_leave_a_server_that_answers(hot: Liv
     assert hot.infer(request("gather", index=index(3)))["value"].tolist() == [30]
     model = hot.model("gather")
     assert (len(model.batcher), model.batcher.computing) == (0, 0)
+
+
+def test_refusing_many_calls_gives_way_to_computing(hot: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = hot.server._transport._hot
+    assert path is not None
+    rests: list[float] = []
+    wait = path._closed.wait
+
+    def noting(seconds: float) -> bool:
+        rests.append(seconds)
+        return wait(seconds)
+
+    monkeypatch.setattr(path._closed, "wait", noting)
+    with hot.gate("gather") as gate:
+        calls = [asked(hot, 1)]
+        gate.wait_until_computing()
+        calls.append(asked(hot, 2))
+        gate.wait_until_computing()
+        gate.wait_until_queued(2)
+        calls += [asked(hot, 3) for _ in range(8)]
+        gate.wait_until_queued(8)
+        refused = [asked(hot, 1) for _ in range(3 * _REFUSALS)]
+        assert {call.exception(TIMEOUT).code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert rests.count(_REFUSAL_REST_SECONDS) == 3
+        gate.open()
+        assert [outputs(call.result())["value"].item() for call in calls] == [10, 20, *[30] * 8]
+
+
+def test_when_calls_are_too_old_on_arrival_it_makes_haste(hot: LiveServer) -> None:
+    path = hot.server._transport._hot
+    assert path is not None
+    batcher = hot.model("gather").batcher
+    for _ in range(80):
+        batcher._service_time.observe(1, 1000.0)
+    code, _ = failure(lambda: hot.infer(request("gather", index=index(1))))
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert path._refused < 0
+    assert hot.infer(request("free_axis", x=number(1)))["total"].tolist() == [[1]]
+    assert path._refused == 0

@@ -1,0 +1,46 @@
+"""Settings of one model: ``<models>/<name>/serving.toml``, beside its versions, over those of the server."""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serving.server.config import ServerConfig
+from serving.server.errors import StartError
+
+FILE = "serving.toml"
+NAMES = ("max_batch_size", "max_queue_size", "max_queue_delay_microseconds", "instances", "intra_op_threads")
+
+
+def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
+    """The server's configuration with a model's own values in it; the same object where the model has none.
+
+    folder: the model's, <models>/<name>. Raises StartError for a file that is not TOML, an unknown name, a value out of
+    range, or values that do not fit together.
+    """
+    file = folder / FILE
+    try:
+        given = tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        return config
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StartError(f"{file} cannot be read as TOML: {error}") from error
+    unknown = [name for name in given if name not in NAMES]
+    if unknown:
+        raise StartError(f"{file}: unknown setting {unknown[0]!r}; a model may set {', '.join(NAMES)}")
+    try:
+        return dataclasses.replace(config, **{name: _checked(name, value) for name, value in given.items()})
+    except StartError as error:
+        raise StartError(f"{file}: {error}") from error
+
+
+def _checked(name: str, value: object) -> Any:
+    declared = next(each for each in dataclasses.fields(ServerConfig) if each.name == name)
+    if type(value) is not int:
+        raise StartError(f"{name} is {value!r}; expected a whole number")
+    try:
+        return declared.metadata["type"].convert(value, None, None)
+    except click.BadParameter as error:
+        raise StartError(f"{name}: {error.message}") from error

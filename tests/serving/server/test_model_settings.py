@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.server.config import ServerConfig
+from serving.server.engine import Engine
+from serving.server.errors import StartError
+from serving.server.model_settings import FILE, NAMES, settings_of
+from serving.server.repository import ModelFile
+from tests import onnx_models
+
+CONFIG = ServerConfig(max_batch_size=8, max_queue_size=100)
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / FILE).write_text(text)
+    return folder
+
+
+def test_without_a_file_the_servers_values_hold(tmp_path: Path) -> None:
+    assert settings_of(tmp_path, CONFIG) is CONFIG
+
+
+def test_what_the_file_says_holds_and_the_rest_is_the_servers(tmp_path: Path) -> None:
+    text = "max_batch_size = 2\nmax_queue_delay_microseconds = 500\ninstances = 3 # of this model\n"
+    config = settings_of(written(tmp_path, text), CONFIG)
+    assert (config.max_batch_size, config.max_queue_delay_microseconds, config.instances) == (2, 500, 3)
+    assert (config.max_queue_size, config.intra_op_threads) == (100, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("max_batch_size 2", "cannot be read as TOML: "),
+        ("batch = 2", f"unknown setting 'batch'; a model may set {', '.join(NAMES)}"),
+        ("port = 2", "unknown setting 'port'"),
+        ("max_batch_size = 0", "max_batch_size: 0 is not in the range 1<=x<=4096."),
+        ("max_batch_size = 1.5", "max_batch_size is 1.5; expected a whole number"),
+        ("max_batch_size = '2'", "max_batch_size is '2'; expected a whole number"),
+        ("instances = true", "instances is True; expected a whole number"),
+        ("max_batch_size = 101", "max_queue_size (100) is below max_batch_size (101)"),
+    ],
+)
+def test_what_cannot_be_meant_names_the_file_and_says_what_can(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(StartError) as caught:
+        settings_of(written(tmp_path, text), CONFIG)
+    assert str(caught.value).startswith(f"{tmp_path / FILE}: ") or expected.startswith("cannot")
+    assert expected in str(caught.value)
+
+
+def test_a_file_of_other_bytes_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"\xff\xfe")
+    with pytest.raises(StartError, match=r"serving\.toml cannot be read as TOML"):
+        settings_of(tmp_path, CONFIG)
+
+
+def test_each_model_is_served_with_its_own(tmp_path: Path) -> None:
+    for name in ("own", "plain"):
+        onnx_models.publish(tmp_path, name, onnx_models.classifier())
+    written(tmp_path / "own", "max_batch_size = 2\ninstances = 3\nmax_queue_size = 5\n")
+    engine = Engine(ServerConfig(models=tmp_path, max_batch_size=4, instances=1))
+    own, plain = (engine.load(ModelFile(name, 1, tmp_path / name / "1" / "model.onnx")) for name in ("own", "plain"))
+    assert (own.max_batch_size, own.instances, own.batcher.max_queue_size) == (2, 3, 5)
+    assert (plain.max_batch_size, plain.instances, plain.batcher.max_queue_size) == (4, 1, 256)
+    images = np.zeros((2, 28, 28), np.uint8)
+    assert own.check({"image": images}, {"image": "UINT8"})[0] == 2
