@@ -71,8 +71,8 @@ def export(
         # Once more, now with what was proven about the graph; its weights and nodes are the same.
         kept = reference.record(proof.expected, one_label=isinstance(served, Classifier))
         added = proof.metadata | kept | {"graph_digest": graph.digest(path)}
-        onnx_file.add_metadata(path, added)
-        proven.append(Published(path, proof, told | added, exam.images))
+        written = onnx_file.add_metadata(path, added)
+        proven.append(Published(path, proof, written, exam.images))
 
     folder = repository.publish(models, precision.model_name(run.model, to), write)
     return replace(proven[0], folder=folder)

@@ -54,12 +54,16 @@ def write(served: Served, metadata: Mapping[str, str], path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
-    """Add metadata (keys without their prefix) to a file that lies there; nothing else in it changes."""
+def add_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Add metadata (keys without their prefix) to a file that lies there; nothing else in it changes.
+
+    Returns all that is there then, in the same form.
+    """
     model = onnx.load(path)
     for key, value in metadata.items():
         model.metadata_props.add(key=PREFIX + key, value=value)
     path.write_bytes(model.SerializeToString())
+    return {entry.key.removeprefix(PREFIX): entry.value for entry in model.metadata_props}
 
 
 def _strip(model: onnx.ModelProto) -> None:
