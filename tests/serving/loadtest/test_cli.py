@@ -178,7 +178,7 @@ def test_saved_runs_are_compared(server: FakeServer, tmp_path: Path) -> None:
     result = invoke("compare", str(before), str(after))
     assert result.exit_code == 0, result.output
     text = " ".join(result.stdout.split())
-    assert re.search(r"fast in after.json's p99 at 2 in flight is [\d.]+ times fast in before.json's \(95 %: ", text)
+    assert re.search(r"fast's p99 at 2 in flight is [\d.]+ times what it was \(95 %: [\d.]+ to [\d.]+\); its thr", text)
     assert "WARNING" not in text
 
     document = json.loads(before.read_text())
