@@ -88,6 +88,7 @@ class WithCompare(click.Command):
 @click.option("--accuracy", is_flag=True, help="First send every labelled sample once, and report the accuracy.")
 @click.option("--check-caching", is_flag=True, help="First compare one sample over and over with different ones.")
 @click.option("--calibrate", is_flag=True, help="Also measure the generator's own ceiling; alone without a MODEL.")
+@click.option("--public-api", is_flag=True, help="Make calls with grpcio's public API only, which is slower.")
 @click.option(
     "--fail-if",
     "conditions",
@@ -115,6 +116,7 @@ def loadtest(
     accuracy: bool,
     check_caching: bool,
     calibrate: bool,
+    public_api: bool,
     conditions: tuple[str, ...],
     baseline: Path | None,
     yes_load_remote: bool,
@@ -171,7 +173,7 @@ def loadtest(
         )
     saved = read(baseline) if baseline is not None else None
     fail_if = _gates(conditions, scenario, saved)
-    extras = whole.Extras(samples, accuracy, check_caching, calibrate)
+    extras = whole.Extras(samples, accuracy, check_caching, calibrate, public_api)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     with _interrupts() as stop, progress.live(stderr) as show:
         results = whole.measure(scenario, extras, credentials, stop, show, command)

@@ -53,7 +53,7 @@ def setting(
     default = DEFAULTS[flag.removeprefix("--").replace("-", "_")]
     shown: str | bool = default not in ((), None, False)
     if isinstance(type, Seconds) and default is not None:
-        shown = f"{default:g}s"
+        shown = f"{default:g} s"
     return click.option(flag, type=type, default=default, show_default=shown, help=help_text, **more)
 
 

@@ -1,10 +1,9 @@
 """Two ways to make calls on one channel, behind one interface.
 
 `QueueCalls` drives grpcio's completion queue itself: a thread takes the ends of calls off the queue, one after another,
-without the futures, locks and callbacks that grpcio's public API builds for each call. With 64 in flight it makes
-nearly twice as many calls a CPU second as `.future()`, more than grpc.aio, and several times as many as blocking calls
-on threads (benchmarks/loadtest/generators.py measures it). The queue is not public API, so each process tries it once,
-and takes `FutureCalls`, which does the same with `.future()`, where that fails.
+without the futures, locks and callbacks that grpcio's public API builds for each call. It makes more calls a CPU second
+than `.future()`, grpc.aio, or blocking calls on threads: `make bench-generators` says how many. The queue is not public
+API, so each process tries it once, and takes `FutureCalls`, which does the same with `.future()`, where that fails.
 """
 
 import threading

@@ -24,19 +24,22 @@ class Comparison:
     p99: Interval
     reason: str = ""
     throughput_means_nothing: bool = False  # The generator set it, not the server.
+    saved: bool = False  # The same target in two files; `baseline` is the earlier one's.
 
     @property
     def sentence(self) -> str:
         """For example: cnn's p99 at 8 in flight is 4.1 times lstm's (95 %: 3.8 to 4.4)."""
         at = f"at {self.load}"
         if self.reason:
-            return f"{self.target} and {self.baseline} {at} cannot be compared: {self.reason}."
-        p99 = _says(f"{self.target}'s p99 {at}", self.p99, self.baseline)
+            both = self.target if self.saved else f"{self.target} and {self.baseline}"
+            return f"{both} {at} cannot be compared: {self.reason}."
+        baseline = "what it was" if self.saved else f"{self.baseline}'s"
+        p99 = _says(f"{self.target}'s p99 {at}", self.p99, baseline)
         if isinstance(self.load, OpenLoop):
             return p99 + "."
         if self.throughput_means_nothing:
             return f"{p99}; their throughputs cannot be compared: the generator was the bottleneck."
-        throughput = _says("its throughput", self.throughput, self.baseline)
+        throughput = _says("its throughput", self.throughput, baseline)
         return f"{p99}; {throughput}."
 
 
@@ -55,11 +58,10 @@ def comparisons(results: Results) -> tuple[Comparison, ...]:
     return tuple(found)
 
 
-def compare(
-    run: Run, baseline: Run, seed: int, place: int, *, names: tuple[str, str] | None = None, paired: bool = True
-) -> Comparison:
-    """Two runs under one load. `place` tells the load's random numbers from other loads'; `names` replace the
-    targets' in the sentence; `paired` says that block i of both ran next to each other."""
+def compare(run: Run, baseline: Run, seed: int, place: int, *, files: tuple[str, str] | None = None) -> Comparison:
+    """Two runs under one load. `place` tells the load's random numbers from other loads'. `files` names those that both
+    come from, where they are saved runs of the same target: their blocks did not run next to each other."""
+    paired = files is None
     random = generator_for(seed, "bootstrap", place)
     latencies, baseline_latencies = run.block_latencies(), baseline.block_latencies()
     rates, baseline_rates = run.block_throughputs(), baseline.block_throughputs()
@@ -71,16 +73,17 @@ def compare(
     values = Histogram.values()
     p50, p99 = (ratio_of_percentiles(values, latencies, baseline_latencies, q, random, paired=paired) for q in (50, 99))
     throughput = ratio_of_rates(rates, baseline_rates, random, paired=paired)
-    name, baseline_name = names or (run.target, baseline.target)
+    name, baseline_name = files or (run.target, baseline.target)
     return Comparison(
-        target=name,
-        baseline=baseline_name,
+        target=run.target,
+        baseline=baseline.target,
         load=run.load,
         throughput=throughput,
         p50=p50,
         p99=p99,
         reason=_why_not(((name, run), (baseline_name, baseline))),
         throughput_means_nothing=run.generator_limited or baseline.generator_limited,
+        saved=files is not None,
     )
 
 
@@ -93,5 +96,5 @@ def _why_not(runs: Sequence[tuple[str, Run]]) -> str:
 def _says(subject: str, ratio: Interval, baseline: str) -> str:
     interval = f"95 %: {units.ratio(ratio.low)} to {units.ratio(ratio.high)}" if ratio.known else ""
     if ratio.known and not ratio.shows_difference:
-        return f"{subject} shows no difference to {baseline}'s ({interval} times)"
-    return f"{subject} is {units.ratio(ratio.estimate)} times {baseline}'s" + (f" ({interval})" if interval else "")
+        return f"{subject} shows no difference to {baseline} ({interval} times)"
+    return f"{subject} is {units.ratio(ratio.estimate)} times {baseline}" + (f" ({interval})" if interval else "")

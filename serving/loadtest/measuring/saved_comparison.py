@@ -31,8 +31,6 @@ def compare_saved(before: SavedRuns, after: SavedRuns) -> tuple[Comparison, ...]
     for place, run in enumerate(after.runs):
         baseline = before.run(run.target, run.load)
         if baseline is not None and run.total.latency and baseline.total.latency:
-            names = tuple(f"{run.target} in {saved.file.name}" for saved in (after, before))
-            if names[0] == names[1]:
-                names = tuple(f"{run.target} in {saved.file}" for saved in (after, before))
-            found.append(compare(run, baseline, 0, place, names=(names[0], names[1]), paired=False))
+            files = (f"the run in {after.file}", f"the run in {before.file}")
+            found.append(compare(run, baseline, seed=0, place=place, files=files))
     return tuple(found)

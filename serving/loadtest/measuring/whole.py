@@ -30,6 +30,7 @@ class Extras:
     accuracy: bool = False
     check_caching: bool = False
     calibrate: bool = False
+    public_api: bool = False  # Make calls with grpcio's public API only.
 
 
 def measure(
@@ -55,7 +56,7 @@ def measure(
             )
         accuracies = _accuracies(libraries, described, probes, scenario.deadline, stop) if extras.accuracy else {}
         feeds = {library.target.name: library.feed for library in libraries}
-        connections = Connections(scenario.channels, scenario.deadline, credentials)
+        connections = Connections(scenario.channels, scenario.deadline, credentials, extras.public_api)
         every = caching.with_one_sample(feeds) if extras.check_caching else feeds
         with Fleet(every, connections, scenario.generator_processes, stop) as fleet:
             checks = tuple(

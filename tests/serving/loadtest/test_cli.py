@@ -72,10 +72,12 @@ def test_failed_calls_make_the_exit_code_1_and_are_shown(server: FakeServer) -> 
 
 def test_images_are_what_is_sent(server: FakeServer, tmp_path: Path) -> None:
     Image.fromarray(np.full((28, 28), 77, np.uint8)).save(tmp_path / "grey.png")
+    file = tmp_path / "results.json"
     result = invoke(
-        *("fast", "--server", server.address, "--concurrency", "1", *QUICK),
+        *("fast", "--server", server.address, "--concurrency", "1", *QUICK, "--public-api", "--json", str(file)),
         *("--images", str(tmp_path), "--batch-size", "2"),
     )
+    assert json.loads(file.read_text())["environment"]["generator"] == "1 process on grpcio's futures"
     assert result.exit_code == 0, result.output
     assert server.requests[0].raw_input_contents[0] == bytes([77]) * 2 * 784
     assert "samples/s" in result.stdout
@@ -176,7 +178,7 @@ def test_saved_runs_are_compared(server: FakeServer, tmp_path: Path) -> None:
     result = invoke("compare", str(before), str(after))
     assert result.exit_code == 0, result.output
     text = " ".join(result.stdout.split())
-    assert re.search(r"fast in after.json's p99 at 2 in flight is [\d.]+ times fast in before.json's \(95 %: ", text)
+    assert re.search(r"fast's p99 at 2 in flight is [\d.]+ times what it was \(95 %: [\d.]+ to [\d.]+\); its thr", text)
     assert "WARNING" not in text
 
     document = json.loads(before.read_text())

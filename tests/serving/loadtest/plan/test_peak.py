@@ -25,6 +25,21 @@ def test_the_peak_is_the_edge_up_to_the_precision(first: float, edge: float) -> 
     assert all(LOWEST_RATE <= rate <= 1e6 for rate in tried)
 
 
+def test_the_gap_is_halved_as_a_ratio_and_the_end_confirmed() -> None:
+    peak, tried = search(100.0, 730.0)
+    assert tried == [100.0, 200.0, 400.0, 800.0, 566.0, 673.0, 734.0, 703.0, 703.0]
+    assert peak == 703.0
+
+
+def test_after_a_confirmation_that_failed_the_edge_is_just_below() -> None:
+    found = PeakSearch(100.0)
+    for kept in (True, False, True, True, True, True):  # 100, 200, 141, 168, 183, 191
+        found.tell(kept)
+    assert found.rate == 191.0  # To be confirmed.
+    found.tell(False)
+    assert found.rate == 182.0
+
+
 def test_a_server_that_never_keeps_it_has_no_peak() -> None:
     peak, tried = search(100.0, 0.5)
     assert peak is None
