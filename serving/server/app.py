@@ -55,6 +55,7 @@ class Server:
         grace = self.config.drain_seconds if grace is None else grace
         self._transport.stop(grace)
         self._engine.close()
+        self._transport.close()
         log.info("stopped")
 
     def __enter__(self) -> "Server":
