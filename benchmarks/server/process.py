@@ -40,7 +40,8 @@ class Served:
         self.address = self._wait_until_ready(path)
         self.seconds_to_ready = time.monotonic() - started
         assert self._process.stderr
-        threading.Thread(target=self._process.stderr.read, daemon=True).start()  # or its log would fill the pipe
+        self._log = threading.Thread(target=self._process.stderr.read)  # or it would fill the pipe
+        self._log.start()
         self._channel = grpc.insecure_channel(self.address)
         self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
@@ -66,6 +67,9 @@ class Served:
         self._channel.close()
         self._process.terminate()
         self._process.wait()
+        self._log.join()
+        assert self._process.stderr
+        self._process.stderr.close()
 
     def _wait_until_ready(self, path: str) -> str:
         assert self._process.stderr

@@ -89,6 +89,7 @@ class Server:
         self._transport.stop(grace)
         self.control.close()
         self._engine.close()
+        self._transport.close()
         if self._tracing is not None:
             self._tracing.close()
         log.info("stopped")

@@ -113,7 +113,8 @@ class Batcher:
         self._computing: dict[int, tuple[float, int]] = {}  # batches taken and not finished: since when, and samples
         self._service_time = ServiceTime(clock)
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     def __len__(self) -> int:
         return self._waiting
@@ -130,7 +131,7 @@ class Batcher:
 
     def expected_seconds(self, samples: int) -> float:
         """How long a batch of so many samples takes to compute; 0 while that is not known."""
-        with self._changed:
+        with self._lock:
             return self._service_time.predict(samples)
 
     def would_wait(self, samples: int) -> bool:
@@ -143,7 +144,7 @@ class Batcher:
 
         wake: tell a thread that waits in ``take``; not needed by one that will itself take the entry.
         """
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise UnavailableError("the server is stopping and takes no new requests; try another replica")
             if self._waiting >= self.max_queue_size:
@@ -167,7 +168,7 @@ class Batcher:
     def cancel(self, entry: Entry) -> None:
         """Take back an entry that still waits; it completes with CancelledError and costs no computation."""
         if entry.complete(CancelledError("the caller cancelled the request")):
-            with self._changed:
+            with self._lock:
                 if entry in self._queue:  # else an instance has it, and finds it completed
                     self._queue.remove(entry)
                     self._waiting -= 1
@@ -183,7 +184,7 @@ class Batcher:
         """
         while True:
             late: list[Entry] = []
-            with self._changed:
+            with self._lock:
                 while wait and not self._due() and not (self._closed and not self._queue):
                     self._changed.wait(self._time_to_due())
                 batch = self._gather(late) if self._due() else []
@@ -199,7 +200,7 @@ class Batcher:
 
     def finish(self, batch: list[Entry], seconds: float | None = None) -> None:
         """A batch that was taken is computed: its instance is free. seconds: how long it took, unless it failed."""
-        with self._changed:
+        with self._lock:
             _, samples = self._computing.pop(id(batch))
             if seconds is not None:
                 self._service_time.observe(samples, seconds)
@@ -208,19 +209,19 @@ class Batcher:
 
     def wake(self) -> None:
         """Tell a thread that waits in ``take`` of entries that were put without."""
-        with self._changed:
+        with self._lock:
             self._changed.notify()
 
     def time_to_due(self) -> float | None:
         """Seconds until a batch may be taken; None while nothing waits, or nothing may before ``finish``."""
-        with self._changed:
+        with self._lock:
             if not self._queue or self._busy:
                 return None
             return 0.0 if self._due() else self._time_to_due()
 
     def close(self) -> None:
         """Refuse new entries. What is queued can still be taken; then ``take`` returns an empty list."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
 

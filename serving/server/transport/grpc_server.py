@@ -129,6 +129,9 @@ class GrpcServer:
         """Say NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
         self._health.stop()
         self._server.stop(grace).wait()
+
+    def close(self) -> None:
+        """After ``stop``, and after the engine is closed: nobody computes an answer any more."""
         if self._hot:
             self._hot.close()
 

@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic, and one short run of all of it."""
+"""The benchmark's arithmetic, and each of its loads for a moment."""
 
 import json
 import shutil
@@ -13,7 +13,8 @@ import pytest
 
 from benchmarks.server import h2load, report
 from benchmarks.server.goals import goals
-from benchmarks.server.scenarios import _recovery
+from benchmarks.server.process import served
+from benchmarks.server.scenarios import Bench, _recovery
 from protos import inference_pb2 as pb
 
 ROOT = Path(__file__).parents[3]
@@ -119,14 +120,29 @@ def test_recovery_is_when_ten_in_a_row_take_the_usual_time() -> None:
 
 
 @NEEDS_H2LOAD
-def test_a_short_run_measures_everything(tmp_path: Path) -> None:
-    out = tmp_path / "results.json"
-    command = [sys.executable, "-m", "benchmarks.server.measure", "--out", str(out)]
-    done = subprocess.run(
-        [*command, "--rounds", "1", "--seconds", "0.1", "--starts", "1"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    measured = json.loads(out.read_text())
-    assert measured["rounds"][0]["hot"]["lstm"]["many"]["calls_per_s"] > 0
-    assert measured["starts"]["hot"][0]["pss_mb"] > 10
-    assert "of bare" in report.markdown(measured)
+@pytest.mark.parametrize("path", ["hot", "ordinary"])
+def test_every_load_is_put_on_a_real_server(path: str) -> None:
+    with served(ROOT / "models", path) as server:
+        assert server.seconds_to_ready > 0
+        assert server.pss_mb() > 10
+        bench = Bench(server, seconds=0.1)
+        closed = bench.closed("lstm", samples=3, clients=2, streams=2)
+        assert closed["samples_per_s"] == pytest.approx(3 * closed["calls_per_s"])
+        assert closed["p99_ms"] >= closed["p50_ms"] > 0
+        assert closed["mean_batch"] >= 3
+        assert bench.poisson("lstm", 50, seed=1)["answered"] == 1
+        assert bench.overload("lstm", 20)["offered_per_s"] > 0
+
+
+@NEEDS_H2LOAD
+def test_a_refused_call_is_not_counted_as_answered() -> None:
+    with served(ROOT / "models", "hot") as server, pytest.raises(click.ClickException, match="0 of 11 calls for lstm"):
+        Bench(server, seconds=0.001).closed("lstm", samples=65)  # more than a batch takes
+
+
+def test_bare_onnx_runtime_answers_in_each_way() -> None:
+    command = [sys.executable, "-m", "benchmarks.server.bare", str(ROOT / "models"), "2"]
+    done = subprocess.run(command, input="lstm 4 0.05\n", capture_output=True, text=True, cwd=ROOT, check=True)
+    answer = json.loads(done.stdout)
+    assert set(answer) == {"all_threads", "callers", "one_thread"}
+    assert all(way["samples_per_s"] > 0 and way["p50_ms"] > 0 for way in answer.values())

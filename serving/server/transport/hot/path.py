@@ -76,7 +76,7 @@ class HotPath:
         self._lead = Lead()
         self._waiting: dict[Computer, None] = {}  # models that calls were queued for; the leader's alone
         self._computing = 0
-        self._counting = threading.Lock()
+        self._counting = threading.Condition()
         self._in_reserve = False  # the reserve thread leads
         self._refused = 0  # calls in a row that met a full queue
         self._lone_batches = 0  # batches in a row of one call each, with nothing else waiting or computed
@@ -96,7 +96,12 @@ class HotPath:
             thread.start()
 
     def close(self) -> None:
-        """End the threads. The server has stopped, so no call is left that they could hold up."""
+        """End the threads. The server has stopped and the models are closed, so nothing more will be computed.
+
+        What is computed is finished first: gRPC's core ends the process when an operation comes after the queue's end.
+        """
+        with self._counting:
+            self._counting.wait_for(lambda: not self._computing)
         self._closed.set()
         self._queue.shutdown()
         self._lead.vacant.set()
@@ -125,6 +130,8 @@ class HotPath:
                 batch = model.batcher.take(wait=False)
             with self._counting:
                 self._computing -= 1
+                if not self._computing:
+                    self._counting.notify_all()
 
     def _is_lone(self, model: Computer, batch: list[Entry]) -> bool:
         """Calls come one at a time and this one takes a moment, so no follower need be woken to poll meanwhile.

@@ -18,7 +18,7 @@ from serving.server.errors import UnavailableError
 from serving.server.model import ServedModel
 from serving.server.transport.grpc_server import GrpcServer
 from serving.server.transport.hot.path import _LONE_BATCHES, _REFUSAL_REST_SECONDS, _REFUSALS
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
+from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
 
 HOST = "localhost"
 
@@ -258,3 +258,29 @@ def test_when_calls_are_too_old_on_arrival_it_makes_haste(hot: LiveServer) -> No
     assert path._refused < 0
     assert hot.infer(request("free_axis", x=number(1)))["total"].tolist() == [[1]]
     assert path._refused == 0
+
+
+def test_what_is_still_computed_when_the_time_to_drain_is_over_ends_in_peace(config: ServerConfig) -> None:
+    server = Server(config)
+    server.start()
+    ended = threading.Event()
+
+    def stop() -> None:
+        server.stop(grace=0)
+        ended.set()
+
+    with grpc.insecure_channel(server.address) as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        gate = Gate(server._engine.model("gather"))
+        calls = [stub.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)]
+        gate.wait_until_computing()
+        calls += [stub.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT) for _ in range(3)]
+        gate.wait_until_computing()
+        gate.wait_until_queued(4)
+        stopping = threading.Thread(target=stop)
+        stopping.start()
+        assert all(call.exception(TIMEOUT) is not None for call in calls)  # cancelled, while the gate is closed
+        assert not ended.is_set()
+        gate.open()  # an answer to a call that is gone, on a queue that must still be there
+        assert ended.wait(TIMEOUT)
+        stopping.join()
