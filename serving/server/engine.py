@@ -73,7 +73,12 @@ class Engine:
     def _load(self, file: ModelFile) -> ServedModel:
         started = time.perf_counter()
         threads = self.config.intra_op_threads or max(1, usable_cpus() // self.config.instances)
-        runtime = Runtime(file.path, provider=self.config.provider, threads=threads)
+        runtime = Runtime(
+            file.path,
+            provider=self.config.provider,
+            threads=threads,
+            batching_override=self.config.batching_override(file.name),
+        )
         model = ServedModel(file, runtime, self.config)
         runtime.warm_up(sorted({1, model.max_batch_size}))
         log.info(
@@ -85,6 +90,7 @@ class Engine:
             intra_op_threads=threads,
             instances=self.config.instances,
             max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
+            **({} if runtime.signature.batched else {"unbatched_because": runtime.signature.why_unbatched}),
             seconds=round(time.perf_counter() - started, 3),
         )
         return model

@@ -16,7 +16,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("models")
     for name in (
         *("classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "gather", "recurrent"),
-        "not_a_batch_axis",
+        *("not_a_batch_axis", "state", "every_scalar"),
     ):
         onnx_models.publish(models, name, getattr(onnx_models, name)())
     onnx_models.publish(models, "classifier", onnx_models.classifier(), version=12)
@@ -33,6 +33,8 @@ def live(repository: Path) -> Iterator[LiveServer]:
 
 @pytest.fixture
 def own(repository: Path) -> Iterator[LiveServer]:
-    """A server of this test alone: a queue of 4, batches of 4, one instance."""
-    with LiveServer(ServerConfig(models=repository, port=0, max_batch_size=4, max_queue_size=4)) as server:
+    """A server of this test alone: a queue of 4, batches of 4, one instance; two models batch as they are told to."""
+    told = (("not_a_batch_axis", 4), ("two_inputs", 0))
+    config = ServerConfig(models=repository, port=0, max_batch_size=4, max_queue_size=4, model_max_batch_size=told)
+    with LiveServer(config) as server:
         yield server

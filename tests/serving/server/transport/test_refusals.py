@@ -39,7 +39,7 @@ def test_an_unknown_model_or_version_is_not_found(live: LiveServer, method: str)
     ask: Callable[..., object] = getattr(pb, f"{method}Request")
     code, message = failure(lambda: call(ask(**{model: "nobody"})))
     assert code is NOT_FOUND
-    assert message.startswith("no model 'nobody' is served here; served: classifier, every_type")
+    assert message.startswith("no model 'nobody' is served here; served: classifier, every_scalar")
     code, message = failure(lambda: call(ask(**{model: "classifier", version: "1"})))
     assert code is NOT_FOUND
     assert message == "version '1' of 'classifier' is not served here; served: 12"
@@ -229,8 +229,9 @@ tensor = st.builds(
     shape=st.lists(sizes, max_size=4),
     contents=st.none() | contents,
 )
+batchless = ("unbatched", "recurrent", "state", "every_scalar")
 models = st.sampled_from(
-    ["classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "recurrent", "lstm", "", "../lstm"]
+    ["classifier", "two_inputs", "text", "every_type", "free_axis", *batchless, "lstm", "", "../lstm"]
 )
 requests = st.builds(
     Request,
@@ -258,7 +259,7 @@ def test_no_bad_request_is_a_bug_of_ours(live: LiveServer, sent: Request) -> Non
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.sampled_from(["two_inputs", "text", "unbatched", "free_axis", "recurrent"]),
+    st.sampled_from(["two_inputs", "text", "free_axis", *batchless]),
     st.lists(st.integers(0, 5), max_size=3),
     st.binary(max_size=80),
 )
