@@ -11,7 +11,7 @@ MODEL ?= lstm
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports stubs unit peers train export serve loadtest figures docs study cnn-rnn bench-train \
+.PHONY: help demo test lint types imports stubs unit peers others train export serve loadtest figures docs study cnn-rnn bench-train \
 	proto dataset clean
 
 help: ## Show this list
@@ -35,10 +35,12 @@ imports: $(VENV)/.dev ## Who may import whom
 stubs: $(VENV)/.dev ## The checked-in stubs are what the .proto files generate
 	$(BIN)/python -m tests.stubs $(PROTOS)
 
-unit: $(VENV)/.dev $(VENV)-peers/.peers dataset ## The tests alone; more with ARGS="-k batcher -x"
+unit: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset ## The tests alone; more with ARGS="-k batcher -x"
 	$(BIN)/pytest $(ARGS)
 
 peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer and grpcurl into .venv-peers
+
+others: $(VENV)-others/.others ## Install silero-vad and magika, whose ONNX models are served in a test, into .venv-others
 
 train: $(VENV)/.dev ## Train a network: make train MODEL=cnn
 	$(BIN)/hangtag train $(MODEL) $(ARGS)
@@ -86,7 +88,7 @@ proto: $(VENV)/.dev ## Generate the stubs from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 
 clean: ## Remove environments, caches and reports; runs/ and models/ stay
-	rm -rf $(VENV) $(VENV)-peers $(VENV)-keras reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 dataset: # The tests read the real data set from Debian's package
@@ -116,6 +118,14 @@ $(VENV)-peers/.peers: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip install --quiet 'pip>=25.1'
 	$(VENV)-peers/bin/python -m pip install --quiet --group peers
+	@touch $@
+
+# Packages that nobody here made may want other versions of what we use, and have a torch and an ONNX Runtime of their own.
+$(VENV)-others/.others: pyproject.toml
+	@echo "installing silero-vad and magika into $(VENV)-others"
+	$(PYTHON) -m venv $(VENV)-others
+	$(VENV)-others/bin/python -m pip install --quiet 'pip>=25.1'
+	$(VENV)-others/bin/python -m pip install --quiet --group others
 	@touch $@
 
 # TensorFlow alone is larger than all that hangtag needs, and only one benchmark asks for it.
