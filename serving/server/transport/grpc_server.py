@@ -14,6 +14,7 @@ from serving.server.transport.health_service import MAX_WATCHES, HealthService
 from serving.server.transport.inference_service import InferenceService
 from serving.server.transport.reflection import add_reflection
 from serving.server.transport.status import RefusesMalformedMessages
+from serving.server.transport.streams import MAX_STREAMS, Streams
 
 _SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
@@ -31,6 +32,7 @@ class GrpcServer:
         config = engine.config
         # On this path a call holds its thread until it is answered, so there are as many as may wait and be computed.
         threads = config.max_queue_size + config.max_batch_size * config.instances + MAX_WATCHES + _SPARE_THREADS
+        threads += MAX_STREAMS
         message_bytes = config.max_message_mib * 1024 * 1024
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
@@ -49,8 +51,12 @@ class GrpcServer:
         )
         self._health = HealthService()
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(engine), self._server)
-        classifier_pb2_grpc.add_ClassifierServicer_to_server(ClassifierService(engine), self._server)
+        # One stream alone fills the next batch while one is computed, and never the whole queue.
+        self._streams = Streams(window=min(config.max_queue_size, 2 * config.max_batch_size))
+        inference = InferenceService(engine, self._streams)
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, self._server)
+        classifier = ClassifierService(engine, self._streams)
+        classifier_pb2_grpc.add_ClassifierServicer_to_server(classifier, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         add_reflection(self._server, (*_SERVICES, HEALTH))
 
@@ -77,6 +83,7 @@ class GrpcServer:
     def stop(self, grace: float) -> None:
         """Say NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
         self._health.stop()
+        self._streams.stop()
         self._server.stop(grace).wait()
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:

@@ -1,5 +1,6 @@
 """inference.GRPCInferenceService, the Open Inference Protocol: each method translates and asks the engine."""
 
+from collections.abc import Iterator
 from importlib import metadata
 
 import grpc
@@ -12,7 +13,9 @@ from serving.server.model import ServedModel
 from serving.server.statistics import Duration
 from serving.server.transport import codec
 from serving.server.transport.call import infer
-from serving.server.transport.status import answers_errors
+from serving.server.transport.infer_stream import InferStream
+from serving.server.transport.status import answers_errors, ends_with_errors
+from serving.server.transport.streams import Streams
 from serving.signature import TensorSpec
 
 PLATFORM = "onnxruntime_onnx"
@@ -22,8 +25,9 @@ EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     """Errors leave as domain errors; answers_errors gives them their status."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, streams: Streams) -> None:
         self._engine = engine
+        self._stream = InferStream(engine, streams)
 
     def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -64,6 +68,12 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         specs = codec.requested_outputs(request, model.signature)
         answer = infer(model, inputs, datatypes, context)
         return codec.encode_response(request, model.version, specs, answer.outputs)
+
+    @ends_with_errors
+    def ModelStreamInfer(
+        self, request_iterator: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ModelStreamInferResponse]:
+        return self._stream.answer(request_iterator, context)
 
     @answers_errors
     def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:

@@ -1,0 +1,43 @@
+"""The client's side of a bidirectional stream, a message at a time."""
+
+import queue
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from tests.serving.server.transport.live import TIMEOUT
+
+
+class Conversation:
+    """Sends and receives when a test says so. A None among what is sent is the end of it."""
+
+    def __init__(self, method: Callable[..., Any], *sent: Any, timeout: float | None = TIMEOUT, **options: Any) -> None:
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.send(*sent)
+        self.call = method(self._outgoing(), timeout=timeout, **options)
+
+    def send(self, *requests: Any) -> None:
+        for request in requests:
+            self._requests.put(request)
+
+    def receive(self) -> Any:
+        return next(self.call)
+
+    def finish(self) -> list[Any]:
+        """Send nothing more; all that is still answered. Raises the stream's error."""
+        self._requests.put(None)
+        return list(self.call)
+
+    def end(self) -> tuple[grpc.StatusCode, str]:
+        """The status and message with which the server ends the stream, and no answer more."""
+        answers = []
+        try:
+            answers = list(self.call)
+        except grpc.RpcError as error:
+            return error.code(), error.details() or ""
+        raise AssertionError(f"the stream ended well, after {answers}")
+
+    def _outgoing(self) -> Iterator[Any]:
+        while (request := self._requests.get()) is not None:
+            yield request
