@@ -80,7 +80,12 @@ def test_a_stream_of_nothing_ends_well(live: LiveServer) -> None:
 def test_what_fails_is_answered_in_its_place_and_the_stream_goes_on(live: LiveServer) -> None:
     unknown, wrong, full = gather(1, "a"), gather(1, "b"), request("gather", index=index(*range(17)))
     unknown.model_name, wrong.inputs[0].name, full.id = "nobody", "place", "c"
-    answers = opened(live, gather(1), unknown, gather(2), wrong, full, gather(99, "d"), gather(3)).finish()
+    talk = opened(live, gather(1), unknown, gather(2), wrong, full)
+    answers = [talk.receive() for _ in range(5)]
+    talk.send(gather(99, "d"))  # computed alone: a batch that fails, fails for all in it
+    answers.append(talk.receive())
+    talk.send(gather(3))
+    answers += talk.finish()
     assert [value_of(answers[place]) for place in (0, 2, 6)] == [10, 20, 30]
     failed = [answers[place] for place in (1, 3, 4, 5)]
     told = [(one.infer_response.id, one.infer_response.parameters["status"].string_param) for one in failed]
