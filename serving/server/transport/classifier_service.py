@@ -14,7 +14,8 @@ from serving.server.errors import InvalidRequestError, NotFoundError, Unavailabl
 from serving.server.transport.asking import Ask, Asked, ask_all
 from serving.server.transport.call import infer
 from serving.server.transport.image_request import ImageRequest, Picture
-from serving.server.transport.status import answers_errors, ends_with_errors, status_of
+from serving.server.transport.status import answers_errors, status_of
+from serving.server.transport.stream_errors import ends_with_errors
 from serving.server.transport.streams import Streams
 
 MAX_COMPARED = 32

@@ -14,6 +14,7 @@ from serving.server.transport.health_service import MAX_WATCHES, HealthService
 from serving.server.transport.inference_service import InferenceService
 from serving.server.transport.reflection import add_reflection
 from serving.server.transport.status import RefusesMalformedMessages
+from serving.server.transport.stream_errors import RefusesMalformedStreams
 from serving.server.transport.streams import MAX_STREAMS, Streams
 
 _SERVICES = (
@@ -37,7 +38,7 @@ class GrpcServer:
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
             maximum_concurrent_rpcs=threads,
-            interceptors=[RefusesMalformedMessages()],
+            interceptors=[RefusesMalformedMessages(), RefusesMalformedStreams()],
             options=[
                 ("grpc.max_receive_message_length", message_bytes),
                 ("grpc.max_send_message_length", message_bytes),
@@ -52,7 +53,7 @@ class GrpcServer:
         self._health = HealthService()
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         # One stream alone fills the next batch while one is computed, and never the whole queue.
-        self._streams = Streams(window=min(config.max_queue_size, 2 * config.max_batch_size))
+        self._streams = Streams(min(config.max_queue_size, 2 * config.max_batch_size), message_bytes)
         inference = InferenceService(engine, self._streams)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, self._server)
         classifier = ClassifierService(engine, self._streams)

@@ -14,7 +14,8 @@ from serving.server.statistics import Duration
 from serving.server.transport import codec
 from serving.server.transport.call import infer
 from serving.server.transport.infer_stream import InferStream
-from serving.server.transport.status import answers_errors, ends_with_errors
+from serving.server.transport.status import answers_errors
+from serving.server.transport.stream_errors import ends_with_errors
 from serving.server.transport.streams import Streams
 from serving.signature import TensorSpec
 

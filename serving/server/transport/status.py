@@ -2,7 +2,7 @@
 
 import functools
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -39,7 +39,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
 
 def status_of(error: Exception, rpc: str) -> tuple[grpc.StatusCode, str]:
-    """The status and the message that a call ends with. For a bug of ours: a reference to the log, which has it all."""
+    """The status and the message that a call ends with; for a bug of ours, a reference to the log that has the rest."""
     if isinstance(error, ServerError):
         return STATUS[type(error)], _short(str(error))
     reference = uuid.uuid4().hex[:12]
@@ -67,21 +67,6 @@ def answers_errors(
     return answering
 
 
-def ends_with_errors(
-    method: Callable[[Servicer, Request, grpc.ServicerContext], Iterator[Response]],
-) -> Callable[[Servicer, Request, grpc.ServicerContext], Iterator[Response]]:
-    """The same for a method that answers with a stream."""
-
-    @functools.wraps(method)
-    def answering(servicer: Servicer, request: Request, context: grpc.ServicerContext) -> Iterator[Response]:
-        try:
-            yield from method(servicer, request, context)
-        except Exception as error:
-            context.abort(*status_of(error, method.__name__))
-
-    return answering
-
-
 class RefusesMalformedMessages(grpc.ServerInterceptor):
     """Bytes that are not the method's message are the caller's error; grpcio would call them INTERNAL."""
 
@@ -91,8 +76,6 @@ class RefusesMalformedMessages(grpc.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
         handler = continuation(handler_call_details)
-        if handler is not None and handler.stream_stream is not None:
-            return _parsing_stream(handler, handler_call_details.method)
         if handler is None or handler.unary_unary is None or handler.request_deserializer is None:
             return handler
         answer, parse, method = handler.unary_unary, handler.request_deserializer, handler_call_details.method
@@ -105,26 +88,6 @@ class RefusesMalformedMessages(grpc.ServerInterceptor):
             return answer(request, context)
 
         return grpc.unary_unary_rpc_method_handler(parse_and_answer, response_serializer=handler.response_serializer)
-
-
-def _parsing_stream(handler: Any, method: str) -> Handler:
-    """The handler of a stream, whose messages are parsed as they are read: where one is malformed the stream ends."""
-    answer, parse = handler.stream_stream, handler.request_deserializer
-
-    def parsed(messages: Iterator[bytes]) -> Iterator[object]:
-        for message in messages:
-            try:
-                yield parse(message)
-            except DecodeError as error:
-                raise InvalidRequestError(malformed(method)) from error
-
-    def parse_and_answer(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[object]:
-        try:
-            yield from answer(parsed(messages), context)
-        except InvalidRequestError as error:
-            context.abort(*status_of(error, method))
-
-    return grpc.stream_stream_rpc_method_handler(parse_and_answer, response_serializer=handler.response_serializer)
 
 
 def _short(message: str) -> str:

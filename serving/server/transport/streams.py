@@ -30,9 +30,10 @@ Refuse: TypeAlias = Callable[[Request, Exception], Response]
 class Streams:
     """Every open stream of a server."""
 
-    def __init__(self, window: int) -> None:
-        """window: how many requests of one stream may be on their way at once."""
-        self._window = window
+    def __init__(self, window: int, max_bytes: int) -> None:
+        """window, max_bytes: how many requests of one stream may be on their way at once, and how large altogether;
+        a single one may be larger."""
+        self._limits = (window, max_bytes)
         self._lock = threading.Lock()
         self._open: set[_Stream] = set()
         self._stopped = False
@@ -49,7 +50,7 @@ class Streams:
         Raises UnavailableError when the server stops, after what was read is answered; QueueFullError at once when too
         many streams are open.
         """
-        stream = _Stream(self._window)
+        stream = _Stream(*self._limits)
         self._enter(stream)
         try:
             if context.add_callback(stream.leave):
@@ -85,6 +86,7 @@ class _Place:
     """One request's place in the order of the answers."""
 
     request: Any
+    size: int  # bytes
     asked: Asked[Any] | None = None
     outcome: Answer | Exception | None = None
 
@@ -103,8 +105,9 @@ class _Place:
 
 
 class _Stream:
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, max_bytes: int) -> None:
         self._window = window
+        self._max_bytes = max_bytes
         self._changed = threading.Condition()
         self._places: deque[_Place] = deque()
         self._finished = False  # the client has sent all that it wanted to, or what is no message
@@ -171,13 +174,19 @@ class _Stream:
 
     def _take_place(self, request: Any) -> _Place | None:
         """None when the stream takes no more."""
+        size = request.ByteSize()
         with self._changed:
-            self._changed.wait_for(lambda: len(self._places) < self._window or self._stopped or self._left)
+            self._changed.wait_for(lambda: self._has_room(size) or self._stopped or self._left)
             if self._stopped or self._left:
                 return None
-            place = _Place(request)
+            place = _Place(request, size)
             self._places.append(place)
             return place
+
+    def _has_room(self, size: int) -> bool:
+        if not self._places:
+            return True
+        return len(self._places) < self._window and sum(p.size for p in self._places) + size <= self._max_bytes
 
     def _ask(self, place: _Place, ask: AskAbout[Any, Any], deadline: float | None) -> None:
         def complete(outcome: Answer | Exception) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import grpc
 
-from tests.serving.server.transport.live import TIMEOUT
+from protos import inference_pb2 as pb
+from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, index, outputs, request
 
 
 class Conversation:
@@ -18,8 +19,8 @@ class Conversation:
         self.call = method(self._outgoing(), timeout=timeout, **options)
 
     def send(self, *requests: Any) -> None:
-        for request in requests:
-            self._requests.put(request)
+        for one in requests:
+            self._requests.put(one)
 
     def receive(self) -> Any:
         return next(self.call)
@@ -39,5 +40,31 @@ class Conversation:
         raise AssertionError(f"the stream ended well, after {answers}")
 
     def _outgoing(self) -> Iterator[Any]:
-        while (request := self._requests.get()) is not None:
-            yield request
+        while (one := self._requests.get()) is not None:
+            yield one
+
+
+def gather(value: int, name: str = "", **parameters: int) -> pb.ModelInferRequest:
+    """Answered with ten times the value; 99 fails."""
+    sent = request("gather", index=index(value))
+    sent.id = name
+    for key, parameter in parameters.items():
+        sent.parameters[key].int64_param = parameter
+    return sent
+
+
+def value_of(response: pb.ModelStreamInferResponse) -> float:
+    assert response.error_message == ""
+    return float(outputs(response.infer_response)["value"].item())
+
+
+def opened(live: LiveServer, *sent: pb.ModelInferRequest | None, **options: Any) -> Conversation:
+    return Conversation(live.inference.ModelStreamInfer, *sent, **options)
+
+
+def occupied(own: LiveServer, gate: Gate) -> Any:
+    """A call without a stream that the only instance is computing."""
+    call = own.inference.ModelInfer.future(request("gather", index=index(0)), timeout=TIMEOUT)
+    gate.wait_until_queued()
+    gate.wait_until_computing()
+    return call

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from protos import inference_pb2 as pb
 from protos import tensors
@@ -148,6 +148,22 @@ def test_the_operator_can_forbid_batching(own: LiveServer) -> None:
     ]
     answers, batches = together(own, "two_inputs", sent)
     assert [len(answer["sum"]) for answer in answers] == batches == [1, 1, 2, 99]
+
+
+def test_a_model_without_inputs_and_one_whose_answer_may_be_empty(tmp_path: Path) -> None:
+    constant = helper.make_node("Identity", ["c"], ["out"])
+    five = {"c": np.array(5, np.int64)}
+    onnx_models.publish(tmp_path, "five", onnx_models.model([constant], {}, {"out": (TensorProto.INT64, [])}, five))
+    places = onnx_models.model(
+        [helper.make_node("NonZero", ["x"], ["places"])],
+        {"x": (TensorProto.FLOAT, ["batch"])},
+        {"places": (TensorProto.INT64, [1, "found"])},
+    )
+    onnx_models.publish(tmp_path, "places", places)
+    with LiveServer(ServerConfig(models=tmp_path, port=0)) as server:
+        assert server.infer(request("five"))["out"].item() == 5
+        for values, found in (([0, 0], []), ([0, 3, 4], [1, 2])):
+            assert server.infer(request("places", x=np.array(values, np.float32)))["places"].tolist() == [found]
 
 
 @pytest.mark.parametrize(
