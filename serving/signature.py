@@ -68,6 +68,11 @@ class TensorSpec:
         )
 
     @property
+    def axes(self) -> batchable.Axes:
+        """The shape as the file has it: a size, or a free axis' symbol."""
+        return tuple(symbol if size is None else size for size, symbol in zip(self.shape, self.symbols, strict=True))
+
+    @property
     def wire_shape(self) -> tuple[int, ...]:
         """The shape as the protocol writes it: -1 where any size goes."""
         return tuple(-1 if size is None else size for size in self.shape)
@@ -127,7 +132,7 @@ class Signature:
             return self._as_told(self.batching_override, "the operator")
         if told is not None:
             return self._as_told(told == "true", f"{PREFIX}batched in its file")
-        return batchable.why_not(self.inputs, self.outputs)
+        return batchable.doubt(*self._axes())
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -188,10 +193,13 @@ class Signature:
     def _as_told(self, batched: bool, by: str) -> str | None:
         if not batched:
             return f"{by} says so"
-        never = batchable.why_never(self.inputs, self.outputs)
-        if never:
-            raise UnsupportedModelError(f"{by} says that requests may be joined, but they cannot be: {never}")
+        impossible = batchable.impossibility(*self._axes())
+        if impossible:
+            raise UnsupportedModelError(f"{by} says that requests may be joined, but they cannot be: {impossible}")
         return None
+
+    def _axes(self) -> tuple[dict[str, batchable.Axes], dict[str, batchable.Axes]]:
+        return {spec.name: spec.axes for spec in self.inputs}, {spec.name: spec.axes for spec in self.outputs}
 
     def _json(self, key: str, default: Any) -> Any:
         if key not in self.metadata:

@@ -97,7 +97,7 @@ def test_carried_state_forbids_batching_and_the_log_says_so(others: ServerProces
     assert "max_batch_size=64" in told["magika"]
     for name in VOICE:
         assert "max_batch_size=0" in told[name]
-        assert "is fixed" in told[name]
+        assert "unbatched_because=\"the first axis of '" in told[name]
 
 
 def test_files_are_recognised_as_in_the_package(others: ServerProcess) -> None:

@@ -1,67 +1,75 @@
+"""What the axes of a graph say about batching, before anything is run."""
+
 import pytest
 
-from serving.batchable import why_never, why_not
-from serving.signature import TensorSpec
-
-Shape = list[int | str | None]
-
-
-def reason(inputs: list[Shape], outputs: list[Shape]) -> str | None:
-    return why_not(
-        [TensorSpec.from_onnx(f"x{place}", "tensor(float)", shape) for place, shape in enumerate(inputs)],
-        [TensorSpec.from_onnx(f"y{place}", "tensor(float)", shape) for place, shape in enumerate(outputs)],
-    )
+from serving.batchable import Axes, doubt, impossibility, obstacle
 
 
 @pytest.mark.parametrize(
     ("inputs", "outputs"),
     [
-        ([["batch", 28, 28]], [["batch", 10]]),
-        ([["batch_size", 3]], [["batch_size"]]),
-        ([["N", 3, "H", "W"]], [["N", 10, "H2", "W2"]]),
-        ([[None, 4]], [[None]]),  # skl2onnx, Keras
-        ([[None, None]], [[None, 1]]),
-        ([["unk__214", 2048]], [["unk__215", 214]]),  # tf2onnx
-        ([["batch", 3]], [["Addy_dim_0", 3]]),  # torch.onnx, where a reshape hides the batch
-        ([["s77", 3]], [["s77", 3]]),  # torch.onnx with dynamo
-        ([["inputBatch", 3]], [["outputBatch", 3]]),
-        ([["batch", "length"], ["batch", "length"]], [["batch", "length", 8]]),  # a text encoder
-        ([["s0", 3], ["s0", 4]], [["s0", 1]]),
-        ([["batch", 3], [None, 4]], [[None, 1]]),
+        ({"image": ["batch", 28, 28]}, {"logits": ["batch", 10], "probabilities": ["batch", 10]}),
+        ({"x": ["batch_size", 3]}, {"y": ["batch_size"]}),
+        ({"x": ["N", 3, "H", "W"]}, {"y": ["N", 10, "H2", "W2"]}),
+        ({"x": [None, 4]}, {"y": [None]}),  # skl2onnx, Keras
+        ({"x": [-1, None]}, {"y": [-1, 1]}),
+        ({"x": ["unk__214", 2048]}, {"y": ["unk__215", 214]}),  # tf2onnx
+        ({"x": ["batch", 3]}, {"y": ["Addy_dim_0", 3]}),  # torch.onnx, where a reshape hides the batch
+        ({"x": ["batch", 3]}, {"y": [None, 3]}),
+        ({"x": ["s77", 3]}, {"y": ["s77", 3]}),  # torch.onnx with dynamo
+        ({"x": ["inputBatch", 3]}, {"y": ["outputBatch", 3]}),
+        ({"ids": ["batch", "length"], "mask": ["batch", "length"]}, {"y": ["batch", "length", 8]}),  # a text encoder
+        ({"a": ["s0", 3], "b": ["s0", 4]}, {"y": ["s0", 1]}),
+        ({"a": ["batch", 3], "b": [None, 4]}, {"y": [None, 1]}),
     ],
 )
-def test_what_speaks_for_a_batch(inputs: list[Shape], outputs: list[Shape]) -> None:
-    assert reason(inputs, outputs) is None
+def test_a_first_axis_that_is_free_everywhere_may_be_the_batch(
+    inputs: dict[str, Axes], outputs: dict[str, Axes]
+) -> None:
+    assert (impossibility(inputs, outputs), obstacle(inputs, outputs), doubt(inputs, outputs)) == (None, None, None)
 
 
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "expected"),
+    ("inputs", "outputs", "why"),
     [
-        ([], [["batch", 10]], "it has no inputs"),
-        ([["batch", 3], []], [["batch", 3]], "'x1' is a scalar"),
-        ([["batch", 3]], [[]], "'y0' is a scalar"),
-        ([[4]], [["batch", 4]], "the first axis of x0: FP32 [4] is fixed"),
-        ([["batch", 3], [2, "batch", 8]], [["batch", 3]], "the first axis of x1: FP32 [2, any, 8] is fixed"),
-        ([["batch", 3]], [["batch", 3], [2, "batch", 8]], "the first axis of y1: FP32 [2, any, 8] is fixed"),
-        ([["length", 3]], [["length", 3]], "the first axis of 'x0' is called 'length', not the batch"),
-        ([["batch", 3], ["rows", 3]], [["batch"]], "the first axis of 'x1' is called 'rows', not the batch"),
-        ([["n"]], [["n"]], "the first axis of 'x0' is called 'n', not the batch"),
-        ([["batch", 3]], [["boxes", 4]], "the first axis of 'y0' is called 'boxes', not the batch"),
-        (
-            [["unk__1", 3], ["unk__2", 3]],
-            [["unk__3", 1]],
-            "the first axes of its inputs may differ in size (x0 unk__1, x1 unk__2)",
-        ),
-        ([["s0", "batch", 3]], [["s0", "batch", 3]], "'batch' is not the first axis of 'x0'"),
-        ([["s0", "s0"]], [["s0"]], "'s0' is not the first axis of 'x0'"),
-        ([["batch", 3]], [["batch", "batch"]], "'batch' is not the first axis of 'y0'"),
+        ({}, {"y": ["batch", 10]}, "it has no input"),
+        ({"x": ["batch", 3], "rate": []}, {"y": ["batch"]}, "'rate' has no axis"),
+        ({"x": ["batch", 3]}, {"total": []}, "'total' has no axis"),
+        ({"x": [4]}, {"y": ["batch", 4]}, "the first axis of 'x' is fixed to 4"),
+        ({"x": ["batch", 3], "state": [2, "batch", 8]}, {"y": ["batch"]}, "the first axis of 'state' is fixed to 2"),
+        ({"x": ["batch", 3]}, {"state": [2, "batch", 8]}, "the first axis of 'state' is fixed to 2"),
     ],
 )
-def test_what_speaks_against_it(inputs: list[Shape], outputs: list[Shape], expected: str) -> None:
-    assert reason(inputs, outputs) == expected
+def test_what_nobody_can_make_possible(inputs: dict[str, Axes], outputs: dict[str, Axes], why: str) -> None:
+    assert [question(inputs, outputs) for question in (impossibility, obstacle, doubt)] == [why] * 3
 
 
-def test_what_is_only_doubtful_is_not_impossible() -> None:
-    rows = TensorSpec.from_onnx("x", "tensor(float)", ["rows", 2])
-    assert why_not([rows], [rows]) is not None
-    assert why_never([rows], [rows]) is None
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "why"),
+    [
+        ({"x": ["n"]}, {"y": ["m"]}, "first axes have different names: m, n"),
+        ({"x": ["n"], "z": ["m"]}, {"y": ["n"]}, "first axes have different names: m, n"),
+        ({"x": ["batch", 3]}, {"y": ["boxes", 4]}, "first axes have different names: batch, boxes"),
+        ({"x": ["n", "n"]}, {"y": ["n"]}, "'x' has the batch in two axes"),
+        ({"x": ["s0", "s0"]}, {"y": ["s0"]}, "'x' has the batch in two axes"),
+        ({"x": ["n", 3]}, {"distances": ["n", "n"]}, "'distances' has the batch in two axes"),
+    ],
+)
+def test_what_is_not_worth_a_proof(inputs: dict[str, Axes], outputs: dict[str, Axes], why: str) -> None:
+    assert impossibility(inputs, outputs) is None
+    assert (obstacle(inputs, outputs), doubt(inputs, outputs)) == (why, why)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "why"),
+    [
+        ({"x": ["n", 3]}, {"y": ["n"]}, "the first axis of 'x' is called 'n', which need not be the batch"),
+        ({"x": ["length"]}, {"y": [None]}, "the first axis of 'x' is called 'length', which need not be the batch"),
+        ({"x": [None]}, {"y": ["boxes"]}, "the first axis of 'y' is called 'boxes', which need not be the batch"),
+        ({"x": ["s0", "batch", 3]}, {"y": ["s0", "batch", 3]}, "'batch' is not the first axis of 'x'"),
+        ({"a": ["s0"], "b": ["s1"]}, {"y": [None]}, "the first axes of its inputs may differ in size: s0, s1"),
+    ],
+)
+def test_what_needs_a_proof(inputs: dict[str, Axes], outputs: dict[str, Axes], why: str) -> None:
+    assert (impossibility(inputs, outputs), obstacle(inputs, outputs)) == (None, None)
+    assert doubt(inputs, outputs) == why

@@ -161,7 +161,7 @@ def test_the_operators_word_on_batching_wins(models: Path) -> None:
 
 def test_batching_that_cannot_be_is_named(models: Path) -> None:
     file = onnx_models.publish(models, "m", onnx_models.unbatched())
-    with pytest.raises(ModelLoadError, match=r"model\.onnx: the operator says .* cannot be: the first axis of x"):
+    with pytest.raises(ModelLoadError, match=r"model\.onnx: the operator says .* cannot be: the first axis of 'x'"):
         Runtime(file, batching_override=True)
 
 
