@@ -179,7 +179,7 @@ def test_a_model_without_inputs_and_one_whose_answer_may_be_empty(tmp_path: Path
 )
 def test_what_the_file_says_decides(tmp_path: Path, make: Callable[[], Any], limit: int) -> None:
     onnx_models.publish(tmp_path, "m", make())
-    with LiveServer(ServerConfig(models=tmp_path, port=0, max_batch_size=4)) as server:
+    with LiveServer(ServerConfig(models=tmp_path, port=0, max_batch_size=4, instances=1)) as server:
         config = server.inference.ModelConfig(pb.ModelConfigRequest(name="m")).config
         assert config.max_batch_size == limit
         assert list(config.input[0].dims) == ([2] if limit else [-1, 2])
