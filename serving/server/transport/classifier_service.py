@@ -87,7 +87,7 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
     def _every_classifier(self) -> list[pb.ModelChoice]:
         if not self._engine.ready:
             raise UnavailableError("the server is loading its models, or stopping; name the models, or try again later")
-        names = [model.name for model in self._engine.models if Classifier.fits(model.signature)]
+        names = {model.name for model in self._engine.models if Classifier.fits(model.signature)}
         if not names:
             raise NotFoundError("no served model classifies pictures; call them with ModelInfer")
         return [pb.ModelChoice(name=name) for name in sorted(names)]
