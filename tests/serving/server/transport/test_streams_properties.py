@@ -1,10 +1,10 @@
-"""Whatever order a stream's requests are answered in, and whichever fail: every one is told, once, in its place."""
+"""Whatever a stream's requests are, in whatever order they are answered: every one is told, once, in its place."""
 
 import random
 import threading
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protos import inference_pb2 as pb
@@ -12,6 +12,9 @@ from serving.server.batcher import Answer, OnDone, Timings
 from serving.server.errors import InferenceError, QueueFullError
 from serving.server.transport.asking import Asked
 from serving.server.transport.streams import _Stream
+from tests.serving.server.transport.conversation import Conversation
+from tests.serving.server.transport.live import LiveServer
+from tests.serving.server.transport.test_refusals import requests
 
 TIMINGS = Timings(0, 0, 0, 0, 1)
 FATES = st.sampled_from(["at once", "later", "fails", "refused", "unreadable"])
@@ -66,9 +69,9 @@ def told(place: Any) -> tuple[str, str]:
 def test_every_request_is_told_once_in_its_place(fates: list[str], window: int, seed: int) -> None:
     model = Model(fates, seed)
     stream = _Stream(window, 1_000_000)
-    requests = iter([pb.ModelInferRequest(id=str(place)) for place in range(len(fates))])
+    sent = iter([pb.ModelInferRequest(id=str(place)) for place in range(len(fates))])
     threads = [
-        threading.Thread(target=stream.read, args=(requests, model.ask, None)),
+        threading.Thread(target=stream.read, args=(sent, model.ask, None)),
         threading.Thread(target=model.answer, args=(sum(fate not in ("at once", "refused") for fate in fates),)),
     ]
     for thread in threads:
@@ -79,3 +82,15 @@ def test_every_request_is_told_once_in_its_place(fates: list[str], window: int, 
     outcomes = {"refused": "QueueFullError", "fails": "InferenceError", "unreadable": "InferenceError"}
     assert answers == [(str(place), outcomes.get(fate, "answered")) for place, fate in enumerate(fates)]
     assert model.most_waiting <= window
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(requests, max_size=6))
+def test_no_bad_request_in_a_stream_is_a_bug_of_ours(live: LiveServer, sent: list[pb.ModelInferRequest]) -> None:
+    for place, one in enumerate(sent):
+        one.id = str(place)
+    answers = Conversation(live.inference.ModelStreamInfer, *sent).finish()
+    assert [answer.infer_response.id for answer in answers] == [str(place) for place in range(len(sent))]
+    for answer in answers:
+        status = answer.infer_response.parameters["status"].string_param
+        assert status in ("INVALID_ARGUMENT", "NOT_FOUND") if answer.error_message else status == ""
