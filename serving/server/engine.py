@@ -114,7 +114,12 @@ class Engine:
         started = time.perf_counter()
         cpus = max(1, usable_cpus() // self.config.workers)
         threads = self.config.intra_op_threads or max(1, cpus // self.config.instance_count)
-        runtime = Runtime(file.path, provider=self.config.provider, threads=threads)
+        runtime = Runtime(
+            file.path,
+            provider=self.config.provider,
+            threads=threads,
+            batching_override=self.config.batching_override(file.name),
+        )
         model = ServedModel(file, runtime, self.config)
         runtime.warm_up(sorted({1, model.max_batch_size}))
         if cpus > threads and not self.config.intra_op_threads and runtime.on_cpu:
@@ -129,6 +134,7 @@ class Engine:
             alone_threads=runtime.alone_threads or threads,
             instances=self.config.instance_count,
             max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
+            **({} if runtime.signature.batched else {"unbatched_because": runtime.signature.why_unbatched}),
             seconds=round(time.perf_counter() - started, 3),
         )
         return model

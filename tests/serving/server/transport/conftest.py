@@ -16,7 +16,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("models")
     for name in (
         *("classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "gather", "recurrent"),
-        "not_a_batch_axis",
+        *("not_a_batch_axis", "state", "every_scalar"),
     ):
         onnx_models.publish(models, name, getattr(onnx_models, name)())
     onnx_models.publish(models, "classifier", onnx_models.classifier(), version=12)
@@ -40,7 +40,15 @@ def live(repository: Path, hot_path: str) -> Iterator[LiveServer]:
 
 @pytest.fixture
 def own(repository: Path, hot_path: str) -> Iterator[LiveServer]:
-    """A server of this test alone: a queue of 4, batches of 4, one instance."""
-    config = ServerConfig(models=repository, port=0, max_batch_size=4, max_queue_size=4, instances=1, hot_path=hot_path)
+    """A server of this test alone: a queue of 4, batches of 4, one instance; two models batch as they are told to."""
+    config = ServerConfig(
+        models=repository,
+        port=0,
+        max_batch_size=4,
+        max_queue_size=4,
+        model_max_batch_size=(("not_a_batch_axis", 4), ("two_inputs", 0)),
+        instances=1,
+        hot_path=hot_path,
+    )
     with LiveServer(config) as server:
         yield server
