@@ -46,9 +46,9 @@ def test_a_full_queue_refuses_a_streams_request_at_once(own: LiveServer) -> None
         assert refused.error_message.startswith("4 requests are waiting, as many as the queue holds")
         assert refused.infer_response.parameters["status"].string_param == "RESOURCE_EXHAUSTED"
         gate.open()
+        assert all(call.result() for call in calls)
         talk.send(gather(2))
         assert value_of(talk.receive()) == 20
-        assert all(call.result() for call in calls)
 
 
 @pytest.mark.parametrize("vanish", [False, True], ids=["cancels", "vanishes"])
