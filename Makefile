@@ -11,8 +11,8 @@ MODEL ?= lstm
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports stubs unit fuzz peers train export precisions verify serve loadtest figures docs study cnn-rnn \
-	bench-export bench-train bench-server bench-generators loadtest-agreement proto schema dataset programs clean
+.PHONY: help demo test lint types imports stubs unit fuzz peers others train export precisions verify serve loadtest figures docs study \
+	cnn-rnn bench-export bench-train bench-server bench-generators loadtest-agreement proto schema dataset programs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -35,13 +35,15 @@ imports: $(VENV)/.dev ## Who may import whom
 stubs: $(VENV)/.dev ## The checked-in stubs are what the .proto files generate
 	$(BIN)/python -m tests.stubs $(PROTOS)
 
-unit: $(VENV)/.dev $(VENV)-peers/.peers dataset programs ## The tests alone; more with ARGS="-k batcher -x"
+unit: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## The tests alone; more with ARGS="-k batcher -x"
 	$(BIN)/pytest $(ARGS)
 
 fuzz: $(VENV)/.dev ## Send 24,000 bad requests to a server; more with FUZZ_CASES=10000 (times six)
 	FUZZ_CASES=$(or $(FUZZ_CASES),4000) $(BIN)/pytest tests/serving/server/fuzz --timeout 7200 $(ARGS)
 
 peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer and grpcurl into .venv-peers
+
+others: $(VENV)-others/.others ## Install silero-vad and magika, whose ONNX models are served in a test, into .venv-others
 
 train: $(VENV)/.dev ## Train a network: make train MODEL=cnn
 	$(BIN)/hangtag train $(MODEL) $(ARGS)
@@ -116,7 +118,7 @@ schema: $(VENV)/.dev ## Generate docs/loadtest.schema.json from the load test's 
 	$(BIN)/python -m serving.loadtest.report.schema > docs/loadtest.schema.json
 
 clean: ## Remove environments, caches and reports; runs/ and models/ stay
-	rm -rf $(VENV) $(VENV)-peers $(VENV)-keras reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 dataset: # The tests read the real data set from Debian's package
@@ -156,6 +158,14 @@ $(VENV)-peers/.peers: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip install --quiet 'pip>=25.1'
 	$(VENV)-peers/bin/python -m pip install --quiet --group peers
+	@touch $@
+
+# Packages that nobody here made may want other versions of what we use, and have a torch and an ONNX Runtime of their own.
+$(VENV)-others/.others: pyproject.toml
+	@echo "installing silero-vad and magika into $(VENV)-others"
+	$(PYTHON) -m venv $(VENV)-others
+	$(VENV)-others/bin/python -m pip install --quiet 'pip>=25.1'
+	$(VENV)-others/bin/python -m pip install --quiet --group others
 	@touch $@
 
 # TensorFlow alone is larger than all that hangtag needs, and only one benchmark asks for it.

@@ -17,18 +17,20 @@ TASK_SINGLE_LABEL: Task
 TASK_MULTI_LABEL: Task
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "encoded", "raw", "top_k")
+    __slots__ = ("model_name", "model_version", "encoded", "raw", "top_k", "id")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ENCODED_FIELD_NUMBER: _ClassVar[int]
     RAW_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     encoded: bytes
     raw: RawImage
     top_k: int
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., encoded: _Optional[bytes] = ..., raw: _Optional[_Union[RawImage, _Mapping]] = ..., top_k: _Optional[int] = ...) -> None: ...
+    id: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., encoded: _Optional[bytes] = ..., raw: _Optional[_Union[RawImage, _Mapping]] = ..., top_k: _Optional[int] = ..., id: _Optional[str] = ...) -> None: ...
 
 class RawImage(_message.Message):
     __slots__ = ("height", "width", "pixels")
@@ -79,3 +81,57 @@ class Timings(_message.Message):
     compute_ns: int
     batch_size: int
     def __init__(self, preprocess_ns: _Optional[int] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., batch_size: _Optional[int] = ...) -> None: ...
+
+class ClassifyStreamResponse(_message.Message):
+    __slots__ = ("id", "answer", "failure")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    answer: ClassifyResponse
+    failure: Failure
+    def __init__(self, id: _Optional[str] = ..., answer: _Optional[_Union[ClassifyResponse, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class CompareRequest(_message.Message):
+    __slots__ = ("models", "encoded", "raw", "top_k")
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    ENCODED_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[ModelChoice]
+    encoded: bytes
+    raw: RawImage
+    top_k: int
+    def __init__(self, models: _Optional[_Iterable[_Union[ModelChoice, _Mapping]]] = ..., encoded: _Optional[bytes] = ..., raw: _Optional[_Union[RawImage, _Mapping]] = ..., top_k: _Optional[int] = ...) -> None: ...
+
+class ModelChoice(_message.Message):
+    __slots__ = ("name", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class CompareResponse(_message.Message):
+    __slots__ = ("outcomes",)
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[ModelOutcome]
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[ModelOutcome, _Mapping]]] = ...) -> None: ...
+
+class ModelOutcome(_message.Message):
+    __slots__ = ("model_name", "answer", "failure")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    answer: ClassifyResponse
+    failure: Failure
+    def __init__(self, model_name: _Optional[str] = ..., answer: _Optional[_Union[ClassifyResponse, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("code", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...

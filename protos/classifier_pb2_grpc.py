@@ -39,6 +39,16 @@ class ClassifierStub(object):
                 request_serializer=protos_dot_classifier__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=protos_dot_classifier__pb2.ClassifyResponse.FromString,
                 _registered_method=True)
+        self.ClassifyStream = channel.stream_stream(
+                '/hangtag.v1.Classifier/ClassifyStream',
+                request_serializer=protos_dot_classifier__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=protos_dot_classifier__pb2.ClassifyStreamResponse.FromString,
+                _registered_method=True)
+        self.Compare = channel.unary_unary(
+                '/hangtag.v1.Classifier/Compare',
+                request_serializer=protos_dot_classifier__pb2.CompareRequest.SerializeToString,
+                response_deserializer=protos_dot_classifier__pb2.CompareResponse.FromString,
+                _registered_method=True)
 
 
 class ClassifierServicer(object):
@@ -51,6 +61,21 @@ class ClassifierServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClassifyStream(self, request_iterator, context):
+        """Classify images one after another over one stream. Images are computed together where they can be, answered in their
+        order, and one that fails does not end the stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Compare(self, request, context):
+        """Ask several models about one image, at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClassifierServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +83,16 @@ def add_ClassifierServicer_to_server(servicer, server):
                     servicer.Classify,
                     request_deserializer=protos_dot_classifier__pb2.ClassifyRequest.FromString,
                     response_serializer=protos_dot_classifier__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'ClassifyStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ClassifyStream,
+                    request_deserializer=protos_dot_classifier__pb2.ClassifyRequest.FromString,
+                    response_serializer=protos_dot_classifier__pb2.ClassifyStreamResponse.SerializeToString,
+            ),
+            'Compare': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compare,
+                    request_deserializer=protos_dot_classifier__pb2.CompareRequest.FromString,
+                    response_serializer=protos_dot_classifier__pb2.CompareResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +122,60 @@ class Classifier(object):
             '/hangtag.v1.Classifier/Classify',
             protos_dot_classifier__pb2.ClassifyRequest.SerializeToString,
             protos_dot_classifier__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/hangtag.v1.Classifier/ClassifyStream',
+            protos_dot_classifier__pb2.ClassifyRequest.SerializeToString,
+            protos_dot_classifier__pb2.ClassifyStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hangtag.v1.Classifier/Compare',
+            protos_dot_classifier__pb2.CompareRequest.SerializeToString,
+            protos_dot_classifier__pb2.CompareResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from serving import batchable
+
 PREFIX = "hangtag."
 
 # ONNX element type, as ONNX Runtime spells it -> datatype of the Open Inference Protocol.
@@ -37,11 +39,19 @@ class UnsupportedModelError(ValueError):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output. A size of None is free: any size goes, and it may differ between requests."""
+    """One input or output. A size of None is free: any size goes, and it may differ between requests.
+
+    symbols: what the file calls each axis; None where it is fixed or has no name.
+    """
 
     name: str
     datatype: str
     shape: tuple[int | None, ...]
+    symbols: tuple[str | None, ...] = field(default=(), compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.symbols) != len(self.shape):
+            object.__setattr__(self, "symbols", (None,) * len(self.shape))
 
     @classmethod
     def from_onnx(cls, name: str, onnx_type: str, shape: Iterable[int | str | None]) -> "TensorSpec":
@@ -49,7 +59,18 @@ class TensorSpec:
         datatype = _DATATYPES.get(onnx_type)
         if datatype is None:
             raise UnsupportedModelError(f"{name!r} is a {onnx_type}, which the Open Inference Protocol cannot carry")
-        return cls(name, datatype, tuple(size if isinstance(size, int) and size >= 0 else None for size in shape))
+        sizes = tuple(shape)
+        return cls(
+            name,
+            datatype,
+            tuple(size if isinstance(size, int) and size >= 0 else None for size in sizes),
+            tuple(size if isinstance(size, str) else None for size in sizes),
+        )
+
+    @property
+    def axes(self) -> batchable.Axes:
+        """The shape as the file has it: a size, or a free axis' symbol."""
+        return tuple(symbol if size is None else size for size, symbol in zip(self.shape, self.symbols, strict=True))
 
     @property
     def wire_shape(self) -> tuple[int, ...]:
@@ -64,30 +85,54 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """A model's contract. ``metadata`` holds the ``hangtag.`` properties without their prefix."""
+    """A model's contract. ``metadata`` holds the ``hangtag.`` properties without their prefix.
+
+    batching_override: the operator's word on whether requests may be joined; None where there is none.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    batching_override: bool | None = None
 
     @classmethod
     def from_onnx(
-        cls, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], properties: Mapping[str, str]
+        cls,
+        inputs: Iterable[TensorSpec],
+        outputs: Iterable[TensorSpec],
+        properties: Mapping[str, str],
+        batching_override: bool | None = None,
     ) -> "Signature":
         """From a graph's inputs, outputs and metadata_props.
 
-        Raises UnsupportedModelError for metadata of ours that cannot be read.
+        Raises UnsupportedModelError for metadata of ours that cannot be read, and for batching that cannot be.
         """
         ours = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
-        signature = cls(tuple(inputs), tuple(outputs), ours)
+        signature = cls(tuple(inputs), tuple(outputs), ours, batching_override)
         # Read once now, so that a file that cannot be read is refused when it is loaded, not when it is asked.
         _ = signature.labels, signature.label_distances, signature.threshold, signature.min_labels
+        _ = signature.why_unbatched
         return signature
 
     @property
     def batched(self) -> bool:
-        """Whether requests may be joined along the first axis: it is free in every input and every output."""
-        return bool(self.inputs) and all(spec.shape and spec.shape[0] is None for spec in (*self.inputs, *self.outputs))
+        """Whether requests may be joined along the first axis."""
+        return self.why_unbatched is None
+
+    @cached_property
+    def why_unbatched(self) -> str | None:
+        """Why requests may not be joined along the first axis; None where they may.
+
+        The operator's word wins, then the file's own (``hangtag.batched``), then what inputs and outputs say.
+        """
+        told = self.metadata.get("batched")
+        if told not in ("true", "false", None):
+            raise UnsupportedModelError(f"{PREFIX}batched must be true or false, not {told!r}")
+        if self.batching_override is not None:
+            return self._as_told(self.batching_override, "the operator")
+        if told is not None:
+            return self._as_told(told == "true", f"{PREFIX}batched in its file")
+        return batchable.doubt(*self._axes())
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -144,6 +189,17 @@ class Signature:
 
     def output(self, name: str) -> TensorSpec | None:
         return next((spec for spec in self.outputs if spec.name == name), None)
+
+    def _as_told(self, batched: bool, by: str) -> str | None:
+        if not batched:
+            return f"{by} says so"
+        impossible = batchable.impossibility(*self._axes())
+        if impossible:
+            raise UnsupportedModelError(f"{by} says that requests may be joined, but they cannot be: {impossible}")
+        return None
+
+    def _axes(self) -> tuple[dict[str, batchable.Axes], dict[str, batchable.Axes]]:
+        return {spec.name: spec.axes for spec in self.inputs}, {spec.name: spec.axes for spec in self.outputs}
 
     def _json(self, key: str, default: Any) -> Any:
         if key not in self.metadata:

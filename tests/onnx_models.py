@@ -160,6 +160,46 @@ def not_a_batch_axis() -> onnx.ModelProto:
     )
 
 
+def state() -> onnx.ModelProto:
+    """x FP32 [batch, 3], state FP32 [2, batch, 3] and a scalar scale INT64 -> y FP32 [batch, 3] = x · scale + state[0],
+    and next_state FP32 [2, batch, 3] = state + x: as recurrent networks that are called step by step."""
+    return model(
+        [
+            helper.make_node("Cast", ["scale"], ["factor"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["x", "factor"], ["scaled"]),
+            helper.make_node("Gather", ["state", "first"], ["layer"]),
+            helper.make_node("Add", ["scaled", "layer"], ["y"]),
+            helper.make_node("Add", ["state", "x"], ["next_state"]),
+        ],
+        {
+            "x": (TensorProto.FLOAT, ["batch", 3]),
+            "state": (TensorProto.FLOAT, [2, "batch", 3]),
+            "scale": (TensorProto.INT64, []),
+        },
+        {"y": (TensorProto.FLOAT, ["batch", 3]), "next_state": (TensorProto.FLOAT, [2, "batch", 3])},
+        {"first": np.array(0, np.int64)},
+    )
+
+
+def every_scalar() -> onnx.ModelProto:
+    """One scalar input of every datatype, in_<datatype>, that comes back as out_<datatype>."""
+    return model(
+        [helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in TYPES],
+        {f"in_{name}": (type_, []) for name, type_ in TYPES.items()},
+        {f"out_{name}": (type_, []) for name, type_ in TYPES.items()},
+    )
+
+
+def doubled(first: str, last: str, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
+    """x FP32 [first, 2] -> y FP32 [last, 2], twice x: the first axes called so."""
+    return model(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        {"x": (TensorProto.FLOAT, [first, 2])},
+        {"y": (TensorProto.FLOAT, [last, 2])},
+        metadata=metadata,
+    )
+
+
 def publish(models: Path, name: str, made: onnx.ModelProto, version: int = 1) -> Path:
     """Write a model into a repository; returns the file."""
     file = models / name / str(version) / "model.onnx"

@@ -52,9 +52,11 @@ def require_peers() -> None:
 
 def test_the_python_example(address: str) -> None:
     code = example("python", "from serving.client import Client").replace(DEFAULT_ADDRESS, address)
-    label, shape = run([sys.executable, "-W", "error", "-c", code]).splitlines()
+    label, shape, *streamed = run([sys.executable, "-W", "error", "-c", code]).splitlines()
     assert re.fullmatch(r"Ankle boot (9\d|100)\.\d%", label)
     assert shape == "(2, 10)"
+    assert len(streamed) == 2
+    assert len(set(streamed)) == 1  # twice the same image
 
 
 def test_the_tritonclient_example(address: str) -> None:

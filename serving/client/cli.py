@@ -1,6 +1,7 @@
 """``hangtag classify`` and ``hangtag health``."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from serving.client import pictures
-from serving.client.client import DEFAULT_TIMEOUT, Classification, Client, ClientError
+from serving.client import pictures, side_by_side
+from serving.client.classification import Classification
+from serving.client.client import DEFAULT_TIMEOUT, Client, ClientError
 from serving.credentials import Credentials, CredentialsError, credentials_options
 
 _server = click.option(
@@ -21,7 +23,14 @@ _server = click.option(
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
-@click.option("--model", default="cnn", show_default=True, help="Which served model to ask.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=["cnn"],
+    show_default=True,
+    help="Which served model to ask. Given several times: all of them about each image, side by side.",
+)
 @click.option("--model-version", default="", help="A certain version.  [default: the one that serves]")
 @_server
 @click.option(
@@ -35,7 +44,7 @@ _server = click.option(
 @credentials_options
 def classify(
     images: tuple[Path, ...],
-    model: str,
+    models: tuple[str, ...],
     model_version: str,
     server: str,
     top_k: int | None,
@@ -59,23 +68,31 @@ def classify(
       hangtag classify examples/garments/*.png
       hangtag classify photo.jpg --model lstm --top-k 5
       hangtag classify outfit.png --model cnn_rnn
+      hangtag classify photo.jpg --model cnn --model lstm
       hangtag classify *.png --json | jq -r '.labels[0].name'
     """
+    if len(models) > 1 and model_version:
+        raise click.UsageError("--model-version is of one model; give --model once, or leave the version out.")
     console = Console()
+    drawn = console.is_terminal if draw is None else draw
     failed = False
     with _client(server, credentials, timeout=timeout) as client:
         for path in images:
             try:
                 data = path.read_bytes()
-                answer = client.classify(data, model, version=model_version, top_k=top_k or 0)
+                if len(models) > 1:
+                    outcomes = client.compare(data, models, top_k=top_k or 0)
+                    failed |= _show_compared(console, path, data, outcomes, as_json=as_json, drawn=drawn)
+                    continue
+                answer = client.classify(data, models[0], version=model_version, top_k=top_k or 0)
             except (OSError, ClientError, CredentialsError) as error:
                 failed = True
                 click.echo(f"{path}: {error.strerror if isinstance(error, OSError) else error}", err=True)
                 continue
             if as_json:
-                click.echo(json.dumps({"image": str(path), **asdict(answer, dict_factory=_without_none)}))
+                click.echo(json.dumps({"image": str(path), **_fields(answer)}))
             else:
-                _show(console, path, data, answer, console.is_terminal if draw is None else draw)
+                _show(console, path, data, answer, drawn)
     if failed:
         raise SystemExit(1)
 
@@ -110,20 +127,43 @@ def _show(console: Console, path: Path, data: bytes, answer: Classification, dra
     for place, label in enumerate(answer.labels):
         distance = f"distance {label.distance:.2f}" if place and label.distance is not None else None
         table.add_row(Text(label.name), f"{label.probability:7.2%}", "█" * round(label.probability * 20), distance)
-    told = Group(_title(path, answer), table)
-    picture = pictures.draw(data, colour=console.color_system is not None) if drawn else None
-    beside = Table.grid(padding=(0, 3))
-    if picture:
-        beside.add_column(width=pictures.WIDTH)
-        beside.add_row(picture, told)
-    else:
-        beside.add_row(told)
-    console.print(beside)
+    pictures.print_beside(console, data if drawn else None, Group(_title(path, answer), table))
     console.print(
         f"[dim]{answer.model} version {answer.version}: {answer.queue_ms:.1f} ms queued, "
         f"{answer.compute_ms:.1f} ms computed[/dim]\n",
         highlight=False,
     )
+
+
+def _show_compared(
+    console: Console,
+    path: Path,
+    data: bytes,
+    outcomes: Mapping[str, Classification | ClientError],
+    *,
+    as_json: bool,
+    drawn: bool,
+) -> bool:
+    """Says whether a model failed."""
+    failures = {model: outcome for model, outcome in outcomes.items() if isinstance(outcome, ClientError)}
+    answers = [outcome for outcome in outcomes.values() if isinstance(outcome, Classification)]
+    if as_json:
+        told = [_fields(outcome) | {"model": model} for model, outcome in outcomes.items()]
+        click.echo(json.dumps({"image": str(path), "models": told}))
+    elif answers:
+        table = side_by_side.table(answers)
+        title = Text(f"{path.name}: {side_by_side.verdict(answers)}", style="italic")
+        pictures.print_beside(console, data if drawn else None, Group(title, table))
+        console.print()
+    for model, failure in failures.items():
+        click.echo(f"{path}: {model}: {failure}", err=True)
+    return bool(failures)
+
+
+def _fields(outcome: Classification | ClientError) -> dict[str, Any]:
+    if isinstance(outcome, ClientError):
+        return {"error": str(outcome), "code": outcome.code.name}
+    return asdict(outcome, dict_factory=_without_none)
 
 
 def _title(path: Path, answer: Classification) -> Text:

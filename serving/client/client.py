@@ -6,20 +6,20 @@ with Client("127.0.0.1:8001") as client:
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 import numpy.typing as npt
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc, tensors
+from serving.client.classification import Classification, Image, classify_request, compare_request, read
 from serving.credentials import Credentials
 
 T = TypeVar("T")
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
 Array = npt.NDArray[Any]
 DEFAULT_TIMEOUT = 10.0
 _CHANNEL_OPTIONS = [
@@ -37,40 +37,6 @@ class ClientError(Exception):
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
         self.code = code
-
-
-@dataclass(frozen=True)
-class Label:
-    """One label of an answer; probability in [0, 1], index its place among the model's outputs.
-
-    distance: how far it lies from the answer's first label, 0 the same and 1 as far as it gets; None where the model
-    does not say.
-    """
-
-    name: str
-    probability: float
-    index: int
-    distance: float | None = None
-
-
-@dataclass(frozen=True)
-class Classification:
-    """What a model makes of an image; the times are the server's own, in milliseconds.
-
-    task ``single_label``: the labels are rivals, most probable first. ``multi_label``: they are a set, which may be
-    empty, in the order in which the model predicted them where it does so one after another, else most probable first;
-    path_probability is that of the whole set, None where the model does not say.
-    """
-
-    model: str
-    version: str
-    labels: tuple[Label, ...]
-    preprocess_ms: float
-    queue_ms: float
-    compute_ms: float
-    batch_size: int
-    task: str = "single_label"
-    path_probability: float | None = None
 
 
 class Client:
@@ -96,55 +62,56 @@ class Client:
         self._classifier = classifier_pb2_grpc.ClassifierStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
-    def classify(
-        self, image: bytes | npt.NDArray[np.uint8], model: str, *, version: str = "", top_k: int = 0
-    ) -> Classification:
+    def classify(self, image: Image, model: str, *, version: str = "", top_k: int = 0) -> Classification:
         """Classify one image: the bytes of a PNG, JPEG or WebP file, or grey pixels [height, width] of its size.
 
         top_k: how many labels at most; 0 gives three rivals, or a whole set.
         """
-        if not isinstance(image, bytes | np.ndarray):
-            raise TypeError(f"image is bytes or a numpy array, not {type(image).__name__}; of a path, read the bytes")
-        if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or image.ndim != 2):
-            raise TypeError(f"pixels are uint8 [height, width], not {image.dtype} {list(image.shape)}")
-        request = classifier_pb2.ClassifyRequest(model_name=model, model_version=version, top_k=top_k)
-        if isinstance(image, bytes):
-            request.encoded = image
-        else:
-            height, width = image.shape
-            request.raw.CopyFrom(classifier_pb2.RawImage(height=height, width=width, pixels=image.tobytes()))
-        response = self._call(self._classifier.Classify, request)
-        timings = response.timings
-        return Classification(
-            model=response.model_name,
-            version=response.model_version,
-            labels=tuple(_label(score) for score in response.labels),
-            preprocess_ms=timings.preprocess_ns / 1e6,
-            queue_ms=timings.queue_ns / 1e6,
-            compute_ms=timings.compute_ns / 1e6,
-            batch_size=timings.batch_size,
-            task="multi_label" if response.task == classifier_pb2.TASK_MULTI_LABEL else "single_label",
-            path_probability=response.path_probability if response.HasField("path_probability") else None,
-        )
+        return read(self._call(self._classifier.Classify, classify_request(image, model, version, top_k)))
+
+    def classify_stream(
+        self,
+        images: Iterable[Image],
+        model: str,
+        *,
+        version: str = "",
+        top_k: int = 0,
+        timeout: float | None = None,
+    ) -> Iterator[Classification | ClientError]:
+        """Classify one image after another over one stream: an answer, or an error in its place, for each, in order.
+
+        Images are taken as the server takes them, and are computed together where they can be. timeout: of the whole
+        stream, in seconds. Raises ClientError when the stream ends early, and what ``images`` raises.
+        """
+        requests = (classify_request(image, model, version, top_k) for image in images)
+        for response in self._converse(self._classifier.ClassifyStream, requests, timeout):
+            yield _outcome(response)
+
+    def compare(
+        self, image: Image, models: Sequence[str] = (), *, top_k: int = 0
+    ) -> dict[str, Classification | ClientError]:
+        """What several models make of one image, by model, in their order: the answer, or why there is none.
+
+        Without names every served model that classifies pictures is asked.
+        """
+        response = self._call(self._classifier.Compare, compare_request(image, models, top_k))
+        return {outcome.model_name: _outcome(outcome) for outcome in response.outcomes}
 
     def infer(self, model: str, inputs: Mapping[str, Array], *, version: str = "") -> dict[str, Array]:
         """Every output of a model for these inputs, by name. An array's dtype decides the datatype that is sent."""
-        request = inference_pb2.ModelInferRequest(
-            model_name=model,
-            model_version=version,
-            inputs=[
-                inference_pb2.ModelInferRequest.InferInputTensor(
-                    name=name, datatype=tensors.datatype_of(array), shape=array.shape
-                )
-                for name, array in inputs.items()
-            ],
-            raw_input_contents=[tensors.to_raw(array) for array in inputs.values()],
-        )
-        response = self._call(self._inference.ModelInfer, request)
-        return {
-            output.name: tensors.from_raw(output.datatype, output.shape, raw)
-            for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-        }
+        return _arrays(self._call(self._inference.ModelInfer, _infer_request(model, version, inputs)))
+
+    def infer_stream(
+        self, model: str, requests: Iterable[Mapping[str, Array]], *, version: str = "", timeout: float | None = None
+    ) -> Iterator[dict[str, Array] | ClientError]:
+        """The same for one request after another over one stream; see classify_stream."""
+        sent = (_infer_request(model, version, inputs) for inputs in requests)
+        for response in self._converse(self._inference.ModelStreamInfer, sent, timeout):
+            if response.error_message:
+                status = response.infer_response.parameters["status"].string_param
+                yield ClientError(grpc.StatusCode[status], response.error_message)
+            else:
+                yield _arrays(response.infer_response)
 
     def parameters(self, model: str, *, version: str = "") -> dict[str, str]:
         """What a model's file says about itself, and where it runs, as its configuration has it: names and texts."""
@@ -206,6 +173,29 @@ class Client:
         except grpc.RpcError as error:
             raise self._explained(error) from error
 
+    def _converse(self, method: Callable[..., Any], requests: Iterable[object], timeout: float | None) -> Iterator[Any]:
+        """A stream's responses. What ``requests`` raises is raised here, after the answers to those before it."""
+        failures: list[Exception] = []
+
+        def outgoing() -> Iterator[object]:
+            try:
+                yield from requests
+            except Exception as error:  # else gRPC would log it, and cancel what is on its way
+                failures.append(error)
+
+        call = method(outgoing(), timeout=timeout, metadata=self._credentials.metadata())
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                late = f"the stream to {self._address} was not answered to its end within {timeout:g} s"
+                raise ClientError(error.code(), late) from error
+            raise self._explained(error) from error
+        finally:
+            call.cancel()  # where nobody wants the rest
+        if failures:
+            raise failures[0]
+
     def _explained(self, error: grpc.RpcError) -> ClientError:
         code, details = error.code(), error.details() or ""
         if code is grpc.StatusCode.UNAVAILABLE and "handshake failed" in details:
@@ -232,6 +222,30 @@ def _reason(details: str) -> str:
     return f"({found[1].replace('_', ' ').lower()})" if found else f"({details})"
 
 
-def _label(score: classifier_pb2.LabelScore) -> Label:
-    distance = score.distance if score.HasField("distance") else None
-    return Label(score.label, score.probability, score.index, distance)
+def _outcome(
+    response: classifier_pb2.ClassifyStreamResponse | classifier_pb2.ModelOutcome,
+) -> Classification | ClientError:
+    if response.HasField("failure"):
+        return ClientError(_STATUS[response.failure.code], response.failure.message)
+    return read(response.answer)
+
+
+def _infer_request(model: str, version: str, inputs: Mapping[str, Array]) -> inference_pb2.ModelInferRequest:
+    return inference_pb2.ModelInferRequest(
+        model_name=model,
+        model_version=version,
+        inputs=[
+            inference_pb2.ModelInferRequest.InferInputTensor(
+                name=name, datatype=tensors.datatype_of(array), shape=array.shape
+            )
+            for name, array in inputs.items()
+        ],
+        raw_input_contents=[tensors.to_raw(array) for array in inputs.values()],
+    )
+
+
+def _arrays(response: inference_pb2.ModelInferResponse) -> dict[str, Array]:
+    return {
+        output.name: tensors.from_raw(output.datatype, output.shape, raw)
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+    }

@@ -6,8 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.color import Color
+from rich.console import Console, RenderableType
 from rich.segment import Segment, Segments
 from rich.style import Style
+from rich.table import Table
 
 WIDTH = 28
 _SHADES = " .:░▒▓█"
@@ -23,6 +25,21 @@ def draw(data: bytes, *, colour: bool) -> Segments | None:
         return None
     pixels = np.asarray(ImageOps.pad(small, (small.width, small.height + small.height % 2)))
     return Segments(_half_blocks(pixels) if colour else _shades(pixels))
+
+
+def print_beside(console: Console, image: bytes | None, told: RenderableType) -> None:
+    """Print what there is to tell; on its left, or above where that is too wide, the image if it can be drawn."""
+    picture = draw(image, colour=console.color_system is not None) if image is not None else None
+    layout = Table.grid(padding=(0, 3))
+    if picture is None:
+        layout.add_row(told)
+    elif WIDTH + 3 + console.measure(told).maximum > console.width:
+        layout.add_row(picture)
+        layout.add_row(told)
+    else:
+        layout.add_column(width=WIDTH)
+        layout.add_row(picture, told)
+    console.print(layout)
 
 
 def _half_blocks(pixels: npt.NDArray[np.uint8]) -> list[Segment]:

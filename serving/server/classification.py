@@ -49,15 +49,18 @@ class Classifier:
     @classmethod
     def of(cls, name: str, signature: Signature) -> "Classifier":
         """Raises InvalidRequestError for a model of another kind."""
-        probabilities = signature.output("probabilities")
-        if len(signature.inputs) == 1 and probabilities and signature.labels:
-            match signature.inputs[0].datatype, signature.inputs[0].shape, probabilities.shape:
-                case ["UINT8", [None, int(height), int(width)], [None, int(count)]] if count == len(signature.labels):
-                    return cls(signature, height, width)
-        raise InvalidRequestError(
-            f"{name!r} is not a classifier of pictures (it needs one UINT8 [batch, height, width] input, an output "
-            "`probabilities`, and hangtag.labels in its metadata); call it with ModelInfer"
-        )
+        size = _picture_size(signature)
+        if size is None:
+            raise InvalidRequestError(
+                f"{name!r} is not a classifier of pictures (it needs one UINT8 [batch, height, width] input, an output "
+                "`probabilities`, and hangtag.labels in its metadata); call it with ModelInfer"
+            )
+        return cls(signature, *size)
+
+    @staticmethod
+    def fits(signature: Signature) -> bool:
+        """Whether the model classifies pictures."""
+        return _picture_size(signature) is not None
 
     @property
     def is_multi_label(self) -> bool:
@@ -100,3 +103,13 @@ class Classifier:
             )
             for index in chosen
         )
+
+
+def _picture_size(signature: Signature) -> tuple[int, int] | None:
+    """Height and width of the one picture that a classifier takes; None for a model of another kind."""
+    probabilities = signature.output("probabilities")
+    if len(signature.inputs) == 1 and probabilities and signature.labels:
+        match signature.inputs[0].datatype, signature.inputs[0].shape, probabilities.shape:
+            case ["UINT8", [None, int(height), int(width)], [None, int(count)]] if count == len(signature.labels):
+                return height, width
+    return None

@@ -15,10 +15,20 @@ from serving.server.errors import StartError
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_MOST_SAMPLES = 4096
 
 
-def _option(type_: Any, help_: str) -> dict[str, Any]:
-    return {"type": type_, "help": help_}
+def _option(type_: Any, help_: str, **more: Any) -> dict[str, Any]:
+    """An option's arguments for click; ``more`` are those that few options have."""
+    return {"type": type_, "help": help_, **more}
+
+
+def _model_limit(value: str) -> tuple[str, int]:
+    """NAME=N: a model's name and the most samples computed together."""
+    name, _, limit = value.rpartition("=")
+    if not (name and limit.isascii() and limit.isdigit() and int(limit) <= _MOST_SAMPLES):
+        raise click.BadParameter(f"{value!r} is not a model's name, '=' and a number from 0 to {_MOST_SAMPLES}")
+    return name, int(limit)
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,16 @@ class ServerConfig:
         ),
     )
     max_batch_size: int = field(
-        default=64, metadata=_option(click.IntRange(1, 4096), "The most samples computed together, and in one request.")
+        default=64,
+        metadata=_option(click.IntRange(1, _MOST_SAMPLES), "The most samples computed together, and in one request."),
+    )
+    model_max_batch_size: tuple[tuple[str, int], ...] = field(
+        default=(),
+        metadata=_option(
+            _model_limit,
+            "The same for one model, whatever its file says; 0: its requests are never joined. May be repeated.",
+            metavar="NAME=N",
+        ),
     )
     max_queue_size: int = field(
         default=256,
@@ -186,15 +205,29 @@ class ServerConfig:
         """``instances``, or for 0 what suits this machine: one computes while the other gathers the next batch."""
         return self.instances or min(2, usable_cpus())
 
+    @property
+    def largest_batch_size(self) -> int:
+        """The most samples of any model computed together."""
+        return max([self.max_batch_size, *(limit for _, limit in self.model_max_batch_size)])
+
+    def max_batch_size_of(self, model: str) -> int:
+        """The most samples of a model computed together, where they may be at all."""
+        return dict(self.model_max_batch_size).get(model) or self.max_batch_size
+
+    def batching_override(self, model: str) -> bool | None:
+        """Whether the operator lets a model's requests be joined; None where nothing is said of this model."""
+        limit = dict(self.model_max_batch_size).get(model)
+        return None if limit is None else limit > 0
+
     def address(self, port: int) -> str:
         """host:port, with the brackets that an IPv6 host needs."""
         return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
 
     def __post_init__(self) -> None:
-        if self.max_queue_size < self.max_batch_size:
+        if self.max_queue_size < self.largest_batch_size:
             raise StartError(
-                f"max_queue_size ({self.max_queue_size}) is below max_batch_size ({self.max_batch_size}): a full batch "
-                "could never gather. Raise the one or lower the other."
+                f"max_queue_size ({self.max_queue_size}) is below max_batch_size ({self.largest_batch_size}): a full "
+                "batch could never gather. Raise the one or lower the other."
             )
         if self.load_model and self.model_control != "explicit":
             raise StartError("--load-model goes with --model-control explicit; otherwise every model is loaded")
@@ -225,12 +258,11 @@ def server_options(command: F) -> F:
     for declared in reversed(fields(ServerConfig)):
         option = click.option(
             f"--{declared.name.replace('_', '-')}",
-            type=declared.metadata["type"],
             default=declared.default,
             multiple=isinstance(declared.default, tuple),
             show_default=True,
             show_envvar=True,
-            help=declared.metadata["help"],
+            **declared.metadata,
         )
         command = option(command)
     return command

@@ -116,7 +116,12 @@ class Engine:
         config = settings_of(self.config.models / file.name, self.config)
         cpus = max(1, usable_cpus() // config.workers)
         threads = config.intra_op_threads or max(1, cpus // config.instance_count)
-        runtime = Runtime(file.path, provider=config.provider, threads=threads)
+        runtime = Runtime(
+            file.path,
+            provider=config.provider,
+            threads=threads,
+            batching_override=config.batching_override(file.name),
+        )
         model = ServedModel(file, runtime, config)
         runtime.warm_up(sorted({1, model.max_batch_size}))
         if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
@@ -131,6 +136,7 @@ class Engine:
             alone_threads=runtime.alone_threads or threads,
             instances=config.instance_count,
             max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
+            **({} if runtime.signature.batched else {"unbatched_because": runtime.signature.why_unbatched}),
             seconds=round(time.perf_counter() - started, 3),
         )
         return model

@@ -12,6 +12,7 @@ from serving.server.config import ServerConfig
 from serving.server.errors import StartError
 from serving.server.metrics import StateCollector, Workers
 from serving.server.metrics_http import OFF, MetricsServer
+from serving.server.repository import names
 from serving.server.workers.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -24,6 +25,7 @@ def run(config: ServerConfig) -> None:
 
     Raises StartError when it cannot start, or when workers end that cannot be replaced.
     """
+    warn_of_unknown_names(config)
     # A handler interrupts the main thread anywhere, also inside the log's or an Event's lock, so it takes none itself.
     asked_to_stop: queue.SimpleQueue[int] = queue.SimpleQueue()
 
@@ -49,6 +51,17 @@ def run(config: ServerConfig) -> None:
         server.stop()
         if metrics is not None:
             metrics.close()
+
+
+def warn_of_unknown_names(config: ServerConfig) -> None:
+    """Tell of models that have a limit of their own and do not exist. Raises RepositoryError without a repository."""
+    unknown = sorted(dict(config.model_max_batch_size).keys() - set(names(config.models)))
+    if unknown:
+        log.warning(
+            "--model-max-batch-size names models that the repository does not have",
+            unknown=unknown,
+            models=str(config.models),
+        )
 
 
 def _wait(asked_to_stop: "queue.SimpleQueue[int]", server: Server | Supervisor) -> int:

@@ -28,7 +28,7 @@ class ServedModel:
         self.runtime = runtime
         self.signature = runtime.signature
         self.statistics = Statistics()
-        self.max_batch_size = config.max_batch_size if self.signature.batched else 1
+        self.max_batch_size = config.max_batch_size_of(file.name) if self.signature.batched else 1
         self.batcher = Batcher(
             max_batch_size=self.max_batch_size,
             max_queue_size=config.max_queue_size,

@@ -51,11 +51,14 @@ class Runtime:
     _wide: onnxruntime.InferenceSession | None = None
     _running = 0  # batches that are computed now, by whichever model of this process
 
-    def __init__(self, path: Path, *, provider: str = "auto", threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, *, provider: str = "auto", threads: int = 1, batching_override: bool | None = None
+    ) -> None:
         """Load a model file.
 
         provider: ``cpu``, ``cuda`` (an error when it cannot be had), or ``auto`` (CUDA where it can be had, else CPU).
         threads: ONNX Runtime's intra_op_num_threads.
+        batching_override: whether requests may be joined, whatever the file says; None leaves it to the file.
         Raises ModelLoadError when the file cannot be loaded or the provider cannot be had.
         """
         self._path = path
@@ -72,6 +75,7 @@ class Runtime:
                 [TensorSpec.from_onnx(node.name, node.type, node.shape) for node in self._session.get_inputs()],
                 [TensorSpec.from_onnx(node.name, node.type, node.shape) for node in self._session.get_outputs()],
                 self._session.get_modelmeta().custom_metadata_map,
+                batching_override,
             )
         except UnsupportedModelError as error:
             raise ModelLoadError(f"{path}: {error}") from error
@@ -128,8 +132,8 @@ class Runtime:
             try:
                 self.run(inputs)
             except InferenceError as error:
-                if any(None in spec.shape[1:] for spec in self.signature.inputs):
-                    return  # size 1 is a guess, and may be too small for a model that computes what its callers send
+                if not self.signature.batched or any(None in spec.shape[1:] for spec in self.signature.inputs):
+                    return  # zeros of size 1 are a guess; what callers send may still be computed
                 shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
                 raise ModelLoadError(f"{self._path} loads, but fails on zeros ({shapes}): {error}") from error
 

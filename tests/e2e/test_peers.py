@@ -101,6 +101,17 @@ def test_tritonclient_gets_the_answers_of_our_client(
         np.testing.assert_allclose(theirs["flying"], ours["logits"][:8], atol=1e-4)
 
 
+def test_tritonclient_streams(told: dict[str, Any], answers: Path, server: ServerProcess, garments: Split) -> None:
+    names = [f"streamed_{number}" for number in range(8)]
+    bad = told["stream"].pop(4)
+    assert told["stream"] == names
+    assert re.search("no model 'nosuch' is served here; served: .*lstm", bad)
+    with Client(server.address) as client:
+        ours = client.infer(MODEL, {"image": garments.images[:8]})["logits"]
+    with np.load(answers) as theirs:
+        np.testing.assert_allclose(np.concatenate([theirs[name] for name in names]), ours, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("mistake", "status", "message"),
     [
@@ -115,12 +126,12 @@ def test_tritonclients_mistakes_get_their_status(told: dict[str, Any], mistake: 
 
 
 def test_tritonclient_reads_the_statistics(told: dict[str, Any]) -> None:
-    """Of the calls that were computed: two of 16 images, eight of one."""
+    """Of the calls that were computed: two of 16 images, eight of one, and eight of one in a stream."""
     (statistics,) = told["statistics"]["model_stats"]
     assert (statistics["name"], statistics["version"]) == (MODEL, VERSION)
-    assert int(statistics["inference_count"]) == 2 * 16 + 8
-    assert 3 <= int(statistics["execution_count"]) <= 2 + 8
-    assert int(statistics["inference_stats"]["success"]["count"]) == 2 + 8
+    assert int(statistics["inference_count"]) == 2 * 16 + 8 + 8
+    assert 4 <= int(statistics["execution_count"]) <= 2 + 8 + 8
+    assert int(statistics["inference_stats"]["success"]["count"]) == 2 + 8 + 8
     assert int(statistics["inference_stats"]["compute_infer"]["ns"]) > 0
 
 
@@ -130,8 +141,9 @@ def test_tritonclient_reads_the_statistics(told: dict[str, Any]) -> None:
         (("--concurrency-range", "4", "-b", "1"), 1),
         (("--concurrency-range", "4", "-b", "8", "--async"), 8),
         (("--request-rate-range", "50", "--request-distribution", "poisson", "-b", "1"), 1),
+        (("--concurrency-range", "4", "-b", "2", "--async", "--streaming"), 2),
     ],
-    ids=["closed-loop", "async-batches", "request-rate"],
+    ids=["closed-loop", "async-batches", "request-rate", "stream"],
 )
 def test_perf_analyzer(
     peers: Path, server: ServerProcess, tmp_path: Path, options: tuple[str, ...], batch_size: int

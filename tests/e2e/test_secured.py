@@ -3,10 +3,14 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import trustme
 
+from serving.client import Classification, Client, ClientError, Credentials
 from tests.e2e.processes import ROOT, ServerProcess, hangtag, serving
 
 GARMENT = ROOT / "examples/garments/ankle-boot-1.png"
@@ -19,6 +23,12 @@ class Secured:
         self.server = server
         self.options = options
         self.metrics = metrics
+
+    @property
+    def credentials(self) -> Credentials:
+        """The same for the client in Python."""
+        ca, cert, key, token = self.options[3::2]
+        return Credentials(*map(Path, (ca, cert, key, token)))
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +63,23 @@ def test_classify_and_health(secured: Secured) -> None:
     answer = json.loads(hangtag("classify", GARMENT, "--model", "lstm", "--json", *secured.options).stdout)
     assert answer["labels"][0]["name"] == "Ankle boot"
     assert "is ready" in hangtag("health", "--model", "cnn", *secured.options).stdout
+
+
+def test_streams_and_comparing(secured: Secured) -> None:
+    several = hangtag("classify", GARMENT, "--model", "lstm", "--model", "cnn", "--json", *secured.options)
+    told = json.loads(several.stdout)["models"]
+    assert [(one["model"], one["labels"][0]["name"]) for one in told] == [("lstm", "Ankle boot"), ("cnn", "Ankle boot")]
+    with Client(secured.server.address, credentials=secured.credentials) as client:
+        (answer,) = client.classify_stream([GARMENT.read_bytes()], "lstm")
+        assert isinstance(answer, Classification)
+        (outputs,) = client.infer_stream("lstm", [{"image": np.zeros((1, 28, 28), np.uint8)}])
+        assert isinstance(outputs, dict)
+    tokenless = replace(secured.credentials, token_file=None)
+    with (
+        Client(secured.server.address, credentials=tokenless) as client,
+        pytest.raises(ClientError, match="this server asks for a token"),
+    ):
+        next(client.classify_stream([GARMENT.read_bytes()], "lstm"))
 
 
 def test_loadtest(secured: Secured) -> None:

@@ -46,13 +46,43 @@ def test_a_tensor_is_found_by_its_name() -> None:
     assert (read.input("y"), read.output("x")) == (None, None)
 
 
-def test_only_a_first_axis_that_is_free_everywhere_joins_requests() -> None:
-    fixed, scalar = TensorSpec("f", "FP32", (1, 3)), TensorSpec("s", "FP32", ())
-    assert Signature((X,), (Y,)).batched
-    assert not Signature((X, fixed), (Y,)).batched
-    assert not Signature((X,), (Y, fixed)).batched
-    assert not Signature((X, scalar), (Y,)).batched
-    assert not Signature((), (Y,)).batched
+def test_a_spec_keeps_the_symbols_of_its_free_axes() -> None:
+    assert X.symbols == ("batch", None, None)
+    assert TensorSpec("x", "UINT8", (None, 28, 28)).symbols == (None, None, None)
+
+
+def test_the_files_word_on_batching_beats_what_its_axes_say() -> None:
+    assert signature().batched
+    assert not signature(batched="false").batched
+    assert signature(batched="false").why_unbatched == "hangtag.batched in its file says so"
+    rows = TensorSpec.from_onnx("x", "tensor(uint8)", ["rows", 2])
+    assert not Signature.from_onnx([rows], [Y], {}).batched
+    assert Signature.from_onnx([rows], [Y], {"hangtag.batched": "true"}).batched
+
+
+def test_the_operators_word_on_batching_beats_the_files() -> None:
+    told = {"hangtag.batched": "true"}
+    assert not Signature.from_onnx([X], [Y], told, False).batched
+    assert Signature.from_onnx([X], [Y], {"hangtag.batched": "false"}, True).batched
+    assert Signature.from_onnx([X], [Y], told, False).why_unbatched == "the operator says so"
+
+
+@pytest.mark.parametrize("told", ["", "True", "1", "yes", "[true]"])
+def test_a_word_on_batching_that_is_none_is_refused(told: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"hangtag\.batched must be true or false, not "):
+        signature(batched=told)
+
+
+@pytest.mark.parametrize(("properties", "override"), [({"hangtag.batched": "true"}, None), ({}, True)])
+@pytest.mark.parametrize(
+    ("shape", "reason"), [([], "'s' has no axis"), ([2, "batch"], "the first axis of 's' is fixed to 2")]
+)
+def test_nobodys_word_makes_an_axis_that_is_not_there(
+    properties: dict[str, str], override: bool | None, shape: list[int | str], reason: str
+) -> None:
+    state = TensorSpec.from_onnx("s", "tensor(float)", shape)
+    with pytest.raises(UnsupportedModelError, match=f"says that requests may be joined, but they cannot be: {reason}"):
+        Signature.from_onnx([X, state], [Y], properties, override)
 
 
 def test_distances_of_labels_are_read() -> None:

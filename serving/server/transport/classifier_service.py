@@ -1,81 +1,110 @@
-"""hangtag.v1.Classifier: an image in, labels with probabilities out."""
+"""hangtag.v1.Classifier: an image in, labels with probabilities out; of one model, of a stream of images, or of several
+models side by side."""
 
-import time
+from collections.abc import Iterator, Mapping
 
 import grpc
-import numpy as np
 
 from protos import classifier_pb2 as pb
 from protos import classifier_pb2_grpc
-from serving.server import images
+from serving.server.batcher import OnDone
 from serving.server.classification import Classifier
 from serving.server.engine import Engine
-from serving.server.errors import InvalidRequestError
+from serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
 from serving.server.model import ServedModel
+from serving.server.transport.asking import Ask, Asked, ask_all, asking
 from serving.server.transport.call import infer
+from serving.server.transport.image_request import ImageRequest, Picture
 from serving.server.transport.lookup import with_model
-from serving.server.transport.status import answers_errors, counts_failures
+from serving.server.transport.status import answers_errors, counts_failures, identity_of, status_of
+from serving.server.transport.stream_errors import ends_with_errors
+from serving.server.transport.streams import Streams
+
+MAX_COMPARED = 32
+"""Models asked about one image at once."""
 
 
 class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
     """Works with every model that takes one UINT8 picture and carries labels for its ``probabilities``."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, streams: Streams) -> None:
         self._engine = engine
+        self._streams = streams
 
     @answers_errors
     @counts_failures
     def Classify(self, request: pb.ClassifyRequest, context: grpc.ServicerContext) -> pb.ClassifyResponse:
+        picture = Picture(request)
+
         def ask(model: ServedModel) -> pb.ClassifyResponse:
-            return _classify(model, request, context)
+            about = ImageRequest(model, picture, request.top_k)
+            return about.read(infer(model, about.inputs, about.datatypes, context))
 
         return with_model(self._engine, request.model_name, request.model_version, ask)
 
+    @ends_with_errors
+    def ClassifyStream(
+        self, request_iterator: Iterator[pb.ClassifyRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ClassifyStreamResponse]:
+        def refuse(request: pb.ClassifyRequest, error: Exception) -> pb.ClassifyStreamResponse:
+            identity = identity_of(request, context.invocation_metadata())
+            return pb.ClassifyStreamResponse(id=request.id, failure=_failure(error, "ClassifyStream", identity))
 
-def _classify(model: ServedModel, request: pb.ClassifyRequest, context: grpc.ServicerContext) -> pb.ClassifyResponse:
-    classifier = Classifier.of(model.name, model.signature)
-    started = time.perf_counter_ns()
-    pixels = _pixels(request, classifier)
-    preprocess_ns = time.perf_counter_ns() - started
-    image = model.signature.inputs[0]
-    answer = infer(model, {image.name: pixels[np.newaxis]}, {image.name: image.datatype}, context)
-    classification = classifier.read(answer.outputs, request.top_k)
-    timings = answer.timings
-    return pb.ClassifyResponse(
-        model_name=model.name,
-        model_version=model.version,
-        labels=[
-            pb.LabelScore(
-                label=model.signature.labels[score.index],
-                index=score.index,
-                probability=score.probability,
-                distance=score.distance,
-            )
-            for score in classification.labels
-        ],
-        timings=pb.Timings(
-            preprocess_ns=preprocess_ns,
-            queue_ns=timings.queue_ns,
-            compute_ns=timings.compute_ns,
-            batch_size=timings.batch_size,
-        ),
-        task=pb.TASK_MULTI_LABEL if classifier.is_multi_label else pb.TASK_SINGLE_LABEL,
-        path_probability=classification.path_probability,
-    )
+        return self._streams.answer(request_iterator, context, self._ask, refuse)
+
+    @answers_errors
+    @counts_failures
+    def Compare(self, request: pb.CompareRequest, context: grpc.ServicerContext) -> pb.CompareResponse:
+        choices = self._choices(request)
+        picture = Picture(request)
+        asks = [self._asking(choice.name, choice.version, picture, request.top_k) for choice in choices]
+        responses = ask_all(asks, context)
+        identity = identity_of(request, context.invocation_metadata())
+
+        def outcome(model: str, response: pb.ClassifyResponse | Exception) -> pb.ModelOutcome:
+            if isinstance(response, Exception):
+                failure = _failure(response, "Compare", {**identity, "model": model})
+                return pb.ModelOutcome(model_name=model, failure=failure)
+            return pb.ModelOutcome(model_name=model, answer=response)
+
+        names = [choice.name for choice in choices]
+        return pb.CompareResponse(outcomes=[outcome(*each) for each in zip(names, responses, strict=True)])
+
+    def _asking(self, name: str, version: str, picture: Picture, top_k: int) -> Ask[pb.ClassifyResponse]:
+        def ask(model: ServedModel, on_done: OnDone, deadline: float | None) -> Asked[pb.ClassifyResponse]:
+            return ImageRequest(model, picture, top_k).ask(on_done, deadline)
+
+        return asking(self._engine, name, version, ask)
+
+    def _ask(
+        self, request: pb.ClassifyRequest, on_done: OnDone, deadline: float | None
+    ) -> Asked[pb.ClassifyStreamResponse]:
+        ask = self._asking(request.model_name, request.model_version, Picture(request), request.top_k)
+        asked = ask(on_done, deadline)
+        return Asked(asked.cancel, lambda answer: pb.ClassifyStreamResponse(id=request.id, answer=asked.read(answer)))
+
+    def _choices(self, request: pb.CompareRequest) -> list[pb.ModelChoice]:
+        """Those of the request, or every classifier that is served. Raises ServerError."""
+        choices = list(request.models) or self._every_classifier()
+        if len(choices) > MAX_COMPARED:
+            raise InvalidRequestError(f"{len(choices)} models; at most {MAX_COMPARED} are asked about one image")
+        seen: set[tuple[str, str]] = set()
+        for choice in choices:
+            if (choice.name, choice.version) in seen:
+                raise InvalidRequestError(f"model {choice.name!r} is given twice; name each one once")
+            seen.add((choice.name, choice.version))
+        return choices
+
+    def _every_classifier(self) -> list[pb.ModelChoice]:
+        if not self._engine.ready:
+            raise UnavailableError("the server is loading its models, or stopping; name the models, or try again later")
+        names = {model.name for model in self._engine.models if Classifier.fits(model.signature)}
+        if not names:
+            raise NotFoundError("no served model classifies pictures; call them with ModelInfer")
+        return [pb.ModelChoice(name=name) for name in sorted(names)]
 
 
-def _pixels(request: pb.ClassifyRequest, classifier: Classifier) -> images.Pixels:
-    height, width = classifier.height, classifier.width
-    match request.WhichOneof("image"):
-        case "encoded":
-            return images.decode(request.encoded, height, width, whole=classifier.is_multi_label)
-        case "raw":
-            raw = request.raw
-            if (raw.height, raw.width) != (height, width) or len(raw.pixels) != height * width:
-                raise InvalidRequestError(
-                    f"raw pixels must be {height} x {width}, {height * width} bytes; got {raw.height} x {raw.width} "
-                    f"and {len(raw.pixels)} bytes. Send a file as `encoded` to have it converted."
-                )
-            return np.frombuffer(raw.pixels, np.uint8).reshape(height, width)
-        case _:
-            raise InvalidRequestError("no image in the request; set `encoded` (a PNG, JPEG or WebP file) or `raw`")
+def _failure(error: Exception, rpc: str, identity: Mapping[str, str]) -> pb.Failure:
+    code, message = status_of(error, rpc, identity)
+    number: int = code.value[0]
+    return pb.Failure(code=number, message=message)

@@ -22,6 +22,8 @@ from serving.server.transport.inference_service import InferenceService
 from serving.server.transport.limits import channel_options
 from serving.server.transport.reflection import add_reflection
 from serving.server.transport.status import RefusesMalformedMessages
+from serving.server.transport.stream_errors import RefusesMalformedStreams
+from serving.server.transport.streams import MAX_STREAMS, Streams
 from serving.server.transport.tracing import TracesCalls, Tracing
 
 if TYPE_CHECKING:
@@ -57,13 +59,15 @@ class GrpcServer:
         self._credentials = credentials
         config = engine.config
         # On this path a call holds its thread until it is answered, so there are as many as may wait and be computed.
-        threads = config.max_queue_size + config.max_batch_size * config.instance_count + MAX_WATCHES + _SPARE_THREADS
+        threads = config.max_queue_size + config.largest_batch_size * config.instance_count + MAX_STREAMS
+        threads += MAX_WATCHES + _SPARE_THREADS
         if authorise is not None:
             authorise = _counted(authorise, engine)
         pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc")
         interceptors = [
             *([AuthorisesCalls(authorise)] if authorise else []),
             RefusesMalformedMessages(),
+            RefusesMalformedStreams(),
             *([TracesCalls(tracing)] if tracing else []),
         ]
         options = channel_options(config)
@@ -77,8 +81,13 @@ class GrpcServer:
         self._health = HealthService()
         self._served: set[str] = set()  # the names that health knows
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(engine, control), self._server)
-        classifier_pb2_grpc.add_ClassifierServicer_to_server(ClassifierService(engine), self._server)
+        # One stream alone fills the next batch while one is computed, and never the whole queue.
+        window = min(config.max_queue_size, 2 * config.max_batch_size)
+        self._streams = Streams(window, config.max_message_mib * 1024 * 1024)
+        inference = InferenceService(engine, control, self._streams)
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, self._server)
+        classifier = ClassifierService(engine, self._streams)
+        classifier_pb2_grpc.add_ClassifierServicer_to_server(classifier, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         add_reflection(self._server, (*_SERVICES, HEALTH))
 
@@ -128,6 +137,7 @@ class GrpcServer:
     def stop(self, grace: float) -> None:
         """Say NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
         self._health.stop()
+        self._streams.stop()
         self._server.stop(grace).wait()
 
     def close(self) -> None:

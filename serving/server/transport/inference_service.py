@@ -1,5 +1,6 @@
 """inference.GRPCInferenceService, the Open Inference Protocol: each method translates and asks the engine."""
 
+from collections.abc import Iterator
 from importlib import metadata
 
 import grpc
@@ -13,9 +14,12 @@ from serving.server.model import ServedModel
 from serving.server.runtime import VERSION
 from serving.server.transport import codec
 from serving.server.transport.call import infer
+from serving.server.transport.infer_stream import InferStream
 from serving.server.transport.lookup import with_model
 from serving.server.transport.repository_service import RepositoryMethods
 from serving.server.transport.status import answers_errors, counts_failures
+from serving.server.transport.stream_errors import ends_with_errors
+from serving.server.transport.streams import Streams
 from serving.signature import TensorSpec
 
 PLATFORM = "onnxruntime_onnx"
@@ -25,9 +29,10 @@ EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 class InferenceService(RepositoryMethods, inference_pb2_grpc.GRPCInferenceServiceServicer):
     """Errors leave as domain errors; answers_errors gives them their status."""
 
-    def __init__(self, engine: Engine, control: Control) -> None:
+    def __init__(self, engine: Engine, control: Control, streams: Streams) -> None:
         super().__init__(control)
         self._engine = engine
+        self._stream = InferStream(engine, streams)
 
     def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -71,6 +76,12 @@ class InferenceService(RepositoryMethods, inference_pb2_grpc.GRPCInferenceServic
             return codec.encode_response(request, model.version, specs, answer.outputs)
 
         return with_model(self._engine, request.model_name, request.model_version, ask)
+
+    @ends_with_errors
+    def ModelStreamInfer(
+        self, request_iterator: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ModelStreamInferResponse]:
+        return self._stream.answer(request_iterator, context)
 
     @answers_errors
     def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:

@@ -113,9 +113,9 @@ def counts_failures(
         try:
             return method(servicer, request, context)
         except Exception as error:
-            named: Any = request
             elapsed = time.perf_counter_ns() - started
-            servicer._engine.record_failure(named.model_name, named.model_version, code_of(error).name, elapsed)
+            name, version = (getattr(request, field, "") for field in ("model_name", "model_version"))
+            servicer._engine.record_failure(name, version, code_of(error).name, elapsed)
             raise
 
     return counting

@@ -38,6 +38,7 @@ def main(address: str, model: str, images: Path, answers: Path) -> None:
             logits=whole.as_numpy("logits"),
             probabilities=only.as_numpy("probabilities"),
             flying=in_flight(client, model, pixels),
+            **streamed(client, model, pixels, told),
         )
         told["wrong_shape"] = refusal(client, model, [tensor(pixels[:, :14])])
         told["wrong_datatype"] = refusal(client, model, [tensor(pixels.astype(np.float32))])
@@ -68,6 +69,31 @@ def in_flight(client: Any, model: str, pixels: Any) -> Any:
             raise error
         logits[number] = result.as_numpy("logits")
     return np.concatenate([logits[number] for number in range(IN_FLIGHT)])
+
+
+def streamed(client: Any, model: str, pixels: Any, told: dict[str, Any]) -> dict[str, Any]:
+    """Answers of a stream to single images, by id; ``told`` gets the order, and what a bad one among them was told."""
+    done: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    client.start_stream(lambda result, error: done.put((result, error)))
+    names = [f"streamed_{number}" for number in range(IN_FLIGHT)]
+    for number, name in enumerate(names):
+        if number == IN_FLIGHT // 2:
+            client.async_stream_infer("nosuch", [tensor(pixels[:1])], request_id="bad")
+        image = [tensor(pixels[number : number + 1])]
+        client.async_stream_infer(model, image, request_id=name, enable_empty_final_response=True)
+    answers = {}
+    told["stream"] = []
+    for _ in range(IN_FLIGHT + 1):
+        result, error = done.get(timeout=60)
+        if error is not None:
+            told["stream"].append(error.message())
+            continue
+        response = result.get_response()
+        told["stream"].append(response.id)
+        answers[response.id] = result.as_numpy("logits")
+        assert response.parameters["triton_final_response"].bool_param
+    client.stop_stream()
+    return answers
 
 
 def refusal(client: Any, model: str, inputs: list[Any]) -> dict[str, str]:

@@ -72,7 +72,8 @@ def test_an_image_that_fails_is_reported_and_the_others_are_classified(
 def test_what_cannot_be_asked_is_said_on_standard_error(
     server: Server, garment: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    result = classify(server, garment, *arguments)
+    model = () if "--model" in arguments else ("--model", "classifier")
+    result = hangtag("classify", "--server", server.address, garment, *model, *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(f"{garment}: {message}")
     assert "Traceback" not in result.stderr

@@ -55,6 +55,12 @@ def test_options_and_variables_arrive_with_their_types() -> None:
         ("--instances", "-1"),
         ("--max-batch-size", "0"),
         ("--max-queue-size", "0"),
+        ("--model-max-batch-size", "cnn"),
+        ("--model-max-batch-size", "=8"),
+        ("--model-max-batch-size", "cnn="),
+        ("--model-max-batch-size", "cnn=-1"),
+        ("--model-max-batch-size", "cnn=4097"),
+        ("--model-max-batch-size", "cnn=²"),
         ("--max-queue-delay-microseconds", "-1"),
         ("--max-message-mib", "0"),
         ("--drain-seconds", "-1"),
@@ -77,6 +83,19 @@ def test_values_out_of_range_are_usage_errors(arguments: tuple[str, ...]) -> Non
 def test_a_queue_that_never_fills_a_batch_is_refused() -> None:
     with pytest.raises(StartError, match=r"max_queue_size \(8\) is below max_batch_size \(64\)"):
         ServerConfig(max_queue_size=8)
+    with pytest.raises(StartError, match=r"max_queue_size \(64\) is below max_batch_size \(128\)"):
+        ServerConfig(max_queue_size=64, model_max_batch_size=(("lstm", 128),))
+
+
+def test_a_models_own_limit_is_given_by_its_name() -> None:
+    _, config = parsed("--model-max-batch-size", "vad=0", "--model-max-batch-size", "a=b=128")
+    assert config is not None
+    assert config.model_max_batch_size == (("vad", 0), ("a=b", 128))
+    assert [config.max_batch_size_of(name) for name in ("a=b", "cnn")] == [128, 64]
+    assert [config.batching_override(name) for name in ("vad", "a=b", "cnn")] == [False, True, None]
+    _, config = parsed(env={"TEST_MODEL_MAX_BATCH_SIZE": "vad=0 cnn=8"})
+    assert config is not None
+    assert config.model_max_batch_size == (("vad", 0), ("cnn", 8))
 
 
 @pytest.mark.parametrize(

@@ -96,20 +96,33 @@ def test_a_batch_that_fails_says_so_in_the_runtimes_words(models: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "gather", "recurrent"]
+    ("name", "shapes"),
+    [
+        ("classifier", [(1, 28, 28), (7, 28, 28)]),
+        ("two_inputs", [(1, 3), (7, 3)]),
+        ("text", [(1,), (7,)]),
+        ("every_type", [(1, 2), (7, 2)]),
+        ("free_axis", [(1, 1), (7, 1)]),
+        ("gather", [(1,), (7,)]),
+        ("unbatched", [(4,)]),
+        ("recurrent", [(1, 1, 3)]),
+        ("state", [(1, 3)]),
+        ("every_scalar", [()]),
+    ],
 )
-def test_every_kind_of_model_warms_up(models: Path, name: str) -> None:
+def test_every_kind_of_model_warms_up(models: Path, name: str, shapes: list[tuple[int, ...]]) -> None:
+    """The first input's shapes; a model without a batch axis is warmed up once."""
     runtime = Runtime(onnx_models.publish(models, name, getattr(onnx_models, name)()))
-    sizes: list[int] = []
+    seen: list[tuple[int, ...]] = []
     run = runtime.run
 
     def noting(inputs: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> object:
-        sizes.append(next(iter(inputs.values())).shape[0])
+        seen.append(next(iter(inputs.values())).shape)
         return run(inputs)
 
     runtime.run = noting  # type: ignore[assignment, method-assign]
     runtime.warm_up([1, 7])
-    assert sizes == ([1, 7] if runtime.signature.batched else [4])
+    assert seen == shapes
 
 
 def fails_below(least: int, shape: onnx_models.Shape) -> onnx.ModelProto:
@@ -134,6 +147,25 @@ def test_a_model_that_loads_but_cannot_compute_is_named(models: Path) -> None:
     runtime = Runtime(onnx_models.publish(models, "m", fails_below(5, ["batch", 4])))
     with pytest.raises(ModelLoadError, match=r"model\.onnx loads, but fails on zeros \(x \[8, 4\]\): ONNX Runtime"):
         runtime.warm_up([8])
+
+
+@pytest.mark.parametrize("shape", [["n"], [4]])
+def test_zeros_condemn_no_model_without_a_batch_axis(models: Path, shape: onnx_models.Shape) -> None:
+    runtime = Runtime(onnx_models.publish(models, "m", fails_below(5, shape)))
+    assert not runtime.signature.batched
+    runtime.warm_up([8])
+
+
+def test_the_operators_word_on_batching_wins(models: Path) -> None:
+    file = onnx_models.publish(models, "m", onnx_models.doubled("batch", "batch", {"hangtag.batched": "true"}))
+    assert Runtime(file).signature.batched
+    assert not Runtime(file, batching_override=False).signature.batched
+
+
+def test_batching_that_cannot_be_is_named(models: Path) -> None:
+    file = onnx_models.publish(models, "m", onnx_models.unbatched())
+    with pytest.raises(ModelLoadError, match=r"model\.onnx: the operator says .* cannot be: the first axis of 'x'"):
+        Runtime(file, batching_override=True)
 
 
 def test_a_guessed_size_that_is_too_small_condemns_no_model(models: Path) -> None:

@@ -15,7 +15,10 @@ from tests.serving.server.transport.live import request
 Request = pb.ModelInferRequest
 Mutation = Callable[[Request], None]
 
-MODELS = ("classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "recurrent", "lstm")
+MODELS = (
+    *("classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "recurrent", "lstm"),
+    *("state", "every_scalar"),
+)
 
 _names = st.sampled_from(["image", "x", "a", "b", "text", "in_FP16", "", "\0", "nobody"]) | st.text(max_size=20)
 _sizes = st.integers(-2, 30) | st.sampled_from([2**31, 2**32, 2**62, 2**63 - 1, -(2**63)])
@@ -68,6 +71,15 @@ def _good(name: str) -> Request:
         "every_type": {
             f"in_{datatype}": np.array([["a", "b"]], np.object_) if datatype == "BYTES" else np.ones((1, 2), dtype)
             for datatype, dtype in tensors.DTYPES.items()
+        },
+        "every_scalar": {
+            f"in_{datatype}": np.array("a", np.object_) if datatype == "BYTES" else np.ones((), dtype)
+            for datatype, dtype in tensors.DTYPES.items()
+        },
+        "state": {
+            "x": np.ones((1, 3), np.float32),
+            "state": np.ones((2, 1, 3), np.float32),
+            "scale": np.array(2, np.int64),
         },
     }
     return request(name, **arrays[name])

@@ -16,7 +16,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("models")
     for name in (
         *("classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "gather", "recurrent"),
-        "not_a_batch_axis",
+        *("not_a_batch_axis", "state", "every_scalar"),
     ):
         onnx_models.publish(models, name, getattr(onnx_models, name)())
     onnx_models.publish(models, "classifier", onnx_models.classifier(), version=12)
@@ -40,12 +40,14 @@ def live(repository: Path, hot_path: str) -> Iterator[LiveServer]:
 
 @pytest.fixture
 def own(repository: Path, hot_path: str) -> Iterator[LiveServer]:
-    """A server of this test alone: a queue of 4, batches of 4, one instance, and many streams on a connection."""
+    """A server of this test alone: a queue of 4, batches of 4, one instance, and many streams on a connection; two models
+    batch as they are told to."""
     config = ServerConfig(
         models=repository,
         port=0,
         max_batch_size=4,
         max_queue_size=4,
+        model_max_batch_size=(("not_a_batch_axis", 4), ("two_inputs", 0)),
         instances=1,
         max_concurrent_streams=200,
         hot_path=hot_path,

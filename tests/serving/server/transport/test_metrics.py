@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -15,6 +16,7 @@ from serving.server.errors import StartError
 from serving.server.metrics import StateCollector, Workers
 from serving.server.metrics_http import MAX_CONNECTIONS, MetricsServer
 from tests import onnx_models
+from tests.serving.server.transport.conversation import Conversation
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -107,6 +109,29 @@ def test_what_failed_is_counted_by_code(watched: Watched) -> None:
     assert of(samples, "hangtag_request_seconds_count", model="", version="", code="NOT_FOUND") == 2
     assert of(samples, "hangtag_request_seconds_count", version="", code="NOT_FOUND") == 1
     assert "made up" not in watched.get("/metrics")
+
+
+def test_what_failed_in_a_stream_or_a_comparison_is_counted_by_code(watched: Watched) -> None:
+    live = watched.live
+    sent = [request("gather", index=index(value)) for value in (1, 99)]
+    sent += [request("gather", wrong=index(1)), request("made up", index=index(1))]
+    assert [bool(one.error_message) for one in Conversation(live.inference.ModelStreamInfer, *sent).finish()] == [
+        *(False, True, True, True)
+    ]
+    strict = Conversation(live.inference.ModelStreamInfer, sent[2], metadata=[("triton_grpc_error", "true")])
+    assert strict.end()[0] is grpc.StatusCode.INVALID_ARGUMENT
+    image = classifier_pb2.ClassifyRequest(model_name="gather", encoded=b"none")
+    assert Conversation(live.classifier.ClassifyStream, image).finish()[0].HasField("failure")
+    choices = [classifier_pb2.ModelChoice(name=name) for name in ("gather", "another")]
+    compared = live.classifier.Compare(classifier_pb2.CompareRequest(models=choices, encoded=b"none"), timeout=TIMEOUT)
+    assert all(outcome.HasField("failure") for outcome in compared.outcomes)
+    twice = classifier_pb2.CompareRequest(models=[choices[0]] * 2, encoded=b"none")
+    failure(lambda: live.classifier.Compare(twice, timeout=TIMEOUT))
+    samples = watched.samples()
+    assert of(samples, "hangtag_request_seconds_count", code="INTERNAL") == 1
+    assert of(samples, "hangtag_request_seconds_count", code="INVALID_ARGUMENT") == 4
+    assert of(samples, "hangtag_request_seconds_count", model="", version="", code="NOT_FOUND") == 2
+    assert of(samples, "hangtag_request_seconds_count", model="", version="", code="INVALID_ARGUMENT") == 1
 
 
 def test_the_queue_and_a_full_one(watched: Watched) -> None:

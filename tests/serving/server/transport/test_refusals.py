@@ -38,7 +38,7 @@ def test_an_unknown_model_or_version_is_not_found(live: LiveServer, method: str)
     ask: Callable[..., object] = getattr(pb, f"{method}Request")
     code, message = failure(lambda: call(ask(**{model: "nobody"})))
     assert code is NOT_FOUND
-    assert message.startswith("no model 'nobody' is served here; served: classifier, every_type")
+    assert message.startswith("no model 'nobody' is served here; served: classifier, every_scalar")
     code, message = failure(lambda: call(ask(**{model: "classifier", version: "1"})))
     assert code is NOT_FOUND
     assert message == "version '1' of 'classifier' is not served here; served: 12"

@@ -124,6 +124,27 @@ def test_a_hundred_reloads_under_load_fail_no_request(explicit: LiveServer) -> N
     assert explicit.server.state().loads == {("classifier", "ok"): RELOADS + 1}
 
 
+def test_reloads_during_a_stream_fail_none_of_its_requests(explicit: LiveServer) -> None:
+    load(explicit, "gather")
+    done = threading.Event()
+
+    def endless() -> Iterator[pb.ModelInferRequest]:
+        while not done.is_set():
+            yield request("gather", index=index(3))
+
+    answers: list[pb.ModelStreamInferResponse] = []
+    call = explicit.inference.ModelStreamInfer(endless(), timeout=TIMEOUT)
+    reader = threading.Thread(target=lambda: answers.extend(call))
+    reader.start()
+    for _ in range(RELOADS // 4):
+        load(explicit, "gather")
+    done.set()
+    reader.join(TIMEOUT)
+    assert answers
+    assert {one.error_message for one in answers} == {""}
+    assert all(outputs(one.infer_response)["value"].tolist() == [30] for one in answers)
+
+
 def test_a_call_that_waits_in_a_replaced_model_is_answered_by_it(explicit: LiveServer, models: Path) -> None:
     load(explicit, "gather")
     with explicit.gate("gather") as gate:

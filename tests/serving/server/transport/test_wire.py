@@ -96,7 +96,7 @@ def test_the_repository_lists_every_model(live: LiveServer) -> None:
     listed = {model.name: (model.version, model.state) for model in index_.models}
     assert listed["classifier"] == ("12", "READY")
     assert listed["lstm"] == ("1", "READY")
-    assert len(listed) == 10
+    assert len(listed) == 12
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
@@ -220,7 +220,7 @@ def test_the_statistics_count_what_was_answered(own: LiveServer) -> None:
     assert [(batch.batch_size, batch.compute_infer.count) for batch in told.batch_stats] == [(1, 1), (3, 1)]
     assert told.last_inference > 0
     everyone = own.inference.ModelStatistics(pb.ModelStatisticsRequest())
-    assert len(everyone.model_stats) == 10
+    assert len(everyone.model_stats) == 12
 
 
 def together(calls: list[Callable[[], None]]) -> None:

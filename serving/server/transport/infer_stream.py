@@ -1,0 +1,85 @@
+"""ModelStreamInfer: ModelInfer over a stream, with what Triton's clients expect of one."""
+
+import time
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import grpc
+
+from protos import inference_pb2 as pb
+from serving.server.batcher import Answer, OnDone, Timings
+from serving.server.engine import Engine
+from serving.server.errors import InvalidRequestError
+from serving.server.model import ServedModel
+from serving.server.transport import codec
+from serving.server.transport.asking import Asked, asking
+from serving.server.transport.status import identity_of, status_of
+from serving.server.transport.streams import Streams
+
+_RPC = "ModelStreamInfer"
+_FINAL = "triton_final_response"  # every request has one response here, so each is the final one
+_STRICT = ("triton_grpc_error", "true")  # in a call's metadata: the first failure ends the stream with its own status
+_TIMEOUT = "timeout"  # a request's own parameter, in microseconds: a stream's deadline is that of all its requests
+
+Response: TypeAlias = pb.ModelStreamInferResponse
+
+
+class InferStream:
+    """Answers a stream of ModelInfer requests."""
+
+    def __init__(self, engine: Engine, streams: Streams) -> None:
+        self._engine = engine
+        self._streams = streams
+
+    def answer(self, requests: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext) -> Iterator[Response]:
+        """Raises what ends the whole stream."""
+        metadata = tuple(context.invocation_metadata())
+        strict = _STRICT in metadata
+
+        def refuse(request: pb.ModelInferRequest, error: Exception) -> Response:
+            if strict:
+                raise error
+            return _refusal(request, *status_of(error, _RPC, identity_of(request, metadata)))
+
+        return self._streams.answer(requests, context, self._ask, refuse)
+
+    def _ask(self, request: pb.ModelInferRequest, on_done: OnDone, deadline: float | None) -> Asked[Response]:
+        def ask(model: ServedModel, on_done: OnDone, deadline: float | None) -> Asked[Response]:
+            inputs, datatypes = codec.decode_inputs(request)
+            specs = codec.requested_outputs(request, model.signature)
+            entry = model.submit(inputs, datatypes, on_done, _own_deadline(request, deadline))
+
+            def read(answer: Answer) -> Response:
+                return _response(codec.encode_response(request, model.version, specs, answer.outputs), answer.timings)
+
+            return Asked(lambda: model.cancel(entry), read)
+
+        return asking(self._engine, request.model_name, request.model_version, ask)(on_done, deadline)
+
+
+def _response(response: pb.ModelInferResponse, timings: Timings) -> Response:
+    response.parameters[_FINAL].bool_param = True
+    response.parameters["queue_ns"].int64_param = timings.queue_ns
+    response.parameters["compute_ns"].int64_param = timings.compute_ns
+    response.parameters["batch_size"].int64_param = timings.batch_size
+    return Response(infer_response=response)
+
+
+def _refusal(request: pb.ModelInferRequest, code: grpc.StatusCode, message: str) -> Response:
+    response = pb.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
+    response.parameters[_FINAL].bool_param = True
+    response.parameters["status"].string_param = code.name
+    return Response(error_message=message, infer_response=response)
+
+
+def _own_deadline(request: pb.ModelInferRequest, deadline: float | None) -> float | None:
+    """The earlier one of the stream's deadline and the request's."""
+    if _TIMEOUT not in request.parameters:
+        return deadline
+    microseconds = request.parameters[_TIMEOUT].int64_param
+    if microseconds <= 0:
+        raise InvalidRequestError(
+            f"the parameter {_TIMEOUT!r} must be an int64 of microseconds above 0, not {microseconds}"
+        )
+    own = time.monotonic() + microseconds / 1e6
+    return own if deadline is None else min(own, deadline)

@@ -1,0 +1,179 @@
+"""Streams under pressure: back-pressure, clients that go away, deadlines, the server's stop, too many streams."""
+
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from protos import inference_pb2 as pb
+from serving.server.config import ServerConfig
+from serving.server.transport import streams
+from tests.serving.server.transport.conversation import Conversation, gather, occupied, opened, value_of
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
+
+
+def test_a_client_is_read_only_as_far_as_it_is_answered(own: LiveServer) -> None:
+    """The queue holds 4: more at once would be refused."""
+    with own.gate("gather") as gate:
+        talk = opened(own, *[gather(place % 4) for place in range(40)])
+        gate.wait_until_queued(4)
+        gate.open()
+        assert [value_of(answer) for answer in talk.finish()] == [place % 4 * 10 for place in range(40)]
+
+
+def test_large_requests_are_read_one_by_one(repository: Path) -> None:
+    """Each is over half of what may be on its way, so they are never joined, although one model could take them all."""
+    config = ServerConfig(models=repository, port=0, max_message_mib=1)
+    with LiveServer(config) as server, server.gate("free_axis") as gate:
+        gate.open()
+        large = request("free_axis", x=np.ones((1, 150_000), np.float32))
+        answers = opened(server, *[large] * 10).finish()
+        assert [outputs(answer.infer_response)["total"].item() for answer in answers] == [150_000] * 10
+        assert gate.batch_sizes == [1] * 10
+
+
+def test_a_full_queue_refuses_a_streams_request_at_once(own: LiveServer) -> None:
+    with own.gate("gather") as gate:
+        calls = [occupied(own, gate)]
+        for value in range(4):
+            calls.append(own.inference.ModelInfer.future(request("gather", index=index(value)), timeout=TIMEOUT))
+            gate.wait_until_queued()
+        talk = opened(own, gather(1))
+        refused = talk.receive()
+        assert refused.error_message.startswith("4 requests are waiting, as many as the queue holds")
+        assert refused.infer_response.parameters["status"].string_param == "RESOURCE_EXHAUSTED"
+        gate.open()
+        assert all(call.result() for call in calls)
+        talk.send(gather(2))
+        assert value_of(talk.receive()) == 20
+
+
+@pytest.mark.parametrize("vanish", [False, True], ids=["cancels", "vanishes"])
+def test_a_client_that_goes_away_costs_nothing_and_takes_nobody_along(own: LiveServer, vanish: bool) -> None:
+    with own.gate("gather") as gate:
+        computing = occupied(own, gate)
+        with own.connect() as channel:
+            method = channel.stream_stream(
+                "/inference.GRPCInferenceService/ModelStreamInfer",
+                request_serializer=pb.ModelInferRequest.SerializeToString,
+                response_deserializer=pb.ModelStreamInferResponse.FromString,
+            )
+            talk = Conversation(method, gather(1), gather(2))
+            gate.wait_until_queued(2)
+            stays = own.inference.ModelInfer.future(request("gather", index=index(3)), timeout=TIMEOUT)
+            gate.wait_until_queued()
+            if not vanish:
+                talk.call.cancel()
+                gate.wait_until_cancelled(2)
+        if vanish:
+            gate.wait_until_cancelled(2)
+        gate.open()
+        assert [outputs(call.result())["value"].item() for call in (computing, stays)] == [0, 30]
+        assert gate.batch_sizes == [1, 1]
+        assert talk.call.code() is grpc.StatusCode.CANCELLED
+    assert own.statistics("gather").inference_count == 2
+
+
+def test_a_streams_deadline_is_that_of_its_requests(own: LiveServer) -> None:
+    with own.gate("gather") as gate:
+        computing = occupied(own, gate)
+        talk = opened(own, gather(1), gather(2), timeout=0.5)
+        assert talk.end()[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        gate.wait_until_cancelled(2)
+        gate.open()
+        assert computing.result()
+    assert own.statistics("gather").inference_count == 1
+
+
+def test_a_request_may_have_a_deadline_of_its_own(own: LiveServer) -> None:
+    with own.gate("gather") as gate:
+        computing = occupied(own, gate)
+        sent = gather(1), gather(2, "late", timeout=60_000_000), gather(3)
+        talk = opened(own, *sent, timeout=None)
+        gate.wait_until_queued(3)
+        own.model("gather").batcher._clock = lambda: time.monotonic() + 61
+        gate.open()
+        first, late, last = talk.finish()
+        assert [value_of(first), value_of(last)] == [10, 30]
+        assert late.error_message.startswith("the deadline passed while the request was waiting")
+        assert late.infer_response.id == "late"
+        assert late.infer_response.parameters["status"].string_param == "DEADLINE_EXCEEDED"
+        assert computing.result()
+        assert gate.batch_sizes == [1, 2]
+
+
+@pytest.mark.parametrize("timeout", [0, -1])
+def test_a_timeout_that_is_none_is_refused(live: LiveServer, timeout: int) -> None:
+    (answer,) = opened(live, gather(1, timeout=timeout)).finish()
+    assert answer.error_message.startswith("the parameter 'timeout' must be an int64 of microseconds above 0, not ")
+
+
+def test_a_stop_answers_what_was_read_then_ends_the_stream(own: LiveServer) -> None:
+    with own.gate("gather") as gate:
+        talk = opened(own, gather(1), gather(2))
+        gate.wait_until_queued(2)
+        idle = opened(own, request("free_axis", x=number(1)))
+        idle.receive()
+        stopping = threading.Thread(target=own.server.stop, kwargs={"grace": 10 * TIMEOUT})
+        stopping.start()
+        assert idle.end()[0] is grpc.StatusCode.UNAVAILABLE
+        gate.open()
+        assert [value_of(talk.receive()), value_of(talk.receive())] == [10, 20]
+        code, message = talk.end()
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert message.startswith("the server is stopping; send what it has not answered on a new stream")
+        stopping.join(TIMEOUT)  # it waits for nobody who only listens
+        assert not stopping.is_alive()
+
+
+def test_a_stream_that_has_sent_all_ends_well_at_a_stop(own: LiveServer) -> None:
+    with own.gate("gather") as gate:
+        talk = opened(own, gather(1), None)
+        gate.wait_until_computing()
+        (stream,) = own.server._transport._streams._open
+        with stream._changed:
+            assert stream._changed.wait_for(lambda: stream._finished, TIMEOUT)
+        stopping = threading.Thread(target=own.server.stop, kwargs={"grace": 10 * TIMEOUT})
+        stopping.start()
+        gate.open()
+        assert [value_of(answer) for answer in talk.call] == [10]
+        stopping.join(TIMEOUT)
+        assert talk.call.code() is grpc.StatusCode.OK
+
+
+def test_a_stopped_server_takes_no_new_stream(own: LiveServer) -> None:
+    own.server._transport._streams.stop()
+    code, message = opened(own, gather(1)).end()
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert message.startswith("the server is stopping and takes no new streams")
+
+
+def test_more_streams_than_there_are_threads_for_are_refused(own: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MAX_STREAMS", 2)
+    talks = [opened(own, gather(1)) for _ in range(2)]
+    assert [value_of(talk.receive()) for talk in talks] == [10, 10]
+    code, message = opened(own, gather(1)).end()
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert message.startswith("2 streams are open")
+    assert talks.pop().finish() == []
+    (stream,) = set(own.server._transport._streams._open)
+    assert stream is not None
+    assert value_of(opened(own, gather(2)).receive()) == 20
+
+
+def test_streams_end_with_their_threads(live: LiveServer) -> None:
+    talks = [opened(live, gather(1)) for _ in range(5)]
+    for talk in talks:
+        talk.receive()
+    readers = [thread for thread in threading.enumerate() if thread.name == "stream"]
+    assert len(readers) >= 5
+    for talk in talks:
+        talk.call.cancel()
+    for reader in readers:
+        reader.join(TIMEOUT)
+        assert not reader.is_alive()
+    assert failure(lambda: live.infer(gather(99)))[0] is grpc.StatusCode.INTERNAL
+    assert live.infer(gather(3))["value"].tolist() == [30]
