@@ -19,6 +19,7 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         # maximum_concurrent_rpcs gets RESOURCE_EXHAUSTED instead.
         ("grpc.server.max_pending_requests", _MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
+        # Also what bounds the calls that wait in gRPC's core until grpcio, on the ordinary path, gets to them.
         ("grpc.max_concurrent_streams", config.max_concurrent_streams),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
         # A peer that vanished without a word frees its connection and its calls; so does one that only sits there.

@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from serving.server import memory
 from serving.server.app import Server
 from serving.server.config import ServerConfig
 from serving.server.control import Control
@@ -69,6 +70,7 @@ class Worker:
             server.control.start(polling=False)
             server.control.catch_up(*self._supervisor.call(Loaded()))
             server.listen()
+            memory.settle()
             self._supervisor.call(Listening())
         except StartError as error:
             self._supervisor.call(Failed(str(error)))

@@ -115,6 +115,8 @@ class UnaryCall(Tag):
 
     def watch(self, then: Callable[[], None]) -> None:
         """Be told when the caller cancels, disconnects or is out of time. Before the call can be answered, and once."""
+        if self._watched:  # it is being tried again, with the successor of its model
+            return
         self._watched = True
         self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_FLAGS),), _Closed(then))
 

@@ -117,6 +117,14 @@ class Forms:
         if bare is None or len(head) > _MAX_HEAD:
             return None
         form = Form(bare, model, specs, samples, kind)
+        asked = (form.model_name, form.model_version)
+        # A form holds its model, and so the memory of one that was replaced.
+        for stale in [
+            other
+            for other, known in self._by_head.items()
+            if known.model is not model and (known.model_name, known.model_version) == asked
+        ]:
+            del self._by_head[stale]
         if len(self._by_head) >= MAX_FORMS:
             self._by_head.clear()
             self._contents_sizes.clear()

@@ -12,7 +12,7 @@ from protos import tensors
 from serving.server.config import ServerConfig
 from serving.server.engine import Engine
 from serving.server.model import ServedModel
-from serving.server.repository import ModelFile
+from serving.server.repository import versions
 from serving.server.transport import codec
 from serving.server.transport.hot.forms import MAX_FORMS, Form, Forms, _varint
 from serving.signature import Signature
@@ -141,8 +141,7 @@ def test_the_answer_is_what_the_codec_writes(values: list[float], names: list[st
 
 
 def test_several_outputs_of_changing_shapes(repository: Path) -> None:
-    file = ModelFile("classifier", 1, repository / "classifier" / "1" / "model.onnx")
-    model = Engine(ServerConfig(models=repository)).load(file)
+    model = Engine(ServerConfig(models=repository)).load(versions(repository, "classifier")[0])
     forms = Forms()
     for count in (1, 3, 1, 2):
         sent = request("classifier", image=np.full((count, 28, 28), count, np.uint8))
@@ -180,3 +179,14 @@ def test_a_text_output_has_no_form() -> None:
 def test_lengths_are_written_as_protobuf_writes_them(value: int) -> None:
     message = pb.StatisticDuration(count=value).SerializeToString()
     assert message[1:] == _varint(value)  # after the key, of one byte
+
+
+def test_forms_of_a_model_that_was_replaced_are_forgotten_with_it(repository: Path) -> None:
+    forms = Forms()
+    engine, file = Engine(ServerConfig(models=repository)), versions(repository, "classifier")[0]
+    old, new = engine.load(file), engine.load(file)
+    sent = [request("classifier", image=np.zeros((count, 28, 28), np.uint8)) for count in (1, 2, 3)]
+    for each in sent:
+        assert learn(forms, old, each)
+    assert learn(forms, new, sent[0])
+    assert [forms.find(each.SerializeToString()) is None for each in sent] == [False, True, True]
