@@ -91,7 +91,7 @@ bench-train: $(VENV)/.dev $(VENV)-keras/.keras ## Time of a training step beside
 proto: $(VENV)/.dev ## Generate the stubs from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 
-.PHONY: deploy-build deploy-test certificates lock sbom licences
+.PHONY: deploy-build deploy-test certificates lock sbom licences release-check
 # Both need a Docker engine with compose. The tests take free ports and remove what they started.
 COMPOSE_TEST := docker compose --project-directory . -f docker-compose.yml -f deploy/test/compose.yml
 BASE_IMAGE := debian:trixie-slim
@@ -109,6 +109,9 @@ sbom: ## Say what the cpu image is made of: reports/audit/sbom.json (CycloneDX) 
 
 licences: sbom ## Show the licences of the cpu image's Python packages
 	@cat reports/audit/licences.md
+
+release-check: $(VENV)/.dev ## Build wheel and sdist, install the wheel in an empty environment, run the demo from it
+	BIN=$(BIN) deploy/release-check.sh
 
 certificates: ## Make an authority, a certificate and a token for a first try of the tls profile
 	deploy/certificates.sh deploy/secrets
