@@ -16,20 +16,28 @@ def section(_root: Path) -> str:
     context = click.Context(main, info_name="hangtag", auto_envvar_prefix="HANGTAG")
     parts = []
     for name, entry in SUBCOMMANDS.items():
-        if entry.extra == "train" or name == "evaluate":
-            continue
-        command = main.get_command(context, name)
-        assert command is not None
-        described = [row for parameter in command.params if (row := _row(name, parameter))]
-        parts.append(f"### hangtag {name}\n\n{entry.summary}\n\n{table(HEAD, described)}")
+        if entry.extra != "train" and name != "evaluate":
+            command = main.get_command(context, name)
+            assert command is not None
+            parts += described(f"hangtag {name}", entry.summary, command)
     return "\n\n".join(parts)
 
 
-def _row(command: str, parameter: click.Parameter) -> tuple[str, ...] | None:
+def described(path: str, summary: str, command: click.Command) -> list[str]:
+    """A heading, a sentence and a table for a command, and for those below it where it is a group."""
+    rows = [row for parameter in command.params if (row := _row(path, parameter))]
+    own = [f"### {path}\n\n{summary}\n\n{table(HEAD, rows)}"] if rows or not isinstance(command, click.Group) else []
+    below = command.commands.items() if isinstance(command, click.Group) else ()
+    return own + [
+        part for name, each in below for part in described(f"{path} {name}", each.get_short_help_str(100), each)
+    ]
+
+
+def _row(path: str, parameter: click.Parameter) -> tuple[str, ...] | None:
     if not isinstance(parameter, click.Option) or parameter.hidden:
         return None
     flags = ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
-    variables = [*_declared(parameter.envvar), f"HANGTAG_{command.upper()}_{str(parameter.name).upper()}"]
+    variables = [*_declared(parameter.envvar), "_".join((*path.split(), str(parameter.name))).replace("-", "_").upper()]
     return flags, ", ".join(f"`{variable}`" for variable in variables), _default(parameter), _help(parameter)
 
 

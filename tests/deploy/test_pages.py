@@ -4,9 +4,10 @@ import json
 import re
 from pathlib import Path
 
+import click
 import pytest
 
-from deploy.pages import capacity
+from deploy.pages import capacity, options
 from deploy.pages.capacity import Measured
 from deploy.pages.documents import DOCUMENTS, current
 from deploy.pages.sections import filled
@@ -17,6 +18,29 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_it_says_what_the_declarations_say(document: str) -> None:
     assert (ROOT / document).read_text() == current(ROOT, document), "run 'make docs'"
+
+
+def test_commands_of_a_group_have_tables_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the variables that are told for them work."""
+    heard = []
+
+    @click.group()
+    def models() -> None: ...
+
+    @models.command()
+    @click.option("--as-json", is_flag=True, help="For scripts, one <name> a line.")
+    def list_all(as_json: bool) -> None:
+        """List the models."""
+        heard.append(as_json)
+
+    (part,) = options.described("hangtag models", "Models.", models)
+    assert part.startswith("### hangtag models list-all\n\nList the models.\n")
+    assert part.endswith(
+        "| `--as-json` | `HANGTAG_MODELS_LIST_ALL_AS_JSON` | off | For scripts, one &lt;name> a line. |"
+    )
+    monkeypatch.setenv("HANGTAG_MODELS_LIST_ALL_AS_JSON", "1")
+    models.main(["list-all"], auto_envvar_prefix="HANGTAG_MODELS", standalone_mode=False)
+    assert heard == [True]
 
 
 def test_every_variable_of_the_compose_file_is_explained() -> None:

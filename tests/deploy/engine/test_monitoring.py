@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from serving.client import Client, ClientError
 from tests.deploy.dashboard import expressions
 from tests.deploy.engine.stack import ROOT, Stack, docker
-from tests.deploy.engine.steady_load import SteadyLoad
+from tests.deploy.engine.steady_load import IN_FLIGHT, SteadyLoad
 
 MONITORING = ROOT / "deploy/monitoring"
 SECONDS = 90
@@ -71,6 +72,15 @@ def test_every_question_of_the_dashboard_has_an_answer(scaled: Stack, prometheus
 
         until(answered, f"{title}: {expression}")
     assert load.failures == []
+
+
+def test_the_autoscaler_s_metric_has_a_value(prometheus: Prometheus, load: SteadyLoad) -> None:
+    """By replica here, as by pod in Kubernetes: some calls are in flight, no more than were sent."""
+    (rule,) = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'job="hangtag"').replace("<<.GroupBy>>", "instance")
+    until(lambda: prometheus.value(f"sum({query})") > 0, query)
+    assert len(prometheus(query)) == 2
+    assert prometheus.value(f"sum({query})") < 2 * IN_FLIGHT
 
 
 def test_the_rules_are_valid_and_fire_when_they_should() -> None:
