@@ -86,3 +86,16 @@ def test_the_list_of_parts_is_the_image_s() -> None:
     assert "python3.13" in listed
     licences = (ROOT / "reports/audit/licences.md").read_text()
     assert all(f"| {name} " in licences for name in installed)
+
+
+def test_several_worker_processes_need_no_more_rights() -> None:
+    confined = ("--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true")
+    name = docker("run", "--detach", *confined, "--env", "HANGTAG_SERVE_WORKERS=2", "hangtag:cpu").strip()
+    metrics = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8002/metrics').read().decode())"
+    try:
+        docker("exec", name, "hangtag", "health", "--wait", "60")
+        assert "\nhangtag_workers 2.0\n" in docker("exec", name, "python", "-c", metrics)
+        docker("stop", "--time", "30", name)
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", name).strip() == "0"
+    finally:
+        docker("rm", "--force", name)
