@@ -51,7 +51,7 @@ def test_it_is_confined(plain: Stack) -> None:
     assert status["Uid"].split() == ["10001"] * 4
     assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == 0
     assert status["NoNewPrivs"] == "1"
-    assert inside(LIMITS).split() == [str(2**30), "256", "200000"]
+    assert inside(LIMITS).split() == [str(2**30), "1024", "200000"]
     refused = "import pathlib\ntry: pathlib.Path('/opt/x').touch()\nexcept OSError as error: print(error.strerror)"
     assert inside(refused) == "Read-only file system"
     refused = refused.replace("/opt/x", "/models/x")
