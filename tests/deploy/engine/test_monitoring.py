@@ -78,8 +78,7 @@ def test_the_autoscaler_s_metric_has_a_value(prometheus: Prometheus, load: Stead
     """By replica here, as by pod in Kubernetes: some calls are in flight, no more than were sent."""
     (rule,) = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus-adapter.yaml").read_text())["rules"]["custom"]
     query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'job="hangtag"').replace("<<.GroupBy>>", "instance")
-    until(lambda: prometheus.value(f"sum({query})") > 0, query)
-    assert len(prometheus(query)) == 2
+    until(lambda: [float(found["value"][1]) > 0 for found in prometheus(query)] == [True, True], query)
     assert prometheus.value(f"sum({query})") < 2 * IN_FLIGHT
 
 
