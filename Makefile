@@ -22,9 +22,11 @@ demo: $(VENV)/.serve ## Serve the shipped models, classify real images, load-tes
 
 test: lint types imports stubs unit ## Everything CI checks: lint, types, import rules, stubs, tests
 
-lint: $(VENV)/.dev ## Style, with ruff
+lint: $(VENV)/.dev ## Style, with ruff, hadolint and yamllint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint --config deploy/hadolint.yml deploy/Dockerfile deploy/test/Dockerfile
+	$(BIN)/yamllint --strict --config-file deploy/yamllint.yml docker-compose.yml deploy
 
 types: $(VENV)/.dev ## Types, with mypy in strict mode
 	$(BIN)/mypy
@@ -71,11 +73,12 @@ loadtest: $(VENV)/.serve ## Load-test lstm against cnn on a server that runs alr
 figures: $(VENV)/.serve ## Measure the README's table and report picture again, on a machine that does nothing else
 	BIN=$(BIN) docs/figures/measure.sh
 
-docs: $(VENV)/.dev ## Make docs/models.md, study.md, cnn-rnn.md, pictures and the README's table from models/ and results
+docs: $(VENV)/.dev ## Make what documents take from models/, results, options, metrics: models.md, study.md, README's table, operations.md
 	$(BIN)/python -m export.model_report
 	$(BIN)/python -m export.study_report
 	$(BIN)/python -m export.cnn_rnn_report
 	$(BIN)/python -m training.multi_label.outfits_picture
+	$(BIN)/python -m deploy.pages
 
 # Every run takes up where it stopped, and one that is there already costs nothing.
 STUDY := lstm:0 lstm:1 lstm:2 lstm-56:0 lstm-56:1 lstm-56:2 lstm-280:0 lstm-280:1 lstm-280:2 lstm2:0 cnn:0
@@ -116,6 +119,35 @@ proto: $(VENV)/.dev ## Generate the stubs from the .proto files
 
 schema: $(VENV)/.dev ## Generate docs/loadtest.schema.json from the load test's types
 	$(BIN)/python -m serving.loadtest.report.schema > docs/loadtest.schema.json
+
+.PHONY: deploy-build deploy-test certificates lock sbom licences release-check
+# Both need a Docker engine with compose. The tests take free ports and remove what they started.
+COMPOSE_TEST := docker compose --project-directory . -f docker-compose.yml -f deploy/test/compose.yml
+BASE_IMAGE := debian:trixie-slim
+deploy-build: ## Build the cpu and client images, and what deploy-test needs beside them
+	@docker image inspect $(BASE_IMAGE) >/dev/null 2>&1 || docker pull --quiet $(BASE_IMAGE)
+	HANGTAG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) HANGTAG_REVISION=$$(git rev-parse HEAD) \
+		COMPOSE_PROFILES=loadtest,scale $(COMPOSE_TEST) build
+	@docker image prune --force --filter label=org.opencontainers.image.title=hangtag >/dev/null  # those that these replaced
+
+deploy-test: $(VENV)/.dev $(VENV)-peers/.peers ## Bring docker-compose.yml up for real and prove what docs/deploy.md promises
+	$(BIN)/pytest -m engine tests/deploy/engine $(ARGS)
+
+sbom: ## Say what the cpu image is made of: reports/audit/sbom.json (CycloneDX) and licences.md
+	docker build --network $${HANGTAG_BUILD_NETWORK:-default} --file deploy/Dockerfile --target audit \
+		--output type=local,dest=reports/audit .
+
+licences: sbom ## Show the licences of the cpu image's Python packages
+	@cat reports/audit/licences.md
+
+release-check: $(VENV)/.dev ## Build wheel and sdist, install the wheel in an empty environment, run the demo from it
+	BIN=$(BIN) deploy/release-check.sh
+
+certificates: ## Make an authority, a certificate and a token for a first try of the tls profile
+	deploy/certificates.sh deploy/secrets
+
+lock: $(VENV)/.dev ## Lock what the images install, with hashes, in deploy/locks: make lock ARGS=--upgrade for newer versions
+	BIN=$(BIN) deploy/lock.sh $(ARGS)
 
 clean: ## Remove environments, caches and reports; runs/ and models/ stay
 	rm -rf $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -158,6 +190,7 @@ $(VENV)-peers/.peers: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip install --quiet 'pip>=25.1'
 	$(VENV)-peers/bin/python -m pip install --quiet --group peers
+	$(VENV)-peers/bin/python -m pip install --quiet --no-deps --group kserve
 	@touch $@
 
 # Packages that nobody here made may want other versions of what we use, and have a torch and an ONNX Runtime of their own.

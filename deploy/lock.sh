@@ -1,0 +1,17 @@
+#!/bin/sh
+# Lock what the images install: versions and hashes, for every platform. What is locked stays until ARGS say --upgrade.
+set -eu
+cd "$(dirname "$0")/.."
+BIN=${BIN:-.venv/bin}
+# The Python of the base image's Debian.
+lock() {
+    name=$1 source=$2; shift 2
+    "$BIN/uv" pip compile "$source" --output-file "deploy/locks/$name.txt" --universal --python-version 3.13 \
+        --generate-hashes --no-annotate --quiet --custom-compile-command "make lock" "$@"
+}
+lock cpu pyproject.toml --extra cpu --extra otel "$@"
+lock gpu pyproject.toml --extra gpu --extra otel "$@"
+lock client pyproject.toml --extra loadtest "$@"
+lock build deploy/locks/build.in "$@"
+lock audit deploy/locks/audit.in "$@"
+lock stand-ins deploy/locks/stand-ins.in "$@"

@@ -1,0 +1,49 @@
+"""Every metric that the server exports, with the help text that it exports and the alerts that watch it."""
+
+import re
+from pathlib import Path
+
+import yaml
+from prometheus_client.core import Metric
+
+from deploy.pages.sections import table
+from serving.server.config import ServerConfig
+from serving.server.histogram import Histogram
+from serving.server.metrics import StateCollector
+from serving.server.state import READY, ServerState, VersionState
+
+HEAD = ("metric", "type", "labels", "what it tells", "watched by")
+_TYPES = {"unknown": "counter"}  # Triton's counters do not end in _total, so they are exported without a type.
+
+
+def section(root: Path) -> str:
+    """A table of all metrics, in the order in which they are exported."""
+    rules = yaml.safe_load((root / "deploy/monitoring/rules.yml").read_text())["groups"][0]["rules"]
+    recorded = {rule["record"]: rule["expr"] for rule in rules if "record" in rule}
+    watched = {rule["alert"]: _expanded(rule["expr"], recorded) for rule in rules if "alert" in rule}
+    return table(HEAD, [_row(metric, watched) for metric in _exported()])
+
+
+def _expanded(expression: str, recorded: dict[str, str]) -> str:
+    for name, meaning in recorded.items():
+        expression = expression.replace(name, meaning)
+    return expression
+
+
+def _exported() -> list[Metric]:
+    """As of a server with one model, of which one call failed: so that every metric has a sample."""
+    one = VersionState("cnn", "1", READY, provider="CPUExecutionProvider", instances=1)
+    histogram = one.counters.request_seconds
+    state = ServerState((one,), {("cnn", "1", "INTERNAL"): histogram}, {("cnn", "ok"): 1})
+    assert isinstance(histogram, Histogram)
+    return list(StateCollector(ServerConfig(), lambda: state).collect())
+
+
+def _row(metric: Metric, watched: dict[str, str]) -> tuple[str, ...]:
+    name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+    kind = "gauge" if name.endswith("pending_request_count") else _TYPES.get(metric.type, metric.type)
+    labels = sorted({label for sample in metric.samples for label in sample.labels} - {"le"})
+    alerts = [
+        alert for alert, text in watched.items() if re.search(rf"\b{metric.name}(_total|_bucket|_count|_sum)?\b", text)
+    ]
+    return f"`{name}`", kind, ", ".join(labels), metric.documentation, ", ".join(alerts)

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Remove from a virtual environment what a server never reads: tests, headers, type stubs, the development tools of ONNX
+# Runtime and NumPy, and Pillow's AVIF decoder (the server takes PNG, JPEG and WebP). The image's tests run what stays.
+set -eu
+packages=$(echo "$1"/lib/python3*/site-packages)
+cd "$packages"
+
+find . -depth -type d \( -name tests -o -name include \) -exec rm -r {} +
+find . -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.a' -o -name '*.h' \) -delete
+rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools onnxruntime/datasets onnxruntime/backend
+rm -rf numpy/f2py numpy/doc
+rm -f PIL/_avif.*.so pillow.libs/libavif-*.so*

@@ -1,0 +1,22 @@
+"""What the engine's tests share. All of them need a Docker engine and the images of `make deploy-build`."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.deploy.engine.stack import Stack, stack
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name == "engine":
+            item.add_marker(pytest.mark.engine)
+
+
+@pytest.fixture(scope="session")
+def scaled() -> Iterator[Stack]:
+    """Two servers behind the proxy, watched by Prometheus."""
+    with stack("hangtag-test-scale", "scale", "monitoring", "loadtest") as made:
+        made.up("server", "proxy", "prometheus", replicas=2)
+        made.client("health", "--server", "proxy:8000", "--wait", "30")
+        yield made

@@ -1,0 +1,88 @@
+"""The generated parts of docs/deploy.md and docs/operations.md, and the arithmetic of the capacity table."""
+
+import json
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from deploy.pages import capacity, options
+from deploy.pages.capacity import Measured
+from deploy.pages.documents import DOCUMENTS, current
+from deploy.pages.sections import filled
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_it_says_what_the_declarations_say(document: str) -> None:
+    assert (ROOT / document).read_text() == current(ROOT, document), "run 'make docs'"
+
+
+def test_commands_of_a_group_have_tables_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the variables that are told for them work."""
+    heard = []
+
+    @click.group()
+    def models() -> None: ...
+
+    @models.command()
+    @click.option("--as-json", is_flag=True, help="For scripts, one <name> a line.")
+    def list_all(as_json: bool) -> None:
+        """List the models."""
+        heard.append(as_json)
+
+    (part,) = options.described("hangtag models", "Models.", models)
+    assert part.startswith("### hangtag models list-all\n\nList the models.\n")
+    assert part.endswith(
+        "| `--as-json` | `HANGTAG_MODELS_LIST_ALL_AS_JSON` | off | For scripts, one &lt;name> a line. |"
+    )
+    monkeypatch.setenv("HANGTAG_MODELS_LIST_ALL_AS_JSON", "1")
+    models.main(["list-all"], auto_envvar_prefix="HANGTAG_MODELS", standalone_mode=False)
+    assert heard == [True]
+
+
+def test_every_variable_of_the_compose_file_is_explained() -> None:
+    used = set(re.findall(r"\$\{(HANGTAG_\w+)", (ROOT / "docker-compose.yml").read_text()))
+    explained = set(re.findall(r"HANGTAG_\w+", (ROOT / "docs/deploy.md").read_text()))
+    assert used <= explained
+
+
+def test_replicas() -> None:
+    measured = Measured("cnn", calls_per_second=1_000, cpus=2)
+    # 600 calls/s each, and one more that may be gone.
+    assert [measured.replicas(rate) for rate in (1, 600, 601, 6_000)] == [2, 2, 3, 11]
+    assert measured.row(6_000)[:4] == ("cnn", "6,000", "11", "22")
+
+
+def test_the_bytes_of_a_call_are_its_image_and_little_more() -> None:
+    assert 28 * 28 < capacity.request_bytes("cnn") < 28 * 28 + 80
+
+
+def test_nothing_is_said_before_it_was_measured(tmp_path: Path) -> None:
+    assert capacity.section(tmp_path) == ""
+
+
+def test_the_table_follows_the_results(tmp_path: Path) -> None:
+    file = tmp_path / capacity.RESULTS
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"cpus": 2, "capacity": {"lstm": 20_000, "cnn": 2_500}}))
+    text = capacity.section(tmp_path)
+    # 1,000,000 / (20,000 x 0.6) = 83.3: 84, and one to spare, of 2 CPUs each.
+    assert re.search(r"\| lstm \| 1,000,000 \| 85 \| 170 \| ", text)
+    assert len(re.findall(r"^\| (?:lstm|cnn) ", text, re.MULTILINE)) == 2 * len(capacity.RATES)
+
+
+@pytest.mark.parametrize("document", [{}, {"cpus": 2, "capacity": [1]}, {"cpus": "two", "capacity": {}}])
+def test_results_of_another_form_are_refused(document: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match='needs "cpus"'):
+        capacity.read(document)
+
+
+def test_a_part_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="0 parts between <!-- generated: options -->"):
+        filled("# A page", "options", "text")
+    page = "a\n<!-- generated: x -->\nold\n<!-- /generated: x -->\nb"
+    assert filled(page, "x", "new") == "a\n<!-- generated: x -->\n\nnew\n\n<!-- /generated: x -->\nb"
+    assert filled(page, "x", "") == "a\n<!-- generated: x -->\n<!-- /generated: x -->\nb"
