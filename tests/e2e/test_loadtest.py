@@ -38,6 +38,7 @@ def test_accuracy_through_the_server_is_the_networks_own(
         # Batched otherwise, a probability may differ in its last digits, and with it one image on the border.
         assert abs(target["accuracy"]["correct"] - correct) <= 1
         assert target["accuracy"]["total"] == SAMPLES
+        assert target["answering_version"] == target["model_versions"][0]
         assert target["execution_provider"] == "CPUExecutionProvider"
         assert target["onnxruntime_version"] == onnxruntime.__version__
         assert target["file_bytes"] == file.stat().st_size

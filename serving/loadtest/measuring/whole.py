@@ -51,9 +51,9 @@ def measure(
         ]
         # One call each before any load: what the server refuses is said in one sentence, not counted 500 times.
         for library in libraries:
-            probes[library.target.name].call(
-                library.target, library.feed.method, library.requests[0], scenario.deadline
-            )
+            name = library.target.name
+            answer = probes[name].call(library.target, library.feed.method, library.requests[0], scenario.deadline)
+            described[name] = replace(described[name], answering_version=library.answering_version(answer))
         accuracies = _accuracies(libraries, described, probes, scenario.deadline, stop) if extras.accuracy else {}
         feeds = {library.target.name: library.feed for library in libraries}
         connections = Connections(scenario.channels, scenario.deadline, credentials, extras.public_api)

@@ -143,7 +143,8 @@ class TargetDocument(TypedDict):
     model: str
     method: str  # infer or classify
     server: ServerDocument
-    model_versions: list[str]
+    model_versions: list[str]  # Those that are loaded.
+    answering_version: str  # That of them which answered.
     execution_provider: str
     onnxruntime_version: str
     max_batch_size: int | None

@@ -83,6 +83,7 @@ def _target(described: Description, source: str, accuracy: Accuracy | None) -> d
             "version": described.server_version,
         },
         "model_versions": list(described.model_versions),
+        "answering_version": described.answering_version,
         "execution_provider": described.provider,
         "onnxruntime_version": described.runtime_version,
         "max_batch_size": described.max_batch_size,

@@ -31,11 +31,17 @@ class Description:
     max_batch_size: int | None = None
     parameters: dict[str, str] = field(default_factory=dict)  # The model's, from its configuration.
     statistics: bool = False  # Whether the server keeps statistics of its own time.
+    answering_version: str = ""  # The version that answered the first call.
 
     @property
     def model_versions(self) -> tuple[str, ...]:
         """The versions of the model that are loaded."""
         return tuple(self.metadata.versions)
+
+    @property
+    def version(self) -> str:
+        """The version that answered, or those there are."""
+        return self.answering_version or ", ".join(self.model_versions)
 
     @property
     def provider(self) -> str:

@@ -39,6 +39,12 @@ class SampleLibrary:
         """What the generator needs of it."""
         return Feed(self.target.address, INFER if self.target.method == "infer" else CLASSIFY, self.requests)
 
+    def answering_version(self, answer: bytes) -> str:
+        """The model version that an answer to one of the requests is of; empty where the server does not say."""
+        if self.target.method == "classify":
+            return classifier_pb2.ClassifyResponse.FromString(answer).model_version
+        return pb.ModelInferResponse.FromString(answer).model_version
+
     def each_once(self, batch_size: int) -> Iterator[tuple[range, bytes]]:
         """A request for every sample, each exactly once and in order, with the samples' places."""
         for start in range(0, len(self.samples), batch_size):
