@@ -17,8 +17,8 @@ from serving.server.transport.call import infer
 from serving.server.transport.image_request import ImageRequest, Picture
 from serving.server.transport.lookup import with_model
 from serving.server.transport.status import answers_errors, counts_failures, identity_of, status_of
-from serving.server.transport.stream_errors import ends_with_errors
-from serving.server.transport.streams import Streams
+from serving.server.transport.streams.errors import ends_with_errors
+from serving.server.transport.streams.ordered import Streams
 
 MAX_COMPARED = 32
 """Models asked about one image at once."""

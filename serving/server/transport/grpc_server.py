@@ -22,8 +22,8 @@ from serving.server.transport.inference_service import InferenceService
 from serving.server.transport.limits import channel_options
 from serving.server.transport.reflection import add_reflection
 from serving.server.transport.status import RefusesMalformedMessages
-from serving.server.transport.stream_errors import RefusesMalformedStreams
-from serving.server.transport.streams import MAX_STREAMS, Streams
+from serving.server.transport.streams.errors import RefusesMalformedStreams
+from serving.server.transport.streams.ordered import MAX_STREAMS, Streams
 from serving.server.transport.tracing import TracesCalls, Tracing
 
 if TYPE_CHECKING:

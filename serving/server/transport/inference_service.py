@@ -14,12 +14,12 @@ from serving.server.model import ServedModel
 from serving.server.runtime import VERSION
 from serving.server.transport import codec
 from serving.server.transport.call import infer
-from serving.server.transport.infer_stream import InferStream
 from serving.server.transport.lookup import with_model
 from serving.server.transport.repository_service import RepositoryMethods
 from serving.server.transport.status import answers_errors, counts_failures
-from serving.server.transport.stream_errors import ends_with_errors
-from serving.server.transport.streams import Streams
+from serving.server.transport.streams.errors import ends_with_errors
+from serving.server.transport.streams.inference import InferStream
+from serving.server.transport.streams.ordered import Streams
 from serving.signature import TensorSpec
 
 PLATFORM = "onnxruntime_onnx"

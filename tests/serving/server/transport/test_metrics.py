@@ -16,8 +16,8 @@ from serving.server.errors import StartError
 from serving.server.metrics import StateCollector, Workers
 from serving.server.metrics_http import MAX_CONNECTIONS, MetricsServer
 from tests import onnx_models
-from tests.serving.server.transport.conversation import Conversation
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
+from tests.serving.server.transport.streams.conversation import Conversation
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

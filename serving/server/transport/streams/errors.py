@@ -1,4 +1,4 @@
-"""What status.py does for single calls, for streams: how they end, and what becomes of bytes that are no message."""
+"""What ../status.py does for single calls, for streams: how they end, and what becomes of bytes that are no message."""
 
 import functools
 from collections.abc import Callable, Iterator

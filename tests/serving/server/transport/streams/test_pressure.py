@@ -10,9 +10,9 @@ import pytest
 
 from protos import inference_pb2 as pb
 from serving.server.config import ServerConfig
-from serving.server.transport import streams
-from tests.serving.server.transport.conversation import Conversation, gather, occupied, opened, value_of
+from serving.server.transport.streams import ordered
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
+from tests.serving.server.transport.streams.conversation import Conversation, gather, occupied, opened, value_of
 
 
 def test_a_client_is_read_only_as_far_as_it_is_answered(own: LiveServer) -> None:
@@ -152,7 +152,7 @@ def test_a_stopped_server_takes_no_new_stream(own: LiveServer) -> None:
 
 
 def test_more_streams_than_there_are_threads_for_are_refused(own: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "MAX_STREAMS", 2)
+    monkeypatch.setattr(ordered, "MAX_STREAMS", 2)
     talks = [opened(own, gather(1)) for _ in range(2)]
     assert [value_of(talk.receive()) for talk in talks] == [10, 10]
     code, message = opened(own, gather(1)).end()

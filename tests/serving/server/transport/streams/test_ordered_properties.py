@@ -11,10 +11,10 @@ from protos import inference_pb2 as pb
 from serving.server.batcher import Answer, OnDone, Timings
 from serving.server.errors import InferenceError, QueueFullError
 from serving.server.transport.asking import Asked
-from serving.server.transport.streams import _Stream
+from serving.server.transport.streams.ordered import _Stream
 from tests.serving.server.fuzz.requests import anything
-from tests.serving.server.transport.conversation import Conversation
 from tests.serving.server.transport.live import LiveServer
+from tests.serving.server.transport.streams.conversation import Conversation
 
 TIMINGS = Timings(0, 0, 0, 0, 1)
 FATES = st.sampled_from(["at once", "later", "fails", "refused", "unreadable"])

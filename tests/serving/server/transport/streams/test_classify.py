@@ -14,8 +14,8 @@ from protos import classifier_pb2 as pb
 from serving.server import images
 from serving.server.config import ServerConfig
 from tests import onnx_label_sets, onnx_models
-from tests.serving.server.transport.conversation import Conversation
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
+from tests.serving.server.transport.streams.conversation import Conversation
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 PIXELS = np.random.default_rng(7).integers(0, 256, (6, 28, 28), dtype=np.uint8)

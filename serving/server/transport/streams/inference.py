@@ -14,7 +14,7 @@ from serving.server.model import ServedModel
 from serving.server.transport import codec
 from serving.server.transport.asking import Asked, asking
 from serving.server.transport.status import identity_of, status_of
-from serving.server.transport.streams import Streams
+from serving.server.transport.streams.ordered import Streams
 
 _RPC = "ModelStreamInfer"
 _FINAL = "triton_final_response"  # every request has one response here, so each is the final one
