@@ -19,8 +19,9 @@ def test_from_images_to_answers(tmp_path: Path) -> None:
     trained = hangtag("train", "lstm", "--limit", "640", "--epochs", "1", "--threads", "1", "--out", run)
     assert f"next: hangtag export {run}" in trained.stderr
 
-    exported = hangtag("export", run, "--models", models)
-    assert exported.stdout.startswith(f"published {models / 'lstm/1'}: logits within ")
+    exported = hangtag("export", run, "--models", models, "--timing", "none")
+    assert exported.stdout.startswith(f"published {models / 'lstm/1'}\n")
+    assert "  parity       logits within " in exported.stdout
 
     with serving(models) as server:
         ready = hangtag("health", "--server", server.address, "--wait", "30")

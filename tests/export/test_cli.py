@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -37,10 +38,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def quick(lstm: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file that the exporter made of these weights before: the runs are equal."""
 
-    def write(network: object, metadata: object, path: Path) -> None:
+    def write(network: object, metadata: Mapping[str, str], path: Path) -> None:
         model = onnx.load(lstm.file)
         del model.metadata_props[:]
         path.write_bytes(model.SerializeToString())
+        onnx_file.add_metadata(path, metadata)
 
     monkeypatch.setattr(onnx_file, "write", write)
 

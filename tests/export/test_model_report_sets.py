@@ -43,7 +43,10 @@ def test_a_published_file_tells_its_figures_its_rule_and_its_proof(sigmoids: Shi
     assert "| 25.00% | 75.00% | 70.00% | 2.50 | a threshold of 0.200 |" in text
     assert f"- Labels: {', '.join(LABELS)}" in text
     assert "- Reproduce: `hangtag train sigmoids --recipe tiny --epochs 2 --seed 3 " in text
-    assert "of PyTorch at batch 1, 2, 7, 64 (allowed 0.0001), and the same label set for each of 64 canvases" in text
+    assert (
+        "of PyTorch at batch 1, 2, 3, 7, 16, 64 (allowed 0.0001), and the same label set for each of 64 canvases"
+        in text
+    )
 
 
 def test_one_that_decides_by_paths_tells_its_ties(cnn_rnn: ShippedModel) -> None:

@@ -94,11 +94,13 @@ class SharedServer(_server._Server):
 class UnaryCall(Tag):
     """A call whose handler sends one message, or an error, from any thread and once."""
 
-    __slots__ = ("_call", "_then", "_watched", "deadline", "metadata")
+    __slots__ = ("_call", "_then", "_watched", "deadline", "ended", "metadata")
 
     def __init__(self, event: Any) -> None:
         self._call = event.call
         self._watched = False
+        self.ended = False
+        """It was answered or refused."""
         self.metadata: Metadata = event.invocation_metadata
         deadline: float = event.call_details.deadline
         self.deadline = None if deadline > _NO_DEADLINE else deadline - time.time() + time.monotonic()
@@ -138,6 +140,7 @@ class UnaryCall(Tag):
         )
 
     def _end(self, operations: tuple[Any, ...]) -> None:
+        self.ended = True
         # gRPC keeps a call until its close was received: for one that nobody watched, that goes in the same batch. The
         # operation objects are fresh each time: shared ones corrupt calls.
         if not self._watched:

@@ -42,22 +42,24 @@ class HotInference:
 
     def handle(self, call: UnaryCall, message: bytes | None, *, wake: bool) -> ServedModel | None:
         reply = _Reply(call, self._engine, self._tracing)
-        if message is None:
-            reply.refuse(InvalidRequestError(f"{METHOD} takes exactly one request message; none came"))
-            return None
         try:
-            form = self._forms.find(message)
-            if form is not None:
-                model = self._engine.model(form.model_name, form.model_version)
-                if model is form.model:
-                    reply.request = form.request
-                    _Queued(reply, model, form.answer).put(form.inputs(message), form.samples, form.kind, wake)
-                    return model
-                self._forms.forget(message)  # another version serves by now
-            return self._parse(reply, message, wake)
+            return self._queue(reply, message, wake)
         except Exception as error:
             reply.refuse(error)
-            return None
+            raise
+
+    def _queue(self, reply: "_Reply", message: bytes | None, wake: bool) -> ServedModel:
+        if message is None:
+            raise InvalidRequestError(f"{METHOD} takes exactly one request message; none came")
+        form = self._forms.find(message)
+        if form is not None:
+            reply.request = form.request
+            model = self._engine.model(form.model_name, form.model_version)
+            if model is form.model:
+                _Queued(reply, model, form.answer).put(form.inputs(message), form.samples, form.kind, wake)
+                return model
+            self._forms.forget(message)  # another version serves by now
+        return self._parse(reply, message, wake)
 
     def _parse(self, reply: "_Reply", message: bytes, wake: bool) -> ServedModel:
         try:

@@ -52,7 +52,7 @@ Batch = tuple[Computer, list[Entry]]
 
 class Handler(Protocol):
     """What to do with the calls of a method, on the thread that polls. So neither may block. What they raise ends the
-    call with its status."""
+    call with its status, unless they have ended it themselves, with more to say."""
 
     def admit(self, call: UnaryCall) -> None:
         """Refuse a call by what is known before its request is read, by raising."""
@@ -255,7 +255,8 @@ class HotPath:
         return model
 
     def _refuse(self, call: UnaryCall, error: Exception) -> None:
-        call.refuse(*status_of(error, self._method))
+        if not call.ended:
+            call.refuse(*status_of(error, self._method))
 
 
 class _NewCall(Tag):

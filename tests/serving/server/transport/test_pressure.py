@@ -154,12 +154,6 @@ def test_a_failed_batch_fails_alone(own: LiveServer, victim: int) -> None:
     assert (told.inference_stats.success.count, told.inference_stats.fail.count) == (2, 3)
 
 
-def test_a_call_whose_deadline_has_passed_already_is_refused(own: LiveServer) -> None:
-    code, _ = failure(lambda: own.inference.ModelInfer(request("gather", index=index(1)), timeout=1e-6))
-    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert own.statistics("gather").inference_count == 0
-
-
 def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(own: LiveServer) -> None:
     own.infer(request("gather", index=index(1)))
     model = own.model("gather")
