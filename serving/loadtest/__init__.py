@@ -3,7 +3,7 @@
 The way through, and who may import whom, from the last to the first:
 
     plan        what is asked: targets, loads, limits, the schedule of an open loop, the search for a peak
-    statistics  percentiles, early stopping, bootstrap intervals, histograms
+    statistics  percentiles, early stopping, t intervals, histograms
     target      the server behind a target: its description, its own counters, the samples that it is sent
     generator   the processes that send, and the recording of what comes back
     measuring   the order of blocks, runs and whether they are VALID, comparisons, accuracy, gates: results

@@ -77,7 +77,7 @@ class WithCompare(click.Command):
 @setting("--deadline", "Of each call.", Seconds())
 @setting("--channels", "Connections that each process opens to a server.")
 @setting("--processes", "Processes that send.  [default: one for every four CPUs]", click.IntRange(min=1))
-@setting("--seed", "Decides samples, schedule, order and intervals, each on its own.")
+@setting("--seed", "Decides samples, schedule and order, each on its own.")
 @click.option(
     "--samples",
     "--images",

@@ -9,9 +9,8 @@ from serving.loadtest.generator.orders import Feed
 from serving.loadtest.measuring.session import Progress, Session
 from serving.loadtest.plan.loads import ClosedLoop
 from serving.loadtest.plan.scenario import Scenario
-from serving.loadtest.plan.schedule import generator_for
 from serving.loadtest.plan.targets import Target
-from serving.loadtest.statistics.bootstrap import Interval, ratio_of_rates
+from serving.loadtest.statistics.intervals import Interval, ratio_of_rates
 
 CONCURRENCY = 8
 BLOCKS = 6
@@ -67,4 +66,4 @@ def check(
     if stop.is_set() or len(runs) < 2:
         return None
     again, different = (runs[name].block_throughputs() for name in (same.name, target.name))
-    return CacheCheck(target.name, ratio_of_rates(again, different, generator_for(scenario.seed, "caching")))
+    return CacheCheck(target.name, ratio_of_rates(again, different))

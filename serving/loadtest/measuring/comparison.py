@@ -7,9 +7,8 @@ from serving.loadtest import units
 from serving.loadtest.measuring.results import Results
 from serving.loadtest.measuring.runs import Run
 from serving.loadtest.plan.loads import Load, OpenLoop
-from serving.loadtest.plan.schedule import generator_for
-from serving.loadtest.statistics.bootstrap import Interval, ratio_of_percentiles, ratio_of_rates
 from serving.loadtest.statistics.histogram import Histogram
+from serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
 
 
 @dataclass(frozen=True)
@@ -46,23 +45,18 @@ class Comparison:
 def comparisons(results: Results) -> tuple[Comparison, ...]:
     """Every other target against the first one, under each load that both ran under."""
     found = []
-    for place, load in enumerate(results.loads):
+    for load in results.loads:
         runs = {run.target: run for run in results.under(load)}
         baseline = runs.pop(results.scenario.names[0], None)
         if baseline is not None:
-            found += [
-                compare(run, baseline, results.scenario.seed, place)
-                for run in runs.values()
-                if run.total.latency and baseline.total.latency
-            ]
+            found += [compare(run, baseline) for run in runs.values() if run.total.latency and baseline.total.latency]
     return tuple(found)
 
 
-def compare(run: Run, baseline: Run, seed: int, place: int, *, files: tuple[str, str] | None = None) -> Comparison:
-    """Two runs under one load. `place` tells the load's random numbers from other loads'. `files` names those that both
+def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) -> Comparison:
+    """Two runs under one load. `files` names those that both
     come from, where they are saved runs of the same target: their blocks did not run next to each other."""
     paired = files is None
-    random = generator_for(seed, "bootstrap", place)
     latencies, baseline_latencies = run.block_latencies(), baseline.block_latencies()
     rates, baseline_rates = run.block_throughputs(), baseline.block_throughputs()
     if paired:
@@ -71,8 +65,8 @@ def compare(run: Run, baseline: Run, seed: int, place: int, *, files: tuple[str,
         latencies, baseline_latencies = latencies[:blocks], baseline_latencies[:blocks]
         rates, baseline_rates = rates[:blocks], baseline_rates[:blocks]
     values = Histogram.values()
-    p50, p99 = (ratio_of_percentiles(values, latencies, baseline_latencies, q, random, paired=paired) for q in (50, 99))
-    throughput = ratio_of_rates(rates, baseline_rates, random, paired=paired)
+    p50, p99 = (ratio_of_percentiles(values, latencies, baseline_latencies, q, paired=paired) for q in (50, 99))
+    throughput = ratio_of_rates(rates, baseline_rates, paired=paired)
     name, baseline_name = files or (run.target, baseline.target)
     return Comparison(
         target=run.target,

@@ -26,11 +26,11 @@ class SavedRuns(Protocol):
 
 def compare_saved(before: SavedRuns, after: SavedRuns) -> tuple[Comparison, ...]:
     """`after` against `before`, for each target and load that both have. Their blocks did not run next to each other,
-    so they are resampled apart."""
+    so each varies on its own."""
     found = []
-    for place, run in enumerate(after.runs):
+    for run in after.runs:
         baseline = before.run(run.target, run.load)
         if baseline is not None and run.total.latency and baseline.total.latency:
             files = (f"the run in {after.file}", f"the run in {before.file}")
-            found.append(compare(run, baseline, seed=0, place=place, files=files))
+            found.append(compare(run, baseline, files=files))
     return tuple(found)

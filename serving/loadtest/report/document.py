@@ -97,7 +97,7 @@ class RunDocument(TypedDict):
 
 
 class IntervalDocument(TypedDict):
-    """A ratio with its 95 % bootstrap interval over blocks; low and high are null with a single block."""
+    """A ratio with its 95 % interval (Student's t, over blocks); low and high are null with a single block."""
 
     ratio: float | None
     low: float | None

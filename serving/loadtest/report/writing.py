@@ -12,8 +12,8 @@ from serving.loadtest.measuring.results import Results
 from serving.loadtest.measuring.runs import Run
 from serving.loadtest.plan.loads import ClosedLoop, Load
 from serving.loadtest.report import document as doc
-from serving.loadtest.statistics.bootstrap import Interval
 from serving.loadtest.statistics.histogram import Histogram
+from serving.loadtest.statistics.intervals import Interval
 from serving.loadtest.target.counters import ServerTimings
 from serving.loadtest.target.probe import Description
 

@@ -1,1 +1,1 @@
-"""Pure functions on counted values: percentiles, early stopping, bootstrap intervals, histograms."""
+"""Pure functions on counted values: percentiles, early stopping, t intervals, histograms."""

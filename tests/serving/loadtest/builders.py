@@ -16,8 +16,8 @@ from serving.loadtest.measuring.runs import Run
 from serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
 from serving.loadtest.plan.scenario import Scenario
 from serving.loadtest.plan.targets import DEFAULT_SERVER, Target
-from serving.loadtest.statistics.bootstrap import Interval
 from serving.loadtest.statistics.histogram import Histogram
+from serving.loadtest.statistics.intervals import Interval
 from serving.loadtest.target.counters import ServerTimings
 from serving.loadtest.target.probe import Description
 from tests.serving.loadtest.fake_server import metadata

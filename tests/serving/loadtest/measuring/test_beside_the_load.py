@@ -19,7 +19,7 @@ from serving.loadtest.measuring import accuracy, caching, calibration, peaks
 from serving.loadtest.measuring.session import Session
 from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
 from serving.loadtest.plan.scenario import Scenario
-from serving.loadtest.statistics.bootstrap import Interval
+from serving.loadtest.statistics.intervals import Interval
 from serving.loadtest.target.probe import Probe
 from serving.loadtest.target.samples import SampleLibrary, load
 from tests.serving.loadtest.builders import block, description, targets

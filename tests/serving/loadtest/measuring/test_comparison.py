@@ -77,11 +77,11 @@ def test_throughputs_that_the_generator_set_are_not_compared() -> None:
 
 def test_saved_runs_are_compared_with_what_was() -> None:
     now, before = (Run((block("a", ClosedLoop(1), (s,)), block("a", ClosedLoop(1), (s,))), 1) for s in (0.004, 0.001))
-    made = compare(now, before, seed=0, place=0, files=("the run in b.json", "the run in a.json"))
+    made = compare(now, before, files=("the run in b.json", "the run in a.json"))
     assert made.sentence == (
         "a's p99 at 1 in flight is 4.0 times what it was (95 %: 4.0 to 4.0); "
         "its throughput shows no difference to what it was (95 %: 1.0 to 1.0 times)."
     )
     failed = Run((block("a", ClosedLoop(1), failed=1),), 1)
-    made = compare(failed, before, seed=0, place=0, files=("the run in b.json", "the run in a.json"))
+    made = compare(failed, before, files=("the run in b.json", "the run in a.json"))
     assert made.sentence == "a at 1 in flight cannot be compared: the run in b.json is INVALID."

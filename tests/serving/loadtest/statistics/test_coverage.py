@@ -1,0 +1,64 @@
+"""Do 95 % intervals hold the truth in 95 % of tests? At the default number of blocks, by simulation."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from serving.loadtest.plan.scenario import Scenario
+from serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
+from tests.serving.loadtest.builders import targets
+
+BLOCKS = Scenario(targets("cnn")).blocks
+TESTS = 1500
+# Durations in steps of 0.4 %: what lies in a place counts as its upper end, as in a histogram.
+EDGES = np.geomspace(1e-3, 1e6, 5000)
+Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
+LATENCIES: dict[str, Draw] = {
+    "lognormal": lambda random, shape: random.lognormal(0, 0.5, shape),
+    "heavy-tailed": lambda random, shape: 1 + random.pareto(1.2, shape),  # Its variance is infinite.
+}
+
+
+def coverage(truth: float, one: Callable[[np.random.Generator], Interval]) -> float:
+    random = np.random.default_rng(1)
+    found = [one(random) for _ in range(TESTS)]
+    return sum(interval.low <= truth <= interval.high for interval in found) / TESTS
+
+
+def counted(latencies: np.ndarray) -> np.ndarray:
+    places = np.minimum(np.searchsorted(EDGES, latencies), len(EDGES) - 1)
+    return np.stack([np.bincount(block, minlength=len(EDGES)) for block in places])
+
+
+def drift(random: np.random.Generator) -> np.ndarray:
+    return random.lognormal(0, 0.05, BLOCKS)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("truth", [1.0, 2.0])
+@pytest.mark.parametrize("blocks", [BLOCKS, 10, 20])
+def test_of_throughput(truth: float, paired: bool, blocks: int) -> None:
+    def one(random: np.random.Generator) -> Interval:
+        common = random.lognormal(0, 0.1, blocks) if paired else 1.0
+        above, below = (1000 * common * (1 + 0.05 * random.standard_normal(blocks)) for _ in "ab")
+        return ratio_of_rates(truth * above, below, paired=paired)
+
+    assert 0.93 <= coverage(truth, one) <= 0.98
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("truth", [1.0, 2.0])
+@pytest.mark.parametrize("latencies", LATENCIES)
+@pytest.mark.parametrize("q", [50.0, 99.0])
+def test_of_percentiles(q: float, latencies: str, truth: float, paired: bool) -> None:
+    """The slower one is sent fewer queries, as in a closed loop."""
+
+    def one(random: np.random.Generator) -> Interval:
+        here = drift(random)
+        there = here if paired else drift(random)
+        slow = truth * LATENCIES[latencies](random, (BLOCKS, 200)) * here[:, np.newaxis]
+        fast = LATENCIES[latencies](random, (BLOCKS, int(200 * truth))) * there[:, np.newaxis]
+        return ratio_of_percentiles(EDGES, counted(slow), counted(fast), q, paired=paired)
+
+    assert 0.93 <= coverage(truth, one) <= 0.98
