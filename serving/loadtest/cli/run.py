@@ -68,7 +68,7 @@ class WithCompare(click.Command):
 @setting("--target-latency", "The bound that --percentile should keep, e.g. 10ms.", Seconds())
 @setting("--percentile", "What a run is judged by.")
 @setting("--min-duration", "Measure at least so long, per target and load.", Seconds())
-@setting("--min-query-count", "And at least so many queries.")
+@setting("--min-query-count", "And at least so many queries, or what --percentile takes.")
 @setting("--max-duration", "But never longer: a run that needs more is INVALID.", Seconds())
 @setting("--max-query-count", "And never more queries.")
 @setting("--warm-up", "Before each block, not measured.", Seconds())

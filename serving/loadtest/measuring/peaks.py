@@ -7,7 +7,7 @@ from serving.loadtest.generator.orders import Block
 from serving.loadtest.measuring.runs import Run
 from serving.loadtest.measuring.session import Session
 from serving.loadtest.plan.loads import OpenLoop
-from serving.loadtest.plan.peak import PeakSearch
+from serving.loadtest.plan.peak import LOWEST_RATE, PeakSearch
 from serving.loadtest.plan.scenario import SHARE_OF_PEAK, Scenario
 from serving.loadtest.plan.schedule import generator_for
 
@@ -36,8 +36,13 @@ class Peak:
         bound = f"p{last.percentile:g} within {units.duration(last.target_latency)}"
         if not self.ended:
             return f"{self.target}: the search was stopped before it knew how far {bound} holds."
+        if self.rate is None and last.keeps_target is None:
+            return f"{self.target}: no run was long enough to tell whether {bound} holds."
         if self.rate is None:
-            return f"{self.target} keeps {bound} at no rate."
+            assert isinstance(last.load, OpenLoop)
+            lowest = last.load.rate
+            said = f" from {units.three_digits(lowest)} calls/s on (lower ones take a longer max_duration)"
+            return f"{self.target} keeps {bound} at no rate{said * (lowest > LOWEST_RATE)}."
         limited = " (the generator could not send more: the server may keep it further)" * self.limited_by_generator
         return f"{self.target} keeps {bound} up to {units.three_digits(self.rate)} calls/s{limited}."
 
@@ -54,7 +59,10 @@ def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
     """
     reached = session.peaks()
     searches = {
-        name: PeakSearch(scenario.rate[0] if scenario.rate else SHARE_OF_PEAK * reached.get(name, 2 * FIRST_RATE))
+        name: PeakSearch(
+            scenario.rate[0] if scenario.rate else SHARE_OF_PEAK * reached.get(name, 2 * FIRST_RATE),
+            scenario.lowest_rate,
+        )
         for name in scenario.names
     }
     steps: dict[str, list[Run]] = {name: [] for name in scenario.names}

@@ -27,6 +27,7 @@ class Run:
     planned_blocks: int = 1  # Fewer took place when it was stopped: then it is not VALID.
     percentile: float = 99.0  # What it is judged by.
     target_latency: float | None = None  # The bound (seconds) that the percentile should keep.
+    judged: bool = False  # By that percentile: then it has to be long enough to tell it.
     restarted: bool = False  # The server's counters began anew in between.
     ceiling: float | None = None  # What the generator reached at this load against a server that does nothing.
 
@@ -65,6 +66,8 @@ class Run:
         if total.failed:
             codes = ", ".join(f"{count:,} {code}" for code, count in total.statuses.most_common() if code != OK)
             found.append(f"{total.failed:,} of {total.queries:,} calls failed ({codes})")
+        if self.judged and self._too_short:
+            found.append(f"it is too short: {self._too_short}")
         if self.restarted:
             found.append("the server or the model was restarted while it was measured")
         if isinstance(self.load, OpenLoop) and total.delayed > DELAYED_SHARE * total.queries:
@@ -83,18 +86,25 @@ class Run:
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of a VALID run, a sentence each."""
         found = []
-        needed = early_stopping.samples_needed(0, self.percentile)
-        if self.total.queries < needed:
-            found.append(
-                f"{self.total.queries:,} queries are too few to tell a p{self.percentile:g} with 99 % confidence: that "
-                f"takes {needed:,}, so raise min_query_count"
-            )
+        if self._too_short and not self.judged:
+            found.append(self._too_short)
         if self.generator_limited:
             found.append(
                 f"the generator was the bottleneck ({self._generator_says}): the server may be faster than this; "
                 "more processes send more"
             )
         return tuple(found)
+
+    @property
+    def _too_short(self) -> str:
+        needed = early_stopping.samples_needed(0, self.percentile)
+        if self.total.queries >= needed:
+            return ""
+        raised = "max_duration" if self.judged else "min_query_count"  # A judged one ends early for no other reason.
+        return (
+            f"{self.total.queries:,} queries are too few to tell a p{self.percentile:g} with 99 % confidence: that "
+            f"takes {needed:,}, so raise {raised}"
+        )
 
     @property
     def generator_limited(self) -> bool:
@@ -118,8 +128,11 @@ class Run:
 
     @property
     def keeps_target(self) -> bool | None:
-        """Whether the percentile keeps the target latency, with early stopping's confidence; None without a target."""
-        if self.target_latency is None:
+        """Whether the percentile keeps the target latency, with early stopping's confidence.
+
+        None without a target, and when the queries are too few to tell.
+        """
+        if self.target_latency is None or early_stopping.over_allowed(self.total.queries, self.percentile) < 0:
             return None
         return early_stopping.keeps(self.total.queries, self.over(self.target_latency), self.percentile)
 

@@ -121,6 +121,7 @@ class Session:
             planned_blocks=planned_blocks,
             percentile=self._scenario.percentile,
             target_latency=self._scenario.target_latency,
+            judged=self._scenario.judged,
             restarted=(blocks[0].load, blocks[0].target) in self._restarted,
         )
 

@@ -13,13 +13,14 @@ class PeakSearch:
     """Doubles or halves the rate until one keeps the bound and one does not, halves the gap between them, and then
     confirms: a peak is a rate that kept the bound in two runs, and what is near the edge passes once by luck."""
 
-    def __init__(self, first: float) -> None:
-        """`first` is the rate (calls/s) to begin with."""
+    def __init__(self, first: float, lowest: float = LOWEST_RATE) -> None:
+        """`first` is the rate (calls/s) to begin with, `lowest` the one to give up at."""
+        self._lowest = _three_digits(min(lowest, MAX_RATE))
         self._low: float | None = None  # The highest rate that kept the bound.
         self._high: float | None = None  # The lowest one that did not.
         self._confirming = False
         self._near = False  # A confirmation failed: the edge is just below.
-        self.rate: float | None = _three_digits(min(max(first, LOWEST_RATE), MAX_RATE))
+        self.rate: float | None = _three_digits(min(max(first, self._lowest), MAX_RATE))
         self.peak: float | None = None
 
     def tell(self, kept: bool) -> None:
@@ -47,10 +48,10 @@ class PeakSearch:
                 return self._confirm(self._low)
             return min(_three_digits(2 * self._low), float(MAX_RATE))
         if self._low is None:
-            if self._high <= LOWEST_RATE:
+            if self._high <= self._lowest:
                 return None
             lower = _three_digits(self._high / (PRECISION if self._near else 2.0))
-            return max(lower if lower < self._high else self._high / 2, LOWEST_RATE)
+            return max(lower if lower < self._high else self._high / 2, self._lowest)
         middle = _three_digits(math.sqrt(self._low * self._high))
         if self._high / self._low <= PRECISION or not self._low < middle < self._high:
             return self._confirm(self._low)

@@ -12,7 +12,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from serving.loadtest.plan.loads import Arrivals, ClosedLoop, Limits, OpenLoop
+from serving.loadtest.plan.peak import LOWEST_RATE
 from serving.loadtest.plan.targets import Target
+from serving.loadtest.statistics import early_stopping
 
 ScenarioName = Literal["single-stream", "multi-stream", "server", "offline"]
 
@@ -51,7 +53,7 @@ class Scenario:
     target_latency: float | None = None
     percentile: float = 99.0
     min_duration: float = 3.0
-    # p99 with no sample over the bound needs 459 for 99 % confidence: statistics.early_stopping.
+    # More where the percentile that a run is judged by takes more (query_count).
     min_query_count: int = 500
     max_duration: float = 60.0
     max_query_count: int = 1_000_000
@@ -87,6 +89,10 @@ class Scenario:
             raise ValueError(f"percentile lies between 0 and 100, not at {self.percentile:g}")
         if self.max_duration < self.min_duration or self.max_query_count < self.min_query_count:
             raise ValueError("a maximum (max_duration, max_query_count) lies below its minimum")
+        if self.max_query_count < self.query_count:
+            raise ValueError(
+                f"a p{self.percentile:g} takes {self.query_count:,} queries to tell: max_query_count is at least that"
+            )
         self._check_peak()
         _ = self.closed_loops, self.open_loops(math.inf)  # Each load checks itself.
 
@@ -97,6 +103,11 @@ class Scenario:
             raise ValueError("find_peak is for rates: leave out the concurrency")
         if self.find_peak and len(self.rate) > 1:
             raise ValueError("find_peak begins at one rate, not at several")
+        if self.find_peak and self.rate and self.rate[0] < self.lowest_rate:
+            raise ValueError(
+                f"find_peak cannot tell a p{self.percentile:g} at {self.rate[0]:g} calls/s, since {self.query_count:,} "
+                f"queries take longer than max_duration: raise it, or begin at {math.ceil(self.lowest_rate):,} calls/s"
+            )
         if self.scenario == "server" and not (self.rate or self.find_peak):
             raise ValueError("the server scenario needs a rate, or find_peak with a target_latency")
 
@@ -127,9 +138,28 @@ class Scenario:
         return (OpenLoop(rounded_down(rate), self.arrivals),)
 
     @property
+    def judged(self) -> bool:
+        """Whether the percentile is what a run is about: a run too short to tell it is then INVALID."""
+        preset = PRESETS[self.scenario] if self.scenario else {}
+        return self.target_latency is not None or "percentile" in preset
+
+    @property
+    def query_count(self) -> int:
+        """How many queries a run takes at least: min_query_count, or what a percentile that it is judged by takes."""
+        needed = early_stopping.samples_needed(0, self.percentile) if self.judged else 1
+        return max(self.min_query_count, needed)
+
+    @property
+    def lowest_rate(self) -> float:
+        """The lowest rate (calls/s) at which a search can tell anything within max_duration."""
+        # Poisson arrivals are hardly ever fewer than on average by four standard deviations: m - 4 sqrt(m) = n.
+        on_average = (2 + math.sqrt(self.query_count + 4)) ** 2
+        return max(LOWEST_RATE, on_average / self.max_duration)
+
+    @property
     def limits(self) -> Limits:
         """The limits of one target under one load."""
-        return Limits(self.min_duration, self.min_query_count, self.max_duration, self.max_query_count)
+        return Limits(self.min_duration, self.query_count, self.max_duration, self.max_query_count)
 
     @property
     def generator_processes(self) -> int:

@@ -86,9 +86,11 @@ class RunDocument(TypedDict):
     planned_blocks: int
     samples_per_second: float
     percentile: float  # What it is judged by, for example 99.
-    percentile_bound: float | None  # Its latency is not higher than this, with 99 % confidence.
+    percentile_bound: float | None  # It is not higher than this, with 99 % confidence; null with too few queries.
     target_latency: float | None
-    keeps_target: bool | None  # Whether the percentile keeps the target latency, with 99 % confidence.
+    # Whether the percentile keeps the target latency, with 99 % confidence; null without one, or with too few queries.
+    keeps_target: bool | None
+    judged: bool  # By that percentile: with too few queries to tell it, the run is not valid.
     restarted: bool
     generator_ceiling: float | None  # Calls a second against a server that does nothing.
     error_messages: dict[str, str]  # The first message of each status but OK.

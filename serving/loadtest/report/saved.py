@@ -80,6 +80,7 @@ def _run(run: dict[str, Any], scenario: dict[str, Any]) -> Run:
         planned_blocks=run.get("planned_blocks", scenario["blocks"]),
         percentile=run.get("percentile", 99.0),
         target_latency=run.get("target_latency"),
+        judged=run.get("judged", False),
         restarted=run.get("restarted", False),
         ceiling=run.get("generator_ceiling"),
     )

@@ -117,6 +117,7 @@ def _run(run: Run, models: dict[str, str]) -> doc.RunDocument:
         "percentile_bound": _number(run.percentile_bound),
         "target_latency": run.target_latency,
         "keeps_target": run.keeps_target,
+        "judged": run.judged,
         "restarted": run.restarted,
         "generator_ceiling": run.ceiling,
         "error_messages": run.total.details,

@@ -172,9 +172,9 @@ def saved(server: FakeServer, file: Path, *more: str) -> Path:
 
 
 def test_saved_runs_are_compared(server: FakeServer, tmp_path: Path) -> None:
-    before = saved(server, tmp_path / "before.json")
+    before = saved(server, tmp_path / "before.json", "--blocks", "10")
     server.behaviour = lambda number, context: (threading.Event().wait(0.02), None)[1]
-    after = saved(server, tmp_path / "after.json")
+    after = saved(server, tmp_path / "after.json", "--blocks", "10")
     result = invoke("compare", str(before), str(after))
     assert result.exit_code == 0, result.output
     text = " ".join(result.stdout.split())
@@ -235,13 +235,13 @@ def test_one_model_on_several_servers_and_everything_beside_the_load(server: Fak
 
 def test_a_search_for_the_peak_is_reported(server: FakeServer, tmp_path: Path) -> None:
     quick = ("--min-duration", "100ms", "--min-query-count", "50", "--max-query-count", "100", "--warm-up", "0")
-    search = ("--scenario", "server", "--find-peak", "--target-latency", "1us", "--percentile", "90", "--rate", "4")
+    search = ("--scenario", "server", "--find-peak", "--target-latency", "1us", "--percentile", "90", "--rate", "100")
     file = tmp_path / "results.json"
     result = invoke("fast", "--server", server.address, *quick, *search, "--max-duration", "1", "--json", str(file))
     assert result.exit_code == 1  # Nothing answers within a microsecond.
-    assert "fast keeps p90 within 1.00 µs at no rate" in result.stdout
+    assert "fast keeps p90 within 1.00 µs at no rate from 87.4 calls/s on" in result.stdout
     (peak,) = json.loads(file.read_text())["peaks"]
-    assert [step["load"]["rate"] for step in peak["steps"]] == [4.0, 2.0, 1.0]
+    assert [step["load"]["rate"] for step in peak["steps"]] == [100.0, 87.4]
 
 
 def test_a_scenario_sets_what_the_command_does_not(server: FakeServer, tmp_path: Path) -> None:

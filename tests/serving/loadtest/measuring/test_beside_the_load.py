@@ -108,8 +108,8 @@ def test_an_accuracy_below_99_percent_of_the_files_is_off(correct: int, off: boo
 class Simulated(Fleet):
     """A server whose latency is 1 ms up to a rate, and 100 ms above; one that remembers answers, if asked."""
 
-    def __init__(self, edge: float = 0.0, remembers: bool = False, stop_after: int = 1000) -> None:
-        self.edge, self.remembers = edge, remembers
+    def __init__(self, edge: float = 0.0, remembers: bool = False, stop_after: int = 1000, queries: int = 0) -> None:
+        self.edge, self.remembers, self.queries = edge, remembers, queries
         self.rates: list[float] = []
         self.stop = threading.Event()
         self._left = stop_after
@@ -124,7 +124,7 @@ class Simulated(Fleet):
             return block(block_.target, block_.load, (0.001,) * (500 + 500 * quick), window=jitter)
         self.rates.append(block_.load.rate)
         latency = 0.001 if block_.load.rate <= self.edge else 0.1
-        return block(block_.target, block_.load, (latency,) * 1000)
+        return block(block_.target, block_.load, (latency,) * (self.queries or block_.limits.min_query_count))
 
 
 def session(fleet: Simulated, **settings: object) -> tuple[Scenario, Session]:
@@ -150,7 +150,26 @@ def test_a_bound_that_is_never_kept_has_no_peak() -> None:
     scenario, running = session(Simulated(edge=0.0), rate=(50.0,))
     (fast, _) = peaks.find(scenario, running)
     assert fast.rate is None
+    least = "from 9.96 calls/s on (lower ones take a longer max_duration)"
+    assert fast.sentence == f"fast keeps p99 within 10.0 ms at no rate {least}."
+    scenario, running = session(Simulated(edge=0.0), rate=(50.0,), max_duration=600.0)
+    (fast, _) = peaks.find(scenario, running)
     assert fast.sentence == "fast keeps p99 within 10.0 ms at no rate."
+
+
+def test_the_peak_of_a_high_percentile_is_found_with_the_queries_that_it_takes() -> None:
+    scenario, running = session(Simulated(edge=730.0), percentile=99.9, rate=(400.0,))
+    (fast, _) = peaks.find(scenario, running)
+    assert fast.rate is not None
+    assert 690 <= fast.rate <= 730
+    assert all(step.total.queries == 4603 for step in fast.steps)
+
+
+def test_a_search_whose_runs_are_too_short_does_not_say_that_the_bound_is_missed() -> None:
+    scenario, running = session(Simulated(edge=730.0, queries=100), rate=(50.0,))
+    (fast, _) = peaks.find(scenario, running)
+    assert fast.rate is None
+    assert fast.sentence == "fast: no run was long enough to tell whether p99 within 10.0 ms holds."
 
 
 def test_a_search_that_is_stopped_says_so() -> None:

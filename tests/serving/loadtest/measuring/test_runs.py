@@ -35,6 +35,22 @@ def test_a_failed_call_is_over_every_bound() -> None:
     assert not of(*(0.001,) * 660, failed=1, target_latency=1.0).keeps_target
 
 
+@pytest.mark.parametrize("latency", [0.001, 1.0])
+def test_too_few_queries_neither_keep_a_bound_nor_miss_it(latency: float) -> None:
+    short = of(*(latency,) * 500, target_latency=0.01, percentile=99.9, judged=True)
+    assert short.keeps_target is None
+    assert not short.valid
+    (problem,) = short.problems
+    assert problem.startswith("it is too short: 500 queries are too few to tell a p99.9 with 99 % confidence")
+    assert short.notes == ()
+    long = of(*(latency,) * 4603, target_latency=0.01, percentile=99.9, judged=True)
+    assert (long.valid, long.keeps_target) == (True, latency < 0.01)
+    # A run of which nothing is asked says so, and no more.
+    asked_nothing = of(*(latency,) * 50)
+    assert asked_nothing.valid
+    assert "too few to tell a p99" in asked_nothing.notes[0]
+
+
 @given(seed=st.integers(0, 100))
 def test_the_bound_of_a_percentile_is_above_the_true_one_almost_always(seed: int) -> None:
     """An exponential distribution's 90th percentile is ln 10. With 99 % confidence hardly any bound is below."""

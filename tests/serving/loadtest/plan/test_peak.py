@@ -46,6 +46,17 @@ def test_a_server_that_never_keeps_it_has_no_peak() -> None:
     assert tried[-1] == LOWEST_RATE
 
 
+def test_the_search_gives_up_at_the_lowest_rate_that_it_may_try() -> None:
+    found, tried = PeakSearch(1.0, lowest=60.0), []
+    while found.rate is not None:
+        tried.append(found.rate)
+        found.tell(found.rate >= 200.0)
+    assert tried == [60.0]
+    found = PeakSearch(100.0, lowest=60.0)
+    found.tell(False)
+    assert found.rate == 60.0
+
+
 def test_a_server_that_always_keeps_it_has_the_highest_rate_there_is() -> None:
     peak, _ = search(1000.0, 1e9)
     assert peak == 1e6

@@ -2,6 +2,7 @@ import pytest
 
 from serving.loadtest.plan.loads import ClosedLoop, Limits, OpenLoop
 from serving.loadtest.plan.scenario import PRESETS, Scenario, ScenarioName
+from serving.loadtest.plan.schedule import generator_for, planned_times
 from tests.serving.loadtest.builders import targets
 
 
@@ -83,6 +84,34 @@ def test_every_preset_is_a_scenario(name: ScenarioName) -> None:
     scenario = Scenario(targets("cnn"), scenario=name, **(dict(PRESETS[name]) | more))
     assert not scenario.derives_rate
     assert scenario.arrivals == "poisson"
+
+
+def test_a_run_that_is_judged_takes_the_queries_that_its_percentile_needs() -> None:
+    few = {"min_query_count": 20, "percentile": 99.9}
+    cnn = targets("cnn")
+    assert Scenario(cnn, concurrency=(1,), **few).limits.min_query_count == 20  # type: ignore[arg-type]
+    for judged in ({"target_latency": 0.01}, {"scenario": "single-stream"}):
+        scenario = Scenario(cnn, concurrency=(1,), **(few | judged))
+        assert (scenario.judged, scenario.limits.min_query_count) == (True, 4603)
+    assert not Scenario(cnn, scenario="offline", **few).judged  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"p99\.9 takes 4,603 queries to tell: max_query_count is at least that"):
+        Scenario(cnn, target_latency=0.01, max_query_count=4602, **few)  # type: ignore[arg-type]
+
+
+def test_a_search_does_not_begin_where_it_can_tell_nothing() -> None:
+    search = {"find_peak": True, "target_latency": 0.01, "percentile": 99.9}
+    lowest = Scenario(targets("cnn"), **search).lowest_rate  # type: ignore[arg-type]
+    assert lowest == pytest.approx(4603 / 60, rel=0.07)
+    with pytest.raises(ValueError, match=r"p99\.9 at 50 calls/s, .* or begin at 82 calls/s"):
+        Scenario(targets("cnn"), rate=(50.0,), **search)  # type: ignore[arg-type]
+    assert Scenario(targets("cnn"), rate=(50.0,), max_duration=120.0, **search).lowest_rate < 50  # type: ignore[arg-type]
+
+
+def test_the_lowest_rate_of_a_search_is_enough_for_poisson_arrivals() -> None:
+    scenario = Scenario(targets("cnn"), find_peak=True, target_latency=0.01, max_duration=10.0)
+    for seed in range(200):
+        times = planned_times(OpenLoop(scenario.lowest_rate), scenario.limits, 0.0, generator_for(seed, "schedule"))
+        assert len(times) >= scenario.query_count
 
 
 def test_a_search_begins_at_the_rate_given_or_where_a_closed_loop_saturates() -> None:
