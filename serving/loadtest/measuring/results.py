@@ -46,12 +46,12 @@ class Results:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Why the test as a whole is INVALID, runs apart."""
+        """Why the test as a whole is INVALID, runs apart: sentences without a full stop, to be shown as they are."""
         found = []
         if self.interrupted:
-            found.append("the test was interrupted: this is what there was")
+            found.append("The test was interrupted: this is what there was")
         if not self.runs:
-            found.append("nothing was measured")
+            found.append("Nothing was measured")
         found += [f"{check.target}: {check.problem}" for check in self.caching if check.problem]
         found += [f"{name}: {accuracy.problem}" for name, accuracy in self.accuracies.items() if accuracy.problem]
         found += [peak.sentence.removesuffix(".") for peak in self.peaks if peak.rate is None]

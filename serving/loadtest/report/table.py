@@ -43,7 +43,7 @@ def render(
 
 def _problems(results: Results, console: Console) -> None:
     for problem in results.problems:
-        console.print(Text.assemble(("INVALID ", "bold red"), f"{problem[0].upper()}{problem[1:]}."))
+        console.print(Text.assemble(("INVALID ", "bold red"), f"{problem}."))
     for run in results.runs:
         for problem in run.problems:
             console.print(Text.assemble(("INVALID ", "bold red"), f"{run.target}, {run.load}: {problem}"))

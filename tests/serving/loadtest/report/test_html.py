@@ -90,6 +90,11 @@ def test_what_makes_a_run_invalid_is_said() -> None:
     assert "The test was interrupted" in page(results(interrupted=True))
 
 
+def test_a_problem_keeps_a_targets_name_as_it_is() -> None:
+    assert "<li>slow: answers seem to be cached" in page(full_results())
+    assert "<li>The test was interrupted: this is what there was.</li>" in page(results(interrupted=True))
+
+
 def test_the_first_picture_is_accuracy_against_latency() -> None:
     text = page(full_results())
     (first, *_) = re.findall(r"<svg.*?</svg>", text, re.DOTALL)

@@ -59,14 +59,14 @@ def test_the_sentences_of_whatever_was_measured_beside_the_load() -> None:
     assert "fast is right on 90.00% of 1,000 samples (95 %: 87.98% to 91.71%)." in text
     assert "fast keeps p99 within 10.0 ms up to 1,450 calls/s." in text
     assert "fast computes its answers: one sample over and over gains nothing." in text
-    assert "INVALID Slow: answers seem to be cached: one sample over and over is 3.00 times" in text
+    assert "INVALID slow: answers seem to be cached: one sample over and over is 3.00 times" in text
     assert "The generator's own ceiling: 20,000 calls/s, 8 in flight." in text
     assert "FAILED fast.p99 > 1ms: it is 2 ms" in text
 
 
 def test_an_accuracy_that_is_off_is_said() -> None:
     text = printed(two_models({"accuracies": {"fast": Accuracy(8000, 10_000, expected=0.9)}}), 200)
-    assert "INVALID Fast: its accuracy is off: 80.00% through the server, where the model's file says 90.00%." in text
+    assert "INVALID fast: its accuracy is off: 80.00% through the server, where the model's file says 90.00%." in text
 
 
 def test_few_queries_are_noted() -> None:
