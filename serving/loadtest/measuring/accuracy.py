@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -54,8 +55,23 @@ class Accuracy:
         )
 
 
+@dataclass(frozen=True)
+class AccuracyProgress:
+    """How far the pass through all samples is, for whoever shows it."""
+
+    target: str
+    correct: int
+    done: int  # Samples answered so far.
+    total: int
+
+
 def measure(
-    library: SampleLibrary, description: Description, probe: Probe, deadline: float, stop: threading.Event
+    library: SampleLibrary,
+    description: Description,
+    probe: Probe,
+    deadline: float,
+    stop: threading.Event,
+    on_progress: Callable[[AccuracyProgress], None],
 ) -> Accuracy | None:
     """Classify every sample of the library once. None when `stop` was set before the end.
 
@@ -72,19 +88,22 @@ def measure(
     read = _read_classified if target.method == "classify" else _read_inferred
     batch_size = min(BATCH_SIZE, description.max_batch_size or 1) if target.method == "infer" else 1
 
-    def correct(order: tuple[range, bytes]) -> int:
+    def judge(order: tuple[range, bytes]) -> tuple[int, int]:
         places, request = order
         if stop.is_set():
-            return 0
+            return 0, 0
         answer = probe.call(target, library.feed.method, request, deadline)
-        return int(np.count_nonzero(read(answer, target.name) == labels[places.start : places.stop]))
+        return int(np.count_nonzero(read(answer, target.name) == labels[places.start : places.stop])), len(places)
 
+    correct = done = 0
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        total = sum(pool.map(correct, library.each_once(batch_size)))
+        for right, answered in pool.map(judge, library.each_once(batch_size)):
+            correct, done = correct + right, done + answered
+            on_progress(AccuracyProgress(target.name, correct, done, len(labels)))
     if stop.is_set():
         return None
     whole = len(labels) == TEST_SET_SIZE
-    return Accuracy(total, len(labels), description.expected_accuracy if whole else None)
+    return Accuracy(correct, len(labels), description.expected_accuracy if whole else None)
 
 
 def _read_classified(answer: bytes, name: str) -> npt.NDArray[np.int64]:

@@ -38,7 +38,7 @@ def measure(
     extras: Extras,
     credentials: Credentials,
     stop: threading.Event,
-    show: Callable[[Progress], None],
+    show: Callable[[Progress | accuracy.AccuracyProgress], None],
     command: str = "",
 ) -> Results:
     """Run the load test. Once `stop` is set it ends early, with what there is. Raises LoadTestError."""
@@ -54,7 +54,7 @@ def measure(
             name = library.target.name
             answer = probes[name].call(library.target, library.feed.method, library.requests[0], scenario.deadline)
             described[name] = replace(described[name], answering_version=library.answering_version(answer))
-        accuracies = _accuracies(libraries, described, probes, scenario.deadline, stop) if extras.accuracy else {}
+        accuracies = _accuracies(libraries, described, probes, scenario.deadline, stop, show) if extras.accuracy else {}
         feeds = {library.target.name: library.feed for library in libraries}
         connections = Connections(scenario.channels, scenario.deadline, credentials, extras.public_api)
         every = caching.with_one_sample(feeds) if extras.check_caching else feeds
@@ -101,11 +101,12 @@ def _accuracies(
     probes: dict[str, Probe],
     deadline: float,
     stop: threading.Event,
+    show: Callable[[accuracy.AccuracyProgress], None],
 ) -> dict[str, accuracy.Accuracy]:
     found = {}
     for library in libraries:
         name = library.target.name
-        one = accuracy.measure(library, described[name], probes[name], deadline, stop)
+        one = accuracy.measure(library, described[name], probes[name], deadline, stop, show)
         if one is not None:
             found[name] = one
     return found

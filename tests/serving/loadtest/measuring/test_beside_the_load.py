@@ -49,17 +49,23 @@ def by_first_pixel(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
     return response
 
 
-def measure(server: FakeServer, path: Path | None, **parameters: str) -> accuracy.Accuracy | None:
+def measure(
+    server: FakeServer, path: Path | None, seen: list[accuracy.AccuracyProgress] | None = None, **parameters: str
+) -> accuracy.Accuracy | None:
     (target,) = targets("fast", address=server.address)
     library: SampleLibrary = load(target, metadata("fast"), 1, 0, path)
     with Probe(server.address, Credentials()) as probe:
-        return accuracy.measure(library, description(target, **parameters), probe, 5.0, threading.Event())
+        told = description(target, **parameters)
+        return accuracy.measure(library, told, probe, 5.0, threading.Event(), (seen if seen is not None else []).append)
 
 
 def test_every_sample_is_sent_once_and_counted(server: FakeServer, labelled: Path) -> None:
     server.answer = by_first_pixel
-    found = measure(server, labelled)
+    seen: list[accuracy.AccuracyProgress] = []
+    found = measure(server, labelled, seen)
     assert found == accuracy.Accuracy(108, 120)
+    assert [(at.done, at.total) for at in seen] == [(50, 120), (100, 120), (120, 120)]
+    assert seen[-1] == accuracy.AccuracyProgress("fast", 108, 120, 120)
     assert sum(request.inputs[0].shape[0] for request in server.requests) == 120
     assert max(request.inputs[0].shape[0] for request in server.requests) == accuracy.BATCH_SIZE
 
@@ -80,7 +86,7 @@ def test_accuracy_needs_labels_and_one_answer(server: FakeServer, labelled: Path
     with pytest.raises(SampleError, match="have no labels: accuracy needs --samples with an"):
         measure(server, None)
     with pytest.raises(SampleError, match="gives a set of labels, not one"):
-        measure(server, labelled, **{"hangtag.task": "multi_label"})
+        measure(server, labelled, None, **{"hangtag.task": "multi_label"})
     with pytest.raises(SampleError, match="has no output with one score a class"):
         measure(server, labelled)  # It answers without any output.
 

@@ -4,7 +4,7 @@ import re
 from rich.console import Console
 
 from serving.loadtest.generator.orders import Block, Snapshot
-from serving.loadtest.measuring.accuracy import Accuracy
+from serving.loadtest.measuring.accuracy import Accuracy, AccuracyProgress
 from serving.loadtest.measuring.comparison import comparisons
 from serving.loadtest.measuring.gates import Outcome
 from serving.loadtest.measuring.results import Results
@@ -92,3 +92,12 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else() -> None:
         if terminal:
             assert "499 calls/s  p50 1.20 ms  p99 34.5 ms  3 errors" in text
             assert "9 s left" in text
+
+
+def test_a_pass_for_accuracy_is_shown_too() -> None:
+    written = io.StringIO()
+    with progress.live(Console(file=written, force_terminal=True, color_system=None, width=150)) as show:
+        show(AccuracyProgress("cnn", 2300, 2500, 10_000))
+    text = written.getvalue()
+    assert "cnn, accuracy" in text
+    assert "2,500 of 10,000 samples  92.00% right so far" in text
