@@ -32,6 +32,7 @@ def probe(path: Path) -> dict[str, Any]:
             runtime, obstacle(inputs, {value.name: _axes(value) for value in model.graph.output})
         )
         runtime.warm_up([1])
+        speed = timing.measure(runtime, verdict)
     except GateError as error:
         return {"refused": error.why}
     except (ModelLoadError, InferenceError) as error:
@@ -42,7 +43,7 @@ def probe(path: Path) -> dict[str, Any]:
         "outputs": list(map(str, runtime.signature.outputs)),
         "last_axes": [spec.shape[-1] for spec in runtime.signature.outputs if spec.shape],
         "batching": asdict(verdict),
-        "speed": timing.measure(runtime, verdict),
+        "speed": speed,
         "operators": dict(graph.operators(model)),
     }
 

@@ -59,7 +59,7 @@ def test_what_may_be_batched_is_published_as_such(make: Make, tmp_path: Path) ->
     result = take(tmp_path, write(tmp_path, make()))
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith(f"published {tmp_path / 'models/theirs/1'}\n")
-    assert "  batching     batched: the same answers alone and in batches of 2, 3, 7\n" in result.stdout
+    assert "  batching     batched: the same answers alone and in batches of 2, 3, 7, 16, 64\n" in result.stdout
     told = metadata(tmp_path)
     assert told["batched"] == "true"
     proof = json.loads(told["gate"])["batching"]
@@ -78,6 +78,7 @@ def test_what_may_be_batched_is_published_as_such(make: Make, tmp_path: Path) ->
         (foreign.backwards, "'y' of the same input differs between a batch of 1 and a batch of 2"),
         (foreign.one_row, "'y' has 1 rows for a batch of 2"),
         (foreign.only_alone, "a batch of 2 fails: "),
+        (foreign.at_most_32, "a batch of 64 fails: "),
     ],
 )
 def test_what_may_not_be_batched_is_published_as_such(make: Make, why: str, tmp_path: Path) -> None:
@@ -156,6 +157,17 @@ def test_one_that_ends_the_process_is_refused(tmp_path: Path) -> None:
     said = refusal(tmp_path, write(tmp_path, foreign.fatal()))
     assert said.startswith("runtime: ONNX Runtime ends the process (signal 6) on ")
     assert said.endswith("Nothing was published.")
+
+
+def test_nothing_in_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by the child that runs the file, nor by the one that asks about an empty batch."""
+    marker = tmp_path / "was run"
+    (tmp_path / "numpy.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n")
+    monkeypatch.chdir(tmp_path)
+    result = take(tmp_path, write(tmp_path, onnx_models.gather()))
+    assert result.exit_code == 0, result.output
+    assert "  batching     batched: " in result.stdout
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_an_empty_batch_that_is_answered_with_rows_is_refused(tmp_path: Path) ->
 
 def test_a_file_that_cannot_be_asked_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"nothing")
-    with pytest.raises(GateError, match=r"the process that asked about a batch of 0 failed: .*ModelLoadError"):
+    with pytest.raises(GateError, match=r"a batch of 0 failed: the process ended with exit code 1: .*ModelLoadError"):
         batching.check_empty(tmp_path / "model.onnx")
 
 
