@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HANGTAG", "max_content_width": 110},
 )
-@click.version_option(package_name="hangtag")
+@click.version_option(package_name="hangtag", allow_from_autoenv=False)
 def main() -> None:
     """Train Fashion-MNIST classifiers, export them to ONNX, serve them over gRPC, and load-test them.
 

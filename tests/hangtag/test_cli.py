@@ -38,6 +38,12 @@ def test_the_version_is_the_distributions() -> None:
     assert result.output.strip().endswith(metadata.version("hangtag"))
 
 
+def test_the_version_is_asked_for_by_flag_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build's variable of this name would otherwise make every command print the version and do nothing."""
+    monkeypatch.setenv("HANGTAG_VERSION", "1.2.3")
+    assert "List the latest version" in CliRunner().invoke(main, ["models", "--help"]).output
+
+
 def test_an_unknown_command_is_a_usage_error() -> None:
     result = CliRunner().invoke(main, ["srve"])
     assert result.exit_code == 2
