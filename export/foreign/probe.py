@@ -13,7 +13,7 @@ import onnx
 
 from export import graph
 from export.errors import GateError
-from export.foreign import batching_proof, timing
+from export.foreign import batching_proof, timing, triton
 from export.gate import structure
 from serving.batchable import Axes, obstacle
 from serving.server.errors import InferenceError, ModelLoadError
@@ -44,6 +44,7 @@ def probe(path: Path) -> dict[str, Any]:
         "last_axes": [spec.shape[-1] for spec in runtime.signature.outputs if spec.shape],
         "batching": asdict(verdict),
         "speed": speed,
+        "triton": None if verdict.batched else triton.config(runtime.signature),
         "operators": dict(graph.operators(model)),
     }
 

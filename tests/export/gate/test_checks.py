@@ -118,6 +118,15 @@ def test_in_fp32_level_labels_may_go_either_way() -> None:
     assert (figures["level"], figures["differing"]) == (10, 0)
 
 
+def test_in_fp32_all_of_the_accuracy_is_kept_but_for_level_labels() -> None:
+    assert RULES["fp32"].accuracy == 1.0
+    expected = np.array([[1.0, 1.00005]] * 3 + [[0.0, 5.0]] * 7, np.float32)
+    got = expected.copy()
+    got[:3] = got[:3, ::-1]
+    figures = agreement.check(got, expected, np.ones(10, np.uint8), RULES["fp32"]).figures
+    assert (figures["level"], figures["accuracy"], figures["pytorch_accuracy"]) == (3, 0.7, 1.0)
+
+
 def test_a_graph_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     model = onnx_models.classifier()
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 11
