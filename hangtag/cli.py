@@ -30,6 +30,19 @@ SUBCOMMANDS = {
 }
 
 
+def name_variables_after_flags(command: click.Command, prefix: str) -> None:
+    """Call every option's variable as its flag, where the Python parameter is called otherwise (--json: as_json)."""
+    for option in command.params:
+        flag = max(option.opts, key=len).lstrip("-").replace("-", "_")
+        if isinstance(option, click.Option) and flag != option.name and option.allow_from_autoenv:
+            option.allow_from_autoenv = False
+            declared = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
+            option.envvar = [*declared, f"{prefix}_{flag.upper()}"]
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            name_variables_after_flags(below, f"{prefix}_{name.upper().replace('-', '_')}")
+
+
 class LazyGroup(click.Group):
     """A click group that imports a subcommand's module only to run it or to show its own help."""
 
@@ -43,6 +56,7 @@ class LazyGroup(click.Group):
         module_name, _, attribute = entry.location.partition(":")
         with needs(entry.extra, f"'hangtag {cmd_name}'"):
             command: click.Command = getattr(importlib.import_module(module_name), attribute)
+        name_variables_after_flags(command, f"HANGTAG_{cmd_name.upper()}")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -33,6 +33,13 @@ def test_no_variable_is_an_option_of_a_command(monkeypatch: pytest.MonkeyPatch) 
     assert result.output.startswith("model ")
 
 
+def test_everything_has_limits() -> None:
+    for name, service in SERVICES.items():
+        assert service["cpu_period"] == 100_000, name
+        assert int(defaults(str(service["cpu_quota"]))) > 0, name
+        assert {"memory", "pids"} <= service["deploy"]["resources"]["limits"].keys(), name
+
+
 def test_every_port_is_one_port() -> None:
     """Of a range Docker takes another one after a restart; who scales sets HANGTAG_PORTS."""
     published = [defaults(port) for service in SERVICES.values() for port in service.get("ports", [])]

@@ -2,6 +2,7 @@ import importlib
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -86,6 +87,29 @@ def test_every_option_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatch
     assert seen.pop("port") == 9000
     assert CliRunner().invoke(main, ["serve", "--port", "9001"]).exit_code == 0
     assert seen.pop("port") == 9001
+
+
+def options(path: str, command: click.Command) -> Iterator[tuple[str, click.Option]]:
+    """Each option with its variable by README's rule: the command, and the flag."""
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            yield from options(f"{path}_{name}", below)
+    for option in command.params:
+        if isinstance(option, click.Option):
+            yield f"{path}{max(option.opts, key=len).replace('--', '_')}".replace("-", "_").upper(), option
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_variable_is_called_as_its_flag(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the Python parameter is not: --json is as_json."""
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    for variable, option in options(f"hangtag_{name}", command):
+        prefix = variable.rpartition(max(option.opts, key=len).lstrip("-").replace("-", "_").upper())[0].rstrip("_")
+        context = click.Context(command, auto_envvar_prefix=prefix)
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "given")
+            assert option.resolve_envvar_value(context) == "given", variable
 
 
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
