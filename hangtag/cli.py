@@ -1,6 +1,9 @@
 """The root command. Subcommands load when they are called, so that ``hangtag serve`` starts fast and without torch."""
 
 import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import click
@@ -65,13 +68,29 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, entry.summary) for name, entry in SUBCOMMANDS.items()])
 
 
+@contextmanager
+def children_leave_the_current_folder_alone() -> Iterator[None]:
+    """Processes that multiprocessing starts look for modules there first, and would run somebody's socket.py."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HANGTAG", "max_content_width": 110},
 )
 @click.version_option(package_name="hangtag", allow_from_autoenv=False)
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Train Fashion-MNIST classifiers, export them to ONNX, serve them over gRPC, and load-test them.
 
     Every option can also be given as a variable: HANGTAG_SERVE_PORT=9000 is --port 9000 of hangtag serve.
     """
+    ctx.with_resource(children_leave_the_current_folder_alone())

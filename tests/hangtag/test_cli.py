@@ -1,4 +1,6 @@
 import importlib
+import multiprocessing
+import os
 import subprocess
 import sys
 import tomllib
@@ -117,6 +119,27 @@ def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main, ["serve"])
     assert result.exit_code == 2
     assert "'eight' is not a valid integer" in result.output
+
+
+def test_children_run_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of serve, loadtest and train are started by multiprocessing, which imports socket."""
+    marker = tmp_path / "was run"
+    (tmp_path / "socket.py").write_text(f"open({str(marker)!r}, 'w')\nraise SystemExit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    ended = []
+
+    def work(**_options: object) -> None:
+        child = multiprocessing.get_context("spawn").Process(target=os.getpid)
+        child.start()
+        child.join()
+        ended.append(child.exitcode)
+
+    command = main.get_command(click.Context(main), "health")
+    monkeypatch.setattr(command, "callback", work)
+    assert CliRunner().invoke(main, ["health"]).exit_code == 0
+    assert (ended, marker.exists()) == ([0], False)
+    assert "PYTHONSAFEPATH" not in os.environ
 
 
 def test_what_serves_leaves_torch_out() -> None:
