@@ -126,8 +126,8 @@ COMPOSE_TEST := docker compose --project-directory . -f docker-compose.yml -f de
 BASE_IMAGE := debian:trixie-slim
 deploy-build: ## Build the cpu and client images, and what deploy-test needs beside them
 	@docker image inspect $(BASE_IMAGE) >/dev/null 2>&1 || docker pull --quiet $(BASE_IMAGE)
-	HANGTAG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) HANGTAG_REVISION=$$(git rev-parse HEAD) \
-		COMPOSE_PROFILES=loadtest,scale $(COMPOSE_TEST) build
+	HANGTAG_IMAGE_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+		HANGTAG_IMAGE_REVISION=$$(git rev-parse HEAD) COMPOSE_PROFILES=loadtest,scale $(COMPOSE_TEST) build
 	@docker image prune --force --filter label=org.opencontainers.image.title=hangtag >/dev/null  # those that these replaced
 
 deploy-test: $(VENV)/.dev $(VENV)-peers/.peers ## Bring docker-compose.yml up for real and prove what docs/deploy.md promises

@@ -11,7 +11,7 @@ from export.foreign.document import MAX_BYTES
 from export.gate.speed import TIMINGS
 from export.precision import PRECISIONS
 from training import data
-from training.options import runs_option
+from training.options import refuse, runs_option
 from training.run import Run
 
 
@@ -95,13 +95,13 @@ def export(
     if (run is None) == (file is None):
         raise click.UsageError("name a RUN to export, or a file with --onnx; not both.")
     if file is not None:
+        refuse("runs", "precision", "timing", "data_dir", because="for a RUN; --onnx takes a file as it is.")
         if name is None:
             raise click.UsageError("--onnx needs --name: what the model is called in the repository.")
         _publish_file(file, name, models, labels, int(max_megabytes * 1e6), reports)
         return
     assert run is not None
-    if name is not None or labels is not None:
-        raise click.UsageError("--name and --labels are for --onnx; a run has its own.")
+    refuse("name", "labels", "max_megabytes", because="for --onnx alone; a run has its own.")
     _publish_run(Run.find(run, runs), models, precision, timing, data_dir, reports)
 
 

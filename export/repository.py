@@ -14,6 +14,9 @@ from export.errors import ExportError
 
 MODEL_FILE = "model.onnx"
 STAGING = ".publishing-"
+CONFIG_FILE = "config.pbtxt"
+CONFIG_MARK = "# Written by hangtag export"
+"""What the first line of our own config.pbtxt begins with; any other one is left as it is."""
 
 
 def versions(models: Path, name: str) -> list[int]:
@@ -36,7 +39,8 @@ def publish(models: Path, name: str, write: Callable[[Path], None]) -> Path:
     """Have ``write`` make the model file, then publish it as the next version, all or nothing.
 
     The file is written in a hidden folder and renamed into its place, so that a server that looks at any moment, also
-    after a kill, sees the old state or the new one. When ``write`` raises, nothing is left behind.
+    after a kill, sees the old state or the new one. When ``write`` raises, nothing is left behind. What it writes as
+    ``config.pbtxt`` into the folder above the file's goes beside the versions, and replaces one that an export wrote.
 
     Returns the version's folder. Raises ExportError for a name that is none, and where nothing can be written.
     """
@@ -53,7 +57,8 @@ def publish(models: Path, name: str, write: Callable[[Path], None]) -> Path:
                 version.mkdir()
                 write(version / MODEL_FILE)
                 staging.chmod(0o755)  # mkdtemp's 0700 would hide the model from a server that runs as another user
-                for written in (version / MODEL_FILE, version, staging):
+                config = [staging / CONFIG_FILE] if (staging / CONFIG_FILE).exists() else []
+                for written in (version / MODEL_FILE, *config, version, staging):
                     _sync(written)
                 return _move_into_place(staging, models, name)
         finally:
@@ -110,7 +115,10 @@ def _move_into_place(staging: Path, models: Path, name: str) -> Path:
         try:
             if folder.exists():
                 version = folder / str(next_version(models, name))
+                # Never a version that must not be batched without the word that says so: here first, there last.
+                _replace_config(staging / CONFIG_FILE, folder / CONFIG_FILE)
                 (staging / "1").rename(version)
+                _remove_config(staging / CONFIG_FILE, folder / CONFIG_FILE)
                 _sync(folder)
             else:
                 version = staging.rename(folder) / "1"
@@ -121,6 +129,25 @@ def _move_into_place(staging: Path, models: Path, name: str) -> Path:
             # Another export took the place meanwhile: the next one is ours.
         else:
             return version
+
+
+def _is_ours(config: Path) -> bool:
+    return config.is_file() and config.read_text(encoding="utf-8", errors="replace").startswith(CONFIG_MARK)
+
+
+def _replace_config(written: Path, there: Path) -> None:
+    """The written one is kept, for this is done again where another export took the version's place."""
+    if written.exists() and (not there.exists() or _is_ours(there)):
+        between = written.with_suffix(".new")
+        shutil.copyfile(written, between)
+        _sync(between)
+        between.replace(there)
+        _sync(there.parent)
+
+
+def _remove_config(written: Path, there: Path) -> None:
+    if not written.exists() and _is_ours(there):
+        there.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -1,6 +1,9 @@
 """The root command. Subcommands load when they are called, so that ``hangtag serve`` starts fast and without torch."""
 
 import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import click
@@ -30,6 +33,19 @@ SUBCOMMANDS = {
 }
 
 
+def name_variables_after_flags(command: click.Command, prefix: str) -> None:
+    """Call every option's variable as its flag, where the Python parameter is called otherwise (--json: as_json)."""
+    for option in command.params:
+        flag = max(option.opts, key=len).lstrip("-").replace("-", "_")
+        if isinstance(option, click.Option) and flag != option.name and option.allow_from_autoenv:
+            option.allow_from_autoenv = False
+            declared = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
+            option.envvar = [*declared, f"{prefix}_{flag.upper()}"]
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            name_variables_after_flags(below, f"{prefix}_{name.upper().replace('-', '_')}")
+
+
 class LazyGroup(click.Group):
     """A click group that imports a subcommand's module only to run it or to show its own help."""
 
@@ -43,6 +59,7 @@ class LazyGroup(click.Group):
         module_name, _, attribute = entry.location.partition(":")
         with needs(entry.extra, f"'hangtag {cmd_name}'"):
             command: click.Command = getattr(importlib.import_module(module_name), attribute)
+        name_variables_after_flags(command, f"HANGTAG_{cmd_name.upper()}")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -51,13 +68,29 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, entry.summary) for name, entry in SUBCOMMANDS.items()])
 
 
+@contextmanager
+def children_leave_the_current_folder_alone() -> Iterator[None]:
+    """Processes that multiprocessing starts look for modules there first, and would run somebody's socket.py."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HANGTAG", "max_content_width": 110},
 )
-@click.version_option(package_name="hangtag")
-def main() -> None:
+@click.version_option(package_name="hangtag", allow_from_autoenv=False)
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Train Fashion-MNIST classifiers, export them to ONNX, serve them over gRPC, and load-test them.
 
     Every option can also be given as a variable: HANGTAG_SERVE_PORT=9000 is --port 9000 of hangtag serve.
     """
+    ctx.with_resource(children_leave_the_current_folder_alone())

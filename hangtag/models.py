@@ -1,6 +1,8 @@
 """``hangtag models``: what a model repository holds, what one of its models is, and whether its figures still hold."""
 
+import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,16 @@ _models = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
 
 
-@click.group()
-def models() -> None:
-    """List, show and verify the models of a repository, by what stands in their own files. No server is asked."""
+@click.group(invoke_without_command=True)
+@click.pass_context
+def models(ctx: click.Context) -> None:
+    """List, show and verify the models of a repository, by what stands in their own files. No server is asked.
+
+    Without a command it lists.
+    """
+    if ctx.invoked_subcommand is None:
+        with list_models.make_context("list", [], parent=ctx) as listing:
+            list_models.invoke(listing)
 
 
 @models.command("list")
@@ -51,7 +60,7 @@ def list_models(folder: Path, as_json: bool) -> None:
             _accuracy(entry),
             {True: "yes", False: "no", None: "-"}[entry.batched],
         )
-    _console().print(table if entries else f"{folder} holds no model; 'hangtag export' publishes one.")
+    _print(table if entries else f"{folder} holds no model; 'hangtag export' publishes one.")
 
 
 @models.command()
@@ -79,7 +88,7 @@ def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
     table.add_column(overflow="fold")
     for label, said in _lines(entry, operators):
         table.add_row(label, escape(said))
-    _console().print(table)
+    _print(table)
 
 
 @models.command("verify")
@@ -108,7 +117,7 @@ def verify_models(names: Sequence[str], data_dir: Path | None, folder: Path, as_
             for finding in findings:
                 mark = {True: "[green]holds[/]", False: "[red]DOES NOT HOLD[/]", None: "not checked"}[finding.holds]
                 table.add_row(mark, finding.check, escape(finding.said))
-            _console().print(table)
+            _print(table)
     if as_json:
         _print_json(written)
     if not held:
@@ -192,8 +201,15 @@ def _accuracy(entry: Entry) -> str:
     return f"{value:.2%}" + ("" if figure == "test_accuracy" else f" {figure.removeprefix('test_').replace('_', ' ')}")
 
 
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+def _print(shown: Table | str) -> None:
+    """To a terminal as wide as it is; to anything else a line a row, for programs that look for one."""
+    if sys.stdout.isatty():
+        Console(highlight=False, soft_wrap=True).print(shown)
+        return
+    text = io.StringIO()
+    Console(file=text, width=100_000, highlight=False, color_system=None).print(shown)
+    for line in text.getvalue().splitlines():
+        click.echo(line.rstrip())
 
 
 def _print_json(value: object) -> None:

@@ -1,7 +1,8 @@
-"""How many replicas carry a load: arithmetic over what `make bench-server` measured, and nothing until it has."""
+"""How many replicas carry a load: arithmetic over what `make bench-server` measured, and no figure until it has."""
 
 import json
 import math
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,22 +43,28 @@ def request_bytes(model: str) -> int:
 
 
 def read(document: dict[str, Any]) -> list[Measured]:
-    """What the benchmark's results say of hangtag under full load. Raises ValueError where they have another form."""
+    """The median over the rounds of each model's calls a second with 64 in flight, on the hot path.
+
+    Raises ValueError for results of another form.
+    """
     try:
-        cpus = int(document["cpus"])
-        peaks = document["capacity"].items()
-        return [Measured(model, float(calls_per_second), cpus) for model, calls_per_second in peaks]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        cpus, rounds = int(document["machine"]["cpus"]), [one["hot"] for one in document["rounds"]]
+        return [
+            Measured(model, statistics.median(float(one[model]["many"]["calls_per_s"]) for one in rounds), cpus)
+            for model in rounds[0]
+        ]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
-            f'{RESULTS} needs "cpus" (those of the server) and "capacity" ({{model: calls a second}}): {error!r}'
+            f"{RESULTS} is not as benchmarks/server/measure.py writes it (machine.cpus, and calls_per_s of the load "
+            f'"many" on the hot path in each of the rounds): {error!r}'
         ) from error
 
 
 def section(root: Path) -> str:
-    """The table and its arithmetic; empty until the benchmark has been run."""
+    """The table and its arithmetic; until the benchmark has been run, how to run it."""
     file = root / RESULTS
     if not file.exists():
-        return ""
+        return "Not measured yet: `make bench-server`."
     measured = read(json.loads(file.read_text()))
     head = ("model", "calls/s", "replicas", "CPUs in all", "requests on the network")
     peaks = ", ".join(f"`{one.model}` {one.calls_per_second:,.0f} calls/s on {one.cpus} CPUs" for one in measured)

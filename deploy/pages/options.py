@@ -1,4 +1,4 @@
-"""Every option and variable of the commands that serve and call, from click's own declarations."""
+"""Every option and variable of every command, from click's own declarations."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,13 @@ HEAD = ("option", "variable", "default", "meaning")
 
 
 def section(_root: Path) -> str:
-    """A table for each command that needs no torch."""
+    """A table for each command. Needs all that the commands import, torch included."""
     context = click.Context(main, info_name="hangtag", auto_envvar_prefix="HANGTAG")
     parts = []
     for name, entry in SUBCOMMANDS.items():
-        if entry.extra != "train" and name != "evaluate":
-            command = main.get_command(context, name)
-            assert command is not None
-            parts += described(f"hangtag {name}", entry.summary, command)
+        command = main.get_command(context, name)
+        assert command is not None
+        parts += described(f"hangtag {name}", entry.summary, command)
     return "\n\n".join(parts)
 
 
@@ -37,7 +36,9 @@ def _row(path: str, parameter: click.Parameter) -> tuple[str, ...] | None:
     if not isinstance(parameter, click.Option) or parameter.hidden:
         return None
     flags = ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
-    variables = [*_declared(parameter.envvar), "_".join((*path.split(), str(parameter.name))).replace("-", "_").upper()]
+    variables = _declared(parameter.envvar)
+    if parameter.allow_from_autoenv:
+        variables.append("_".join((*path.split(), str(parameter.name))).replace("-", "_").upper())
     return flags, ", ".join(f"`{variable}`" for variable in variables), _default(parameter), _help(parameter)
 
 

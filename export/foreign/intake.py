@@ -65,6 +65,8 @@ def accept(path: Path, name: str, models: Path, labels: Path | None, max_bytes: 
             model, {entry.key: entry.value for entry in model.metadata_props} | _prefixed(proven)
         )
         target.write_bytes(model.SerializeToString())
+        if found["triton"] is not None:
+            (target.parent.parent / repository.CONFIG_FILE).write_text(found["triton"], encoding="utf-8")
         accepted.append(Accepted(target, found, told | proven))
 
     folder = repository.publish(models, name, write)
@@ -111,10 +113,10 @@ def _require_labels_fit(told: Mapping[str, str], last_axes: Sequence[int | None]
         return
     count = len(json.loads(told["labels"]))
     if count not in last_axes and None not in last_axes:
+        there = "there is 1 label" if count == 1 else f"there are {count} labels"
         sizes = " or ".join(str(size) for size in last_axes)
         raise ExportError(
-            f"there are {count} labels, and the outputs of {path} have {sizes or 'no'} values a row. "
-            "Nothing was published."
+            f"{there}, and the outputs of {path} have {sizes or 'no'} values a row. Nothing was published."
         )
 
 

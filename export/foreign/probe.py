@@ -13,7 +13,7 @@ import onnx
 
 from export import graph
 from export.errors import GateError
-from export.foreign import batching_proof, timing
+from export.foreign import batching_proof, timing, triton
 from export.gate import structure
 from serving.batchable import Axes, obstacle
 from serving.server.errors import InferenceError, ModelLoadError
@@ -32,6 +32,7 @@ def probe(path: Path) -> dict[str, Any]:
             runtime, obstacle(inputs, {value.name: _axes(value) for value in model.graph.output})
         )
         runtime.warm_up([1])
+        speed = timing.measure(runtime, verdict)
     except GateError as error:
         return {"refused": error.why}
     except (ModelLoadError, InferenceError) as error:
@@ -42,7 +43,8 @@ def probe(path: Path) -> dict[str, Any]:
         "outputs": list(map(str, runtime.signature.outputs)),
         "last_axes": [spec.shape[-1] for spec in runtime.signature.outputs if spec.shape],
         "batching": asdict(verdict),
-        "speed": timing.measure(runtime, verdict),
+        "speed": speed,
+        "triton": None if verdict.batched else triton.config(runtime.signature),
         "operators": dict(graph.operators(model)),
     }
 

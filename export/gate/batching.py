@@ -3,14 +3,12 @@
 And what does an empty batch do? ONNX Runtime ends the whole process on an LSTM with one, so that is asked in a child.
 """
 
-import json
-import subprocess
-import sys
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
+from export import child
 from export.errors import GateError
 from export.gate import answers
 from export.gate.answers import Answers, Array, Pixels
@@ -91,19 +89,12 @@ def check_empty(path: Path) -> Check:
 
     That the runtime ends the process is no failure: the server refuses an empty batch before its runtime sees it.
     """
-    command = [sys.executable, "-m", "export.gate.empty_batch", str(path)]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise GateError("empty batch", f"the runtime does not answer a batch of 0 within {_SECONDS:g} s.") from error
-    if asked.returncode < 0:
+        told = child.ask("export.gate.empty_batch", path, _SECONDS)
+    except child.ChildEndedError:
         return _empty("the runtime ends the process on an empty batch, which the server refuses first", "aborted")
-    try:
-        told = json.loads(asked.stdout.splitlines()[-1])
-    except (IndexError, ValueError) as error:
-        raise GateError(
-            "empty batch", f"the process that asked about a batch of 0 failed: {' '.join(asked.stderr.split())[-500:]}."
-        ) from error
+    except child.ChildFailedError as error:
+        raise GateError("empty batch", f"asking about a batch of 0 failed: {error}.") from error
     if told["outcome"] == "malformed":
         raise GateError("empty batch", f"a batch of 0 is answered with {told['detail']}.")
     return _empty(f"an empty batch is {told['outcome']}", told["outcome"])

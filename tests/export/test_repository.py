@@ -61,6 +61,31 @@ def test_a_server_sees_the_old_state_while_the_file_is_written(tmp_path: Path, i
     assert served(tmp_path) == before | {"cnn": 1 if is_first else 2}
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_configuration_is_there_before_its_version_is(
+    tmp_path: Path, is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the process may die: never a version that must not be batched without the word that says so."""
+    if not is_first:
+        repository.publish(tmp_path, "cnn", writes("old"))
+    renamed = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if not is_first:
+            assert (tmp_path / "cnn/config.pbtxt").read_text() == repository.CONFIG_MARK
+        assert (path.parent if path.name == "1" else path).joinpath("config.pbtxt").exists()
+        return renamed(path, target)
+
+    def write(path: Path) -> None:
+        path.write_text("new")
+        (path.parent.parent / "config.pbtxt").write_text(repository.CONFIG_MARK)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    folder = repository.publish(tmp_path, "cnn", write)
+    assert (folder.parent / "config.pbtxt").read_text() == repository.CONFIG_MARK
+    assert (folder / "model.onnx").read_text() == "new"
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("there", [[], ["lstm"], ["cnn"]])
 def test_a_failure_leaves_the_repository_as_it_was(

@@ -1,7 +1,10 @@
 import importlib
+import multiprocessing
+import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -36,6 +39,12 @@ def test_help_lists_every_subcommand_and_imports_none_of_them() -> None:
 def test_the_version_is_the_distributions() -> None:
     result = CliRunner().invoke(main, ["--version"])
     assert result.output.strip().endswith(metadata.version("hangtag"))
+
+
+def test_the_version_is_asked_for_by_flag_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build's variable of this name would otherwise make every command print the version and do nothing."""
+    monkeypatch.setenv("HANGTAG_VERSION", "1.2.3")
+    assert "List the latest version" in CliRunner().invoke(main, ["models", "--help"]).output
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:
@@ -82,11 +91,55 @@ def test_every_option_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatch
     assert seen.pop("port") == 9001
 
 
+def options(path: str, command: click.Command) -> Iterator[tuple[str, click.Option]]:
+    """Each option with its variable by README's rule: the command, and the flag."""
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            yield from options(f"{path}_{name}", below)
+    for option in command.params:
+        if isinstance(option, click.Option):
+            yield f"{path}{max(option.opts, key=len).replace('--', '_')}".replace("-", "_").upper(), option
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_variable_is_called_as_its_flag(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the Python parameter is not: --json is as_json."""
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    for variable, option in options(f"hangtag_{name}", command):
+        prefix = variable.rpartition(max(option.opts, key=len).lstrip("-").replace("-", "_").upper())[0].rstrip("_")
+        context = click.Context(command, auto_envvar_prefix=prefix)
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "given")
+            assert option.resolve_envvar_value(context) == "given", variable
+
+
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANGTAG_SERVE_PORT", "eight")
     result = CliRunner().invoke(main, ["serve"])
     assert result.exit_code == 2
     assert "'eight' is not a valid integer" in result.output
+
+
+def test_children_run_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of serve, loadtest and train are started by multiprocessing, which imports socket."""
+    marker = tmp_path / "was run"
+    (tmp_path / "socket.py").write_text(f"open({str(marker)!r}, 'w')\nraise SystemExit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    ended = []
+
+    def work(**_options: object) -> None:
+        child = multiprocessing.get_context("spawn").Process(target=os.getpid)
+        child.start()
+        child.join()
+        ended.append(child.exitcode)
+
+    command = main.get_command(click.Context(main), "health")
+    monkeypatch.setattr(command, "callback", work)
+    assert CliRunner().invoke(main, ["health"]).exit_code == 0
+    assert (ended, marker.exists()) == ([0], False)
+    assert "PYTHONSAFEPATH" not in os.environ
 
 
 def test_what_serves_leaves_torch_out() -> None:

@@ -78,6 +78,21 @@ def test_it_shows_a_model(proven: Path) -> None:
     assert shown["provenance"]["recipe"] == "tiny"
 
 
+def test_alone_it_lists(proven: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANGTAG_MODELS_LIST_MODELS", str(proven))
+    result = models()
+    assert result.exit_code == 0
+    assert result.stdout == models("list", "--models", proven).stdout
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["model", "lstm"]
+
+
+def test_through_a_pipe_nothing_is_wrapped(proven: Path) -> None:
+    lines = models("show", "lstm", "--models", proven).stdout.splitlines()
+    (labels,) = [line for line in lines if line.startswith("labels ")]
+    assert labels.endswith("Sneaker, Bag, Ankle boot")
+    assert all(line[0] != " " and line == line.rstrip() for line in lines)
+
+
 def test_an_unknown_model_or_version_is_answered_with_those_there(proven: Path) -> None:
     assert "holds no model 'cnn'; the models there: lstm." in models("show", "cnn", "--models", proven).stderr
     unknown = models("show", "lstm", "--version", "7", "--models", proven)
@@ -115,6 +130,17 @@ def test_weights_that_were_changed_are_found_out(proven: Path, tmp_path: Path, s
     ((verified),) = json.loads(result.stdout)
     assert {finding["check"] for finding in verified["findings"] if finding["holds"] is False} >= broken
     assert "DOES NOT HOLD" in models("verify", "--models", changed).stdout
+
+
+@pytest.mark.parametrize("off", [-0.01, 0.01])
+def test_an_accuracy_that_is_not_the_recorded_one_does_not_hold(proven: Path, tmp_path: Path, off: float) -> None:
+    model = onnx.load(proven / "lstm/1/model.onnx")
+    (entry,) = [entry for entry in model.metadata_props if entry.key == "hangtag.test_accuracy"]
+    entry.value = f"{float(entry.value) + off:.4f}"
+    publish(tmp_path, "lstm", model)
+    ((verified),) = json.loads(models("verify", "--models", tmp_path, "--json").stdout)
+    broken = [finding["check"] for finding in verified["findings"] if finding["holds"] is False]
+    assert broken == ["agreement"], verified
 
 
 def test_a_file_that_cannot_be_loaded_does_not_hold(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -16,45 +15,10 @@ from benchmarks.server.goals import goals
 from benchmarks.server.process import served
 from benchmarks.server.scenarios import Bench, _recovery
 from protos import inference_pb2 as pb
+from tests.benchmarks.server.document import results
 
 ROOT = Path(__file__).parents[3]
 NEEDS_H2LOAD = pytest.mark.skipif(shutil.which("h2load") is None, reason="needs h2load (Debian: nghttp2-client)")
-
-
-def closed(samples_per_s: float, p50_ms: float = 1.0) -> dict[str, float]:
-    return {
-        "calls_per_s": samples_per_s,
-        "samples_per_s": samples_per_s,
-        "p50_ms": p50_ms,
-        "p99_ms": 2.0,
-        "cpus": 1.0,
-        "mean_batch": 3.0,
-    }
-
-
-def results(*many: float) -> dict[str, Any]:
-    """A run of so many rounds, whose lstm did so many calls a second where bare ONNX Runtime did 1,000 or 2,000."""
-    way = {"samples_per_s": 2000.0, "p50_ms": 0.5}
-    bare = {"all_threads": {**way, "samples_per_s": 1000.0}, "callers": way, "single": {"all_threads": way}}
-    rounds = []
-    for rate in many:
-        model = {"many": closed(rate), "one": closed(100, 0.2), "offline": closed(1900)}
-        cnn = {
-            **model,
-            "poisson": {"share": 0.9},
-            "overload": {"in_time_share": 0.9, "memory_growth_mb": 1.0, "recovery_s": 0.1},
-        }
-        both = {"lstm": model, "cnn": cnn}
-        rounds.append({"bare": {"lstm": bare, "cnn": bare}, "hot": both, "ordinary": both})
-    starts = [{"pss_mb": 140.0, "seconds_to_ready": 1.5}]
-    return {
-        "date": "2026-01-01",
-        "command": "make bench-server",
-        "machine": {"cpus": 2, "processor": "some"},
-        "versions": {"grpcio": "1"},
-        "starts": {"hot": starts, "ordinary": starts},
-        "rounds": rounds,
-    }
 
 
 def test_a_goal_is_the_median_of_each_rounds_own_ratio_to_the_better_bare_way() -> None:

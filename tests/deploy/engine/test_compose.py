@@ -38,6 +38,7 @@ def test_every_profile_is_valid(profiles: tuple[str, ...]) -> None:
         assert service["cap_drop"] == ["ALL"], name
         assert service["deploy"]["resources"]["limits"]["memory"], name
         assert service["deploy"]["resources"]["limits"]["pids"], name
+        assert int(service["cpu_quota"]) > 0, name
         assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", [])), name
         if service["image"].startswith("hangtag:") and name != "loadtest":
             assert service["stop_grace_period"] == "30s", name

@@ -82,6 +82,16 @@ def test_the_parts_find_one_another(name: str) -> None:
     assert target["name"] == deployment["metadata"]["name"]
 
 
+@pytest.mark.parametrize("name", ["base", "gpu"])
+def test_who_may_call(name: str) -> None:
+    """Kustomize adds common labels to selectors of pods: to the callers' it must not, or only servers could call."""
+    calls, scrapes = of_kind(built(name), "NetworkPolicy")["spec"]["ingress"]
+    client = {"matchExpressions": [{"key": "hangtag-client", "operator": "In", "values": ["true"]}]}
+    namespace = {"matchLabels": {"hangtag-client": "true"}}
+    assert calls["from"] == [{"podSelector": client}, {"namespaceSelector": namespace, "podSelector": client}]
+    assert scrapes["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+
+
 def test_the_pod_outlives_its_drain() -> None:
     pod = of_kind(built("base"), "Deployment")["spec"]["template"]["spec"]
     pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]

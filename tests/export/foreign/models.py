@@ -71,6 +71,22 @@ def only_alone() -> onnx.ModelProto:
     )
 
 
+def at_most_32() -> onnx.ModelProto:
+    """Looks up a place in a table of 32 for each sample, and fails on a batch that is longer."""
+    return model(
+        [
+            helper.make_node("Shape", ["x"], ["rows"], start=0, end=1),
+            helper.make_node("Squeeze", ["rows"], ["many"]),
+            helper.make_node("Range", ["zero", "many", "one"], ["places"]),
+            helper.make_node("Gather", ["table", "places"], ["added"]),
+            helper.make_node("Add", ["x", "added"], ["y"]),
+        ],
+        _BATCH,
+        _ANSWER,
+        {"zero": np.array(0, np.int64), "one": np.array(1, np.int64), "table": np.zeros((32, 3), np.float32)},
+    )
+
+
 def fatal() -> onnx.ModelProto:
     """Hands its LSTM an empty batch, whatever it is given: ONNX Runtime ends the process on that."""
     return model(

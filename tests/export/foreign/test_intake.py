@@ -59,7 +59,7 @@ def test_what_may_be_batched_is_published_as_such(make: Make, tmp_path: Path) ->
     result = take(tmp_path, write(tmp_path, make()))
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith(f"published {tmp_path / 'models/theirs/1'}\n")
-    assert "  batching     batched: the same answers alone and in batches of 2, 3, 7\n" in result.stdout
+    assert "  batching     batched: the same answers alone and in batches of 2, 3, 7, 16, 64\n" in result.stdout
     told = metadata(tmp_path)
     assert told["batched"] == "true"
     proof = json.loads(told["gate"])["batching"]
@@ -78,6 +78,7 @@ def test_what_may_be_batched_is_published_as_such(make: Make, tmp_path: Path) ->
         (foreign.backwards, "'y' of the same input differs between a batch of 1 and a batch of 2"),
         (foreign.one_row, "'y' has 1 rows for a batch of 2"),
         (foreign.only_alone, "a batch of 2 fails: "),
+        (foreign.at_most_32, "a batch of 64 fails: "),
     ],
 )
 def test_what_may_not_be_batched_is_published_as_such(make: Make, why: str, tmp_path: Path) -> None:
@@ -87,6 +88,37 @@ def test_what_may_not_be_batched_is_published_as_such(make: Make, why: str, tmp_
     told = metadata(tmp_path)
     assert told["batched"] == "false"
     assert json.loads(told["gate"])["batching"]["why"].startswith(why)
+
+
+def test_triton_is_told_not_to_join_what_it_would(tmp_path: Path) -> None:
+    """With inputs and outputs: of a configuration without them Triton overrides the 0."""
+    config = tmp_path / "models/theirs/config.pbtxt"
+    take(tmp_path, write(tmp_path, foreign.backwards()))
+    said = config.read_text().splitlines()
+    assert said[0].startswith("# Written by hangtag export")
+    assert said[1:] == [
+        'backend: "onnxruntime"', "max_batch_size: 0",
+        'input { name: "x", data_type: TYPE_FP32, dims: [-1, 3] }',
+        'output { name: "y", data_type: TYPE_FP32, dims: [-1, 3] }',
+    ]  # fmt: skip
+    assert config.stat().st_mode & 0o044 == 0o044
+    with Server(ServerConfig(models=tmp_path / "models", port=0, provider="cpu")) as server:
+        assert server.address  # hangtag's own server is not disturbed by it
+
+    take(tmp_path, write(tmp_path, onnx_models.classifier()))
+    assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2"]
+    take(tmp_path, write(tmp_path, foreign.softmax_over_the_batch()))
+    assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2", "3", "config.pbtxt"]
+    config.write_text("# mine\nmax_batch_size: 0\n")
+    for made in (foreign.backwards(), onnx_models.classifier()):
+        take(tmp_path, write(tmp_path, made))
+        assert config.read_text().startswith("# mine\n")
+
+
+@pytest.mark.parametrize("make", [onnx_models.unbatched, onnx_models.classifier])
+def test_what_triton_does_right_by_itself_needs_no_configuration(make: Make, tmp_path: Path) -> None:
+    take(tmp_path, write(tmp_path, make()))
+    assert [path.name for path in (tmp_path / "models/theirs").iterdir()] == ["1"]
 
 
 def test_with_labels_it_can_be_asked_to_classify(tmp_path: Path) -> None:
@@ -105,6 +137,7 @@ def test_with_labels_it_can_be_asked_to_classify(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
+        ("one\n", "there is 1 label, and the outputs of .* have 10 or 10 values a row"),
         ("one\ntwo\n", "there are 2 labels, and the outputs of .* have 10 or 10 values a row"),
         ("\n \n", "holds no labels: expected one a line, or a JSON list of strings"),
         ("[1, 2]", "holds no labels: expected one a line, or a JSON list of strings"),
@@ -158,14 +191,39 @@ def test_one_that_ends_the_process_is_refused(tmp_path: Path) -> None:
     assert said.endswith("Nothing was published.")
 
 
+def test_nothing_in_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by the child that runs the file, nor by the one that asks about an empty batch."""
+    marker = tmp_path / "was run"
+    (tmp_path / "numpy.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n")
+    monkeypatch.chdir(tmp_path)
+    result = take(tmp_path, write(tmp_path, onnx_models.gather()))
+    assert result.exit_code == 0, result.output
+    assert "  batching     batched: " in result.stdout
+    assert not marker.exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["lstm", "--onnx", "x.onnx", "--name", "x"], [], ["--onnx", "x.onnx"], ["lstm", "--name", "x"],
-        ["lstm", "--labels", "x.txt"],
+        ["lstm", "--onnx", "x.onnx", "--name", "x"], [], ["--onnx", "x.onnx"],
     ],
 )  # fmt: skip
 def test_a_run_and_a_file_are_not_mixed_up(arguments: list[str]) -> None:
     result = CliRunner().invoke(main, ["export", *arguments])
     assert result.exit_code == 2
     assert "Usage: " in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--runs=r", "--precision=fp32", "--timing=none", "--data-dir=d"])
+def test_what_is_for_a_run_is_not_given_with_a_file(option: str) -> None:
+    """Nor its default: what would go unused is refused."""
+    result = CliRunner().invoke(main, ["export", "--onnx", "x.onnx", "--name", "x", option])
+    assert result.exit_code == 2
+    assert f"{option.partition('=')[0]}: for a RUN; --onnx takes a file as it is." in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--name=x", "--labels=x.txt", "--max-megabytes=5"])
+def test_what_is_for_a_file_is_not_given_with_a_run(option: str) -> None:
+    result = CliRunner().invoke(main, ["export", "lstm", option])
+    assert result.exit_code == 2
+    assert f"{option.partition('=')[0]}: for --onnx alone; a run has its own." in result.stderr

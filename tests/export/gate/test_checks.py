@@ -54,7 +54,7 @@ def test_an_empty_batch_that_is_answered_with_rows_is_refused(tmp_path: Path) ->
 
 def test_a_file_that_cannot_be_asked_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"nothing")
-    with pytest.raises(GateError, match=r"the process that asked about a batch of 0 failed: .*ModelLoadError"):
+    with pytest.raises(GateError, match=r"a batch of 0 failed: the process ended with exit code 1: .*ModelLoadError"):
         batching.check_empty(tmp_path / "model.onnx")
 
 
@@ -116,6 +116,15 @@ def test_in_fp32_level_labels_may_go_either_way() -> None:
     expected = np.array([[1.0, 1.00005]] * 10, np.float32)
     figures = agreement.check(expected[:, ::-1], expected, np.zeros(10, np.uint8), RULES["fp32"]).figures
     assert (figures["level"], figures["differing"]) == (10, 0)
+
+
+def test_in_fp32_all_of_the_accuracy_is_kept_but_for_level_labels() -> None:
+    assert RULES["fp32"].accuracy == 1.0
+    expected = np.array([[1.0, 1.00005]] * 3 + [[0.0, 5.0]] * 7, np.float32)
+    got = expected.copy()
+    got[:3] = got[:3, ::-1]
+    figures = agreement.check(got, expected, np.ones(10, np.uint8), RULES["fp32"]).figures
+    assert (figures["level"], figures["accuracy"], figures["pytorch_accuracy"]) == (3, 0.7, 1.0)
 
 
 def test_a_graph_that_contradicts_itself_is_refused(tmp_path: Path) -> None:

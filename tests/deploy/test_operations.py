@@ -1,0 +1,41 @@
+"""The commands of docs/operations.md do what the page says, and docs/deploy.md says what envoy.yaml does."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+# Two replicas; each is asked twice until it is healthy.
+DOCKER = """#!/bin/sh
+echo "$*" >> told
+case "$1" in
+compose) echo first; echo second ;;
+inspect) n=$(grep -c "^inspect.*$4$" told); [ "$n" -ge 2 ] && echo healthy || echo starting ;;
+esac
+"""
+
+
+def test_one_replica_is_restarted_after_another(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```sh\n(for replica.*?)```", (ROOT / "docs/operations.md").read_text(), re.DOTALL)
+    for name, text in (("docker", DOCKER), ("sleep", "#!/bin/sh\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-euc", block], cwd=tmp_path, env={"PATH": path}, check=True, timeout=30)
+    told = [line.split()[0] + " " + line.split()[-1] for line in (tmp_path / "told").read_text().splitlines()]
+    assert told == [
+        "compose server",
+        "restart first", "inspect first", "inspect first",
+        "restart second", "inspect second", "inspect second",
+    ]  # fmt: skip
+
+
+def test_the_proxy_tries_again_as_often_as_the_page_says_and_has_no_open_door() -> None:
+    text = (ROOT / "deploy/envoy.yaml").read_text()
+    (retries,) = re.findall(r"num_retries: (\d+)", text)
+    word = {"1": "once", "2": "twice"}[retries]
+    assert f"is sent to another one, at most {word}" in " ".join((ROOT / "docs/deploy.md").read_text().split())
+    assert "admin" not in yaml.safe_load(text)
