@@ -16,8 +16,11 @@ from serving.loadtest.target.counters import ServerTimings
 
 # The counters of a target's server as they stand (by target name), or None where it keeps none.
 Counters = Callable[[str], ServerTimings | None]
-# A server that counted less than this share of what it answered began anew in between.
+# A server that counted less than this share of what it answered began anew in between ...
 COUNTED_SHARE = 0.9
+# ... and so did one that was out of reach meanwhile and has not counted these many of its answers.
+UNCOUNTED = 16
+UNREACHABLE = "UNAVAILABLE"
 
 
 @dataclass(frozen=True)
@@ -151,5 +154,10 @@ def _least_duration(block: Block) -> float:
 
 def _counted_all(timings: ServerTimings | None, result: BlockResult) -> bool:
     """Whether the server counted what it answered, about: one that began anew has forgotten a part of it."""
+    if timings is None:
+        return False
+    answered = result.statuses[OK]
+    if result.statuses[UNREACHABLE] and answered - timings.count > UNCOUNTED:
+        return False
     # The last answers may be on their way before they are counted.
-    return timings is not None and timings.count >= COUNTED_SHARE * result.statuses[OK]
+    return timings.count >= COUNTED_SHARE * answered

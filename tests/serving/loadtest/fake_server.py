@@ -1,5 +1,6 @@
 """A small Open Inference Protocol server on a real socket, whose answers a test decides."""
 
+import socket
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -83,6 +84,14 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self.requests.append(request)
         self.behaviour(len(self.requests) - 1, context)
         return self.answer(request)
+
+
+def refuse_one(address: str) -> None:
+    """Take a connection there and drop it, so that whoever calls sees that no server answers."""
+    host, port = address.rsplit(":", 1)
+    with socket.create_server((host, int(port))) as listening:
+        listening.settimeout(60)
+        listening.accept()[0].close()
 
 
 @contextmanager

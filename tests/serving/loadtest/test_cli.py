@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from serving.loadtest.cli import loadtest
-from tests.serving.loadtest.fake_server import FakeServer, running
+from tests.serving.loadtest.fake_server import FakeServer, refuse_one, running
 
 QUICK = ["--min-duration", "200ms", "--min-query-count", "20", "--blocks", "2", "--warm-up", "0"]
 
@@ -279,6 +279,7 @@ def test_a_server_that_dies_and_comes_back_is_counted_and_reached_again(tmp_path
             text=True,
         )
         assert first.wait(60)
+    refuse_one(servicer.address)
     with running(second, servicer.address):
         assert again.wait(60)
         process.send_signal(signal.SIGINT)

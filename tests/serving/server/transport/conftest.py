@@ -33,7 +33,9 @@ def hot_path(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def live(repository: Path, hot_path: str) -> Iterator[LiveServer]:
     """A real server of the whole repository, for tests that leave it as it was."""
-    config = ServerConfig(models=repository, port=0, max_batch_size=16, max_queue_size=64, hot_path=hot_path)
+    config = ServerConfig(
+        models=repository, port=0, max_batch_size=16, max_queue_size=64, instances=1, hot_path=hot_path
+    )
     with LiveServer(config) as server:
         yield server
 

@@ -49,7 +49,7 @@ class Watched:
 def watched(tmp_path: Path) -> Iterator[Watched]:
     for name in ("gather", "classifier"):
         onnx_models.publish(tmp_path, name, getattr(onnx_models, name)(), version=3)
-    config = ServerConfig(models=tmp_path, port=0, metrics_port=0, max_batch_size=4, max_queue_size=4)
+    config = ServerConfig(models=tmp_path, port=0, metrics_port=0, max_batch_size=4, max_queue_size=4, instances=1)
     with LiveServer(config) as live:
         watched = Watched(live)
         yield watched
