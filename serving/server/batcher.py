@@ -206,6 +206,10 @@ class Batcher:
                 self._service_time.observe(samples, seconds)
             if self._closed:
                 self._changed.notify_all()
+            elif (
+                self._queue and not self._due()
+            ):  # whoever came while all were busy woke nobody: somebody set the alarm
+                self._changed.notify()
 
     def wake(self) -> None:
         """Tell a thread that waits in ``take`` of entries that were put without."""
