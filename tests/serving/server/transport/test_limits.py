@@ -59,7 +59,7 @@ def test_there_are_only_so_many_connections_and_one_that_goes_makes_room(models:
 
 
 def test_calls_beyond_a_connections_streams_wait_for_their_turn(models: Path) -> None:
-    config = ServerConfig(models=models, port=0, max_concurrent_streams=2, max_batch_size=1)
+    config = ServerConfig(models=models, port=0, max_concurrent_streams=2, max_batch_size=1, instances=1)
     with LiveServer(config) as live, live.gate("gather") as gate:
         calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(3)]
         gate.wait_until_queued(2)
