@@ -24,6 +24,11 @@ log = structlog.get_logger()
 
 _LATE = "the deadline passed while the request was waiting, or would before its answer; nothing was computed"
 
+# A caller whose time is over cancels by its own clock, and gRPC's core tells the server of a deadline rounded up by a
+# hundredth of the time at most (timeout_encoding.cc). And a millisecond for what is in between.
+_DEADLINE_SLACK = 0.01
+_DEADLINE_SLACK_SECONDS = 0.001
+
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 
@@ -166,8 +171,11 @@ class Batcher:
                 self._changed.notify()
 
     def cancel(self, entry: Entry) -> None:
-        """Take back an entry that still waits; it completes with CancelledError and costs no computation."""
-        if entry.complete(CancelledError("the caller cancelled the request")):
+        """Take back an entry that still waits; it costs no computation.
+
+        It completes with CancelledError, or with DeadlineError when its caller's time is over: then the caller cancels.
+        """
+        if entry.complete(self._why_cancelled(entry)):
             with self._lock:
                 if entry in self._queue:  # else an instance has it, and finds it completed
                     self._queue.remove(entry)
@@ -206,6 +214,10 @@ class Batcher:
                 self._service_time.observe(samples, seconds)
             if self._closed:
                 self._changed.notify_all()
+            elif (
+                self._queue and not self._due()
+            ):  # whoever came while all were busy woke nobody: somebody set the alarm
+                self._changed.notify()
 
     def wake(self) -> None:
         """Tell a thread that waits in ``take`` of entries that were put without."""
@@ -224,6 +236,13 @@ class Batcher:
         with self._lock:
             self._closed = True
             self._changed.notify_all()
+
+    def _why_cancelled(self, entry: Entry) -> ServerError:
+        if entry.deadline is not None:
+            now = self._clock()
+            if entry.deadline - now <= _DEADLINE_SLACK * (entry.deadline - entry.enqueued) + _DEADLINE_SLACK_SECONDS:
+                return DeadlineError("the deadline passed before there was an answer")
+        return CancelledError("the caller cancelled the request")
 
     @property
     def _busy(self) -> bool:

@@ -10,6 +10,7 @@
     ├── ControlError            models cannot be loaded or unloaded as asked
     ├── UnauthenticatedError    no token, or one that is not valid here
     ├── InferenceError          ONNX Runtime failed on a batch
+    │   └── InvalidValuesError  ... because of values that the request has in its tensors
     └── StartError              the server cannot start as asked
         ├── RepositoryError     the model repository is missing, empty or malformed
         └── ModelLoadError      a model's file cannot be loaded
@@ -56,6 +57,10 @@ class UnauthenticatedError(ServerError):
 
 class InferenceError(ServerError):
     """ONNX Runtime failed on a batch that had passed every check."""
+
+
+class InvalidValuesError(InferenceError):
+    """ONNX Runtime says that the values in the request are wrong: an index out of range, for one."""
 
 
 class StartError(ServerError):

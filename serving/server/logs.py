@@ -1,11 +1,12 @@
 """The log: one line an event on standard error, for a person at a terminal, else key=value. No caller can fill it."""
 
+import contextlib
 import logging
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict
@@ -40,9 +41,25 @@ class RateLimit:
         return {**event_dict, "suppressed": suppressed} if count == 0 and suppressed else event_dict
 
 
+class _Writer:
+    """Standard error, if it can be written: who read it may be gone, or the disk full, and nobody's call may fail for
+    that."""
+
+    def write(self, text: str) -> None:
+        # Looked up each time; None where the process was started without.
+        with contextlib.suppress(OSError, ValueError):
+            if sys.stderr is not None:
+                sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if sys.stderr is not None:
+                sys.stderr.flush()
+
+
 def configure_log(**everywhere: object) -> None:
     """For the whole process. everywhere: what every line says."""
-    terminal = sys.stderr.isatty()
+    terminal = sys.stderr is not None and sys.stderr.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.LogfmtRenderer()
     structlog.configure(
         processors=[
@@ -55,5 +72,5 @@ def configure_log(**everywhere: object) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         # In one write, line end and all: workers share the file.
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Writer())),
     )

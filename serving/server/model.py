@@ -10,7 +10,7 @@ import structlog
 
 from serving.server.batcher import Answer, Batcher, Entry, OnDone, Tensors, Timings
 from serving.server.config import ServerConfig
-from serving.server.errors import InferenceError, ServerError
+from serving.server.errors import InferenceError, InvalidValuesError, ServerError
 from serving.server.repository import ModelFile
 from serving.server.runtime import Runtime
 from serving.server.statistics import Statistics
@@ -74,22 +74,46 @@ class ServedModel:
         self.batcher.cancel(entry)
 
     def execute(self, batch: list[Entry]) -> None:
-        """Compute a batch and complete its entries. Never raises: what fails, fails this batch only."""
+        """Compute a batch and complete its entries. Never raises: what fails, fails this batch only.
+
+        What fails together is computed once more, each request alone: nobody fails for a neighbour's values.
+        """
         started = time.monotonic()
         try:
             answers = self._compute(batch, started)
         except Exception as error:
-            self.batcher.finish(batch)
-            failure = error if isinstance(error, ServerError) else InferenceError(f"the batch failed: {error}")
-            log.exception("batch failed", model=self.name, version=self.version, requests=len(batch))
-            for entry in batch:
-                self.statistics.record_failure(int((time.monotonic() - entry.enqueued) * 1e9))
-                entry.complete(failure)
+            self._execute_apart(batch, error)
             return
         self.batcher.finish(batch, time.monotonic() - started)
         self.statistics.record_batch([answer.timings for answer in answers])
         for entry, answer in zip(batch, answers, strict=True):
             entry.complete(answer)
+
+    def _execute_apart(self, batch: list[Entry], error: Exception) -> None:
+        """error: what the batch failed with as a whole."""
+        entries, outcomes = batch, [self._failure(error)]
+        if len(batch) > 1:
+            entries = [entry for entry in batch if not entry.done]
+            outcomes = [self._compute_alone(entry) for entry in entries]
+        self.batcher.finish(batch)
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            if isinstance(outcome, Answer):
+                self.statistics.record_batch([outcome.timings])
+            else:
+                self.statistics.record_failure(int((time.monotonic() - entry.enqueued) * 1e9))
+            entry.complete(outcome)
+        if not isinstance(error, InvalidValuesError):  # else it is the caller's, and told to the caller alone
+            log.error("batch failed", model=self.name, version=self.version, requests=len(batch), exc_info=error)
+
+    def _compute_alone(self, entry: Entry) -> Answer | ServerError:
+        try:
+            return self._compute([entry], time.monotonic())[0]
+        except Exception as error:
+            return self._failure(error)
+
+    @staticmethod
+    def _failure(error: Exception) -> Answer | ServerError:
+        return error if isinstance(error, ServerError) else InferenceError(f"the batch failed: {error}")
 
     def close(self) -> None:
         """Finish what is queued, then end the instances."""

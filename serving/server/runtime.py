@@ -14,8 +14,9 @@ import numpy.typing as npt
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from serving.server.errors import InferenceError, ModelLoadError
+from serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
 from serving.signature import Signature, TensorSpec, UnsupportedModelError
 
 Array = npt.NDArray[Any]
@@ -86,7 +87,8 @@ class Runtime:
         return self.provider == _PROVIDERS["cpu"]
 
     def run(self, inputs: Tensors, *, alone: bool = False) -> dict[str, Array]:
-        """Every output for these inputs, by name. Raises InferenceError when ONNX Runtime fails.
+        """Every output for these inputs, by name. Raises InferenceError when ONNX Runtime fails, and
+        InvalidValuesError when it says that the inputs' values are why.
 
         alone: no other batch of this model waits or is computed. If none of any other model is computed either, all
         threads may work on this one.
@@ -96,6 +98,8 @@ class Runtime:
             session = self._wide if alone and self._wide and Runtime._running == 1 else self._session
         try:
             outputs = session.run(self._output_names, dict(inputs))
+        except InvalidArgument as error:
+            raise InvalidValuesError(f"ONNX Runtime refuses the values in the request: {error}") from error
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
             raise InferenceError(f"ONNX Runtime failed: {error}") from error
         finally:

@@ -21,6 +21,10 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
         # Also what bounds the calls that wait in gRPC's core until grpcio, on the ordinary path, gets to them.
         ("grpc.max_concurrent_streams", config.max_concurrent_streams),
+        # By default gRPC's core also refuses streams by itself (REFUSED_STREAM, UNAVAILABLE at the caller) while those
+        # that ended are not cleared away yet, so that a caller who keeps to the limit above loses calls. That limit and
+        # the queues behind it bound what a connection may take.
+        ("grpc.http.overload_protection", 0),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
         # A peer that vanished without a word frees its connection and its calls; so does one that only sits there.
         ("grpc.keepalive_time_ms", round(config.keepalive_seconds * 1000)),

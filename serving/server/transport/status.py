@@ -17,6 +17,7 @@ from serving.server.errors import (
     DeadlineError,
     InferenceError,
     InvalidRequestError,
+    InvalidValuesError,
     NotFoundError,
     QueueFullError,
     ServerError,
@@ -35,6 +36,7 @@ STATUS: dict[type[ServerError], grpc.StatusCode] = {
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     ControlError: grpc.StatusCode.FAILED_PRECONDITION,
     UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    InvalidValuesError: grpc.StatusCode.INVALID_ARGUMENT,
     InferenceError: grpc.StatusCode.INTERNAL,
 }
 

@@ -246,3 +246,18 @@ def test_a_taker_that_waits_is_woken_by_an_entry(clock: Clock) -> None:
     entries = put(queue, entry())
     taker.join(30)
     assert taken == [entries]
+
+
+def test_who_came_while_all_were_busy_is_taken_when_the_delay_is_over() -> None:
+    queue = Batcher(max_batch_size=2, max_queue_size=10, instances=1, max_queue_delay=0.1)
+    put(queue, entry(2))
+    computed = queue.take(wait=False)  # by a thread that does not come back to wait
+    taken: list[list[Entry]] = []
+    taker = threading.Thread(target=lambda: taken.append(queue.take()), daemon=True)
+    taker.start()
+    while not queue._changed._waiters:  # type: ignore[attr-defined]
+        threading.Event().wait(0.001)
+    entries = put(queue, entry())
+    queue.finish(computed)
+    taker.join(30)
+    assert taken == [entries]

@@ -4,7 +4,7 @@ vain. Batches of up to 4 take a quarter of a second a sample here."""
 import pytest
 
 from serving.server.batcher import Batcher
-from serving.server.errors import DeadlineError
+from serving.server.errors import CancelledError, DeadlineError
 from serving.server.service_time import FRESH_SECONDS
 from tests.serving.server.parts import Caller, Clock, batcher, entry
 
@@ -119,3 +119,17 @@ def test_without_a_deadline_nobody_is_refused(clock: Clock) -> None:
     for _ in range(50):
         queue.put(entry(4))
     assert len(queue) == 50
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"), [(1.0, CancelledError), (9.8, CancelledError), (9.95, DeadlineError), (11.0, DeadlineError)]
+)
+def test_who_cancels_when_the_time_is_over_was_late(clock: Clock, after: float, expected: type[Exception]) -> None:
+    """gRPC cancels a call for its caller at the deadline, which the server may know rounded up by a hundredth."""
+    queue, caller = batcher(clock), Caller()
+    one = entry(on_done=caller, deadline=clock.now + 10)
+    queue.put(one)
+    clock.now += after
+    queue.cancel(one)
+    assert type(caller.outcome) is expected
+    assert len(queue) == 0

@@ -57,7 +57,8 @@ class BatcherMachine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         entry = data.draw(st.sampled_from(list(self.callers)))
         self.batcher.cancel(entry)
-        self.expected.setdefault(entry, CancelledError)
+        late = entry.deadline is not None and entry.deadline <= self.clock.now + 0.1
+        self.expected.setdefault(entry, DeadlineError if late else CancelledError)
         if entry in self.waiting:
             self.waiting.remove(entry)
 

@@ -1,8 +1,15 @@
+import io
+import sys
+import threading
+from collections.abc import Iterator
+
 import pytest
 import structlog
 
-from serving.server.logs import BURST, PERIOD, RateLimit
-from tests.serving.server.parts import Clock
+from serving.server.batcher import Answer
+from serving.server.errors import ServerError
+from serving.server.logs import BURST, PERIOD, RateLimit, configure_log
+from tests.serving.server.parts import Caller, Clock, FakeRuntime, rows, served
 
 
 def passes(limit: RateLimit, event: str, method: str = "warning") -> dict[str, object] | None:
@@ -26,3 +33,47 @@ def test_what_repeats_is_dropped_and_counted() -> None:
 def test_what_is_no_problem_is_never_dropped(method: str) -> None:
     limit = RateLimit(Clock())
     assert all(passes(limit, "model loaded", method) for _ in range(10 * BURST))
+
+
+class Unwritable(io.StringIO):
+    """Standard error whose reader is gone."""
+
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.fixture
+def _log_as_before() -> Iterator[None]:
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+def closed() -> io.StringIO:
+    file = io.StringIO()
+    file.close()
+    return file
+
+
+@pytest.mark.usefixtures("_log_as_before")
+@pytest.mark.parametrize("there", [Unwritable(), closed(), None], ids=["nobody reads", "closed", "none"])
+def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.MonkeyPatch, there: io.StringIO | None) -> None:
+    configure_log()
+    runtime = FakeRuntime()
+    runtime.compute = lambda x: {"y": x[7:][0]}
+    model, ended = served(runtime), threading.Event()
+    monkeypatch.setattr(sys, "stderr", there)
+    structlog.get_logger().info("nobody hears this")
+    first, second = Caller(), Caller()
+
+    def broken(outcome: Answer | ServerError) -> None:
+        second(outcome)
+        ended.set()
+        raise RuntimeError("the caller's own")
+
+    model.start()
+    model.submit(rows(1), {"x": "FP32"}, first)
+    model.submit(rows(2), {"x": "FP32"}, broken)
+    assert ended.wait(30)
+    model.close()
+    assert [str(caller.outcome)[:16] for caller in (first, second)] == ["the batch failed"] * 2

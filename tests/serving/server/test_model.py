@@ -2,10 +2,11 @@ import threading
 
 import numpy as np
 import pytest
+import structlog
 
 from serving.server.batcher import Answer
 from serving.server.config import ServerConfig
-from serving.server.errors import InferenceError, InvalidRequestError, UnavailableError
+from serving.server.errors import InferenceError, InvalidRequestError, InvalidValuesError, UnavailableError
 from serving.server.model import ServedModel
 from tests.serving.server.parts import Caller, FakeRuntime, Outputs, rows, served
 
@@ -86,20 +87,40 @@ def test_closing_what_was_never_started_is_harmless(model: ServedModel) -> None:
 
 
 def test_a_failing_batch_fails_alone_and_the_loop_survives(model: ServedModel, runtime: FakeRuntime) -> None:
-    def fail_once(x: object) -> Outputs:
-        runtime.compute = lambda x: {"y": x * 2}
-        return fail(x)
-
-    runtime.compute = fail_once
+    runtime.compute = fail
     victims = [submit(model, 1), submit(model, 2)]
-    first = model.batcher.take()
-    survivor = submit(model, 3)
-    model.execute(first)
+    model.execute(model.batcher.take())
     assert all(isinstance(victim.outcome, InferenceError) for victim in victims)
     assert "the runtime's words" in str(victims[0].outcome)
+    runtime.compute = lambda x: {"y": x * 2}
+    survivor = submit(model, 3)
     model.start()
     model.close()
     assert survivor.answer.outputs["y"].tolist() == [[6, 6]]
+
+
+@pytest.mark.parametrize("error", [InvalidValuesError, InferenceError, KeyError])
+def test_who_makes_a_batch_fail_fails_alone(model: ServedModel, runtime: FakeRuntime, error: type[Exception]) -> None:
+    def fail_on_two(x: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Outputs:
+        if 2 in x:
+            raise error("made up")
+        return {"y": x * 2}
+
+    runtime.compute = fail_on_two
+    callers = [submit(model, value) for value in range(4)]
+    gone = Caller()
+    entry = model.submit(rows(9), FP32, gone)
+    batch = model.batcher.take()
+    model.cancel(entry)
+    with structlog.testing.capture_logs() as log:
+        model.execute(batch)
+    assert isinstance(callers.pop(2).outcome, error if issubclass(error, InferenceError) else InferenceError)
+    assert [caller.answer.outputs["y"][0, 0] for caller in callers] == [0, 2, 6]
+    assert [len(computed) for computed in runtime.batches] == [5, 1, 1, 1, 1]  # nothing more for who is gone
+    assert model.batcher.computing == 0
+    assert bool(log) is (error is not InvalidValuesError)  # bad values are told to their caller alone
+    counters = model.statistics.snapshot()
+    assert (counters.success.count, counters.fail.count) == (3, 1)
 
 
 def test_any_other_exception_is_a_failed_batch_too(model: ServedModel, runtime: FakeRuntime) -> None:
@@ -139,10 +160,10 @@ def test_a_callback_that_raises_on_a_failed_batch_does_not_hurt_its_neighbours(
 def test_nobody_gets_rows_of_an_output_that_does_not_follow_the_batch(model: ServedModel, runtime: FakeRuntime) -> None:
     runtime.compute = lambda x: {"y": np.concatenate([x, x])}
     callers = [submit(model, 1), submit(model, 2)]
-    execute_all(model)
-    for caller in callers:
-        assert isinstance(caller.outcome, InferenceError)
-        assert "output 'y' has 4 rows for 2 samples" in str(caller.outcome)
+    with structlog.testing.capture_logs() as log:
+        execute_all(model)
+    assert "output 'y' has 4 rows for 2 samples" in str(log[0]["exc_info"])
+    assert [caller.answer.outputs["y"][:, 0].tolist() for caller in callers] == [[1, 1], [2, 2]]  # each alone
 
 
 def test_an_entry_cancelled_while_it_is_computed_does_not_hurt_its_neighbours(

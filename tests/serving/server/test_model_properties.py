@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from serving.server.batcher import Answer, Entry
 from serving.server.config import ServerConfig
-from serving.server.errors import CancelledError, InferenceError, QueueFullError, UnavailableError
+from serving.server.errors import CancelledError, InferenceError, InvalidValuesError, QueueFullError, UnavailableError
 from serving.server.model import ServedModel
 from tests.serving.server.parts import Caller, FakeRuntime, Outputs, rows, served
 
@@ -78,12 +78,14 @@ class ModelMachine(RuleBasedStateMachine):
             self.taken.append((model, batch))
 
     @precondition(lambda self: self.taken)
-    @rule(data=st.data(), fault=st.sampled_from([None, None, "raises", "too few rows", "a bug"]))
+    @rule(data=st.data(), fault=st.sampled_from([None, None, "raises", "too few rows", "a bug", "bad values"]))
     def compute(self, data: st.DataObject, fault: str | None) -> None:
         model, batch = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
         runtime = model.runtime
         assert isinstance(runtime, FakeRuntime)
-        fails = fault is not None and (fault != "too few rows" or len(batch) > 1)
+        victims = {None: [], "too few rows": [], "bad values": batch[-1:]}.get(fault, batch)
+        samples = sum(entry.samples for entry in batch)
+        (poison,) = batch[-1].inputs["x"][-1:, 0]
 
         def compute(x: Any) -> Outputs:
             match fault:
@@ -91,14 +93,15 @@ class ModelMachine(RuleBasedStateMachine):
                     raise InferenceError("made up")
                 case "a bug":
                     raise KeyError("made up")
-                case "too few rows" if len(batch) > 1:
+                case "bad values" if poison in x:
+                    raise InvalidValuesError("made up")
+                case "too few rows" if len(batch) > 1 and len(x) == samples:
                     return {"y": x[1:] * 2}
             return {"y": x * 2}
 
         runtime.compute = compute
         model.execute(batch)
-        if fails:
-            self.doomed.update(entry for entry in batch if entry not in self.gone)
+        self.doomed.update(entry for entry in victims if entry not in self.gone)
 
     @invariant()
     def everyone_has_exactly_what_is_theirs(self) -> None:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from serving.server import runtime as runtime_module
-from serving.server.errors import InferenceError, ModelLoadError
+from serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
 from serving.server.runtime import Runtime
 from tests import onnx_models
 
@@ -90,7 +90,9 @@ def test_asking_a_cpu_build_for_cuda_is_an_error_that_says_how_to_get_it() -> No
 
 def test_a_batch_that_fails_says_so_in_the_runtimes_words(models: Path) -> None:
     runtime = Runtime(onnx_models.publish(models, "m", onnx_models.gather()))
-    with pytest.raises(InferenceError, match=r"ONNX Runtime failed: .*idx=99 must be within"):
+    with pytest.raises(
+        InvalidValuesError, match=r"ONNX Runtime refuses the values in the request: .*idx=99 must be within"
+    ):
         runtime.run({"index": np.array([1, 99])})
     assert runtime.run({"index": np.array([3])})["value"].tolist() == [30]
 

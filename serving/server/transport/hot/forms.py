@@ -8,6 +8,7 @@ Only requests whose meaning is fixed by their head become forms: one input of a 
 at the very end of the message, without an id or parameters.
 """
 
+import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,9 @@ class Form:
         tensor = request.inputs[0]
         self.model_name = request.model_name
         self.model_version = request.model_version
-        self.model = model
+        # Who is unloaded is to go, with its memory, although it was called once.
+        self._model = weakref.ref(model)
+        self._version = model.version
         self.samples = samples
         self.kind = kind
         self.request = request
@@ -56,6 +59,11 @@ class Form:
         self.contents_size = self._dtype.itemsize * int(np.prod(self._shape))
         self._names = [spec.name for spec in specs]
         self._heads: dict[tuple[tuple[int, ...], ...], list[bytes]] = {}
+
+    @property
+    def model(self) -> ServedModel | None:
+        """None: it is gone."""
+        return self._model()
 
     def inputs(self, message: bytes) -> Arrays:
         """The one input, over the message's last bytes."""
@@ -74,7 +82,7 @@ class Form:
 
     def _learn_heads(self, shapes: tuple[tuple[int, ...], ...], outputs: Arrays) -> list[bytes]:
         """What stands before each output's raw bytes."""
-        response = codec.encode_response(self.request, self.model.version, self._specs, outputs)
+        response = codec.encode_response(self.request, self._version, self._specs, outputs)
         contents = [_RAW_OUTPUT + _varint(len(raw)) for raw in response.raw_output_contents]
         response.ClearField("raw_output_contents")
         contents[0] = response.SerializeToString() + contents[0]
@@ -118,7 +126,6 @@ class Forms:
             return None
         form = Form(bare, model, specs, samples, kind)
         asked = (form.model_name, form.model_version)
-        # A form holds its model, and so the memory of one that was replaced.
         for stale in [
             other
             for other, known in self._by_head.items()

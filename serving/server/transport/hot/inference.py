@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from protos import inference_pb2 as pb
 from serving.server.batcher import Answer, Entry, Tensors
 from serving.server.engine import Engine
-from serving.server.errors import CancelledError, InvalidRequestError, ServerError
+from serving.server.errors import CancelledError, InvalidRequestError, ServerError, UnavailableError
 from serving.server.model import ServedModel
 from serving.server.tokens import Authorise
 from serving.server.transport import codec
@@ -56,8 +56,12 @@ class HotInference:
             reply.request = form.request
             model = self._engine.model(form.model_name, form.model_version)
             if model is form.model:
-                _Queued(reply, model, form.answer).put(form.inputs(message), form.samples, form.kind, wake)
-                return model
+                try:
+                    _Queued(reply, model, form.answer).put(form.inputs(message), form.samples, form.kind, wake)
+                except UnavailableError:
+                    pass  # it was closed just now: ask its successor, if there is one
+                else:
+                    return model
             self._forms.forget(message)  # another version serves by now
         return self._parse(reply, message, wake)
 
@@ -85,11 +89,13 @@ class HotInference:
 class _Reply:
     """What a call ends with, and who is told of it."""
 
-    __slots__ = ("_engine", "_started", "_started_ns", "_tracing", "call", "request")
+    __slots__ = ("_engine", "_started", "_started_ns", "_tracing", "call", "queued", "request")
 
     def __init__(self, call: UnaryCall, engine: Engine, tracing: Tracing | None) -> None:
         self.call = call
         self.request = _UNREAD
+        self.queued: _Queued | None = None
+        """What waits for its answer: with the model that was asked last, where one was replaced by its successor."""
         self._engine = engine
         self._tracing = tracing
         self._started = time.perf_counter_ns()
@@ -100,6 +106,12 @@ class _Reply:
         self.call.answer(message, trailing)
         if self._tracing:
             self._tracing.record(METHOD, self.call.metadata, self._started_ns, "OK", trailing)
+
+    def cancel(self) -> None:
+        """The caller went away."""
+        queued = self.queued
+        if queued is not None:
+            queued.cancel()
 
     def refuse(self, error: Exception) -> None:
         code = code_of(error).name
@@ -126,13 +138,20 @@ class _Queued:
         self._entry = Entry(inputs, samples, self._end, kind=kind, deadline=call.deadline)
         # A call whose batch starts at once is as good as computed; whoever has to wait may as well go away meanwhile.
         if wake or kind is not None or self._model.batcher.would_wait(samples):
-            call.watch(self._cancel)
-        self._model.batcher.put(self._entry, wake=wake)
+            call.watch(self._reply.cancel)
+        self._reply.queued = self
+        try:
+            self._model.batcher.put(self._entry, wake=wake)
+        except ServerError:
+            self._reply.queued = None
+            del self._entry  # each refers to the other
+            raise
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
         self._model.cancel(self._entry)
 
     def _end(self, outcome: Answer | ServerError) -> None:
+        self._reply.queued = None
         if isinstance(outcome, Answer):
             try:
                 message = self._encode(outcome.outputs)

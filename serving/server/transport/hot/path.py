@@ -121,24 +121,29 @@ class HotPath:
                 self._lead.give()
                 return
             model, batch = found
-            lone = self._is_lone(model, batch)
-            with self._counting:
-                self._computing += 1
-            self._lead.give(wake=not lone)
-            while batch:  # an instance that finishes takes what waited for it
-                model.execute(batch)
-                batch = model.batcher.take(wait=False)
-            with self._counting:
-                self._computing -= 1
-                if not self._computing:
-                    self._counting.notify_all()
+            self._lead.give(wake=not self._is_lone(model, batch))
+            try:
+                while batch:  # an instance that finishes takes what waited for it
+                    model.execute(batch)
+                    batch = model.batcher.take(wait=False)
+            except Exception:  # a bug of ours
+                log.exception("computing failed")
+            finally:
+                self._count(-1)
+            del found, model, batch  # a thread that waits holds no model: it may be unloaded meanwhile
+
+    def _count(self, change: int) -> None:
+        with self._counting:
+            self._computing += change
+            if not self._computing:
+                self._counting.notify_all()
 
     def _is_lone(self, model: Computer, batch: list[Entry]) -> bool:
         """Calls come one at a time and this one takes a moment, so no follower need be woken to poll meanwhile.
 
         Waking one costs a part of the call's own time. Should the moment be a long one, the reserve thread polls.
         """
-        alone = len(batch) == 1 and not self._computing and not self._waiting
+        alone = len(batch) == 1 and self._computing == 1 and not self._waiting
         self._lone_batches = self._lone_batches + 1 if alone else 0
         if self._lone_batches < _LONE_BATCHES:
             return False
@@ -161,6 +166,7 @@ class HotPath:
                         self._lone_batches = 0
                     if model.batcher.full and (found := self._take(model)):
                         return found
+                model = None  # it may be unloaded while this thread polls
                 if self._waiting:
                     until = 0.0  # whatever else is there already
             elif event.completion_type == TIMED_OUT:
@@ -170,9 +176,8 @@ class HotPath:
                 if not until and now < fill_end and self._may_fill():
                     until = min(now + _FILL_SILENCE_SECONDS, fill_end)
                     continue
-                for model in list(self._waiting):
-                    if found := self._take(model):
-                        return found
+                if found := self._take_first():
+                    return found
                 until = self._next_due()
                 fill_end = 0.0
             else:
@@ -181,8 +186,17 @@ class HotPath:
     def _may_fill(self) -> bool:
         return bool(self._computing and self._waiting) and not any(model.batcher.full for model in self._waiting)
 
+    def _take_first(self) -> Batch | None:
+        for model in list(self._waiting):
+            if found := self._take(model):
+                return found
+        return None
+
     def _take(self, model: Computer) -> Batch | None:
+        self._count(1)  # first: once it is taken, ``close`` has to wait for it
         batch = model.batcher.take(wait=False)
+        if not batch:
+            self._count(-1)
         if not len(model.batcher):
             del self._waiting[model]
         return (model, batch) if batch else None
@@ -215,9 +229,7 @@ class HotPath:
                 self._lead.rest(turns)
                 continue
             self._in_reserve = True
-            for model in self._waiting:
-                model.batcher.wake()
-            self._waiting = {}
+            self._leave_to_instances()
             while not self._lead.wanted:
                 event = self._queue.next(None)
                 if event.completion_type != OPERATION_DONE:
@@ -229,6 +241,11 @@ class HotPath:
                     self._closed.wait(_REFUSAL_REST_SECONDS)
             self._in_reserve = False
             self._lead.give()
+
+    def _leave_to_instances(self) -> None:
+        for model in self._waiting:
+            model.batcher.wake()
+        self._waiting = {}
 
     def on_new_call(self, event: Any) -> None:
         if not event.success:  # the server is shutting down

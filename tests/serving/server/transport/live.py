@@ -14,6 +14,7 @@ from protos import classifier_pb2_grpc, inference_pb2_grpc, tensors
 from protos import inference_pb2 as pb
 from serving.server.app import Server
 from serving.server.config import ServerConfig
+from serving.server.errors import InferenceError
 from serving.server.model import ServedModel
 
 TIMEOUT = 30.0
@@ -95,6 +96,20 @@ class LiveServer:
         finally:
             gate.open()
 
+    @contextmanager
+    def broken(self, name: str) -> Iterator[None]:
+        """A model's runtime fails on whatever comes, by no caller's fault."""
+
+        def fail(*_: object, **__: object) -> dict[str, Array]:
+            raise InferenceError("ONNX Runtime failed: made up")
+
+        runtime = self.model(name).runtime
+        run, runtime.run = runtime.run, fail  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            runtime.run = run  # type: ignore[method-assign]
+
     def infer(self, request: pb.ModelInferRequest) -> dict[str, Array]:
         return outputs(self.inference.ModelInfer(request, timeout=TIMEOUT))
 
@@ -130,7 +145,7 @@ def number(value: float) -> Array:
 
 
 def index(*values: int) -> Array:
-    """Samples for ``gather``, which answers with ten times each; 99 fails the batch."""
+    """Samples for ``gather``, which answers with ten times each; 99 is out of range, and fails its batch."""
     return np.array(values, np.int64)
 
 

@@ -75,6 +75,17 @@ def test_calls_beyond_a_connections_streams_wait_for_their_turn(models: Path) ->
             assert all(outputs(each.result())["value"].tolist() == [10] for each in (*calls, call))
 
 
+def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, hot_path: str) -> None:
+    own = [("grpc.use_local_subchannel_pool", 1)]
+    with LiveServer(ServerConfig(models=models, port=0, hot_path=hot_path)) as live:
+        for _ in range(3):
+            with grpc.insecure_channel(live.server.address, options=own) as channel:
+                stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+                assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live  # it knows the server's limit
+                calls = [stub.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(400)]
+                assert [call.exception() for call in calls if call.exception()] == []
+
+
 def test_a_client_that_pings_all_the_time_is_sent_away(models: Path) -> None:
     with LiveServer(ServerConfig(models=models, port=0, min_ping_seconds=3600)) as live, connect(live) as connection:
         sender = threading.Thread(target=send_all, args=(connection, PING * 50))

@@ -138,17 +138,34 @@ def test_cancelling_makes_room_in_the_queue(own: LiveServer) -> None:
 
 
 @VICTIMS
-def test_a_failed_batch_fails_alone(own: LiveServer, victim: int) -> None:
+def test_who_sends_bad_values_fails_alone(own: LiveServer, victim: int) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
         calls = [ask(own, gate, 99 if place == victim else place) for place in range(3)]
-        ask(own, gate, 3).cancel()
-        gate.wait_until_cancelled()
         gate.open()
         assert value_of(computing) == 0
-        for call in calls:
-            assert call.exception().code() is grpc.StatusCode.INTERNAL
-            assert call.exception().details().startswith("ONNX Runtime failed: ")
+        bad = calls.pop(victim).exception()
+        assert bad.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert bad.details().startswith("ONNX Runtime refuses the values in the request: ")
+        assert "idx=99 must be within" in bad.details()
+        assert [value_of(call) for call in calls] == [10.0 * place for place in range(3) if place != victim]
+        assert gate.batch_sizes == [1, 3, 1, 1, 1]
+    told = own.statistics("gather")
+    assert (told.inference_stats.success.count, told.inference_stats.fail.count) == (3, 1)
+
+
+def test_a_failed_batch_fails_alone(own: LiveServer) -> None:
+    with own.gate("gather") as gate:
+        computing = occupy(own, gate)
+        calls = [ask(own, gate, place) for place in range(3)]
+        ask(own, gate, 3).cancel()
+        gate.wait_until_cancelled()
+        with own.broken("gather"):
+            gate.open()
+            assert value_of(computing) == 0
+            for call in calls:
+                assert call.exception().code() is grpc.StatusCode.INTERNAL
+                assert call.exception().details().startswith("ONNX Runtime failed: ")
         assert value_of(ask(own, gate, 3)) == 30
     told = own.statistics("gather")
     assert (told.inference_stats.success.count, told.inference_stats.fail.count) == (2, 3)

@@ -1,5 +1,7 @@
 """A request that is recognised by its head is answered to the byte as one that is parsed."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +192,19 @@ def test_forms_of_a_model_that_was_replaced_are_forgotten_with_it(repository: Pa
         assert learn(forms, old, each)
     assert learn(forms, new, sent[0])
     assert [forms.find(each.SerializeToString()) is None for each in sent] == [False, True, True]
+
+
+def test_a_form_does_not_keep_its_model(repository: Path) -> None:
+    forms = Forms()
+    model = Engine(ServerConfig(models=repository)).load(versions(repository, "classifier")[0])
+    sent = request("classifier", image=np.zeros((1, 28, 28), np.uint8))
+    form = learn(forms, model, sent)
+    assert form is not None
+    assert form.model is model
+    gone = weakref.ref(model)
+    del model
+    gc.collect()  # a model and its threads that were not started refer to each other
+    assert gone() is None
+    assert form.model is None
+    assert learn(forms, Engine(ServerConfig(models=repository)).load(versions(repository, "classifier")[0]), sent)
+    assert len(forms._by_head) == 1

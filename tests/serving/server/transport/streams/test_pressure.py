@@ -175,5 +175,5 @@ def test_streams_end_with_their_threads(live: LiveServer) -> None:
     for reader in readers:
         reader.join(TIMEOUT)
         assert not reader.is_alive()
-    assert failure(lambda: live.infer(gather(99)))[0] is grpc.StatusCode.INTERNAL
+    assert failure(lambda: live.infer(gather(99)))[0] is grpc.StatusCode.INVALID_ARGUMENT
     assert live.infer(gather(3))["value"].tolist() == [30]

@@ -1,0 +1,90 @@
+"""A model that is replaced or unloaded while calls are on their way to it, or after they were."""
+
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protos import inference_pb2 as pb
+from serving.server import control
+from serving.server.config import ServerConfig
+from serving.server.errors import UnavailableError
+from serving.server.model import ServedModel
+from serving.server.repository import versions
+from tests import onnx_models
+from tests.serving.server.parts import Caller
+from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, index, outputs, request
+
+SENT = request("gather", index=index(2))
+
+
+@pytest.fixture
+def hot(repository: Path) -> Iterator[LiveServer]:
+    config = ServerConfig(models=repository, port=0, max_batch_size=4, max_queue_size=8, instances=1, hot_path="on")
+    with LiveServer(config) as live:
+        yield live
+
+
+def replace_at_the_next_call(live: LiveServer) -> ServedModel:
+    """The successor of ``gather``, which takes its place after the next call looked the old one up."""
+    engine = live.server._engine
+    old, new = engine.model("gather"), engine.load(versions(engine.config.models, "gather")[0])
+
+    def put(*_: object, **__: object) -> None:
+        engine.serve("gather", [new])
+        old.close()
+        raise UnavailableError("closed meanwhile")
+
+    old.batcher.put = put  # type: ignore[method-assign]
+    old.batcher.would_wait = lambda samples: True  # type: ignore[method-assign]
+    return new
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["parsed", "a form"])
+def test_a_call_that_meets_a_closed_model_is_answered_by_its_successor(hot: LiveServer, known: bool) -> None:
+    if known:
+        assert hot.infer(SENT)["value"].tolist() == [20]
+    new = replace_at_the_next_call(hot)
+    assert hot.infer(SENT)["value"].tolist() == [20]
+    assert hot.model("gather") is new
+    assert new.statistics.snapshot().inference_count == 1
+
+
+def test_who_went_on_to_the_successor_is_cancelled_there(hot: LiveServer) -> None:
+    new = replace_at_the_next_call(hot)
+    first = Caller()
+    new.submit({"index": index(1)}, {"index": "INT64"}, first)
+    busy = new.batcher.take()
+    gate = Gate(new)
+    call = hot.inference.ModelInfer.future(SENT, timeout=TIMEOUT)
+    gate.wait_until_queued()
+    call.cancel()
+    gate.wait_until_cancelled()
+    assert len(new.batcher) == 0
+    gate.open()
+    new.execute(busy)
+    assert first.answer.outputs["value"].tolist() == [10]
+    assert gate.batch_sizes == [1]
+    assert outputs(hot.inference.ModelInfer(SENT, timeout=TIMEOUT))["value"].tolist() == [20]
+
+
+@pytest.mark.parametrize("calls", [0, 1, 20])
+def test_an_unloaded_model_is_gone_with_its_memory(
+    tmp_path: Path, hot_path: str, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "LINGER_SECONDS", 0.0)
+    for name in ("gather", "free_axis"):
+        onnx_models.publish(tmp_path, name, getattr(onnx_models, name)())
+    config = ServerConfig(models=tmp_path, port=0, model_control="explicit", load_model=("*",), hot_path=hot_path)
+    with LiveServer(config) as live:
+        for _ in range(calls):
+            assert live.infer(SENT)["value"].tolist() == [20]
+        gone = threading.Event()
+        model = weakref.ref(live.model("gather").runtime, lambda _: gone.set())
+        unload = pb.RepositoryModelUnloadRequest(model_name="gather")
+        live.inference.RepositoryModelUnload(unload, timeout=TIMEOUT)
+        assert gone.wait(TIMEOUT), model()  # without the garbage collector's help
+        assert live.infer(request("free_axis", x=np.ones((1, 2), np.float32)))["total"].tolist() == [[2]]
