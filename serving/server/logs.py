@@ -59,7 +59,7 @@ class _Writer:
 
 def configure_log(**everywhere: object) -> None:
     """For the whole process. everywhere: what every line says."""
-    terminal = sys.stderr is not None and sys.stderr.isatty()
+    terminal = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.LogfmtRenderer()
     structlog.configure(
         processors=[

@@ -1,5 +1,6 @@
 """Settings of one model: ``<models>/<name>/serving.toml``, beside its versions, over those of the server."""
 
+import contextlib
 import dataclasses
 import tomllib
 from pathlib import Path
@@ -34,6 +35,27 @@ def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
         return dataclasses.replace(config, **{name: _checked(name, value) for name, value in given.items()})
     except StartError as error:
         raise StartError(f"{file}: {error}") from error
+
+
+def largest_settings(config: ServerConfig) -> ServerConfig:
+    """The server's configuration with the largest batch and queue size and the most instances of any model's own.
+
+    Of what is in the repository now; a file that is no good counts when its model is loaded, which says so.
+    """
+    settings = [config]
+    try:
+        folders = sorted(config.models.iterdir())
+    except OSError:  # the repository is missing, which is said where it is read
+        return config
+    for folder in folders:
+        with contextlib.suppress(StartError):
+            settings.append(settings_of(folder, config))
+    return dataclasses.replace(
+        config,
+        max_batch_size=max(each.max_batch_size for each in settings),
+        max_queue_size=max(each.max_queue_size for each in settings),
+        instances=max(each.instance_count for each in settings),
+    )
 
 
 def _checked(name: str, value: object) -> Any:

@@ -13,6 +13,7 @@ from protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference
 from serving.server.control import Control
 from serving.server.engine import Engine
 from serving.server.errors import StartError, UnauthenticatedError
+from serving.server.model_settings import largest_settings
 from serving.server.tokens import Authorise, Metadata
 from serving.server.transport.authorisation import AuthorisesCalls
 from serving.server.transport.classifier_service import ClassifierService
@@ -59,7 +60,8 @@ class GrpcServer:
         self._credentials = credentials
         config = engine.config
         # On this path a call holds its thread until it is answered, so there are as many as may wait and be computed.
-        threads = config.max_queue_size + config.largest_batch_size * config.instance_count + MAX_STREAMS
+        largest = largest_settings(config)
+        threads = largest.max_queue_size + largest.largest_batch_size * largest.instance_count + MAX_STREAMS
         threads += MAX_WATCHES + _SPARE_THREADS
         if authorise is not None:
             authorise = _counted(authorise, engine)
@@ -71,9 +73,12 @@ class GrpcServer:
             *([TracesCalls(tracing)] if tracing else []),
         ]
         options = channel_options(config)
+        hot_threads = max(_HOT_THREADS, largest.instance_count)
         self._hot: HotPath | None = None
         if self._use_hot_path():
-            self._server, self._hot = _hot_server(engine, authorise, tracing, pool, interceptors, options, threads)
+            self._server, self._hot = _hot_server(
+                engine, authorise, tracing, hot_threads, pool, interceptors, options, threads
+            )
         else:
             self._server = grpc.server(
                 pool, interceptors=interceptors, options=options, maximum_concurrent_rpcs=threads
@@ -165,6 +170,7 @@ def _hot_server(
     engine: Engine,
     authorise: Authorise | None,
     tracing: Tracing | None,
+    threads: int,
     pool: futures.ThreadPoolExecutor,
     interceptors: Sequence[grpc.ServerInterceptor],
     options: Sequence[tuple[str, Any]],
@@ -178,5 +184,4 @@ def _hot_server(
     server = SharedServer(
         pool, interceptors=interceptors, options=options, maximum_concurrent_rpcs=maximum_concurrent_rpcs
     )
-    threads = max(_HOT_THREADS, engine.config.instance_count)
     return server, HotPath(server, METHOD, HotInference(engine, authorise, tracing), threads)

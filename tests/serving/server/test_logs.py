@@ -58,11 +58,11 @@ def closed() -> io.StringIO:
 @pytest.mark.usefixtures("_log_as_before")
 @pytest.mark.parametrize("there", [Unwritable(), closed(), None], ids=["nobody reads", "closed", "none"])
 def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.MonkeyPatch, there: io.StringIO | None) -> None:
+    monkeypatch.setattr(sys, "stderr", there)
     configure_log()
     runtime = FakeRuntime()
     runtime.compute = lambda x: {"y": x[7:][0]}
     model, ended = served(runtime), threading.Event()
-    monkeypatch.setattr(sys, "stderr", there)
     structlog.get_logger().info("nobody hears this")
     first, second = Caller(), Caller()
 

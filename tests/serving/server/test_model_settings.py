@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from serving.server.config import ServerConfig
 from serving.server.engine import Engine
 from serving.server.errors import StartError
-from serving.server.model_settings import FILE, NAMES, settings_of
+from serving.server.model_settings import FILE, NAMES, largest_settings, settings_of
 from serving.server.repository import ModelFile
 from tests import onnx_models
 
@@ -65,3 +66,19 @@ def test_each_model_is_served_with_its_own(tmp_path: Path) -> None:
     assert (plain.max_batch_size, plain.instances, plain.batcher.max_queue_size) == (4, 1, 256)
     images = np.zeros((2, 28, 28), np.uint8)
     assert own.check({"image": images}, {"image": "UINT8"})[0] == 2
+
+
+def test_the_largest_of_each_size_counts_for_what_all_models_share(tmp_path: Path) -> None:
+    texts = (
+        "max_batch_size = 40\ninstances = 5",
+        "max_queue_size = 300",
+        "max_batch_size = 1\nmax_queue_size = 1",
+        "x",
+    )
+    for number, text in enumerate(texts):
+        folder = tmp_path / f"model-{number}"
+        folder.mkdir()
+        written(folder, text)
+    config = largest_settings(dataclasses.replace(CONFIG, models=tmp_path, instances=2))
+    assert (config.max_batch_size, config.max_queue_size, config.instances) == (40, 300, 5)
+    assert largest_settings(dataclasses.replace(CONFIG, models=tmp_path / "none")).max_queue_size == 100

@@ -9,7 +9,8 @@ import pytest
 import structlog
 
 from serving.server.config import ServerConfig
-from tests.serving.server.transport.live import LiveServer, index, request
+from tests import onnx_models
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
 
 
 @pytest.fixture
@@ -58,3 +59,21 @@ def test_a_bug_of_ours_on_a_thread_that_computes_ends_neither_it_nor_the_end(
     assert [line["event"] for line in logs] == ["computing failed"] * 3
     while path._computing:
         threading.Event().wait(0.001)
+
+
+def test_a_model_with_more_instances_than_the_server_has_a_thread_for_each(tmp_path: Path) -> None:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    (tmp_path / "gather" / "serving.toml").write_text("instances = 4\nmax_batch_size = 1\n")
+    config = ServerConfig(models=tmp_path, port=0, instances=1, hot_path="on")
+    with LiveServer(config) as live, live.gate("gather") as gate:
+        calls: list[Any] = [
+            live.inference.ModelInfer.future(request("gather", index=index(value)), timeout=TIMEOUT)
+            for value in range(4)
+        ]
+        for _ in calls:
+            gate.wait_until_computing()
+        path = live.server._transport._hot
+        assert path is not None
+        assert sum(thread.name != "hot-reserve" for thread in path._threads) == 4
+        gate.open()
+        assert [outputs(call.result())["value"].item() for call in calls] == [0, 10, 20, 30]
