@@ -67,7 +67,8 @@ def run(raw_dir: Path, model: str, folder: Path, processes: int, limit: int = 65
     launch = [*TORCHRUN, str(processes)] if processes > 1 else [sys.executable]
     command = [*launch, str(script), str(raw_dir), model, str(folder), str(limit), fate]
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=240).returncode
+    # What it says is not captured: pytest shows it when a test fails.
+    return subprocess.run(command, cwd=ROOT, env=environment, timeout=240).returncode
 
 
 def assert_close(one: Path, other: Path) -> None:
