@@ -67,15 +67,15 @@ TEACHERS = ("resnet", "cnn")
 _LSTM_BEST = Recipe(
     name="best",
     batch_size=128,
-    epochs=100,
+    epochs=80,
     learning_rate=3e-3,
     optimizer="adamw",
     epsilon=1e-8,
     weight_decay=0.05,
     schedule="one_cycle",
     ema_decay=0.998,
-    dropout=0.1,
-    augmentation=Augmentation(flip=True, shift=2),
+    dropout=0.0,
+    augmentation=Augmentation(flip=True, shift=1),
     distillation=Distillation(teacher="resnet", weight=0.9, temperature=3.0),
 )
 
@@ -96,6 +96,7 @@ BEST: Mapping[str, Recipe] = {
         epochs=32,
         learning_rate=2e-3,
         dropout=0.2,
+        augmentation=Augmentation(flip=True, shift=2),
     ),
 }
 
