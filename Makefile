@@ -184,27 +184,26 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[$(RUNTIME),loadtest,train,otel]' --group dev
 	@touch $@ $(VENV)/.serve
 
+# An environment beside $(VENV), for one dependency group: $(call environment,GROUP,WHAT IT BRINGS)
+define environment
+	@echo "installing $(2) into $(VENV)-$(1)"
+	$(PYTHON) -m venv $(VENV)-$(1)
+	$(VENV)-$(1)/bin/python -m pip install --quiet 'pip>=25.1'
+	$(VENV)-$(1)/bin/python -m pip install --quiet --group $(1)
+endef
+
 # NVIDIA's client and load generator register the protocol's names too, so they get an environment of their own.
 $(VENV)-peers/.peers: pyproject.toml
-	@echo "installing tritonclient and perf_analyzer into $(VENV)-peers"
-	$(PYTHON) -m venv $(VENV)-peers
-	$(VENV)-peers/bin/python -m pip install --quiet 'pip>=25.1'
-	$(VENV)-peers/bin/python -m pip install --quiet --group peers
+	$(call environment,peers,tritonclient and perf_analyzer)
 	$(VENV)-peers/bin/python -m pip install --quiet --no-deps --group kserve
 	@touch $@
 
 # Packages that nobody here made may want other versions of what we use, and have a torch and an ONNX Runtime of their own.
 $(VENV)-others/.others: pyproject.toml
-	@echo "installing silero-vad and magika into $(VENV)-others"
-	$(PYTHON) -m venv $(VENV)-others
-	$(VENV)-others/bin/python -m pip install --quiet 'pip>=25.1'
-	$(VENV)-others/bin/python -m pip install --quiet --group others
+	$(call environment,others,silero-vad and magika)
 	@touch $@
 
 # TensorFlow alone is larger than all that hangtag needs, and only one benchmark asks for it.
 $(VENV)-keras/.keras: pyproject.toml
-	@echo "installing Keras and TensorFlow into $(VENV)-keras"
-	$(PYTHON) -m venv $(VENV)-keras
-	$(VENV)-keras/bin/python -m pip install --quiet 'pip>=25.1'
-	$(VENV)-keras/bin/python -m pip install --quiet --group keras
+	$(call environment,keras,Keras and TensorFlow)
 	@touch $@

@@ -20,6 +20,7 @@ from benchmarks.server.goals import bare_rate
 from benchmarks.server.process import served
 from benchmarks.server.report import tables
 from benchmarks.server.scenarios import MANY, OFFLINE_SAMPLES, Bench, Figures
+from serving.loadtest.measuring.environment import cpu_model
 
 HERE = Path(__file__).parent
 PATHS = ("hot", "ordinary")
@@ -44,7 +45,7 @@ def main(models: Path, rounds: int, seconds: float, starts: int, out: Path) -> N
     results: dict[str, Any] = {
         "command": f"make bench-server ARGS='--rounds {rounds} --seconds {seconds:g} --starts {starts}'",
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"processor": _processor(), "cpus": cpus, "load_before": round(os.getloadavg()[0], 2)},
+        "machine": {"processor": cpu_model(), "cpus": cpus, "load_before": round(os.getloadavg()[0], 2)},
         "versions": {"python": platform.python_version(), "h2load": h2load.version()}
         | {package: metadata.version(package) for package in PACKAGES},
         "starts": {path: [] for path in PATHS},
@@ -112,13 +113,6 @@ def _bare(models: Path, threads: int) -> Iterator[_Bare]:
         yield _Bare(process)
         assert process.stdin
         process.stdin.close()
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.train.worker import worker
+from serving.loadtest.measuring.environment import cpu_model
 from training import data
 
 HERE = Path(__file__).parent
@@ -80,7 +81,7 @@ def main(keras_python: Path, python: Path, threads: int, repeats: int, data_dir:
     results: Results = {
         "command": "make bench-train",
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"processor": _processor(), "threads": threads},
+        "machine": {"processor": cpu_model(), "threads": threads},
         "versions": versions,
         "batch_size": BATCH_SIZE,
         "step_ms": times,
@@ -133,13 +134,6 @@ def _versions(python: Path, *packages: str) -> dict[str, str]:
             f"{python} has no {' and '.join(packages)}; 'make bench-train' installs what is needed."
         ) from error
     return dict(zip([package.removesuffix("-cpu") for package in packages], done.stdout.split(), strict=True))
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

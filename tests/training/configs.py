@@ -1,6 +1,7 @@
 """Runs small enough to be made by the dozen, and what to compare of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ def make_config(
         threads=1,
         device="cpu",
     )
+
+
+def begin(run: Run, **changes: object) -> None:
+    """Start the run, with make_config's config but for these changes."""
+    with run.lock():
+        run.start(replace(make_config(), **changes))  # type: ignore[arg-type]
 
 
 class OnStep(Watch):

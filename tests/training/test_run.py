@@ -1,5 +1,4 @@
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.training.configs import make_config
+from tests.training.configs import begin
 from training.errors import RunMismatchError
 from training.run import Run
 
@@ -15,11 +14,6 @@ from training.run import Run
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "runs" / "one")
-
-
-def begin(run: Run, **changes: object) -> None:
-    with run.lock():
-        run.start(replace(make_config(), **changes))  # type: ignore[arg-type]
 
 
 def finish(run: Run) -> None:

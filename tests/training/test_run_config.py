@@ -1,13 +1,12 @@
 """What a run's folder says of what was asked, and which asking it takes for its own."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.training.configs import make_config
+from tests.training.configs import begin, make_config
 from training.config import TeacherFile
 from training.errors import RunMismatchError
 from training.run import Run, environment, git_revision
@@ -16,11 +15,6 @@ from training.run import Run, environment, git_revision
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "runs" / "one")
-
-
-def begin(run: Run, **changes: object) -> None:
-    with run.lock():
-        run.start(replace(make_config(), **changes))  # type: ignore[arg-type]
 
 
 def test_the_config_is_written_first_and_whole(run: Run) -> None:

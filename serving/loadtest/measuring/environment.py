@@ -9,7 +9,7 @@ from pathlib import Path
 def describe() -> dict[str, str]:
     """This machine and the versions at work, as label to value."""
     return {
-        "CPU": _cpu_model(),
+        "CPU": cpu_model(),
         "CPUs usable": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
@@ -17,7 +17,8 @@ def describe() -> dict[str, str]:
     }
 
 
-def _cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name, as Linux tells it, or what Python knows of it."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:

@@ -12,6 +12,7 @@ from serving.server.batcher import Answer, OnDone
 from serving.server.engine import Engine
 from serving.server.errors import ServerError
 from serving.server.model import ServedModel
+from serving.server.transport.call import deadline_of
 from serving.server.transport.lookup import with_model
 from serving.server.transport.status import code_of
 
@@ -62,12 +63,6 @@ def asking(engine: Engine, name: str, version: str, ask: AskModel[Response]) -> 
         return Asked(asked.cancel, read)
 
     return ask_and_count
-
-
-def deadline_of(context: grpc.ServicerContext) -> float | None:
-    """When the caller gives up, on the monotonic clock, in seconds."""
-    remaining = context.time_remaining()
-    return None if remaining is None else time.monotonic() + remaining
 
 
 def ask_all(asks: Sequence[Ask[Response]], context: grpc.ServicerContext) -> list[Response | Exception]:

@@ -22,12 +22,16 @@ def cost(timings: Timings) -> tuple[tuple[str, str], ...]:
     )
 
 
+def deadline_of(context: grpc.ServicerContext) -> float | None:
+    """When the caller gives up, on the monotonic clock, in seconds."""
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
 def infer(model: ServedModel, inputs: Tensors, datatypes: Mapping[str, str], context: grpc.ServicerContext) -> Answer:
     """The model's answer, within the caller's deadline and only while the caller is there. Raises ServerError."""
     outcome: queue.SimpleQueue[Answer | ServerError] = queue.SimpleQueue()
-    remaining = context.time_remaining()
-    deadline = None if remaining is None else time.monotonic() + remaining
-    entry = model.submit(inputs, datatypes, outcome.put, deadline)
+    entry = model.submit(inputs, datatypes, outcome.put, deadline_of(context))
     if not context.add_callback(lambda: model.cancel(entry)):  # the call has ended already
         model.cancel(entry)
     result = outcome.get()

@@ -21,9 +21,8 @@ from serving.server.transport.health_service import MAX_WATCHES, HealthService
 from serving.server.transport.hot import availability
 from serving.server.transport.inference_service import InferenceService
 from serving.server.transport.limits import channel_options
+from serving.server.transport.malformed import RefusesMalformedMessages
 from serving.server.transport.reflection import add_reflection
-from serving.server.transport.status import RefusesMalformedMessages
-from serving.server.transport.streams.errors import RefusesMalformedStreams
 from serving.server.transport.streams.ordered import MAX_STREAMS, Streams
 from serving.server.transport.tracing import TracesCalls, Tracing
 
@@ -69,7 +68,6 @@ class GrpcServer:
         interceptors = [
             *([AuthorisesCalls(authorise)] if authorise else []),
             RefusesMalformedMessages(),
-            RefusesMalformedStreams(),
             *([TracesCalls(tracing)] if tracing else []),
         ]
         options = channel_options(config)

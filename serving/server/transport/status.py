@@ -4,11 +4,10 @@ import functools
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeVar
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
 from serving.server.engine import Engine
 from serving.server.errors import (
@@ -46,7 +45,6 @@ _REQUEST_ID_LENGTH = 128
 Servicer = TypeVar("Servicer")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
 
 def code_of(error: Exception) -> grpc.StatusCode:
@@ -67,11 +65,6 @@ def status_of(error: Exception, rpc: str, identity: Mapping[str, str] = {}) -> t
     reference = uuid.uuid4().hex[:12]
     log.error("unexpected error", rpc=rpc, reference=reference, exc_info=error, **identity)
     return code, f"an error inside the server; its log has it under {reference}"
-
-
-def malformed(method: str) -> str:
-    """What to tell who sent bytes that are no message of this method."""
-    return f"the bytes are not a message that {method} takes; generate the caller's stubs from protos/*.proto"
 
 
 def answers_errors(
@@ -121,29 +114,6 @@ def counts_failures(
             raise
 
     return counting
-
-
-class RefusesMalformedMessages(grpc.ServerInterceptor):
-    """Bytes that are not the method's message are the caller's error; grpcio would call them INTERNAL."""
-
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Handler],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        handler = continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None or handler.request_deserializer is None:
-            return handler
-        answer, parse, method = handler.unary_unary, handler.request_deserializer, handler_call_details.method
-
-        def parse_and_answer(data: bytes, context: grpc.ServicerContext) -> object:
-            try:
-                request = parse(data)
-            except DecodeError:
-                context.abort(grpc.StatusCode.INVALID_ARGUMENT, malformed(method))
-            return answer(request, context)
-
-        return grpc.unary_unary_rpc_method_handler(parse_and_answer, response_serializer=handler.response_serializer)
 
 
 def _short(message: str) -> str:

@@ -166,54 +166,6 @@ def test_ctrl_c_ends_with_a_report_of_what_there_is(server: FakeServer, tmp_path
     assert written["runs"][0]["total"]["statuses"]["OK"] > 10
 
 
-def saved(server: FakeServer, file: Path, *more: str) -> Path:
-    invoke("fast", "--server", server.address, "--concurrency", "2", *QUICK, "--json", str(file), *more)
-    return file
-
-
-def test_saved_runs_are_compared(server: FakeServer, tmp_path: Path) -> None:
-    before = saved(server, tmp_path / "before.json", "--blocks", "10")
-    server.behaviour = lambda number, context: (threading.Event().wait(0.02), None)[1]
-    after = saved(server, tmp_path / "after.json", "--blocks", "10")
-    result = invoke("compare", str(before), str(after))
-    assert result.exit_code == 0, result.output
-    text = " ".join(result.stdout.split())
-    # The generator may have been the bottleneck of the faster run, which is said of throughput then.
-    said = r"fast's p99 at 2 in flight is [\d.]+ times what it was \(95 %: [\d.]+ to [\d.]+\); (its|their) throughput"
-    assert re.search(said, text)
-    assert "WARNING" not in text
-
-    document = json.loads(before.read_text())
-    document["environment"]["CPU"] = "another processor"
-    before.write_text(json.dumps(document))
-    text = " ".join(invoke("compare", str(before), str(after)).stdout.split())
-    assert text.startswith("WARNING different machines. CPU: another processor and ")
-
-
-def test_saved_runs_with_nothing_in_common_are_not_compared(server: FakeServer, tmp_path: Path) -> None:
-    before = saved(server, tmp_path / "before.json")
-    document = json.loads(before.read_text())
-    document["runs"] = []
-    (tmp_path / "after.json").write_text(json.dumps(document))
-    result = invoke("compare", str(before), str(tmp_path / "after.json"))
-    assert result.exit_code == 1
-    assert "have no target and load in common" in " ".join(result.stderr.split())
-    assert "cannot be read" in invoke("compare", str(before), str(tmp_path / "missing.json")).stderr
-
-
-def test_gates_decide_the_exit_code(server: FakeServer, tmp_path: Path) -> None:
-    baseline = saved(server, tmp_path / "baseline.json")
-    base = ("fast", "--server", server.address, "--concurrency", "2", *QUICK, "--baseline", str(baseline))
-    passed = invoke(*base, "--fail-if", "fast.throughput < 0.0001 * baseline", "--junit", str(tmp_path / "a.xml"))
-    assert passed.exit_code == 0, passed.output
-    assert "passed not fast.throughput < 0.0001 * baseline" in passed.stdout
-    failed = invoke(*base, "--fail-if", "fast.p99 > 1us", "--prometheus", str(tmp_path / "a.prom"))
-    assert failed.exit_code == 1
-    assert "FAILED fast.p99 > 1us: fast's p99 at 2 in flight is" in " ".join(failed.stdout.split())
-    assert 'failures="0"' in (tmp_path / "a.xml").read_text()
-    assert "hangtag_loadtest_success 0.0" in (tmp_path / "a.prom").read_text()
-
-
 def test_one_model_on_several_servers_and_everything_beside_the_load(server: FakeServer, tmp_path: Path) -> None:
     with running(FakeServer()) as other:
         files = {name: tmp_path / f"report.{name}" for name in ("json", "csv", "html")}

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from serving.server.batcher import Answer, Batcher, Entry, OnDone
 from serving.server.config import ServerConfig
+from serving.server.engine import Engine
 from serving.server.errors import ServerError
 from serving.server.model import ServedModel
 from serving.server.repository import ModelFile
@@ -80,6 +81,14 @@ def batcher(
 def served(runtime: Runtime, config: ServerConfig | None = None) -> ServedModel:
     """A model that computes with this runtime; not started."""
     return ServedModel(ModelFile("double", 3, Path("unused")), runtime, config or ServerConfig())
+
+
+def engine_of(model: ServedModel) -> Engine:
+    """An engine that serves this model alone."""
+    engine = Engine(ServerConfig(models=Path("unused")))
+    engine.serve(model.name, [model])
+    engine.open()
+    return engine
 
 
 def rows(*values: float) -> dict[str, npt.NDArray[np.float32]]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy.typing as npt
-from google.protobuf.message import DecodeError
 
 from protos import inference_pb2 as pb
 from serving.server.batcher import Answer, Entry, Tensors
@@ -18,13 +17,14 @@ from serving.server.transport.call import cost
 from serving.server.transport.hot.completion_queue import UnaryCall
 from serving.server.transport.hot.forms import Forms
 from serving.server.transport.lookup import with_model
-from serving.server.transport.status import code_of, identity_of, malformed, status_of
+from serving.server.transport.malformed import refusing_malformed
+from serving.server.transport.status import code_of, identity_of, status_of
 from serving.server.transport.tracing import Tracing
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
-
 _UNREAD = pb.ModelInferRequest()
+_read = refusing_malformed(pb.ModelInferRequest.FromString, METHOD)
 
 
 class HotInference:
@@ -66,10 +66,7 @@ class HotInference:
         return self._parse(reply, message, wake)
 
     def _parse(self, reply: "_Reply", message: bytes, wake: bool) -> ServedModel:
-        try:
-            request = reply.request = pb.ModelInferRequest.FromString(message)
-        except DecodeError as error:
-            raise InvalidRequestError(malformed(METHOD)) from error
+        request = reply.request = _read(message)
 
         def ask(model: ServedModel) -> ServedModel:
             inputs, datatypes = codec.decode_inputs(request)

@@ -14,7 +14,8 @@ import grpc
 
 from serving.server.batcher import Answer, OnDone
 from serving.server.errors import QueueFullError, UnavailableError
-from serving.server.transport.asking import Asked, deadline_of, response_of
+from serving.server.transport.asking import Asked, response_of
+from serving.server.transport.call import deadline_of
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

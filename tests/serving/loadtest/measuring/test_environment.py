@@ -12,5 +12,5 @@ def test_the_environment_names_processor_and_versions() -> None:
 
 
 def test_an_environment_without_cpuinfo_or_distribution_is_still_described(tmp_path: Path) -> None:
-    assert environment._cpu_model(tmp_path / "missing")
+    assert environment.cpu_model(tmp_path / "missing")
     assert environment._version("no-such-distribution") == "not installed as a distribution"

@@ -15,23 +15,9 @@ from serving.server.app import Server
 from serving.server.config import ServerConfig
 from serving.server.errors import StartError
 from tests import onnx_models
+from tests.protos.test_tensors import FIELDS
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, outputs, request
 from tests.serving.server.transport.test_wire import VALUES
-
-CONTENTS: dict[str, str] = {
-    "BOOL": "bool_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
-}
 
 
 def identity(datatype: str, shape: list[int | str], metadata: dict[str, str] | None = None) -> Any:
@@ -58,9 +44,9 @@ def typed_request(datatype: str, **contents: Any) -> pb.ModelInferRequest:
     return pb.ModelInferRequest(model_name=datatype, inputs=[tensor])
 
 
-@pytest.mark.parametrize("datatype", CONTENTS)
+@pytest.mark.parametrize("datatype", FIELDS)
 def test_every_datatype_goes_as_typed_contents(typed: LiveServer, datatype: str) -> None:
-    response = typed.inference.ModelInfer(typed_request(datatype, **{CONTENTS[datatype]: VALUES[datatype]}))
+    response = typed.inference.ModelInfer(typed_request(datatype, **{FIELDS[datatype]: VALUES[datatype]}))
     assert response.outputs[0].datatype == datatype
     assert outputs(response)["out"].ravel().tolist() == VALUES[datatype]
 
@@ -78,13 +64,13 @@ def test_fp16_has_no_typed_contents(typed: LiveServer) -> None:
     assert message.endswith("FP16 has no typed contents in the protocol; send it as raw_input_contents")
 
 
-@pytest.mark.parametrize("datatype", CONTENTS)
+@pytest.mark.parametrize("datatype", FIELDS)
 def test_typed_contents_that_do_not_fit_are_refused(typed: LiveServer, datatype: str) -> None:
     other = "bool_contents" if datatype != "BOOL" else "int_contents"
-    for contents in ({CONTENTS[datatype]: VALUES[datatype][:1]}, {other: [1, 0]}):
+    for contents in ({FIELDS[datatype]: VALUES[datatype][:1]}, {other: [1, 0]}):
         code, message = failure(lambda sent=contents: typed.inference.ModelInfer(typed_request(datatype, **sent)))  # type: ignore[misc]
         assert code is grpc.StatusCode.INVALID_ARGUMENT
-        assert f"{datatype} [1, 2] needs 2 elements in {CONTENTS[datatype]}" in message
+        assert f"{datatype} [1, 2] needs 2 elements in {FIELDS[datatype]}" in message
 
 
 def test_scalars_of_every_datatype_come_and_go(live: LiveServer) -> None:

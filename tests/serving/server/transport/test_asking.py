@@ -1,27 +1,22 @@
 """A request of a stream or of a comparison: of whichever model serves by then, and counted when it fails."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from serving.server.batcher import Answer, OnDone, Timings
-from serving.server.config import ServerConfig
 from serving.server.engine import Engine
 from serving.server.errors import CancelledError, InferenceError, InvalidRequestError, NotFoundError, UnavailableError
 from serving.server.model import ServedModel
 from serving.server.transport.asking import Asked, asking, response_of
-from tests.serving.server.parts import Caller, FakeRuntime, served
+from tests.serving.server.parts import Caller, FakeRuntime, engine_of, served
 
 ANSWER = Answer({}, Timings(0, 0, 0, 0, 1))
 
 
 @pytest.fixture
 def engine() -> Engine:
-    engine = Engine(ServerConfig(models=Path("unused")))
-    engine.serve("double", [served(FakeRuntime())])
-    engine.open()
-    return engine
+    return engine_of(served(FakeRuntime()))
 
 
 def failed(engine: Engine) -> dict[tuple[str, str, str], int]:

@@ -1,21 +1,15 @@
-from pathlib import Path
-
 import pytest
 
-from serving.server.config import ServerConfig
 from serving.server.engine import Engine
 from serving.server.errors import NotFoundError, UnavailableError
 from serving.server.model import ServedModel
 from serving.server.transport.lookup import with_model
-from tests.serving.server.parts import FakeRuntime, served
+from tests.serving.server.parts import FakeRuntime, engine_of, served
 
 
 @pytest.fixture
 def engine() -> Engine:
-    engine = Engine(ServerConfig(models=Path("unused")))
-    engine.serve("double", [served(FakeRuntime())])
-    engine.open()
-    return engine
+    return engine_of(served(FakeRuntime()))
 
 
 def test_a_model_that_was_replaced_in_between_is_looked_up_again(engine: Engine) -> None:

@@ -1,0 +1,58 @@
+"""The command on runs that were saved: compared, and as a baseline for gates."""
+
+import json
+import re
+import threading
+from pathlib import Path
+
+from tests.serving.loadtest.fake_server import FakeServer
+from tests.serving.loadtest.test_cli import QUICK, invoke
+
+
+def saved(server: FakeServer, file: Path, *more: str) -> Path:
+    invoke("fast", "--server", server.address, "--concurrency", "2", *QUICK, "--json", str(file), *more)
+    return file
+
+
+def test_saved_runs_are_compared(server: FakeServer, tmp_path: Path) -> None:
+    # Slow enough, and long enough for its CPU time to mean something, that the generator is never the bottleneck.
+    lasting = ("--blocks", "10", "--min-duration", "1s")
+    server.behaviour = lambda number, context: (threading.Event().wait(0.01), None)[1]
+    before = saved(server, tmp_path / "before.json", *lasting)
+    server.behaviour = lambda number, context: (threading.Event().wait(0.03), None)[1]
+    after = saved(server, tmp_path / "after.json", *lasting)
+    result = invoke("compare", str(before), str(after))
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert re.search(r"fast's p99 at 2 in flight is [\d.]+ times what it was \(95 %: [\d.]+ to [\d.]+\); its thr", text)
+    assert "WARNING" not in text
+
+    document = json.loads(before.read_text())
+    document["environment"]["CPU"] = "another processor"
+    before.write_text(json.dumps(document))
+    text = " ".join(invoke("compare", str(before), str(after)).stdout.split())
+    assert text.startswith("WARNING different machines. CPU: another processor and ")
+
+
+def test_saved_runs_with_nothing_in_common_are_not_compared(server: FakeServer, tmp_path: Path) -> None:
+    before = saved(server, tmp_path / "before.json")
+    document = json.loads(before.read_text())
+    document["runs"] = []
+    (tmp_path / "after.json").write_text(json.dumps(document))
+    result = invoke("compare", str(before), str(tmp_path / "after.json"))
+    assert result.exit_code == 1
+    assert "have no target and load in common" in " ".join(result.stderr.split())
+    assert "cannot be read" in invoke("compare", str(before), str(tmp_path / "missing.json")).stderr
+
+
+def test_gates_decide_the_exit_code(server: FakeServer, tmp_path: Path) -> None:
+    baseline = saved(server, tmp_path / "baseline.json")
+    base = ("fast", "--server", server.address, "--concurrency", "2", *QUICK, "--baseline", str(baseline))
+    passed = invoke(*base, "--fail-if", "fast.throughput < 0.0001 * baseline", "--junit", str(tmp_path / "a.xml"))
+    assert passed.exit_code == 0, passed.output
+    assert "passed not fast.throughput < 0.0001 * baseline" in passed.stdout
+    failed = invoke(*base, "--fail-if", "fast.p99 > 1us", "--prometheus", str(tmp_path / "a.prom"))
+    assert failed.exit_code == 1
+    assert "FAILED fast.p99 > 1us: fast's p99 at 2 in flight is" in " ".join(failed.stdout.split())
+    assert 'failures="0"' in (tmp_path / "a.xml").read_text()
+    assert "hangtag_loadtest_success 0.0" in (tmp_path / "a.prom").read_text()
