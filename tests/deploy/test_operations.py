@@ -39,3 +39,12 @@ def test_the_proxy_tries_again_as_often_as_the_page_says_and_has_no_open_door() 
     word = {"1": "once", "2": "twice"}[retries]
     assert f"is sent to another one, at most {word}" in " ".join((ROOT / "docs/deploy.md").read_text().split())
     assert "admin" not in yaml.safe_load(text)
+
+
+def test_a_dead_replica_is_out_until_its_health_checks_have_failed() -> None:
+    """Else it would be tried again in between, and each of those calls would fail and go to another."""
+    (cluster,) = yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())["static_resources"]["clusters"]
+    (check,) = cluster["health_checks"]
+    seconds = {name: float(check[name].removesuffix("s")) for name in ("interval", "timeout")}
+    ejected = float(cluster["outlier_detection"]["base_ejection_time"].removesuffix("s"))
+    assert ejected > check["unhealthy_threshold"] * sum(seconds.values())

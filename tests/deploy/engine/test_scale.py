@@ -3,9 +3,10 @@
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import grpc
+import numpy as np
 import pytest
 
 from protos import inference_pb2, inference_pb2_grpc
@@ -14,16 +15,7 @@ from tests.deploy.engine.stack import Stack, docker
 from tests.deploy.engine.steady_load import IN_FLIGHT, SteadyLoad
 
 REPLICAS = (1, 2)
-
-
-def inferences(stack: Stack, index: int) -> int:
-    """How many samples a replica has computed with lstm since it started."""
-    with grpc.insecure_channel(stack.address("server", 8001, index)) as channel:
-        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-        answer = stub.ModelStatistics(
-            inference_pb2.ModelStatisticsRequest(name="lstm"), timeout=10, wait_for_ready=True
-        )
-    return int(answer.model_stats[0].inference_count)
+SHARED_WITHIN = 60.0  # seconds, as docs/deploy.md says
 
 
 @contextmanager
@@ -53,23 +45,49 @@ def load(scaled: Stack) -> Iterator[SteadyLoad]:
         yield load
 
 
-def assert_shared(stack: Stack, load: SteadyLoad) -> None:
-    before = [inferences(stack, index) for index in REPLICAS]
-    load.wait_for_answers(200)
-    gained = [inferences(stack, index) - count for index, count in zip(REPLICAS, before, strict=True)]
-    assert min(gained) >= 0.25 * sum(gained), gained
+def inferences(stub: inference_pb2_grpc.GRPCInferenceServiceStub) -> int:
+    """How many samples a replica has computed with lstm since it started."""
+    request = inference_pb2.ModelStatisticsRequest(name="lstm")
+    answer = stub.ModelStatistics(request, timeout=10, wait_for_ready=True)
+    return int(answer.model_stats[0].inference_count)
 
 
-def wait_until_called(stack: Stack, load: SteadyLoad, index: int) -> None:
-    """Until the proxy, which keeps a replica that failed away for some seconds, lets it have calls again."""
-    before, until = inferences(stack, index), time.monotonic() + 60
-    while inferences(stack, index) == before:
-        assert time.monotonic() < until, "the proxy never took it back"
-        load.wait_for_answers(50)
+@contextmanager
+def counted(stack: Stack) -> Iterator[Callable[[], list[int]]]:
+    """Gives a function that says how many samples each replica has computed since the call before."""
+    with ExitStack() as opened:
+        addresses = [stack.address("server", 8001, index) for index in REPLICAS]
+        channels = [opened.enter_context(grpc.insecure_channel(address)) for address in addresses]
+        stubs = [inference_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in channels]
+        before = [inferences(stub) for stub in stubs]
+
+        def gained() -> list[int]:
+            nonlocal before
+            now = [inferences(stub) for stub in stubs]
+            since, before = [new - old for new, old in zip(now, before, strict=True)], now
+            return since
+
+        yield gained
+
+
+def shared(gained: list[int]) -> bool:
+    """Of the two that are drawn for a call both are the same one a quarter of the times: the slowest gets so much, in
+    the mean. A replica that is out gets nothing."""
+    return min(gained) >= sum(gained) / 8
+
+
+def wait_until_shared(stack: Stack, load: SteadyLoad) -> None:
+    """Until each replica has its share of 200 answers: SHARED_WITHIN seconds at most after all of them are ready."""
+    with counted(stack) as gained:
+        until = time.monotonic() + SHARED_WITHIN
+        load.wait_for_answers(200)
+        while not shared(latest := gained()):
+            assert time.monotonic() < until, f"the latest answers came from {latest}"
+            load.wait_for_answers(200)
 
 
 def test_the_replicas_share_one_client_s_calls(scaled: Stack, load: SteadyLoad) -> None:
-    assert_shared(scaled, load)
+    wait_until_shared(scaled, load)
     assert load.failures == []
 
 
@@ -85,8 +103,7 @@ def test_one_killed_costs_no_more_than_its_calls_in_flight(scaled: Stack, load: 
     after = scaled.container("server", 2)
     assert after["RestartCount"] == 1
     assert after["State"]["Pid"] != state["Pid"]
-    wait_until_called(scaled, load, 2)
-    assert_shared(scaled, load)
+    wait_until_shared(scaled, load)
     assert len(load.failures) <= IN_FLIGHT, load.failures
 
 
@@ -99,9 +116,26 @@ def test_one_stopped_under_load_costs_no_call(scaled: Stack, load: SteadyLoad) -
     with started_anew(scaled, 1) as wait:
         docker("start", name)
         wait()
-    wait_until_called(scaled, load, 1)
-    assert_shared(scaled, load)
+    wait_until_shared(scaled, load)
     assert load.failures == []
+
+
+def test_a_caller_s_mistakes_take_no_replica_out(scaled: Stack) -> None:
+    """One after the other, so that nothing but who is out decides who is asked."""
+    with (
+        counted(scaled) as gained,
+        grpc.insecure_channel(scaled.address("proxy", 8000)) as channel,
+        Client(scaled.address("proxy", 8000)) as client,
+    ):
+        unknown: Callable[..., object] = channel.unary_unary("/inference.GRPCInferenceService/NoSuchMethod")
+        for _ in range(5):
+            for _ in range(20):
+                with pytest.raises(grpc.RpcError) as refused:
+                    unknown(b"", timeout=10)
+                assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+            for _ in range(40):
+                client.infer("lstm", {"image": np.zeros((1, 28, 28), np.uint8)})
+            assert shared(gained())
 
 
 def test_the_proxy_answers_for_a_replica(scaled: Stack) -> None:
