@@ -19,20 +19,28 @@ SPARE = 1  # replicas that may be gone (one that is updated, or died) while the 
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's highest throughput on one server. calls_per_second: of calls with one image each."""
+    """What one server does with a model at most: calls of one image a second, and images a second in large calls."""
 
     model: str
     calls_per_second: float
+    images_per_second: float
     cpus: int
 
     def replicas(self, rate: float) -> int:
-        """ceil(rate / (throughput * UTILISATION)) + SPARE, of servers with ``cpus`` each."""
-        return math.ceil(rate / (self.calls_per_second * UTILISATION)) + SPARE
+        """For ``rate`` calls a second of one image each, of servers with ``cpus`` each."""
+        return replicas(rate, self.calls_per_second)
 
     def row(self, rate: float) -> tuple[str, ...]:
-        replicas = self.replicas(rate)
+        single = self.replicas(rate)
+        together = replicas(rate, self.images_per_second)
         gigabits = rate * request_bytes(self.model) * 8 / 1e9
-        return self.model, f"{rate:,}", f"{replicas:,}", f"{replicas * self.cpus:,}", f"{gigabits:.2g} Gbit/s"
+        counts = (f"{count:,}" for count in (single, single * self.cpus, together, together * self.cpus))
+        return self.model, f"{rate:,}", *counts, f"{gigabits:.2g} Gbit/s"
+
+
+def replicas(rate: float, throughput: float) -> int:
+    """ceil(rate / (throughput * UTILISATION)) + SPARE"""
+    return math.ceil(rate / (throughput * UTILISATION)) + SPARE
 
 
 def request_bytes(model: str) -> int:
@@ -43,20 +51,24 @@ def request_bytes(model: str) -> int:
 
 
 def read(document: dict[str, Any]) -> list[Measured]:
-    """The median over the rounds of each model's calls a second with 64 in flight, on the hot path.
+    """The medians over the rounds, on the hot path: calls with 64 of them in flight, images in calls of 64.
 
     Raises ValueError for results of another form.
     """
     try:
         cpus, rounds = int(document["machine"]["cpus"]), [one["hot"] for one in document["rounds"]]
+
+        def median(model: str, load: str, figure: str) -> float:
+            return statistics.median(float(one[model][load][figure]) for one in rounds)
+
         return [
-            Measured(model, statistics.median(float(one[model]["many"]["calls_per_s"]) for one in rounds), cpus)
+            Measured(model, median(model, "many", "calls_per_s"), median(model, "offline", "samples_per_s"), cpus)
             for model in rounds[0]
         ]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{RESULTS} is not as benchmarks/server/measure.py writes it (machine.cpus, and calls_per_s of the load "
-            f'"many" on the hot path in each of the rounds): {error!r}'
+            f"{RESULTS} is not as benchmarks/server/measure.py writes it (machine.cpus, and on the hot path in each of "
+            f'the rounds calls_per_s of the load "many" and samples_per_s of "offline"): {error!r}'
         ) from error
 
 
@@ -66,15 +78,24 @@ def section(root: Path) -> str:
     if not file.exists():
         return "Not measured yet: `make bench-server`."
     measured = read(json.loads(file.read_text()))
-    head = ("model", "calls/s", "replicas", "CPUs in all", "requests on the network")
-    peaks = ", ".join(f"`{one.model}` {one.calls_per_second:,.0f} calls/s on {one.cpus} CPUs" for one in measured)
-    first, rate = measured[0], RATES[2]
+    head = ("model", "images/s", "replicas", "CPUs in all", "replicas, 64 a call", "CPUs in all", "on the network")
+    peaks = "\n".join(
+        f"- `{one.model}`: {one.calls_per_second:,.0f} calls/s of one image each, "
+        f"{one.images_per_second:,.0f} images/s in calls of 64"
+        for one in measured
+    )
+    first, rate = measured[0], RATES[-1]
     formula = f"ceil(rate / (throughput * {UTILISATION})) + {SPARE}"
     example = formula.replace("rate", f"{rate:,}", 1).replace("throughput", f"{first.calls_per_second:,.0f}")
-    return f"""Measured by `make bench-server` ([results](../{RESULTS})): {peaks}.
+    return f"""`make bench-server` measured on one server with {first.cpus} CPUs ([results](../{RESULTS})):
+
+{peaks}
+
+The load generator had its part of these CPUs: a server that has them to itself does more.
 
 {table(head, [one.row(rate) for one in measured for rate in RATES])}
 
-`replicas = {formula}`, so for `{first.model}` at {rate:,} calls/s `{example} = {first.replicas(rate):,}`.
+`replicas = {formula}`, so for `{first.model}` at {rate:,} calls/s of one image
+`{example} = {first.replicas(rate):,}`.
 {UTILISATION}, because waiting grows as `1 / (1 - utilisation)`; + {SPARE}, because one is updated or lost now and then.
-Requests on the network: of one 28 by 28 image each, without TLS and TCP."""
+On the network: requests, of 28 by 28 pixels and what the protocol adds, one image a call, without TLS and TCP."""

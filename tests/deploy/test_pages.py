@@ -45,10 +45,10 @@ def test_commands_of_a_group_have_tables_of_their_own(monkeypatch: pytest.Monkey
 
 
 def test_replicas() -> None:
-    measured = Measured("cnn", calls_per_second=1_000, cpus=2)
+    measured = Measured("cnn", calls_per_second=1_000, images_per_second=2_000, cpus=2)
     # 600 calls/s each, and one more that may be gone.
     assert [measured.replicas(rate) for rate in (1, 600, 601, 6_000)] == [2, 2, 3, 11]
-    assert measured.row(6_000)[:4] == ("cnn", "6,000", "11", "22")
+    assert measured.row(6_000)[:6] == ("cnn", "6,000", "11", "22", "6", "12")
 
 
 def test_the_bytes_of_a_call_are_its_image_and_little_more() -> None:
@@ -65,7 +65,9 @@ def test_the_table_follows_the_results(tmp_path: Path) -> None:
     file.write_text(json.dumps(results(10_000, 30_000, 20_000)))
     text = capacity.section(tmp_path)
     # The median of the rounds. 1,000,000 / (20,000 x 0.6) = 83.3: 84, and one to spare, of 2 CPUs each.
-    assert re.search(r"\| lstm \| 1,000,000 \| 85 \| 170 \| ", text)
+    # In calls of 64 images 1,900 a second: 1,000,000 / (1,900 x 0.6) = 877.2.
+    assert "| lstm | 1,000,000 | 85 | 170 | 879 | 1,758 | 6.6 Gbit/s |" in text
+    assert "`ceil(1,000,000 / (20,000 * 0.6)) + 1 = 85`" in text
     assert len(re.findall(r"^\| (?:lstm|cnn) ", text, re.MULTILINE)) == 2 * len(capacity.RATES)
 
 
@@ -76,6 +78,7 @@ def test_the_table_follows_the_results(tmp_path: Path) -> None:
         {**results(1), "machine": {"cpus": "two"}},
         {**results(1), "rounds": []},
         {**results(1), "rounds": [{"hot": {"lstm": {"one": {}}}}]},
+        {**results(1), "rounds": [{"hot": {"lstm": {"many": {"calls_per_s": 1}}}}]},
         {"cpus": 2, "capacity": {"lstm": 1}},
     ],
 )
