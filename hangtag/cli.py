@@ -26,7 +26,7 @@ SUBCOMMANDS = {
     "export": Subcommand("export.cli:export", "Publish a trained network as an ONNX model.", "train"),
     "models": Subcommand("hangtag.models:models", "List, show and verify the models of a repository.", "cpu"),
     "serve": Subcommand("serving.server.cli:serve", "Serve the model repository over gRPC.", "cpu"),
-    "health": Subcommand("serving.client.cli:health", "Ask a server whether it is ready.", "cpu"),
+    "health": Subcommand("serving.health:health", "Ask a server whether it is ready.", "cpu"),
     "top": Subcommand("serving.client.top_cli:top", "Watch a running server.", "cpu"),
     "classify": Subcommand("serving.client.cli:classify", "Classify images with a served model.", "cpu"),
     "loadtest": Subcommand("serving.loadtest.cli:loadtest", "Compare the latency of served models.", "loadtest"),

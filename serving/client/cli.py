@@ -1,4 +1,4 @@
-"""``hangtag classify`` and ``hangtag health``."""
+"""``hangtag classify``."""
 
 import json
 from collections.abc import Mapping
@@ -13,12 +13,9 @@ from rich.text import Text
 
 from serving.client import pictures, side_by_side
 from serving.client.classification import Classification
-from serving.client.client import DEFAULT_TIMEOUT, Client, ClientError
+from serving.client.client import Client
+from serving.connection import ClientError, server_option
 from serving.credentials import Credentials, CredentialsError, credentials_options
-
-_server = click.option(
-    "--server", default="127.0.0.1:8001", show_default=True, show_envvar=True, help="Where the server listens."
-)
 
 
 @click.command()
@@ -32,7 +29,7 @@ _server = click.option(
     help="Which served model to ask. Given several times: all of them about each image, side by side.",
 )
 @click.option("--model-version", default="", help="A certain version.  [default: the one that serves]")
-@_server
+@server_option
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
@@ -76,7 +73,11 @@ def classify(
     console = Console()
     drawn = console.is_terminal if draw is None else draw
     failed = False
-    with _client(server, credentials, timeout=timeout) as client:
+    try:
+        client = Client(server, timeout=timeout, credentials=credentials)
+    except CredentialsError as error:
+        raise click.ClickException(f"{error}.") from error
+    with client:
         for path in images:
             try:
                 data = path.read_bytes()
@@ -95,31 +96,6 @@ def classify(
                 _show(console, path, data, answer, drawn)
     if failed:
         raise SystemExit(1)
-
-
-@click.command()
-@_server
-@click.option("--model", default="", help="Ask for one model.  [default: the whole server]")
-@click.option("--wait", type=click.FloatRange(min=0), help="Wait up to this many seconds for it to become ready.")
-@credentials_options
-def health(server: str, model: str, wait: float | None, credentials: Credentials) -> None:
-    """Say whether a server is ready: exit code 0 when it is, else 1."""
-    with _client(server, credentials) as client:
-        try:
-            if wait is not None:
-                client.wait_until_ready(wait, model)
-            elif not client.is_ready(model):
-                raise click.ClickException(f"{model or 'the server'} at {server} is not ready")
-        except (ClientError, CredentialsError) as error:
-            raise click.ClickException(str(error)) from error
-    click.echo(f"{model or 'the server'} at {server} is ready")
-
-
-def _client(server: str, credentials: Credentials, *, timeout: float = DEFAULT_TIMEOUT) -> Client:
-    try:
-        return Client(server, timeout=timeout, credentials=credentials)
-    except CredentialsError as error:
-        raise click.ClickException(f"{error}.") from error
 
 
 def _show(console: Console, path: Path, data: bytes, answer: Classification, drawn: bool) -> None:

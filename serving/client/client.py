@@ -5,41 +5,22 @@ with Client("127.0.0.1:8001") as client:
     logits = client.infer("lstm", {"image": pixels})["logits"]
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import grpc
 import numpy.typing as npt
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc, tensors
 from serving.client.classification import Classification, Image, classify_request, compare_request, read
+from serving.connection import DEFAULT_TIMEOUT, ClientError, Connection
 from serving.credentials import Credentials
 
-T = TypeVar("T")
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 Array = npt.NDArray[Any]
-DEFAULT_TIMEOUT = 10.0
-_CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", -1),  # the server says how large an answer may be
-    # Whoever waits for a server that is about to start tries again soon, not after gRPC's one second and more.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
 
 
-class ClientError(Exception):
-    """A call that failed. ``code`` is gRPC's status, the message the server's own or what to check."""
-
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Client:
+class Client(Connection):
     """One channel to one server. Thread-safe. Every method raises ClientError."""
 
     def __init__(
@@ -54,13 +35,9 @@ class Client:
         credentials: for a server with TLS or tokens. Raises CredentialsError when its files cannot be read, as do calls
         once the token's file is gone.
         """
-        self._address = address
-        self._timeout = timeout
-        self._credentials = credentials
-        self._channel = credentials.channel(address, _CHANNEL_OPTIONS)
+        super().__init__(address, timeout=timeout, credentials=credentials)
         self._inference = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._classifier = classifier_pb2_grpc.ClassifierStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
 
     def classify(self, image: Image, model: str, *, version: str = "", top_k: int = 0) -> Classification:
         """Classify one image: the bytes of a PNG, JPEG or WebP file, or grey pixels [height, width] of its size.
@@ -128,98 +105,6 @@ class Client:
         """What each version of each model did since it was loaded, in the protocol's own words."""
         response = self._call(self._inference.ModelStatistics, inference_pb2.ModelStatisticsRequest())
         return list(response.model_stats)
-
-    def is_ready(self, model: str = "") -> bool:
-        """Whether the server, or one model, serves. False while it loads; ClientError where nobody answers."""
-        try:
-            response = self._call(self._health.Check, health_pb2.HealthCheckRequest(service=model))
-        except ClientError as error:
-            if error.code is grpc.StatusCode.NOT_FOUND:  # no such model, or not yet
-                return False
-            raise
-        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
-
-    def wait_until_ready(self, seconds: float, model: str = "") -> None:
-        """Return as soon as the server, or one model, serves. Raises ClientError when that takes over ``seconds``."""
-        request = health_pb2.HealthCheckRequest(service=model)
-        try:
-            # Watch tells every change at once: no polling. wait_for_ready outlasts a server that has not started yet.
-            metadata = self._credentials.metadata()
-            for response in self._health.Watch(request, timeout=seconds, wait_for_ready=True, metadata=metadata):
-                if response.status == health_pb2.HealthCheckResponse.SERVING:
-                    return
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise self._explained(error) from error
-        raise ClientError(
-            grpc.StatusCode.DEADLINE_EXCEEDED,
-            f"{model or 'the server'} at {self._address} was not ready within {seconds:g} s; its log says why",
-        )
-
-    def close(self) -> None:
-        self._channel.close()
-
-    def __enter__(self) -> "Client":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _call(self, method: Callable[..., T], request: object) -> T:
-        try:
-            return method(request, timeout=self._timeout, metadata=self._credentials.metadata())
-        except grpc.RpcError as error:
-            raise self._explained(error) from error
-
-    def _converse(self, method: Callable[..., Any], requests: Iterable[object], timeout: float | None) -> Iterator[Any]:
-        """A stream's responses. What ``requests`` raises is raised here, after the answers to those before it."""
-        failures: list[Exception] = []
-
-        def outgoing() -> Iterator[object]:
-            try:
-                yield from requests
-            except Exception as error:  # else gRPC would log it, and cancel what is on its way
-                failures.append(error)
-
-        call = method(outgoing(), timeout=timeout, metadata=self._credentials.metadata())
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                late = f"the stream to {self._address} was not answered to its end within {timeout:g} s"
-                raise ClientError(error.code(), late) from error
-            raise self._explained(error) from error
-        finally:
-            call.cancel()  # where nobody wants the rest
-        if failures:
-            raise failures[0]
-
-    def _explained(self, error: grpc.RpcError) -> ClientError:
-        code, details = error.code(), error.details() or ""
-        if code is grpc.StatusCode.UNAVAILABLE and "handshake failed" in details:
-            details = (
-                f"no TLS with {self._address}; is --tls-ca its authority, and does it serve TLS? {_reason(details)}"
-            )
-        elif code is grpc.StatusCode.UNAVAILABLE and "Socket closed" in details:
-            details = (
-                f"the server at {self._address} closed the connection; "
-                "does it want TLS (--tls-ca), or a client certificate (--tls-cert, --tls-key)?"
-            )
-        elif code is grpc.StatusCode.UNAVAILABLE and "connect" in details.lower():
-            details = (
-                f"no server answers at {self._address}; start one with 'hangtag serve', or name another with --server"
-            )
-        elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            details = f"no answer from {self._address} within {self._timeout:g} s"
-        return ClientError(code, details or code.name)
-
-
-def _reason(details: str) -> str:
-    """OpenSSL's word for what went wrong, out of gRPC's sentence."""
-    found = re.search(r"OPENSSL_internal:(\w+)", details)
-    return f"({found[1].replace('_', ' ').lower()})" if found else f"({details})"
 
 
 def _outcome(

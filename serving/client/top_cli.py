@@ -12,14 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.client.activity import Activity, Look, MetricsError, activities, fetch_metrics
-from serving.client.client import Client, ClientError
+from serving.client.client import Client
+from serving.connection import ClientError, server_option
 from serving.credentials import Credentials, CredentialsError, credentials_options
 
 
 @click.command()
-@click.option(
-    "--server", default="127.0.0.1:8001", show_default=True, show_envvar=True, help="HOST:PORT of the server."
-)
+@server_option
 @click.option(
     "--metrics", metavar="URL", help="Its metrics too, http://HOST:8002/metrics: percentiles, queue, workers."
 )

@@ -36,6 +36,19 @@ def test_help_lists_every_subcommand_and_imports_none_of_them() -> None:
         assert subcommand.summary in printed
 
 
+def test_the_health_check_loads_little() -> None:
+    """Containers run it every few seconds, within the limits of the server beside it."""
+    printed = python(
+        "import sys\n"
+        "from hangtag.cli import main\n"
+        "try: main(['health', '--server', '127.0.0.1:1'], standalone_mode=False)\n"
+        "except Exception as error: print(error)\n"
+        "print('IMPORTED', sorted({'numpy', 'onnxruntime', 'PIL', 'protos', 'rich'} & set(sys.modules)))\n"
+    )
+    assert "no server answers" in printed
+    assert "IMPORTED []" in printed
+
+
 def test_the_version_is_the_distributions() -> None:
     result = CliRunner().invoke(main, ["--version"])
     assert result.output.strip().endswith(metadata.version("hangtag"))
