@@ -120,19 +120,38 @@ def test_one_stopped_under_load_costs_no_call(scaled: Stack, load: SteadyLoad) -
     assert load.failures == []
 
 
-def test_a_caller_s_mistakes_take_no_replica_out(scaled: Stack) -> None:
-    """One after the other, so that nothing but who is out decides who is asked."""
+def unknown_method(channel: grpc.Channel) -> None:
+    call: Callable[..., object] = channel.unary_unary("/inference.GRPCInferenceService/NoSuchMethod")
+    call(b"", timeout=10)
+
+
+def short_deadline(channel: grpc.Channel) -> None:
+    """Five milliseconds for what takes ten times as long."""
+    image = inference_pb2.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=[64, 28, 28])
+    request = inference_pb2.ModelInferRequest(
+        model_name="cnn", inputs=[image], raw_input_contents=[bytes(64 * 28 * 28)]
+    )
+    inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=0.005)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "code"),
+    [(unknown_method, grpc.StatusCode.UNIMPLEMENTED), (short_deadline, grpc.StatusCode.DEADLINE_EXCEEDED)],
+)
+def test_a_caller_s_mistakes_take_no_replica_out(
+    scaled: Stack, mistake: Callable[[grpc.Channel], None], code: grpc.StatusCode
+) -> None:
+    """One call after the other, so that nothing but who is out decides who is asked."""
     with (
         counted(scaled) as gained,
         grpc.insecure_channel(scaled.address("proxy", 8000)) as channel,
         Client(scaled.address("proxy", 8000)) as client,
     ):
-        unknown: Callable[..., object] = channel.unary_unary("/inference.GRPCInferenceService/NoSuchMethod")
         for _ in range(5):
             for _ in range(20):
                 with pytest.raises(grpc.RpcError) as refused:
-                    unknown(b"", timeout=10)
-                assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+                    mistake(channel)
+                assert refused.value.code() is code
             for _ in range(40):
                 client.infer("lstm", {"image": np.zeros((1, 28, 28), np.uint8)})
             assert shared(gained())
