@@ -62,7 +62,7 @@ def goals(results: Results, path: str = "hot") -> list[Goal]:
         high("cnn, calls of 64 samples, of bare", 0.95, shares("cnn", "offline")),
         high("lstm, calls of 64 samples, of bare", 0.90, shares("lstm", "offline")),
         high("cnn, Poisson with p99 ≤ 15 ms, of bare", 0.85, each("cnn", "poisson", "share")),
-        high("cnn, 10 x overload, in time, of 64 in flight", 0.85, each("cnn", "overload", "in_time_share")),
+        high("cnn, 10 x overload, in time, of capacity", 0.85, each("cnn", "overload", "in_time_share")),
         low("cnn, memory gained in overload", "MB", 10, each("cnn", "overload", "memory_growth_mb")),
         low("cnn, recovered after overload in", "s", 0.5, each("cnn", "overload", "recovery_s")),
         low("memory with every model, PSS", "MB", 150, [one["pss_mb"] for one in starts]),

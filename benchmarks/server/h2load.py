@@ -21,19 +21,12 @@ _HEADERS = ("content-type: application/grpc", "te: trailers")
 
 @dataclass(frozen=True)
 class Load:
-    """How calls come. clients: connections; streams: calls in flight on each at most.
-
-    rate: calls a second of all together, evenly spaced, else each call follows an answer. schedule: planned times in
-    seconds instead, on one connection. deadline: seconds, as the client's own timeout would tell the server.
-    """
+    """How calls come: each follows an answer. clients: connections; streams: calls in flight on each."""
 
     calls: int
     clients: int = 1
     streams: int = 1
     samples: int = 1
-    rate: float | None = None
-    schedule: Sequence[float] = ()
-    deadline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,6 @@ class Outcome:
     per_second: float
     latencies: Sequence[float]
     starts: Sequence[float]
-    failed: int = 0
 
     def percentile_ms(self, percent: float) -> float:
         return float(np.percentile(self.latencies, percent)) * 1e3
@@ -80,27 +72,18 @@ def run(address: str, model: str, load: Load) -> Outcome:
         command = ["h2load", "-t", "1", "-c", str(load.clients), "-m", str(load.streams), "-d", str(body)]
         for header in _HEADERS:
             command += ["-H", header]
-        if load.deadline is not None:
-            command += ["-H", f"grpc-timeout: {round(load.deadline * 1e3)}m"]
-        if load.schedule:
-            script = folder / "script"
-            script.write_text("".join(f"{at * 1e3:.3f}\t{url}\n" for at in load.schedule))
-            command += [f"--timing-script-file={script}"]
-        else:
-            command += ["-n", str(load.calls), url]
-            command += [] if load.rate is None else [f"--rps={load.rate / load.clients}"]
-        done = subprocess.run([*command, f"--log-file={log}"], capture_output=True, text=True)
-        # A call that is past its deadline before the server reads it is reset, which h2load takes for a failure.
-        return _read(done.stdout + done.stderr, log, may_fail=load.deadline is not None)
+        command += ["-n", str(load.calls), url, f"--log-file={log}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return _read(done.stdout + done.stderr, log)
 
 
-def _read(told: str, log: Path, *, may_fail: bool = False) -> Outcome:
+def _read(told: str, log: Path) -> Outcome:
     finished = re.search(r"finished in .*?, ([\d.]+) req/s", told)
     counts = re.search(r"(\d+) total, \d+ started, (\d+) done, (\d+) succeeded", told)
-    complete = counts and counts[1] == counts[2] and (may_fail or counts[2] == counts[3])
+    complete = counts and counts[1] == counts[2] == counts[3]
     if not (finished and complete):
         raise click.ClickException(f"h2load's calls were not all answered:\n{told}")
     rows = np.loadtxt(log, dtype=np.int64, ndmin=2)  # start in µs, HTTP status, duration in µs
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     starts = (rows[:, 0] - rows[0, 0]) / 1e6
-    return Outcome(float(finished[1]), (rows[:, 2] / 1e6).tolist(), starts.tolist(), int((rows[:, 1] != 200).sum()))
+    return Outcome(float(finished[1]), (rows[:, 2] / 1e6).tolist(), starts.tolist())

@@ -64,6 +64,10 @@ def main(models: Path, rounds: int, seconds: float, starts: int, out: Path) -> N
             console.print(f"round {number + 1} of {rounds}")
             order = PATHS if number % 2 == 0 else PATHS[::-1]
             results["rounds"].append(_round(benches, bare, order, seconds))
+    for number, round_ in enumerate(results["rounds"]):
+        console.print(f"overload {number + 1} of {rounds}")
+        for path in PATHS:
+            round_[path]["cnn"]["overload"] = _overload(models, path, seconds)
     out.write_text(json.dumps(results, indent=1) + "\n")
     for table in tables(results):
         Console().print(table)
@@ -86,8 +90,20 @@ def _round(benches: dict[str, Bench], bare: "_Bare", order: tuple[str, ...], sec
     for path in order:
         own = figures[path][model]
         own["poisson"] = benches[path].highest_rate(model, bare_rate(figures["bare"][model]), SHARES)
-        own["overload"] = benches[path].overload(model, own["many"]["calls_per_s"])
     return figures
+
+
+def _overload(models: Path, path: str, seconds: float) -> Figures:
+    """A server on one half of the processors, its load on the other, so that the load takes nothing from it."""
+    cpus = sorted(os.sched_getaffinity(0))
+    half = max(1, len(cpus) // 2)
+    try:
+        os.sched_setaffinity(0, cpus[:half])  # processes that are started inherit it
+        with served(models, path) as server:
+            os.sched_setaffinity(0, cpus[half:] or cpus)
+            return Bench(server, seconds).overload("cnn")
+    finally:
+        os.sched_setaffinity(0, cpus)
 
 
 class _Bare:

@@ -35,7 +35,7 @@ class Served:
         """path: ``hot`` or ``ordinary``. Raises click.ClickException when it does not get ready that way."""
         started = time.monotonic()
         command: list[str | Path] = [sys.executable, "-m", "hangtag", "serve", "--models", models, "--port", "0"]
-        command += ["--hot-path", "on" if path == "hot" else "off"]
+        command += ["--metrics-port", "0", "--hot-path", "on" if path == "hot" else "off"]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.address = self._wait_until_ready(path)
         self.seconds_to_ready = time.monotonic() - started

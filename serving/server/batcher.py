@@ -3,7 +3,7 @@
 The policy is to fill while busy: whoever is free takes what has gathered meanwhile, up to max_batch_size samples. So a
 call on its own waits for nobody, and under load batches grow by themselves. An optional delay holds the oldest back.
 
-An entry completes through its own callback, from whichever thread computed it. Any thread may take a batch, be it the
+An entry (entry.py) completes from whichever thread computed it. Any thread may take a batch, be it the
 model's own or one of a transport that computes where it polls, but no more batches are out at once than the model has
 instances. Whoever took one calls ``finish``, and then asks for the next: nobody else is woken for it.
 """
@@ -11,16 +11,11 @@ instances. Whoever took one calls ``finish``, and then asks for the next: nobody
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
-import numpy.typing as npt
-import structlog
-
+from serving.server.entry import Entry
 from serving.server.errors import CancelledError, DeadlineError, QueueFullError, ServerError, UnavailableError
 from serving.server.service_time import ServiceTime
-
-log = structlog.get_logger()
 
 _LATE = "the deadline passed while the request was waiting, or would before its answer; nothing was computed"
 
@@ -29,69 +24,10 @@ _LATE = "the deadline passed while the request was waiting, or would before its 
 _DEADLINE_SLACK = 0.01
 _DEADLINE_SLACK_SECONDS = 0.001
 
-Tensors = Mapping[str, npt.NDArray[Any]]
-
-
-class Timings(NamedTuple):  # a tuple: one is made for every request
-    """What one request cost, in nanoseconds, and how many samples were computed together."""
-
-    queue_ns: int
-    compute_input_ns: int
-    compute_infer_ns: int
-    compute_output_ns: int
-    batch_size: int
-
-    @property
-    def compute_ns(self) -> int:
-        """Gathering the batch's inputs, ONNX Runtime, and splitting its outputs."""
-        return self.compute_input_ns + self.compute_infer_ns + self.compute_output_ns
-
-
-class Answer(NamedTuple):
-    """A request's outputs by name, and what they cost."""
-
-    outputs: Tensors
-    timings: Timings
-
-
-OnDone = Callable[[Answer | ServerError], None]
-
-
-class Entry:
-    """One request in the queue. It is completed exactly once: answered, failed, or dropped."""
-
-    __slots__ = ("_lock", "_on_done", "deadline", "enqueued", "inputs", "kind", "samples")
-
-    def __init__(
-        self, inputs: Tensors, samples: int, on_done: OnDone, *, kind: Hashable = None, deadline: float | None = None
-    ) -> None:
-        """kind: only entries of equal kind share a batch. deadline: on the monotonic clock, in seconds."""
-        self.inputs = inputs
-        self.samples = samples
-        self.kind = kind
-        self.deadline = deadline
-        self.enqueued = 0.0
-        self._lock = threading.Lock()
-        self._on_done: OnDone | None = on_done
-
-    @property
-    def done(self) -> bool:
-        return self._on_done is None
-
-    def complete(self, outcome: Answer | ServerError) -> bool:
-        """Call the callback with the outcome, unless the entry is completed already; says whether it did.
-
-        Never raises: a callback is its caller's own, and what fails in it is logged and hurts no neighbour.
-        """
-        with self._lock:
-            on_done, self._on_done = self._on_done, None
-        if on_done is None:
-            return False
-        try:
-            on_done(outcome)
-        except Exception:
-            log.exception("a request's callback failed")
-        return True
+# While requests have to wait, what is late is late by time that the queue does not see: until a call is read, and until
+# its answer is. So whoever waits is wanted to be ready when this share of its time is still left. Without, a queue that
+# is as long as the deadline answers nearly everybody just too late (docs/performance.md).
+_UNSEEN_SHARE = 0.3
 
 
 class Batcher:
@@ -130,6 +66,17 @@ class Batcher:
         return len(self._computing)
 
     @property
+    def queued_samples(self) -> int:
+        """Samples that wait."""
+        return self._samples
+
+    @property
+    def unfinished_samples(self) -> int:
+        """Samples that wait or are computed."""
+        with self._lock:
+            return self._samples + sum(samples for _, samples in self._computing.values())
+
+    @property
     def full(self) -> bool:
         """A whole batch waits and an instance is free, so there is nothing to wait for."""
         return self._samples >= self.max_batch_size and not self._busy
@@ -158,11 +105,8 @@ class Batcher:
                     "try again later with a back-off, or raise --max-queue-size"
                 )
             now = self._clock()
-            if entry.deadline is not None and entry.deadline < now + (expected := self._expected(entry, now)):
-                raise DeadlineError(
-                    f"an answer takes about {expected * 1e3:.1f} ms now and the deadline is in "
-                    f"{(entry.deadline - now) * 1e3:.1f} ms; nothing was started. Allow more time, or try again later"
-                )
+            if entry.deadline is not None:
+                self._admit(entry, entry.deadline - now, self._expected(entry, now), now)
             entry.enqueued = now
             self._queue.append(entry)
             self._waiting += 1
@@ -214,10 +158,8 @@ class Batcher:
                 self._service_time.observe(samples, seconds)
             if self._closed:
                 self._changed.notify_all()
-            elif (
-                self._queue and not self._due()
-            ):  # whoever came while all were busy woke nobody: somebody set the alarm
-                self._changed.notify()
+            elif self._queue and not self._due():
+                self._changed.notify()  # whoever came while all were busy woke nobody: somebody set the alarm
 
     def wake(self) -> None:
         """Tell a thread that waits in ``take`` of entries that were put without."""
@@ -248,8 +190,18 @@ class Batcher:
     def _busy(self) -> bool:
         return len(self._computing) >= self.instances
 
+    def _admit(self, entry: Entry, seconds: float, expected: float, now: float) -> None:
+        """Refuse an entry that has so many seconds left, unless it is expected to be computed in time."""
+        share = 1 - _UNSEEN_SHARE if self._busy else 1.0
+        entry.ready_by = now + share * seconds
+        if entry.ready_by < now + expected:
+            raise DeadlineError(
+                f"an answer needs about {expected / share * 1e3:.1f} ms now and the deadline is in "
+                f"{seconds * 1e3:.1f} ms; nothing was started. Allow more time, or try again later"
+            )
+
     def _expected(self, entry: Entry, now: float) -> float:
-        """Seconds until an entry that came now would be answered; 0 while nothing is known."""
+        """Seconds until an entry that came now would be computed; 0 while nothing is known."""
         predict = self._service_time.predict
         whole, part = divmod(self._samples, self.max_batch_size)
         wait = whole * predict(self.max_batch_size) / self.instances
@@ -282,7 +234,7 @@ class Batcher:
             self._samples -= entry.samples
             if entry.done:
                 self._waiting -= 1
-            elif entry.deadline is not None and entry.deadline <= now + predict(samples + entry.samples):
+            elif entry.ready_by is not None and entry.ready_by <= now + predict(samples + entry.samples):
                 self._waiting -= 1
                 late.append(entry)
             elif batch and entry.kind != batch[0].kind:

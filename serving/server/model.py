@@ -8,8 +8,9 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import structlog
 
-from serving.server.batcher import Answer, Batcher, Entry, OnDone, Tensors, Timings
+from serving.server.batcher import Batcher
 from serving.server.config import ServerConfig
+from serving.server.entry import Answer, Entry, OnDone, Tensors, Timings
 from serving.server.errors import InferenceError, InvalidValuesError, ServerError
 from serving.server.repository import ModelFile
 from serving.server.runtime import Runtime
@@ -17,6 +18,10 @@ from serving.server.statistics import Statistics
 from serving.server.validation import batch_kind, count_samples
 
 log = structlog.get_logger()
+
+# So many in a row with nothing beside them, and the next takes all threads. Between two that are computed at once there
+# is a moment for each when it seems alone; three threads on two processors are slower than two.
+_ALONE_BATCHES = 4
 
 
 class ServedModel:
@@ -28,6 +33,7 @@ class ServedModel:
         self.runtime = runtime
         self.signature = runtime.signature
         self.statistics = Statistics()
+        self._alone_batches = 0  # in a row
         self.max_batch_size = config.max_batch_size_of(file.name) if self.signature.batched else 1
         self.batcher = Batcher(
             max_batch_size=self.max_batch_size,
@@ -132,10 +138,8 @@ class ServedModel:
         if len(batch) > 1:
             inputs = {name: np.concatenate([entry.inputs[name] for entry in batch]) for name in inputs}
         gathered = time.perf_counter_ns()
-        if self.runtime.alone_threads and self.batcher.computing == 1 and not len(self.batcher):
-            outputs = self.runtime.run(inputs, alone=True)
-        else:
-            outputs = self.runtime.run(inputs)
+        self._alone_batches = self._alone_batches + 1 if self.batcher.computing == 1 and not len(self.batcher) else 0
+        outputs = self.runtime.run(inputs, alone=self._alone_batches >= _ALONE_BATCHES)
         computed = time.perf_counter_ns()
         parts = _split(outputs, [entry.samples for entry in batch])
         split = time.perf_counter_ns()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from serving.server.batcher import Timings
+from serving.server.entry import Timings
 from serving.server.histogram import BATCH_SIZES, SECONDS, Histogram, Tally
 
 _WORTH_AN_ARRAY = 24

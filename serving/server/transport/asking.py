@@ -8,8 +8,8 @@ from typing import Generic, TypeAlias, TypeVar
 
 import grpc
 
-from serving.server.batcher import Answer, OnDone
 from serving.server.engine import Engine
+from serving.server.entry import Answer, OnDone
 from serving.server.errors import ServerError
 from serving.server.model import ServedModel
 from serving.server.transport.call import deadline_of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import grpc
 
-from serving.server.batcher import Answer, Tensors, Timings
+from serving.server.entry import Answer, Tensors, Timings
 from serving.server.errors import ServerError
 from serving.server.model import ServedModel
 

@@ -7,9 +7,9 @@ import grpc
 
 from protos import classifier_pb2 as pb
 from protos import classifier_pb2_grpc
-from serving.server.batcher import OnDone
 from serving.server.classification import Classifier
 from serving.server.engine import Engine
+from serving.server.entry import OnDone
 from serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
 from serving.server.model import ServedModel
 from serving.server.transport.asking import Ask, Asked, ask_all, asking

@@ -7,8 +7,8 @@ import numpy as np
 
 from protos import classifier_pb2 as pb
 from serving.server import images
-from serving.server.batcher import Answer, OnDone
 from serving.server.classification import Classifier
+from serving.server.entry import Answer, OnDone
 from serving.server.errors import InvalidRequestError
 from serving.server.model import ServedModel
 from serving.server.transport.asking import Asked

@@ -6,13 +6,14 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import click
 import pytest
 
 from benchmarks.server import h2load, report
 from benchmarks.server.goals import goals
-from benchmarks.server.process import served
+from benchmarks.server.process import Served, served
 from benchmarks.server.scenarios import Bench, _recovery
 from protos import inference_pb2 as pb
 from tests.benchmarks.server.document import results
@@ -95,7 +96,22 @@ def test_every_load_is_put_on_a_real_server(path: str) -> None:
         assert closed["p99_ms"] >= closed["p50_ms"] > 0
         assert closed["mean_batch"] >= 3
         assert bench.poisson("lstm", 50, seed=1)["answered"] == 1
-        assert bench.overload("lstm", 20)["offered_per_s"] > 0
+        overloaded = bench.overload("cnn")
+        assert overloaded["offered_per_s"] > 2 * overloaded["capacity_per_s"] > 0
+        assert 0 <= overloaded["in_time_share"] < 2
+
+
+@pytest.mark.parametrize(("kept", "share"), [(0, 0.0), (1, 0.5), (2, 0.6), (5, 0.9)])
+def test_the_highest_rate_is_searched_by_halves(kept: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = [0.5, 0.6, 0.7, 0.8, 0.9]
+
+    def poisson(_: Bench, model: str, rate: float, seed: int) -> dict[str, float]:
+        return {"p99_ms": 14 if shares.index(round(rate / 100, 1)) < kept else 16, "answered": 1}
+
+    monkeypatch.setattr(Bench, "poisson", poisson)
+    found = Bench(cast(Served, None), 1).highest_rate("cnn", 100, shares)
+    assert found["share"] == share
+    assert len(found["tried"]) <= 3
 
 
 @NEEDS_H2LOAD

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.server.batcher import Answer, Batcher, Entry, OnDone
+from serving.server.batcher import Batcher
 from serving.server.config import ServerConfig
 from serving.server.engine import Engine
+from serving.server.entry import Answer, Entry, OnDone
 from serving.server.errors import ServerError
 from serving.server.model import ServedModel
 from serving.server.repository import ModelFile

@@ -3,7 +3,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.server.batcher import Answer, Batcher, Entry, Timings
+from serving.server.batcher import Batcher
+from serving.server.entry import Answer, Entry, Timings
 from serving.server.errors import CancelledError, DeadlineError, QueueFullError, UnavailableError
 from tests.serving.server.parts import Caller, Clock, batcher, entry
 

@@ -3,7 +3,7 @@ vain. Batches of up to 4 take a quarter of a second a sample here."""
 
 import pytest
 
-from serving.server.batcher import Batcher
+from serving.server.batcher import _UNSEEN_SHARE, Batcher
 from serving.server.errors import CancelledError, DeadlineError
 from serving.server.service_time import FRESH_SECONDS
 from tests.serving.server.parts import Caller, Clock, batcher, entry
@@ -48,7 +48,7 @@ def test_the_message_says_what_to_do(clock: Clock) -> None:
     with pytest.raises(DeadlineError) as caught:
         queue.put(entry(4, refused, deadline=clock.now + 0.5))
     assert str(caught.value) == (
-        "an answer takes about 1000.0 ms now and the deadline is in 500.0 ms; nothing was started. "
+        "an answer needs about 1000.0 ms now and the deadline is in 500.0 ms; nothing was started. "
         "Allow more time, or try again later"
     )
     assert refused.outcomes == []
@@ -58,15 +58,18 @@ def test_who_comes_later_waits_for_the_batch_that_is_computed(clock: Clock) -> N
     queue = measured(clock)
     compute(queue, 4)
     clock.now += 0.5
-    assert not admitted(queue, clock, 0.7)
-    assert admitted(queue, clock, 0.8)
+    needed = 0.75 / (1 - _UNSEEN_SHARE)
+    assert not admitted(queue, clock, needed - 0.01)
+    assert admitted(queue, clock, needed + 0.01)
 
 
 def test_a_batch_that_takes_longer_than_expected_is_expected_any_moment(clock: Clock) -> None:
     queue = measured(clock)
     compute(queue, 1)
     clock.now += 0.9
-    assert admitted(queue, clock, 0.3)
+    needed = 0.25 / (1 - _UNSEEN_SHARE)
+    assert not admitted(queue, clock, needed - 0.01)
+    assert admitted(queue, clock, needed + 0.01)
 
 
 def test_with_an_instance_free_nobody_waits(clock: Clock) -> None:
@@ -101,6 +104,22 @@ def test_who_could_not_be_answered_any_more_is_not_computed(clock: Clock) -> Non
     assert taken.deadline == pytest.approx(clock.now + 0.4)
     assert isinstance(late.outcome, DeadlineError)
     assert in_time.outcomes == []
+
+
+def test_who_waited_and_would_be_ready_only_just_in_time_is_not_computed(clock: Clock) -> None:
+    """What the queue does not see is still to come: its answer would be late."""
+    queue = measured(clock)
+    queue.put(entry(4))
+    computed = queue.take()
+    just, soon = Caller(), Caller()
+    queue.put(entry(1, just, deadline=clock.now + 2))
+    queue.put(entry(1, soon, deadline=clock.now + 3))
+    clock.now += 1.5  # it took longer than expected
+    queue.finish(computed)
+    (taken,) = queue.take()
+    assert taken.deadline == pytest.approx(clock.now + 1.5)
+    assert isinstance(just.outcome, DeadlineError)
+    assert soon.outcomes == []
 
 
 def test_nobody_is_refused_by_what_was_measured_long_ago(clock: Clock) -> None:

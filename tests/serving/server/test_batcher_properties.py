@@ -5,7 +5,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from serving.server.batcher import Answer, Entry, Timings
+from serving.server.batcher import _UNSEEN_SHARE
+from serving.server.entry import Answer, Entry, Timings
 from serving.server.errors import CancelledError, DeadlineError, InferenceError, QueueFullError, UnavailableError
 from tests.serving.server.parts import Caller, Clock, batcher
 
@@ -40,7 +41,7 @@ class BatcherMachine(RuleBasedStateMachine):
             else QueueFullError
             if len(self.waiting) >= self.batcher.max_queue_size
             else DeadlineError
-            if deadline is not None and deadline < self.clock.now + self.batcher._expected(entry, self.clock.now)
+            if patience is not None and self.share() * patience < self.batcher._expected(entry, self.clock.now)
             else None
         )
         if refusal:
@@ -51,6 +52,10 @@ class BatcherMachine(RuleBasedStateMachine):
             self.batcher.put(entry)
             self.callers[entry] = caller
             self.waiting.append(entry)
+
+    def share(self) -> float:
+        """Of its time, that an entry that came now might use up until it is computed."""
+        return 1 - _UNSEEN_SHARE if len(self.computing) >= self.batcher.instances else 1.0
 
     @precondition(lambda self: self.callers)
     @rule(data=st.data())
@@ -73,7 +78,9 @@ class BatcherMachine(RuleBasedStateMachine):
         dropped = [entry for entry in self.waiting if entry.done]
         for entry in dropped:
             assert entry.deadline is not None
-            assert entry.deadline <= self.clock.now + self.longest()
+            assert entry.ready_by is not None
+            assert entry.ready_by <= self.clock.now + self.longest()
+            assert entry.deadline - entry.ready_by <= _UNSEEN_SHARE * (entry.deadline - entry.enqueued) + 1e-9
             self.expected[entry] = DeadlineError
         free = len(self.computing) < self.batcher.instances
         due = (

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from serving.server.batcher import Answer
+from serving.server.entry import Answer
 from serving.server.errors import ServerError
 from serving.server.logs import BURST, PERIOD, RateLimit, configure_log
 from tests.serving.server.parts import Caller, Clock, FakeRuntime, rows, served

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import structlog
 
-from serving.server.batcher import Answer
 from serving.server.config import ServerConfig
+from serving.server.entry import Answer
 from serving.server.errors import InferenceError, InvalidRequestError, InvalidValuesError, UnavailableError
-from serving.server.model import ServedModel
+from serving.server.model import _ALONE_BATCHES, ServedModel
 from tests.serving.server.parts import Caller, FakeRuntime, Outputs, rows, served
 
 FP32 = {"x": "FP32"}
@@ -216,29 +216,30 @@ def test_statistics_count_requests_samples_and_batches(model: ServedModel, runti
     assert counters.success.ns == sum(part.ns for part in parts)
 
 
-def test_only_a_batch_that_is_computed_alone_may_use_every_thread(model: ServedModel, runtime: FakeRuntime) -> None:
-    submit(model, 1)
-    execute_all(model)
-    assert runtime.alone == [False]
-    runtime.alone_threads = 2
-    submit(model, 1)
-    execute_all(model)
-    assert runtime.alone == [False, True]
+def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(
+    model: ServedModel, runtime: FakeRuntime
+) -> None:
+    for _ in range(_ALONE_BATCHES + 1):
+        submit(model, 1)
+        execute_all(model)
+    assert runtime.alone == [False] * (_ALONE_BATCHES - 1) + [True, True]
     submit(model, 2)
     batch = model.batcher.take()
     submit(model, 3)
     model.execute(batch)  # another waits
-    assert runtime.alone == [False, True, False]
+    execute_all(model)  # and now none does, but that was only a moment ago
+    assert runtime.alone[-2:] == [False, False]
 
 
-def test_with_another_batch_on_its_way_nobody_is_alone() -> None:
-    runtime = FakeRuntime()
-    runtime.alone_threads = 2
+def test_with_another_batch_on_its_way_nobody_is_alone(runtime: FakeRuntime) -> None:
     model = served(runtime, ServerConfig(instances=2))
+    for _ in range(_ALONE_BATCHES):
+        submit(model, 1)
+        execute_all(model)
     submit(model, 1)
     first = model.batcher.take()
     submit(model, 2)
     second = model.batcher.take()
     model.execute(first)
     model.execute(second)
-    assert runtime.alone == [False, True]
+    assert runtime.alone[-3:] == [True, False, False]

@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from serving.server.batcher import Answer, Entry
 from serving.server.config import ServerConfig
+from serving.server.entry import Answer, Entry
 from serving.server.errors import CancelledError, InferenceError, InvalidValuesError, QueueFullError, UnavailableError
 from serving.server.model import ServedModel
 from tests.serving.server.parts import Caller, FakeRuntime, Outputs, rows, served

@@ -1,4 +1,4 @@
-from serving.server.batcher import Timings
+from serving.server.entry import Timings
 from serving.server.histogram import SECONDS, Histogram
 from serving.server.state import LOADING, READY, UNAVAILABLE, ServerState, VersionState, total
 from serving.server.statistics import Counters, Statistics

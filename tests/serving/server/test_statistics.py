@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from serving.server.batcher import Timings
+from serving.server.entry import Timings
 from serving.server.histogram import SECONDS
 from serving.server.statistics import BatchCounters, Duration, Statistics
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy.typing as npt
 
 from protos import inference_pb2 as pb
-from serving.server.batcher import Answer, Entry, Tensors
 from serving.server.engine import Engine
+from serving.server.entry import Answer, Entry, Tensors
 from serving.server.errors import CancelledError, InvalidRequestError, ServerError, UnavailableError
 from serving.server.model import ServedModel
 from serving.server.tokens import Authorise

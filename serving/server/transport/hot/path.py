@@ -15,17 +15,19 @@ from typing import Any, Protocol
 
 import structlog
 
-from serving.server.batcher import Batcher, Entry
+from serving.server.batcher import Batcher
+from serving.server.entry import Entry
 from serving.server.errors import DeadlineError, QueueFullError
 from serving.server.transport.hot.completion_queue import OPERATION_DONE, TIMED_OUT, SharedServer, Tag, UnaryCall
+from serving.server.transport.hot.filling import Filling
 from serving.server.transport.hot.leader import Lead
 from serving.server.transport.status import status_of
 
 log = structlog.get_logger()
 
 _REQUESTED_CALLS = 8  # outstanding at gRPC's core: new calls need not wait until the leader asks for them
-# While another thread computes and answers, a leader waits for a fuller batch until nothing has come for so long, and
-# no longer than so long altogether.
+# While another thread computes and answers, a leader may wait for a fuller batch (filling.py), until nothing has come
+# for so long, and no longer than so long altogether.
 _FILL_SILENCE_SECONDS = 0.001
 _FILL_SECONDS = 0.002
 _LONE_BATCHES = 8  # so many in a row, and calls are taken to come one at a time
@@ -74,6 +76,7 @@ class HotPath:
         self._handler = handler
         self._new_call = _NewCall(self)
         self._lead = Lead()
+        self._filling = Filling()
         self._waiting: dict[Computer, None] = {}  # models that calls were queued for; the leader's alone
         self._computing = 0
         self._counting = threading.Condition()
@@ -184,7 +187,9 @@ class HotPath:
                 return None
 
     def _may_fill(self) -> bool:
-        return bool(self._computing and self._waiting) and not any(model.batcher.full for model in self._waiting)
+        if not (self._computing and self._waiting):
+            return False
+        return self._filling.is_worth_waiting([model.batcher for model in self._waiting])
 
     def _take_first(self) -> Batch | None:
         for model in list(self._waiting):

@@ -7,8 +7,8 @@ from typing import TypeAlias
 import grpc
 
 from protos import inference_pb2 as pb
-from serving.server.batcher import Answer, OnDone, Timings
 from serving.server.engine import Engine
+from serving.server.entry import Answer, OnDone, Timings
 from serving.server.errors import InvalidRequestError
 from serving.server.model import ServedModel
 from serving.server.transport import codec

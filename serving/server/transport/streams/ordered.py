@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
-from serving.server.batcher import Answer, OnDone
+from serving.server.entry import Answer, OnDone
 from serving.server.errors import QueueFullError, UnavailableError
 from serving.server.transport.asking import Asked, response_of
 from serving.server.transport.call import deadline_of

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from serving.server.batcher import Answer, OnDone, Timings
 from serving.server.engine import Engine
+from serving.server.entry import Answer, OnDone, Timings
 from serving.server.errors import CancelledError, InferenceError, InvalidRequestError, NotFoundError, UnavailableError
 from serving.server.model import ServedModel
 from serving.server.transport.asking import Asked, asking, response_of

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protos import inference_pb2 as pb
-from serving.server.batcher import Answer, OnDone, Timings
+from serving.server.entry import Answer, OnDone, Timings
 from serving.server.errors import InferenceError, QueueFullError
 from serving.server.transport.asking import Asked
 from serving.server.transport.streams.ordered import _Stream
