@@ -40,8 +40,9 @@ stubs: $(VENV)/.dev ## The checked-in stubs are what the .proto files generate
 unit: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## The tests alone; more with ARGS="-k batcher -x"
 	$(BIN)/pytest $(ARGS)
 
-fuzz: $(VENV)/.dev ## Send 24,000 bad requests to a server; more with FUZZ_CASES=10000 (times six)
-	FUZZ_CASES=$(or $(FUZZ_CASES),4000) $(BIN)/pytest tests/serving/server/fuzz --timeout 7200 $(ARGS)
+fuzz: $(VENV)/.dev ## 24,000 bad requests to a server, 1,000 damaged files to publish; more with FUZZ_CASES (times six), FUZZ_FILES
+	FUZZ_CASES=$(or $(FUZZ_CASES),4000) FUZZ_FILES=$(or $(FUZZ_FILES),1000) \
+		$(BIN)/pytest tests/serving/server/fuzz tests/export/foreign/test_fuzzing.py --timeout 7200 $(ARGS)
 
 peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer and grpcurl into .venv-peers
 
@@ -73,11 +74,12 @@ loadtest: $(VENV)/.serve ## Load-test lstm against cnn on a server that runs alr
 figures: $(VENV)/.serve ## Measure the README's table and report picture again, on a machine that does nothing else
 	BIN=$(BIN) docs/figures/measure.sh
 
-docs: $(VENV)/.dev ## Make what documents take from models/, results, options, metrics: models.md, study.md, README's table, operations.md
+docs: $(VENV)/.dev ## Make what documents take from models/, results, options, metrics: models.md, study.md, export.md, README's table, operations.md
 	$(BIN)/python -m export.model_report
 	$(BIN)/python -m export.study_report
 	$(BIN)/python -m export.cnn_rnn_report
 	$(BIN)/python -m training.multi_label.outfits_picture
+	$(BIN)/python -m benchmarks.export.report
 	$(BIN)/python -m deploy.pages
 
 # Every run takes up where it stopped, and one that is there already costs nothing.
@@ -98,8 +100,9 @@ cnn-rnn: $(VENV)/.dev ## Train CNN-RNN and its baselines, three seeds on two dat
 		$(BIN)/python -m export.study_results $$run --out docs/cnn-rnn; \
 	done; done; done
 
-bench-export: $(VENV)/.dev ## Time of each model beside PyTorch and its other precisions, on an idle machine
+bench-export: $(VENV)/.dev ## Each model beside PyTorch and its other precisions, on an idle machine, into docs/export.md
 	$(BIN)/python -m benchmarks.export.measure $(ARGS)
+	$(BIN)/python -m benchmarks.export.report
 
 bench-train: $(VENV)/.dev $(VENV)-keras/.keras ## Time of a training step beside the study's own Keras, on an idle machine
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m benchmarks.train.measure $(ARGS)

@@ -15,6 +15,7 @@ from onnxscript import optimizer
 
 from export.errors import ExportError
 from export.served import Served
+from export.tidy import tidy
 from serving.signature import PREFIX
 
 OPSET = 20
@@ -44,6 +45,7 @@ def write(served: Served, metadata: Mapping[str, str], path: Path) -> None:
     exported = program.model.graph.num_nodes()
     optimizer.optimize(program.model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
     model = program.model_proto
+    tidy(model)
     _strip(model)
     _require_recurrent_weights_are_initializers(model)
     told = {**metadata, "nodes_before_folding": str(exported)}

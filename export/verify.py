@@ -64,6 +64,7 @@ def _checks(entry: Entry, data_dir: Path | None) -> Iterator[tuple[str, Callable
         rules = RULES[entry.precision or "fp32"]
         yield parity.NAME, lambda: _parity(entry, runtime, images, rules)
         if entry.metadata["task"] == "single_label":
+            yield "data", lambda: _data(entry)
             yield agreement.NAME, lambda: _agreement(entry, runtime, data_dir, rules)
         yield batching.NAME, lambda: _batching(entry, runtime, images, rules)
     elif "batched" in entry.metadata:
@@ -92,6 +93,16 @@ def _structure(entry: Entry) -> Finding:
     except ModuleNotFoundError:
         return Finding("structure", None, "the package onnx is not installed")
     return _held(structure.check(entry.path, strict="training" in entry.metadata))
+
+
+def _data(entry: Entry) -> Finding:
+    """The files were checked when they were read; are they those that it was trained on?"""
+    recorded = entry.metadata["data_digest"]
+    if recorded == data.DIGEST:
+        return Finding("data", True, f"the data set is the one that it was trained on ({recorded[:12]})")
+    return Finding(
+        "data", False, f"it was trained on another data set: SHA-256 {recorded[:12]}, here {data.DIGEST[:12]}"
+    )
 
 
 def _parity(entry: Entry, runtime: Runtime, images: Pixels, rules: Rules) -> Finding:

@@ -134,6 +134,11 @@ class Signature:
             return self._as_told(told == "true", f"{PREFIX}batched in its file")
         return batchable.doubt(*self._axes())
 
+    @property
+    def impossibility(self) -> str | None:
+        """Why requests cannot be joined whoever says that they may; None where they could be."""
+        return batchable.impossibility(*self._axes())
+
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """What the outputs' last axis means, in order; empty for a model that does not say."""
@@ -193,9 +198,10 @@ class Signature:
     def _as_told(self, batched: bool, by: str) -> str | None:
         if not batched:
             return f"{by} says so"
-        impossible = batchable.impossibility(*self._axes())
-        if impossible:
-            raise UnsupportedModelError(f"{by} says that requests may be joined, but they cannot be: {impossible}")
+        if self.impossibility:
+            raise UnsupportedModelError(
+                f"{by} says that requests may be joined, but they cannot be: {self.impossibility}"
+            )
         return None
 
     def _axes(self) -> tuple[dict[str, batchable.Axes], dict[str, batchable.Axes]]:

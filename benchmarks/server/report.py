@@ -8,11 +8,11 @@ from typing import Any
 import click
 from rich.table import Table
 
+from benchmarks import marked
 from benchmarks.server.goals import Results, bare_rate, goals
 
 HERE = Path(__file__).parent
-BEGIN = "<!-- figures: made by benchmarks/server/report.py -->\n"
-END = "<!-- end of figures -->\n"
+BEGIN, END = marked.begin("benchmarks/server/report.py"), marked.END
 Rows = list[list[str]]
 
 
@@ -78,11 +78,7 @@ def _line(cells: list[str]) -> str:
 
 def written_into(page: str, results: Results) -> str:
     """The page with its figures replaced. Raises click.ClickException for one without the two marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise click.ClickException("the page has no place for the figures: the two marks are missing")
-    return before + BEGIN + markdown(results) + END + after
+    return marked.replaced(page, BEGIN, markdown(results))
 
 
 @click.command()

@@ -34,9 +34,10 @@ class Verdict:
 
 def prove(runtime: Runtime, obstacle: str | None) -> Verdict:
     """obstacle: what the graph says against it. Raises InferenceError when no made-up input gets any answer."""
-    trials = list(_trials(runtime, _USED if obstacle is None else 1))
+    failures: list[InferenceError] = []
+    trials = list(_trials(runtime, _USED if obstacle is None else 1, failures))
     if not trials:
-        raise InferenceError("no made-up input gets an answer")
+        raise InferenceError(f"no made-up input gets an answer; the last: {failures[-1]}")
     lengths = tuple(length for length, _ in trials)
     if obstacle is not None:
         return Verdict(False, obstacle, lengths)
@@ -54,15 +55,19 @@ def prove(runtime: Runtime, obstacle: str | None) -> Verdict:
     return Verdict(True, f"the same answers alone and in batches of {', '.join(map(str, SIZES))}", lengths, worst)
 
 
-def _trials(runtime: Runtime, wanted: int) -> Iterator[tuple[int, int]]:
-    """Lengths of the other free axes, and ranges of integers, at which the model gives an answer to each sample."""
+def _trials(runtime: Runtime, wanted: int, failures: list[InferenceError]) -> Iterator[tuple[int, int]]:
+    """Lengths of the other free axes, and ranges of integers, at which the model gives an answer to each sample.
+
+    failures: what went wrong at the others is added to it.
+    """
     found = 0
     for length in LENGTHS if _has_free_axes(runtime.signature) else (1,):
         for below in RANGES:
             try:
                 for seed in range(_SAMPLES):
                     runtime.run(sample(runtime.signature, length, seed, below))
-            except InferenceError:
+            except InferenceError as error:
+                failures.append(error)
                 continue
             yield length, below
             found += 1

@@ -36,7 +36,7 @@ class Accepted:
         verdict, empty = self.found["batching"], self.found["empty batch"]
         how = "batched" if verdict["batched"] else "one request at a time"
         return {
-            "structure": f"valid ONNX, {self.found['structure']['nodes']} nodes",
+            "structure": "valid ONNX, {nodes} nodes, {megabytes:.2f} MB".format(**self.found["structure"]),
             "input": "; ".join(self.found["inputs"]),
             "output": "; ".join(self.found["outputs"]),
             "batching": f"{how}: {verdict['why']}",

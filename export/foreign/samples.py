@@ -1,19 +1,27 @@
 """Made-up inputs for any signature: what a caller might send, by datatype and shape alone."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
+from serving.server.errors import InferenceError
 from serving.server.runtime import Array, dtype_of
 from serving.signature import Signature, TensorSpec
 
 RANGES = (10, 2)
 """Integers are drawn from 0 up to these: they may be places in a table of which nobody knows the length."""
 
+MAX_VALUES = 2**26
+"""Of one input of one sample: a file may claim axes for which no machine has memory."""
+
 
 def sample(signature: Signature, length: int, seed: int, below: int) -> Mapping[str, Array]:
     """One sample: each input [1, ...], other free axes of this length. Seeds differ in size and kind: every third is
-    ten times larger, every fifth all zeros, so that what depends on a batch's range shows."""
+    ten times larger, every fifth all zeros, so that what depends on a batch's range shows.
+
+    Raises InferenceError for a sample that is too large to be tried.
+    """
     random = np.random.default_rng(seed)
     scale = 0 if seed % 5 == 4 else 10 if seed % 3 == 2 else 1
     return {spec.name: _array(spec, length, random, scale, below) for spec in signature.inputs}
@@ -23,6 +31,8 @@ def _array(spec: TensorSpec, length: int, random: np.random.Generator, scale: in
     shape = [length if size is None else size for size in spec.shape]
     if spec.shape and spec.shape[0] is None:
         shape[0] = 1
+    if math.prod(shape) > MAX_VALUES:
+        raise InferenceError(f"one sample of {spec.name!r} has {math.prod(shape):,} values; {MAX_VALUES:,} are tried")
     dtype = dtype_of(spec)
     if spec.datatype == "BYTES":
         return np.array([f"text {number}" for number in random.integers(0, 100, shape).ravel()], object).reshape(shape)

@@ -7,6 +7,7 @@ import onnx
 from export.errors import GateError
 from export.gate.check import Check
 from export.graph import operators
+from serving.signature import PREFIX
 
 
 def check(path: Path, *, strict: bool = True) -> Check:
@@ -19,13 +20,16 @@ def check(path: Path, *, strict: bool = True) -> Check:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GateError("structure", f"ONNX's checker refuses the file: {' '.join(str(error).split())}.") from error
     counts = operators(model)
+    megabytes = path.stat().st_size / 1e6
+    before = next((entry.value for entry in model.metadata_props if entry.key == f"{PREFIX}nodes_before_folding"), None)
+    made_of = f" (PyTorch exported {before} in FP32)" if before else ""
     return Check(
         "structure",
-        f"valid ONNX, {counts.total()} nodes",
+        f"valid ONNX, {counts.total()} nodes{made_of}, {megabytes:.2f} MB",
         {
             "opsets": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
             "nodes": counts.total(),
             "operators": dict(sorted(counts.items())),
-            "megabytes": round(path.stat().st_size / 1e6, 3),
+            "megabytes": round(megabytes, 3),
         },
     )

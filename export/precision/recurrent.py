@@ -79,7 +79,7 @@ def pin_ranges(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]) -> list[onnx.NodeProto]:
     """The nodes to put in an LSTM's place: its input padded, itself with two more units, its outputs cut off again."""
-    name = node.output[0]
+    name = next(filter(None, node.output))
     values = {tensor.name: tensor for tensor in graph.initializer}
     kernel, recurrent, bias = (numpy_helper.to_array(values[part]) for part in node.input[1:4])
     inputs, hidden = kernel.shape[2], recurrent.shape[2]
@@ -106,11 +106,15 @@ def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]
             constant("bias", _saturated(bias, hidden)),
         ]
     )  # the initial states, zeros, are the default
-    wider.output[0] = f"{name}.all"
     (size,) = [attribute for attribute in wider.attribute if attribute.name == "hidden_size"]
     size.i = hidden + _UNITS
-    cut = [constant(part, np.array([value], np.int64)) for part, value in (("from", 0), ("to", hidden), ("axis", 3))]
-    return [*made, wider, helper.make_node("Slice", [f"{name}.all", *cut], [name])]
+    cut = [constant(part, np.array([value], np.int64)) for part, value in (("from", 0), ("to", hidden), ("axis", -1))]
+    slices = []
+    for place, output in enumerate(node.output):  # all steps and the last one, where they are read
+        if output:
+            wider.output[place] = f"{output}.all"
+            slices.append(helper.make_node("Slice", [f"{output}.all", *cut], [output]))
+    return [*made, wider, *slices]
 
 
 def _grown(weights: Array, shape: tuple[int, int, int], more: tuple[int, int]) -> Array:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from training import trainer
 from training.config import RunConfig
-from training.data import FashionMnist, Split
+from training.data import DIGEST, FashionMnist, Split
 from training.recipes import Recipe
 from training.run import Run
 
@@ -33,7 +33,7 @@ def make_config(model: str, limit: int = 32, epochs: int = EPOCHS) -> RunConfig:
         model=model,
         recipe=Recipe(name="tiny", batch_size=32, epochs=epochs, learning_rate=1e-3),
         seed=3,
-        data_digest="0f" * 32,
+        data_digest=DIGEST,
         limit=limit,
         precision="fp32",
         threads=1,

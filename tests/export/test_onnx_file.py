@@ -23,7 +23,7 @@ from serving.signature import Signature, TensorSpec
 from tests.export.conftest import Exported
 from tests.export.runs import EPOCHS
 from training import inference, label_distance
-from training.data import Split
+from training.data import DIGEST, Split
 from training.models import build, parameter_count
 
 PLAIN_KEYS = {"task", "precision", "recipe", "seed", "parameters", "data_digest", "git_revision", "trained"}
@@ -98,7 +98,7 @@ def test_metadata_says_where_the_model_came_from(exported: Exported) -> None:
         "recipe": "tiny",
         "seed": "3",
         "parameters": str(parameter_count(exported.network)),
-        "data_digest": "0f" * 32,
+        "data_digest": DIGEST,
         "git_revision": config["environment"]["git_revision"],
         "trained": config["environment"]["created"],
     }

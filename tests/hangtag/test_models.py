@@ -105,7 +105,7 @@ def test_what_was_proven_still_holds(proven: Path) -> None:
     assert result.exit_code == 0, result.output
     ((verified),) = json.loads(result.stdout)
     found: dict[str, Any] = {finding["check"]: finding for finding in verified["findings"]}
-    assert list(found) == ["file", "structure", "parity", "agreement", "batching", "empty batch"]
+    assert list(found) == ["file", "structure", "parity", "data", "agreement", "batching", "empty batch"]
     assert all(finding["holds"] is True for finding in found.values()), found
     assert found["agreement"]["said"].endswith("100.00% of the answers are PyTorch's")
     assert " holds " in models("verify", "lstm", "--models", proven).stdout
@@ -141,6 +141,17 @@ def test_an_accuracy_that_is_not_the_recorded_one_does_not_hold(proven: Path, tm
     ((verified),) = json.loads(models("verify", "--models", tmp_path, "--json").stdout)
     broken = [finding["check"] for finding in verified["findings"] if finding["holds"] is False]
     assert broken == ["agreement"], verified
+
+
+def test_a_data_set_that_is_not_the_recorded_one_does_not_hold(proven: Path, tmp_path: Path) -> None:
+    model = onnx.load(proven / "lstm/1/model.onnx")
+    (entry,) = [entry for entry in model.metadata_props if entry.key == "hangtag.data_digest"]
+    entry.value = "0f" * 32
+    publish(tmp_path, "lstm", model)
+    ((verified),) = json.loads(models("verify", "--models", tmp_path, "--json").stdout)
+    broken = {finding["check"]: finding["said"] for finding in verified["findings"] if finding["holds"] is False}
+    assert list(broken) == ["data"]
+    assert broken["data"].startswith("it was trained on another data set: SHA-256 0f0f0f0f0f0f, here d1fd84a877f3")
 
 
 def test_a_file_that_cannot_be_loaded_does_not_hold(tmp_path: Path) -> None:

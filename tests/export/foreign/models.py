@@ -87,6 +87,21 @@ def at_most_32() -> onnx.ModelProto:
     )
 
 
+def declared_with_an_axis_too_many() -> onnx.ModelProto:
+    """ONNX Runtime warns of it, loads it, and tells no shape at all."""
+    made = model([helper.make_node("Relu", ["x"], ["y"])], _BATCH, _ANSWER)
+    made.graph.output[0].type.tensor_type.shape.dim.add()
+    return made
+
+
+def of_a_huge_picture() -> onnx.ModelProto:
+    """One sample has 2**40 values, and the file a few bytes."""
+    shape: Shape = ["batch", 2**20, 2**20]
+    return model(
+        [helper.make_node("Relu", ["x"], ["y"])], {"x": (TensorProto.FLOAT, shape)}, {"y": (TensorProto.FLOAT, shape)}
+    )
+
+
 def fatal() -> onnx.ModelProto:
     """Hands its LSTM an empty batch, whatever it is given: ONNX Runtime ends the process on that."""
     return model(

@@ -10,12 +10,14 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
+from export import child
 from hangtag.cli import main
 from serving.client import Client
 from serving.server.app import Server
 from serving.server.config import ServerConfig
 from serving.server.runtime import Runtime
 from tests import onnx_models
+from tests.export.foreign import forked
 from tests.export.foreign import models as foreign
 from tests.export.runs import contents
 
@@ -34,6 +36,12 @@ def write(folder: Path, made: onnx.ModelProto) -> Path:
     return file
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is run in a process of its own, but one that need not start Python anew."""
+    monkeypatch.setattr(child, "ask", forked.ask)
+
+
 def metadata(folder: Path) -> dict[str, str]:
     return dict(Runtime(folder / "models/theirs/1/model.onnx", provider="cpu").signature.metadata)
 
@@ -48,6 +56,7 @@ def refusal(folder: Path, file: Path, *more: str | Path) -> str:
     return result.stderr.partition("Error: ")[2].strip()
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     "make",
     [
@@ -67,6 +76,7 @@ def test_what_may_be_batched_is_published_as_such(make: Make, tmp_path: Path) ->
     assert list(json.loads(told["speed"])["median_ms"]) == ["1", "64"]
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("make", "why"),
     [
@@ -79,6 +89,7 @@ def test_what_may_be_batched_is_published_as_such(make: Make, tmp_path: Path) ->
         (foreign.one_row, "'y' has 1 rows for a batch of 2"),
         (foreign.only_alone, "a batch of 2 fails: "),
         (foreign.at_most_32, "a batch of 64 fails: "),
+        (foreign.declared_with_an_axis_too_many, "'y' has no axis"),
     ],
 )
 def test_what_may_not_be_batched_is_published_as_such(make: Make, why: str, tmp_path: Path) -> None:
@@ -90,6 +101,7 @@ def test_what_may_not_be_batched_is_published_as_such(make: Make, why: str, tmp_
     assert json.loads(told["gate"])["batching"]["why"].startswith(why)
 
 
+@pytest.mark.usefixtures("quick")
 def test_triton_is_told_not_to_join_what_it_would(tmp_path: Path) -> None:
     """With inputs and outputs: of a configuration without them Triton overrides the 0."""
     config = tmp_path / "models/theirs/config.pbtxt"
@@ -115,6 +127,7 @@ def test_triton_is_told_not_to_join_what_it_would(tmp_path: Path) -> None:
         assert config.read_text().startswith("# mine\n")
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("make", [onnx_models.unbatched, onnx_models.classifier])
 def test_what_triton_does_right_by_itself_needs_no_configuration(make: Make, tmp_path: Path) -> None:
     take(tmp_path, write(tmp_path, make()))
@@ -134,6 +147,7 @@ def test_with_labels_it_can_be_asked_to_classify(tmp_path: Path) -> None:
     assert answer.labels[0].name == "label 9"
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -189,6 +203,13 @@ def test_one_that_ends_the_process_is_refused(tmp_path: Path) -> None:
     said = refusal(tmp_path, write(tmp_path, foreign.fatal()))
     assert said.startswith("runtime: ONNX Runtime ends the process (signal 6) on ")
     assert said.endswith("Nothing was published.")
+
+
+def test_one_whose_samples_are_too_large_to_be_tried_is_refused(tmp_path: Path) -> None:
+    said = refusal(tmp_path, write(tmp_path, foreign.of_a_huge_picture()))
+    assert said.startswith(
+        "runtime: no made-up input gets an answer; the last: one sample of 'x' has 1,099,511,627,776 values; 67,"
+    )
 
 
 def test_nothing_in_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,18 @@ class TestSpeed:
         assert measured.missing == {"torch.compile": "there is no C++ compiler"}
         assert set(measured.milliseconds[1]) == {"file", "PyTorch"}
 
+    def test_it_says_how_much_others_took_meanwhile(self, tmp_path: Path) -> None:
+        """By what Linux counts, in hundredths of a second: user, nice, system, idle, waiting, interrupts, stolen."""
+        (tmp_path / "stat").write_text("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n")
+        found = speed._Work.now(tmp_path / "stat")
+        assert (found.there, found.taken) == (10, 2)
+        assert speed._Work(20, 9, 5).of_others(speed._Work(10, 2, 1)) == pytest.approx(0.3)  # 7 s, of which 4 are ours
+        assert speed._Work.now(tmp_path / "none").of_others(speed._Work.now(tmp_path / "none")) == 0
+        measured = speed.Speed({1: {"file": 1.0}, 64: {"file": 9.0}}, 2, {}, 0.3)
+        assert str(measured).endswith("2 threads; others took 30% of the CPUs meanwhile")
+        assert "others" not in str(speed.Speed({1: {"file": 1.0}}, 2, {}, 0.09))
+        assert measured.figures["others"] == 0.3
+
     def test_no_timing_is_no_timing(self, lstm: Exported, garments: Split) -> None:
         assert speed.measure(lstm.file, garments.images, None, None, "none") is None
 
