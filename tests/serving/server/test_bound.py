@@ -102,6 +102,28 @@ def test_values_that_the_model_refuses_are_refused_alike_and_harm_nobody(
     assert Runtime._running == 0
 
 
+@pytest.mark.parametrize("way", ["session", "bound"])
+def test_while_a_batch_is_computed_other_threads_run(publish: Callable[[onnx.ModelProto], Path], way: str) -> None:
+    layers = [onnx.helper.make_node("MatMul", [f"x{i}" if i else "x", "w"], [f"x{i + 1}"]) for i in range(20)]
+    made = onnx_models.model(
+        [*layers, onnx.helper.make_node("Identity", ["x20"], ["y"])],
+        {"x": (onnx.TensorProto.FLOAT, ["batch", 1000])},
+        {"y": (onnx.TensorProto.FLOAT, ["batch", 1000])},
+        {"w": np.eye(1000, dtype=np.float32)},
+    )
+    runtime = Runtime(publish(made), provider="cpu")
+    if way == "bound":
+        runtime.bind(64, slots=1)
+        assert runtime._bound is not None, runtime.notes
+    rows, steps = np.ones((64, 1000), np.float32), 0
+    with ThreadPoolExecutor(1) as pool:
+        computing = pool.submit(lambda: [runtime.run({"x": rows}) for _ in range(5)])
+        while not computing.done():
+            steps += 1
+        computing.result()
+    assert steps > 1000  # a thread that never gives way in between would let this one look a few times only
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("free_axis", "input 'x' has sizes"), ("text", "input 'text' has strings"), ("unbatched", "not joined")],
