@@ -12,7 +12,7 @@ DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types imports stubs unit fuzz peers others train export precisions verify serve loadtest figures docs study \
-	cnn-rnn bench-export bench-train bench-server bench-generators loadtest-agreement proto schema dataset programs clean
+	cnn-rnn bench-export bench-train bench-server bench-generators gpu-check loadtest-agreement proto schema dataset programs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -113,6 +113,9 @@ bench-server: $(VENV)/.serve ## The server beside bare ONNX Runtime, on an idle 
 
 loadtest-agreement: $(VENV)/.dev $(VENV)-peers/.peers programs ## The load test beside perf_analyzer and h2load, on a server that runs already
 	$(BIN)/python -m benchmarks.loadtest.agreement $(ARGS)
+
+gpu-check: $(VENV)/.serve ## On a machine with a GPU: are answers the CPU's, are CUDA graphs captured, what is faster
+	$(BIN)/python -m benchmarks.gpu.check $(ARGS)
 
 bench-generators: $(VENV)/.dev ## Calls a CPU second by each way to make them from Python, on an idle machine
 	$(BIN)/python -m benchmarks.loadtest.generators $(ARGS)

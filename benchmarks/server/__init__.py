@@ -6,4 +6,6 @@ h2load      the load, from a native client, so that the client is not what is me
 bare        ONNX Runtime without a server, in a process of its own
 goals       what is wanted, each a ratio or a bound, and what came out
 report      the JSON as tables, and into docs/performance.md
+workers     a command of its own: one process and several, their calls a second and their memory
+sharing     another: what several processes could share of their models
 """

@@ -1,6 +1,7 @@
 """A whole server in one process: listen, load, be ready, drain, end."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 
 import structlog
@@ -57,7 +58,8 @@ class Server:
 
     def state(self) -> ServerState:
         """What is served, and what was done."""
-        return self.control.state()
+        path = (self._transport.path, self._transport.why_ordinary)
+        return replace(self.control.state(), paths={path: 1})
 
     def start(self) -> None:
         """Listen first, so that probes get their NOT_SERVING while models load; then load them all.

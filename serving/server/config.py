@@ -89,8 +89,25 @@ class ServerConfig:
     provider: str = field(
         default="auto",
         metadata=_option(
-            click.Choice(["auto", "cpu", "cuda"]),
-            "ONNX Runtime's execution provider. auto: CUDA where it can be had, else CPU. cuda: an error without.",
+            click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+            "ONNX Runtime's execution provider. auto: CUDA where it can be had, else CPU. cuda, tensorrt: an error "
+            "without.",
+        ),
+    )
+    gpu_device_id: int = field(default=0, metadata=_option(click.IntRange(min=0), "Which GPU computes."))
+    gpu_mem_limit_mib: int = field(
+        default=0,
+        metadata=_option(
+            click.IntRange(min=0),
+            "The most GPU memory that a model's arena takes, weights included, in MiB. 0: no limit.",
+        ),
+    )
+    cuda_graphs: str = field(
+        default="off",
+        metadata=_option(
+            click.Choice(["off", "auto", "on"]),
+            "Compute batches by CUDA graphs, captured for a few batch sizes. on: where that can be. auto: and where it "
+            "is measured to be faster.",
         ),
     )
     workers: int = field(

@@ -10,6 +10,7 @@ from serving.server.cpus import usable_cpus
 from serving.server.errors import NotFoundError, UnavailableError
 from serving.server.model import ServedModel
 from serving.server.model_settings import settings_of
+from serving.server.providers import Gpu
 from serving.server.repository import ModelFile
 from serving.server.runtime import Runtime
 from serving.server.statistics import Failures
@@ -121,17 +122,22 @@ class Engine:
             provider=config.provider,
             threads=threads,
             batching_override=config.batching_override(file.name),
+            gpu=Gpu(config.gpu_device_id, config.gpu_mem_limit_mib),
         )
         model = ServedModel(file, runtime, config)
         runtime.warm_up(sorted({1, model.max_batch_size}))
         if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
             runtime.widen(cpus)
+        if not runtime.on_cpu:
+            runtime.bind(model.max_batch_size, slots=config.instance_count, cuda_graphs=config.cuda_graphs)
         log.info(
             "model loaded",
             model=file.name,
             version=file.version,
             provider_asked=config.provider,
             provider=runtime.provider,
+            **({} if runtime.on_cpu else {"cuda_graphs": runtime.cuda_graphs}),
+            **runtime.notes,
             intra_op_threads=threads,
             alone_threads=runtime.alone_threads or threads,
             instances=config.instance_count,

@@ -53,7 +53,7 @@ class StateCollector(Collector):
         yield from _triton(served, state)
         yield from _histograms(served, state)
         yield from _models(state, self._config)
-        yield from _server(self._workers())
+        yield from _server(self._workers(), state)
 
 
 def _triton(served: list[VersionState], state: ServerState) -> Iterator[Metric]:
@@ -116,14 +116,15 @@ def _models(state: ServerState, config: ServerConfig) -> Iterator[Metric]:
     instances = GaugeMetricFamily("hangtag_model_instances", "Batches computed at once", labels=_MODEL)
     info = GaugeMetricFamily(
         "hangtag_model_info",
-        "The execution provider, asked for and obtained",
-        labels=[*_MODEL, "provider_asked", "provider"],
+        "The execution provider, asked for and obtained, and whether CUDA graphs compute (on, off)",
+        labels=[*_MODEL, "provider_asked", "provider", "cuda_graphs"],
     )
     for one in state.versions:
         ready.add_metric([one.name, one.version], one.state == READY)
         if one.state == READY:
             instances.add_metric([one.name, one.version], one.instances)
-            info.add_metric([one.name, one.version, config.provider, one.provider], 1)
+            graphs = "on" if one.cuda_graphs else "off"
+            info.add_metric([one.name, one.version, one.provider_asked, one.provider, graphs], 1)
     yield from (ready, instances, info)
     yield GaugeMetricFamily("hangtag_max_queue_size", "Requests that a model's queue holds", config.max_queue_size)
     loads = CounterMetricFamily("hangtag_model_loads", "Versions loaded, and not", labels=["model", "outcome"])
@@ -132,10 +133,18 @@ def _models(state: ServerState, config: ServerConfig) -> Iterator[Metric]:
     yield loads
 
 
-def _server(workers: Workers) -> Iterator[Metric]:
+def _server(workers: Workers, state: ServerState) -> Iterator[Metric]:
     yield GaugeMetricFamily("hangtag_workers", "Processes that serve", workers.running)
     yield GaugeMetricFamily("hangtag_workers_wanted", "Processes that should serve", workers.wanted)
     yield CounterMetricFamily("hangtag_worker_restarts", "Processes that ended and were replaced", workers.restarts)
+    paths = GaugeMetricFamily(
+        "hangtag_infer_path",
+        "Processes whose ModelInfer goes this path, hot or ordinary, and why not the hot one",
+        labels=["path", "reason"],
+    )
+    for path, processes in state.paths.items():
+        paths.add_metric(path, processes)
+    yield paths
     info = GaugeMetricFamily("hangtag_build_info", "Versions at work", labels=["version", "grpcio"])
     info.add_metric([metadata.version("hangtag"), metadata.version("grpcio")], 1)
     yield info

@@ -12,7 +12,18 @@ from serving.server.config import ServerConfig
 from serving.server.errors import StartError
 
 FILE = "serving.toml"
-NAMES = ("max_batch_size", "max_queue_size", "max_queue_delay_microseconds", "instances", "intra_op_threads")
+NAMES = (
+    "max_batch_size",
+    "max_queue_size",
+    "max_queue_delay_microseconds",
+    "instances",
+    "intra_op_threads",
+    "provider",
+    "gpu_device_id",
+    "gpu_mem_limit_mib",
+    "cuda_graphs",
+)
+_KINDS = {int: "a whole number", str: "a text in quotes"}
 
 
 def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
@@ -60,8 +71,9 @@ def largest_settings(config: ServerConfig) -> ServerConfig:
 
 def _checked(name: str, value: object) -> Any:
     declared = next(each for each in dataclasses.fields(ServerConfig) if each.name == name)
-    if type(value) is not int:
-        raise StartError(f"{name} is {value!r}; expected a whole number")
+    kind = type(declared.default)
+    if type(value) is not kind:
+        raise StartError(f"{name} is {value!r}; expected {_KINDS[kind]}")
     try:
         return declared.metadata["type"].convert(value, None, None)
     except click.BadParameter as error:

@@ -22,13 +22,17 @@ class VersionState:
     instances: int = 0
     queued: int = 0
     counters: Counters = field(default_factory=Counters)
+    provider_asked: str = ""
+    cuda_graphs: bool = False
 
     def __add__(self, other: "VersionState") -> "VersionState":
         """Of the same version in two processes: the worse state, the sum of what was done."""
         worse = self if self.state != READY else other
         return replace(
             worse,
+            provider_asked=self.provider_asked or other.provider_asked,
             provider=self.provider or other.provider,
+            cuda_graphs=self.cuda_graphs or other.cuda_graphs,
             instances=self.instances + other.instances,
             queued=self.queued + other.queued,
             counters=self.counters + other.counters,
@@ -37,11 +41,15 @@ class VersionState:
 
 @dataclass(frozen=True)
 class ServerState:
-    """All versions, what failed, and how often (re)loading a model ended how: (model, "ok" or "error") -> times."""
+    """All versions, what failed, and how often (re)loading a model ended how: (model, "ok" or "error") -> times.
+
+    paths: how many processes serve ModelInfer on which path: ("hot" or "ordinary", why not hot) -> processes.
+    """
 
     versions: tuple[VersionState, ...] = ()
     failures: dict[FailureKey, Histogram] = field(default_factory=dict)
     loads: dict[tuple[str, str], int] = field(default_factory=dict)
+    paths: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def __add__(self, other: "ServerState") -> "ServerState":
         versions = {(one.name, one.version): one for one in self.versions}
@@ -51,15 +59,17 @@ class ServerState:
         failures = dict(self.failures)
         for failure, histogram in other.failures.items():
             failures[failure] = failures[failure] + histogram if failure in failures else histogram
-        loads = dict(self.loads)
-        for load, times in other.loads.items():
-            loads[load] = loads.get(load, 0) + times
-        return ServerState(tuple(versions.values()), failures, loads)
+        loads, paths = (_summed(*both) for both in ((self.loads, other.loads), (self.paths, other.paths)))
+        return ServerState(tuple(versions.values()), failures, loads, paths)
 
     def done_only(self) -> "ServerState":
         """What is left of a process that ended: the counts, which must not fall; nothing that waits or serves."""
         kept = (replace(one, instances=0, queued=0, state=READY, reason="") for one in self.versions)
-        return replace(self, versions=tuple(kept))
+        return replace(self, versions=tuple(kept), paths={})
+
+
+def _summed(one: dict[tuple[str, str], int], other: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}
 
 
 def total(states: Iterable[ServerState]) -> ServerState:

@@ -73,7 +73,9 @@ class GrpcServer:
         options = channel_options(config)
         hot_threads = max(_HOT_THREADS, largest.instance_count)
         self._hot: HotPath | None = None
-        if self._use_hot_path():
+        self.why_ordinary = self._no_hot_path()
+        """Why ModelInfer goes the ordinary path; empty where it goes the hot one."""
+        if not self.why_ordinary:
             self._server, self._hot = _hot_server(
                 engine, authorise, tracing, hot_threads, pool, interceptors, options, threads
             )
@@ -99,17 +101,17 @@ class GrpcServer:
         """Which way ModelInfer goes: ``hot`` or ``ordinary``."""
         return "hot" if self._hot else "ordinary"
 
-    def _use_hot_path(self) -> bool:
+    def _no_hot_path(self) -> str:
         wanted = self._engine.config.hot_path
         if wanted == "off":
-            return False
+            return "--hot-path off"
         problem = availability.problem()
         if problem is None:
-            return True
+            return ""
         if wanted == "on":
             raise StartError(f"the hot path cannot be used: {problem}. Use --hot-path auto, which does without it.")
         log.warning("no hot path; ModelInfer is served by grpcio's public API, more slowly", reason=problem)
-        return False
+        return problem
 
     def start(self) -> int:
         """Listen; returns the port. Raises StartError when the address cannot be had."""

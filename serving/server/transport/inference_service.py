@@ -101,7 +101,9 @@ def _config(model: ServedModel) -> pb.ModelConfig:
     skipped = 1 if batched else 0  # Triton's dims leave the batch axis out
     parameters = {f"hangtag.{key}": value for key, value in model.signature.metadata.items() if key not in _NOT_TOLD}
     parameters |= {
+        "execution_provider_asked": model.runtime.provider_asked,
         "execution_provider": model.runtime.provider,
+        "cuda_graphs": "on" if model.runtime.cuda_graphs else "off",
         "onnxruntime_version": VERSION,
         "file_bytes": str(model.runtime.file_bytes),
     }
@@ -123,9 +125,7 @@ def _config(model: ServedModel) -> pb.ModelConfig:
             pb.ModelInstanceGroup(
                 name=model.name,
                 count=model.instances,
-                kind=pb.ModelInstanceGroup.KIND_GPU
-                if "CUDA" in model.runtime.provider
-                else pb.ModelInstanceGroup.KIND_CPU,
+                kind=pb.ModelInstanceGroup.KIND_CPU if model.runtime.on_cpu else pb.ModelInstanceGroup.KIND_GPU,
             )
         ],
         parameters={key: pb.ModelParameter(string_value=value) for key, value in parameters.items()},

@@ -40,6 +40,10 @@ def test_what_the_file_says_holds_and_the_rest_is_the_servers(tmp_path: Path) ->
         ("max_batch_size = 1.5", "max_batch_size is 1.5; expected a whole number"),
         ("max_batch_size = '2'", "max_batch_size is '2'; expected a whole number"),
         ("instances = true", "instances is True; expected a whole number"),
+        ("provider = 1", "provider is 1; expected a text in quotes"),
+        ("provider = 'tpu'", "provider: 'tpu' is not one of 'auto', 'cpu', 'cuda', 'tensorrt'"),
+        ("cuda_graphs = true", "cuda_graphs is True; expected a text in quotes"),
+        ("gpu_mem_limit_mib = -1", "gpu_mem_limit_mib: -1 is not in the range x>=0"),
         ("max_batch_size = 101", "max_queue_size (100) is below max_batch_size (101)"),
     ],
 )
@@ -54,6 +58,16 @@ def test_a_file_of_other_bytes_is_named(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"\xff\xfe")
     with pytest.raises(StartError, match=r"serving\.toml cannot be read as TOML"):
         settings_of(tmp_path, CONFIG)
+
+
+def test_a_model_has_a_provider_and_a_share_of_a_gpu_of_its_own(tmp_path: Path) -> None:
+    onnx_models.publish(tmp_path, "m", onnx_models.classifier())
+    text = "provider = 'cpu'\ngpu_device_id = 1\ngpu_mem_limit_mib = 256\ncuda_graphs = 'auto'\n"
+    config = settings_of(written(tmp_path / "m", text), CONFIG)
+    assert (config.provider, config.gpu_device_id, config.gpu_mem_limit_mib) == ("cpu", 1, 256)
+    assert config.cuda_graphs == "auto"
+    model = Engine(ServerConfig(models=tmp_path)).load(ModelFile("m", 1, tmp_path / "m/1/model.onnx"))
+    assert model.runtime.provider_asked == "cpu"
 
 
 def test_each_model_is_served_with_its_own(tmp_path: Path) -> None:

@@ -88,6 +88,29 @@ def test_asking_a_cpu_build_for_cuda_is_an_error_that_says_how_to_get_it() -> No
     assert Runtime(LSTM, provider="auto").provider == "CPUExecutionProvider"
 
 
+@pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
+def test_asking_a_cpu_build_for_tensorrt_is_an_error() -> None:
+    with pytest.raises(ModelLoadError, match="TensorRT was asked for and this ONNX Runtime has only"):
+        Runtime(LSTM, provider="tensorrt")
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
+def test_a_provider_that_is_listed_and_not_obtained_is_an_error_or_for_auto_a_note(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a GPU build of ONNX Runtime behaves where the driver is missing."""
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: listed)
+    message = "CUDA was asked for and ONNX Runtime gave CPUExecutionProvider. Check the driver with nvidia-smi"
+    with pytest.raises(ModelLoadError, match=message):
+        Runtime(LSTM, provider="cuda")
+    fallen_back = Runtime(LSTM, provider="auto")
+    assert (fallen_back.provider_asked, fallen_back.provider) == ("auto", "CPUExecutionProvider")
+    assert message in fallen_back.notes["no_cuda"]
+    assert len(fallen_back.run({"image": np.zeros((2, 28, 28), np.uint8)})["logits"]) == 2
+
+
 def test_a_batch_that_fails_says_so_in_the_runtimes_words(models: Path) -> None:
     runtime = Runtime(onnx_models.publish(models, "m", onnx_models.gather()))
     with pytest.raises(
@@ -199,7 +222,7 @@ def test_telemetry_is_off_before_onnx_runtime_is_imported() -> None:
 def widened(models: Path, monkeypatch: pytest.MonkeyPatch, *seconds: float) -> Runtime:
     """A runtime whose sessions are timed as a test says: with one thread, then with two."""
     times = iter(seconds)
-    monkeypatch.setattr(runtime_module, "_seconds", lambda session, inputs: next(times))
+    monkeypatch.setattr(runtime_module, "seconds", lambda compute, batches: next(times))
     runtime = Runtime(onnx_models.publish(models, "c", onnx_models.classifier()), provider="cpu", threads=1)
     runtime.widen(2)
     return runtime

@@ -20,6 +20,7 @@ def test_processes_add_up_by_model_and_version() -> None:
         (VersionState("a", "1", READY, provider="CPU", instances=1, queued=2, counters=counted(3)),),
         {("a", "1", "INTERNAL"): failed(1)},
         {("a", "ok"): 1},
+        {("hot", ""): 1},
     )
     another = ServerState(
         (
@@ -28,13 +29,21 @@ def test_processes_add_up_by_model_and_version() -> None:
         ),
         {("a", "1", "INTERNAL"): failed(2), ("", "", "NOT_FOUND"): failed(9)},
         {("a", "ok"): 2, ("b", "error"): 1},
+        {("hot", ""): 1, ("ordinary", "--hot-path off"): 1},
     )
     both = total([one, another])
     assert [(v.name, v.version, v.instances, v.queued) for v in both.versions] == [("a", "1", 2, 7), ("a", "2", 1, 0)]
     assert both.versions[0].counters.execution_count == 7
     assert both.failures == {("a", "1", "INTERNAL"): failed(3), ("", "", "NOT_FOUND"): failed(9)}
     assert both.loads == {("a", "ok"): 3, ("b", "error"): 1}
+    assert both.paths == {("hot", ""): 2, ("ordinary", "--hot-path off"): 1}
     assert total([]) == ServerState()
+
+
+def test_what_computes_is_told_by_whoever_knows() -> None:
+    ready = VersionState("a", "1", READY, provider="CUDA", provider_asked="auto", cuda_graphs=True)
+    for both in (ready + VersionState("a", "1", LOADING), VersionState("a", "1", LOADING) + ready):
+        assert (both.provider_asked, both.provider, both.cuda_graphs) == ("auto", "CUDA", True)
 
 
 def test_a_version_is_as_ready_as_where_it_is_least() -> None:
@@ -46,6 +55,8 @@ def test_a_version_is_as_ready_as_where_it_is_least() -> None:
 
 def test_of_a_process_that_ended_only_what_it_did_is_left() -> None:
     state = VersionState("a", "1", UNAVAILABLE, "no model", "CPU", 2, 7, counted(3))
-    (left,) = ServerState((state,), {("a", "1", "INTERNAL"): failed(1)}).done_only().versions
+    done = ServerState((state,), {("a", "1", "INTERNAL"): failed(1)}, paths={("hot", ""): 1}).done_only()
+    assert done.paths == {}
+    (left,) = done.versions
     assert (left.instances, left.queued, left.reason) == (0, 0, "")
     assert left.counters == state.counters

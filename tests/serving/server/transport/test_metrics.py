@@ -156,11 +156,24 @@ def test_what_serves_and_with_which_provider(watched: Watched) -> None:
     for model in ("gather", "classifier"):
         assert of(samples, "hangtag_model_ready", model=model) == 1
         assert of(samples, "hangtag_model_instances", model=model) == 1
-        provider = {"provider_asked": "auto", "provider": "CPUExecutionProvider"}
+        provider = {"provider_asked": "auto", "provider": "CPUExecutionProvider", "cuda_graphs": "off"}
         assert of(samples, "hangtag_model_info", model=model, **provider) == 1
         assert samples["hangtag_model_loads_total", (("model", model), ("outcome", "ok"))] == 1
     assert [samples[name, ()] for name in ("hangtag_workers", "hangtag_workers_wanted")] == [1, 2]
     assert samples["hangtag_worker_restarts_total", ()] == 3
+
+
+@pytest.mark.parametrize(
+    ("hot_path", "labels"),
+    [("auto", {"path": "hot", "reason": ""}), ("off", {"path": "ordinary", "reason": "--hot-path off"})],
+)
+def test_which_path_is_in_use_and_why_not_the_hot_one(tmp_path: Path, hot_path: str, labels: dict[str, str]) -> None:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    with LiveServer(ServerConfig(models=tmp_path, port=0, metrics_port=0, hot_path=hot_path)) as live:
+        watched = Watched(live)
+        told = {key: value for key, value in watched.samples().items() if key[0] == "hangtag_infer_path"}
+        watched.http.close()
+    assert told == {("hangtag_infer_path", tuple(sorted(labels.items()))): 1}
 
 
 def test_health_by_http(watched: Watched) -> None:

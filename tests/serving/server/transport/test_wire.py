@@ -73,6 +73,9 @@ def test_model_config_of_a_batched_model(live: LiveServer) -> None:
     ]
     assert config.instance_group[0].count == 1
     assert config.parameters["execution_provider"].string_value == "CPUExecutionProvider"
+    assert config.parameters["execution_provider_asked"].string_value == "auto"
+    assert config.parameters["cuda_graphs"].string_value == "off"
+    assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
     assert config.parameters["onnxruntime_version"].string_value == onnxruntime.__version__
     assert int(config.parameters["file_bytes"].string_value) > 500
     assert config.parameters["hangtag.task"].string_value == "single_label"

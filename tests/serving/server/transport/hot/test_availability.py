@@ -43,6 +43,7 @@ def test_a_failing_self_test_is_told_and_the_ordinary_path_serves(
     monkeypatch.setattr(SharedServer, part, broken)
     with structlog.testing.capture_logs() as logs, LiveServer(config) as live:
         assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
+        assert live.server.state().paths == {("ordinary", "the self-test failed: RuntimeError: another grpcio"): 1}
     (warning,) = [line for line in logs if line["log_level"] == "warning"]
     assert warning["reason"] == "the self-test failed: RuntimeError: another grpcio"
     (ready,) = [line for line in logs if line["event"] == "ready"]

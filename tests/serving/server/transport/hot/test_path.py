@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from protos import classifier_pb2, inference_pb2_grpc
+from serving.server import images
 from serving.server.app import Server
 from serving.server.config import ServerConfig
 from serving.server.errors import UnavailableError
@@ -21,6 +22,7 @@ from serving.server.transport.hot.path import _LONE_BATCHES, _REFUSAL_REST_SECON
 from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
 
 HOST = "localhost"
+PICTURE = Path(__file__).parents[5] / "examples/garments/dress-1.png"
 
 
 @pytest.fixture
@@ -53,6 +55,28 @@ def test_while_every_thread_computes_others_are_still_answered(hot: LiveServer) 
         gate.open()
         assert [outputs(call.result())["value"].tolist() for call in calls] == [[10], [20]]
     assert hot.infer(request("gather", index=index(3)))["value"].tolist() == [30]
+
+
+def test_pictures_that_are_being_decoded_hold_up_no_call(hot: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, finish = threading.Semaphore(0), threading.Event()
+    decode = images.decode
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        begun.release()
+        assert finish.wait(TIMEOUT)
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(images, "decode", slowly)
+    picture = classifier_pb2.ClassifyRequest(model_name="lstm", encoded=PICTURE.read_bytes())
+    calls = [hot.classifier.Classify.future(picture, timeout=TIMEOUT) for _ in range(8)]
+    try:
+        for _ in calls:
+            assert begun.acquire(timeout=TIMEOUT)
+        for value in (1, 2, 3):  # more than there are threads that poll
+            assert hot.infer(request("gather", index=index(value)))["value"].tolist() == [10 * value]
+    finally:
+        finish.set()
+    assert all(len(call.result().labels) == 3 for call in calls)
 
 
 def test_what_waits_while_every_thread_computes_can_be_cancelled(hot: LiveServer) -> None:

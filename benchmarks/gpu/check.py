@@ -1,0 +1,145 @@
+"""``make gpu-check``: each model, computed in each way on a GPU, beside the CPU's answers."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.gpu.worker import WAYS
+from serving.server.buckets import bucket_sizes
+from serving.server.errors import ModelLoadError, RepositoryError
+from serving.server.providers import BY_NAME
+from serving.server.repository import latest_versions
+from serving.server.runtime import VERSION, Runtime
+
+LARGEST_DIFFERENCE = 0.01
+"""From the CPU's answers, as a share of an output's largest value: GPUs round inputs of products to ten bits (TF32)."""
+
+_SIZES_SHOWN = (1, 8, 64)
+_TIMEOUT = 1200.0
+
+
+@click.command()
+@click.option("--models", type=click.Path(path_type=Path), default=Path("models"), show_default=True)
+@click.option("--provider", type=click.Choice(list(BY_NAME)), default="cuda", show_default=True)
+@click.option("--largest", type=click.IntRange(1, 4096), default=64, show_default=True, help="The largest batch.")
+@click.option("--runs", type=click.IntRange(1), default=200, show_default=True, help="Of each batch size.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("reports/gpu-check.json"), show_default=True)
+def main(models: Path, provider: str, largest: int, runs: int, out: Path) -> None:
+    """Check and measure every model of a repository on this machine's GPU; exit code 1 where all is not as it should.
+
+    With --provider cpu it checks itself, without a GPU.
+    """
+    files = _files(models)
+    _require(provider, files[0])
+    console = Console()
+    document: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "gpu": _gpu(),
+        "onnxruntime": VERSION,
+        "provider_asked": provider,
+        "largest_difference": LARGEST_DIFFERENCE,
+        "rows": [],
+    }
+    for file in files:
+        for way in WAYS:
+            console.print(f"{file.parts[-3]}: {WAYS[way]}", style="dim")
+            asked = {"way": way, "provider": provider, "sizes": bucket_sizes(largest), "runs": runs}
+            row = {"model": file.parts[-3], "way": way} | run_worker({"file": str(file), **asked})
+            document["rows"].append(row | {"problem": problem(row, provider)})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(document, indent=1) + "\n")
+    console.print(table(document))
+    for row in document["rows"]:
+        for note, why in row.get("notes", {}).items():
+            console.print(f"{row['model']}, {WAYS[row['way']]}: {note}: {why}", style="dim")
+    console.print(f"wrote {out}")
+    problems = [row for row in document["rows"] if row["problem"]]
+    for row in problems:
+        console.print(f"[red]{row['model']}, {WAYS[row['way']]}: {row['problem']}")
+    if problems:
+        raise SystemExit(1)
+
+
+def run_worker(asked: dict[str, Any]) -> dict[str, Any]:
+    """What a process of its own measured, which a GPU's errors may end: {"failure": why} then."""
+    command = [sys.executable, "-m", "benchmarks.gpu.worker", json.dumps(asked)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return {"failure": f"not done after {_TIMEOUT:g} s"}
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        return {"failure": f"the process ended with {done.returncode}: {last}"}
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def problem(row: dict[str, Any], provider: str) -> str:
+    """What is not as it should; empty where all is. That graphs cannot be captured is no problem, but a note."""
+    if "failure" in row:
+        return str(row["failure"])
+    if "skipped" in row:
+        return ""
+    if row["provider"] != BY_NAME[provider]:
+        return f"{BY_NAME[provider]} was asked for, {row['provider']} obtained"
+    if not row["difference"] <= LARGEST_DIFFERENCE:
+        return f"differs from the CPU by {row['difference']:.2g} of the largest value; allowed: {LARGEST_DIFFERENCE:g}"
+    if row["way"] != "plain" and "no_io_binding" in row["notes"]:
+        return f"no IO binding: {row['notes']['no_io_binding']}"
+    return ""
+
+
+def table(document: dict[str, Any]) -> Table:
+    """A line for each model and way."""
+    made = Table(title=f"{document['gpu'] or 'no GPU'}, ONNX Runtime {document['onnxruntime']}: ms, p50 / p99")
+    sizes = [size for size in _SIZES_SHOWN if any(str(size) in row.get("latency_ms", {}) for row in document["rows"])]
+    for head in ("model", "way", "provider", "graphs", "difference", *(f"batch {size}" for size in sizes), "GPU MiB"):
+        made.add_column(head, justify="left" if head in ("model", "way", "provider", "graphs") else "right")
+    for row in document["rows"]:
+        if "latency_ms" not in row:
+            made.add_row(row["model"], WAYS[row["way"]], row.get("skipped") or row["failure"])
+            continue
+        times = [row["latency_ms"].get(str(size)) for size in sizes]
+        made.add_row(
+            row["model"],
+            WAYS[row["way"]],
+            row["provider"].removesuffix("ExecutionProvider"),
+            "yes" if row["cuda_graphs"] else "no",
+            f"{row['difference']:.1e}",
+            *("" if each is None else f"{each['p50']:.3f} / {each['p99']:.3f}" for each in times),
+            str(row.get("gpu_mib", "")),
+        )
+    return made
+
+
+def _files(models: Path) -> list[Path]:
+    try:
+        return [file.path for file in latest_versions(models)]
+    except RepositoryError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _require(provider: str, file: Path) -> None:
+    try:
+        Runtime(file, provider=provider)
+    except ModelLoadError as error:
+        raise click.ClickException(f"this machine has nothing to check: {error}") from error
+
+
+def _gpu() -> str:
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().replace("\n", "; ")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+if __name__ == "__main__":
+    main()

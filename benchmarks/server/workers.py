@@ -1,0 +1,58 @@
+"""What ``--workers`` is worth on this machine: calls a second and memory of one process and of several, in turns.
+
+python -m benchmarks.server.workers
+"""
+
+import os
+import statistics
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks.server import h2load
+from benchmarks.server.h2load import Load
+from benchmarks.server.process import served
+from serving.loadtest.measuring.environment import cpu_model
+
+MODELS = ("lstm", "cnn")
+
+
+@click.command()
+@click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
+@click.option("--workers", type=click.IntRange(1), multiple=True, default=(1, 2), show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Turns of each.")
+@click.option("--calls", type=click.IntRange(1), default=20_000, show_default=True, help="Of lstm; a fifth of cnn.")
+def main(models: Path, workers: tuple[int, ...], rounds: int, calls: int) -> None:
+    """Print the medians and the ranges as a table in Markdown. Needs h2load, and a machine that does nothing else."""
+    rates: dict[tuple[int, str], list[float]] = defaultdict(list)
+    memory = {}
+    for number in workers:  # each with nothing beside it to share with
+        with served(models, "hot", number) as alone:
+            memory[number] = alone.pss_mb()
+    with ExitStack() as stack:
+        servers = {number: stack.enter_context(served(models, "hot", number)) for number in workers}
+        for turn in range(rounds):
+            for model in MODELS:
+                for number in workers if turn % 2 == 0 else workers[::-1]:
+                    load = Load(calls if model == "lstm" else max(100, calls // 5), clients=16, streams=4)
+                    h2load.run(servers[number].address, model, replace(load, calls=100))  # warm
+                    rates[number, model].append(h2load.run(servers[number].address, model, load).per_second)
+    console = Console(highlight=False)
+    console.print(f"{cpu_model()}, {len(os.sched_getaffinity(0))} CPUs, {rounds} rounds")
+    console.print("| workers | " + " | ".join(f"{model}, calls/s" for model in MODELS) + " | memory, PSS |")
+    console.print("| --- " * (len(MODELS) + 2) + "|")
+    for number in workers:
+        told = " | ".join(_told(rates[number, model]) for model in MODELS)
+        console.print(f"| {number} | {told} | {memory[number]:.0f} MB |")
+
+
+def _told(rates: list[float]) -> str:
+    return f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
+
+
+if __name__ == "__main__":
+    main()

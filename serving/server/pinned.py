@@ -1,0 +1,42 @@
+"""Page-locked memory of this machine, which a GPU reads by itself; plain memory where there is none to be had."""
+
+import ctypes
+import math
+import mmap
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+class PinnedMemory:
+    """Arrays in page-locked memory. ``problem`` says why they are in plain memory instead; empty while they are not."""
+
+    def __init__(self, cuda_version: str) -> None:
+        """cuda_version: of the CUDA that ONNX Runtime was built with, such as 12.8; empty where it has none."""
+        self.problem = ""
+        self._cudart: ctypes.CDLL | None = None
+        if not cuda_version:
+            self.problem = "this ONNX Runtime is built without CUDA"
+            return
+        try:
+            self._cudart = ctypes.CDLL(f"libcudart.so.{cuda_version.partition('.')[0]}")
+        except OSError as error:
+            self.problem = str(error)
+
+    def zeros(self, shape: Sequence[int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """An array of zeros, on pages of its own: a page can be locked once only."""
+        count = math.prod(shape)
+        pages = mmap.mmap(-1, max(1, count * dtype.itemsize))
+        array = np.frombuffer(pages, dtype, count)
+        if self._cudart is not None:
+            address = ctypes.c_void_p(array.ctypes.data)
+            # Source: the CUDA runtime API's memory management, cudaHostRegister(ptr, size, flags); 0 is success.
+            code = self._cudart.cudaHostRegister(address, ctypes.c_size_t(len(pages)), 0)
+            if code == 0:
+                weakref.finalize(array, self._cudart.cudaHostUnregister, address)
+            else:
+                self.problem = f"cudaHostRegister ended with CUDA's error {code}"
+        return array.reshape(shape)

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.server.buckets import bucket_for, bucket_sizes, doubt, pad, random_rows
+from serving.signature import Signature, TensorSpec
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"),
+    [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (64, (1, 2, 4, 8, 16, 32, 64)), (65, (1, 2, 4, 8, 16, 32, 64, 65))],
+)
+def test_the_sizes_double_up_to_the_largest(largest: int, sizes: tuple[int, ...]) -> None:
+    assert bucket_sizes(largest) == sizes
+
+
+@given(st.integers(1, 4096), st.data())
+def test_every_batch_fits_and_less_than_half_is_padding(largest: int, data: st.DataObject) -> None:
+    sizes = bucket_sizes(largest)
+    samples = data.draw(st.integers(1, largest))
+    size = bucket_for(sizes, samples)
+    assert size is not None
+    assert samples <= size < 2 * samples
+    assert bucket_for(sizes, largest + 1) is None
+    assert sorted(set(sizes)) == list(sizes)
+
+
+def test_padding_repeats_the_last_row_over_whatever_was_there() -> None:
+    target = np.full((4, 2), 9)
+    pad(target, np.array([[1, 2], [3, 4]]))
+    assert target.tolist() == [[1, 2], [3, 4], [3, 4], [3, 4]]
+    pad(target, np.array([[5, 6]] * 4))
+    assert target.tolist() == [[5, 6]] * 4
+
+
+def spec(name: str, *shape: int | None, datatype: str = "FP32") -> TensorSpec:
+    return TensorSpec(name, datatype, shape, ("batch", *[None] * (len(shape) - 1))[: len(shape)])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "reason"),
+    [
+        ([spec("x", None, 2)], [spec("y", None, 3), spec("z", None)], None),
+        ([spec("x", 4)], [spec("y", 4)], "its requests are not joined"),
+        ([spec("x", None, None)], [spec("y", None)], "input 'x' has sizes that a batch's size does not tell"),
+        ([spec("x", None)], [spec("y", None, None)], "output 'y' has sizes"),
+        ([spec("x", None, datatype="BYTES")], [spec("y", None)], "input 'x' has strings"),
+    ],
+)
+def test_whether_a_batchs_size_tells_every_buffers(
+    inputs: list[TensorSpec], outputs: list[TensorSpec], reason: str | None
+) -> None:
+    told = doubt(Signature(tuple(inputs), tuple(outputs)))
+    assert told is None if reason is None else told is not None and told.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "lowest", "highest"), [("float16", 0, 1), ("uint8", 0, 255), ("int64", 0, 1), ("bool", 0, 1)]
+)
+def test_random_rows_are_in_range_and_differ_by_seed(dtype: str, lowest: int, highest: int) -> None:
+    rows, others = (random_rows((5, 20), np.dtype(dtype), seed) for seed in (1, 2))
+    assert rows.dtype == dtype
+    assert rows.min() >= lowest
+    assert rows.max() <= highest
+    assert (rows != others).any()
