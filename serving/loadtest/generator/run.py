@@ -17,6 +17,8 @@ PROGRESS_INTERVAL = 0.2
 STOP_GRACE = 0.5
 # A closed loop on a server that is gone would fail as fast as it can: it waits so long (seconds) before the next query.
 UNAVAILABLE_PAUSE = 0.01
+# An open loop whose generator falls behind would last longer than it may: it is ended so long (seconds) after that.
+LATEST = 1.0
 
 
 class Generator:
@@ -122,10 +124,14 @@ class _BlockRun:
                 self.drained.set()
             return
         assert self._planned is not None
+        latest = self._recorder.window_start + self._block.limits.max_duration + LATEST
         for number, offset in enumerate(self._planned):
             due = self._start + offset
             wait = due - clock()
             if self._stopped.wait(wait) if wait > 0 else self._stopped.is_set():
+                return
+            if clock() > latest:
+                self.stop(early=True)
                 return
             self._send(calls[number % len(calls)], due)
         self.stop()
