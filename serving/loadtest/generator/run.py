@@ -11,6 +11,7 @@ from serving.loadtest.generator.recorder import Recorder
 from serving.loadtest.generator.tally import Tally
 from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
 from serving.loadtest.plan.schedule import generator_for, planned_times
+from serving.loadtest.statistics.histogram import Histogram
 
 PROGRESS_INTERVAL = 0.2
 # After a stop, answers under way may still arrive for this long (seconds); then their calls are cancelled.
@@ -32,6 +33,7 @@ class Generator:
         self._connections = connections
         self._tally = tally
         self._place, self._places = place, places
+        Histogram.prepare()
         self._calls: dict[str, list[Calls]] = {}
         for address in dict.fromkeys(feed.address for feed in feeds.values()):
             self._calls[address] = [

@@ -36,6 +36,8 @@ def render(
     for ceiling in results.ceilings:
         rate = units.three_digits(ceiling.throughput)
         console.print(Text(f"The generator's own ceiling: {rate} calls/s, {ceiling.load}.", style="dim"))
+    if results.generator_share is not None:
+        console.print(Text(results.generator_share, style="dim"))
     _problems(results, console)
     for outcome in outcomes:
         style = "bold red" if outcome.failed else "green"

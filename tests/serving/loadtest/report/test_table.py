@@ -1,5 +1,6 @@
 import io
 import re
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -9,8 +10,9 @@ from serving.loadtest.measuring.gates import Outcome
 from serving.loadtest.measuring.results import Results
 from serving.loadtest.measuring.runs import Run
 from serving.loadtest.plan.loads import ClosedLoop
+from serving.loadtest.plan.scenario import Scenario
 from serving.loadtest.report import table
-from tests.serving.loadtest.builders import block, full_results, results, two_models
+from tests.serving.loadtest.builders import block, full_results, results, targets, two_models
 
 
 def printed(of: Results, width: int = 80, outcomes: tuple[Outcome, ...] = ()) -> str:
@@ -64,6 +66,15 @@ def test_the_sentences_of_whatever_was_measured_beside_the_load() -> None:
 def test_an_accuracy_that_is_off_is_said() -> None:
     text = printed(two_models({"accuracies": {"fast": Accuracy(8000, 10_000, expected=0.9)}}), 200)
     assert "INVALID fast: its accuracy is off: 80.00% through the server, where the model's file says 90.00%." in text
+
+
+def test_what_the_generator_took_of_shared_cpus_is_said() -> None:
+    shared = two_models()
+    said = "The generator shared this machine's CPUs with the server; its busiest process took up to 10% of one."
+    assert said in printed(shared, 200)
+    away = replace(shared, scenario=Scenario(targets("fast", "slow", address="192.0.2.1:8001")))
+    assert "The generator shared" not in printed(away, 200)
+    assert results(interrupted=True).generator_share is None  # Nothing was measured.
 
 
 def test_few_queries_are_noted() -> None:
