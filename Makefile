@@ -80,6 +80,7 @@ docs: $(VENV)/.dev ## Make what documents take from models/, results, options, m
 	$(BIN)/python -m export.cnn_rnn_report
 	$(BIN)/python -m training.multi_label.outfits_picture
 	$(BIN)/python -m benchmarks.export.report
+	$(BIN)/python -m benchmarks.loadtest.report
 	$(BIN)/python -m deploy.pages
 
 # Every run takes up where it stopped, and one that is there already costs nothing.
@@ -111,13 +112,13 @@ bench-server: $(VENV)/.serve ## The server beside bare ONNX Runtime, on an idle 
 	$(BIN)/python -m benchmarks.server.measure $(ARGS)
 	$(BIN)/python -m benchmarks.server.report
 
-loadtest-agreement: $(VENV)/.dev $(VENV)-peers/.peers programs ## The load test beside perf_analyzer and h2load, on a server that runs already
+loadtest-agreement: $(VENV)/.dev $(VENV)-peers/.peers programs ## The load test beside perf_analyzer and h2load on the same closed loop, on an idle machine
 	$(BIN)/python -m benchmarks.loadtest.agreement $(ARGS)
 
 gpu-check: $(VENV)/.serve ## On a machine with a GPU: are answers the CPU's, are CUDA graphs captured, what is faster
 	$(BIN)/python -m benchmarks.gpu.check $(ARGS)
 
-bench-generators: $(VENV)/.dev ## Calls a CPU second by each way to make them from Python, on an idle machine
+bench-generators: $(VENV)/.dev ## Calls a second by each way to make them from Python, on an idle machine; ARGS="--server lstm" for the real server
 	$(BIN)/python -m benchmarks.loadtest.generators $(ARGS)
 
 proto: $(VENV)/.dev ## Generate the stubs from the .proto files

@@ -1,38 +1,47 @@
-"""``make bench-generators``: which way to make calls from Python makes most of them a CPU second?
+"""``make bench-generators``: which way to make calls from Python makes most of them?
 
-Against the null server, so that all that is measured is the client. Ratios are what counts: rounds take turns, each way
-in a fresh process. `queue` and `futures` are the load test's own two; the others are how most Python clients call.
+Against the null server, so that all that is measured is the client, or against the real one, which shares the CPUs with
+the client. Ratios are what counts: rounds take turns, each way in a fresh process. `hangtag` is the load test's whole
+generator, with all that it records; `queue` and `futures` are its two ways to make a call, bare; the others are how
+most Python clients call. Each is judged by the concurrency that suits it best.
 """
 
 import asyncio
 import gc
+import itertools
 import multiprocessing
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from statistics import median
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import click
 import grpc
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.loadtest import report, results
+from benchmarks.server.process import served
 from serving.credentials import Credentials
 from serving.loadtest.generator.calls import Calls, FutureCalls, QueueCalls
+from serving.loadtest.generator.fleet import Fleet
 from serving.loadtest.generator.null_server import null_server
-from serving.loadtest.generator.orders import INFER
+from serving.loadtest.generator.orders import INFER, Block, Connections, Feed
+from serving.loadtest.plan.loads import ClosedLoop, Limits
+from serving.loadtest.plan.targets import Target
+from serving.loadtest.target.probe import Probe
+from serving.loadtest.target.samples import load
 
-REQUEST = bytes(830)  # About one Fashion-MNIST image in a ModelInferRequest.
 DEADLINE = 10.0
 SWITCH_INTERVAL = 0.0005  # As in the generator's processes.
 
 clock = time.perf_counter
 
 
-def _own(calls: Calls, concurrency: int, seconds: float) -> int:
+def _own(calls: Calls, request: bytes, concurrency: int, seconds: float) -> int:
     end, done, count, left = clock() + seconds, threading.Event(), 0, concurrency
     lock = threading.Lock()
 
@@ -42,7 +51,7 @@ def _own(calls: Calls, concurrency: int, seconds: float) -> int:
             raise RuntimeError(details)
         count += 1
         if at < end:
-            calls.send(INFER, REQUEST, DEADLINE, None, None, ended)
+            calls.send(INFER, request, DEADLINE, None, None, ended)
             return
         with lock:
             left -= 1
@@ -50,23 +59,23 @@ def _own(calls: Calls, concurrency: int, seconds: float) -> int:
                 done.set()
 
     for _ in range(concurrency):
-        calls.send(INFER, REQUEST, DEADLINE, None, None, ended)
+        calls.send(INFER, request, DEADLINE, None, None, ended)
     done.wait()
     calls.close()
     return count
 
 
-def queue(address: str, concurrency: int, seconds: float) -> int:
+def queue(address: str, request: bytes, concurrency: int, seconds: float) -> int:
     """grpcio's completion queue, driven directly."""
-    return _own(QueueCalls(address, Credentials()), concurrency, seconds)
+    return _own(QueueCalls(address, Credentials()), request, concurrency, seconds)
 
 
-def futures(address: str, concurrency: int, seconds: float) -> int:
+def futures(address: str, request: bytes, concurrency: int, seconds: float) -> int:
     """`.future()` with a callback."""
-    return _own(FutureCalls(address, Credentials()), concurrency, seconds)
+    return _own(FutureCalls(address, Credentials()), request, concurrency, seconds)
 
 
-def sync(address: str, concurrency: int, seconds: float) -> int:
+def sync(address: str, request: bytes, concurrency: int, seconds: float) -> int:
     """Blocking calls, a thread for each in flight."""
     counts = [0] * concurrency
     with grpc.insecure_channel(address) as channel:
@@ -75,7 +84,7 @@ def sync(address: str, concurrency: int, seconds: float) -> int:
 
         def work(place: int) -> None:
             while clock() < end:
-                call(REQUEST, timeout=DEADLINE)
+                call(request, timeout=DEADLINE)
                 counts[place] += 1
 
         threads = [threading.Thread(target=work, args=(place,)) for place in range(concurrency)]
@@ -86,7 +95,7 @@ def sync(address: str, concurrency: int, seconds: float) -> int:
     return sum(counts)
 
 
-def aio(address: str, concurrency: int, seconds: float) -> int:
+def aio(address: str, request: bytes, concurrency: int, seconds: float) -> int:
     """grpc.aio, a task for each in flight."""
 
     async def run() -> int:
@@ -97,7 +106,7 @@ def aio(address: str, concurrency: int, seconds: float) -> int:
             async def work() -> int:
                 count = 0
                 while clock() < end:
-                    await call(REQUEST, timeout=DEADLINE)
+                    await call(request, timeout=DEADLINE)
                     count += 1
                 return count
 
@@ -106,40 +115,67 @@ def aio(address: str, concurrency: int, seconds: float) -> int:
     return asyncio.run(run())
 
 
-WAYS: Mapping[str, Callable[[str, int, float], int]] = MappingProxyType(
+WAYS: Mapping[str, Callable[[str, bytes, int, float], int]] = MappingProxyType(
     {"queue": queue, "futures": futures, "aio": aio, "sync": sync}
 )
 
 
-def measure(way: str, address: str, concurrency: int, seconds: float) -> tuple[float, float]:
+def measure(way: str, address: str, request: bytes, concurrency: int, seconds: float) -> dict[str, float]:
     """Calls a second, and calls a CPU second of the client. Runs in a process of its own."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.freeze()
     cpu, wall = time.process_time(), clock()
-    count = WAYS[way](address, concurrency, seconds)
-    return count / (clock() - wall), count / (time.process_time() - cpu)
+    count = WAYS[way](address, request, concurrency, seconds)
+    return {"throughput": count / (clock() - wall), "per_cpu_second": count / (time.process_time() - cpu)}
+
+
+def hangtag(address: str, request: bytes, concurrency: int, seconds: float) -> dict[str, float]:
+    """The same of the load test's generator, in one process of its own."""
+    feeds, stop = {"bench": Feed(address, INFER, (request,))}, threading.Event()
+    limits = Limits(seconds, 1, 2 * seconds, 10_000_000)
+    with Fleet(feeds, Connections(deadline=DEADLINE), 1, stop) as fleet:
+        block = Block("bench", ClosedLoop(concurrency), limits, warm_up=0.0, seed=0, round=0)
+        result = fleet.run(block, lambda _: None)
+    return {"throughput": result.throughput, "per_cpu_second": result.throughput / result.generator_cpu}
+
+
+@contextmanager
+def _target(name: str) -> Iterator[tuple[str, bytes]]:
+    """Its address and the request to send."""
+    if name == "null":
+        with null_server() as address:
+            yield address, bytes(830)  # About one Fashion-MNIST image in a ModelInferRequest.
+        return
+    with served(Path("models"), "hot") as server, Probe(server.address, Credentials()) as probe:
+        target = Target(name, name, server.address)
+        yield server.address, load(target, probe.describe(target).metadata, 1, seed=0).requests[0]
 
 
 @click.command()
-@click.option("--concurrency", default=64, show_default=True)
-@click.option("--seconds", default=3.0, show_default=True, help="Of each run.")
-@click.option("--rounds", default=5, show_default=True)
-def main(concurrency: int, seconds: float, rounds: int) -> None:
-    """Print calls a second and a CPU second for each way, and the ratio to the load test's own."""
-    seen: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
-    with null_server() as address:
+@click.option("--server", type=click.Choice(["null", "lstm"]), default="null", show_default=True, help="What answers.")
+@click.option("--concurrency", "concurrencies", multiple=True, type=int, default=(8, 64), show_default=True)
+@click.option("--seconds", default=2.0, show_default=True, help="Of each run.")
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=results.FILE, show_default=True)
+def main(server: str, concurrencies: tuple[int, ...], seconds: float, rounds: int, out: Path) -> None:
+    """Print calls a second for each way at its best, and the ratio to the load test's own."""
+    command = f"make bench-generators ARGS='--server {server} --rounds {rounds} --seconds {seconds:g}'"
+    ways = ["hangtag", *WAYS]
+    found = results.about(command) | {"ways": {way: {str(n): [] for n in concurrencies} for way in ways}}
+    with _target(server) as (address, request):
         for number in range(rounds):
-            for place in range(len(WAYS)):
-                way = list(WAYS)[(place + number) % len(WAYS)]
-                with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    seen[way].append(pool.apply(measure, (way, address, concurrency, seconds)))
-    table = Table("way", "calls/s", "calls a CPU second", "of queue's", box=None)
-    per_cpu = {way: median(figures[1] for figures in seen[way]) for way in WAYS}
-    for way in WAYS:
-        rate = median(figures[0] for figures in seen[way])
-        table.add_row(way, f"{rate:,.0f}", f"{per_cpu[way]:,.0f}", f"{per_cpu[way] / per_cpu['queue']:.2f}")
-    Console().print(f"{concurrency} in flight, median of {rounds} rounds of {seconds:g} s")
-    Console().print(table)
+            for place, concurrency in itertools.product(range(len(ways)), concurrencies):
+                way = ways[(place + number) % len(ways)]
+                found["ways"][way][str(concurrency)].append(_one(way, address, request, concurrency, seconds))
+    results.keep(f"generators on {server}", found, out)
+    Console().print(report.generator_table(found))
+
+
+def _one(way: str, address: str, request: bytes, concurrency: int, seconds: float) -> dict[str, float]:
+    if way == "hangtag":
+        return hangtag(address, request, concurrency, seconds)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (way, address, request, concurrency, seconds))
 
 
 if __name__ == "__main__":

@@ -23,10 +23,12 @@ PEERS = Path(__file__).parents[2] / ".venv-peers/bin"
 
 @dataclass(frozen=True)
 class Figures:
-    """What a tool says of a closed loop: answered calls a second, and the median latency in seconds."""
+    """What a tool says of a closed loop: answered calls a second, the median latency in seconds, and whether it says
+    that it was the bottleneck itself, which only hangtag's does."""
 
     throughput: float
     p50: float
+    bottleneck: bool = False
 
 
 def hangtag(address: str, model: str, concurrency: int, seconds: int) -> Figures:
@@ -43,7 +45,7 @@ def hangtag(address: str, model: str, concurrency: int, seconds: int) -> Figures
     (run,) = measure(scenario, Extras(), Credentials(), threading.Event(), lambda _: None).runs
     if not run.valid:
         raise RuntimeError(f"hangtag's own run is INVALID: {'; '.join(run.problems)}")
-    return Figures(run.throughput, run.total.latency.percentile(50))
+    return Figures(run.throughput, run.total.latency.percentile(50), run.generator_limited)
 
 
 def perf_analyzer(address: str, model: str, concurrency: int, seconds: int) -> Figures:

@@ -33,8 +33,8 @@ VERSION: str = onnxruntime.__version__
 # ONNX Runtime's dtype for each datatype; every other datatype is numpy's own name in lower case.
 _DTYPES = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object"}
 
-# One pool of memory for all sessions: each would keep its own for the largest batch it ever saw. It grows by what is asked
-# for (kSameAsRequested), not by doubling, which keeps what nobody uses.
+# One pool of memory for all sessions: each would keep its own for the largest batch it ever saw. It grows by what is
+# asked for (kSameAsRequested), not by doubling, which keeps what nobody uses.
 onnxruntime.create_and_register_allocator(
     onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT

@@ -9,6 +9,7 @@ from serving.loadtest.generator.orders import Connections
 from serving.loadtest.measuring.calibration import calibrate
 from serving.loadtest.plan.loads import Load
 from serving.loadtest.plan.scenario import Scenario
+from serving.loadtest.report import progress
 
 # About one Fashion-MNIST image in a ModelInferRequest.
 REQUEST = bytes(830)
@@ -19,8 +20,9 @@ def calibrate_alone(scenario: Scenario, console: Console) -> None:
     connections = Connections(scenario.channels, scenario.deadline)
     loads: tuple[Load, ...] = scenario.closed_loops
     loads += () if scenario.derives_rate else scenario.open_loops(1.0)
-    console.print("Measuring the generator against a server that does nothing ...", style="dim")
-    for ceiling in calibrate(loads, (REQUEST,), scenario.generator_processes, threading.Event(), connections):
+    with progress.live(console) as show:
+        ceilings = calibrate(loads, (REQUEST,), scenario.generator_processes, threading.Event(), connections, show)
+    for ceiling in ceilings:
         late = f", {ceiling.delayed:.1%} left late" if ceiling.delayed else ""
         Console().print(
             f"{ceiling.load}: {units.three_digits(ceiling.throughput)} calls/s, "

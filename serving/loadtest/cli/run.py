@@ -82,7 +82,7 @@ class WithCompare(click.Command):
     "--samples",
     "--images",
     type=click.Path(exists=True, path_type=Path),
-    help="Send what is in this folder (Fashion-MNIST's t10k files, or else PNG files) or .npz file (an array for each "
+    help="Send what is in this folder (Fashion-MNIST's t10k files, or else its images) or .npz file (an array for each "
     "input, and perhaps 'labels').  [default: random values that fit the model]",
 )
 @click.option("--accuracy", is_flag=True, help="First send every labelled sample once, and report the accuracy.")

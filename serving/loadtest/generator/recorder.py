@@ -64,10 +64,11 @@ class Recorder:
         batch, self._ended = self._ended, []
         if not batch:
             return
-        planned, sent, ended = np.array([times for *times, _ in batch]).T
-        ok = np.array([status == OK for *_, status in batch])
+        *times, statuses = zip(*batch, strict=True)
+        planned, sent, ended = map(np.array, times)
+        ok = np.array([status == OK for status in statuses])
         self._folded += len(batch)
-        self.statuses.update(status for *_, status in batch)
+        self.statuses.update(statuses)
         self._count_answers(ended[ok], window_end)
         self.latency.record((ended - planned)[ok])
         self._service.record((ended - sent)[ok])

@@ -1,5 +1,6 @@
 """Sending queries: N in flight in a closed loop, or at planned times in an open one. In the generator's processes."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +12,17 @@ from serving.loadtest.generator.recorder import Recorder
 from serving.loadtest.generator.tally import Tally
 from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
 from serving.loadtest.plan.schedule import generator_for, planned_times
+from serving.loadtest.statistics.histogram import Histogram
 
 PROGRESS_INTERVAL = 0.2
 # After a stop, answers under way may still arrive for this long (seconds); then their calls are cancelled.
 STOP_GRACE = 0.5
 # A closed loop on a server that is gone would fail as fast as it can: it waits so long (seconds) before the next query.
 UNAVAILABLE_PAUSE = 0.01
+# An open loop whose generator falls behind would last longer than it may: it is ended so long (seconds) after that.
+LATEST = 1.0
+# While answers arrive a closed loop looks at its limits at least so often (seconds): another process may have ended it.
+LOOK_INTERVAL = 0.002
 
 
 class Generator:
@@ -30,6 +36,7 @@ class Generator:
         self._connections = connections
         self._tally = tally
         self._place, self._places = place, places
+        Histogram.prepare()
         self._calls: dict[str, list[Calls]] = {}
         for address in dict.fromkeys(feed.address for feed in feeds.values()):
             self._calls[address] = [
@@ -86,7 +93,8 @@ class _BlockRun:
         self._calls = calls
         self._method = feed.method
         # Each process begins elsewhere and takes every places-th, so that together they take turns with all of them.
-        self._requests = [feed.requests[at % len(feed.requests)] for at in _turns(place, places, len(feed.requests))]
+        turns = _turns(place, places, len(feed.requests))
+        self._requests = itertools.cycle([feed.requests[at % len(feed.requests)] for at in turns])
         self._deadline = connections.deadline
         self._metadata: Metadata = connections.credentials.metadata() or None
         self._tally, self._place, self._places = tally, place, places
@@ -100,8 +108,9 @@ class _BlockRun:
             times = planned_times(block.load, block.limits, block.warm_up, random)
             self._planned = times[place::places].tolist()
             self._planned_end = self._start + (times[-1] if times.size else 0.0)
-        self._sent = 0
         self._in_flight = 0
+        # A closed loop looks at its limits after so many answers more, or at the first after this time.
+        self._look_after, self._look_at = 1, 0.0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._early = False
@@ -122,10 +131,14 @@ class _BlockRun:
                 self.drained.set()
             return
         assert self._planned is not None
+        latest = self._recorder.window_start + self._block.limits.max_duration + LATEST
         for number, offset in enumerate(self._planned):
             due = self._start + offset
             wait = due - clock()
             if self._stopped.wait(wait) if wait > 0 else self._stopped.is_set():
+                return
+            if clock() > latest:
+                self.stop(early=True)
                 return
             self._send(calls[number % len(calls)], due)
         self.stop()
@@ -150,14 +163,22 @@ class _BlockRun:
         self.drained.set()
 
     def check_limits(self) -> None:
-        """Stop once enough was measured. A closed loop checks at every answer; this is for when none comes."""
+        """Stop once enough was measured. A closed loop looks when an answer may have been the last that it needs; the
+        process's main thread looks now and then, for when none comes."""
         queries = self._tally.count(self._place, self._recorder.queries)
         if self._planned is not None:
             return  # Its schedule has an end.
-        elapsed = clock() - self._recorder.window_start
+        now = clock()
+        elapsed = now - self._recorder.window_start
         limits = self._block.limits
         if self._tally.end or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
             self.stop()
+            return
+        # If every process has its share of these, no count is exceeded. Another one may have seen the end by then.
+        wanted = [count - queries for count in (limits.min_query_count, limits.max_query_count) if count > queries]
+        self._look_after = max(min(wanted) // self._places, 1)
+        ends = [end for end in (limits.min_duration, limits.max_duration) if end > elapsed]
+        self._look_at = min(now + LOOK_INTERVAL, *(self._recorder.window_start + end for end in ends))
 
     def snapshot(self) -> Snapshot:
         """How this process's part of the block stands."""
@@ -187,11 +208,13 @@ class _BlockRun:
             if self._stopped.is_set():
                 return
             self._in_flight += 1
-            number = self._sent
-            self._sent += 1
-        request = self._requests[number % len(self._requests)]
-        sent = clock()
-        calls.send(self._method, request, self._deadline, self._metadata, (calls, planned, sent), self._ended)
+        token = (calls, planned, clock())
+        calls.send(self._method, next(self._requests), self._deadline, self._metadata, token, self._ended)
+
+    def _send_next(self, calls: Calls) -> None:
+        """In the slot that an answer has freed: as many are in flight as before, so nothing is counted or locked."""
+        now = clock()
+        calls.send(self._method, next(self._requests), self._deadline, self._metadata, (calls, now, now), self._ended)
 
     def _ended(self, token: tuple[Calls, float, float], ended: float, code: int, details: str) -> None:
         calls, planned, sent = token
@@ -202,10 +225,14 @@ class _BlockRun:
         if code:
             self._recorder.details.setdefault(status, details)
         if self._planned is None:
-            self.check_limits()
+            self._look_after -= 1
+            if self._look_after <= 0 or ended >= self._look_at:
+                self.check_limits()
             if status == "UNAVAILABLE":
                 self._stopped.wait(UNAVAILABLE_PAUSE)
-            self._send(calls, clock())
+            if not self._stopped.is_set():
+                self._send_next(calls)
+                return
         with self._lock:
             self._in_flight -= 1
             if not self._in_flight and self._stopped.is_set():

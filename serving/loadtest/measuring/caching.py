@@ -61,7 +61,11 @@ def check(
         blocks=BLOCKS,
         seed=scenario.seed,
     )
-    session = Session(small, fleet, stop, on_progress, lambda _: None)
+
+    def report(at: Progress) -> None:
+        on_progress(replace(at, phase="checking that answers are computed"))
+
+    session = Session(small, fleet, stop, report, lambda _: None)
     runs = {run.target: run for run in session.run() if isinstance(run.load, ClosedLoop)}
     if stop.is_set() or len(runs) < 2:
         return None

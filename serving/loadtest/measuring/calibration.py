@@ -1,13 +1,15 @@
 """The generator's own ceiling: the same loads against a server that does nothing."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from serving.loadtest.generator.fleet import Fleet
 from serving.loadtest.generator.measured import BlockResult
 from serving.loadtest.generator.null_server import null_server
-from serving.loadtest.generator.orders import INFER, Block, Connections, Feed
+from serving.loadtest.generator.orders import INFER, Block, Connections, Feed, Snapshot
+from serving.loadtest.measuring.session import Progress, still_needs
 from serving.loadtest.plan.loads import Limits, Load
 
 LIMITS = Limits(min_duration=1.0, min_query_count=500, max_duration=5.0, max_query_count=1_000_000)
@@ -38,6 +40,7 @@ def calibrate(
     processes: int,
     stop: threading.Event,
     connections: Connections,
+    on_progress: Callable[[Progress], None],
 ) -> tuple[Ceiling, ...]:
     """Measure the ceiling under each load with these requests. Fewer come back once `stop` is set.
 
@@ -47,8 +50,15 @@ def calibrate(
         feeds = {"null": Feed(address, INFER, requests)}
         with Fleet(feeds, connections, processes, stop) as fleet:
             ceilings = []
-            for load in loads:
+            for place, load in enumerate(loads):
                 if not stop.is_set():
-                    result = fleet.run(Block("null", load, LIMITS, WARM_UP, seed=0, round=0), lambda _: None)
-                    ceilings.append(Ceiling.of(result))
+                    block = Block("null", load, LIMITS, WARM_UP, seed=0, round=0)
+                    report = partial(_report, on_progress, block, place, len(loads))
+                    ceilings.append(Ceiling.of(fleet.run(block, report)))
     return tuple(ceilings)
+
+
+def _report(on_progress: Callable[[Progress], None], block: Block, place: int, loads: int, now: Snapshot) -> None:
+    each = WARM_UP + LIMITS.min_duration
+    ahead = still_needs(block, now) + each * (loads - place - 1)
+    on_progress(Progress(block, place * each + now.elapsed, ahead, now, phase="the generator's own ceiling"))

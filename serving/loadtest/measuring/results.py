@@ -45,6 +45,18 @@ class Results:
         return tuple(run for run in self.runs if run.target == target and isinstance(run.load, ClosedLoop))
 
     @property
+    def generator_share(self) -> str | None:
+        """What the generator took of the CPUs that the server could have had, as a sentence; None where they share
+        none."""
+        if not (self.runs and self.scenario.is_loopback):
+            return None
+        busiest = max(run.total.generator_cpu for run in self.runs)
+        return (
+            "The generator shared this machine's CPUs with the server; its busiest process took up to "
+            f"{busiest:.0%} of one."
+        )
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """Why the test as a whole is INVALID, runs apart: sentences without a full stop, to be shown as they are."""
         found = []

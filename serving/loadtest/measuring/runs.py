@@ -147,6 +147,19 @@ class Run:
         above = counts.sum() - np.cumsum(counts)
         return float(self.total.latency.values()[np.argmax(above <= allowed)])
 
+    @property
+    def verdict(self) -> str:
+        """What the percentile that it is judged by says, with 99 % confidence; empty where nothing is asked of it, or
+        nothing can be said."""
+        bound = self.percentile_bound
+        if not (self.judged and self.valid) or np.isnan(bound):
+            return ""
+        subject = f"{self.target} at {self.load}"
+        if self.target_latency is None:
+            return f"{subject}: p{self.percentile:g} is at most {units.duration(bound)} (99 % confidence)."
+        kept = "keeps" if self.keeps_target else "is not shown to keep"
+        return f"{subject} {kept} p{self.percentile:g} within {units.duration(self.target_latency)} (99 % confidence)."
+
     def block_latencies(self) -> Counts:
         """Latency counts [blocks, values] over Histogram.values()."""
         return np.stack([block.latency.counts() for block in self.blocks])

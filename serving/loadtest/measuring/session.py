@@ -31,6 +31,7 @@ class Progress:
     done: float  # Seconds of measuring that lie behind.
     ahead: float  # Seconds that the blocks known by now still need at least.
     snapshot: Snapshot
+    phase: str = "measuring"
 
 
 def interleaved(scenario: Scenario, loads: Iterable[Load]) -> Iterator[Block]:
@@ -95,13 +96,13 @@ class Session:
         for place, block in enumerate(blocks):
             if self._stop.is_set():
                 return
-            self._results.append(self.run_block(block, sum(map(_least_duration, blocks[place:])) + later))
+            self._results.append(self.run_block(block, sum(map(_least_duration, blocks[place + 1 :])) + later))
 
-    def run_block(self, block: Block, ahead: float = 0.0) -> BlockResult:
-        """One block, with what the server says of it. It is not kept."""
+    def run_block(self, block: Block, later: float = 0.0) -> BlockResult:
+        """One block, with what the server says of it. It is not kept. `later`: seconds that are needed after it."""
 
         def report(now: Snapshot) -> None:
-            self._on_progress(Progress(block, self._done + now.elapsed, ahead - now.elapsed, now))
+            self._on_progress(Progress(block, self._done + now.elapsed, still_needs(block, now) + later, now))
 
         before = self._counters(block.target)
         started = clock() - self._began
@@ -146,6 +147,15 @@ class Session:
         for run in self.runs():
             peaks[run.target] = max(peaks.get(run.target, 0.0), run.throughput)
         return peaks
+
+
+def still_needs(block: Block, now: Snapshot) -> float:
+    """Seconds until a block that runs has reached both minima, or a maximum, at the rate that it has now."""
+    limits, measured = block.limits, now.elapsed - block.warm_up
+    until_enough = limits.min_duration - measured
+    if now.rate > 0:
+        until_enough = max(until_enough, (limits.min_query_count - now.queries) / now.rate)
+    return max(min(until_enough, limits.max_duration - measured), 0.0)
 
 
 def _least_duration(block: Block) -> float:

@@ -46,7 +46,14 @@ def measure(
     with opened(scenario.targets, credentials) as probes:
         described = {target.name: probes[target.name].describe(target) for target in scenario.targets}
         libraries = [
-            load(target, described[target.name].metadata, scenario.batch_size, scenario.seed, extras.samples)
+            load(
+                target,
+                described[target.name].metadata,
+                scenario.batch_size,
+                scenario.seed,
+                extras.samples,
+                neighbours=scenario.scenario == "multi-stream",
+            )
             for target in scenario.targets
         ]
         # One call each before any load: what the server refuses is said in one sentence, not counted 500 times.
@@ -77,7 +84,9 @@ def measure(
         if extras.calibrate:
             loads = tuple(dict.fromkeys(run.load for run in runs if isinstance(run.load, ClosedLoop)))
             alone = replace(connections, credentials=Credentials())
-            ceilings = calibration.calibrate(loads, libraries[0].requests, scenario.generator_processes, stop, alone)
+            ceilings = calibration.calibrate(
+                loads, libraries[0].requests, scenario.generator_processes, stop, alone, show
+            )
     return Results(
         scenario=scenario,
         described=described,

@@ -7,6 +7,8 @@ from typing import Literal
 
 Method = Literal["infer", "classify"]
 DEFAULT_SERVER = "127.0.0.1:8001"
+_UNIX = ("unix:", "unix-abstract:")
+_HOST_PORT = re.compile(r"(\[[^\[\]\s/]+\]|[^\[\]\s/:]+):(?P<port>\d{1,5})")
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,15 @@ class Target:
         for what in ("name", "model", "address"):
             if not getattr(self, what):
                 raise ValueError(f"a target has a {what}, and {self} has none")
+        # gRPC takes any text for an address: 8001 for a name to look up, and port 99999 for 34463.
+        written = _HOST_PORT.fullmatch(self.address)
+        if not self.address.startswith(_UNIX) and (written is None or not 0 < int(written["port"]) < 1 << 16):
+            raise ValueError(f"{self.address!r} is no address: write HOST:PORT, for example {DEFAULT_SERVER}")
 
     @property
     def is_loopback(self) -> bool:
         """Whether the server's address can only be this machine."""
-        if self.address.startswith(("unix:", "unix-abstract:")):
+        if self.address.startswith(_UNIX):
             return True
         host = self.address.rpartition(":")[0].strip("[]")
         if host == "localhost":

@@ -53,6 +53,7 @@ def render(results: Results, compared: Sequence[Comparison], outcomes: Sequence[
         headlines=[headline for name in names if (headline := _headline(results, name)).figures],
         pareto_picture=Markup(pictures.accuracy_and_latency(choices, names)) if choices else None,  # noqa: S704
         pareto_load=choice_load,
+        choices=choices,
         throughput_picture=Markup(pictures.throughput_and_latency(closed, names)) if closed else None,  # noqa: S704
         load_pictures=[
             (

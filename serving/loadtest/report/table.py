@@ -27,7 +27,8 @@ def render(
         low, high = accuracy.interval
         share = f"{accuracy.share:.2%} of {accuracy.total:,} samples (95 %: {low:.2%} to {high:.2%})"
         console.print(Text(f"{name} is right on {share}."))
-    for sentence in (*(one.sentence for one in compared), *(peak.sentence for peak in results.peaks)):
+    verdicts = [run.verdict for run in results.runs if run.verdict]
+    for sentence in (*verdicts, *(one.sentence for one in compared), *(peak.sentence for peak in results.peaks)):
         console.print(Text(sentence))
     for check in results.caching:
         if not check.problem:
@@ -35,6 +36,8 @@ def render(
     for ceiling in results.ceilings:
         rate = units.three_digits(ceiling.throughput)
         console.print(Text(f"The generator's own ceiling: {rate} calls/s, {ceiling.load}.", style="dim"))
+    if results.generator_share is not None:
+        console.print(Text(results.generator_share, style="dim"))
     _problems(results, console)
     for outcome in outcomes:
         style = "bold red" if outcome.failed else "green"

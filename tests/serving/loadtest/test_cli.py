@@ -93,6 +93,7 @@ def test_images_are_what_is_sent(server: FakeServer, tmp_path: Path) -> None:
         (["cnn", "cnn"], "targets names something twice: cnn, cnn."),
         (["cnn", "--server", "192.0.2.1:8001"], "Ask its owner, then add --yes-load-remote."),
         (["cnn", "--samples", "/nonexistent"], "does not exist"),
+        (["cnn", "--server", "127.0.0.1"], "'127.0.0.1' is no address: write HOST:PORT, for example 127.0.0.1:8001."),
         (["--target", "cnn"], "'cnn' is not a target: write NAME=HOST:PORT/MODEL"),
         (["--target", "a=192.0.2.1:8001/cnn"], "192.0.2.1:8001 is not on this machine"),
         (["cnn", "--find-peak"], "find_peak searches for the highest rate that keeps a target_latency: give one."),

@@ -55,9 +55,14 @@ def colour(place: int) -> str:
 
 def latency_axis(axis: Axis, low: float, high: float) -> None:
     """Label a logarithmic axis of latencies in milliseconds, which shows low to high."""
-    # Less than a decade leaves no room for more than its halves and doubles.
-    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0)))
+    plain_log_axis(axis, low, high)
     axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+
+
+def plain_log_axis(axis: Axis, low: float, high: float) -> None:
+    """Lines on a logarithmic axis, which shows low to high, where a reader expects them."""
+    # Less than two decades leave room for halves and doubles.
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
 

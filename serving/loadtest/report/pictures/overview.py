@@ -1,5 +1,6 @@
 """Pictures of all targets at once: what each one costs, and what it gives for that."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,10 +8,12 @@ from matplotlib.ticker import FuncFormatter
 
 from serving.loadtest.measuring.runs import Run
 from serving.loadtest.plan.loads import ClosedLoop
-from serving.loadtest.report.pictures.drawing import INK, colour, drawing, latency_axis
+from serving.loadtest.report.pictures.drawing import INK, colour, drawing, latency_axis, plain_log_axis
 
 # Areas in points: of the largest model's mark, and of the smallest that can still be seen.
 LARGEST, SMALLEST = 700.0, 30.0
+# Throughputs further apart than this (as a ratio) are drawn on a logarithmic axis.
+WIDE = 5.0
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,12 @@ def accuracy_and_latency(choices: Sequence[Choice], names: Sequence[str]) -> str
         axes = made.axes
         largest = max((choice.file_bytes or 0 for choice in choices), default=0)
         for choice in choices:
-            area = LARGEST * (choice.file_bytes or 0) / largest if largest else 4 * SMALLEST
+            area = max(LARGEST * (choice.file_bytes or 0) / largest if largest else 4 * SMALLEST, SMALLEST)
             x, y = choice.latency * 1e3, choice.accuracy * 100
             shade = colour(names.index(choice.target))
-            axes.scatter([x], [y], s=max(area, SMALLEST), color=shade, alpha=0.75, linewidths=0, zorder=3)
-            axes.annotate(choice.target, (x, y), (0, 9), textcoords="offset points", ha="center", fontsize=9, zorder=4)
+            axes.scatter([x], [y], s=area, color=shade, alpha=0.75, linewidths=0, zorder=3)
+            above = (0, math.sqrt(area) / 2 + 3)  # A mark's area is that of the square around it.
+            axes.annotate(choice.target, (x, y), above, textcoords="offset points", ha="center", fontsize=9, zorder=4)
         best = front(choices)
         axes.plot(
             [choice.latency * 1e3 for choice in best],
@@ -77,9 +81,14 @@ def throughput_and_latency(runs: Sequence[Run], names: Sequence[str]) -> str:
                         assert isinstance(run.load, ClosedLoop)
                         label = str(run.load.concurrency)
                         axes.annotate(label, (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.margins(x=0.08, y=0.12)
-        axes.set_xlim(left=0)
+        rates = [run.throughput for run in runs if run.total.latency and run.throughput > 0]
+        if rates and max(rates) > WIDE * min(rates):  # The slow ones would all lie on the left edge.
+            axes.set_xscale("log")
+            plain_log_axis(axes.xaxis, *axes.get_xlim())
+        else:
+            axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.set_xlabel("throughput, calls/s")
         axes.set_ylabel("latency")
         axes.set_yscale("log")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from protos import classifier_pb2, tensors
@@ -23,6 +24,9 @@ from serving.loadtest.target.samples.pictures import read_folder
 # How many different requests a library holds, and how many bytes they take at most.
 LIBRARY_SIZE = 256
 LIBRARY_BYTES = 64 << 20
+
+# Places in the samples.
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,16 @@ class SampleLibrary:
 
 
 def load(
-    target: Target, metadata: pb.ModelMetadataResponse, batch_size: int, seed: int, path: Path | None = None
+    target: Target,
+    metadata: pb.ModelMetadataResponse,
+    batch_size: int,
+    seed: int,
+    path: Path | None = None,
+    *,
+    neighbours: bool = False,
 ) -> SampleLibrary:
     """Requests of `batch_size` samples for a target: from a folder or an .npz file, else random from its metadata.
+    A request's samples are drawn in shuffled rounds, or are `neighbours`: those from a place drawn at random on.
 
     Raises SampleError when the samples cannot be read or do not fit the model's input, when the model takes no batch of
     this size, or when its shapes leave a size open that is not the batch's.
@@ -69,24 +80,30 @@ def load(
         samples = read_folder(metadata, path)
     else:
         samples = read_npz(metadata, path, batch_size)
-    # Whole rounds through the samples, each in an order of its own: every one is sent about as often.
-    rounds = math.ceil(LIBRARY_SIZE * batch_size / len(samples))
-    order = np.concatenate([random.permutation(len(samples)) for _ in range(rounds)])
+    order = (_neighbours if neighbours else _rounds)(len(samples), batch_size, random)
     requests: list[bytes] = []
     size = 0
     while len(requests) < LIBRARY_SIZE and size < LIBRARY_BYTES:
-        chosen = order[len(requests) * batch_size : (len(requests) + 1) * batch_size]
-        requests.append(_serialise(target, metadata, samples, chosen))
+        requests.append(_serialise(target, metadata, samples, order[len(requests)]))
         size += len(requests[-1])
     return SampleLibrary(target, tuple(requests), samples, metadata)
 
 
-def _serialise(
-    target: Target,
-    metadata: pb.ModelMetadataResponse,
-    samples: Samples,
-    chosen: "np.ndarray[tuple[int], np.dtype[np.int64]]",
-) -> bytes:
+def _rounds(samples: int, batch_size: int, random: np.random.Generator) -> Places:
+    """Places [requests, batch] in whole rounds through the samples, each in an order of its own: all are sent about as
+    often."""
+    rounds = math.ceil(LIBRARY_SIZE * batch_size / samples)
+    order = np.concatenate([random.permutation(samples) for _ in range(rounds)])
+    return order[: LIBRARY_SIZE * batch_size].reshape(LIBRARY_SIZE, batch_size)
+
+
+def _neighbours(samples: int, batch_size: int, random: np.random.Generator) -> Places:
+    """Places [requests, batch]: each request's follow one drawn at random, and after the last comes the first. Source:
+    MLPerf LoadGen's GenerateQueries for its multi-stream scenario."""
+    return (random.integers(0, samples, (LIBRARY_SIZE, 1)) + np.arange(batch_size)) % samples
+
+
+def _serialise(target: Target, metadata: pb.ModelMetadataResponse, samples: Samples, chosen: Places) -> bytes:
     if target.method == "classify":
         return _classify(target, metadata, samples, int(chosen[0]))
     request = pb.ModelInferRequest(model_name=target.model)

@@ -1,4 +1,4 @@
-"""Samples from pictures: a folder of PNG files, or a data set in Fashion-MNIST's own files."""
+"""Samples from pictures: a folder of image files, or a data set in Fashion-MNIST's own files."""
 
 import gzip
 from pathlib import Path
@@ -12,11 +12,12 @@ from serving.loadtest.errors import SampleError
 from serving.loadtest.target.samples.arrays import Samples, sample_shape
 
 Pixels = npt.NDArray[np.uint8]
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 IDX_IMAGES, IDX_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 
 
 def read_folder(metadata: pb.ModelMetadataResponse, folder: Path) -> Samples:
-    """The folder's test images (Fashion-MNIST's t10k files, with labels), or else its PNG files, without.
+    """The folder's test images (Fashion-MNIST's t10k files, with labels), or else its image files, without.
 
     Smaller pictures than the model takes are laid side by side on black. Raises SampleError when they cannot be read or
     do not fit.
@@ -31,9 +32,9 @@ def read_folder(metadata: pb.ModelMetadataResponse, folder: Path) -> Samples:
         source = f"{len(pictures):,} test images from {folder}"
         names = [str(images)] * len(pictures)
     else:
-        files = sorted(folder.glob("*.png"))
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
-            raise SampleError(f"{folder} holds no .png files and no {IDX_IMAGES}(.gz)")
+            raise SampleError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}) and no {IDX_IMAGES}(.gz)")
         pictures_read = [_read_grey(file) for file in files]
         names = [str(file) for file in files]
         for name, picture in zip(names, pictures_read, strict=True):

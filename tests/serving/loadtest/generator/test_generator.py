@@ -135,6 +135,25 @@ def test_a_stall_of_the_generator_counts_from_the_planned_time_and_makes_the_run
     assert "the generator could not keep up" in problem
 
 
+def test_an_open_loop_that_falls_behind_ends_at_its_maximum_all_the_same(generator: Generator) -> None:
+    """A block of half a second whose every query takes the generator a tenth of one."""
+    (calls,) = generator._calls.values()
+    send = calls[0].send
+
+    def slow(*args: Any) -> None:
+        send(*args)
+        threading.Event().wait(0.1)
+
+    calls[1:] = []
+    calls[0].send = slow  # type: ignore[method-assign, assignment]
+    result = run(generator, OpenLoop(200.0, "constant"), limits(duration=0.4, longest=0.5))
+    assert result.queries < 40  # Of 80.
+    assert not result.finished
+    too_early, too_late = Run((result,), batch_size=1).problems
+    assert "it ended too early" in too_early
+    assert "the generator could not keep up" in too_late
+
+
 def test_errors_are_counted_by_status_with_their_first_message(server: FakeServer, generator: Generator) -> None:
     def behaviour(number: int, context: grpc.ServicerContext) -> None:
         if number % 5 == 0:

@@ -16,7 +16,7 @@ from serving.loadtest.generator.fleet import Fleet
 from serving.loadtest.generator.measured import BlockResult
 from serving.loadtest.generator.orders import Block, Connections, Snapshot
 from serving.loadtest.measuring import accuracy, caching, calibration, peaks
-from serving.loadtest.measuring.session import Session
+from serving.loadtest.measuring.session import Progress, Session
 from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
 from serving.loadtest.plan.scenario import Scenario
 from serving.loadtest.statistics.intervals import Interval
@@ -215,7 +215,10 @@ def test_a_difference_that_may_be_chance_is_no_caching() -> None:
 
 def test_the_ceiling_is_measured_on_a_server_that_does_nothing() -> None:
     loads = (ClosedLoop(8), OpenLoop(100.0))
-    closed, opened = calibration.calibrate(loads, (bytes(800),), 2, threading.Event(), Connections())
+    seen: list[Progress] = []
+    closed, opened = calibration.calibrate(loads, (bytes(800),), 2, threading.Event(), Connections(), seen.append)
+    assert {at.block.load for at in seen} == set(loads)
+    assert {at.phase for at in seen} == {"the generator's own ceiling"}
     assert closed.load == ClosedLoop(8)
     assert closed.throughput > 100
     assert 0 < closed.p50 <= closed.p99

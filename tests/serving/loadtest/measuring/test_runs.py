@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -67,6 +69,17 @@ def test_the_bound_is_the_smallest_latency_that_few_enough_are_over() -> None:
     assert of(*(0.001,) * 661, 0.1).percentile_bound == pytest.approx(0.001, rel=0.01)
     assert np.isnan(of(*(0.001,) * 458).percentile_bound)
     assert of(*(0.001,) * 459).percentile_bound == pytest.approx(0.001, rel=0.01)
+
+
+def test_a_run_that_is_judged_says_what_its_percentile_shows() -> None:
+    enough = (0.001,) * 700
+    asked: dict[str, Any] = {"target_latency": 0.01, "judged": True}
+    assert of(*enough, **asked).verdict == "cnn at 100 calls/s keeps p99 within 10.0 ms (99 % confidence)."
+    slow = of(*enough, *(1.0,) * 20, **asked)
+    assert slow.verdict == "cnn at 100 calls/s is not shown to keep p99 within 10.0 ms (99 % confidence)."
+    assert of(*enough, judged=True).verdict == "cnn at 100 calls/s: p99 is at most 1.00 ms (99 % confidence)."
+    assert of(*enough).verdict == ""  # Nothing was asked.
+    assert of(*enough, failed=1, **asked).verdict == ""  # An INVALID run says nothing.
 
 
 def test_a_busy_generator_is_said_to_be_the_bottleneck() -> None:

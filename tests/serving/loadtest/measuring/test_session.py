@@ -9,7 +9,7 @@ from serving.loadtest.generator.measured import BlockResult
 from serving.loadtest.generator.orders import INFER, Block, Connections, Feed, Snapshot
 from serving.loadtest.measuring import session
 from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from serving.loadtest.plan.loads import ClosedLoop, Limits, OpenLoop
 from serving.loadtest.plan.scenario import Scenario
 from serving.loadtest.target.counters import ServerTimings
 from tests.serving.loadtest.builders import block, targets
@@ -62,8 +62,25 @@ def test_the_open_loop_runs_at_half_the_slowest_peak_for_all_models() -> None:
     assert all(len(run.blocks) == 2 for run in runs)
     assert len(process.blocks) == 16
     assert seen[0].done == pytest.approx(0.1)
-    assert seen[0].ahead == pytest.approx(16 * (0.15 + 1.5) - 0.1)
-    assert seen[-1].ahead == pytest.approx(0.15 + 1.5 - 0.1)
+    first_block = (250 - 1) / 10.0  # Of the 250 queries, ten a second.
+    assert seen[0].ahead == pytest.approx(first_block + 15 * (0.15 + 1.5))
+    assert seen[-1].ahead == pytest.approx(first_block)
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "queries", "rate", "needs"),
+    [
+        (0.1, 0, 0.0, 3.1),  # The warm-up.
+        (1.2, 90, 90.0, 2.0),
+        (1.2, 20, 20.0, 4.0),  # 80 queries are still to come.
+        (1.2, 1, 1.0, 9.0),  # But not longer than the maximum.
+        (12.0, 1, 1.0, 0.0),
+    ],
+)
+def test_a_block_needs_both_minima_or_a_maximum(elapsed: float, queries: int, rate: float, needs: float) -> None:
+    order = Block("fast", ClosedLoop(1), Limits(3.0, 100, 10.0, 1000), warm_up=0.2, seed=0, round=0)
+    now = Snapshot(elapsed, queries, 0, rate, 0.001, 0.002)
+    assert session.still_needs(order, now) == pytest.approx(needs)
 
 
 def test_a_stop_leaves_what_was_measured() -> None:

@@ -22,6 +22,15 @@ def test_a_target_is_complete(empty: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "localhost:", "8001", ":8001", "a:0", "a:65536", "::1:8001", "[::1]", "http://a:1", "a b:1"],
+)
+def test_what_is_no_address_is_refused_before_anybody_is_called(address: str) -> None:
+    with pytest.raises(ValueError, match=r"is no address: write HOST:PORT, for example 127\.0\.0\.1:8001"):
+        Target("cnn", "cnn", address)
+
+
+@pytest.mark.parametrize(
     ("server", "loopback"),
     [
         ("127.0.0.1:8001", True),

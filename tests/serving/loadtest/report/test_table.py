@@ -1,18 +1,17 @@
 import io
 import re
+from dataclasses import replace
 
 from rich.console import Console
 
-from serving.loadtest.generator.orders import Block, Snapshot
-from serving.loadtest.measuring.accuracy import Accuracy, AccuracyProgress
+from serving.loadtest.measuring.accuracy import Accuracy
 from serving.loadtest.measuring.comparison import comparisons
 from serving.loadtest.measuring.gates import Outcome
 from serving.loadtest.measuring.results import Results
 from serving.loadtest.measuring.runs import Run
-from serving.loadtest.measuring.session import Progress
-from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from serving.loadtest.plan.loads import ClosedLoop
 from serving.loadtest.plan.scenario import Scenario
-from serving.loadtest.report import progress, table
+from serving.loadtest.report import table
 from tests.serving.loadtest.builders import block, full_results, results, targets, two_models
 
 
@@ -69,6 +68,15 @@ def test_an_accuracy_that_is_off_is_said() -> None:
     assert "INVALID fast: its accuracy is off: 80.00% through the server, where the model's file says 90.00%." in text
 
 
+def test_what_the_generator_took_of_shared_cpus_is_said() -> None:
+    shared = two_models()
+    said = "The generator shared this machine's CPUs with the server; its busiest process took up to 10% of one."
+    assert said in printed(shared, 200)
+    away = replace(shared, scenario=Scenario(targets("fast", "slow", address="192.0.2.1:8001")))
+    assert "The generator shared" not in printed(away, 200)
+    assert results(interrupted=True).generator_share is None  # Nothing was measured.
+
+
 def test_few_queries_are_noted() -> None:
     text = printed(results(Run((block("fast", ClosedLoop(1), (0.001,) * 50),), 1)), 200)
     assert "note fast, 1 in flight: 50 queries are too few to tell a p99 with 99 % confidence: that takes 459" in text
@@ -77,27 +85,3 @@ def test_few_queries_are_noted() -> None:
 def test_an_interrupted_test_says_so() -> None:
     assert "The test was interrupted: this is what there was." in printed(results(interrupted=True))
     assert "Nothing was measured." in printed(results(interrupted=True))
-
-
-def test_progress_is_shown_on_a_terminal_and_nowhere_else() -> None:
-    load = OpenLoop(500.0)
-    order = Block("cnn", load, Scenario(targets("cnn")).limits, 0.1, 0, 0)
-    at = Progress(order, 1.0, 9.0, Snapshot(0.5, 250, 3, 499.0, 0.0012, 0.0345))
-    for terminal in (True, False):
-        written = io.StringIO()
-        with progress.live(Console(file=written, force_terminal=terminal, color_system=None, width=150)) as show:
-            show(at)
-        text = written.getvalue()
-        assert ("cnn, 500 calls/s" in text) is terminal
-        if terminal:
-            assert "499 calls/s  p50 1.20 ms  p99 34.5 ms  3 errors" in text
-            assert "9 s left" in text
-
-
-def test_a_pass_for_accuracy_is_shown_too() -> None:
-    written = io.StringIO()
-    with progress.live(Console(file=written, force_terminal=True, color_system=None, width=150)) as show:
-        show(AccuracyProgress("cnn", 2300, 2500, 10_000))
-    text = written.getvalue()
-    assert "cnn, accuracy" in text
-    assert "2,500 of 10,000 samples  92.00% right so far" in text

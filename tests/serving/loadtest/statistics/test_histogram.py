@@ -3,6 +3,7 @@ import pickle
 
 import numpy as np
 import pytest
+from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,19 @@ def test_merged_histograms_are_the_histogram_of_everything(parts: list[list[floa
     whole = histogram(*(sample for part in parts for sample in part))
     assert len(merged) == len(whole)
     assert (merged.counts() == whole.counts()).all()
+
+
+@given(batches=st.lists(st.lists(st.integers(1, 3_600_000_000), max_size=50), max_size=3))
+def test_counting_many_at_once_is_counting_each(batches: list[list[int]]) -> None:
+    """As the package itself does it, its own bounds and encoding included."""
+    ours, theirs = Histogram(), HdrHistogram(1, 3_600_000_000, 3)
+    for batch in batches:
+        ours.record(np.array(batch) / 1e6)
+        for value in batch:
+            theirs.record_value(value)
+    assert ours.counts().tolist() == list(theirs.counts)
+    assert ours.encode() == theirs.encode()
+    assert len(ours) == theirs.get_total_count()
 
 
 def test_it_survives_encoding_and_the_way_to_another_process() -> None:

@@ -97,6 +97,30 @@ def test_smaller_images_are_laid_side_by_side_on_black(folder: Path) -> None:
     assert seen == {(0, 40, 80, 0), (40, 80, 0, 40), (80, 0, 40, 80)}
 
 
+def test_images_may_be_of_any_usual_format(tmp_path: Path) -> None:
+    for place, name in enumerate(("a.PNG", "b.jpg", "c.jpeg", "d.webp", "e.bmp", "f.gif")):
+        Image.fromarray(np.full((28, 28), 40 * place, np.uint8)).save(tmp_path / name)
+    library = load(metadata("cnn"), 1, 0, tmp_path)
+    assert library.samples.source == f"6 images from {tmp_path}"
+    sent = library.samples.inputs["image"][:, 0, 0].astype(int)  # JPEG and WebP may lose a little.
+    assert np.abs(sent - np.arange(6) * 40).max() <= 4
+
+
+def test_neighbours_follow_each_other_from_a_place_drawn_at_random(tmp_path: Path) -> None:
+    """As in LoadGen's multi-stream scenario; after the last sample comes the first."""
+    np.savez(tmp_path / "a.npz", image=np.arange(50, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2))
+    target = Target("cnn", "cnn")
+    library = samples.load(target, metadata("cnn"), 8, 0, tmp_path / "a.npz", neighbours=True)
+    first = []
+    for sent in library.requests:
+        (pixels,) = pb.ModelInferRequest.FromString(sent).raw_input_contents
+        places = np.frombuffer(pixels, np.uint8).reshape(8, -1)[:, 0].astype(int)
+        assert (np.diff(places) % 50 == 1).all()
+        first.append(int(places[0]))
+    assert len(set(first)) == 50  # Of 256 requests hardly any place is left out, the last ones included.
+    assert first != sorted(first)
+
+
 @pytest.mark.parametrize("size", [(40, 40), (28, 65), (65, 28), (100, 100)])
 def test_images_that_fit_once_but_do_not_fill_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / "only.png")
@@ -114,7 +138,8 @@ def test_a_file_that_is_no_image_is_refused_by_name(folder: Path) -> None:
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SampleError, match=r"holds no \.png files and no t10k-images"):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(SampleError, match=r"holds no images \(\.png, \.jpg, .*\) and no t10k-images"):
         load(metadata("cnn"), 1, 0, tmp_path)
 
 

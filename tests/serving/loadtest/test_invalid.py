@@ -1,0 +1,69 @@
+"""Each reason for INVALID made to happen by the command. Calls that fail and a restarted server are in test_cli."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from protos import inference_pb2 as pb
+from serving.loadtest.cli import loadtest
+from serving.loadtest.measuring.accuracy import TEST_SET_SIZE
+from tests.serving.loadtest.fake_server import FakeServer
+
+QUICK = ("--blocks", "1", "--warm-up", "0", "--min-duration", "100ms", "--min-query-count", "10")
+
+
+def problems(server: FakeServer, folder: Path, *options: str) -> list[str]:
+    """Why the command says that its test and its runs are INVALID; it exits with 1, and prints each reason."""
+    file = folder / "results.json"
+    result = CliRunner().invoke(loadtest, ["fast", "--server", server.address, *QUICK, "--json", str(file), *options])
+    assert result.exit_code == 1, result.output
+    document = json.loads(file.read_text())
+    assert not document["valid"]
+    found = [*document["problems"], *(problem for run in document["runs"] for problem in run["problems"])]
+    printed = " ".join(result.stdout.split())
+    assert all(problem in printed for problem in found)
+    return found
+
+
+@pytest.mark.parametrize("load", [("--concurrency", "1"), ("--rate", "50")])
+def test_it_ended_before_its_minima(server: FakeServer, tmp_path: Path, load: tuple[str, str]) -> None:
+    limits = ("--min-query-count", "100000", "--max-duration", "200ms")
+    (problem,) = problems(server, tmp_path, *load, *limits)
+    assert "it ended too early, after" in problem
+
+
+def test_it_is_too_short_for_its_percentile(server: FakeServer, tmp_path: Path) -> None:
+    judged = ("--concurrency", "1", "--target-latency", "1s", "--percentile", "99.99", "--max-duration", "200ms")
+    early, short = problems(server, tmp_path, *judged)
+    assert "it ended too early" in early
+    assert "queries are too few to tell a p99.99 with 99 % confidence: that takes 46,050" in short
+
+
+def test_the_generator_was_late(server: FakeServer, tmp_path: Path) -> None:
+    """No Python process sends so much."""
+    late = problems(server, tmp_path, "--rate", "100000", "--max-duration", "100ms")
+    assert any("the generator could not keep up" in problem for problem in late)
+
+
+def test_the_accuracy_is_off(server: FakeServer, tmp_path: Path) -> None:
+    """Whatever it is shown, the server says class 0, and its model's file promises 90 %."""
+    server.config = pb.ModelConfig(
+        max_batch_size=64, parameters={"hangtag.test_accuracy": pb.ModelParameter(string_value="0.9")}
+    )
+
+    def always_the_same(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        scores = np.tile(np.eye(10, dtype=np.float32)[0], (request.inputs[0].shape[0], 1))
+        response = pb.ModelInferResponse(model_name=request.model_name)
+        response.outputs.add(name="probabilities", datatype="FP32", shape=scores.shape)
+        response.raw_output_contents.append(scores.tobytes())
+        return response
+
+    server.answer = always_the_same
+    labels = np.arange(TEST_SET_SIZE) % 10
+    np.savez(tmp_path / "test-set.npz", image=np.zeros((TEST_SET_SIZE, 28, 28), np.uint8), labels=labels)
+    samples = ("--samples", str(tmp_path / "test-set.npz"), "--accuracy", "--concurrency", "1")
+    (problem,) = problems(server, tmp_path, *samples)
+    assert problem == ("fast: its accuracy is off: 10.00% through the server, where the model's file says 90.00%")
