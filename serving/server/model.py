@@ -19,9 +19,9 @@ from serving.server.validation import batch_kind, count_samples
 
 log = structlog.get_logger()
 
-# So many in a row with nothing beside them, and the next takes all threads. Between two that are computed at once there
-# is a moment for each when it seems alone; three threads on two processors are slower than two.
-_ALONE_BATCHES = 4
+# So many in a row with nothing beside them, and the next takes all threads: then one caller asks again and again. Where
+# calls come by chance, threads that spin for the next batch are in the way of whatever else is to be done.
+_ALONE_BATCHES = 16
 
 
 class ServedModel:

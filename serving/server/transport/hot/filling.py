@@ -8,6 +8,8 @@ from serving.server.batcher import Batcher
 # From a quarter of max_batch_size on, a sample in a batch costs about what it costs in a full one, so a processor that
 # waits is only lost (docs/performance.md).
 _ENOUGH_SHARE = 4
+# Nor does it pay for a batch that takes so long itself: what a larger one saves is a few tenths of a millisecond.
+_ENOUGH_SECONDS = 0.0015
 _REMEMBERED = 64  # looks at a queue, and as many before them
 
 
@@ -46,7 +48,8 @@ class Filling:
 
     @staticmethod
     def _is_enough(batcher: Batcher) -> bool:
-        return batcher.queued_samples * _ENOUGH_SHARE >= batcher.max_batch_size
+        samples = batcher.queued_samples
+        return samples * _ENOUGH_SHARE >= batcher.max_batch_size or batcher.expected_seconds(samples) >= _ENOUGH_SECONDS
 
     def _has_had_more(self, batcher: Batcher) -> bool:
         here = batcher.unfinished_samples

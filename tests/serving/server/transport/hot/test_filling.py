@@ -2,8 +2,10 @@
 
 import gc
 
+import pytest
+
 from serving.server.batcher import Batcher
-from serving.server.transport.hot.filling import _REMEMBERED, Filling
+from serving.server.transport.hot.filling import _ENOUGH_SECONDS, _REMEMBERED, Filling
 from tests.serving.server.parts import Clock, batcher, entry
 
 MAX_BATCH_SIZE = 16
@@ -29,6 +31,16 @@ def test_a_quarter_of_the_largest_batch_is_enough() -> None:
     assert filling.is_worth_waiting([queue])  # there were more
     put(queue, 1)
     assert not filling.is_worth_waiting([queue])
+
+
+@pytest.mark.parametrize(("seconds", "worth"), [(0.1, True), (0.9, True), (1.1, False)])
+def test_a_batch_that_takes_long_itself_is_enough(seconds: float, worth: bool) -> None:
+    """seconds: of _ENOUGH_SECONDS, for one sample."""
+    queue, filling = queue_of(2), Filling()
+    filling.is_worth_waiting([queue])
+    queue.finish(queue.take(), 2 * seconds * _ENOUGH_SECONDS)
+    put(queue, 1)
+    assert filling.is_worth_waiting([queue]) is worth
 
 
 def test_when_as_many_are_in_work_as_ever_were_nobody_else_will_come() -> None:
