@@ -1,7 +1,8 @@
 """Which requests are computed together: a thread-safe queue that knows neither gRPC nor asyncio nor ONNX Runtime.
 
 The policy is to fill while busy: whoever is free takes what has gathered meanwhile, up to max_batch_size samples. So a
-call on its own waits for nobody, and under load batches grow by themselves. An optional delay holds the oldest back.
+call on its own waits for nobody, and under load batches grow by themselves. An optional delay holds the oldest back, no
+longer than the deadlines in the queue allow.
 
 An entry (entry.py) completes from whichever thread computed it. Any thread may take a batch, be it the
 model's own or one of a transport that computes where it polls, but no more batches are out at once than the model has
@@ -108,6 +109,7 @@ class Batcher:
             if entry.deadline is not None:
                 self._admit(entry, entry.deadline - now, self._expected(entry, now), now)
             entry.enqueued = now
+            entry.held_until = now + self._delay(entry, now)
             self._queue.append(entry)
             self._waiting += 1
             self._samples += entry.samples
@@ -141,6 +143,7 @@ class Batcher:
                     self._changed.wait(self._time_to_due())
                 batch = self._gather(late) if self._due() else []
                 if batch:
+                    self._service_time.hold()
                     self._computing[id(batch)] = self._clock(), sum(entry.samples for entry in batch)
                 if wait and self._queue and not self._busy:
                     self._changed.notify()  # what is left is another instance's
@@ -156,6 +159,8 @@ class Batcher:
             _, samples = self._computing.pop(id(batch))
             if seconds is not None:
                 self._service_time.observe(samples, seconds)
+            if not self._computing:
+                self._service_time.release()
             if self._closed:
                 self._changed.notify_all()
             elif self._queue and not self._due():
@@ -209,19 +214,27 @@ class Batcher:
             wait += min(max(0.0, since + predict(samples) - now) for since, samples in self._computing.values())
         return wait + predict(min(part + entry.samples, self.max_batch_size))
 
+    def _delay(self, entry: Entry, now: float) -> float:
+        """Seconds that an entry may be held back to fill a batch: half of what its deadline leaves to spare at most."""
+        if not self.max_queue_delay or entry.ready_by is None:
+            return self.max_queue_delay
+        spare = entry.ready_by - now - self._service_time.predict(self.max_batch_size)
+        return min(self.max_queue_delay, max(0.0, spare / 2))
+
     def _due(self) -> bool:
         if not self._queue or self._busy:
             return False
-        if self._closed or not self.max_queue_delay:
+        if self._closed or not self.max_queue_delay or self._samples >= self.max_batch_size:
             return True
-        if self._clock() >= self._queue[0].enqueued + self.max_queue_delay:
-            return True
-        return self._samples >= self.max_batch_size
+        return self._clock() >= self._held_until()
 
     def _time_to_due(self) -> float | None:
         if not self._queue or self._busy:
             return None
-        return max(0.0, self._queue[0].enqueued + self.max_queue_delay - self._clock())
+        return max(0.0, self._held_until() - self._clock())
+
+    def _held_until(self) -> float:
+        return min(entry.held_until for entry in self._queue)  # fewer than make a batch
 
     def _gather(self, late: list[Entry]) -> list[Entry]:
         now = self._clock()

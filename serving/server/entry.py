@@ -45,7 +45,7 @@ OnDone = Callable[[Answer | ServerError], None]
 class Entry:
     """One request in the queue. It is completed exactly once: answered, failed, or dropped."""
 
-    __slots__ = ("_lock", "_on_done", "deadline", "enqueued", "inputs", "kind", "ready_by", "samples")
+    __slots__ = ("_lock", "_on_done", "deadline", "enqueued", "held_until", "inputs", "kind", "ready_by", "samples")
 
     def __init__(
         self, inputs: Tensors, samples: int, on_done: OnDone, *, kind: Hashable = None, deadline: float | None = None
@@ -56,6 +56,8 @@ class Entry:
         self.kind = kind
         self.deadline = deadline
         self.enqueued = 0.0
+        self.held_until = 0.0
+        """Until when it may be held back to fill a batch."""
         self.ready_by = deadline
         """When the answer must be computed; None: whenever."""
         self._lock = threading.Lock()

@@ -32,6 +32,7 @@ class ServiceTime:
         self._clock = clock
         self._sizes: dict[int, _Size] = {}
         self._learned = -math.inf
+        self._held = False
         self._a = 0.0
         self._b = 0.0
 
@@ -50,9 +51,18 @@ class ServiceTime:
 
     def predict(self, samples: int) -> float:
         """Seconds for a batch of so many samples; 0 while nothing is known, or nothing that is fresh."""
-        if self._clock() - self._learned > FRESH_SECONDS:
-            return 0.0
-        return self._a + self._b * samples
+        return self._a + self._b * samples if self._held or self._is_fresh() else 0.0
+
+    def hold(self) -> None:
+        """A batch begins: what is fresh now stays so until ``release``, since somebody tries, however long it takes."""
+        self._held = self._held or self._is_fresh()
+
+    def release(self) -> None:
+        """Nothing is computed any more."""
+        self._held = False
+
+    def _is_fresh(self) -> bool:
+        return self._clock() - self._learned <= FRESH_SECONDS
 
     def _fit(self) -> None:
         sizes = self._sizes.values()

@@ -249,6 +249,22 @@ def test_a_taker_that_waits_is_woken_by_an_entry(clock: Clock) -> None:
     assert taken == [entries]
 
 
+def test_a_batch_wakes_one_thread_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever finishes one takes what has gathered meanwhile, and nobody else is woken for it."""
+    queue = Batcher(max_batch_size=4, max_queue_size=100, instances=1)
+    woken: list[int] = []
+    monkeypatch.setattr(queue._changed, "notify", lambda n=1: woken.append(n))
+    put(queue, entry())
+    computed = queue.take()
+    assert woken == [1]
+    for _ in range(5):
+        put(queue, *(entry() for _ in range(4)))
+        queue.finish(computed)
+        computed = queue.take()
+        assert len(computed) == 4
+    assert woken == [1]
+
+
 def test_who_came_while_all_were_busy_is_taken_when_the_delay_is_over() -> None:
     queue = Batcher(max_batch_size=2, max_queue_size=10, instances=1, max_queue_delay=0.1)
     put(queue, entry(2))

@@ -14,10 +14,11 @@ def clock() -> Clock:
     return Clock()
 
 
-def measured(clock: Clock, *, instances: int = 1) -> Batcher:
-    queue = batcher(clock, instances=instances)
+def measured(clock: Clock, *, instances: int = 1, delay: float = 0.0) -> Batcher:
+    queue = batcher(clock, instances=instances, delay=delay)
     for samples in (1, 4):
         queue.put(entry(samples))
+        clock.now += delay
         queue.finish(queue.take(), samples / 4)
     return queue
 
@@ -127,6 +128,56 @@ def test_nobody_is_refused_by_what_was_measured_long_ago(clock: Clock) -> None:
     clock.now += FRESH_SECONDS + 1
     assert admitted(queue, clock, 0.1)
     assert len(queue.take()) == 1
+
+
+def test_while_a_batch_is_computed_what_was_measured_before_it_holds(clock: Clock) -> None:
+    """However long it takes: somebody tries."""
+    queue = measured(clock)
+    compute(queue, 4)
+    clock.now += FRESH_SECONDS + 1
+    assert not admitted(queue, clock, 0.2)
+
+
+def test_a_batch_that_failed_and_told_nothing_leaves_it_old(clock: Clock) -> None:
+    queue = measured(clock)
+    queue.put(entry(4))
+    computed = queue.take()
+    clock.now += FRESH_SECONDS + 1
+    queue.finish(computed)
+    assert admitted(queue, clock, 0.2)
+
+
+def test_what_was_old_when_a_batch_began_stays_so(clock: Clock) -> None:
+    queue = measured(clock)
+    clock.now += FRESH_SECONDS + 1
+    compute(queue, 4)
+    assert admitted(queue, clock, 0.2)
+
+
+def test_a_delay_takes_no_more_than_half_of_what_a_deadline_leaves_to_spare(clock: Clock) -> None:
+    queue = measured(clock, delay=10)
+    queue.put(entry(1, deadline=clock.now + 3))  # a full batch takes 1
+    assert queue.time_to_due() == pytest.approx(1)
+    assert queue.take(wait=False) == []
+    clock.now += 1
+    assert len(queue.take(wait=False)) == 1
+
+
+def test_of_a_batch_that_gathers_the_nearest_deadline_counts(clock: Clock) -> None:
+    queue = batcher(clock, size=5, delay=10)
+    waiting = [entry(), entry(deadline=clock.now + 8), entry(deadline=clock.now + 4), entry(deadline=clock.now + 100)]
+    for one in waiting:
+        queue.put(one)
+    clock.now += 1.9
+    assert queue.take(wait=False) == []
+    clock.now += 0.1
+    assert queue.take() == waiting
+
+
+def test_without_time_to_spare_nobody_is_held_back(clock: Clock) -> None:
+    queue = measured(clock, delay=10)
+    queue.put(entry(1, deadline=clock.now + 0.5))
+    assert len(queue.take(wait=False)) == 1
 
 
 def test_a_deadline_that_has_passed_is_refused_even_when_nothing_is_known(clock: Clock) -> None:

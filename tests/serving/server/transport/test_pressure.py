@@ -182,6 +182,13 @@ def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(own: LiveServ
     assert own.statistics("gather").inference_count == 1
 
 
+def test_a_delay_makes_no_call_late(repository: Path, hot_path: str) -> None:
+    config = ServerConfig(models=repository, port=0, max_queue_delay_microseconds=10_000_000, hot_path=hot_path)
+    with LiveServer(config) as live:
+        answer = live.inference.ModelInfer(request("gather", index=index(2)), timeout=2)
+        assert outputs(answer)["value"].tolist() == [20]
+
+
 def test_a_connection_has_only_so_many_calls_in_flight(repository: Path, hot_path: str) -> None:
     config = ServerConfig(models=repository, port=0, max_concurrent_streams=2, instances=1, hot_path=hot_path)
     with LiveServer(config) as live, live.gate("gather") as gate:

@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from serving.server.config import ServerConfig
+from serving.server.transport.hot.completion_queue import UnaryCall
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
 
@@ -77,3 +78,38 @@ def test_a_model_with_more_instances_than_the_server_has_a_thread_for_each(tmp_p
         assert sum(thread.name != "hot-reserve" for thread in path._threads) == 4
         gate.open()
         assert [outputs(call.result())["value"].item() for call in calls] == [0, 10, 20, 30]
+
+
+def test_the_answers_of_a_batch_leave_together(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one thread, which neither polls nor takes the next batch in between."""
+    did: list[tuple[int, str]] = []
+
+    def note(owner: Any, method: str) -> None:
+        original = getattr(owner, method)
+
+        def noting(*arguments: Any, **options: Any) -> Any:
+            did.append((threading.get_ident(), method))
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, method, noting)
+
+    config = ServerConfig(models=repository, port=0, max_batch_size=4, instances=1, hot_path="on")
+    with LiveServer(config) as hot, hot.gate("gather") as gate:
+        path = hot.server._transport._hot
+        assert path is not None
+        calls = [hot.inference.ModelInfer.future(request("gather", index=index(0)), timeout=TIMEOUT)]
+        gate.wait_until_computing()
+        calls += [
+            hot.inference.ModelInfer.future(request("gather", index=index(n % 4)), timeout=TIMEOUT) for n in range(8)
+        ]
+        gate.wait_until_queued(9)
+        note(UnaryCall, "answer")
+        note(path._queue, "next")
+        note(hot.model("gather").batcher, "take")
+        gate.open()
+        assert [outputs(call.result())["value"].item() for call in calls] == [0, *[0, 10, 20, 30] * 2]
+        assert gate.batch_sizes == [1, 4, 4]
+    thread = next(thread for thread, what in did if what == "answer")
+    begun = [what for number, what in did if number == thread]
+    assert [what for _, what in did].count("answer") == 9
+    assert begun[:11] == ["answer", "take", *["answer"] * 4, "take", *["answer"] * 4]

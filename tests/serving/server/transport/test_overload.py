@@ -1,0 +1,75 @@
+"""Far more callers than it can answer: what is accepted waits no longer than the queue's bound says."""
+
+import threading
+from pathlib import Path
+
+import grpc
+
+from serving.server.config import ServerConfig
+from serving.server.entry import Entry
+from serving.server.model import ServedModel
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
+
+CALLERS = 40
+ANSWERS = 600
+BATCH, QUEUE = 2, 6
+MOST_BATCHES = QUEUE // BATCH + 1
+"""Batches that can begin after a request was accepted, its own included: those of a full queue, and one that was taken
+just before and is counted just after."""
+
+
+class Waits:
+    """For each request that was computed, how many batches began from when it was accepted until its own did."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self.batches: list[int] = []
+        self._begun = 0
+        self._accepted: dict[Entry, int] = {}
+        put, execute = model.batcher.put, model.execute
+
+        def noting_put(entry: Entry, *, wake: bool = True) -> None:
+            self._accepted[entry] = self._begun
+            put(entry, wake=wake)
+
+        def noting_execute(batch: list[Entry]) -> None:
+            self._begun += 1  # there is one instance, so one thread at a time
+            self.batches += [self._begun - self._accepted[entry] for entry in batch]
+            execute(batch)
+
+        model.batcher.put = noting_put  # type: ignore[method-assign]
+        model.execute = noting_execute  # type: ignore[method-assign]
+
+
+def test_what_is_accepted_in_overload_waits_no_longer_than_the_queue_is(repository: Path, hot_path: str) -> None:
+    config = ServerConfig(
+        models=repository, port=0, max_batch_size=BATCH, max_queue_size=QUEUE, instances=1, hot_path=hot_path
+    )
+    ends: list[grpc.StatusCode] = []
+    with LiveServer(config) as live, live.gate("gather") as gate:
+        waits = Waits(live.model("gather"))
+
+        def ask() -> grpc.StatusCode:
+            try:
+                answer = live.inference.ModelInfer(request("gather", index=index(2)), timeout=TIMEOUT)
+            except grpc.RpcError as error:
+                code: grpc.StatusCode = error.code()
+                return code
+            assert outputs(answer)["value"].tolist() == [20]
+            return grpc.StatusCode.OK
+
+        def call() -> None:
+            while len(waits.batches) < ANSWERS:
+                ends.append(ask())
+
+        callers = [threading.Thread(target=call) for _ in range(CALLERS)]
+        for caller in callers:
+            caller.start()
+        gate.wait_until_queued(1 + QUEUE)
+        assert ask() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        gate.open()
+        for caller in callers:
+            caller.join(2 * TIMEOUT)
+            assert not caller.is_alive()
+        assert set(ends) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert len(waits.batches) == ends.count(grpc.StatusCode.OK)  # whoever was accepted was answered
+        assert max(waits.batches) <= MOST_BATCHES
