@@ -1,7 +1,7 @@
 """Which versions serve, with a real repository and real models; nobody calls over the wire here."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from serving.server.config import ServerConfig
 from serving.server.control import ModelControl
 from serving.server.engine import Engine
 from serving.server.errors import ControlError, ModelLoadError, NotFoundError, RepositoryError, UnavailableError
+from serving.server.runtime import Runtime
 from tests import onnx_models
 from tests.serving.server.parts import Caller
 
@@ -169,6 +170,23 @@ def test_a_broken_version_changes_nothing_and_is_told(models: Path, start: Start
     add(models, "gather", 2)
     controlled.control.load("gather")
     assert controlled.index() == [("gather", "2", "READY")]
+
+
+def test_a_new_version_is_warmed_up_before_it_takes_requests(
+    models: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controlled = start("explicit", load_model=("gather",), max_batch_size=8)
+    add(models, "gather", 2)
+    warm_up, meanwhile = Runtime.warm_up, []
+
+    def noting(runtime: Runtime, sizes: Sequence[int]) -> None:
+        warm_up(runtime, sizes)
+        meanwhile.append((controlled.engine.model("gather").version, list(sizes)))
+
+    monkeypatch.setattr(Runtime, "warm_up", noting)
+    controlled.control.load("gather")
+    assert meanwhile == [("1", [1, 8])]
+    assert controlled.engine.model("gather").version == "2"
 
 
 def test_the_replaced_model_finishes_what_it_has_and_then_takes_no_more(
