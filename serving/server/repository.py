@@ -8,7 +8,7 @@ from pathlib import Path
 from serving.server.errors import NotFoundError, RepositoryError
 
 MODEL_FILE = "model.onnx"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")  # as long as a file's name can be
 _VERSION = re.compile(r"[1-9][0-9]*")
 _LAYOUT = f"<version>/{MODEL_FILE}, the version a whole number from 1"
 
@@ -48,8 +48,8 @@ def versions(models: Path, name: str) -> list[ModelFile]:
     """A model's versions, the latest first; none where it is not. Raises NotFoundError for what is not a plain name."""
     if not _NAME.fullmatch(name):
         raise NotFoundError(
-            f"{name!r} cannot be a model's name: letters, digits, '_', '-' and '.' can, and the first one is a letter "
-            "or a digit"
+            f"{name!r} cannot be a model's name: up to 255 letters, digits, '_', '-' and '.' can, and the first one is "
+            "a letter or a digit"
         )
     return sorted(_versions(models / name), key=lambda file: -file.version)
 

@@ -40,7 +40,7 @@ STATUS: dict[type[ServerError], grpc.StatusCode] = {
 }
 
 REQUEST_ID = "x-request-id"
-_REQUEST_ID_LENGTH = 128
+_LONGEST = 128  # of what a caller made up, in the log
 
 Servicer = TypeVar("Servicer")
 Request = TypeVar("Request")
@@ -85,7 +85,8 @@ def answers_errors(
 def identity_of(request: object, metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
     """What the caller calls this request: ModelInfer's ``id``, else the metadata x-request-id."""
     identity = str(getattr(request, "id", "") or dict(metadata).get(REQUEST_ID, ""))
-    return {"model": str(getattr(request, "model_name", "")), "request_id": identity[:_REQUEST_ID_LENGTH]}
+    model = str(getattr(request, "model_name", ""))
+    return {"model": model[:_LONGEST], "request_id": identity[:_LONGEST]}
 
 
 class AsksTheEngine(Protocol):

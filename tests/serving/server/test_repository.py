@@ -38,7 +38,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "../m", "m/../m", "/etc", "m/1", ".git", "", "m\0", "a b", "~", "-m", "m\n", "é"]
+    "name", ["..", "../m", "m/../m", "/etc", "m/1", ".git", "", "m\0", "a b", "~", "-m", "m\n", "é", "m" * 256]
 )
 def test_a_name_that_could_leave_the_repository_is_refused(tmp_path: Path, name: str) -> None:
     add(tmp_path, "m/1")

@@ -10,7 +10,7 @@ import structlog.testing
 from protos import inference_pb2 as pb
 from protos import tensors
 from serving.server import errors
-from serving.server.transport.status import STATUS
+from serving.server.transport.status import STATUS, identity_of
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
@@ -216,6 +216,11 @@ def test_a_failed_request_is_logged_with_its_id_and_a_bad_one_is_not(own: LiveSe
         ("gather", "by metadata"),
     ]
     assert {line["event"] for line in log} == {"request failed", "batch failed"}
+
+
+def test_the_log_has_no_more_than_so_much_of_what_a_caller_made_up() -> None:
+    told = identity_of(request("m" * 100_000, index=index(1)), [("x-request-id", "r" * 100_000)])
+    assert told == {"model": "m" * 128, "request_id": "r" * 128}
 
 
 def test_joined_requests_never_get_rows_that_are_not_theirs(own: LiveServer) -> None:

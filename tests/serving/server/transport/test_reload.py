@@ -78,7 +78,7 @@ def test_a_broken_version_is_refused_and_told_and_the_old_one_serves(explicit: L
 
 def test_what_cannot_be_asked_of_the_repository(explicit: LiveServer, live: LiveServer) -> None:
     inference = explicit.inference
-    for name in ("nobody", "../gather", "gather/1"):
+    for name in ("nobody", "../gather", "gather/1", "a" * 255, "a" * 100_000):
         assert failure(lambda n=name: load(explicit, n))[0] is grpc.StatusCode.NOT_FOUND  # type: ignore[misc]
         assert failure(lambda n=name: unload(explicit, n))[0] is grpc.StatusCode.NOT_FOUND  # type: ignore[misc]
     named = pb.RepositoryModelLoadRequest(repository_name="other", model_name="gather")
