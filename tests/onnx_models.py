@@ -141,6 +141,33 @@ def gather() -> onnx.ModelProto:
     )
 
 
+def added() -> onnx.ModelProto:
+    """x FP32 [batch, n] and y FP32 [batch, m] -> sum FP32 [batch, k]. Sizes that differ, and are not 1, have no sum."""
+    return model(
+        [helper.make_node("Add", ["x", "y"], ["sum"])],
+        {"x": (TensorProto.FLOAT, ["batch", "n"]), "y": (TensorProto.FLOAT, ["batch", "m"])},
+        {"sum": (TensorProto.FLOAT, ["batch", "k"])},
+    )
+
+
+def reshaped() -> onnx.ModelProto:
+    """x FP32 [n, m] and shape INT64 [2] -> y FP32 [a, b]: x in this shape, where it fits."""
+    return model(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["n", "m"]), "shape": (TensorProto.INT64, [2])},
+        {"y": (TensorProto.FLOAT, ["a", "b"])},
+    )
+
+
+def filled() -> onnx.ModelProto:
+    """shape INT64 [2] -> y FP32 [a, b]: zeros, as many as are asked for."""
+    return model(
+        [helper.make_node("ConstantOfShape", ["shape"], ["y"])],
+        {"shape": (TensorProto.INT64, [2])},
+        {"y": (TensorProto.FLOAT, ["a", "b"])},
+    )
+
+
 def recurrent() -> onnx.ModelProto:
     """x FP32 [length, batch, 3] -> y FP32 [length, 1, batch, 2]: an LSTM, which aborts the process on a batch of 0."""
     return model(

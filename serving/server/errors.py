@@ -60,7 +60,7 @@ class InferenceError(ServerError):
 
 
 class InvalidValuesError(InferenceError):
-    """ONNX Runtime says that the values in the request are wrong: an index out of range, for one."""
+    """ONNX Runtime cannot compute what is in the request, an index out of range for one, and goes on with others."""
 
 
 class StartError(ServerError):

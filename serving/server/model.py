@@ -108,7 +108,10 @@ class ServedModel:
             else:
                 self.statistics.record_failure(int((time.monotonic() - entry.enqueued) * 1e9))
             entry.complete(outcome)
-        if not isinstance(error, InvalidValuesError):  # else it is the caller's, and told to the caller alone
+        told = isinstance(error, InvalidValuesError)  # it is one caller's, and told to that caller alone
+        if told and len(entries) == len(batch) and all(isinstance(outcome, Answer) for outcome in outcomes):
+            told = False  # nobody's: they only cannot be joined
+        if not told:
             log.error("batch failed", model=self.name, version=self.version, requests=len(batch), exc_info=error)
 
     def _compute_alone(self, entry: Entry) -> Answer | ServerError:

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 # Official Linux builds since 1.29 send telemetry unless this is set before the import.
@@ -18,6 +17,8 @@ import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from serving.server import providers
+from serving.server.arrays import dtype_of as dtype_of
+from serving.server.arrays import zeros
 from serving.server.bound import BoundSession, Buffers, FixedBuffers, OneThreadSession, Staging
 from serving.server.buckets import bucket_sizes, doubt, shape_of
 from serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
@@ -30,8 +31,6 @@ Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 
 VERSION: str = onnxruntime.__version__
-# ONNX Runtime's dtype for each datatype; every other datatype is numpy's own name in lower case.
-_DTYPES = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object"}
 
 # One pool of memory for all sessions: each would keep its own for the largest batch it ever saw. It grows by what is
 # asked for (kSameAsRequested), not by doubling, which keeps what nobody uses.
@@ -107,7 +106,7 @@ class Runtime:
 
     def run(self, inputs: Tensors, *, alone: bool = False) -> dict[str, Array]:
         """Every output for these inputs, by name. Raises InferenceError when ONNX Runtime fails, and
-        InvalidValuesError when it says that the inputs' values are why.
+        InvalidValuesError when the inputs are why: it says so, or goes on computing others.
 
         alone: no other batch of this model waits or is computed. If none of any other model is computed either, all
         threads may work on this one.
@@ -124,6 +123,8 @@ class Runtime:
         except InvalidArgument as error:
             raise InvalidValuesError(f"ONNX Runtime refuses the values in the request: {error}") from error
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
+            if self._is_for_these_alone(error):
+                raise InvalidValuesError(f"ONNX Runtime cannot compute what is in the request: {error}") from error
             raise InferenceError(f"ONNX Runtime failed: {error}") from error
         finally:
             with Runtime._counting:
@@ -135,7 +136,7 @@ class Runtime:
         Many calls in flight are served best by instances of one thread each, one call by all threads together. Both are
         timed here on one sample, and the second session is kept only when it is clearly faster.
         """
-        inputs = {spec.name: _zeros(spec, 1) for spec in self.signature.inputs}
+        inputs = {spec.name: zeros(spec, 1) for spec in self.signature.inputs}
         try:
             narrow = seconds(lambda inputs: self._session.run(None, inputs), [inputs])
             if narrow < _WIDE_SECONDS:
@@ -177,6 +178,17 @@ class Runtime:
     def _ordinary(self, inputs: Tensors, session: onnxruntime.InferenceSession | None = None) -> dict[str, Array]:
         outputs = (session or self._session).run(self._output_names, dict(inputs), self._run_options)
         return dict(zip(self._output_names, outputs, strict=True))
+
+    def _is_for_these_alone(self, error: Exception) -> bool:
+        """Sizes and values that do not fit together (axes to be added, the shape to reshape to) mostly end as a plain
+        failure, like much else. So zeros, which were computed when the model was loaded, are computed once more."""
+        if "alloc" in str(error):  # memory ran out, for whatever reason
+            return False
+        try:
+            self._ordinary({spec.name: zeros(spec, 1) for spec in self.signature.inputs})
+        except Exception:
+            return False
+        return True
 
     def _graphs(self, sizes: Sequence[int]) -> OneThreadSession:
         """Raises ModelLoadError where no graph can be captured, as far as that is known before it is tried."""
@@ -241,7 +253,7 @@ class Runtime:
         Raises ModelLoadError for a model that loads but cannot compute.
         """
         for size in batch_sizes if self.signature.batched else [1]:
-            inputs = {spec.name: _zeros(spec, size) for spec in self.signature.inputs}
+            inputs = {spec.name: zeros(spec, size) for spec in self.signature.inputs}
             try:
                 self.run(inputs)
             except InferenceError as error:
@@ -284,16 +296,3 @@ def _graph(number: int) -> onnxruntime.RunOptions:
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(number))
     return options
-
-
-def dtype_of(spec: TensorSpec) -> np.dtype[Any]:
-    """What numpy calls the datatype of an input or output."""
-    return np.dtype(_DTYPES.get(spec.datatype, spec.datatype.lower()))
-
-
-def _zeros(spec: TensorSpec, batch_size: int) -> Array:
-    shape = [1 if size is None else size for size in spec.shape]
-    if spec.shape and spec.shape[0] is None:
-        shape[0] = batch_size
-    dtype = dtype_of(spec)
-    return np.full(shape, "", dtype) if spec.datatype == "BYTES" else np.zeros(shape, dtype)

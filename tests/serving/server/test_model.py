@@ -123,6 +123,22 @@ def test_who_makes_a_batch_fail_fails_alone(model: ServedModel, runtime: FakeRun
     assert (counters.success.count, counters.fail.count) == (3, 1)
 
 
+def test_requests_that_fail_only_together_are_answered_and_the_log_says_so(
+    model: ServedModel, runtime: FakeRuntime
+) -> None:
+    def alone_only(x: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Outputs:
+        if len(x) > 1:
+            raise InvalidValuesError("made up")
+        return {"y": x * 2}
+
+    runtime.compute = alone_only
+    callers = [submit(model, value) for value in range(3)]
+    with structlog.testing.capture_logs() as log:
+        model.execute(model.batcher.take())
+    assert [caller.answer.outputs["y"][0, 0] for caller in callers] == [0, 2, 4]
+    assert [line["event"] for line in log] == ["batch failed"]
+
+
 def test_any_other_exception_is_a_failed_batch_too(model: ServedModel, runtime: FakeRuntime) -> None:
     runtime.compute = lambda x: {"y": x[7:][0]}
     victim = submit(model, 1)

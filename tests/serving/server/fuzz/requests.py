@@ -17,7 +17,7 @@ Mutation = Callable[[Request], None]
 
 MODELS = (
     *("classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "recurrent", "lstm"),
-    *("state", "every_scalar"),
+    *("state", "every_scalar", "added", "reshaped"),
 )
 
 _names = st.sampled_from(["image", "x", "a", "b", "text", "in_FP16", "", "\0", "nobody"]) | st.text(max_size=20)
@@ -67,6 +67,8 @@ def _good(name: str) -> Request:
         "text": {"text": np.array(["one", "two"], np.object_)},
         "unbatched": {"x": np.ones(4, np.float32)},
         "free_axis": {"x": np.ones((1, 5), np.float32)},
+        "added": {"x": np.ones((1, 5), np.float32), "y": np.ones((1, 5), np.float32)},
+        "reshaped": {"x": np.ones((2, 3), np.float32), "shape": np.array([3, 2], np.int64)},
         "recurrent": {"x": np.ones((4, 1, 3), np.float32)},
         "every_type": {
             f"in_{datatype}": np.array([["a", "b"]], np.object_) if datatype == "BYTES" else np.ones((1, 2), dtype)
@@ -118,6 +120,20 @@ def _raw(index: int, change_bytes: Callable[[bytes], bytes]) -> Mutation:
     return change
 
 
+def _resize(index: int, number: int, size: int) -> Mutation:
+    """Another size with contents that fit it: whether the model can compute it, the model alone knows."""
+
+    def change(sent: Request) -> None:
+        tensor = _at(index, sent.inputs)
+        if tensor.shape and sent.raw_input_contents and tensor.datatype != "BYTES":
+            axis, place = number % len(tensor.shape), index % len(sent.raw_input_contents)
+            raw = sent.raw_input_contents[place]
+            sent.raw_input_contents[place] = raw[: len(raw) // max(1, tensor.shape[axis])] * size
+            tensor.shape[axis] = size
+
+    return change
+
+
 def _typed(index: int, contents: pb.InferTensorContents, keep_raw: bool) -> Mutation:
     def change(sent: Request) -> None:
         _at(index, sent.inputs).contents.CopyFrom(contents)
@@ -149,6 +165,8 @@ _bytes = st.binary(max_size=40)
 _mutations = st.one_of(
     st.builds(_set_shape, _places, _shapes),
     st.builds(_set_size, _places, _places, _sizes),
+    st.builds(_resize, _places, _places, st.integers(1, 7)),
+    st.builds(_raw, _places, st.builds(lambda new: lambda raw: (new * len(raw))[: len(raw)], st.binary(min_size=1))),
     st.builds(_set, _places, st.just("datatype"), _datatypes),
     st.builds(_set, _places, st.just("name"), _names),
     st.builds(_raw, _places, st.builds(lambda cut: lambda raw: raw[:cut], st.integers(0, 2000))),
