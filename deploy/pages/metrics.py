@@ -7,7 +7,6 @@ import yaml
 from prometheus_client.core import Metric
 
 from deploy.pages.sections import table
-from serving.server.config import ServerConfig
 from serving.server.histogram import Histogram
 from serving.server.metrics import StateCollector
 from serving.server.state import READY, ServerState, VersionState
@@ -36,7 +35,7 @@ def _exported() -> list[Metric]:
     histogram = one.counters.request_seconds
     state = ServerState((one,), {("cnn", "1", "INTERNAL"): histogram}, {("cnn", "ok"): 1}, {("hot", ""): 1})
     assert isinstance(histogram, Histogram)
-    return list(StateCollector(ServerConfig(), lambda: state).collect())
+    return list(StateCollector(lambda: state).collect())
 
 
 def _row(metric: Metric, watched: dict[str, str]) -> tuple[str, ...]:

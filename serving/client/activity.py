@@ -28,7 +28,7 @@ class Metrics:
     """What the statistics do not tell."""
 
     queued: Mapping[Version, float] = field(default_factory=dict)
-    max_queue_size: float = 0
+    max_queue_size: Mapping[Version, float] = field(default_factory=dict)
     latencies: Mapping[Version, Buckets] = field(default_factory=dict)
     workers: float = 0
     workers_wanted: float = 0
@@ -63,6 +63,7 @@ class Activity:
     p50_ms: float | None = None
     p99_ms: float | None = None
     queued: int | None = None
+    max_queue_size: int | None = None
 
 
 def activities(before: Look, after: Look) -> list[Activity]:
@@ -94,6 +95,7 @@ def _activity(key: Version, before: Look, after: Look) -> Activity:
         p50_ms=p50,
         p99_ms=p99,
         queued=None if after.metrics is None else int(after.metrics.queued.get(key, 0)),
+        max_queue_size=None if after.metrics is None else int(after.metrics.max_queue_size.get(key, 0)),
     )
 
 
@@ -138,6 +140,7 @@ def fetch_metrics(url: str) -> Metrics:
 def parse_metrics(text: str) -> Metrics:
     """From Prometheus' text format. Raises ValueError for anything else."""
     queued: dict[Version, float] = {}
+    limits: dict[Version, float] = {}
     latencies: dict[Version, Buckets] = {}
     single: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
@@ -145,13 +148,15 @@ def parse_metrics(text: str) -> Metrics:
             key = (sample.labels.get("model", ""), sample.labels.get("version", ""))
             if sample.name == "nv_inference_pending_request_count":
                 queued[key] = sample.value
+            elif sample.name == "hangtag_max_queue_size":
+                limits[key] = sample.value
             elif sample.name == "hangtag_request_seconds_bucket" and sample.labels["code"] == "OK":
                 latencies.setdefault(key, {})[float(sample.labels["le"])] = sample.value
             elif not sample.labels:
                 single[sample.name] = sample.value
     return Metrics(
         queued,
-        single.get("hangtag_max_queue_size", 0),
+        limits,
         latencies,
         single.get("hangtag_workers", 0),
         single.get("hangtag_workers_wanted", 0),

@@ -90,7 +90,7 @@ def _view(server: str, before: Look, after: Look) -> RenderableType:
     table.add_column("model")
     columns = ["version", "calls/s", "samples/s", "failed/s", "batch", "queue ms", "compute ms"]
     if after.metrics is not None:
-        columns += ["p50 ms", "p99 ms", f"queued/{after.metrics.max_queue_size:.0f}"]
+        columns += ["p50 ms", "p99 ms", "queued"]
     for column in columns:
         table.add_column(column, justify="right")
     for row in rows:
@@ -111,7 +111,7 @@ def _cells(row: Activity, *, with_metrics: bool) -> list[RenderableType]:
         _number(row.compute_ms, 2),
     ]
     if with_metrics:
-        cells += [_number(row.p50_ms, 2), _number(row.p99_ms, 2), _number(row.queued, 0)]
+        cells += [_number(row.p50_ms, 2), _number(row.p99_ms, 2), f"{row.queued}/{row.max_queue_size}"]
     return cells
 
 

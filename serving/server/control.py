@@ -147,6 +147,7 @@ class ModelControl:
                 cuda_graphs=model.runtime.cuda_graphs,
                 instances=model.instances,
                 queued=len(model.batcher),
+                max_queue_size=model.batcher.max_queue_size,
                 counters=model.statistics.snapshot(),
             )
             for model in self._engine.models

@@ -38,7 +38,7 @@ def run(config: ServerConfig) -> None:
     workers = server.workers if isinstance(server, Supervisor) else Workers
     metrics = None
     if config.metrics_port != OFF:
-        metrics = MetricsServer(config, StateCollector(config, server.state, workers), lambda: server.ready)
+        metrics = MetricsServer(config, StateCollector(server.state, workers), lambda: server.ready)
     for number in _SIGNALS:
         signal.signal(number, on_signal)
     server.start()

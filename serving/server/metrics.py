@@ -12,7 +12,6 @@ from importlib import metadata
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serving.server.config import ServerConfig
 from serving.server.histogram import Histogram
 from serving.server.state import READY, ServerState, VersionState
 
@@ -40,10 +39,7 @@ class Workers:
 class StateCollector(Collector):
     """Asks for the state at each scrape."""
 
-    def __init__(
-        self, config: ServerConfig, state: Callable[[], ServerState], workers: Callable[[], Workers] = Workers
-    ) -> None:
-        self._config = config
+    def __init__(self, state: Callable[[], ServerState], workers: Callable[[], Workers] = Workers) -> None:
         self._state = state
         self._workers = workers
 
@@ -52,7 +48,7 @@ class StateCollector(Collector):
         served = [one for one in state.versions if one.state == READY]
         yield from _triton(served, state)
         yield from _histograms(served, state)
-        yield from _models(state, self._config)
+        yield from _models(state)
         yield from _server(self._workers(), state)
 
 
@@ -111,7 +107,7 @@ def _histograms(served: list[VersionState], state: ServerState) -> Iterator[Metr
         yield family
 
 
-def _models(state: ServerState, config: ServerConfig) -> Iterator[Metric]:
+def _models(state: ServerState) -> Iterator[Metric]:
     ready = GaugeMetricFamily("hangtag_model_ready", "1: takes requests; 0: it cannot be loaded", labels=_MODEL)
     instances = GaugeMetricFamily("hangtag_model_instances", "Batches computed at once", labels=_MODEL)
     info = GaugeMetricFamily(
@@ -119,14 +115,15 @@ def _models(state: ServerState, config: ServerConfig) -> Iterator[Metric]:
         "The execution provider, asked for and obtained, and whether CUDA graphs compute (on, off)",
         labels=[*_MODEL, "provider_asked", "provider", "cuda_graphs"],
     )
+    queues = GaugeMetricFamily("hangtag_max_queue_size", "Requests that the queue holds, of all workers", labels=_MODEL)
     for one in state.versions:
         ready.add_metric([one.name, one.version], one.state == READY)
         if one.state == READY:
             instances.add_metric([one.name, one.version], one.instances)
+            queues.add_metric([one.name, one.version], one.max_queue_size)
             graphs = "on" if one.cuda_graphs else "off"
             info.add_metric([one.name, one.version, one.provider_asked, one.provider, graphs], 1)
-    yield from (ready, instances, info)
-    yield GaugeMetricFamily("hangtag_max_queue_size", "Requests that a model's queue holds", config.max_queue_size)
+    yield from (ready, instances, info, queues)
     loads = CounterMetricFamily("hangtag_model_loads", "Versions loaded, and not", labels=["model", "outcome"])
     for (model, outcome), times in state.loads.items():
         loads.add_metric([model, outcome], times)

@@ -21,6 +21,7 @@ class VersionState:
     provider: str = ""
     instances: int = 0
     queued: int = 0
+    max_queue_size: int = 0
     counters: Counters = field(default_factory=Counters)
     provider_asked: str = ""
     cuda_graphs: bool = False
@@ -35,6 +36,7 @@ class VersionState:
             cuda_graphs=self.cuda_graphs or other.cuda_graphs,
             instances=self.instances + other.instances,
             queued=self.queued + other.queued,
+            max_queue_size=self.max_queue_size + other.max_queue_size,
             counters=self.counters + other.counters,
         )
 

@@ -27,7 +27,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]:
     config = ServerConfig(models=models, port=0, provider="cpu")
     with Server(config) as server:
         registry = CollectorRegistry()
-        registry.register(StateCollector(config, server.state))
+        registry.register(StateCollector(server.state))
         yield {sample.name for metric in registry.collect() for sample in metric.samples}
 
 

@@ -62,11 +62,11 @@ def test_where_nothing_happened_there_are_no_means() -> None:
 def test_percentiles_are_of_what_happened_in_between() -> None:
     key = ("m", "1")
     before = Metrics(latencies={key: {0.001: 100, 0.002: 100, float("inf"): 100}})
-    after = Metrics({key: 3}, 8, {key: {0.001: 100, 0.002: 199, float("inf"): 200}})
+    after = Metrics({key: 3}, {key: 8}, {key: {0.001: 100, 0.002: 199, float("inf"): 200}})
     (row,) = activities(Look.of(0.0, [statistics(1, 1, 1)], before), Look.of(1.0, [statistics(2, 2, 2)], after))
     assert row.p50_ms == pytest.approx(1 + 50 / 99)
     assert row.p99_ms == pytest.approx(2)
-    assert row.queued == 3
+    assert (row.queued, row.max_queue_size) == (3, 8)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_quantile_is_linear_within_its_bucket(buckets: dict[float, float], par
 @pytest.fixture
 def metrics(server: Server) -> Iterator[str]:
     config = ServerConfig(metrics_port=0)
-    http = MetricsServer(config, StateCollector(config, server.state), lambda: True)
+    http = MetricsServer(config, StateCollector(server.state), lambda: True)
     yield f"http://127.0.0.1:{http.port}/metrics"
     http.close()
 
@@ -127,7 +127,7 @@ def test_a_look_as_a_table(server: Server, metrics: str, monkeypatch: pytest.Mon
     assert [line.split()[0] for line in plain.stdout.splitlines()[2:]] == ["classifier", "gather", "text", "two_inputs"]
     assert "p99" not in plain.stdout
     assert "workers 1/1" in with_metrics.stdout
-    assert "queued/256" in with_metrics.stdout
+    assert "0/256" in with_metrics.stdout
 
 
 @pytest.mark.parametrize(

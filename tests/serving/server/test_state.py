@@ -17,14 +17,14 @@ def failed(times: int) -> Histogram:
 
 def test_processes_add_up_by_model_and_version() -> None:
     one = ServerState(
-        (VersionState("a", "1", READY, provider="CPU", instances=1, queued=2, counters=counted(3)),),
+        (VersionState("a", "1", READY, provider="CPU", instances=1, queued=2, max_queue_size=8, counters=counted(3)),),
         {("a", "1", "INTERNAL"): failed(1)},
         {("a", "ok"): 1},
         {("hot", ""): 1},
     )
     another = ServerState(
         (
-            VersionState("a", "1", READY, provider="CPU", instances=1, queued=5, counters=counted(4)),
+            VersionState("a", "1", READY, provider="CPU", instances=1, queued=5, max_queue_size=8, counters=counted(4)),
             VersionState("a", "2", READY, instances=1),
         ),
         {("a", "1", "INTERNAL"): failed(2), ("", "", "NOT_FOUND"): failed(9)},
@@ -33,6 +33,7 @@ def test_processes_add_up_by_model_and_version() -> None:
     )
     both = total([one, another])
     assert [(v.name, v.version, v.instances, v.queued) for v in both.versions] == [("a", "1", 2, 7), ("a", "2", 1, 0)]
+    assert both.versions[0].max_queue_size == 16
     assert both.versions[0].counters.execution_count == 7
     assert both.failures == {("a", "1", "INTERNAL"): failed(3), ("", "", "NOT_FOUND"): failed(9)}
     assert both.loads == {("a", "ok"): 3, ("b", "error"): 1}
