@@ -19,13 +19,7 @@ DEFAULT_TIMEOUT = 10.0
 server_option = click.option(
     "--server", default="127.0.0.1:8001", show_default=True, show_envvar=True, help="HOST:PORT of the server."
 )
-_CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", -1),  # the server says how large an answer may be
-    # Whoever waits for a server that is about to start tries again soon, not after gRPC's one second and more.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
+_CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1)]  # the server says how large an answer may be
 
 
 class ClientError(Exception):

@@ -15,6 +15,14 @@ import grpc
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+# Of every channel. Whoever waits for a server that is about to start tries again soon, not after gRPC's one second.
+_CONNECTING = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # For all its name, how long one attempt may take at least. A handshake over a far network, or with a busy machine,
+    # has to fit in, and so has the failure into a call's deadline, for its message is the better one.
+    ("grpc.min_reconnect_backoff_ms", 5000),
+]
 
 
 class CredentialsError(Exception):
@@ -43,15 +51,16 @@ class Credentials:
 
     def channel(self, address: str, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
         """An open channel to HOST:PORT, encrypted where there is a tls_ca. Raises CredentialsError."""
+        options = [*_CONNECTING, *options]
         if self.tls_ca is None:
-            return grpc.insecure_channel(address, list(options))
+            return grpc.insecure_channel(address, options)
         authorities = _read(self.tls_ca, "--tls-ca")
         if b"-----BEGIN CERTIFICATE-----" not in authorities:  # gRPC would only say that it cannot connect
             raise CredentialsError(f"{self.tls_ca} (--tls-ca) holds no certificate in PEM form")
         key = None if self.tls_key is None else _read(self.tls_key, "--tls-key")
         certificate = None if self.tls_cert is None else _read(self.tls_cert, "--tls-cert")
         credentials = grpc.ssl_channel_credentials(authorities, key, certificate)
-        return grpc.secure_channel(address, credentials, list(options))
+        return grpc.secure_channel(address, credentials, options)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What every call carries: the token as it stands in the file now, since tokens are renewed while a client

@@ -1,6 +1,8 @@
+import socket
 from pathlib import Path
 
 import click
+import grpc
 import pytest
 from click.testing import CliRunner
 
@@ -47,6 +49,19 @@ def test_files_that_do_not_fit_together_are_refused() -> None:
             Credentials(tls_ca=file, tls_cert=cert, tls_key=key)
     with pytest.raises(CredentialsError, match="give --tls-ca"):
         Credentials(tls_cert=file, tls_key=file)
+
+
+def test_a_handshake_may_take_its_time() -> None:
+    """Over a far network, or with a machine under load. Here nobody answers it at all."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        Credentials().channel(f"127.0.0.1:{silent.getsockname()[1]}") as channel,
+    ):
+        grpc.channel_ready_future(channel)
+        caller, _ = silent.accept()
+        caller.settimeout(1)
+        with caller, caller.makefile("rb") as said, pytest.raises(TimeoutError):
+            said.read()  # to the end, which is there once the caller hangs up
 
 
 def test_the_options_and_their_shared_variables(tmp_path: Path) -> None:

@@ -23,15 +23,8 @@ clock = time.perf_counter
 OnEnd = Callable[[Any, float, int, str], None]
 Metadata = tuple[tuple[str, str | bytes], ...] | None
 
-# Channels with equal arguments would share one connection, and whoever measures a server that comes back wants to be
-# there soon: not after gRPC's one second and more.
-CHANNEL_OPTIONS = [
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
+# Channels with equal arguments would share one connection.
+CHANNEL_OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
 STATUS_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 CHECK_TIMEOUT = 5.0
 
