@@ -20,8 +20,8 @@ def operators(model: onnx.ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in nodes(model.graph))
 
 
-def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node of the graph, and of the subgraphs inside it."""
+def nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
+    """Every node of the graph, or of a function's body, and of the subgraphs inside it."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:

@@ -112,9 +112,11 @@ def _parity(entry: Entry, runtime: Runtime, images: Pixels, rules: Rules) -> Fin
     images = images[: len(next(iter(kept.answers.values())))]
     if "logits" not in kept.answers:
         return _paths(kept, runtime, images, rules)
-    spread = float(entry.json("gate")["parity"]["spread"])
+    recorded = _recorded(entry, parity.NAME)
+    spread, worst = float(recorded["spread"]), max(recorded["max_logit_difference"][REAL].values())
     activation = ACTIVATIONS.get(entry.metadata["task"])
-    return _held(parity.check(runtime, {REAL: images}, {REAL: kept.answers}, rules, spread, activation))
+    found = parity.check(runtime, {REAL: images}, {REAL: kept.answers}, rules, spread, activation)
+    return Finding(found.name, True, f"{found.said} (recorded {worst:.1e})")
 
 
 def _paths(kept: Reference, runtime: Runtime, images: Pixels, rules: Rules) -> Finding:
@@ -137,10 +139,22 @@ def _agreement(entry: Entry, runtime: Runtime, data_dir: Path | None, rules: Rul
     holds = abs(found - recorded) <= rules.verified  # one that is too high was not this file's either
     kept = reference.read(entry.metadata)
     if kept is not None and kept.labels is not None and len(kept.labels) == len(test):
+        gate = _recorded(entry, agreement.NAME)
         agreeing = float((logits.argmax(axis=1) == kept.labels).mean())
-        said += f", {agreeing:.2%} of the answers are PyTorch's"
+        said += f", {agreeing:.2%} of the answers are PyTorch's (recorded {gate['agreement']:.2%})"
         holds = holds and agreeing >= rules.agreement - rules.verified
+        for figure, now in (("accuracy", found), ("agreement", agreeing)):  # what the gate said must hold as well
+            holds = holds and abs(now - gate[figure]) <= rules.verified
     return Finding(agreement.NAME, holds, said)
+
+
+def _recorded(entry: Entry, check: str) -> dict[str, Any]:
+    """The figures of one of the gate's checks. Raises ValueError for a file that has none."""
+    gate = entry.json("gate")
+    if not (isinstance(gate, dict) and isinstance(gate.get(check), dict)):
+        raise ValueError(f"the gate's figures about {check} are missing")
+    figures: dict[str, Any] = gate[check]
+    return figures
 
 
 def _batching(entry: Entry, runtime: Runtime, images: Pixels, rules: Rules) -> Finding:

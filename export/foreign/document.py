@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 
 from export import graph
 from export.errors import ExportError
@@ -49,8 +49,10 @@ def _take_in_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -
     for tensor in outside:
         total += _require_inside(tensor, folder, path)
         _require_size(path, total, max_bytes)
-    if outside:
-        load_external_data_for_model(model, str(folder))
+    for tensor in outside:  # onnx's own function for a whole model leaves out some of them
+        load_external_data_for_tensor(tensor, str(folder))
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
 
 
 def _require_inside(tensor: TensorProto, folder: Path, path: Path) -> int:
@@ -75,11 +77,16 @@ def _require_inside(tensor: TensorProto, folder: Path, path: Path) -> int:
     return length or size - offset
 
 
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of the model, those of subgraphs and of functions' bodies included."""
+    for body in (model.graph, *model.functions):
+        yield from graph.nodes(body)
+
+
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
     """Every tensor of the model, those of subgraphs, functions and attributes included."""
-    nodes = [*graph.nodes(model.graph), *(node for function in model.functions for node in function.node)]
     graphs = [model.graph]
-    for node in nodes:
+    for node in _nodes(model):
         for attribute in node.attribute:
             yield attribute.t
             yield from attribute.tensors
@@ -97,7 +104,7 @@ def _require_known_operators(model: onnx.ModelProto, path: Path) -> None:
         raise ExportError(f"{path} has opset {opset}; the installed onnx knows 1 to {NEWEST_OPSET}. Update it.")
     own = {function.domain for function in model.functions}
     custom = sorted(
-        {f"{node.domain}.{node.op_type}" for node in graph.nodes(model.graph) if node.domain not in {*DOMAINS, *own}}
+        {f"{node.domain}.{node.op_type}" for node in _nodes(model) if node.domain not in {*DOMAINS, *own}}
     )
     if custom:
         raise ExportError(

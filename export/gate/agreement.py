@@ -41,6 +41,8 @@ def check(logits: Array, expected: Array, classes: Classes, rules: Rules) -> Che
             f"{rules.accuracy:.1%} of that. Worst at test image {worst}.",
         )
     alike = "every answer the same" if not differing.size else f"{agreeing:.2%} of the answers the same"
+    if changed:
+        alike += f" but {changed}, each of two labels that are level"
     return Check(
         NAME,
         f"test accuracy {right:.2%}, {alike}",

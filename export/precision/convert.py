@@ -24,7 +24,7 @@ def convert(model: onnx.ModelProto, precision: str, calibration: Images) -> onnx
     """An FP32 network in another precision: the same inputs, outputs and metadata.
 
     calibration: uint8 images [n, height, width] of the training split, which tell int8 how large activations get.
-    Raises ExportError for a network that this precision would not change.
+    Raises ExportError for a network that this precision would not change, and for one that cannot be quantized.
     """
     if precision == "fp32":
         return model
@@ -46,10 +46,18 @@ def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _to_int8(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
     found = operators(model)
-    if found["LSTM"]:
-        return quantize_recurrences(model)
-    if found["Conv"]:
-        return quantize_convolutions(model, calibration)
+    try:
+        if found["LSTM"]:
+            return quantize_recurrences(model)
+        if found["Conv"]:
+            return quantize_convolutions(model, calibration)
+    except ExportError:
+        raise
+    except Exception as error:  # the quantizer asserts where weights or activations are no finite numbers
+        raise ExportError(
+            f"ONNX Runtime's quantizer fails on this network ({type(error).__name__}: {' '.join(str(error).split())}). "
+            "Where --precision fp32 is refused too, its training went wrong. Nothing was published."
+        ) from error
     raise ExportError(
         f"int8 is for networks with convolutions or LSTMs; this one has only {', '.join(sorted(found))}. "
         "Export it with --precision fp32 or fp16."

@@ -107,7 +107,8 @@ def test_what_was_proven_still_holds(proven: Path) -> None:
     found: dict[str, Any] = {finding["check"]: finding for finding in verified["findings"]}
     assert list(found) == ["file", "structure", "parity", "data", "agreement", "batching", "empty batch"]
     assert all(finding["holds"] is True for finding in found.values()), found
-    assert found["agreement"]["said"].endswith("100.00% of the answers are PyTorch's")
+    assert found["agreement"]["said"].endswith("100.00% of the answers are PyTorch's (recorded 100.00%)")
+    assert "(recorded " in found["parity"]["said"]
     assert " holds " in models("verify", "lstm", "--models", proven).stdout
 
 
@@ -141,6 +142,28 @@ def test_an_accuracy_that_is_not_the_recorded_one_does_not_hold(proven: Path, tm
     ((verified),) = json.loads(models("verify", "--models", tmp_path, "--json").stdout)
     broken = [finding["check"] for finding in verified["findings"] if finding["holds"] is False]
     assert broken == ["agreement"], verified
+
+
+@pytest.mark.parametrize("figure", ["accuracy", "agreement"])
+def test_a_figure_of_the_gate_that_is_another_now_does_not_hold(proven: Path, tmp_path: Path, figure: str) -> None:
+    model = onnx.load(proven / "lstm/1/model.onnx")
+    (entry,) = [entry for entry in model.metadata_props if entry.key == "hangtag.gate"]
+    gate = json.loads(entry.value)
+    gate["agreement"][figure] -= 0.05
+    entry.value = json.dumps(gate)
+    publish(tmp_path, "lstm", model)
+    ((verified),) = json.loads(models("verify", "--models", tmp_path, "--json").stdout)
+    assert [finding["check"] for finding in verified["findings"] if finding["holds"] is False] == ["agreement"]
+
+
+def test_figures_of_the_gate_that_are_gone_do_not_hold(proven: Path, tmp_path: Path) -> None:
+    model = onnx.load(proven / "lstm/1/model.onnx")
+    kept = [entry for entry in model.metadata_props if entry.key != "hangtag.gate"]
+    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in kept})
+    publish(tmp_path, "lstm", model)
+    ((verified),) = json.loads(models("verify", "--models", tmp_path, "--json").stdout)
+    broken = {finding["check"]: finding["said"] for finding in verified["findings"] if finding["holds"] is False}
+    assert broken["parity"] == "what is recorded cannot be read: the gate's figures about parity are missing"
 
 
 def test_a_data_set_that_is_not_the_recorded_one_does_not_hold(proven: Path, tmp_path: Path) -> None:

@@ -124,3 +124,44 @@ def test_external_data_of_an_attribute_are_found_too(tmp_path: Path) -> None:
     )
     with pytest.raises(ExportError, match="only files in the model's own folder are read"):
         read(tmp_path, made.SerializeToString())
+
+
+def in_a_function(then: onnx.NodeProto) -> onnx.ModelProto:
+    """A model with a function of its own, in whose body an If has this node, without inputs, as its branch."""
+    otherwise = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.zeros(4, np.float32)))
+    branches = {
+        name: helper.make_graph([node], name, [], [helper.make_tensor_value_info("c", TensorProto.FLOAT, [4])])
+        for name, node in (("then_branch", then), ("else_branch", otherwise))
+    }
+    body = [
+        helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))),
+        helper.make_node("If", ["yes"], ["chosen"], **branches),
+        helper.make_node("Add", ["x", "chosen"], ["y"]),
+    ]
+    made = onnx_models.model(
+        [helper.make_node("Theirs", ["x"], ["y"], domain="theirs")],
+        {"x": (TensorProto.FLOAT, ["batch", 4])},
+        {"y": (TensorProto.FLOAT, ["batch", 4])},
+    )
+    made.opset_import.append(helper.make_opsetid("theirs", 1))
+    made.functions.append(helper.make_function("theirs", "Theirs", ["x"], ["y"], body, [made.opset_import[0]]))
+    return made
+
+
+def test_nothing_hides_in_a_branch_inside_a_function(tmp_path: Path) -> None:
+    outside = helper.make_node("Constant", [], ["c"], value=external("../secret").graph.initializer[0])
+    with pytest.raises(ExportError, match="only files in the model's own folder are read"):
+        read(tmp_path, in_a_function(outside).SerializeToString())
+    unknown = helper.make_node("Secret", [], ["c"], domain="com.example")
+    with pytest.raises(ExportError, match=r"does not have: com\.example\.Secret\."):
+        read(tmp_path, in_a_function(unknown).SerializeToString())
+
+
+def test_external_data_of_a_branch_inside_a_function_are_taken_in(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    inside = helper.make_node("Constant", [], ["c"], value=external("weights.bin").graph.initializer[0])
+    file = tmp_path / "theirs.onnx"
+    file.write_bytes(in_a_function(inside).SerializeToString())
+    accepted = intake.accept(file, "theirs", tmp_path / "models", None)
+    answer = Runtime(accepted.folder / "model.onnx", provider="cpu").run({"x": np.zeros((1, 4), np.float32)})
+    np.testing.assert_array_equal(answer["y"], [[0, 1, 2, 3]])

@@ -114,8 +114,9 @@ def test_lost_accuracy_is_refused_even_where_most_answers_agree() -> None:
 
 def test_in_fp32_level_labels_may_go_either_way() -> None:
     expected = np.array([[1.0, 1.00005]] * 10, np.float32)
-    figures = agreement.check(expected[:, ::-1], expected, np.zeros(10, np.uint8), RULES["fp32"]).figures
-    assert (figures["level"], figures["differing"]) == (10, 0)
+    passed = agreement.check(expected[:, ::-1], expected, np.zeros(10, np.uint8), RULES["fp32"])
+    assert (passed.figures["level"], passed.figures["differing"]) == (10, 0)
+    assert passed.said.endswith("every answer the same but 10, each of two labels that are level")
 
 
 def test_in_fp32_all_of_the_accuracy_is_kept_but_for_level_labels() -> None:

@@ -76,6 +76,16 @@ def test_int8_of_a_network_without_convolutions_or_lstms_is_refused(calibration:
         convert(classifier(), "int8", calibration)
 
 
+@pytest.mark.parametrize("model", ["lstm", "cnn"])
+def test_int8_of_weights_that_are_no_numbers_is_refused_in_words(model: str, calibration: Images) -> None:
+    network = shipped(model)
+    for tensor in network.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(np.nan), tensor.name))
+    with pytest.raises(ExportError, match=r"quantizer fails on this network \(\w+: .*\)\. Where --precision fp32 is"):
+        convert(network, "int8", calibration)
+
+
 @pytest.mark.parametrize(("precision", "name"), [("fp32", "cnn"), ("fp16", "cnn-fp16"), ("int8", "cnn-int8")])
 def test_a_precision_is_a_model_of_its_own(precision: str, name: str) -> None:
     assert model_name("cnn", precision) == name
