@@ -25,8 +25,13 @@ class Peak:
 
     @property
     def limited_by_generator(self) -> bool:
-        """Whether the search met runs in which the generator could not keep up: the server's peak may be higher."""
-        return any("generator could not keep up" in problem for run in self.steps for problem in run.problems)
+        """Whether it was the generator that failed at the lowest rate above the peak: the server's may be higher.
+
+        Where it failed further up, and the server missed the bound below that, the peak is the server's.
+        """
+        failed = [run for run in self.steps if not run.keeps_bound and _rate(run) > (self.rate or 0)]
+        edge = min(failed, key=_rate, default=None)
+        return edge is not None and edge.generator_late
 
     @property
     def sentence(self) -> str:
@@ -38,9 +43,11 @@ class Peak:
             return f"{self.target}: the search was stopped before it knew how far {bound} holds."
         if self.rate is None and last.keeps_target is None:
             return f"{self.target}: no run was long enough to tell whether {bound} holds."
+        lowest = _rate(last)
+        if self.rate is None and self.limited_by_generator:
+            late = f"the generator could not keep up even at {units.three_digits(lowest)} calls/s"
+            return f"{self.target}: whether {bound} holds is not known: {late}."
         if self.rate is None:
-            assert isinstance(last.load, OpenLoop)
-            lowest = last.load.rate
             said = f" from {units.three_digits(lowest)} calls/s on (lower ones take a longer max_duration)"
             return f"{self.target} keeps {bound} at no rate{said * (lowest > LOWEST_RATE)}."
         limited = " (the generator could not send more: the server may keep it further)" * self.limited_by_generator
@@ -50,6 +57,11 @@ class Peak:
     def confirmation(self) -> Run | None:
         """The run that confirmed the peak."""
         return self.steps[-1] if self.rate is not None else None
+
+
+def _rate(run: Run) -> float:
+    assert isinstance(run.load, OpenLoop)
+    return run.load.rate
 
 
 def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
@@ -83,7 +95,7 @@ def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
             run = session.as_run([result], planned_blocks=1)
             steps[name].append(run)
             if not session.stopped:
-                searches[name].tell(run.valid and bool(run.keeps_target))
+                searches[name].tell(run.keeps_bound)
     return tuple(
         Peak(name, searches[name].peak, tuple(steps[name]), ended=searches[name].rate is None)
         for name in scenario.names

@@ -70,7 +70,7 @@ class Run:
             found.append(f"it is too short: {self._too_short}")
         if self.restarted:
             found.append("the server or the model was restarted while it was measured")
-        if isinstance(self.load, OpenLoop) and total.delayed > DELAYED_SHARE * total.queries:
+        if self.generator_late:
             found.append(
                 f"the generator could not keep up: {total.delayed / total.queries:.1%} of the queries left more than "
                 f"{DELAYED_AFTER * 1e3:g} ms late (p99 {total.lateness.percentile(99) * 1e3:.1f} ms)"
@@ -81,6 +81,11 @@ class Run:
     def valid(self) -> bool:
         """Whether its numbers mean what they say."""
         return not self.problems
+
+    @property
+    def generator_late(self) -> bool:
+        """Whether so many queries of an open loop left late that its latencies would be the generator's own."""
+        return isinstance(self.load, OpenLoop) and self.total.delayed > DELAYED_SHARE * self.total.queries
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
@@ -135,6 +140,11 @@ class Run:
         if self.target_latency is None or early_stopping.over_allowed(self.total.queries, self.percentile) < 0:
             return None
         return early_stopping.keeps(self.total.queries, self.over(self.target_latency), self.percentile)
+
+    @property
+    def keeps_bound(self) -> bool:
+        """Whether it is VALID, and its percentile keeps the target latency."""
+        return self.valid and bool(self.keeps_target)
 
     @property
     def percentile_bound(self) -> float:

@@ -1,6 +1,7 @@
 """The order of a load test: every target's blocks next to the others', so that what drifts hits all alike."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -75,6 +76,8 @@ class Session:
         self._done = 0.0
         self._results: list[BlockResult] = []
         self._restarted: set[tuple[Load, str]] = set()
+        # Each target's counters when they were last read, and how its queries have ended since.
+        self._seen: dict[str, tuple[ServerTimings | None, Counter[str]]] = {}
 
     @property
     def stopped(self) -> bool:
@@ -104,18 +107,34 @@ class Session:
         def report(now: Snapshot) -> None:
             self._on_progress(Progress(block, self._done + now.elapsed, still_needs(block, now) + later, now))
 
-        before = self._counters(block.target)
+        before, _ = self._look(block, Counter())
         started = clock() - self._began
         result = self._fleet.run(block, report)
-        after = self._counters(block.target)
+        _, counted = self._look(block, result.statuses)
         self._done += result.window + block.warm_up
-        timings = after.since(before) if before is not None and after is not None else None
-        if before is not None and after is not None and not _counted_all(timings, result):
-            self._restarted.add((block.load, block.target))
-            timings = None
+        timings = counted if before is not None else None  # Else it counted from further back.
         began = started + block.warm_up
         timeline = tuple(replace(one, start=began + one.start) for one in result.timeline)
         return replace(result, timeline=timeline, server=timings)
+
+    def _look(self, block: Block, statuses: Counter[str]) -> tuple[ServerTimings | None, ServerTimings | None]:
+        """The counters of a block's target, and what they counted since they were last read: None where that is not
+        known. A server that is gone tells nothing, and is looked at again when it is back. `statuses` are of the
+        queries that ended since the last look."""
+        now = self._counters(block.target)
+        seen, ended = self._seen.get(block.target, (None, Counter()))
+        ended = ended + statuses
+        if now is None:
+            self._seen[block.target] = seen, ended
+            return None, None
+        self._seen[block.target] = now, Counter()
+        if seen is None:
+            return now, None
+        counted = now.since(seen)
+        if counted is None or not _counted_all(counted, ended):
+            self._restarted.add((block.load, block.target))
+            return now, None
+        return now, counted
 
     def as_run(self, blocks: list[BlockResult], planned_blocks: int) -> Run:
         """Blocks of one target under one load as a run."""
@@ -162,12 +181,10 @@ def _least_duration(block: Block) -> float:
     return block.warm_up + block.limits.min_duration
 
 
-def _counted_all(timings: ServerTimings | None, result: BlockResult) -> bool:
+def _counted_all(counted: ServerTimings, ended: Counter[str]) -> bool:
     """Whether the server counted what it answered, about: one that began anew has forgotten a part of it."""
-    if timings is None:
-        return False
-    answered = result.statuses[OK]
-    if result.statuses[UNREACHABLE] and answered - timings.count > UNCOUNTED:
+    answered = ended[OK]
+    if ended[UNREACHABLE] and answered - counted.count > UNCOUNTED:
         return False
     # The last answers may be on their way before they are counted.
-    return timings.count >= COUNTED_SHARE * answered
+    return counted.count >= COUNTED_SHARE * answered

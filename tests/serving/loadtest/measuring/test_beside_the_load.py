@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -185,17 +186,42 @@ def test_a_search_that_is_stopped_says_so() -> None:
     assert "the search was stopped before it knew" in fast.sentence
 
 
-def test_a_peak_that_the_generator_set_is_not_the_servers() -> None:
-    class Late(Simulated):
-        def run(self, block_: Block, on_progress: Callable[[Snapshot], None]) -> BlockResult:
-            assert isinstance(block_.load, OpenLoop)
-            return block(block_.target, block_.load, (0.001,) * 1000, delayed=500 if block_.load.rate > 400 else 0)
+class Late(Simulated):
+    """And a generator that cannot keep up above a rate of its own."""
 
-    scenario, running = session(Late(), rate=(100.0,))
+    def __init__(self, edge: float, ceiling: float) -> None:
+        super().__init__(edge)
+        self.ceiling = ceiling
+
+    def run(self, block_: Block, on_progress: Callable[[Snapshot], None]) -> BlockResult:
+        ran = super().run(block_, on_progress)
+        assert isinstance(block_.load, OpenLoop)
+        return replace(ran, delayed=ran.queries // 2 * (block_.load.rate > self.ceiling))
+
+
+def test_a_peak_that_the_generator_set_is_not_the_servers() -> None:
+    scenario, running = session(Late(edge=10_000.0, ceiling=400.0), rate=(100.0,))
     (fast, _) = peaks.find(scenario, running)
     assert fast.rate is not None
     assert 380 <= fast.rate <= 400
+    assert fast.limited_by_generator
     assert "the generator could not send more" in fast.sentence
+
+
+def test_a_generator_that_fails_above_the_servers_own_edge_did_not_set_the_peak() -> None:
+    scenario, running = session(Late(edge=300.0, ceiling=350.0), rate=(100.0,))
+    (fast, _) = peaks.find(scenario, running)
+    assert any(step.generator_late for step in fast.steps)
+    assert not fast.limited_by_generator
+    assert fast.sentence == f"fast keeps p99 within 10.0 ms up to {fast.rate:.0f} calls/s."
+
+
+def test_a_generator_that_is_late_at_every_rate_does_not_say_that_the_bound_is_missed() -> None:
+    scenario, running = session(Late(edge=10_000.0, ceiling=0.0), rate=(100.0,))
+    (fast, _) = peaks.find(scenario, running)
+    assert fast.rate is None
+    late = "the generator could not keep up even at 9.96 calls/s"
+    assert fast.sentence == f"fast: whether p99 within 10.0 ms holds is not known: {late}."
 
 
 @pytest.mark.parametrize("remembers", [False, True])

@@ -121,6 +121,31 @@ def test_a_server_that_began_anew_makes_its_run_invalid(counts: list[int]) -> No
     assert restarted.total.server == ServerTimings(count=110)
 
 
+@pytest.mark.parametrize("counts", [[100, 110, 110, None, None, 5], [100, 110, 7, 17, 17, 27]])
+def test_a_server_that_began_anew_where_two_blocks_meet_makes_its_run_invalid(counts: list[int | None]) -> None:
+    """It was gone when one block ended and the next began, or came back before anybody looked."""
+    counted = iter(counts)
+    (restarted,) = run(
+        Scenario(targets("fast"), concurrency=(1,), blocks=3),
+        FakeFleet(),
+        threading.Event(),
+        counters=lambda name: None if (count := next(counted)) is None else ServerTimings(count=count),
+    )
+    assert restarted.problems == ("the server or the model was restarted while it was measured",)
+
+
+def test_a_server_that_was_silent_for_a_moment_did_not_begin_anew() -> None:
+    counted = iter([100, 110, 110, None, None, 130])
+    (whole,) = run(
+        Scenario(targets("fast"), concurrency=(1,), blocks=3),
+        FakeFleet(),
+        threading.Event(),
+        counters=lambda name: None if (count := next(counted)) is None else ServerTimings(count=count),
+    )
+    assert whole.valid
+    assert whole.total.server == ServerTimings(count=10)  # What was counted over more than a block is no block's.
+
+
 def feeds(server: FakeServer) -> dict[str, Feed]:
     return {"fast": Feed(server.address, INFER, (b"",))}
 

@@ -17,6 +17,7 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 LATENCIES: dict[str, Draw] = {
     "lognormal": lambda random, shape: random.lognormal(0, 0.5, shape),
     "heavy-tailed": lambda random, shape: 1 + random.pareto(1.2, shape),  # Its variance is infinite.
+    "humped": lambda random, shape: random.lognormal(0, 0.1, shape) * np.where(random.random(shape) < 0.01, 20.0, 1.0),
 }
 
 
@@ -49,9 +50,20 @@ def test_of_throughput(truth: float, paired: bool, blocks: int) -> None:
 
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("truth", [1.0, 2.0])
-@pytest.mark.parametrize("latencies", LATENCIES)
+@pytest.mark.parametrize("latencies", ["lognormal", "heavy-tailed"])
 @pytest.mark.parametrize("q", [50.0, 99.0])
 def test_of_percentiles(q: float, latencies: str, truth: float, paired: bool) -> None:
+    assert 0.93 <= percentile_coverage(q, latencies, truth, paired) <= 0.98
+
+
+@pytest.mark.parametrize("truth", [1.0, 2.0, 5.0])
+def test_of_a_percentile_at_the_edge_of_a_hump(truth: float) -> None:
+    """Every hundredth query takes twenty times as long: p99 is one or the other by chance. The interval is then very
+    wide, and yet holds the truth less often than it says; how often, the documentation says."""
+    assert 0.88 <= percentile_coverage(99.0, "humped", truth, True) <= 0.98
+
+
+def percentile_coverage(q: float, latencies: str, truth: float, paired: bool) -> float:
     """The slower one is sent fewer queries, as in a closed loop."""
 
     def one(random: np.random.Generator) -> Interval:
@@ -61,4 +73,4 @@ def test_of_percentiles(q: float, latencies: str, truth: float, paired: bool) ->
         fast = LATENCIES[latencies](random, (BLOCKS, int(200 * truth))) * there[:, np.newaxis]
         return ratio_of_percentiles(EDGES, counted(slow), counted(fast), q, paired=paired)
 
-    assert 0.93 <= coverage(truth, one) <= 0.98
+    return coverage(truth, one)
