@@ -149,10 +149,10 @@ def _agreement(entry: Entry, runtime: Runtime, data_dir: Path | None, rules: Rul
 
 
 def _recorded(entry: Entry, check: str) -> dict[str, Any]:
-    """The figures of one of the gate's checks. Raises ValueError for a file that has none."""
+    """The figures of one of the gate's checks. Raises TypeError for a file that has none."""
     gate = entry.json("gate")
     if not (isinstance(gate, dict) and isinstance(gate.get(check), dict)):
-        raise ValueError(f"the gate's figures about {check} are missing")
+        raise TypeError(f"the gate's figures about {check} are missing")
     figures: dict[str, Any] = gate[check]
     return figures
 

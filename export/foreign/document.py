@@ -79,8 +79,9 @@ def _require_inside(tensor: TensorProto, folder: Path, path: Path) -> int:
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Every node of the model, those of subgraphs and of functions' bodies included."""
-    for body in (model.graph, *model.functions):
-        yield from graph.nodes(body)
+    yield from graph.nodes(model.graph)
+    for function in model.functions:
+        yield from graph.nodes(function)
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
@@ -103,9 +104,7 @@ def _require_known_operators(model: onnx.ModelProto, path: Path) -> None:
     if opset is not None and not 1 <= opset <= NEWEST_OPSET:
         raise ExportError(f"{path} has opset {opset}; the installed onnx knows 1 to {NEWEST_OPSET}. Update it.")
     own = {function.domain for function in model.functions}
-    custom = sorted(
-        {f"{node.domain}.{node.op_type}" for node in _nodes(model) if node.domain not in {*DOMAINS, *own}}
-    )
+    custom = sorted({f"{node.domain}.{node.op_type}" for node in _nodes(model) if node.domain not in {*DOMAINS, *own}})
     if custom:
         raise ExportError(
             f"{path} needs operators that ONNX Runtime does not have: {', '.join(custom[:5])}"

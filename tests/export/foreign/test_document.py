@@ -129,13 +129,11 @@ def test_external_data_of_an_attribute_are_found_too(tmp_path: Path) -> None:
 def in_a_function(then: onnx.NodeProto) -> onnx.ModelProto:
     """A model with a function of its own, in whose body an If has this node, without inputs, as its branch."""
     otherwise = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.zeros(4, np.float32)))
-    branches = {
-        name: helper.make_graph([node], name, [], [helper.make_tensor_value_info("c", TensorProto.FLOAT, [4])])
-        for name, node in (("then_branch", then), ("else_branch", otherwise))
-    }
+    chosen = helper.make_tensor_value_info("c", TensorProto.FLOAT, [4])
+    branches = [helper.make_graph([node], "branch", [], [chosen]) for node in (then, otherwise)]
     body = [
         helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))),
-        helper.make_node("If", ["yes"], ["chosen"], **branches),
+        helper.make_node("If", ["yes"], ["chosen"], then_branch=branches[0], else_branch=branches[1]),
         helper.make_node("Add", ["x", "chosen"], ["y"]),
     ]
     made = onnx_models.model(
