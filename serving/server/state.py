@@ -66,7 +66,7 @@ class ServerState:
 
     def done_only(self) -> "ServerState":
         """What is left of a process that ended: the counts, which must not fall; nothing that waits or serves."""
-        kept = (replace(one, instances=0, queued=0, state=READY, reason="") for one in self.versions)
+        kept = (replace(one, instances=0, queued=0, max_queue_size=0, state=READY, reason="") for one in self.versions)
         return replace(self, versions=tuple(kept), paths={})
 
 

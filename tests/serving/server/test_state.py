@@ -55,9 +55,11 @@ def test_a_version_is_as_ready_as_where_it_is_least() -> None:
 
 
 def test_of_a_process_that_ended_only_what_it_did_is_left() -> None:
-    state = VersionState("a", "1", UNAVAILABLE, "no model", "CPU", instances=2, queued=7, counters=counted(3))
+    state = VersionState(
+        "a", "1", UNAVAILABLE, "no model", "CPU", instances=2, queued=7, max_queue_size=8, counters=counted(3)
+    )
     done = ServerState((state,), {("a", "1", "INTERNAL"): failed(1)}, paths={("hot", ""): 1}).done_only()
     assert done.paths == {}
     (left,) = done.versions
-    assert (left.instances, left.queued, left.reason) == (0, 0, "")
+    assert (left.instances, left.queued, left.max_queue_size, left.reason) == (0, 0, 0, "")
     assert left.counters == state.counters
