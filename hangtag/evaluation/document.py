@@ -62,6 +62,8 @@ class SeverityDocument(TypedDict):
     mean: float | None  # Over the mistakes alone; null where there are none.
     at: dict[str, float]  # "k" to the mean distance of the k likeliest labels from the true one, over all images.
     distances: dict[str, Any]  # The matrix's digest and provenance.
+    nearest: dict[str, float | None]  # accuracy and mean, if the least expected distance decided.
+    second: float | None  # The share of the mistakes whose true label is the second likeliest; null without any.
 
 
 class SingleLabelDocument(TypedDict):
@@ -114,6 +116,8 @@ def single_label(
             "mean": result.severity,
             "at": {str(k): value for k, value in result.distance_at.items()},
             "distances": {"digest": distances.digest, "provenance": dict(distances.provenance)},
+            "nearest": {"accuracy": result.nearest.accuracy, "mean": result.nearest.severity},
+            "second": result.second,
         },
         "labels": list(LABELS),
         "classes": _classes(LABELS, result.classes),

@@ -10,7 +10,16 @@ from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Outputs
 from training.data import LABELS, Split
 from training.label_distance import LabelDistances
-from training.metrics import ClassFigures, Evaluation, distance_at_k, evaluate, mean_severity, per_class
+from training.metrics import (
+    ClassFigures,
+    Evaluation,
+    confusion_matrix,
+    distance_at_k,
+    evaluate,
+    mean_severity,
+    nearest_expected,
+    per_class,
+)
 
 TOP = (1, 3)
 """Lengths of the short lists whose distance from the truth is told."""
@@ -28,16 +37,26 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Nearest:
+    """If the least expected distance decided (metrics.nearest_expected), instead of the likeliest label."""
+
+    accuracy: float
+    severity: float | None
+
+
+@dataclass(frozen=True)
 class SingleLabelResult:
     """severity: the mean distance of mistakes, None without any; distance_at[k]: of the k likeliest, over all images.
 
-    mistakes: the most confident first, all of them.
+    mistakes: the most confident first, all of them. second: the share of them whose true label is the second likeliest.
     """
 
     evaluation: Evaluation
     classes: Sequence[ClassFigures]
     severity: float | None
     distance_at: dict[int, float]
+    nearest: Nearest
+    second: float | None
     mistakes: Sequence[Mistake]
 
 
@@ -50,8 +69,22 @@ def measure(outputs: Outputs, split: Split, distances: LabelDistances, name: str
         classes=per_class(evaluation.confusion),
         severity=mean_severity(evaluation.confusion, distances.matrix),
         distance_at={k: distance_at_k(logits, split.classes, distances.matrix, k) for k in TOP},
+        nearest=_nearest(logits, split, distances),
+        second=_second(logits, split),
         mistakes=_mistakes(logits, split, distances),
     )
+
+
+def _nearest(logits: npt.NDArray[np.float32], split: Split, distances: LabelDistances) -> Nearest:
+    predicted = nearest_expected(logits, distances.matrix)
+    confusion = confusion_matrix(split.classes, predicted, len(LABELS))
+    return Nearest(float((predicted == split.classes).mean()), mean_severity(confusion, distances.matrix))
+
+
+def _second(logits: npt.NDArray[np.float32], split: Split) -> float | None:
+    order = np.argsort(-logits, axis=1, kind="stable")
+    wrong = order[:, 0] != split.classes
+    return float((order[wrong, 1] == split.classes[wrong]).mean()) if wrong.any() else None
 
 
 def _logits(outputs: Outputs, count: int, name: str) -> npt.NDArray[np.float32]:

@@ -32,8 +32,11 @@ def single_label(result: SingleLabelResult, console: Console) -> None:
     summary = Table.grid(padding=(0, 2))
     summary.add_row("accuracy", f"{evaluation.accuracy:.2%}", f"{len(result.mistakes):,} of {images:,} images wrong")
     summary.add_row("cross-entropy", f"{evaluation.loss:.4f}", "mean, in nats")
-    severity = "none" if result.severity is None else f"{result.severity:.4f}"
-    summary.add_row("severity of mistakes", severity, "mean distance of the labels mixed up")
+    summary.add_row("severity of mistakes", _severity(result.severity), "mean distance of the labels mixed up")
+    nearest = f"if least expected distance decided, {result.nearest.accuracy:.2%} right"
+    summary.add_row("", _severity(result.nearest.severity), nearest)
+    if result.second is not None:
+        summary.add_row("true label second", f"{result.second:.2%}", "of the mistakes, by the model's own order")
     for k, distance in result.distance_at.items():
         what = "the answer" if k == 1 else f"the {k} likeliest"
         summary.add_row(f"distance@{k}", f"{distance:.4f}", f"mean distance of {what} from the truth")
@@ -53,6 +56,10 @@ def multi_label(result: MultiLabelResult, console: Console) -> None:
     console.print(summary, highlight=False)
     console.print()
     console.print(_classes(result.labels, result.classes))
+
+
+def _severity(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"
 
 
 def _classes(labels: Sequence[str], classes: Sequence[ClassFigures]) -> Table:

@@ -57,6 +57,14 @@ def test_the_document_agrees_with_the_models_own_answers(garments: Split) -> Non
     wrong = np.flatnonzero(predicted != few.classes)
     assert written["severity"]["mean"] == pytest.approx(matrix[few.classes[wrong], predicted[wrong]].mean())
     assert written["severity"]["at"]["1"] == pytest.approx(matrix[few.classes, predicted].mean())
+    nearest = (probabilities @ matrix).argmin(axis=1)
+    missed = np.flatnonzero(nearest != few.classes)
+    assert written["severity"]["nearest"] == {
+        "accuracy": pytest.approx(1 - len(missed) / 400),
+        "mean": pytest.approx(matrix[few.classes[missed], nearest[missed]].mean()),
+    }
+    second = np.argsort(-probabilities, axis=1)[wrong, 1]
+    assert written["severity"]["second"] == pytest.approx((second == few.classes[wrong]).mean())
     assert written["severity"]["distances"]["digest"] == label_distance.default().digest
     assert len(written["mistakes"]) == len(wrong)
     confidences = [mistake["probability"] for mistake in written["mistakes"]]

@@ -23,6 +23,9 @@ def test_the_tables(server: Server) -> None:
     written = document(LSTM, "--limit", 1000)
     assert f"accuracy {written['accuracy']:.2%}" in words
     assert f"severity of mistakes {written['severity']['mean']:.4f}" in words
+    nearest = written["severity"]["nearest"]
+    assert f"{nearest['mean']:.4f} if least expected distance decided, {nearest['accuracy']:.2%} right" in words
+    assert f"true label second {written['severity']['second']:.2%}" in words
     boot = written["classes"][9]
     assert f"Ankle boot {boot['precision']:.1%} {boot['recall']:.1%} {boot['f1']:.1%} {boot['support']}" in words
     row = next(line for line in lines[-10:] if line.startswith("T-shirt/top"))
@@ -65,5 +68,6 @@ def test_without_a_mistake_there_is_no_severity(tmp_path: Path) -> None:
     # The shipped lstm is right on the first three test images.
     result = hangtag("evaluate", LSTM, "--limit", 3, "--pictures", tmp_path)
     assert "severity of mistakes none" in " ".join(result.stdout.split())
-    assert document(LSTM, "--limit", 3)["severity"]["mean"] is None
+    severity = document(LSTM, "--limit", 3)["severity"]
+    assert severity["mean"] is severity["second"] is severity["nearest"]["mean"] is None
     assert (tmp_path / "mistakes.png").is_file()

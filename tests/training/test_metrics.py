@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from training.metrics import distance_at_k, evaluate, mean_severity, per_class
+from training.metrics import distance_at_k, evaluate, mean_severity, nearest_expected, per_class
 
 
 def test_hand_computed_figures() -> None:
@@ -115,3 +115,24 @@ def test_distance_of_a_short_list_by_hand() -> None:
     assert distance_at_k(logits, classes, DISTANCES, 1) == pytest.approx((0 + 1) / 2)
     assert distance_at_k(logits, classes, DISTANCES, 2) == pytest.approx(((0 + 0.25) / 2 + (1 + 0.25) / 2) / 2)
     assert distance_at_k(logits, classes, DISTANCES, 3) == pytest.approx((0 + 0.25 + 1) / 3)
+
+
+def test_the_nearest_on_average_may_be_another_than_the_likeliest() -> None:
+    """0 is likelier than either of 1 and 2, which are near to each other and far from it."""
+    distances = np.array([[0, 1, 1], [1, 0, 0.1], [1, 0.1, 0]])
+    logits = np.log(np.array([[0.4, 0.35, 0.25], [0.9, 0.05, 0.05]], np.float32))
+    assert nearest_expected(logits, distances).tolist() == [1, 0]
+
+
+@given(cases())
+def test_where_all_labels_are_as_far_apart_the_likeliest_is_nearest(
+    case: tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]],
+) -> None:
+    logits, _ = case
+    rows = np.arange(len(logits))
+    nearest = nearest_expected(logits, 1 - np.eye(logits.shape[1]))
+    np.testing.assert_allclose(logits[rows, nearest], logits.max(axis=1), atol=1e-3)
+
+
+def test_of_huge_logits_the_nearest_is_told_too() -> None:
+    assert nearest_expected(np.array([[3e38, -3e38]], np.float32), np.array([[0.0, 1], [1, 0]])).tolist() == [0]
