@@ -12,7 +12,7 @@ DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types imports stubs unit fuzz peers others train export precisions verify serve loadtest figures docs study \
-	cnn-rnn bench-export bench-train bench-server bench-generators gpu-check loadtest-agreement proto schema dataset programs clean
+	cnn-rnn mistakes bench-export bench-train bench-server bench-generators gpu-check loadtest-agreement proto schema dataset programs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -78,6 +78,7 @@ docs: $(VENV)/.dev ## Make what documents take from models/, results, options, m
 	$(BIN)/python -m export.model_report
 	$(BIN)/python -m export.study_report
 	$(BIN)/python -m export.cnn_rnn_report
+	$(BIN)/python -m export.mistakes_report
 	$(BIN)/python -m training.multi_label.outfits_picture
 	$(BIN)/python -m benchmarks.export.report
 	$(BIN)/python -m benchmarks.loadtest.report
@@ -100,6 +101,19 @@ cnn-rnn: $(VENV)/.dev ## Train CNN-RNN and its baselines, three seeds on two dat
 		$(BIN)/hangtag train $$model --data $$data --seed $$seed --precision bf16 --out $$run $(ARGS); \
 		$(BIN)/python -m export.study_results $$run --out docs/cnn-rnn; \
 	done; done; done
+
+mistakes: $(VENV)/.dev ## Train lstm with losses that know distances of labels, three seeds each, for docs/mistakes.md: an hour on two cores
+	@set -e; for loss in soft-labels embedding-distance; do for seed in 0 1 2; do \
+		run=runs/lstm-$$loss-seed$$seed; \
+		$(BIN)/hangtag train lstm --loss $$loss --seed $$seed --out $$run $(ARGS); \
+		$(BIN)/python -m export.study_results $$run --out docs/mistakes; \
+	done; done
+	@mkdir -p docs/mistakes/evaluations
+	@set -e; for model in lstm lstm2 cnn; do \
+		$(BIN)/hangtag evaluate models/$$model/1/model.onnx --json docs/mistakes/evaluations/$$model.json; \
+	done
+	$(BIN)/hangtag labels models/cnn/1/model.onnx --picture docs/images/labels-cnn.png
+	$(BIN)/hangtag labels runs/cnn_rnn-outfits-seed0 --picture docs/images/labels-cnn-rnn.png
 
 bench-export: $(VENV)/.dev ## Each model beside PyTorch and its other precisions, on an idle machine, into docs/export.md
 	$(BIN)/python -m benchmarks.export.measure $(ARGS)

@@ -141,10 +141,10 @@ def page(runs: Runs) -> str:
     )
 
 
-def spread(values: Sequence[float], *, signed: bool = False) -> str:
+def spread(values: Sequence[float], *, signed: bool = False, digits: int = 2) -> str:
     """The mean, and the standard deviation where there are several."""
-    middle = f"{mean(values):{'+' if signed else ''}.2f}"
-    return middle if len(values) == 1 else f"{middle} ± {stdev(values):.2f}"
+    middle = f"{mean(values):{'+' if signed else ''}.{digits}f}"
+    return middle if len(values) == 1 else f"{middle} ± {stdev(values):.{digits}f}"
 
 
 if __name__ == "__main__":
