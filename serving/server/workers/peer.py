@@ -43,7 +43,7 @@ class Peer:
         self._pending[number] = answer
         try:
             self._send(("call", number, message))
-            if self._ended:
+            if self._ended and not answer.done():
                 raise PeerError("the other process ended")
             return answer.result(timeout)
         except FutureTimeoutError as error:
@@ -57,7 +57,7 @@ class Peer:
                 kind, number, content = self._connection.recv()
                 if kind == "call":
                     threading.Thread(target=self._answer, args=(number, content), name="peer-call", daemon=True).start()
-                elif (answer := self._pending.get(number)) is not None:
+                elif (answer := self._pending.pop(number, None)) is not None:
                     if kind == "raised":
                         answer.set_exception(content)
                     else:

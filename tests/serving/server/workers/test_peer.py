@@ -3,6 +3,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 
 import pytest
 
@@ -93,3 +94,22 @@ def test_an_end_that_goes_is_noticed_and_ends_what_waits(pair: Pair) -> None:
     assert len(failures) == 1
     with pytest.raises(PeerError):
         pair.here.call("a word", TIMEOUT)
+
+
+def test_an_end_that_goes_with_its_last_answer_is_noticed_too() -> None:
+    for _ in range(50):  # the end is often seen before the caller has taken the answer
+        ours, theirs = multiprocessing.Pipe()
+        ended = threading.Event()
+        here = Peer(ours, lambda message: None, ended.set)
+
+        def answer_and_go(theirs: Connection = theirs) -> None:
+            _, number, _ = theirs.recv()
+            theirs.send(("answer", number, "the last one"))
+            theirs.close()
+
+        going = threading.Thread(target=answer_and_go)
+        going.start()
+        here.start()
+        assert here.call("a word", TIMEOUT) == "the last one"
+        going.join(TIMEOUT)
+        assert ended.wait(TIMEOUT)
