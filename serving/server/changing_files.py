@@ -14,6 +14,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 Stamp = tuple[tuple[int, int, int] | None, ...]
+"""Of each file the time of its last change, its size and inode."""
 
 CHECK_SECONDS = 1.0
 """How often the files are looked at, at most: a call costs a look at the clock, not at the disk."""
@@ -28,7 +29,7 @@ class ChangingFiles(Generic[T]):
         self._paths = tuple(paths)
         self._read = read
         self._lock = threading.Lock()
-        self._stamp = self._stamp_now()
+        self._stamp = stamp_of(*self._paths)
         self._value = read()
         self._checked = time.monotonic()
 
@@ -43,7 +44,7 @@ class ChangingFiles(Generic[T]):
 
     def _check(self) -> None:
         self._checked = time.monotonic()
-        stamp = self._stamp_now()
+        stamp = stamp_of(*self._paths)
         if stamp == self._stamp:
             return
         try:
@@ -52,13 +53,15 @@ class ChangingFiles(Generic[T]):
             self._stamp = stamp  # said once; the next change is another chance
             log.warning(f"{self._what} not reloaded; those from before stay", reason=str(error))
             return
-        if self._stamp_now() != stamp:
+        if stamp_of(*self._paths) != stamp:
             return  # they changed while they were read: a mixture, perhaps
         self._stamp, self._value = stamp, value
         log.info(f"{self._what} reloaded", files=[str(path) for path in self._paths])
 
-    def _stamp_now(self) -> Stamp:
-        return tuple(_stamp(path) for path in self._paths)
+
+def stamp_of(*paths: Path) -> Stamp:
+    """Another stamp is another content. A file that is gone has None."""
+    return tuple(_stamp(path) for path in paths)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

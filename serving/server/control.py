@@ -11,11 +11,12 @@ from typing import Protocol
 
 import structlog
 
+from serving.server.changing_files import Stamp
 from serving.server.config import ServerConfig
 from serving.server.engine import Engine
 from serving.server.errors import ControlError, NotFoundError, RepositoryError, StartError
 from serving.server.model import ServedModel
-from serving.server.repository import ModelFile, Stamp, names, require_names, require_versions, versions
+from serving.server.repository import ModelFile, names, require_names, require_versions, versions
 from serving.server.state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
 
 log = structlog.get_logger()
@@ -50,8 +51,8 @@ class ModelControl:
         self._config: ServerConfig = engine.config
         self._versions = versions or {}
         self._changing = threading.Lock()
-        self._stamps: dict[Key, Stamp | None] = {}  # of the files as they were when they were loaded, or refused
-        self._problems: dict[Key, tuple[str, Stamp | None]] = {}
+        self._stamps: dict[Key, Stamp] = {}  # of the files as they were when they were loaded, or refused
+        self._problems: dict[Key, tuple[str, Stamp]] = {}
         self._loading: set[Key] = set()
         self._loads: Counter[Key] = Counter()  # (model, "ok" or "error")
         self._retired: dict[ServedModel, threading.Timer] = {}  # replaced, and not closed yet
@@ -184,7 +185,7 @@ class ModelControl:
         with self._changing:
             served = {model.version: model for model in self._engine.versions(name)}
             chosen: dict[str, ServedModel] = {}
-            stamps: dict[Key, Stamp | None] = {}
+            stamps: dict[Key, Stamp] = {}
             wanted = self._config.num_versions or max(len(files), len(served))
             broken = False
             for file in files:
@@ -208,7 +209,7 @@ class ModelControl:
             if chosen != served:
                 self._retire(self._engine.serve(name, list(chosen.values())))
 
-    def _load(self, file: ModelFile, stamp: Stamp | None, strict: bool) -> ServedModel | None:
+    def _load(self, file: ModelFile, stamp: Stamp, strict: bool) -> ServedModel | None:
         """None, unless strict, for a file that cannot be loaded; one that was refused as it is is not tried again."""
         key = (file.name, str(file.version))
         if not strict and key in self._problems and self._problems[key][1] == stamp:

@@ -10,8 +10,8 @@ import click
 
 from serving.server.config import ServerConfig
 from serving.server.errors import StartError
+from serving.server.repository import SETTINGS_FILE
 
-FILE = "serving.toml"
 NAMES = (
     "max_batch_size",
     "max_queue_size",
@@ -32,7 +32,7 @@ def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
     folder: the model's, <models>/<name>. Raises StartError for a file that is not TOML, an unknown name, a value out of
     range, or values that do not fit together.
     """
-    file = folder / FILE
+    file = folder / SETTINGS_FILE
     try:
         given = tomllib.loads(file.read_text())
     except FileNotFoundError:

@@ -5,15 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.server.changing_files import Stamp, stamp_of
 from serving.server.errors import NotFoundError, RepositoryError
 
 MODEL_FILE = "model.onnx"
+SETTINGS_FILE = "serving.toml"  # of a model, beside its versions
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")  # as long as a file's name can be
 _VERSION = re.compile(r"[1-9][0-9]*")
 _LAYOUT = f"<version>/{MODEL_FILE}, the version a whole number from 1"
-
-Stamp = tuple[int, int, int]
-"""Time of the last change, size and inode: another stamp is another file."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +23,9 @@ class ModelFile:
     version: int
     path: Path
 
-    def stamp(self) -> Stamp | None:
-        """None for a file that is gone."""
-        try:
-            found = self.path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+    def stamp(self) -> Stamp:
+        """Of all that is read when it is loaded."""
+        return stamp_of(self.path, self.path.parents[1] / SETTINGS_FILE)
 
 
 def names(models: Path) -> list[str]:

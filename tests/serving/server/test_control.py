@@ -13,6 +13,7 @@ from serving.server.config import ServerConfig
 from serving.server.control import ModelControl
 from serving.server.engine import Engine
 from serving.server.errors import ControlError, ModelLoadError, NotFoundError, RepositoryError, UnavailableError
+from serving.server.repository import SETTINGS_FILE
 from serving.server.runtime import Runtime
 from tests import onnx_models
 from tests.serving.server.parts import Caller
@@ -235,6 +236,31 @@ def test_polling_sees_a_file_that_was_replaced(models: Path, start: Start) -> No
     after = controlled.engine.model("gather")
     assert after is not before
     assert [spec.name for spec in after.signature.inputs] == ["text"]
+
+
+def test_polling_sees_a_models_own_settings_change(models: Path, start: Start) -> None:
+    controlled = start("poll")
+    settings = models / "text" / SETTINGS_FILE
+    settings.write_text("max_queue_size = 1")
+    controlled.control.poll()
+    assert controlled.engine.model("text").batcher.max_queue_size == 256
+    settings.write_text("max_queue_size = 300")
+    controlled.control.poll()
+    assert controlled.engine.model("text").batcher.max_queue_size == 300
+    settings.unlink()
+    controlled.control.poll()
+    assert controlled.engine.model("text").batcher.max_queue_size == 256
+
+
+def test_polling_loads_a_model_whose_settings_were_mended(models: Path, start: Start) -> None:
+    added = add(models, "two_inputs", 1)
+    settings = added.parents[1] / SETTINGS_FILE
+    settings.write_text("no settings")
+    controlled = start("poll")
+    assert ("two_inputs", "1", "UNAVAILABLE") in controlled.index()
+    settings.write_text("max_batch_size = 8")
+    controlled.control.poll()
+    assert controlled.engine.model("two_inputs").max_batch_size == 8
 
 
 def test_polling_leaves_a_model_that_serves_alone_when_what_comes_is_broken(models: Path, start: Start) -> None:

@@ -7,15 +7,15 @@ import pytest
 from serving.server.config import ServerConfig
 from serving.server.engine import Engine
 from serving.server.errors import StartError
-from serving.server.model_settings import FILE, NAMES, largest_settings, settings_of
-from serving.server.repository import ModelFile
+from serving.server.model_settings import NAMES, largest_settings, settings_of
+from serving.server.repository import SETTINGS_FILE, ModelFile
 from tests import onnx_models
 
 CONFIG = ServerConfig(max_batch_size=8, max_queue_size=100)
 
 
 def written(folder: Path, text: str) -> Path:
-    (folder / FILE).write_text(text)
+    (folder / SETTINGS_FILE).write_text(text)
     return folder
 
 
@@ -50,12 +50,12 @@ def test_what_the_file_says_holds_and_the_rest_is_the_servers(tmp_path: Path) ->
 def test_what_cannot_be_meant_names_the_file_and_says_what_can(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(StartError) as caught:
         settings_of(written(tmp_path, text), CONFIG)
-    assert str(caught.value).startswith(f"{tmp_path / FILE}: ") or expected.startswith("cannot")
+    assert str(caught.value).startswith(f"{tmp_path / SETTINGS_FILE}: ") or expected.startswith("cannot")
     assert expected in str(caught.value)
 
 
 def test_a_file_of_other_bytes_is_named(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(b"\xff\xfe")
+    (tmp_path / SETTINGS_FILE).write_bytes(b"\xff\xfe")
     with pytest.raises(StartError, match=r"serving\.toml cannot be read as TOML"):
         settings_of(tmp_path, CONFIG)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from serving.server.errors import NotFoundError, RepositoryError
-from serving.server.repository import ModelFile, names, require_names, require_versions, versions
+from serving.server.repository import SETTINGS_FILE, ModelFile, names, require_names, require_versions, versions
 
 
 def add(models: Path, *paths: str) -> None:
@@ -52,8 +52,15 @@ def test_a_file_that_changes_has_another_stamp(tmp_path: Path) -> None:
     before = file.stamp()
     file.path.write_text("changed")
     assert file.stamp() != before
+    before = file.stamp()
+    settings = tmp_path / "m" / SETTINGS_FILE
+    settings.write_text("instances = 1")
+    with_settings = file.stamp()
+    assert with_settings != before
+    settings.unlink()
+    assert file.stamp() == before
     file.path.unlink()
-    assert file.stamp() is None
+    assert file.stamp() != before
 
 
 def test_a_missing_repository_says_how_to_name_one(tmp_path: Path) -> None:
