@@ -1,17 +1,21 @@
 """The HTTP port: /metrics for Prometheus, and the Open Inference Protocol's two health paths for probes."""
 
+import io
 import socket
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, TextIO
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from serving.server.config import ServerConfig
 from serving.server.errors import StartError
 from serving.server.metrics import StateCollector
+
+log = structlog.get_logger()
 
 OFF = -1
 
@@ -55,6 +59,10 @@ class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are not logged: whoever reaches the port could fill the log."""
 
+    def get_stderr(self) -> TextIO:
+        """Nor what wsgiref has to say of each caller who does not read his answer."""
+        return io.StringIO()
+
 
 class MetricsServer:
     """Serves in a thread of its own, until it is closed."""
@@ -86,8 +94,13 @@ class MetricsServer:
 
     def _answer(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/metrics":
-            return self._metrics(environ, start_response)  # type: ignore[no-any-return]
-        status, text = self._told(environ["PATH_INFO"])
+            try:
+                return self._metrics(environ, start_response)  # type: ignore[no-any-return]
+            except Exception as error:  # an Accept header that prometheus-client cannot read, for one
+                log.warning("metrics not told", reason=repr(error)[:200])
+                status, text = "500 Internal Server Error", "the metrics could not be told; the log says why"
+        else:
+            status, text = self._told(environ["PATH_INFO"])
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [f"{text}\n".encode()]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import structlog.testing
 from prometheus_client.parser import text_string_to_metric_families
 
 from protos import classifier_pb2
@@ -196,6 +197,21 @@ def test_there_are_only_so_many_connections(watched: Watched) -> None:
         connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
         assert connection.makefile("rb").read().endswith(b"live\n")
         connection.close()
+
+
+def test_what_a_caller_asks_of_the_metrics_never_fills_the_log(
+    watched: Watched, capfd: pytest.CaptureFixture[str]
+) -> None:
+    address = ("127.0.0.1", watched.http.port)
+    with structlog.testing.capture_logs() as log:
+        for _ in range(3):
+            with socket.create_connection(address, TIMEOUT) as connection:
+                unreadable = b"Accept: application/openmetrics-text; version=no-number"
+                connection.sendall(b"GET /metrics HTTP/1.0\r\n" + unreadable + b"\r\n\r\n")
+                assert connection.makefile("rb").readline().startswith(b"HTTP/1.0 500")
+    assert {line["event"] for line in log} == {"metrics not told"}  # which the log's limit holds
+    assert capfd.readouterr().err == ""
+    assert "nv_inference_count" in watched.get("/metrics")
 
 
 def test_a_port_in_use_is_an_error_that_names_it(watched: Watched) -> None:
