@@ -13,6 +13,12 @@ from serving.signature import Signature, TensorSpec
 
 Arrays = dict[str, npt.NDArray[Any]]
 
+# Parameters of one tensor, in Triton's protocol, that would change what is sent or answered; others are left alone.
+_UNKNOWN = {
+    "classification": "ask for the output itself, or Classify of hangtag.v1.Classifier for labels",
+    "shared_memory_region": "send tensors in the request, and take them from the answer",
+}
+
 
 def decode_inputs(request: pb.ModelInferRequest) -> tuple[Arrays, dict[str, str]]:
     """The request's arrays and their datatypes, by name. Raises InvalidRequestError when they do not hold together."""
@@ -25,6 +31,7 @@ def decode_inputs(request: pb.ModelInferRequest) -> tuple[Arrays, dict[str, str]
     for index, tensor in enumerate(request.inputs):
         if tensor.name in arrays:
             raise InvalidRequestError(f"input {tensor.name!r} is given twice")
+        _require_known(tensor)
         if raw and tensor.HasField("contents"):
             raise InvalidRequestError(
                 f"input {tensor.name!r} has both contents and raw_input_contents; send one of them"
@@ -44,6 +51,8 @@ def requested_outputs(request: pb.ModelInferRequest, signature: Signature) -> Se
     """Which outputs the caller wants, in its order; all of them when it names none."""
     if not request.outputs:
         return signature.outputs
+    for output in request.outputs:
+        _require_known(output)
     specs = [(output.name, signature.output(output.name)) for output in request.outputs]
     if len({name for name, _ in specs}) < len(specs):  # a small request could ask for a huge answer
         raise InvalidRequestError("an output is asked for twice; name each one once")
@@ -73,6 +82,15 @@ def encode_response(
         ],
         raw_output_contents=[tensors.to_raw(outputs[spec.name]) for spec in specs],
     )
+
+
+def _require_known(
+    tensor: pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor,
+) -> None:
+    if tensor.parameters:
+        for name, instead in _UNKNOWN.items():
+            if name in tensor.parameters:
+                raise InvalidRequestError(f"{tensor.name!r} has the parameter {name!r}, not known here: {instead}")
 
 
 def _as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

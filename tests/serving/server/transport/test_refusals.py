@@ -82,6 +82,20 @@ def outputs(*names: str) -> Change:
     return lambda sent: sent.outputs.extend(Request.InferRequestedOutputTensor(name=name) for name in names)
 
 
+def classes(sent: Request) -> None:
+    sent.outputs.add(name="logits").parameters["classification"].int64_param = 3
+
+
+def shared(which: str) -> Change:
+    def change(sent: Request) -> None:
+        tensor = sent.inputs[0] if which == "inputs" else sent.outputs.add(name="logits")
+        tensor.parameters["shared_memory_region"].string_param = "region"
+        if which == "inputs":
+            sent.raw_input_contents.pop()
+
+    return change
+
+
 MALFORMED: dict[str, tuple[Change, str]] = {
     "no input": (lambda sent: sent.inputs.pop() and sent.raw_input_contents.pop(), "input 'image' is missing; the"),
     "no contents": (lambda sent: sent.raw_input_contents.pop(), "needs 784 elements in uint_contents, got 0"),
@@ -107,6 +121,9 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "too many samples": (shaped(17, 28, 28, contents=bytes(17 * 784)), "17 samples in one request; the model takes at"),
     "unknown output": (outputs("logits", "mood"), "unknown output 'mood'; the model gives logits: FP32 [any, 10]"),
     "output twice": (outputs("logits", "logits"), "an output is asked for twice"),
+    "classes": (classes, "'logits' has the parameter 'classification', not known here: ask for the output itself"),
+    "input in shared memory": (shared("inputs"), "'image' has the parameter 'shared_memory_region', not known here"),
+    "output in shared memory": (shared("outputs"), "'logits' has the parameter 'shared_memory_region', not known here"),
 }
 
 
