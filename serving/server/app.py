@@ -36,6 +36,7 @@ class Server:
         """
         self.config = config
         self.port = 0
+        self._stopping = False
         self._engine = Engine(config)
         self.control = ModelControl(self._engine, versions or {})
         self._tracing = Tracing.to(config.otlp_endpoint)
@@ -54,7 +55,8 @@ class Server:
 
     @property
     def ready(self) -> bool:
-        return self._engine.ready
+        """It takes calls, and goes on doing so: false while those in flight are finished."""
+        return self._engine.ready and not self._stopping
 
     def state(self) -> ServerState:
         """What is served, and what was done."""
@@ -87,6 +89,7 @@ class Server:
     def stop(self, grace: float | None = None) -> None:
         """Health says NOT_SERVING, calls in flight are finished within ``grace`` seconds, then everything ends."""
         grace = self.config.drain_seconds if grace is None else grace
+        self._stopping = True
         self.control.stop()
         self._transport.stop(grace)
         self.control.close()

@@ -4,6 +4,7 @@ A new version is loaded and warmed up before it takes requests; then one assignm
 the old one finishes what it has. What cannot be loaded changes nothing, and is told by RepositoryIndex and the log.
 """
 
+import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +15,7 @@ import structlog
 from serving.server.changing_files import Stamp
 from serving.server.config import ServerConfig
 from serving.server.engine import Engine
-from serving.server.errors import ControlError, NotFoundError, RepositoryError, StartError
+from serving.server.errors import ControlError, NotFoundError, RepositoryError, StartError, UnavailableError
 from serving.server.model import ServedModel
 from serving.server.repository import ModelFile, names, require_names, require_versions, versions
 from serving.server.state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
@@ -31,7 +32,10 @@ class Control(Protocol):
     """What the transport asks for: of this process alone, or of all workers."""
 
     def load(self, name: str) -> None:
-        """Load the model's latest versions, or load them again. Raises NotFoundError and ControlError."""
+        """Load the model's latest versions, or load them again.
+
+        Raises NotFoundError, ControlError, and UnavailableError where the server is stopping.
+        """
 
     def unload(self, name: str) -> None:
         """Take the model out of service. Raises NotFoundError and ControlError."""
@@ -132,8 +136,9 @@ class ModelControl:
             log.warning("repository not readable; what serves goes on serving", reason=str(error))
             return
         before = self._engine.models
-        for name in sorted({*present, *self._engine.names()}):
-            self._update(name, versions(self._config.models, name), strict=False)
+        with contextlib.suppress(UnavailableError):  # it stops
+            for name in sorted({*present, *self._engine.names()}):
+                self._update(name, versions(self._config.models, name), strict=False)
         if self._engine.models != before:
             self.on_change()
 
@@ -180,7 +185,7 @@ class ModelControl:
         """Serve the latest of these files that can be loaded, as many as are wanted; the latest come first.
 
         strict: raise StartError for one that cannot be loaded, and change nothing. again: load also those whose
-        file has not changed.
+        file has not changed. Raises UnavailableError, with nothing changed, once the server stops.
         """
         with self._changing:
             served = {model.version: model for model in self._engine.versions(name)}
@@ -189,8 +194,10 @@ class ModelControl:
             wanted = self._config.num_versions or max(len(files), len(served))
             broken = False
             for file in files:
-                if len(chosen) == wanted or self._stopping.is_set():
+                if len(chosen) == wanted:
                     break
+                if self._stopping.is_set():  # what serves stays, to finish what it has
+                    raise UnavailableError("the server is stopping, and loads nothing any more")
                 version, stamp = str(file.version), file.stamp()
                 model = served.get(version)
                 if model is None or again or self._stamps.get((name, version)) != stamp:

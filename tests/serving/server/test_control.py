@@ -310,3 +310,15 @@ def test_a_repository_that_is_away_for_a_moment_changes_nothing(models: Path, st
     controlled.control.poll()
     assert controlled.served() == served
     os.rename(models.with_name("away"), models)  # noqa: PTH104
+
+
+def test_a_server_that_stops_changes_nothing_any_more(models: Path, start: Start) -> None:
+    explicit, polling = start("explicit", load_model=("gather",)), start("poll")
+    for each in (explicit, polling):
+        each.control.stop()
+    add(models, "gather", 2)
+    with pytest.raises(UnavailableError, match="stopping"):
+        explicit.control.load("gather")
+    polling.control.poll()
+    assert explicit.served() == {"gather": ["1"]}
+    assert polling.served() == {"gather": ["1"], "text": ["1"]}

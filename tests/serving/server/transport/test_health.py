@@ -114,8 +114,10 @@ def test_a_call_in_flight_is_finished_before_the_end(repository: Path) -> None:
 
         grpc_server.stop = stop_and_tell  # type: ignore[method-assign,assignment]
         stopping = threading.Thread(target=live.server.stop, args=(3600,))
+        assert live.server.ready
         stopping.start()
         assert list(told) == ["NOT_SERVING"]
+        assert not live.server.ready  # as the metrics port tells
         assert refusing.wait(TIMEOUT)
         with live.connect() as another:
             stub = inference_pb2_grpc.GRPCInferenceServiceStub(another)

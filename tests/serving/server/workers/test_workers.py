@@ -187,6 +187,8 @@ def test_when_a_worker_cannot_be_replaced_the_server_fails(models: Path) -> None
         (models / "gather/1/model.onnx").write_bytes(b"broken")
         os.kill(pids(server)[0], signal.SIGKILL)
         assert server.wait() == 1
+        waited = [re.findall(r"replaced_in_seconds=(\S+)", line) for line in server.log if '"worker ended"' in line]
+        assert waited == [["0.1"], ["0.2"], ["0.4"], ["0.8"], ["1.6"]]
         assert server.log[-1].startswith("Error: a worker could not be replaced, 5 times: ")
         assert "gather/1/model.onnx cannot be loaded" in server.log[-1]
         for pid in pids(server):
