@@ -17,7 +17,7 @@ from serving.server.config import ServerConfig
 from serving.server.engine import Engine
 from serving.server.errors import ControlError, NotFoundError, RepositoryError, StartError, UnavailableError
 from serving.server.model import ServedModel
-from serving.server.repository import ModelFile, names, require_names, require_versions, versions
+from serving.server.repository import ModelFile, names, published, require_names, require_versions, versions
 from serving.server.state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
 
 log = structlog.get_logger()
@@ -42,6 +42,9 @@ class Control(Protocol):
 
     def state(self) -> ServerState:
         """What is served, what is not, and what was done."""
+
+    def published(self) -> list[ModelFile]:
+        """The latest version of each model in the repository, served or not."""
 
 
 class ModelControl:
@@ -110,10 +113,10 @@ class ModelControl:
 
     def load(self, name: str) -> None:
         self._require_explicit()
-        found = versions(self._config.models, name)
-        if not found:
-            raise NotFoundError(f"the repository has no model {name!r} with a version to load")
         try:
+            found = versions(self._config.models, name)
+            if not found:
+                raise NotFoundError(f"the repository has no model {name!r} with a version to load")
             self._update(name, found, strict=True, again=True)
         except StartError as error:
             raise ControlError(f"{error}; what served before serves on") from error
@@ -138,7 +141,10 @@ class ModelControl:
         before = self._engine.models
         with contextlib.suppress(UnavailableError):  # it stops
             for name in sorted({*present, *self._engine.names()}):
-                self._update(name, versions(self._config.models, name), strict=False)
+                try:
+                    self._update(name, versions(self._config.models, name), strict=False)
+                except RepositoryError as error:
+                    log.warning("model not looked at; what serves of it serves on", model=name, reason=str(error))
         if self._engine.models != before:
             self.on_change()
 
@@ -166,6 +172,9 @@ class ModelControl:
         return ServerState(
             tuple(told[key] for key in sorted(told)), self._engine.failures.snapshot(), dict(self._loads)
         )
+
+    def published(self) -> list[ModelFile]:
+        return published(self._config.models)
 
     def _pinned(self, files: list[ModelFile]) -> list[ModelFile]:
         versions = self._versions.get(files[0].name, ())

@@ -1,5 +1,6 @@
 """The model repository on disk, in Triton's layout: <models>/<name>/<version>/model.onnx, a version a whole number."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,13 +41,19 @@ def names(models: Path) -> list[str]:
 
 
 def versions(models: Path, name: str) -> list[ModelFile]:
-    """A model's versions, the latest first; none where it is not. Raises NotFoundError for what is not a plain name."""
+    """A model's versions, the latest first; none where it is not.
+
+    Raises NotFoundError for what is not a plain name, RepositoryError for a folder that cannot be read.
+    """
     if not _NAME.fullmatch(name):
         raise NotFoundError(
             f"{name!r} cannot be a model's name: up to 255 letters, digits, '_', '-' and '.' can, and the first one is "
             "a letter or a digit"
         )
-    return sorted(_versions(models / name), key=lambda file: -file.version)
+    try:
+        return sorted(_versions(models / name), key=lambda file: -file.version)
+    except OSError as error:
+        raise RepositoryError(f"{models / name} cannot be read: {error.strerror}") from error
 
 
 def require_versions(models: Path, name: str) -> list[ModelFile]:
@@ -67,6 +74,16 @@ def require_names(models: Path) -> list[str]:
         raise RepositoryError(
             f"{models} holds no model: expected {models}/<name>/{_LAYOUT}. 'hangtag export' publishes one."
         )
+    return found
+
+
+def published(models: Path) -> list[ModelFile]:
+    """The highest version of each model that can be found, by name."""
+    found = []
+    with contextlib.suppress(RepositoryError):
+        for name in names(models):
+            with contextlib.suppress(RepositoryError):
+                found += versions(models, name)[:1]
     return found
 
 

@@ -3,12 +3,14 @@
 With several workers, any of them answers for all.
 """
 
+from collections.abc import Iterable
+
 import grpc
 
 from protos import inference_pb2 as pb
 from serving.server.control import Control
 from serving.server.errors import InvalidRequestError, NotFoundError
-from serving.server.state import READY, VersionState
+from serving.server.state import READY, UNAVAILABLE, VersionState
 from serving.server.statistics import Duration
 from serving.server.transport.status import answers_errors
 
@@ -24,15 +26,25 @@ class RepositoryMethods:
         self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
     ) -> pb.RepositoryIndexResponse:
         _require_no_repository(request.repository_name)
+        found = self._control.state().versions
+        told = [one for one in found if one.state == READY] if request.ready else [*found, *self._not_loaded(found)]
         return pb.RepositoryIndexResponse(
             models=[
                 pb.RepositoryIndexResponse.ModelIndex(
                     name=one.name, version=one.version, state=one.state, reason=one.reason
                 )
-                for one in self._control.state().versions
-                if one.state == READY or not request.ready
+                for one in told
             ]
         )
+
+    def _not_loaded(self, found: Iterable[VersionState]) -> list[VersionState]:
+        """Models of the repository that nobody has asked for: the protocol lists what could be loaded."""
+        known = {one.name for one in found}
+        return [
+            VersionState(file.name, str(file.version), UNAVAILABLE, "not loaded")
+            for file in self._control.published()
+            if file.name not in known
+        ]
 
     @answers_errors
     def RepositoryModelLoad(

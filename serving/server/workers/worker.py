@@ -16,6 +16,7 @@ from serving.server.config import ServerConfig
 from serving.server.control import Control
 from serving.server.errors import StartError, UnavailableError
 from serving.server.logs import configure_log
+from serving.server.repository import ModelFile
 from serving.server.state import ServerState
 from serving.server.workers.messages import Failed, GetState, Listening, Load, Loaded, Poll, Stop, Unload
 from serving.server.workers.peer import Peer, PeerError
@@ -45,6 +46,9 @@ class AllWorkers:
             log.warning("no statistics of the other workers", reason=str(error))
             return self._own.state()
         return state
+
+    def published(self) -> list[ModelFile]:
+        return self._own.published()
 
 
 class Worker:

@@ -312,6 +312,30 @@ def test_a_repository_that_is_away_for_a_moment_changes_nothing(models: Path, st
     os.rename(models.with_name("away"), models)  # noqa: PTH104
 
 
+def test_a_models_folder_that_cannot_be_read_holds_up_no_other(
+    models: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controlled, explicit = start("poll"), start("explicit")
+    served = controlled.engine.model("gather")
+    look = Path.iterdir
+
+    def refused(folder: Path) -> Iterator[Path]:  # root may read every folder
+        if folder == models / "gather":
+            raise PermissionError(13, "Permission denied")
+        return look(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    add(models, "text", 2)
+    with structlog.testing.capture_logs() as log:
+        controlled.control.poll()
+    assert controlled.served() == {"gather": ["1"], "text": ["2"]}
+    assert controlled.engine.model("gather") is served
+    assert any(f"{models}/gather cannot be read: Permission denied" in line.get("reason", "") for line in log)
+    with pytest.raises(ControlError, match="cannot be read: Permission denied"):
+        explicit.control.load("gather")
+    assert [file.name for file in explicit.control.published()] == ["text"]
+
+
 def test_a_server_that_stops_changes_nothing_any_more(models: Path, start: Start) -> None:
     explicit, polling = start("explicit", load_model=("gather",)), start("poll")
     for each in (explicit, polling):
