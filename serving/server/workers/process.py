@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from serving.server.config import ServerConfig
+from serving.server.errors import UnavailableError
 from serving.server.state import ServerState
 from serving.server.workers import worker
 from serving.server.workers.messages import GetState, Stop
@@ -66,8 +67,10 @@ class WorkerProcess:
         """Ask for the state; where there is no answer the last one stays."""
         try:
             self.state = self.call(GetState(), ANSWER_SECONDS)
+        except UnavailableError:
+            pass  # it has only begun, and says so
         except Exception:
-            return  # it has only begun, or is gone, or hangs: ``told`` says since when
+            return  # it is gone, or hangs: ``told`` says since when
         self.told = time.monotonic()
 
     def ask_to_stop(self) -> None:

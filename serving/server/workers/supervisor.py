@@ -232,7 +232,9 @@ class Supervisor:
         if self.workers().running:
             self._versions = {name: tuple(versions) for name, versions in served.items()}
         for worker in list(self._workers.values()):
-            if worker.listening and time.monotonic() - worker.told > HANG_SECONDS:
+            if not worker.listening:  # loading may take long, but no worker is too busy to say so
+                threading.Thread(target=worker.refresh, daemon=True).start()
+            if time.monotonic() - worker.told > HANG_SECONDS:
                 log.warning("worker hangs; it is replaced", worker=worker.number, pid=worker.pid)
                 worker.kill()
 

@@ -58,6 +58,31 @@ def test_a_worker_that_hangs_is_killed_and_replaced(supervised: Supervisor, monk
     assert supervised.workers().restarts >= 1
 
 
+def test_a_worker_that_hangs_before_it_listens_is_killed_and_replaced(
+    supervised: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[WorkerProcess] = []
+
+    class FirstHangs(WorkerProcess):
+        def __init__(self, *arguments: Any) -> None:
+            monkeypatch.setattr(supervisor, "HANG_SECONDS", TIMEOUT if begun else 0.5)
+            super().__init__(*arguments)
+            assert self.pid is not None
+            if not begun:
+                os.kill(self.pid, signal.SIGSTOP)
+            begun.append(self)
+
+    monkeypatch.setattr(supervisor, "WorkerProcess", FirstHangs)
+    monkeypatch.setattr(process, "ANSWER_SECONDS", 0.2)
+    supervised._workers[0].kill()
+    with supervised._changed:
+        assert supervised._changed.wait_for(lambda: begun and begun[-1].listening, TIMEOUT)
+    hanging, good = begun
+    assert hanging.exit_code == -signal.SIGKILL
+    assert supervised._workers[0] is good
+    assert supervised.workers().running == 2
+
+
 def test_a_worker_that_cannot_follow_is_replaced_by_one_that_begins_with_it(
     supervised: Supervisor, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
