@@ -2,6 +2,7 @@
 made from this declaration."""
 
 import ipaddress
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,6 +17,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _MOST_SAMPLES = 4096
+
+
+class _Seconds(click.FloatRange):
+    """As many as gRPC's core can count: milliseconds, in 31 bits."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__(least, 2_000_000)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):  # which is neither below nor above
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
 
 
 def _option(type_: Any, help_: str, **more: Any) -> dict[str, Any]:
@@ -55,9 +69,7 @@ class ServerConfig:
     )
     poll_seconds: float = field(
         default=15.0,
-        metadata=_option(
-            click.FloatRange(min=0.1), "With --model-control poll: how often the repository is looked at."
-        ),
+        metadata=_option(_Seconds(0.1), "With --model-control poll: how often the repository is looked at."),
     )
     num_versions: int = field(
         default=1,
@@ -192,17 +204,15 @@ class ServerConfig:
         default=1024, metadata=_option(click.IntRange(1, 1_000_000), "The most open connections; one more is closed.")
     )
     connection_idle_seconds: float = field(
-        default=900.0, metadata=_option(click.FloatRange(min=1), "Close a connection without calls after so long.")
+        default=900.0, metadata=_option(_Seconds(1), "Close a connection without calls after so long.")
     )
     keepalive_seconds: float = field(
         default=60.0,
-        metadata=_option(
-            click.FloatRange(min=1), "Ask a silent client whether it is there; no answer in 20 s ends it."
-        ),
+        metadata=_option(_Seconds(1), "Ask a silent client whether it is there; no answer in 20 s ends it."),
     )
     min_ping_seconds: float = field(
         default=10.0,
-        metadata=_option(click.FloatRange(min=0), "Send away clients that ping more often than this."),
+        metadata=_option(_Seconds(0), "Send away clients that ping more often than this."),
     )
     hot_path: str = field(
         default="auto",
@@ -214,7 +224,7 @@ class ServerConfig:
     )
     drain_seconds: float = field(
         default=20.0,
-        metadata=_option(click.FloatRange(min=0), "On SIGTERM, how long calls in flight may take to finish."),
+        metadata=_option(_Seconds(0), "On SIGTERM, how long calls in flight may take to finish."),
     )
 
     @property

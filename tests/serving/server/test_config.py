@@ -134,3 +134,16 @@ def test_what_is_dangerous_beyond_loopback(host: str, options: dict[str, Any], d
     told = ServerConfig(host=host, **options).dangers
     assert len(told) == len(dangers)
     assert all(word in danger for word, danger in zip(dangers, told, strict=True))
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--poll-seconds", "--connection-idle-seconds", "--keepalive-seconds", "--min-ping-seconds", "--drain-seconds"],
+)
+def test_seconds_are_a_number_that_grpc_can_count(option: str) -> None:
+    for value in ("nan", "inf", "-1", "1e12", "2000001"):
+        result, config = parsed(option, value)
+        assert result.exit_code == 2
+        assert f"Invalid value for '{option}': " in result.output
+        assert config is None
+    assert parsed(option, "2e6")[1] is not None
