@@ -133,6 +133,18 @@ def test_a_renewed_certificate_serves_new_connections_and_leaves_the_old(models:
         assert old.models() == ["gather"]
 
 
+def test_a_renewed_authority_of_callers_is_asked_from_then_on(models: Path, papers: Papers) -> None:
+    asked = papers.folder / "asked-ca.pem"
+    asked.write_bytes(papers.ca().read_bytes())
+    with serving(models, **papers.server(tls_client_ca=asked)) as server:
+        assert value(server, papers.client()) == 20
+        asked.write_bytes(papers.ca("strangers").read_bytes())
+        assert refused(server, papers.client()) is grpc.StatusCode.UNAVAILABLE
+        assert value(server, papers.client("strangers")) == 20
+        asked.write_bytes(b"no certificate")
+        assert value(server, papers.client("strangers")) == 20
+
+
 def test_a_broken_renewal_leaves_the_certificate_that_was_good(models: Path, papers: Papers) -> None:
     with serving(models, **papers.server()) as server:
         papers.key("server-of-ours").write_bytes(papers.key("server-of-strangers").read_bytes())
