@@ -15,6 +15,7 @@ BURST = 20
 """Warnings and errors of one event that are written in PERIOD seconds; the next one written counts the rest."""
 PERIOD = 10.0
 
+_LONGEST = 500  # of what a library says
 _LIMITED = ("warning", "error", "critical")
 
 
@@ -55,6 +56,20 @@ class _Writer:
         with contextlib.suppress(OSError, ValueError):
             if sys.stderr is not None:
                 sys.stderr.flush()
+
+
+class _Library(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger()
+        write = log.error if record.levelno >= logging.ERROR else log.warning
+        write(record.name, reason=record.getMessage()[:_LONGEST])
+
+
+def take_over(library: str) -> None:
+    """What a library logs by itself, be it of callers' making, is written in this log's form and within its limit."""
+    logger = logging.getLogger(library)
+    logger.handlers = [_Library(logging.WARNING)]
+    logger.propagate = False
 
 
 def configure_log(**everywhere: object) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from serving.server.errors import StartError
+from serving.server.logs import take_over
 from serving.server.transport.call import BATCH_SIZE, COMPUTE_NS, QUEUE_NS
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+        take_over("opentelemetry")  # it tells of each header that a caller has got wrong
         resource = Resource({SERVICE_NAME: "hangtag"}).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # sampling: OTEL_TRACES_SAMPLER
         self._provider.add_span_processor(processor)

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog.testing
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -67,6 +68,20 @@ def test_a_call_is_a_child_of_its_callers_span(traced: LiveServer, exporter: InM
     assert span.start_time is not None
     assert span.end_time is not None
     assert span.start_time < span.end_time
+
+
+def test_headers_that_a_caller_got_wrong_are_told_as_one_event(
+    traced: LiveServer, exporter: InMemorySpanExporter, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with structlog.testing.capture_logs() as log:
+        for number in range(3):
+            metadata = [("traceparent", TRACEPARENT), ("tracestate", f"!!!={number}")]
+            traced.inference.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT, metadata=metadata)
+        assert spans(traced, exporter)
+    told = [line for line in log if "!!!" in line.get("reason", "")]
+    assert [line["event"] for line in told] == ["opentelemetry.trace.span"] * 3  # of which the log takes so many
+    assert [line["log_level"] for line in told] == ["warning"] * 3
+    assert "!!!" not in capfd.readouterr().err
 
 
 def test_a_call_without_a_parent_begins_a_trace_and_an_error_is_told(
