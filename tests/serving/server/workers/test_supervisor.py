@@ -48,6 +48,13 @@ def wait_until_replaced(supervised: Supervisor, number: int, before: WorkerProce
 def test_a_worker_that_hangs_is_killed_and_replaced(supervised: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     hanging = supervised._workers[0]
     assert hanging.pid is not None
+
+    class TakesItsTime(WorkerProcess):
+        def __init__(self, *arguments: Any) -> None:
+            monkeypatch.setattr(supervisor, "HANG_SECONDS", TIMEOUT)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(supervisor, "WorkerProcess", TakesItsTime)
     os.kill(hanging.pid, signal.SIGSTOP)
     monkeypatch.setattr(process, "ANSWER_SECONDS", 0.2)
     monkeypatch.setattr(supervisor, "HANG_SECONDS", 1.0)
@@ -65,15 +72,14 @@ def test_a_worker_that_hangs_before_it_listens_is_killed_and_replaced(
 
     class FirstHangs(WorkerProcess):
         def __init__(self, *arguments: Any) -> None:
-            monkeypatch.setattr(supervisor, "HANG_SECONDS", TIMEOUT if begun else 0.5)
             super().__init__(*arguments)
             assert self.pid is not None
             if not begun:
                 os.kill(self.pid, signal.SIGSTOP)
+                self.told -= supervisor.HANG_SECONDS + 1  # as if it had said nothing for so long
             begun.append(self)
 
     monkeypatch.setattr(supervisor, "WorkerProcess", FirstHangs)
-    monkeypatch.setattr(process, "ANSWER_SECONDS", 0.2)
     supervised._workers[0].kill()
     with supervised._changed:
         assert supervised._changed.wait_for(lambda: begun and begun[-1].listening, TIMEOUT)
