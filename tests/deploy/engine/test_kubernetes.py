@@ -1,15 +1,19 @@
 """What kustomize makes of deploy/kubernetes is valid: by Kubernetes' schemas, and KServe's kinds by KServe's SDK."""
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
+from serving.server.config import ServerConfig
 from tests.deploy.engine.stack import ROOT, docker
 from tests.deploy.kserve_fields import problems
 
+FOLDER = ROOT / "deploy/kubernetes"
 KUSTOMIZATIONS = ("base", "gpu", "kserve")
 VERSIONS = ("1.32", "1.35")
 # Custom kinds, for which Kubernetes has no schema.
@@ -22,8 +26,8 @@ def documents(request: pytest.FixtureRequest) -> list[Document]:
     return built(request.param)
 
 
-def built(name: str) -> list[Document]:
-    mount = f"{ROOT / 'deploy/kubernetes'}:/kubernetes:ro"
+def built(name: str, folder: Path = FOLDER) -> list[Document]:
+    mount = f"{folder}:/kubernetes:ro"
     text = docker("run", "--rm", "--volume", mount, "hangtag:stand-ins", "kubectl", "kustomize", f"/kubernetes/{name}")
     return list(yaml.safe_load_all(text))
 
@@ -54,6 +58,39 @@ def test_pods_are_restricted(documents: list[Document]) -> None:
             assert context["seccompProfile"] == {"type": "RuntimeDefault"}
             assert set(container["resources"]["limits"]) >= {"cpu", "memory"}
             assert re.fullmatch(r"hangtag:(cpu|gpu)", container["image"])
+
+
+def test_pods_on_gpus_get_their_own_image_whatever_the_base_s_is_called(tmp_path: Path) -> None:
+    """Else whoever gives the base an image of a registry, as docs/deploy.md says, has a GPU's pods serve on the CPU."""
+    copied = shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    base = copied / "base/kustomization.yaml"
+    base.write_text(base.read_text().replace("newName: hangtag", "newName: registry.example/hangtag"))
+    for name, image in (("base", "registry.example/hangtag:cpu"), ("gpu", "hangtag:gpu")):
+        (container,) = of_kind(built(name, copied), "Deployment")["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == image
+
+
+def test_who_asks_a_pod_about_its_health(documents: list[Document]) -> None:
+    """Kubernetes' own gRPC probes, at the port of the calls: liveness more patient than readiness."""
+    for document in documents:
+        pod = document["spec"].get("template", document).get("spec")
+        for container in pod.get("containers", []):
+            port = container["ports"][0]["containerPort"]
+            probes = [container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")]
+            assert all(probe["grpc"] == {"port": port} for probe in probes)
+            _, readiness, liveness = (probe["periodSeconds"] * probe["failureThreshold"] for probe in probes)
+            assert readiness < liveness
+
+
+@pytest.mark.parametrize("name", ["base", "gpu"])
+def test_replicas_are_spread_and_leave_one_at_a_time(name: str) -> None:
+    documents = built(name)
+    template = of_kind(documents, "Deployment")["spec"]["template"]
+    spread = template["spec"]["topologySpreadConstraints"]
+    assert [one["topologyKey"].rpartition("/")[2] for one in spread] == ["hostname", "zone"]
+    assert all(one["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items() for one in spread)
+    assert of_kind(documents, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+    assert of_kind(documents, "HorizontalPodAutoscaler")["spec"]["minReplicas"] > 1
 
 
 @pytest.mark.parametrize("name", ["base", "gpu"])
@@ -95,7 +132,7 @@ def test_who_may_call(name: str) -> None:
 def test_the_pod_outlives_its_drain() -> None:
     pod = of_kind(built("base"), "Deployment")["spec"]["template"]["spec"]
     pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] > pause + 20
+    assert pod["terminationGracePeriodSeconds"] > pause + ServerConfig().drain_seconds
 
 
 def test_the_autoscaler_s_metric_is_made_by_the_adapter() -> None:
