@@ -6,13 +6,13 @@ and machines, is hangtag_….
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serving.server.histogram import Histogram
+from serving.server.histogram import SECONDS, Histogram
 from serving.server.state import READY, ServerState, VersionState
 
 OK = "OK"
@@ -25,6 +25,9 @@ _REASONS = {
     "CANCELLED": "CANCELED",
     "INTERNAL": "BACKEND",
 }
+# What alerts wait for is told before it happens, at zero: to Prometheus what begins at one has not increased.
+_AWAITED_CODES = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL")
+_OUTCOMES = ("ok", "error")
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,22 @@ class StateCollector(Collector):
         self._workers = workers
 
     def collect(self) -> Iterable[Metric]:
-        state = self._state()
+        state = _awaited(self._state())
         served = [one for one in state.versions if one.state == READY]
         yield from _triton(served, state)
         yield from _histograms(served, state)
         yield from _models(state)
         yield from _server(self._workers(), state)
+
+
+def _awaited(state: ServerState) -> ServerState:
+    """With a zero for what has not happened yet."""
+    none = Histogram.empty(SECONDS)
+    failures = {
+        (one.name, one.version, code): none for one in state.versions if one.state == READY for code in _AWAITED_CODES
+    }
+    loads = {(one.name, outcome): 0 for one in state.versions for outcome in _OUTCOMES}
+    return replace(state, failures=failures | state.failures, loads=loads | state.loads)
 
 
 def _triton(served: list[VersionState], state: ServerState) -> Iterator[Metric]:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Sample
 
 from serving.server.app import Server
 from serving.server.config import ServerConfig
@@ -20,15 +22,20 @@ DASHBOARD = MONITORING / "grafana/hangtag.json"
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]:
-    """The names of all time series of a server with one model."""
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Sample]]:
+    """What a server with one model exports before its first call."""
     models = tmp_path_factory.mktemp("models")
     onnx_models.publish(models, "images", onnx_models.classifier())
     config = ServerConfig(models=models, port=0, provider="cpu")
     with Server(config) as server:
         registry = CollectorRegistry()
         registry.register(StateCollector(server.state))
-        yield {sample.name for metric in registry.collect() for sample in metric.samples}
+        yield [sample for metric in registry.collect() for sample in metric.samples]
+
+
+@pytest.fixture(scope="module")
+def exported(samples: list[Sample]) -> set[str]:
+    return {sample.name for sample in samples}
 
 
 def test_the_dashboard_shows_what_is_exported(exported: set[str]) -> None:
@@ -44,6 +51,21 @@ def test_the_rules_watch_what_is_exported(exported: set[str]) -> None:
     named = dashboard.metrics(text)
     assert named <= exported, named - exported
     assert len(named) > 5
+
+
+def test_what_alerts_wait_for_is_at_zero_before_it_happens(samples: list[Sample]) -> None:
+    """To Prometheus a series that begins at one has not increased: the alert would miss the first time."""
+    (group,) = yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"]
+    grown = [
+        re.findall(r"(?:increase|rate)\((\w+)(?:{(.*?)})?\[", rule["expr"])
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    awaited = [(name, dict(re.findall(r'(\w+)="(\w+)"', labels))) for found in grown for name, labels in found]
+    assert len(awaited) > 3
+    for name, labels in awaited:
+        found = [one.value for one in samples if one.name == name and labels.items() <= one.labels.items()]
+        assert found == [0], f"{name} {labels}"
 
 
 def test_the_dashboard_is_whole() -> None:

@@ -93,6 +93,9 @@ def test_the_histograms_hold_what_was_answered(watched: Watched) -> None:
 
 def test_what_failed_is_counted_by_code(watched: Watched) -> None:
     live = watched.live
+    before = watched.samples()
+    assert of(before, "hangtag_request_seconds_count", code="INTERNAL") == 0
+    assert of(before, "nv_inference_request_failure", reason="BACKEND") == 0
     with live.broken("gather"):
         failure(lambda: live.infer(request("gather", index=index(1))))
     failure(lambda: live.infer(request("gather", wrong=index(1))))
@@ -160,7 +163,8 @@ def test_what_serves_and_with_which_provider(watched: Watched) -> None:
         assert of(samples, "hangtag_model_instances", model=model) == 1
         provider = {"provider_asked": "auto", "provider": "CPUExecutionProvider", "cuda_graphs": "off"}
         assert of(samples, "hangtag_model_info", model=model, **provider) == 1
-        assert samples["hangtag_model_loads_total", (("model", model), ("outcome", "ok"))] == 1
+        loads = [samples["hangtag_model_loads_total", (("model", model), ("outcome", one))] for one in ("ok", "error")]
+        assert loads == [1, 0]
     assert [samples[name, ()] for name in ("hangtag_workers", "hangtag_workers_wanted")] == [1, 2]
     assert samples["hangtag_worker_restarts_total", ()] == 3
 
