@@ -9,6 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from hangtag.cli import main
+from serving.server.config import ServerConfig
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text()
@@ -38,6 +39,17 @@ def test_everything_has_limits() -> None:
         assert service["cpu_period"] == 100_000, name
         assert int(defaults(str(service["cpu_quota"]))) > 0, name
         assert {"memory", "pids"} <= service["deploy"]["resources"]["limits"].keys(), name
+
+
+def test_what_serves_starts_again_and_may_finish_its_calls() -> None:
+    assert {name for name, service in SERVICES.items() if service.get("restart") != "unless-stopped"} == {"loadtest"}
+    for name in ("server", "server-gpu", "server-tls"):
+        assert float(SERVICES[name]["stop_grace_period"].removesuffix("s")) > ServerConfig().drain_seconds
+
+
+@pytest.mark.parametrize("name", ["proxy", "loadtest"])
+def test_who_calls_the_server_waits_until_it_is_healthy(name: str) -> None:
+    assert SERVICES[name]["depends_on"] == {"server": {"condition": "service_healthy"}}
 
 
 def test_every_port_is_one_port() -> None:

@@ -2,12 +2,18 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import yaml
 
+from serving.server.app import Server
+from serving.server.config import ServerConfig
+from tests import onnx_models
+
 ROOT = Path(__file__).parents[2]
+PEERS = ROOT / ".venv-peers/bin"
 # Two replicas; each is asked twice until it is healthy.
 DOCKER = """#!/bin/sh
 echo "$*" >> told
@@ -31,6 +37,25 @@ def test_one_replica_is_restarted_after_another(tmp_path: Path) -> None:
         "restart first", "inspect first", "inspect first",
         "restart second", "inspect second", "inspect second",
     ]  # fmt: skip
+
+
+def test_a_model_is_upgraded_and_taken_back_by_call(tmp_path: Path) -> None:
+    """With the page's own command, each time after the folder of the version was put there, or moved away."""
+    (command,) = re.findall(r"```sh\n(grpcurl .*?)```", (ROOT / "docs/operations.md").read_text(), re.DOTALL)
+    models = tmp_path / "models"
+    onnx_models.publish(models, "cnn", onnx_models.classifier())
+    with Server(ServerConfig(models=models, port=0, model_control="explicit", load_model=("*",))) as server:
+
+        def served_after_the_call() -> list[str]:
+            path = f"{PEERS}:{os.environ['PATH']}"
+            here = command.replace("127.0.0.1:8001", server.address)
+            subprocess.run(["sh", "-ec", here], env={"PATH": path}, check=True, timeout=60)
+            return [one.version for one in server.state().versions]
+
+        onnx_models.publish(models, "cnn", onnx_models.classifier(), version=2)
+        assert served_after_the_call() == ["2"]
+        shutil.move(models / "cnn/2", tmp_path)
+        assert served_after_the_call() == ["1"]
 
 
 def test_the_proxy_tries_again_as_often_as_the_page_says_and_has_no_open_door() -> None:

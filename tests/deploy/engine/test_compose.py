@@ -1,10 +1,12 @@
 """docker-compose.yml: it is valid with every profile, and what it starts is confined as it says."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from itertools import chain
 
 import pytest
+import yaml
 
 from tests.deploy.engine.stack import PROFILES, ROOT, Stack, docker, stack
 
@@ -66,10 +68,10 @@ def test_classify_from_another_container(plain: Stack) -> None:
 
 def test_a_load_test_as_the_file_has_it(plain: Stack) -> None:
     """The service's own command, cut short; the report lands on its volume."""
+    file = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     plain.client(
-        *("loadtest", "lstm", "cnn", "--server", "server:8001", "--yes-load-remote", "--images", "/garments"),
+        *shlex.split(file["services"]["loadtest"]["command"]),
         *("--concurrency", "4", "--min-duration", "1s", "--min-query-count", "64", "--blocks", "1"),
-        *("--html", "/reports/loadtest.html", "--json", "/reports/loadtest.json"),
     )
     runs = plain.report("loadtest.json")["runs"]
     assert [run["model"] for run in runs] == ["lstm", "cnn"]
