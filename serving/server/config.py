@@ -206,6 +206,14 @@ class ServerConfig:
     connection_idle_seconds: float = field(
         default=900.0, metadata=_option(_Seconds(1), "Close a connection without calls after so long.")
     )
+    connection_age_seconds: float = field(
+        default=0.0,
+        metadata=_option(
+            click.FloatRange(min=0),
+            "Have clients connect anew after so long, so that those that balance by themselves find replicas that came "
+            "since; streams that last 20 s longer are cut. 0: never.",
+        ),
+    )
     keepalive_seconds: float = field(
         default=60.0,
         metadata=_option(_Seconds(1), "Ask a silent client whether it is there; no answer in 20 s ends it."),

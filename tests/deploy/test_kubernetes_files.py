@@ -2,9 +2,27 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
+from click.testing import CliRunner
 
-BASE = Path(__file__).parents[2] / "deploy/kubernetes/base"
+from hangtag.cli import main
+
+KUBERNETES = Path(__file__).parents[2] / "deploy/kubernetes"
+BASE = KUBERNETES / "base"
+
+
+@pytest.mark.parametrize("name", ["base/deployment.yaml", "kserve/serving-runtime.yaml"])
+def test_every_variable_is_an_option_of_the_server(name: str) -> None:
+    """Of others it would take no notice. Each is refused here for what it says, and by its own name."""
+    spec = yaml.safe_load((KUBERNETES / name).read_text())["spec"]
+    (container,) = spec.get("containers") or spec["template"]["spec"]["containers"]
+    assert "HANGTAG_SERVE_CONNECTION_AGE_SECONDS" in {variable["name"] for variable in container["env"]}
+    for variable in container["env"]:
+        result = CliRunner().invoke(main, ["serve"], env={variable["name"]: "-1"})
+        assert result.exit_code == 2
+        option = variable["name"].removeprefix("HANGTAG_SERVE_").lower().replace("_", "-")
+        assert f"--{option}" in result.output
 
 
 def test_no_caller_is_selected_by_labels_that_kustomize_would_add_to() -> None:

@@ -3,6 +3,7 @@
 from serving.server.config import ServerConfig
 
 _MAX_PENDING = 100_000
+_NEVER_MS = 2**31 - 1
 _PEER_SECONDS = 20
 """How long a peer may take to answer a ping, and calls of a connection that is being closed to end."""
 
@@ -31,6 +32,8 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", _PEER_SECONDS * 1000),
         ("grpc.http2.ping_timeout_ms", _PEER_SECONDS * 1000),  # the later of the two counts, and this one's is a minute
         ("grpc.max_connection_idle_ms", round(config.connection_idle_seconds * 1000)),
+        # It is asked to go, and its calls end first, so that none is lost.
+        ("grpc.max_connection_age_ms", round(config.connection_age_seconds * 1000) or _NEVER_MS),
         ("grpc.max_connection_age_grace_ms", _PEER_SECONDS * 1000),
         # A client that pings more often, three times, is sent away with "too many pings".
         ("grpc.keepalive_permit_without_calls", 1),

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from pathlib import Path
 
 import grpc
@@ -116,6 +117,26 @@ def test_a_connection_without_calls_is_closed(models: Path) -> None:
         channel.subscribe(on_change)
         assert idle.wait(TIMEOUT)
         assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live  # the client comes back by itself
+
+
+@pytest.mark.parametrize("hot_path", ["on", "off"])
+def test_clients_connect_anew_now_and_then_and_lose_no_call(models: Path, hot_path: str) -> None:
+    config = ServerConfig(models=models, port=0, connection_age_seconds=0.2, hot_path=hot_path)
+    with LiveServer(config) as live, live.connect() as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        left = threading.Semaphore(0)
+
+        def on_change(state: grpc.ChannelConnectivity) -> None:
+            if state is grpc.ChannelConnectivity.IDLE:
+                left.release()
+
+        channel.subscribe(on_change)
+        seen, until = 0, time.monotonic() + TIMEOUT
+        while seen < 4:  # the first is the state before the first call
+            seen += left.acquire(blocking=False)
+            calls = [stub.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(8)]
+            assert all(outputs(call.result())["value"].tolist() == [10] for call in calls)
+            assert time.monotonic() < until, "the connection is kept"
 
 
 def test_a_client_that_does_not_answer_pings_is_given_up(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
