@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from serving.server.histogram import SECONDS, Histogram
-from serving.server.state import READY, ServerState, VersionState
+from serving.server.state import LOADING, READY, ServerState, VersionState
 
 OK = "OK"
 _MODEL = ["model", "version"]
@@ -130,7 +130,8 @@ def _models(state: ServerState) -> Iterator[Metric]:
     )
     queues = GaugeMetricFamily("hangtag_max_queue_size", "Requests that the queue holds, of all workers", labels=_MODEL)
     for one in state.versions:
-        ready.add_metric([one.name, one.version], one.state == READY)
+        if one.state != LOADING:  # which may take minutes, and is no reason for an alert
+            ready.add_metric([one.name, one.version], one.state == READY)
         if one.state == READY:
             instances.add_metric([one.name, one.version], one.instances)
             queues.add_metric([one.name, one.version], one.max_queue_size)

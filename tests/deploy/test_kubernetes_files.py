@@ -1,5 +1,8 @@
 """What can be said of the manifests before kustomize builds them."""
 
+import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,8 @@ from click.testing import CliRunner
 
 from hangtag.cli import main
 
-KUBERNETES = Path(__file__).parents[2] / "deploy/kubernetes"
+ROOT = Path(__file__).parents[2]
+KUBERNETES = ROOT / "deploy/kubernetes"
 BASE = KUBERNETES / "base"
 
 
@@ -33,3 +37,15 @@ def test_no_caller_is_selected_by_labels_that_kustomize_would_add_to() -> None:
     assert len(peers) == 2
     assert labels["includeSelectors"]
     assert all(set(peer) == {"matchExpressions"} for peer in peers)
+
+
+def test_the_operator_gets_the_alerts_as_they_are(tmp_path: Path) -> None:
+    """By docs/deploy.md's command, with a kubectl that only shows what it was given."""
+    (block,) = re.findall(r"```sh\n({\n.*?kubectl apply.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
+    (tmp_path / "kubectl").write_text("#!/bin/sh\ncat\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(["sh", "-euc", block], cwd=ROOT, env={"PATH": path}, capture_output=True, check=True)
+    made = yaml.safe_load(done.stdout)
+    assert made["kind"] == "PrometheusRule"
+    assert made["spec"] == yaml.safe_load((ROOT / "deploy/monitoring/rules.yml").read_text())

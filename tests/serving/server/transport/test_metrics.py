@@ -16,6 +16,7 @@ from serving.server.config import ServerConfig
 from serving.server.errors import StartError
 from serving.server.metrics import StateCollector, Workers
 from serving.server.metrics_http import MAX_CONNECTIONS, MetricsServer
+from serving.server.state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 from tests.serving.server.transport.streams.conversation import Conversation
@@ -167,6 +168,14 @@ def test_what_serves_and_with_which_provider(watched: Watched) -> None:
         assert loads == [1, 0]
     assert [samples[name, ()] for name in ("hangtag_workers", "hangtag_workers_wanted")] == [1, 2]
     assert samples["hangtag_worker_restarts_total", ()] == 3
+
+
+def test_what_is_still_loading_is_not_told_as_what_cannot_be_loaded() -> None:
+    states = {"1": READY, "2": LOADING, "3": UNAVAILABLE}
+    versions = tuple(VersionState("cnn", version, state) for version, state in states.items())
+    metrics = {one.name: one for one in StateCollector(lambda: ServerState(versions)).collect()}
+    told = {sample.labels["version"]: sample.value for sample in metrics["hangtag_model_ready"].samples}
+    assert told == {"1": 1, "3": 0}
 
 
 @pytest.mark.parametrize(
