@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,11 @@ class Entry:
 
     @property
     def accuracy(self) -> tuple[str, float] | None:
-        """The figure that tells best how good the model is, by its name; None for a model that has none."""
+        """The figure that tells best how good the model is, by its name; None for one that has none, or no number."""
         for figure in ("test_accuracy", "test_exact_match"):
             if figure in self.metadata:
-                return figure, float(self.metadata[figure])
+                with suppress(ValueError):
+                    return figure, float(self.metadata[figure])
         return None
 
     def json(self, key: str) -> Any:

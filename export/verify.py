@@ -51,7 +51,7 @@ def _judged(name: str, ask: Callable[[], Finding]) -> Finding:
         return ask()
     except GateError as error:
         return Finding(name, False, error.why)
-    except (ValueError, TypeError, KeyError, zlib.error) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
         return Finding(name, False, f"what is recorded cannot be read: {error}")
 
 
@@ -59,7 +59,9 @@ def _checks(entry: Entry, data_dir: Path | None) -> Iterator[tuple[str, Callable
     runtime = Runtime(entry.path, provider="cpu")
     yield "file", lambda: _file(entry)
     yield "structure", lambda: _structure(entry)
-    if "training" in entry.metadata:
+    if strange := _strange(entry):
+        yield "metadata", lambda: Finding("metadata", False, strange)
+    elif "training" in entry.metadata:
         images = _images(entry, data_dir)
         rules = RULES[entry.precision or "fp32"]
         yield parity.NAME, lambda: _parity(entry, runtime, images, rules)
@@ -93,6 +95,19 @@ def _structure(entry: Entry) -> Finding:
     except ModuleNotFoundError:
         return Finding("structure", None, "the package onnx is not installed")
     return _held(structure.check(entry.path, strict="training" in entry.metadata))
+
+
+def _strange(entry: Entry) -> str:
+    """What no export of ours writes, and without which nothing can be asked; empty where all is well."""
+    if "training" not in entry.metadata:
+        return ""
+    known = {"precision": tuple(RULES), "task": ("single_label", "multi_label")}
+    told = {"precision": entry.precision, "task": entry.metadata.get("task")}
+    found = [f"{key} is {told[key]!r}, not {' or '.join(known[key])}" for key in known if told[key] not in known[key]]
+    training = entry.json("training")
+    if not (isinstance(training, dict) and isinstance(training.get("config"), dict)):
+        found.append("training holds no config")
+    return "; ".join(found)
 
 
 def _data(entry: Entry) -> Finding:
@@ -192,7 +207,7 @@ def _images(entry: Entry, data_dir: Path | None) -> Pixels:
             f"{entry.name} is asked about canvases, which need the Python module {error.name!r}. "
             "In the project's folder, install it with: pip install '.[train]'"
         ) from error
-    dataset = (entry.json("training") or {}).get("config", {}).get("dataset")
+    dataset = entry.json("training")["config"].get("dataset")
     chosen = dataset if dataset in outfits.DATASETS else "outfits"
     return outfits.load_split(chosen, "test", test, reference.IMAGES).images
 

@@ -26,16 +26,20 @@ _models = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def models(ctx: click.Context) -> None:
+class _ListsAlone(click.Group):
+    """Without a command it is its list, with the options of that."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        names_none = not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
+        return super().parse_args(ctx, ["list", *args] if names_none else args)
+
+
+@click.group(cls=_ListsAlone)
+def models() -> None:
     """List, show and verify the models of a repository, by what stands in their own files. No server is asked.
 
-    Without a command it lists.
+    Without a command it lists: 'hangtag models --json' is 'hangtag models list --json'.
     """
-    if ctx.invoked_subcommand is None:
-        with list_models.make_context("list", [], parent=ctx) as listing:
-            list_models.invoke(listing)
 
 
 @models.command("list")
@@ -168,15 +172,25 @@ def _lines(entry: Entry, operators: dict[str, int] | None) -> list[tuple[str, st
         lines.append(("operators", f"{sum(operators.values())} nodes: {counted}"))
     lines += list(inventory.provenance(entry))
     if entry.accuracy:
-        lines.append((entry.accuracy[0], _accuracy(entry)))
-    gate = entry.json("gate")
-    for check, figures in gate.items() if isinstance(gate, dict) else ():
-        if isinstance(figures, dict):
-            lines.append((f"gate: {check}", _short(figures) or "passed"))
-    speed = entry.json("speed")
-    for size, times in speed["median_ms"].items() if isinstance(speed, dict) else ():
-        lines.append((f"speed, batch {size}", ", ".join(f"{who} {ms:.3g} ms" for who, ms in times.items())))
+        lines.append((entry.accuracy[0], f"{entry.accuracy[1]:.2%}"))
+    for told, lines_of in (("gate", _gate), ("speed", _speed)):
+        try:
+            lines += lines_of(entry.json(told) or {})
+        except (AttributeError, KeyError, TypeError, ValueError):
+            lines.append((told, "what is recorded cannot be read"))
     return lines
+
+
+def _gate(gate: dict[str, Any]) -> list[tuple[str, str]]:
+    checks = [(check, figures) for check, figures in gate.items() if isinstance(figures, dict)]
+    return [(f"gate: {check}", _short(figures) or "passed") for check, figures in checks]
+
+
+def _speed(speed: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (f"speed, batch {size}", ", ".join(f"{who} {ms:.3g} ms" for who, ms in times.items()))
+        for size, times in speed.get("median_ms", {}).items()
+    ]
 
 
 def _short(figures: dict[str, Any]) -> str:

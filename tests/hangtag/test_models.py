@@ -79,11 +79,67 @@ def test_it_shows_a_model(proven: Path) -> None:
 
 
 def test_alone_it_lists(proven: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the options of list."""
+    listed = models("list", "--models", proven).stdout
+    assert [line.split()[0] for line in listed.splitlines()] == ["model", "lstm"]
+    assert models("--models", proven).stdout == listed
+    assert json.loads(models("--json", "--models", proven).stdout)[0]["model"] == "lstm"
     monkeypatch.setenv("HANGTAG_MODELS_LIST_MODELS", str(proven))
-    result = models()
-    assert result.exit_code == 0
-    assert result.stdout == models("list", "--models", proven).stdout
-    assert [line.split()[0] for line in result.stdout.splitlines()] == ["model", "lstm"]
+    assert models().stdout == listed
+    assert "verify" in models("-h").stdout
+    assert models("--json", "show", "lstm").exit_code == 2
+
+
+def rewritten(proven: Path, models_dir: Path, **told: str) -> Path:
+    """The proven model with other metadata."""
+    model = onnx.load(proven / "lstm/1/model.onnx")
+    there = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, there | {f"hangtag.{key}": value for key, value in told.items()})
+    publish(models_dir, "lstm", model)
+    return models_dir
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("test_accuracy", "much", "lstm version 1"),
+        ("gate", '{"parity": {"limit": {"a": "text"}}}', "gate what is recorded cannot be read"),
+        ("gate", "[1]", "gate what is recorded cannot be read"),
+        ("speed", '{"median_ms": {"1": {"file": "fast"}}}', "speed what is recorded cannot be read"),
+        ("speed", "[1]", "speed what is recorded cannot be read"),
+    ],
+)
+def test_one_file_with_strange_metadata_hides_no_other(
+    key: str, value: str, shown: str, proven: Path, tmp_path: Path
+) -> None:
+    rewritten(proven, tmp_path, **{key: value})
+    publish(tmp_path, "beside", classifier())
+    result = models("list", "--models", tmp_path)
+    assert (result.exit_code, len(result.stdout.splitlines())) == (0, 3), result.output
+    result = models("show", "lstm", "--models", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert shown in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "broken"),
+    [
+        ("precision", "bf16", {"metadata": "precision is 'bf16', not fp32 or fp16 or int8"}),
+        ("task", "other", {"metadata": "task is 'other', not single_label or multi_label"}),
+        ("training", "[1]", {"metadata": "training holds no config"}),
+        ("gate", "[1]", {"parity": "cannot be read", "agreement": "cannot be read", "batching": "cannot be read"}),
+    ],
+)
+def test_strange_metadata_do_not_hold(
+    key: str, value: str, broken: dict[str, str], proven: Path, tmp_path: Path
+) -> None:
+    result = models("verify", "--models", rewritten(proven, tmp_path, **{key: value}), "--json")
+    assert result.exit_code == 1, result.output
+    ((verified),) = json.loads(result.stdout)
+    found = {finding["check"]: finding["said"] for finding in verified["findings"] if finding["holds"] is False}
+    assert list(found) == list(broken)
+    for check, said in broken.items():
+        assert said in found[check]
 
 
 def test_through_a_pipe_nothing_is_wrapped(proven: Path) -> None:
