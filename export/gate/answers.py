@@ -19,17 +19,26 @@ REAL = "test"
 _ARTIFICIAL = 64
 
 
-def of_file(runtime: Runtime, images: Pixels, batch_size: int = 64) -> Answers:
+def of_file(runtime: Runtime, images: Pixels, batch_size: int = 64, check: str = "parity") -> Answers:
     """What a file with one input answers, by output, to uint8 images [n, height, width].
 
-    Raises GateError when the runtime fails on them.
+    check: who asks. Raises GateError, which names that and the batch, when the runtime fails on them.
     """
+    answered = [
+        ask(runtime, part, check, f"image {number * batch_size}")
+        for number, part in enumerate(batches(images, batch_size))
+    ]
+    return {name: np.concatenate([outputs[name] for outputs in answered]) for name in answered[0]}
+
+
+def ask(runtime: Runtime, batch: Pixels, check: str, first: str) -> Answers:
+    """What a file with one input answers to a batch. Raises GateError, which names its first image, when it fails."""
     (image,) = runtime.signature.inputs
     try:
-        answered = [runtime.run({image.name: part}) for part in batches(images, batch_size)]
+        return runtime.run({image.name: batch})
     except InferenceError as error:
-        raise GateError("parity", f"the file loads, but fails at batch {batch_size}: {error}.") from error
-    return {name: np.concatenate([outputs[name] for outputs in answered]) for name in answered[0]}
+        why = " ".join(str(error).split()).rstrip(".")
+        raise GateError(check, f"the file loads, but fails at batch {len(batch)} from {first} on: {why}.") from error
 
 
 def artificial(height: int, width: int) -> dict[str, Pixels]:

@@ -32,7 +32,7 @@ def check(
     """
     images = images[:ALONE]
     limit = rules.batching_limit(spread)
-    alone = answers.of_file(runtime, images, 1)
+    alone = answers.of_file(runtime, images, 1, NAME)
     worst: dict[str, float] = {}
     changed = 0
     for size in BATCH_SIZES[1:]:
@@ -50,7 +50,6 @@ def check(
 def _in_company(runtime: Runtime, images: Pixels, company: Pixels, size: int) -> Answers:
     """Answers to the images in batches of this size of which half, and at least one, are strangers. Where an image
     stands changes from batch to batch."""
-    (image,) = runtime.signature.inputs
     own = max(1, size // 2)
     answered: dict[str, list[Array]] = {}
     for turn, start in enumerate(range(0, len(images), own)):
@@ -58,7 +57,7 @@ def _in_company(runtime: Runtime, images: Pixels, company: Pixels, size: int) ->
         batch = company[np.arange(turn, turn + size) % len(company)].copy()
         places = (np.arange(len(asked)) * 2 + turn) % size
         batch[places] = asked
-        for name, output in runtime.run({image.name: batch}).items():
+        for name, output in answers.ask(runtime, batch, NAME, f"image {start} in company").items():
             answered.setdefault(name, []).append(output[places])
     return {name: np.concatenate(parts) for name, parts in answered.items()}
 

@@ -28,7 +28,7 @@ def check(path: Path, images: Pixels, expected: Answers, rules: Rules, spread: f
         raise GateError(NAME, f"{error}.") from error
     if not runtime.provider.startswith("CUDA"):
         return Check(NAME, "no CUDA on this machine", {"outcome": "no CUDA here"})
-    got = answers.of_file(runtime, images[:_IMAGES])
+    got = answers.of_file(runtime, images[:_IMAGES], check=NAME)
     largest = 0.0
     for name in ("logits", "probabilities"):
         if name not in got:

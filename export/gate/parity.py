@@ -37,7 +37,7 @@ def check(
         for size in BATCH_SIZES:
             for start in range(0, min(4 * size, len(pixels)), size):
                 part = slice(start, start + size)
-                got = answers.of_file(runtime, pixels[part], size)
+                got = answers.ask(runtime, pixels[part], NAME, f"{kind} image {start}")
                 where = _Place(kind, size, start)
                 difference = _difference(got["logits"], expected[kind]["logits"][part], where, limit)
                 worst[kind][size] = max(worst[kind][size], difference)

@@ -112,7 +112,7 @@ def prove(
     else:
         activation = ACTIVATIONS[served.activation]
         checks.append(parity.check(runtime, images, expected, rules, spread, activation))
-    answered = answers.of_file(runtime, exam.images)
+    answered = answers.of_file(runtime, exam.images, check=agreement.NAME)
     if isinstance(served, Classifier):
         assert exam.classes is not None
         checks.append(agreement.check(answered["logits"], expected[REAL]["logits"], exam.classes, rules))
