@@ -14,10 +14,11 @@ from markupsafe import Markup
 from export.errors import ExportError
 from export.exporter import Published
 from export.foreign.intake import Accepted
-from export.gate.answers import Array, Pixels
+from export.gate.answers import Answers, Array, Pixels
 from export.report import pictures
 
 WORST = 8
+_SINGULAR = {"logits": "logit", "probabilities": "probability"}
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,11 @@ def of_run(published: Published, images: Pixels, labels: Sequence[str], path: Pa
     ours, theirs = proof.answered[scores], proof.expected[scores]
     differences = np.abs(ours.astype(np.float64) - theirs).max(axis=1)
     limit = float(str(proof.figures("parity")["limit"]))
-    one_label = "accuracy" in proof.figures("agreement")
-    drawn = {"How far answers are from PyTorch's": pictures.error_histogram(differences, limit, scores[:-1])}
-    if one_label:
-        drawn["Which answers are PyTorch's"] = pictures.agreement(theirs.argmax(axis=1), ours.argmax(axis=1), labels)
+    expected, got = (_given(answers, published.metadata) for answers in (proof.expected, proof.answered))
+    drawn = {
+        "How far answers are from PyTorch's": pictures.error_histogram(differences, limit, _SINGULAR[scores]),
+        "Which answers are PyTorch's": pictures.agreement(expected, got, labels),
+    }
     if proof.speed is not None:
         drawn["How long a batch takes"] = pictures.speed(proof.speed.milliseconds)
     _write(
@@ -50,7 +52,7 @@ def of_run(published: Published, images: Pixels, labels: Sequence[str], path: Pa
         speed=str(proof.speed or ""),
         missing=proof.speed.missing if proof.speed else {},
         pictures={title: Markup(picture) for title, picture in drawn.items()},  # noqa: S704  (made here)
-        worst=_worst(images, ours, theirs, differences, labels) if one_label else [],
+        worst=_worst(images, expected, got, differences, labels),
         operators=proof.figures("structure")["operators"],
         metadata=_told(published.metadata),
     )
@@ -74,13 +76,30 @@ def of_file(accepted: Accepted, path: Path) -> None:
     )
 
 
-def _worst(images: Pixels, ours: Array, theirs: Array, differences: Array, labels: Sequence[str]) -> list[Shown]:
+def _given(answers: Answers, metadata: Mapping[str, str]) -> Array:
+    """Which labels are answered with, bool [n, labels]: one, or as a server reads sets of them off the outputs."""
+    probabilities = answers["probabilities"]
+    labels = np.arange(probabilities.shape[1])
+    given: Array
+    if "path" in answers:  # places of labels, -1 after the last
+        given = (answers["path"][:, :, None] == labels).any(axis=1)
+    else:
+        given = answers["logits"].argmax(axis=1)[:, None] == labels
+        if metadata["task"] == "multi_label":
+            reached = probabilities >= float(metadata["threshold"])
+            given = reached | (given & ~reached.any(axis=1, keepdims=True))
+    return given
+
+
+def _worst(images: Pixels, expected: Array, got: Array, differences: Array, labels: Sequence[str]) -> list[Shown]:
     """First those with another answer, then those furthest off."""
-    answers = theirs.argmax(axis=1), ours.argmax(axis=1)
-    order = np.lexsort((-differences, answers[0] == answers[1]))[:WORST]
+    order = np.lexsort((-differences, (expected == got).all(axis=1)))[:WORST]
     shown = []
     for place in order.tolist():
-        was, now = (labels[answer[place]] for answer in answers)
+        was, now = (
+            ", ".join(labels[label] for label in np.flatnonzero(answer[place]).tolist()) or "no label"
+            for answer in (expected, got)
+        )
         said = f"{was}, off by {differences[place]:.2g}" if was == now else f"{was}; the file says {now}"
         shown.append(Shown(place, Markup(pictures.image(images[place])), said))  # noqa: S704  (made here)
     return shown

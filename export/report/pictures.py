@@ -33,14 +33,13 @@ def error_histogram(differences: Array, limit: float, quantity: str) -> str:
 
 
 def agreement(expected: Array, got: Array, labels: Sequence[str]) -> str:
-    """For each label that PyTorch gives, the share of its images that get it from the file too; both [n] of places."""
+    """For each label of PyTorch's, the share of its images that get it from the file too. Both are bool [n, labels]."""
     figure = Figure(figsize=(6.2, 2.9), layout="constrained")
     axes = figure.subplots()
-    shares = [float((got[expected == place] == place).mean()) if (expected == place).any() else np.nan
-              for place in range(len(labels))]  # fmt: skip
-    places = np.arange(len(labels))
+    given, places = expected.sum(axis=0), np.arange(len(labels))
+    shares = np.where(given > 0, (expected & got).sum(axis=0) / np.maximum(given, 1), np.nan)
     axes.barh(places, shares, color=COLOURS[0])
-    lowest = float(np.nanmin(shares))
+    lowest = float(np.nanmin(shares, initial=1.0))
     for place, share in zip(places, shares, strict=True):
         if np.isfinite(share):
             axes.annotate(f"{share:.2%}", (share, place), xytext=(-3, 0), textcoords="offset points", va="center",

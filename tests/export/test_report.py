@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import report
+from export import exporter, report
 from export.errors import ExportError
 from export.foreign import intake
 from export.gate import speed
 from tests import onnx_models
+from tests.export import label_sets
 from tests.export.conftest import Exported
-from training.data import LABELS
+from training.data import LABELS, Split
+from training.multi_label.metrics import decide
 
 
 def pictures(page: str) -> list[ElementTree.Element]:
@@ -60,6 +62,39 @@ def test_the_first_of_the_worst_images_is_the_one_that_is_answered_otherwise(pag
     logits = lstm.published.proof.expected["logits"][7]
     wanted = LABELS[logits.argmax()], LABELS[np.roll(logits, 1).argmax()]
     assert first == f"test image 7: {wanted[0]}; the file says {wanted[1]}"
+
+
+@pytest.mark.parametrize(("model", "score"), [("cnn_rnn", "probability"), ("sigmoids", "logit")])
+def test_sets_of_labels_are_compared_too(
+    model: str, score: str, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file that answers one canvas with no label, or with all of them, which PyTorch answers with some."""
+    monkeypatch.setattr(exporter, "CANVASES", 100)
+    is_path = model == "cnn_rnn"
+    network = label_sets.decisive_cnn_rnn(garments) if is_path else label_sets.decisive_scores(model, garments)
+    published = exporter.export(label_sets.finished(tmp_path / "run", model, network), tmp_path / "models", garments)
+    expected = published.proof.expected
+    answered = {name: rows.copy() for name, rows in published.proof.answered.items()}
+    if is_path:
+        place = int((expected["path"] >= 0).any(axis=1).argmax())
+        answered["path"][place] = -1
+        some, instead = sorted(set(expected["path"][place].tolist()) - {-1}), "no label"
+    else:
+        place = 7
+        answered["probabilities"][place] = 1.0
+        (some,) = (np.flatnonzero(row).tolist() for row in decide(expected["probabilities"][7:8], label_sets.THRESHOLD))
+        instead = ", ".join(LABELS)
+    changed = dataclasses.replace(published, proof=dataclasses.replace(published.proof, answered=answered))
+    report.of_run(changed, changed.images, LABELS, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    said = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert said[0] == f"test image {place}: {', '.join(LABELS[label] for label in some)}; the file says {instead}"
+    assert not [other for other in said[1:] if "the file says" in other]
+    drawn = ["".join(picture.itertext()) for picture in pictures(page)]
+    assert len(drawn) == 2 + 8
+    assert f"largest difference of a {score} from PyTorch's" in drawn[0]
+    assert "share of PyTorch's answers that the file gives too" in drawn[1]
+    assert "100.00%" in drawn[1]
 
 
 def test_it_needs_nothing_else(page: str) -> None:
