@@ -48,9 +48,11 @@ def publish(models: Path, name: str, write: Callable[[Path], None]) -> Path:
         raise ExportError(
             f"model name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit"
         )
-    is_new = not models.exists()
+    new = [folder for folder in (models, *models.parents) if not folder.exists()]
     try:
         models.mkdir(parents=True, exist_ok=True)
+        for folder in new:
+            _sync(folder.parent)
         try:
             with _staging(models, name) as staging:
                 version = staging / "1"
@@ -62,8 +64,9 @@ def publish(models: Path, name: str, write: Callable[[Path], None]) -> Path:
                     _sync(written)
                 return _move_into_place(staging, models, name)
         finally:
-            if is_new and not any(models.iterdir()):
-                models.rmdir()
+            with suppress(OSError):  # one that holds something stays
+                for folder in new:
+                    folder.rmdir()
     except OSError as error:
         raise ExportError(f"{models} cannot be written: {error}. Nothing was published.") from error
 

@@ -40,7 +40,7 @@ class Accepted:
             "input": "; ".join(self.found["inputs"]),
             "output": "; ".join(self.found["outputs"]),
             "batching": f"{how}: {verdict['why']}",
-            "empty batch": empty,
+            "empty batch": empty["why"],
         }
 
 
@@ -58,8 +58,7 @@ def accept(path: Path, name: str, models: Path, labels: Path | None, max_bytes: 
         target.write_bytes(model.SerializeToString())
         found = child.ask(target, path)
         _require_labels_fit(told, found["last_axes"], path)
-        empty = batching.check_empty(target) if found["batching"]["batched"] else None
-        found["empty batch"] = empty.said if empty else "not asked: it is not batched"
+        found["empty batch"] = _empty(target, found["batching"]["batched"])
         proven = _proof(found) | {"graph_digest": graph.digest(target)}
         onnx.helper.set_model_props(
             model, {entry.key: entry.value for entry in model.metadata_props} | _prefixed(proven)
@@ -108,6 +107,13 @@ def _read_labels(path: Path) -> list[str]:
     return labels
 
 
+def _empty(target: Path, batched: bool) -> dict[str, str]:
+    if not batched:
+        return {"outcome": "not asked", "why": "not asked: it is not batched"}
+    check = batching.check_empty(target)
+    return {"outcome": check.figures["outcome"], "why": check.said}
+
+
 def _require_labels_fit(told: Mapping[str, str], last_axes: Sequence[int | None], path: Path) -> None:
     if "labels" not in told:
         return
@@ -123,6 +129,6 @@ def _require_labels_fit(told: Mapping[str, str], last_axes: Sequence[int | None]
 def _proof(found: Mapping[str, Any]) -> dict[str, str]:
     return {
         "batched": json.dumps(found["batching"]["batched"]),
-        "gate": json.dumps({key: found[key] for key in ("structure", "batching")}),
+        "gate": json.dumps({key: found[key] for key in ("structure", "batching", "empty batch")}),
         "speed": json.dumps(found["speed"]),
     }

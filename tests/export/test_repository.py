@@ -37,6 +37,16 @@ def test_the_repository_is_made_where_there_is_none(tmp_path: Path) -> None:
     assert repository.publish(tmp_path / "some/where", "cnn", writes("")) == tmp_path / "some/where/cnn/1"
 
 
+def test_every_folder_that_is_made_or_changed_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or what was said to be published would be gone after a loss of power: a name is kept by the folder it is in."""
+    synced: list[Path] = []
+    monkeypatch.setattr(repository, "_sync", synced.append)
+    for folder in ("some/where", "some/where/cnn"):  # the one that the new name is in, at last
+        repository.publish(tmp_path / "some/where", "cnn", writes(""))
+        assert synced[-1] == tmp_path / folder
+    assert synced[:2] == [tmp_path / "some", tmp_path]
+
+
 def test_a_server_of_another_user_may_read_it(tmp_path: Path) -> None:
     for _ in range(2):
         for path in (folder := repository.publish(tmp_path, "cnn", writes("")), folder.parent, folder / "model.onnx"):
@@ -91,7 +101,7 @@ def test_a_configuration_is_there_before_its_version_is(
 def test_a_failure_leaves_the_repository_as_it_was(
     tmp_path: Path, there: list[str], error: type[BaseException]
 ) -> None:
-    models = tmp_path / "models"
+    models = tmp_path / "some/models"
     for name in there:
         repository.publish(models, name, writes("old"))
     before = contents(tmp_path)

@@ -71,7 +71,9 @@ def test_what_may_be_batched_is_published_as_such(make: Make, tmp_path: Path) ->
     assert "  batching     batched: the same answers alone and in batches of 2, 3, 7, 16, 64\n" in result.stdout
     told = metadata(tmp_path)
     assert told["batched"] == "true"
-    proof = json.loads(told["gate"])["batching"]
+    gate = json.loads(told["gate"])
+    assert gate["empty batch"]["outcome"] in ("answered", "refused")
+    proof = gate["batching"]
     assert proof["lengths"] == ([1, 2, 3, 5] if make is onnx_models.free_axis else [1])
     assert list(json.loads(told["speed"])["median_ms"]) == ["1", "64"]
 
@@ -99,6 +101,7 @@ def test_what_may_not_be_batched_is_published_as_such(make: Make, why: str, tmp_
     told = metadata(tmp_path)
     assert told["batched"] == "false"
     assert json.loads(told["gate"])["batching"]["why"].startswith(why)
+    assert json.loads(told["gate"])["empty batch"]["outcome"] == "not asked"
 
 
 @pytest.mark.usefixtures("quick")
