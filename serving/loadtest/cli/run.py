@@ -86,7 +86,7 @@ class WithCompare(click.Command):
     "input, and perhaps 'labels').  [default: random values that fit the model]",
 )
 @click.option("--accuracy", is_flag=True, help="First send every labelled sample once, and report the accuracy.")
-@click.option("--check-caching", is_flag=True, help="First compare one sample over and over with different ones.")
+@click.option("--check-caching", is_flag=True, help="First compare one sample over and over with new ones.")
 @click.option("--calibrate", is_flag=True, help="Also measure the generator's own ceiling; alone without a MODEL.")
 @click.option("--public-api", is_flag=True, help="Make calls with grpcio's public API only, which is slower.")
 @click.option(

@@ -32,7 +32,8 @@ class Connections:
 class Block:
     """One order to the generator: queries to one target under one load. `round` tells its schedule from the others'.
 
-    `start` is when it begins, on the monotonic clock that all processes of a machine share.
+    `start` is when it begins, on the monotonic clock that all processes of a machine share. `first` is the place of the
+    request that it sends first.
     """
 
     target: str
@@ -42,6 +43,7 @@ class Block:
     seed: int
     round: int
     start: float = 0.0
+    first: int = 0
 
 
 @dataclass(frozen=True)

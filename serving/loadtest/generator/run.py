@@ -94,7 +94,7 @@ class _BlockRun:
         self._method = feed.method
         # Each process begins elsewhere and takes every places-th, so that together they take turns with all of them.
         turns = _turns(place, places, len(feed.requests))
-        self._requests = itertools.cycle([feed.requests[at % len(feed.requests)] for at in turns])
+        self._requests = itertools.cycle([feed.requests[(block.first + at) % len(feed.requests)] for at in turns])
         self._deadline = connections.deadline
         self._metadata: Metadata = connections.credentials.metadata() or None
         self._tally, self._place, self._places = tally, place, places

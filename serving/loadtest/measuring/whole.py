@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -64,12 +65,16 @@ def measure(
         accuracies = _accuracies(libraries, described, probes, scenario.deadline, stop, show) if extras.accuracy else {}
         feeds = {library.target.name: library.feed for library in libraries}
         connections = Connections(scenario.channels, scenario.deadline, credentials, extras.public_api)
-        every = caching.with_one_sample(feeds) if extras.check_caching else feeds
-        with Fleet(every, connections, scenario.generator_processes, stop) as fleet:
+        cached = {
+            target: caching.feeds(target, described[target.name].metadata, scenario.batch_size)
+            for target in scenario.targets
+            if extras.check_caching
+        }
+        with Fleet(ChainMap(feeds, *cached.values()), connections, scenario.generator_processes, stop) as fleet:
             checks = tuple(
                 check
-                for target in scenario.targets
-                if extras.check_caching and (check := caching.check(scenario, target, fleet, stop, show))
+                for target, sent in cached.items()
+                if (check := caching.check(scenario, target, sent, fleet, stop, show))
             )
 
             def counters(name: str) -> ServerTimings | None:

@@ -166,7 +166,7 @@ class PeakDocument(TypedDict):
 
 
 class CacheCheckDocument(TypedDict):
-    """How many times as fast one sample over and over is as different ones."""
+    """How many times as fast one sample over and over is as ones never sent before."""
 
     target: str
     speedup: IntervalDocument

@@ -32,7 +32,7 @@ def render(
         console.print(Text(sentence))
     for check in results.caching:
         if not check.problem:
-            console.print(Text(f"{check.target} computes its answers: one sample over and over gains nothing."))
+            console.print(Text(check.sentence))
     for ceiling in results.ceilings:
         rate = units.three_digits(ceiling.throughput)
         console.print(Text(f"The generator's own ceiling: {rate} calls/s, {ceiling.load}.", style="dim"))

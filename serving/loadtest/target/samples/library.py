@@ -64,9 +64,11 @@ def load(
     path: Path | None = None,
     *,
     neighbours: bool = False,
+    size: int = LIBRARY_SIZE,
 ) -> SampleLibrary:
-    """Requests of `batch_size` samples for a target: from a folder or an .npz file, else random from its metadata.
-    A request's samples are drawn in shuffled rounds, or are `neighbours`: those from a place drawn at random on.
+    """`size` requests (or LIBRARY_BYTES of them) of `batch_size` samples for a target: from a folder or an .npz file,
+    else random from its metadata. A request's samples are drawn in shuffled rounds, or are `neighbours`: those from a
+    place drawn at random on.
 
     Raises SampleError when the samples cannot be read or do not fit the model's input, when the model takes no batch of
     this size, or when its shapes leave a size open that is not the batch's.
@@ -75,32 +77,32 @@ def load(
     if target.method == "classify" and batch_size != 1:
         raise SampleError("Classify takes one image a call: --batch-size has to be 1")
     if path is None:
-        samples = generate(metadata, LIBRARY_SIZE * batch_size, batch_size, random, LIBRARY_BYTES)
+        samples = generate(metadata, size * batch_size, batch_size, random, LIBRARY_BYTES)
     elif path.is_dir():
         samples = read_folder(metadata, path)
     else:
         samples = read_npz(metadata, path, batch_size)
-    order = (_neighbours if neighbours else _rounds)(len(samples), batch_size, random)
+    order = (_neighbours if neighbours else _rounds)(len(samples), batch_size, size, random)
     requests: list[bytes] = []
-    size = 0
-    while len(requests) < LIBRARY_SIZE and size < LIBRARY_BYTES:
+    taken = 0
+    while len(requests) < size and taken < LIBRARY_BYTES:
         requests.append(_serialise(target, metadata, samples, order[len(requests)]))
-        size += len(requests[-1])
+        taken += len(requests[-1])
     return SampleLibrary(target, tuple(requests), samples, metadata)
 
 
-def _rounds(samples: int, batch_size: int, random: np.random.Generator) -> Places:
+def _rounds(samples: int, batch_size: int, size: int, random: np.random.Generator) -> Places:
     """Places [requests, batch] in whole rounds through the samples, each in an order of its own: all are sent about as
     often."""
-    rounds = math.ceil(LIBRARY_SIZE * batch_size / samples)
+    rounds = math.ceil(size * batch_size / samples)
     order = np.concatenate([random.permutation(samples) for _ in range(rounds)])
-    return order[: LIBRARY_SIZE * batch_size].reshape(LIBRARY_SIZE, batch_size)
+    return order[: size * batch_size].reshape(size, batch_size)
 
 
-def _neighbours(samples: int, batch_size: int, random: np.random.Generator) -> Places:
+def _neighbours(samples: int, batch_size: int, size: int, random: np.random.Generator) -> Places:
     """Places [requests, batch]: each request's follow one drawn at random, and after the last comes the first. Source:
     MLPerf LoadGen's GenerateQueries for its multi-stream scenario."""
-    return (random.integers(0, samples, (LIBRARY_SIZE, 1)) + np.arange(batch_size)) % samples
+    return (random.integers(0, samples, (size, 1)) + np.arange(batch_size)) % samples
 
 
 def _serialise(target: Target, metadata: pb.ModelMetadataResponse, samples: Samples, chosen: Places) -> bytes:

@@ -1,6 +1,7 @@
 """What is measured beside the load: accuracy, caching, the peak, the generator's ceiling."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -113,10 +114,10 @@ def test_an_accuracy_below_99_percent_of_the_files_is_off(correct: int, off: boo
 
 
 class Simulated(Fleet):
-    """A server whose latency is 1 ms up to a rate, and 100 ms above; one that remembers answers, if asked."""
+    """A server whose latency is 1 ms up to a rate, and 100 ms above."""
 
-    def __init__(self, edge: float = 0.0, remembers: bool = False, stop_after: int = 1000, queries: int = 0) -> None:
-        self.edge, self.remembers, self.queries = edge, remembers, queries
+    def __init__(self, edge: float = 0.0, stop_after: int = 1000, queries: int = 0) -> None:
+        self.edge, self.queries = edge, queries
         self.rates: list[float] = []
         self.stop = threading.Event()
         self._left = stop_after
@@ -126,9 +127,7 @@ class Simulated(Fleet):
         if not self._left:
             self.stop.set()
         if isinstance(block_.load, ClosedLoop):
-            quick = self.remembers and block_.target.endswith(caching.ONE_SAMPLE)
-            jitter = 1 + 0.01 * (block_.round % 3)
-            return block(block_.target, block_.load, (0.001,) * (500 + 500 * quick), window=jitter)
+            return block(block_.target, block_.load, (0.001,) * 500)
         self.rates.append(block_.load.rate)
         latency = 0.001 if block_.load.rate <= self.edge else 0.1
         return block(block_.target, block_.load, (latency,) * (self.queries or block_.limits.min_query_count))
@@ -224,19 +223,53 @@ def test_a_generator_that_is_late_at_every_rate_does_not_say_that_the_bound_is_m
     assert fast.sentence == f"fast: whether p99 within 10.0 ms holds is not known: {late}."
 
 
+def check_caching(server: FakeServer) -> caching.CacheCheck | None:
+    (target,) = targets("fast", address=server.address)
+    scenario = Scenario((target,), min_duration=0.6, min_query_count=60)
+    sent = caching.feeds(target, metadata("fast"), batch_size=1)
+    stop = threading.Event()
+    with Fleet(sent, Connections(), 2, stop) as fleet:
+        return caching.check(scenario, target, sent, fleet, stop, lambda progress: None)
+
+
 @pytest.mark.parametrize("remembers", [False, True])
-def test_remembered_answers_are_noticed(remembers: bool) -> None:
-    fleet = Simulated(remembers=remembers)
-    (target,) = targets("fast")
-    found = caching.check(Scenario((target,)), target, fleet, fleet.stop, lambda progress: None)
+def test_remembered_answers_are_noticed(server: FakeServer, remembers: bool) -> None:
+    known: set[bytes] = set()
+
+    def behaviour(number: int, context: grpc.ServicerContext) -> None:
+        image = server.requests[number].raw_input_contents[0]
+        if not (remembers and image in known):
+            known.add(image)
+            threading.Event().wait(0.02)  # To compute an answer.
+
+    server.behaviour = behaviour
+    found = check_caching(server)
     assert found is not None
-    assert found.speedup.estimate == pytest.approx(2.0 if remembers else 1.0, rel=0.01)
-    assert (found.problem is not None) is remembers
+    assert (found.problem is not None) is remembers, found
+    counts = Counter(request.raw_input_contents[0] for request in server.requests)
+    ((_, most), (_, second)) = counts.most_common(2)
+    assert most > 20
+    assert second == 1  # A server that remembers any number of answers has none of them.
+
+
+def test_a_check_for_caching_that_nobody_answers_finds_nothing(server: FakeServer) -> None:
+    server.behaviour = lambda number, context: context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not such values")
+    found = check_caching(server)
+    assert found is not None
+    assert (
+        found.problem == "whether its answers are computed is not known: random values for its inputs went unanswered"
+    )
+
+
+def test_a_check_for_caching_takes_different_samples() -> None:
+    (target,) = targets("fast")
+    flag = pb.ModelMetadataResponse.TensorMetadata(name="flag", datatype="BOOL", shape=[-1, 1])
+    with pytest.raises(SampleError, match="only 1 requests for it can be made up that differ"):
+        caching.feeds(target, metadata("fast", flag), batch_size=1)
 
 
 def test_a_difference_that_may_be_chance_is_no_caching() -> None:
     assert caching.CacheCheck("cnn", Interval(1.5, 1.05, 2.0)).problem is None
-    assert caching.CacheCheck("cnn", Interval(2.0, float("nan"), float("nan"))).problem is None
 
 
 def test_the_ceiling_is_measured_on_a_server_that_does_nothing() -> None:
