@@ -57,6 +57,11 @@ class Results:
         )
 
     @property
+    def warm_up_queries(self) -> int:
+        """How many queries were sent before measuring began, and discarded."""
+        return sum(run.total.warm_up_queries for run in self.runs)
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """Why the test as a whole is INVALID, runs apart: sentences without a full stop, to be shown as they are."""
         found = []

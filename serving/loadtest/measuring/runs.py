@@ -87,6 +87,21 @@ class Run:
         """Whether so many queries of an open loop left late that its latencies would be the generator's own."""
         return isinstance(self.load, OpenLoop) and self.total.delayed > DELAYED_SHARE * self.total.queries
 
+    @property
+    def sending(self) -> str:
+        """How late an open loop's queries left, and their latency without that; empty for a closed loop, whose queries
+        are planned for when they leave."""
+        total = self.total
+        if not isinstance(self.load, OpenLoop):
+            return ""
+        late, p50, p99 = map(
+            units.duration, (total.lateness.percentile(99), total.service.percentile(50), total.service.percentile(99))
+        )
+        return (
+            f"sent up to {late} late (p99), {total.delayed:,} of {total.queries:,} delayed; "
+            f"from the actual send p50 {p50}, p99 {p99}"
+        )
+
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of a VALID run, a sentence each."""

@@ -12,7 +12,9 @@ from serving.loadtest.target.counters import PARTS
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 COLUMNS = (
     *("target", "model", "server", "load", "concurrency", "rate", "valid", "queries", "failed", "delayed", "seconds"),
+    "warm_up_queries",
     *("calls_per_second", "samples_per_second", *(f"p{q:g}_seconds" for q in PERCENTILES), "max_seconds"),
+    *("service_p50_seconds", "service_p99_seconds", "lateness_p99_seconds"),
     *(f"server_{part}_seconds" for part in PARTS),
     *("accuracy", "problems"),
 )
@@ -38,8 +40,14 @@ def _row(results: Results, run: Run) -> tuple[object, ...]:
         *(target.name, target.model, target.address, load.kind),
         *((load.concurrency, None) if isinstance(load, ClosedLoop) else (None, load.rate)),
         *(run.valid, total.queries, total.failed, None if closed else total.delayed, total.window),
+        total.warm_up_queries,
         *(run.throughput, run.samples_per_second, *(total.latency.percentile(q) for q in PERCENTILES)),
         total.latency.maximum,
+        *(
+            total.service.percentile(50),
+            total.service.percentile(99),
+            None if closed else total.lateness.percentile(99),
+        ),
         *(server.mean(part) if server is not None else None for part in PARTS),
         None if accuracy is None else accuracy.share,
         "; ".join(run.problems),

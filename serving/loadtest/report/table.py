@@ -22,6 +22,9 @@ def render(
     """Print the tables, the sentences, and what is wrong."""
     for load in results.loads:
         console.print(_table(results, load, tuple(comparison for comparison in compared if comparison.load == load)))
+        for run in results.under(load):
+            if run.sending:
+                console.print(Text(f"{run.target}: {run.sending}", style="dim"))
         console.print()
     for name, accuracy in results.accuracies.items():
         low, high = accuracy.interval
@@ -36,6 +39,9 @@ def render(
     for ceiling in results.ceilings:
         rate = units.three_digits(ceiling.throughput)
         console.print(Text(f"The generator's own ceiling: {rate} calls/s, {ceiling.load}.", style="dim"))
+    if results.warm_up_queries:
+        warm_up = f"Before these, {units.count(results.warm_up_queries)} queries of warm-up were sent and discarded."
+        console.print(Text(warm_up, style="dim"))
     if results.generator_share is not None:
         console.print(Text(results.generator_share, style="dim"))
     _problems(results, console)

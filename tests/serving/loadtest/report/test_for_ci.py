@@ -24,6 +24,9 @@ def test_csv_has_a_line_for_every_run() -> None:
     assert (closed["target"], closed["model"], closed["load"]) == ("fast", "fast", "closed loop")
     assert (closed["concurrency"], closed["rate"], closed["delayed"]) == ("8", "", "")
     assert float(closed["p99_seconds"]) == pytest.approx(0.00199, rel=0.01)
+    assert (closed["warm_up_queries"], closed["lateness_p99_seconds"]) == ("10", "")
+    assert float(closed["service_p50_seconds"]) == pytest.approx(0.0015, rel=0.01)
+    assert float(lines[2]["lateness_p99_seconds"]) == pytest.approx(0.0001)
     assert float(closed["server_queue_seconds"]) == pytest.approx(0.0001)
     assert (closed["accuracy"], closed["valid"], closed["failed"]) == ("0.9", "true", "0")
     assert lines[1]["problems"] == "10 of 1,260 calls failed (10 UNAVAILABLE)"

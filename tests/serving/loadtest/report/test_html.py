@@ -83,6 +83,12 @@ def test_more_models_than_colours_still_have_one_each() -> None:
     assert "var(--series-5)" in page(results(*(Run((block(model, ClosedLoop(1)),), 1) for model in models)))
 
 
+def test_an_open_loop_says_how_late_it_was_and_the_warm_up_is_counted() -> None:
+    text = page(two_models(delayed=3))
+    assert text.count("sent up to 100 µs late (p99)") == 2  # Not of the closed loops.
+    assert "150 ms of warm-up before each\n    is discarded (40 queries in all)." in text
+
+
 def test_what_makes_a_run_invalid_is_said() -> None:
     text = page(two_models(failed=3, delayed=30))
     assert "went away &lt;soon&gt;" in text

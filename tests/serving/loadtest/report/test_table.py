@@ -33,6 +33,17 @@ def test_the_table_sets_models_side_by_side_within_80_columns() -> None:
     assert "INVALID" not in printed(two_models())
 
 
+def test_an_open_loop_says_how_late_it_was_and_what_it_was_without_that() -> None:
+    (late,) = [line for line in printed(two_models(delayed=3), 200).splitlines() if line.startswith("slow: sent")]
+    expected = "slow: sent up to 100 µs late (p99), 15 of 1,250 delayed; from the actual send p50 6.00 ms, p99 7.97 ms"
+    assert late == expected
+
+
+def test_the_warm_up_is_counted() -> None:
+    assert "Before these, 40 queries of warm-up were sent and discarded." in printed(two_models())
+    assert "warm-up" not in printed(results())
+
+
 def test_batches_are_also_counted_in_samples() -> None:
     text = printed(results(Run((block("fast", ClosedLoop(1), (0.001,) * 5),), batch_size=8), batch_size=8), 120)
     assert re.search(r"calls/s\s+samples/s", text)
