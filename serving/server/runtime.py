@@ -81,7 +81,7 @@ class Runtime:
         batching_override: whether requests may be joined, whatever the file says; None leaves it to the file.
         Raises ModelLoadError when the file cannot be loaded or the provider cannot be had.
         """
-        self._path, self._threads, self._gpu = path, threads, gpu or Gpu()
+        self._path, self.threads, self._gpu = path, threads, gpu or Gpu()
         self.provider_asked = provider
         self.notes: dict[str, str] = {}
         """What is done without, and why: for the log."""
@@ -245,7 +245,7 @@ class Runtime:
         wanted = providers.wanted(provider, onnxruntime.get_available_providers(), self._gpu, cuda_graphs=cuda_graphs)
         if provider != "cpu":
             _load_cuda()
-        return _session(self._path, wanted, self._threads)
+        return _session(self._path, wanted, self.threads)
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Run zeros once at each batch size, so that no caller pays for first allocations. Other free axes get size 1.

@@ -149,6 +149,7 @@ class TargetDocument(TypedDict):
     answering_version: str  # That of them which answered.
     execution_provider: str
     onnxruntime_version: str
+    threads: str  # Its instances and their threads, in words.
     max_batch_size: int | None
     file_bytes: int | None
     samples: str  # What was sent.

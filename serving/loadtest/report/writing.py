@@ -86,6 +86,7 @@ def _target(described: Description, source: str, accuracy: Accuracy | None) -> d
         "answering_version": described.answering_version,
         "execution_provider": described.provider,
         "onnxruntime_version": described.runtime_version,
+        "threads": described.threads,
         "max_batch_size": described.max_batch_size,
         "file_bytes": described.file_bytes,
         "samples": source,

@@ -30,6 +30,7 @@ class Description:
     metadata: pb.ModelMetadataResponse
     max_batch_size: int | None = None
     parameters: dict[str, str] = field(default_factory=dict)  # The model's, from its configuration.
+    instances: int | None = None  # How many batches it computes at once.
     statistics: bool = False  # Whether the server keeps statistics of its own time.
     answering_version: str = ""  # The version that answered the first call.
 
@@ -52,6 +53,17 @@ class Description:
     def runtime_version(self) -> str:
         """ONNX Runtime's version on the server."""
         return self.parameters.get("onnxruntime_version", "")
+
+    @property
+    def threads(self) -> str:
+        """How many batches it computes at once, and with how many threads each, for a reader."""
+        if self.instances is None:
+            return ""
+        told = f"{self.instances} instance{'s' * (self.instances != 1)}"
+        each, alone = (self.parameters.get(f"{name}_threads", "") for name in ("intra_op", "alone"))
+        if each:
+            told += f" of {each} thread{'s' * (each != '1')}"
+        return told + (f" ({alone} for a batch alone)" if alone not in ("", each) else "")
 
     @property
     def file_bytes(self) -> int | None:
@@ -111,6 +123,7 @@ class Probe:
             metadata=described,
             max_batch_size=config.max_batch_size if config else None,
             parameters={key: value.string_value for key, value in config.parameters.items()} if config else {},
+            instances=(sum(group.count for group in config.instance_group) or None) if config else None,
             statistics=self.counters(target.model) is not None,
         )
 

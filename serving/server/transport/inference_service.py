@@ -106,6 +106,8 @@ def _config(model: ServedModel) -> pb.ModelConfig:
         "cuda_graphs": "on" if model.runtime.cuda_graphs else "off",
         "onnxruntime_version": VERSION,
         "file_bytes": str(model.runtime.file_bytes),
+        "intra_op_threads": str(model.runtime.threads),
+        "alone_threads": str(model.runtime.alone_threads or model.runtime.threads),
     }
     config = pb.ModelConfig(
         name=model.name,

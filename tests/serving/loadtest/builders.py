@@ -74,7 +74,7 @@ def block(
 def description(target: Target, **parameters: str) -> Description:
     """A server that says all it can."""
     said = {"execution_provider": "CPUExecutionProvider", "onnxruntime_version": "1.99.0"} | parameters
-    return Description(target, "fake", "0.0", metadata(target.model), 64, said, statistics=True)
+    return Description(target, "fake", "0.0", metadata(target.model), 64, said, instances=2, statistics=True)
 
 
 def results(*runs: Run, interrupted: bool = False, batch_size: int = 1, **more: Any) -> Results:

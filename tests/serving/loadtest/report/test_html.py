@@ -138,7 +138,7 @@ def test_gates_are_shown() -> None:
 
 def test_the_environment_names_what_computed() -> None:
     text = page(two_models())
-    assert "fast version 1 at 127.0.0.1:8001, CPUExecutionProvider, ONNX Runtime 1.99.0" in text
+    assert "fast version 1 at 127.0.0.1:8001, CPUExecutionProvider, ONNX Runtime 1.99.0, 2 instances;" in text
 
 
 def test_a_name_may_have_any_letters() -> None:

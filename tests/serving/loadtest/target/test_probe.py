@@ -65,6 +65,24 @@ def test_a_server_with_a_configuration_says_more(server: FakeServer) -> None:
     assert (found.max_batch_size, found.expected_accuracy) == (16, 0.91)
 
 
+@pytest.mark.parametrize(
+    ("instances", "said", "told"),
+    [
+        (None, {}, ""),
+        (1, {}, "1 instance"),
+        (2, {"intra_op_threads": "1", "alone_threads": "4"}, "2 instances of 1 thread (4 for a batch alone)"),
+        (1, {"intra_op_threads": "4", "alone_threads": "4"}, "1 instance of 4 threads"),
+    ],
+)
+def test_threads_are_told_as_far_as_they_are_known(
+    server: FakeServer, instances: int | None, said: dict[str, str], told: str
+) -> None:
+    parameters = {key: pb.ModelParameter(string_value=value) for key, value in said.items()}
+    groups = [] if instances is None else [pb.ModelInstanceGroup(count=instances)]
+    server.config = pb.ModelConfig(instance_group=groups, parameters=parameters)
+    assert describe(server.address).threads == told
+
+
 def test_what_makes_no_sense_is_not_believed() -> None:
     found = description(FAST, **{"file_bytes": "much", "hangtag.test_accuracy": "good"})
     assert (found.file_bytes, found.expected_accuracy) == (None, None)

@@ -1,5 +1,6 @@
 """Every call of the wire and its answer, on a real server."""
 
+import os
 import threading
 from collections.abc import Callable
 from importlib import metadata
@@ -78,6 +79,8 @@ def test_model_config_of_a_batched_model(live: LiveServer) -> None:
     assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
     assert config.parameters["onnxruntime_version"].string_value == onnxruntime.__version__
     assert int(config.parameters["file_bytes"].string_value) > 500
+    threads = [int(config.parameters[name].string_value) for name in ("intra_op_threads", "alone_threads")]
+    assert 1 <= threads[0] <= threads[1] <= len(os.sched_getaffinity(0))
     assert config.parameters["hangtag.task"].string_value == "single_label"
 
 
