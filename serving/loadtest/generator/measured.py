@@ -43,6 +43,8 @@ class BlockResult:
     finished: bool = True  # Both minima were reached, and nobody stopped it.
     timeline: tuple[Slice, ...] = ()
     generator_cpu: float = 0.0  # CPUs that the busiest process of the generator used, on average.
+    # The share of the time for which the busiest thread of the generator computed, or waited for a CPU.
+    generator_busy: float = 0.0
     server: ServerTimings | None = None  # What the server says of the time in between, where it keeps statistics.
 
     @property
@@ -106,4 +108,5 @@ class BlockResult:
             delayed=sum(part.delayed for part in parts),
             finished=all(part.finished for part in parts),
             generator_cpu=max(part.generator_cpu for part in parts),
+            generator_busy=max(part.generator_busy for part in parts),
         )

@@ -90,9 +90,7 @@ class Recorder:
             latency.record((ended - planned)[here & ok])
             ends["failed"] += int(np.count_nonzero(here & ~ok))
 
-    def result(
-        self, target: str, load: Load, window_end: float, *, cpu: float = 0.0, stopped: bool = False
-    ) -> BlockResult:
+    def result(self, target: str, load: Load, window_end: float, *, stopped: bool = False) -> BlockResult:
         """What the block measured; `stopped` when somebody ended it early. Ends the recorder's use."""
         self.fold(window_end)
         return BlockResult(
@@ -112,5 +110,4 @@ class Recorder:
                 Slice(place * self._slice_length, self._slice_length, latency, ends["failed"])
                 for place, (latency, ends) in sorted(self._slices.items())
             ),
-            generator_cpu=cpu,
         )

@@ -4,7 +4,9 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
+from serving.loadtest.generator import occupancy
 from serving.loadtest.generator.calls import STATUS_NAMES, Calls, Metadata, clock, connect
 from serving.loadtest.generator.measured import OK, BlockResult
 from serving.loadtest.generator.orders import Block, Connections, Feed, Snapshot
@@ -55,7 +57,7 @@ class Generator:
         run = _BlockRun(
             block, self._calls[feed.address], feed, self._connections, self._tally, self._place, self._places
         )
-        cpu, wall = time.process_time(), clock()
+        cpu, wall, threads = time.process_time(), clock(), occupancy.occupied()
         pacer = threading.Thread(target=run.pace, name="pacer", daemon=True)
         pacer.start()
         while not run.drained.wait(PROGRESS_INTERVAL):
@@ -67,7 +69,9 @@ class Generator:
                 break
             run.check_limits()
         pacer.join()
-        return run.result((time.process_time() - cpu) / max(clock() - wall, 1e-9))
+        taken = max(clock() - wall, 1e-9)
+        busy = occupancy.busiest(threads, occupancy.occupied(), taken)
+        return replace(run.result(), generator_cpu=(time.process_time() - cpu) / taken, generator_busy=busy)
 
     def close(self) -> None:
         """Close the channels; calls under way are cancelled."""
@@ -196,12 +200,10 @@ class _BlockRun:
             p99=recorder.latency.percentile(99),
         )
 
-    def result(self, cpu: float) -> BlockResult:
+    def result(self) -> BlockResult:
         """What this process measured, once drained."""
-        block = self._block
-        return self._recorder.result(
-            block.target, block.load, self._tally.end, cpu=cpu, stopped=self._early or self._abandoned
-        )
+        block, stopped = self._block, self._early or self._abandoned
+        return self._recorder.result(block.target, block.load, self._tally.end, stopped=stopped)
 
     def _send(self, calls: Calls, planned: float) -> None:
         with self._lock:

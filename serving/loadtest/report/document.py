@@ -66,6 +66,7 @@ class MeasuredDocument(TypedDict):
     delayed_queries: int  # Open loop: sent more than 5 ms later than planned.
     finished: bool  # Both minima were reached, and nobody stopped it.
     generator_cpu: float  # CPUs that the generator's busiest process used.
+    generator_busy: float  # The share of the time for which its busiest thread computed, or waited for a CPU.
     latency: DurationsDocument  # From the planned send time to the answer; answered calls only.
     service_time: DurationsDocument  # From the actual send time to the answer; answered calls only.
     lateness: DurationsDocument  # From the planned to the actual send time; every call.

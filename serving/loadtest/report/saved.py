@@ -111,6 +111,7 @@ def _block(block: dict[str, Any], target: str, load: Load, details: dict[str, st
         delayed=block["delayed_queries"],
         finished=block.get("finished", True),
         generator_cpu=block.get("generator_cpu", 0.0),
+        generator_busy=block.get("generator_busy", 0.0),
         server=_timings(said) if said else None,
     )
 

@@ -156,6 +156,7 @@ def _measured(block: BlockResult) -> doc.MeasuredDocument:
         "delayed_queries": block.delayed,
         "finished": block.finished,
         "generator_cpu": block.generator_cpu,
+        "generator_busy": block.generator_busy,
         "latency": _durations(block.latency),
         "service_time": _durations(block.service),
         "lateness": _durations(block.lateness),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from serving.loadtest.generator.measured import OK, BlockResult
@@ -109,12 +111,15 @@ def test_what_the_processes_measured_of_one_block_is_one_block() -> None:
     for number in range(10):
         first.record(number / 10, number / 10, number / 10 + 0.05, OK)
     second.record(0.1, 0.1, 0.15, OK)
-    parts = [first.result("cnn", LOAD, 1.0, cpu=0.3), second.result("cnn", LOAD, 1.0, cpu=0.7)]
+    parts = [
+        replace(first.result("cnn", LOAD, 1.0), generator_cpu=0.3, generator_busy=0.9),
+        replace(second.result("cnn", LOAD, 1.0), generator_cpu=0.7, generator_busy=0.8),
+    ]
     joined = BlockResult.joined(parts, LIMITS)
     assert joined.window == 1.0
     assert joined.queries == 11
     assert joined.throughput == pytest.approx(11.0)
-    assert joined.generator_cpu == 0.7
+    assert (joined.generator_cpu, joined.generator_busy) == (0.7, 0.9)
     assert joined.finished
     assert sum(len(one.latency) for one in joined.timeline) == 11
     assert [one.start for one in joined.timeline] == sorted({one.start for one in joined.timeline})

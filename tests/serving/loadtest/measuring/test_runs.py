@@ -91,6 +91,11 @@ def test_a_busy_generator_is_said_to_be_the_bottleneck() -> None:
     object.__setattr__(blocks[0], "generator_cpu", 0.97)
     (note,) = Run(blocks, 1).notes
     assert "(its busiest process used 97% of a CPU)" in note
+    object.__setattr__(blocks[0], "generator_cpu", 0.5)
+    assert Run(blocks, 1).notes == ()
+    object.__setattr__(blocks[0], "generator_busy", 0.96)
+    (note,) = Run(blocks, 1).notes
+    assert "(its busiest thread computed, or waited for a CPU, 96% of the time)" in note
     # What was measured on purpose counts before what is inferred from how busy it was.
     assert not Run(blocks, 1, ceiling=600.0).generator_limited
 
