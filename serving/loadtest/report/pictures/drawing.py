@@ -11,13 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 # Colours that stand for the style sheet's variables: a page in the dark needs others than one in the light.
 INK, GRID, BAD = "#0000f0", "#0000f1", "#0000f2"
 _SERIES = ("#0000e0", "#0000e1", "#0000e2", "#0000e3", "#0000e4", "#0000e5")
 _VARIABLES = {INK: "--muted", GRID: "--line", BAD: "--bad"}
 _VARIABLES |= {stand_in: f"--series-{place}" for place, stand_in in enumerate(_SERIES)}
+
+# From this ratio of its ends on, two of 1, 2, 5, 10 ... lie on an axis wherever it begins.
+FEW_STEPS = 6.3
+MOST_LINES = 4
 
 # Small, so that text keeps its size on a telephone; a wide screen shows two next to each other.
 _SIZE = (4.4, 3.0)
@@ -61,8 +65,11 @@ def latency_axis(axis: Axis, low: float, high: float) -> None:
 
 def plain_log_axis(axis: Axis, low: float, high: float) -> None:
     """Lines on a logarithmic axis, which shows low to high, where a reader expects them."""
-    # Less than two decades leave room for halves and doubles.
-    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0)))
+    # Less than two decades leave room for halves and doubles. On less than one there may be none of these, and a
+    # LogLocator would then set so many lines that their labels run into each other.
+    steps = LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0))
+    few = high / low < FEW_STEPS
+    axis.set_major_locator(MaxNLocator(MOST_LINES, steps=[1, 2, 5, 10]) if few else steps)
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from serving.loadtest.measuring.accuracy import Accuracy
 from serving.loadtest.measuring.comparison import comparisons
 from serving.loadtest.measuring.gates import Outcome
 from serving.loadtest.measuring.results import Results
@@ -23,6 +24,13 @@ OVERFLOWING = """() => [...document.querySelectorAll('body *:not(svg *)')]
   .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
     || (e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 && getComputedStyle(e).display !== 'inline'))
   .map(e => `${e.tagName}.${e.className}: ${e.textContent.trim().slice(0, 60)}`)"""
+# Labels of a picture's horizontal axis that begin before the one to their left has ended.
+COLLIDING = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
+  const labels = [...svg.querySelectorAll('[id*="xtick_"] text')].map(e => [e.getBoundingClientRect(), e.textContent]);
+  labels.sort((a, b) => a[0].left - b[0].left);
+  return labels.slice(1).filter((label, place) => label[0].left < labels[place][0].right + 2)
+    .map(label => `${svg.getAttribute('aria-label')}: ${label[1]}`);
+})"""
 # A share of the pixels that even the barest picture has other than its background.
 INK = 0.005
 
@@ -56,6 +64,11 @@ class Seen:
         return found
 
     @property
+    def colliding(self) -> list[str]:
+        found: list[str] = self._page.evaluate(COLLIDING)
+        return found
+
+    @property
     def undrawn(self) -> list[str]:
         """The labels of pictures that show nothing."""
         whole = np.asarray(Image.open(io.BytesIO(self._page.screenshot(full_page=True))).convert("RGB")).astype(int)
@@ -82,13 +95,25 @@ def long_names() -> Results:
     return results(*runs, batch_size=8)
 
 
+def close_together() -> Results:
+    """Two targets with latencies that lie between two powers of ten: 18.6 and 29.2 ms."""
+    runs = [Run((block(name, ClosedLoop(8), (p99,) * 600),), 1) for name, p99 in (("fast", 0.0186), ("slow", 0.0292))]
+    return results(*runs, accuracies={"fast": Accuracy(894, 1000), "slow": Accuracy(912, 1000)})
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The reports, written once."""
     folder = tmp_path_factory.mktemp("reports")
     outcomes = (Outcome("fast.p99 > 1ms", True, "fast.p99 > 1ms: fast's p99 at 8 in flight is 2.00 ms, too high"),)
     files = []
-    for name, of in (("full", full_results()), ("long", long_names()), ("empty", results(interrupted=True))):
+    every = {
+        "full": full_results(),
+        "long": long_names(),
+        "close": close_together(),
+        "empty": results(interrupted=True),
+    }
+    for name, of in every.items():
         files.append(folder / f"{name}.html")
         files[-1].write_text(html.render(of, comparisons(of), outcomes), encoding="utf-8")
     return files
@@ -102,6 +127,7 @@ def test_the_page_is_drawn_and_fits(browser: Browser, pages: list[Path], width: 
         seen = Seen(page, file)
         assert seen.complaints == []
         assert seen.overflowing == []
+        assert seen.colliding == []
         assert seen.undrawn == []
         dark = seen.brightness("body", "backgroundColor") < 128
         assert dark is (scheme == "dark")
