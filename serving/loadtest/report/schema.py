@@ -1,6 +1,9 @@
 """The JSON document's types as JSON Schema. `make schema` writes it: docs/loadtest.schema.json."""
 
+import functools
+import inspect
 import json
+import re
 import types
 import typing
 from typing import Any
@@ -46,10 +49,24 @@ def _reference(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         definitions[name] = {
             "type": "object",
             "description": kind.__doc__,
-            "properties": {field: _schema(hint, definitions) for field, hint in hints.items()},
+            "properties": {field: _described(kind, field, _schema(hint, definitions)) for field, hint in hints.items()},
             "required": list(hints),
         }
     return {"$ref": f"#/$defs/{name}"}
+
+
+def _described(kind: Any, field: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with what the type's source says of the field, in a comment behind or above it."""
+    found = re.search(
+        rf"(?:^    # (?P<above>.+)\n)?^    {field}: .+?(?:  # (?P<behind>.+))?$", _source(kind), re.MULTILINE
+    )
+    text = found and (found["behind"] or found["above"])
+    return {"description": text, **schema} if text else schema
+
+
+@functools.cache
+def _source(kind: Any) -> str:
+    return inspect.getsource(kind)
 
 
 if __name__ == "__main__":

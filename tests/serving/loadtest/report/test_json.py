@@ -39,6 +39,13 @@ def test_the_documented_schema_is_that_of_the_types() -> None:
     jsonschema.Draft202012Validator.check_schema(documented)
 
 
+def test_the_schema_says_what_its_fields_mean() -> None:
+    fields = schema.json_schema()["$defs"]["RunDocument"]["properties"]
+    assert fields["model"] == {"description": "The model's name on its server.", "type": "string"}
+    assert fields["keeps_target"]["description"].startswith("Whether the percentile keeps the target latency,")
+    assert "description" not in fields["valid"]  # Its name says it.
+
+
 def test_what_breaks_the_schema_is_noticed() -> None:
     document: dict[str, Any] = dict(writing.build(two_models(), ()))
     for broken in (document | {"runs": [{}]}, document | {"duration": "long"}, {}):
