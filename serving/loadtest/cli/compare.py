@@ -1,5 +1,6 @@
 """``hangtag loadtest compare``: saved runs side by side."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -7,9 +8,15 @@ from rich.console import Console
 from rich.text import Text
 
 from serving.loadtest.measuring import saved_comparison
-from serving.loadtest.report.saved import read
+from serving.loadtest.report.saved import Saved, read
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def warn_of_machines(saved: Saved, environment: Mapping[str, str], console: Console) -> None:
+    """Say so where the saved results are of another machine than those with this environment."""
+    for line in saved.other_machine(environment):
+        console.print(Text.assemble(("WARNING ", "bold yellow"), f"different machines. {line}"))
 
 
 @click.command("compare")
@@ -26,8 +33,7 @@ def compare(a: Path, b: Path) -> None:
     """
     before, after = read(a), read(b)
     console = Console()
-    for line in before.other_machine(after):
-        console.print(Text.assemble(("WARNING ", "bold yellow"), f"different machines. {line}"))
+    warn_of_machines(before, after.environment, console)
     compared = saved_comparison.compare_saved(before, after)
     if not compared:
         raise click.ClickException(f"{a} and {b} have no target and load in common, so there is nothing to compare")

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from serving.credentials import Credentials, credentials_options
 from serving.loadtest.cli.calibrate import calibrate_alone
-from serving.loadtest.cli.compare import compare
+from serving.loadtest.cli.compare import compare, warn_of_machines
 from serving.loadtest.cli.types import CommaList, Seconds, output, setting
 from serving.loadtest.measuring import comparison, gates, whole
 from serving.loadtest.measuring.results import Results
@@ -178,6 +178,8 @@ def loadtest(
     with _interrupts() as stop, progress.live(stderr) as show:
         results = whole.measure(scenario, extras, credentials, stop, show, command)
     outcomes = tuple(gates.judge(gate, results, saved) for gate in fail_if)
+    if saved is not None:
+        warn_of_machines(saved, results.environment, stderr)
     _write_all(results, outcomes, files, stderr)
     if not results.valid or any(outcome.failed for outcome in outcomes):
         sys.exit(1)

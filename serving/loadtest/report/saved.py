@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,12 @@ class Saved:
         """The run of this target under this load."""
         return next((run for run in self.runs if run.target == target and run.load == load), None)
 
-    def other_machine(self, other: "Saved") -> tuple[str, ...]:
-        """What tells that the other results are of another machine, a line each; empty where nothing does."""
+    def other_machine(self, environment: Mapping[str, str]) -> tuple[str, ...]:
+        """What tells that results with this environment are of another machine, a line each; empty if nothing does."""
         return tuple(
-            f"{label}: {self.environment.get(label, 'unknown')} and {other.environment.get(label, 'unknown')}"
+            f"{label}: {self.environment.get(label, 'unknown')} and {environment.get(label, 'unknown')}"
             for label in MACHINE
-            if self.environment.get(label) != other.environment.get(label)
+            if self.environment.get(label) != environment.get(label)
         )
 
 

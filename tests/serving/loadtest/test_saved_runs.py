@@ -51,8 +51,13 @@ def test_gates_decide_the_exit_code(server: FakeServer, tmp_path: Path) -> None:
     passed = invoke(*base, "--fail-if", "fast.throughput < 0.0001 * baseline", "--junit", str(tmp_path / "a.xml"))
     assert passed.exit_code == 0, passed.output
     assert "passed not fast.throughput < 0.0001 * baseline" in passed.stdout
+    assert "WARNING" not in passed.stderr
     failed = invoke(*base, "--fail-if", "fast.p99 > 1us", "--prometheus", str(tmp_path / "a.prom"))
     assert failed.exit_code == 1
     assert "FAILED fast.p99 > 1us: fast's p99 at 2 in flight is" in " ".join(failed.stdout.split())
     assert 'failures="0"' in (tmp_path / "a.xml").read_text()
     assert "hangtag_loadtest_success 0.0" in (tmp_path / "a.prom").read_text()
+
+    baseline.write_text(baseline.read_text().replace('"CPU": "', '"CPU": "not '))
+    elsewhere = invoke(*base, "--fail-if", "fast.throughput < 0.0001 * baseline")
+    assert "WARNING different machines. CPU: not " in " ".join(elsewhere.stderr.split())

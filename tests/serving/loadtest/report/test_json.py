@@ -119,5 +119,7 @@ def test_another_machine_is_noticed(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "a.json").read_text())
     document["environment"]["CPU"] = "another processor"
     (tmp_path / "b.json").write_text(json.dumps(document))
-    assert read.other_machine(read) == ()
-    assert read.other_machine(saved.read(tmp_path / "b.json")) == ("CPU: a processor and another processor",)
+    assert read.other_machine(read.environment) == ()
+    assert read.other_machine(saved.read(tmp_path / "b.json").environment) == (
+        "CPU: a processor and another processor",
+    )
