@@ -194,6 +194,8 @@ class Probe:
                 f"the server at {address} hangs up before it answers, as one with TLS does: "
                 "give --tls-ca if it has a certificate."
             )
+        if code == grpc.StatusCode.UNAVAILABLE and "Failed parsing HTTP/2" in details:
+            return f"what answers at {address} does not speak gRPC, as a port for HTTP or metrics: give the gRPC port."
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return f"no server answers at {address} ({details}): start one with 'hangtag serve' or give --server."
         if code == grpc.StatusCode.UNIMPLEMENTED:

@@ -1,4 +1,6 @@
+import http.server
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -121,6 +123,17 @@ def test_nothing_at_the_address_is_said_at_once() -> None:
         address = f"127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(TargetError, match=f"no server answers at {address}"):
             describe(address)
+
+
+def test_a_port_for_http_is_recognised() -> None:
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=web.serve_forever).start()
+    try:
+        with pytest.raises(TargetError, match="does not speak gRPC, as a port for HTTP or metrics: give the gRPC port"):
+            describe(f"127.0.0.1:{web.server_port}")
+    finally:
+        web.shutdown()
+        web.server_close()
 
 
 def test_a_grpc_server_of_another_kind_is_recognised() -> None:
