@@ -10,6 +10,7 @@ import grpc
 from protos import inference_pb2 as pb
 from serving.server.control import Control
 from serving.server.errors import InvalidRequestError, NotFoundError
+from serving.server.joined import Joined
 from serving.server.state import READY, UNAVAILABLE, VersionState
 from serving.server.statistics import Duration
 from serving.server.transport.status import answers_errors
@@ -20,6 +21,7 @@ class RepositoryMethods:
 
     def __init__(self, control: Control) -> None:
         self._control = control
+        self._loads = Joined()
 
     @answers_errors
     def RepositoryIndex(
@@ -55,7 +57,9 @@ class RepositoryMethods:
             raise InvalidRequestError(
                 f"parameter {next(iter(request.parameters))!r} is not known here: a model is loaded as its file is"
             )
-        self._control.load(request.model_name)
+        name = request.model_name
+        # A load goes on when its caller has left. However many call, no more than one of each model waits for its turn.
+        self._loads.do(name, lambda: self._control.load(name))
         return pb.RepositoryModelLoadResponse()
 
     @answers_errors

@@ -4,11 +4,13 @@ A span is made when its call has ended, with the times that were measured anyway
 children. So the call pays for nothing while it runs, and any path that serves a call can tell of it.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import structlog
 
 from serving.server.errors import StartError
 from serving.server.logs import take_over
@@ -17,7 +19,11 @@ from serving.server.transport.call import BATCH_SIZE, COMPUTE_NS, QUEUE_NS
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
+log = structlog.get_logger()
+
 TRACED = ("/inference.GRPCInferenceService/ModelInfer", "/hangtag.v1.Classifier/Classify")
+CLOSE_SECONDS = 2.0
+"""How long the end of the server waits for the collector."""
 Metadata = Iterable[tuple[str, str | bytes]]
 # A server's span is an error where the server is at fault (OpenTelemetry's conventions for RPC).
 _AT_FAULT = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
@@ -78,8 +84,13 @@ class Tracing:
         span.end(ended_ns)
 
     def close(self) -> None:
-        """Send what is left."""
-        self._provider.shutdown()
+        """Send what is left, unless the collector takes too long: the exporter alone would try for many seconds more,
+        and whoever stops a server kills it after some."""
+        sending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+        sending.start()
+        sending.join(CLOSE_SECONDS)
+        if sending.is_alive():
+            log.warning("the last spans are lost: the collector has not taken them", seconds=CLOSE_SECONDS)
 
     def _children(self, span: Any, ended_ns: int, cost: Mapping[str, int]) -> None:
         from opentelemetry.trace import set_span_in_context

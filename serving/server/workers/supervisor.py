@@ -74,7 +74,8 @@ class Supervisor:
         with self._changed:
             for number in range(self._config.workers):
                 self._begin(number)
-            self._changed.wait_for(lambda: self._failure or all(worker.listening for worker in self._workers.values()))
+        while not self._wait_for_all():
+            self._look()
         if self._failure:
             self.stop(grace=0)
             raise StartError(self._failure)
@@ -133,6 +134,15 @@ class Supervisor:
             gone = self._ended.done_only()
         counted = tuple(one for one in gone.versions if (one.name, one.version) in served)
         return now + replace(gone, versions=counted)
+
+    def _wait_for_all(self) -> bool:
+        """For a moment; whether all listen, or one has failed."""
+        with self._changed:
+            return bool(
+                self._changed.wait_for(
+                    lambda: self._failure or all(worker.listening for worker in self._workers.values()), LOOK_SECONDS
+                )
+            )
 
     def _begin(self, number: int) -> None:
         config = replace(self._worker_config, load_model=tuple(sorted(self._wanted)))

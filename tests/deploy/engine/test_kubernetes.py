@@ -82,6 +82,12 @@ def test_who_asks_a_pod_about_its_health(documents: list[Document]) -> None:
             assert readiness < liveness
 
 
+def test_a_rollout_adds_a_pod_first_but_where_it_would_wait_for_a_gpu() -> None:
+    strategies = {name: of_kind(built(name), "Deployment")["spec"]["strategy"] for name in ("base", "gpu")}
+    assert strategies["base"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert strategies["gpu"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
+
+
 @pytest.mark.parametrize("name", ["base", "gpu"])
 def test_replicas_are_spread_and_leave_one_at_a_time(name: str) -> None:
     documents = built(name)

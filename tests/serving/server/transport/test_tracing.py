@@ -1,6 +1,7 @@
 """Spans of a real server: as OpenTelemetry's own exporter keeps them, and as a collector gets them."""
 
 import queue
+import socket
 import sys
 from collections.abc import Iterator
 from concurrent import futures
@@ -19,6 +20,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from serving.server.app import Server
 from serving.server.config import ServerConfig
 from serving.server.errors import StartError
+from serving.server.transport import tracing
 from serving.server.transport.tracing import Tracing
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
@@ -149,6 +151,19 @@ def test_a_collector_gets_them(models: Path) -> None:
     assert ("service.name", "hangtag") in [(one.key, one.value.string_value) for one in resource.resource.attributes]
     assert resource.scope_spans[0].spans[-1].name == METHOD[1:]
     server.stop(0).wait()
+
+
+def test_a_collector_that_does_not_answer_holds_up_no_end(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.1)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        structlog.testing.capture_logs() as logs,
+    ):
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with LiveServer(ServerConfig(models=models, port=0, otlp_endpoint=endpoint)) as live:
+            live.infer(request("gather", index=index(1)))
+        told = [entry for entry in logs if entry["log_level"] == "warning"]
+        assert [entry["event"] for entry in told] == ["the last spans are lost: the collector has not taken them"]
 
 
 def test_without_the_extra_it_says_how_to_get_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

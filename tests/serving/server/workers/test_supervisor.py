@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from serving.server.config import ServerConfig
+from serving.server.errors import StartError
 from serving.server.workers import process, supervisor
 from serving.server.workers.messages import Load
 from serving.server.workers.peer import PeerError
@@ -87,6 +88,20 @@ def test_a_worker_that_hangs_before_it_listens_is_killed_and_replaced(
     assert hanging.exit_code == -signal.SIGKILL
     assert supervised._workers[0] is good
     assert supervised.workers().running == 2
+
+
+def test_a_worker_that_hangs_at_the_first_start_ends_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hangs(WorkerProcess):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            assert self.pid is not None
+            os.kill(self.pid, signal.SIGSTOP)
+            self.told -= supervisor.HANG_SECONDS + 1  # as if it had said nothing for so long
+
+    monkeypatch.setattr(supervisor, "WorkerProcess", Hangs)
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.05)
+    with pytest.raises(StartError, match="worker 0 ended with signal 9"):
+        Supervisor(ServerConfig(models=models, port=0, workers=1)).start()
 
 
 def test_a_worker_that_cannot_follow_is_replaced_by_one_that_begins_with_it(
