@@ -126,9 +126,10 @@ def missing(runs: Runs) -> list[str]:
 def page(runs: Runs) -> str:
     """The page, in Markdown. There is a run of every model with every seed of SEEDS."""
     tables = {dataset: rows(models, TOP) for dataset, models in runs.items()}
+    ahead = {dataset: {measure: lead(rows(models), measure) for measure in GOALS} for dataset, models in runs.items()}
     leads = {
-        dataset: {measure: spread(lead(rows(models), measure), signed=True) for measure in GOALS}
-        for dataset, models in runs.items()
+        dataset: {measure: spread(points, signed=True) for measure, points in measures.items()}
+        for dataset, measures in ahead.items()
     }
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701  Markdown
     return environment.from_string(Path(__file__).with_name("cnn_rnn.md.j2").read_text()).render(
@@ -138,7 +139,20 @@ def page(runs: Runs) -> str:
         top=TOP if any(row.rule == f"top {TOP}" for table in tables.values() for row in table) else None,
         goal_o_f1=GOALS["o_f1"],
         goal_exact_match=GOALS["exact_match"],
+        verdicts={measure: _verdict(ahead["outfits"][measure], goal) for measure, goal in GOALS.items()},
+        shrinks=_shrinks(ahead),
     )
+
+
+def _verdict(points: Sequence[float], goal: float) -> str:
+    short = goal - mean(points)
+    return "reached" if short <= 0 else f"missed by {short:.2f}"
+
+
+def _shrinks(ahead: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """For each measure, how much less the lead is on the control set."""
+    less = {measure: mean(ahead["outfits"][measure]) - mean(ahead["outfits-independent"][measure]) for measure in GOALS}
+    return f"by {less['o_f1']:.2f} points in O-F1 and {less['exact_match']:.2f} in the exact match it is smaller"
 
 
 def spread(values: Sequence[float], *, signed: bool = False, digits: int = 2) -> str:

@@ -56,6 +56,14 @@ def test_the_page_tells_leads_on_both_sets(results: Path) -> None:
     assert "| outfits | +5.00 ± 2.00 | +10.00 ± 0.00 |" in text
     assert "| outfits-independent | +1.00 ± 0.00 | +10.00 ± 0.00 |" in text
     assert "over 3 seeds" in text
+    assert "2 points in O-F1, reached; 5 points in the exact match, reached" in text
+    assert "by 4.00 points in O-F1 and 0.00 in the exact match it is smaller" in text
+
+
+def test_a_goal_that_is_missed_is_said_to_be(results: Path) -> None:
+    for seed in SEEDS:
+        result(results, "cnn_rnn", "outfits", seed, 0.69, 0.52)
+    assert "2 points in O-F1, missed by 3.00; 5 points in the exact match, reached" in page(read(results))
 
 
 def test_one_seed_has_no_deviation() -> None:
