@@ -116,7 +116,7 @@ def judge(gate: Gate, results: Results, baseline: Baseline | None = None) -> Out
         where = f" at {load}" if load is not None else ""
         shown = f"{gate.figure.target}'s {gate.figure.metric}{where} is {_show(gate.figure.metric, value)}"
         if math.isnan(value) or math.isnan(bound):
-            missing = shown if math.isnan(value) else f"there is nothing to compare it with{where}"
+            missing = shown if math.isnan(value) else f"there is nothing VALID to compare it with{where}"
             return Outcome(gate.text, True, f"{gate.text} cannot be judged: {missing}")
         told = f"{shown}, the bound {_show(gate.figure.metric, bound)}"
         if OPERATORS[gate.compare](value, bound):
@@ -149,7 +149,8 @@ def _against(gate: Gate, results: Results, baseline: Baseline | None, load: Load
         known = baseline.accuracies if figure.metric == "accuracy" else baseline.peaks
         return known.get(figure.target, math.nan)
     run = baseline.run(figure.target, load)
-    return math.nan if run is None else _of_run(run, figure.metric)
+    # An INVALID run is compared nowhere: whatever it would let pass, it could hide as well.
+    return math.nan if run is None or not run.valid else _of_run(run, figure.metric)
 
 
 def _value(figure: Figure, results: Results, load: Load | None) -> float:

@@ -62,13 +62,26 @@ def test_a_condition_that_does_not_hold_passes(condition: str) -> None:
     [
         ("slow.peak < 1", "slow's peak is"),
         ("fast[64].p99 > 1s", "fast has no such run"),
-        ("slow.p99 > baseline", "there is nothing to compare it with at 8 in flight"),
+        ("slow.p99 > baseline", "there is nothing VALID to compare it with at 8 in flight"),
     ],
 )
 def test_what_cannot_be_judged_fails(condition: str, why: str) -> None:
     outcome = judge(parse(condition, NAMES, has_baseline=True), full_results(), Baseline())
     assert outcome.failed
     assert f"{condition} cannot be judged: {why}" in outcome.sentence
+
+
+def test_an_invalid_run_is_no_baseline() -> None:
+    class Restarted(Baseline):
+        def run(self, target: str, load: Load) -> Run | None:
+            found = super().run(target, load)
+            return None if found is None else replace(found, restarted=True)
+
+    gate = parse("fast[8].throughput < 0.1 * baseline", NAMES, has_baseline=True)
+    assert not judge(gate, full_results(), Baseline()).failed
+    outcome = judge(gate, full_results(), Restarted())
+    assert outcome.failed
+    assert "there is nothing VALID to compare it with at 8 in flight" in outcome.sentence
 
 
 def test_a_condition_has_to_hold_at_one_load_only() -> None:

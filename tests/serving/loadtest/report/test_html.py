@@ -78,6 +78,12 @@ def test_the_page_draws_every_load_in_colours_that_follow_the_scheme() -> None:
     assert "slow&#39;s p99 at 8 in flight is 4.0 times" in text
 
 
+def test_where_nothing_can_be_compared_there_is_no_heading_for_it() -> None:
+    one = Run((block("fast", OpenLoop(100.0)),), 1)
+    assert "<h2>Compared</h2>" in page(two_models())
+    assert "<h2>Compared</h2>" not in page(results(one, interrupted=True))
+
+
 def test_more_models_than_colours_still_have_one_each() -> None:
     models = [f"m{number}" for number in range(8)]
     assert "var(--series-5)" in page(results(*(Run((block(model, ClosedLoop(1)),), 1) for model in models)))
