@@ -12,7 +12,7 @@ from serving.server.engine import Engine
 from serving.server.entry import Answer, OnDone
 from serving.server.errors import ServerError
 from serving.server.model import ServedModel
-from serving.server.transport.call import deadline_of
+from serving.server.transport.deadline import deadline_of
 from serving.server.transport.lookup import with_model
 from serving.server.transport.status import code_of
 

@@ -1,7 +1,6 @@
 """One call on grpcio's ordinary path: its handler thread submits the request and waits for the answer."""
 
 import queue
-import time
 from collections.abc import Mapping
 
 import grpc
@@ -22,16 +21,16 @@ def cost(timings: Timings) -> tuple[tuple[str, str], ...]:
     )
 
 
-def deadline_of(context: grpc.ServicerContext) -> float | None:
-    """When the caller gives up, on the monotonic clock, in seconds."""
-    remaining = context.time_remaining()
-    return None if remaining is None else time.monotonic() + remaining
-
-
-def infer(model: ServedModel, inputs: Tensors, datatypes: Mapping[str, str], context: grpc.ServicerContext) -> Answer:
-    """The model's answer, within the caller's deadline and only while the caller is there. Raises ServerError."""
+def infer(
+    model: ServedModel,
+    inputs: Tensors,
+    datatypes: Mapping[str, str],
+    context: grpc.ServicerContext,
+    deadline: float | None,
+) -> Answer:
+    """The model's answer, within the deadline and only while the caller is there. Raises ServerError."""
     outcome: queue.SimpleQueue[Answer | ServerError] = queue.SimpleQueue()
-    entry = model.submit(inputs, datatypes, outcome.put, deadline_of(context))
+    entry = model.submit(inputs, datatypes, outcome.put, deadline)
     if not context.add_callback(lambda: model.cancel(entry)):  # the call has ended already
         model.cancel(entry)
     result = outcome.get()

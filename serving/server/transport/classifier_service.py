@@ -14,6 +14,7 @@ from serving.server.errors import InvalidRequestError, NotFoundError, Unavailabl
 from serving.server.model import ServedModel
 from serving.server.transport.asking import Ask, Asked, ask_all, asking
 from serving.server.transport.call import infer
+from serving.server.transport.deadline import deadline_of
 from serving.server.transport.image_request import ImageRequest, Picture
 from serving.server.transport.lookup import with_model
 from serving.server.transport.status import answers_errors, counts_failures, identity_of, status_of
@@ -38,7 +39,7 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
 
         def ask(model: ServedModel) -> pb.ClassifyResponse:
             about = ImageRequest(model, picture, request.top_k)
-            return about.read(infer(model, about.inputs, about.datatypes, context))
+            return about.read(infer(model, about.inputs, about.datatypes, context, deadline_of(context)))
 
         return with_model(self._engine, request.model_name, request.model_version, ask)
 

@@ -14,6 +14,7 @@ from serving.server.model import ServedModel
 from serving.server.runtime import VERSION
 from serving.server.transport import codec
 from serving.server.transport.call import infer
+from serving.server.transport.deadline import deadline_of, own_deadline
 from serving.server.transport.lookup import with_model
 from serving.server.transport.repository_service import RepositoryMethods
 from serving.server.transport.status import answers_errors, counts_failures
@@ -72,7 +73,7 @@ class InferenceService(RepositoryMethods, inference_pb2_grpc.GRPCInferenceServic
         def ask(model: ServedModel) -> pb.ModelInferResponse:
             inputs, datatypes = codec.decode_inputs(request)
             specs = codec.requested_outputs(request, model.signature)
-            answer = infer(model, inputs, datatypes, context)
+            answer = infer(model, inputs, datatypes, context, own_deadline(request, deadline_of(context)))
             return codec.encode_response(request, model.version, specs, answer.outputs)
 
         return with_model(self._engine, request.model_name, request.model_version, ask)

@@ -14,6 +14,7 @@ from serving.server.model import ServedModel
 from serving.server.tokens import Authorise
 from serving.server.transport import codec
 from serving.server.transport.call import cost
+from serving.server.transport.deadline import own_deadline
 from serving.server.transport.hot.completion_queue import UnaryCall
 from serving.server.transport.hot.forms import Forms
 from serving.server.transport.lookup import with_model
@@ -57,7 +58,9 @@ class HotInference:
             model = self._engine.model(form.model_name, form.model_version)
             if model is form.model:
                 try:
-                    _Queued(reply, model, form.answer).put(form.inputs(message), form.samples, form.kind, wake)
+                    _Queued(reply, model, form.answer).put(
+                        form.inputs(message), form.samples, form.kind, reply.call.deadline, wake
+                    )
                 except UnavailableError:
                     pass  # it was closed just now: ask its successor, if there is one
                 else:
@@ -72,12 +75,13 @@ class HotInference:
             inputs, datatypes = codec.decode_inputs(request)
             specs = codec.requested_outputs(request, model.signature)
             samples, kind = model.check(inputs, datatypes)
+            deadline = own_deadline(request, reply.call.deadline)
             self._forms.learn(message, request, model, specs, samples, kind)
 
             def encode(outputs: Mapping[str, npt.NDArray[Any]]) -> bytes:
                 return codec.encode_response(request, model.version, specs, outputs).SerializeToString()
 
-            _Queued(reply, model, encode).put(inputs, samples, kind, wake)
+            _Queued(reply, model, encode).put(inputs, samples, kind, deadline, wake)
             return model
 
         return with_model(self._engine, request.model_name, request.model_version, ask)
@@ -130,9 +134,9 @@ class _Queued:
         self._model = model
         self._encode = encode
 
-    def put(self, inputs: Tensors, samples: int, kind: Hashable, wake: bool) -> None:
+    def put(self, inputs: Tensors, samples: int, kind: Hashable, deadline: float | None, wake: bool) -> None:
         call = self._reply.call
-        self._entry = Entry(inputs, samples, self._end, kind=kind, deadline=call.deadline)
+        self._entry = Entry(inputs, samples, self._end, kind=kind, deadline=deadline)
         # A call whose batch starts at once is as good as computed; whoever has to wait may as well go away meanwhile.
         if wake or kind is not None or self._model.batcher.would_wait(samples):
             call.watch(self._reply.cancel)

@@ -1,6 +1,5 @@
 """ModelStreamInfer: ModelInfer over a stream, with what Triton's clients expect of one."""
 
-import time
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -9,17 +8,16 @@ import grpc
 from protos import inference_pb2 as pb
 from serving.server.engine import Engine
 from serving.server.entry import Answer, OnDone, Timings
-from serving.server.errors import InvalidRequestError
 from serving.server.model import ServedModel
 from serving.server.transport import codec
 from serving.server.transport.asking import Asked, asking
+from serving.server.transport.deadline import own_deadline
 from serving.server.transport.status import identity_of, status_of
 from serving.server.transport.streams.ordered import Streams
 
 _RPC = "ModelStreamInfer"
 _FINAL = "triton_final_response"  # every request has one response here, so each is the final one
 _STRICT = ("triton_grpc_error", "true")  # in a call's metadata: the first failure ends the stream with its own status
-_TIMEOUT = "timeout"  # a request's own parameter, in microseconds: a stream's deadline is that of all its requests
 
 Response: TypeAlias = pb.ModelStreamInferResponse
 
@@ -47,7 +45,7 @@ class InferStream:
         def ask(model: ServedModel, on_done: OnDone, deadline: float | None) -> Asked[Response]:
             inputs, datatypes = codec.decode_inputs(request)
             specs = codec.requested_outputs(request, model.signature)
-            entry = model.submit(inputs, datatypes, on_done, _own_deadline(request, deadline))
+            entry = model.submit(inputs, datatypes, on_done, own_deadline(request, deadline))
 
             def read(answer: Answer) -> Response:
                 return _response(codec.encode_response(request, model.version, specs, answer.outputs), answer.timings)
@@ -70,16 +68,3 @@ def _refusal(request: pb.ModelInferRequest, code: grpc.StatusCode, message: str)
     response.parameters[_FINAL].bool_param = True
     response.parameters["status"].string_param = code.name
     return Response(error_message=message, infer_response=response)
-
-
-def _own_deadline(request: pb.ModelInferRequest, deadline: float | None) -> float | None:
-    """The earlier one of the stream's deadline and the request's."""
-    if _TIMEOUT not in request.parameters:
-        return deadline
-    microseconds = request.parameters[_TIMEOUT].int64_param
-    if microseconds <= 0:
-        raise InvalidRequestError(
-            f"the parameter {_TIMEOUT!r} must be an int64 of microseconds above 0, not {microseconds}"
-        )
-    own = time.monotonic() + microseconds / 1e6
-    return own if deadline is None else min(own, deadline)

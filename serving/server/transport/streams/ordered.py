@@ -15,7 +15,7 @@ import grpc
 from serving.server.entry import Answer, OnDone
 from serving.server.errors import QueueFullError, UnavailableError
 from serving.server.transport.asking import Asked, response_of
-from serving.server.transport.call import deadline_of
+from serving.server.transport.deadline import deadline_of
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

@@ -182,6 +182,32 @@ def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(own: LiveServ
     assert own.statistics("gather").inference_count == 1
 
 
+def test_a_requests_own_timeout_is_kept_like_its_calls_deadline(own: LiveServer) -> None:
+    """Triton's parameter, in microseconds."""
+    with own.gate("gather") as gate:
+        first = own.inference.ModelInfer.future(request("gather", index=index(0)), timeout=TIMEOUT)
+        gate.wait_until_computing()
+        hurried, patient = request("gather", index=index(1)), request("gather", index=index(2))
+        hurried.parameters["timeout"].int64_param = 1
+        patient.parameters["timeout"].int64_param = round(TIMEOUT * 1e6)
+        waiting = own.inference.ModelInfer.future(patient, timeout=TIMEOUT)
+        gate.wait_until_queued(2)
+        late = own.inference.ModelInfer.future(hurried, timeout=TIMEOUT)
+        gate.open()
+        assert failure(late.result)[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert [outputs(call.result())["value"].item() for call in (first, waiting)] == [0, 20]
+    assert own.statistics("gather").inference_count == 2
+
+
+@pytest.mark.parametrize("microseconds", [0, -1])
+def test_a_timeout_that_is_none_is_refused(own: LiveServer, microseconds: int) -> None:
+    sent = request("gather", index=index(1))
+    sent.parameters["timeout"].int64_param = microseconds
+    code, message = failure(lambda: own.inference.ModelInfer(sent, timeout=TIMEOUT))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"must be an int64 of microseconds above 0, not {microseconds}" in message
+
+
 def test_a_delay_makes_no_call_late(repository: Path, hot_path: str) -> None:
     config = ServerConfig(models=repository, port=0, max_queue_delay_microseconds=10_000_000, hot_path=hot_path)
     with LiveServer(config) as live:
