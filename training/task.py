@@ -5,15 +5,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
-from training.config import RunConfig
-from training.data import FashionMnist, Images
-from training.distributed import Group
-from training.label_distance import LabelDistances
-from training.multi_label.data import MultiLabelData
-from training.watch import Watch
+from training.data import Images
 
 Teacher = Callable[[Images], npt.NDArray[np.float32]]
 """A trained model that others learn from: uint8 images [n, 28, 28] to logits [n, 10]."""
@@ -49,22 +43,3 @@ class Task(Protocol):
 
     def summary(self, deployable: nn.Module) -> dict[str, Any]:
         """The figures of the network that was kept. The test set is looked at here and nowhere else."""
-
-
-def build_task(
-    config: RunConfig,
-    data: FashionMnist | MultiLabelData,
-    device: torch.device,
-    teacher: Teacher | None = None,
-    distances: LabelDistances | None = None,
-    group: Group = Group(),  # noqa: B008  (frozen)
-    watch: Watch = Watch(),  # noqa: B008  (without state)
-) -> Task:
-    """The task that the data set sets. It looks to the watch between batches, and raises KeyboardInterrupt there."""
-    if isinstance(data, MultiLabelData):
-        from training.multi_label.task import MultiLabel
-
-        return MultiLabel(config, data, device, watch)
-    from training.single_label import SingleLabel
-
-    return SingleLabel(config, data, device, teacher, distances, group, watch)

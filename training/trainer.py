@@ -16,7 +16,8 @@ from training.errors import DivergedError, RunMismatchError
 from training.label_distance import LabelDistances
 from training.multi_label.data import MultiLabelData
 from training.run import TRAIN_ANEW, Run
-from training.task import Task, Teacher, build_task
+from training.task import Task, Teacher
+from training.tasks import build_task
 from training.watch import Progress, Watch
 
 _LOOK = 10

@@ -2,7 +2,6 @@
 made from this declaration."""
 
 import ipaddress
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,37 +11,9 @@ import click
 
 from serving.server.cpus import usable_cpus
 from serving.server.errors import StartError
+from serving.server.options import FILE, MOST_SAMPLES, Seconds, model_limit, option
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_FILE = click.Path(dir_okay=False, path_type=Path)
-_MOST_SAMPLES = 4096
-
-
-class _Seconds(click.FloatRange):
-    """As many as gRPC's core can count: milliseconds, in 31 bits."""
-
-    def __init__(self, least: float) -> None:
-        super().__init__(least, 2_000_000)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds: float = super().convert(value, param, ctx)
-        if math.isnan(seconds):  # which is neither below nor above
-            self.fail(f"{value!r} is no number of seconds", param, ctx)
-        return seconds
-
-
-def _option(type_: Any, help_: str, **more: Any) -> dict[str, Any]:
-    """An option's arguments for click; ``more`` are those that few options have."""
-    return {"type": type_, "help": help_, **more}
-
-
-def _model_limit(value: str) -> tuple[str, int]:
-    """NAME=N: a model's name and the most samples computed together."""
-    name, _, limit = value.rpartition("=")
-    if not (name and limit.isascii() and limit.isdigit() and int(limit) <= _MOST_SAMPLES):
-        raise click.BadParameter(f"{value!r} is not a model's name, '=' and a number from 0 to {_MOST_SAMPLES}")
-    return name, int(limit)
 
 
 @dataclass(frozen=True)
@@ -51,11 +22,11 @@ class ServerConfig:
 
     models: Path = field(
         default=Path("models"),
-        metadata=_option(click.Path(path_type=Path), "The model repository: <models>/<name>/<version>/model.onnx."),
+        metadata=option(click.Path(path_type=Path), "The model repository: <models>/<name>/<version>/model.onnx."),
     )
     model_control: str = field(
         default="none",
-        metadata=_option(
+        metadata=option(
             click.Choice(["none", "poll", "explicit"]),
             "none: every model, as it lies there at the start. poll: what changes there is served. explicit: by call, "
             "with RepositoryModelLoad and RepositoryModelUnload.",
@@ -63,60 +34,58 @@ class ServerConfig:
     )
     load_model: tuple[str, ...] = field(
         default=(),
-        metadata=_option(
-            str, "With --model-control explicit: load this model at the start; '*' loads all. Repeatable."
-        ),
+        metadata=option(str, "With --model-control explicit: load this model at the start; '*' loads all. Repeatable."),
     )
     poll_seconds: float = field(
         default=15.0,
-        metadata=_option(_Seconds(0.1), "With --model-control poll: how often the repository is looked at."),
+        metadata=option(Seconds(0.1), "With --model-control poll: how often the repository is looked at."),
     )
     num_versions: int = field(
         default=1,
-        metadata=_option(
+        metadata=option(
             click.IntRange(min=0), "How many of a model's latest versions are served, each by its number. 0: all."
         ),
     )
     host: str = field(
         default="127.0.0.1",
-        metadata=_option(str, "The address to listen on. Beyond loopback, use TLS, and tokens or --tls-client-ca."),
+        metadata=option(str, "The address to listen on. Beyond loopback, use TLS, and tokens or --tls-client-ca."),
     )
     port: int = field(
         default=8001,
-        metadata=_option(click.IntRange(0, 65535), "The gRPC port. 0 picks a free one, which the log names."),
+        metadata=option(click.IntRange(0, 65535), "The gRPC port. 0 picks a free one, which the log names."),
     )
     metrics_port: int = field(
         default=8002,
-        metadata=_option(
+        metadata=option(
             click.IntRange(-1, 65535),
             "The HTTP port of Prometheus' /metrics and of /v2/health/ready. 0 picks a free one, -1: none.",
         ),
     )
     otlp_endpoint: str = field(
         default="",
-        metadata=_option(
+        metadata=option(
             str, "Send OpenTelemetry traces to this collector (OTLP over gRPC, http://HOST:4317). Needs the extra otel."
         ),
     )
     provider: str = field(
         default="auto",
-        metadata=_option(
+        metadata=option(
             click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
             "ONNX Runtime's execution provider. auto: CUDA where it can be had, else CPU. cuda, tensorrt: an error "
             "without.",
         ),
     )
-    gpu_device_id: int = field(default=0, metadata=_option(click.IntRange(min=0), "Which GPU computes."))
+    gpu_device_id: int = field(default=0, metadata=option(click.IntRange(min=0), "Which GPU computes."))
     gpu_mem_limit_mib: int = field(
         default=0,
-        metadata=_option(
+        metadata=option(
             click.IntRange(min=0),
             "The most GPU memory that a model's arena takes, weights included, in MiB. 0: no limit.",
         ),
     )
     cuda_graphs: str = field(
         default="off",
-        metadata=_option(
+        metadata=option(
             click.Choice(["off", "auto", "on"]),
             "Compute batches by CUDA graphs, captured for a few batch sizes. on: where that can be. auto: and where it "
             "is measured to be faster.",
@@ -124,7 +93,7 @@ class ServerConfig:
     )
     workers: int = field(
         default=1,
-        metadata=_option(
+        metadata=option(
             click.IntRange(1, 256),
             "Processes that share the port. Clients need several connections to use them; worth it where Python's one "
             "interpreter lock is the limit, not the computing.",
@@ -132,14 +101,14 @@ class ServerConfig:
     )
     instances: int = field(
         default=0,
-        metadata=_option(
+        metadata=option(
             click.IntRange(0, 64),
             "How many batches of one model may be computed at once. 0: two where there are two CPUs, else one.",
         ),
     )
     intra_op_threads: int = field(
         default=0,
-        metadata=_option(
+        metadata=option(
             click.IntRange(0, 256),
             "ONNX Runtime's threads per instance. 0: the usable CPUs / (instances x workers), and all of a worker's "
             "for a batch that is computed alone, where that is measured to be faster.",
@@ -147,68 +116,68 @@ class ServerConfig:
     )
     max_batch_size: int = field(
         default=64,
-        metadata=_option(click.IntRange(1, _MOST_SAMPLES), "The most samples computed together, and in one request."),
+        metadata=option(click.IntRange(1, MOST_SAMPLES), "The most samples computed together, and in one request."),
     )
     model_max_batch_size: tuple[tuple[str, int], ...] = field(
         default=(),
-        metadata=_option(
-            _model_limit,
+        metadata=option(
+            model_limit,
             "The same for one model, whatever its file says; 0: its requests are never joined. May be repeated.",
             metavar="NAME=N",
         ),
     )
     max_queue_size: int = field(
         default=256,
-        metadata=_option(
+        metadata=option(
             click.IntRange(1, 4096), "The most requests waiting per model; one more gets RESOURCE_EXHAUSTED at once."
         ),
     )
     max_queue_delay_microseconds: int = field(
         default=0,
-        metadata=_option(
+        metadata=option(
             click.IntRange(0, 10_000_000),
             "How long the oldest waiting request may be held back to fill a batch. 0: never held back.",
         ),
     )
     tls_cert: Path | None = field(
         default=None,
-        metadata=_option(
-            _FILE, "Serve TLS with this certificate (PEM, with its chain). Read again when it changes. Needs --tls-key."
+        metadata=option(
+            FILE, "Serve TLS with this certificate (PEM, with its chain). Read again when it changes. Needs --tls-key."
         ),
     )
     tls_key: Path | None = field(
-        default=None, metadata=_option(_FILE, "The key of --tls-cert (PEM, not encrypted). Read again when it changes.")
+        default=None, metadata=option(FILE, "The key of --tls-cert (PEM, not encrypted). Read again when it changes.")
     )
     tls_client_ca: Path | None = field(
         default=None,
-        metadata=_option(_FILE, "Ask every caller for a certificate that these authorities (PEM) signed: mutual TLS."),
+        metadata=option(FILE, "Ask every caller for a certificate that these authorities (PEM) signed: mutual TLS."),
     )
     token_file: Path | None = field(
         default=None,
-        metadata=_option(
-            _FILE,
+        metadata=option(
+            FILE,
             "Ask every call but health's for a bearer token of this file, one a line. Read again when it changes.",
         ),
     )
     max_message_mib: int = field(
-        default=16, metadata=_option(click.IntRange(1, 1024), "The largest message taken or sent, in MiB.")
+        default=16, metadata=option(click.IntRange(1, 1024), "The largest message taken or sent, in MiB.")
     )
     max_concurrent_streams: int = field(
         default=100,
-        metadata=_option(
+        metadata=option(
             click.IntRange(1, 100_000),
             "How many calls a connection may have in flight; those beyond wait in the client, under its own deadline.",
         ),
     )
     max_connections: int = field(
-        default=1024, metadata=_option(click.IntRange(1, 1_000_000), "The most open connections; one more is closed.")
+        default=1024, metadata=option(click.IntRange(1, 1_000_000), "The most open connections; one more is closed.")
     )
     connection_idle_seconds: float = field(
-        default=900.0, metadata=_option(_Seconds(1), "Close a connection without calls after so long.")
+        default=900.0, metadata=option(Seconds(1), "Close a connection without calls after so long.")
     )
     connection_age_seconds: float = field(
         default=0.0,
-        metadata=_option(
+        metadata=option(
             click.FloatRange(min=0),
             "Have clients connect anew after so long, so that those that balance by themselves find replicas that came "
             "since; streams that last 20 s longer are cut. 0: never.",
@@ -216,15 +185,15 @@ class ServerConfig:
     )
     keepalive_seconds: float = field(
         default=60.0,
-        metadata=_option(_Seconds(1), "Ask a silent client whether it is there; no answer in 20 s ends it."),
+        metadata=option(Seconds(1), "Ask a silent client whether it is there; no answer in 20 s ends it."),
     )
     min_ping_seconds: float = field(
         default=10.0,
-        metadata=_option(_Seconds(0), "Send away clients that ping more often than this."),
+        metadata=option(Seconds(0), "Send away clients that ping more often than this."),
     )
     hot_path: str = field(
         default="auto",
-        metadata=_option(
+        metadata=option(
             click.Choice(["auto", "on", "off"]),
             "Serve ModelInfer straight from gRPC's completion queue, several times as fast. auto: if grpcio's version "
             "was tried and a self-test passes, else by grpcio's public API, which the log says. on: an error if not.",
@@ -232,7 +201,7 @@ class ServerConfig:
     )
     drain_seconds: float = field(
         default=20.0,
-        metadata=_option(_Seconds(0), "On SIGTERM, how long calls in flight may take to finish."),
+        metadata=option(Seconds(0), "On SIGTERM, how long calls in flight may take to finish."),
     )
 
     @property
@@ -291,7 +260,7 @@ def _is_loopback(host: str) -> bool:
 def server_options(command: F) -> F:
     """Give a click command one option per field of ServerConfig; it receives them as keyword arguments."""
     for declared in reversed(fields(ServerConfig)):
-        option = click.option(
+        declare = click.option(
             f"--{declared.name.replace('_', '-')}",
             default=declared.default,
             multiple=isinstance(declared.default, tuple),
@@ -299,5 +268,5 @@ def server_options(command: F) -> F:
             show_envvar=True,
             **declared.metadata,
         )
-        command = option(command)
+        command = declare(command)
     return command

@@ -21,7 +21,7 @@ from training.multi_label.task import MultiLabel
 from training.recipes import MULTI_LABEL, MULTI_LABEL_MODELS, STUDY, default_recipe, recipe_for
 from training.run import Run
 from training.single_label import SingleLabel
-from training.task import build_task
+from training.tasks import build_task
 from training.watch import Progress, Watch
 
 CPU = torch.device("cpu")
