@@ -52,3 +52,18 @@ def test_a_set_of_labels_from_the_run_to_the_answer(garments: Split, tmp_path: P
             assert results["valid"]
             assert results["runs"][0]["total"]["statuses"] == {"OK": results["runs"][0]["total"]["queries"]}
         assert "4 side by side in a picture of 64x64" in report.read_text()
+
+
+def test_the_example_of_the_readme() -> None:
+    """Canvases named by their labels; three of four are right, as the page about the model lets expect."""
+    outfits = sorted((ROOT / "examples/outfits").glob("*.png"))
+    with serving(ROOT / "examples/outfits/models") as server:
+        said = hangtag("classify", *outfits, "--model", "cnn_rnn", "--server", server.address, "--json").stdout
+    right = 0
+    for file, line in zip(outfits, said.splitlines(), strict=True):
+        names = sorted(
+            label["name"].lower().replace("/", "-").replace(" ", "-") for label in json.loads(line)["labels"]
+        )
+        spelled = file.stem.partition("-")[2]
+        right += len("-".join(names)) == len(spelled) and all(name in spelled for name in names)
+    assert (right, len(outfits)) == (3, 4)
