@@ -9,6 +9,7 @@ model's own or one of a transport that computes where it polls, but no more batc
 instances. Whoever took one calls ``finish``, and then asks for the next: nobody else is woken for it.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -28,7 +29,7 @@ _DEADLINE_SLACK_SECONDS = 0.001
 # While requests have to wait, what is late is late by time that the queue does not see: until a call is read, and until
 # its answer is. So whoever waits is wanted to be ready when this share of its time is still left. Without, a queue that
 # is as long as the deadline answers nearly everybody just too late (docs/performance.md).
-_UNSEEN_SHARE = 0.3
+_UNSEEN_SHARE = 0.2
 
 
 class Batcher:
@@ -98,16 +99,8 @@ class Batcher:
         wake: tell a thread that waits in ``take``; not needed by one that will itself take the entry.
         """
         with self._lock:
-            if self._closed:
-                raise UnavailableError("the server is stopping and takes no new requests; try another replica")
-            if self._waiting >= self.max_queue_size:
-                raise QueueFullError(
-                    f"{self._waiting} requests are waiting, as many as the queue holds; "
-                    "try again later with a back-off, or raise --max-queue-size"
-                )
             now = self._clock()
-            if entry.deadline is not None:
-                self._admit(entry, entry.deadline - now, self._expected(entry, now), now)
+            self._require_place(entry, now)
             entry.enqueued = now
             entry.held_until = now + self._delay(entry, now)
             self._queue.append(entry)
@@ -115,6 +108,11 @@ class Batcher:
             self._samples += entry.samples
             if wake and not self._busy:  # else the first instance that finishes takes it
                 self._changed.notify()
+
+    def check(self, entry: Entry) -> None:
+        """Raise what ``put`` would raise now: for who would have to prepare something for an entry that waits."""
+        with self._lock:
+            self._require_place(entry, self._clock())
 
     def cancel(self, entry: Entry) -> None:
         """Take back an entry that still waits; it costs no computation.
@@ -195,6 +193,17 @@ class Batcher:
     def _busy(self) -> bool:
         return len(self._computing) >= self.instances
 
+    def _require_place(self, entry: Entry, now: float) -> None:
+        if self._closed:
+            raise UnavailableError("the server is stopping and takes no new requests; try another replica")
+        if self._waiting >= self.max_queue_size:
+            raise QueueFullError(
+                f"{self._waiting} requests are waiting, as many as the queue holds; "
+                "try again later with a back-off, or raise --max-queue-size"
+            )
+        if entry.deadline is not None:
+            self._admit(entry, entry.deadline - now, self._expected(entry, now), now)
+
     def _admit(self, entry: Entry, seconds: float, expected: float, now: float) -> None:
         """Refuse an entry that has so many seconds left, unless it is expected to be computed in time."""
         share = 1 - _UNSEEN_SHARE if self._busy else 1.0
@@ -212,7 +221,9 @@ class Batcher:
         wait = whole * predict(self.max_batch_size) / self.instances
         if self._busy:
             wait += min(max(0.0, since + predict(samples) - now) for since, samples in self._computing.values())
-        return wait + predict(min(part + entry.samples, self.max_batch_size))
+        # Where a whole batch waits already, this entry's will be whole too, by those who come after it.
+        own = self.max_batch_size if whole else min(part + entry.samples, self.max_batch_size)
+        return wait + predict(own)
 
     def _delay(self, entry: Entry, now: float) -> float:
         """Seconds that an entry may be held back to fill a batch: half of what its deadline leaves to spare at most."""
@@ -241,19 +252,22 @@ class Batcher:
         predict = self._service_time.predict
         batch: list[Entry] = []
         samples = 0
+        earliest = math.inf  # by which the batch must be computed for all of it to be in time
         passed_over: list[Entry] = []
         while self._queue and samples < self.max_batch_size:
             entry = self._queue.popleft()
             self._samples -= entry.samples
+            ready_by = math.inf if entry.ready_by is None else entry.ready_by
+            done_at = now + predict(samples + entry.samples)
             if entry.done:
                 self._waiting -= 1
-            elif entry.ready_by is not None and entry.ready_by <= now + predict(samples + entry.samples):
+            elif ready_by <= done_at:
                 self._waiting -= 1
                 late.append(entry)
             elif batch and entry.kind != batch[0].kind:
                 passed_over.append(entry)
                 self._samples += entry.samples
-            elif samples + entry.samples > self.max_batch_size and batch:
+            elif batch and (samples + entry.samples > self.max_batch_size or earliest < done_at):
                 self._queue.appendleft(entry)
                 self._samples += entry.samples
                 break
@@ -261,5 +275,6 @@ class Batcher:
                 self._waiting -= 1
                 batch.append(entry)
                 samples += entry.samples
+                earliest = min(earliest, ready_by)
         self._queue.extendleft(reversed(passed_over))
         return batch

@@ -80,7 +80,7 @@ def test_with_an_instance_free_nobody_waits(clock: Clock) -> None:
 
 
 def test_whole_batches_ahead_count_and_instances_share_them(clock: Clock) -> None:
-    for instances, needed in ((1, 2.25), (2, 1.25)):
+    for instances, needed in ((1, 3.0), (2, 2.0)):  # its own will be whole as well
         queue = measured(clock, instances=instances)
         for _ in range(2):
             queue.put(entry(4))
@@ -107,6 +107,34 @@ def test_who_could_not_be_answered_any_more_is_not_computed(clock: Clock) -> Non
     assert in_time.outcomes == []
 
 
+def test_a_batch_grows_no_larger_than_its_members_deadlines_allow(clock: Clock) -> None:
+    queue = measured(clock)
+    patient, hurried = Caller(), Caller()
+    queue.put(entry(1, patient))
+    queue.put(entry(1, hurried, deadline=clock.now + 0.6))
+    others = [entry(1, deadline=clock.now + 9), entry(1)]
+    for other in others:
+        queue.put(other)
+    taken = queue.take()
+    assert [one.samples for one in taken] == [1, 1]
+    assert taken[1].deadline == pytest.approx(clock.now + 0.6)
+    assert hurried.outcomes == []
+    queue.finish(taken, 0.5)
+    assert queue.take() == others
+    assert len(queue) == 0
+
+
+def test_whether_there_is_a_place_can_be_asked_before(clock: Clock) -> None:
+    queue = measured(clock)
+    late, soon = entry(4, deadline=clock.now + 0.5), entry(4, deadline=clock.now + 1.5)
+    with pytest.raises(DeadlineError, match="nothing was started"):
+        queue.check(late)
+    queue.check(soon)
+    assert len(queue) == 0
+    queue.put(soon)
+    assert queue.take() == [soon]
+
+
 def test_who_waited_and_would_be_ready_only_just_in_time_is_not_computed(clock: Clock) -> None:
     """What the queue does not see is still to come: its answer would be late."""
     queue = measured(clock)
@@ -115,10 +143,10 @@ def test_who_waited_and_would_be_ready_only_just_in_time_is_not_computed(clock: 
     just, soon = Caller(), Caller()
     queue.put(entry(1, just, deadline=clock.now + 2))
     queue.put(entry(1, soon, deadline=clock.now + 3))
-    clock.now += 1.5  # it took longer than expected
+    clock.now += 1.7  # it took longer than expected
     queue.finish(computed)
     (taken,) = queue.take()
-    assert taken.deadline == pytest.approx(clock.now + 1.5)
+    assert taken.deadline == pytest.approx(clock.now + 1.3)
     assert isinstance(just.outcome, DeadlineError)
     assert soon.outcomes == []
 

@@ -137,11 +137,12 @@ class _Queued:
     def put(self, inputs: Tensors, samples: int, kind: Hashable, deadline: float | None, wake: bool) -> None:
         call = self._reply.call
         self._entry = Entry(inputs, samples, self._end, kind=kind, deadline=deadline)
-        # A call whose batch starts at once is as good as computed; whoever has to wait may as well go away meanwhile.
-        if wake or kind is not None or self._model.batcher.would_wait(samples):
-            call.watch(self._reply.cancel)
         self._reply.queued = self
         try:
+            # A call whose batch starts at once is as good as computed; whoever has to wait may go away meanwhile.
+            if wake or kind is not None or self._model.batcher.would_wait(samples):
+                self._model.batcher.check(self._entry)  # to watch is much of what one costs that is refused
+                call.watch(self._reply.cancel)
             self._model.batcher.put(self._entry, wake=wake)
         except ServerError:
             self._reply.queued = None
