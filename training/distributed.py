@@ -5,7 +5,9 @@ run takes the same steps as a single process would. The first process alone writ
 to one is refused to all, and the first alone says why.
 """
 
+import atexit
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,6 +136,16 @@ def joined(device: str) -> Iterator[Group]:
         yield Group(dist.get_rank(), size)
     finally:
         dist.destroy_process_group()
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """End a process that did its work before C++'s destructors run: DistributedDataParallel leaves threads of gloo's
+    behind that nothing in Python can end, and now and then those destructors abort because of them, so that torchrun
+    calls a finished run a failed one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _whole_number(name: str, usual: int | None = None) -> int:
