@@ -15,28 +15,17 @@ class Joined:
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         self._waiting: dict[str, Future[None]] = {}
-        self._callers = 0
-
-    @property
-    def callers(self) -> int:
-        """How many wait, for their turn, for others, or for their own work."""
-        return self._callers
 
     def do(self, name: str, work: Callable[[], None]) -> None:
         """Do the work, or wait until somebody else has done it. Raises what the work raises."""
         with self._lock:
-            self._callers += 1
             done = self._waiting.get(name)
             mine = done is None
             if done is None:
                 done = self._waiting[name] = Future()
-        try:
-            if mine:
-                self._do(name, work, done)
-            done.result()
-        finally:
-            with self._lock:
-                self._callers -= 1
+        if mine:
+            self._do(name, work, done)
+        done.result()
 
     def _do(self, name: str, work: Callable[[], None], done: "Future[None]") -> None:
         with self._turn:

@@ -1,9 +1,10 @@
 import threading
-import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import pytest
 
+from serving.server import joined as joined_module
 from serving.server.joined import Joined
 
 TIMEOUT = 30.0
@@ -28,34 +29,47 @@ class Work:
         return work
 
 
-def start(work: Callable[[], None], joined: Joined) -> threading.Thread:
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Released whenever somebody has registered work, or waits for what somebody else has registered."""
+    released = threading.Semaphore(0)
+
+    class Noted(Future[None]):
+        def __init__(self) -> None:
+            super().__init__()
+            released.release()
+
+        def result(self, timeout: float | None = None) -> None:
+            released.release()
+            super().result(timeout)
+
+    monkeypatch.setattr(joined_module, "Future", Noted)
+    return released
+
+
+def start(work: Callable[[], None], waits: threading.Semaphore) -> threading.Thread:
     """A thread, once it waits."""
-    before = joined.callers
     thread = threading.Thread(target=work)
     thread.start()
-    until = time.monotonic() + TIMEOUT
-    while joined.callers == before:
-        assert time.monotonic() < until
-        time.sleep(0.001)
+    assert waits.acquire(timeout=TIMEOUT)
     return thread
 
 
-def test_however_many_ask_it_is_done_once_more_after_what_has_begun() -> None:
+def test_however_many_ask_it_is_done_once_more_after_what_has_begun(waits: threading.Semaphore) -> None:
     joined, work = Joined(), Work()
-    first = start(lambda: joined.do("a", work.named("a")), joined)
+    first = start(lambda: joined.do("a", work.named("a")), waits)
     assert work.begun.acquire(timeout=TIMEOUT)
-    others = [start(lambda: joined.do("a", work.named("a")), joined) for _ in range(20)]
-    another = start(lambda: joined.do("b", work.named("b")), joined)
-    assert joined.callers == 22
+    others = [start(lambda: joined.do("a", work.named("a")), waits) for _ in range(20)]
+    another = start(lambda: joined.do("b", work.named("b")), waits)
     work.let_go.set()
     for thread in (first, *others, another):
         thread.join(TIMEOUT)
         assert not thread.is_alive()
     assert sorted(work.times) == ["a", "a", "b"]
-    assert joined.callers == 0
+    assert joined._waiting == {}
 
 
-def test_a_failure_is_everybodys_who_waited_for_it_and_nobody_elses() -> None:
+def test_a_failure_is_everybodys_who_waited_for_it_and_nobody_elses(waits: threading.Semaphore) -> None:
     joined, work = Joined(), Work()
     raised: list[Exception] = []
 
@@ -65,9 +79,9 @@ def test_a_failure_is_everybodys_who_waited_for_it_and_nobody_elses() -> None:
         except LookupError as error:
             raised.append(error)
 
-    holding = start(lambda: joined.do("b", work.named("b")), joined)
+    holding = start(lambda: joined.do("b", work.named("b")), waits)
     assert work.begun.acquire(timeout=TIMEOUT)
-    asking = [start(ask, joined) for _ in range(3)]
+    asking = [start(ask, waits) for _ in range(3)]
     work.let_go.set()
     for thread in (holding, *asking):
         thread.join(TIMEOUT)

@@ -1,0 +1,35 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.server import control as control_module
+from serving.server.config import ServerConfig
+from tests import onnx_models
+from tests.serving.server.control.controlled import Controlled, Start
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    onnx_models.publish(tmp_path, "text", onnx_models.text())
+    return tmp_path
+
+
+@pytest.fixture
+def start(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    monkeypatch.setattr(control_module, "LINGER_SECONDS", 0.0)
+    started: list[Controlled] = []
+
+    def start(mode: str, **options: object) -> Controlled:
+        config = ServerConfig(models=models, model_control=mode, poll_seconds=3600, **options)  # type: ignore[arg-type]
+        controlled = Controlled(config)
+        started.append(controlled)
+        controlled.control.start()
+        return controlled
+
+    yield start
+    for each in started:
+        each.control.stop()
+        each.control.close()
+        each.engine.close()

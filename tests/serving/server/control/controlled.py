@@ -1,0 +1,42 @@
+"""An engine under control, and what a test does to its repository."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from serving.server.config import ServerConfig
+from serving.server.control import ModelControl
+from serving.server.engine import Engine
+from tests import onnx_models
+
+
+class Controlled:
+    """An engine and its control, with what a test asks of them."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.engine = Engine(config)
+        self.control = ModelControl(self.engine)
+
+    def served(self) -> dict[str, list[str]]:
+        return {name: [model.version for model in self.engine.versions(name)] for name in self.engine.names()}
+
+    def index(self) -> list[tuple[str, str, str]]:
+        return [(one.name, one.version, one.state) for one in self.control.state().versions]
+
+
+Start = Callable[..., Controlled]
+
+
+def add(models: Path, name: str, version: int) -> Path:
+    return onnx_models.publish(models, name, getattr(onnx_models, name)(), version)
+
+
+def spoil(models: Path, name: str, version: int) -> Path:
+    file = models / name / str(version) / "model.onnx"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"no model")
+    return file
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+    file.parent.rmdir()

@@ -1,0 +1,143 @@
+"""A repository that is looked at now and then: what comes there is served, and what goes is not."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog.testing
+
+from serving.server.errors import ControlError, RepositoryError
+from serving.server.repository import SETTINGS_FILE
+from tests import onnx_models
+from tests.serving.server.control.controlled import Start, add, remove, spoil
+
+
+def test_polling_serves_what_comes_and_ends_what_goes(models: Path, start: Start) -> None:
+    controlled = start("poll")
+    changes: list[dict[str, list[str]]] = []
+    controlled.control.on_change = lambda: changes.append(controlled.served())
+    unchanged = controlled.engine.model("text")
+    controlled.control.poll()
+    added = add(models, "gather", 2)
+    add(models, "two_inputs", 1)
+    controlled.control.poll()
+    remove(added)
+    remove(models / "two_inputs/1/model.onnx")
+    controlled.control.poll()
+    assert changes == [
+        {"gather": ["2"], "text": ["1"], "two_inputs": ["1"]},
+        {"gather": ["1"], "text": ["1"]},
+    ]
+    assert controlled.engine.model("text") is unchanged
+
+
+def test_polling_sees_a_file_that_was_replaced(models: Path, start: Start) -> None:
+    controlled = start("poll")
+    before = controlled.engine.model("gather")
+    file = models / "gather/1/model.onnx"
+    next_one = models / "next"
+    next_one.write_bytes(onnx_models.text().SerializeToString())
+    next_one.replace(file)
+    controlled.control.poll()
+    after = controlled.engine.model("gather")
+    assert after is not before
+    assert [spec.name for spec in after.signature.inputs] == ["text"]
+
+
+def test_polling_sees_a_models_own_settings_change(models: Path, start: Start) -> None:
+    controlled = start("poll")
+    settings = models / "text" / SETTINGS_FILE
+    settings.write_text("max_queue_size = 1")
+    controlled.control.poll()
+    assert controlled.engine.model("text").batcher.max_queue_size == 256
+    settings.write_text("max_queue_size = 300")
+    controlled.control.poll()
+    assert controlled.engine.model("text").batcher.max_queue_size == 300
+    settings.unlink()
+    controlled.control.poll()
+    assert controlled.engine.model("text").batcher.max_queue_size == 256
+
+
+def test_polling_loads_a_model_whose_settings_were_mended(models: Path, start: Start) -> None:
+    added = add(models, "two_inputs", 1)
+    settings = added.parents[1] / SETTINGS_FILE
+    settings.write_text("no settings")
+    controlled = start("poll")
+    assert ("two_inputs", "1", "UNAVAILABLE") in controlled.index()
+    settings.write_text("max_batch_size = 8")
+    controlled.control.poll()
+    assert controlled.engine.model("two_inputs").max_batch_size == 8
+
+
+def test_polling_leaves_a_model_that_serves_alone_when_what_comes_is_broken(models: Path, start: Start) -> None:
+    controlled = start("poll")
+    before = controlled.engine.model("gather")
+    broken = spoil(models, "gather", 2)
+    with structlog.testing.capture_logs() as log:
+        controlled.control.poll()
+        controlled.control.poll()
+    assert [line["event"] for line in log] == ["model not loaded"]  # once: the file is the same
+    assert controlled.engine.model("gather") is before
+    assert ("gather", "2", "UNAVAILABLE") in controlled.index()
+    spoil(models, "gather", 1)  # in place, under the model that serves
+    controlled.control.poll()
+    assert controlled.engine.model("gather") is before
+    broken.write_bytes(onnx_models.gather().SerializeToString())
+    controlled.control.poll()
+    assert controlled.served()["gather"] == ["2"]
+    assert controlled.control.state().loads["gather", "error"] == 2
+
+
+def test_polling_begins_with_the_latest_version_that_can_be_loaded(models: Path, start: Start) -> None:
+    spoil(models, "gather", 2), spoil(models, "text", 1)
+    controlled = start("poll")
+    assert controlled.served() == {"gather": ["1"]}
+    assert controlled.index() == [
+        ("gather", "1", "READY"),
+        ("gather", "2", "UNAVAILABLE"),
+        ("text", "1", "UNAVAILABLE"),
+    ]
+
+
+def test_polling_wants_one_model_at_least_to_begin_with(models: Path, start: Start) -> None:
+    spoil(models, "gather", 1), spoil(models, "text", 1)
+    with pytest.raises(RepositoryError, match=r"no model of .* can be served. .*gather/1/model.onnx cannot be loaded"):
+        start("poll")
+    for name in ("gather", "text"):
+        remove(models / name / "1" / "model.onnx")
+    with pytest.raises(RepositoryError, match="holds no model to serve"):
+        start("poll")
+
+
+def test_a_repository_that_is_away_for_a_moment_changes_nothing(models: Path, start: Start) -> None:
+    controlled = start("poll")
+    served = controlled.served()
+    os.rename(models, models.with_name("away"))  # noqa: PTH104
+    controlled.control.poll()
+    assert controlled.served() == served
+    os.rename(models.with_name("away"), models)  # noqa: PTH104
+
+
+def test_a_models_folder_that_cannot_be_read_holds_up_no_other(
+    models: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controlled, explicit = start("poll"), start("explicit")
+    served = controlled.engine.model("gather")
+    look = Path.iterdir
+
+    def refused(folder: Path) -> Iterator[Path]:  # root may read every folder
+        if folder == models / "gather":
+            raise PermissionError(13, "Permission denied")
+        return look(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    add(models, "text", 2)
+    with structlog.testing.capture_logs() as log:
+        controlled.control.poll()
+    assert controlled.served() == {"gather": ["1"], "text": ["2"]}
+    assert controlled.engine.model("gather") is served
+    assert any(f"{models}/gather cannot be read: Permission denied" in line.get("reason", "") for line in log)
+    with pytest.raises(ControlError, match="cannot be read: Permission denied"):
+        explicit.control.load("gather")
+    assert [file.name for file in explicit.control.published()] == ["text"]
