@@ -9,21 +9,19 @@ _ERASED_AREA = (0.02, 0.2)  # of the image
 _ERASED_ASPECT = (0.3, 3.3)  # height over width
 
 
-def augment(images: Tensor, how: Augmentation) -> tuple[Tensor, Tensor]:
-    """Images [batch, height, width] changed at random, and which of them were flipped [batch, bool].
+def augment(images: Tensor, how: Augmentation) -> Tensor:
+    """Images [batch, height, width] changed at random.
 
     Draws from torch's global random state on the CPU, so that a seed gives the same images on every device.
     """
-    batch, device = len(images), images.device
-    flipped = torch.zeros(batch, dtype=torch.bool, device=device)
     if how.flip:
-        flipped = (torch.rand(batch) < 0.5).to(device)
+        flipped = (torch.rand(len(images)) < 0.5).to(images.device)
         images = torch.where(flipped[:, None, None], images.flip(-1), images)
     if how.shift:
         images = _shift(images, how.shift)
     if how.erase:
         images = _erase(images, how.erase)
-    return images, flipped
+    return images
 
 
 def _shift(images: Tensor, limit: int) -> Tensor:

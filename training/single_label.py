@@ -26,7 +26,7 @@ from training.watch import Watch
 class SingleLabel:
     """Fashion-MNIST's images and classes for one of the study's networks.
 
-    With a teacher, its answers to the training images and to their mirror images are asked for once, here.
+    With a teacher, its answers to the training images are asked for once, here.
     """
 
     selects_by = "validation_accuracy"
@@ -61,13 +61,13 @@ class SingleLabel:
 
     def step(self, network: nn.Module, indices: Tensor) -> Step:
         indices = indices.to(self._device)
-        images, flipped = augment(self._images[indices], self._recipe.augmentation)
+        images = augment(self._images[indices], self._recipe.augmentation)
         classes = self._classes[indices]
         logits = network(normalise(images)).float()
         loss = self._loss(logits, classes)
         how = self._recipe.distillation
         if how is not None and self._soft is not None:
-            soft = losses.divergence(logits, self._soft[flipped.long(), indices], how.temperature)
+            soft = losses.divergence(logits, self._soft[indices], how.temperature)
             loss = (1 - how.weight) * loss + how.weight * soft
         return Step(loss, (logits.argmax(dim=1) == classes).sum())
 

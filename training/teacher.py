@@ -117,25 +117,26 @@ class Ensemble:
 
 
 def answers(teacher: Teacher, images: Images, group: Group, watch: Watch) -> Logits:
-    """The teacher's logits [2, n, classes] of images [n, 28, 28] as they are, and of their mirror images.
+    """The teacher's logits [n, classes] of images [n, 28, 28], each averaged over the image and its mirror image.
 
+    A garment is what it is from either side, and two looks at it tell more than one: the average is a better teacher.
     Each process asks about its share of the images, and all get all answers. Raises KeyboardInterrupt between two
     batches where a stop is wanted, and what the teacher raises.
     """
     mine = np.arange(group.rank, len(images), group.size)
 
     def ask() -> Logits:
-        told = [np.empty((2, 0, len(LABELS)), np.float32)]
+        told = [np.empty((0, len(LABELS)), np.float32)]
         for start in range(0, len(mine), _BATCH):
             watch.check()
             batch = images[mine[start : start + _BATCH]]
-            told.append(np.stack([teacher(batch), teacher(batch[:, :, ::-1])]))
+            told.append((teacher(batch) + teacher(batch[:, :, ::-1])) / 2)
             watch.taught(2 * (start + len(batch)), 2 * len(mine))
-        return np.concatenate(told, axis=1)
+        return np.concatenate(told)
 
-    logits = np.empty((2, len(images), len(LABELS)), np.float32)
+    logits = np.empty((len(images), len(LABELS)), np.float32)
     for rank, part in enumerate(group.gather(group.together(ask))):
-        logits[:, rank :: group.size] = part
+        logits[rank :: group.size] = part
     return logits
 
 

@@ -161,8 +161,8 @@ def test_answers_are_reported_and_may_be_stopped_between_batches(teacher: OnnxTe
     watch, images = Counting(), small.train.images[:700]
     logits = answers(teacher, images, Group(), watch)
     assert watch.seen == [(1000, 1400), (1400, 1400)]
-    np.testing.assert_array_equal(logits[0, 500:], teacher(images[500:]))
-    np.testing.assert_array_equal(logits[1, 500:], teacher(images[500:, :, ::-1]))
+    both = (teacher(images[500:]) + teacher(images[500:, :, ::-1])) / 2
+    np.testing.assert_array_equal(logits[500:], both)
     with pytest.raises(KeyboardInterrupt):
         answers(teacher, images, Group(), watch)
 

@@ -55,7 +55,7 @@ class MultiLabel:
 
     def step(self, network: nn.Module, indices: Tensor) -> Step:
         indices = indices.to(self._device)
-        images, _ = augment(self._images[indices], self._recipe.augmentation)
+        images = augment(self._images[indices], self._recipe.augmentation)
         return self._objective.step(
             network, normalise(images), self._labels[indices], smoothing=self._recipe.label_smoothing
         )
