@@ -37,8 +37,8 @@ imports: $(VENV)/.dev ## Who may import whom
 stubs: $(VENV)/.dev ## The checked-in stubs are what the .proto files generate
 	$(BIN)/python -m tests.stubs $(PROTOS)
 
-unit: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## The tests alone; more with ARGS="-k batcher -x"
-	$(BIN)/pytest $(ARGS)
+unit: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## The tests alone; more with ARGS="-k batcher -x", one at a time with -n0
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 fuzz: $(VENV)/.dev ## 24,000 bad requests to a server, 1,000 damaged files to publish; more with FUZZ_CASES (times six), FUZZ_FILES
 	FUZZ_CASES=$(or $(FUZZ_CASES),4000) FUZZ_FILES=$(or $(FUZZ_FILES),1000) \

@@ -85,13 +85,14 @@ class Run:
             raise RunMismatchError(f"{self.folder / 'config.json'} is no run's config. {TRAIN_ANEW}") from error
 
     def start(self, config: RunConfig) -> None:
-        """Claim the folder for this config, or confirm that it already holds it.
+        """Claim the folder for this config, or confirm that it already holds it, whose files may have been moved since.
 
         Raises RunMismatchError when the folder holds another run, or files of one that nobody can tell.
         """
         wanted = config.plain()
         if self.has("config.json"):
-            there, asked = identity(self.read_config()), identity(wanted)
+            held = self.read_config()
+            there, asked = identity(held), identity(wanted)
             differing = [key for key in asked | there if there.get(key) != asked.get(key)]
             if differing:
                 raise RunMismatchError(
@@ -99,6 +100,9 @@ class Run:
                     f"({', '.join(f'{key}: {there.get(key)} there, {asked.get(key)} asked' for key in differing)}). "
                     "Choose another --out, or add --restart to replace it."
                 )
+            now = wanted | {"environment": held.get("environment", {})}
+            if json.dumps(now) != json.dumps(held):
+                self._write_json("config.json", now)
             return
         orphans = [name for name in FILES if self.has(name)]
         if orphans:

@@ -7,7 +7,7 @@ from click.testing import Result
 
 from tests.training.command import EPOCHS, MODELS_DIR, contents, hangtag, one_error
 from tests.training.configs import same_weights, weights
-from training.config import RunConfig
+from training.config import RunConfig, identity
 from training.run import Run
 
 
@@ -30,7 +30,7 @@ def test_a_run_says_what_it_reached_and_what_to_do_next(finished: tuple[Path, Re
 def test_the_arguments_decide_the_config(finished: tuple[Path, Result], config: RunConfig) -> None:
     stored = json.loads((finished[0] / "config.json").read_text())
     assert stored["recipe"]["epochs"] == EPOCHS
-    Run(finished[0]).start(config)  # refuses any difference
+    assert identity(stored) == identity(config.plain())
 
 
 def test_the_folder_is_named_after_the_run_when_none_is_named(
@@ -89,8 +89,11 @@ def test_several_teachers_are_learned_from_and_may_be_moved(raw_dir: Path, tmp_p
     taught = hangtag([*arguments, "--teacher", str(first), "--teacher", str(second)], tmp_path / "run")
     assert taught.exit_code == 0, taught.output
     assert f"learning from {first} and {second}" in taught.stderr
+    begun = Run(tmp_path / "run").read_config()["environment"]
     moved = Path(shutil.copy(second, tmp_path / "moved.onnx"))
     again = hangtag([*arguments, "--teacher", str(moved), "--teacher", str(first)], tmp_path / "run")
     assert "this run had finished already" in again.stderr
+    assert f"--teacher {moved} --teacher {first} " in Run(tmp_path / "run").command()
+    assert Run(tmp_path / "run").read_config()["environment"] == begun
     fewer = hangtag([*arguments, "--teacher", str(first)], tmp_path / "run")
     assert "holds a run with another teacher (teacher: " in one_error(fewer)
