@@ -23,6 +23,7 @@ _models = click.option(
     show_default=True,
     help="The model repository.",
 )
+_version = click.option("--version", type=click.IntRange(min=1), help="A certain version.  [default: the latest]")
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
 
 
@@ -69,7 +70,7 @@ def list_models(folder: Path, as_json: bool) -> None:
 
 @models.command()
 @click.argument("name")
-@click.option("--version", type=click.IntRange(min=1), help="A certain version.  [default: the latest]")
+@_version
 @_models
 @_json
 def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
@@ -97,15 +98,20 @@ def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
 
 @models.command("verify")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
+@_version
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
 @_models
 @_json
-def verify_models(names: Sequence[str], data_dir: Path | None, folder: Path, as_json: bool) -> None:
+def verify_models(
+    names: Sequence[str], version: int | None, data_dir: Path | None, folder: Path, as_json: bool
+) -> None:
     """Compute the recorded figures of models anew, all of them unless some are named. Exit code 1 if one does not hold.
 
     Run it on the machine that serves: what was proven elsewhere was proven with another processor.
     """
-    entries = [inventory.find(folder, name) for name in names] if names else inventory.latest(folder)
+    if version is not None and len(names) != 1:
+        raise click.UsageError(f"--version {version} is of one model; name just that one.")
+    entries = [inventory.find(folder, name, version) for name in names] if names else inventory.latest(folder)
     written: list[dict[str, Any]] = []
     held = True
     for entry in entries:

@@ -84,7 +84,7 @@ BEST: Mapping[str, Recipe] = {
     "cnn": replace(
         TEACHER,
         name="best",
-        epochs=40,
+        epochs=54,
         dropout=0.2,
         label_smoothing=0.0,
         distillation=Distillation(teacher="resnet", weight=0.8, temperature=2.0),
@@ -93,7 +93,7 @@ BEST: Mapping[str, Recipe] = {
     # Forty times as many weights: it needs fewer epochs, and more to keep it from learning the images by heart.
     "lstm2": replace(
         _LSTM_BEST,
-        epochs=24,
+        epochs=32,
         learning_rate=2e-3,
         dropout=0.2,
         augmentation=Augmentation(flip=True, shift=2),

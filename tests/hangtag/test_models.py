@@ -291,3 +291,18 @@ def test_it_needs_neither_torch_nor_onnx(command: str, proven: Path) -> None:
     assert done.returncode == 0, done.stderr
     if command != "list":
         assert "the package onnx is not installed" in " ".join(done.stdout.split())
+
+
+def test_a_certain_version_is_verified(proven: Path, tmp_path: Path) -> None:
+    """An older one than the latest, as after a rollback; and it must be said of which model."""
+    rewritten(proven, tmp_path, test_accuracy="0.9999")
+    (tmp_path / "lstm/2").mkdir()
+    shutil.copy(proven / "lstm/1/model.onnx", tmp_path / "lstm/2")
+    latest = json.loads(models("verify", "--models", tmp_path, "--json").stdout)
+    assert [entry["version"] for entry in latest] == [2]
+    older = models("verify", "lstm", "--version", "1", "--models", tmp_path, "--json")
+    assert older.exit_code == 1
+    assert [entry["version"] for entry in json.loads(older.stdout)] == [1]
+    for names in ((), ("lstm", "lstm")):
+        refused = models("verify", *names, "--version", "1", "--models", tmp_path)
+        assert (refused.exit_code, "--version 1 is of one model" in refused.stderr) == (2, True)
