@@ -11,7 +11,7 @@ MODEL ?= lstm
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports stubs unit fuzz peers others train export precisions verify serve loadtest figures docs study \
+.PHONY: help demo test lint types imports stubs unit fuzz peers others train export precisions verify serve loadtest figures docs study best \
 	cnn-rnn mistakes bench-export bench-train bench-server bench-generators gpu-check loadtest-agreement proto schema dataset programs clean
 
 help: ## Show this list
@@ -93,6 +93,17 @@ study: $(VENV)/.dev ## Train the study's networks and seeds anew, for docs/study
 			--out runs/$$model-study-seed$$seed $(ARGS); \
 		$(BIN)/python -m export.study_results runs/$$model-study-seed$$seed; \
 	done
+
+TEACHER := runs/teachers/resnet/1/model.onnx
+best: $(VENV)/.dev ## Train a teacher and the networks that learn from it, for docs/study.md and models/: a day on two cores
+	@set -e; \
+	$(BIN)/hangtag train resnet --recipe teacher --precision bf16 --out runs/resnet-teacher-seed0 $(ARGS); \
+	test -e $(TEACHER) || $(BIN)/hangtag export runs/resnet-teacher-seed0 --models runs/teachers; \
+	for model in lstm lstm2 cnn; do \
+		$(BIN)/hangtag train $$model --recipe best --precision bf16 --teacher $(TEACHER) --out runs/$$model-best-seed0 $(ARGS); \
+		$(BIN)/python -m export.study_results runs/$$model-best-seed0; \
+	done; \
+	$(BIN)/python -m export.study_results runs/resnet-teacher-seed0
 
 SETS := outfits outfits-independent
 cnn-rnn: $(VENV)/.dev ## Train CNN-RNN and its baselines, three seeds on two data sets, for docs/cnn-rnn.md: hours on two cores

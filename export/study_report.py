@@ -12,6 +12,7 @@ import jinja2
 
 from export import model_pictures, study_pictures
 from training.data import LABELS
+from training.recipes import recipe_for
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,18 @@ class Results:
         peaks = [mean(results.figures("peak_validation_accuracy")) for results in (self, other)]
         return f"{(peaks[0] - peaks[1]) * 100:+.2f}"
 
+    def beside(self, goal: float) -> str:
+        """A goal of the mean test accuracy, and whether it is reached."""
+        lacking = goal - mean(self.figures("test", "accuracy"))
+        return f"{_percent(goal)}, " + (f"short by {lacking * 100:.2f} points" if lacking > 0 else "reached")
+
+    @property
+    def epochs(self) -> str:
+        """How many there were, and how many the recipe has where those are others."""
+        config = self.runs[0]["config"]
+        ran, own = config["recipe"]["epochs"], recipe_for(config["recipe"]["name"], config["model"]).epochs
+        return f"{ran}" if ran == own else f"{ran} of {own}"
+
     def precisions(self) -> set[str]:
         return {run["config"]["precision"] for run in self.runs}
 
@@ -75,10 +88,11 @@ class Results:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that the page is made from: runs by model, with the study's recipe and with the best; times, if measured."""
+    """All that the page is made from: runs by model and recipe, what the best learned from; times, if measured."""
 
     study: Mapping[str, Results]
     best: Mapping[str, Results]
+    teachers: Mapping[str, Results]
     bench: Mapping[str, Any] | None
 
 
@@ -90,7 +104,10 @@ def read_all(results: Path, speed: Path) -> Inputs:
             f"{results} has no whole run of {', '.join(lacking)} with recipe study. 'make study' trains them."
         )
     return Inputs(
-        study, {name: best[name] for name in STUDY if name in best}, _json(speed) if speed.is_file() else None
+        study,
+        {name: best[name] for name in STUDY if name in best},
+        read(results, "teacher"),
+        _json(speed) if speed.is_file() else None,
     )
 
 
@@ -161,6 +178,7 @@ def page(inputs: Inputs) -> str:
         goals=GOALS,
         study=inputs.study,
         best=inputs.best,
+        teachers=inputs.teachers,
         bench=inputs.bench,
         once=[name for name in STUDY if len(inputs.study[name].runs) == 1],
         bf16=[name for name in STUDY if inputs.study[name].precisions() == {"bf16"}],

@@ -12,6 +12,7 @@ from export import study_report, study_results
 from export.study_report import page, read, read_all
 from tests.export.runs import start, train
 from training.data import Split
+from training.recipes import recipe_for
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "study"
@@ -132,6 +133,16 @@ def test_the_ranking_is_told_as_it_was_measured(cnn_ms: float, said: str) -> Non
 def test_what_was_learned_from_is_told_from_the_config(config: dict[str, Any], said: str) -> None:
     teachers = {"teachers": config.pop("teachers")} if "teachers" in config else {}
     assert study_report.Results([{"config": {"recipe": config, **teachers}}]).learned_from == said
+
+
+def test_a_goal_is_told_as_reached_or_by_how_much_it_is_missed(tmp_path: Path) -> None:
+    result(tmp_path / "a.json", 0.9161, recipe="best", epochs=80)
+    result(tmp_path / "b.json", 0.953, model="cnn", recipe="best", epochs=2)
+    best = read(tmp_path, "best")
+    assert best["lstm"].beside(0.92) == "92.00 %, short by 0.39 points"
+    assert best["cnn"].beside(0.953) == "95.30 %, reached"
+    assert best["lstm"].epochs == "80"
+    assert best["cnn"].epochs == f"2 of {recipe_for('best', 'cnn').epochs}"
 
 
 def test_the_page_shows_the_figures_of_the_results_files() -> None:
