@@ -6,7 +6,8 @@ children. So the call pays for nothing while it runs, and any path that serves a
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-TRACED = ("/inference.GRPCInferenceService/ModelInfer", "/hangtag.v1.Classifier/Classify")
+TRACED = (
+    "/inference.GRPCInferenceService/ModelInfer",
+    "/inference.GRPCInferenceService/ModelStreamInfer",
+    "/hangtag.v1.Classifier/Classify",
+    "/hangtag.v1.Classifier/ClassifyStream",
+    "/hangtag.v1.Classifier/Compare",
+)
+"""What asks models. A stream is one span, from its first request to its last answer."""
 CLOSE_SECONDS = 2.0
 """How long the end of the server waits for the collector."""
 Metadata = Iterable[tuple[str, str | bytes]]
@@ -120,23 +128,41 @@ class TracesCalls(grpc.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or method not in TRACED:
             return handler
+        parse, serialize = handler.request_deserializer, handler.response_serializer
+        if (answer_each := handler.stream_stream) is not None:
+
+            def traced_stream(requests: Iterator[object], context: Any) -> Iterator[object]:
+                with self._recorded(method, context):
+                    yield from answer_each(requests, context)
+
+            return grpc.stream_stream_rpc_method_handler(
+                traced_stream, request_deserializer=parse, response_serializer=serialize
+            )
         answer = handler.unary_unary
 
         def traced(request: object, context: Any) -> object:
-            started = time.time_ns()
-            try:
+            with self._recorded(method, context):
                 return answer(request, context)
-            finally:
-                code = (context.code() or grpc.StatusCode.OK).name
-                self._tracing.record(
-                    method, context.invocation_metadata(), started, code, context.trailing_metadata() or ()
-                )
 
-        return grpc.unary_unary_rpc_method_handler(
-            traced,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return grpc.unary_unary_rpc_method_handler(traced, request_deserializer=parse, response_serializer=serialize)
+
+    @contextmanager
+    def _recorded(self, method: str, context: Any) -> Iterator[None]:
+        started = time.time_ns()
+        try:
+            yield
+        finally:
+            trailing = context.trailing_metadata() or ()
+            self._tracing.record(method, context.invocation_metadata(), started, _code(context), trailing)
+
+
+def _code(context: Any) -> str:
+    """How a call ended; where the server did not say it, whether its client was still there."""
+    said = context.code()
+    if said is None:
+        said = grpc.StatusCode.OK if context.is_active() else grpc.StatusCode.CANCELLED
+    name: str = said.name
+    return name
 
 
 def _cost(trailing: Metadata) -> dict[str, int]:

@@ -3,7 +3,8 @@
 import queue
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 import structlog.testing
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from protos import classifier_pb2
 from serving.server.app import Server
 from serving.server.config import ServerConfig
 from serving.server.errors import StartError
@@ -103,6 +105,53 @@ def test_what_the_caller_did_wrong_is_no_error_of_the_servers(
 ) -> None:
     failure(lambda: traced.infer(request("nobody", index=index(1))))
     assert spans(traced, exporter)["ModelInfer"].status.status_code is StatusCode.UNSET
+
+
+def test_a_stream_is_one_span(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
+    sent = [request("gather", index=index(1)), request("nobody", index=index(1))]
+    metadata = [("traceparent", TRACEPARENT)]
+    answers = list(traced.inference.ModelStreamInfer(iter(sent), timeout=TIMEOUT, metadata=metadata))
+    assert [bool(answer.error_message) for answer in answers] == [False, True]
+    span = spans(traced, exporter)["ModelStreamInfer"]
+    assert span.parent is not None
+    assert span.parent.span_id == PARENT
+    assert span.attributes is not None
+    assert span.attributes["rpc.grpc.status_code"] == 0  # what was refused was one request of it
+
+
+def test_a_stream_that_its_client_leaves_is_cancelled(
+    traced: LiveServer, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold, told = threading.Event(), threading.Event()
+    export = exporter.export
+
+    def telling(ended: Sequence[ReadableSpan]) -> SpanExportResult:
+        outcome = export(ended)
+        told.set()
+        return outcome
+
+    monkeypatch.setattr(exporter, "export", telling)
+
+    def requests() -> Iterator[Any]:
+        yield request("gather", index=index(1))
+        hold.wait(TIMEOUT)
+
+    stream = traced.inference.ModelStreamInfer(requests(), timeout=TIMEOUT)
+    assert next(stream).infer_response.model_name == "gather"
+    stream.cancel()
+    hold.set()
+    assert told.wait(TIMEOUT)  # a server that stops would end the stream too, with another status
+    span = spans(traced, exporter)["ModelStreamInfer"]
+    assert (span.attributes or {})["rpc.grpc.status_code"] == grpc.StatusCode.CANCELLED.value[0]
+    assert span.status.status_code is StatusCode.UNSET
+
+
+def test_models_asked_side_by_side_are_one_span(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
+    choice = classifier_pb2.ModelChoice(name="gather")
+    asked = classifier_pb2.CompareRequest(models=[choice, choice], encoded=b"none")
+    failure(lambda: traced.classifier.Compare(asked, timeout=TIMEOUT))
+    span = spans(traced, exporter)["Compare"]
+    assert (span.attributes or {})["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
 
 @pytest.mark.parametrize("value", ["", "nonsense", "00-0-0-00", TRACEPARENT[:-1] + "x", "ff" * 5000])
