@@ -20,15 +20,19 @@ class Evaluation:
 
 def evaluate(logits: npt.NDArray[np.float32], classes: Classes) -> Evaluation:
     """Accuracy, cross-entropy and confusion matrix of logits [n, k] against classes [n]."""
-    count = logits.shape[1]
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     predicted = logits.argmax(axis=1)
     return Evaluation(
         accuracy=float((predicted == classes).mean()),
-        loss=float(-log_probabilities[np.arange(len(classes)), classes].mean()),
-        confusion=confusion_matrix(classes, predicted, count),
+        loss=float(-log_probabilities(logits)[np.arange(len(classes)), classes].mean()),
+        confusion=confusion_matrix(classes, predicted, logits.shape[1]),
     )
+
+
+def log_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """The logarithm of the softmax of logits [n, k], without overflow however large they are: [n, k]."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    logarithms: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logarithms
 
 
 def confusion_matrix(classes: Classes, predicted: npt.NDArray[np.int64], count: int) -> list[list[int]]:
@@ -91,7 +95,5 @@ def nearest_expected(logits: npt.NDArray[np.float32], distances: npt.NDArray[np.
     What Karthik et al. (No Cost Likelihood Manipulation at Test Time for Making Better Mistakes in Deep Networks, ICLR
     2021) set against losses: the best that can be made of the probabilities without training anew. logits [n, classes].
     """
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    expected = np.exp(shifted) @ distances  # up to each sample's own factor, which no choice depends on
-    nearest: npt.NDArray[np.int64] = expected.argmin(axis=1)
+    nearest: npt.NDArray[np.int64] = (np.exp(log_probabilities(logits)) @ distances).argmin(axis=1)
     return nearest

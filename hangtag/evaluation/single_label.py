@@ -16,6 +16,7 @@ from training.metrics import (
     confusion_matrix,
     distance_at_k,
     evaluate,
+    log_probabilities,
     mean_severity,
     nearest_expected,
     per_class,
@@ -108,8 +109,7 @@ def _logits(outputs: Outputs, count: int, name: str) -> npt.NDArray[np.float32]:
 
 
 def _mistakes(logits: npt.NDArray[np.float32], split: Split, distances: LabelDistances) -> list[Mistake]:
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    confidence = exponentials.max(axis=1) / exponentials.sum(axis=1)
+    confidence = np.exp(log_probabilities(logits).max(axis=1))
     predicted = logits.argmax(axis=1)
     wrong = np.flatnonzero(predicted != split.classes)
     return [
