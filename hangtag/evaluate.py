@@ -77,10 +77,11 @@ def evaluate(
 ) -> None:
     """Say how good a model is: a finished run, an ONNX file, or a model of a running server, with the same numbers.
 
-    RUN is a run's folder, its name under --runs, or a model's name: then its latest finished run is taken. With
-    --server NAME is a model there. Besides accuracy and cross-entropy this tells how bad the mistakes are: the mean
-    distance of the labels that were mixed up, where 'Shirt' for 'T-shirt/top' is near and for 'Ankle boot' far. Of a
-    model of several labels it tells how many sets are right, and precision, recall and F1 as the CNN-RNN paper does.
+    RUN is a run's folder or the checkpoint in it, its name under --runs, or a model's name: then its latest finished
+    run is taken. With --server NAME is a model there. Besides accuracy and cross-entropy this tells how bad the
+    mistakes are: the mean distance of the labels that were mixed up, where 'Shirt' for 'T-shirt/top' is near and for
+    'Ankle boot' far. Of a model of several labels it tells how many sets are right, and precision, recall and F1 as the
+    CNN-RNN paper does.
 
     \b
     Examples:

@@ -37,11 +37,12 @@ class Run:
 
     @classmethod
     def find(cls, run: str, runs_dir: Path) -> "Run":
-        """A run by its folder, by its name under runs_dir, or the latest finished one of a model under runs_dir.
+        """A run by its folder or a file in it, by its name under runs_dir, or the latest finished one of a model there.
 
         Raises RunMismatchError, which says what is there, when nothing fits.
         """
-        for folder in (Path(run), runs_dir / run):
+        for path in (Path(run), runs_dir / run):
+            folder = path.parent if path.name in FILES else path
             if (folder / "config.json").is_file():
                 return cls(folder)
         finished = [cls(path.parent) for path in runs_dir.glob("*/metrics.json")]

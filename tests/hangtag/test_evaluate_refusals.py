@@ -39,6 +39,7 @@ def test_runs_that_cannot_be_evaluated(tmp_path: Path, exported: Exported) -> No
     weights["model"]["classifier.weight"] = weights["model"]["classifier.weight"][:5]
     type(exported.run)(tmp_path / "broken").save("best.pt", weights)
     assert "do not fit lstm" in refused(tmp_path / "broken")
+    assert "do not fit lstm" in refused(tmp_path / "broken/best.pt")
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,15 @@ def test_a_run_is_found_by_folder_and_by_name(run: Run) -> None:
     assert Run.find("one", run.folder.parent).folder == run.folder
 
 
+@pytest.mark.parametrize("name", ["best.pt", "checkpoint.pt"])
+def test_a_checkpoint_stands_for_the_run_that_it_is_of(run: Run, name: str) -> None:
+    begin(run)
+    assert Run.find(str(run.folder / name), Path("elsewhere")).folder == run.folder
+    assert Run.find(f"one/{name}", run.folder.parent).folder == run.folder
+    with pytest.raises(RunMismatchError, match=rf"no finished run '{name}'"):
+        Run.find(name, run.folder.parent)  # of no run: nothing beside it says of what
+
+
 def test_a_model_names_its_latest_finished_run(tmp_path: Path) -> None:
     for at, (name, model, done) in enumerate(
         [("old", "lstm", True), ("new", "lstm", True), ("unfinished", "lstm", False), ("other", "cnn", True)]
