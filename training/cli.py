@@ -51,7 +51,9 @@ from training.session import Asked
     help="The run's folder.  [default: runs/MODEL-RECIPE-seedSEED, with other data or another loss named too]",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's number of epochs.")
-@click.option("--limit", type=click.IntRange(min=1), help="Train on the first N images only: for quick trials.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Train on the first N images only, and validate on N: for quick trials."
+)
 @click.option(
     "--processes",
     type=click.IntRange(1, 64),
@@ -140,7 +142,7 @@ def train(  # the names are the options'
     Examples:
       hangtag train lstm                      the study's recipe, some minutes on two cores
       hangtag train cnn --seed 1              another seed, in a folder of its own
-      hangtag train cnn --recipe teacher      a cnn that others learn from, in hours
+      hangtag train resnet --recipe teacher   what --recipe best learns from once it is exported; hours
       hangtag train lstm --recipe study --seed 1 --loss embedding-distance
       hangtag train cnn_rnn                   the labels of a whole outfit, one after another
       hangtag train lstm --limit 2000 --epochs 1 --out runs/trial

@@ -83,7 +83,8 @@ def _share_of_cpus() -> int:
 def _where(config: RunConfig) -> str:
     processes = f"{config.processes} processes with " if config.processes > 1 else ""
     teacher = f", learning from {' and '.join(file.path for file in config.teachers)}" if config.teachers else ""
-    return f"{config.device}, {processes}{config.threads} threads{teacher}"
+    threads = "1 thread" if config.threads == 1 else f"{config.threads} threads"
+    return f"{config.device}, {processes}{threads}{teacher}"
 
 
 def _say_outcome(run: Run, metrics: dict[str, Any], finished: bool) -> None:

@@ -20,10 +20,6 @@ from training.watch import Watch
 
 Logits = npt.NDArray[np.float32]
 _BATCH = 500
-HOW_TO_GET_ONE = (
-    "Name an exported model with --teacher FILE.onnx, or make one: hangtag train cnn --recipe teacher, "
-    "then hangtag export cnn."
-)
 
 
 class OnnxTeacher:
@@ -42,7 +38,7 @@ class OnnxTeacher:
         try:
             contents = path.read_bytes()
         except OSError as error:
-            raise TeacherError(f"the teacher {path} cannot be read ({error.strerror}). {HOW_TO_GET_ONE}") from error
+            raise TeacherError(f"the teacher {path} cannot be read ({error.strerror}). {_how_to_get_one()}") from error
         try:
             self._session = onnxruntime.InferenceSession(contents, providers=["CPUExecutionProvider"])
         except Exception as error:  # a class of ONNX Runtime's own for each kind of trouble
@@ -144,8 +140,15 @@ def latest(model: str, models: Path) -> Path:
     """The file of a model's latest version in a model repository. Raises TeacherError where there is none."""
     versions = [folder for folder in (models / model).glob("*/model.onnx") if folder.parent.name.isdecimal()]
     if not versions:
-        raise TeacherError(f"no {model} under {models} to learn from. {HOW_TO_GET_ONE}")
+        raise TeacherError(f"no {model} under {models} to learn from. {_how_to_get_one(model)}")
     return max(versions, key=lambda path: int(path.parent.name))
+
+
+def _how_to_get_one(model: str = "resnet") -> str:
+    return (
+        f"Name an exported model with --teacher FILE.onnx, or make one: hangtag train {model} --recipe teacher, then "
+        f"hangtag export {model}."
+    )
 
 
 def _tuple(labels: str) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ def test_a_run_says_what_it_reached_and_what_to_do_next(finished: tuple[Path, Re
         f"best epoch {summary['best_epoch']}: validation accuracy {summary['validation']['accuracy']:.2%}, "
         f"test accuracy {summary['test']['accuracy']:.2%}, 162,574 parameters"
     )
+    assert result.stderr.splitlines()[0].endswith(", cpu, 1 thread")
     assert where == f"run: {folder}   next: hangtag export {folder}"  # unbroken, however long the path
     assert f"{EPOCHS * 20}/{EPOCHS * 20}" in result.stderr  # the bar's last state
     assert result.stdout == ""

@@ -65,7 +65,10 @@ def test_the_latest_version_is_found_by_its_number(tmp_path: Path) -> None:
 
 
 def test_no_teacher_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match=r"no cnn under .* to learn from\. Name .*--teacher FILE\.onnx"):
+    with pytest.raises(
+        TeacherError,
+        match=r"no cnn under .* to learn from\. Name .*FILE\.onnx.*train cnn --recipe teacher, .*export cnn\.$",
+    ):
         latest("cnn", tmp_path)
     with pytest.raises(TeacherError, match=r"cannot be read \(No such file or directory\)"):
         OnnxTeacher(tmp_path / "cnn.onnx")
