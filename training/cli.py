@@ -149,7 +149,7 @@ def train(  # the names are the options'
       hangtag train cnn --processes 2         two processes, or GPUs, on every batch
     """
     device = _pick_device(device)
-    data = datasets.pick(data, model)
+    data = _pick_data(data, model)
     if data in datasets.MULTI_LABEL:
         refuse(
             "loss", "beta", "loss_weight", "distances",
@@ -188,6 +188,13 @@ def _pick_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("--device cuda: PyTorch sees no CUDA device here. Use --device cpu.")
     return device
+
+
+def _pick_data(name: str | None, model: str) -> str:
+    try:
+        return datasets.pick(name, model)
+    except KeyError as error:
+        raise click.UsageError(f"--data {name}: {error.args[0]}") from error
 
 
 def _pick_recipe(name: str, model: str, epochs: int | None) -> Recipe:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from training import data as fashion_mnist
 from training.data import FashionMnist
-from training.errors import DataNotFoundError
 from training.models import MODELS
 from training.multi_label import outfits
 from training.multi_label.data import MultiLabelData
@@ -17,12 +16,12 @@ ALL_MODELS = (*MODELS, *OBJECTIVES)
 
 
 def pick(name: str | None, model: str) -> str:
-    """The named data set, or the model's own for None. Raises DataNotFoundError if the model cannot learn from it."""
+    """The named data set, or the model's own for None. Raises KeyError with a message if it cannot learn from it."""
     fitting = MULTI_LABEL if model in OBJECTIVES else (SINGLE_LABEL,)
     if name is None:
         return fitting[0]
     if name not in fitting:
-        raise DataNotFoundError(f"{model} cannot learn from {name}: it takes {' or '.join(fitting)}.")
+        raise KeyError(f"{model} cannot learn from {name}: it takes {' or '.join(fitting)}.")
     return name
 
 
