@@ -31,12 +31,18 @@ def single_label(result: SingleLabelResult, images: Images, name: str, folder: P
 
 
 def multi_label(result: MultiLabelResult, images: Images, name: str, folder: Path) -> None:
-    """mistakes.png in the folder: the true set, and what was taken for it."""
+    """mistakes.png in the folder: the true set, what was taken for it, and how surely where that is known."""
     panels = [
-        (mistake.image, f"{_joined(mistake.true)}\ntaken for {_joined(mistake.predicted)}")
+        (
+            mistake.image,
+            f"{_joined(mistake.true)}\ntaken for {_joined(mistake.predicted)}"
+            + ("" if mistake.probability is None else f"\nat {mistake.probability:.1%}"),
+        )
         for mistake in result.mistakes[: COLUMNS * ROWS]
     ]
-    title = f"{name}: the first of {len(result.mistakes):,} wrong sets of {len(images):,}"
+    confident = all(mistake.probability is not None for mistake in result.mistakes)
+    which = "most confident" if confident else "worst"
+    title = f"{name}: the {which} of {len(result.mistakes):,} wrong sets of {len(images):,}"
     _grid(panels, images, title, "gray", folder / "mistakes.png")
 
 

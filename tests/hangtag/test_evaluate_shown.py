@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from hangtag.evaluation import pictures
+from hangtag.evaluation.multi_label import MultiLabelResult, SetMistake
 from hangtag.evaluation.single_label import Mistake
 from serving.server.app import Server
 from tests.hangtag.conftest import LSTM, document, hangtag
+from training.data import LABELS
 
 
 def test_the_tables(server: Server) -> None:
@@ -55,6 +58,30 @@ def test_each_mistake_has_its_image_in_the_picture(tmp_path: Path, mistakes: int
     areas = [int((np.abs(grey.astype(int) - (255 - images[image, 0, 0])) <= 1).sum()) for image in reversed(range(30))]
     assert all(area > 100 * 100 for area in areas[:shown])
     assert all(area < 1000 for area in areas[shown:])
+
+
+@pytest.mark.parametrize(
+    ("probability", "title", "told"),
+    [(0.875, "a test: the most confident of 1 wrong sets of 2", "\nat 87.5%"), (None, "a test: the worst of 1", "")],
+)
+def test_a_wrong_set_is_told_with_its_probability_where_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probability: float | None, title: str, told: str
+) -> None:
+    drawn: list[Figure] = []
+    save = pictures._save
+
+    def keep(figure: Figure, path: Path) -> None:
+        drawn.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(pictures, "_save", keep)
+    mistake = SetMistake(1, ("Coat", "Sandal", "Bag"), ("Coat",), probability)
+    result = MultiLabelResult(LABELS, {}, [], [mistake])
+    pictures.multi_label(result, np.zeros((2, 64, 64), np.uint8), "a test", tmp_path)
+    (figure,) = drawn
+    assert figure.get_suptitle().startswith(title)
+    assert figure.axes[0].get_title() == f"Coat, Sandal,\nBag\ntaken for Coat{told}"
+    assert (tmp_path / "mistakes.png").is_file()
 
 
 def test_json_to_a_file_leaves_the_tables_on_standard_output(tmp_path: Path) -> None:
