@@ -18,7 +18,7 @@ from hangtag.extras import needs
 from hangtag.output import require_writable, write_text
 from serving.credentials import Credentials, credentials_options
 from training import label_distance
-from training.data import Split
+from training.data import LABELS, Split
 from training.names import DATASETS
 from training.options import FiniteRange, refuse, runs_option
 
@@ -91,6 +91,7 @@ def evaluate(
     """
     _refuse_what_goes_unused(model, server, distances)
     measured_by = label_distance.default() if distances is None else label_sources.find(distances, runs)
+    measured_by.require(LABELS)
     if json_file not in (None, "-"):
         require_writable(Path(json_file))
     if pictures is not None:

@@ -11,27 +11,27 @@ from training.label_distance import LabelDistances
 
 
 def find(source: str, runs_dir: Path) -> LabelDistances:
-    """The distances of Fashion-MNIST's labels that a source tells.
+    """The distances that a source tells, of its own labels, which need not be those that are wanted.
 
     source: FILE.json, FILE.onnx, or a run: its folder, its name under runs_dir, or a model whose latest run is meant.
     Raises LabelDistanceError or RunMismatchError, for a person to read, where it tells none.
     """
     if source.endswith(".json"):
-        distances = label_distance.read(Path(source))
-    elif source.endswith(".onnx"):
+        return label_distance.read(Path(source))
+    if source.endswith(".onnx"):
         with needs("train", "reading weights from an ONNX file"):
-            distances = _of_onnx(Path(source))
-    else:
-        with needs("train", "reading the weights of a run"):
-            from training import label_embeddings
-            from training.run import Run
-        distances = label_embeddings.of_run(Run.find(source, runs_dir))
-    distances.require(LABELS)
-    return distances
+            return _of_onnx(Path(source))
+    with needs("train", "reading the weights of a run"):
+        from training import label_embeddings
+        from training.run import Run
+    return label_embeddings.of_run(Run.find(source, runs_dir))
 
 
 def _of_onnx(path: Path) -> LabelDistances:
-    """From the weights in an exported file, which keep the names that they have in the network."""
+    """From the weights in an exported file, which keep the names that they have in the network.
+
+    A file that does not say its labels is taken for one of Fashion-MNIST's.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -44,18 +44,24 @@ def _of_onnx(path: Path) -> LabelDistances:
             for tensor in model.graph.initializer
         }
         properties = {entry.key.removeprefix("hangtag."): entry.value for entry in model.metadata_props}
-        own = tuple(json.loads(properties.get("labels", "[]")))
+        labels = _names(properties["labels"]) if "labels" in properties else LABELS
     except OSError as error:
         raise LabelDistanceError(f"{path} cannot be read ({error.strerror}).") from error
     except (DecodeError, ValueError, TypeError) as error:
         raise LabelDistanceError(f"{path} is not a readable ONNX file ({error}).") from error
-    found = label_embeddings.find(parameters)
+    found = label_embeddings.find(parameters, len(labels))
     if found is None:
         raise LabelDistanceError(
-            f"{path} holds no weights with a row for each of the {len(LABELS)} labels; name a run instead."
+            f"{path} holds no weights with a row for each of the {len(labels)} labels; name a run instead."
         )
-    if own and own != LABELS:
-        raise LabelDistanceError(f"{path} is a model of other labels: {', '.join(map(str, own))}.")
     provenance = {"from": found.origin, "parameter": found.parameter, "file": "/".join(path.absolute().parts[-3:])}
     provenance |= {key: properties[key] for key in ("recipe", "seed", "git_revision") if key in properties}
-    return label_distance.from_embeddings(LABELS, found.vectors, provenance)
+    return label_distance.from_embeddings(labels, found.vectors, provenance)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Raises ValueError or TypeError for what is no JSON list of names."""
+    names = json.loads(text)
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise TypeError("its labels are no list of names")
+    return tuple(names)

@@ -31,9 +31,10 @@ def labels(
 ) -> None:
     """Say how far apart the labels are to a trained network: 0 is the same, 1 the farthest pair.
 
-    A CNN-RNN has an embedding of every label; of another network the last layer's weights are taken. The distance of
-    two labels is the cosine distance of theirs, divided by the largest. 'hangtag evaluate' tells by it how bad mistakes
-    are, and 'hangtag train --loss embedding-distance' learns by it.
+    A CNN-RNN has an embedding of every label; of another network the last layer's weights are taken. The labels are
+    the network's own, be they Fashion-MNIST's or VOC's. The distance of two labels is the cosine distance of theirs,
+    divided by the largest. 'hangtag evaluate' tells by it how bad mistakes are, and 'hangtag train --loss
+    embedding-distance' learns by it.
 
     \b
     Examples:

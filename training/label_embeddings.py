@@ -37,11 +37,16 @@ def of_run(run: Run) -> LabelDistances:
     LabelDistanceError for embeddings that tell no distances.
     """
     run.require_finished()
+    labels = run.read_metrics()["summary"].get("labels", LABELS)  # a run of several labels says its own
     state = run.load("best.pt").get("model")
-    found = find({name: value.numpy() for name, value in state.items()}) if isinstance(state, Mapping) else None
+    found = (
+        find({name: value.numpy() for name, value in state.items()}, len(labels))
+        if isinstance(state, Mapping)
+        else None
+    )
     if found is None:
         raise RunMismatchError(
-            f"{run.folder / 'best.pt'} holds no weights with a row for each of the {len(LABELS)} labels. {TRAIN_ANEW}"
+            f"{run.folder / 'best.pt'} holds no weights with a row for each of the {len(labels)} labels. {TRAIN_ANEW}"
         )
     config = run.read_config()
     provenance = {
@@ -52,17 +57,17 @@ def of_run(run: Run) -> LabelDistances:
         "seed": config.get("seed"),
         "git_revision": config.get("environment", {}).get("git_revision"),
     }
-    return from_embeddings(LABELS, found.vectors, provenance)
+    return from_embeddings(labels, found.vectors, provenance)
 
 
-def find(parameters: Mapping[str, npt.NDArray[Any]]) -> Embeddings | None:
-    """The label embeddings among a network's parameters, in its order: by their name, else the last matrix of floats
-    with a row for each label. A CNN-RNN's last row, which is the mark's, is left out.
+def find(parameters: Mapping[str, npt.NDArray[Any]], labels: int) -> Embeddings | None:
+    """The embeddings of so many labels among a network's parameters, in its order: by their name, else the last matrix
+    of floats with a row for each label. A CNN-RNN's last row, which is the mark's, is left out.
     """
     named = parameters.get(EMBEDDINGS)
     if named is not None:
-        return Embeddings(EMBEDDINGS, named[: len(LABELS)]) if len(named) == len(LABELS) + 1 else None
+        return Embeddings(EMBEDDINGS, named[:labels]) if len(named) == labels + 1 else None
     for name, value in reversed(list(parameters.items())):
-        if value.ndim == 2 and len(value) == len(LABELS) and np.issubdtype(value.dtype, np.floating):
+        if value.ndim == 2 and len(value) == labels and np.issubdtype(value.dtype, np.floating):
             return Embeddings(name, value)
     return None

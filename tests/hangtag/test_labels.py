@@ -111,6 +111,22 @@ def test_a_cnn_rnns_file_has_embeddings_by_their_name(tmp_path: Path) -> None:
     assert told.provenance["from"] == "label embeddings"
 
 
+def test_labels_of_another_data_set_are_its_own_and_measure_no_mistakes_of_this_one(tmp_path: Path) -> None:
+    made = embeddings_only("network.embeddings.weight", 4)
+    onnx.helper.set_model_props(made, {"hangtag.labels": '["bird", "boat", "bus"]'})
+    file, told = onnx_models.publish(tmp_path, "voc", made), tmp_path / "voc.json"
+    result = hangtag("labels", file, "--json", told, "--picture", tmp_path / "voc.png")
+    assert result.exit_code == 0, result.output
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["bird", "boat", "bus"]
+    embeddings = onnx.numpy_helper.to_array(made.graph.initializer[0])
+    assert np.array_equal(label_distance.read(told).matrix, from_embeddings("abc", embeddings[:3], {}).matrix)
+    assert hangtag("labels", told).stdout == result.stdout
+    for source in (file, told):
+        measured = hangtag("evaluate", CNN, "--limit", 5, "--distances", source)
+        assert measured.exit_code == 1
+        assert "the distances are of other labels (bird, boat, bus) than are needed (T-shirt/top" in measured.stderr
+
+
 def test_sources_that_tell_nothing(tmp_path: Path) -> None:
     assert "no finished run 'gone'" in refused("gone", "--runs", tmp_path)
     assert "gone.onnx cannot be read (No such file or directory)" in refused(tmp_path / "gone.onnx")
@@ -122,9 +138,10 @@ def test_sources_that_tell_nothing(tmp_path: Path) -> None:
     assert "holds no weights with a row for each of the 10 labels" in refused(none)
     named = embeddings_only("weights", 10)
     onnx.helper.set_model_props(named, {"hangtag.labels": '["a", "b"]'})
-    assert "is a model of other labels: a, b" in refused(onnx_models.publish(tmp_path, "others", named))
-    onnx.helper.set_model_props(named, {"hangtag.labels": "no JSON"})
-    assert "is not a readable ONNX file" in refused(onnx_models.publish(tmp_path, "garbled", named))
+    assert "row for each of the 2 labels" in refused(onnx_models.publish(tmp_path, "others", named))
+    for number, garbled in enumerate(("no JSON", "10", "[1, 2]", '"ab"')):
+        onnx.helper.set_model_props(named, {"hangtag.labels": garbled})
+        assert "is not a readable ONNX file" in refused(onnx_models.publish(tmp_path, f"garbled{number}", named))
 
 
 def test_an_unknown_label() -> None:

@@ -18,7 +18,9 @@ from training.data import LABELS
 from training.errors import LabelDistanceError, RunMismatchError
 from training.label_distance import LabelDistances, from_embeddings
 from training.models import MODELS, build
+from training.multi_label import voc
 from training.multi_label.cnn_rnn import CnnRnn
+from training.multi_label.models import CnnEmbedding
 from training.run import Run
 
 ABC = ("a", "b", "c")
@@ -153,13 +155,13 @@ def test_other_labels_are_noticed() -> None:
 # Where a run keeps its embeddings.
 
 
-def finished(folder: Path, model: str, state: dict[str, torch.Tensor], **more: object) -> Run:
+def finished(folder: Path, model: str, state: dict[str, torch.Tensor], **summary: object) -> Run:
     """A run that counts as finished, with these weights."""
     folder.mkdir()
     run = Run(folder)
     run.start(make_config(model, seed=4))
-    run.save("best.pt", {"model": state, "epoch": 1} | more)
-    run.write_metrics({"epochs": [], "summary": {}})
+    run.save("best.pt", {"model": state, "epoch": 1})
+    run.write_metrics({"epochs": [], "summary": summary})
     return run
 
 
@@ -182,6 +184,18 @@ def test_a_cnn_rnn_has_embeddings_and_its_marks_is_left_out(tmp_path: Path) -> N
     assert len(embeddings) == len(LABELS) + 1
     assert np.array_equal(told.matrix, from_embeddings(LABELS, embeddings[:-1], {}).matrix)
     assert told.provenance["from"] == "label embeddings"
+
+
+@pytest.mark.parametrize("build_one", [CnnRnn, CnnEmbedding])
+def test_a_run_on_another_data_set_tells_the_distances_of_its_own_labels(
+    tmp_path: Path, build_one: type[CnnRnn] | type[CnnEmbedding]
+) -> None:
+    torch.manual_seed(0)
+    state = build_one(20).state_dict()
+    told = label_embeddings.of_run(finished(tmp_path / "run", "cnn_rnn", state, labels=list(voc.LABELS)))
+    rows = state["embeddings.weight" if build_one is CnnRnn else "score.weight"][:20]
+    assert told.labels == voc.LABELS
+    assert np.array_equal(told.matrix, from_embeddings(voc.LABELS, rows.numpy(), {}).matrix)
 
 
 @pytest.mark.parametrize(
