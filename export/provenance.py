@@ -11,6 +11,7 @@ import torch
 from export.served import Classifier, Served
 from serving.server.runtime import VERSION as ONNXRUNTIME_VERSION
 from training import label_distance
+from training.config import portable
 from training.data import LABELS
 from training.run import git_revision
 
@@ -30,7 +31,7 @@ def collect(served: Served, config: Mapping[str, Any], metrics: Mapping[str, Any
         "versions": json.dumps(versions() | {"torch": environment["torch"], "torch_export": torch.__version__}),
         **_figures(summary),
         **_distances(served),
-        "training": json.dumps({"config": {**config, "data_dir": None}, "metrics": dict(metrics)}),
+        "training": json.dumps({"config": portable(config), "metrics": dict(metrics)}),
     }
 
 

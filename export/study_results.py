@@ -5,19 +5,21 @@ from pathlib import Path
 
 import click
 
+from training.config import portable
 from training.run import Run
 
 
 @click.command()
 @click.argument("runs", type=click.Path(exists=True, path_type=Path, file_okay=False), nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/study"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("docs/study"), show_default=True)
 def main(runs: tuple[Path, ...], out: Path) -> None:
     """Keep the config and the metrics of finished RUNS, one file each. Their weights stay where they are."""
     out.mkdir(parents=True, exist_ok=True)
     for run in map(Run, runs):
         run.require_finished()
         path = out / f"{run.folder.resolve().name}.json"
-        path.write_text(json.dumps({"config": run.read_config(), "metrics": run.read_metrics()}, indent=1) + "\n")
+        result = {"config": portable(run.read_config()), "metrics": run.read_metrics()}
+        path.write_text(json.dumps(result, indent=1) + "\n")
         click.echo(f"wrote {path}")
 
 

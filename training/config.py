@@ -85,6 +85,23 @@ def command(config: Mapping[str, Any], out: Path | None = None) -> str:
     return shlex.join(words)
 
 
+def portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json says, for other machines: without the folders in which files lay on this one.
+
+    Of an absolute path its last three parts stay, as in resnet/1/model.onnx.
+    """
+    told = dict(config) | {"data_dir": None}
+    if isinstance(files := config.get("teachers"), list):
+        told["teachers"] = [file | {"path": _shortened(file["path"])} for file in files]
+    if isinstance(loss := config.get("loss"), dict) and loss.get("file"):
+        told["loss"] = loss | {"file": _shortened(loss["file"])}
+    return told
+
+
+def _shortened(path: str) -> str:
+    return "/".join(Path(path).parts[-3:]) if Path(path).is_absolute() else path
+
+
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """What tells one run from another, as {"recipe.epochs": 10}, so that a message can name just what differs.
 

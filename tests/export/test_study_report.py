@@ -171,12 +171,17 @@ def test_the_command_writes_the_page_and_its_pictures(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_becomes_a_results_file_and_another_is_refused(garments: Split, tmp_path: Path) -> None:
-    train(tmp_path / "done", "lstm", garments.first(64))
+    config = train(tmp_path / "done", "lstm", garments.first(64)).read_config()
+    (tmp_path / "done" / "config.json").write_text(json.dumps(config | {"data_dir": "/home/me/data"}))
     done = CliRunner().invoke(study_results.main, [str(tmp_path / "done"), "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     kept = json.loads((tmp_path / "out" / "done.json").read_text())
-    assert kept["config"]["model"] == "lstm"
+    assert kept["config"] == config  # without the folder, which nobody else has
     assert kept["metrics"] == json.loads((tmp_path / "done" / "metrics.json").read_text())
+
+    taken = CliRunner().invoke(study_results.main, [str(tmp_path / "done"), "--out", str(tmp_path / "out/done.json")])
+    assert taken.exit_code == 2
+    assert "is a file" in taken.output
 
     start(tmp_path / "begun", "lstm")
     refused = CliRunner().invoke(study_results.main, [str(tmp_path / "begun"), "--out", str(tmp_path / "out")])

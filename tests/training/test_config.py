@@ -1,3 +1,4 @@
+import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 
 from tests.training.configs import make_config
 from training.cli import train
-from training.config import RunConfig, TeacherFile, command, identity
+from training.config import RunConfig, TeacherFile, command, identity, portable
 from training.losses import DistanceLoss
 from training.recipes import recipe_for
 
@@ -63,6 +64,19 @@ def test_it_goes_on_where_the_run_and_its_data_lie_and_reproduces_anywhere() -> 
     assert asked(config.command(Path("runs/my run")))["out"] == Path("runs/my run")
     assert asked(config.command(Path("runs/my run")))["data_dir"] == Path("my data")
     assert not asked(config.command()).keys() & {"out", "data_dir"}
+
+
+def test_on_other_machines_nobody_learns_where_files_lay_on_this_one() -> None:
+    files = (TeacherFile("0a", "/home/me/models/resnet/1/model.onnx"), TeacherFile("1b", "models/cnn/2/model.onnx"))
+    loss = DistanceLoss("soft-labels", 5.0, 0.5, "0f", file="/home/me/all/of/it.json")
+    config = replace(USUAL, data_dir="/home/me/data", teachers=files, loss=loss).plain()
+    told = portable(config)
+    assert "/home/me" not in json.dumps(told)
+    assert [file["path"] for file in told["teachers"]] == ["resnet/1/model.onnx", "models/cnn/2/model.onnx"]
+    assert told["loss"]["file"] == "all/of/it.json"
+    assert identity(told) == identity(config)
+    assert "/home/me/data" in json.dumps(config)  # left as it was
+    assert portable(USUAL.plain()) == USUAL.plain()
 
 
 def test_a_recipe_of_another_version_names_its_epochs() -> None:
