@@ -121,9 +121,9 @@ mistakes: $(VENV)/.dev ## Train lstm with losses that know distances of labels, 
 	done; done
 	@mkdir -p docs/mistakes/evaluations
 	@set -e; for model in lstm lstm2 cnn; do \
-		$(BIN)/hangtag evaluate models/$$model/1/model.onnx --json docs/mistakes/evaluations/$$model.json; \
+		$(BIN)/hangtag evaluate models/$$model --json docs/mistakes/evaluations/$$model.json; \
 	done
-	$(BIN)/hangtag labels models/cnn/1/model.onnx --picture docs/images/labels-cnn.png
+	$(BIN)/hangtag labels models/cnn --picture docs/images/labels-cnn.png
 	$(BIN)/hangtag labels runs/cnn_rnn-outfits-seed0 --picture docs/images/labels-cnn-rnn.png
 
 bench-export: $(VENV)/.dev ## Each model beside PyTorch and its other precisions, on an idle machine, into docs/export.md

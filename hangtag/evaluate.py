@@ -24,7 +24,7 @@ from training.options import FiniteRange, refuse, runs_option
 
 
 @click.command()
-@click.argument("model", metavar="RUN|FILE.onnx|NAME")
+@click.argument("model", metavar="RUN|FILE.onnx|FOLDER|NAME")
 @click.option("--server", metavar="HOST:PORT", help="Evaluate the model NAME of this running server.")
 @click.option(
     "--model-version", default="", help="A certain version of a served model.  [default: the one that serves]"
@@ -78,15 +78,15 @@ def evaluate(
     """Say how good a model is: a finished run, an ONNX file, or a model of a running server, with the same numbers.
 
     RUN is a run's folder or the checkpoint in it, its name under --runs, or a model's name: then its latest finished
-    run is taken. With --server NAME is a model there. Besides accuracy and cross-entropy this tells how bad the
-    mistakes are: the mean distance of the labels that were mixed up, where 'Shirt' for 'T-shirt/top' is near and for
-    'Ankle boot' far. Of a model of several labels it tells how many sets are right, and precision, recall and F1 as the
-    CNN-RNN paper does.
+    run is taken. FOLDER is a model's in a repository, as models/cnn, whose latest version is taken. With --server NAME
+    is a model there. Besides accuracy and cross-entropy this tells how bad the mistakes are: the mean distance of the
+    labels that were mixed up, where 'Shirt' for 'T-shirt/top' is near and for 'Ankle boot' far. Of a model of several
+    labels it tells how many sets are right, and precision, recall and F1 as the CNN-RNN paper does.
 
     \b
     Examples:
       hangtag evaluate lstm                                  the latest finished lstm run
-      hangtag evaluate models/cnn/1/model.onnx --pictures reports/cnn
+      hangtag evaluate models/cnn --pictures reports/cnn
       hangtag evaluate cnn --server 127.0.0.1:8001 --json -  figures for a program
     """
     _refuse_what_goes_unused(model, server, distances)
@@ -115,8 +115,9 @@ def evaluate(
         "source": asked.source,
     }
     console = Console(quiet=quiet)
+    trial = f" ({subject.details['trial']})" if "trial" in subject.details else ""
     console.print(
-        f"[bold]{escape(subject.name)}[/] on {len(asked):,} {split} images of {asked.dataset}\n", highlight=False
+        f"[bold]{escape(subject.name)}[/]{trial} on {len(asked):,} {split} images of {asked.dataset}\n", highlight=False
     )
     written: document.SingleLabelDocument | document.MultiLabelDocument
     if isinstance(asked.content, Split):

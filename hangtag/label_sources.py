@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from hangtag.extras import needs
-from training import label_distance
+from training import label_distance, model_files
 from training.data import LABELS
 from training.errors import LabelDistanceError
 from training.label_distance import LabelDistances
@@ -13,14 +13,15 @@ from training.label_distance import LabelDistances
 def find(source: str, runs_dir: Path) -> LabelDistances:
     """The distances that a source tells, of its own labels, which need not be those that are wanted.
 
-    source: FILE.json, FILE.onnx, or a run: its folder, its name under runs_dir, or a model whose latest run is meant.
+    source: FILE.json, FILE.onnx or the folder of one, or a run: its folder, its name under runs_dir, or a model whose
+    latest run is meant.
     Raises LabelDistanceError or RunMismatchError, for a person to read, where it tells none.
     """
     if source.endswith(".json"):
         return label_distance.read(Path(source))
-    if source.endswith(".onnx"):
+    if (file := model_files.named(source)) is not None:
         with needs("train", "reading weights from an ONNX file"):
-            return _of_onnx(Path(source))
+            return _of_onnx(file)
     with needs("train", "reading the weights of a run"):
         from training import label_embeddings
         from training.run import Run

@@ -14,7 +14,7 @@ from training.options import refuse, runs_option
 
 
 @click.command()
-@click.argument("source", metavar="RUN|FILE.onnx|FILE.json")
+@click.argument("source", metavar="RUN|FILE.onnx|FOLDER|FILE.json")
 @runs_option
 @click.option("--label", help="Show every other label's distance from this one.  [default: each label's nearest]")
 @click.option(
@@ -33,13 +33,13 @@ def labels(
 
     A CNN-RNN has an embedding of every label; of another network the last layer's weights are taken. The labels are
     the network's own, be they Fashion-MNIST's or VOC's. The distance of two labels is the cosine distance of theirs,
-    divided by the largest. 'hangtag evaluate' tells by it how bad mistakes are, and 'hangtag train --loss
-    embedding-distance' learns by it.
+    divided by the largest. FOLDER is a model's in a repository, whose latest version is taken. 'hangtag evaluate' tells
+    by it how bad mistakes are, and 'hangtag train --loss embedding-distance' learns by it.
 
     \b
     Examples:
       hangtag labels cnn                                    the latest finished cnn run
-      hangtag labels models/cnn/1/model.onnx --label Shirt  what is nearest to a shirt?
+      hangtag labels models/cnn --label Shirt               what is nearest to a shirt?
       hangtag labels cnn_rnn --picture labels.png --json distances.json
     """
     if source.endswith((".onnx", ".json")):

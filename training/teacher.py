@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from training import model_files
 from training.config import TeacherFile
 from training.data import LABELS, Images
 from training.distributed import Group
@@ -138,10 +139,10 @@ def answers(teacher: Teacher, images: Images, group: Group, watch: Watch) -> Log
 
 def latest(model: str, models: Path) -> Path:
     """The file of a model's latest version in a model repository. Raises TeacherError where there is none."""
-    versions = [folder for folder in (models / model).glob("*/model.onnx") if folder.parent.name.isdecimal()]
-    if not versions:
+    found = model_files.latest(models / model)
+    if found is None:
         raise TeacherError(f"no {model} under {models} to learn from. {_how_to_get_one(model)}")
-    return max(versions, key=lambda path: int(path.parent.name))
+    return found
 
 
 def _how_to_get_one(model: str = "resnet") -> str:

@@ -24,7 +24,7 @@ class SubjectDocument(TypedDict):
     kind: str  # run, onnx or server
     name: str
     task: str  # single_label or multi_label
-    details: dict[str, str]  # Of a run its folder and model, of a served model its server's address and its version.
+    details: dict[str, str]  # Of a run folder, model, whether it was a trial; of a served model address and version.
 
 
 class DataDocument(TypedDict):

@@ -18,9 +18,15 @@ class RunSubject(Subject):
         run.require_finished()
         self._served = trained.load(run)
         self.name, self.task = run.folder.name, self._served.task
-        self.details = {"model": run.model, "folder": str(run.folder)}
+        config = run.read_config()
+        trial = config.get("limit") is not None
+        self.details = {
+            "model": run.model,
+            "folder": str(run.folder),
+            **({"trial": f"it learned from the first {config['limit']:,} images alone"} if trial else {}),
+        }
         self.labels = tuple(run.read_metrics()["summary"].get("labels", ()))
-        self.dataset = run.read_config().get("dataset")
+        self.dataset = config.get("dataset")
         if isinstance(self._served, LabelThreshold):
             self.threshold = self._served.threshold
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from hangtag.evaluation.subject import Subject
 from hangtag.extras import needs
 from serving.credentials import Credentials
+from training import model_files
 
 
 def find(
@@ -16,7 +17,7 @@ def find(
     timeout: float = 30.0,
     credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
 ) -> Subject:
-    """A served model where a server is named, an ONNX file by its ending, else a run.
+    """A served model where a server is named, else an ONNX file or the folder of one, else a run.
 
     Each needs what it runs in and no more: a served model no ONNX Runtime, a file no PyTorch. Raises EvaluationError,
     RunMismatchError or ExportError, for a person to read, for what cannot be evaluated.
@@ -25,10 +26,10 @@ def find(
         from hangtag.evaluation.served_subject import ServedSubject
 
         return ServedSubject(name, server, version, timeout, credentials)
-    if name.endswith(".onnx"):
+    if (file := model_files.named(name)) is not None:
         with needs("cpu", "evaluating an ONNX file"):
             from hangtag.evaluation.file_subject import FileSubject
-        return FileSubject(Path(name))
+        return FileSubject(file)
     with needs("train", "evaluating a run"):
         from hangtag.evaluation.run_subject import RunSubject
         from training.run import Run

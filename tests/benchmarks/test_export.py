@@ -12,11 +12,11 @@ from benchmarks.export import measure, profile, report
 from export.gate import speed
 from export.inventory import Entry
 from serving.signature import Signature
-from tests.export.conftest import newest
+from tests.shipped import latest
 
 
 def test_the_profile_names_every_node_and_adds_up() -> None:
-    nodes = profile.by_node(newest(Path("models"), "lstm"), batch_size=2)
+    nodes = profile.by_node(latest("lstm"), batch_size=2)
     assert nodes[0].operator == "LSTM"
     assert sum(node.share for node in nodes) == pytest.approx(1)
     assert nodes == sorted(nodes, key=lambda node: -node.microseconds)
@@ -28,7 +28,7 @@ def test_a_goal_is_judged_and_a_missed_one_profiled(
 ) -> None:
     """Beside itself, as if it were a faster file of the same network. The page can show what was written."""
     (tmp_path / "models/lstm").mkdir(parents=True)
-    file = newest(Path("models"), "lstm")
+    file = latest("lstm")
     (tmp_path / "models/lstm/1").symlink_to(file.parent.resolve())
     monkeypatch.setattr(measure, "GOALS", {"lstm": (1, speed.FILE, wanted)})
     monkeypatch.setattr(speed, "_ROUNDS", (3, 3))

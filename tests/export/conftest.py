@@ -53,11 +53,6 @@ def lstm(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return _export("lstm", garments, tmp_path_factory.mktemp("lstm"))
 
 
-def newest(models: Path, name: str) -> Path:
-    """The file of a model's highest version."""
-    return max((models / name).glob("*/model.onnx"), key=lambda path: int(path.parent.name))
-
-
 def _export(model: str, garments: Split, folder: Path) -> Exported:
     run = runs.train(folder / "run", model, garments)
     network = build(model)

@@ -8,9 +8,9 @@ import pytest
 from export import repository
 from export.errors import ExportError
 from serving.server.runtime import Runtime
-from tests.export.conftest import newest
 from tests.export.publishing import publisher, served, writes
 from tests.export.runs import contents
+from tests.shipped import latest
 
 
 def test_versions_count_up(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_the_repository_is_laid_out_as_triton_documents(tmp_path: Path) -> None:
 def test_triton_could_make_its_own_configuration_of_a_shipped_file(model: str) -> None:
     """Triton's user guide, "Auto-Generated Model Configuration": it reads inputs and outputs off the ONNX file, and
     batches where the first axis of each is free. Its ONNX backend takes these types, and no external data elsewhere."""
-    signature = Runtime(newest(Path("models"), model), provider="cpu").signature
+    signature = Runtime(latest(model), provider="cpu").signature
     for spec in (*signature.inputs, *signature.outputs):
         assert spec.datatype in {"UINT8", "INT64", "FP32"}
         assert spec.shape[0] is None

@@ -16,11 +16,11 @@ from serving.server.app import Server
 from serving.server.config import ServerConfig
 from tests import onnx_models
 from tests.export import runs
+from tests.shipped import MODELS, latest
 from training.data import Split
 from training.run import Run
 
-SHIPPED = Path(__file__).parents[2] / "models"
-LSTM = SHIPPED / "lstm/1/model.onnx"
+LSTM = latest("lstm")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def exported(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Expor
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped lstm, a classifier of other labels, and models that cannot be evaluated."""
     models = tmp_path_factory.mktemp("models")
-    (models / "lstm").symlink_to(SHIPPED / "lstm")
+    (models / "lstm").symlink_to(MODELS / "lstm")
     onnx_models.publish(models, "other_labels", onnx_models.classifier())
     onnx_models.publish(models, "two_inputs", onnx_models.two_inputs())
     onnx_models.publish(models, "seven_classes", classifier_of(classes=7))

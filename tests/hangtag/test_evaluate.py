@@ -27,7 +27,7 @@ def test_a_file_and_its_server_give_identical_figures(server: Server) -> None:
     alone, served = document(LSTM), document("lstm", "--server", server.address)
     assert figures(alone) == figures(served)
     assert (alone["subject"]["kind"], served["subject"]["kind"]) == ("onnx", "server")
-    assert served["subject"]["details"] == {"address": server.address, "version": "1"}
+    assert served["subject"]["details"] == {"address": server.address, "version": LSTM.parent.name}
     shipped = Runtime(LSTM, provider="cpu").signature.metadata
     assert f"{alone['accuracy']:.4f}" == shipped["test_accuracy"]
     assert alone["data"]["images"] == 10_000
@@ -38,7 +38,8 @@ def test_a_run_and_its_export_give_the_same_answers(exported: Exported) -> None:
     assert run["confusion"] == file["confusion"]
     assert run["loss"] == pytest.approx(file["loss"], abs=1e-6)
     assert run["severity"]["mean"] == file["severity"]["mean"]
-    assert run["subject"]["details"] == {"model": "lstm", "folder": str(exported.run.folder)}
+    trial = "it learned from the first 32 images alone"
+    assert run["subject"]["details"] == {"model": "lstm", "folder": str(exported.run.folder), "trial": trial}
     # What the training measured on the same 300 images.
     assert run["accuracy"] == exported.run.read_metrics()["summary"]["test"]["accuracy"]
 

@@ -10,7 +10,8 @@ import pytest
 from hangtag.evaluation import subjects
 from serving.server.app import Server
 from tests.export import runs
-from tests.hangtag.conftest import LSTM, SHIPPED, Exported, document, hangtag
+from tests.hangtag.conftest import LSTM, Exported, document, hangtag
+from tests.shipped import MODELS
 
 NOBODY = "127.0.0.1:9"
 
@@ -142,7 +143,7 @@ def without(modules: list[str], *arguments: object) -> subprocess.CompletedProce
         f"import sys; sys.modules.update(dict.fromkeys({modules}))\n"
         f"from hangtag.cli import main; main({[str(argument) for argument in arguments]})"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SHIPPED.parent, check=False)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=MODELS.parent, check=False)
 
 
 @pytest.mark.parametrize(

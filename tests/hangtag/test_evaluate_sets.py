@@ -16,7 +16,7 @@ from serving.client import Client
 from serving.server.app import Server
 from serving.server.config import ServerConfig
 from tests.export import label_sets
-from tests.hangtag.conftest import SHIPPED, Exported, hangtag
+from tests.hangtag.conftest import LSTM, Exported, hangtag
 from training.data import LABELS, Split
 from training.run import Run
 
@@ -115,12 +115,11 @@ def test_the_table_and_the_picture(cnn_rnn: Exported, tmp_path: Path) -> None:
 
 
 def test_questions_that_do_not_fit(cnn_rnn: Exported) -> None:
-    lstm = SHIPPED / "lstm/1/model.onnx"
-    assert "is a single_label model and cannot be asked about outfits" in refused(lstm, "--data", "outfits")
+    assert "is a single_label model and cannot be asked about outfits" in refused(LSTM, "--data", "outfits")
     assert "is a multi_label model and cannot be asked about fashion-mnist" in refused(
         cnn_rnn.run.folder, "--data", "fashion-mnist"
     )
-    unused = hangtag("evaluate", cnn_rnn.file, "--distances", lstm)
+    unused = hangtag("evaluate", cnn_rnn.file, "--distances", LSTM)
     assert unused.exit_code == 2
     assert "answers with sets of labels; distances are of single ones" in " ".join(unused.stderr.split())
 

@@ -12,7 +12,7 @@ from hangtag.evaluation import pictures
 from hangtag.evaluation.multi_label import MultiLabelResult, SetMistake
 from hangtag.evaluation.single_label import Mistake
 from serving.server.app import Server
-from tests.hangtag.conftest import LSTM, document, hangtag
+from tests.hangtag.conftest import LSTM, Exported, document, hangtag
 from training.data import LABELS
 
 
@@ -33,6 +33,12 @@ def test_the_tables(server: Server) -> None:
     assert f"Ankle boot {boot['precision']:.1%} {boot['recall']:.1%} {boot['f1']:.1%} {boot['support']}" in words
     row = next(line for line in lines[-10:] if line.startswith("T-shirt/top"))
     assert [int(cell) for cell in row.split()[1:]] == [count for count in written["confusion"][0] if count]
+
+
+def test_a_trial_is_called_one(exported: Exported) -> None:
+    shown = " ".join(hangtag("evaluate", exported.run.folder, "--limit", 100).stdout.split())
+    assert shown.startswith("lstm-tiny (it learned from the first 32 images alone) on 100 test images of fashion-mnist")
+    assert hangtag("evaluate", exported.file.parents[1], "--limit", 100).stdout.startswith(str(exported.file))
 
 
 def test_pictures_are_the_same_for_the_same_figures(tmp_path: Path) -> None:

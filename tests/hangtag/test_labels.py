@@ -9,18 +9,18 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from tests import onnx_models
-from tests.hangtag.conftest import SHIPPED, Exported, classifier_of, hangtag
+from tests.hangtag.conftest import Exported, classifier_of, hangtag
+from tests.shipped import MODELS
 from training import label_distance
 from training.data import LABELS
 from training.label_distance import from_embeddings
 
-CNN = SHIPPED / "cnn/1/model.onnx"
+CNN = MODELS / str(label_distance.default().provenance["file"])
 
 
 def test_the_shipped_distances_are_what_their_provenance_says(tmp_path: Path) -> None:
     """Made by this command, from a file that ships."""
-    made_from = SHIPPED / str(label_distance.default().provenance["file"])
-    result = hangtag("labels", made_from, "--json", tmp_path / "distances.json")
+    result = hangtag("labels", CNN, "--json", tmp_path / "distances.json")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "distances.json").read_text() == label_distance.DEFAULT_PATH.read_text()
 
@@ -62,6 +62,16 @@ def test_a_run_and_its_export_tell_the_same(exported: Exported, tmp_path: Path) 
     assert file.provenance["file"] == "lstm/1/model.onnx"
     weights = exported.run.load("best.pt")["model"]["classifier.weight"].numpy()
     assert np.array_equal(run.matrix, from_embeddings(LABELS, weights, {}).matrix)
+
+
+def test_a_models_folder_is_its_latest_version(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "lstm" / "9").mkdir(parents=True)
+    (tmp_path / "lstm" / "9" / "model.onnx").symlink_to(CNN)
+    (tmp_path / "lstm" / "10").symlink_to(exported.file.parent)
+    (tmp_path / "lstm" / "old").symlink_to(CNN.parent)
+    latest = hangtag("labels", exported.file).stdout
+    assert hangtag("labels", tmp_path / "lstm").stdout == hangtag("labels", tmp_path / "lstm" / "10").stdout == latest
+    assert hangtag("labels", tmp_path / "lstm" / "9").stdout == hangtag("labels", CNN).stdout != latest
 
 
 def test_json_to_standard_output_is_all_there_is_and_can_be_read_again(tmp_path: Path) -> None:

@@ -16,9 +16,8 @@ from export import exporter
 from hangtag.cli import main
 from tests.export import label_sets, runs
 from tests.onnx_models import classifier, publish
+from tests.shipped import MODELS
 from training import data
-
-SHIPPED = Path("models").resolve()
 
 
 def models(*arguments: str | Path) -> Result:
@@ -35,7 +34,7 @@ def proven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_lists_what_is_there(tmp_path: Path) -> None:
-    shutil.copytree(SHIPPED / "lstm", tmp_path / "lstm")
+    shutil.copytree(MODELS / "lstm", tmp_path / "lstm")
     publish(tmp_path, "foreign", classifier(), version=3)
     publish(tmp_path, "broken", classifier()).write_bytes(b"not a model")
     (tmp_path / ".publishing-x" / "1").mkdir(parents=True)
@@ -266,7 +265,7 @@ def test_sets_of_labels_are_verified_too(tmp_path: Path) -> None:
 
 
 def test_what_shipped_before_there_was_a_gate_is_verified_as_far_as_it_goes() -> None:
-    result = models("verify", "lstm", "--models", SHIPPED)
+    result = models("verify", "lstm", "--models", MODELS)
     assert result.exit_code == 0, result.output
     assert "holds" in result.stdout
 

@@ -13,7 +13,6 @@ from hangtag.cli import main
 
 HANGTAG = Path(sys.executable).with_name("hangtag")
 EPOCHS = 4
-MODELS_DIR = Path(__file__).parents[2] / "models"
 
 
 def hangtag(arguments: list[str], out: Path | None = None) -> Result:

@@ -58,7 +58,7 @@ def arguments(raw_dir: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def config(whole: FashionMnist) -> RunConfig:
+def config(whole: FashionMnist, raw_dir: Path) -> RunConfig:
     """What these arguments mean."""
     recipe = replace(recipe_for("study", "lstm"), epochs=EPOCHS)
     return RunConfig(
@@ -70,6 +70,7 @@ def config(whole: FashionMnist) -> RunConfig:
         precision="fp32",
         threads=1,
         device="cpu",
+        data_dir=str(raw_dir),
     )
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from tests.training.command import EPOCHS, MODELS_DIR, contents, hangtag, one_error
+from tests import shipped
+from tests.training.command import EPOCHS, contents, hangtag, one_error
 from tests.training.configs import same_weights, weights
 from training.config import RunConfig, identity
 from training.run import Run
@@ -86,7 +87,7 @@ def test_another_runs_folder_is_refused_and_restart_replaces_it(
 def test_several_teachers_are_learned_from_and_may_be_moved(raw_dir: Path, tmp_path: Path) -> None:
     arguments = ["train", "lstm", "--recipe", "best", "--data-dir", str(raw_dir), "--device", "cpu"]
     arguments += ["--limit", "64", "--epochs", "1", "--threads", "1"]
-    first, second = (MODELS_DIR / name / "1" / "model.onnx" for name in ("cnn", "lstm"))
+    first, second = (shipped.latest(name) for name in ("cnn", "lstm"))
     taught = hangtag([*arguments, "--teacher", str(first), "--teacher", str(second)], tmp_path / "run")
     assert taught.exit_code == 0, taught.output
     assert f"learning from {first} and {second}" in taught.stderr

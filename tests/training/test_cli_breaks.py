@@ -7,7 +7,8 @@ import pytest
 import torch
 from click.testing import Result
 
-from tests.training.command import EPOCHS, MODELS_DIR, contents, hangtag, one_error, start, wait_until
+from tests import shipped
+from tests.training.command import EPOCHS, contents, hangtag, one_error, start, wait_until
 from tests.training.configs import figures, same_weights, weights
 from training import label_distance
 from training.run import Run
@@ -59,7 +60,7 @@ def test_the_command_that_is_said_goes_on_with_every_option(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    models = [shutil.copytree(MODELS_DIR / name, tmp_path / f"a {name}") / "1/model.onnx" for name in ("cnn", "lstm")]
+    models = [Path(shutil.copy(shipped.latest(name), tmp_path / f"a {name}.onnx")) for name in ("cnn", "lstm")]
     distances = Path(shutil.copy(label_distance.DEFAULT_PATH, tmp_path / "my distances.json"))
     options = [
         "train", "lstm", "--recipe", "best", *(f"--teacher={model}" for model in models),

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from tests import shipped
 from tests.training.configs import make_config, same_weights, weights
 from training import trainer
 from training.data import FashionMnist
@@ -19,8 +20,7 @@ from training.run import Run
 from training.teacher import Ensemble, OnnxTeacher, answers, latest
 from training.watch import Watch
 
-MODELS = Path(__file__).parents[2] / "models"
-CNN, LSTM = (MODELS / name / "1" / "model.onnx" for name in ("cnn", "lstm"))
+CNN, LSTM = (shipped.latest(name) for name in ("cnn", "lstm"))
 
 
 @pytest.fixture(scope="module")

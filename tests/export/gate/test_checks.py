@@ -16,8 +16,9 @@ from export.gate.answers import artificial, softmax
 from export.gate.rules import RULES
 from serving.server.runtime import Runtime
 from tests import onnx_models
-from tests.export.conftest import Exported, newest
+from tests.export.conftest import Exported
 from tests.export.foreign import models as foreign
+from tests.shipped import latest
 from training.data import Split
 
 
@@ -31,7 +32,7 @@ def write(folder: Path, model: onnx.ModelProto) -> Path:
     ("make", "outcome"),
     [
         (onnx_models.classifier, "answered"),
-        (lambda: onnx.load(newest(Path("models"), "lstm")), "aborted"),
+        (lambda: onnx.load(latest("lstm")), "aborted"),
         (foreign.only_alone, "refused"),
     ],
 )

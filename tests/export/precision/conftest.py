@@ -1,12 +1,10 @@
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
 
-from tests.export.conftest import newest
+from tests.shipped import latest
 from training import data
 from training.data import Images, Split
 
@@ -27,7 +25,7 @@ def many() -> Split:
 
 def shipped(model: str) -> onnx.ModelProto:
     """A trained network, in FP32, that ships."""
-    return onnx.load(newest(Path("models"), model))
+    return onnx.load(latest(model))
 
 
 def logits(model: onnx.ModelProto, images: Images, batch_size: int = 50) -> Logits:

@@ -1,0 +1,14 @@
+"""The models that ship, each by its latest version, which is what a server takes."""
+
+from pathlib import Path
+
+from training import model_files
+
+MODELS = Path(__file__).parents[1] / "models"
+
+
+def latest(name: str) -> Path:
+    """A model's file."""
+    file = model_files.latest(MODELS / name)
+    assert file is not None
+    return file
