@@ -69,6 +69,15 @@ def latest(models: Path) -> list[Entry]:
     return [read(models, folder.name) for folder in folders if repository.versions(models, folder.name)]
 
 
+def earlier(models: Path) -> list[Entry]:
+    """Every other version, by name and the highest first."""
+    return [
+        read(models, entry.name, version)
+        for entry in latest(models)
+        for version in sorted(repository.versions(models, entry.name), reverse=True)[1:]
+    ]
+
+
 def find(models: Path, name: str, version: int | None = None) -> Entry:
     """One model, in its highest version unless one is named. Raises ExportError, which says what is there."""
     there = repository.versions(models, name)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from export import model_pictures, model_report_sets, readme_table
-from export.shipped import ShippedModel, read_all, read_precisions
+from export.shipped import ShippedModel, read_all, read_earlier, read_precisions
 from training.config import command
 
 # Published: the study's validation accuracy over ten epochs in Keras, batch 32, on a Tesla K80.
@@ -49,27 +49,28 @@ def main(models: Path, out: Path, readme: Path, loadtest: Path) -> None:
         model_pictures.confusion_matrix(
             model.summary["test"]["confusion"], model.labels, model.name, pictures / f"confusion-{model.name}.svg"
         )
-    out.write_text(page(shipped, read_precisions(models), read_all(models, "multi_label")))
+    sets = read_all(models, "multi_label")
+    out.write_text(page(shipped, read_precisions(models), sets, read_earlier(models)))
     readme_table.write(readme, shipped, loadtest)
     click.echo(f"wrote {out}, {len(shipped) + 1} pictures in {pictures}, and the table in {readme}")
 
 
-def page(shipped: Sequence[ShippedModel], precisions: Sequence[ShippedModel], sets: Sequence[ShippedModel]) -> str:
-    """The page, in Markdown: about models of one label, the same in other precisions, and models of several labels."""
+def page(
+    shipped: Sequence[ShippedModel],
+    precisions: Sequence[ShippedModel],
+    sets: Sequence[ShippedModel],
+    earlier: Sequence[ShippedModel] = (),
+) -> str:
+    """The page, in Markdown: about models of one label, the same in other precisions, and models of several labels.
+
+    Of earlier versions it has the figures alone.
+    """
     lines = INTRODUCTION.splitlines()
     for model in shipped:
-        summary = model.summary
-        peak, final = STUDY.get(model.name, ("", ""))
-        lines.append(
-            f"| `{model.name}` version {model.version} | {model.metadata['recipe']} "
-            f"| {int(model.metadata['parameters']):,} "
-            f"| {model.megabytes:.1f} MB "
-            f"| {summary['validation']['accuracy']:.2%} (epoch {summary['best_epoch']}) "
-            f"| {summary['final_validation_accuracy']:.2%} | {float(model.metadata['test_accuracy']):.2%} "
-            f"| {peak} / {final} |"
-        )
+        lines += [_row(version) for version in (model, *(old for old in earlier if old.name == model.name))]
     lines += [
         "",
+        "A server takes the latest version of a model.",
         "The study's figures are its published ones: Keras, one run each, validation split, test set not used.",
         "",
         "![Learning curves](images/learning-curves.svg)",
@@ -81,6 +82,19 @@ def page(shipped: Sequence[ShippedModel], precisions: Sequence[ShippedModel], se
         lines += _section(model)
     lines += model_report_sets.section(sets)
     return "\n".join(lines)
+
+
+def _row(model: ShippedModel) -> str:
+    summary = model.summary
+    peak, final = STUDY.get(model.name, ("", ""))
+    return (
+        f"| `{model.name}` version {model.version} | {model.metadata['recipe']} "
+        f"| {int(model.metadata['parameters']):,} "
+        f"| {model.megabytes:.1f} MB "
+        f"| {summary['validation']['accuracy']:.2%} (epoch {summary['best_epoch']}) "
+        f"| {summary['final_validation_accuracy']:.2%} | {float(model.metadata['test_accuracy']):.2%} "
+        f"| {peak} / {final} |"
+    )
 
 
 def _precisions(models: Sequence[ShippedModel]) -> list[str]:

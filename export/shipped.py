@@ -12,7 +12,7 @@ from export.inventory import Entry
 
 @dataclass(frozen=True)
 class ShippedModel:
-    """The latest version of a model and what its file says about itself."""
+    """A version of a model and what its file says about itself."""
 
     name: str
     version: int
@@ -34,17 +34,22 @@ class ShippedModel:
 
 def read_all(models: Path, task: str = "single_label") -> list[ShippedModel]:
     """The latest version of every network of a task that was trained here, in FP32, smallest first."""
-    return [model for model in _read(models, task) if model.precision == "fp32"]
+    return [model for model in _trained(inventory.latest(models), task) if model.precision == "fp32"]
+
+
+def read_earlier(models: Path, task: str = "single_label") -> list[ShippedModel]:
+    """The versions before, of the same networks."""
+    return [model for model in _trained(inventory.earlier(models), task) if model.precision == "fp32"]
 
 
 def read_precisions(models: Path, task: str = "single_label") -> list[ShippedModel]:
     """The same networks in their other precisions, each under its own name."""
-    return [model for model in _read(models, task) if model.precision != "fp32"]
+    return [model for model in _trained(inventory.latest(models), task) if model.precision != "fp32"]
 
 
-def _read(models: Path, task: str) -> list[ShippedModel]:
-    entries = [entry for entry in inventory.latest(models) if "training" in entry.metadata]
-    shipped = [_shipped(entry) for entry in entries if entry.metadata["task"] == task]
+def _trained(entries: Sequence[Entry], task: str) -> list[ShippedModel]:
+    trained_here = [entry for entry in entries if "training" in entry.metadata]
+    shipped = [_shipped(entry) for entry in trained_here if entry.metadata["task"] == task]
     return sorted(shipped, key=lambda model: (int(model.metadata["parameters"]), model.name))
 
 

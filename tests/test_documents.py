@@ -14,7 +14,7 @@ import pytest
 from export import cnn_rnn_report, study_report
 from export.model_report import page
 from export.readme_table import BEGIN, END, table
-from export.shipped import read_all, read_precisions
+from export.shipped import read_all, read_earlier, read_precisions
 from serving.server.app import Server
 from serving.server.config import ServerConfig
 from training.recipes import recipe_for
@@ -90,7 +90,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 def test_the_models_page_is_what_the_files_say() -> None:
     models = ROOT / "models"
-    written = page(read_all(models), read_precisions(models), read_all(models, "multi_label"))
+    written = page(read_all(models), read_precisions(models), read_all(models, "multi_label"), read_earlier(models))
     assert (ROOT / "docs/models.md").read_text() == written, "run 'make docs'"
 
 
