@@ -73,6 +73,12 @@ class Results:
         ran, own = config["recipe"]["epochs"], recipe_for(config["recipe"]["name"], config["model"]).epochs
         return f"{ran}" if ran == own else f"{ran} of {own}"
 
+    @property
+    def minutes(self) -> int:
+        """How long the first run trained."""
+        seconds: float = sum(epoch["seconds"] for epoch in self.runs[0]["metrics"]["epochs"])
+        return round(seconds / 60)
+
     def precisions(self) -> set[str]:
         return {run["config"]["precision"] for run in self.runs}
 

@@ -106,7 +106,8 @@ def test_what_the_page_says_follows_from_the_figures() -> None:
 
     runs = [{**run, "config": run["config"] | {"seed": seed}} for seed in (0, 1) for run in inputs.study["cnn"].runs]
     twice = replace(inputs, study={**inputs.study, "cnn": study_report.Results(runs)})
-    assert "`lstm2` was run once." in " ".join(page(twice).split())
+    minutes = round(sum(epoch["seconds"] for epoch in inputs.study["lstm2"].runs[0]["metrics"]["epochs"]) / 60)
+    assert f"`lstm2` was run once: a run took {minutes} minutes here." in " ".join(page(twice).split())
 
 
 @pytest.mark.parametrize(("cnn_ms", "said"), [(14.0, "is the same"), (90.0, "differs")])
