@@ -123,7 +123,7 @@ mistakes: $(VENV)/.dev ## Train lstm with losses that know distances of labels, 
 	@set -e; for model in lstm lstm2 cnn; do \
 		$(BIN)/hangtag evaluate models/$$model --json docs/mistakes/evaluations/$$model.json; \
 	done
-	$(BIN)/hangtag labels models/cnn --picture docs/images/labels-cnn.png
+	$(BIN)/hangtag labels training/label_distances.json --picture docs/images/labels-cnn.png
 	$(BIN)/hangtag labels runs/cnn_rnn-outfits-seed0 --picture docs/images/labels-cnn-rnn.png
 
 bench-export: $(VENV)/.dev ## Each model beside PyTorch and its other precisions, on an idle machine, into docs/export.md

@@ -17,7 +17,7 @@ MATRIX = np.full((10, 10), 0.5)
 MATRIX[0, :] = MATRIX[:, 0] = 1.0
 MATRIX[0, 1] = MATRIX[1, 0] = 0.2
 np.fill_diagonal(MATRIX, 0)
-DISTANCES = LabelDistances(LABELS, MATRIX, {"from": "a test"})
+DISTANCES = LabelDistances(LABELS, MATRIX, {"from": "a test", "file": "cnn/7/model.onnx", "recipe": "study"})
 
 
 def result(folder: Path, loss: str, seed: int, mild: int, bad: int, beta: float = 5) -> Path:
@@ -65,6 +65,8 @@ def test_losses_are_set_beside_plain_cross_entropy(study: Path, results: Path) -
     assert soft.accuracy_beside(plain) == pytest.approx([0] * 3)
     assert other.accuracy_beside(plain) == pytest.approx([-20] * 3)
     text = page(table, bounds(results / "evaluations"), DISTANCES)
+    assert "by the last layer of `models/cnn/7/model.onnx` (recipe `study`)" in text
+    assert "In 75 to 75 % of the mistakes" in text
     assert "| `soft-labels` | beta 5, weight 0.5 | 90.00 ± 0.00 | 0.4000 ± 0.0000 |" in text
     assert "| `soft-labels` | -33.33 ± 0.00 % | +0.00 ± 0.00 | reached |" in text
     assert "| `embedding-distance` | -33.33 ± 0.00 % | -20.00 ± 0.00 | not reached |" in text
