@@ -80,7 +80,7 @@ _LSTM_BEST = Recipe(
 )
 
 BEST: Mapping[str, Recipe] = {
-    # A network learns more from one of its own kind than that one did (Furlanello et al., Born-Again Networks, 2018).
+    # The teacher knows which garments are nearly another one; that is what labels do not tell (Hinton et al., 2015).
     "cnn": replace(
         TEACHER,
         name="best",
