@@ -75,7 +75,7 @@ _LSTM_BEST = Recipe(
     schedule="one_cycle",
     ema_decay=0.998,
     dropout=0.0,
-    augmentation=Augmentation(flip=True, shift=2),
+    augmentation=Augmentation(flip=True, shift=1),
     distillation=Distillation(teacher="resnet", weight=0.9, temperature=3.0),
 )
 
@@ -96,6 +96,7 @@ BEST: Mapping[str, Recipe] = {
         epochs=32,
         learning_rate=2e-3,
         dropout=0.2,
+        augmentation=Augmentation(flip=True, shift=2),
     ),
 }
 
