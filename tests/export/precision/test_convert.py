@@ -43,7 +43,7 @@ def test_fp16_halves_the_file_and_keeps_the_answers(model: str, many: Split, cal
     assert converted.ByteSize() < 0.55 * network.ByteSize()
     expected, got = logits(network, many.images), logits(converted, many.images)
     assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.999
-    assert 0 < np.abs(got - expected).max() <= 2e-3 * np.ptp(expected)
+    assert 0 < np.abs(got - expected).max() <= 3e-3 * np.ptp(expected)
 
 
 def test_int8_quantizes_the_convolutions_for_each_channel_but_the_first_and_nothing_dense(
