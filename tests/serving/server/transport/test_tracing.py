@@ -122,7 +122,7 @@ def test_a_stream_is_one_span(traced: LiveServer, exporter: InMemorySpanExporter
 def test_a_stream_that_its_client_leaves_is_cancelled(
     traced: LiveServer, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold, told = threading.Event(), threading.Event()
+    told = threading.Event()
     export = exporter.export
 
     def telling(ended: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -132,15 +132,12 @@ def test_a_stream_that_its_client_leaves_is_cancelled(
 
     monkeypatch.setattr(exporter, "export", telling)
 
-    def requests() -> Iterator[Any]:
-        yield request("gather", index=index(1))
-        hold.wait(TIMEOUT)
-
-    stream = traced.inference.ModelStreamInfer(requests(), timeout=TIMEOUT)
-    assert next(stream).infer_response.model_name == "gather"
-    stream.cancel()
-    hold.set()
-    assert told.wait(TIMEOUT)  # a server that stops would end the stream too, with another status
+    # With a request that is not answered yet: a stream whose every request is would have ended well.
+    with traced.gate("gather") as gate:
+        stream = traced.inference.ModelStreamInfer(iter([request("gather", index=index(1))]), timeout=TIMEOUT)
+        gate.wait_until_computing()
+        stream.cancel()
+        assert told.wait(TIMEOUT)  # a server that stops would end the stream too, with another status
     span = spans(traced, exporter)["ModelStreamInfer"]
     assert (span.attributes or {})["rpc.grpc.status_code"] == grpc.StatusCode.CANCELLED.value[0]
     assert span.status.status_code is StatusCode.UNSET
