@@ -63,19 +63,23 @@ class Entry:
 
 def latest(models: Path) -> list[Entry]:
     """The highest version of each model, by name. Raises ExportError when there is no repository."""
-    if not models.is_dir():
-        raise ExportError(f"{models} is not a folder. Name the model repository with --models.")
-    folders = sorted(folder for folder in models.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    return [read(models, folder.name) for folder in folders if repository.versions(models, folder.name)]
+    return [read(models, name) for name in _names(models)]
 
 
 def earlier(models: Path) -> list[Entry]:
-    """Every other version, by name and the highest first."""
+    """Every other version, by name and the highest first. Raises ExportError when there is no repository."""
     return [
-        read(models, entry.name, version)
-        for entry in latest(models)
-        for version in sorted(repository.versions(models, entry.name), reverse=True)[1:]
+        read(models, name, version)
+        for name in _names(models)
+        for version in reversed(repository.versions(models, name)[:-1])
     ]
+
+
+def _names(models: Path) -> list[str]:
+    if not models.is_dir():
+        raise ExportError(f"{models} is not a folder. Name the model repository with --models.")
+    folders = sorted(folder for folder in models.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    return [folder.name for folder in folders if repository.versions(models, folder.name)]
 
 
 def find(models: Path, name: str, version: int | None = None) -> Entry:

@@ -34,8 +34,8 @@ def test_served_accuracy_is_the_files(
     assert len(served) == 10_000
     accuracy = float((served == garments.classes).mean())
     assert f"{accuracy:.4f}" == runtime.signature.metadata["test_accuracy"]
-    alone = np.concatenate([runtime.run(batch)["probabilities"].argmax(axis=1) for batch in batches[:20]])
-    assert np.flatnonzero(served[: len(alone)] != alone).tolist() == []
+    alone = np.concatenate([runtime.run(batch)["probabilities"].argmax(axis=1) for batch in batches])
+    assert np.flatnonzero(served != alone).tolist() == []
 
 
 def test_classify_gives_the_same_labels(

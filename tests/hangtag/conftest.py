@@ -40,6 +40,14 @@ def exported(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Expor
 
 
 @pytest.fixture(scope="session")
+def proven(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with an lstm that went through the gate on the whole test set."""
+    folder = tmp_path_factory.mktemp("proven")
+    exporter.export(runs.train(folder / "run", "lstm", garments.first(300)), folder / "models", garments)
+    return folder / "models"
+
+
+@pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped lstm, a classifier of other labels, and models that cannot be evaluated."""
     models = tmp_path_factory.mktemp("models")

@@ -34,8 +34,9 @@ def test_the_contract_is_kept(model: str, precision: str, calibration: Images) -
     onnx.checker.check_model(converted, full_check=True)
 
 
-@pytest.mark.parametrize("model", ["lstm", "cnn"])
-def test_fp16_halves_the_file_and_keeps_the_answers(model: str, many: Split, calibration: Images) -> None:
+# Learned from a teacher's softened answers, logits spread less: the same rounding is more of their range.
+@pytest.mark.parametrize(("model", "limit"), [("lstm", 2e-3), ("cnn", 3e-3)])
+def test_fp16_halves_the_file_and_keeps_the_answers(model: str, limit: float, many: Split, calibration: Images) -> None:
     network = shipped(model)
     converted = convert(network, "fp16", calibration)
     weights = [tensor for tensor in converted.graph.initializer if numpy_helper.to_array(tensor).size > 100]
@@ -43,7 +44,7 @@ def test_fp16_halves_the_file_and_keeps_the_answers(model: str, many: Split, cal
     assert converted.ByteSize() < 0.55 * network.ByteSize()
     expected, got = logits(network, many.images), logits(converted, many.images)
     assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.999
-    assert 0 < np.abs(got - expected).max() <= 3e-3 * np.ptp(expected)
+    assert 0 < np.abs(got - expected).max() <= limit * np.ptp(expected)
 
 
 def test_int8_quantizes_the_convolutions_for_each_channel_but_the_first_and_nothing_dense(

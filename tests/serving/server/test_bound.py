@@ -18,8 +18,7 @@ from serving.server.proof import Proof
 from serving.server.providers import CUDA
 from serving.server.runtime import Runtime
 from tests import onnx_models
-
-SHIPPED = Path(__file__).parents[3] / "models"
+from tests.shipped import latest
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def bound(file: Path, largest: int = 8, slots: int = 1, cuda_graphs: str = "off"
 
 @pytest.mark.parametrize("name", ["lstm", "cnn"])
 def test_the_shipped_models_answer_as_without_at_every_size(name: str) -> None:
-    file = max((SHIPPED / name).glob("*/model.onnx"))
+    file = latest(name)
     plain, fixed = Runtime(file, provider="cpu"), bound(file)
     assert fixed.notes == {}
     assert fixed._bound is not None
@@ -160,14 +159,14 @@ def test_buffers_that_cannot_be_had_are_done_without(
 
 
 def test_the_cpu_has_no_graphs() -> None:
-    runtime = bound(SHIPPED / "cnn/1/model.onnx", cuda_graphs="on")
+    runtime = bound(latest("cnn"), cuda_graphs="on")
     assert runtime.notes == {"no_cuda_graphs": f"they are {CUDA}'s, not CPUExecutionProvider's"}
     assert runtime._bound is not None
     assert not runtime.cuda_graphs
 
 
 def test_a_network_with_lstm_is_not_tried() -> None:
-    runtime = Runtime(SHIPPED / "lstm/1/model.onnx", provider="cpu")
+    runtime = Runtime(latest("lstm"), provider="cpu")
     runtime.provider = CUDA
     with pytest.raises(ModelLoadError, match="the model has LSTM, which reads the host's memory in every run"):
         runtime._graphs((1, 2))

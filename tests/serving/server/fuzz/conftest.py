@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from protos import inference_pb2 as pb
-from tests import onnx_models
+from tests import onnx_models, shipped
 from tests.serving.command import TIMEOUT, Serving, serving
 from tests.serving.server.fuzz import requests
 from tests.serving.server.transport.live import outputs, request
@@ -25,7 +25,6 @@ REFUSALS = (
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.FAILED_PRECONDITION,  # models are not loaded by call here
 )
-SHIPPED = Path(__file__).parents[4] / "models"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -74,7 +73,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     models = tmp_path_factory.mktemp("models")
     for name in requests.MODELS:
         if name == "lstm":
-            (models / name).symlink_to(SHIPPED / name)
+            (models / name).symlink_to(shipped.MODELS / name)
         else:
             onnx_models.publish(models, name, getattr(onnx_models, name)())
     with serving("--models", str(models), "--port", "0", "--max-batch-size", "16") as server:

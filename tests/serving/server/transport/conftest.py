@@ -4,10 +4,8 @@ from pathlib import Path
 import pytest
 
 from serving.server.config import ServerConfig
-from tests import onnx_models
+from tests import onnx_models, shipped
 from tests.serving.server.transport.live import LiveServer
-
-SHIPPED = Path(__file__).parents[4] / "models"
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +18,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         onnx_models.publish(models, name, getattr(onnx_models, name)())
     onnx_models.publish(models, "classifier", onnx_models.classifier(), version=12)
-    (models / "lstm").symlink_to(SHIPPED / "lstm")
+    (models / "lstm").symlink_to(shipped.MODELS / "lstm")
     return models
 
 

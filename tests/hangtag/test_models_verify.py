@@ -1,0 +1,168 @@
+"""``hangtag models verify``: figures that hold, and those that do not any more."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from export import exporter
+from tests.export import label_sets
+from tests.hangtag.proven import models, rewritten
+from tests.onnx_models import classifier, publish
+from tests.shipped import MODELS
+from training import data
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "broken"),
+    [
+        ("precision", "bf16", {"metadata": "precision is 'bf16', not fp32 or fp16 or int8"}),
+        ("task", "other", {"metadata": "task is 'other', not single_label or multi_label"}),
+        ("training", "[1]", {"metadata": "training holds no config"}),
+        ("gate", "[1]", {"parity": "cannot be read", "agreement": "cannot be read", "batching": "cannot be read"}),
+    ],
+)
+def test_strange_metadata_do_not_hold(
+    key: str, value: str, broken: dict[str, str], proven: Path, tmp_path: Path
+) -> None:
+    result = models("verify", "--models", rewritten(proven, tmp_path, **{key: value}), "--json")
+    assert result.exit_code == 1, result.output
+    ((verified),) = json.loads(result.stdout)
+    found = {finding["check"]: finding["said"] for finding in verified["findings"] if finding["holds"] is False}
+    assert list(found) == list(broken)
+    for check, said in broken.items():
+        assert said in found[check]
+
+
+def test_what_was_proven_still_holds(proven: Path) -> None:
+    result = models("verify", "--models", proven, "--json")
+    assert result.exit_code == 0, result.output
+    ((verified),) = json.loads(result.stdout)
+    found: dict[str, Any] = {finding["check"]: finding for finding in verified["findings"]}
+    assert list(found) == ["file", "structure", "parity", "data", "agreement", "batching", "empty batch"]
+    assert all(finding["holds"] is True for finding in found.values()), found
+    assert found["agreement"]["said"].endswith("100.00% of the answers are PyTorch's (recorded 100.00%)")
+    assert "(recorded " in found["parity"]["said"]
+    assert " holds " in models("verify", "lstm", "--models", proven).stdout
+
+
+def change(proven: Path, models_dir: Path, scale: float) -> Path:
+    """The proven model with its dense layer's weights multiplied."""
+    model = onnx.load(proven / "lstm/1/model.onnx")
+    (weights,) = [tensor for tensor in model.graph.initializer if tensor.name == "network.classifier.weight"]
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * scale, weights.name))
+    publish(models_dir, "lstm", model)
+    return models_dir
+
+
+@pytest.mark.parametrize(
+    ("scale", "broken"), [(1.001, {"file", "parity"}), (-1.0, {"file", "parity", "agreement"})], ids=["louder", "other"]
+)
+def test_weights_that_were_changed_are_found_out(proven: Path, tmp_path: Path, scale: float, broken: set[str]) -> None:
+    changed = change(proven, tmp_path, scale)
+    result = models("verify", "--models", changed, "--json")
+    assert result.exit_code == 1
+    ((verified),) = json.loads(result.stdout)
+    assert {finding["check"] for finding in verified["findings"] if finding["holds"] is False} >= broken
+    assert "DOES NOT HOLD" in models("verify", "--models", changed).stdout
+
+
+@pytest.mark.parametrize("off", [-0.01, 0.01])
+def test_an_accuracy_that_is_not_the_recorded_one_does_not_hold(proven: Path, tmp_path: Path, off: float) -> None:
+    model = onnx.load(proven / "lstm/1/model.onnx")
+    (entry,) = [entry for entry in model.metadata_props if entry.key == "hangtag.test_accuracy"]
+    entry.value = f"{float(entry.value) + off:.4f}"
+    publish(tmp_path, "lstm", model)
+    ((verified),) = json.loads(models("verify", "--models", tmp_path, "--json").stdout)
+    broken = [finding["check"] for finding in verified["findings"] if finding["holds"] is False]
+    assert broken == ["agreement"], verified
+
+
+@pytest.mark.parametrize("figure", ["accuracy", "agreement"])
+def test_a_figure_of_the_gate_that_is_another_now_does_not_hold(proven: Path, tmp_path: Path, figure: str) -> None:
+    model = onnx.load(proven / "lstm/1/model.onnx")
+    (entry,) = [entry for entry in model.metadata_props if entry.key == "hangtag.gate"]
+    gate = json.loads(entry.value)
+    gate["agreement"][figure] -= 0.05
+    entry.value = json.dumps(gate)
+    publish(tmp_path, "lstm", model)
+    ((verified),) = json.loads(models("verify", "--models", tmp_path, "--json").stdout)
+    assert [finding["check"] for finding in verified["findings"] if finding["holds"] is False] == ["agreement"]
+
+
+def test_figures_of_the_gate_that_are_gone_do_not_hold(proven: Path, tmp_path: Path) -> None:
+    model = onnx.load(proven / "lstm/1/model.onnx")
+    kept = [entry for entry in model.metadata_props if entry.key != "hangtag.gate"]
+    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in kept})
+    publish(tmp_path, "lstm", model)
+    ((verified),) = json.loads(models("verify", "--models", tmp_path, "--json").stdout)
+    broken = {finding["check"]: finding["said"] for finding in verified["findings"] if finding["holds"] is False}
+    assert broken["parity"] == "what is recorded cannot be read: the gate's figures about parity are missing"
+
+
+def test_a_data_set_that_is_not_the_recorded_one_does_not_hold(proven: Path, tmp_path: Path) -> None:
+    model = onnx.load(proven / "lstm/1/model.onnx")
+    (entry,) = [entry for entry in model.metadata_props if entry.key == "hangtag.data_digest"]
+    entry.value = "0f" * 32
+    publish(tmp_path, "lstm", model)
+    ((verified),) = json.loads(models("verify", "--models", tmp_path, "--json").stdout)
+    broken = {finding["check"]: finding["said"] for finding in verified["findings"] if finding["holds"] is False}
+    assert list(broken) == ["data"]
+    assert broken["data"].startswith("it was trained on another data set: SHA-256 0f0f0f0f0f0f, here d1fd84a877f3")
+
+
+def test_a_file_that_cannot_be_loaded_does_not_hold(tmp_path: Path) -> None:
+    publish(tmp_path, "broken", classifier()).write_bytes(b"")
+    result = models("verify", "--models", tmp_path)
+    assert result.exit_code == 1
+    assert "DOES NOT HOLD file" in " ".join(result.stdout.split())
+
+
+def test_references_that_cannot_be_read_do_not_hold(proven: Path, tmp_path: Path) -> None:
+    model = onnx.load(proven / "lstm/1/model.onnx")
+    for entry in model.metadata_props:
+        if entry.key == "hangtag.reference":
+            entry.value = "{"
+    publish(tmp_path, "lstm", model)
+    result = models("verify", "--models", tmp_path)
+    assert result.exit_code == 1
+    assert "what is recorded cannot be read" in " ".join(result.stdout.split())
+
+
+def test_sets_of_labels_are_verified_too(tmp_path: Path) -> None:
+    garments = data.load_test().first(300)
+    run = label_sets.finished(tmp_path / "run", "sigmoids", label_sets.decisive_scores("sigmoids", garments))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "CANVASES", 100)
+        exporter.export(run, tmp_path / "models", data.load_test())
+    result = models("verify", "--models", tmp_path / "models", "--json")
+    assert result.exit_code == 0, result.output
+    ((verified),) = json.loads(result.stdout)
+    assert [finding["check"] for finding in verified["findings"] if finding["holds"]] == [
+        "file", "structure", "parity", "batching", "empty batch",
+    ]  # fmt: skip
+
+
+def test_what_shipped_before_there_was_a_gate_is_verified_as_far_as_it_goes() -> None:
+    result = models("verify", "lstm", "--models", MODELS)
+    assert result.exit_code == 0, result.output
+    assert "holds" in result.stdout
+
+
+def test_a_certain_version_is_verified(proven: Path, tmp_path: Path) -> None:
+    """An older one than the latest, as after a rollback; and it must be said of which model."""
+    rewritten(proven, tmp_path, test_accuracy="0.9999")
+    (tmp_path / "lstm/2").mkdir()
+    shutil.copy(proven / "lstm/1/model.onnx", tmp_path / "lstm/2")
+    latest = json.loads(models("verify", "--models", tmp_path, "--json").stdout)
+    assert [entry["version"] for entry in latest] == [2]
+    older = models("verify", "lstm", "--version", "1", "--models", tmp_path, "--json")
+    assert older.exit_code == 1
+    assert [entry["version"] for entry in json.loads(older.stdout)] == [1]
+    for names in ((), ("lstm", "lstm")):
+        refused = models("verify", *names, "--version", "1", "--models", tmp_path)
+        assert (refused.exit_code, "--version 1 is of one model" in refused.stderr) == (2, True)
