@@ -31,8 +31,8 @@ def problems(server: FakeServer, folder: Path, *options: str) -> list[str]:
 @pytest.mark.parametrize("load", [("--concurrency", "1"), ("--rate", "50")])
 def test_it_ended_before_its_minima(server: FakeServer, tmp_path: Path, load: tuple[str, str]) -> None:
     limits = ("--min-query-count", "100000", "--max-duration", "200ms")
-    (problem,) = problems(server, tmp_path, *load, *limits)
-    assert "it ended too early, after" in problem
+    # On a busy machine the generator may be late besides.
+    assert any("it ended too early, after" in problem for problem in problems(server, tmp_path, *load, *limits))
 
 
 def test_it_is_too_short_for_its_percentile(server: FakeServer, tmp_path: Path) -> None:
