@@ -5,6 +5,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from training.muon import Muon, groups
 from training.recipes import Recipe
 
 _WARM_UP = 0.15  # of the steps, with one_cycle
@@ -16,15 +17,17 @@ def optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
 
     It is the fused one: a single pass over the parameters, where the others make a dozen.
     """
+    if recipe.optimizer == "muon":
+        return Muon(groups(network, recipe.learning_rate, recipe.weight_decay), recipe.betas, recipe.epsilon)
     parameters = list(network.parameters())
-    groups = [
+    by_shape = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if recipe.optimizer == "sgd":
-        return SGD(groups, lr=recipe.learning_rate, momentum=recipe.betas[0], nesterov=True, fused=True)
+        return SGD(by_shape, lr=recipe.learning_rate, momentum=recipe.betas[0], nesterov=True, fused=True)
     kind = AdamW if recipe.optimizer == "adamw" else Adam
-    return kind(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.epsilon, fused=True)
+    return kind(by_shape, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.epsilon, fused=True)
 
 
 def scheduler(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRScheduler | None:
@@ -33,7 +36,7 @@ def scheduler(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRS
         return None
     return OneCycleLR(
         optimizer,
-        max_lr=recipe.learning_rate,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=recipe.epochs * steps_per_epoch,
         pct_start=_WARM_UP,
         div_factor=1 / _FIRST_RATE,

@@ -30,8 +30,8 @@ class Recipe:
     name: str
     batch_size: int
     epochs: int
-    learning_rate: float  # with one_cycle the highest
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float  # with one_cycle the highest; with muon the matrices'
+    optimizer: Literal["adam", "adamw", "sgd", "muon"] = "adam"  # muon: for matrices, and AdamW for the rest
     betas: tuple[float, float] = (0.9, 0.999)  # Adam's; the first is also SGD's momentum (Nesterov)
     epsilon: float = 1e-7
     weight_decay: float = 0.0
@@ -68,8 +68,8 @@ _LSTM_BEST = Recipe(
     name="best",
     batch_size=128,
     epochs=80,
-    learning_rate=3e-3,
-    optimizer="adamw",
+    learning_rate=1.2e-2,
+    optimizer="muon",
     epsilon=1e-8,
     weight_decay=0.05,
     schedule="one_cycle",
@@ -93,8 +93,11 @@ BEST: Mapping[str, Recipe] = {
     # Forty times as many weights: it needs fewer epochs, and more to keep it from learning the images by heart.
     "lstm2": replace(
         _LSTM_BEST,
-        epochs=32,
-        learning_rate=2e-3,
+        batch_size=256,
+        epochs=20,
+        learning_rate=6e-3,
+        weight_decay=0.1,
+        ema_decay=0.996,
         dropout=0.2,
         augmentation=Augmentation(flip=True, shift=2),
     ),
