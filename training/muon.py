@@ -88,19 +88,13 @@ def groups(network: nn.Module, rate: float, weight_decay: float) -> list[dict[st
             single += own
     chosen = {id(weights) for weights in (*single, *stacked)}
     rest = [weights for weights in network.parameters() if id(weights) not in chosen]
+
+    def group(weights: list[nn.Parameter], matrices: int, rate: float, decay: float) -> dict[str, Any]:
+        return {"params": weights, "matrices": matrices, "lr": rate, "weight_decay": decay}
+
     return [
-        {"params": stacked, "matrices": _GATES, "lr": rate, "weight_decay": weight_decay},
-        {"params": single, "matrices": 1, "lr": rate, "weight_decay": weight_decay},
-        {
-            "params": [weights for weights in rest if weights.ndim > 1],
-            "matrices": 0,
-            "lr": rate * _OTHERS_RATE,
-            "weight_decay": weight_decay,
-        },
-        {
-            "params": [weights for weights in rest if weights.ndim <= 1],
-            "matrices": 0,
-            "lr": rate * _OTHERS_RATE,
-            "weight_decay": 0.0,
-        },
+        group(stacked, _GATES, rate, weight_decay),
+        group(single, 1, rate, weight_decay),
+        group([weights for weights in rest if weights.ndim > 1], 0, rate * _OTHERS_RATE, weight_decay),
+        group([weights for weights in rest if weights.ndim <= 1], 0, rate * _OTHERS_RATE, 0.0),
     ]
