@@ -85,7 +85,7 @@ docs: $(VENV)/.dev ## Make what documents take from models/, results, options, m
 	$(BIN)/python -m deploy.pages
 
 # Every run takes up where it stopped, and one that is there already costs nothing.
-STUDY := lstm:0 lstm:1 lstm:2 lstm-56:0 lstm-56:1 lstm-56:2 lstm-280:0 lstm-280:1 lstm-280:2 lstm2:0 cnn:0
+STUDY := lstm:0 lstm:1 lstm:2 lstm-56:0 lstm-56:1 lstm-56:2 lstm-280:0 lstm-280:1 lstm-280:2 lstm2:0 cnn:0 cnn:1 cnn:2
 study: $(VENV)/.dev ## Train the study's networks and seeds anew, for docs/study.md: hours on two cores
 	@set -e; for run in $(STUDY); do \
 		model=$${run%:*} seed=$${run#*:}; \
@@ -95,7 +95,7 @@ study: $(VENV)/.dev ## Train the study's networks and seeds anew, for docs/study
 	done
 
 TEACHER := runs/teachers/resnet/1/model.onnx
-best: $(VENV)/.dev ## Train a teacher and the networks that learn from it, for docs/study.md and models/: a day on two cores
+best: $(VENV)/.dev ## Train a teacher and the networks that learn from it, for docs/study.md and models/: seven hours on two cores
 	@set -e; \
 	$(BIN)/hangtag train resnet --recipe teacher --precision bf16 --out runs/resnet-teacher-seed0 $(ARGS); \
 	test -e $(TEACHER) || $(BIN)/hangtag export runs/resnet-teacher-seed0 --models runs/teachers; \

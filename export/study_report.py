@@ -94,10 +94,11 @@ class Results:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that the page is made from: runs by model and recipe, what the best learned from; times, if measured."""
+    """All that the page is made from: runs by model and recipe; times, if measured."""
 
     study: Mapping[str, Results]
     best: Mapping[str, Results]
+    adamw: Mapping[str, Results]  # the best recipes as they were before Muon
     teachers: Mapping[str, Results]
     bench: Mapping[str, Any] | None
 
@@ -112,6 +113,7 @@ def read_all(results: Path, speed: Path) -> Inputs:
     return Inputs(
         study,
         {name: best[name] for name in STUDY if name in best},
+        read(results / "adamw", "best"),
         read(results, "teacher"),
         _json(speed) if speed.is_file() else None,
     )
@@ -184,6 +186,7 @@ def page(inputs: Inputs) -> str:
         goals=GOALS,
         study=inputs.study,
         best=inputs.best,
+        adamw=inputs.adamw,
         teachers=inputs.teachers,
         bench=inputs.bench,
         once=[name for name in STUDY if len(inputs.study[name].runs) == 1],
