@@ -20,15 +20,14 @@ _MOMENTUM = 0.95
 # An orthogonal matrix has entries of 1 / sqrt(its larger side) on average; times this they change as much as Adam's
 # do, whatever the shape (Liu et al., Muon is Scalable for LLM Training, 2025).
 _ADAMS_SIZE = 0.2
-_GATES = 4  # of an LSTM: input, forget, cell, output
-_OTHERS_RATE = 0.25  # of the matrices'
+GATES = 4  # of an LSTM: input, forget, cell, output
 
 
 class Muon(AdamW):
-    """Muon for the groups that say how many matrices a parameter stacks, and AdamW for the others."""
+    """Muon for the groups that say how many matrices a parameter stacks, and AdamW for those that say 0."""
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> None:
-        """A group has params, lr, weight_decay and matrices: 0 for AdamW."""
+        """A group has params, lr, weight_decay and matrices."""
         super().__init__(groups, betas=betas, eps=eps, fused=True)
 
     @torch.no_grad()
@@ -72,29 +71,17 @@ def orthogonal(stack: Tensor) -> Tensor:
     return upright.to(stack.dtype)
 
 
-def groups(network: nn.Module, rate: float, weight_decay: float) -> list[dict[str, Any]]:
-    """The network's parameters for Muon: what maps to hidden units is Muon's, and AdamW has the rest.
+def matrices(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that map to hidden units, for Muon: those that stack an LSTM's gates, and those of one matrix.
 
-    That is the classifier, the last linear layer, whose rows are classes; embeddings, whose rows are labels; and biases
-    and normalisations, which are vectors and do not decay.
+    Not the classifier, the last linear layer, whose rows are classes; nor embeddings, whose rows are labels.
     """
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    single, stacked = [], []
+    stacked, single = [], []
     for module in network.modules():
         own = [weights for weights in module.parameters(recurse=False) if weights.ndim > 1]
         if isinstance(module, nn.LSTM | nn.LSTMCell):
             stacked += own
         elif isinstance(module, nn.Conv2d) or module in linear[:-1]:
             single += own
-    chosen = {id(weights) for weights in (*single, *stacked)}
-    rest = [weights for weights in network.parameters() if id(weights) not in chosen]
-
-    def group(weights: list[nn.Parameter], matrices: int, rate: float, decay: float) -> dict[str, Any]:
-        return {"params": weights, "matrices": matrices, "lr": rate, "weight_decay": decay}
-
-    return [
-        group(stacked, _GATES, rate, weight_decay),
-        group(single, 1, rate, weight_decay),
-        group([weights for weights in rest if weights.ndim > 1], 0, rate * _OTHERS_RATE, weight_decay),
-        group([weights for weights in rest if weights.ndim <= 1], 0, rate * _OTHERS_RATE, 0.0),
-    ]
+    return stacked, single

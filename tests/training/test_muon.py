@@ -7,7 +7,7 @@ from torch import nn
 
 from training import optimisation
 from training.models import build
-from training.muon import groups, orthogonal
+from training.muon import orthogonal
 from training.recipes import Recipe
 
 RECIPE = Recipe(name="muon", batch_size=4, epochs=5, learning_rate=0.02, optimizer="muon", weight_decay=0.1)
@@ -45,7 +45,7 @@ CNN = [f"features.{n}.weight" for n in (0, 3, 5, 8, 10)] + ["classifier.0.weight
 def test_what_maps_to_hidden_units_is_muons(model: str, stacked: list[str], single: list[str], classifier: str) -> None:
     network = build(model)
     names = {id(weights): name for name, weights in network.named_parameters()}
-    parts = groups(network, 0.02, 0.1)
+    parts = optimisation.muon_groups(network, RECIPE)
     assert [part["matrices"] for part in parts] == [4, 1, 0, 0]
     assert [part["weight_decay"] for part in parts] == [0.1, 0.1, 0.1, 0.0]
     assert [part["lr"] for part in parts] == [0.02, 0.02, 0.005, 0.005]

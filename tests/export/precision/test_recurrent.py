@@ -48,10 +48,14 @@ def test_the_weights_are_in_8_bits(network: onnx.ModelProto) -> None:
     onnx.checker.check_model(quantized, full_check=True)
 
 
-def test_answers_are_nearly_those_of_fp32(network: onnx.ModelProto, many: Split) -> None:
+def test_answers_are_nearly_those_of_fp32(
+    request: pytest.FixtureRequest, network: onnx.ModelProto, many: Split
+) -> None:
     expected, got = logits(network, many.images), logits(quantize_recurrences(network), many.images)
     assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
-    # Not the largest difference: where an image lies between two classes, a network may be steep.
+    # The shipped lstm is steep between two classes: there a few logits move far, and all others hardly.
+    limit = {"lstm": 0.1, "lstm2": 0.05}[request.node.callspec.params["network"]]
+    assert np.abs(got - expected).max() <= limit * np.ptp(expected)
     assert np.sqrt(np.mean((got - expected) ** 2)) <= 0.01 * np.ptp(expected)
 
 

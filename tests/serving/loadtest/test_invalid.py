@@ -31,8 +31,10 @@ def problems(server: FakeServer, folder: Path, *options: str) -> list[str]:
 @pytest.mark.parametrize("load", [("--concurrency", "1"), ("--rate", "50")])
 def test_it_ended_before_its_minima(server: FakeServer, tmp_path: Path, load: tuple[str, str]) -> None:
     limits = ("--min-query-count", "100000", "--max-duration", "200ms")
-    # On a busy machine the generator may be late besides.
-    assert any("it ended too early, after" in problem for problem in problems(server, tmp_path, *load, *limits))
+    early, *others = sorted(problems(server, tmp_path, *load, *limits), key=lambda problem: "too early" not in problem)
+    assert "it ended too early, after" in early
+    # On a busy machine arrivals may be late besides.
+    assert not others or (load[0] == "--rate" and all("could not keep up" in problem for problem in others))
 
 
 def test_it_is_too_short_for_its_percentile(server: FakeServer, tmp_path: Path) -> None:
