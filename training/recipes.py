@@ -85,9 +85,10 @@ BEST: Mapping[str, Recipe] = {
     "cnn": replace(
         TEACHER,
         name="best",
-        epochs=36,
+        epochs=45,
         dropout=0.2,
         label_smoothing=0.0,
+        augmentation=Augmentation(flip=True, shift=2, erase=0.5),
         distillation=Distillation(teacher="resnet", weight=0.8, temperature=2.0),
     ),
     "lstm": _LSTM_BEST,
