@@ -7,6 +7,8 @@ took.
 
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -19,14 +21,20 @@ BATCH_SIZE = 32
 
 def build(name: str) -> keras.Model:
     """Compiled. Raises KeyError for a name that is none of the study's."""
-    bodies = {"lstm": _lstm, "lstm2": _lstm2, "cnn": _cnn}
+    bodies: dict[str, Callable[[], list[keras.Layer]]] = {
+        "lstm": _lstm,
+        "lstm-56": partial(_lstm, 56),
+        "lstm-280": partial(_lstm, 280),
+        "lstm2": _lstm2,
+        "cnn": _cnn,
+    }
     model = keras.Sequential([keras.Input((28, 28)), *bodies[name](), layers.Dense(10, activation="softmax")])
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
-def _lstm() -> list[keras.Layer]:
-    return [layers.LSTM(186), layers.Dropout(0.2)]
+def _lstm(hidden_size: int = 186) -> list[keras.Layer]:
+    return [layers.LSTM(hidden_size), layers.Dropout(0.2)]
 
 
 def _lstm2() -> list[keras.Layer]:

@@ -1,9 +1,9 @@
 """``make bench-train``: the time of a training step at batch 32, beside the study's own Keras on the same machine.
 
-All three train on the same real images with the same number of threads. They take turns, one burst of steps each, so
+All train on the same real images with the same number of threads. They take turns, one burst of steps each, so
 that whatever else the machine does meets them all alike. A burst's steps are timed from the end of its first step to
 the end of its last, so that what surrounds them, as in Keras' fit(), is not counted. What counts are the ratios of the
-medians; the milliseconds are this machine's.
+medians; the milliseconds are this machine's. How fast it multiplies at most is measured in the same turns.
 """
 
 import json
@@ -29,7 +29,10 @@ from training import data
 
 HERE = Path(__file__).parent
 BATCH_SIZE = 32
-STEPS = {"lstm": 200, "lstm2": 30, "cnn": 30}  # in one burst: about two seconds
+STEPS = {"lstm": 200, "lstm-56": 200, "lstm-280": 100, "lstm2": 30, "cnn": 30}  # in one burst: about two seconds
+SIDE, PRODUCTS = 2048, 20  # of the matrices whose product tells how fast the machine multiplies; in one burst
+WAYS = ("keras", "plain", "compiled", "hangtag")
+PRODUCT = "product"
 GOALS = {"lstm": 3.5, "lstm2": 3.0, "cnn": 2.0}  # times as fast as Keras
 
 
@@ -39,7 +42,7 @@ class Machine(TypedDict):
 
 
 class Results(TypedDict):
-    """What is written, and what docs/study.md is made from. Ways are keras, plain and hangtag."""
+    """What is written, and what docs/study.md is made from. Ways are keras, plain, compiled and hangtag."""
 
     command: str
     date: str
@@ -50,13 +53,14 @@ class Results(TypedDict):
     median_ms: dict[str, dict[str, float]]
     times_as_fast_as_keras: dict[str, dict[str, float]]
     goals: dict[str, float]
+    product_gflops: float  # of two large matrices in bfloat16: billions of additions and multiplications a second
 
 
 @click.command()
 @click.option("--keras-python", type=click.Path(exists=True, path_type=Path), default=Path(".venv-keras/bin/python"))
 @click.option("--python", type=click.Path(exists=True, path_type=Path), default=Path(".venv/bin/python"))
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads of each way.")
-@click.option("--repeats", type=click.IntRange(3), default=9, show_default=True, help="Bursts of each way and model.")
+@click.option("--repeats", type=click.IntRange(3), default=8, show_default=True, help="Bursts of each way and model.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
 @click.option("--out", type=click.Path(path_type=Path), default=HERE / "results.json", show_default=True)
 def main(keras_python: Path, python: Path, threads: int, repeats: int, data_dir: Path | None, out: Path) -> None:
@@ -70,14 +74,13 @@ def main(keras_python: Path, python: Path, threads: int, repeats: int, data_dir:
         images = Path(folder, "images.npz")
         few = data.load(data_dir).train.first(BATCH_SIZE * (max(STEPS.values()) + 1))
         np.savez(images, images=few.images, classes=few.classes)
-        times = _take_turns(
-            {
-                "keras": [keras_python, HERE / "keras_worker.py", str(threads), images],
-                "plain": [python, "-m", "benchmarks.train.torch_worker", "plain", str(threads), images],
-                "hangtag": [python, "-m", "benchmarks.train.torch_worker", "hangtag", str(threads), images],
-            },
-            repeats,
-        )
+        commands: dict[str, Sequence[str | Path]] = {
+            way: [python, "-m", "benchmarks.train.torch_worker", way, str(threads), images]
+            for way in (*WAYS[1:], PRODUCT)
+        }
+        commands["keras"] = [keras_python, HERE / "keras_worker.py", str(threads), images]
+        times = _take_turns(commands, repeats)
+    products = times.pop(str(SIDE))[PRODUCT]
     results: Results = {
         "command": "make bench-train",
         "date": datetime.now(UTC).date().isoformat(),
@@ -91,6 +94,7 @@ def main(keras_python: Path, python: Path, threads: int, repeats: int, data_dir:
         },
         "times_as_fast_as_keras": {model: _speedup(ways) for model, ways in times.items()},
         "goals": GOALS,
+        "product_gflops": round(2 * SIDE**3 / statistics.median(products) / 1e6, 1),
     }
     out.write_text(json.dumps(results, indent=1) + "\n")
     Console().print(_table(results))
@@ -98,14 +102,17 @@ def main(keras_python: Path, python: Path, threads: int, repeats: int, data_dir:
 
 
 def _take_turns(commands: Mapping[str, Sequence[str | Path]], repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds a step by model and way, one value a burst."""
-    times: dict[str, dict[str, list[float]]] = {model: {way: [] for way in commands} for model in STEPS}
+    """Milliseconds a step by model and way, one value a burst; of a product by the matrices' side."""
+    bursts = {model: (steps, WAYS) for model, steps in STEPS.items()} | {str(SIDE): (PRODUCTS, (PRODUCT,))}
+    times: dict[str, dict[str, list[float]]] = {name: {way: [] for way in ways} for name, (_, ways) in bursts.items()}
     with ExitStack() as stack:
         workers = {way: stack.enter_context(worker(command)) for way, command in commands.items()}
-        turns = [(model, turn) for turn in range(repeats) for model in STEPS]
-        for model, turn in track(turns, "bursts", console=Console(stderr=True)):
-            for way in [*workers][turn % 3 :] + [*workers][: turn % 3]:  # each is first as often as the others
-                times[model][way].append(workers[way].step_ms(model, STEPS[model]))
+        turns = [(name, turn) for turn in range(repeats) for name in bursts]
+        for name, turn in track(turns, "bursts", console=Console(stderr=True)):
+            steps, ways = bursts[name]
+            first = turn % len(ways)  # each is first as often as the others
+            for way in ways[first:] + ways[:first]:
+                times[name][way].append(workers[way].step_ms(name, steps))
     return times
 
 
@@ -117,11 +124,12 @@ def _speedup(ways: dict[str, list[float]]) -> dict[str, float]:
 
 def _table(results: Results) -> Table:
     table = Table(
-        "model", "Keras", "plain PyTorch", "hangtag", "times as fast as Keras", "goal", title="ms per step at batch 32"
-    )
+        "model", "Keras", "plain PyTorch", "compiled", "hangtag", "times as fast as Keras", "goal",
+        title="ms per step at batch 32",
+    )  # fmt: skip
     for model, medians in results["median_ms"].items():
         ratio = results["times_as_fast_as_keras"][model]["hangtag"]
-        table.add_row(model, *(f"{value:.1f}" for value in medians.values()), f"{ratio:.2f}", f"{GOALS[model]}")
+        table.add_row(model, *(f"{value:.1f}" for value in medians.values()), f"{ratio:.2f}", f"{GOALS.get(model, '')}")
     return table
 
 

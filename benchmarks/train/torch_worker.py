@@ -1,4 +1,4 @@
-"""The same steps in PyTorch, under measure.py: by hangtag's own training loop, or as one would write them down plainly.
+"""The same steps in PyTorch, under measure.py: by hangtag's own training loop, or as one would write them by hand.
 
 Called with the way, the number of threads and a file of images and classes. Each line on stdin names a model and a
 number of steps, each line on stdout is the milliseconds that a step took.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from training import trainer
@@ -59,7 +60,35 @@ def plain(name: str, steps: int, threads: int, split: Split) -> float:
     """FP32, the default memory layout, PyTorch's default Adam."""
     torch.set_num_threads(threads)
     model = build(name)
-    optimizer = torch.optim.Adam(model.parameters())
+    return _by_hand(model, torch.optim.Adam(model.parameters()), steps, split, torch.float32)
+
+
+_compiled: dict[str, tuple[Callable[[Tensor], Tensor], torch.optim.Optimizer]] = {}
+
+
+def compiled(name: str, steps: int, threads: int, split: Split) -> float:
+    """What hangtag's loop computes, and torch.compile. A network is compiled in the first epoch of its first burst."""
+    torch.set_num_threads(threads)
+    if name not in _compiled:
+        model = build(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        _compiled[name] = torch.compile(model), torch.optim.Adam(model.parameters(), fused=True)
+    return _by_hand(*_compiled[name], steps, split, torch.bfloat16)
+
+
+def product(side: str, steps: int, threads: int, split: Split) -> float:  # noqa: ARG001  (as the others are called)
+    """A product of two large square matrices in bfloat16: nothing that multiplies is faster."""
+    torch.set_num_threads(threads)
+    one, other = torch.randn(2, int(side), int(side)).bfloat16()
+    ends = []
+    for _ in range(steps + 1):
+        torch.mm(one, other)
+        ends.append(time.perf_counter())
+    return per_step_ms(ends)
+
+
+def _by_hand(
+    model: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, steps: int, split: Split, dtype: torch.dtype
+) -> float:
     count = BATCH_SIZE * (steps + 1)
     images = torch.tensor(split.images[:count], dtype=torch.float32) / 255
     classes = torch.tensor(split.classes[:count], dtype=torch.long)
@@ -68,7 +97,8 @@ def plain(name: str, steps: int, threads: int, split: Split) -> float:
         ends.clear()
         for indices in torch.split(torch.randperm(count), BATCH_SIZE):
             optimizer.zero_grad()
-            loss = functional.cross_entropy(model(images[indices]), classes[indices])
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                loss = functional.cross_entropy(model(images[indices]), classes[indices])
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             ends.append(time.perf_counter())
@@ -80,7 +110,12 @@ def per_step_ms(ends: list[float]) -> float:
     return (ends[-1] - ends[0]) / (len(ends) - 1) * 1000
 
 
-WAYS: dict[str, Callable[[str, int, int, Split], float]] = {"hangtag": hangtag, "plain": plain}
+WAYS: dict[str, Callable[[str, int, int, Split], float]] = {
+    "hangtag": hangtag,
+    "plain": plain,
+    "compiled": compiled,
+    "product": product,
+}
 
 
 def main() -> None:
