@@ -78,6 +78,10 @@ docs: $(VENV)/.dev ## Make what documents take from models/, results, options, m
 	$(BIN)/python -m export.model_report
 	$(BIN)/python -m export.study_report
 	$(BIN)/python -m export.cnn_rnn_report
+	@mkdir -p docs/mistakes/evaluations
+	@set -e; for model in lstm lstm2 cnn; do \
+		$(BIN)/hangtag evaluate models/$$model --json docs/mistakes/evaluations/$$model.json; \
+	done
 	$(BIN)/python -m export.mistakes_report
 	$(BIN)/python -m training.multi_label.outfits_picture
 	$(BIN)/python -m benchmarks.export.report
@@ -92,18 +96,22 @@ study: $(VENV)/.dev ## Train the study's networks and seeds anew, for docs/study
 		$(BIN)/hangtag train $$model --seed $$seed --precision $$([ $$model = cnn ] && echo bf16 || echo fp32) \
 			--out runs/$$model-study-seed$$seed $(ARGS); \
 		$(BIN)/python -m export.study_results runs/$$model-study-seed$$seed; \
+	done; \
+	for seed in 0 1 2; do \
+		$(BIN)/hangtag train lstm --seed $$seed --precision bf16 --out runs/lstm-bf16-seed$$seed $(ARGS); \
+		$(BIN)/python -m export.study_results runs/lstm-bf16-seed$$seed --out docs/study/bf16; \
 	done
 
-TEACHER := runs/teachers/resnet/1/model.onnx
-best: $(VENV)/.dev ## Train a teacher and the networks that learn from it, for docs/study.md and models/: seven hours on two cores
-	@set -e; \
-	$(BIN)/hangtag train resnet --recipe teacher --precision bf16 --out runs/resnet-teacher-seed0 $(ARGS); \
-	test -e $(TEACHER) || $(BIN)/hangtag export runs/resnet-teacher-seed0 --models runs/teachers; \
-	for model in lstm lstm2 cnn; do \
-		$(BIN)/hangtag train $$model --recipe best --precision bf16 --teacher $(TEACHER) --out runs/$$model-best-seed0 $(ARGS); \
-		$(BIN)/python -m export.study_results runs/$$model-best-seed0; \
+best: $(VENV)/.dev ## Train three teachers and the networks that learn from them, for docs/study.md and models/: four hours on two cores
+	@set -e; for seed in 0 1 2; do \
+		$(BIN)/hangtag train resnet --seed $$seed --precision bf16 --out runs/resnet-teacher-seed$$seed $(ARGS); \
+		test -e runs/teachers/resnet/$$((seed + 1)) || $(BIN)/hangtag export runs/resnet-teacher-seed$$seed --models runs/teachers; \
+		$(BIN)/python -m export.study_results runs/resnet-teacher-seed$$seed; \
 	done; \
-	$(BIN)/python -m export.study_results runs/resnet-teacher-seed0
+	for model in lstm lstm2 cnn; do \
+		$(BIN)/hangtag train $$model --recipe best --precision bf16 --out runs/$$model-best-seed0 $(ARGS); \
+		$(BIN)/python -m export.study_results runs/$$model-best-seed0; \
+	done
 
 SETS := outfits outfits-independent
 cnn-rnn: $(VENV)/.dev ## Train CNN-RNN and its baselines, three seeds on two data sets, for docs/cnn-rnn.md: hours on two cores
@@ -119,12 +127,13 @@ mistakes: $(VENV)/.dev ## Train lstm with losses that know distances of labels, 
 		$(BIN)/hangtag train lstm --loss $$loss --seed $$seed --out $$run $(ARGS); \
 		$(BIN)/python -m export.study_results $$run --out docs/mistakes; \
 	done; done
-	@mkdir -p docs/mistakes/evaluations
-	@set -e; for model in lstm lstm2 cnn; do \
-		$(BIN)/hangtag evaluate models/$$model --json docs/mistakes/evaluations/$$model.json; \
-	done
+	@set -e; for loss in soft-labels embedding-distance; do for settings in 1:0.5 5:0.9 2:0.9 20:0.9; do \
+		beta=$${settings%:*} weight=$${settings#*:}; run=runs/lstm-$$loss-beta$$beta-weight$$weight-seed0; \
+		$(BIN)/hangtag train lstm --loss $$loss --beta $$beta --loss-weight $$weight --out $$run $(ARGS); \
+		$(BIN)/python -m export.study_results $$run --out docs/mistakes/tried; \
+	done; done
 	$(BIN)/hangtag labels training/label_distances.json --picture docs/images/labels-cnn.png
-	$(BIN)/hangtag labels runs/cnn_rnn-outfits-seed0 --picture docs/images/labels-cnn-rnn.png
+	$(BIN)/hangtag labels examples/outfits/models/cnn_rnn --picture docs/images/labels-cnn-rnn.png
 
 bench-export: $(VENV)/.dev ## Each model beside PyTorch and its other precisions, on an idle machine, into docs/export.md
 	$(BIN)/python -m benchmarks.export.measure $(ARGS)

@@ -51,6 +51,18 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One run with other settings of a loss, beside the plain run of its seed; on the validation split."""
+
+    loss: str
+    settings: str
+    severity: float
+    """In percent; below 0 is milder."""
+    accuracy: float
+    """In points."""
+
+
+@dataclass(frozen=True)
 class Bound:
     """What a shipped model's own probabilities allow, from an evaluation document. Accuracies and second in percent."""
 
@@ -130,6 +142,24 @@ def _row(loss: str, results: Sequence[Result], distances: LabelDistances) -> Row
     )
 
 
+def trials(folder: Path, plain: Mapping[int, Result], distances: LabelDistances) -> list[Trial]:
+    """From results files of single runs. Raises ClickException for one that is none, or has no plain run beside it."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            result = json.loads(path.read_text())
+            loss, beside = result["config"]["loss"], plain[result["config"]["seed"]]
+            ours, theirs = (run["metrics"]["summary"]["validation"] for run in (result, beside))
+            severity, before = (mean_severity(split["confusion"], distances.matrix) for split in (ours, theirs))
+            assert severity is not None
+            assert before is not None
+            points = 100 * (ours["accuracy"] - theirs["accuracy"])
+            found.append(Trial(loss["name"], _settings(loss), 100 * (severity / before - 1), points))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise click.ClickException(f"{path} is no results file of a run with a loss ({error!r}).") from error
+    return found
+
+
 def _settings(loss: Mapping[str, Any] | None) -> str:
     return "" if loss is None else f"beta {loss['beta']:g}, weight {loss['weight']:g}"
 
@@ -139,7 +169,7 @@ def missing(runs: Mapping[str, Mapping[int, Result]]) -> list[str]:
     return [f"{MODEL} with {loss}, seed {seed}" for loss in LOSSES for seed in SEEDS if seed not in runs[loss]]
 
 
-def page(table: Sequence[Row], limits: Sequence[Bound], distances: LabelDistances) -> str:
+def page(table: Sequence[Row], tried: Sequence[Trial], limits: Sequence[Bound], distances: LabelDistances) -> str:
     """The page, in Markdown."""
     plain, *others = table
     comparisons = [
@@ -157,6 +187,7 @@ def page(table: Sequence[Row], limits: Sequence[Bound], distances: LabelDistance
         model=MODEL,
         rows=table,
         comparisons=comparisons,
+        tried=tried,
         bounds=limits,
         provenance=distances.provenance,
         seeds=len(SEEDS),
@@ -176,7 +207,8 @@ def main(study: Path, results: Path, out: Path) -> None:
         click.echo(f"{out} is not made: of the runs of `make mistakes` {len(lacking)} are lacking, first {lacking[0]}")
         return
     distances = label_distance.default()
-    out.write_text(page(rows(runs, distances), bounds(results / "evaluations"), distances))
+    tried = trials(results / "tried", runs["cross-entropy"], distances)
+    out.write_text(page(rows(runs, distances), tried, bounds(results / "evaluations"), distances))
     click.echo(f"wrote {out}")
 
 

@@ -23,7 +23,10 @@ def write(readme: Path, shipped: Sequence[ShippedModel], loadtest: Path) -> None
 
 
 def table(shipped: Sequence[ShippedModel], results: dict[str, Any]) -> list[str]:
-    """The table and where its figures come from, as lines of Markdown."""
+    """The table and where its figures come from, as lines of Markdown.
+
+    Raises ValueError for a model that was not load-tested.
+    """
     lines = [
         "| model | parameters | test accuracy | 1 in flight: p50 / p99 | 64 in flight: throughput, p99 |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -49,10 +52,11 @@ def table(shipped: Sequence[ShippedModel], results: dict[str, Any]) -> list[str]
 
 
 def _run(results: dict[str, Any], model: str, concurrency: int) -> dict[str, Any]:
-    total: dict[str, Any] = next(
-        run["total"] for run in results["runs"] if run["model"] == model and run["load"]["concurrency"] == concurrency
-    )
-    return total
+    for run in results["runs"]:
+        if run["model"] == model and run["load"]["concurrency"] == concurrency:
+            total: dict[str, Any] = run["total"]
+            return total
+    raise ValueError(f"no load test of {model} with {concurrency} in flight is saved; 'make figures' runs them all")
 
 
 def _ms(seconds: float) -> str:

@@ -30,7 +30,11 @@ STUDY = {
     "cnn": Published(0.9130, 0.9094, 16),
 }
 HIDDEN_SIZES = {"lstm-56": 56, "lstm": 186, "lstm-280": 280}
+MULTIPLICATIONS = {"lstm": 4.46e6, "lstm2": 91.5e6, "cnn": 89.5e6}
+"""Of one image, forward."""
 GOALS = {"lstm": 0.92, "lstm2": 0.93, "cnn": 0.95}  # of the test accuracy with --recipe best
+
+_OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "muon": "Muon"}
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ class Results:
         return f"{ran}" if ran == own else f"{ran} of {own}"
 
     @property
+    def optimizer(self) -> str:
+        """Its name as its authors write it."""
+        return _OPTIMIZERS[self.runs[0]["config"]["recipe"]["optimizer"]]
+
+    @property
     def minutes(self) -> int:
         """How long the first run trained."""
         seconds: float = sum(epoch["seconds"] for epoch in self.runs[0]["metrics"]["epochs"])
@@ -98,8 +107,9 @@ class Inputs:
 
     study: Mapping[str, Results]
     best: Mapping[str, Results]
-    adamw: Mapping[str, Results]  # the best recipes as they were before Muon
     teachers: Mapping[str, Results]
+    before_muon: Mapping[str, Results]  # the same networks with the recipes as they were before Muon
+    bf16: Mapping[str, Results]  # with the study's recipe, which elsewhere is FP32
     bench: Mapping[str, Any] | None
 
 
@@ -113,8 +123,9 @@ def read_all(results: Path, speed: Path) -> Inputs:
     return Inputs(
         study,
         {name: best[name] for name in STUDY if name in best},
-        read(results / "adamw", "best"),
         read(results, "teacher"),
+        read(results / "before-muon", "teacher") | read(results / "before-muon", "best"),
+        read(results / "bf16", "study"),
         _json(speed) if speed.is_file() else None,
     )
 
@@ -177,7 +188,8 @@ def main(results: Path, speed: Path, out: Path) -> None:
 
 def page(inputs: Inputs) -> str:
     """The page, in Markdown. Without measured times, or without runs with recipe best, it has no such part."""
-    times = inputs.bench and {name: row["hangtag"] for name, row in inputs.bench["median_ms"].items()}
+    bench = inputs.bench
+    times = bench and {name: bench["median_ms"][name]["hangtag"] for name in STUDY}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701  Markdown
     environment.filters |= {"percent": _percent, "code": _code}
     return environment.from_string(Path(__file__).with_name("study.md.j2").read_text()).render(
@@ -186,14 +198,27 @@ def page(inputs: Inputs) -> str:
         goals=GOALS,
         study=inputs.study,
         best=inputs.best,
-        adamw=inputs.adamw,
         teachers=inputs.teachers,
-        bench=inputs.bench,
+        before_muon=inputs.before_muon,
+        bench=bench,
+        bf16_runs=inputs.bf16,
+        multiplications=MULTIPLICATIONS,
+        shares=bench and {name: _share(name, bench) for name in STUDY},
         once=[name for name in STUDY if len(inputs.study[name].runs) == 1],
         bf16=[name for name in STUDY if inputs.study[name].precisions() == {"bf16"}],
         published_order=_order({name: published.step_ms for name, published in STUDY.items()}),
         order=times and _order(times),
     )
+
+
+def _share(name: str, bench: Mapping[str, Any]) -> float:
+    """Of the arithmetic that a large matrix product reaches, what a training step does.
+
+    Each multiplication of an answer, and its addition, is done three times: forward, for the gradients of inputs, and
+    for those of weights.
+    """
+    gflops = 3 * 2 * MULTIPLICATIONS[name] * bench["batch_size"] / bench["median_ms"][name]["hangtag"] / 1e6
+    return float(gflops / bench["product_gflops"])
 
 
 def _json(path: Path) -> Any:

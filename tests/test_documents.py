@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from export import cnn_rnn_report, study_report
+from export import cnn_rnn_report, mistakes_report, study_report
 from export.model_report import page
 from export.readme_table import BEGIN, END, table
 from export.shipped import read_all, read_earlier, read_precisions
 from serving.server.app import Server
 from serving.server.config import ServerConfig
+from training import label_distance
 from training.recipes import recipe_for
 
 ROOT = Path(__file__).parent.parent
@@ -106,6 +107,23 @@ def test_the_cnn_rnn_page_is_what_the_results_say() -> None:
     assert page_file.exists() == (not cnn_rnn_report.missing(runs)), "run 'make docs'"
     if page_file.exists():
         assert page_file.read_text() == cnn_rnn_report.page(runs), "run 'make docs'"
+
+
+def test_the_page_about_mistakes_is_what_the_results_say() -> None:
+    results, distances = ROOT / "docs/mistakes", label_distance.default()
+    runs = mistakes_report.read([ROOT / "docs/study", results])
+    rows, limits = mistakes_report.rows(runs, distances), mistakes_report.bounds(results / "evaluations")
+    tried = mistakes_report.trials(results / "tried", runs["cross-entropy"], distances)
+    written = (ROOT / "docs/mistakes.md").read_text()
+    assert written == mistakes_report.page(rows, tried, limits, distances), "run 'make docs'"
+
+
+def test_the_page_about_mistakes_is_of_the_shipped_models() -> None:
+    for model in read_all(ROOT / "models"):
+        evaluation = json.loads((ROOT / f"docs/mistakes/evaluations/{model.name}.json").read_text())
+        assert evaluation["subject"]["name"] == f"models/{model.name}/{model.version}/model.onnx", "run 'make docs'"
+        # Summed in another order by ONNX Runtime than by PyTorch, one image of 10,000 may lie at the border.
+        assert evaluation["accuracy"] == pytest.approx(float(model.metadata["test_accuracy"]), abs=2e-4)
 
 
 def test_the_readme_table_is_what_the_files_and_the_saved_load_test_say() -> None:

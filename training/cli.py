@@ -85,7 +85,7 @@ from training.session import Asked
     metavar="FILE.onnx",
     multiple=True,
     help="What to learn from, where the recipe has a teacher; given several times, from the average of the answers.  "
-    "[default: the latest version of the recipe's teacher under models/]",
+    "[default: every version of the recipe's teacher under runs/teachers/]",
 )
 @click.option(
     "--loss",
@@ -142,7 +142,7 @@ def train(  # the names are the options'
     Examples:
       hangtag train lstm                      the study's recipe, some minutes on two cores
       hangtag train cnn --seed 1              another seed, in a folder of its own
-      hangtag train resnet --recipe teacher   what --recipe best learns from once it is exported; hours
+      hangtag train resnet --precision bf16   what --recipe best learns from, once exported: ten minutes
       hangtag train lstm --recipe study --seed 1 --loss embedding-distance
       hangtag train cnn_rnn                   the labels of a whole outfit, one after another
       hangtag train lstm --limit 2000 --epochs 1 --out runs/trial

@@ -7,8 +7,13 @@ _FILE = "model.onnx"
 
 def latest(folder: Path) -> Path | None:
     """The file of the latest version in a model's folder; None where there is no version."""
-    versions = [file for file in folder.glob(f"*/{_FILE}") if file.parent.name.isdecimal()]
-    return max(versions, key=lambda file: int(file.parent.name), default=None)
+    return next(reversed(versions(folder)), None)
+
+
+def versions(folder: Path) -> list[Path]:
+    """The files of all versions in a model's folder, from the earliest to the latest."""
+    found = [file for file in folder.glob(f"*/{_FILE}") if file.parent.name.isdecimal()]
+    return sorted(found, key=lambda file: int(file.parent.name))
 
 
 def named(name: str) -> Path | None:

@@ -96,7 +96,7 @@ BEST: Mapping[str, Recipe] = {
     "lstm2": replace(
         _LSTM_BEST,
         batch_size=256,
-        epochs=32,
+        epochs=28,
         learning_rate=6e-3,
         ema_decay=0.996,
         dropout=0.2,

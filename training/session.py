@@ -15,7 +15,7 @@ from training.losses import DistanceLoss
 from training.progress import watched
 from training.recipes import Recipe
 from training.run import Run
-from training.teacher import Ensemble, latest
+from training.teacher import Ensemble, published
 
 
 @dataclass(frozen=True)
@@ -109,4 +109,4 @@ def _say(line: str) -> None:
 def _teacher(asked: Asked) -> Ensemble | None:
     if asked.recipe.distillation is None:
         return None
-    return Ensemble(asked.teachers or [latest(asked.recipe.distillation.teacher, Path("models"))])
+    return Ensemble(asked.teachers or published(asked.recipe.distillation.teacher))

@@ -21,6 +21,8 @@ from training.watch import Watch
 
 Logits = npt.NDArray[np.float32]
 _BATCH = 500
+TEACHERS = Path("runs", "teachers")
+"""A model repository of its own, beside the runs: teachers are not served."""
 
 
 class OnnxTeacher:
@@ -137,18 +139,18 @@ def answers(teacher: Teacher, images: Images, group: Group, watch: Watch) -> Log
     return logits
 
 
-def latest(model: str, models: Path) -> Path:
-    """The file of a model's latest version in a model repository. Raises TeacherError where there is none."""
-    found = model_files.latest(models / model)
-    if found is None:
-        raise TeacherError(f"no {model} under {models} to learn from. {_how_to_get_one(model)}")
+def published(model: str, teachers: Path = TEACHERS) -> list[Path]:
+    """The files of all versions of a model in a repository of teachers. Raises TeacherError where there is none."""
+    found = model_files.versions(teachers / model)
+    if not found:
+        raise TeacherError(f"no {model} under {teachers} to learn from. {_how_to_get_one(model)}")
     return found
 
 
 def _how_to_get_one(model: str = "resnet") -> str:
     return (
         f"Name an exported model with --teacher FILE.onnx, or make one: hangtag train {model} --recipe teacher, then "
-        f"hangtag export {model}."
+        f"hangtag export {model} --models {TEACHERS}."
     )
 
 

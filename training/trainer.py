@@ -24,7 +24,10 @@ _LOOK = 10
 """Steps from one look at the sums to the next."""
 # What PyTorch raises for a state that is another's, or none.
 _UNFITTING = (KeyError, IndexError, AttributeError, RuntimeError, ValueError, TypeError)
-AFTER_DIVERGENCE = "What earlier epochs reached is kept; try a lower learning rate or another seed."
+AFTER_DIVERGENCE = (
+    "What earlier epochs reached is kept; try --precision fp32, another --seed, or a lower learning_rate for this "
+    "recipe in training/recipes.py."
+)
 
 
 def train(

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from export import mistakes_report
-from export.mistakes_report import LOSSES, SEEDS, bounds, missing, page, read, rows
+from export.mistakes_report import LOSSES, SEEDS, bounds, missing, page, read, rows, trials
 from training.data import LABELS
 from training.label_distance import LabelDistances
 
@@ -27,9 +27,9 @@ def result(folder: Path, loss: str, seed: int, mild: int, bad: int, beta: float 
     config: dict[str, Any] = {"model": "lstm", "seed": seed, "limit": None, "recipe": {"name": "study"}}
     if loss != "cross-entropy":
         config["loss"] = {"name": loss, "beta": beta, "weight": 0.5}
-    test = {"accuracy": 1 - (mild + bad) / 1000, "confusion": confusion.tolist()}
+    figures = {"accuracy": 1 - (mild + bad) / 1000, "confusion": confusion.tolist()}
     path = folder / f"{loss}-seed{seed}.json"
-    path.write_text(json.dumps({"config": config, "metrics": {"summary": {"test": test}}}))
+    path.write_text(json.dumps({"config": config, "metrics": {"summary": {"validation": figures, "test": figures}}}))
     return path
 
 
@@ -64,13 +64,32 @@ def test_losses_are_set_beside_plain_cross_entropy(study: Path, results: Path) -
     assert soft.severity_beside(plain) == pytest.approx([-100 / 3] * 3)
     assert soft.accuracy_beside(plain) == pytest.approx([0] * 3)
     assert other.accuracy_beside(plain) == pytest.approx([-20] * 3)
-    text = page(table, bounds(results / "evaluations"), DISTANCES)
+    text = page(table, [], bounds(results / "evaluations"), DISTANCES)
+    assert "Other settings" not in text
     assert "by the last layer of `models/cnn/7/model.onnx` (recipe `study`)" in text
     assert "In 75 to 75 % of the mistakes" in text
     assert "| `soft-labels` | beta 5, weight 0.5 | 90.00 ± 0.00 | 0.4000 ± 0.0000 |" in text
     assert "| `soft-labels` | -33.33 ± 0.00 % | +0.00 ± 0.00 | reached |" in text
     assert "| `embedding-distance` | -33.33 ± 0.00 % | -20.00 ± 0.00 | not reached |" in text
     assert "| `lstm` | 0.4000 | 0.3800 (-5.0 %) | 90.00 % | 89.00 % | 75 % |" in text
+
+
+def test_trials_of_other_settings_stand_beside_the_plain_run_of_their_seed(study: Path, results: Path) -> None:
+    result(study, "cross-entropy", 1, 20, 80)
+    plain = read([study, results])["cross-entropy"]
+    tried = results / "tried"
+    assert trials(tried, plain, DISTANCES) == []  # there is no such folder
+    tried.mkdir()
+    result(tried, "soft-labels", 0, 82, 28, beta=2)
+    found = trials(tried, plain, DISTANCES)
+    severity = (82 * 0.2 + 28) / 110 / 0.6 - 1
+    assert [(one.loss, one.settings) for one in found] == [("soft-labels", "beta 2, weight 0.5")]
+    assert (found[0].severity, found[0].accuracy) == pytest.approx((100 * severity, -1))
+    text = page(rows(read([study, results]), DISTANCES), found, bounds(results / "evaluations"), DISTANCES)
+    assert f"| `soft-labels` | beta 2, weight 0.5 | {100 * severity:+.1f} % | -1.00 |" in text
+    result(tried, "soft-labels", 7, 1, 1)
+    with pytest.raises(click.ClickException, match=r"soft-labels-seed7\.json is no results file of a run with a loss"):
+        trials(tried, plain, DISTANCES)
 
 
 def test_other_runs_do_not_count(study: Path, results: Path) -> None:

@@ -113,14 +113,22 @@ def test_what_the_page_says_follows_from_the_figures() -> None:
 @pytest.mark.parametrize(("cnn_ms", "said"), [(14.0, "is the same"), (90.0, "differs")])
 def test_the_ranking_is_told_as_it_was_measured(cnn_ms: float, said: str) -> None:
     """The study's order is lstm, cnn, lstm2."""
-    times = {"lstm": 4.0, "lstm2": 40.0, "cnn": cnn_ms}
+    times = {"lstm": 4.0, "lstm2": 40.0, "cnn": cnn_ms, "lstm-56": 1.0, "lstm-280": 8.0}
     bench = {
         "command": "make bench-train", "date": "2026-01-01", "machine": {"processor": "a CPU", "threads": 2},
         "versions": {"torch": "1", "keras": "1", "tensorflow": "1"}, "goals": dict.fromkeys(times, 2.0),
-        "median_ms": {name: {"keras": 2 * ms, "plain": ms, "hangtag": ms} for name, ms in times.items()},
+        "median_ms": {
+            name: {"keras": 2 * ms, "plain": ms, "compiled": ms, "hangtag": ms} for name, ms in times.items()
+        },
+        "batch_size": 32, "product_gflops": 428.16,
         "times_as_fast_as_keras": {name: {"plain": 2.0, "hangtag": 2.0} for name in times},
     }  # fmt: skip
-    assert f"**The ranking {said} here.**" in page(replace(read_all(RESULTS, Path("none")), bench=bench))
+    text = " ".join(page(replace(read_all(RESULTS, Path("none")), bench=bench)).split())
+    assert f"**The ranking {said} here.**" in text
+    assert (
+        "A training step takes 1.0 ms, 4.0 ms, and 8.0 ms in hangtag, and 2.0 ms, 8.0 ms, and 16.0 ms in Keras" in text
+    )
+    assert "come to 50 % of that (`lstm`)" in text  # 3 · 2 · 4.46e6 · 32 operations in 4 ms
 
 
 @pytest.mark.parametrize(
@@ -156,6 +164,19 @@ def test_the_page_shows_the_figures_of_the_results_files() -> None:
         assert re.findall(r"\d+\.\d+", row.split("|")[-2])[0] == f"{mean * 100:.2f}"
         assert f"| {len(values)} |" in row
     assert "## Hidden sizes" in text
+
+
+def test_the_page_tells_what_there_was_before_muon_with_each_ones_optimizer() -> None:
+    inputs = read_all(RESULTS, Path("none"))
+    rows = [line for line in page(inputs).splitlines() if re.match(r"\| `\w+` \| (Adam|AdamW|SGD|Muon) \|", line)]
+    assert len(rows) == len(inputs.before_muon) > 0
+    for row in rows:
+        name, optimizer, epochs, _, _, _, test = (cell.strip(" `") for cell in row.strip("|").split("|"))
+        path = RESULTS / "before-muon" / f"{name}-{'teacher' if name == 'resnet' else 'best'}-seed0.json"
+        before = json.loads(path.read_text())
+        assert optimizer.lower() == before["config"]["recipe"]["optimizer"] != "muon"
+        assert int(epochs) == len(before["metrics"]["epochs"])
+        assert test == f"{before['metrics']['summary']['test']['accuracy'] * 100:.2f} %"
 
 
 def test_without_a_measured_speed_the_page_says_nothing_of_it(tmp_path: Path) -> None:

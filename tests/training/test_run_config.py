@@ -9,6 +9,7 @@ import torch
 from tests.training.configs import begin, make_config
 from training.config import TeacherFile
 from training.errors import RunMismatchError
+from training.recipes import recipe_for
 from training.run import Run, environment, git_revision
 
 
@@ -83,6 +84,10 @@ def test_the_same_config_may_start_again_and_keeps_its_file(run: Run) -> None:
         (
             {"seed": 1, "threads": 2},
             "another seed and threads (seed: 0 there, 1 asked, threads: 1 there, 2 asked)",
+        ),
+        (
+            {"model": "resnet", "recipe": recipe_for("teacher", "resnet")},
+            "another model and recipe.name (model: lstm there, resnet asked, recipe.name: tiny there, teacher asked)",
         ),
         ({"data_digest": "x"}, "another data_digest (data_digest: of no matter here there, x asked)"),
         ({"teachers": (TeacherFile("0a1b", "cnn.onnx"),)}, "another teacher (teacher: None there, 0a1b asked)"),

@@ -17,7 +17,7 @@ from training.errors import TeacherError
 from training.metrics import evaluate
 from training.recipes import Distillation
 from training.run import Run
-from training.teacher import Ensemble, OnnxTeacher, answers, latest
+from training.teacher import Ensemble, OnnxTeacher, answers, published
 from training.watch import Watch
 
 CNN, LSTM = (shipped.latest(name) for name in ("cnn", "lstm"))
@@ -57,19 +57,20 @@ def test_a_teacher_named_twice_is_refused(tmp_path: Path) -> None:
         Ensemble([CNN, LSTM, copy])
 
 
-def test_the_latest_version_is_found_by_its_number(tmp_path: Path) -> None:
+def test_all_versions_teach_unless_others_are_named(tmp_path: Path) -> None:
     for version in ("2", "10", "notes"):
         (tmp_path / "cnn" / version).mkdir(parents=True)
         (tmp_path / "cnn" / version / "model.onnx").touch()
-    assert latest("cnn", tmp_path) == tmp_path / "cnn" / "10" / "model.onnx"
+    assert published("cnn", tmp_path) == [tmp_path / "cnn" / version / "model.onnx" for version in ("2", "10")]
 
 
 def test_no_teacher_is_explained(tmp_path: Path) -> None:
     with pytest.raises(
         TeacherError,
-        match=r"no cnn under .* to learn from\. Name .*FILE\.onnx.*train cnn --recipe teacher, .*export cnn\.$",
+        match=r"no cnn under .* to learn from\. Name .*FILE\.onnx"
+        r".*train cnn --recipe teacher, .*export cnn --models runs/teachers\.$",
     ):
-        latest("cnn", tmp_path)
+        published("cnn", tmp_path)
     with pytest.raises(TeacherError, match=r"cannot be read \(No such file or directory\)"):
         OnnxTeacher(tmp_path / "cnn.onnx")
     (tmp_path / "cnn.onnx").write_bytes(CNN.read_bytes()[:1000])

@@ -1,48 +1,19 @@
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.training.multi_label import voc_files
+from tests.training.multi_label.voc_files import IMAGES, annotation
 from training import datasets
 from training.errors import DataCorruptError, DataNotFoundError
 from training.multi_label import voc
 
-IMAGES = {
-    "train": {"000005": ["chair", "chair", "person"], "000007": ["car"]},
-    "val": {"000012": ["dog", "sofa"]},
-    "test": {"000001": ["person", "dog"], "000002": ["train"], "000003": ["tvmonitor"]},
-}
-
-
-def annotation(name: str, objects: Sequence[str]) -> str:
-    """As VOC writes them, shortened to a few of its fields."""
-    things = "".join(
-        f"<object><name>{thing}</name><pose>Left</pose><truncated>0</truncated><difficult>{index % 2}</difficult>"
-        "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>"
-        for index, thing in enumerate(objects)
-    )
-    return (
-        f"<annotation><folder>VOC2007</folder><filename>{name}.jpg</filename>"
-        f"<size><width>50</width><height>37</height><depth>3</depth></size><segmented>0</segmented>{things}</annotation>"
-    )
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """VOC 2007's layout with six images, the left half of each dark red and the right half white."""
-    root = tmp_path / "VOCdevkit" / "VOC2007"
-    for part in ("ImageSets/Main", "JPEGImages", "Annotations"):
-        (root / part).mkdir(parents=True)
-    pixels = np.full((37, 50, 3), 255, np.uint8)
-    pixels[:, :25] = (100, 0, 0)
-    for image_set, images in IMAGES.items():
-        (root / "ImageSets" / "Main" / f"{image_set}.txt").write_text("".join(f"{name}\n" for name in images))
-        for name, objects in images.items():
-            Image.fromarray(pixels).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
-            (root / "Annotations" / f"{name}.xml").write_text(annotation(name, objects))
-    return tmp_path
+    return voc_files.write(tmp_path)
 
 
 def in_voc(folder: Path, *parts: str) -> Path:
