@@ -127,7 +127,7 @@ mistakes: $(VENV)/.dev ## Train lstm with losses that know distances of labels, 
 		$(BIN)/hangtag train lstm --loss $$loss --seed $$seed --out $$run $(ARGS); \
 		$(BIN)/python -m export.study_results $$run --out docs/mistakes; \
 	done; done
-	@set -e; for loss in soft-labels embedding-distance; do for settings in 1:0.5 5:0.9 2:0.9 20:0.9; do \
+	@set -e; for loss in soft-labels embedding-distance; do for settings in 1:0.5 5:0.9 2:0.9; do \
 		beta=$${settings%:*} weight=$${settings#*:}; run=runs/lstm-$$loss-beta$$beta-weight$$weight-seed0; \
 		$(BIN)/hangtag train lstm --loss $$loss --beta $$beta --loss-weight $$weight --out $$run $(ARGS); \
 		$(BIN)/python -m export.study_results $$run --out docs/mistakes/tried; \

@@ -4,7 +4,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from tests.shipped import latest
+from tests.shipped import MODELS, latest
 from training import data
 from training.data import Images, Split
 
@@ -26,6 +26,17 @@ def many() -> Split:
 def shipped(model: str) -> onnx.ModelProto:
     """A trained network, in FP32, that ships."""
     return onnx.load(latest(model))
+
+
+def first(model: str) -> onnx.ModelProto:
+    """The study's, which is not steep anywhere: what rounding does to one of its logits, it does to all."""
+    return onnx.load(MODELS / model / "1" / "model.onnx")
+
+
+def apart(got: Logits, expected: Logits) -> tuple[float, float]:
+    """The largest difference and the root of the mean square, as shares of the range of what is expected."""
+    difference = np.abs(got - expected) / np.ptp(expected)
+    return float(difference.max()), float(np.sqrt(np.mean(difference**2)))
 
 
 def logits(model: onnx.ModelProto, images: Images, batch_size: int = 50) -> Logits:
