@@ -51,7 +51,10 @@ def main(models: Path, out: Path, readme: Path, loadtest: Path) -> None:
         )
     sets = read_all(models, "multi_label")
     out.write_text(page(shipped, read_precisions(models), sets, read_earlier(models)))
-    readme_table.write(readme, shipped, loadtest)
+    try:
+        readme_table.write(readme, shipped, loadtest)
+    except ValueError as error:
+        raise click.ClickException(f"{error}.") from error
     click.echo(f"wrote {out}, {len(shipped) + 1} pictures in {pictures}, and the table in {readme}")
 
 

@@ -133,6 +133,11 @@ def test_the_readme_table_is_what_the_files_and_the_saved_load_test_say() -> Non
     assert shown == "\n".join(table(read_all(ROOT / "models"), results)), "run 'make docs'"
 
 
+def test_a_model_that_was_not_load_tested_is_named_with_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"^no load test of lstm with 1 in flight is saved; 'make figures'"):
+        table(read_all(ROOT / "models"), {"runs": []})
+
+
 @pytest.mark.parametrize(("name", "at_least"), [("lstm", 0.8996), ("lstm2", 0.9050), ("cnn", 0.9094)])
 def test_shipped_models_reach_the_study(name: str, at_least: float) -> None:
     """The study's final validation accuracy, on the whole training split, by this code."""

@@ -43,7 +43,9 @@ def test_fp16_halves_the_file_and_keeps_the_answers(model: str, many: Split, cal
     assert converted.ByteSize() < 0.55 * network.ByteSize()
     expected, got = logits(network, many.images), logits(converted, many.images)
     assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.999
-    assert apart(got, expected)[1] <= 5e-4
+    largest, typical = apart(got, expected)
+    assert 0 < largest <= 1e-2
+    assert typical <= 5e-4
 
 
 @pytest.mark.parametrize("model", ["lstm", "cnn"])

@@ -51,7 +51,9 @@ def test_the_weights_are_in_8_bits(network: onnx.ModelProto) -> None:
 def test_answers_are_nearly_those_of_fp32(network: onnx.ModelProto, many: Split) -> None:
     expected, got = logits(network, many.images), logits(quantize_recurrences(network), many.images)
     assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
-    assert apart(got, expected)[1] <= 0.01
+    largest, typical = apart(got, expected)
+    assert largest <= 0.1  # steep between two classes: there a few logits move far, and all others hardly
+    assert typical <= 0.01
 
 
 @pytest.mark.parametrize("model", ["lstm", "lstm2"])
