@@ -65,6 +65,11 @@ class Results:
         peaks = [mean(results.figures("peak_validation_accuracy")) for results in (self, other)]
         return f"{(peaks[0] - peaks[1]) * 100:+.2f}"
 
+    def is_above(self, other: "Results") -> bool:
+        """Whether the mean test accuracy is above another's."""
+        ours, theirs = (mean(results.figures("test", "accuracy")) for results in (self, other))
+        return ours > theirs
+
     def beside(self, goal: float) -> str:
         """A goal of the mean test accuracy, and whether it is reached."""
         lacking = goal - mean(self.figures("test", "accuracy"))

@@ -151,6 +151,8 @@ def test_a_goal_is_told_as_reached_or_by_how_much_it_is_missed(tmp_path: Path) -
     best = read(tmp_path, "best")
     assert best["lstm"].beside(0.92) == "92.00 %, short by 0.39 points"
     assert best["cnn"].beside(0.953) == "95.30 %, reached"
+    assert best["cnn"].is_above(best["lstm"])
+    assert not best["lstm"].is_above(best["cnn"])
     assert best["lstm"].epochs == f"{own}"
     assert best["cnn"].epochs == f"2 of {recipe_for('best', 'cnn').epochs}"
 

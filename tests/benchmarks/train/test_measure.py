@@ -26,6 +26,8 @@ def test_a_step_is_timed_from_the_first_to_the_last() -> None:
     assert per_step_ms([10.0, 10.5, 11.0, 11.5]) == pytest.approx(500)
 
 
+# PyTorch's own compiler imports what PyTorch says not to use any more.
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script_method` is:DeprecationWarning")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_way_takes_the_steps_that_it_is_told_to(way: str) -> None:
     few = data.load_test().first(32 * 4)
