@@ -194,6 +194,13 @@ def page(table: Sequence[Row], tried: Sequence[Trial], limits: Sequence[Bound], 
     )
 
 
+def page_of(runs: Mapping[str, Mapping[int, Result]], results: Path) -> str:
+    """The page about these runs, and the trials and evaluations that lie under results."""
+    distances = label_distance.default()
+    tried = trials(results / "tried", runs["cross-entropy"], distances)
+    return page(rows(runs, distances), tried, bounds(results / "evaluations"), distances)
+
+
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/mistakes.md"), show_default=True)
 @click.option("--study", type=click.Path(exists=True, path_type=Path), default=Path("docs/study"), show_default=True)
@@ -206,9 +213,7 @@ def main(study: Path, results: Path, out: Path) -> None:
     if lacking := missing(runs):
         click.echo(f"{out} is not made: of the runs of `make mistakes` {len(lacking)} are lacking, first {lacking[0]}")
         return
-    distances = label_distance.default()
-    tried = trials(results / "tried", runs["cross-entropy"], distances)
-    out.write_text(page(rows(runs, distances), tried, bounds(results / "evaluations"), distances))
+    out.write_text(page_of(runs, results))
     click.echo(f"wrote {out}")
 
 

@@ -95,9 +95,8 @@ class Run:
             held = self.read_config()
             there, asked = identity(held), identity(wanted)
             differing = [key for key in asked | there if there.get(key) != asked.get(key)]
-            if (
-                "model" in differing or "recipe.name" in differing
-            ):  # then most settings differ too, and tell nothing more
+            if "model" in differing or "recipe.name" in differing:
+                # Then most of the recipe's settings differ too, and tell nothing more.
                 differing = [key for key in differing if key == "recipe.name" or not key.startswith("recipe.")]
             if differing:
                 raise RunMismatchError(
