@@ -30,7 +30,7 @@ STUDY = {
     "cnn": Published(0.9130, 0.9094, 16),
 }
 HIDDEN_SIZES = {"lstm-56": 56, "lstm": 186, "lstm-280": 280}
-MULTIPLICATIONS = {"lstm": 4.46e6, "lstm2": 91.5e6, "cnn": 89.5e6}
+MULTIPLICATIONS = {"lstm": 4.46e6, "lstm2": 91.5e6, "cnn": 89.47e6}
 """Of one image, forward."""
 GOALS = {"lstm": 0.92, "lstm2": 0.93, "cnn": 0.95}  # of the test accuracy with --recipe best
 
