@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Exactly one of onnxruntime and onnxruntime-gpu may be installed: they share an import name.
 RUNTIME ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 PIP := $(BIN)/python -m pip install --quiet
-PROTOS := protos/inference.proto protos/classifier.proto
+PROTOS := hangtag/protos/inference.proto hangtag/protos/classifier.proto
 MODEL ?= lstm
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
@@ -75,18 +75,18 @@ figures: $(VENV)/.serve ## Measure the README's table and report picture again, 
 	BIN=$(BIN) docs/figures/measure.sh
 
 docs: $(VENV)/.dev ## Make what documents take from models/, results, options, metrics: models.md, study.md, export.md, README's table, operations.md
-	$(BIN)/python -m export.model_report
-	$(BIN)/python -m export.study_report
-	$(BIN)/python -m export.cnn_rnn_report
+	$(BIN)/python -m studies.shipped.report
+	$(BIN)/python -m studies.accuracy.report
+	$(BIN)/python -m studies.label_sets.report
 	@mkdir -p docs/mistakes/evaluations
 	@set -e; for model in lstm lstm2 cnn; do \
 		$(BIN)/hangtag evaluate models/$$model --json docs/mistakes/evaluations/$$model.json; \
 	done
-	$(BIN)/python -m export.mistakes_report
-	$(BIN)/python -m training.multi_label.outfits_picture
-	$(BIN)/python -m benchmarks.export.report
-	$(BIN)/python -m benchmarks.loadtest.report
-	$(BIN)/python -m deploy.pages
+	$(BIN)/python -m studies.mistakes.report
+	$(BIN)/python -m studies.label_sets.outfits_picture
+	$(BIN)/python -m studies.exported.report
+	$(BIN)/python -m studies.loadtest.report
+	$(BIN)/python -m studies.write_documents
 
 # Every run takes up where it stopped, and one that is there already costs nothing.
 STUDY := lstm:0 lstm:1 lstm:2 lstm-56:0 lstm-56:1 lstm-56:2 lstm-280:0 lstm-280:1 lstm-280:2 lstm2:0 cnn:0 cnn:1 cnn:2
@@ -95,22 +95,22 @@ study: $(VENV)/.dev ## Train the study's networks and seeds anew, for docs/study
 		model=$${run%:*} seed=$${run#*:}; \
 		$(BIN)/hangtag train $$model --seed $$seed --precision $$([ $$model = cnn ] && echo bf16 || echo fp32) \
 			--out runs/$$model-study-seed$$seed $(ARGS); \
-		$(BIN)/python -m export.study_results runs/$$model-study-seed$$seed; \
+		$(BIN)/python -m studies.accuracy.results runs/$$model-study-seed$$seed; \
 	done; \
 	for seed in 0 1 2; do \
 		$(BIN)/hangtag train lstm --seed $$seed --precision bf16 --out runs/lstm-bf16-seed$$seed $(ARGS); \
-		$(BIN)/python -m export.study_results runs/lstm-bf16-seed$$seed --out docs/study/bf16; \
+		$(BIN)/python -m studies.accuracy.results runs/lstm-bf16-seed$$seed --out docs/study/bf16; \
 	done
 
 best: $(VENV)/.dev ## Train three teachers and the networks that learn from them, for docs/study.md and models/: four hours on two cores
 	@set -e; for seed in 0 1 2; do \
 		$(BIN)/hangtag train resnet --seed $$seed --precision bf16 --out runs/resnet-teacher-seed$$seed $(ARGS); \
 		test -e runs/teachers/resnet/$$((seed + 1)) || $(BIN)/hangtag export runs/resnet-teacher-seed$$seed --models runs/teachers; \
-		$(BIN)/python -m export.study_results runs/resnet-teacher-seed$$seed; \
+		$(BIN)/python -m studies.accuracy.results runs/resnet-teacher-seed$$seed; \
 	done; \
 	for model in lstm lstm2 cnn; do \
 		$(BIN)/hangtag train $$model --recipe best --precision bf16 --out runs/$$model-best-seed0 $(ARGS); \
-		$(BIN)/python -m export.study_results runs/$$model-best-seed0; \
+		$(BIN)/python -m studies.accuracy.results runs/$$model-best-seed0; \
 	done
 
 SETS := outfits outfits-independent
@@ -118,48 +118,48 @@ cnn-rnn: $(VENV)/.dev ## Train CNN-RNN and its baselines, three seeds on two dat
 	@set -e; for seed in 0 1 2; do for data in $(SETS); do for model in cnn_rnn cnn_embedding sigmoids softmax_ranking; do \
 		run=runs/$$model-$$data-seed$$seed; \
 		$(BIN)/hangtag train $$model --data $$data --seed $$seed --precision bf16 --out $$run $(ARGS); \
-		$(BIN)/python -m export.study_results $$run --out docs/cnn-rnn; \
+		$(BIN)/python -m studies.accuracy.results $$run --out docs/cnn-rnn; \
 	done; done; done
 
 mistakes: $(VENV)/.dev ## Train lstm with losses that know distances of labels, three seeds each, for docs/mistakes.md: an hour on two cores
 	@set -e; for loss in soft-labels embedding-distance; do for seed in 0 1 2; do \
 		run=runs/lstm-$$loss-seed$$seed; \
 		$(BIN)/hangtag train lstm --loss $$loss --seed $$seed --out $$run $(ARGS); \
-		$(BIN)/python -m export.study_results $$run --out docs/mistakes; \
+		$(BIN)/python -m studies.accuracy.results $$run --out docs/mistakes; \
 	done; done
 	@set -e; for loss in soft-labels embedding-distance; do for settings in 1:0.5 5:0.9 2:0.9; do \
 		beta=$${settings%:*} weight=$${settings#*:}; run=runs/lstm-$$loss-beta$$beta-weight$$weight-seed0; \
 		$(BIN)/hangtag train lstm --loss $$loss --beta $$beta --loss-weight $$weight --out $$run $(ARGS); \
-		$(BIN)/python -m export.study_results $$run --out docs/mistakes/tried; \
+		$(BIN)/python -m studies.accuracy.results $$run --out docs/mistakes/tried; \
 	done; done
-	$(BIN)/hangtag labels training/label_distances.json --picture docs/images/labels-cnn.png
+	$(BIN)/hangtag labels training/labels/distances.json --picture docs/images/labels-cnn.png
 	$(BIN)/hangtag labels examples/outfits/models/cnn_rnn --picture docs/images/labels-cnn-rnn.png
 
 bench-export: $(VENV)/.dev ## Each model beside PyTorch and its other precisions, on an idle machine, into docs/export.md
-	$(BIN)/python -m benchmarks.export.measure $(ARGS)
-	$(BIN)/python -m benchmarks.export.report
+	$(BIN)/python -m studies.exported.measure $(ARGS)
+	$(BIN)/python -m studies.exported.report
 
 bench-train: $(VENV)/.dev $(VENV)-keras/.keras ## Time of a training step beside the study's own Keras, on an idle machine
-	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m benchmarks.train.measure $(ARGS)
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m studies.train_step.measure $(ARGS)
 
 bench-server: $(VENV)/.serve ## The server beside bare ONNX Runtime, on an idle machine, into docs/performance.md (needs h2load)
-	$(BIN)/python -m benchmarks.server.measure $(ARGS)
-	$(BIN)/python -m benchmarks.server.report
+	$(BIN)/python -m studies.server.measure $(ARGS)
+	$(BIN)/python -m studies.server.report
 
 loadtest-agreement: $(VENV)/.dev $(VENV)-peers/.peers programs ## The load test beside perf_analyzer and h2load on the same closed loop, on an idle machine
-	$(BIN)/python -m benchmarks.loadtest.agreement $(ARGS)
+	$(BIN)/python -m studies.loadtest.agreement $(ARGS)
 
 gpu-check: $(VENV)/.serve ## On a machine with a GPU: are answers the CPU's, are CUDA graphs captured, what is faster
-	$(BIN)/python -m benchmarks.gpu.check $(ARGS)
+	$(BIN)/python -m studies.gpu.check $(ARGS)
 
 bench-generators: $(VENV)/.dev ## Calls a second by each way to make them from Python, on an idle machine; ARGS="--server lstm" for the real server
-	$(BIN)/python -m benchmarks.loadtest.generators $(ARGS)
+	$(BIN)/python -m studies.loadtest.generators $(ARGS)
 
 proto: $(VENV)/.dev ## Generate the stubs from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 
 schema: $(VENV)/.dev ## Generate docs/loadtest.schema.json from the load test's types
-	$(BIN)/python -m serving.loadtest.report.schema > docs/loadtest.schema.json
+	$(BIN)/python -m hangtag.serving.loadtest.report.schema > docs/loadtest.schema.json
 
 .PHONY: deploy-build deploy-test certificates lock sbom licences release-check
 # Both need a Docker engine with compose. The tests take free ports and remove what they started.

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from export import exporter, report
-from export.foreign import intake
-from export.foreign.document import MAX_BYTES
-from export.gate.speed import TIMINGS
-from export.precision import PRECISIONS
-from training import data
-from training.options import refuse, runs_option
-from training.run import Run
+from hangtag.export import exporter, report
+from hangtag.export.file.precision import PRECISIONS
+from hangtag.export.foreign import intake
+from hangtag.export.foreign.document import MAX_BYTES
+from hangtag.export.gate.speed import TIMINGS
+from hangtag.options import refuse, runs_option
+from hangtag.training.data import fashion_mnist as data
+from hangtag.training.runs.run import Run
 
 
 @click.command()

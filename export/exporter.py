@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import onnx
 
-from export import graph, onnx_file, precision, provenance, reference, repository, trained
-from export.errors import ExportError
-from export.gate.answers import Pixels
-from export.gate.prove import Exam, Proof, prove
-from export.served import Classifier, Served
-from training.data import Images, Split
-from training.multi_label import outfits
-from training.multi_label.data import Canvases
-from training.run import Run
+from hangtag.export.errors import ExportError
+from hangtag.export.file import graph, onnx_file, precision, provenance
+from hangtag.export.file import reference_answers as reference
+from hangtag.export.gate.answers import Pixels
+from hangtag.export.gate.prove import Exam, Proof, prove
+from hangtag.export.network import trained
+from hangtag.export.network.served import Classifier, Served
+from hangtag.export.repository import publishing as repository
+from hangtag.training.data import outfits
+from hangtag.training.data.fashion_mnist import Images, Split
+from hangtag.training.data.multi_label import Canvases
+from hangtag.training.runs.run import Run
 
 CANVASES = 1_000
 """How many canvases a network of several labels is compared on."""

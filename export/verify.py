@@ -13,16 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from export import reference
-from export.errors import ExportError, GateError
-from export.foreign import child
-from export.gate import agreement, answers, batching, parity
-from export.gate.answers import REAL, Pixels
-from export.gate.rules import RULES, Rules
-from export.inventory import Entry
-from export.reference import Reference
-from serving.server.runtime import Runtime
-from training import data
+from hangtag.export.errors import ExportError, GateError
+from hangtag.export.file import reference_answers as reference
+from hangtag.export.file.reference_answers import Reference
+from hangtag.export.foreign import child
+from hangtag.export.gate import answers
+from hangtag.export.gate.answers import REAL, Pixels
+from hangtag.export.gate.batching import batching
+from hangtag.export.gate.labels import accuracy as agreement
+from hangtag.export.gate.labels import logits as parity
+from hangtag.export.gate.rules import RULES, Rules
+from hangtag.export.repository.inventory import Entry
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.data import fashion_mnist as data
 
 ACTIVATIONS = {"single_label": answers.softmax}
 
@@ -80,7 +83,7 @@ def _file(entry: Entry) -> Finding:
     if recorded is None:
         return Finding("file", None, "no digest was recorded when it was exported")
     try:
-        from export import graph
+        from hangtag.export.file import graph
     except ModuleNotFoundError:
         return Finding("file", None, "the package onnx is not installed, which the digest is computed with")
     found = graph.digest(entry.path)
@@ -91,7 +94,7 @@ def _file(entry: Entry) -> Finding:
 
 def _structure(entry: Entry) -> Finding:
     try:
-        from export.gate import structure
+        from hangtag.export.gate import structure
     except ModuleNotFoundError:
         return Finding("structure", None, "the package onnx is not installed")
     return _held(structure.check(entry.path, strict="training" in entry.metadata))
@@ -201,7 +204,7 @@ def _images(entry: Entry, data_dir: Path | None) -> Pixels:
     if entry.metadata["task"] == "single_label":
         return test.images[: batching.ALONE]
     try:
-        from training.multi_label import outfits
+        from hangtag.training.data import outfits
     except ModuleNotFoundError as error:
         raise ExportError(
             f"{entry.name} is asked about canvases, which need the Python module {error.name!r}. "

@@ -20,16 +20,22 @@ class Subcommand(NamedTuple):
 
 
 SUBCOMMANDS = {
-    "train": Subcommand("training.cli:train", "Train a network on Fashion-MNIST.", "train"),
-    "evaluate": Subcommand("hangtag.evaluate:evaluate", "Say how good a run, a file or a served model is.", "cpu"),
-    "labels": Subcommand("hangtag.labels:labels", "Say how far apart labels are to a trained network.", "train"),
-    "export": Subcommand("export.cli:export", "Publish a trained network as an ONNX model.", "train"),
-    "models": Subcommand("hangtag.models:models", "List, show and verify the models of a repository.", "cpu"),
-    "serve": Subcommand("serving.server.cli:serve", "Serve the model repository over gRPC.", "cpu"),
-    "health": Subcommand("serving.health:health", "Ask a server whether it is ready.", "cpu"),
-    "top": Subcommand("serving.client.top_cli:top", "Watch a running server.", "cpu"),
-    "classify": Subcommand("serving.client.cli:classify", "Classify images with a served model.", "cpu"),
-    "loadtest": Subcommand("serving.loadtest.cli:loadtest", "Compare the latency of served models.", "loadtest"),
+    "train": Subcommand("hangtag.training.cli:train", "Train a network on Fashion-MNIST.", "train"),
+    "evaluate": Subcommand(
+        "hangtag.commands.evaluate:evaluate", "Measure how good a run, a file or a served model is.", "cpu"
+    ),
+    "labels": Subcommand(
+        "hangtag.commands.labels:labels", "Say how far apart labels are to a trained network.", "train"
+    ),
+    "export": Subcommand("hangtag.export.cli:export", "Publish a trained network as an ONNX model.", "train"),
+    "models": Subcommand("hangtag.commands.models:models", "List, show and verify the models of a repository.", "cpu"),
+    "serve": Subcommand("hangtag.serving.server.cli:serve", "Serve the model repository over gRPC.", "cpu"),
+    "health": Subcommand("hangtag.serving.health:health", "Ask a server whether it is ready.", "cpu"),
+    "top": Subcommand("hangtag.serving.client.top:top", "Watch a running server.", "cpu"),
+    "classify": Subcommand("hangtag.serving.client.classify:classify", "Classify images with a served model.", "cpu"),
+    "loadtest": Subcommand(
+        "hangtag.serving.loadtest.cli:loadtest", "Compare the latency of served models.", "loadtest"
+    ),
 }
 
 

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from protos import classifier_pb2 as protos_dot_classifier__pb2
+from hangtag.protos import classifier_pb2 as hangtag_dot_protos_dot_classifier__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in protos/classifier_pb2_grpc.py depends on'
+        + ' but the generated code in hangtag/protos/classifier_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,18 +36,18 @@ class ClassifierStub(object):
         """
         self.Classify = channel.unary_unary(
                 '/hangtag.v1.Classifier/Classify',
-                request_serializer=protos_dot_classifier__pb2.ClassifyRequest.SerializeToString,
-                response_deserializer=protos_dot_classifier__pb2.ClassifyResponse.FromString,
+                request_serializer=hangtag_dot_protos_dot_classifier__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=hangtag_dot_protos_dot_classifier__pb2.ClassifyResponse.FromString,
                 _registered_method=True)
         self.ClassifyStream = channel.stream_stream(
                 '/hangtag.v1.Classifier/ClassifyStream',
-                request_serializer=protos_dot_classifier__pb2.ClassifyRequest.SerializeToString,
-                response_deserializer=protos_dot_classifier__pb2.ClassifyStreamResponse.FromString,
+                request_serializer=hangtag_dot_protos_dot_classifier__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=hangtag_dot_protos_dot_classifier__pb2.ClassifyStreamResponse.FromString,
                 _registered_method=True)
         self.Compare = channel.unary_unary(
                 '/hangtag.v1.Classifier/Compare',
-                request_serializer=protos_dot_classifier__pb2.CompareRequest.SerializeToString,
-                response_deserializer=protos_dot_classifier__pb2.CompareResponse.FromString,
+                request_serializer=hangtag_dot_protos_dot_classifier__pb2.CompareRequest.SerializeToString,
+                response_deserializer=hangtag_dot_protos_dot_classifier__pb2.CompareResponse.FromString,
                 _registered_method=True)
 
 
@@ -81,18 +81,18 @@ def add_ClassifierServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Classify': grpc.unary_unary_rpc_method_handler(
                     servicer.Classify,
-                    request_deserializer=protos_dot_classifier__pb2.ClassifyRequest.FromString,
-                    response_serializer=protos_dot_classifier__pb2.ClassifyResponse.SerializeToString,
+                    request_deserializer=hangtag_dot_protos_dot_classifier__pb2.ClassifyRequest.FromString,
+                    response_serializer=hangtag_dot_protos_dot_classifier__pb2.ClassifyResponse.SerializeToString,
             ),
             'ClassifyStream': grpc.stream_stream_rpc_method_handler(
                     servicer.ClassifyStream,
-                    request_deserializer=protos_dot_classifier__pb2.ClassifyRequest.FromString,
-                    response_serializer=protos_dot_classifier__pb2.ClassifyStreamResponse.SerializeToString,
+                    request_deserializer=hangtag_dot_protos_dot_classifier__pb2.ClassifyRequest.FromString,
+                    response_serializer=hangtag_dot_protos_dot_classifier__pb2.ClassifyStreamResponse.SerializeToString,
             ),
             'Compare': grpc.unary_unary_rpc_method_handler(
                     servicer.Compare,
-                    request_deserializer=protos_dot_classifier__pb2.CompareRequest.FromString,
-                    response_serializer=protos_dot_classifier__pb2.CompareResponse.SerializeToString,
+                    request_deserializer=hangtag_dot_protos_dot_classifier__pb2.CompareRequest.FromString,
+                    response_serializer=hangtag_dot_protos_dot_classifier__pb2.CompareResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -120,8 +120,8 @@ class Classifier(object):
             request,
             target,
             '/hangtag.v1.Classifier/Classify',
-            protos_dot_classifier__pb2.ClassifyRequest.SerializeToString,
-            protos_dot_classifier__pb2.ClassifyResponse.FromString,
+            hangtag_dot_protos_dot_classifier__pb2.ClassifyRequest.SerializeToString,
+            hangtag_dot_protos_dot_classifier__pb2.ClassifyResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -147,8 +147,8 @@ class Classifier(object):
             request_iterator,
             target,
             '/hangtag.v1.Classifier/ClassifyStream',
-            protos_dot_classifier__pb2.ClassifyRequest.SerializeToString,
-            protos_dot_classifier__pb2.ClassifyStreamResponse.FromString,
+            hangtag_dot_protos_dot_classifier__pb2.ClassifyRequest.SerializeToString,
+            hangtag_dot_protos_dot_classifier__pb2.ClassifyStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -174,8 +174,8 @@ class Classifier(object):
             request,
             target,
             '/hangtag.v1.Classifier/Compare',
-            protos_dot_classifier__pb2.CompareRequest.SerializeToString,
-            protos_dot_classifier__pb2.CompareResponse.FromString,
+            hangtag_dot_protos_dot_classifier__pb2.CompareRequest.SerializeToString,
+            hangtag_dot_protos_dot_classifier__pb2.CompareResponse.FromString,
             options,
             channel_credentials,
             insecure,

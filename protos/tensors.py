@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos import inference_pb2
+from hangtag.protos import inference_pb2
 
 Array = npt.NDArray[Any]
 

@@ -12,7 +12,7 @@ import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from serving.credentials import Credentials
+from hangtag.serving.credentials import Credentials
 
 T = TypeVar("T")
 DEFAULT_TIMEOUT = 10.0

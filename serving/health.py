@@ -2,8 +2,8 @@
 
 import click
 
-from serving.connection import ClientError, Connection, server_option
-from serving.credentials import Credentials, CredentialsError, credentials_options
+from hangtag.serving.connection import ClientError, Connection, server_option
+from hangtag.serving.credentials import Credentials, CredentialsError, credentials_options
 
 
 @click.command()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from serving import batchable
+from hangtag.serving import batchable
 
 PREFIX = "hangtag."
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.pages import capacity, metrics, options
-from deploy.pages.sections import filled
+from studies.reference import metrics, options
+from studies.sections import filled
+from studies.server import capacity
 
 # Document -> part -> what makes it, given the repository's root.
 DOCUMENTS: dict[str, dict[str, Callable[[Path], str]]] = {

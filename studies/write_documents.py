@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from deploy.pages.documents import DOCUMENTS, current
+from studies.documents import DOCUMENTS, current
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:

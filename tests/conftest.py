@@ -3,8 +3,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from training import data
-from training.data import Split
+from hangtag.training.data import fashion_mnist as data
+from hangtag.training.data.fashion_mnist import Split
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from training import model_files
+from hangtag.training.runs import model_files
 
 MODELS = Path(__file__).parents[1] / "models"
 

@@ -1,5 +1,7 @@
-"""Are the checked-in stubs what the .proto files generate? ``python -m tests.stubs protos/NAME.proto ...`` from the
-repository's root; exits with 1, and says how to mend it, when they are not."""
+"""Check that the checked-in stubs are what the .proto files generate, and say how to mend it when they differ.
+
+From the root of the repository: ``python -m tests.stubs hangtag/protos/NAME.proto ...``; exits with 1 on a difference.
+"""
 
 import subprocess
 import sys
@@ -30,7 +32,7 @@ def _read(file: Path) -> bytes | None:
 
 def main(protos: list[str]) -> int:
     if not protos:
-        sys.stderr.write("usage: python -m tests.stubs protos/NAME.proto ...\n")
+        sys.stderr.write("usage: python -m tests.stubs hangtag/protos/NAME.proto ...\n")
         return 2
     different = differing(protos)
     for stub in different:

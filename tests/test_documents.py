@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from export import cnn_rnn_report, mistakes_report, study_report
-from export.model_report import page
-from export.readme_table import BEGIN, END, table
-from export.shipped import read_all, read_earlier, read_precisions
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from training.recipes import recipe_for
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
+from hangtag.training.recipes import recipe_for
+from studies.accuracy import report as study_report
+from studies.label_sets import report as cnn_rnn_report
+from studies.mistakes import report as mistakes_report
+from studies.shipped.models import read_all, read_earlier, read_precisions
+from studies.shipped.readme_table import BEGIN, END, table
+from studies.shipped.report import page
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -51,7 +53,7 @@ def require_peers() -> None:
 
 
 def test_the_python_example(address: str) -> None:
-    code = example("python", "from serving.client import Client").replace(DEFAULT_ADDRESS, address)
+    code = example("python", "from hangtag.serving.client import Client").replace(DEFAULT_ADDRESS, address)
     label, shape, *streamed = run([sys.executable, "-W", "error", "-c", code]).splitlines()
     assert re.fullmatch(r"Ankle boot (9\d|100)\.\d%", label)
     assert shape == "(2, 10)"
@@ -96,7 +98,7 @@ def test_the_models_page_is_what_the_files_say() -> None:
 
 def test_the_study_page_is_what_the_results_say() -> None:
     written = (ROOT / "docs/study.md").read_text()
-    inputs = study_report.read_all(ROOT / "docs/study", ROOT / "benchmarks/train/results.json")
+    inputs = study_report.read_all(ROOT / "docs/study", ROOT / "studies/train_step/results.json")
     assert written == study_report.page(inputs), "run 'make docs'"
 
 

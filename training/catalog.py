@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from training import data as fashion_mnist
-from training.data import FashionMnist
-from training.models import MODELS
-from training.multi_label import outfits
-from training.multi_label.data import MultiLabelData
-from training.multi_label.objectives import OBJECTIVES
-from training.names import DATASETS, MULTI_LABEL, SINGLE_LABEL
+from hangtag.training.data import fashion_mnist, outfits
+from hangtag.training.data.fashion_mnist import FashionMnist
+from hangtag.training.data.multi_label import MultiLabelData
+from hangtag.training.data.names import DATASETS, MULTI_LABEL, SINGLE_LABEL
+from hangtag.training.networks.single_label import MODELS
+from hangtag.training.tasks.objectives import OBJECTIVES
 
 __all__ = ["ALL_MODELS", "DATASETS", "MULTI_LABEL", "SINGLE_LABEL", "load", "pick"]
 
@@ -33,7 +32,7 @@ def load(name: str, data_dir: Path | None, limit: int | None = None) -> FashionM
     Raises DataNotFoundError and DataCorruptError as the data sets do.
     """
     if name == "voc2007":
-        from training.multi_label.voc import load as load_voc  # torchvision is slow to import, and rarely needed
+        from hangtag.training.data.voc import load as load_voc  # torchvision is slow to import, and rarely needed
 
         return load_voc(data_dir)
     garments = fashion_mnist.load(data_dir)

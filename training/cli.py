@@ -8,14 +8,16 @@ from pathlib import Path
 import click
 import torch
 
-from training import data as fashion_mnist
-from training import datasets, label_distance, session
-from training.label_distance import LabelDistances
-from training.launch import SaidOnce, launch
-from training.losses import BETA, LOSS_WEIGHT, DistanceLoss
-from training.options import FiniteRange, refuse
-from training.recipes import RECIPES, Recipe, default_recipe, recipe_for
-from training.session import Asked
+from hangtag.options import FiniteRange, refuse
+from hangtag.training import catalog as datasets
+from hangtag.training import session
+from hangtag.training.data import fashion_mnist
+from hangtag.training.labels import distance as label_distance
+from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.processes.launch import SaidOnce, launch
+from hangtag.training.recipes import RECIPES, Recipe, default_recipe, recipe_for
+from hangtag.training.session import Asked
+from hangtag.training.tasks.losses import BETA, LOSS_WEIGHT, DistanceLoss
 
 
 @click.command(cls=SaidOnce)

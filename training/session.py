@@ -7,15 +7,16 @@ from typing import Any
 
 import click
 
-from training import datasets, trainer
-from training.config import RunConfig
-from training.distributed import joined
-from training.label_distance import LabelDistances
-from training.losses import DistanceLoss
-from training.progress import watched
-from training.recipes import Recipe
-from training.run import Run
-from training.teacher import Ensemble, published
+from hangtag.training import catalog as datasets
+from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.loop import trainer
+from hangtag.training.processes.process_group import joined
+from hangtag.training.progress import watched
+from hangtag.training.recipes import Recipe
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.run import Run
+from hangtag.training.tasks.losses import DistanceLoss
+from hangtag.training.tasks.teacher import Ensemble, published
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import onnx
 import torch
 from onnxscript import optimizer
 
-from export.errors import ExportError
-from export.served import Served
-from export.tidy import tidy
-from serving.signature import PREFIX
+from hangtag.export.errors import ExportError
+from hangtag.export.file.simplification import tidy
+from hangtag.export.network.served import Served
+from hangtag.serving.signature import PREFIX
 
 OPSET = 20
 # Up to this many elements a constant is folded; the largest here is lstm2's recurrent kernel, 2.5 million.

@@ -8,12 +8,12 @@ from typing import Any
 import onnx
 import torch
 
-from export.served import Classifier, Served
-from serving.server.runtime import VERSION as ONNXRUNTIME_VERSION
-from training import label_distance
-from training.config import portable
-from training.data import LABELS
-from training.run import git_revision
+from hangtag.export.network.served import Classifier, Served
+from hangtag.serving.server.runtime.session import VERSION as ONNXRUNTIME_VERSION
+from hangtag.training.data.fashion_mnist import LABELS
+from hangtag.training.labels import distance as label_distance
+from hangtag.training.runs.config import portable
+from hangtag.training.runs.run import git_revision
 
 
 def collect(served: Served, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:

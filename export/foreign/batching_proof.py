@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.foreign.samples import RANGES, sample
-from serving.server.errors import InferenceError
-from serving.server.runtime import Array, Runtime
-from serving.signature import Signature
+from hangtag.export.foreign.samples import RANGES, sample
+from hangtag.serving.server.errors import InferenceError
+from hangtag.serving.server.runtime.session import Array, Runtime
+from hangtag.serving.signature import Signature
 
 SIZES = (2, 3, 7, 16, 64)
 """64 is what a server joins at most unless it is told otherwise."""

@@ -3,19 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from export import child
-from export.errors import GateError
+from hangtag.export.errors import GateError
+from hangtag.export.file import child_process as child
 
 _SECONDS = 600.0
 
 
 def ask(target: Path, called: Path) -> dict[str, Any]:
-    """What export.foreign.probe finds. called: the file's name in messages.
+    """What hangtag.export.foreign.probe finds. called: the file's name in messages.
 
     Raises GateError for a file that is refused, that ends the process, or that does not answer.
     """
     try:
-        found = child.ask("export.foreign.probe", target, _SECONDS)
+        found = child.ask("hangtag.export.foreign.probe", target, _SECONDS)
     except child.ChildEndedError as error:
         raise GateError("runtime", f"ONNX Runtime ends the process (signal {error.signal}) on {called}.") from error
     except child.ChildFailedError as error:

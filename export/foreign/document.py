@@ -8,8 +8,8 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 
-from export import graph
-from export.errors import ExportError
+from hangtag.export.errors import ExportError
+from hangtag.export.file import graph
 
 MAX_BYTES = 2 * 1024**3 - 1
 """Protobuf's own limit for one message, and so for a model that is one file."""

@@ -9,11 +9,12 @@ from typing import Any
 
 import onnx
 
-from export import graph, provenance, repository
-from export.errors import ExportError
-from export.foreign import child, document
-from export.gate import batching
-from serving.signature import PREFIX
+from hangtag.export.errors import ExportError
+from hangtag.export.file import graph, provenance
+from hangtag.export.foreign import child, document
+from hangtag.export.gate.batching import batching
+from hangtag.export.repository import publishing as repository
+from hangtag.serving.signature import PREFIX
 
 # What tells a server how to read the outputs may stay as it came; where a model came from, and how good it is, is told
 # by who publishes it.

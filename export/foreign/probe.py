@@ -1,4 +1,4 @@
-"""A child process that loads and runs somebody else's file: python -m export.foreign.probe FILE.
+"""A child process that loads and runs somebody else's file: python -m hangtag.export.foreign.probe FILE.
 
 A file can end the process that loads it. So its last line on standard output is JSON, if it lives to write one.
 """
@@ -11,13 +11,13 @@ from typing import Any
 
 import onnx
 
-from export import graph
-from export.errors import GateError
-from export.foreign import batching_proof, timing, triton
-from export.gate import structure
-from serving.batchable import Axes, obstacle
-from serving.server.errors import InferenceError, ModelLoadError
-from serving.server.runtime import Runtime
+from hangtag.export.errors import GateError
+from hangtag.export.file import graph
+from hangtag.export.foreign import batching_proof, timing, triton
+from hangtag.export.gate import structure
+from hangtag.serving.batchable import Axes, obstacle
+from hangtag.serving.server.errors import InferenceError, ModelLoadError
+from hangtag.serving.server.runtime.session import Runtime
 
 
 def probe(path: Path) -> dict[str, Any]:

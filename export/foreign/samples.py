@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from serving.server.errors import InferenceError
-from serving.server.runtime import Array, dtype_of
-from serving.signature import Signature, TensorSpec
+from hangtag.serving.server.errors import InferenceError
+from hangtag.serving.server.runtime.session import Array, dtype_of
+from hangtag.serving.signature import Signature, TensorSpec
 
 RANGES = (10, 2)
 """Integers are drawn from 0 up to these: they may be places in a table of which nobody knows the length."""

@@ -4,9 +4,9 @@ import time
 
 import numpy as np
 
-from export.foreign.batching_proof import Verdict
-from export.foreign.samples import RANGES, sample
-from serving.server.runtime import Runtime
+from hangtag.export.foreign.batching_proof import Verdict
+from hangtag.export.foreign.samples import RANGES, sample
+from hangtag.serving.server.runtime.session import Runtime
 
 _ROUNDS = (3, 50)
 _SECONDS = 0.5

@@ -2,8 +2,8 @@
 
 import json
 
-from export.repository import CONFIG_MARK
-from serving.signature import Signature, TensorSpec
+from hangtag.export.repository.publishing import CONFIG_MARK
+from hangtag.serving.signature import Signature, TensorSpec
 
 
 def config(signature: Signature) -> str | None:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.errors import GateError
-from serving.server.errors import InferenceError
-from serving.server.runtime import Runtime
+from hangtag.export.errors import GateError
+from hangtag.serving.server.errors import InferenceError
+from hangtag.serving.server.runtime.session import Runtime
 
 Pixels = npt.NDArray[np.uint8]  # [n, height, width]
 Array = npt.NDArray[Any]

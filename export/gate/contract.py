@@ -1,9 +1,9 @@
 """Is the file what this project says a served network is?"""
 
-from export.errors import GateError
-from export.gate.check import Check
-from export.served import Served
-from serving.signature import Signature
+from hangtag.export.errors import GateError
+from hangtag.export.gate.check import Check
+from hangtag.export.network.served import Served
+from hangtag.serving.signature import Signature
 
 
 def check(signature: Signature, served: Served) -> Check:

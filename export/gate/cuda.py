@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from export.errors import GateError
-from export.gate import answers
-from export.gate.answers import Answers, Pixels
-from export.gate.check import Check
-from export.gate.rules import Rules
-from serving.server.errors import ModelLoadError
-from serving.server.runtime import Runtime
+from hangtag.export.errors import GateError
+from hangtag.export.gate import answers
+from hangtag.export.gate.answers import Answers, Pixels
+from hangtag.export.gate.check import Check
+from hangtag.export.gate.rules import Rules
+from hangtag.serving.server.errors import ModelLoadError
+from hangtag.serving.server.runtime.session import Runtime
 
 NAME = "cuda"
 _IMAGES = 256

@@ -7,28 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from export.errors import GateError
-from export.gate import (
-    agreement,
-    answers,
-    batching,
-    contract,
-    cuda,
-    label_path,
-    label_threshold,
-    parity,
-    pytorch,
-    speed,
-    structure,
-)
-from export.gate.answers import REAL, Answers, Pixels
-from export.gate.check import Check
-from export.gate.rules import RULES
-from export.gate.speed import Speed
-from export.served import Classifier, LabelPath, LabelThreshold, Served
-from serving.server.errors import ModelLoadError
-from serving.server.runtime import Runtime
-from training.data import Classes
+from hangtag.export.errors import GateError
+from hangtag.export.gate import answers, contract, cuda, speed, structure
+from hangtag.export.gate.answers import REAL, Answers, Pixels
+from hangtag.export.gate.batching import batching
+from hangtag.export.gate.check import Check
+from hangtag.export.gate.labels import accuracy as agreement
+from hangtag.export.gate.labels import logits as parity
+from hangtag.export.gate.labels import path as label_path
+from hangtag.export.gate.labels import threshold as label_threshold
+from hangtag.export.gate.rules import RULES
+from hangtag.export.gate.speed import Speed
+from hangtag.export.network import answers as pytorch
+from hangtag.export.network.served import Classifier, LabelPath, LabelThreshold, Served
+from hangtag.serving.server.errors import ModelLoadError
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.data.fashion_mnist import Classes
 
 ACTIVATIONS = {"softmax": answers.softmax, "sigmoid": answers.sigmoid}
 

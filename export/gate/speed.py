@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from export.gate.answers import Pixels
-from serving.server.runtime import Runtime
+from hangtag.export.gate.answers import Pixels
+from hangtag.serving.server.runtime.session import Runtime
 
 BATCH_SIZES = (1, 64)
 THREADS = 1

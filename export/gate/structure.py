@@ -4,10 +4,10 @@ from pathlib import Path
 
 import onnx
 
-from export.errors import GateError
-from export.gate.check import Check
-from export.graph import operators
-from serving.signature import PREFIX
+from hangtag.export.errors import GateError
+from hangtag.export.file.graph import operators
+from hangtag.export.gate.check import Check
+from hangtag.serving.signature import PREFIX
 
 
 def check(path: Path, *, strict: bool = True) -> Check:

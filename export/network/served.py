@@ -5,10 +5,10 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from serving.signature import TensorSpec
-from training.inference import normalise
-from training.models import CLASSES
-from training.multi_label.cnn_rnn import BEAM_WIDTH, IMAGE_SIZE, MAX_LABELS, CnnRnn, beam_search
+from hangtag.serving.signature import TensorSpec
+from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, IMAGE_SIZE, MAX_LABELS, CnnRnn, beam_search
+from hangtag.training.networks.inference import normalise
+from hangtag.training.networks.single_label import CLASSES
 
 
 class Served(nn.Module, ABC):

@@ -2,13 +2,13 @@
 
 import torch
 
-from export.errors import ExportError
-from export.served import Classifier, LabelPath, LabelThreshold, Served
-from training import datasets
-from training.models import MODELS, build
-from training.multi_label.cnn_rnn import CnnRnn
-from training.multi_label.objectives import OBJECTIVES, SoftmaxRanking
-from training.run import Run
+from hangtag.export.errors import ExportError
+from hangtag.export.network.served import Classifier, LabelPath, LabelThreshold, Served
+from hangtag.training import catalog as datasets
+from hangtag.training.networks.cnn_rnn import CnnRnn
+from hangtag.training.networks.single_label import MODELS, build
+from hangtag.training.runs.run import Run
+from hangtag.training.tasks.objectives import OBJECTIVES, SoftmaxRanking
 
 
 def load(run: Run) -> Served:

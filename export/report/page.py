@@ -11,11 +11,11 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from export.errors import ExportError
-from export.exporter import Published
-from export.foreign.intake import Accepted
-from export.gate.answers import Answers, Array, Pixels
-from export.report import pictures
+from hangtag.export.errors import ExportError
+from hangtag.export.exporter import Published
+from hangtag.export.foreign.intake import Accepted
+from hangtag.export.gate.answers import Answers, Array, Pixels
+from hangtag.export.report import pictures
 
 WORST = 8
 _SINGULAR = {"logits": "logit", "probabilities": "probability"}
@@ -124,7 +124,7 @@ def _write(path: Path, **content: Any) -> None:
 @functools.cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("export.report", ""),
+        loader=jinja2.PackageLoader("hangtag.export.report", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

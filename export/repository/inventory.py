@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export import repository
-from export.errors import ExportError
-from serving.server.errors import ModelLoadError
-from serving.server.runtime import Runtime
-from serving.signature import Signature
+from hangtag.export.errors import ExportError
+from hangtag.export.repository import publishing as repository
+from hangtag.serving.server.errors import ModelLoadError
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.serving.signature import Signature
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def operators(entry: Entry) -> dict[str, int] | None:
     try:
         import onnx
 
-        from export import graph
+        from hangtag.export.file import graph
     except ModuleNotFoundError:
         return None
     return dict(graph.operators(onnx.load(entry.path, load_external_data=False)).most_common())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from export.errors import ExportError
+from hangtag.export.errors import ExportError
 
 MODEL_FILE = "model.onnx"
 STAGING = ".publishing-"

@@ -11,16 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hangtag import label_sources
-from hangtag.evaluation import document, multi_label, samples, single_label, subjects, table
+from hangtag.evaluation import document, label_sources, multi_label, samples, single_label, subjects, table
 from hangtag.evaluation.subject import require_labels
 from hangtag.extras import needs
+from hangtag.options import FiniteRange, refuse, runs_option
 from hangtag.output import require_writable, write_text
-from serving.credentials import Credentials, credentials_options
-from training import label_distance
-from training.data import LABELS, Split
-from training.names import DATASETS
-from training.options import FiniteRange, refuse, runs_option
+from hangtag.serving.credentials import Credentials, credentials_options
+from hangtag.training.data.fashion_mnist import LABELS, Split
+from hangtag.training.data.names import DATASETS
+from hangtag.training.labels import distance as label_distance
 
 
 @click.command()

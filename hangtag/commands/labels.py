@@ -6,11 +6,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from hangtag import label_sources
+from hangtag.evaluation import label_sources
 from hangtag.extras import needs
+from hangtag.options import refuse, runs_option
 from hangtag.output import require_writable, write_text
-from training.label_distance import LabelDistances
-from training.options import refuse, runs_option
+from hangtag.training.labels.distance import LabelDistances
 
 
 @click.command()

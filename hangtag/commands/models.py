@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from export import inventory, verify
-from export.inventory import Entry
+from hangtag.export import verify
+from hangtag.export.repository import inventory
+from hangtag.export.repository.inventory import Entry
 
 _models = click.option(
     "--models",

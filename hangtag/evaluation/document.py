@@ -9,9 +9,9 @@ from typing import Any, TypedDict
 from hangtag.evaluation.multi_label import MultiLabelResult
 from hangtag.evaluation.single_label import SingleLabelResult
 from hangtag.evaluation.subject import Subject
-from training.data import LABELS
-from training.label_distance import LabelDistances
-from training.metrics import ClassFigures
+from hangtag.training.data.fashion_mnist import LABELS
+from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.metrics.single_label import ClassFigures
 
 SCHEMA = "hangtag.evaluation/1"
 MISTAKES = 100

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hangtag.evaluation.errors import EvaluationError, sentence
 from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Report, Subject, batches, joined
-from serving.server.errors import InferenceError, ModelLoadError
-from serving.server.runtime import Runtime
+from hangtag.serving.server.errors import InferenceError, ModelLoadError
+from hangtag.serving.server.runtime.session import Runtime
 
 
 class FileSubject(Subject):

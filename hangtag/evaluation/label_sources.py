@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 from hangtag.extras import needs
-from training import label_distance, model_files
-from training.data import LABELS
-from training.errors import LabelDistanceError
-from training.label_distance import LabelDistances
+from hangtag.training.data.fashion_mnist import LABELS
+from hangtag.training.errors import LabelDistanceError
+from hangtag.training.labels import distance as label_distance
+from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.runs import model_files
 
 
 def find(source: str, runs_dir: Path) -> LabelDistances:
@@ -23,8 +24,8 @@ def find(source: str, runs_dir: Path) -> LabelDistances:
         with needs("train", "reading weights from an ONNX file"):
             return _of_onnx(file)
     with needs("train", "reading the weights of a run"):
-        from training import label_embeddings
-        from training.run import Run
+        from hangtag.training.labels import embeddings as label_embeddings
+        from hangtag.training.runs.run import Run
     return label_embeddings.of_run(Run.find(source, runs_dir))
 
 
@@ -36,7 +37,7 @@ def _of_onnx(path: Path) -> LabelDistances:
     import onnx
     from google.protobuf.message import DecodeError
 
-    from training import label_embeddings
+    from hangtag.training.labels import embeddings as label_embeddings
 
     try:
         model = onnx.load(path)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Array, Outputs, Subject
 from hangtag.extras import needs
-from training.metrics import ClassFigures, per_class
+from hangtag.training.metrics.single_label import ClassFigures, per_class
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class SetMistake:
 
 @dataclass(frozen=True)
 class MultiLabelResult:
-    """figures: those of training.multi_label.metrics, by name; classes: of each label, whether it is in the set.
+    """figures: those of training/metrics/multi_label.py, by name; classes: of each label, whether it is in the set.
 
     mistakes: all of them, the most confident first; where confidence is not known, those with most wrong labels.
     """
@@ -40,7 +40,7 @@ def measure(
 ) -> MultiLabelResult:
     """Judge a model's outputs against the true label sets [n, labels]. Raises EvaluationError when they do not fit."""
     with needs("train", "evaluating a model of several labels"):
-        from training.multi_label import metrics as multi_label_metrics
+        from hangtag.training.metrics import multi_label as multi_label_metrics
     probabilities = outputs.get("probabilities")
     if probabilities is None or probabilities.shape != truth.shape:
         found = "none" if probabilities is None else f"probabilities of the shape {list(probabilities.shape)}"

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from hangtag.evaluation.multi_label import MultiLabelResult
 from hangtag.evaluation.single_label import Mistake, SingleLabelResult
 from hangtag.output import writing
-from training.data import LABELS, Images
-from training.label_distance import LabelDistances
+from hangtag.training.data.fashion_mnist import LABELS, Images
+from hangtag.training.labels.distance import LabelDistances
 
 COLUMNS, ROWS = 6, 4
 DPI = 120

@@ -2,10 +2,10 @@
 
 import torch
 
-from export import trained
-from export.served import LabelThreshold
 from hangtag.evaluation.subject import Array, Outputs, Report, Subject, batches, joined
-from training.run import Run
+from hangtag.export.network import trained
+from hangtag.export.network.served import LabelThreshold
+from hangtag.training.runs.run import Run
 
 
 class RunSubject(Subject):

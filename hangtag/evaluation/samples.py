@@ -6,10 +6,10 @@ from pathlib import Path
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Array, Subject
 from hangtag.extras import needs
-from training import data
-from training.data import LABELS, FashionMnist, Split
-from training.multi_label.data import MultiLabelSplit
-from training.names import DATASETS, OUTFITS, SINGLE_LABEL
+from hangtag.training.data import fashion_mnist as data
+from hangtag.training.data.fashion_mnist import LABELS, FashionMnist, Split
+from hangtag.training.data.multi_label import MultiLabelSplit
+from hangtag.training.data.names import DATASETS, OUTFITS, SINGLE_LABEL
 
 DEFAULTS = {"single_label": SINGLE_LABEL, "multi_label": OUTFITS[0]}
 
@@ -47,7 +47,7 @@ def load(subject: Subject, split: str, limit: int | None, data_dir: Path | None,
         chosen = garments.validation if split == "validation" else garments.test
         return Samples(name, split, garments.source, LABELS, chosen.first(limit))
     with needs("train", f"the data set {name}"):
-        from training import datasets
+        from hangtag.training import catalog as datasets
     if name in OUTFITS:
         garments = data.load(data_dir)
         return Samples(name, split, garments.source, LABELS, _outfits(name, garments, split, limit))
@@ -59,7 +59,7 @@ def load(subject: Subject, split: str, limit: int | None, data_dir: Path | None,
 
 def _outfits(name: str, garments: FashionMnist, split: str, limit: int | None) -> MultiLabelSplit:
     """Only what is asked for: to compose all splits takes seconds."""
-    from training.multi_label import outfits
+    from hangtag.training.data import outfits
 
     size = outfits.SIZES[split]
     source = garments.validation if split == "validation" else garments.test

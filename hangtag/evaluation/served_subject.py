@@ -8,8 +8,8 @@ import numpy as np
 
 from hangtag.evaluation.errors import EvaluationError, sentence
 from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Report, Subject, batches, joined
-from serving.client import Client, ClientError, Credentials, CredentialsError
-from training.data import LABELS
+from hangtag.serving.client import Client, ClientError, Credentials, CredentialsError
+from hangtag.training.data.fashion_mnist import LABELS
 
 IN_FLIGHT = 4
 INPUT = "image"

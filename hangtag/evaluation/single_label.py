@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Outputs
-from training.data import LABELS, Split
-from training.label_distance import LabelDistances
-from training.metrics import (
+from hangtag.training.data.fashion_mnist import LABELS, Split
+from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.metrics.single_label import (
     ClassFigures,
     Evaluation,
     confusion_matrix,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from hangtag.evaluation.subject import Subject
 from hangtag.extras import needs
-from serving.credentials import Credentials
-from training import model_files
+from hangtag.serving.credentials import Credentials
+from hangtag.training.runs import model_files
 
 
 def find(
@@ -32,5 +32,5 @@ def find(
         return FileSubject(file)
     with needs("train", "evaluating a run"):
         from hangtag.evaluation.run_subject import RunSubject
-        from training.run import Run
+        from hangtag.training.runs.run import Run
     return RunSubject(Run.find(name, runs_dir))

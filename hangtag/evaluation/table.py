@@ -8,8 +8,8 @@ from rich.text import Text
 
 from hangtag.evaluation.multi_label import MultiLabelResult
 from hangtag.evaluation.single_label import SingleLabelResult
-from training.data import LABELS
-from training.metrics import ClassFigures
+from hangtag.training.data.fashion_mnist import LABELS
+from hangtag.training.metrics.single_label import ClassFigures
 
 _FIGURES = {
     "exact_match": ("exact match", "images whose whole set is right"),

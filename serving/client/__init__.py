@@ -1,8 +1,8 @@
-"""The typed client: ``from serving.client import Client``."""
+"""The typed client: ``from hangtag.serving.client import Client``."""
 
-from serving.client.classification import Classification, Label
-from serving.client.client import Client
-from serving.connection import ClientError
-from serving.credentials import Credentials, CredentialsError
+from hangtag.serving.client.classification import Classification, Label
+from hangtag.serving.client.client import Client
+from hangtag.serving.connection import ClientError
+from hangtag.serving.credentials import Credentials, CredentialsError
 
 __all__ = ["Classification", "Client", "ClientError", "Credentials", "CredentialsError", "Label"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2 as pb
 
 Version = tuple[str, str]
 """A model's name and version."""

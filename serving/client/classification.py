@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from protos import classifier_pb2 as pb
+from hangtag.protos import classifier_pb2 as pb
 
 Image: TypeAlias = bytes | npt.NDArray[np.uint8]
 """The bytes of a PNG, JPEG or WebP file, or grey pixels [height, width] of the model's own size."""

@@ -11,11 +11,11 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from serving.client import pictures, side_by_side
-from serving.client.classification import Classification
-from serving.client.client import Client
-from serving.connection import ClientError, server_option
-from serving.credentials import Credentials, CredentialsError, credentials_options
+from hangtag.serving.client import pictures, side_by_side
+from hangtag.serving.client.classification import Classification
+from hangtag.serving.client.client import Client
+from hangtag.serving.connection import ClientError, server_option
+from hangtag.serving.credentials import Credentials, CredentialsError, credentials_options
 
 
 @click.command()

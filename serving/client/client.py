@@ -11,10 +11,10 @@ from typing import Any
 import grpc
 import numpy.typing as npt
 
-from protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc, tensors
-from serving.client.classification import Classification, Image, classify_request, compare_request, read
-from serving.connection import DEFAULT_TIMEOUT, ClientError, Connection
-from serving.credentials import Credentials
+from hangtag.protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc, tensors
+from hangtag.serving.client.classification import Classification, Image, classify_request, compare_request, read
+from hangtag.serving.connection import DEFAULT_TIMEOUT, ClientError, Connection
+from hangtag.serving.credentials import Credentials
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 Array = npt.NDArray[Any]

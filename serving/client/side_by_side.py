@@ -6,7 +6,7 @@ from itertools import zip_longest
 from rich.table import Table
 from rich.text import Text
 
-from serving.client.classification import Classification, Label
+from hangtag.serving.client.classification import Classification, Label
 
 
 def table(answers: Sequence[Classification]) -> Table:

@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from serving.client.activity import Activity, Look, MetricsError, activities, fetch_metrics
-from serving.client.client import Client
-from serving.connection import ClientError, server_option
-from serving.credentials import Credentials, CredentialsError, credentials_options
+from hangtag.serving.client.activity import Activity, Look, MetricsError, activities, fetch_metrics
+from hangtag.serving.client.client import Client
+from hangtag.serving.connection import ClientError, server_option
+from hangtag.serving.credentials import Credentials, CredentialsError, credentials_options
 
 
 @click.command()

@@ -5,10 +5,10 @@ from typing import Any
 import click
 import structlog
 
-from serving.server import life
-from serving.server.config import ServerConfig, server_options
-from serving.server.errors import StartError
-from serving.server.logs import configure_log
+from hangtag.serving.server.config.server_config import ServerConfig, server_options
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.process import main as life
+from hangtag.serving.server.telemetry.log import configure_log
 
 log = structlog.get_logger()
 

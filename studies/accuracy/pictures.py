@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from export.model_pictures import COLOURS, save
+from studies.shipped.pictures import COLOURS, save
 
 Epochs = Sequence[Mapping[str, float]]
 

@@ -10,9 +10,10 @@ from typing import Any
 import click
 import jinja2
 
-from export import model_pictures, study_pictures
-from training.data import LABELS
-from training.recipes import recipe_for
+from hangtag.training.data.fashion_mnist import LABELS
+from hangtag.training.recipes import recipe_for
+from studies.accuracy import pictures as study_pictures
+from studies.shipped import pictures as model_pictures
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def read(folder: Path, recipe: str) -> dict[str, Results]:
             same[config["seed"]] = result
         except (KeyError, TypeError) as error:
             raise click.ClickException(
-                f"{path} is no results file of a run, as python -m export.study_results writes them ({error!r})."
+                f"{path} is no results file of a run, as python -m studies.accuracy.results writes them ({error!r})."
             ) from error
     return {model: Results([found[seed] for seed in sorted(found)]) for model, found in runs.items()}
 
@@ -169,7 +170,7 @@ def read(folder: Path, recipe: str) -> dict[str, Results]:
 @click.option(
     "--speed",
     type=click.Path(path_type=Path),
-    default=Path("benchmarks/train/results.json"),
+    default=Path("studies/train_step/results.json"),
     show_default=True,
     help="What `make bench-train` measured.",
 )
@@ -197,7 +198,7 @@ def page(inputs: Inputs) -> str:
     times = bench and {name: bench["median_ms"][name]["hangtag"] for name in STUDY}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701  Markdown
     environment.filters |= {"percent": _percent, "code": _code}
-    return environment.from_string(Path(__file__).with_name("study.md.j2").read_text()).render(
+    return environment.from_string(Path(__file__).with_name("page.md.j2").read_text()).render(
         published=STUDY,
         hidden_sizes=HIDDEN_SIZES,
         goals=GOALS,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from training.config import portable
-from training.run import Run
+from hangtag.training.runs.config import portable
+from hangtag.training.runs.run import Run
 
 
 @click.command()

@@ -16,16 +16,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.export import profile
-from export import inventory
-from export.gate import speed
-from export.gate.speed import EAGER, FP32, TIMINGS, Speed
-from export.inventory import Entry
-from export.served import Classifier, Served
-from serving.loadtest.measuring.environment import cpu_model
-from serving.server.runtime import VERSION as ONNXRUNTIME_VERSION
-from training import data
-from training.models import build
+from hangtag.export.gate import speed
+from hangtag.export.gate.speed import EAGER, FP32, TIMINGS, Speed
+from hangtag.export.network.served import Classifier, Served
+from hangtag.export.repository import inventory
+from hangtag.export.repository.inventory import Entry
+from hangtag.serving.loadtest.measuring.environment import cpu_model
+from hangtag.serving.server.runtime.session import VERSION as ONNXRUNTIME_VERSION
+from hangtag.training.data import fashion_mnist as data
+from hangtag.training.networks.single_label import build
+from studies.exported import profile
 
 HERE = Path(__file__).parent
 GOALS: dict[str, tuple[int, str, float]] = {

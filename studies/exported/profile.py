@@ -1,4 +1,4 @@
-"""Where a batch's time goes, node by node, by ONNX Runtime's own profiler: python -m benchmarks.export.profile FILE."""
+"""Where a batch's time goes, node by node, by ONNX Runtime's own profiler: python -m studies.exported.profile FILE."""
 
 import json
 import tempfile

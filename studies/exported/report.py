@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from benchmarks import marked
-from export.gate.speed import COMPILED, EAGER, FILE, FP32
+from hangtag.export.gate.speed import COMPILED, EAGER, FILE, FP32
+from studies import marked
 
 HERE = Path(__file__).parent
-BEGIN = marked.begin("benchmarks/export/report.py")
+BEGIN = marked.begin("studies/exported/report.py")
 Results = dict[str, Any]
 
 

@@ -11,12 +11,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.gpu.worker import WAYS
-from serving.server.buckets import bucket_sizes
-from serving.server.errors import ModelLoadError, RepositoryError
-from serving.server.providers import BY_NAME
-from serving.server.repository import latest_versions
-from serving.server.runtime import VERSION, Runtime
+from hangtag.serving.server.engine.repository import latest_versions
+from hangtag.serving.server.errors import ModelLoadError, RepositoryError
+from hangtag.serving.server.runtime.batch_buckets import bucket_sizes
+from hangtag.serving.server.runtime.providers import BY_NAME
+from hangtag.serving.server.runtime.session import VERSION, Runtime
+from studies.gpu.worker import WAYS
 
 LARGEST_DIFFERENCE = 0.01
 """From the CPU's answers, as a share of an output's largest value: GPUs round inputs of products to ten bits (TF32)."""
@@ -69,7 +69,7 @@ def main(models: Path, provider: str, largest: int, runs: int, out: Path) -> Non
 
 def run_worker(asked: dict[str, Any]) -> dict[str, Any]:
     """What a process of its own measured, which a GPU's errors may end: {"failure": why} then."""
-    command = [sys.executable, "-m", "benchmarks.gpu.worker", json.dumps(asked)]
+    command = [sys.executable, "-m", "studies.gpu.worker", json.dumps(asked)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
     except subprocess.TimeoutExpired:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from serving.server.buckets import doubt, random_rows, shape_of
-from serving.server.cpus import usable_cpus
-from serving.server.runtime import Runtime, Tensors, dtype_of
+from hangtag.serving.server.host.cpus import usable_cpus
+from hangtag.serving.server.runtime.batch_buckets import doubt, random_rows, shape_of
+from hangtag.serving.server.runtime.session import Runtime, Tensors, dtype_of
 
 WAYS = {"plain": "session.run", "bound": "IO binding", "graphs": "CUDA graphs"}
 _WARM_UP = 5

@@ -7,9 +7,8 @@ import click
 from matplotlib.figure import Figure
 from PIL import Image
 
-from training import data as fashion_mnist
-from training.multi_label import outfits
-from training.multi_label.data import MultiLabelData
+from hangtag.training.data import fashion_mnist, outfits
+from hangtag.training.data.multi_label import MultiLabelData
 
 _COLUMNS, _ROWS = 6, 2  # of each set
 _SHORT = {"T-shirt/top": "T-shirt", "Ankle boot": "Boot"}

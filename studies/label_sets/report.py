@@ -132,7 +132,7 @@ def page(runs: Runs) -> str:
         for dataset, measures in ahead.items()
     }
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701  Markdown
-    return environment.from_string(Path(__file__).with_name("cnn_rnn.md.j2").read_text()).render(
+    return environment.from_string(Path(__file__).with_name("page.md.j2").read_text()).render(
         tables=tables,
         leads=leads,
         seeds=len(SEEDS),

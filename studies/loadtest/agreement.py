@@ -15,9 +15,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks.loadtest import report, results
-from benchmarks.loadtest.tools import TOOLS
-from benchmarks.server.process import served
+from studies.loadtest import report, results
+from studies.loadtest.tools import TOOLS
+from studies.server.process import served
 
 TOLERANCE = 0.1
 # The model that is judged is the one whose server is the bottleneck for every tool.

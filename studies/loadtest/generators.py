@@ -23,17 +23,17 @@ import click
 import grpc
 from rich.console import Console
 
-from benchmarks.loadtest import report, results
-from benchmarks.server.process import served
-from serving.credentials import Credentials
-from serving.loadtest.generator.calls import Calls, FutureCalls, QueueCalls
-from serving.loadtest.generator.fleet import Fleet
-from serving.loadtest.generator.null_server import null_server
-from serving.loadtest.generator.orders import INFER, Block, Connections, Feed
-from serving.loadtest.plan.loads import ClosedLoop, Limits
-from serving.loadtest.plan.targets import Target
-from serving.loadtest.target.probe import Probe
-from serving.loadtest.target.samples import load
+from hangtag.serving.credentials import Credentials
+from hangtag.serving.loadtest.generator.calls import Calls, FutureCalls, QueueCalls
+from hangtag.serving.loadtest.generator.fleet import Fleet
+from hangtag.serving.loadtest.generator.null_server import null_server
+from hangtag.serving.loadtest.generator.orders import INFER, Block, Connections, Feed
+from hangtag.serving.loadtest.plan.loads import ClosedLoop, Limits
+from hangtag.serving.loadtest.plan.targets import Target
+from hangtag.serving.loadtest.samples import load
+from hangtag.serving.loadtest.sut.probe import Probe
+from studies.loadtest import report, results
+from studies.server.process import served
 
 DEADLINE = 10.0
 SWITCH_INTERVAL = 0.0005  # As in the generator's processes.

@@ -8,10 +8,10 @@ from statistics import median
 import click
 from rich.table import Table
 
-from benchmarks.loadtest.results import FILE, Part
-from serving.loadtest import units
+from hangtag.serving.loadtest import units
+from studies.loadtest.results import FILE, Part
 
-BEGIN = "<!-- figures: made by benchmarks/loadtest/report.py -->\n"
+BEGIN = "<!-- figures: made by studies/loadtest/report.py -->\n"
 END = "<!-- end of figures -->\n"
 PLACES = {
     "apart": "the server on one half of the CPUs, the tool on the other",

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loadtest.tools import PEERS
-from serving.loadtest.measuring.environment import describe
+from hangtag.serving.loadtest.measuring.environment import describe
+from studies.loadtest.tools import PEERS
 
 FILE = Path(__file__).parent / "results.json"
 Part = dict[str, Any]

@@ -11,12 +11,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from serving.credentials import Credentials
-from serving.loadtest.measuring.whole import Extras, measure
-from serving.loadtest.plan.scenario import Scenario
-from serving.loadtest.plan.targets import Target
-from serving.loadtest.target.probe import Probe
-from serving.loadtest.target.samples import load
+from hangtag.serving.credentials import Credentials
+from hangtag.serving.loadtest.measuring.whole import Extras, measure
+from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.plan.targets import Target
+from hangtag.serving.loadtest.samples import load
+from hangtag.serving.loadtest.sut.probe import Probe
 
 PEERS = Path(__file__).parents[2] / ".venv-peers/bin"
 

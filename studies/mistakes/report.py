@@ -10,10 +10,10 @@ from typing import Any
 import click
 import jinja2
 
-from export.cnn_rnn_report import spread
-from training import label_distance
-from training.label_distance import LabelDistances
-from training.metrics import mean_severity
+from hangtag.training.labels import distance as label_distance
+from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.metrics.single_label import mean_severity
+from studies.label_sets.report import spread
 
 MODEL = "lstm"
 LOSSES = ("cross-entropy", "soft-labels", "embedding-distance")
@@ -183,7 +183,7 @@ def page(table: Sequence[Row], tried: Sequence[Trial], limits: Sequence[Bound], 
         for row in others
     ]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701  Markdown
-    return environment.from_string(Path(__file__).with_name("mistakes.md.j2").read_text()).render(
+    return environment.from_string(Path(__file__).with_name("page.md.j2").read_text()).render(
         model=MODEL,
         rows=table,
         comparisons=comparisons,

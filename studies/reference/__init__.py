@@ -1,1 +1,1 @@
-"""The parts of docs/ that are made from declarations and measurements: `python -m deploy.pages`, or `make docs`."""
+"""The parts of docs/ that are made from declarations and measurements: `python -m studies`, or `make docs`."""

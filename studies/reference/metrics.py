@@ -6,10 +6,10 @@ from pathlib import Path
 import yaml
 from prometheus_client.core import Metric
 
-from deploy.pages.sections import table
-from serving.server.histogram import Histogram
-from serving.server.metrics import StateCollector
-from serving.server.state import READY, ServerState, VersionState
+from hangtag.serving.server.telemetry.histogram import Histogram
+from hangtag.serving.server.telemetry.prometheus import StateCollector
+from hangtag.serving.server.telemetry.server_state import READY, ServerState, VersionState
+from studies.sections import table
 
 HEAD = ("metric", "type", "labels", "what it tells", "watched by")
 _TYPES = {"unknown": "counter"}  # Triton's counters do not end in _total, so they are exported without a type.

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from deploy.pages.sections import table
 from hangtag.cli import SUBCOMMANDS, main
+from studies.sections import table
 
 HEAD = ("option", "variable", "default", "meaning")
 

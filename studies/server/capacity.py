@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.pages.sections import table
-from protos import inference_pb2
+from hangtag.protos import inference_pb2
+from studies.sections import table
 
-RESULTS = Path("benchmarks/server/results.json")
+RESULTS = Path("studies/server/results.json")
 RATES = (1_000, 10_000, 100_000, 1_000_000)  # calls a second
 # Of what a replica can do at most. Waiting grows as 1 / (1 - utilisation): 2.5 at 0.6, but 10 at 0.9.
 UTILISATION = 0.6
@@ -67,7 +67,7 @@ def read(document: dict[str, Any]) -> list[Measured]:
         ]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{RESULTS} is not as benchmarks/server/measure.py writes it (machine.cpus, and on the hot path in each of "
+            f"{RESULTS} is not as studies/server/measure.py writes it (machine.cpus, and on the hot path in each of "
             f'the rounds calls_per_s of the load "many" and samples_per_s of "offline"): {error!r}'
         ) from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2 as pb
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _HEADERS = ("content-type: application/grpc", "te: trailers")

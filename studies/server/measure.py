@@ -15,12 +15,12 @@ from typing import Any
 import click
 from rich.console import Console
 
-from benchmarks.server import h2load
-from benchmarks.server.goals import bare_rate
-from benchmarks.server.process import served
-from benchmarks.server.report import tables
-from benchmarks.server.scenarios import MANY, OFFLINE_SAMPLES, Bench, Figures
-from serving.loadtest.measuring.environment import cpu_model
+from hangtag.serving.loadtest.measuring.environment import cpu_model
+from studies.server import h2load
+from studies.server.goals import bare_rate
+from studies.server.process import served
+from studies.server.report import tables
+from studies.server.scenarios import MANY, OFFLINE_SAMPLES, Bench, Figures
 
 HERE = Path(__file__).parent
 PATHS = ("hot", "ordinary")
@@ -124,7 +124,7 @@ class _Bare:
 
 @contextmanager
 def _bare(models: Path, threads: int) -> Iterator[_Bare]:
-    command = [sys.executable, "-m", "benchmarks.server.bare", str(models), str(threads)]
+    command = [sys.executable, "-m", "studies.server.bare", str(models), str(threads)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield _Bare(process)
         assert process.stdin

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import click
 import grpc
 
-from protos import inference_pb2 as pb
-from protos import inference_pb2_grpc
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
 
 _TIMEOUT = 60.0
 

@@ -8,11 +8,11 @@ from typing import Any
 import click
 from rich.table import Table
 
-from benchmarks import marked
-from benchmarks.server.goals import Results, bare_rate, goals
+from studies import marked
+from studies.server.goals import Results, bare_rate, goals
 
 HERE = Path(__file__).parent
-BEGIN, END = marked.begin("benchmarks/server/report.py"), marked.END
+BEGIN, END = marked.begin("studies/server/report.py"), marked.END
 Rows = list[list[str]]
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from benchmarks.server import h2load, open_loop
-from benchmarks.server.h2load import Load
-from benchmarks.server.process import Served
+from studies.server import h2load, open_loop
+from studies.server.h2load import Load
+from studies.server.process import Served
 
 Figures = dict[str, Any]
 

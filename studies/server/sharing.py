@@ -1,6 +1,6 @@
 """What several processes could share of their models' memory: each way to keep the weights, in a process of its own.
 
-    python -m benchmarks.server.sharing
+    python -m studies.server.sharing
 
 Memory that is anonymous is a process' own; what is a file's is shared with all that map the same file. Needs the extra
 train, for onnx.
@@ -15,8 +15,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from serving.server import memory, providers
-from serving.server.repository import latest_versions
+from hangtag.serving.server.engine.repository import latest_versions
+from hangtag.serving.server.host import memory
+from hangtag.serving.server.runtime import providers
 
 WAYS = {
     "no models": "nothing is loaded",
@@ -34,7 +35,7 @@ def main(models: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         for way, told in WAYS.items():
             folder = _with_side_files(models, Path(name) / way) if "mapped" in way else models
-            command = [sys.executable, "-m", "benchmarks.server.sharing", "measure", way, str(folder)]
+            command = [sys.executable, "-m", "studies.server.sharing", "measure", way, str(folder)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             anonymous, files = done.stdout.split()
             click.echo(f"| {told} | {anonymous} MB | {files} MB |")
@@ -54,7 +55,7 @@ def _measure(way: str, models: Path) -> None:
     """Load every model as the server does, compute the smallest and the largest batch, and print what it took."""
     import onnxruntime
 
-    from serving.server import runtime  # for the pool of memory that all sessions share
+    from hangtag.serving.server.runtime import session as runtime  # for the pool of memory that all sessions share
 
     assert onnxruntime.__version__ == runtime.VERSION
     sessions = []

@@ -1,6 +1,6 @@
 """What ``--workers`` is worth on this machine: calls a second and memory of one process and of several, in turns.
 
-python -m benchmarks.server.workers
+python -m studies.server.workers
 """
 
 import os
@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks.server import h2load
-from benchmarks.server.h2load import Load
-from benchmarks.server.process import served
-from serving.loadtest.measuring.environment import cpu_model
+from hangtag.serving.loadtest.measuring.environment import cpu_model
+from studies.server import h2load
+from studies.server.h2load import Load
+from studies.server.process import served
 
 MODELS = ("lstm", "cnn")
 

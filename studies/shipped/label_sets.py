@@ -3,13 +3,13 @@
 import json
 from collections.abc import Sequence
 
-from export.shipped import ShippedModel
-from training.config import command
+from hangtag.training.runs.config import command
+from studies.shipped.models import ShippedModel
 
 INTRODUCTION = """\
 ## Several labels
 
-These answer with the set of garments on a canvas of 64x64 pixels (training/multi_label/outfits.py). The epoch with the
+These answer with the set of garments on a canvas of 64x64 pixels (training/data/outfits.py). The epoch with the
 best O-F1 on the validation split is kept. O-F1 counts all decisions together, C-F1 is of the averages of each label's
 precision and recall, and the exact match is the share of images whose whole set is right, all on the test split.
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export import inventory
-from export.inventory import Entry
+from hangtag.export.repository import inventory
+from hangtag.export.repository.inventory import Entry
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from export.shipped import ShippedModel
+from studies.shipped.models import ShippedModel
 
 BEGIN, END = "<!-- figures: models -->", "<!-- /figures -->"
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
-from export import model_pictures, model_report_sets, readme_table
-from export.shipped import ShippedModel, read_all, read_earlier, read_precisions
-from training.config import command
+from hangtag.training.runs.config import command
+from studies.shipped import label_sets as model_report_sets
+from studies.shipped import pictures as model_pictures
+from studies.shipped import readme_table
+from studies.shipped.models import ShippedModel, read_all, read_earlier, read_precisions
 
 # Published: the study's validation accuracy over ten epochs in Keras, batch 32, on a Tesla K80.
 STUDY = {"lstm": ("90.24 %", "89.96 %"), "lstm2": ("91.10 %", "90.50 %"), "cnn": ("91.30 %", "90.94 %")}

@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.train.worker import worker
-from serving.loadtest.measuring.environment import cpu_model
-from training import data
+from hangtag.serving.loadtest.measuring.environment import cpu_model
+from hangtag.training.data import fashion_mnist as data
+from studies.train_step.worker import worker
 
 HERE = Path(__file__).parent
 BATCH_SIZE = 32
@@ -75,7 +75,7 @@ def main(keras_python: Path, python: Path, threads: int, repeats: int, data_dir:
         few = data.load(data_dir).train.first(BATCH_SIZE * (max(STEPS.values()) + 1))
         np.savez(images, images=few.images, classes=few.classes)
         commands: dict[str, Sequence[str | Path]] = {
-            way: [python, "-m", "benchmarks.train.torch_worker", way, str(threads), images]
+            way: [python, "-m", "studies.train_step.torch_worker", way, str(threads), images]
             for way in (*WAYS[1:], PRODUCT)
         }
         commands["keras"] = [keras_python, HERE / "keras_worker.py", str(threads), images]

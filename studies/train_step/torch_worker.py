@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training import trainer
-from training.config import RunConfig
-from training.data import FashionMnist, Split
-from training.models import build
-from training.recipes import recipe_for
-from training.run import Run
-from training.watch import Progress, Watch
+from hangtag.training.data.fashion_mnist import FashionMnist, Split
+from hangtag.training.loop import trainer
+from hangtag.training.networks.single_label import build
+from hangtag.training.recipes import recipe_for
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.run import Run
+from hangtag.training.watch import Progress, Watch
 
 BATCH_SIZE = 32
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import grpc
 
-from protos import inference_pb2_grpc
-from serving.server.app import Server
-from serving.server.config import ServerConfig
+from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
 from tests import onnx_models
 from tests.serving.server.transport.live import index, request
 

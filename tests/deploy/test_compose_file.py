@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from hangtag.cli import main
-from serving.server.config import ServerConfig
+from hangtag.serving.server.config.server_config import ServerConfig
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text()

@@ -10,9 +10,9 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Sample
 
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from serving.server.metrics import StateCollector
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.telemetry.prometheus import StateCollector
 from tests import onnx_models
 from tests.deploy import dashboard
 

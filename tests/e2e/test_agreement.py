@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from benchmarks.loadtest.tools import PEERS, TOOLS, Figures
-from protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2 as pb
+from studies.loadtest.tools import PEERS, TOOLS, Figures
 from tests.serving.loadtest.fake_server import FakeServer, running
 
 ANSWER_SECONDS = 0.15

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hangtag.training.data.fashion_mnist import LABELS, Split
+from hangtag.training.networks.cnn_rnn import beam_search
+from hangtag.training.networks.inference import normalise
 from tests.e2e.processes import ROOT, hangtag, serving
 from tests.export import label_sets
-from training.data import LABELS, Split
-from training.inference import normalise
-from training.multi_label.cnn_rnn import beam_search
 
 
 def test_a_set_of_labels_from_the_run_to_the_answer(garments: Split, tmp_path: Path) -> None:

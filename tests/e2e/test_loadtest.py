@@ -7,9 +7,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from serving.server.runtime import Runtime
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.data.fashion_mnist import Split
 from tests.e2e.processes import ROOT, ServerProcess, hangtag
-from training.data import Split
 
 SAMPLES = 300
 SHORT = ("--min-duration", "0.3", "--min-query-count", "20", "--blocks", "2", "--warm-up", "0.05", "--concurrency", "2")

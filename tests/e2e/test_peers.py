@@ -14,12 +14,12 @@ import grpc
 import numpy as np
 import pytest
 
-from protos import inference_pb2 as pb
-from protos import inference_pb2_grpc
-from serving.client import Client
-from serving.server.repository import latest_versions
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.client import Client
+from hangtag.serving.server.engine.repository import latest_versions
+from hangtag.training.data.fashion_mnist import LABELS, Split
 from tests.e2e.processes import ROOT, ServerProcess, serving
-from training.data import LABELS, Split
 
 PEERS = ROOT / ".venv-peers/bin"
 CALLS = ROOT / "tests/e2e/peers/triton_calls.py"

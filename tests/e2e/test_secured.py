@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import trustme
 
-from serving.client import Classification, Client, ClientError, Credentials
+from hangtag.serving.client import Classification, Client, ClientError, Credentials
 from tests.e2e.processes import ROOT, ServerProcess, hangtag, serving
 
 GARMENT = ROOT / "examples/garments/ankle-boot-1.png"

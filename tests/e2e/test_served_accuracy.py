@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from serving.client import Client
-from serving.server.repository import ModelFile, latest_versions
-from serving.server.runtime import Runtime
+from hangtag.serving.client import Client
+from hangtag.serving.server.engine.repository import ModelFile, latest_versions
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.data.fashion_mnist import LABELS, Split
 from tests.e2e.processes import ROOT, ServerProcess
-from training.data import LABELS, Split
 
 MODELS = latest_versions(ROOT / "models")
 BATCH_SIZE = 64

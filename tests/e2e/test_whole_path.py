@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from serving.server.runtime import Runtime
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.data.fashion_mnist import LABELS
 from tests.e2e.processes import ROOT, hangtag, serving
-from training.data import LABELS
 
 GARMENTS = sorted((ROOT / "examples/garments").glob("*.png"))
 

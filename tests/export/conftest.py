@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from export import exporter
-from export.gate import speed
+from hangtag.export import exporter
+from hangtag.export.gate import speed
+from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.networks.single_label import build
+from hangtag.training.runs.run import Run
 from tests.export import runs
-from training.data import Split
-from training.models import build
-from training.run import Run
 
 
 @pytest.fixture(autouse=True)

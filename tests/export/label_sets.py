@@ -5,14 +5,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hangtag.training.data import outfits
+from hangtag.training.data.fashion_mnist import LABELS, Split
+from hangtag.training.data.multi_label import Canvases
+from hangtag.training.networks.cnn_rnn import CnnRnn
+from hangtag.training.networks.inference import normalise
+from hangtag.training.networks.multi_label import CnnEmbedding, CnnLabels
+from hangtag.training.runs.run import Run
 from tests.export import runs
-from training.data import LABELS, Split
-from training.inference import normalise
-from training.multi_label import outfits
-from training.multi_label.cnn_rnn import CnnRnn
-from training.multi_label.data import Canvases
-from training.multi_label.models import CnnEmbedding, CnnLabels
-from training.run import Run
 
 THRESHOLD = 0.2
 FIGURES = {"validation": {"o_f1": 0.75, "exact_match": 0.25}, "test": {"o_f1": 0.7, "exact_match": 0.2}}

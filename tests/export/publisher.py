@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from export import repository
+from hangtag.export.repository import publishing as repository
 
 
 def main(models: Path, name: str, source: Path, gate: str) -> None:

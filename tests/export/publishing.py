@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serving.server.repository import latest_versions
+from hangtag.serving.server.engine.repository import latest_versions
 
 PUBLISHER = "tests.export.publisher"
 

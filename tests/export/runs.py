@@ -3,11 +3,11 @@
 import hashlib
 from pathlib import Path
 
-from training import trainer
-from training.config import RunConfig
-from training.data import DIGEST, FashionMnist, Split
-from training.recipes import Recipe
-from training.run import Run
+from hangtag.training.data.fashion_mnist import DIGEST, FashionMnist, Split
+from hangtag.training.loop import trainer
+from hangtag.training.recipes import Recipe
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.run import Run
 
 EPOCHS = 2
 

@@ -9,11 +9,11 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from export import onnx_file
 from hangtag.cli import main
+from hangtag.export.file import onnx_file
+from hangtag.training.data.fashion_mnist import Split
 from tests.export import runs
 from tests.export.conftest import Exported
-from training.data import Split
 
 
 @pytest.fixture(scope="module")

@@ -7,19 +7,20 @@ import onnx
 import pytest
 import torch
 
-from export import exporter, onnx_file
-from export.errors import ExportError
-from serving.client import Client
-from serving.server.app import Server
-from serving.server.config import ServerConfig
+from hangtag.export import exporter
+from hangtag.export.errors import ExportError
+from hangtag.export.file import onnx_file
+from hangtag.serving.client import Client
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
+from hangtag.training import catalog as datasets
+from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.errors import RunMismatchError
+from hangtag.training.networks.inference import predict
+from hangtag.training.networks.single_label import build
+from hangtag.training.runs.run import Run
 from tests.export import runs
 from tests.export.conftest import Exported
-from training import datasets
-from training.data import Split
-from training.errors import RunMismatchError
-from training.inference import predict
-from training.models import build
-from training.run import Run
 
 
 def finish(run: Run) -> Run:

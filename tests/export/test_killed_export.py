@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import repository
-from serving.client import Client
-from serving.server.app import Server
-from serving.server.config import ServerConfig
+from hangtag.export.repository import publishing as repository
+from hangtag.serving.client import Client
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
+from hangtag.training.data.fashion_mnist import Split
 from tests.export.conftest import Exported
 from tests.export.publishing import publisher, served, writes
-from training.data import Split
 
 
 @pytest.mark.parametrize("gate", ["half written", "written"])
@@ -77,7 +77,7 @@ def test_a_file_system_without_locks_is_published_to_and_never_swept(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from export import repository
+from hangtag.export.repository import publishing as repository
 
 moment, steps = int(sys.argv[1]), 0
 

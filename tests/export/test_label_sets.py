@@ -11,20 +11,23 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from export import exporter, onnx_file, trained
-from export.errors import ExportError, GateError
-from export.gate import answers, label_path
-from export.gate.prove import Exam, prove
-from export.served import LabelPath, LabelThreshold
-from serving.server.runtime import Runtime
+from hangtag.export import exporter
+from hangtag.export.errors import ExportError, GateError
+from hangtag.export.file import onnx_file
+from hangtag.export.gate import answers
+from hangtag.export.gate.labels import path as label_path
+from hangtag.export.gate.prove import Exam, prove
+from hangtag.export.network import trained
+from hangtag.export.network.served import LabelPath, LabelThreshold
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.data.fashion_mnist import LABELS, Split
+from hangtag.training.data.multi_label import Canvases
+from hangtag.training.metrics.multi_label import decide
+from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, MAX_LABELS, CnnRnn, beam_search
+from hangtag.training.networks.inference import normalise
+from hangtag.training.runs.run import Run
+from hangtag.training.tasks.objectives import OBJECTIVES
 from tests.export import label_sets, runs
-from training.data import LABELS, Split
-from training.inference import normalise
-from training.multi_label.cnn_rnn import BEAM_WIDTH, MAX_LABELS, CnnRnn, beam_search
-from training.multi_label.data import Canvases
-from training.multi_label.metrics import decide
-from training.multi_label.objectives import OBJECTIVES
-from training.run import Run
 
 BASELINES = [model for model in OBJECTIVES if model != "cnn_rnn"]
 

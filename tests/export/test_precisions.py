@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from export import exporter
-from export.errors import ExportError, GateError
-from export.precision import convert
-from serving.client import Client
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from serving.server.runtime import Runtime
+from hangtag.export import exporter
+from hangtag.export.errors import ExportError, GateError
+from hangtag.export.file.precision import convert
+from hangtag.serving.client import Client
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.data import fashion_mnist as data
+from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.runs.run import Run
 from tests.export import label_sets, runs
 from tests.export.runs import contents
-from training import data
-from training.data import Split
-from training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_one_that_loses_too_much_is_refused(
         kernel.raw_data = kernel.raw_data[: len(kernel.raw_data) // 2] + bytes(len(kernel.raw_data) // 2)
         return converted
 
-    monkeypatch.setattr("export.precision.convert", forgetful)
+    monkeypatch.setattr("hangtag.export.file.precision.convert", forgetful)
     before = contents(tmp_path)
     with pytest.raises(GateError, match=r"^parity: batch 1: logits differ .* worst at test image \d\. Nothing was pub"):
         export(run, tmp_path / "models", garments, "int8")

@@ -10,15 +10,15 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
-from export import exporter
 from hangtag.cli import main
-from serving.server.app import Server
-from serving.server.config import ServerConfig
+from hangtag.export import exporter
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
+from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.runs.run import Run
 from tests import onnx_models
 from tests.export import runs
 from tests.shipped import MODELS, latest
-from training.data import Split
-from training.run import Run
 
 LSTM = latest("lstm")
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from protos import tensors
-from protos.inference_pb2 import InferTensorContents
+from hangtag.protos import tensors
+from hangtag.protos.inference_pb2 import InferTensorContents
 
 Array = npt.NDArray[Any]
 FIELDS = {

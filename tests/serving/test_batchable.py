@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.batchable import Axes, doubt, impossibility, obstacle
+from hangtag.serving.batchable import Axes, doubt, impossibility, obstacle
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from serving.signature import Signature, TensorSpec, UnsupportedModelError
+from hangtag.serving.signature import Signature, TensorSpec, UnsupportedModelError
 
 X = TensorSpec.from_onnx("x", "tensor(uint8)", ["batch", 28, 28])
 Y = TensorSpec.from_onnx("y", "tensor(float)", [None, 10])

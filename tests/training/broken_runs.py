@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.run import Run
 from tests.training.configs import figures, same_weights, weights
-from training.config import RunConfig
-from training.run import Run
 
 
 class Keeping(Run):

@@ -2,18 +2,22 @@ import gzip
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 
+from hangtag.training.data import fashion_mnist as data
+from hangtag.training.data.fashion_mnist import LABELS, FashionMnist
+from hangtag.training.data.multi_label import MultiLabelData, MultiLabelSplit
+from hangtag.training.data.outfits import make_split, together
+from hangtag.training.loop import trainer
+from hangtag.training.recipes import recipe_for
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.run import Run
+from hangtag.training.watch import Progress
 from tests.training.broken_runs import Keeping
 from tests.training.command import EPOCHS, hangtag
 from tests.training.configs import OnStep, make_config
-from training import data, trainer
-from training.config import RunConfig
-from training.data import FashionMnist
-from training.recipes import recipe_for
-from training.run import Run
-from training.watch import Progress
 
 
 @pytest.fixture(scope="session")
@@ -103,3 +107,28 @@ def linked(raw_dir: Path, tmp_path: Path) -> Path:
     for name in data.DIGESTS:
         (folder / name).symlink_to(raw_dir / name)
     return folder
+
+
+@pytest.fixture(scope="module")
+def outfits(whole: FashionMnist) -> MultiLabelData:
+    train, validation, test = (
+        make_split(together(), garments, (0, number), count)
+        for number, (garments, count) in enumerate([(whole.train, 96), (whole.validation, 40), (whole.test, 40)])
+    )
+    return MultiLabelData("outfits", LABELS, train, validation, test, source="", digest="")
+
+
+@pytest.fixture(scope="module")
+def plain(whole: FashionMnist) -> MultiLabelData:
+    """Four looks that can be told from where two bright bars lie: learned in seconds."""
+    rng = np.random.default_rng(0)
+    looks = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1], [0, 1, 0, 1]], np.bool_)
+
+    def split(count: int) -> MultiLabelSplit:
+        labels = looks[rng.integers(4, size=count)]
+        images = rng.integers(0, 30, (count, 64, 64), dtype=np.uint8)
+        for index, label in np.argwhere(labels):
+            images[index, :, 16 * label : 16 * label + 12] += np.uint8(150)
+        return MultiLabelSplit(images, labels)
+
+    return MultiLabelData("bars", ("a", "b", "c", "d"), split(512), split(100), split(100), source="", digest="")

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from hangtag.training.recipes import MULTI_LABEL
+from hangtag.training.runs.config import RunConfig
 from tests.training.configs import make_config
-from training.config import RunConfig
-from training.recipes import MULTI_LABEL
 
 
 def config_of(model: str, *, epochs: int = 2, limit: int | None = None, learning_rate: float = 2e-3) -> RunConfig:

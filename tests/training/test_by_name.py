@@ -9,13 +9,13 @@ from typing import Any, cast
 import pytest
 from click.testing import CliRunner
 
+from hangtag.training import catalog as datasets
+from hangtag.training.cli import train
+from hangtag.training.data.outfits import SIZES
+from hangtag.training.errors import RunMismatchError
+from hangtag.training.runs.run import Run
 from tests.training.configs import make_config
-from tests.training.multi_label.configs import config_of
-from training import datasets
-from training.cli import train
-from training.errors import RunMismatchError
-from training.multi_label.outfits import SIZES
-from training.run import Run
+from tests.training.multi_label_configs import config_of
 
 
 def test_runs_on_different_data_sets_are_different_runs(tmp_path: Path) -> None:

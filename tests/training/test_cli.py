@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from hangtag.training.runs.config import RunConfig, identity
+from hangtag.training.runs.run import Run
 from tests import shipped
 from tests.training.command import EPOCHS, contents, hangtag, one_error
 from tests.training.configs import same_weights, weights
-from training.config import RunConfig, identity
-from training.run import Run
 
 
 def test_a_run_says_what_it_reached_and_what_to_do_next(finished: tuple[Path, Result]) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from hangtag.training.catalog import ALL_MODELS
+from hangtag.training.cli import train
+from hangtag.training.networks.single_label import MODELS
 from tests.training.command import hangtag, one_error
-from training.cli import train
-from training.datasets import ALL_MODELS
-from training.models import MODELS
 
 # Wrong arguments.
 

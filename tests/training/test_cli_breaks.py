@@ -7,11 +7,11 @@ import pytest
 import torch
 from click.testing import Result
 
+from hangtag.training.labels import distance as label_distance
+from hangtag.training.runs.run import Run
 from tests import shipped
 from tests.training.command import EPOCHS, contents, hangtag, one_error, start, wait_until
 from tests.training.configs import figures, same_weights, weights
-from training import label_distance
-from training.run import Run
 
 
 def test_a_killed_command_goes_on_and_ends_with_the_same_weights(

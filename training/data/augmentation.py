@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from training.recipes import Augmentation
+from hangtag.training.recipes import Augmentation
 
 _ERASED_AREA = (0.02, 0.2)  # of the image
 _ERASED_ASPECT = (0.3, 3.3)  # height over width

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from training.errors import DataCorruptError, DataNotFoundError
+from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
 LABELS = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from training.data import LABELS, FashionMnist, Split
-from training.multi_label.cnn_rnn import MAX_LABELS
-from training.multi_label.data import LabelSets, MultiLabelData, MultiLabelSplit
-from training.multi_label.outfits_canvas import SIZE, Wardrobe, compose
-from training.names import OUTFITS
+from hangtag.training.data.fashion_mnist import LABELS, FashionMnist, Split
+from hangtag.training.data.multi_label import LabelSets, MultiLabelData, MultiLabelSplit
+from hangtag.training.data.names import OUTFITS
+from hangtag.training.data.outfits_canvas import SIZE, Wardrobe, compose
+from hangtag.training.networks.cnn_rnn import MAX_LABELS
 
 DATASETS = OUTFITS
 # Canvases are cheaper to compose than to learn from: with so many, few epochs do, and nothing is learned by heart.

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from training.data import LABELS, Images, Split
+from hangtag.training.data.fashion_mnist import LABELS, Images, Split
 
 SIZE = 64
 GARMENT_SIZES = (12, 28)  # pixels, smallest and largest side

@@ -11,10 +11,10 @@ from xml.etree.ElementTree import ParseError
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from training.data import cache_dir
-from training.errors import DataCorruptError, DataNotFoundError
-from training.multi_label.cnn_rnn import IMAGE_SIZE
-from training.multi_label.data import Canvases, LabelSets, MultiLabelData, MultiLabelSplit
+from hangtag.training.data.fashion_mnist import cache_dir
+from hangtag.training.data.multi_label import Canvases, LabelSets, MultiLabelData, MultiLabelSplit
+from hangtag.training.errors import DataCorruptError, DataNotFoundError
+from hangtag.training.networks.cnn_rnn import IMAGE_SIZE
 
 LABELS = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

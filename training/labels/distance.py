@@ -5,7 +5,7 @@ cosine distance of their embeddings, scaled so that a label is at 0 from itself 
 
     d(i, j) = (1 - cos(w_i, w_j)) / max over k, l of (1 - cos(w_k, w_l))
 
-A matrix is kept as a JSON file, with where it came from. training/label_distances.json is the one that is used where
+A matrix is kept as a JSON file, with where it came from. training/labels/distances.json is the one that is used where
 no other is named.
 """
 
@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from training.errors import LabelDistanceError
+from hangtag.training.errors import LabelDistanceError
 
 SCHEMA = "hangtag.label_distances/1"
-DEFAULT_PATH = Path(__file__).with_name("label_distances.json")
+DEFAULT_PATH = Path(__file__).with_name("distances.json")
 DECIMALS = 6
 HOW_TO_MAKE_ONE = "Make a file of distances with: hangtag labels RUN --json FILE"
 

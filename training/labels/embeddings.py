@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from training.data import LABELS
-from training.errors import RunMismatchError
-from training.label_distance import LabelDistances, from_embeddings
-from training.run import TRAIN_ANEW, Run
+from hangtag.training.data.fashion_mnist import LABELS
+from hangtag.training.errors import RunMismatchError
+from hangtag.training.labels.distance import LabelDistances, from_embeddings
+from hangtag.training.runs.run import TRAIN_ANEW, Run
 
 EMBEDDINGS = "embeddings.weight"
 

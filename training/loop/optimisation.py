@@ -8,8 +8,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.muon import GATES, Muon, matrices
-from training.recipes import Recipe
+from hangtag.training.loop.muon import GATES, Muon, matrices
+from hangtag.training.recipes import Recipe
 
 _WARM_UP = 0.15  # of the steps, with one_cycle
 _MUONS_OTHERS_RATE = 0.25  # of the rate of Muon's matrices

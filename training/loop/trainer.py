@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
-from training import optimisation
-from training.config import RunConfig
-from training.data import FashionMnist
-from training.distributed import Group
-from training.errors import DivergedError, RunMismatchError
-from training.label_distance import LabelDistances
-from training.multi_label.data import MultiLabelData
-from training.run import TRAIN_ANEW, Run
-from training.task import Task, Teacher
-from training.tasks import build_task
-from training.watch import Progress, Watch
+from hangtag.training.data.fashion_mnist import FashionMnist
+from hangtag.training.data.multi_label import MultiLabelData
+from hangtag.training.errors import DivergedError, RunMismatchError
+from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.loop import optimisation
+from hangtag.training.processes.process_group import Group
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.run import TRAIN_ANEW, Run
+from hangtag.training.tasks.selection import build_task
+from hangtag.training.tasks.task import Task, Teacher
+from hangtag.training.watch import Progress, Watch
 
 _LOOK = 10
 """Steps from one look at the sums to the next."""

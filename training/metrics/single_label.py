@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from training.data import Classes
+from hangtag.training.data.fashion_mnist import Classes
 
 
 @dataclass(frozen=True)

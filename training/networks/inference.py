@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from training.data import Images
+from hangtag.training.data.fashion_mnist import Images
 
 
 def normalise(images: Tensor) -> Tensor:

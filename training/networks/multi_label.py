@@ -6,7 +6,7 @@ Each maps pixels in [0, 1], [batch, 64, 64], to one logit per label, [batch, lab
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.multi_label.cnn_rnn import EMBEDDING, FEATURES, Encoder
+from hangtag.training.networks.cnn_rnn import EMBEDDING, FEATURES, Encoder
 
 
 class CnnLabels(nn.Sequential):

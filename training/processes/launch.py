@@ -15,7 +15,7 @@ import click
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, start_processes
 
-from training.distributed import first_speaks
+from hangtag.training.processes.process_group import first_speaks
 
 T = TypeVar("T")
 _GRACE = 30.0

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.errors import ProcessesError
+from hangtag.training.errors import ProcessesError
 
 T = TypeVar("T")
 # While the first process validates, the others wait for it.

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.losses import DistanceLoss
-from training.recipes import Recipe, recipe_for
+from hangtag.training.recipes import Recipe, recipe_for
+from hangtag.training.tasks.losses import DistanceLoss
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.config import RunConfig, command, identity
-from training.errors import RunMismatchError
+from hangtag.training.errors import RunMismatchError
+from hangtag.training.runs.config import RunConfig, command, identity
 
 FILES = ("checkpoint.pt", "best.pt", "metrics.json", "config.json")
 TRAIN_ANEW = "'hangtag train' with --restart replaces the run."
@@ -49,7 +49,7 @@ class Run:
         finished = [found for found in finished if found.model == run and found.is_finished()]
         if finished:
             return max(finished, key=lambda found: (found.folder / "metrics.json").stat().st_mtime)
-        from training.datasets import ALL_MODELS
+        from hangtag.training.catalog import ALL_MODELS
 
         known = ", ".join(sorted(path.parent.name for path in runs_dir.glob("*/config.json"))) or "none"
         raise RunMismatchError(

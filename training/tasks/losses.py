@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.errors import LabelDistanceError
-from training.label_distance import LabelDistances
+from hangtag.training.errors import LabelDistanceError
+from hangtag.training.labels.distance import LabelDistances
 
 ClassLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits [batch, classes] and classes [batch] to the mean loss, a scalar."""

@@ -1,4 +1,4 @@
-"""The multi-label task: an image, a set of labels. What the training loop asks of a task is in training/task.py."""
+"""The multi-label task: an image, a set of labels. What the training loop asks of a task is in task.py."""
 
 from dataclasses import asdict
 from typing import Any
@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.augment import augment
-from training.batch_norm import fold_batch_norm
-from training.config import RunConfig
-from training.inference import normalise
-from training.models import parameter_count
-from training.multi_label.data import LabelSets, MultiLabelData, MultiLabelSplit
-from training.multi_label.metrics import Scores, choose_thresholds, decide, decide_top, evaluate
-from training.multi_label.objectives import OBJECTIVES
-from training.preparation import prepare
-from training.task import Step
-from training.watch import Watch
+from hangtag.training.data.augmentation import augment
+from hangtag.training.data.multi_label import LabelSets, MultiLabelData, MultiLabelSplit
+from hangtag.training.metrics.multi_label import Scores, choose_thresholds, decide, decide_top, evaluate
+from hangtag.training.networks.batch_norm import fold_batch_norm
+from hangtag.training.networks.inference import normalise
+from hangtag.training.networks.single_label import parameter_count
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.tasks.objectives import OBJECTIVES
+from hangtag.training.tasks.preparation import prepare
+from hangtag.training.tasks.task import Step
+from hangtag.training.watch import Watch
 
 _BATCH = 250  # of prediction
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.multi_label.cnn_rnn import MAX_LABELS, CnnRnn, beam_search
-from training.multi_label.models import CnnEmbedding, CnnLabels
-from training.task import Step
+from hangtag.training.networks.cnn_rnn import MAX_LABELS, CnnRnn, beam_search
+from hangtag.training.networks.multi_label import CnnEmbedding, CnnLabels
+from hangtag.training.tasks.task import Step
 
 _NO_STEP = -100  # what cross_entropy leaves out
 

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from training.batch_norm import add_batch_norm
-from training.recipes import Recipe
+from hangtag.training.networks.batch_norm import add_batch_norm
+from hangtag.training.recipes import Recipe
 
 
 def prepare(network: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:

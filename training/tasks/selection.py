@@ -2,14 +2,14 @@
 
 import torch
 
-from training.config import RunConfig
-from training.data import FashionMnist
-from training.distributed import Group
-from training.label_distance import LabelDistances
-from training.multi_label.data import MultiLabelData
-from training.single_label import SingleLabel
-from training.task import Task, Teacher
-from training.watch import Watch
+from hangtag.training.data.fashion_mnist import FashionMnist
+from hangtag.training.data.multi_label import MultiLabelData
+from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.processes.process_group import Group
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.tasks.single_label import SingleLabel
+from hangtag.training.tasks.task import Task, Teacher
+from hangtag.training.watch import Watch
 
 
 def build_task(
@@ -23,7 +23,7 @@ def build_task(
 ) -> Task:
     """The task that the data set sets. It looks to the watch between batches, and raises KeyboardInterrupt there."""
     if isinstance(data, MultiLabelData):
-        from training.multi_label.task import MultiLabel  # with torchmetrics, which takes its time to import
+        from hangtag.training.tasks.multi_label import MultiLabel  # with torchmetrics, which takes its time to import
 
         return MultiLabel(config, data, device, watch)
     return SingleLabel(config, data, device, teacher, distances, group, watch)

@@ -1,4 +1,4 @@
-"""The study's task: one garment, one label. What the training loop asks of a task is written in training/task.py."""
+"""The study's task: one garment, one label. What the training loop asks of a task is in task.py."""
 
 from dataclasses import asdict
 from typing import Any
@@ -7,20 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training import losses
-from training.augment import augment
-from training.batch_norm import fold_batch_norm
-from training.config import RunConfig
-from training.data import FashionMnist
-from training.distributed import Group
-from training.inference import normalise, predict
-from training.label_distance import LabelDistances
-from training.metrics import evaluate
-from training.models import build, parameter_count
-from training.preparation import prepare
-from training.task import Step, Teacher
-from training.teacher import answers
-from training.watch import Watch
+from hangtag.training.data.augmentation import augment
+from hangtag.training.data.fashion_mnist import FashionMnist
+from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.metrics.single_label import evaluate
+from hangtag.training.networks.batch_norm import fold_batch_norm
+from hangtag.training.networks.inference import normalise, predict
+from hangtag.training.networks.single_label import build, parameter_count
+from hangtag.training.processes.process_group import Group
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.tasks import losses
+from hangtag.training.tasks.preparation import prepare
+from hangtag.training.tasks.task import Step, Teacher
+from hangtag.training.tasks.teacher import answers
+from hangtag.training.watch import Watch
 
 
 class SingleLabel:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from training.data import Images
+from hangtag.training.data.fashion_mnist import Images
 
 Teacher = Callable[[Images], npt.NDArray[np.float32]]
 """A trained model that others learn from: uint8 images [n, 28, 28] to logits [n, 10]."""

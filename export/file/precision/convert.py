@@ -5,11 +5,11 @@ from collections.abc import Callable
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from export.errors import ExportError
-from export.graph import nodes, operators
-from export.precision.convolutional import quantize_convolutions
-from export.precision.recurrent import quantize_recurrences
-from training.data import Images
+from hangtag.export.errors import ExportError
+from hangtag.export.file.graph import nodes, operators
+from hangtag.export.file.precision.convolutional import quantize_convolutions
+from hangtag.export.file.precision.recurrent import quantize_recurrences
+from hangtag.training.data.fashion_mnist import Images
 
 PRECISIONS = ("fp32", "fp16", "int8")
 Converter = Callable[[onnx.ModelProto, Images], onnx.ModelProto]

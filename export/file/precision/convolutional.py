@@ -4,7 +4,7 @@ Weights get a scale for each output channel, activations one for each tensor, fr
 images of the training split bring about. A fixed scale is what makes an answer independent of its batch. The dense
 layers at the end stay in FP32: they are a thousandth of the work, and nothing after them evens out their rounding. So
 does a convolution of a single channel, the first one: ONNX Runtime computes it much faster in FP32 than in 8 bits, as
-its profiler says (benchmarks/export/profile.py).
+its profiler says (studies/exported/profile.py).
 """
 
 import tempfile
@@ -18,8 +18,8 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from export.precision.quiet import quiet
-from training.data import Images
+from hangtag.export.file.precision.quiet import quiet
+from hangtag.training.data.fashion_mnist import Images
 
 OPERATORS = ("Conv", "MaxPool", "Relu")
 """What is computed in 8 bits: convolutions, and what lies between them, so that nothing has to go to FP32 and back."""

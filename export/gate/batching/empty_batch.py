@@ -1,4 +1,4 @@
-"""A child process that asks a file about a batch of 0: python -m export.gate.empty_batch FILE.
+"""A child process that asks a file about a batch of 0: python -m hangtag.export.gate.batching.empty_batch FILE.
 
 Its last line on standard output is JSON, if it lives to write one.
 """
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.server.errors import InferenceError
-from serving.server.runtime import Runtime, dtype_of
+from hangtag.serving.server.errors import InferenceError
+from hangtag.serving.server.runtime.session import Runtime, dtype_of
 
 
 def ask(path: Path) -> dict[str, str]:

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from export.errors import GateError
-from export.gate.answers import Array
-from export.gate.check import Check
-from export.gate.rules import Rules
-from training.data import Classes
-from training.metrics import evaluate
+from hangtag.export.errors import GateError
+from hangtag.export.gate.answers import Array
+from hangtag.export.gate.check import Check
+from hangtag.export.gate.rules import Rules
+from hangtag.training.data.fashion_mnist import Classes
+from hangtag.training.metrics.single_label import evaluate
 
 NAME = "agreement"
 

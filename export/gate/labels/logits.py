@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from export.errors import GateError
-from export.gate import answers
-from export.gate.answers import REAL, Answers, Array, Pixels
-from export.gate.check import Check
-from export.gate.rules import BATCH_SIZES, Rules
-from serving.server.runtime import Runtime
+from hangtag.export.errors import GateError
+from hangtag.export.gate import answers
+from hangtag.export.gate.answers import REAL, Answers, Array, Pixels
+from hangtag.export.gate.check import Check
+from hangtag.export.gate.rules import BATCH_SIZES, Rules
+from hangtag.serving.server.runtime.session import Runtime
 
 NAME = "parity"
 Activation = Callable[[Array], Array]

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from export.errors import GateError
-from export.gate import answers, pytorch
-from export.gate.answers import REAL, Answers, Array, Pixels
-from export.gate.check import Check
-from export.gate.rules import BATCH_SIZES, Rules
-from export.served import LabelPath
-from serving.server.runtime import Runtime
+from hangtag.export.errors import GateError
+from hangtag.export.gate import answers
+from hangtag.export.gate.answers import REAL, Answers, Array, Pixels
+from hangtag.export.gate.check import Check
+from hangtag.export.gate.rules import BATCH_SIZES, Rules
+from hangtag.export.network import answers as pytorch
+from hangtag.export.network.served import LabelPath
+from hangtag.serving.server.runtime.session import Runtime
 
 NAME = "parity"
 NUDGES = (1e-6, 1e-5) * 16

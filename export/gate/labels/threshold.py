@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from export.errors import GateError
-from export.gate.answers import Array
-from export.gate.check import Check
-from export.gate.rules import Rules
+from hangtag.export.errors import GateError
+from hangtag.export.gate.answers import Array
+from hangtag.export.gate.check import Check
+from hangtag.export.gate.rules import Rules
 
 NAME = "agreement"
 

@@ -4,12 +4,12 @@ import threading
 
 from rich.console import Console
 
-from serving.loadtest import units
-from serving.loadtest.generator.orders import Connections
-from serving.loadtest.measuring.calibration import calibrate
-from serving.loadtest.plan.loads import Load
-from serving.loadtest.plan.scenario import Scenario
-from serving.loadtest.report import progress
+from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.generator.orders import Connections
+from hangtag.serving.loadtest.measuring.calibration import calibrate
+from hangtag.serving.loadtest.plan.loads import Load
+from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.report import progress
 
 # About one Fashion-MNIST image in a ModelInferRequest.
 REQUEST = bytes(830)

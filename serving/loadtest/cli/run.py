@@ -15,16 +15,16 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from serving.credentials import Credentials, credentials_options
-from serving.loadtest.cli.calibrate import calibrate_alone
-from serving.loadtest.cli.compare import compare, warn_of_machines
-from serving.loadtest.cli.types import CommaList, Seconds, output, setting
-from serving.loadtest.measuring import comparison, gates, whole
-from serving.loadtest.measuring.results import Results
-from serving.loadtest.plan import targets
-from serving.loadtest.plan.scenario import PRESETS, Scenario
-from serving.loadtest.report import csv, html, junit, progress, prometheus, table, writing
-from serving.loadtest.report.saved import Saved, read
+from hangtag.serving.credentials import Credentials, credentials_options
+from hangtag.serving.loadtest.cli.calibrate import calibrate_alone
+from hangtag.serving.loadtest.cli.compare import compare, warn_of_machines
+from hangtag.serving.loadtest.cli.types import CommaList, Seconds, output, setting
+from hangtag.serving.loadtest.measuring import comparison, gates, whole
+from hangtag.serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.plan import targets
+from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario
+from hangtag.serving.loadtest.report import csv, html, junit, progress, prometheus, table, writing
+from hangtag.serving.loadtest.report.saved import Saved, read
 
 
 class WithCompare(click.Command):

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.plan.scenario import Scenario
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 DEFAULTS = {field.name: field.default for field in fields(Scenario)}

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from serving.credentials import Credentials
+from hangtag.serving.credentials import Credentials
 
 clock = time.perf_counter
 

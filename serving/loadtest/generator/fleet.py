@@ -9,12 +9,12 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Self
 
-from serving.loadtest.errors import GeneratorError
-from serving.loadtest.generator import worker
-from serving.loadtest.generator.calls import CHECK_TIMEOUT, clock
-from serving.loadtest.generator.measured import BlockResult
-from serving.loadtest.generator.orders import Block, Connections, Feed, Snapshot
-from serving.loadtest.generator.tally import Tally
+from hangtag.serving.loadtest.errors import GeneratorError
+from hangtag.serving.loadtest.generator import worker
+from hangtag.serving.loadtest.generator.calls import CHECK_TIMEOUT, clock
+from hangtag.serving.loadtest.generator.measured import BlockResult
+from hangtag.serving.loadtest.generator.orders import Block, Connections, Feed, Snapshot
+from hangtag.serving.loadtest.generator.tally import Tally
 
 # How soon (seconds) a stop asked for in this process is passed on.
 POLL_INTERVAL = 0.1

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from serving.credentials import Credentials
-from serving.loadtest.plan.loads import Limits, Load
+from hangtag.serving.credentials import Credentials
+from hangtag.serving.loadtest.plan.loads import Limits, Load
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 CLASSIFY = "/hangtag.v1.Classifier/Classify"

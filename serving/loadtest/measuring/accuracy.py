@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from protos import classifier_pb2, tensors
-from protos import inference_pb2 as pb
-from serving.loadtest.errors import SampleError, TargetError
-from serving.loadtest.target.probe import Description, Probe
-from serving.loadtest.target.samples import SampleLibrary
+from hangtag.protos import classifier_pb2, tensors
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.loadtest.errors import SampleError, TargetError
+from hangtag.serving.loadtest.samples import SampleLibrary
+from hangtag.serving.loadtest.sut.probe import Description, Probe
 
 IN_FLIGHT = 8
 BATCH_SIZE = 50

@@ -9,16 +9,16 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from protos import inference_pb2 as pb
-from serving.loadtest.errors import SampleError
-from serving.loadtest.generator.fleet import Fleet
-from serving.loadtest.generator.orders import Feed
-from serving.loadtest.measuring.session import Progress, Session, interleaved
-from serving.loadtest.plan.loads import ClosedLoop
-from serving.loadtest.plan.scenario import Scenario
-from serving.loadtest.plan.targets import Target
-from serving.loadtest.statistics.intervals import Interval, ratio_of_rates
-from serving.loadtest.target.samples import load
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.loadtest.errors import SampleError
+from hangtag.serving.loadtest.generator.fleet import Fleet
+from hangtag.serving.loadtest.generator.orders import Feed
+from hangtag.serving.loadtest.measuring.session import Progress, Session, interleaved
+from hangtag.serving.loadtest.plan.loads import ClosedLoop
+from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.plan.targets import Target
+from hangtag.serving.loadtest.samples import load
+from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_rates
 
 CONCURRENCY = 8
 BLOCKS = 6

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serving.loadtest import units
-from serving.loadtest.measuring.results import Results
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import Load, OpenLoop
-from serving.loadtest.statistics.histogram import Histogram
-from serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
+from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import Load, OpenLoop
+from hangtag.serving.loadtest.statistics.histogram import Histogram
+from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
 
 
 @dataclass(frozen=True)

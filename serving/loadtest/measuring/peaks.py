@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from serving.loadtest import units
-from serving.loadtest.generator.orders import Block
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.measuring.session import Session
-from serving.loadtest.plan.loads import OpenLoop
-from serving.loadtest.plan.peak import LOWEST_RATE, PeakSearch
-from serving.loadtest.plan.scenario import SHARE_OF_PEAK, Scenario
-from serving.loadtest.plan.schedule import generator_for
+from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.generator.orders import Block
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.measuring.session import Session
+from hangtag.serving.loadtest.plan.loads import OpenLoop
+from hangtag.serving.loadtest.plan.peak import LOWEST_RATE, PeakSearch
+from hangtag.serving.loadtest.plan.scenario import SHARE_OF_PEAK, Scenario
+from hangtag.serving.loadtest.plan.schedule import generator_for
 
 FIRST_RATE = 100.0  # Where nothing better is known.
 

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from serving.loadtest.measuring.accuracy import Accuracy
-from serving.loadtest.measuring.caching import CacheCheck
-from serving.loadtest.measuring.calibration import Ceiling
-from serving.loadtest.measuring.peaks import Peak
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import ClosedLoop, Load, order_of
-from serving.loadtest.plan.scenario import Scenario
-from serving.loadtest.target.probe import Description
+from hangtag.serving.loadtest.measuring.accuracy import Accuracy
+from hangtag.serving.loadtest.measuring.caching import CacheCheck
+from hangtag.serving.loadtest.measuring.calibration import Ceiling
+from hangtag.serving.loadtest.measuring.peaks import Peak
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import ClosedLoop, Load, order_of
+from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.sut.probe import Description
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from functools import cached_property
 
 import numpy as np
 
-from serving.loadtest import units
-from serving.loadtest.generator.measured import OK, BlockResult
-from serving.loadtest.generator.recorder import DELAYED_AFTER
-from serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
-from serving.loadtest.statistics import early_stopping
-from serving.loadtest.statistics.percentiles import Counts, Values
+from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.generator.measured import OK, BlockResult
+from hangtag.serving.loadtest.generator.recorder import DELAYED_AFTER
+from hangtag.serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
+from hangtag.serving.loadtest.statistics import early_stopping
+from hangtag.serving.loadtest.statistics.percentiles import Counts, Values
 
 # More delayed requests than this share, and the load was not the one that was asked for.
 DELAYED_SHARE = 0.05

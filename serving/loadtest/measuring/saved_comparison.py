@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from serving.loadtest.measuring.comparison import Comparison, compare
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import Load
+from hangtag.serving.loadtest.measuring.comparison import Comparison, compare
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import Load
 
 
 class SavedRuns(Protocol):

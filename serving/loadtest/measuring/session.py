@@ -5,15 +5,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from serving.loadtest.generator.calls import clock
-from serving.loadtest.generator.fleet import Fleet
-from serving.loadtest.generator.measured import OK, BlockResult
-from serving.loadtest.generator.orders import Block, Snapshot
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import Load, order_of
-from serving.loadtest.plan.scenario import Scenario
-from serving.loadtest.plan.schedule import generator_for
-from serving.loadtest.target.counters import ServerTimings
+from hangtag.serving.loadtest.generator.calls import clock
+from hangtag.serving.loadtest.generator.fleet import Fleet
+from hangtag.serving.loadtest.generator.measured import OK, BlockResult
+from hangtag.serving.loadtest.generator.orders import Block, Snapshot
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import Load, order_of
+from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.plan.schedule import generator_for
+from hangtag.serving.loadtest.sut.counters import ServerTimings
 
 # The counters of a target's server as they stand (by target name), or None where it keeps none.
 Counters = Callable[[str], ServerTimings | None]

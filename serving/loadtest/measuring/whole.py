@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from serving.credentials import Credentials
-from serving.loadtest.generator.fleet import Fleet
-from serving.loadtest.generator.orders import Connections
-from serving.loadtest.measuring import accuracy, caching, calibration, peaks
-from serving.loadtest.measuring.environment import describe
-from serving.loadtest.measuring.results import Results
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.measuring.session import Progress, Session
-from serving.loadtest.plan.loads import ClosedLoop
-from serving.loadtest.plan.scenario import Scenario
-from serving.loadtest.target.counters import ServerTimings
-from serving.loadtest.target.probe import Description, Probe, opened
-from serving.loadtest.target.samples import SampleLibrary, load
+from hangtag.serving.credentials import Credentials
+from hangtag.serving.loadtest.generator.fleet import Fleet
+from hangtag.serving.loadtest.generator.orders import Connections
+from hangtag.serving.loadtest.measuring import accuracy, caching, calibration, peaks
+from hangtag.serving.loadtest.measuring.environment import describe
+from hangtag.serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.measuring.session import Progress, Session
+from hangtag.serving.loadtest.plan.loads import ClosedLoop
+from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.samples import SampleLibrary, load
+from hangtag.serving.loadtest.sut.counters import ServerTimings
+from hangtag.serving.loadtest.sut.probe import Description, Probe, opened
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from serving.loadtest.plan.loads import Arrivals, ClosedLoop, Limits, OpenLoop
-from serving.loadtest.plan.peak import LOWEST_RATE
-from serving.loadtest.plan.targets import Target
-from serving.loadtest.statistics import early_stopping
+from hangtag.serving.loadtest.plan.loads import Arrivals, ClosedLoop, Limits, OpenLoop
+from hangtag.serving.loadtest.plan.peak import LOWEST_RATE
+from hangtag.serving.loadtest.plan.targets import Target
+from hangtag.serving.loadtest.statistics import early_stopping
 
 ScenarioName = Literal["single-stream", "multi-stream", "server", "offline"]
 

@@ -4,10 +4,10 @@ import csv
 import io
 import math
 
-from serving.loadtest.measuring.results import Results
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import ClosedLoop
-from serving.loadtest.target.counters import PARTS
+from hangtag.serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import ClosedLoop
+from hangtag.serving.loadtest.sut.counters import PARTS
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 COLUMNS = (

@@ -9,16 +9,16 @@ from datetime import datetime
 import jinja2
 from markupsafe import Markup
 
-from serving.loadtest import units
-from serving.loadtest.generator.measured import OK
-from serving.loadtest.generator.recorder import DELAYED_AFTER
-from serving.loadtest.measuring.comparison import Comparison
-from serving.loadtest.measuring.gates import Outcome
-from serving.loadtest.measuring.results import Results
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
-from serving.loadtest.report import pictures
-from serving.loadtest.report.pictures.overview import Choice
+from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.generator.measured import OK
+from hangtag.serving.loadtest.generator.recorder import DELAYED_AFTER
+from hangtag.serving.loadtest.measuring.comparison import Comparison
+from hangtag.serving.loadtest.measuring.gates import Outcome
+from hangtag.serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
+from hangtag.serving.loadtest.report import pictures
+from hangtag.serving.loadtest.report.pictures.overview import Choice
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _latency(run: Run, q: float) -> tuple[str, str, str]:
 @functools.cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("serving.loadtest.report"),
+        loader=jinja2.PackageLoader("hangtag.serving.loadtest.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from serving.loadtest.measuring.gates import Outcome
-from serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.measuring.gates import Outcome
+from hangtag.serving.loadtest.measuring.results import Results
 
 SUITE = "hangtag loadtest"
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from serving.loadtest.measuring.gates import Outcome
-from serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.measuring.gates import Outcome
+from hangtag.serving.loadtest.measuring.results import Results
 
 PREFIX = "hangtag_loadtest_"
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.loadtest.errors import SavedError
-from serving.loadtest.generator.measured import BlockResult
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
-from serving.loadtest.report.document import SCHEMA
-from serving.loadtest.statistics.histogram import Histogram
-from serving.loadtest.target.counters import PARTS, ServerTimings
+from hangtag.serving.loadtest.errors import SavedError
+from hangtag.serving.loadtest.generator.measured import BlockResult
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
+from hangtag.serving.loadtest.report.document import SCHEMA
+from hangtag.serving.loadtest.statistics.histogram import Histogram
+from hangtag.serving.loadtest.sut.counters import PARTS, ServerTimings
 
 # What makes two machines different ones, in the results' environment.
 MACHINE = ("CPU", "CPUs usable", "system")

@@ -8,7 +8,7 @@ import types
 import typing
 from typing import Any
 
-from serving.loadtest.report import document
+from hangtag.serving.loadtest.report import document
 
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 

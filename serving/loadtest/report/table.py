@@ -6,12 +6,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from serving.loadtest import units
-from serving.loadtest.measuring.comparison import Comparison
-from serving.loadtest.measuring.gates import Outcome
-from serving.loadtest.measuring.results import Results
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import Load
+from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.measuring.comparison import Comparison
+from hangtag.serving.loadtest.measuring.gates import Outcome
+from hangtag.serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import Load
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 

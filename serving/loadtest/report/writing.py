@@ -4,18 +4,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from serving.loadtest.generator.measured import BlockResult, Slice
-from serving.loadtest.measuring.accuracy import Accuracy
-from serving.loadtest.measuring.comparison import Comparison
-from serving.loadtest.measuring.gates import Outcome
-from serving.loadtest.measuring.results import Results
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import ClosedLoop, Load
-from serving.loadtest.report import document as doc
-from serving.loadtest.statistics.histogram import Histogram
-from serving.loadtest.statistics.intervals import Interval
-from serving.loadtest.target.counters import ServerTimings
-from serving.loadtest.target.probe import Description
+from hangtag.serving.loadtest.generator.measured import BlockResult, Slice
+from hangtag.serving.loadtest.measuring.accuracy import Accuracy
+from hangtag.serving.loadtest.measuring.comparison import Comparison
+from hangtag.serving.loadtest.measuring.gates import Outcome
+from hangtag.serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import ClosedLoop, Load
+from hangtag.serving.loadtest.report import document as doc
+from hangtag.serving.loadtest.statistics.histogram import Histogram
+from hangtag.serving.loadtest.statistics.intervals import Interval
+from hangtag.serving.loadtest.sut.counters import ServerTimings
+from hangtag.serving.loadtest.sut.probe import Description
 
 
 def build(results: Results, compared: Sequence[Comparison], outcomes: Sequence[Outcome] = ()) -> doc.ResultsDocument:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from protos import inference_pb2 as pb
-from protos import tensors
-from serving.loadtest.errors import SampleError
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import tensors
+from hangtag.serving.loadtest.errors import SampleError
 
 TensorMetadata = pb.ModelMetadataResponse.TensorMetadata
 

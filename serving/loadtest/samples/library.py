@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from protos import classifier_pb2, tensors
-from protos import inference_pb2 as pb
-from serving.loadtest.errors import SampleError
-from serving.loadtest.generator.orders import CLASSIFY, INFER, Feed
-from serving.loadtest.plan.schedule import generator_for
-from serving.loadtest.plan.targets import Target
-from serving.loadtest.target.samples.arrays import Samples, has_batch_axis
-from serving.loadtest.target.samples.generated import generate
-from serving.loadtest.target.samples.npz import read_npz
-from serving.loadtest.target.samples.pictures import read_folder
+from hangtag.protos import classifier_pb2, tensors
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.loadtest.errors import SampleError
+from hangtag.serving.loadtest.generator.orders import CLASSIFY, INFER, Feed
+from hangtag.serving.loadtest.plan.schedule import generator_for
+from hangtag.serving.loadtest.plan.targets import Target
+from hangtag.serving.loadtest.samples.arrays import Samples, has_batch_axis
+from hangtag.serving.loadtest.samples.generated import generate
+from hangtag.serving.loadtest.samples.npz import read_npz
+from hangtag.serving.loadtest.samples.pictures import read_folder
 
 # How many different requests a library holds, and how many bytes they take at most.
 LIBRARY_SIZE = 256

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from protos import inference_pb2 as pb
-from protos import tensors
-from serving.loadtest.errors import SampleError
-from serving.loadtest.target.samples.arrays import Samples, sample_shape
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import tensors
+from hangtag.serving.loadtest.errors import SampleError
+from hangtag.serving.loadtest.samples.arrays import Samples, sample_shape
 
 LABELS = "labels"
 

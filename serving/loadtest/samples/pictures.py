@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from protos import inference_pb2 as pb
-from serving.loadtest.errors import SampleError
-from serving.loadtest.target.samples.arrays import Samples, sample_shape
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.loadtest.errors import SampleError
+from hangtag.serving.loadtest.samples.arrays import Samples, sample_shape
 
 Pixels = npt.NDArray[np.uint8]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")

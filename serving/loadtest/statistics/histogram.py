@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
-from serving.loadtest.statistics.percentiles import Counts, Values, percentile
+from hangtag.serving.loadtest.statistics.percentiles import Counts, Values, percentile
 
 # From 1 µs to an hour, to three significant digits.
 _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3

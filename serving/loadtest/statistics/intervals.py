@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from serving.loadtest.statistics import student
-from serving.loadtest.statistics.percentiles import Counts, Values, percentile, percentiles
+from hangtag.serving.loadtest.statistics import student
+from hangtag.serving.loadtest.statistics.percentiles import Counts, Values, percentile, percentiles
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Self
 
 import grpc
 
-from protos import inference_pb2 as pb
-from protos import inference_pb2_grpc
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
 
 TIMEOUT = 2.0
 PARTS = ("queue", "compute_input", "compute_infer", "compute_output")

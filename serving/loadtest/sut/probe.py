@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from protos import inference_pb2 as pb
-from protos import inference_pb2_grpc
-from serving.credentials import Credentials, CredentialsError
-from serving.loadtest.errors import TargetError
-from serving.loadtest.generator.calls import CHANNEL_OPTIONS
-from serving.loadtest.plan.targets import Target
-from serving.loadtest.target import counters
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.credentials import Credentials, CredentialsError
+from hangtag.serving.loadtest.errors import TargetError
+from hangtag.serving.loadtest.generator.calls import CHANNEL_OPTIONS
+from hangtag.serving.loadtest.plan.targets import Target
+from hangtag.serving.loadtest.sut import counters
 
 # Enough for a server across an ocean; a refused connection fails at once.
 PROBE_TIMEOUT = 5.0

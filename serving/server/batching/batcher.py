@@ -15,9 +15,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from serving.server.entry import Entry
-from serving.server.errors import CancelledError, DeadlineError, QueueFullError, ServerError, UnavailableError
-from serving.server.service_time import ServiceTime
+from hangtag.serving.server.batching.request import Entry
+from hangtag.serving.server.batching.service_time import ServiceTime
+from hangtag.serving.server.errors import CancelledError, DeadlineError, QueueFullError, ServerError, UnavailableError
 
 _LATE = "the deadline passed while the request was waiting, or would before its answer; nothing was computed"
 

@@ -10,26 +10,12 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 import structlog
 
-from serving.server.errors import ServerError
+from hangtag.serving.server.errors import ServerError
+from hangtag.serving.server.telemetry.model_statistics import Timings
 
 log = structlog.get_logger()
 
 Tensors = Mapping[str, npt.NDArray[Any]]
-
-
-class Timings(NamedTuple):  # a tuple: one is made for every request
-    """What one request cost, in nanoseconds, and how many samples were computed together."""
-
-    queue_ns: int
-    compute_input_ns: int
-    compute_infer_ns: int
-    compute_output_ns: int
-    batch_size: int
-
-    @property
-    def compute_ns(self) -> int:
-        """Gathering the batch's inputs, ONNX Runtime, and splitting its outputs."""
-        return self.compute_input_ns + self.compute_infer_ns + self.compute_output_ns
 
 
 class Answer(NamedTuple):

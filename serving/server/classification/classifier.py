@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.server.errors import InferenceError, InvalidRequestError
-from serving.signature import Signature
+from hangtag.serving.server.errors import InferenceError, InvalidRequestError
+from hangtag.serving.signature import Signature
 
 MULTI_LABEL = "multi_label"
 DEFAULT_TOP_K = 3

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
-from serving.server.errors import InvalidRequestError, QueueFullError, ServerError
+from hangtag.serving.server.errors import InvalidRequestError, QueueFullError, ServerError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 50_000_000

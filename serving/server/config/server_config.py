@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
-from serving.server.cpus import usable_cpus
-from serving.server.errors import StartError
-from serving.server.options import FILE, MOST_SAMPLES, Seconds, model_limit, option
+from hangtag.serving.server.config.option_types import FILE, MOST_SAMPLES, Seconds, model_limit, option
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.host.cpus import usable_cpus
 
 F = TypeVar("F", bound=Callable[..., Any])
 

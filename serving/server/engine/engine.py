@@ -5,15 +5,15 @@ from collections.abc import Sequence
 
 import structlog
 
-from serving.server.config import ServerConfig
-from serving.server.cpus import usable_cpus
-from serving.server.errors import NotFoundError, UnavailableError
-from serving.server.model import ServedModel
-from serving.server.model_settings import settings_of
-from serving.server.providers import Gpu
-from serving.server.repository import ModelFile
-from serving.server.runtime import Runtime
-from serving.server.statistics import Failures
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.model_settings import settings_of
+from hangtag.serving.server.engine.repository import ModelFile
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import NotFoundError, UnavailableError
+from hangtag.serving.server.host.cpus import usable_cpus
+from hangtag.serving.server.runtime.providers import Gpu
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.serving.server.telemetry.model_statistics import Failures
 
 log = structlog.get_logger()
 

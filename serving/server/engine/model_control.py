@@ -12,13 +12,20 @@ from typing import Protocol
 
 import structlog
 
-from serving.server.changing_files import Stamp
-from serving.server.config import ServerConfig
-from serving.server.engine import Engine
-from serving.server.errors import ControlError, NotFoundError, RepositoryError, StartError, UnavailableError
-from serving.server.model import ServedModel
-from serving.server.repository import ModelFile, names, published, require_names, require_versions, versions
-from serving.server.state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.repository import (
+    ModelFile,
+    names,
+    published,
+    require_names,
+    require_versions,
+    versions,
+)
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import ControlError, NotFoundError, RepositoryError, StartError, UnavailableError
+from hangtag.serving.server.host.watched_files import Stamp
+from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
 
 log = structlog.get_logger()
 

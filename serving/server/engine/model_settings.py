@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from serving.server.config import ServerConfig
-from serving.server.errors import StartError
-from serving.server.repository import SETTINGS_FILE
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.repository import SETTINGS_FILE
+from hangtag.serving.server.errors import StartError
 
 NAMES = (
     "max_batch_size",

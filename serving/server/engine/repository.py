@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.server.changing_files import Stamp, stamp_of
-from serving.server.errors import NotFoundError, RepositoryError
+from hangtag.serving.server.errors import NotFoundError, RepositoryError
+from hangtag.serving.server.host.watched_files import Stamp, stamp_of
 
 MODEL_FILE = "model.onnx"
 SETTINGS_FILE = "serving.toml"  # of a model, beside its versions

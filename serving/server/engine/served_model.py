@@ -8,14 +8,14 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import structlog
 
-from serving.server.batcher import Batcher
-from serving.server.config import ServerConfig
-from serving.server.entry import Answer, Entry, OnDone, Tensors, Timings
-from serving.server.errors import InferenceError, InvalidValuesError, ServerError
-from serving.server.repository import ModelFile
-from serving.server.runtime import Runtime
-from serving.server.statistics import Statistics
-from serving.server.validation import batch_kind, count_samples
+from hangtag.serving.server.batching.batcher import Batcher
+from hangtag.serving.server.batching.request import Answer, Entry, OnDone, Tensors
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.repository import ModelFile
+from hangtag.serving.server.engine.validation import batch_kind, count_samples
+from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ServerError
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.serving.server.telemetry.model_statistics import Statistics, Timings
 
 log = structlog.get_logger()
 

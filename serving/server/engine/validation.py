@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from serving.server.errors import InvalidRequestError
-from serving.signature import Signature, TensorSpec
+from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.signature import Signature, TensorSpec
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

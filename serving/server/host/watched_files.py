@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from serving.server.errors import StartError
+from hangtag.serving.server.errors import StartError
 
 log = structlog.get_logger()
 

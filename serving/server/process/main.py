@@ -7,13 +7,13 @@ from types import FrameType
 
 import structlog
 
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from serving.server.errors import StartError
-from serving.server.metrics import StateCollector, Workers
-from serving.server.metrics_http import OFF, MetricsServer
-from serving.server.repository import names
-from serving.server.workers.supervisor import Supervisor
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.repository import names
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.process.workers.supervisor import Supervisor
+from hangtag.serving.server.telemetry.http_endpoint import OFF, MetricsServer
+from hangtag.serving.server.telemetry.prometheus import StateCollector, Workers
 
 log = structlog.get_logger()
 

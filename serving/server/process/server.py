@@ -6,15 +6,15 @@ from types import TracebackType
 
 import structlog
 
-from serving.server import memory
-from serving.server.config import ServerConfig
-from serving.server.control import Control, ModelControl
-from serving.server.engine import Engine
-from serving.server.state import ServerState
-from serving.server.tokens import Tokens
-from serving.server.transport.grpc_server import GrpcServer
-from serving.server.transport.tls import server_credentials
-from serving.server.transport.tracing import Tracing
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.model_control import Control, ModelControl
+from hangtag.serving.server.host import memory
+from hangtag.serving.server.telemetry.server_state import ServerState
+from hangtag.serving.server.transport.grpc.server import GrpcServer
+from hangtag.serving.server.transport.security.tls import server_credentials
+from hangtag.serving.server.transport.security.tokens import Tokens
+from hangtag.serving.server.transport.tracing import Tracing
 
 log = structlog.get_logger()
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.signature import TensorSpec
+from hangtag.serving.signature import TensorSpec
 
 # ONNX Runtime's dtype for each datatype; every other datatype is numpy's own name in lower case.
 _DTYPES = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object"}

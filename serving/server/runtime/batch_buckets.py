@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.signature import Signature, TensorSpec
+from hangtag.serving.signature import Signature, TensorSpec
 
 
 def bucket_sizes(largest: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from serving.server.buckets import bucket_for, pad
+from hangtag.serving.server.runtime.batch_buckets import bucket_for, pad
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from serving.server.errors import ModelLoadError
+from hangtag.serving.server.errors import ModelLoadError
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 BY_NAME = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}

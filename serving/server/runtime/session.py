@@ -16,16 +16,16 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from serving.server import providers
-from serving.server.arrays import dtype_of as dtype_of
-from serving.server.arrays import zeros
-from serving.server.bound import BoundSession, Buffers, FixedBuffers, OneThreadSession, Staging
-from serving.server.buckets import bucket_sizes, doubt, shape_of
-from serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
-from serving.server.pinned import PinnedMemory
-from serving.server.proof import Proof, seconds
-from serving.server.providers import CPU, CUDA, Gpu, Provider
-from serving.signature import Signature, TensorSpec, UnsupportedModelError
+from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
+from hangtag.serving.server.runtime import providers
+from hangtag.serving.server.runtime.arrays import dtype_of as dtype_of
+from hangtag.serving.server.runtime.arrays import zeros
+from hangtag.serving.server.runtime.batch_buckets import bucket_sizes, doubt, shape_of
+from hangtag.serving.server.runtime.io_binding import BoundSession, Buffers, FixedBuffers, OneThreadSession, Staging
+from hangtag.serving.server.runtime.pinned_memory import PinnedMemory
+from hangtag.serving.server.runtime.providers import CPU, CUDA, Gpu, Provider
+from hangtag.serving.server.runtime.verification import Proof, seconds
+from hangtag.serving.signature import Signature, TensorSpec, UnsupportedModelError
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from serving.server.bound import BoundSession
-from serving.server.buckets import random_rows, shape_of
-from serving.signature import Signature
+from hangtag.serving.server.runtime.batch_buckets import random_rows, shape_of
+from hangtag.serving.server.runtime.io_binding import BoundSession
+from hangtag.serving.signature import Signature
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]

@@ -11,9 +11,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from serving.server.config import ServerConfig
-from serving.server.errors import StartError
-from serving.server.metrics import StateCollector
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.telemetry.prometheus import StateCollector
 
 log = structlog.get_logger()
 

@@ -5,16 +5,31 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from serving.server.entry import Timings
-from serving.server.histogram import BATCH_SIZES, SECONDS, Histogram, Tally
+from hangtag.serving.server.telemetry.histogram import BATCH_SIZES, SECONDS, Histogram, Tally
 
 _WORTH_AN_ARRAY = 24
 """Requests in a batch from which on numpy counts them faster than Python does."""
 
 _NO_SECONDS, _NO_BATCHES = Histogram.empty(SECONDS), Histogram.empty(BATCH_SIZES)
+
+
+class Timings(NamedTuple):  # a tuple: one is made for every request
+    """What one request cost, in nanoseconds, and how many samples were computed together."""
+
+    queue_ns: int
+    compute_input_ns: int
+    compute_infer_ns: int
+    compute_output_ns: int
+    batch_size: int
+
+    @property
+    def compute_ns(self) -> int:
+        """Gathering the batch's inputs, ONNX Runtime, and splitting its outputs."""
+        return self.compute_input_ns + self.compute_infer_ns + self.compute_output_ns
 
 
 @dataclass(frozen=True)

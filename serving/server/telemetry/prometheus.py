@@ -12,8 +12,8 @@ from importlib import metadata
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serving.server.histogram import SECONDS, Histogram
-from serving.server.state import LOADING, READY, ServerState, VersionState
+from hangtag.serving.server.telemetry.histogram import SECONDS, Histogram
+from hangtag.serving.server.telemetry.server_state import LOADING, READY, ServerState, VersionState
 
 OK = "OK"
 _MODEL = ["model", "version"]

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from serving.server.histogram import Histogram
-from serving.server.statistics import Counters, FailureKey
+from hangtag.serving.server.telemetry.histogram import Histogram
+from hangtag.serving.server.telemetry.model_statistics import Counters, FailureKey
 
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
 """States of a version, as RepositoryIndex tells them."""

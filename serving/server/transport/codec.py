@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos import inference_pb2 as pb
-from protos import tensors
-from serving.server.errors import InvalidRequestError
-from serving.signature import Signature, TensorSpec
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import tensors
+from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.signature import Signature, TensorSpec
 
 Arrays = dict[str, npt.NDArray[Any]]
 

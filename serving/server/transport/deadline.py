@@ -4,8 +4,8 @@ import time
 
 import grpc
 
-from protos import inference_pb2 as pb
-from serving.server.errors import InvalidRequestError
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.errors import InvalidRequestError
 
 _TIMEOUT = "timeout"
 

@@ -5,13 +5,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from protos import classifier_pb2 as pb
-from serving.server import images
-from serving.server.classification import Classifier
-from serving.server.entry import Answer, OnDone
-from serving.server.errors import InvalidRequestError
-from serving.server.model import ServedModel
-from serving.server.transport.asking import Asked
+from hangtag.protos import classifier_pb2 as pb
+from hangtag.serving.server.batching.request import Answer, OnDone
+from hangtag.serving.server.classification import image_preprocessing as images
+from hangtag.serving.server.classification.classifier import Classifier
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.server.transport.submission import Asked
 
 Request: TypeAlias = pb.ClassifyRequest | pb.CompareRequest
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from serving.server.engine import Engine
-from serving.server.errors import UnavailableError
-from serving.server.model import ServedModel
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import UnavailableError
 
 T = TypeVar("T")
 

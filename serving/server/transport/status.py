@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar
 import grpc
 import structlog
 
-from serving.server.engine import Engine
-from serving.server.errors import (
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.errors import (
     CancelledError,
     ControlError,
     DeadlineError,

@@ -8,13 +8,13 @@ from typing import Generic, TypeAlias, TypeVar
 
 import grpc
 
-from serving.server.engine import Engine
-from serving.server.entry import Answer, OnDone
-from serving.server.errors import ServerError
-from serving.server.model import ServedModel
-from serving.server.transport.deadline import deadline_of
-from serving.server.transport.lookup import with_model
-from serving.server.transport.status import code_of
+from hangtag.serving.server.batching.request import Answer, OnDone
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import ServerError
+from hangtag.serving.server.transport.deadline import deadline_of
+from hangtag.serving.server.transport.lookup import with_model
+from hangtag.serving.server.transport.status import code_of
 
 Response = TypeVar("Response")
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import structlog
 
-from serving.server.errors import StartError
-from serving.server.logs import take_over
-from serving.server.transport.call import BATCH_SIZE, COMPUTE_NS, QUEUE_NS
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.telemetry.log import take_over
+from hangtag.serving.server.transport.grpc.unary_call import BATCH_SIZE, COMPUTE_NS, QUEUE_NS
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor

@@ -5,7 +5,7 @@ from types import TracebackType
 
 import numpy as np
 
-from serving.client import Client, ClientError
+from hangtag.serving.client import Client, ClientError
 
 IN_FLIGHT = 4
 

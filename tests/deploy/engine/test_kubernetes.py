@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from serving.server.config import ServerConfig
+from hangtag.serving.server.config.server_config import ServerConfig
 from tests.deploy.engine.stack import ROOT, docker
 from tests.deploy.kserve_fields import problems
 

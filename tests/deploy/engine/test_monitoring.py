@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from serving.client import Client, ClientError
+from hangtag.serving.client import Client, ClientError
 from tests.deploy.dashboard import expressions
 from tests.deploy.engine.stack import ROOT, Stack, docker
 from tests.deploy.engine.steady_load import IN_FLIGHT, SteadyLoad

@@ -9,8 +9,8 @@ import grpc
 import numpy as np
 import pytest
 
-from protos import inference_pb2, inference_pb2_grpc
-from serving.client import Client
+from hangtag.protos import inference_pb2, inference_pb2_grpc
+from hangtag.serving.client import Client
 from tests.deploy.engine.stack import Stack, docker
 from tests.deploy.engine.steady_load import IN_FLIGHT, SteadyLoad
 

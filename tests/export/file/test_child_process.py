@@ -5,7 +5,7 @@ from typing import Protocol
 
 import pytest
 
-from export import child
+from hangtag.export.file import child_process as child
 
 
 class Ask(Protocol):

@@ -15,16 +15,17 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from export import onnx_file
-from export.errors import ExportError
-from export.served import Classifier
-from serving.server.runtime import Runtime
-from serving.signature import Signature, TensorSpec
+from hangtag.export.errors import ExportError
+from hangtag.export.file import onnx_file
+from hangtag.export.network.served import Classifier
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.serving.signature import Signature, TensorSpec
+from hangtag.training.data.fashion_mnist import DIGEST, Split
+from hangtag.training.labels import distance as label_distance
+from hangtag.training.networks import inference
+from hangtag.training.networks.single_label import build, parameter_count
 from tests.export.conftest import Exported
 from tests.export.runs import EPOCHS
-from training import inference, label_distance
-from training.data import DIGEST, Split
-from training.models import build, parameter_count
 
 PLAIN_KEYS = {"task", "precision", "recipe", "seed", "parameters", "data_digest", "git_revision", "trained"}
 NODES = {"nodes_before_folding"}

@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
-from export.errors import ExportError
-from export.foreign import document, intake
-from serving.server.runtime import Runtime
+from hangtag.export.errors import ExportError
+from hangtag.export.foreign import document, intake
+from hangtag.serving.server.runtime.session import Runtime
 from tests import onnx_models
 
 WHOLE = onnx_models.classifier().SerializeToString()

@@ -11,10 +11,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export import child
-from export.errors import ExportError
-from export.foreign import document, intake
-from serving.server.runtime import Runtime
+from hangtag.export.errors import ExportError
+from hangtag.export.file import child_process as child
+from hangtag.export.foreign import document, intake
+from hangtag.serving.server.runtime.session import Runtime
 from tests import onnx_models
 from tests.export.foreign import forked, mutations
 from tests.export.foreign import models as foreign

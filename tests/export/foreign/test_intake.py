@@ -10,12 +10,12 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from export import child
 from hangtag.cli import main
-from serving.client import Client
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from serving.server.runtime import Runtime
+from hangtag.export.file import child_process as child
+from hangtag.serving.client import Client
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.runtime.session import Runtime
 from tests import onnx_models
 from tests.export.foreign import forked
 from tests.export.foreign import models as foreign

@@ -9,17 +9,19 @@ import pytest
 import torch
 from onnx import helper
 
-from export import trained
-from export.errors import GateError
-from export.gate import agreement, answers, batching, cuda, speed, structure
-from export.gate.answers import artificial, softmax
-from export.gate.rules import RULES
-from serving.server.runtime import Runtime
+from hangtag.export.errors import GateError
+from hangtag.export.gate import answers, cuda, speed, structure
+from hangtag.export.gate.answers import artificial, softmax
+from hangtag.export.gate.batching import batching
+from hangtag.export.gate.labels import accuracy as agreement
+from hangtag.export.gate.rules import RULES
+from hangtag.export.network import trained
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.data.fashion_mnist import Split
 from tests import onnx_models
 from tests.export.conftest import Exported
 from tests.export.foreign import models as foreign
 from tests.shipped import latest
-from training.data import Split
 
 
 def write(folder: Path, model: onnx.ModelProto) -> Path:

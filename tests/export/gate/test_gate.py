@@ -12,18 +12,19 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from export import exporter, onnx_file
-from export.errors import GateError
-from export.gate import answers
-from export.gate.prove import Exam, Proof, prove
-from export.gate.rules import BATCH_SIZES
-from export.served import Classifier
-from serving.server.runtime import Runtime
+from hangtag.export import exporter
+from hangtag.export.errors import GateError
+from hangtag.export.file import onnx_file
+from hangtag.export.gate import answers
+from hangtag.export.gate.prove import Exam, Proof, prove
+from hangtag.export.gate.rules import BATCH_SIZES
+from hangtag.export.network.served import Classifier
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.networks.inference import normalise
+from hangtag.training.networks.single_label import build
 from tests.export.conftest import Exported
 from tests.export.runs import contents
-from training.data import Split
-from training.inference import normalise
-from training.models import build
 
 Model = onnx.ModelProto
 Weights = npt.NDArray[np.float32]

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import exporter, report
-from export.errors import ExportError
-from export.foreign import intake
-from export.gate import speed
+from hangtag.export import exporter, report
+from hangtag.export.errors import ExportError
+from hangtag.export.foreign import intake
+from hangtag.export.gate import speed
+from hangtag.training.data.fashion_mnist import LABELS, Split
+from hangtag.training.metrics.multi_label import decide
 from tests import onnx_models
 from tests.export import label_sets
 from tests.export.conftest import Exported
-from training.data import LABELS, Split
-from training.multi_label.metrics import decide
 
 
 def pictures(page: str) -> list[ElementTree.Element]:

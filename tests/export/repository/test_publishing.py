@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from export import repository
-from export.errors import ExportError
-from serving.server.runtime import Runtime
+from hangtag.export.errors import ExportError
+from hangtag.export.repository import publishing as repository
+from hangtag.serving.server.runtime.session import Runtime
 from tests.export.publishing import publisher, served, writes
 from tests.export.runs import contents
 from tests.shipped import latest

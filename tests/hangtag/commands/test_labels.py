@@ -8,12 +8,12 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from hangtag.training.data.fashion_mnist import LABELS
+from hangtag.training.labels import distance as label_distance
+from hangtag.training.labels.distance import from_embeddings
 from tests import onnx_models
 from tests.hangtag.conftest import Exported, classifier_of, hangtag
 from tests.shipped import MODELS
-from training import label_distance
-from training.data import LABELS
-from training.label_distance import from_embeddings
 
 CNN = MODELS / str(label_distance.default().provenance["file"])
 

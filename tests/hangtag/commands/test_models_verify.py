@@ -9,12 +9,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export import exporter
+from hangtag.export import exporter
+from hangtag.training.data import fashion_mnist as data
 from tests.export import label_sets
 from tests.hangtag.proven import models, rewritten
 from tests.onnx_models import classifier, publish
 from tests.shipped import MODELS
-from training import data
 
 
 @pytest.mark.parametrize(

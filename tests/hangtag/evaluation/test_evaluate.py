@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from hangtag.evaluation.served_subject import ServedSubject
-from serving.client import Client
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from serving.server.runtime import Runtime
+from hangtag.serving.client import Client
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.data.fashion_mnist import LABELS, Split
+from hangtag.training.labels import distance as label_distance
+from hangtag.training.metrics.single_label import mean_severity
 from tests.hangtag.conftest import LSTM, Exported, document
-from training import label_distance
-from training.data import LABELS, Split
-from training.metrics import mean_severity
 
 
 def figures(document: Mapping[str, Any]) -> dict[str, Any]:

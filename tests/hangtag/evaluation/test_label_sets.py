@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export import onnx_file, trained
 from hangtag.evaluation import multi_label
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Array, Outputs, Report, Subject
-from serving.client import Client
-from serving.server.app import Server
-from serving.server.config import ServerConfig
+from hangtag.export.file import onnx_file
+from hangtag.export.network import trained
+from hangtag.serving.client import Client
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
+from hangtag.training.data.fashion_mnist import LABELS, Split
+from hangtag.training.runs.run import Run
 from tests.export import label_sets
 from tests.hangtag.conftest import LSTM, Exported, hangtag
-from training.data import LABELS, Split
-from training.run import Run
 
 LIMIT = 40
 

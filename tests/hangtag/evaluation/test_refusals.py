@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hangtag.evaluation import subjects
-from serving.server.app import Server
+from hangtag.serving.server.process.server import Server
 from tests.export import runs
 from tests.hangtag.conftest import LSTM, Exported, document, hangtag
 from tests.shipped import MODELS

@@ -11,9 +11,9 @@ from PIL import Image
 from hangtag.evaluation import pictures
 from hangtag.evaluation.multi_label import MultiLabelResult, SetMistake
 from hangtag.evaluation.single_label import Mistake
-from serving.server.app import Server
+from hangtag.serving.server.process.server import Server
+from hangtag.training.data.fashion_mnist import LABELS
 from tests.hangtag.conftest import LSTM, Exported, document, hangtag
-from training.data import LABELS
 
 
 def test_the_tables(server: Server) -> None:

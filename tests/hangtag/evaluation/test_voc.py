@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.hangtag.conftest import hangtag
-from tests.training.multi_label import voc_files
+from tests.training.data import voc_files
 
 
 def test_a_network_learns_from_voc_and_is_evaluated_on_it(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.server.app import Server
-from serving.server.config import ServerConfig
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
 from tests import onnx_models
 
 

@@ -10,9 +10,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from hangtag.cli import main
-from serving.client import pictures
-from serving.server.app import Server
-from serving.server.config import ServerConfig
+from hangtag.serving.client import pictures
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
 from tests import onnx_models
 
 NOBODY = "127.0.0.1:9"

@@ -9,9 +9,9 @@ import grpc
 import numpy as np
 import pytest
 
-from serving.client import Client, ClientError
-from serving.server.app import Server
-from serving.server.config import ServerConfig
+from hangtag.serving.client import Client, ClientError
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
 from tests import onnx_models
 
 PIXELS = np.random.default_rng(7).integers(0, 256, (28, 28), dtype=np.uint8)

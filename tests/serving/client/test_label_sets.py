@@ -9,9 +9,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from hangtag.cli import main
-from serving.client import Client
-from serving.server.app import Server
-from serving.server.config import ServerConfig
+from hangtag.serving.client import Client
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
 from tests import onnx_label_sets
 from tests.onnx_label_sets import image
 

@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
-from serving.client import side_by_side
-from serving.client.classification import Classification, Label
-from serving.server.app import Server
-from serving.server.config import ServerConfig
+from hangtag.serving.client import side_by_side
+from hangtag.serving.client.classification import Classification, Label
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
 from tests import onnx_models
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serving.client import Classification, Client, ClientError
-from serving.server.app import Server
+from hangtag.serving.client import Classification, Client, ClientError
+from hangtag.serving.server.process.server import Server
 from tests import onnx_models
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]

@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
-from protos import inference_pb2 as pb
-from serving.client import Client
-from serving.client.activity import Look, Metrics, activities, quantile
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from serving.server.metrics import StateCollector
-from serving.server.metrics_http import MetricsServer
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.client import Client
+from hangtag.serving.client.activity import Look, Metrics, activities, quantile
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.telemetry.http_endpoint import MetricsServer
+from hangtag.serving.server.telemetry.prometheus import StateCollector
 
 
 def duration(count: int, ms: float) -> pb.StatisticDuration:
@@ -104,7 +104,7 @@ def busy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
             for _ in range(3):
                 client.infer("gather", {"index": np.array([1, 2])})
 
-    monkeypatch.setattr("serving.client.top_cli.sleep", work)
+    monkeypatch.setattr("hangtag.serving.client.top.sleep", work)
 
 
 def test_a_look_as_json(server: Server, metrics: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import grpc
 
-from protos import inference_pb2 as pb
-from protos import inference_pb2_grpc
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
 
 # Called with the running number of the ModelInfer call (from 0) before its answer; may wait, or abort by the context.
 Behaviour = Callable[[int, grpc.ServicerContext], None]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from protos import inference_pb2 as pb
-from serving.loadtest.cli import loadtest
-from serving.loadtest.measuring.accuracy import TEST_SET_SIZE
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.loadtest.cli import loadtest
+from hangtag.serving.loadtest.measuring.accuracy import TEST_SET_SIZE
 from tests.serving.loadtest.fake_server import FakeServer
 
 QUICK = ("--blocks", "1", "--warm-up", "0", "--min-duration", "100ms", "--min-query-count", "10")

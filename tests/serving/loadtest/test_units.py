@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from serving.loadtest import units
+from hangtag.serving.loadtest import units
 
 
 @pytest.mark.parametrize(

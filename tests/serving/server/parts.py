@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.server.batcher import Batcher
-from serving.server.config import ServerConfig
-from serving.server.engine import Engine
-from serving.server.entry import Answer, Entry, OnDone
-from serving.server.errors import ServerError
-from serving.server.model import ServedModel
-from serving.server.repository import ModelFile
-from serving.server.runtime import Runtime
-from serving.signature import Signature, TensorSpec
+from hangtag.serving.server.batching.batcher import Batcher
+from hangtag.serving.server.batching.request import Answer, Entry, OnDone
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.repository import ModelFile
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import ServerError
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.serving.signature import Signature, TensorSpec
 
 Outputs = dict[str, npt.NDArray[Any]]
 

@@ -8,13 +8,14 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from export import study_report, study_results
-from export.study_report import page, read, read_all
+from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.recipes import recipe_for
+from studies.accuracy import report as study_report
+from studies.accuracy import results as study_results
+from studies.accuracy.report import page, read, read_all
 from tests.export.runs import start, train
-from training.data import Split
-from training.recipes import recipe_for
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "docs" / "study"
 
 
@@ -73,7 +74,8 @@ def test_runs_that_cannot_be_averaged_are_refused(tmp_path: Path) -> None:
         ("no JSON", "a.json cannot be read (Expecting value"),
         (
             "{}",
-            "a.json is no results file of a run, as python -m export.study_results writes them (KeyError('config'))",
+            "a.json is no results file of a run, as python -m studies.accuracy.results writes them "
+            "(KeyError('config'))",
         ),
     ],
 )

@@ -7,10 +7,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import marked
-from benchmarks.export import report
+from studies import marked
+from studies.exported import report
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def results() -> dict[str, Any]:

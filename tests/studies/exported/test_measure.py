@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from benchmarks.export import measure, profile, report
-from export.gate import speed
-from export.inventory import Entry
-from serving.signature import Signature
+from hangtag.export.gate import speed
+from hangtag.export.repository.inventory import Entry
+from hangtag.serving.signature import Signature
+from studies.exported import measure, profile, report
 from tests.shipped import latest
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.gpu import check, worker
-from serving.server.errors import ModelLoadError
-from serving.server.providers import CPU, CUDA
-from serving.server.runtime import Runtime
+from hangtag.serving.server.errors import ModelLoadError
+from hangtag.serving.server.runtime.providers import CPU, CUDA
+from hangtag.serving.server.runtime.session import Runtime
+from studies.gpu import check, worker
 from tests import onnx_models
 
 ROOT = Path(__file__).parents[3]
@@ -54,7 +54,7 @@ def test_what_is_a_problem(told: dict[str, Any], expected: str) -> None:
 
 @pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
 def test_without_a_gpu_it_ends_with_one_sentence_and_an_error() -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu.check"]
+    command = [sys.executable, "-m", "studies.gpu.check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stdout == ""
@@ -64,7 +64,7 @@ def test_without_a_gpu_it_ends_with_one_sentence_and_an_error() -> None:
 
 def test_the_make_target_exists() -> None:
     told = subprocess.run(["make", "--dry-run", "gpu-check"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "python -m benchmarks.gpu.check" in told.stdout
+    assert "python -m studies.gpu.check" in told.stdout
 
 
 def test_every_model_is_measured_in_every_way(tmp_path: Path) -> None:

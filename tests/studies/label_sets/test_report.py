@@ -6,8 +6,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from export import cnn_rnn_report
-from export.cnn_rnn_report import DATASETS, MEASURES, MODELS, SEEDS, lead, missing, page, read, rows, spread
+from studies.label_sets import report as cnn_rnn_report
+from studies.label_sets.report import DATASETS, MEASURES, MODELS, SEEDS, lead, missing, page, read, rows, spread
 
 
 def figures(o_f1: float, exact_match: float) -> dict[str, float]:

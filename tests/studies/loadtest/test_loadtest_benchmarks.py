@@ -9,8 +9,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.loadtest import agreement, generators, report, results
-from benchmarks.loadtest.tools import PEERS
+from studies.loadtest import agreement, generators, report, results
+from studies.loadtest.tools import PEERS
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from export import mistakes_report
-from export.mistakes_report import LOSSES, SEEDS, bounds, missing, page, read, rows, trials
-from training.data import LABELS
-from training.label_distance import LabelDistances
+from hangtag.training.data.fashion_mnist import LABELS
+from hangtag.training.labels.distance import LabelDistances
+from studies.mistakes import report as mistakes_report
+from studies.mistakes.report import LOSSES, SEEDS, bounds, missing, page, read, rows, trials
 
 # Class 0 is at 0.2 from class 1, at 1 from every other, and these are at 0.5 from each other.
 MATRIX = np.full((10, 10), 0.5)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import yaml
 
-from serving.server.app import Server
-from serving.server.config import ServerConfig
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
 from tests import onnx_models
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PEERS = ROOT / ".venv-peers/bin"
 # Two replicas; each is asked twice until it is healthy.
 DOCKER = """#!/bin/sh

@@ -7,13 +7,14 @@ from pathlib import Path
 import click
 import pytest
 
-from deploy.pages import capacity, options
-from deploy.pages.capacity import Measured
-from deploy.pages.documents import DOCUMENTS, current
-from deploy.pages.sections import filled
-from tests.benchmarks.server.document import results
+from studies.documents import DOCUMENTS, current
+from studies.reference import options
+from studies.sections import filled
+from studies.server import capacity
+from studies.server.capacity import Measured
+from tests.studies.server.document import results
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

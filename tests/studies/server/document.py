@@ -1,4 +1,4 @@
-"""A document as benchmarks/server/measure.py writes it."""
+"""A document as studies/server/measure.py writes it."""
 
 from typing import Any
 

@@ -11,12 +11,12 @@ from typing import cast
 import click
 import pytest
 
-from benchmarks.server import h2load, report
-from benchmarks.server.goals import goals
-from benchmarks.server.process import Served, served
-from benchmarks.server.scenarios import Bench, _recovery
-from protos import inference_pb2 as pb
-from tests.benchmarks.server.document import results
+from hangtag.protos import inference_pb2 as pb
+from studies.server import h2load, report
+from studies.server.goals import goals
+from studies.server.process import Served, served
+from studies.server.scenarios import Bench, _recovery
+from tests.studies.server.document import results
 
 ROOT = Path(__file__).parents[3]
 NEEDS_H2LOAD = pytest.mark.skipif(shutil.which("h2load") is None, reason="needs h2load (Debian: nghttp2-client)")
@@ -121,7 +121,7 @@ def test_a_refused_call_is_not_counted_as_answered() -> None:
 
 
 def test_bare_onnx_runtime_answers_in_each_way() -> None:
-    command = [sys.executable, "-m", "benchmarks.server.bare", str(ROOT / "models"), "2"]
+    command = [sys.executable, "-m", "studies.server.bare", str(ROOT / "models"), "2"]
     done = subprocess.run(command, input="lstm 4 0.05\n", capture_output=True, text=True, cwd=ROOT, check=True)
     answer = json.loads(done.stdout)
     assert set(answer) == {"all_threads", "callers", "one_thread"}
@@ -130,7 +130,7 @@ def test_bare_onnx_runtime_answers_in_each_way() -> None:
 
 @NEEDS_H2LOAD
 def test_workers_are_measured_by_the_whole_familys_memory() -> None:
-    command = [sys.executable, "-m", "benchmarks.server.workers", "--rounds", "1", "--calls", "200"]
+    command = [sys.executable, "-m", "studies.server.workers", "--rounds", "1", "--calls", "200"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     one, two = (line.strip("| \n").split(" | ") for line in done.stdout.splitlines()[-2:])
     assert [row[0] for row in (one, two)] == ["1", "2"]
@@ -140,7 +140,7 @@ def test_workers_are_measured_by_the_whole_familys_memory() -> None:
 
 
 def test_what_could_be_shared_of_the_models_memory_is_measured() -> None:
-    command = [sys.executable, "-m", "benchmarks.server.sharing"]
+    command = [sys.executable, "-m", "studies.server.sharing"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     rows = [[int(cell.removesuffix(" MB")) for cell in line.split(" | ")[1:]] for line in _body(done.stdout)]
     nothing, served, mapped, unpacked = (sum(row) for row in rows)

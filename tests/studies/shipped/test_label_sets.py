@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from export import exporter, model_report
-from export.model_report_sets import section
-from export.shipped import ShippedModel, read_all
+from hangtag.export import exporter
+from hangtag.training.data.fashion_mnist import LABELS, Split
+from studies.shipped import report as model_report
+from studies.shipped.label_sets import section
+from studies.shipped.models import ShippedModel, read_all
 from tests.export import label_sets
-from training.data import LABELS, Split
 
 FIGURES = {"exact_match": 0.25, "o_f1": 0.75, "c_f1": 0.7, "labels_per_image": 2.5}
 
@@ -57,7 +58,7 @@ def test_one_that_decides_by_paths_tells_its_ties(cnn_rnn: ShippedModel) -> None
 
 
 def test_the_page_has_them_after_the_models_of_one_label(sigmoids: ShippedModel) -> None:
-    single = read_all(Path(__file__).parents[2] / "models")
+    single = read_all(Path(__file__).parents[3] / "models")
     text = model_report.page(single, [], [sigmoids])
     assert text.startswith(model_report.page(single, [], []))
     assert "## Several labels" in text

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from export.model_report import page
-from export.shipped import read_all, read_earlier
+from studies.shipped.models import read_all, read_earlier
+from studies.shipped.report import page
 from tests.shipped import latest
 
 

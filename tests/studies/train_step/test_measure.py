@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.train import measure
-from benchmarks.train.torch_worker import WAYS, per_step_ms
-from benchmarks.train.worker import worker
-from training import data
+from hangtag.training.data import fashion_mnist as data
+from studies.train_step import measure
+from studies.train_step.torch_worker import WAYS, per_step_ms
+from studies.train_step.worker import worker
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_way_takes_the_steps_that_it_is_told_to(way: str) -> None:
 
 
 def test_a_worker_answers_over_and_over(images: Path) -> None:
-    with worker([sys.executable, "-m", "benchmarks.train.torch_worker", "plain", "1", images]) as working:
+    with worker([sys.executable, "-m", "studies.train_step.torch_worker", "plain", "1", images]) as working:
         assert working.step_ms("lstm", 2) > 0
         assert working.step_ms("lstm-56", 2) > 0
 
@@ -43,7 +43,7 @@ def test_a_worker_answers_over_and_over(images: Path) -> None:
 def test_a_worker_that_dies_is_told_with_what_it_said(images: Path) -> None:
     """Of a model that there is not, where once another was trained instead."""
     with (
-        worker([sys.executable, "-m", "benchmarks.train.torch_worker", "plain", "1", images]) as working,
+        worker([sys.executable, "-m", "studies.train_step.torch_worker", "plain", "1", images]) as working,
         pytest.raises(click.ClickException, match=r"torch_worker plain 1 .* ended with status 1") as said,
     ):
         working.step_ms("gru", 2)

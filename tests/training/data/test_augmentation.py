@@ -1,7 +1,7 @@
 import torch
 
-from training.augment import augment
-from training.recipes import Augmentation
+from hangtag.training.data.augmentation import augment
+from hangtag.training.recipes import Augmentation
 
 
 def garments(count: int = 400) -> torch.Tensor:

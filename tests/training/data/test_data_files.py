@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from training.data import DIGESTS, load, load_test
-from training.errors import DataCorruptError, DataNotFoundError
+from hangtag.training.data.fashion_mnist import DIGESTS, load, load_test
+from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = DIGESTS
 

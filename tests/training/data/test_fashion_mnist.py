@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training import data
-from training.data import DIGESTS, LABELS, FashionMnist, load, load_test, locate
-from training.errors import DataNotFoundError, TrainingError
+from hangtag.training.data import fashion_mnist as data
+from hangtag.training.data.fashion_mnist import DIGESTS, LABELS, FashionMnist, load, load_test, locate
+from hangtag.training.errors import DataNotFoundError, TrainingError
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = DIGESTS
 

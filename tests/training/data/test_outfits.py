@@ -8,13 +8,13 @@ import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 
-from training.data import LABELS, FashionMnist, Split
-from training.multi_label import outfits
-from training.multi_label.cnn_rnn import MAX_LABELS
-from training.multi_label.data import MultiLabelData
-from training.multi_label.outfits import LOOKS, independent, load, make_split, together
-from training.multi_label.outfits_canvas import SIZE, Wardrobe, compose
-from training.multi_label.outfits_picture import draw, main
+from hangtag.training.data import outfits
+from hangtag.training.data.fashion_mnist import LABELS, FashionMnist, Split
+from hangtag.training.data.multi_label import MultiLabelData
+from hangtag.training.data.outfits import LOOKS, independent, load, make_split, together
+from hangtag.training.data.outfits_canvas import SIZE, Wardrobe, compose
+from hangtag.training.networks.cnn_rnn import MAX_LABELS
+from studies.label_sets.outfits_picture import draw, main
 
 Probabilities = npt.NDArray[np.float64]
 SETS = np.arange(1 << len(LABELS))
@@ -143,7 +143,7 @@ def test_each_split_is_composed_from_its_own_garments_alone(whole: FashionMnist)
 def test_a_canvas_shows_garments_of_its_labels_and_every_other_brightness_is_noise_or_clutter(
     whole: FashionMnist, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.multi_label.outfits_canvas.SCRAPS", 0)
+    monkeypatch.setattr("hangtag.training.data.outfits_canvas.SCRAPS", 0)
     wardrobe = Wardrobe(whole.test)
     shown = {
         count: np.mean(
@@ -157,8 +157,8 @@ def test_a_canvas_shows_garments_of_its_labels_and_every_other_brightness_is_noi
 
 
 def test_garments_differ_in_scale_and_reach_every_part_of_the_canvas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.multi_label.outfits_canvas.SCRAPS", 0)
-    monkeypatch.setattr("training.multi_label.outfits_canvas.CONTRAST", (1.0, 1.0))
+    monkeypatch.setattr("hangtag.training.data.outfits_canvas.SCRAPS", 0)
+    monkeypatch.setattr("hangtag.training.data.outfits_canvas.CONTRAST", (1.0, 1.0))
     wardrobe = Wardrobe(Split(np.full((10, 28, 28), 255, np.uint8), np.arange(10, dtype=np.uint8)))
     canvases = [compose(np.array([0]), wardrobe, np.random.default_rng(i)) == 255 for i in range(300)]
     areas = np.array([canvas.sum() for canvas in canvases])

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.multi_label import voc_files
-from tests.training.multi_label.voc_files import IMAGES, annotation
-from training import datasets
-from training.errors import DataCorruptError, DataNotFoundError
-from training.multi_label import voc
+from hangtag.training import catalog as datasets
+from hangtag.training.data import voc
+from hangtag.training.errors import DataCorruptError, DataNotFoundError
+from tests.training.data import voc_files
+from tests.training.data.voc_files import IMAGES, annotation
 
 
 @pytest.fixture

@@ -12,16 +12,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from hangtag.training.data import voc
+from hangtag.training.data.fashion_mnist import LABELS
+from hangtag.training.errors import LabelDistanceError, RunMismatchError
+from hangtag.training.labels import distance as label_distance
+from hangtag.training.labels import embeddings as label_embeddings
+from hangtag.training.labels.distance import LabelDistances, from_embeddings
+from hangtag.training.networks.cnn_rnn import CnnRnn
+from hangtag.training.networks.multi_label import CnnEmbedding
+from hangtag.training.networks.single_label import MODELS, build
+from hangtag.training.runs.run import Run
 from tests.training.configs import make_config
-from training import label_distance, label_embeddings
-from training.data import LABELS
-from training.errors import LabelDistanceError, RunMismatchError
-from training.label_distance import LabelDistances, from_embeddings
-from training.models import MODELS, build
-from training.multi_label import voc
-from training.multi_label.cnn_rnn import CnnRnn
-from training.multi_label.models import CnnEmbedding
-from training.run import Run
 
 ABC = ("a", "b", "c")
 DISTANCES = np.array([[0, 0.5, 1], [0.5, 0, 0.25], [1, 0.25, 0]])

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from training import optimisation
-from training.models import build
-from training.muon import orthogonal
-from training.recipes import Recipe
+from hangtag.training.loop import optimisation
+from hangtag.training.loop.muon import orthogonal
+from hangtag.training.networks.single_label import build
+from hangtag.training.recipes import Recipe
 
 RECIPE = Recipe(name="muon", batch_size=4, epochs=5, learning_rate=0.02, optimizer="muon", weight_decay=0.1)
 

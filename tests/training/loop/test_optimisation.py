@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from training import optimisation
-from training.recipes import Recipe
+from hangtag.training.loop import optimisation
+from hangtag.training.recipes import Recipe
 
 PLAIN = Recipe(name="plain", batch_size=4, epochs=5, learning_rate=0.1)
 

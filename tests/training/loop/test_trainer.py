@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from hangtag.training.data.fashion_mnist import FashionMnist
+from hangtag.training.errors import DivergedError
+from hangtag.training.loop import trainer
+from hangtag.training.metrics.single_label import evaluate
+from hangtag.training.networks.inference import predict
+from hangtag.training.networks.single_label import build
+from hangtag.training.recipes import recipe_for
+from hangtag.training.runs.run import Run
+from hangtag.training.watch import Progress
 from tests.training.broken_runs import Keeping, assert_same_outcome
 from tests.training.configs import OnStep, make_config, same_weights, weights
-from training import trainer
-from training.data import FashionMnist
-from training.errors import DivergedError
-from training.inference import predict
-from training.metrics import evaluate
-from training.models import build
-from training.recipes import recipe_for
-from training.run import Run
-from training.watch import Progress
 
 # Learning.
 

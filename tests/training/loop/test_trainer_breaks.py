@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from hangtag.training.data.fashion_mnist import FashionMnist
+from hangtag.training.errors import RunMismatchError
+from hangtag.training.loop import trainer
+from hangtag.training.networks.single_label import build
+from hangtag.training.runs.run import Run
+from hangtag.training.watch import Progress, Watch
 from tests.training.broken_runs import CrashError, Crashing, Keeping, assert_same_outcome
 from tests.training.configs import OnStep, make_config, same_weights, weights
-from training import trainer
-from training.data import FashionMnist
-from training.errors import RunMismatchError
-from training.models import build
-from training.run import Run
-from training.watch import Progress, Watch
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 def test_a_finished_run_is_not_trained_again(small: FashionMnist, unbroken: Path) -> None:
@@ -87,8 +87,9 @@ KILLED_IN_STEP = """
 import os, signal, sys
 from pathlib import Path
 from tests.training.configs import OnStep, make_config
-from training import data, trainer
-from training.run import Run
+from hangtag.training.data import fashion_mnist as data
+from hangtag.training.loop import trainer
+from hangtag.training.runs.run import Run
 
 def kill(at):
     if (at.epoch, at.step) == (2, 2):

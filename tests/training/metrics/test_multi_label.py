@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from training.multi_label.metrics import choose_thresholds, decide, decide_top, evaluate
+from hangtag.training.metrics.multi_label import choose_thresholds, decide, decide_top, evaluate
 
 TRUTH = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [1, 0, 1]], np.bool_)
 PREDICTED = np.array([[1, 0, 0], [1, 0, 1], [0, 1, 0], [1, 0, 1]], np.bool_)

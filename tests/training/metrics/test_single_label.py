@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from training.metrics import distance_at_k, evaluate, mean_severity, nearest_expected, per_class
+from hangtag.training.metrics.single_label import distance_at_k, evaluate, mean_severity, nearest_expected, per_class
 
 
 def test_hand_computed_figures() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.multi_label.cnn_rnn import MAX_LABELS, CnnRnn, beam_search
+from hangtag.training.networks.cnn_rnn import MAX_LABELS, CnnRnn, beam_search
 
 LABELS = 3
 PATHS = [path for length in range(LABELS + 1) for path in permutations(range(LABELS), length)]

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.data import FashionMnist
-from training.inference import normalise, predict
-from training.models import build
+from hangtag.training.data.fashion_mnist import FashionMnist
+from hangtag.training.networks.inference import normalise, predict
+from hangtag.training.networks.single_label import build
 
 
 def test_logits_do_not_depend_on_the_batch_size(small: FashionMnist) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.models import MODELS, Lstm, build, parameter_count
+from hangtag.training.networks.single_label import MODELS, Lstm, build, parameter_count
 
 
 @pytest.mark.parametrize(

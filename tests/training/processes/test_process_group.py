@@ -12,12 +12,12 @@ import torch
 from click.testing import CliRunner
 
 from hangtag.cli import main
+from hangtag.training.errors import ProcessesError
+from hangtag.training.processes.process_group import Group, joined
+from hangtag.training.runs.run import Run
 from tests.training.configs import make_config, weights
-from training.distributed import Group, joined
-from training.errors import ProcessesError
-from training.run import Run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 TORCHRUN_TWO = [*TORCHRUN, "2"]
@@ -28,12 +28,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from tests.training.configs import OnStep, make_config
-from training import data, trainer
-from training.distributed import joined
-from training.errors import DivergedError
-from training.run import Run
-from training.single_label import SingleLabel
-from training.task import Step
+from hangtag.training.data import fashion_mnist as data
+from hangtag.training.loop import trainer
+from hangtag.training.processes.process_group import joined
+from hangtag.training.errors import DivergedError
+from hangtag.training.runs.run import Run
+from hangtag.training.tasks.single_label import SingleLabel
+from hangtag.training.tasks.task import Step
 
 model, folder, limit, fate = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 config = make_config(model, limit=limit, epochs=3)

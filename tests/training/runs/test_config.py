@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from hangtag.training.cli import train
+from hangtag.training.recipes import recipe_for
+from hangtag.training.runs.config import RunConfig, TeacherFile, command, identity, portable
+from hangtag.training.tasks.losses import DistanceLoss
 from tests.training.configs import make_config
-from training.cli import train
-from training.config import RunConfig, TeacherFile, command, identity, portable
-from training.losses import DistanceLoss
-from training.recipes import recipe_for
 
 TWO = (TeacherFile("0a", "a b.onnx"), TeacherFile("1b", "c.onnx"))
 USUAL = replace(make_config(), recipe=recipe_for("study", "lstm"), limit=None)

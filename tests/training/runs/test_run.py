@@ -6,9 +6,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hangtag.training.errors import RunMismatchError
+from hangtag.training.runs.run import Run
 from tests.training.configs import begin
-from training.errors import RunMismatchError
-from training.run import Run
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from hangtag.training.errors import RunMismatchError
+from hangtag.training.recipes import recipe_for
+from hangtag.training.runs.config import TeacherFile
+from hangtag.training.runs.run import Run, environment, git_revision
 from tests.training.configs import begin, make_config
-from training.config import TeacherFile
-from training.errors import RunMismatchError
-from training.recipes import recipe_for
-from training.run import Run, environment, git_revision
 
 
 @pytest.fixture

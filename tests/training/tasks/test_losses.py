@@ -14,14 +14,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from hangtag.cli import main
+from hangtag.training.data.fashion_mnist import FashionMnist
+from hangtag.training.errors import LabelDistanceError, RunMismatchError
+from hangtag.training.labels import distance as label_distance
+from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.loop import trainer
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.run import Run
+from hangtag.training.tasks import losses
+from hangtag.training.tasks.losses import DistanceLoss
 from tests.training.configs import figures, make_config, same_weights, weights
-from training import label_distance, losses, trainer
-from training.config import RunConfig
-from training.data import FashionMnist
-from training.errors import LabelDistanceError, RunMismatchError
-from training.label_distance import LabelDistances
-from training.losses import DistanceLoss
-from training.run import Run
 
 CPU = torch.device("cpu")
 MATRIX = np.array([[0, 0.25, 1], [0.25, 0, 0.5], [1, 0.5, 0]])

@@ -6,23 +6,23 @@ import pytest
 import torch
 from torch import nn
 
+from hangtag.training.data.fashion_mnist import FashionMnist
+from hangtag.training.data.multi_label import MultiLabelData
+from hangtag.training.errors import DivergedError
+from hangtag.training.loop import trainer
+from hangtag.training.metrics.multi_label import decide, evaluate
+from hangtag.training.networks.batch_norm import Normalised
+from hangtag.training.networks.cnn_rnn import CnnRnn
+from hangtag.training.networks.single_label import parameter_count
+from hangtag.training.recipes import MULTI_LABEL, MULTI_LABEL_MODELS, STUDY, default_recipe, recipe_for
+from hangtag.training.runs.run import Run
+from hangtag.training.tasks.multi_label import MultiLabel
+from hangtag.training.tasks.objectives import OBJECTIVES, Sigmoids
+from hangtag.training.tasks.selection import build_task
+from hangtag.training.tasks.single_label import SingleLabel
+from hangtag.training.watch import Progress, Watch
 from tests.training.configs import OnStep, figures, make_config, same_weights, weights
-from tests.training.multi_label.configs import config_of
-from training import trainer
-from training.batch_norm import Normalised
-from training.data import FashionMnist
-from training.errors import DivergedError
-from training.models import parameter_count
-from training.multi_label.cnn_rnn import CnnRnn
-from training.multi_label.data import MultiLabelData
-from training.multi_label.metrics import decide, evaluate
-from training.multi_label.objectives import OBJECTIVES, Sigmoids
-from training.multi_label.task import MultiLabel
-from training.recipes import MULTI_LABEL, MULTI_LABEL_MODELS, STUDY, default_recipe, recipe_for
-from training.run import Run
-from training.single_label import SingleLabel
-from training.tasks import build_task
-from training.watch import Progress, Watch
+from tests.training.multi_label_configs import config_of
 
 CPU = torch.device("cpu")
 LOOKING_AWAY = Watch()

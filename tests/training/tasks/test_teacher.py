@@ -8,17 +8,17 @@ import numpy as np
 import onnx
 import pytest
 
+from hangtag.training.data.fashion_mnist import FashionMnist
+from hangtag.training.errors import TeacherError
+from hangtag.training.loop import trainer
+from hangtag.training.metrics.single_label import evaluate
+from hangtag.training.processes.process_group import Group
+from hangtag.training.recipes import Distillation
+from hangtag.training.runs.run import Run
+from hangtag.training.tasks.teacher import Ensemble, OnnxTeacher, answers, published
+from hangtag.training.watch import Watch
 from tests import shipped
 from tests.training.configs import make_config, same_weights, weights
-from training import trainer
-from training.data import FashionMnist
-from training.distributed import Group
-from training.errors import TeacherError
-from training.metrics import evaluate
-from training.recipes import Distillation
-from training.run import Run
-from training.teacher import Ensemble, OnnxTeacher, answers, published
-from training.watch import Watch
 
 CNN, LSTM = (shipped.latest(name) for name in ("cnn", "lstm"))
 

@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import OpenLoop
-from serving.loadtest.report.pictures.drawing import BAD, colour, drawing, latency_axis
-from serving.loadtest.statistics.histogram import Histogram
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import OpenLoop
+from hangtag.serving.loadtest.report.pictures.drawing import BAD, colour, drawing, latency_axis
+from hangtag.serving.loadtest.statistics.histogram import Histogram
 
 _PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 

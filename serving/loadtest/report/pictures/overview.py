@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import FuncFormatter
 
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import ClosedLoop
-from serving.loadtest.report.pictures.drawing import INK, colour, drawing, latency_axis, plain_log_axis
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import ClosedLoop
+from hangtag.serving.loadtest.report.pictures.drawing import INK, colour, drawing, latency_axis, plain_log_axis
 
 # Areas in points: of the largest model's mark, and of the smallest that can still be seen.
 LARGEST, SMALLEST = 700.0, 30.0

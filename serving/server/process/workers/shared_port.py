@@ -2,8 +2,8 @@
 
 import socket
 
-from serving.server.config import ServerConfig
-from serving.server.errors import StartError
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import StartError
 
 
 def reserve(config: ServerConfig) -> socket.socket:

@@ -7,15 +7,15 @@ from typing import Any
 
 import structlog
 
-from serving.server.config import ServerConfig
-from serving.server.errors import ControlError, StartError
-from serving.server.metrics import Workers
-from serving.server.repository import require_names
-from serving.server.state import READY, ServerState, total
-from serving.server.workers import port
-from serving.server.workers.messages import Failed, GetState, Listening, Load, Loaded, Poll, Unload
-from serving.server.workers.peer import PeerError
-from serving.server.workers.process import WorkerProcess
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.repository import require_names
+from hangtag.serving.server.errors import ControlError, StartError
+from hangtag.serving.server.process.workers import shared_port as port
+from hangtag.serving.server.process.workers.messages import Failed, GetState, Listening, Load, Loaded, Poll, Unload
+from hangtag.serving.server.process.workers.pipe_rpc import PeerError
+from hangtag.serving.server.process.workers.worker_process import WorkerProcess
+from hangtag.serving.server.telemetry.prometheus import Workers
+from hangtag.serving.server.telemetry.server_state import READY, ServerState, total
 
 log = structlog.get_logger()
 

@@ -10,16 +10,25 @@ from typing import Any
 
 import structlog
 
-from serving.server import memory
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from serving.server.control import Control
-from serving.server.errors import StartError, UnavailableError
-from serving.server.logs import configure_log
-from serving.server.repository import ModelFile
-from serving.server.state import ServerState
-from serving.server.workers.messages import Failed, GetState, Listening, Load, Loaded, Poll, Stop, Unload
-from serving.server.workers.peer import Peer, PeerError
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.model_control import Control
+from hangtag.serving.server.engine.repository import ModelFile
+from hangtag.serving.server.errors import StartError, UnavailableError
+from hangtag.serving.server.host import memory
+from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.process.workers.messages import (
+    Failed,
+    GetState,
+    Listening,
+    Load,
+    Loaded,
+    Poll,
+    Stop,
+    Unload,
+)
+from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
+from hangtag.serving.server.telemetry.log import configure_log
+from hangtag.serving.server.telemetry.server_state import ServerState
 
 log = structlog.get_logger()
 

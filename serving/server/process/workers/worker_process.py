@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from serving.server.config import ServerConfig
-from serving.server.errors import UnavailableError
-from serving.server.state import ServerState
-from serving.server.workers import worker
-from serving.server.workers.messages import GetState, Stop
-from serving.server.workers.peer import Peer, PeerError
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import UnavailableError
+from hangtag.serving.server.process.workers import worker
+from hangtag.serving.server.process.workers.messages import GetState, Stop
+from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
+from hangtag.serving.server.telemetry.server_state import ServerState
 
 ANSWER_SECONDS = 5.0
 _CONTEXT = multiprocessing.get_context("spawn")  # gRPC's and ONNX Runtime's threads do not survive a fork

@@ -5,21 +5,21 @@ from collections.abc import Iterator, Mapping
 
 import grpc
 
-from protos import classifier_pb2 as pb
-from protos import classifier_pb2_grpc
-from serving.server.classification import Classifier
-from serving.server.engine import Engine
-from serving.server.entry import OnDone
-from serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
-from serving.server.model import ServedModel
-from serving.server.transport.asking import Ask, Asked, ask_all, asking
-from serving.server.transport.call import infer
-from serving.server.transport.deadline import deadline_of
-from serving.server.transport.image_request import ImageRequest, Picture
-from serving.server.transport.lookup import with_model
-from serving.server.transport.status import answers_errors, counts_failures, identity_of, status_of
-from serving.server.transport.streams.errors import ends_with_errors
-from serving.server.transport.streams.ordered import Streams
+from hangtag.protos import classifier_pb2 as pb
+from hangtag.protos import classifier_pb2_grpc
+from hangtag.serving.server.batching.request import OnDone
+from hangtag.serving.server.classification.classifier import Classifier
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
+from hangtag.serving.server.transport.deadline import deadline_of
+from hangtag.serving.server.transport.grpc.streams.errors import ends_with_errors
+from hangtag.serving.server.transport.grpc.streams.ordered import Streams
+from hangtag.serving.server.transport.grpc.unary_call import infer
+from hangtag.serving.server.transport.image_request import ImageRequest, Picture
+from hangtag.serving.server.transport.lookup import with_model
+from hangtag.serving.server.transport.status import answers_errors, counts_failures, identity_of, status_of
+from hangtag.serving.server.transport.submission import Ask, Asked, ask_all, asking
 
 MAX_COMPARED = 32
 """Models asked about one image at once."""

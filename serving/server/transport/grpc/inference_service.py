@@ -5,23 +5,23 @@ from importlib import metadata
 
 import grpc
 
-from protos import inference_pb2 as pb
-from protos import inference_pb2_grpc
-from serving.server.control import Control
-from serving.server.engine import Engine
-from serving.server.errors import NotFoundError, UnavailableError
-from serving.server.model import ServedModel
-from serving.server.runtime import VERSION
-from serving.server.transport import codec
-from serving.server.transport.call import infer
-from serving.server.transport.deadline import deadline_of, own_deadline
-from serving.server.transport.lookup import with_model
-from serving.server.transport.repository_service import RepositoryMethods
-from serving.server.transport.status import answers_errors, counts_failures
-from serving.server.transport.streams.errors import ends_with_errors
-from serving.server.transport.streams.inference import InferStream
-from serving.server.transport.streams.ordered import Streams
-from serving.signature import TensorSpec
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.model_control import Control
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import NotFoundError, UnavailableError
+from hangtag.serving.server.runtime.session import VERSION
+from hangtag.serving.server.transport import codec
+from hangtag.serving.server.transport.deadline import deadline_of, own_deadline
+from hangtag.serving.server.transport.grpc.repository_methods import RepositoryMethods
+from hangtag.serving.server.transport.grpc.streams.errors import ends_with_errors
+from hangtag.serving.server.transport.grpc.streams.inference import InferStream
+from hangtag.serving.server.transport.grpc.streams.ordered import Streams
+from hangtag.serving.server.transport.grpc.unary_call import infer
+from hangtag.serving.server.transport.lookup import with_model
+from hangtag.serving.server.transport.status import answers_errors, counts_failures
+from hangtag.serving.signature import TensorSpec
 
 PLATFORM = "onnxruntime_onnx"
 EXTENSIONS = ("model_configuration", "model_repository", "statistics")

@@ -1,6 +1,6 @@
 """What one caller may take of the server, as gRPC's core enforces it. Names: grpc/impl/channel_arg_names.h."""
 
-from serving.server.config import ServerConfig
+from hangtag.serving.server.config.server_config import ServerConfig
 
 _MAX_PENDING = 100_000
 _NEVER_MS = 2**31 - 1

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 import grpc
 
-from protos import inference_pb2 as pb
-from serving.server.control import Control
-from serving.server.errors import InvalidRequestError, NotFoundError
-from serving.server.joined import Joined
-from serving.server.state import READY, UNAVAILABLE, VersionState
-from serving.server.statistics import Duration
-from serving.server.transport.status import answers_errors
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.engine.model_control import Control
+from hangtag.serving.server.engine.single_flight import Joined
+from hangtag.serving.server.errors import InvalidRequestError, NotFoundError
+from hangtag.serving.server.telemetry.model_statistics import Duration
+from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE, VersionState
+from hangtag.serving.server.transport.status import answers_errors
 
 
 class RepositoryMethods:

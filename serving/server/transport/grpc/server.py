@@ -9,25 +9,25 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
-from protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc
-from serving.server.control import Control
-from serving.server.engine import Engine
-from serving.server.errors import StartError, UnauthenticatedError
-from serving.server.model_settings import largest_settings
-from serving.server.tokens import Authorise, Metadata
-from serving.server.transport.authorisation import AuthorisesCalls
-from serving.server.transport.classifier_service import ClassifierService
-from serving.server.transport.health_service import MAX_WATCHES, HealthService
-from serving.server.transport.hot import availability
-from serving.server.transport.inference_service import InferenceService
-from serving.server.transport.limits import channel_options
-from serving.server.transport.malformed import RefusesMalformedMessages
-from serving.server.transport.reflection import add_reflection
-from serving.server.transport.streams.ordered import MAX_STREAMS, Streams
-from serving.server.transport.tracing import TracesCalls, Tracing
+from hangtag.protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.model_control import Control
+from hangtag.serving.server.engine.model_settings import largest_settings
+from hangtag.serving.server.errors import StartError, UnauthenticatedError
+from hangtag.serving.server.transport.grpc.classifier_service import ClassifierService
+from hangtag.serving.server.transport.grpc.health_service import MAX_WATCHES, HealthService
+from hangtag.serving.server.transport.grpc.inference_service import InferenceService
+from hangtag.serving.server.transport.grpc.limits import channel_options
+from hangtag.serving.server.transport.grpc.reflection import add_reflection
+from hangtag.serving.server.transport.grpc.streams.ordered import MAX_STREAMS, Streams
+from hangtag.serving.server.transport.grpc.undecodable import RefusesMalformedMessages
+from hangtag.serving.server.transport.hot import availability
+from hangtag.serving.server.transport.security.authorisation import AuthorisesCalls
+from hangtag.serving.server.transport.security.tokens import Authorise, Metadata
+from hangtag.serving.server.transport.tracing import TracesCalls, Tracing
 
 if TYPE_CHECKING:
-    from serving.server.transport.hot.path import HotPath
+    from hangtag.serving.server.transport.hot.path import HotPath
 
 log = structlog.get_logger()
 
@@ -177,9 +177,9 @@ def _hot_server(
     maximum_concurrent_rpcs: int,
 ) -> "tuple[grpc.Server, HotPath]":
     # Not before grpcio is known to be one with which these can be imported.
-    from serving.server.transport.hot.completion_queue import SharedServer
-    from serving.server.transport.hot.inference import METHOD, HotInference
-    from serving.server.transport.hot.path import HotPath
+    from hangtag.serving.server.transport.hot.completion_queue import SharedServer
+    from hangtag.serving.server.transport.hot.inference import METHOD, HotInference
+    from hangtag.serving.server.transport.hot.path import HotPath
 
     server = SharedServer(
         pool, interceptors=interceptors, options=options, maximum_concurrent_rpcs=maximum_concurrent_rpcs

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 
 import grpc
 
-from serving.server.entry import Answer, Tensors, Timings
-from serving.server.errors import ServerError
-from serving.server.model import ServedModel
+from hangtag.serving.server.batching.request import Answer, Tensors
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import ServerError
+from hangtag.serving.server.telemetry.model_statistics import Timings
 
 QUEUE_NS, COMPUTE_NS, BATCH_SIZE = "hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"
 

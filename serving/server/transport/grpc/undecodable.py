@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError
 
-from serving.server.errors import InvalidRequestError
-from serving.server.transport.status import status_of
+from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.server.transport.status import status_of
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Parse = Callable[[bytes], Any]

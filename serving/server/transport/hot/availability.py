@@ -13,7 +13,7 @@ def problem(version: str = grpc.__version__) -> str | None:
     if not first <= tuple(int(part) for part in version.split(".")[:2]) < end:
         return f"grpcio {version} was not tried; what was: from {_text(first)} to below {_text(end)}"
     try:
-        from serving.server.transport.hot import self_test
+        from hangtag.serving.server.transport.hot import self_test
 
         self_test.run()
     except Exception as error:

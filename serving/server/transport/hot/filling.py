@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from weakref import WeakKeyDictionary
 
-from serving.server.batcher import Batcher
+from hangtag.serving.server.batching.batcher import Batcher
 
 # From a quarter of max_batch_size on, a sample in a batch costs about what it costs in a full one, so a processor that
 # waits is only lost (docs/performance.md).

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
-from protos import inference_pb2 as pb
-from protos import tensors
-from serving.server.model import ServedModel
-from serving.server.transport import codec
-from serving.signature import TensorSpec
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import tensors
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.transport import codec
+from hangtag.serving.signature import TensorSpec
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

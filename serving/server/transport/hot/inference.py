@@ -6,21 +6,21 @@ from typing import Any
 
 import numpy.typing as npt
 
-from protos import inference_pb2 as pb
-from serving.server.engine import Engine
-from serving.server.entry import Answer, Entry, Tensors
-from serving.server.errors import CancelledError, InvalidRequestError, ServerError, UnavailableError
-from serving.server.model import ServedModel
-from serving.server.tokens import Authorise
-from serving.server.transport import codec
-from serving.server.transport.call import cost
-from serving.server.transport.deadline import own_deadline
-from serving.server.transport.hot.completion_queue import UnaryCall
-from serving.server.transport.hot.forms import Forms
-from serving.server.transport.lookup import with_model
-from serving.server.transport.malformed import refusing_malformed
-from serving.server.transport.status import code_of, identity_of, status_of
-from serving.server.transport.tracing import Tracing
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.batching.request import Answer, Entry, Tensors
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import CancelledError, InvalidRequestError, ServerError, UnavailableError
+from hangtag.serving.server.transport import codec
+from hangtag.serving.server.transport.deadline import own_deadline
+from hangtag.serving.server.transport.grpc.unary_call import cost
+from hangtag.serving.server.transport.grpc.undecodable import refusing_malformed
+from hangtag.serving.server.transport.hot.completion_queue import UnaryCall
+from hangtag.serving.server.transport.hot.forms import Forms
+from hangtag.serving.server.transport.lookup import with_model
+from hangtag.serving.server.transport.security.tokens import Authorise
+from hangtag.serving.server.transport.status import code_of, identity_of, status_of
+from hangtag.serving.server.transport.tracing import Tracing
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 

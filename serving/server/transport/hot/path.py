@@ -15,13 +15,19 @@ from typing import Any, Protocol
 
 import structlog
 
-from serving.server.batcher import Batcher
-from serving.server.entry import Entry
-from serving.server.errors import DeadlineError, QueueFullError
-from serving.server.transport.hot.completion_queue import OPERATION_DONE, TIMED_OUT, SharedServer, Tag, UnaryCall
-from serving.server.transport.hot.filling import Filling
-from serving.server.transport.hot.leader import Lead
-from serving.server.transport.status import status_of
+from hangtag.serving.server.batching.batcher import Batcher
+from hangtag.serving.server.batching.request import Entry
+from hangtag.serving.server.errors import DeadlineError, QueueFullError
+from hangtag.serving.server.transport.hot.completion_queue import (
+    OPERATION_DONE,
+    TIMED_OUT,
+    SharedServer,
+    Tag,
+    UnaryCall,
+)
+from hangtag.serving.server.transport.hot.filling import Filling
+from hangtag.serving.server.transport.hot.leader import Lead
+from hangtag.serving.server.transport.status import status_of
 
 log = structlog.get_logger()
 

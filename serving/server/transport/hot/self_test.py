@@ -12,9 +12,9 @@ from typing import Any
 
 import grpc
 
-from serving.server.errors import InvalidRequestError, ServerError
-from serving.server.transport.hot.completion_queue import SharedServer, UnaryCall
-from serving.server.transport.hot.path import HotPath
+from hangtag.serving.server.errors import InvalidRequestError, ServerError
+from hangtag.serving.server.transport.hot.completion_queue import SharedServer, UnaryCall
+from hangtag.serving.server.transport.hot.path import HotPath
 
 _TIMEOUT = 5.0
 _METHOD = "/hangtag.SelfTest/Hot"

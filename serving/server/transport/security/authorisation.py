@@ -6,8 +6,8 @@ from typing import Any
 import grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
-from serving.server.errors import UnauthenticatedError
-from serving.server.tokens import Authorise
+from hangtag.serving.server.errors import UnauthenticatedError
+from hangtag.serving.server.transport.security.tokens import Authorise
 
 OPEN = f"/{HEALTH}/"
 """Health is open to all: probes of orchestrators and balancers cannot bring a token, and it tells nothing else."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import grpc
 
-from serving.server.changing_files import ChangingFiles, read_bytes
-from serving.server.config import ServerConfig
-from serving.server.errors import StartError
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.host.watched_files import ChangingFiles, read_bytes
 
 
 @dataclass(frozen=True)

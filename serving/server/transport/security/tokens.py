@@ -5,8 +5,8 @@ import hmac
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from serving.server.changing_files import ChangingFiles, read_bytes
-from serving.server.errors import StartError, UnauthenticatedError
+from hangtag.serving.server.errors import StartError, UnauthenticatedError
+from hangtag.serving.server.host.watched_files import ChangingFiles, read_bytes
 
 Metadata = Iterable[tuple[str, str | bytes]]
 Authorise = Callable[[Metadata], None]

@@ -4,9 +4,9 @@ import onnx
 import onnxruntime
 import pytest
 
+from hangtag.training.data import fashion_mnist as data
+from hangtag.training.data.fashion_mnist import Images, Split
 from tests.shipped import MODELS, latest
-from training import data
-from training.data import Images, Split
 
 Logits = npt.NDArray[np.float32]
 

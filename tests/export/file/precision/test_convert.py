@@ -5,12 +5,12 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from export.errors import ExportError
-from export.graph import operators
-from export.precision import convert, model_name
-from tests.export.precision.conftest import apart, first, logits, shipped
+from hangtag.export.errors import ExportError
+from hangtag.export.file.graph import operators
+from hangtag.export.file.precision import convert, model_name
+from hangtag.training.data.fashion_mnist import Images, Split
+from tests.export.file.precision.conftest import apart, first, logits, shipped
 from tests.onnx_models import classifier
-from training.data import Images, Split
 
 
 def test_fp32_is_what_it_was(calibration: Images) -> None:

@@ -7,11 +7,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.onnx_file import OPSET
-from export.precision import convert
-from export.precision.convolutional import _ordered
-from tests.export.precision.conftest import logits, shipped
-from training.data import Images, Split
+from hangtag.export.file.onnx_file import OPSET
+from hangtag.export.file.precision import convert
+from hangtag.export.file.precision.convolutional import _ordered
+from hangtag.training.data.fashion_mnist import Images, Split
+from tests.export.file.precision.conftest import logits, shipped
 
 
 def kinds(model: onnx.ModelProto) -> list[str]:

@@ -7,14 +7,14 @@ import onnx
 import pytest
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from export.errors import ExportError, GateError
-from export.gate import batching
-from export.gate.rules import RULES
-from export.graph import operators
-from export.precision.recurrent import pin_ranges, quantize_recurrences
-from serving.server.runtime import Runtime
-from tests.export.precision.conftest import apart, first, logits, shipped
-from training.data import Split
+from hangtag.export.errors import ExportError, GateError
+from hangtag.export.file.graph import operators
+from hangtag.export.file.precision.recurrent import pin_ranges, quantize_recurrences
+from hangtag.export.gate.batching import batching
+from hangtag.export.gate.rules import RULES
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.data.fashion_mnist import Split
+from tests.export.file.precision.conftest import apart, first, logits, shipped
 
 
 @pytest.fixture(scope="module", params=["lstm", "lstm2"])
@@ -102,6 +102,6 @@ def test_weights_that_the_quantizer_cannot_find_are_refused(monkeypatch: pytest.
     hidden = onnx.helper.make_node("Identity", [node.input[1]], ["computed"])
     node.input[1] = "computed"
     pinned.graph.node.insert(0, hidden)
-    monkeypatch.setattr("export.precision.recurrent.pin_ranges", lambda model: pinned)
+    monkeypatch.setattr("hangtag.export.file.precision.recurrent.pin_ranges", lambda model: pinned)
     with pytest.raises(ExportError, match="left 1 LSTMs as they were; their weights must be initializers"):
         quantize_recurrences(network)

@@ -11,12 +11,12 @@ import grpc
 import pytest
 import trustme
 
-from protos import inference_pb2 as pb
-from protos import inference_pb2_grpc
-from serving.credentials import Credentials
-from serving.loadtest.generator import calls
-from serving.loadtest.generator.calls import Calls, FutureCalls, QueueCalls, connect
-from serving.loadtest.generator.orders import INFER
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.credentials import Credentials
+from hangtag.serving.loadtest.generator import calls
+from hangtag.serving.loadtest.generator.calls import Calls, FutureCalls, QueueCalls, connect
+from hangtag.serving.loadtest.generator.orders import INFER
 from tests.serving.loadtest.fake_server import FakeServer
 
 Way = Callable[[str, Credentials], Calls]

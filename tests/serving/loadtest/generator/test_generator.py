@@ -6,13 +6,13 @@ from typing import Any
 import grpc
 import pytest
 
-from protos import inference_pb2 as pb
-from serving.loadtest.generator.measured import OK, BlockResult
-from serving.loadtest.generator.orders import CLASSIFY, INFER, Block, Connections, Feed, Snapshot
-from serving.loadtest.generator.run import Generator
-from serving.loadtest.generator.tally import Tally
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import ClosedLoop, Limits, Load, OpenLoop
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.loadtest.generator.measured import OK, BlockResult
+from hangtag.serving.loadtest.generator.orders import CLASSIFY, INFER, Block, Connections, Feed, Snapshot
+from hangtag.serving.loadtest.generator.run import Generator
+from hangtag.serving.loadtest.generator.tally import Tally
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import ClosedLoop, Limits, Load, OpenLoop
 from tests.serving.loadtest.fake_server import FakeServer
 
 STALL = 1.0  # Seconds.

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from serving.loadtest.generator.null_server import PREFACE, NullConnection, frame, null_server, serve_on
-from serving.loadtest.generator.orders import INFER
+from hangtag.serving.loadtest.generator.null_server import PREFACE, NullConnection, frame, null_server, serve_on
+from hangtag.serving.loadtest.generator.orders import INFER
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import expon, lognorm
 
-from serving.loadtest.generator.measured import OK, BlockResult
-from serving.loadtest.generator.recorder import Recorder
-from serving.loadtest.plan.loads import Limits, OpenLoop
-from serving.loadtest.plan.schedule import generator_for, planned_times
+from hangtag.serving.loadtest.generator.measured import OK, BlockResult
+from hangtag.serving.loadtest.generator.recorder import Recorder
+from hangtag.serving.loadtest.plan.loads import Limits, OpenLoop
+from hangtag.serving.loadtest.plan.schedule import generator_for, planned_times
 
 RATE, SECONDS, WARM_UP = 200.0, 100.0, 1.0
 LOAD = OpenLoop(RATE)

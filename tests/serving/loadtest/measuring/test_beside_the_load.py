@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from protos import inference_pb2 as pb
-from serving.credentials import Credentials
-from serving.loadtest.errors import SampleError, TargetError
-from serving.loadtest.generator.fleet import Fleet
-from serving.loadtest.generator.measured import BlockResult
-from serving.loadtest.generator.orders import Block, Connections, Snapshot
-from serving.loadtest.measuring import accuracy, caching, calibration, peaks
-from serving.loadtest.measuring.session import Progress, Session
-from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
-from serving.loadtest.plan.scenario import Scenario
-from serving.loadtest.statistics.intervals import Interval
-from serving.loadtest.target.probe import Probe
-from serving.loadtest.target.samples import SampleLibrary, load
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.credentials import Credentials
+from hangtag.serving.loadtest.errors import SampleError, TargetError
+from hangtag.serving.loadtest.generator.fleet import Fleet
+from hangtag.serving.loadtest.generator.measured import BlockResult
+from hangtag.serving.loadtest.generator.orders import Block, Connections, Snapshot
+from hangtag.serving.loadtest.measuring import accuracy, caching, calibration, peaks
+from hangtag.serving.loadtest.measuring.session import Progress, Session
+from hangtag.serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.samples import SampleLibrary, load
+from hangtag.serving.loadtest.statistics.intervals import Interval
+from hangtag.serving.loadtest.sut.probe import Probe
 from tests.serving.loadtest.builders import block, description, targets
 from tests.serving.loadtest.fake_server import FakeServer, metadata
 

@@ -1,8 +1,8 @@
 import pytest
 
-from serving.loadtest.measuring.comparison import compare, comparisons
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from hangtag.serving.loadtest.measuring.comparison import compare, comparisons
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import ClosedLoop, OpenLoop
 from tests.serving.loadtest.builders import block, results, two_models
 
 

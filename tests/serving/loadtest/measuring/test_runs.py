@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
-from serving.loadtest.statistics.early_stopping import samples_needed
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from hangtag.serving.loadtest.statistics.early_stopping import samples_needed
 from tests.serving.loadtest.builders import block
 
 

@@ -3,15 +3,15 @@ from collections.abc import Callable
 
 import pytest
 
-from serving.loadtest.errors import GeneratorError
-from serving.loadtest.generator.fleet import Fleet
-from serving.loadtest.generator.measured import BlockResult
-from serving.loadtest.generator.orders import INFER, Block, Connections, Feed, Snapshot
-from serving.loadtest.measuring import session
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import ClosedLoop, Limits, OpenLoop
-from serving.loadtest.plan.scenario import Scenario
-from serving.loadtest.target.counters import ServerTimings
+from hangtag.serving.loadtest.errors import GeneratorError
+from hangtag.serving.loadtest.generator.fleet import Fleet
+from hangtag.serving.loadtest.generator.measured import BlockResult
+from hangtag.serving.loadtest.generator.orders import INFER, Block, Connections, Feed, Snapshot
+from hangtag.serving.loadtest.measuring import session
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import ClosedLoop, Limits, OpenLoop
+from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.sut.counters import ServerTimings
 from tests.serving.loadtest.builders import block, targets
 from tests.serving.loadtest.fake_server import FakeServer
 

@@ -1,8 +1,8 @@
 import pytest
 
-from serving.loadtest.plan.loads import ClosedLoop, Limits, OpenLoop
-from serving.loadtest.plan.scenario import PRESETS, Scenario, ScenarioName
-from serving.loadtest.plan.schedule import generator_for, planned_times
+from hangtag.serving.loadtest.plan.loads import ClosedLoop, Limits, OpenLoop
+from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario, ScenarioName
+from hangtag.serving.loadtest.plan.schedule import generator_for, planned_times
 from tests.serving.loadtest.builders import targets
 
 

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from serving.loadtest.plan.loads import Arrivals, Limits, OpenLoop
-from serving.loadtest.plan.schedule import generator_for, planned_times
+from hangtag.serving.loadtest.plan.loads import Arrivals, Limits, OpenLoop
+from hangtag.serving.loadtest.plan.schedule import generator_for, planned_times
 
 AMPLE = {"max_duration": 1e6, "max_query_count": 10**6}
 

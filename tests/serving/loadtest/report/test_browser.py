@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from serving.loadtest.measuring.accuracy import Accuracy
-from serving.loadtest.measuring.comparison import comparisons
-from serving.loadtest.measuring.gates import Outcome
-from serving.loadtest.measuring.results import Results
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import ClosedLoop
-from serving.loadtest.report import html
+from hangtag.serving.loadtest.measuring.accuracy import Accuracy
+from hangtag.serving.loadtest.measuring.comparison import comparisons
+from hangtag.serving.loadtest.measuring.gates import Outcome
+from hangtag.serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import ClosedLoop
+from hangtag.serving.loadtest.report import html
 from tests.serving.loadtest.builders import block, full_results, results
 
 # What sticks out of the window, or of a box that does not scroll; SVG's own parts have no boxes of that kind.

@@ -7,11 +7,11 @@ from xml.etree import ElementTree
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.loadtest.measuring.gates import Outcome
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import ClosedLoop
-from serving.loadtest.report import csv as csv_report
-from serving.loadtest.report import junit, prometheus
+from hangtag.serving.loadtest.measuring.gates import Outcome
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import ClosedLoop
+from hangtag.serving.loadtest.report import csv as csv_report
+from hangtag.serving.loadtest.report import junit, prometheus
 from tests.serving.loadtest.builders import block, full_results, results, two_models
 
 PASSED, FAILED = Outcome("a.p99 > 1s", False, "not a: fine"), Outcome("b.p99 > 1ms", True, "b: <broken>")

@@ -3,13 +3,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from serving.loadtest.measuring.comparison import comparisons
-from serving.loadtest.measuring.gates import Outcome
-from serving.loadtest.measuring.results import Results
-from serving.loadtest.measuring.runs import Run
-from serving.loadtest.plan.loads import ClosedLoop, OpenLoop
-from serving.loadtest.report import html
-from serving.loadtest.report.pictures.overview import Choice, front
+from hangtag.serving.loadtest.measuring.comparison import comparisons
+from hangtag.serving.loadtest.measuring.gates import Outcome
+from hangtag.serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from hangtag.serving.loadtest.report import html
+from hangtag.serving.loadtest.report.pictures.overview import Choice, front
 from tests.serving.loadtest.builders import block, full_results, results, two_models
 
 

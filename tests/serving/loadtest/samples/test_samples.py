@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from protos import classifier_pb2, tensors
-from protos import inference_pb2 as pb
-from serving.loadtest.errors import SampleError
-from serving.loadtest.plan.targets import Method, Target
-from serving.loadtest.target import samples
+from hangtag.protos import classifier_pb2, tensors
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.loadtest import samples
+from hangtag.serving.loadtest.errors import SampleError
+from hangtag.serving.loadtest.plan.targets import Method, Target
 from tests.serving.loadtest.fake_server import IMAGE, metadata
 
 Tensor = pb.ModelMetadataResponse.TensorMetadata

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from serving.loadtest.plan.scenario import Scenario
-from serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
+from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
 from tests.serving.loadtest.builders import targets
 
 BLOCKS = Scenario(targets("cnn")).blocks

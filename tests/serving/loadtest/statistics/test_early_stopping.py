@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from serving.loadtest.statistics.early_stopping import keeps, over_allowed, samples_needed
+from hangtag.serving.loadtest.statistics.early_stopping import keeps, over_allowed, samples_needed
 
 PERCENTILES = st.sampled_from([50.0, 90.0, 95.0, 97.0, 99.0, 99.9])
 

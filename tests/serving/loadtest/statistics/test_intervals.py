@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_1samp, ttest_ind
 
-from serving.loadtest.statistics.intervals import ratio_of_percentiles, ratio_of_rates
+from hangtag.serving.loadtest.statistics.intervals import ratio_of_percentiles, ratio_of_rates
 
 
 def test_the_interval_of_equal_blocks_is_their_ratio() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.loadtest.statistics.percentiles import percentile, percentiles
+from hangtag.serving.loadtest.statistics.percentiles import percentile, percentiles
 
 
 @pytest.mark.parametrize(("q", "expected"), [(0, 1), (1, 1), (50, 50), (90, 90), (99, 99), (99.1, 100), (100, 100)])

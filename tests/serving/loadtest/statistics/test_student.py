@@ -1,7 +1,7 @@
 import pytest
 from scipy.stats import t
 
-from serving.loadtest.statistics.student import reach
+from hangtag.serving.loadtest.statistics.student import reach
 
 
 @pytest.mark.parametrize("freedom", [*range(1, 13), 29, 30, 99, 100, 1001])

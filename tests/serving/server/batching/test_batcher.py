@@ -3,9 +3,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.server.batcher import Batcher
-from serving.server.entry import Answer, Entry, Timings
-from serving.server.errors import CancelledError, DeadlineError, QueueFullError, UnavailableError
+from hangtag.serving.server.batching.batcher import Batcher
+from hangtag.serving.server.batching.request import Answer, Entry
+from hangtag.serving.server.errors import CancelledError, DeadlineError, QueueFullError, UnavailableError
+from hangtag.serving.server.telemetry.model_statistics import Timings
 from tests.serving.server.parts import Caller, Clock, batcher, entry
 
 ANSWER = Answer({}, Timings(0, 0, 0, 0, 1))

@@ -3,9 +3,9 @@ vain. Batches of up to 4 take a quarter of a second a sample here."""
 
 import pytest
 
-from serving.server.batcher import _UNSEEN_SHARE, Batcher
-from serving.server.errors import CancelledError, DeadlineError
-from serving.server.service_time import FRESH_SECONDS
+from hangtag.serving.server.batching.batcher import _UNSEEN_SHARE, Batcher
+from hangtag.serving.server.batching.service_time import FRESH_SECONDS
+from hangtag.serving.server.errors import CancelledError, DeadlineError
 from tests.serving.server.parts import Caller, Clock, batcher, entry
 
 

@@ -5,9 +5,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from serving.server.batcher import _UNSEEN_SHARE
-from serving.server.entry import Answer, Entry, Timings
-from serving.server.errors import CancelledError, DeadlineError, InferenceError, QueueFullError, UnavailableError
+from hangtag.serving.server.batching.batcher import _UNSEEN_SHARE
+from hangtag.serving.server.batching.request import Answer, Entry
+from hangtag.serving.server.errors import (
+    CancelledError,
+    DeadlineError,
+    InferenceError,
+    QueueFullError,
+    UnavailableError,
+)
+from hangtag.serving.server.telemetry.model_statistics import Timings
 from tests.serving.server.parts import Caller, Clock, batcher
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.server.service_time import FRESH_SECONDS, ServiceTime
+from hangtag.serving.server.batching.service_time import FRESH_SECONDS, ServiceTime
 from tests.serving.server.parts import Clock
 
 

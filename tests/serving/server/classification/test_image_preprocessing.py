@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw
 
-from serving.server import images
-from serving.server.errors import InvalidRequestError, QueueFullError
+from hangtag.serving.server.classification import image_preprocessing as images
+from hangtag.serving.server.errors import InvalidRequestError, QueueFullError
 
 Pixels = npt.NDArray[np.uint8]
-GARMENTS = sorted((Path(__file__).parents[3] / "examples/garments").glob("*.png"))
+GARMENTS = sorted((Path(__file__).parents[4] / "examples/garments").glob("*.png"))
 DATASET = Path("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz")
 EXIF_ORIENTATION = 0x0112
 

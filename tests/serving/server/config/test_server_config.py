@@ -6,8 +6,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from serving.server.config import ServerConfig, server_options
-from serving.server.errors import StartError
+from hangtag.serving.server.config.server_config import ServerConfig, server_options
+from hangtag.serving.server.errors import StartError
 
 FILE = Path("file")
 

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.server.config import ServerConfig
-from serving.server.engine import Engine
-from serving.server.errors import StartError
-from serving.server.model_settings import NAMES, largest_settings, settings_of
-from serving.server.repository import SETTINGS_FILE, ModelFile
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.model_settings import NAMES, largest_settings, settings_of
+from hangtag.serving.server.engine.repository import SETTINGS_FILE, ModelFile
+from hangtag.serving.server.errors import StartError
 from tests import onnx_models
 
 CONFIG = ServerConfig(max_batch_size=8, max_queue_size=100)

@@ -2,8 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from serving.server.errors import NotFoundError, RepositoryError
-from serving.server.repository import SETTINGS_FILE, ModelFile, names, require_names, require_versions, versions
+from hangtag.serving.server.engine.repository import (
+    SETTINGS_FILE,
+    ModelFile,
+    names,
+    require_names,
+    require_versions,
+    versions,
+)
+from hangtag.serving.server.errors import NotFoundError, RepositoryError
 
 
 def add(models: Path, *paths: str) -> None:

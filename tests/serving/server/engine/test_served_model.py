@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import structlog
 
-from serving.server.config import ServerConfig
-from serving.server.entry import Answer
-from serving.server.errors import InferenceError, InvalidRequestError, InvalidValuesError, UnavailableError
-from serving.server.model import _ALONE_BATCHES, ServedModel
+from hangtag.serving.server.batching.request import Answer
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.served_model import _ALONE_BATCHES, ServedModel
+from hangtag.serving.server.errors import InferenceError, InvalidRequestError, InvalidValuesError, UnavailableError
 from tests.serving.server.parts import Caller, FakeRuntime, Outputs, rows, served
 
 FP32 = {"x": "FP32"}

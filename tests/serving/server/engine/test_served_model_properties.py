@@ -9,10 +9,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from serving.server.config import ServerConfig
-from serving.server.entry import Answer, Entry
-from serving.server.errors import CancelledError, InferenceError, InvalidValuesError, QueueFullError, UnavailableError
-from serving.server.model import ServedModel
+from hangtag.serving.server.batching.request import Answer, Entry
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import (
+    CancelledError,
+    InferenceError,
+    InvalidValuesError,
+    QueueFullError,
+    UnavailableError,
+)
 from tests.serving.server.parts import Caller, FakeRuntime, Outputs, rows, served
 
 

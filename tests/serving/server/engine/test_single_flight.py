@@ -4,8 +4,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from serving.server import joined as joined_module
-from serving.server.joined import Joined
+from hangtag.serving.server.engine import single_flight as joined_module
+from hangtag.serving.server.engine.single_flight import Joined
 
 TIMEOUT = 30.0
 

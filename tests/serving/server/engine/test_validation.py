@@ -3,9 +3,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.server.errors import InvalidRequestError
-from serving.server.validation import batch_kind, count_samples
-from serving.signature import Signature, TensorSpec
+from hangtag.serving.server.engine.validation import batch_kind, count_samples
+from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.signature import Signature, TensorSpec
 
 PICTURES = Signature((TensorSpec("image", "UINT8", (None, 4, 4)),), (TensorSpec("y", "FP32", (None, 2)),))
 PAIRS = Signature(

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2 as pb
 from tests import onnx_models, shipped
 from tests.serving.command import TIMEOUT, Serving, serving
 from tests.serving.server.fuzz import requests

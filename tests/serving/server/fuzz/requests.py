@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from protos import classifier_pb2, tensors
-from protos import inference_pb2 as pb
+from hangtag.protos import classifier_pb2, tensors
+from hangtag.protos import inference_pb2 as pb
 from tests.serving.server.transport.live import request
 
 Request = pb.ModelInferRequest

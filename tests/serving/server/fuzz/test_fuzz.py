@@ -10,8 +10,8 @@ from grpc_health.v1 import health_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protos import classifier_pb2
-from protos import inference_pb2 as pb
+from hangtag.protos import classifier_pb2
+from hangtag.protos import inference_pb2 as pb
 from tests.serving.server.fuzz import requests
 from tests.serving.server.fuzz.conftest import INFER, Target
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.server.cpus import usable_cpus
+from hangtag.serving.server.host.cpus import usable_cpus
 
 
 @pytest.fixture(autouse=True)

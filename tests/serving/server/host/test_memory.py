@@ -6,7 +6,7 @@ import sys
 PROGRAM = """
 import gc, re
 from pathlib import Path
-from serving.server import memory
+from hangtag.serving.server.host import memory
 
 def rss_kb():
     return int(re.search(r"^VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text(), re.M)[1])

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
-from serving.server import changing_files
-from serving.server.changing_files import ChangingFiles
-from serving.server.errors import StartError
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.host import watched_files as changing_files
+from hangtag.serving.server.host.watched_files import ChangingFiles
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
-from serving.server.config import ServerConfig
-from serving.server.errors import RepositoryError
-from serving.server.life import warn_of_unknown_names
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import RepositoryError
+from hangtag.serving.server.process.main import warn_of_unknown_names
 from tests import onnx_models
 
 

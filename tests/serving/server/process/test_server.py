@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from protos import inference_pb2 as pb
-from protos import inference_pb2_grpc
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
 from tests import onnx_models
 from tests.serving.command import TIMEOUT, hangtag, serving
 from tests.serving.server.transport.live import index, outputs, request

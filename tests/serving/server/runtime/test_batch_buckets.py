@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.server.buckets import bucket_for, bucket_sizes, doubt, pad, random_rows
-from serving.signature import Signature, TensorSpec
+from hangtag.serving.server.runtime.batch_buckets import bucket_for, bucket_sizes, doubt, pad, random_rows
+from hangtag.serving.signature import Signature, TensorSpec
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.server.config import ServerConfig
-from serving.server.engine import Engine
-from serving.server.errors import ModelLoadError
-from serving.server.providers import CUDA, Gpu
-from serving.server.repository import ModelFile
-from serving.server.runtime import Runtime
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.repository import ModelFile
+from hangtag.serving.server.errors import ModelLoadError
+from hangtag.serving.server.runtime.providers import CUDA, Gpu
+from hangtag.serving.server.runtime.session import Runtime
 
-MODELS = Path(__file__).parents[3] / "models"
+MODELS = Path(__file__).parents[4] / "models"
 
 
 def _why_no_gpu() -> str:

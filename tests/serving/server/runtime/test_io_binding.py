@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
-from serving.server import runtime as runtime_module
-from serving.server.bound import FixedBuffers, OneThreadSession, Staging
-from serving.server.buckets import random_rows
-from serving.server.errors import InvalidValuesError, ModelLoadError
-from serving.server.proof import Proof
-from serving.server.providers import CUDA
-from serving.server.runtime import Runtime
+from hangtag.serving.server.errors import InvalidValuesError, ModelLoadError
+from hangtag.serving.server.runtime import session as runtime_module
+from hangtag.serving.server.runtime.batch_buckets import random_rows
+from hangtag.serving.server.runtime.io_binding import FixedBuffers, OneThreadSession, Staging
+from hangtag.serving.server.runtime.providers import CUDA
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.serving.server.runtime.verification import Proof
 from tests import onnx_models
 from tests.shipped import latest
 

@@ -4,7 +4,7 @@ import gc
 import numpy as np
 import pytest
 
-from serving.server.pinned import PinnedMemory
+from hangtag.serving.server.runtime.pinned_memory import PinnedMemory
 
 
 def cudart() -> str:

@@ -1,7 +1,7 @@
 import pytest
 
-from serving.server.errors import ModelLoadError
-from serving.server.providers import CPU, CUDA, TENSORRT, Gpu, not_obtained, wanted
+from hangtag.serving.server.errors import ModelLoadError
+from hangtag.serving.server.runtime.providers import CPU, CUDA, TENSORRT, Gpu, not_obtained, wanted
 
 ALL = (TENSORRT, CUDA, CPU)
 

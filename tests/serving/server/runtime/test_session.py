@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from serving.server import runtime as runtime_module
-from serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
-from serving.server.runtime import Runtime
+from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
+from hangtag.serving.server.runtime import session as runtime_module
+from hangtag.serving.server.runtime.session import Runtime
 from tests import onnx_models
 
-LSTM = Path(__file__).parents[3] / "models/lstm/1/model.onnx"
+LSTM = Path(__file__).parents[4] / "models/lstm/1/model.onnx"
 HAS_CUDA = "CUDAExecutionProvider" in __import__("onnxruntime").get_available_providers()
 
 
@@ -212,7 +212,7 @@ def test_telemetry_is_off_before_onnx_runtime_is_imported() -> None:
         "        seen.append(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
         "    return imported(name, *rest, **more)\n"
         "builtins.__import__ = noting\n"
-        "import serving.server.runtime\n"
+        "import hangtag.serving.server.runtime.session\n"
         "print(seen)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.server.errors import InferenceError, InvalidValuesError
-from serving.server.runtime import Runtime
+from hangtag.serving.server.errors import InferenceError, InvalidValuesError
+from hangtag.serving.server.runtime.session import Runtime
 from tests import onnx_models
 
 

@@ -3,9 +3,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.server.bound import BoundSession
-from serving.server.proof import Proof, seconds
-from serving.signature import Signature, TensorSpec
+from hangtag.serving.server.runtime import verification
+from hangtag.serving.server.runtime.io_binding import BoundSession
+from hangtag.serving.server.runtime.verification import Proof, seconds
+from hangtag.serving.signature import Signature, TensorSpec
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (None, 2)),), (TensorSpec("y", "FP32", (None, 2)),))
 
@@ -77,7 +78,7 @@ def test_the_shortest_run_of_each_batch_counts(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(("share", "gains"), [(1.5, True), (0.1, False)])
 def test_a_gain_is_a_share_of_the_others_time(monkeypatch: pytest.MonkeyPatch, share: float, gains: bool) -> None:
-    monkeypatch.setattr("serving.server.proof.seconds", lambda compute, batches: float(len(batches)))
+    monkeypatch.setattr(verification, "seconds", lambda compute, batches: float(len(batches)))
     proof = Proof(SIGNATURE, {"x": np.dtype("float32")}, lambda inputs: inputs)
     session = Computes(lambda x: x)
     assert proof.gains(session, session, share) is gains

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from serving.server.histogram import Histogram, Tally
+from hangtag.serving.server.telemetry.histogram import Histogram, Tally
 
 BOUNDS = (1.0, 2.0, 4.0)
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from serving.server.entry import Answer
-from serving.server.errors import ServerError
-from serving.server.logs import BURST, PERIOD, RateLimit, configure_log
+from hangtag.serving.server.batching.request import Answer
+from hangtag.serving.server.errors import ServerError
+from hangtag.serving.server.telemetry.log import BURST, PERIOD, RateLimit, configure_log
 from tests.serving.server.parts import Caller, Clock, FakeRuntime, rows, served
 
 

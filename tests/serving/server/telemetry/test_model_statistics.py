@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from serving.server.entry import Timings
-from serving.server.histogram import SECONDS
-from serving.server.statistics import BatchCounters, Duration, Statistics
+from hangtag.serving.server.telemetry.histogram import SECONDS
+from hangtag.serving.server.telemetry.model_statistics import BatchCounters, Duration, Statistics, Timings
 
 
 def test_a_new_model_has_counted_nothing() -> None:

@@ -1,7 +1,6 @@
-from serving.server.entry import Timings
-from serving.server.histogram import SECONDS, Histogram
-from serving.server.state import LOADING, READY, UNAVAILABLE, ServerState, VersionState, total
-from serving.server.statistics import Counters, Statistics
+from hangtag.serving.server.telemetry.histogram import SECONDS, Histogram
+from hangtag.serving.server.telemetry.model_statistics import Counters, Statistics, Timings
+from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState, total
 
 
 def counted(calls: int) -> Counters:

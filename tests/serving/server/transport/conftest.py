@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.server.config import ServerConfig
+from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_models, shipped
 from tests.serving.server.transport.live import LiveServer
 

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos import classifier_pb2_grpc, inference_pb2_grpc, tensors
-from protos import inference_pb2 as pb
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from serving.server.errors import InferenceError
-from serving.server.model import ServedModel
+from hangtag.protos import classifier_pb2_grpc, inference_pb2_grpc, tensors
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import InferenceError
+from hangtag.serving.server.process.server import Server
 
 TIMEOUT = 30.0
 Array = npt.NDArray[Any]

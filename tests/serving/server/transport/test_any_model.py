@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from protos import inference_pb2 as pb
-from protos import tensors
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from serving.server.errors import StartError
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import tensors
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.process.server import Server
 from tests import onnx_models
 from tests.protos.test_tensors import FIELDS
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, outputs, request

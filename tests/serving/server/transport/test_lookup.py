@@ -1,9 +1,9 @@
 import pytest
 
-from serving.server.engine import Engine
-from serving.server.errors import NotFoundError, UnavailableError
-from serving.server.model import ServedModel
-from serving.server.transport.lookup import with_model
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import NotFoundError, UnavailableError
+from hangtag.serving.server.transport.lookup import with_model
 from tests.serving.server.parts import FakeRuntime, engine_of, served
 
 

@@ -11,15 +11,15 @@ import pytest
 import structlog.testing
 from prometheus_client.parser import text_string_to_metric_families
 
-from protos import classifier_pb2
-from serving.server.config import ServerConfig
-from serving.server.errors import StartError
-from serving.server.metrics import StateCollector, Workers
-from serving.server.metrics_http import MAX_CONNECTIONS, MetricsServer
-from serving.server.state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
+from hangtag.protos import classifier_pb2
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.telemetry.http_endpoint import MAX_CONNECTIONS, MetricsServer
+from hangtag.serving.server.telemetry.prometheus import StateCollector, Workers
+from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
 from tests import onnx_models
+from tests.serving.server.transport.grpc.streams.conversation import Conversation
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
-from tests.serving.server.transport.streams.conversation import Conversation
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

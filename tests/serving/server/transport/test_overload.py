@@ -5,9 +5,9 @@ from pathlib import Path
 
 import grpc
 
-from serving.server.config import ServerConfig
-from serving.server.entry import Entry
-from serving.server.model import ServedModel
+from hangtag.serving.server.batching.request import Entry
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.served_model import ServedModel
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
 
 CALLERS = 40

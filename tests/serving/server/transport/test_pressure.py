@@ -7,9 +7,9 @@ from typing import Any
 import grpc
 import pytest
 
-from protos import inference_pb2 as pb
-from serving.server.batcher import _LATE
-from serving.server.config import ServerConfig
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.batching.batcher import _LATE
+from hangtag.serving.server.config.server_config import ServerConfig
 from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
 
 VICTIMS = pytest.mark.parametrize("victim", [0, 1, 2], ids=["first", "middle", "last"])

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import structlog.testing
 
-from protos import inference_pb2 as pb
-from protos import tensors
-from serving.server import errors
-from serving.server.transport.status import STATUS, identity_of
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import tensors
+from hangtag.serving.server import errors
+from hangtag.serving.server.transport.status import STATUS, identity_of
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND

@@ -8,8 +8,8 @@ import grpc
 import numpy as np
 import pytest
 
-from protos import inference_pb2 as pb
-from serving.server.config import ServerConfig
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, outputs, request, status_of
 

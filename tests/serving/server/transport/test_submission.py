@@ -4,11 +4,18 @@ from collections.abc import Callable
 
 import pytest
 
-from serving.server.engine import Engine
-from serving.server.entry import Answer, OnDone, Timings
-from serving.server.errors import CancelledError, InferenceError, InvalidRequestError, NotFoundError, UnavailableError
-from serving.server.model import ServedModel
-from serving.server.transport.asking import Asked, asking, response_of
+from hangtag.serving.server.batching.request import Answer, OnDone
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import (
+    CancelledError,
+    InferenceError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
+)
+from hangtag.serving.server.telemetry.model_statistics import Timings
+from hangtag.serving.server.transport.submission import Asked, asking, response_of
 from tests.serving.server.parts import Caller, FakeRuntime, engine_of, served
 
 ANSWER = Answer({}, Timings(0, 0, 0, 0, 1))

@@ -18,12 +18,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from protos import classifier_pb2
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from serving.server.errors import StartError
-from serving.server.transport import tracing
-from serving.server.transport.tracing import Tracing
+from hangtag.protos import classifier_pb2
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.transport import tracing
+from hangtag.serving.server.transport.tracing import Tracing
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 

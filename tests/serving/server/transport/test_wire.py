@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
-from protos import inference_pb2 as pb
-from protos import tensors
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import tensors
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, number, outputs, request
 from tests.shipped import latest

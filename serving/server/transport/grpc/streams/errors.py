@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import grpc
 
-from serving.server.transport.status import identity_of, status_of
+from hangtag.serving.server.transport.status import identity_of, status_of
 
 Servicer = TypeVar("Servicer")
 Request = TypeVar("Request")

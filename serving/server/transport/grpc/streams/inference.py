@@ -5,15 +5,16 @@ from typing import TypeAlias
 
 import grpc
 
-from protos import inference_pb2 as pb
-from serving.server.engine import Engine
-from serving.server.entry import Answer, OnDone, Timings
-from serving.server.model import ServedModel
-from serving.server.transport import codec
-from serving.server.transport.asking import Asked, asking
-from serving.server.transport.deadline import own_deadline
-from serving.server.transport.status import identity_of, status_of
-from serving.server.transport.streams.ordered import Streams
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.batching.request import Answer, OnDone
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.telemetry.model_statistics import Timings
+from hangtag.serving.server.transport import codec
+from hangtag.serving.server.transport.deadline import own_deadline
+from hangtag.serving.server.transport.grpc.streams.ordered import Streams
+from hangtag.serving.server.transport.status import identity_of, status_of
+from hangtag.serving.server.transport.submission import Asked, asking
 
 _RPC = "ModelStreamInfer"
 _FINAL = "triton_final_response"  # every request has one response here, so each is the final one

@@ -12,10 +12,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
-from serving.server.entry import Answer, OnDone
-from serving.server.errors import QueueFullError, UnavailableError
-from serving.server.transport.asking import Asked, response_of
-from serving.server.transport.deadline import deadline_of
+from hangtag.serving.server.batching.request import Answer, OnDone
+from hangtag.serving.server.errors import QueueFullError, UnavailableError
+from hangtag.serving.server.transport.deadline import deadline_of
+from hangtag.serving.server.transport.submission import Asked, response_of
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

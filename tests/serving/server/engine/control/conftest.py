@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.server import control as control_module
-from serving.server.config import ServerConfig
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine import model_control as control_module
 from tests import onnx_models
-from tests.serving.server.control.controlled import Controlled, Start
+from tests.serving.server.engine.control.controlled import Controlled, Start
 
 
 @pytest.fixture

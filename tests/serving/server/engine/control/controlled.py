@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from serving.server.config import ServerConfig
-from serving.server.control import ModelControl
-from serving.server.engine import Engine
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.model_control import ModelControl
 from tests import onnx_models
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.server import control as control_module
-from serving.server.errors import ControlError, ModelLoadError, NotFoundError, RepositoryError, UnavailableError
-from serving.server.runtime import Runtime
-from tests.serving.server.control.controlled import Start, add, remove, spoil
+from hangtag.serving.server.engine import model_control as control_module
+from hangtag.serving.server.errors import ControlError, ModelLoadError, NotFoundError, RepositoryError, UnavailableError
+from hangtag.serving.server.runtime.session import Runtime
+from tests.serving.server.engine.control.controlled import Start, add, remove, spoil
 from tests.serving.server.parts import Caller
 
 

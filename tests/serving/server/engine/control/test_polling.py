@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
-from serving.server.errors import ControlError, RepositoryError
-from serving.server.repository import SETTINGS_FILE
+from hangtag.serving.server.engine.repository import SETTINGS_FILE
+from hangtag.serving.server.errors import ControlError, RepositoryError
 from tests import onnx_models
-from tests.serving.server.control.controlled import Start, add, remove, spoil
+from tests.serving.server.engine.control.controlled import Start, add, remove, spoil
 
 
 def test_polling_serves_what_comes_and_ends_what_goes(models: Path, start: Start) -> None:

@@ -7,8 +7,8 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from serving.server.errors import NotFoundError
-from serving.server.workers.peer import Peer, PeerError
+from hangtag.serving.server.errors import NotFoundError
+from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
 
 TIMEOUT = 30.0
 

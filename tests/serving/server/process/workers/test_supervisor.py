@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from serving.server.config import ServerConfig
-from serving.server.errors import StartError
-from serving.server.workers import process, supervisor
-from serving.server.workers.messages import Load
-from serving.server.workers.peer import PeerError
-from serving.server.workers.process import WorkerProcess
-from serving.server.workers.supervisor import Supervisor
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.process.workers import supervisor
+from hangtag.serving.server.process.workers import worker_process as process
+from hangtag.serving.server.process.workers.messages import Load
+from hangtag.serving.server.process.workers.pipe_rpc import PeerError
+from hangtag.serving.server.process.workers.supervisor import Supervisor
+from hangtag.serving.server.process.workers.worker_process import WorkerProcess
 from tests import onnx_models
 
 TIMEOUT = 60.0
@@ -29,7 +30,7 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def supervised(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.05)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[5]))
     config = ServerConfig(models=models, port=0, workers=2, model_control="explicit", load_model=("gather",))
     supervised = Supervisor(config)
     supervised.start()

@@ -14,8 +14,8 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from protos import inference_pb2 as pb
-from protos import inference_pb2_grpc
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
 from tests import onnx_models
 from tests.serving.command import TIMEOUT, Serving, hangtag, serving
 from tests.serving.server.transport.live import failure, index, outputs, request

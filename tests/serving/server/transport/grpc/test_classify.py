@@ -8,12 +8,12 @@ import onnx
 import pytest
 from PIL import Image
 
-from protos import classifier_pb2 as pb
-from serving.server.config import ServerConfig
+from hangtag.protos import classifier_pb2 as pb
+from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 
-GARMENTS = Path(__file__).parents[4] / "examples/garments"
+GARMENTS = Path(__file__).parents[5] / "examples/garments"
 PIXELS = np.random.default_rng(5).integers(0, 256, (28, 28), dtype=np.uint8)
 RAW = pb.RawImage(height=28, width=28, pixels=PIXELS.tobytes())
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from protos import classifier_pb2 as pb
-from protos import inference_pb2
-from serving.server.config import ServerConfig
-from serving.server.errors import ModelLoadError
+from hangtag.protos import classifier_pb2 as pb
+from hangtag.protos import inference_pb2
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import ModelLoadError
 from tests import onnx_label_sets, onnx_models
 from tests.onnx_label_sets import DISTANCES, image
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, request

@@ -10,14 +10,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos import inference_pb2 as pb
-from protos import inference_pb2_grpc
-from serving.server import engine
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from serving.server.errors import ModelLoadError, StartError
-from serving.server.runtime import Runtime
-from serving.server.transport.health_service import MAX_WATCHES
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine import engine
+from hangtag.serving.server.errors import ModelLoadError, StartError
+from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.serving.server.transport.grpc.health_service import MAX_WATCHES
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, outputs, request, status_of
 

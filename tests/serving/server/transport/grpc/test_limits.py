@@ -8,9 +8,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from protos import inference_pb2 as pb
-from protos import inference_pb2_grpc
-from serving.server.config import ServerConfig
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
 
@@ -140,6 +140,6 @@ def test_clients_connect_anew_now_and_then_and_lose_no_call(models: Path, hot_pa
 
 
 def test_a_client_that_does_not_answer_pings_is_given_up(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.server.transport.limits._PEER_SECONDS", 1)
+    monkeypatch.setattr("hangtag.serving.server.transport.grpc.limits._PEER_SECONDS", 1)
     with LiveServer(ServerConfig(models=models, port=0, keepalive_seconds=1)) as live, connect(live) as connection:
         read_to_the_end(connection)  # it ends although this side says nothing more

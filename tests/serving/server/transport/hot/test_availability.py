@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import structlog
 
-from serving.server.config import ServerConfig
-from serving.server.errors import StartError
-from serving.server.transport.hot import availability
-from serving.server.transport.hot.completion_queue import SharedServer
-from serving.server.transport.hot.path import HotPath
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.transport.hot import availability
+from hangtag.serving.server.transport.hot.completion_queue import SharedServer
+from hangtag.serving.server.transport.hot.path import HotPath
 from tests.serving.server.transport.live import LiveServer, index, request
 
 TRANSPORT = Path(availability.__file__).parents[1]

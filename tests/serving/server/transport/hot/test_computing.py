@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import structlog
 
-from serving.server.config import ServerConfig
-from serving.server.transport.hot.completion_queue import UnaryCall
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.transport.hot.completion_queue import UnaryCall
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos import classifier_pb2
-from serving.server.config import ServerConfig
+from hangtag.protos import classifier_pb2
+from hangtag.serving.server.config.server_config import ServerConfig
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
 
 

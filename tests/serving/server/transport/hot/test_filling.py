@@ -4,8 +4,8 @@ import gc
 
 import pytest
 
-from serving.server.batcher import Batcher
-from serving.server.transport.hot.filling import _ENOUGH_SECONDS, _REMEMBERED, Filling
+from hangtag.serving.server.batching.batcher import Batcher
+from hangtag.serving.server.transport.hot.filling import _ENOUGH_SECONDS, _REMEMBERED, Filling
 from tests.serving.server.parts import Clock, batcher, entry
 
 MAX_BATCH_SIZE = 16

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos import inference_pb2 as pb
-from protos import tensors
-from serving.server.config import ServerConfig
-from serving.server.engine import Engine
-from serving.server.model import ServedModel
-from serving.server.repository import versions
-from serving.server.transport import codec
-from serving.server.transport.hot.forms import MAX_FORMS, Form, Forms, _varint
-from serving.signature import Signature
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import tensors
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.repository import versions
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.transport import codec
+from hangtag.serving.server.transport.hot.forms import MAX_FORMS, Form, Forms, _varint
+from hangtag.serving.signature import Signature
 from tests.serving.server.parts import FakeRuntime, rows, served
 from tests.serving.server.transport.live import request
 

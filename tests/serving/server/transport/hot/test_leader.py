@@ -1,7 +1,7 @@
 import threading
 from collections.abc import Callable
 
-from serving.server.transport.hot.leader import Lead
+from hangtag.serving.server.transport.hot.leader import Lead
 
 TIMEOUT = 30.0
 

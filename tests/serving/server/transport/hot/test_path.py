@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import structlog
 
-from protos import classifier_pb2, inference_pb2_grpc
-from serving.server import images
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from serving.server.errors import UnavailableError
-from serving.server.model import ServedModel
-from serving.server.transport.grpc_server import GrpcServer
-from serving.server.transport.hot.path import _LONE_BATCHES, _REFUSAL_REST_SECONDS, _REFUSALS
+from hangtag.protos import classifier_pb2, inference_pb2_grpc
+from hangtag.serving.server.classification import image_preprocessing as images
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import UnavailableError
+from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.transport.grpc.server import GrpcServer
+from hangtag.serving.server.transport.hot.path import _LONE_BATCHES, _REFUSAL_REST_SECONDS, _REFUSALS
 from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
 
 HOST = "localhost"

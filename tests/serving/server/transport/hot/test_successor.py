@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protos import inference_pb2 as pb
-from serving.server import control
-from serving.server.config import ServerConfig
-from serving.server.errors import UnavailableError
-from serving.server.model import ServedModel
-from serving.server.repository import versions
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine import model_control as control
+from hangtag.serving.server.engine.repository import versions
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import UnavailableError
 from tests import onnx_models
 from tests.serving.server.parts import Caller
 from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, index, outputs, request

@@ -11,13 +11,13 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2_grpc
 
-from protos import classifier_pb2, classifier_pb2_grpc, inference_pb2_grpc
-from protos import inference_pb2 as pb
-from serving.client import Client, ClientError, Credentials
-from serving.server import changing_files
-from serving.server.app import Server
-from serving.server.config import ServerConfig
-from serving.server.errors import StartError
+from hangtag.protos import classifier_pb2, classifier_pb2_grpc, inference_pb2_grpc
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.client import Client, ClientError, Credentials
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.host import watched_files as changing_files
+from hangtag.serving.server.process.server import Server
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, failure, index, request, status_of
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.server import changing_files
-from serving.server.errors import StartError, UnauthenticatedError
-from serving.server.tokens import Tokens
+from hangtag.serving.server.errors import StartError, UnauthenticatedError
+from hangtag.serving.server.host import watched_files as changing_files
+from hangtag.serving.server.transport.security.tokens import Tokens
 
 OLD, NEW = "0123456789abcdef", "fedcba9876543210fedcba"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2 as pb
 from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, index, outputs, request
 
 

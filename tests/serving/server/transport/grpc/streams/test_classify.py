@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protos import classifier_pb2 as pb
-from serving.server import images
-from serving.server.config import ServerConfig
+from hangtag.protos import classifier_pb2 as pb
+from hangtag.serving.server.classification import image_preprocessing as images
+from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_label_sets, onnx_models
+from tests.serving.server.transport.grpc.streams.conversation import Conversation
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
-from tests.serving.server.transport.streams.conversation import Conversation
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 PIXELS = np.random.default_rng(7).integers(0, 256, (6, 28, 28), dtype=np.uint8)

@@ -5,9 +5,9 @@ from typing import Any
 import grpc
 import numpy as np
 
-from protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2 as pb
+from tests.serving.server.transport.grpc.streams.conversation import Conversation, gather, occupied, opened, value_of
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
-from tests.serving.server.transport.streams.conversation import Conversation, gather, occupied, opened, value_of
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 

@@ -7,14 +7,15 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protos import inference_pb2 as pb
-from serving.server.entry import Answer, OnDone, Timings
-from serving.server.errors import InferenceError, QueueFullError
-from serving.server.transport.asking import Asked
-from serving.server.transport.streams.ordered import _Stream
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.batching.request import Answer, OnDone
+from hangtag.serving.server.errors import InferenceError, QueueFullError
+from hangtag.serving.server.telemetry.model_statistics import Timings
+from hangtag.serving.server.transport.grpc.streams.ordered import _Stream
+from hangtag.serving.server.transport.submission import Asked
 from tests.serving.server.fuzz.requests import anything
+from tests.serving.server.transport.grpc.streams.conversation import Conversation
 from tests.serving.server.transport.live import LiveServer
-from tests.serving.server.transport.streams.conversation import Conversation
 
 TIMINGS = Timings(0, 0, 0, 0, 1)
 FATES = st.sampled_from(["at once", "later", "fails", "refused", "unreadable"])

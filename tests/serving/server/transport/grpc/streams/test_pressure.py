@@ -8,11 +8,11 @@ import grpc
 import numpy as np
 import pytest
 
-from protos import inference_pb2 as pb
-from serving.server.config import ServerConfig
-from serving.server.transport.streams import ordered
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.transport.grpc.streams import ordered
+from tests.serving.server.transport.grpc.streams.conversation import Conversation, gather, occupied, opened, value_of
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
-from tests.serving.server.transport.streams.conversation import Conversation, gather, occupied, opened, value_of
 
 
 def test_a_client_is_read_only_as_far_as_it_is_answered(own: LiveServer) -> None:

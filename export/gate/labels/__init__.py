@@ -1,0 +1,1 @@
+"""Checks that compare a file's answers with PyTorch's: logits, accuracy, label sets and label paths."""

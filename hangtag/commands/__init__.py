@@ -1,0 +1,1 @@
+"""Subcommands that join several packages: evaluate, labels and models."""

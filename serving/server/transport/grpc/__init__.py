@@ -1,0 +1,1 @@
+"""The gRPC server on grpcio's public API: services, health, reflection and streams on one port."""

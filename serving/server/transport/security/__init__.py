@@ -1,0 +1,1 @@
+"""Who may call: bearer tokens, TLS certificates, and the interceptor that refuses everybody else."""

@@ -1,0 +1,1 @@
+"""Distances between labels, measured by a trained network's embeddings of them."""

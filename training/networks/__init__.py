@@ -1,0 +1,1 @@
+"""The networks, layer by layer, and how their answers are computed batch by batch."""

@@ -1,0 +1,1 @@
+"""Several processes that train one network: the process group, and the launcher on one machine."""
