@@ -1,4 +1,5 @@
-# Everything that a person or CI does with this repository. On a fresh machine `make demo` and `make test` set up all they need.
+# What a person or CI does with this repository. On a fresh machine `make demo` and `make test` set up all they need.
+# Targets with a comment after ## are listed by `make help`, under the headings that begin with ##@.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,42 +12,28 @@ MODEL ?= lstm
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports stubs unit fuzz peers others train export precisions verify serve loadtest figures docs study best \
-	cnn-rnn mistakes bench-export bench-train bench-server bench-generators gpu-check loadtest-agreement proto schema dataset programs clean
+.PHONY: help demo test quick lint train export serve loadtest docs clean types imports stubs unit fast fuzz bench-server gpu-check \
+	release-check proto schema peers others dataset programs
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "Every option of the command: $(BIN)/hangtag COMMAND --help. Options for a target: make serve ARGS=\"--port 9000\"."
 
-demo: $(VENV)/.serve ## Serve the shipped models, classify real images, load-test lstm against cnn (no torch, no GPU)
+##@ Start here
+demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test lstm against cnn (no training, no GPU, no Docker)
 	BIN=$(BIN) examples/demo.sh
 
-test: lint types imports stubs unit ## Everything CI checks: lint, types, import rules, stubs, tests
+test: lint types imports stubs unit ## Run everything that CI checks, in under 10 minutes on 2 cores
 
-lint: $(VENV)/.dev ## Style, with ruff, hadolint and yamllint
+quick: $(VENV)/.dev ## Run lint, types, import rules and the fast tests, in under 90 seconds on 2 cores
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync=target lint types imports fast
+
+lint: $(VENV)/.dev ## Check the style of Python, Dockerfiles and YAML
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint --config deploy/hadolint.yml deploy/Dockerfile deploy/test/Dockerfile
 	$(BIN)/yamllint --strict --config-file deploy/yamllint.yml docker-compose.yml deploy
-
-types: $(VENV)/.dev ## Types, with mypy in strict mode
-	$(BIN)/mypy
-
-imports: $(VENV)/.dev ## Who may import whom
-	$(BIN)/lint-imports
-
-stubs: $(VENV)/.dev ## The checked-in stubs are what the .proto files generate
-	$(BIN)/python -m tests.stubs $(PROTOS)
-
-unit: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## The tests alone; more with ARGS="-k batcher -x", one at a time with -n0
-	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
-
-fuzz: $(VENV)/.dev ## 24,000 bad requests to a server, 1,000 damaged files to publish; more with FUZZ_CASES (times six), FUZZ_FILES
-	FUZZ_CASES=$(or $(FUZZ_CASES),4000) FUZZ_FILES=$(or $(FUZZ_FILES),1000) \
-		$(BIN)/pytest tests/serving/server/fuzz tests/export/foreign/test_fuzzing.py --timeout 7200 $(ARGS)
-
-peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer and grpcurl into .venv-peers
-
-others: $(VENV)-others/.others ## Install silero-vad and magika, whose ONNX models are served in a test, into .venv-others
 
 train: $(VENV)/.dev ## Train a network: make train MODEL=cnn
 	$(BIN)/hangtag train $(MODEL) $(ARGS)
@@ -54,27 +41,14 @@ train: $(VENV)/.dev ## Train a network: make train MODEL=cnn
 export: $(VENV)/.dev ## Publish the latest run of a network into models/: make export MODEL=cnn
 	$(BIN)/hangtag export $(MODEL) $(ARGS)
 
-RUNS ?= lstm lstm2 cnn
-PRECISIONS ?= int8 fp16
-precisions: $(VENV)/.dev ## Publish runs in other precisions too: make precisions RUNS="lstm runs/cnn-best-seed0" PRECISIONS=int8
-	@set -e; for run in $(RUNS); do for precision in $(PRECISIONS); do \
-		$(BIN)/hangtag export $$run --precision $$precision $(ARGS); \
-	done; done
-
-verify: $(VENV)/.serve ## Do the figures in the models' files hold on this machine?
-	$(BIN)/hangtag models verify $(ARGS)
-
 serve: $(VENV)/.serve ## Serve models/ on 127.0.0.1:8001
 	$(BIN)/hangtag serve $(ARGS)
 
-loadtest: $(VENV)/.serve ## Load-test lstm against cnn on a server that runs already
+loadtest: $(VENV)/.serve ## Load-test lstm against cnn on a running server; the report goes to reports/
 	@mkdir -p reports
 	$(BIN)/hangtag loadtest lstm cnn --html reports/loadtest.html --json reports/loadtest.json $(ARGS)
 
-figures: $(VENV)/.serve ## Measure the README's table and report picture again, on a machine that does nothing else
-	BIN=$(BIN) docs/figures/measure.sh
-
-docs: $(VENV)/.dev ## Make what documents take from models/, results, options, metrics: models.md, study.md, export.md, README's table, operations.md
+docs: $(VENV)/.dev ## Make the tables and pictures of docs/ and README.md anew from models, results, options and metrics
 	$(BIN)/python -m studies.shipped.report
 	$(BIN)/python -m studies.accuracy.report
 	$(BIN)/python -m studies.label_sets.report
@@ -87,6 +61,57 @@ docs: $(VENV)/.dev ## Make what documents take from models/, results, options, m
 	$(BIN)/python -m studies.exported.report
 	$(BIN)/python -m studies.loadtest.report
 	$(BIN)/python -m studies.write_documents
+
+clean: ## Remove environments, caches and reports; keep runs/ and models/
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+##@ Parts of make test
+types: $(VENV)/.dev ## Check types with mypy in strict mode
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## Check which package imports which
+	$(BIN)/lint-imports
+
+stubs: $(VENV)/.dev ## Check that the committed gRPC stubs are what the .proto files generate
+	$(BIN)/python -m tests.stubs $(PROTOS)
+
+unit: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all tests; some with ARGS="-k batcher -x"
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
+
+fast: $(VENV)/.dev dataset ## Run the tests that need no training, no export, no server under load and no browser
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile -m "not engine and not slow" $(ARGS)
+
+##@ Longer checks, on an idle machine
+fuzz: $(VENV)/.dev ## Send 24,000 bad requests, publish 1,000 damaged files; more with FUZZ_CASES (times six), FUZZ_FILES
+	FUZZ_CASES=$(or $(FUZZ_CASES),4000) FUZZ_FILES=$(or $(FUZZ_FILES),1000) \
+		$(BIN)/pytest tests/serving/server/fuzz tests/export/foreign/test_fuzzing.py --timeout 7200 $(ARGS)
+
+bench-server: $(VENV)/.serve ## Measure the server against bare ONNX Runtime, for docs/performance.md (needs h2load)
+	$(BIN)/python -m studies.server.measure $(ARGS)
+	$(BIN)/python -m studies.server.report
+
+gpu-check: $(VENV)/.serve ## Check a GPU: are its answers the CPU's, are CUDA graphs captured, what is faster
+	$(BIN)/python -m studies.gpu.check $(ARGS)
+
+release-check: $(VENV)/.dev ## Build the wheel, install it in an empty environment, run the demo from there
+	BIN=$(BIN) deploy/release-check.sh
+
+##@ Generated files, and environments of other programs
+proto: $(VENV)/.dev ## Generate the gRPC stubs from the .proto files
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+
+schema: $(VENV)/.dev ## Generate docs/loadtest.schema.json from the load test's types
+	$(BIN)/python -m hangtag.serving.loadtest.report.schema > docs/loadtest.schema.json
+
+peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer and grpcurl into .venv-peers
+
+others: $(VENV)-others/.others ## Install silero-vad and magika, whose ONNX models are served in a test, into .venv-others
+
+# Deployment: make -C deploy help. Experiments and the pages made of them: python -m studies.
+
+figures: $(VENV)/.serve ## Measure the README's table and report picture again, on a machine that does nothing else
+	BIN=$(BIN) docs/figures/measure.sh
 
 # Every run takes up where it stopped, and one that is there already costs nothing.
 STUDY := lstm:0 lstm:1 lstm:2 lstm-56:0 lstm-56:1 lstm-56:2 lstm-280:0 lstm-280:1 lstm-280:2 lstm2:0 cnn:0 cnn:1 cnn:2
@@ -142,57 +167,11 @@ bench-export: $(VENV)/.dev ## Each model beside PyTorch and its other precisions
 bench-train: $(VENV)/.dev $(VENV)-keras/.keras ## Time of a training step beside the study's own Keras, on an idle machine
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m studies.train_step.measure $(ARGS)
 
-bench-server: $(VENV)/.serve ## The server beside bare ONNX Runtime, on an idle machine, into docs/performance.md (needs h2load)
-	$(BIN)/python -m studies.server.measure $(ARGS)
-	$(BIN)/python -m studies.server.report
-
 loadtest-agreement: $(VENV)/.dev $(VENV)-peers/.peers programs ## The load test beside perf_analyzer and h2load on the same closed loop, on an idle machine
 	$(BIN)/python -m studies.loadtest.agreement $(ARGS)
 
-gpu-check: $(VENV)/.serve ## On a machine with a GPU: are answers the CPU's, are CUDA graphs captured, what is faster
-	$(BIN)/python -m studies.gpu.check $(ARGS)
-
 bench-generators: $(VENV)/.dev ## Calls a second by each way to make them from Python, on an idle machine; ARGS="--server lstm" for the real server
 	$(BIN)/python -m studies.loadtest.generators $(ARGS)
-
-proto: $(VENV)/.dev ## Generate the stubs from the .proto files
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
-
-schema: $(VENV)/.dev ## Generate docs/loadtest.schema.json from the load test's types
-	$(BIN)/python -m hangtag.serving.loadtest.report.schema > docs/loadtest.schema.json
-
-.PHONY: deploy-build deploy-test certificates lock sbom licences release-check
-# Both need a Docker engine with compose. The tests take free ports and remove what they started.
-COMPOSE_TEST := docker compose --project-directory . -f docker-compose.yml -f deploy/test/compose.yml
-BASE_IMAGE := debian:trixie-slim
-deploy-build: ## Build the cpu and client images, and what deploy-test needs beside them
-	@docker image inspect $(BASE_IMAGE) >/dev/null 2>&1 || docker pull --quiet $(BASE_IMAGE)
-	HANGTAG_IMAGE_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
-		HANGTAG_IMAGE_REVISION=$$(git rev-parse HEAD) COMPOSE_PROFILES=loadtest,scale $(COMPOSE_TEST) build
-	@docker image prune --force --filter label=org.opencontainers.image.title=hangtag >/dev/null  # those that these replaced
-
-deploy-test: $(VENV)/.dev $(VENV)-peers/.peers ## Bring docker-compose.yml up for real and prove what docs/deploy.md promises
-	$(BIN)/pytest -m engine tests/deploy/engine $(ARGS)
-
-sbom: ## Say what the cpu image is made of: reports/audit/sbom.json (CycloneDX) and licences.md
-	docker build --network $${HANGTAG_BUILD_NETWORK:-default} --file deploy/Dockerfile --target audit \
-		--output type=local,dest=reports/audit .
-
-licences: sbom ## Show the licences of the cpu image's Python packages
-	@cat reports/audit/licences.md
-
-release-check: $(VENV)/.dev ## Build wheel and sdist, install the wheel in an empty environment, run the demo from it
-	BIN=$(BIN) deploy/release-check.sh
-
-certificates: ## Make an authority, a certificate and a token for a first try of the tls profile
-	deploy/certificates.sh deploy/secrets
-
-lock: $(VENV)/.dev ## Lock what the images install, with hashes, in deploy/locks: make lock ARGS=--upgrade for newer versions
-	BIN=$(BIN) deploy/lock.sh $(ARGS)
-
-clean: ## Remove environments, caches and reports; runs/ and models/ stay
-	rm -rf $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 dataset: # The tests read the real data set from Debian's package
 	@test -e $(DATASET) || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

@@ -7,7 +7,7 @@ BIN=${BIN:-.venv/bin}
 lock() {
     name=$1 source=$2; shift 2
     "$BIN/uv" pip compile "$source" --output-file "deploy/locks/$name.txt" --universal --python-version 3.13 \
-        --generate-hashes --no-annotate --quiet --custom-compile-command "make lock" "$@"
+        --generate-hashes --no-annotate --quiet --custom-compile-command "make -C deploy lock" "$@"
 }
 lock cpu pyproject.toml --extra cpu --extra otel "$@"
 lock gpu pyproject.toml --extra gpu --extra otel "$@"

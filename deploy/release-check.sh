@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What is released works on its own: wheel and sdist are built, the wheel is installed in an empty environment with what its
-# metadata asks for, and the demo runs from there, away from this repository's sources.
+# Check that a release works without this repository: build the sdist and the wheel, install the wheel and its dependencies in an
+# empty environment, check that it adds one name to site-packages, and run the demo from there. The working directory holds folders
+# of a user's own that are named as ours are; each raises when it is imported.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 BIN=${BIN:-.venv/bin}
@@ -21,12 +22,23 @@ ls -l "$work/dist"
 say "an empty environment"
 python3 -m venv "$work/venv"
 "$work/venv/bin/python" -m pip install --quiet "$work/dist/hangtag-$version-py3-none-any.whl[cpu,loadtest]"
-told=$("$work/venv/bin/hangtag" --version)
-[[ $told == *" $version" ]] || { echo "hangtag --version says '$told', and pyproject.toml $version" >&2; exit 1; }
+installed=$("$work/venv/bin/hangtag" --version)
+[[ $installed == *" $version" ]] || { echo "hangtag --version prints '$installed', and pyproject.toml has $version" >&2; exit 1; }
 "$work/venv/bin/python" -I -c '
-import hangtag, serving, sys
-assert all(module.__file__.startswith(sys.prefix) for module in (hangtag, serving)), "not the installed wheel"'
+import importlib.metadata, sys, hangtag.serving
+assert hangtag.serving.__file__.startswith(sys.prefix), "not the installed wheel"
+names = {file.parts[0] for file in importlib.metadata.files("hangtag") if file.parts[0] != ".."}
+names = {name for name in names if not name.endswith(".dist-info")}
+assert names == {"hangtag"}, f"the wheel adds {sorted(names)} to site-packages, expected hangtag alone"'
 
-say "the demo, from the wheel"
-BIN=$work/venv/bin examples/demo.sh
+say "a working directory with a user's own serving, protos, training and export"
+mkdir "$work/user"
+for name in serving protos training export; do
+    mkdir "$work/user/$name"
+    echo "raise ImportError('the folder $name of the user was imported instead of hangtag')" >"$work/user/$name/__init__.py"
+done
+cp -r examples models "$work/user"
+
+say "the demo, from the wheel, in that directory"
+(cd "$work/user" && PYTHONPATH=$work/user BIN=$work/venv/bin examples/demo.sh)
 say "hangtag $version can be released"

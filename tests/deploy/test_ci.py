@@ -44,17 +44,17 @@ def test_without_an_engine_it_says_so_and_runs_no_strangers_program(repository: 
 
 def test_an_engine_that_runs(repository: Path) -> None:
     program(repository.parent / "bin/docker", "#!/bin/sh\nexit 0\n")
-    assert told(repository) == ["make test", "make deploy-build sbom deploy-test"]
+    assert told(repository) == ["make test", "make -C deploy build sbom test"]
 
 
 def test_a_helper(repository: Path) -> None:
     beside = program(repository.parent / "shared/tools/docker-here")
     assert told(repository)[1:] == [
-        "docker-here build -- make deploy-build sbom", "docker-here run -- make deploy-test",
+        "docker-here build -- make -C deploy build sbom", "docker-here run -- make -C deploy test",
     ]  # fmt: skip
     named = program(repository.parent / "elsewhere/mine")
     assert told(repository, DOCKER_HELPER=str(named))[1:] == [
-        "mine build -- make deploy-build sbom", "mine run -- make deploy-test",
+        "mine build -- make -C deploy build sbom", "mine run -- make -C deploy test",
     ]  # fmt: skip
     beside.chmod(0o644)
     assert told(repository)[1].startswith("The deployment was not tested")

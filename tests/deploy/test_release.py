@@ -52,8 +52,8 @@ def test_the_lock_fits_pyproject(name: str) -> None:
     for extra in EXTRAS[name]:
         wanted += PROJECT["optional-dependencies"][extra]
     for requirement in map(Requirement, wanted):
-        assert requirement.name in pins, f"{requirement.name} is not locked: run 'make lock'"
-        assert pins[requirement.name] in requirement.specifier, f"{requirement}: run 'make lock'"
+        assert requirement.name in pins, f"{requirement.name} is not locked: run 'make -C deploy lock'"
+        assert pins[requirement.name] in requirement.specifier, f"{requirement}: run 'make -C deploy lock'"
     assert not {"torch", "onnx", "torchvision"} & pins.keys()
 
 

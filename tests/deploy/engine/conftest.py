@@ -1,4 +1,4 @@
-"""What the engine's tests share. All of them need a Docker engine and the images of `make deploy-build`."""
+"""What the engine's tests share. All of them need a Docker engine and the images of `make -C deploy build`."""
 
 from collections.abc import Iterator
 

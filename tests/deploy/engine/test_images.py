@@ -76,9 +76,9 @@ def test_the_shipped_models_are_baked_in_and_soon_ready() -> None:
 
 
 def test_the_list_of_parts_is_the_image_s() -> None:
-    """`make sbom` made it from the same build."""
+    """`make -C deploy sbom` made it from the same build."""
     file = ROOT / "reports/audit/sbom.json"
-    assert file.exists(), "run 'make sbom'"
+    assert file.exists(), "run 'make -C deploy sbom'"
     listed = {part["name"]: part["version"] for part in json.loads(file.read_text())["components"]}
     code = "import importlib.metadata as m; print({d.name: d.version for d in m.distributions()})"
     installed: dict[str, str] = ast.literal_eval(within("hangtag:cpu", code))
