@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from hangtag.training.data import fashion_mnist, outfits
+from hangtag.training.data.datasets import DATASETS, MULTI_LABEL, SINGLE_LABEL
 from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.data.multi_label import MultiLabelData
-from hangtag.training.data.names import DATASETS, MULTI_LABEL, SINGLE_LABEL
+from hangtag.training.losses.multi_label import OBJECTIVES
 from hangtag.training.networks.single_label import MODELS
-from hangtag.training.tasks.objectives import OBJECTIVES
 
 __all__ = ["ALL_MODELS", "DATASETS", "MULTI_LABEL", "SINGLE_LABEL", "load", "pick"]
 

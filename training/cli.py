@@ -14,10 +14,10 @@ from hangtag.training import session
 from hangtag.training.data import fashion_mnist
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLoss
 from hangtag.training.processes.launch import SaidOnce, launch
 from hangtag.training.recipes import RECIPES, Recipe, default_recipe, recipe_for
 from hangtag.training.session import Asked
-from hangtag.training.tasks.losses import BETA, LOSS_WEIGHT, DistanceLoss
 
 
 @click.command(cls=SaidOnce)

@@ -8,7 +8,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hangtag.training import watch
+from hangtag.training import observer as watch
 
 _FIGURES = ("validation_accuracy", "validation_o_f1", "validation_exact_match")
 

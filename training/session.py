@@ -10,12 +10,12 @@ import click
 from hangtag.training import catalog as datasets
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop import trainer
+from hangtag.training.losses.single_label import DistanceLoss
 from hangtag.training.processes.process_group import joined
 from hangtag.training.progress import watched
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.losses import DistanceLoss
 from hangtag.training.tasks.teacher import Ensemble, published
 
 

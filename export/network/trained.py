@@ -5,10 +5,10 @@ import torch
 from hangtag.export.errors import ExportError
 from hangtag.export.network.served import Classifier, LabelPath, LabelThreshold, Served
 from hangtag.training import catalog as datasets
+from hangtag.training.losses.multi_label import OBJECTIVES, SoftmaxRanking
 from hangtag.training.networks.cnn_rnn import CnnRnn
 from hangtag.training.networks.single_label import MODELS, build
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.objectives import OBJECTIVES, SoftmaxRanking
 
 
 def load(run: Run) -> Served:

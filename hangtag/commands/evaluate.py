@@ -17,8 +17,8 @@ from hangtag.extras import needs
 from hangtag.options import FiniteRange, refuse, runs_option
 from hangtag.output import require_writable, write_text
 from hangtag.serving.credentials import Credentials, credentials_options
+from hangtag.training.data.datasets import DATASETS
 from hangtag.training.data.fashion_mnist import LABELS, Split
-from hangtag.training.data.names import DATASETS
 from hangtag.training.labels import distance as label_distance
 
 

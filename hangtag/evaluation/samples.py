@@ -7,9 +7,9 @@ from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Array, Subject
 from hangtag.extras import needs
 from hangtag.training.data import fashion_mnist as data
+from hangtag.training.data.datasets import DATASETS, OUTFITS, SINGLE_LABEL
 from hangtag.training.data.fashion_mnist import LABELS, FashionMnist, Split
 from hangtag.training.data.multi_label import MultiLabelSplit
-from hangtag.training.data.names import DATASETS, OUTFITS, SINGLE_LABEL
 
 DEFAULTS = {"single_label": SINGLE_LABEL, "multi_label": OUTFITS[0]}
 

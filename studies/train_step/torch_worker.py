@@ -19,10 +19,10 @@ from torch.nn import functional
 from hangtag.training.data.fashion_mnist import FashionMnist, Split
 from hangtag.training.loop import trainer
 from hangtag.training.networks.single_label import build
+from hangtag.training.observer import Progress, Watch
 from hangtag.training.recipes import recipe_for
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from hangtag.training.watch import Progress, Watch
 
 BATCH_SIZE = 32
 

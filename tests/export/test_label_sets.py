@@ -22,11 +22,11 @@ from hangtag.export.network.served import LabelPath, LabelThreshold
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from hangtag.training.data.multi_label import Canvases
+from hangtag.training.losses.multi_label import OBJECTIVES
 from hangtag.training.metrics.multi_label import decide
 from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, MAX_LABELS, CnnRnn, beam_search
 from hangtag.training.networks.inference import normalise
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.objectives import OBJECTIVES
 from tests.export import label_sets, runs
 
 BASELINES = [model for model in OBJECTIVES if model != "cnn_rnn"]

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from hangtag.training.observer import Progress, Watch
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from hangtag.training.watch import Progress, Watch
 
 
 def make_config(

@@ -11,10 +11,10 @@ from hangtag.training.data.fashion_mnist import LABELS, FashionMnist
 from hangtag.training.data.multi_label import MultiLabelData, MultiLabelSplit
 from hangtag.training.data.outfits import make_split, together
 from hangtag.training.loop import trainer
+from hangtag.training.observer import Progress
 from hangtag.training.recipes import recipe_for
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from hangtag.training.watch import Progress
 from tests.training.broken_runs import Keeping
 from tests.training.command import EPOCHS, hangtag
 from tests.training.configs import OnStep, make_config

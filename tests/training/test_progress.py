@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
+from hangtag.training.observer import Progress
 from hangtag.training.progress import watched
-from hangtag.training.watch import Progress
 
 
 def test_a_bar_that_never_moves_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:

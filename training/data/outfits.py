@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from hangtag.training.data.datasets import OUTFITS
 from hangtag.training.data.fashion_mnist import LABELS, FashionMnist, Split
 from hangtag.training.data.multi_label import LabelSets, MultiLabelData, MultiLabelSplit
-from hangtag.training.data.names import OUTFITS
 from hangtag.training.data.outfits_canvas import SIZE, Wardrobe, compose
 from hangtag.training.networks.cnn_rnn import MAX_LABELS
 

@@ -13,12 +13,12 @@ from hangtag.training.data.multi_label import MultiLabelData
 from hangtag.training.errors import DivergedError, RunMismatchError
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop import optimisation
+from hangtag.training.observer import Progress, Watch
 from hangtag.training.processes.process_group import Group
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import TRAIN_ANEW, Run
 from hangtag.training.tasks.selection import build_task
 from hangtag.training.tasks.task import Task, Teacher
-from hangtag.training.watch import Progress, Watch
 
 _LOOK = 10
 """Steps from one look at the sums to the next."""

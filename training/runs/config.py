@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hangtag.training.losses.single_label import DistanceLoss
 from hangtag.training.recipes import Recipe, recipe_for
-from hangtag.training.tasks.losses import DistanceLoss
 
 
 @dataclass(frozen=True)

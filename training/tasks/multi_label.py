@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from hangtag.training.data.augmentation import augment
 from hangtag.training.data.multi_label import LabelSets, MultiLabelData, MultiLabelSplit
+from hangtag.training.losses.multi_label import OBJECTIVES
 from hangtag.training.metrics.multi_label import Scores, choose_thresholds, decide, decide_top, evaluate
 from hangtag.training.networks.batch_norm import fold_batch_norm
 from hangtag.training.networks.inference import normalise
 from hangtag.training.networks.single_label import parameter_count
+from hangtag.training.observer import Watch
 from hangtag.training.runs.config import RunConfig
-from hangtag.training.tasks.objectives import OBJECTIVES
 from hangtag.training.tasks.preparation import prepare
 from hangtag.training.tasks.task import Step
-from hangtag.training.watch import Watch
 
 _BATCH = 250  # of prediction
 

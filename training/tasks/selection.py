@@ -5,11 +5,11 @@ import torch
 from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.data.multi_label import MultiLabelData
 from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.observer import Watch
 from hangtag.training.processes.process_group import Group
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.tasks.single_label import SingleLabel
 from hangtag.training.tasks.task import Task, Teacher
-from hangtag.training.watch import Watch
 
 
 def build_task(

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from hangtag.training.data.augmentation import augment
 from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.losses import single_label as losses
 from hangtag.training.metrics.single_label import evaluate
 from hangtag.training.networks.batch_norm import fold_batch_norm
 from hangtag.training.networks.inference import normalise, predict
 from hangtag.training.networks.single_label import build, parameter_count
+from hangtag.training.observer import Watch
 from hangtag.training.processes.process_group import Group
 from hangtag.training.runs.config import RunConfig
-from hangtag.training.tasks import losses
 from hangtag.training.tasks.preparation import prepare
 from hangtag.training.tasks.task import Step, Teacher
 from hangtag.training.tasks.teacher import answers
-from hangtag.training.watch import Watch
 
 
 class SingleLabel:

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from hangtag.training.data.fashion_mnist import LABELS, Images
 from hangtag.training.errors import TeacherError
+from hangtag.training.observer import Watch
 from hangtag.training.processes.process_group import Group
 from hangtag.training.runs import model_files
 from hangtag.training.runs.config import TeacherFile
 from hangtag.training.tasks.task import Teacher
-from hangtag.training.watch import Watch
 
 Logits = npt.NDArray[np.float32]
 _BATCH = 500

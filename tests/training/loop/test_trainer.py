@@ -11,9 +11,9 @@ from hangtag.training.loop import trainer
 from hangtag.training.metrics.single_label import evaluate
 from hangtag.training.networks.inference import predict
 from hangtag.training.networks.single_label import build
+from hangtag.training.observer import Progress
 from hangtag.training.recipes import recipe_for
 from hangtag.training.runs.run import Run
-from hangtag.training.watch import Progress
 from tests.training.broken_runs import Keeping, assert_same_outcome
 from tests.training.configs import OnStep, make_config, same_weights, weights
 

@@ -12,8 +12,8 @@ from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.errors import RunMismatchError
 from hangtag.training.loop import trainer
 from hangtag.training.networks.single_label import build
+from hangtag.training.observer import Progress, Watch
 from hangtag.training.runs.run import Run
-from hangtag.training.watch import Progress, Watch
 from tests.training.broken_runs import CrashError, Crashing, Keeping, assert_same_outcome
 from tests.training.configs import OnStep, make_config, same_weights, weights
 

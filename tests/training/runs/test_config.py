@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from hangtag.training.cli import train
+from hangtag.training.losses.single_label import DistanceLoss
 from hangtag.training.recipes import recipe_for
 from hangtag.training.runs.config import RunConfig, TeacherFile, command, identity, portable
-from hangtag.training.tasks.losses import DistanceLoss
 from tests.training.configs import make_config
 
 TWO = (TeacherFile("0a", "a b.onnx"), TeacherFile("1b", "c.onnx"))

@@ -10,17 +10,17 @@ from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.data.multi_label import MultiLabelData
 from hangtag.training.errors import DivergedError
 from hangtag.training.loop import trainer
+from hangtag.training.losses.multi_label import OBJECTIVES, Sigmoids
 from hangtag.training.metrics.multi_label import decide, evaluate
 from hangtag.training.networks.batch_norm import Normalised
 from hangtag.training.networks.cnn_rnn import CnnRnn
 from hangtag.training.networks.single_label import parameter_count
+from hangtag.training.observer import Progress, Watch
 from hangtag.training.recipes import MULTI_LABEL, MULTI_LABEL_MODELS, STUDY, default_recipe, recipe_for
 from hangtag.training.runs.run import Run
 from hangtag.training.tasks.multi_label import MultiLabel
-from hangtag.training.tasks.objectives import OBJECTIVES, Sigmoids
 from hangtag.training.tasks.selection import build_task
 from hangtag.training.tasks.single_label import SingleLabel
-from hangtag.training.watch import Progress, Watch
 from tests.training.configs import OnStep, figures, make_config, same_weights, weights
 from tests.training.multi_label_configs import config_of
 

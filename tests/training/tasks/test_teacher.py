@@ -12,11 +12,11 @@ from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.errors import TeacherError
 from hangtag.training.loop import trainer
 from hangtag.training.metrics.single_label import evaluate
+from hangtag.training.observer import Watch
 from hangtag.training.processes.process_group import Group
 from hangtag.training.recipes import Distillation
 from hangtag.training.runs.run import Run
 from hangtag.training.tasks.teacher import Ensemble, OnnxTeacher, answers, published
-from hangtag.training.watch import Watch
 from tests import shipped
 from tests.training.configs import make_config, same_weights, weights
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hangtag.training.losses.multi_label import LabelPaths, Sigmoids, SoftmaxRanking
 from hangtag.training.networks.cnn_rnn import MAX_LABELS
-from hangtag.training.tasks.objectives import LabelPaths, Sigmoids, SoftmaxRanking
 
 MARK, NONE = 4, -100
 

@@ -19,10 +19,10 @@ from hangtag.training.errors import LabelDistanceError, RunMismatchError
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop import trainer
+from hangtag.training.losses import single_label as losses
+from hangtag.training.losses.single_label import DistanceLoss
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks import losses
-from hangtag.training.tasks.losses import DistanceLoss
 from tests.training.configs import figures, make_config, same_weights, weights
 
 CPU = torch.device("cpu")
