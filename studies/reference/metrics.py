@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 from prometheus_client.core import Metric
 
-from hangtag.serving.server.telemetry.histogram import Histogram
+from hangtag.serving.server.telemetry.histogram import BucketHistogram
 from hangtag.serving.server.telemetry.prometheus import StateCollector
 from hangtag.serving.server.telemetry.server_state import READY, ServerState, VersionState
 from studies.sections import table
@@ -34,7 +34,7 @@ def _exported() -> list[Metric]:
     one = VersionState("cnn", "1", READY, provider_asked="auto", provider="CPUExecutionProvider", instances=1)
     histogram = one.counters.request_seconds
     state = ServerState((one,), {("cnn", "1", "INTERNAL"): histogram}, {("cnn", "ok"): 1}, {("hot", ""): 1})
-    assert isinstance(histogram, Histogram)
+    assert isinstance(histogram, BucketHistogram)
     return list(StateCollector(lambda: state).collect())
 
 

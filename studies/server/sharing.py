@@ -69,7 +69,7 @@ def _measure(way: str, models: Path) -> None:
         for samples in (1, 64):
             session.run(None, {"image": np.zeros((samples, 28, 28), np.uint8)})
         sessions.append(session)
-    memory.settle()
+    memory.release_loading_memory()
     rollup = Path("/proc/self/smaps_rollup").read_text()
     resident, anonymous = (
         int(re.findall(rf"^{name}:\s+(\d+) kB", rollup, re.MULTILINE)[0]) for name in ("Rss", "Anonymous")

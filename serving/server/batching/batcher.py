@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from hangtag.serving.server.batching.request import Entry
+from hangtag.serving.server.batching.request import QueuedRequest
 from hangtag.serving.server.batching.service_time import ServiceTime
 from hangtag.serving.server.errors import CancelledError, DeadlineError, QueueFullError, ServerError, UnavailableError
 
@@ -50,7 +50,7 @@ class Batcher:
         self.instances = instances
         self.max_queue_delay = max_queue_delay
         self._clock = clock
-        self._queue: deque[Entry] = deque()
+        self._queue: deque[QueuedRequest] = deque()
         self._waiting = 0  # entries of the queue that are not completed yet
         self._samples = 0  # of the queue, completed ones included
         self._computing: dict[int, tuple[float, int]] = {}  # batches taken and not finished: since when, and samples
@@ -92,7 +92,7 @@ class Batcher:
         """Whether a request of so many samples would not be in the next batch, or that batch not start at once."""
         return self._busy or bool(self.max_queue_delay) or self._samples + samples > self.max_batch_size
 
-    def put(self, entry: Entry, *, wake: bool = True) -> None:
+    def put(self, entry: QueuedRequest, *, wake: bool = True) -> None:
         """Queue an entry. Raises QueueFullError, DeadlineError when by the measured service time it cannot be answered
         in time, or, once closed, UnavailableError: the callback is not called then.
 
@@ -109,12 +109,12 @@ class Batcher:
             if wake and not self._busy:  # else the first instance that finishes takes it
                 self._changed.notify()
 
-    def check(self, entry: Entry) -> None:
+    def check(self, entry: QueuedRequest) -> None:
         """Raise what ``put`` would raise now: for who would have to prepare something for an entry that waits."""
         with self._lock:
             self._require_place(entry, self._clock())
 
-    def cancel(self, entry: Entry) -> None:
+    def cancel(self, entry: QueuedRequest) -> None:
         """Take back an entry that still waits; it costs no computation.
 
         It completes with CancelledError, or with DeadlineError when its caller's time is over: then the caller cancels.
@@ -126,8 +126,8 @@ class Batcher:
                     self._waiting -= 1
                     self._samples -= entry.samples
 
-    def take(self, *, wait: bool = True) -> list[Entry]:
-        """The next batch: entries of one kind, in order, of max_batch_size samples at most.
+    def take(self, *, wait: bool = True) -> list[QueuedRequest]:
+        """The next batch: entries of one batch_key, in order, of max_batch_size samples at most.
 
         Entries that were cancelled or whose deadline has passed are completed and left out before anything is computed.
         With ``wait`` the call blocks until there is a batch, and returns an empty list only when the queue is closed
@@ -135,7 +135,7 @@ class Batcher:
         comes ``finish``.
         """
         while True:
-            late: list[Entry] = []
+            late: list[QueuedRequest] = []
             with self._lock:
                 while wait and not self._due() and not (self._closed and not self._queue):
                     self._changed.wait(self._time_to_due())
@@ -151,7 +151,7 @@ class Batcher:
             if batch or finished:
                 return batch
 
-    def finish(self, batch: list[Entry], seconds: float | None = None) -> None:
+    def finish(self, batch: list[QueuedRequest], seconds: float | None = None) -> None:
         """A batch that was taken is computed: its instance is free. seconds: how long it took, unless it failed."""
         with self._lock:
             _, samples = self._computing.pop(id(batch))
@@ -182,7 +182,7 @@ class Batcher:
             self._closed = True
             self._changed.notify_all()
 
-    def _why_cancelled(self, entry: Entry) -> ServerError:
+    def _why_cancelled(self, entry: QueuedRequest) -> ServerError:
         if entry.deadline is not None:
             now = self._clock()
             if entry.deadline - now <= _DEADLINE_SLACK * (entry.deadline - entry.enqueued) + _DEADLINE_SLACK_SECONDS:
@@ -193,7 +193,7 @@ class Batcher:
     def _busy(self) -> bool:
         return len(self._computing) >= self.instances
 
-    def _require_place(self, entry: Entry, now: float) -> None:
+    def _require_place(self, entry: QueuedRequest, now: float) -> None:
         if self._closed:
             raise UnavailableError("the server is stopping and takes no new requests; try another replica")
         if self._waiting >= self.max_queue_size:
@@ -204,7 +204,7 @@ class Batcher:
         if entry.deadline is not None:
             self._admit(entry, entry.deadline - now, self._expected(entry, now), now)
 
-    def _admit(self, entry: Entry, seconds: float, expected: float, now: float) -> None:
+    def _admit(self, entry: QueuedRequest, seconds: float, expected: float, now: float) -> None:
         """Refuse an entry that has so many seconds left, unless it is expected to be computed in time."""
         share = 1 - _UNSEEN_SHARE if self._busy else 1.0
         entry.ready_by = now + share * seconds
@@ -214,7 +214,7 @@ class Batcher:
                 f"{seconds * 1e3:.1f} ms; nothing was started. Allow more time, or try again later"
             )
 
-    def _expected(self, entry: Entry, now: float) -> float:
+    def _expected(self, entry: QueuedRequest, now: float) -> float:
         """Seconds until an entry that came now would be computed; 0 while nothing is known."""
         predict = self._service_time.predict
         whole, part = divmod(self._samples, self.max_batch_size)
@@ -225,7 +225,7 @@ class Batcher:
         own = self.max_batch_size if whole else min(part + entry.samples, self.max_batch_size)
         return wait + predict(own)
 
-    def _delay(self, entry: Entry, now: float) -> float:
+    def _delay(self, entry: QueuedRequest, now: float) -> float:
         """Seconds that an entry may be held back to fill a batch: half of what its deadline leaves to spare at most."""
         if not self.max_queue_delay or entry.ready_by is None:
             return self.max_queue_delay
@@ -247,13 +247,13 @@ class Batcher:
     def _held_until(self) -> float:
         return min(entry.held_until for entry in self._queue)  # fewer than make a batch
 
-    def _gather(self, late: list[Entry]) -> list[Entry]:
+    def _gather(self, late: list[QueuedRequest]) -> list[QueuedRequest]:
         now = self._clock()
         predict = self._service_time.predict
-        batch: list[Entry] = []
+        batch: list[QueuedRequest] = []
         samples = 0
         earliest = math.inf  # by which the batch must be computed for all of it to be in time
-        passed_over: list[Entry] = []
+        passed_over: list[QueuedRequest] = []
         while self._queue and samples < self.max_batch_size:
             entry = self._queue.popleft()
             self._samples -= entry.samples
@@ -264,7 +264,7 @@ class Batcher:
             elif ready_by <= done_at:
                 self._waiting -= 1
                 late.append(entry)
-            elif batch and entry.kind != batch[0].kind:
+            elif batch and entry.batch_key != batch[0].batch_key:
                 passed_over.append(entry)
                 self._samples += entry.samples
             elif batch and (samples + entry.samples > self.max_batch_size or earliest < done_at):

@@ -18,28 +18,44 @@ log = structlog.get_logger()
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 
-class Answer(NamedTuple):
+class InferenceResult(NamedTuple):
     """A request's outputs by name, and what they cost."""
 
     outputs: Tensors
     timings: Timings
 
 
-OnDone = Callable[[Answer | ServerError], None]
+OnComplete = Callable[[InferenceResult | ServerError], None]
 
 
-class Entry:
+class QueuedRequest:
     """One request in the queue. It is completed exactly once: answered, failed, or dropped."""
 
-    __slots__ = ("_lock", "_on_done", "deadline", "enqueued", "held_until", "inputs", "kind", "ready_by", "samples")
+    __slots__ = (
+        "_lock",
+        "_on_complete",
+        "batch_key",
+        "deadline",
+        "enqueued",
+        "held_until",
+        "inputs",
+        "ready_by",
+        "samples",
+    )
 
     def __init__(
-        self, inputs: Tensors, samples: int, on_done: OnDone, *, kind: Hashable = None, deadline: float | None = None
+        self,
+        inputs: Tensors,
+        samples: int,
+        on_complete: OnComplete,
+        *,
+        batch_key: Hashable = None,
+        deadline: float | None = None,
     ) -> None:
-        """kind: only entries of equal kind share a batch. deadline: on the monotonic clock, in seconds."""
+        """batch_key: only entries of equal batch_key share a batch. deadline: on the monotonic clock, in seconds."""
         self.inputs = inputs
         self.samples = samples
-        self.kind = kind
+        self.batch_key = batch_key
         self.deadline = deadline
         self.enqueued = 0.0
         self.held_until = 0.0
@@ -47,23 +63,23 @@ class Entry:
         self.ready_by = deadline
         """When the answer must be computed; None: whenever."""
         self._lock = threading.Lock()
-        self._on_done: OnDone | None = on_done
+        self._on_complete: OnComplete | None = on_complete
 
     @property
     def done(self) -> bool:
-        return self._on_done is None
+        return self._on_complete is None
 
-    def complete(self, outcome: Answer | ServerError) -> bool:
+    def complete(self, outcome: InferenceResult | ServerError) -> bool:
         """Call the callback with the outcome, unless the entry is completed already; says whether it did.
 
         Never raises: a callback is its caller's own, and what fails in it is logged and hurts no neighbour.
         """
         with self._lock:
-            on_done, self._on_done = self._on_done, None
-        if on_done is None:
+            on_complete, self._on_complete = self._on_complete, None
+        if on_complete is None:
             return False
         try:
-            on_done(outcome)
+            on_complete(outcome)
         except Exception:
             log.exception("a request's callback failed")
         return True

@@ -25,7 +25,7 @@ class LabelScore:
 
 
 @dataclass(frozen=True)
-class Classification:
+class PredictedLabels:
     """An image's labels; path_probability is that of the whole set, where the model predicts a path."""
 
     labels: tuple[LabelScore, ...]
@@ -47,7 +47,7 @@ class Classifier:
     width: int
 
     @classmethod
-    def of(cls, name: str, signature: Signature) -> "Classifier":
+    def from_signature(cls, name: str, signature: Signature) -> "Classifier":
         """Raises InvalidRequestError for a model of another kind."""
         size = _picture_size(signature)
         if size is None:
@@ -66,7 +66,7 @@ class Classifier:
     def is_multi_label(self) -> bool:
         return self.signature.task == MULTI_LABEL
 
-    def read(self, outputs: Mapping[str, npt.NDArray[Any]], top_k: int) -> Classification:
+    def read(self, outputs: Mapping[str, npt.NDArray[Any]], top_k: int) -> PredictedLabels:
         """The labels of the first sample: top_k of them, or for 0 three rivals and every label of a set.
 
         Raises InferenceError for a path with a label that the model does not have.
@@ -74,17 +74,19 @@ class Classifier:
         probabilities = outputs["probabilities"][0]
         ranking = np.argsort(-probabilities, kind="stable")
         if not self.is_multi_label:
-            return Classification(self._scores(ranking[: top_k or DEFAULT_TOP_K], probabilities, rivals=True))
+            return PredictedLabels(self._scores(ranking[: top_k or DEFAULT_TOP_K], probabilities, rivals=True))
         if not self._has_path:
             count = max(int((probabilities >= self.signature.threshold).sum()), self.signature.min_labels)
-            return Classification(self._scores(ranking[: min(count, top_k or count)], probabilities))
+            return PredictedLabels(self._scores(ranking[: min(count, top_k or count)], probabilities))
         path = outputs["path"][0]
         path = path[path >= 0]
         if (path >= len(probabilities)).any():
             raise InferenceError(
                 f"the model's path names label {path.max()}; it has the labels 0 to {len(probabilities) - 1}"
             )
-        return Classification(self._scores(path[: top_k or None], probabilities), float(outputs["path_probability"][0]))
+        return PredictedLabels(
+            self._scores(path[: top_k or None], probabilities), float(outputs["path_probability"][0])
+        )
 
     @property
     def _has_path(self) -> bool:

@@ -13,7 +13,7 @@ from hangtag.serving.server.errors import NotFoundError, UnavailableError
 from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.runtime.providers import Gpu
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.serving.server.telemetry.model_statistics import Failures
+from hangtag.serving.server.telemetry.model_statistics import FailureCounts
 
 log = structlog.get_logger()
 
@@ -23,7 +23,7 @@ class Engine:
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
-        self.failures = Failures()
+        self.failures = FailureCounts()
         # Replaced as a whole and never changed, so that look-ups need no lock. Versions: the latest first.
         self._table: dict[str, dict[str, ServedModel]] = {}
         self._ready = False

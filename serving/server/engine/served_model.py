@@ -9,13 +9,13 @@ import numpy as np
 import structlog
 
 from hangtag.serving.server.batching.batcher import Batcher
-from hangtag.serving.server.batching.request import Answer, Entry, OnDone, Tensors
+from hangtag.serving.server.batching.request import InferenceResult, OnComplete, QueuedRequest, Tensors
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import ModelFile
-from hangtag.serving.server.engine.validation import batch_kind, count_samples
+from hangtag.serving.server.engine.validation import batch_key, count_samples
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ServerError
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.serving.server.telemetry.model_statistics import Statistics, Timings
+from hangtag.serving.server.telemetry.model_statistics import ModelStatistics, Timings
 
 log = structlog.get_logger()
 
@@ -32,7 +32,7 @@ class ServedModel:
         self.version = str(file.version)
         self.runtime = runtime
         self.signature = runtime.signature
-        self.statistics = Statistics()
+        self.statistics = ModelStatistics()
         self._alone_batches = 0  # in a row
         self.max_batch_size = config.max_batch_size_of(file.name) if self.signature.batched else 1
         self.batcher = Batcher(
@@ -55,31 +55,31 @@ class ServedModel:
             instance.start()
 
     def submit(
-        self, inputs: Tensors, datatypes: Mapping[str, str], on_done: OnDone, deadline: float | None = None
-    ) -> Entry:
-        """Check a request and queue it; on_done gets the answer or the error, from another thread.
+        self, inputs: Tensors, datatypes: Mapping[str, str], on_complete: OnComplete, deadline: float | None = None
+    ) -> QueuedRequest:
+        """Check a request and queue it; on_complete gets the answer or the error, from another thread.
 
         deadline: on the monotonic clock, in seconds. Raises InvalidRequestError, QueueFullError or UnavailableError;
-        on_done is not called then.
+        on_complete is not called then.
         """
-        samples, kind = self.check(inputs, datatypes)
-        entry = Entry(inputs, samples, on_done, kind=kind, deadline=deadline)
+        samples, batch_key = self.check(inputs, datatypes)
+        entry = QueuedRequest(inputs, samples, on_complete, batch_key=batch_key, deadline=deadline)
         self.batcher.put(entry)
         return entry
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> tuple[int, Hashable]:
-        """How many samples a request has, and its kind; what has the same shapes and datatypes gets the same answer.
+        """How many samples a request has, and its batch key, which depends on shapes alone.
 
         Raises InvalidRequestError when the request does not fit the model.
         """
         samples = count_samples(self.signature, inputs, datatypes, self.max_batch_size)
-        return samples, batch_kind(self.signature, inputs)
+        return samples, batch_key(self.signature, inputs)
 
-    def cancel(self, entry: Entry) -> None:
+    def cancel(self, entry: QueuedRequest) -> None:
         """The caller went away: drop the entry if it is still waiting, and its answer if it is being computed."""
         self.batcher.cancel(entry)
 
-    def execute(self, batch: list[Entry]) -> None:
+    def execute(self, batch: list[QueuedRequest]) -> None:
         """Compute a batch and complete its entries. Never raises: what fails, fails this batch only.
 
         What fails together is computed once more, each request alone: nobody fails for a neighbour's values.
@@ -95,7 +95,7 @@ class ServedModel:
         for entry, answer in zip(batch, answers, strict=True):
             entry.complete(answer)
 
-    def _execute_apart(self, batch: list[Entry], error: Exception) -> None:
+    def _execute_apart(self, batch: list[QueuedRequest], error: Exception) -> None:
         """error: what the batch failed with as a whole."""
         entries, outcomes = batch, [self._failure(error)]
         if len(batch) > 1:
@@ -103,25 +103,25 @@ class ServedModel:
             outcomes = [self._compute_alone(entry) for entry in entries]
         self.batcher.finish(batch)
         for entry, outcome in zip(entries, outcomes, strict=True):
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, InferenceResult):
                 self.statistics.record_batch([outcome.timings])
             else:
                 self.statistics.record_failure(int((time.monotonic() - entry.enqueued) * 1e9))
             entry.complete(outcome)
         told = isinstance(error, InvalidValuesError)  # it is one caller's, and told to that caller alone
-        if told and len(entries) == len(batch) and all(isinstance(outcome, Answer) for outcome in outcomes):
+        if told and len(entries) == len(batch) and all(isinstance(outcome, InferenceResult) for outcome in outcomes):
             told = False  # nobody's: they only cannot be joined
         if not told:
             log.error("batch failed", model=self.name, version=self.version, requests=len(batch), exc_info=error)
 
-    def _compute_alone(self, entry: Entry) -> Answer | ServerError:
+    def _compute_alone(self, entry: QueuedRequest) -> InferenceResult | ServerError:
         try:
             return self._compute([entry], time.monotonic())[0]
         except Exception as error:
             return self._failure(error)
 
     @staticmethod
-    def _failure(error: Exception) -> Answer | ServerError:
+    def _failure(error: Exception) -> InferenceResult | ServerError:
         return error if isinstance(error, ServerError) else InferenceError(f"the batch failed: {error}")
 
     def close(self) -> None:
@@ -135,7 +135,7 @@ class ServedModel:
         while batch := self.batcher.take():
             self.execute(batch)
 
-    def _compute(self, batch: list[Entry], started: float) -> list[Answer]:
+    def _compute(self, batch: list[QueuedRequest], started: float) -> list[InferenceResult]:
         begin = time.perf_counter_ns()
         inputs = batch[0].inputs
         if len(batch) > 1:
@@ -148,7 +148,7 @@ class ServedModel:
         split = time.perf_counter_ns()
         costs = (gathered - begin, computed - gathered, split - computed, sum(entry.samples for entry in batch))
         return [
-            Answer(part, Timings(int((started - entry.enqueued) * 1e9), *costs))
+            InferenceResult(part, Timings(int((started - entry.enqueued) * 1e9), *costs))
             for entry, part in zip(batch, parts, strict=True)
         ]
 

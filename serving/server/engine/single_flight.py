@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 
-class Joined:
+class SingleFlight:
     """Work by name. Whoever asks while the same waits for its turn waits with it, and gets the same result.
 
     What has begun already is not joined: it may have looked before there was what the caller wants seen.

@@ -36,7 +36,7 @@ def count_samples(signature: Signature, inputs: Arrays, datatypes: Mapping[str, 
     return _batch_size(signature, inputs, max_batch_size) if signature.batched else 1
 
 
-def batch_kind(signature: Signature, inputs: Arrays) -> Hashable:
+def batch_key(signature: Signature, inputs: Arrays) -> Hashable:
     """What requests must agree on to share a batch: the sizes of their free axes, the batch axis aside."""
     if all(None not in spec.shape[1:] for spec in signature.inputs):
         return None

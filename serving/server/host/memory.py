@@ -4,7 +4,7 @@ import ctypes
 import gc
 
 
-def settle() -> None:
+def release_loading_memory() -> None:
     """What is here now stays: the collector need not look at it again, and what loading took and left goes back.
 
     glibc keeps the memory that parsing the model files took; other C libraries have no ``malloc_trim`` and do not.

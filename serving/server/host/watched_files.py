@@ -20,7 +20,7 @@ CHECK_SECONDS = 1.0
 """How often the files are looked at, at most: a call costs a look at the clock, not at the disk."""
 
 
-class ChangingFiles(Generic[T]):
+class WatchedFiles(Generic[T]):
     """What ``read`` makes of some files, read again when one of them changes. Thread-safe."""
 
     def __init__(self, what: str, paths: Sequence[Path], read: Callable[[], T]) -> None:

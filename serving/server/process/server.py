@@ -74,7 +74,7 @@ class Server:
         except BaseException:
             self.stop(grace=0)
             raise
-        memory.settle()
+        memory.release_loading_memory()
         log.info(
             "ready",
             address=self.address,

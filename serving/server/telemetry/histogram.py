@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-SECONDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-BATCH_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+SECONDS_BOUNDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+BATCH_SIZE_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
 @dataclass(frozen=True)
-class Histogram:
+class BucketHistogram:
     """How many values lie at or below each bound but above the one before, the last count above all; and their sum."""
 
     bounds: tuple[float, ...]
@@ -19,19 +19,19 @@ class Histogram:
     sum: float
 
     @classmethod
-    def empty(cls, bounds: tuple[float, ...]) -> "Histogram":
+    def empty(cls, bounds: tuple[float, ...]) -> "BucketHistogram":
         return cls(bounds, (0,) * (len(bounds) + 1), 0.0)
 
     @property
     def count(self) -> int:
         return sum(self.counts)
 
-    def __add__(self, other: "Histogram") -> "Histogram":
+    def __add__(self, other: "BucketHistogram") -> "BucketHistogram":
         counts = tuple(one + another for one, another in zip(self.counts, other.counts, strict=True))
-        return Histogram(self.bounds, counts, self.sum + other.sum)
+        return BucketHistogram(self.bounds, counts, self.sum + other.sum)
 
 
-class Tally:
+class HistogramRecorder:
     """A histogram that grows. Not thread-safe: its owner has a lock."""
 
     __slots__ = ("_array", "_bounds", "_counts", "_sum")
@@ -52,5 +52,5 @@ class Tally:
             self._counts[bucket] += int(times)
         self._sum += float(values.sum())
 
-    def histogram(self) -> Histogram:
-        return Histogram(self._bounds, tuple(self._counts), self._sum)
+    def histogram(self) -> BucketHistogram:
+        return BucketHistogram(self._bounds, tuple(self._counts), self._sum)

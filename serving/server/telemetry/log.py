@@ -65,7 +65,7 @@ class _Library(logging.Handler):
         write(record.name, reason=record.getMessage()[:_LONGEST])
 
 
-def take_over(library: str) -> None:
+def redirect_library_log(library: str) -> None:
     """What a library logs by itself, be it of callers' making, is written in this log's form and within its limit."""
     logger = logging.getLogger(library)
     logger.handlers = [_Library(logging.WARNING)]

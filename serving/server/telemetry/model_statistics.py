@@ -9,12 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hangtag.serving.server.telemetry.histogram import BATCH_SIZES, SECONDS, Histogram, Tally
+from hangtag.serving.server.telemetry.histogram import (
+    BATCH_SIZE_BOUNDS,
+    SECONDS_BOUNDS,
+    BucketHistogram,
+    HistogramRecorder,
+)
 
 _WORTH_AN_ARRAY = 24
 """Requests in a batch from which on numpy counts them faster than Python does."""
 
-_NO_SECONDS, _NO_BATCHES = Histogram.empty(SECONDS), Histogram.empty(BATCH_SIZES)
+_NO_SECONDS, _NO_BATCHES = BucketHistogram.empty(SECONDS_BOUNDS), BucketHistogram.empty(BATCH_SIZE_BOUNDS)
 
 
 class Timings(NamedTuple):  # a tuple: one is made for every request
@@ -77,10 +82,10 @@ class Counters:
     compute_infer: Duration = Duration()
     compute_output: Duration = Duration()
     batches: dict[int, BatchCounters] = field(default_factory=dict)
-    request_seconds: Histogram = _NO_SECONDS
-    queue_seconds: Histogram = _NO_SECONDS
-    compute_seconds: Histogram = _NO_SECONDS
-    batch_sizes: Histogram = _NO_BATCHES
+    request_seconds: BucketHistogram = _NO_SECONDS
+    queue_seconds: BucketHistogram = _NO_SECONDS
+    compute_seconds: BucketHistogram = _NO_SECONDS
+    batch_sizes: BucketHistogram = _NO_BATCHES
 
     def __add__(self, other: "Counters") -> "Counters":
         """Of both together: of one model in two processes."""
@@ -104,7 +109,7 @@ class Counters:
         )
 
 
-class Statistics:
+class ModelStatistics:
     """Records batches and failures; ``snapshot`` gives the counters at one moment."""
 
     def __init__(self) -> None:
@@ -117,11 +122,11 @@ class Statistics:
         self._requests = 0
         self._input_ns = self._infer_ns = self._output_ns = 0
         self._request_seconds, self._queue_seconds, self._compute_seconds = (
-            Tally(SECONDS),
-            Tally(SECONDS),
-            Tally(SECONDS),
+            HistogramRecorder(SECONDS_BOUNDS),
+            HistogramRecorder(SECONDS_BOUNDS),
+            HistogramRecorder(SECONDS_BOUNDS),
         )
-        self._batch_sizes = Tally(BATCH_SIZES)
+        self._batch_sizes = HistogramRecorder(BATCH_SIZE_BOUNDS)
 
     def record_batch(self, timings: Sequence[Timings]) -> None:
         """One executed batch: one Timings a request; they differ in queue_ns only."""
@@ -184,18 +189,18 @@ FailureKey = tuple[str, str, str]
 """Model, version and code of what failed; model and version are empty where the caller named none that is served."""
 
 
-class Failures:
+class FailureCounts:
     """Requests that were not answered, by model, version and code, and how long that took. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._tallies: dict[FailureKey, Tally] = {}
+        self._tallies: dict[FailureKey, HistogramRecorder] = {}
 
     def record(self, model: str, version: str, code: str, ns: int) -> None:
         """model and version: of one that is served, or empty. Names that callers make up would grow without end."""
         with self._lock:
-            self._tallies.setdefault((model, version, code), Tally(SECONDS)).add(ns / 1e9)
+            self._tallies.setdefault((model, version, code), HistogramRecorder(SECONDS_BOUNDS)).add(ns / 1e9)
 
-    def snapshot(self) -> dict[FailureKey, Histogram]:
+    def snapshot(self) -> dict[FailureKey, BucketHistogram]:
         with self._lock:
             return {key: tally.histogram() for key, tally in self._tallies.items()}

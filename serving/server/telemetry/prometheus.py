@@ -12,7 +12,7 @@ from importlib import metadata
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from hangtag.serving.server.telemetry.histogram import SECONDS, Histogram
+from hangtag.serving.server.telemetry.histogram import SECONDS_BOUNDS, BucketHistogram
 from hangtag.serving.server.telemetry.server_state import LOADING, READY, ServerState, VersionState
 
 OK = "OK"
@@ -57,7 +57,7 @@ class StateCollector(Collector):
 
 def _awaited(state: ServerState) -> ServerState:
     """With a zero for what has not happened yet."""
-    none = Histogram.empty(SECONDS)
+    none = BucketHistogram.empty(SECONDS_BOUNDS)
     failures = {
         (one.name, one.version, code): none for one in state.versions if one.state == READY for code in _AWAITED_CODES
     }
@@ -161,7 +161,7 @@ def _server(workers: Workers, state: ServerState) -> Iterator[Metric]:
     yield info
 
 
-def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
+def _add(family: HistogramMetricFamily, labels: list[str], histogram: BucketHistogram) -> None:
     buckets, below = [], 0
     for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
         below += count

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from hangtag.serving.server.telemetry.histogram import Histogram
+from hangtag.serving.server.telemetry.histogram import BucketHistogram
 from hangtag.serving.server.telemetry.model_statistics import Counters, FailureKey
 
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
@@ -49,7 +49,7 @@ class ServerState:
     """
 
     versions: tuple[VersionState, ...] = ()
-    failures: dict[FailureKey, Histogram] = field(default_factory=dict)
+    failures: dict[FailureKey, BucketHistogram] = field(default_factory=dict)
     loads: dict[tuple[str, str], int] = field(default_factory=dict)
     paths: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -64,7 +64,7 @@ class ServerState:
         loads, paths = (_summed(*both) for both in ((self.loads, other.loads), (self.paths, other.paths)))
         return ServerState(tuple(versions.values()), failures, loads, paths)
 
-    def done_only(self) -> "ServerState":
+    def counts_only(self) -> "ServerState":
         """What is left of a process that ended: the counts, which must not fall; nothing that waits or serves."""
         kept = (replace(one, instances=0, queued=0, max_queue_size=0, state=READY, reason="") for one in self.versions)
         return replace(self, versions=tuple(kept), paths={})

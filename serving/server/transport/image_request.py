@@ -6,7 +6,7 @@ from typing import TypeAlias
 import numpy as np
 
 from hangtag.protos import classifier_pb2 as pb
-from hangtag.serving.server.batching.request import Answer, OnDone
+from hangtag.serving.server.batching.request import InferenceResult, OnComplete
 from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.classification.classifier import Classifier
 from hangtag.serving.server.engine.served_model import ServedModel
@@ -52,7 +52,7 @@ class ImageRequest:
     def __init__(self, model: ServedModel, picture: Picture, top_k: int) -> None:
         """Raises InvalidRequestError for a model of another kind, or a picture that it cannot take."""
         self.model = model
-        self._classifier = Classifier.of(model.name, model.signature)
+        self._classifier = Classifier.from_signature(model.name, model.signature)
         self._top_k = top_k
         started = time.perf_counter_ns()
         pixels = picture.pixels(self._classifier)
@@ -61,12 +61,12 @@ class ImageRequest:
         self.inputs = {image.name: pixels[np.newaxis]}
         self.datatypes = {image.name: image.datatype}
 
-    def ask(self, on_done: OnDone, deadline: float | None) -> Asked[pb.ClassifyResponse]:
+    def ask(self, on_complete: OnComplete, deadline: float | None) -> Asked[pb.ClassifyResponse]:
         """Queue it. Raises QueueFullError or UnavailableError."""
-        entry = self.model.submit(self.inputs, self.datatypes, on_done, deadline)
+        entry = self.model.submit(self.inputs, self.datatypes, on_complete, deadline)
         return Asked(lambda: self.model.cancel(entry), self.read)
 
-    def read(self, answer: Answer) -> pb.ClassifyResponse:
+    def read(self, answer: InferenceResult) -> pb.ClassifyResponse:
         """Raises InferenceError for an answer that makes no sense."""
         classification = self._classifier.read(answer.outputs, self._top_k)
         timings = answer.timings

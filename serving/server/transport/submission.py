@@ -8,7 +8,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 import grpc
 
-from hangtag.serving.server.batching.request import Answer, OnDone
+from hangtag.serving.server.batching.request import InferenceResult, OnComplete
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ServerError
@@ -24,31 +24,31 @@ class Asked(Generic[Response]):
     """A request in a queue. ``read`` makes the response of its answer, and may raise ServerError."""
 
     cancel: Callable[[], None]
-    read: Callable[[Answer], Response]
+    read: Callable[[InferenceResult], Response]
 
 
-Ask: TypeAlias = Callable[[OnDone, float | None], Asked[Response]]
+Ask: TypeAlias = Callable[[OnComplete, float | None], Asked[Response]]
 """Puts a request into its model's queue, with a deadline on the monotonic clock; raises ServerError instead."""
 
-AskModel: TypeAlias = Callable[[ServedModel, OnDone, float | None], Asked[Response]]
+AskModel: TypeAlias = Callable[[ServedModel, OnComplete, float | None], Asked[Response]]
 """The same of a certain model."""
 
 
 def asking(engine: Engine, name: str, version: str, ask: AskModel[Response]) -> Ask[Response]:
     """Asks the model of this name and version, or its successor; what fails is counted, as for a call of its own."""
 
-    def ask_and_count(on_done: OnDone, deadline: float | None) -> Asked[Response]:
+    def ask_and_count(on_complete: OnComplete, deadline: float | None) -> Asked[Response]:
         started = time.perf_counter_ns()
 
         def count(error: Exception) -> None:
             engine.record_failure(name, version, code_of(error).name, time.perf_counter_ns() - started)
 
-        def done(outcome: Answer | ServerError) -> None:
+        def done(outcome: InferenceResult | ServerError) -> None:
             if isinstance(outcome, ServerError):
                 count(outcome)
-            on_done(outcome)
+            on_complete(outcome)
 
-        def read(answer: Answer) -> Response:
+        def read(answer: InferenceResult) -> Response:
             try:
                 return asked.read(answer)
             except Exception as error:
@@ -68,7 +68,7 @@ def asking(engine: Engine, name: str, version: str, ask: AskModel[Response]) -> 
 def ask_all(asks: Sequence[Ask[Response]], context: grpc.ServicerContext) -> list[Response | Exception]:
     """Every response, or why there is none, in the order of the asks; all are queued before the first is waited for."""
     deadline = deadline_of(context)
-    done: queue.SimpleQueue[tuple[int, Answer | ServerError]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, InferenceResult | ServerError]] = queue.SimpleQueue()
     asked: dict[int, Asked[Response]] = {}
     responses: dict[int, Response | Exception] = {}
     for place, ask in enumerate(asks):
@@ -90,7 +90,7 @@ def ask_all(asks: Sequence[Ask[Response]], context: grpc.ServicerContext) -> lis
     return [responses[place] for place in range(len(asks))]
 
 
-def response_of(asked: Asked[Response], outcome: Answer | ServerError) -> Response | Exception:
+def response_of(asked: Asked[Response], outcome: InferenceResult | ServerError) -> Response | Exception:
     """The response of an answer, or why there is none."""
     if isinstance(outcome, ServerError):
         return outcome

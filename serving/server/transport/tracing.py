@@ -14,7 +14,7 @@ import grpc
 import structlog
 
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.telemetry.log import take_over
+from hangtag.serving.server.telemetry.log import redirect_library_log
 from hangtag.serving.server.transport.grpc.unary_call import BATCH_SIZE, COMPUTE_NS, QUEUE_NS
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        take_over("opentelemetry")  # it tells of each header that a caller has got wrong
+        redirect_library_log("opentelemetry")  # it tells of each header that a caller has got wrong
         resource = Resource({SERVICE_NAME: "hangtag"}).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # sampling: OTEL_TRACES_SAMPLER
         self._provider.add_span_processor(processor)

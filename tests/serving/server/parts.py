@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hangtag.serving.server.batching.batcher import Batcher
-from hangtag.serving.server.batching.request import Answer, Entry, OnDone
+from hangtag.serving.server.batching.request import InferenceResult, OnComplete, QueuedRequest
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.repository import ModelFile
@@ -34,19 +34,19 @@ class Caller:
     """Keeps each outcome that an entry's callback gets."""
 
     def __init__(self) -> None:
-        self.outcomes: list[Answer | ServerError] = []
+        self.outcomes: list[InferenceResult | ServerError] = []
 
-    def __call__(self, outcome: Answer | ServerError) -> None:
+    def __call__(self, outcome: InferenceResult | ServerError) -> None:
         self.outcomes.append(outcome)
 
     @property
-    def outcome(self) -> Answer | ServerError:
+    def outcome(self) -> InferenceResult | ServerError:
         (only,) = self.outcomes
         return only
 
     @property
-    def answer(self) -> Answer:
-        assert isinstance(self.outcome, Answer), self.outcome
+    def answer(self) -> InferenceResult:
+        assert isinstance(self.outcome, InferenceResult), self.outcome
         return self.outcome
 
 
@@ -67,9 +67,11 @@ class FakeRuntime(Runtime):
         return self.compute(inputs["x"])
 
 
-def entry(samples: int = 1, on_done: OnDone | None = None, *, kind: str = "", deadline: float | None = None) -> Entry:
+def entry(
+    samples: int = 1, on_complete: OnComplete | None = None, *, batch_key: str = "", deadline: float | None = None
+) -> QueuedRequest:
     """An entry without inputs, for the batcher alone."""
-    return Entry({}, samples, on_done or Caller(), kind=kind, deadline=deadline)
+    return QueuedRequest({}, samples, on_complete or Caller(), batch_key=batch_key, deadline=deadline)
 
 
 def batcher(

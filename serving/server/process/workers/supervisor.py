@@ -131,7 +131,7 @@ class Supervisor:
         now = total(worker.state for worker in workers)
         served = {(one.name, one.version) for one in now.versions}
         with self._changed:
-            gone = self._ended.done_only()
+            gone = self._ended.counts_only()
         counted = tuple(one for one in gone.versions if (one.name, one.version) in served)
         return now + replace(gone, versions=counted)
 
@@ -184,7 +184,7 @@ class Supervisor:
     def _on_end(self, worker: WorkerProcess) -> None:
         worker.join()
         with self._changed:
-            self._ended += worker.state.done_only()
+            self._ended += worker.state.counts_only()
             worker.listening = worker.following = False
             worker.state = ServerState()
             if self._stopping.is_set():

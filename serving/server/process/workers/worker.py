@@ -83,7 +83,7 @@ class Worker:
             server.control.start(polling=False)
             server.control.catch_up(*self._supervisor.call(Loaded()))
             server.listen()
-            memory.settle()
+            memory.release_loading_memory()
             self._supervisor.call(Listening())
         except StartError as error:
             self._supervisor.call(Failed(str(error)))

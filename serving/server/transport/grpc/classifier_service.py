@@ -7,7 +7,7 @@ import grpc
 
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.protos import classifier_pb2_grpc
-from hangtag.serving.server.batching.request import OnDone
+from hangtag.serving.server.batching.request import OnComplete
 from hangtag.serving.server.classification.classifier import Classifier
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.served_model import ServedModel
@@ -72,16 +72,16 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
         return pb.CompareResponse(outcomes=[outcome(*each) for each in zip(names, responses, strict=True)])
 
     def _asking(self, name: str, version: str, picture: Picture, top_k: int) -> Ask[pb.ClassifyResponse]:
-        def ask(model: ServedModel, on_done: OnDone, deadline: float | None) -> Asked[pb.ClassifyResponse]:
-            return ImageRequest(model, picture, top_k).ask(on_done, deadline)
+        def ask(model: ServedModel, on_complete: OnComplete, deadline: float | None) -> Asked[pb.ClassifyResponse]:
+            return ImageRequest(model, picture, top_k).ask(on_complete, deadline)
 
         return asking(self._engine, name, version, ask)
 
     def _ask(
-        self, request: pb.ClassifyRequest, on_done: OnDone, deadline: float | None
+        self, request: pb.ClassifyRequest, on_complete: OnComplete, deadline: float | None
     ) -> Asked[pb.ClassifyStreamResponse]:
         ask = self._asking(request.model_name, request.model_version, Picture(request), request.top_k)
-        asked = ask(on_done, deadline)
+        asked = ask(on_complete, deadline)
         return Asked(asked.cancel, lambda answer: pb.ClassifyStreamResponse(id=request.id, answer=asked.read(answer)))
 
     def _choices(self, request: pb.CompareRequest) -> list[pb.ModelChoice]:

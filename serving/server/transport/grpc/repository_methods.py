@@ -9,7 +9,7 @@ import grpc
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.engine.model_control import Control
-from hangtag.serving.server.engine.single_flight import Joined
+from hangtag.serving.server.engine.single_flight import SingleFlight
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError
 from hangtag.serving.server.telemetry.model_statistics import Duration
 from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE, VersionState
@@ -21,7 +21,7 @@ class RepositoryMethods:
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._loads = Joined()
+        self._loads = SingleFlight()
 
     @answers_errors
     def RepositoryIndex(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import grpc
 
-from hangtag.serving.server.batching.request import Answer, Tensors
+from hangtag.serving.server.batching.request import InferenceResult, Tensors
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ServerError
 from hangtag.serving.server.telemetry.model_statistics import Timings
@@ -28,9 +28,9 @@ def infer(
     datatypes: Mapping[str, str],
     context: grpc.ServicerContext,
     deadline: float | None,
-) -> Answer:
+) -> InferenceResult:
     """The model's answer, within the deadline and only while the caller is there. Raises ServerError."""
-    outcome: queue.SimpleQueue[Answer | ServerError] = queue.SimpleQueue()
+    outcome: queue.SimpleQueue[InferenceResult | ServerError] = queue.SimpleQueue()
     entry = model.submit(inputs, datatypes, outcome.put, deadline)
     if not context.add_callback(lambda: model.cancel(entry)):  # the call has ended already
         model.cancel(entry)

@@ -40,7 +40,7 @@ class Form:
         model: ServedModel,
         specs: Sequence[TensorSpec],
         samples: int,
-        kind: Hashable,
+        batch_key: Hashable,
     ) -> None:
         """request: without its contents. specs: the outputs that it asks for."""
         tensor = request.inputs[0]
@@ -50,7 +50,7 @@ class Form:
         self._model = weakref.ref(model)
         self._version = model.version
         self.samples = samples
-        self.kind = kind
+        self.batch_key = batch_key
         self.request = request
         self._specs = specs
         self._input = tensor.name
@@ -114,7 +114,7 @@ class Forms:
         model: ServedModel,
         specs: Sequence[TensorSpec],
         samples: int,
-        kind: Hashable,
+        batch_key: Hashable,
     ) -> Form | None:
         """A form of a request that passed every check, if it can have one."""
         if not _is_plain(request) or any(spec.datatype not in _BY_VALUE | {"BOOL"} for spec in specs):
@@ -124,7 +124,7 @@ class Forms:
         bare = _without_contents(head, size)
         if bare is None or len(head) > _MAX_HEAD:
             return None
-        form = Form(bare, model, specs, samples, kind)
+        form = Form(bare, model, specs, samples, batch_key)
         asked = (form.model_name, form.model_version)
         for stale in [
             other

@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.batching.request import Answer, Entry, Tensors
+from hangtag.serving.server.batching.request import InferenceResult, QueuedRequest, Tensors
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import CancelledError, InvalidRequestError, ServerError, UnavailableError
@@ -59,7 +59,7 @@ class HotInference:
             if model is form.model:
                 try:
                     _Queued(reply, model, form.answer).put(
-                        form.inputs(message), form.samples, form.kind, reply.call.deadline, wake
+                        form.inputs(message), form.samples, form.batch_key, reply.call.deadline, wake
                     )
                 except UnavailableError:
                     pass  # it was closed just now: ask its successor, if there is one
@@ -74,14 +74,14 @@ class HotInference:
         def ask(model: ServedModel) -> ServedModel:
             inputs, datatypes = codec.decode_inputs(request)
             specs = codec.requested_outputs(request, model.signature)
-            samples, kind = model.check(inputs, datatypes)
+            samples, batch_key = model.check(inputs, datatypes)
             deadline = own_deadline(request, reply.call.deadline)
-            self._forms.learn(message, request, model, specs, samples, kind)
+            self._forms.learn(message, request, model, specs, samples, batch_key)
 
             def encode(outputs: Mapping[str, npt.NDArray[Any]]) -> bytes:
                 return codec.encode_response(request, model.version, specs, outputs).SerializeToString()
 
-            _Queued(reply, model, encode).put(inputs, samples, kind, deadline, wake)
+            _Queued(reply, model, encode).put(inputs, samples, batch_key, deadline, wake)
             return model
 
         return with_model(self._engine, request.model_name, request.model_version, ask)
@@ -102,7 +102,7 @@ class _Reply:
         self._started = time.perf_counter_ns()
         self._started_ns = time.time_ns() if tracing else 0
 
-    def answer(self, message: bytes, answer: Answer) -> None:
+    def answer(self, message: bytes, answer: InferenceResult) -> None:
         trailing = cost(answer.timings)
         self.call.answer(message, trailing)
         if self._tracing:
@@ -134,13 +134,13 @@ class _Queued:
         self._model = model
         self._encode = encode
 
-    def put(self, inputs: Tensors, samples: int, kind: Hashable, deadline: float | None, wake: bool) -> None:
+    def put(self, inputs: Tensors, samples: int, batch_key: Hashable, deadline: float | None, wake: bool) -> None:
         call = self._reply.call
-        self._entry = Entry(inputs, samples, self._end, kind=kind, deadline=deadline)
+        self._entry = QueuedRequest(inputs, samples, self._end, batch_key=batch_key, deadline=deadline)
         self._reply.queued = self
         try:
             # A call whose batch starts at once is as good as computed; whoever has to wait may go away meanwhile.
-            if wake or kind is not None or self._model.batcher.would_wait(samples):
+            if wake or batch_key is not None or self._model.batcher.would_wait(samples):
                 self._model.batcher.check(self._entry)  # to watch is much of what one costs that is refused
                 call.watch(self._reply.cancel)
             self._model.batcher.put(self._entry, wake=wake)
@@ -152,9 +152,9 @@ class _Queued:
     def cancel(self) -> None:
         self._model.cancel(self._entry)
 
-    def _end(self, outcome: Answer | ServerError) -> None:
+    def _end(self, outcome: InferenceResult | ServerError) -> None:
         self._reply.queued = None
-        if isinstance(outcome, Answer):
+        if isinstance(outcome, InferenceResult):
             try:
                 message = self._encode(outcome.outputs)
             except Exception as error:  # a bug of ours

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import structlog
 
 from hangtag.serving.server.batching.batcher import Batcher
-from hangtag.serving.server.batching.request import Entry
+from hangtag.serving.server.batching.request import QueuedRequest
 from hangtag.serving.server.errors import DeadlineError, QueueFullError
 from hangtag.serving.server.transport.hot.completion_queue import (
     OPERATION_DONE,
@@ -52,10 +52,10 @@ class Computer(Protocol):
     @property
     def batcher(self) -> Batcher: ...
 
-    def execute(self, batch: list[Entry]) -> None: ...
+    def execute(self, batch: list[QueuedRequest]) -> None: ...
 
 
-Batch = tuple[Computer, list[Entry]]
+Batch = tuple[Computer, list[QueuedRequest]]
 
 
 class Handler(Protocol):
@@ -147,7 +147,7 @@ class HotPath:
             if not self._computing:
                 self._counting.notify_all()
 
-    def _is_lone(self, model: Computer, batch: list[Entry]) -> bool:
+    def _is_lone(self, model: Computer, batch: list[QueuedRequest]) -> bool:
         """Calls come one at a time and this one takes a moment, so no follower need be woken to poll meanwhile.
 
         Waking one costs a part of the call's own time. Should the moment be a long one, the reserve thread polls.

@@ -8,7 +8,7 @@ import grpc
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.host.watched_files import ChangingFiles, read_bytes
+from hangtag.serving.server.host.watched_files import WatchedFiles, read_bytes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def server_credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
         return None
     files = _Files(config.tls_cert, config.tls_key, config.tls_client_ca)
     paths = [path for path in (files.certificate, files.key, files.client_ca) if path is not None]
-    watched = ChangingFiles("TLS certificates", paths, files.read)
+    watched = WatchedFiles("TLS certificates", paths, files.read)
     told = watched.current()
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hangtag.serving.server.errors import StartError, UnauthenticatedError
-from hangtag.serving.server.host.watched_files import ChangingFiles, read_bytes
+from hangtag.serving.server.host.watched_files import WatchedFiles, read_bytes
 
 Metadata = Iterable[tuple[str, str | bytes]]
 Authorise = Callable[[Metadata], None]
@@ -22,7 +22,7 @@ class Tokens:
 
     def __init__(self, path: Path) -> None:
         """Raises StartError when the file cannot be read, or holds what is no token."""
-        self._digests = ChangingFiles("tokens", [path], lambda: _read(path))
+        self._digests = WatchedFiles("tokens", [path], lambda: _read(path))
 
     def authorise(self, metadata: Metadata) -> None:
         """Raises UnauthenticatedError unless the metadata has ``authorization: Bearer <one of the tokens>``."""

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 import pytest
 
 from hangtag.serving.server.batching.batcher import Batcher
-from hangtag.serving.server.batching.request import Answer, Entry
+from hangtag.serving.server.batching.request import InferenceResult, QueuedRequest
 from hangtag.serving.server.errors import CancelledError, DeadlineError, QueueFullError, UnavailableError
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from tests.serving.server.parts import Caller, Clock, batcher, entry
 
-ANSWER = Answer({}, Timings(0, 0, 0, 0, 1))
+ANSWER = InferenceResult({}, Timings(0, 0, 0, 0, 1))
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def put(queue: Batcher, *entries: Entry) -> list[Entry]:
+def put(queue: Batcher, *entries: QueuedRequest) -> list[QueuedRequest]:
     for one in entries:
         queue.put(one)
     return list(entries)
@@ -47,7 +47,7 @@ def test_a_batch_counts_samples_and_never_splits_a_request(clock: Clock) -> None
 
 def test_kinds_are_never_mixed_and_keep_their_order(clock: Clock) -> None:
     queue = batcher(clock, size=3)
-    a1, b1, a2, b2, a3, a4 = put(queue, *(entry(kind=kind) for kind in "abab" + "aa"))
+    a1, b1, a2, b2, a3, a4 = put(queue, *(entry(batch_key=batch_key) for batch_key in "abab" + "aa"))
     assert queue.take() == [a1, a2, a3]
     assert queue.take() == [b1, b2]
     assert queue.take() == [a4]
@@ -55,7 +55,9 @@ def test_kinds_are_never_mixed_and_keep_their_order(clock: Clock) -> None:
 
 def test_a_request_that_does_not_fit_keeps_its_place_behind_those_of_another_kind(clock: Clock) -> None:
     queue = batcher(clock, size=4)
-    a1, b1, a2, a3 = put(queue, entry(2, kind="a"), entry(kind="b"), entry(3, kind="a"), entry(1, kind="a"))
+    a1, b1, a2, a3 = put(
+        queue, entry(2, batch_key="a"), entry(batch_key="b"), entry(3, batch_key="a"), entry(1, batch_key="a")
+    )
     assert [queue.take(wait=False) for _ in range(3)] == [[a1], [b1], [a2, a3]]
 
 
@@ -64,7 +66,7 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(clock: 
     first, _ = put(queue, entry(), entry())
     refused = Caller()
     with pytest.raises(QueueFullError, match="2 requests are waiting, as many as the queue holds"):
-        queue.put(entry(on_done=refused))
+        queue.put(entry(on_complete=refused))
     assert refused.outcomes == []
     queue.cancel(first)
     put(queue, entry())
@@ -75,7 +77,7 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(clock: 
 def test_a_cancelled_entry_costs_nothing_and_its_neighbours_are_taken(clock: Clock, victim: int) -> None:
     queue = batcher(clock)
     callers = [Caller() for _ in range(3)]
-    entries = put(queue, *(entry(on_done=caller) for caller in callers))
+    entries = put(queue, *(entry(on_complete=caller) for caller in callers))
     queue.cancel(entries[victim])
     assert isinstance(callers.pop(victim).outcome, CancelledError)
     del entries[victim]
@@ -89,7 +91,9 @@ def test_a_late_entry_is_dropped_before_it_is_computed(clock: Clock, victim: int
     queue = batcher(clock)
     callers = [Caller() for _ in range(3)]
     deadlines = [clock.now + (1 if index == victim else 10) for index in range(3)]
-    entries = put(queue, *(entry(on_done=caller, deadline=at) for caller, at in zip(callers, deadlines, strict=True)))
+    entries = put(
+        queue, *(entry(on_complete=caller, deadline=at) for caller, at in zip(callers, deadlines, strict=True))
+    )
     clock.now += 1
     del entries[victim]
     assert queue.take() == entries
@@ -114,7 +118,7 @@ def test_a_late_callback_that_raises_loses_nobody(clock: Clock) -> None:
         raise RuntimeError("the caller's own")
 
     queue = batcher(clock)
-    put(queue, entry(on_done=broken, deadline=clock.now))
+    put(queue, entry(on_complete=broken, deadline=clock.now))
     others = put(queue, entry())
     assert queue.take() == others
 
@@ -122,7 +126,7 @@ def test_a_late_callback_that_raises_loses_nobody(clock: Clock) -> None:
 def test_cancelling_what_was_taken_or_answered_is_harmless(clock: Clock) -> None:
     queue = batcher(clock)
     taken, answered = Caller(), Caller()
-    entries = put(queue, entry(on_done=taken), entry(on_done=answered))
+    entries = put(queue, entry(on_complete=taken), entry(on_complete=answered))
     assert queue.take() == entries
     queue.cancel(entries[0])
     assert not entries[0].complete(ANSWER)
@@ -190,7 +194,7 @@ def test_close_refuses_new_entries_and_drains_the_old_without_delay(clock: Clock
     assert [queue.take(), queue.take(), queue.take(), queue.take()] == [entries[:2], entries[2:], [], []]
 
 
-def batches_until_closed(queue: Batcher) -> Iterator[list[Entry]]:
+def batches_until_closed(queue: Batcher) -> Iterator[list[QueuedRequest]]:
     while batch := queue.take():
         yield batch
 
@@ -215,10 +219,10 @@ def test_several_takers_share_the_work_and_everyone_is_answered_once() -> None:
         for batch in batches_until_closed(queue):
             sizes.append(len(batch))
             for one in batch:
-                one.complete(Answer({}, Timings(id(one), 0, 0, 0, 1)))
+                one.complete(InferenceResult({}, Timings(id(one), 0, 0, 0, 1)))
             queue.finish(batch)
 
-    entries = [entry(on_done=caller) for caller in callers]
+    entries = [entry(on_complete=caller) for caller in callers]
     takers = [threading.Thread(target=compute) for _ in range(4)]
     putters = [threading.Thread(target=put, args=(queue, *entries[part::3])) for part in range(3)]
     for thread in (*takers, *putters):
@@ -242,7 +246,7 @@ def test_several_takers_share_the_work_and_everyone_is_answered_once() -> None:
 
 def test_a_taker_that_waits_is_woken_by_an_entry(clock: Clock) -> None:
     queue = batcher(clock)
-    taken: list[list[Entry]] = []
+    taken: list[list[QueuedRequest]] = []
     taker = threading.Thread(target=lambda: taken.append(queue.take()))
     taker.start()
     entries = put(queue, entry())
@@ -270,7 +274,7 @@ def test_who_came_while_all_were_busy_is_taken_when_the_delay_is_over() -> None:
     queue = Batcher(max_batch_size=2, max_queue_size=10, instances=1, max_queue_delay=0.1)
     put(queue, entry(2))
     computed = queue.take(wait=False)  # by a thread that does not come back to wait
-    taken: list[list[Entry]] = []
+    taken: list[list[QueuedRequest]] = []
     taker = threading.Thread(target=lambda: taken.append(queue.take()), daemon=True)
     taker.start()
     while not queue._changed._waiters:  # type: ignore[attr-defined]

@@ -225,7 +225,7 @@ def test_without_a_deadline_nobody_is_refused(clock: Clock) -> None:
 def test_who_cancels_when_the_time_is_over_was_late(clock: Clock, after: float, expected: type[Exception]) -> None:
     """gRPC cancels a call for its caller at the deadline, which the server may know rounded up by a hundredth."""
     queue, caller = batcher(clock), Caller()
-    one = entry(on_done=caller, deadline=clock.now + 10)
+    one = entry(on_complete=caller, deadline=clock.now + 10)
     queue.put(one)
     clock.now += after
     queue.cancel(one)

@@ -1,4 +1,4 @@
-"""Under any interleaving no entry is lost, doubled, reordered, mixed with another kind, or computed in vain."""
+"""Under any interleaving no entry is lost, doubled, reordered, mixed with another key, or computed in vain."""
 
 import pytest
 from hypothesis import settings
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hangtag.serving.server.batching.batcher import _UNSEEN_SHARE
-from hangtag.serving.server.batching.request import Answer, Entry
+from hangtag.serving.server.batching.request import InferenceResult, QueuedRequest
 from hangtag.serving.server.errors import (
     CancelledError,
     DeadlineError,
@@ -30,18 +30,18 @@ class BatcherMachine(RuleBasedStateMachine):
     def start(self, size: int, queue: int, delay: float, instances: int) -> None:
         self.clock = Clock()
         self.batcher = batcher(self.clock, size=size, queue=queue, delay=delay, instances=instances)
-        self.callers: dict[Entry, Caller] = {}
-        self.waiting: list[Entry] = []
-        self.computing: list[list[Entry]] = []
-        self.expected: dict[Entry, type | Answer] = {}
+        self.callers: dict[QueuedRequest, Caller] = {}
+        self.waiting: list[QueuedRequest] = []
+        self.computing: list[list[QueuedRequest]] = []
+        self.expected: dict[QueuedRequest, type | InferenceResult] = {}
         self.closed = False
 
-    @rule(samples=st.integers(1, 6), kind=st.sampled_from("ab"), patience=st.sampled_from([None, 0, 1, 2, 5]))
-    def put(self, samples: int, kind: str, patience: int | None) -> None:
+    @rule(samples=st.integers(1, 6), batch_key=st.sampled_from("ab"), patience=st.sampled_from([None, 0, 1, 2, 5]))
+    def put(self, samples: int, batch_key: str, patience: int | None) -> None:
         samples = min(samples, self.batcher.max_batch_size)
         deadline = None if patience is None else self.clock.now + patience
         caller = Caller()
-        entry = Entry({}, samples, caller, kind=kind, deadline=deadline)
+        entry = QueuedRequest({}, samples, caller, batch_key=batch_key, deadline=deadline)
         refusal = (
             UnavailableError
             if self.closed
@@ -104,8 +104,8 @@ class BatcherMachine(RuleBasedStateMachine):
             assert not (due and self.waiting)
             return
         assert free
-        assert batch[0] is self.waiting[0]  # nobody is overtaken by another kind for ever
-        same_kind = [entry for entry in self.waiting if entry.kind == batch[0].kind]
+        assert batch[0] is self.waiting[0]  # nobody is overtaken by another key for ever
+        same_kind = [entry for entry in self.waiting if entry.batch_key == batch[0].batch_key]
         assert batch == same_kind[: len(batch)]
         samples = sum(entry.samples for entry in batch)
         assert samples <= self.batcher.max_batch_size
@@ -121,7 +121,7 @@ class BatcherMachine(RuleBasedStateMachine):
         batch = self.computing.pop(data.draw(st.integers(0, len(self.computing) - 1)))
         self.batcher.finish(batch, None if fails else data.draw(st.sampled_from([0.0, 0.5, 4.0])))
         for entry in batch:
-            outcome = InferenceError("made up") if fails else Answer({}, Timings(id(entry), 0, 0, 0, 1))
+            outcome = InferenceError("made up") if fails else InferenceResult({}, Timings(id(entry), 0, 0, 0, 1))
             gone = entry in self.expected
             assert entry.complete(outcome) is not gone
             self.expected.setdefault(entry, InferenceError if isinstance(outcome, InferenceError) else outcome)
@@ -141,7 +141,7 @@ class BatcherMachine(RuleBasedStateMachine):
             expected = self.expected.get(entry)
             if expected is None:
                 assert caller.outcomes == []
-            elif isinstance(expected, Answer):
+            elif isinstance(expected, InferenceResult):
                 assert caller.outcome is expected
             else:
                 assert type(caller.outcome) is expected
@@ -158,7 +158,7 @@ class BatcherMachine(RuleBasedStateMachine):
                 batch = self.computing.pop()
                 self.batcher.finish(batch)
                 for entry in batch:
-                    entry.complete(Answer({}, Timings(id(entry), 0, 0, 0, 1)))
+                    entry.complete(InferenceResult({}, Timings(id(entry), 0, 0, 0, 1)))
             self.take()
         assert self.batcher.computing == 0
         assert self.batcher.take() == []

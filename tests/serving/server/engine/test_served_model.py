@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import structlog
 
-from hangtag.serving.server.batching.request import Answer
+from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import _ALONE_BATCHES, ServedModel
 from hangtag.serving.server.errors import InferenceError, InvalidRequestError, InvalidValuesError, UnavailableError
@@ -59,17 +59,17 @@ def test_the_threads_of_a_started_model_answer(runtime: FakeRuntime) -> None:
     answered = threading.Semaphore(0)
     outcomes: dict[int, object] = {}
 
-    def on_done(number: int, outcome: object) -> None:
+    def on_complete(number: int, outcome: object) -> None:
         outcomes[number] = outcome
         answered.release()
 
     model.start()
     for number in range(200):
-        model.submit(rows(number), FP32, lambda outcome, number=number: on_done(number, outcome))  # type: ignore[misc]
+        model.submit(rows(number), FP32, lambda outcome, number=number: on_complete(number, outcome))  # type: ignore[misc]
     assert all(answered.acquire(timeout=30) for _ in range(200))
     model.close()
     for number, outcome in outcomes.items():
-        assert isinstance(outcome, Answer)
+        assert isinstance(outcome, InferenceResult)
         assert outcome.outputs["y"].tolist() == [[2 * number] * 2]
 
 

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hangtag.serving.server.batching.request import Answer, Entry
+from hangtag.serving.server.batching.request import InferenceResult, QueuedRequest
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import (
@@ -29,10 +29,10 @@ class ModelMachine(RuleBasedStateMachine):
     def start(self, size: int, instances: int) -> None:
         self.config = ServerConfig(max_batch_size=size, max_queue_size=size + 3, instances=instances)
         self.models: list[ServedModel] = []
-        self.callers: dict[Entry, tuple[ServedModel, Caller, list[float]]] = {}
-        self.gone: set[Entry] = set()
-        self.doomed: set[Entry] = set()
-        self.taken: list[tuple[ServedModel, list[Entry]]] = []
+        self.callers: dict[QueuedRequest, tuple[ServedModel, Caller, list[float]]] = {}
+        self.gone: set[QueuedRequest] = set()
+        self.doomed: set[QueuedRequest] = set()
+        self.taken: list[tuple[ServedModel, list[QueuedRequest]]] = []
         self.next = 0.0
         self.deploy()
 
@@ -117,7 +117,7 @@ class ModelMachine(RuleBasedStateMachine):
             elif entry in self.doomed:
                 assert isinstance(caller.outcome, InferenceError)
             elif caller.outcomes:
-                assert isinstance(caller.outcome, Answer)
+                assert isinstance(caller.outcome, InferenceResult)
                 np.testing.assert_array_equal(caller.answer.outputs["y"][:, 0], np.array(values) * 2)
 
     def teardown(self) -> None:

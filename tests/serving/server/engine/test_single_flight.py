@@ -5,7 +5,7 @@ from concurrent.futures import Future
 import pytest
 
 from hangtag.serving.server.engine import single_flight as joined_module
-from hangtag.serving.server.engine.single_flight import Joined
+from hangtag.serving.server.engine.single_flight import SingleFlight
 
 TIMEOUT = 30.0
 
@@ -56,7 +56,7 @@ def start(work: Callable[[], None], waits: threading.Semaphore) -> threading.Thr
 
 
 def test_however_many_ask_it_is_done_once_more_after_what_has_begun(waits: threading.Semaphore) -> None:
-    joined, work = Joined(), Work()
+    joined, work = SingleFlight(), Work()
     first = start(lambda: joined.do("a", work.named("a")), waits)
     assert work.begun.acquire(timeout=TIMEOUT)
     others = [start(lambda: joined.do("a", work.named("a")), waits) for _ in range(20)]
@@ -70,7 +70,7 @@ def test_however_many_ask_it_is_done_once_more_after_what_has_begun(waits: threa
 
 
 def test_a_failure_is_everybodys_who_waited_for_it_and_nobody_elses(waits: threading.Semaphore) -> None:
-    joined, work = Joined(), Work()
+    joined, work = SingleFlight(), Work()
     raised: list[Exception] = []
 
     def ask() -> None:

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hangtag.serving.server.engine.validation import batch_kind, count_samples
+from hangtag.serving.server.engine.validation import batch_key, count_samples
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.signature import Signature, TensorSpec
 
@@ -75,8 +75,8 @@ def test_no_free_axis_may_be_empty(shape: tuple[int, ...]) -> None:
 
 def test_the_kind_is_the_sizes_of_the_other_free_axes() -> None:
     def kind(batch: int, length: int) -> object:
-        return batch_kind(PAIRS, {"a": np.zeros((batch, length)), "b": np.zeros((batch, 3))})
+        return batch_key(PAIRS, {"a": np.zeros((batch, length)), "b": np.zeros((batch, 3))})
 
     assert kind(1, 5) == kind(2, 5)
     assert kind(1, 5) != kind(1, 6)
-    assert batch_kind(PICTURES, {"image": np.zeros((1, 4, 4))}) == batch_kind(PICTURES, {"image": np.zeros((2, 4, 4))})
+    assert batch_key(PICTURES, {"image": np.zeros((1, 4, 4))}) == batch_key(PICTURES, {"image": np.zeros((2, 4, 4))})

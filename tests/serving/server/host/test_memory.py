@@ -15,7 +15,7 @@ pieces = [bytes(100_000) for _ in range(1000)]  # below glibc's limit for memory
 kept = pieces[-1]
 taken = rss_kb()
 del pieces
-memory.settle()
+memory.release_loading_memory()
 print(taken - rss_kb(), gc.get_freeze_count())
 """
 

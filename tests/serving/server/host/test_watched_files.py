@@ -6,7 +6,7 @@ import structlog.testing
 
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host import watched_files as changing_files
-from hangtag.serving.server.host.watched_files import ChangingFiles
+from hangtag.serving.server.host.watched_files import WatchedFiles
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def word(path: Path) -> str:
 def test_a_change_is_seen_and_told_once(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("first")
-    watched = ChangingFiles("words", [file], lambda: word(file))
+    watched = WatchedFiles("words", [file], lambda: word(file))
     assert watched.current() == "first"
     file.write_text("second")
     with structlog.testing.capture_logs() as log:
@@ -35,7 +35,7 @@ def test_a_change_is_seen_and_told_once(tmp_path: Path) -> None:
 def test_what_is_no_good_leaves_the_last_good_one_and_is_told_once(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("good")
-    watched = ChangingFiles("words", [file], lambda: word(file))
+    watched = WatchedFiles("words", [file], lambda: word(file))
     file.write_text("no good")
     with structlog.testing.capture_logs() as log:
         assert [watched.current() for _ in range(3)] == ["good"] * 3
@@ -59,7 +59,7 @@ def test_a_change_during_the_reading_is_not_trusted(tmp_path: Path) -> None:
             file.write_text("third, longer")
         return text
 
-    watched = ChangingFiles("words", [file], read)
+    watched = WatchedFiles("words", [file], read)
     file.write_text("second")
     assert [watched.current(), watched.current()] == ["first", "third, longer"]
 
@@ -70,7 +70,7 @@ def test_a_file_swapped_by_a_link_as_kubernetes_does_is_a_change(tmp_path: Path)
         os.utime(tmp_path / name, (1, 1))  # same size, same time
     link = tmp_path / "link"
     link.symlink_to("old")
-    watched = ChangingFiles("words", [link], lambda: word(link))
+    watched = WatchedFiles("words", [link], lambda: word(link))
     (tmp_path / "next").symlink_to("new")
     (tmp_path / "next").replace(link)
     assert watched.current() == "new"
@@ -80,7 +80,7 @@ def test_the_disk_is_not_asked_each_time(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(changing_files, "CHECK_SECONDS", 3600.0)
     file = tmp_path / "file"
     file.write_text("first")
-    watched = ChangingFiles("words", [file], lambda: word(file))
+    watched = WatchedFiles("words", [file], lambda: word(file))
     file.unlink()
     assert watched.current() == "first"
 
@@ -89,4 +89,4 @@ def test_what_is_no_good_at_the_start_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("no good")
     with pytest.raises(StartError, match="not one word"):
-        ChangingFiles("words", [file], lambda: word(file))
+        WatchedFiles("words", [file], lambda: word(file))

@@ -1,28 +1,28 @@
 import numpy as np
 import pytest
 
-from hangtag.serving.server.telemetry.histogram import Histogram, Tally
+from hangtag.serving.server.telemetry.histogram import BucketHistogram, HistogramRecorder
 
 BOUNDS = (1.0, 2.0, 4.0)
 
 
 def test_a_value_counts_at_the_first_bound_that_it_does_not_exceed() -> None:
-    tally = Tally(BOUNDS)
+    tally = HistogramRecorder(BOUNDS)
     for value in (0.0, 1.0, 1.5, 2.0, 4.0, 4.1, 100.0):
         tally.add(value)
-    assert tally.histogram() == Histogram(BOUNDS, (2, 2, 1, 2), 112.6)
+    assert tally.histogram() == BucketHistogram(BOUNDS, (2, 2, 1, 2), 112.6)
     assert tally.histogram().count == 7
 
 
 def test_a_value_may_count_several_times() -> None:
-    tally = Tally(BOUNDS)
+    tally = HistogramRecorder(BOUNDS)
     tally.add(1.5, 64)
-    assert tally.histogram() == Histogram(BOUNDS, (0, 64, 0, 0), 96.0)
+    assert tally.histogram() == BucketHistogram(BOUNDS, (0, 64, 0, 0), 96.0)
 
 
 def test_many_values_at_once_count_as_each_alone() -> None:
     values = np.concatenate([np.random.default_rng(0).random(1000) * 5, [0.0, 1.0, 2.0, 4.0, 100.0]])
-    alone, together = Tally(BOUNDS), Tally(BOUNDS)
+    alone, together = HistogramRecorder(BOUNDS), HistogramRecorder(BOUNDS)
     for value in values:
         alone.add(float(value))
     together.add_all(values)
@@ -31,13 +31,13 @@ def test_many_values_at_once_count_as_each_alone() -> None:
 
 
 def test_histograms_add_up() -> None:
-    one, another = Histogram(BOUNDS, (1, 0, 2, 0), 9.0), Histogram(BOUNDS, (0, 1, 1, 5), 50.0)
-    assert one + another == Histogram(BOUNDS, (1, 1, 3, 5), 59.0)
-    assert one + Histogram.empty(BOUNDS) == one
+    one, another = BucketHistogram(BOUNDS, (1, 0, 2, 0), 9.0), BucketHistogram(BOUNDS, (0, 1, 1, 5), 50.0)
+    assert one + another == BucketHistogram(BOUNDS, (1, 1, 3, 5), 59.0)
+    assert one + BucketHistogram.empty(BOUNDS) == one
 
 
 def test_a_histogram_stays_as_it_was() -> None:
-    tally = Tally(BOUNDS)
+    tally = HistogramRecorder(BOUNDS)
     before = tally.histogram()
     tally.add(1)
     assert before.count == 0

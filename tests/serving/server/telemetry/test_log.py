@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from hangtag.serving.server.batching.request import Answer
+from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.errors import ServerError
 from hangtag.serving.server.telemetry.log import BURST, PERIOD, RateLimit, configure_log
 from tests.serving.server.parts import Caller, Clock, FakeRuntime, rows, served
@@ -66,7 +66,7 @@ def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.MonkeyPa
     structlog.get_logger().info("nobody hears this")
     first, second = Caller(), Caller()
 
-    def broken(outcome: Answer | ServerError) -> None:
+    def broken(outcome: InferenceResult | ServerError) -> None:
         second(outcome)
         ended.set()
         raise RuntimeError("the caller's own")

@@ -4,19 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from hangtag.serving.server.telemetry.histogram import SECONDS
-from hangtag.serving.server.telemetry.model_statistics import BatchCounters, Duration, Statistics, Timings
+from hangtag.serving.server.telemetry.histogram import SECONDS_BOUNDS
+from hangtag.serving.server.telemetry.model_statistics import BatchCounters, Duration, ModelStatistics, Timings
 
 
 def test_a_new_model_has_counted_nothing() -> None:
-    counters = Statistics().snapshot()
+    counters = ModelStatistics().snapshot()
     assert (counters.inference_count, counters.execution_count, counters.last_inference_ms) == (0, 0, 0)
     assert counters.success == counters.fail == Duration(0, 0)
     assert counters.batches == {}
 
 
 def test_a_batch_counts_its_requests_and_its_samples() -> None:
-    statistics = Statistics()
+    statistics = ModelStatistics()
     before = time.time_ns() // 1_000_000
     statistics.record_batch([Timings(1, 10, 100, 1000, 5), Timings(2, 10, 100, 1000, 5)])
     counters = statistics.snapshot()
@@ -31,7 +31,7 @@ def test_a_batch_counts_its_requests_and_its_samples() -> None:
 
 
 def test_batches_are_kept_by_size_and_failures_apart() -> None:
-    statistics = Statistics()
+    statistics = ModelStatistics()
     for size in (1, 4, 4):
         statistics.record_batch([Timings(0, 0, 7, 0, size)])
     statistics.record_failure(9)
@@ -46,7 +46,7 @@ def test_batches_are_kept_by_size_and_failures_apart() -> None:
 
 
 def test_a_snapshot_stays_as_it_was() -> None:
-    statistics = Statistics()
+    statistics = ModelStatistics()
     before = statistics.snapshot()
     statistics.record_batch([Timings(0, 0, 0, 0, 1)])
     assert before.execution_count == 0
@@ -54,7 +54,7 @@ def test_a_snapshot_stays_as_it_was() -> None:
 
 
 def test_threads_lose_no_count() -> None:
-    statistics = Statistics()
+    statistics = ModelStatistics()
 
     def record() -> None:
         for _ in range(500):
@@ -73,20 +73,20 @@ def test_threads_lose_no_count() -> None:
 
 @pytest.mark.parametrize("requests", [1, 5, 100])
 def test_the_histograms_hold_each_request_and_each_batch(requests: int) -> None:
-    statistics = Statistics()
+    statistics = ModelStatistics()
     statistics.record_batch([Timings(number * 1_000_000, 10, 100, 1000, 128) for number in range(requests)])
     counters = statistics.snapshot()
     seconds = [number / 1000 for number in range(requests)]
     assert counters.queue_seconds.count == counters.request_seconds.count == counters.compute_seconds.count == requests
     assert counters.queue_seconds.sum == pytest.approx(sum(seconds))
     assert counters.request_seconds.sum == pytest.approx(sum(seconds) + requests * 1110e-9)
-    at_most_5_ms = sum(counters.queue_seconds.counts[: SECONDS.index(5e-3) + 1])
+    at_most_5_ms = sum(counters.queue_seconds.counts[: SECONDS_BOUNDS.index(5e-3) + 1])
     assert at_most_5_ms == min(requests, 6)
     assert (counters.batch_sizes.count, counters.batch_sizes.sum) == (1, 128)
 
 
 def test_the_counters_of_two_processes_add_up() -> None:
-    one, another, both = Statistics(), Statistics(), Statistics()
+    one, another, both = ModelStatistics(), ModelStatistics(), ModelStatistics()
     for statistics in (one, both):
         statistics.record_batch([Timings(1, 10, 100, 1000, 5), Timings(2, 10, 100, 1000, 5)])
     for statistics in (another, both):

@@ -1,17 +1,17 @@
-from hangtag.serving.server.telemetry.histogram import SECONDS, Histogram
-from hangtag.serving.server.telemetry.model_statistics import Counters, Statistics, Timings
+from hangtag.serving.server.telemetry.histogram import SECONDS_BOUNDS, BucketHistogram
+from hangtag.serving.server.telemetry.model_statistics import Counters, ModelStatistics, Timings
 from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState, total
 
 
 def counted(calls: int) -> Counters:
-    statistics = Statistics()
+    statistics = ModelStatistics()
     for _ in range(calls):
         statistics.record_batch([Timings(1, 1, 1, 1, 2)])
     return statistics.snapshot()
 
 
-def failed(times: int) -> Histogram:
-    return Histogram(SECONDS, (times, *[0] * len(SECONDS)), 0.5 * times)
+def failed(times: int) -> BucketHistogram:
+    return BucketHistogram(SECONDS_BOUNDS, (times, *[0] * len(SECONDS_BOUNDS)), 0.5 * times)
 
 
 def test_processes_add_up_by_model_and_version() -> None:
@@ -57,7 +57,7 @@ def test_of_a_process_that_ended_only_what_it_did_is_left() -> None:
     state = VersionState(
         "a", "1", UNAVAILABLE, "no model", "CPU", instances=2, queued=7, max_queue_size=8, counters=counted(3)
     )
-    done = ServerState((state,), {("a", "1", "INTERNAL"): failed(1)}, paths={("hot", ""): 1}).done_only()
+    done = ServerState((state,), {("a", "1", "INTERNAL"): failed(1)}, paths={("hot", ""): 1}).counts_only()
     assert done.paths == {}
     (left,) = done.versions
     assert (left.instances, left.queued, left.max_queue_size, left.reason) == (0, 0, 0, "")

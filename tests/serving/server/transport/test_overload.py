@@ -5,7 +5,7 @@ from pathlib import Path
 
 import grpc
 
-from hangtag.serving.server.batching.request import Entry
+from hangtag.serving.server.batching.request import QueuedRequest
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
@@ -24,14 +24,14 @@ class Waits:
     def __init__(self, model: ServedModel) -> None:
         self.batches: list[int] = []
         self._begun = 0
-        self._accepted: dict[Entry, int] = {}
+        self._accepted: dict[QueuedRequest, int] = {}
         put, execute = model.batcher.put, model.execute
 
-        def noting_put(entry: Entry, *, wake: bool = True) -> None:
+        def noting_put(entry: QueuedRequest, *, wake: bool = True) -> None:
             self._accepted[entry] = self._begun
             put(entry, wake=wake)
 
-        def noting_execute(batch: list[Entry]) -> None:
+        def noting_execute(batch: list[QueuedRequest]) -> None:
             self._begun += 1  # there is one instance, so one thread at a time
             self.batches += [self._begun - self._accepted[entry] for entry in batch]
             execute(batch)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hangtag.serving.server.batching.request import Answer, OnDone
+from hangtag.serving.server.batching.request import InferenceResult, OnComplete
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import (
@@ -18,7 +18,7 @@ from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport.submission import Asked, asking, response_of
 from tests.serving.server.parts import Caller, FakeRuntime, engine_of, served
 
-ANSWER = Answer({}, Timings(0, 0, 0, 0, 1))
+ANSWER = InferenceResult({}, Timings(0, 0, 0, 0, 1))
 
 
 @pytest.fixture
@@ -31,14 +31,14 @@ def failed(engine: Engine) -> dict[tuple[str, str, str], int]:
     return {key: histogram.count for key, histogram in engine.failures.snapshot().items()}
 
 
-def fixed(read: Callable[[Answer], str] = lambda _answer: "read") -> Asked[str]:
+def fixed(read: Callable[[InferenceResult], str] = lambda _answer: "read") -> Asked[str]:
     return Asked(lambda: None, read)
 
 
 def test_a_model_that_was_replaced_in_between_is_asked_in_its_successor(engine: Engine) -> None:
     asked: list[ServedModel] = []
 
-    def ask(model: ServedModel, _on_done: OnDone, deadline: float | None) -> Asked[str]:
+    def ask(model: ServedModel, _on_complete: OnComplete, deadline: float | None) -> Asked[str]:
         assert deadline == 7.0
         asked.append(model)
         if len(asked) == 1:
@@ -52,7 +52,7 @@ def test_a_model_that_was_replaced_in_between_is_asked_in_its_successor(engine: 
 
 
 def test_a_refusal_is_counted(engine: Engine) -> None:
-    def ask(_model: ServedModel, _on_done: OnDone, _deadline: float | None) -> Asked[str]:
+    def ask(_model: ServedModel, _on_complete: OnComplete, _deadline: float | None) -> Asked[str]:
         raise InvalidRequestError("wrong")
 
     with pytest.raises(InvalidRequestError):
@@ -64,10 +64,10 @@ def test_a_refusal_is_counted(engine: Engine) -> None:
 
 
 def test_what_fails_later_is_counted_once_and_passed_on(engine: Engine) -> None:
-    pending: list[OnDone] = []
+    pending: list[OnComplete] = []
 
-    def ask(_model: ServedModel, on_done: OnDone, _deadline: float | None) -> Asked[str]:
-        pending.append(on_done)
+    def ask(_model: ServedModel, on_complete: OnComplete, _deadline: float | None) -> Asked[str]:
+        pending.append(on_complete)
         return fixed()
 
     caller, error = Caller(), CancelledError("gone")
@@ -80,11 +80,11 @@ def test_what_fails_later_is_counted_once_and_passed_on(engine: Engine) -> None:
 
 
 def test_an_answer_that_cannot_be_read_is_counted(engine: Engine) -> None:
-    def unreadable(_answer: Answer) -> str:
+    def unreadable(_answer: InferenceResult) -> str:
         raise InferenceError("makes no sense")
 
-    def ask(_model: ServedModel, on_done: OnDone, _deadline: float | None) -> Asked[str]:
-        on_done(ANSWER)
+    def ask(_model: ServedModel, on_complete: OnComplete, _deadline: float | None) -> Asked[str]:
+        on_complete(ANSWER)
         return fixed(unreadable)
 
     caller = Caller()

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import grpc
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.batching.request import Answer, OnDone
+from hangtag.serving.server.batching.request import InferenceResult, OnComplete
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.telemetry.model_statistics import Timings
@@ -42,18 +42,18 @@ class InferStream:
 
         return self._streams.answer(requests, context, self._ask, refuse)
 
-    def _ask(self, request: pb.ModelInferRequest, on_done: OnDone, deadline: float | None) -> Asked[Response]:
-        def ask(model: ServedModel, on_done: OnDone, deadline: float | None) -> Asked[Response]:
+    def _ask(self, request: pb.ModelInferRequest, on_complete: OnComplete, deadline: float | None) -> Asked[Response]:
+        def ask(model: ServedModel, on_complete: OnComplete, deadline: float | None) -> Asked[Response]:
             inputs, datatypes = codec.decode_inputs(request)
             specs = codec.requested_outputs(request, model.signature)
-            entry = model.submit(inputs, datatypes, on_done, own_deadline(request, deadline))
+            entry = model.submit(inputs, datatypes, on_complete, own_deadline(request, deadline))
 
-            def read(answer: Answer) -> Response:
+            def read(answer: InferenceResult) -> Response:
                 return _response(codec.encode_response(request, model.version, specs, answer.outputs), answer.timings)
 
             return Asked(lambda: model.cancel(entry), read)
 
-        return asking(self._engine, request.model_name, request.model_version, ask)(on_done, deadline)
+        return asking(self._engine, request.model_name, request.model_version, ask)(on_complete, deadline)
 
 
 def _response(response: pb.ModelInferResponse, timings: Timings) -> Response:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
-from hangtag.serving.server.batching.request import Answer, OnDone
+from hangtag.serving.server.batching.request import InferenceResult, OnComplete
 from hangtag.serving.server.errors import QueueFullError, UnavailableError
 from hangtag.serving.server.transport.deadline import deadline_of
 from hangtag.serving.server.transport.submission import Asked, response_of
@@ -23,7 +23,7 @@ Response = TypeVar("Response")
 MAX_STREAMS = 128
 """Open streams at once; each holds a thread of the pool, and one of its own."""
 
-AskAbout: TypeAlias = Callable[[Request, OnDone, float | None], Asked[Response]]
+AskAbout: TypeAlias = Callable[[Request, OnComplete, float | None], Asked[Response]]
 Refuse: TypeAlias = Callable[[Request, Exception], Response]
 """What a stream answers to a request that failed. It may raise: then the stream ends."""
 
@@ -89,7 +89,7 @@ class _Place:
     request: Any
     size: int  # bytes
     asked: Asked[Any] | None = None
-    outcome: Answer | Exception | None = None
+    outcome: InferenceResult | Exception | None = None
 
     @property
     def ready(self) -> bool:
@@ -190,7 +190,7 @@ class _Stream:
         return len(self._places) < self._window and sum(p.size for p in self._places) + size <= self._max_bytes
 
     def _ask(self, place: _Place, ask: AskAbout[Any, Any], deadline: float | None) -> None:
-        def complete(outcome: Answer | Exception) -> None:
+        def complete(outcome: InferenceResult | Exception) -> None:
             with self._changed:
                 place.outcome = outcome
                 self._changed.notify_all()

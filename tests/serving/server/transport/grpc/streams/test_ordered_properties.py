@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.batching.request import Answer, OnDone
+from hangtag.serving.server.batching.request import InferenceResult, OnComplete
 from hangtag.serving.server.errors import InferenceError, QueueFullError
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport.grpc.streams.ordered import _Stream
@@ -27,23 +27,23 @@ class Model:
     def __init__(self, fates: list[str], seed: int) -> None:
         self._fates = fates
         self._random = random.Random(seed)
-        self._waiting: list[tuple[str, OnDone]] = []
+        self._waiting: list[tuple[str, OnComplete]] = []
         self._changed = threading.Condition()
         self.most_waiting = 0
 
-    def ask(self, request: pb.ModelInferRequest, on_done: OnDone, _deadline: float | None) -> Asked[str]:
+    def ask(self, request: pb.ModelInferRequest, on_complete: OnComplete, _deadline: float | None) -> Asked[str]:
         fate = self._fates[int(request.id)]
         if fate == "refused":
             raise QueueFullError(request.id)
         if fate == "at once":
-            on_done(Answer({}, TIMINGS))
+            on_complete(InferenceResult({}, TIMINGS))
         else:
             with self._changed:
-                self._waiting.append((request.id if fate == "fails" else "", on_done))
+                self._waiting.append((request.id if fate == "fails" else "", on_complete))
                 self.most_waiting = max(self.most_waiting, len(self._waiting))
                 self._changed.notify()
 
-        def read(_answer: Answer) -> str:
+        def read(_answer: InferenceResult) -> str:
             if fate == "unreadable":
                 raise InferenceError(request.id)
             return request.id
@@ -54,8 +54,8 @@ class Model:
         for _ in range(count):
             with self._changed:
                 assert self._changed.wait_for(lambda: self._waiting, 30)
-                failing, on_done = self._waiting.pop(self._random.randrange(len(self._waiting)))
-            on_done(InferenceError(failing) if failing else Answer({}, TIMINGS))
+                failing, on_complete = self._waiting.pop(self._random.randrange(len(self._waiting)))
+            on_complete(InferenceError(failing) if failing else InferenceResult({}, TIMINGS))
 
 
 def told(place: Any) -> tuple[str, str]:
