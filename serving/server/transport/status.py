@@ -27,43 +27,60 @@ from hangtag.serving.server.errors import (
 log = structlog.get_logger()
 
 STATUS: dict[type[ServerError], grpc.StatusCode] = {
+    # The request does not fit the model that it names.
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    # No model of this name, or no version of it, is served here.
     NotFoundError: grpc.StatusCode.NOT_FOUND,
+    # The queue is full: the model's queue holds max_queue_size requests, or too many streams are open.
     QueueFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    # The deadline has passed, or the measured service time shows that the answer would come too late.
     DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    # The caller cancelled or disconnected before the answer was computed.
     CancelledError: grpc.StatusCode.CANCELLED,
+    # The models are being loaded, or the server drains before it stops.
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    # A model cannot be loaded or unloaded by call: the file is broken, or --model-control forbids it.
     ControlError: grpc.StatusCode.FAILED_PRECONDITION,
+    # The call has no valid token.
     UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    # ONNX Runtime refused the values of this request, such as an index out of range: the caller's fault.
     InvalidValuesError: grpc.StatusCode.INVALID_ARGUMENT,
+    # ONNX Runtime failed on a valid request: not the caller's fault.
     InferenceError: grpc.StatusCode.INTERNAL,
 }
+"""The status code of each error, and of its subclasses; a subclass with a code of its own stands before its base."""
 
 REQUEST_ID = "x-request-id"
-_LONGEST = 128  # of what a caller made up, in the log
+_MAX_LOGGED_LENGTH = 128  # characters; the log must not grow with what callers send
 
 Servicer = TypeVar("Servicer")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
-def code_of(error: Exception) -> grpc.StatusCode:
-    """The status that a call ends with; what is no domain error is a bug of ours."""
-    return STATUS[type(error)] if isinstance(error, ServerError) else grpc.StatusCode.INTERNAL
+def status_code(error: Exception) -> grpc.StatusCode:
+    """The status code that a call ends with. Any exception that is not in the table is a bug of ours: INTERNAL."""
+    return next((code for kind, code in STATUS.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
-def status_of(error: Exception, rpc: str, identity: Mapping[str, str] = {}) -> tuple[grpc.StatusCode, str]:
-    """The status and the message that a call ends with; for a bug of ours, a reference to the log that has the rest.
+def call_status(error: Exception, rpc: str, log_fields: Mapping[str, str] = {}) -> tuple[grpc.StatusCode, str]:
+    """The status code and the message that a call ends with.
 
-    identity: what the log says of the request. What the caller did wrong is told to the caller alone.
+    The caller gets a domain error's own message. Any other exception is a bug: the caller gets a reference, under which
+    the log has the traceback. Only errors that are not the caller's fault are logged.
+
+    Args:
+        error: what ended the call.
+        rpc: the method's name, for the log.
+        log_fields: the request's identity, for the log (see `request_log_fields`).
     """
-    code = code_of(error)
+    code = status_code(error)
     if isinstance(error, ServerError):
         if code is grpc.StatusCode.INTERNAL:
-            log.warning("request failed", rpc=rpc, reason=str(error), **identity)
+            log.warning("request failed", rpc=rpc, reason=str(error), **log_fields)
         return code, _short(str(error))
     reference = uuid.uuid4().hex[:12]
-    log.error("unexpected error", rpc=rpc, reference=reference, exc_info=error, **identity)
+    log.error("unexpected error", rpc=rpc, reference=reference, exc_info=error, **log_fields)
     return code, f"an error inside the server; its log has it under {reference}"
 
 
@@ -77,16 +94,18 @@ def answers_errors(
         try:
             return method(servicer, request, context)
         except Exception as error:
-            context.abort(*status_of(error, method.__name__, identity_of(request, context.invocation_metadata())))
+            context.abort(
+                *call_status(error, method.__name__, request_log_fields(request, context.invocation_metadata()))
+            )
 
     return answering
 
 
-def identity_of(request: object, metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
-    """What the caller calls this request: ModelInfer's ``id``, else the metadata x-request-id."""
-    identity = str(getattr(request, "id", "") or dict(metadata).get(REQUEST_ID, ""))
+def request_log_fields(request: object, metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
+    """The request's model and id for the log. The id is ModelInfer's ``id``, else the metadata x-request-id."""
+    request_id = str(getattr(request, "id", "") or dict(metadata).get(REQUEST_ID, ""))
     model = str(getattr(request, "model_name", ""))
-    return {"model": model[:_LONGEST], "request_id": identity[:_LONGEST]}
+    return {"model": model[:_MAX_LOGGED_LENGTH], "request_id": request_id[:_MAX_LOGGED_LENGTH]}
 
 
 class AsksTheEngine(Protocol):
@@ -111,7 +130,7 @@ def counts_failures(
         except Exception as error:
             elapsed = time.perf_counter_ns() - started
             name, version = (getattr(request, field, "") for field in ("model_name", "model_version"))
-            servicer._engine.record_failure(name, version, code_of(error).name, elapsed)
+            servicer._engine.record_failure(name, version, status_code(error).name, elapsed)
             raise
 
     return counting

@@ -14,7 +14,7 @@ from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ServerError
 from hangtag.serving.server.transport.deadline import deadline_of
 from hangtag.serving.server.transport.lookup import with_model
-from hangtag.serving.server.transport.status import code_of
+from hangtag.serving.server.transport.status import status_code
 
 Response = TypeVar("Response")
 
@@ -41,7 +41,7 @@ def asking(engine: Engine, name: str, version: str, ask: AskModel[Response]) -> 
         started = time.perf_counter_ns()
 
         def count(error: Exception) -> None:
-            engine.record_failure(name, version, code_of(error).name, time.perf_counter_ns() - started)
+            engine.record_failure(name, version, status_code(error).name, time.perf_counter_ns() - started)
 
         def done(outcome: InferenceResult | ServerError) -> None:
             if isinstance(outcome, ServerError):

@@ -18,7 +18,7 @@ from hangtag.serving.server.transport.grpc.streams.ordered import Streams
 from hangtag.serving.server.transport.grpc.unary_call import infer
 from hangtag.serving.server.transport.image_request import ImageRequest, Picture
 from hangtag.serving.server.transport.lookup import with_model
-from hangtag.serving.server.transport.status import answers_errors, counts_failures, identity_of, status_of
+from hangtag.serving.server.transport.status import answers_errors, call_status, counts_failures, request_log_fields
 from hangtag.serving.server.transport.submission import Ask, Asked, ask_all, asking
 
 MAX_COMPARED = 32
@@ -48,7 +48,7 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
         self, request_iterator: Iterator[pb.ClassifyRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.ClassifyStreamResponse]:
         def refuse(request: pb.ClassifyRequest, error: Exception) -> pb.ClassifyStreamResponse:
-            identity = identity_of(request, context.invocation_metadata())
+            identity = request_log_fields(request, context.invocation_metadata())
             return pb.ClassifyStreamResponse(id=request.id, failure=_failure(error, "ClassifyStream", identity))
 
         return self._streams.answer(request_iterator, context, self._ask, refuse)
@@ -60,7 +60,7 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
         picture = Picture(request)
         asks = [self._asking(choice.name, choice.version, picture, request.top_k) for choice in choices]
         responses = ask_all(asks, context)
-        identity = identity_of(request, context.invocation_metadata())
+        identity = request_log_fields(request, context.invocation_metadata())
 
         def outcome(model: str, response: pb.ClassifyResponse | Exception) -> pb.ModelOutcome:
             if isinstance(response, Exception):
@@ -106,6 +106,6 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
 
 
 def _failure(error: Exception, rpc: str, identity: Mapping[str, str]) -> pb.Failure:
-    code, message = status_of(error, rpc, identity)
+    code, message = call_status(error, rpc, identity)
     number: int = code.value[0]
     return pb.Failure(code=number, message=message)

@@ -7,7 +7,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from hangtag.serving.server.errors import InvalidRequestError
-from hangtag.serving.server.transport.status import status_of
+from hangtag.serving.server.transport.status import call_status
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Parse = Callable[[bytes], Any]
@@ -46,7 +46,7 @@ class RefusesMalformedMessages(grpc.ServerInterceptor):
                 try:
                     request = parse(message)
                 except InvalidRequestError as error:
-                    context.abort(*status_of(error, method))
+                    context.abort(*call_status(error, method))
                 return answer(request, context)
 
             return grpc.unary_unary_rpc_method_handler(parse_and_answer, response_serializer=serializer)
@@ -67,4 +67,4 @@ def _ending(responses: Callable[[], Iterator[object]], context: grpc.ServicerCon
     try:
         yield from responses()
     except InvalidRequestError as error:
-        context.abort(*status_of(error, method))
+        context.abort(*call_status(error, method))

@@ -19,7 +19,7 @@ from hangtag.serving.server.transport.hot.completion_queue import UnaryCall
 from hangtag.serving.server.transport.hot.forms import Forms
 from hangtag.serving.server.transport.lookup import with_model
 from hangtag.serving.server.transport.security.tokens import Authorise
-from hangtag.serving.server.transport.status import code_of, identity_of, status_of
+from hangtag.serving.server.transport.status import call_status, request_log_fields, status_code
 from hangtag.serving.server.transport.tracing import Tracing
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -115,13 +115,13 @@ class _Reply:
             queued.cancel()
 
     def refuse(self, error: Exception) -> None:
-        code = code_of(error).name
+        code = status_code(error).name
         elapsed = time.perf_counter_ns() - self._started
         self._engine.record_failure(self.request.model_name, self.request.model_version, code, elapsed)
         if self._tracing:
             self._tracing.record(METHOD, self.call.metadata, self._started_ns, code, ())
         if not isinstance(error, CancelledError):  # else there is nobody to tell
-            self.call.refuse(*status_of(error, METHOD, identity_of(self.request, self.call.metadata)))
+            self.call.refuse(*call_status(error, METHOD, request_log_fields(self.request, self.call.metadata)))
 
 
 class _Queued:

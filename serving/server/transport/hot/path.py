@@ -27,7 +27,7 @@ from hangtag.serving.server.transport.hot.completion_queue import (
 )
 from hangtag.serving.server.transport.hot.filling import Filling
 from hangtag.serving.server.transport.hot.leader import Lead
-from hangtag.serving.server.transport.status import status_of
+from hangtag.serving.server.transport.status import call_status
 
 log = structlog.get_logger()
 
@@ -284,7 +284,7 @@ class HotPath:
 
     def _refuse(self, call: UnaryCall, error: Exception) -> None:
         if not call.ended:
-            call.refuse(*status_of(error, self._method))
+            call.refuse(*call_status(error, self._method))
 
 
 class _NewCall(Tag):

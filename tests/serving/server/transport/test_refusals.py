@@ -10,7 +10,8 @@ import structlog.testing
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.serving.server import errors
-from hangtag.serving.server.transport.status import STATUS, identity_of
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.transport.status import STATUS, request_log_fields
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
@@ -30,6 +31,30 @@ def test_every_error_that_a_request_can_meet_has_a_status() -> None:
     for error in vars(errors).values():
         if isinstance(error, type) and not issubclass(error, errors.StartError) and error is not errors.ServerError:
             assert error in STATUS
+
+
+def test_a_subclass_stands_before_its_base_in_the_table() -> None:
+    kinds = list(STATUS)
+    for place, kind in enumerate(kinds):
+        assert not any(issubclass(later, kind) for later in kinds[place + 1 :])
+
+
+@pytest.mark.parametrize("base", STATUS, ids=lambda error: error.__name__)
+def test_a_subclass_of_an_error_has_its_parents_status(
+    live: LiveServer, monkeypatch: pytest.MonkeyPatch, base: type[errors.ServerError]
+) -> None:
+    class Special(base):  # type: ignore[valid-type,misc]
+        pass
+
+    def model(_name: str, _version: str = "") -> ServedModel:
+        raise Special("a special case")
+
+    monkeypatch.setattr(live.server._engine, "model", model)
+    sent = request("gather", index=index(1))
+    assert refused(live, sent) == (STATUS[base], "a special case")
+    (answer,) = live.inference.ModelStreamInfer(iter([sent]), timeout=TIMEOUT)
+    status = answer.infer_response.parameters["status"].string_param
+    assert (answer.error_message, status) == ("a special case", STATUS[base].name)
 
 
 @pytest.mark.parametrize("method", ["ModelMetadata", "ModelConfig", "ModelStatistics", "ModelInfer"])
@@ -236,7 +261,7 @@ def test_a_failed_request_is_logged_with_its_id_and_a_bad_one_is_not(own: LiveSe
 
 
 def test_the_log_has_no_more_than_so_much_of_what_a_caller_made_up() -> None:
-    told = identity_of(request("m" * 100_000, index=index(1)), [("x-request-id", "r" * 100_000)])
+    told = request_log_fields(request("m" * 100_000, index=index(1)), [("x-request-id", "r" * 100_000)])
     assert told == {"model": "m" * 128, "request_id": "r" * 128}
 
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import grpc
 
-from hangtag.serving.server.transport.status import identity_of, status_of
+from hangtag.serving.server.transport.status import call_status, request_log_fields
 
 Servicer = TypeVar("Servicer")
 Request = TypeVar("Request")
@@ -23,7 +23,7 @@ def ends_with_errors(
         try:
             yield from method(servicer, request, context)
         except Exception as error:
-            identity = identity_of(request, context.invocation_metadata())
-            context.abort(*status_of(error, method.__name__, identity))
+            identity = request_log_fields(request, context.invocation_metadata())
+            context.abort(*call_status(error, method.__name__, identity))
 
     return answering

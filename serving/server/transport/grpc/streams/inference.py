@@ -13,7 +13,7 @@ from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport import codec
 from hangtag.serving.server.transport.deadline import own_deadline
 from hangtag.serving.server.transport.grpc.streams.ordered import Streams
-from hangtag.serving.server.transport.status import identity_of, status_of
+from hangtag.serving.server.transport.status import call_status, request_log_fields
 from hangtag.serving.server.transport.submission import Asked, asking
 
 _RPC = "ModelStreamInfer"
@@ -38,7 +38,7 @@ class InferStream:
         def refuse(request: pb.ModelInferRequest, error: Exception) -> Response:
             if strict:
                 raise error
-            return _refusal(request, *status_of(error, _RPC, identity_of(request, metadata)))
+            return _refusal(request, *call_status(error, _RPC, request_log_fields(request, metadata)))
 
         return self._streams.answer(requests, context, self._ask, refuse)
 
