@@ -24,13 +24,13 @@ import grpc
 from rich.console import Console
 
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.generator.calls import Calls, FutureCalls, QueueCalls
-from hangtag.serving.loadtest.generator.fleet import Fleet
-from hangtag.serving.loadtest.generator.null_server import null_server
-from hangtag.serving.loadtest.generator.orders import INFER, Block, Connections, Feed
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, Limits
-from hangtag.serving.loadtest.plan.targets import Target
+from hangtag.serving.loadtest.generator.channels import Calls, FutureCalls, QueueCalls
+from hangtag.serving.loadtest.generator.messages import INFER, Block, Connections, Feed
+from hangtag.serving.loadtest.generator.processes import Fleet
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits
+from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.samples import load
+from hangtag.serving.loadtest.sut.null_server import null_server
 from hangtag.serving.loadtest.sut.probe import Probe
 from studies.loadtest import report, results
 from studies.server.process import served

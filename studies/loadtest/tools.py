@@ -12,9 +12,9 @@ from types import MappingProxyType
 import numpy as np
 
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.measuring.whole import Extras, measure
+from hangtag.serving.loadtest.measuring.load_test import Extras, measure
 from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.plan.targets import Target
+from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.samples import load
 from hangtag.serving.loadtest.sut.probe import Probe
 

@@ -1,5 +1,5 @@
 """``hangtag loadtest`` and ``hangtag loadtest compare``: parse, call, render."""
 
-from hangtag.serving.loadtest.cli.run import loadtest
+from hangtag.serving.loadtest.cli.command import loadtest
 
 __all__ = ["loadtest"]

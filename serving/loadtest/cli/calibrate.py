@@ -5,11 +5,11 @@ import threading
 from rich.console import Console
 
 from hangtag.serving.loadtest import units
-from hangtag.serving.loadtest.generator.orders import Connections
+from hangtag.serving.loadtest.cli import progress
+from hangtag.serving.loadtest.generator.messages import Connections
 from hangtag.serving.loadtest.measuring.calibration import calibrate
-from hangtag.serving.loadtest.plan.loads import Load
+from hangtag.serving.loadtest.plan.load import Load
 from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.report import progress
 
 # About one Fashion-MNIST image in a ModelInferRequest.
 REQUEST = bytes(830)

@@ -7,8 +7,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from hangtag.serving.loadtest.measuring import saved_comparison
-from hangtag.serving.loadtest.report.saved import Saved, read
+from hangtag.serving.loadtest.comparison import saved as saved_comparison
+from hangtag.serving.loadtest.report.json_reader import Saved, read
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 

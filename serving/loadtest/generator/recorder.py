@@ -10,9 +10,9 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.serving.loadtest.generator.measured import OK, BlockResult, Slice
-from hangtag.serving.loadtest.plan.loads import Limits, Load
-from hangtag.serving.loadtest.statistics.histogram import Histogram
+from hangtag.serving.loadtest.generator.block_result import OK, BlockResult, Slice
+from hangtag.serving.loadtest.plan.load import Limits, Load
+from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
 
 # An open loop's query that left this much later than planned (seconds) is a delayed request: beyond what the operating
 # system needs to wake a thread on a busy machine, so the generator had fallen behind.

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 
-from hangtag.serving.loadtest.generator.orders import Connections, Feed, Snapshot
-from hangtag.serving.loadtest.generator.run import Generator
-from hangtag.serving.loadtest.generator.tally import Tally
+from hangtag.serving.loadtest.generator.generator import Generator
+from hangtag.serving.loadtest.generator.messages import Connections, Feed, Snapshot
+from hangtag.serving.loadtest.generator.shared_counts import Tally
 
 # A thread that wants the interpreter gets it after this long (Python's default is 5 ms: a late send).
 SWITCH_INTERVAL = 0.0005

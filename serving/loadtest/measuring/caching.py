@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.loadtest.errors import SampleError
-from hangtag.serving.loadtest.generator.fleet import Fleet
-from hangtag.serving.loadtest.generator.orders import Feed
+from hangtag.serving.loadtest.generator.messages import Feed
+from hangtag.serving.loadtest.generator.processes import Fleet
 from hangtag.serving.loadtest.measuring.session import Progress, Session, interleaved
-from hangtag.serving.loadtest.plan.loads import ClosedLoop
+from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.plan.targets import Target
+from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.samples import load
 from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_rates
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from hangtag.serving.loadtest.generator.fleet import Fleet
-from hangtag.serving.loadtest.generator.measured import BlockResult
-from hangtag.serving.loadtest.generator.null_server import null_server
-from hangtag.serving.loadtest.generator.orders import INFER, Block, Connections, Feed, Snapshot
+from hangtag.serving.loadtest.generator.block_result import BlockResult
+from hangtag.serving.loadtest.generator.messages import INFER, Block, Connections, Feed, Snapshot
+from hangtag.serving.loadtest.generator.processes import Fleet
 from hangtag.serving.loadtest.measuring.session import Progress, still_needs
-from hangtag.serving.loadtest.plan.loads import Limits, Load
+from hangtag.serving.loadtest.plan.load import Limits, Load
+from hangtag.serving.loadtest.sut.null_server import null_server
 
 LIMITS = Limits(min_duration=1.0, min_query_count=500, max_duration=5.0, max_query_count=1_000_000)
 WARM_UP = 0.2

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from hangtag.serving.loadtest import units
-from hangtag.serving.loadtest.generator.orders import Block
-from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.generator.messages import Block
+from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.measuring.session import Session
-from hangtag.serving.loadtest.plan.loads import OpenLoop
-from hangtag.serving.loadtest.plan.peak import LOWEST_RATE, PeakSearch
+from hangtag.serving.loadtest.plan.load import OpenLoop
+from hangtag.serving.loadtest.plan.peak_search import LOWEST_RATE, PeakSearch
 from hangtag.serving.loadtest.plan.scenario import SHARE_OF_PEAK, Scenario
 from hangtag.serving.loadtest.plan.schedule import generator_for
 

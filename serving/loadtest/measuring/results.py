@@ -7,8 +7,8 @@ from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.caching import CacheCheck
 from hangtag.serving.loadtest.measuring.calibration import Ceiling
 from hangtag.serving.loadtest.measuring.peaks import Peak
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, Load, order_of
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, order_of
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.sut.probe import Description
 

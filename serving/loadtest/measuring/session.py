@@ -5,15 +5,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from hangtag.serving.loadtest.generator.calls import clock
-from hangtag.serving.loadtest.generator.fleet import Fleet
-from hangtag.serving.loadtest.generator.measured import OK, BlockResult
-from hangtag.serving.loadtest.generator.orders import Block, Snapshot
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import Load, order_of
+from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
+from hangtag.serving.loadtest.generator.channels import clock
+from hangtag.serving.loadtest.generator.messages import Block, Snapshot
+from hangtag.serving.loadtest.generator.processes import Fleet
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import Load, order_of
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.plan.schedule import generator_for
-from hangtag.serving.loadtest.sut.counters import ServerTimings
+from hangtag.serving.loadtest.sut.server_statistics import ServerTimings
 
 # The counters of a target's server as they stand (by target name), or None where it keeps none.
 Counters = Callable[[str], ServerTimings | None]

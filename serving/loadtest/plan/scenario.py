@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from hangtag.serving.loadtest.plan.loads import Arrivals, ClosedLoop, Limits, OpenLoop
-from hangtag.serving.loadtest.plan.peak import LOWEST_RATE
-from hangtag.serving.loadtest.plan.targets import Target
+from hangtag.serving.loadtest.plan.load import Arrivals, ClosedLoop, Limits, OpenLoop
+from hangtag.serving.loadtest.plan.peak_search import LOWEST_RATE
+from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.statistics import early_stopping
 
 ScenarioName = Literal["single-stream", "multi-stream", "server", "offline"]

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.serving.loadtest.plan.loads import Limits, OpenLoop
+from hangtag.serving.loadtest.plan.load import Limits, OpenLoop
 
 Times = npt.NDArray[np.float64]
 

@@ -10,13 +10,13 @@ import jinja2
 from markupsafe import Markup
 
 from hangtag.serving.loadtest import units
-from hangtag.serving.loadtest.generator.measured import OK
+from hangtag.serving.loadtest.comparison.compare import Comparison
+from hangtag.serving.loadtest.comparison.gates import Outcome
+from hangtag.serving.loadtest.generator.block_result import OK
 from hangtag.serving.loadtest.generator.recorder import DELAYED_AFTER
-from hangtag.serving.loadtest.measuring.comparison import Comparison
-from hangtag.serving.loadtest.measuring.gates import Outcome
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.report import pictures
 from hangtag.serving.loadtest.report.pictures.overview import Choice
 

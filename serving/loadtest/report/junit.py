@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from hangtag.serving.loadtest.measuring.gates import Outcome
+from hangtag.serving.loadtest.comparison.gates import Outcome
 from hangtag.serving.loadtest.measuring.results import Results
 
 SUITE = "hangtag loadtest"

@@ -7,11 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 from hangtag.serving.loadtest import units
-from hangtag.serving.loadtest.measuring.comparison import Comparison
-from hangtag.serving.loadtest.measuring.gates import Outcome
+from hangtag.serving.loadtest.comparison.compare import Comparison
+from hangtag.serving.loadtest.comparison.gates import Outcome
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import Load
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import Load
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 

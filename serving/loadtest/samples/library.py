@@ -13,13 +13,13 @@ from PIL import Image
 from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.loadtest.errors import SampleError
-from hangtag.serving.loadtest.generator.orders import CLASSIFY, INFER, Feed
+from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER, Feed
 from hangtag.serving.loadtest.plan.schedule import generator_for
-from hangtag.serving.loadtest.plan.targets import Target
+from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.samples.arrays import Samples, has_batch_axis
-from hangtag.serving.loadtest.samples.generated import generate
+from hangtag.serving.loadtest.samples.image_folder import read_folder
 from hangtag.serving.loadtest.samples.npz import read_npz
-from hangtag.serving.loadtest.samples.pictures import read_folder
+from hangtag.serving.loadtest.samples.random_values import generate
 
 # How many different requests a library holds, and how many bytes they take at most.
 LIBRARY_SIZE = 256

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.serving.loadtest.statistics import student
+from hangtag.serving.loadtest.statistics import student_t as student
 from hangtag.serving.loadtest.statistics.percentiles import Counts, Values, percentile, percentiles
 
 

@@ -11,9 +11,9 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.credentials import Credentials, CredentialsError
 from hangtag.serving.loadtest.errors import TargetError
-from hangtag.serving.loadtest.generator.calls import CHANNEL_OPTIONS
-from hangtag.serving.loadtest.plan.targets import Target
-from hangtag.serving.loadtest.sut import counters
+from hangtag.serving.loadtest.generator.channels import CHANNEL_OPTIONS
+from hangtag.serving.loadtest.plan.target import Target
+from hangtag.serving.loadtest.sut import server_statistics as counters
 
 # Enough for a server across an ocean; a refused connection fails at once.
 PROBE_TIMEOUT = 5.0

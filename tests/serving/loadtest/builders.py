@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from hangtag.serving.loadtest.generator.measured import OK, BlockResult, Slice
+from hangtag.serving.loadtest.generator.block_result import OK, BlockResult, Slice
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.caching import CacheCheck
 from hangtag.serving.loadtest.measuring.calibration import Ceiling
 from hangtag.serving.loadtest.measuring.peaks import Peak
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.plan.targets import DEFAULT_SERVER, Target
-from hangtag.serving.loadtest.statistics.histogram import Histogram
+from hangtag.serving.loadtest.plan.target import DEFAULT_SERVER, Target
+from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
 from hangtag.serving.loadtest.statistics.intervals import Interval
-from hangtag.serving.loadtest.sut.counters import ServerTimings
 from hangtag.serving.loadtest.sut.probe import Description
+from hangtag.serving.loadtest.sut.server_statistics import ServerTimings
 from tests.serving.loadtest.fake_server import metadata
 
 

@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import OpenLoop
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import OpenLoop
 from hangtag.serving.loadtest.report.pictures.drawing import BAD, colour, drawing, latency_axis
-from hangtag.serving.loadtest.statistics.histogram import Histogram
+from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
 
 _PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import FuncFormatter
 
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.report.pictures.drawing import INK, colour, drawing, latency_axis, plain_log_axis
 
 # Areas in points: of the largest model's mark, and of the smallest that can still be seen.

@@ -7,12 +7,12 @@ import grpc
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.loadtest.generator.measured import OK, BlockResult
-from hangtag.serving.loadtest.generator.orders import CLASSIFY, INFER, Block, Connections, Feed, Snapshot
-from hangtag.serving.loadtest.generator.run import Generator
-from hangtag.serving.loadtest.generator.tally import Tally
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, Limits, Load, OpenLoop
+from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
+from hangtag.serving.loadtest.generator.generator import Generator
+from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER, Block, Connections, Feed, Snapshot
+from hangtag.serving.loadtest.generator.shared_counts import Tally
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, Load, OpenLoop
 from tests.serving.loadtest.fake_server import FakeServer
 
 STALL = 1.0  # Seconds.

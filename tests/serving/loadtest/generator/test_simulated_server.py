@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import expon, lognorm
 
-from hangtag.serving.loadtest.generator.measured import OK, BlockResult
+from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
 from hangtag.serving.loadtest.generator.recorder import Recorder
-from hangtag.serving.loadtest.plan.loads import Limits, OpenLoop
+from hangtag.serving.loadtest.plan.load import Limits, OpenLoop
 from hangtag.serving.loadtest.plan.schedule import generator_for, planned_times
 
 RATE, SECONDS, WARM_UP = 200.0, 100.0, 1.0

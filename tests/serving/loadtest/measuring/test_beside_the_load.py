@@ -14,12 +14,12 @@ from scipy.stats import binomtest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.errors import SampleError, TargetError
-from hangtag.serving.loadtest.generator.fleet import Fleet
-from hangtag.serving.loadtest.generator.measured import BlockResult
-from hangtag.serving.loadtest.generator.orders import Block, Connections, Snapshot
+from hangtag.serving.loadtest.generator.block_result import BlockResult
+from hangtag.serving.loadtest.generator.messages import Block, Connections, Snapshot
+from hangtag.serving.loadtest.generator.processes import Fleet
 from hangtag.serving.loadtest.measuring import accuracy, caching, calibration, peaks
 from hangtag.serving.loadtest.measuring.session import Progress, Session
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.samples import SampleLibrary, load
 from hangtag.serving.loadtest.statistics.intervals import Interval

@@ -4,14 +4,14 @@ from collections.abc import Callable
 import pytest
 
 from hangtag.serving.loadtest.errors import GeneratorError
-from hangtag.serving.loadtest.generator.fleet import Fleet
-from hangtag.serving.loadtest.generator.measured import BlockResult
-from hangtag.serving.loadtest.generator.orders import INFER, Block, Connections, Feed, Snapshot
+from hangtag.serving.loadtest.generator.block_result import BlockResult
+from hangtag.serving.loadtest.generator.messages import INFER, Block, Connections, Feed, Snapshot
+from hangtag.serving.loadtest.generator.processes import Fleet
 from hangtag.serving.loadtest.measuring import session
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, Limits, OpenLoop
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, OpenLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.sut.counters import ServerTimings
+from hangtag.serving.loadtest.sut.server_statistics import ServerTimings
 from tests.serving.loadtest.builders import block, targets
 from tests.serving.loadtest.fake_server import FakeServer
 

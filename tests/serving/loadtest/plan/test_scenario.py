@@ -1,6 +1,6 @@
 import pytest
 
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, Limits, OpenLoop
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, OpenLoop
 from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario, ScenarioName
 from hangtag.serving.loadtest.plan.schedule import generator_for, planned_times
 from tests.serving.loadtest.builders import targets

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from hangtag.serving.loadtest.plan.loads import Arrivals, Limits, OpenLoop
+from hangtag.serving.loadtest.plan.load import Arrivals, Limits, OpenLoop
 from hangtag.serving.loadtest.plan.schedule import generator_for, planned_times
 
 AMPLE = {"max_duration": 1e6, "max_query_count": 10**6}

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from hangtag.serving.loadtest.comparison.compare import comparisons
+from hangtag.serving.loadtest.comparison.gates import Outcome
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
-from hangtag.serving.loadtest.measuring.comparison import comparisons
-from hangtag.serving.loadtest.measuring.gates import Outcome
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.report import html
 from tests.serving.loadtest.builders import block, full_results, results
 

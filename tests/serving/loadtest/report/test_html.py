@@ -3,11 +3,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hangtag.serving.loadtest.measuring.comparison import comparisons
-from hangtag.serving.loadtest.measuring.gates import Outcome
+from hangtag.serving.loadtest.comparison.compare import comparisons
+from hangtag.serving.loadtest.comparison.gates import Outcome
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
 from hangtag.serving.loadtest.report import html
 from hangtag.serving.loadtest.report.pictures.overview import Choice, front
 from tests.serving.loadtest.builders import block, full_results, results, two_models

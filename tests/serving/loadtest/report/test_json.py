@@ -5,14 +5,16 @@ from typing import Any
 import jsonschema
 import pytest
 
+from hangtag.serving.loadtest.comparison.compare import comparisons
+from hangtag.serving.loadtest.comparison.gates import Outcome
 from hangtag.serving.loadtest.errors import SavedError
-from hangtag.serving.loadtest.measuring.comparison import comparisons
-from hangtag.serving.loadtest.measuring.gates import Outcome
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop
-from hangtag.serving.loadtest.report import saved, schema, writing
-from hangtag.serving.loadtest.statistics.histogram import Histogram
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop
+from hangtag.serving.loadtest.report import json_reader as saved
+from hangtag.serving.loadtest.report import json_writer as writing
+from hangtag.serving.loadtest.report import schema
+from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
 from tests.serving.loadtest.builders import block, full_results, results, two_models
 
 DOCS = Path(__file__).parents[4] / "docs"

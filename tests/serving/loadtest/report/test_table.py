@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from hangtag.serving.loadtest.comparison.compare import comparisons
+from hangtag.serving.loadtest.comparison.gates import Outcome
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
-from hangtag.serving.loadtest.measuring.comparison import comparisons
-from hangtag.serving.loadtest.measuring.gates import Outcome
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.report import table
 from tests.serving.loadtest.builders import block, full_results, results, targets, two_models

@@ -12,7 +12,7 @@ from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.loadtest import samples
 from hangtag.serving.loadtest.errors import SampleError
-from hangtag.serving.loadtest.plan.targets import Method, Target
+from hangtag.serving.loadtest.plan.target import Method, Target
 from tests.serving.loadtest.fake_server import IMAGE, metadata
 
 Tensor = pb.ModelMetadataResponse.TensorMetadata

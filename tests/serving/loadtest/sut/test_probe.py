@@ -14,8 +14,8 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.errors import TargetError
-from hangtag.serving.loadtest.generator.orders import CLASSIFY, INFER
-from hangtag.serving.loadtest.plan.targets import Target
+from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER
+from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.sut.probe import Description, Probe, opened
 from tests.serving.loadtest.builders import description, targets
 from tests.serving.loadtest.fake_server import FakeServer

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from hangtag.serving.loadtest.generator.orders import Block, Snapshot
+from hangtag.serving.loadtest.cli import progress
+from hangtag.serving.loadtest.generator.messages import Block, Snapshot
 from hangtag.serving.loadtest.measuring.accuracy import AccuracyProgress
 from hangtag.serving.loadtest.measuring.session import Progress
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.report import progress
 from tests.serving.loadtest.builders import targets
 
 NOW = Snapshot(elapsed=0.5, queries=250, failed=0, rate=499.0, p50=0.0012, p99=0.0345)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hangtag.serving.loadtest.measuring.gates import OPERATORS, judge, parse
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, Load
+from hangtag.serving.loadtest.comparison.gates import OPERATORS, judge, parse
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Load
 from tests.serving.loadtest.builders import full_results, two_models
 
 NAMES = ("fast", "slow")

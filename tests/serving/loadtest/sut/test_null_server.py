@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from hangtag.serving.loadtest.generator.null_server import PREFACE, NullConnection, frame, null_server, serve_on
-from hangtag.serving.loadtest.generator.orders import INFER
+from hangtag.serving.loadtest.generator.messages import INFER
+from hangtag.serving.loadtest.sut.null_server import PREFACE, NullConnection, frame, null_server, serve_on
 
 
 @pytest.fixture

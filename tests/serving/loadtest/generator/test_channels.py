@@ -14,9 +14,9 @@ import trustme
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.generator import calls
-from hangtag.serving.loadtest.generator.calls import Calls, FutureCalls, QueueCalls, connect
-from hangtag.serving.loadtest.generator.orders import INFER
+from hangtag.serving.loadtest.generator import channels as calls
+from hangtag.serving.loadtest.generator.channels import Calls, FutureCalls, QueueCalls, connect
+from hangtag.serving.loadtest.generator.messages import INFER
 from tests.serving.loadtest.fake_server import FakeServer
 
 Way = Callable[[str, Credentials], Calls]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.plan.loads import Limits, Load
+from hangtag.serving.loadtest.plan.load import Limits, Load
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 CLASSIFY = "/hangtag.v1.Classifier/Classify"

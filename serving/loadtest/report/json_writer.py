@@ -4,18 +4,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from hangtag.serving.loadtest.generator.measured import BlockResult, Slice
+from hangtag.serving.loadtest.comparison.compare import Comparison
+from hangtag.serving.loadtest.comparison.gates import Outcome
+from hangtag.serving.loadtest.generator.block_result import BlockResult, Slice
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
-from hangtag.serving.loadtest.measuring.comparison import Comparison
-from hangtag.serving.loadtest.measuring.gates import Outcome
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, Load
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Load
 from hangtag.serving.loadtest.report import document as doc
-from hangtag.serving.loadtest.statistics.histogram import Histogram
+from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
 from hangtag.serving.loadtest.statistics.intervals import Interval
-from hangtag.serving.loadtest.sut.counters import ServerTimings
 from hangtag.serving.loadtest.sut.probe import Description
+from hangtag.serving.loadtest.sut.server_statistics import ServerTimings
 
 
 def build(results: Results, compared: Sequence[Comparison], outcomes: Sequence[Outcome] = ()) -> doc.ResultsDocument:

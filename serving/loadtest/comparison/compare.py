@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import Load, OpenLoop
-from hangtag.serving.loadtest.statistics.histogram import Histogram
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import Load, OpenLoop
+from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
 from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hangtag.serving.loadtest.plan.peak import LOWEST_RATE, PRECISION, PeakSearch
+from hangtag.serving.loadtest.plan.peak_search import LOWEST_RATE, PRECISION, PeakSearch
 
 
 def search(first: float, edge: float) -> tuple[float | None, list[float]]:

@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hangtag.serving.loadtest.measuring.gates import Outcome
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop
+from hangtag.serving.loadtest.comparison.gates import Outcome
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.report import csv as csv_report
 from hangtag.serving.loadtest.report import junit, prometheus
 from tests.serving.loadtest.builders import block, full_results, results, two_models

@@ -7,7 +7,7 @@ from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hangtag.serving.loadtest.statistics.histogram import Histogram
+from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
 from tests.serving.loadtest.builders import histogram
 
 DURATIONS = st.lists(st.floats(1e-6, 3000), min_size=1, max_size=100)

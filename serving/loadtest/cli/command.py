@@ -16,15 +16,19 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from hangtag.serving.credentials import Credentials, credentials_options
+from hangtag.serving.loadtest.cli import progress
 from hangtag.serving.loadtest.cli.calibrate import calibrate_alone
 from hangtag.serving.loadtest.cli.compare import compare, warn_of_machines
-from hangtag.serving.loadtest.cli.types import CommaList, Seconds, output, setting
-from hangtag.serving.loadtest.measuring import comparison, gates, whole
+from hangtag.serving.loadtest.cli.parameter_types import CommaList, Seconds, output, setting
+from hangtag.serving.loadtest.comparison import compare as comparison
+from hangtag.serving.loadtest.comparison import gates
+from hangtag.serving.loadtest.measuring import load_test as whole
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.plan import targets
+from hangtag.serving.loadtest.plan import target as targets
 from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario
-from hangtag.serving.loadtest.report import csv, html, junit, progress, prometheus, table, writing
-from hangtag.serving.loadtest.report.saved import Saved, read
+from hangtag.serving.loadtest.report import csv, html, junit, prometheus, table
+from hangtag.serving.loadtest.report import json_writer as writing
+from hangtag.serving.loadtest.report.json_reader import Saved, read
 
 
 class WithCompare(click.Command):

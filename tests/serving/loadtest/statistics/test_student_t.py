@@ -1,7 +1,7 @@
 import pytest
 from scipy.stats import t
 
-from hangtag.serving.loadtest.statistics.student import reach
+from hangtag.serving.loadtest.statistics.student_t import reach
 
 
 @pytest.mark.parametrize("freedom", [*range(1, 13), 29, 30, 99, 100, 1001])

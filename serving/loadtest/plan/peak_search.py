@@ -2,7 +2,7 @@
 
 import math
 
-from hangtag.serving.loadtest.plan.loads import MAX_RATE
+from hangtag.serving.loadtest.plan.load import MAX_RATE
 
 # How close (as a ratio) the found rate is to one that was shown not to keep the bound.
 PRECISION = 1.05

@@ -1,8 +1,8 @@
 import pytest
 
-from hangtag.serving.loadtest.measuring.comparison import compare, comparisons
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from hangtag.serving.loadtest.comparison.compare import compare, comparisons
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
 from tests.serving.loadtest.builders import block, results, two_models
 
 

@@ -6,9 +6,9 @@ from functools import cached_property
 import numpy as np
 
 from hangtag.serving.loadtest import units
-from hangtag.serving.loadtest.generator.measured import OK, BlockResult
+from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
 from hangtag.serving.loadtest.generator.recorder import DELAYED_AFTER
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.statistics import early_stopping
 from hangtag.serving.loadtest.statistics.percentiles import Counts, Values
 

@@ -11,10 +11,10 @@ from typing import Any, Self
 
 from hangtag.serving.loadtest.errors import GeneratorError
 from hangtag.serving.loadtest.generator import worker
-from hangtag.serving.loadtest.generator.calls import CHECK_TIMEOUT, clock
-from hangtag.serving.loadtest.generator.measured import BlockResult
-from hangtag.serving.loadtest.generator.orders import Block, Connections, Feed, Snapshot
-from hangtag.serving.loadtest.generator.tally import Tally
+from hangtag.serving.loadtest.generator.block_result import BlockResult
+from hangtag.serving.loadtest.generator.channels import CHECK_TIMEOUT, clock
+from hangtag.serving.loadtest.generator.messages import Block, Connections, Feed, Snapshot
+from hangtag.serving.loadtest.generator.shared_counts import Tally
 
 # How soon (seconds) a stop asked for in this process is passed on.
 POLL_INTERVAL = 0.1

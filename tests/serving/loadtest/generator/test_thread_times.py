@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hangtag.serving.loadtest.generator.occupancy import busiest, occupied
+from hangtag.serving.loadtest.generator.thread_times import busiest, occupied
 
 
 def test_what_a_thread_computed_and_waited_is_summed(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from hangtag.serving.loadtest.errors import SavedError
-from hangtag.serving.loadtest.generator.measured import BlockResult
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, Load, OpenLoop
+from hangtag.serving.loadtest.generator.block_result import BlockResult
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.report.document import SCHEMA
-from hangtag.serving.loadtest.statistics.histogram import Histogram
-from hangtag.serving.loadtest.sut.counters import PARTS, ServerTimings
+from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
+from hangtag.serving.loadtest.sut.server_statistics import PARTS, ServerTimings
 
 # What makes two machines different ones, in the results' environment.
 MACHINE = ("CPU", "CPUs usable", "system")

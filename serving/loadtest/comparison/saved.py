@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from hangtag.serving.loadtest.measuring.comparison import Comparison, compare
-from hangtag.serving.loadtest.measuring.runs import Run
-from hangtag.serving.loadtest.plan.loads import Load
+from hangtag.serving.loadtest.comparison.compare import Comparison, compare
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import Load
 
 
 class SavedRuns(Protocol):

@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.generator.fleet import Fleet
-from hangtag.serving.loadtest.generator.orders import Connections
+from hangtag.serving.loadtest.generator.messages import Connections
+from hangtag.serving.loadtest.generator.processes import Fleet
 from hangtag.serving.loadtest.measuring import accuracy, caching, calibration, peaks
 from hangtag.serving.loadtest.measuring.environment import describe
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.runs import Run
+from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.measuring.session import Progress, Session
-from hangtag.serving.loadtest.plan.loads import ClosedLoop
+from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.samples import SampleLibrary, load
-from hangtag.serving.loadtest.sut.counters import ServerTimings
 from hangtag.serving.loadtest.sut.probe import Description, Probe, opened
+from hangtag.serving.loadtest.sut.server_statistics import ServerTimings
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from hangtag.serving.loadtest.plan.loads import Limits, Load
-from hangtag.serving.loadtest.statistics.histogram import Histogram
-from hangtag.serving.loadtest.sut.counters import ServerTimings
+from hangtag.serving.loadtest.plan.load import Limits, Load
+from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
+from hangtag.serving.loadtest.sut.server_statistics import ServerTimings
 
 OK = "OK"
 

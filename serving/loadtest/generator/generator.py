@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from hangtag.serving.loadtest.generator import occupancy
-from hangtag.serving.loadtest.generator.calls import STATUS_NAMES, Calls, Metadata, clock, connect
-from hangtag.serving.loadtest.generator.measured import OK, BlockResult
-from hangtag.serving.loadtest.generator.orders import Block, Connections, Feed, Snapshot
+from hangtag.serving.loadtest.generator import thread_times as occupancy
+from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
+from hangtag.serving.loadtest.generator.channels import STATUS_NAMES, Calls, Metadata, clock, connect
+from hangtag.serving.loadtest.generator.messages import Block, Connections, Feed, Snapshot
 from hangtag.serving.loadtest.generator.recorder import Recorder
-from hangtag.serving.loadtest.generator.tally import Tally
-from hangtag.serving.loadtest.plan.loads import ClosedLoop, OpenLoop
+from hangtag.serving.loadtest.generator.shared_counts import Tally
+from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
 from hangtag.serving.loadtest.plan.schedule import generator_for, planned_times
-from hangtag.serving.loadtest.statistics.histogram import Histogram
+from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
 
 PROGRESS_INTERVAL = 0.2
 # After a stop, answers under way may still arrive for this long (seconds); then their calls are cancelled.

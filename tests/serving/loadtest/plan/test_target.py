@@ -1,6 +1,6 @@
 import pytest
 
-from hangtag.serving.loadtest.plan.targets import Target, parse
+from hangtag.serving.loadtest.plan.target import Target, parse
 
 
 def test_a_target_is_a_name_a_server_and_a_model() -> None:

@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hangtag.serving.loadtest import units
-from hangtag.serving.loadtest.generator.orders import Snapshot
+from hangtag.serving.loadtest.generator.messages import Snapshot
 from hangtag.serving.loadtest.measuring import session
 from hangtag.serving.loadtest.measuring.accuracy import AccuracyProgress
-from hangtag.serving.loadtest.plan.loads import Load, order_of
+from hangtag.serving.loadtest.plan.load import Load, order_of
 
 DRAWN_PER_SECOND = 2
 # Seconds between two lines where nobody looks at a terminal: a log of CI shows that it goes on, and stays short.
