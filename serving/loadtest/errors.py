@@ -4,7 +4,7 @@
     ├── TargetError      the server or a model cannot be measured: not there, not ready, not this protocol
     ├── SampleError      there is nothing fitting to send
     ├── GeneratorError   the generator's process failed
-    └── SavedError       a file of saved results cannot be used
+    └── SavedResultsError       a file of saved results cannot be used
 
 They are ClickExceptions, so that the command shows them as one line and exits with 1. Calls that fail while a run is
 measured are results, not exceptions: they are counted by status code.
@@ -29,5 +29,5 @@ class GeneratorError(LoadTestError):
     """The process that generates the load ended before it was told to."""
 
 
-class SavedError(LoadTestError):
+class SavedResultsError(LoadTestError):
     """A file is not what `hangtag loadtest --json` wrote."""

@@ -24,9 +24,9 @@ import grpc
 from rich.console import Console
 
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.generator.channels import Calls, FutureCalls, QueueCalls
-from hangtag.serving.loadtest.generator.messages import INFER, Block, Connections, Feed
-from hangtag.serving.loadtest.generator.processes import Fleet
+from hangtag.serving.loadtest.generator.channels import Channel, CompletionQueueChannel, FutureChannel
+from hangtag.serving.loadtest.generator.messages import INFER, Block, CallSettings, RequestPool
+from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.samples import load
@@ -41,7 +41,7 @@ SWITCH_INTERVAL = 0.0005  # As in the generator's processes.
 clock = time.perf_counter
 
 
-def _own(calls: Calls, request: bytes, concurrency: int, seconds: float) -> int:
+def _own(calls: Channel, request: bytes, concurrency: int, seconds: float) -> int:
     end, done, count, left = clock() + seconds, threading.Event(), 0, concurrency
     lock = threading.Lock()
 
@@ -67,12 +67,12 @@ def _own(calls: Calls, request: bytes, concurrency: int, seconds: float) -> int:
 
 def queue(address: str, request: bytes, concurrency: int, seconds: float) -> int:
     """grpcio's completion queue, driven directly."""
-    return _own(QueueCalls(address, Credentials()), request, concurrency, seconds)
+    return _own(CompletionQueueChannel(address, Credentials()), request, concurrency, seconds)
 
 
 def futures(address: str, request: bytes, concurrency: int, seconds: float) -> int:
     """`.future()` with a callback."""
-    return _own(FutureCalls(address, Credentials()), request, concurrency, seconds)
+    return _own(FutureChannel(address, Credentials()), request, concurrency, seconds)
 
 
 def sync(address: str, request: bytes, concurrency: int, seconds: float) -> int:
@@ -131,9 +131,9 @@ def measure(way: str, address: str, request: bytes, concurrency: int, seconds: f
 
 def hangtag(address: str, request: bytes, concurrency: int, seconds: float) -> dict[str, float]:
     """The same of the load test's generator, in one process of its own."""
-    feeds, stop = {"bench": Feed(address, INFER, (request,))}, threading.Event()
+    feeds, stop = {"bench": RequestPool(address, INFER, (request,))}, threading.Event()
     limits = Limits(seconds, 1, 2 * seconds, 10_000_000)
-    with Fleet(feeds, Connections(deadline=DEADLINE), 1, stop) as fleet:
+    with GeneratorProcesses(feeds, CallSettings(deadline=DEADLINE), 1, stop) as fleet:
         block = Block("bench", ClosedLoop(concurrency), limits, warm_up=0.0, seed=0, round=0)
         result = fleet.run(block, lambda _: None)
     return {"throughput": result.throughput, "per_cpu_second": result.throughput / result.generator_cpu}

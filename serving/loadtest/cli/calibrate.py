@@ -6,7 +6,7 @@ from rich.console import Console
 
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.cli import progress
-from hangtag.serving.loadtest.generator.messages import Connections
+from hangtag.serving.loadtest.generator.messages import CallSettings
 from hangtag.serving.loadtest.measuring.calibration import calibrate
 from hangtag.serving.loadtest.plan.load import Load
 from hangtag.serving.loadtest.plan.scenario import Scenario
@@ -17,7 +17,7 @@ REQUEST = bytes(830)
 
 def calibrate_alone(scenario: Scenario, console: Console) -> None:
     """Print the ceiling under each of the scenario's loads."""
-    connections = Connections(scenario.channels, scenario.deadline)
+    connections = CallSettings(scenario.channels, scenario.deadline)
     loads: tuple[Load, ...] = scenario.closed_loops
     loads += () if scenario.derives_rate else scenario.open_loops(1.0)
     with progress.live(console) as show:

@@ -28,7 +28,7 @@ from hangtag.serving.loadtest.plan import target as targets
 from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario
 from hangtag.serving.loadtest.report import csv, html, junit, prometheus, table
 from hangtag.serving.loadtest.report import json_writer as writing
-from hangtag.serving.loadtest.report.json_reader import Saved, read
+from hangtag.serving.loadtest.report.json_reader import SavedResults, read
 
 
 class WithCompare(click.Command):
@@ -79,7 +79,7 @@ class WithCompare(click.Command):
 @setting("--blocks", "Parts a run is cut into, to take turns with the other targets.")
 @setting("--batch-size", "Samples in a query.")
 @setting("--deadline", "Of each call.", Seconds())
-@setting("--channels", "Connections that each process opens to a server.")
+@setting("--channels", "CallSettings that each process opens to a server.")
 @setting("--processes", "Processes that send.  [default: one for every four CPUs]", click.IntRange(min=1))
 @setting("--seed", "Decides samples, schedule and order, each on its own.")
 @click.option(
@@ -214,7 +214,7 @@ def _scenario(ctx: click.Context, settings: dict[str, Any], measured: tuple[targ
         raise click.UsageError(f"{error}.") from error
 
 
-def _gates(conditions: tuple[str, ...], scenario: Scenario, baseline: Saved | None) -> tuple[gates.Gate, ...]:
+def _gates(conditions: tuple[str, ...], scenario: Scenario, baseline: SavedResults | None) -> tuple[gates.Gate, ...]:
     try:
         return tuple(gates.parse(text, scenario.names, baseline is not None) for text in conditions)
     except ValueError as error:

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.text import Text
 
 from hangtag.serving.loadtest.comparison import saved as saved_comparison
-from hangtag.serving.loadtest.report.json_reader import Saved, read
+from hangtag.serving.loadtest.report.json_reader import SavedResults, read
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-def warn_of_machines(saved: Saved, environment: Mapping[str, str], console: Console) -> None:
+def warn_of_machines(saved: SavedResults, environment: Mapping[str, str], console: Console) -> None:
     """Say so where the saved results are of another machine than those with this environment."""
     for line in saved.other_machine(environment):
         console.print(Text.assemble(("WARNING ", "bold yellow"), f"different machines. {line}"))

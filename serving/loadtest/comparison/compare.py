@@ -7,7 +7,7 @@ from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load, OpenLoop
-from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
+from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
 
 
@@ -64,7 +64,7 @@ def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) ->
         blocks = min(len(rates), len(baseline_rates))
         latencies, baseline_latencies = latencies[:blocks], baseline_latencies[:blocks]
         rates, baseline_rates = rates[:blocks], baseline_rates[:blocks]
-    values = Histogram.values()
+    values = DurationHistogram.values()
     p50, p99 = (ratio_of_percentiles(values, latencies, baseline_latencies, q, paired=paired) for q in (50, 99))
     throughput = ratio_of_rates(rates, baseline_rates, paired=paired)
     name, baseline_name = files or (run.target, baseline.target)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from hangtag.serving.loadtest.plan.load import Limits, Load
-from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
-from hangtag.serving.loadtest.sut.server_statistics import ServerTimings
+from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
+from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 
 OK = "OK"
 
@@ -17,7 +17,7 @@ class Slice:
 
     start: float  # Seconds: in a part from the end of the warm-up, in a run from the start of the test.
     length: float
-    latency: Histogram
+    latency: DurationHistogram
     failed: int = 0
 
 
@@ -36,9 +36,11 @@ class BlockResult:
     warm_up_queries: int  # Discarded.
     statuses: Counter[str] = field(default_factory=Counter)
     details: dict[str, str] = field(default_factory=dict)  # The first message that came with each status but OK.
-    latency: Histogram = field(default_factory=Histogram)
-    service: Histogram = field(default_factory=Histogram)
-    lateness: Histogram = field(default_factory=Histogram)  # Actual minus planned send time, of every query.
+    latency: DurationHistogram = field(default_factory=DurationHistogram)
+    service: DurationHistogram = field(default_factory=DurationHistogram)
+    lateness: DurationHistogram = field(
+        default_factory=DurationHistogram
+    )  # Actual minus planned send time, of every query.
     delayed: int = 0  # Sent too late: see recorder.DELAYED_AFTER.
     finished: bool = True  # Both minima were reached, and nobody stopped it.
     timeline: tuple[Slice, ...] = ()
@@ -63,7 +65,7 @@ class BlockResult:
         return self.answered_in_window / self.window if self.window > 0 else 0.0
 
     @classmethod
-    def joined(cls, parts: Sequence["BlockResult"], limits: Limits) -> "BlockResult":
+    def from_processes(cls, parts: Sequence["BlockResult"], limits: Limits) -> "BlockResult":
         """What several processes measured of one block at the same time. `limits` are those of the whole block."""
         whole = cls._summed(parts, window=max(part.window for part in parts))
         slices: dict[float, list[Slice]] = {}
@@ -74,13 +76,18 @@ class BlockResult:
             whole,
             finished=whole.finished and limits.reached(whole.window, whole.queries),
             timeline=tuple(
-                Slice(start, same[0].length, Histogram.merged(s.latency for s in same), sum(s.failed for s in same))
+                Slice(
+                    start,
+                    same[0].length,
+                    DurationHistogram.merged(s.latency for s in same),
+                    sum(s.failed for s in same),
+                )
                 for start, same in sorted(slices.items())
             ),
         )
 
     @classmethod
-    def merged(cls, blocks: Sequence["BlockResult"]) -> "BlockResult":
+    def from_blocks(cls, blocks: Sequence["BlockResult"]) -> "BlockResult":
         """The blocks of one target under one load, which ran one after the other, as one."""
         timings = [block.server for block in blocks if block.server is not None]
         return replace(
@@ -102,9 +109,9 @@ class BlockResult:
             warm_up_queries=sum(part.warm_up_queries for part in parts),
             statuses=sum((part.statuses for part in parts), Counter()),
             details=details,
-            latency=Histogram.merged(part.latency for part in parts),
-            service=Histogram.merged(part.service for part in parts),
-            lateness=Histogram.merged(part.lateness for part in parts),
+            latency=DurationHistogram.merged(part.latency for part in parts),
+            service=DurationHistogram.merged(part.service for part in parts),
+            lateness=DurationHistogram.merged(part.lateness for part in parts),
             delayed=sum(part.delayed for part in parts),
             finished=all(part.finished for part in parts),
             generator_cpu=max(part.generator_cpu for part in parts),

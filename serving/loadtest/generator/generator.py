@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from hangtag.serving.loadtest.generator import thread_times as occupancy
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
-from hangtag.serving.loadtest.generator.channels import STATUS_NAMES, Calls, Metadata, clock, connect
-from hangtag.serving.loadtest.generator.messages import Block, Connections, Feed, Snapshot
+from hangtag.serving.loadtest.generator.channels import STATUS_NAMES, Channel, Metadata, clock, connect
+from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, Snapshot
 from hangtag.serving.loadtest.generator.recorder import Recorder
-from hangtag.serving.loadtest.generator.shared_counts import Tally
+from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
 from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
-from hangtag.serving.loadtest.plan.schedule import generator_for, planned_times
-from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
+from hangtag.serving.loadtest.plan.schedule import planned_send_times, random_generator
+from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 
 PROGRESS_INTERVAL = 0.2
 # After a stop, answers under way may still arrive for this long (seconds); then their calls are cancelled.
@@ -31,18 +31,23 @@ class Generator:
     """One process's part of the generator: holds connections and requests, and runs blocks one after the other."""
 
     def __init__(
-        self, feeds: Mapping[str, Feed], connections: Connections, tally: Tally, place: int = 0, places: int = 1
+        self,
+        feeds: Mapping[str, RequestPool],
+        connections: CallSettings,
+        tally: SharedCounts,
+        place: int = 0,
+        places: int = 1,
     ) -> None:
         """`feeds` by target name. This is process number `place` of `places`. Raises CredentialsError."""
         self._feeds = feeds
         self._connections = connections
         self._tally = tally
         self._place, self._places = place, places
-        Histogram.prepare()
-        self._calls: dict[str, list[Calls]] = {}
+        DurationHistogram.prepare()
+        self._calls: dict[str, list[Channel]] = {}
         for address in dict.fromkeys(feed.address for feed in feeds.values()):
             self._calls[address] = [
-                connect(address, connections.credentials, public_path=connections.public_path)
+                connect(address, connections.credentials, public_api=connections.public_api)
                 for _ in range(connections.per_process)
             ]
 
@@ -86,10 +91,10 @@ class _BlockRun:
     def __init__(
         self,
         block: Block,
-        calls: Sequence[Calls],
-        feed: Feed,
-        connections: Connections,
-        tally: Tally,
+        calls: Sequence[Channel],
+        feed: RequestPool,
+        connections: CallSettings,
+        tally: SharedCounts,
         place: int,
         places: int,
     ) -> None:
@@ -108,8 +113,8 @@ class _BlockRun:
         self._planned_end = 0.0
         if isinstance(block.load, OpenLoop):
             # Every process computes the whole schedule, and keeps its part.
-            random = generator_for(block.seed, "schedule", block.round)
-            times = planned_times(block.load, block.limits, block.warm_up, random)
+            random = random_generator(block.seed, "schedule", block.round)
+            times = planned_send_times(block.load, block.limits, block.warm_up, random)
             self._planned = times[place::places].tolist()
             self._planned_end = self._start + (times[-1] if times.size else 0.0)
         self._in_flight = 0
@@ -205,7 +210,7 @@ class _BlockRun:
         block, stopped = self._block, self._early or self._abandoned
         return self._recorder.result(block.target, block.load, self._tally.end, stopped=stopped)
 
-    def _send(self, calls: Calls, planned: float) -> None:
+    def _send(self, calls: Channel, planned: float) -> None:
         with self._lock:
             if self._stopped.is_set():
                 return
@@ -213,12 +218,12 @@ class _BlockRun:
         token = (calls, planned, clock())
         calls.send(self._method, next(self._requests), self._deadline, self._metadata, token, self._ended)
 
-    def _send_next(self, calls: Calls) -> None:
+    def _send_next(self, calls: Channel) -> None:
         """In the slot that an answer has freed: as many are in flight as before, so nothing is counted or locked."""
         now = clock()
         calls.send(self._method, next(self._requests), self._deadline, self._metadata, (calls, now, now), self._ended)
 
-    def _ended(self, token: tuple[Calls, float, float], ended: float, code: int, details: str) -> None:
+    def _ended(self, token: tuple[Channel, float, float], ended: float, code: int, details: str) -> None:
         calls, planned, sent = token
         if self._abandoned:
             return

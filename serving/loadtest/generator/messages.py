@@ -10,7 +10,7 @@ CLASSIFY = "/hangtag.v1.Classifier/Classify"
 
 
 @dataclass(frozen=True)
-class Feed:
+class RequestPool:
     """What is sent to one target: its server, the gRPC method, and serialised requests to take turns with."""
 
     address: str
@@ -19,13 +19,13 @@ class Feed:
 
 
 @dataclass(frozen=True)
-class Connections:
+class CallSettings:
     """How servers are called. `per_process` connections are opened to each; every call gets `deadline` seconds."""
 
     per_process: int = 1
     deadline: float = 10.0
     credentials: Credentials = field(default_factory=Credentials)
-    public_path: bool = False  # Take grpcio's public API even where the faster path works.
+    public_api: bool = False  # Take grpcio's public API even where the faster path works.
 
 
 @dataclass(frozen=True)

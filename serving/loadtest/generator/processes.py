@@ -13,8 +13,8 @@ from hangtag.serving.loadtest.errors import GeneratorError
 from hangtag.serving.loadtest.generator import worker
 from hangtag.serving.loadtest.generator.block_result import BlockResult
 from hangtag.serving.loadtest.generator.channels import CHECK_TIMEOUT, clock
-from hangtag.serving.loadtest.generator.messages import Block, Connections, Feed, Snapshot
-from hangtag.serving.loadtest.generator.shared_counts import Tally
+from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, Snapshot
+from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
 
 # How soon (seconds) a stop asked for in this process is passed on.
 POLL_INTERVAL = 0.1
@@ -23,16 +23,16 @@ LEAD = 0.05
 START_TIMEOUT = 60.0 + CHECK_TIMEOUT
 
 
-class Fleet:
+class GeneratorProcesses:
     """A generator of several processes, used as a context manager. `run` blocks, and ends early once `stop` is set."""
 
     def __init__(
-        self, feeds: Mapping[str, Feed], connections: Connections, processes: int, stop: threading.Event
+        self, feeds: Mapping[str, RequestPool], connections: CallSettings, processes: int, stop: threading.Event
     ) -> None:
         """`feeds` by target name. The processes start, and connect, when the context opens."""
         # Spawned, not forked: gRPC's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        self._tally = Tally(context, processes)
+        self._tally = SharedCounts(context, processes)
         self._stop = stop
         self._connections: list[Connection] = []
         self._processes: list[Any] = []
@@ -91,7 +91,7 @@ class Fleet:
                 else:
                     snapshots[place] = message
                     on_progress(_together(list(snapshots.values())))
-        return BlockResult.joined([results[place] for place in range(len(self))], block.limits)
+        return BlockResult.from_processes([results[place] for place in range(len(self))], block.limits)
 
     def _send(self, place: int, message: object) -> None:
         try:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult, Slice
 from hangtag.serving.loadtest.plan.load import Limits, Load
-from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
+from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 
 # An open loop's query that left this much later than planned (seconds) is a delayed request: beyond what the operating
 # system needs to wake a thread on a busy machine, so the generator had fallen behind.
@@ -31,12 +31,12 @@ class Recorder:
         self.window_start = window_start
         self.statuses: Counter[str] = Counter()
         self.details: dict[str, str] = {}
-        self.latency = Histogram()
-        self._service = Histogram()
-        self._lateness = Histogram()
+        self.latency = DurationHistogram()
+        self._service = DurationHistogram()
+        self._lateness = DurationHistogram()
         self._delayed = 0
         self._slice_length = max(limits.min_duration / SLICES, SHORTEST_SLICE)
-        self._slices: dict[int, tuple[Histogram, Counter[str]]] = {}
+        self._slices: dict[int, tuple[DurationHistogram, Counter[str]]] = {}
         self._ended: list[tuple[float, float, float, str]] = []
         self._warm: list[tuple[float, str]] = []
         self._folded = 0
@@ -86,7 +86,7 @@ class Recorder:
         places = ((ended - self.window_start) // self._slice_length).astype(int)
         for place in np.unique(places).tolist():
             here = places == place
-            latency, ends = self._slices.setdefault(place, (Histogram(), Counter()))
+            latency, ends = self._slices.setdefault(place, (DurationHistogram(), Counter()))
             latency.record((ended - planned)[here & ok])
             ends["failed"] += int(np.count_nonzero(here & ~ok))
 

@@ -5,7 +5,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 
-class Tally:
+class SharedCounts:
     """How many queries ended in each process, and when the block's measuring ended (0 while it goes on).
 
     Each process writes its own count only, so nothing is locked; the end is written by whoever sees it first.

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 
 from hangtag.serving.loadtest.generator.generator import Generator
-from hangtag.serving.loadtest.generator.messages import Connections, Feed, Snapshot
-from hangtag.serving.loadtest.generator.shared_counts import Tally
+from hangtag.serving.loadtest.generator.messages import CallSettings, RequestPool, Snapshot
+from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
 
 # A thread that wants the interpreter gets it after this long (Python's default is 5 ms: a late send).
 SWITCH_INTERVAL = 0.0005
@@ -17,9 +17,9 @@ STOP = "stop"
 
 def serve(
     connection: Connection,
-    feeds: Mapping[str, Feed],
-    connections: Connections,
-    tally: Tally,
+    feeds: Mapping[str, RequestPool],
+    connections: CallSettings,
+    tally: SharedCounts,
     place: int,
     places: int,
 ) -> None:

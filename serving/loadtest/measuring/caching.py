@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.loadtest.errors import SampleError
-from hangtag.serving.loadtest.generator.messages import Feed
-from hangtag.serving.loadtest.generator.processes import Fleet
+from hangtag.serving.loadtest.generator.messages import RequestPool
+from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.measuring.session import Progress, Session, interleaved
 from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
@@ -59,7 +59,7 @@ class CacheCheck:
         )
 
 
-def feeds(target: Target, metadata: pb.ModelMetadataResponse, batch_size: int) -> dict[str, Feed]:
+def feeds(target: Target, metadata: pb.ModelMetadataResponse, batch_size: int) -> dict[str, RequestPool]:
     """What `check` sends: one request, and as many different ones, by the names that it has for the target.
 
     Raises SampleError when too few values can be made up for the model.
@@ -81,8 +81,8 @@ def feeds(target: Target, metadata: pb.ModelMetadataResponse, batch_size: int) -
 def check(
     scenario: Scenario,
     target: Target,
-    sent: Mapping[str, Feed],
-    fleet: Fleet,
+    sent: Mapping[str, RequestPool],
+    fleet: GeneratorProcesses,
     stop: threading.Event,
     on_progress: Callable[[Progress], None],
 ) -> CacheCheck | None:

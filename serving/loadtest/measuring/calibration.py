@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from hangtag.serving.loadtest.generator.block_result import BlockResult
-from hangtag.serving.loadtest.generator.messages import INFER, Block, Connections, Feed, Snapshot
-from hangtag.serving.loadtest.generator.processes import Fleet
+from hangtag.serving.loadtest.generator.messages import INFER, Block, CallSettings, RequestPool, Snapshot
+from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.measuring.session import Progress, still_needs
 from hangtag.serving.loadtest.plan.load import Limits, Load
 from hangtag.serving.loadtest.sut.null_server import null_server
@@ -39,7 +39,7 @@ def calibrate(
     requests: tuple[bytes, ...],
     processes: int,
     stop: threading.Event,
-    connections: Connections,
+    connections: CallSettings,
     on_progress: Callable[[Progress], None],
 ) -> tuple[Ceiling, ...]:
     """Measure the ceiling under each load with these requests. Fewer come back once `stop` is set.
@@ -47,8 +47,8 @@ def calibrate(
     Raises GeneratorError.
     """
     with null_server() as address:
-        feeds = {"null": Feed(address, INFER, requests)}
-        with Fleet(feeds, connections, processes, stop) as fleet:
+        feeds = {"null": RequestPool(address, INFER, requests)}
+        with GeneratorProcesses(feeds, connections, processes, stop) as fleet:
             ceilings = []
             for place, load in enumerate(loads):
                 if not stop.is_set():

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.generator.messages import Connections
-from hangtag.serving.loadtest.generator.processes import Fleet
+from hangtag.serving.loadtest.generator.messages import CallSettings
+from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.measuring import accuracy, caching, calibration, peaks
 from hangtag.serving.loadtest.measuring.environment import describe
 from hangtag.serving.loadtest.measuring.results import Results
@@ -19,8 +19,8 @@ from hangtag.serving.loadtest.measuring.session import Progress, Session
 from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.samples import SampleLibrary, load
+from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 from hangtag.serving.loadtest.sut.probe import Description, Probe, opened
-from hangtag.serving.loadtest.sut.server_statistics import ServerTimings
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,15 @@ def measure(
             described[name] = replace(described[name], answering_version=library.answering_version(answer))
         accuracies = _accuracies(libraries, described, probes, scenario.deadline, stop, show) if extras.accuracy else {}
         feeds = {library.target.name: library.feed for library in libraries}
-        connections = Connections(scenario.channels, scenario.deadline, credentials, extras.public_api)
+        connections = CallSettings(scenario.channels, scenario.deadline, credentials, extras.public_api)
         cached = {
             target: caching.feeds(target, described[target.name].metadata, scenario.batch_size)
             for target in scenario.targets
             if extras.check_caching
         }
-        with Fleet(ChainMap(feeds, *cached.values()), connections, scenario.generator_processes, stop) as fleet:
+        with GeneratorProcesses(
+            ChainMap(feeds, *cached.values()), connections, scenario.generator_processes, stop
+        ) as fleet:
             checks = tuple(
                 check
                 for target, sent in cached.items()

@@ -9,7 +9,7 @@ from hangtag.serving.loadtest.measuring.session import Session
 from hangtag.serving.loadtest.plan.load import OpenLoop
 from hangtag.serving.loadtest.plan.peak_search import LOWEST_RATE, PeakSearch
 from hangtag.serving.loadtest.plan.scenario import SHARE_OF_PEAK, Scenario
-from hangtag.serving.loadtest.plan.schedule import generator_for
+from hangtag.serving.loadtest.plan.schedule import random_generator
 
 FIRST_RATE = 100.0  # Where nothing better is known.
 
@@ -78,7 +78,7 @@ def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
         for name in scenario.names
     }
     steps: dict[str, list[Run]] = {name: [] for name in scenario.names}
-    random = generator_for(scenario.seed, "peak order")
+    random = random_generator(scenario.seed, "peak order")
     number = 0
     while not session.stopped and (open_ones := [name for name, search in searches.items() if search.rate is not None]):
         for which in random.permutation(len(open_ones)):

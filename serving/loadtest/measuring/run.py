@@ -35,7 +35,7 @@ class Run:
     @cached_property
     def total(self) -> BlockResult:
         """The blocks merged."""
-        return BlockResult.merged(list(self.blocks))
+        return BlockResult.from_blocks(list(self.blocks))
 
     @property
     def target(self) -> str:
@@ -189,7 +189,7 @@ class Run:
         return f"{subject} {kept} p{self.percentile:g} within {units.duration(self.target_latency)} (99 % confidence)."
 
     def block_latencies(self) -> Counts:
-        """Latency counts [blocks, values] over Histogram.values()."""
+        """Latency counts [blocks, values] over DurationHistogram.values()."""
         return np.stack([block.latency.counts() for block in self.blocks])
 
     def block_throughputs(self) -> Values:

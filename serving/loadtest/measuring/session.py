@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
 from hangtag.serving.loadtest.generator.channels import clock
 from hangtag.serving.loadtest.generator.messages import Block, Snapshot
-from hangtag.serving.loadtest.generator.processes import Fleet
+from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load, order_of
 from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.plan.schedule import generator_for
-from hangtag.serving.loadtest.sut.server_statistics import ServerTimings
+from hangtag.serving.loadtest.plan.schedule import random_generator
+from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 
 # The counters of a target's server as they stand (by target name), or None where it keeps none.
 Counters = Callable[[str], ServerTimings | None]
@@ -40,7 +40,7 @@ def interleaved(scenario: Scenario, loads: Iterable[Load]) -> Iterator[Block]:
 
     In one round an open loop has the same schedule for every target.
     """
-    random = generator_for(scenario.seed, "order")
+    random = random_generator(scenario.seed, "order")
     ordered = tuple(loads)
     for number in range(scenario.blocks):
         for place in random.permutation(len(ordered)):
@@ -61,7 +61,7 @@ class Session:
     def __init__(
         self,
         scenario: Scenario,
-        fleet: Fleet,
+        fleet: GeneratorProcesses,
         stop: threading.Event,
         on_progress: Callable[[Progress], None],
         counters: Counters,

@@ -11,12 +11,12 @@ from hangtag.serving.loadtest.plan.load import Limits, OpenLoop
 Times = npt.NDArray[np.float64]
 
 
-def generator_for(seed: int, purpose: str, *index: int) -> np.random.Generator:
+def random_generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
     """A random generator of its own for each purpose, so that a change to one never shifts another."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *index])
 
 
-def planned_times(load: OpenLoop, limits: Limits, warm_up: float, random: np.random.Generator) -> Times:
+def planned_send_times(load: OpenLoop, limits: Limits, warm_up: float, random: np.random.Generator) -> Times:
     """The planned send times of one block, in seconds from its start, ascending, the warm-up's included.
 
     A Poisson process has independent, exponentially distributed gaps with mean 1 / rate; constant arrivals have equal

@@ -7,7 +7,7 @@ import math
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop
-from hangtag.serving.loadtest.sut.server_statistics import PARTS
+from hangtag.serving.loadtest.statistics.server_timings import PARTS
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 COLUMNS = (

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hangtag.serving.loadtest.errors import SavedError
+from hangtag.serving.loadtest.errors import SavedResultsError
 from hangtag.serving.loadtest.generator.block_result import BlockResult
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.report.document import SCHEMA
-from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
-from hangtag.serving.loadtest.sut.server_statistics import PARTS, ServerTimings
+from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
+from hangtag.serving.loadtest.statistics.server_timings import PARTS, ServerTimings
 
 # What makes two machines different ones, in the results' environment.
 MACHINE = ("CPU", "CPUs usable", "system")
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedResults:
     """A file that `hangtag loadtest --json` wrote."""
 
     file: Path
@@ -43,21 +43,21 @@ class Saved:
         )
 
 
-def read(file: Path) -> Saved:
-    """Read results. Raises SavedError when the file is none, or of another version."""
+def read(file: Path) -> SavedResults:
+    """Read results. Raises SavedResultsError when the file is none, or of another version."""
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SavedError(f"{file} cannot be read: {error.strerror}") from error
+        raise SavedResultsError(f"{file} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise SavedError(f"{file} is not JSON: {error}") from error
+        raise SavedResultsError(f"{file} is not JSON: {error}") from error
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != SCHEMA:
-        raise SavedError(
+        raise SavedResultsError(
             f"{file} holds no results of 'hangtag loadtest --json' ({SCHEMA}), but {schema or 'other JSON'}"
         )
     try:
-        return Saved(
+        return SavedResults(
             file=file,
             runs=tuple(_run(run, document["scenario"]) for run in document["runs"]),
             accuracies={
@@ -70,7 +70,7 @@ def read(file: Path) -> Saved:
             started=document["started"],
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise SavedError(f"{file} does not follow its own schema ({type(error).__name__}: {error})") from error
+        raise SavedResultsError(f"{file} does not follow its own schema ({type(error).__name__}: {error})") from error
 
 
 def _run(run: dict[str, Any], scenario: dict[str, Any]) -> Run:
@@ -95,7 +95,7 @@ def _load(load: dict[str, Any]) -> Load:
 
 def _block(block: dict[str, Any], target: str, load: Load, details: dict[str, str]) -> BlockResult:
     latency, service, lateness = (
-        Histogram(block[name]["histogram"].encode()) for name in ("latency", "service_time", "lateness")
+        DurationHistogram(block[name]["histogram"].encode()) for name in ("latency", "service_time", "lateness")
     )
     said = block.get("server")
     return BlockResult(

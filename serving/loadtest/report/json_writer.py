@@ -12,10 +12,10 @@ from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load
 from hangtag.serving.loadtest.report import document as doc
-from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
+from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from hangtag.serving.loadtest.statistics.intervals import Interval
+from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 from hangtag.serving.loadtest.sut.probe import Description
-from hangtag.serving.loadtest.sut.server_statistics import ServerTimings
 
 
 def build(results: Results, compared: Sequence[Comparison], outcomes: Sequence[Outcome] = ()) -> doc.ResultsDocument:
@@ -189,7 +189,7 @@ def _slice(one: Slice) -> doc.SliceDocument:
     }
 
 
-def _durations(histogram: Histogram) -> doc.DurationsDocument:
+def _durations(histogram: DurationHistogram) -> doc.DurationsDocument:
     p50, p90, p95, p99, p999 = (_number(histogram.percentile(q)) for q in (50, 90, 95, 99, 99.9))
     return {
         "count": len(histogram),

@@ -13,8 +13,8 @@ from PIL import Image
 from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.loadtest.errors import SampleError
-from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER, Feed
-from hangtag.serving.loadtest.plan.schedule import generator_for
+from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER, RequestPool
+from hangtag.serving.loadtest.plan.schedule import random_generator
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.samples.arrays import Samples, has_batch_axis
 from hangtag.serving.loadtest.samples.image_folder import read_folder
@@ -39,9 +39,9 @@ class SampleLibrary:
     metadata: pb.ModelMetadataResponse = field(repr=False)
 
     @property
-    def feed(self) -> Feed:
+    def feed(self) -> RequestPool:
         """What the generator needs of it."""
-        return Feed(self.target.address, INFER if self.target.method == "infer" else CLASSIFY, self.requests)
+        return RequestPool(self.target.address, INFER if self.target.method == "infer" else CLASSIFY, self.requests)
 
     def answering_version(self, answer: bytes) -> str:
         """The model version that an answer to one of the requests is of; empty where the server does not say."""
@@ -73,7 +73,7 @@ def load(
     Raises SampleError when the samples cannot be read or do not fit the model's input, when the model takes no batch of
     this size, or when its shapes leave a size open that is not the batch's.
     """
-    random = generator_for(seed, "samples")
+    random = random_generator(seed, "samples")
     if target.method == "classify" and batch_size != 1:
         raise SampleError("Classify takes one image a call: --batch-size has to be 1")
     if path is None:

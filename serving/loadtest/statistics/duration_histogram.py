@@ -14,7 +14,7 @@ from hangtag.serving.loadtest.statistics.percentiles import Counts, Values, perc
 _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
 
 
-class Histogram:
+class DurationHistogram:
     """Durations, given and answered in seconds, kept to three significant digits and never finer than 1 µs."""
 
     def __init__(self, encoded: bytes | None = None) -> None:
@@ -24,7 +24,7 @@ class Histogram:
         )
 
     @classmethod
-    def merged(cls, parts: Iterable["Histogram"]) -> Self:
+    def merged(cls, parts: Iterable["DurationHistogram"]) -> Self:
         """One histogram of all the parts' durations."""
         whole = cls()
         for part in parts:
@@ -42,13 +42,13 @@ class Histogram:
     @staticmethod
     def prepare() -> None:
         """Make the tables that all histograms of this process share, before anything is timed: it takes a moment."""
-        Histogram._bounds()
+        DurationHistogram._bounds()
 
     @staticmethod
     @cache
     def _bounds() -> npt.NDArray[np.int64]:
         """The largest duration (microseconds) at each place."""
-        return np.rint(Histogram.values() * 1e6).astype(np.int64)
+        return np.rint(DurationHistogram.values() * 1e6).astype(np.int64)
 
     def record(self, durations: npt.NDArray[np.float64]) -> None:
         """Count these durations (seconds)."""
@@ -91,5 +91,5 @@ class Histogram:
     def __len__(self) -> int:
         return int(self._hdr.get_total_count())
 
-    def __reduce__(self) -> tuple[type["Histogram"], tuple[bytes]]:
-        return Histogram, (self.encode(),)
+    def __reduce__(self) -> tuple[type["DurationHistogram"], tuple[bytes]]:
+        return DurationHistogram, (self.encode(),)

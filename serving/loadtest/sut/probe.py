@@ -13,7 +13,8 @@ from hangtag.serving.credentials import Credentials, CredentialsError
 from hangtag.serving.loadtest.errors import TargetError
 from hangtag.serving.loadtest.generator.channels import CHANNEL_OPTIONS
 from hangtag.serving.loadtest.plan.target import Target
-from hangtag.serving.loadtest.sut import server_statistics as counters
+from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
+from hangtag.serving.loadtest.sut import server_statistics
 
 # Enough for a server across an ocean; a refused connection fails at once.
 PROBE_TIMEOUT = 5.0
@@ -127,9 +128,9 @@ class Probe:
             statistics=self.counters(target.model) is not None,
         )
 
-    def counters(self, model: str) -> counters.ServerTimings | None:
+    def counters(self, model: str) -> ServerTimings | None:
         """What the server counts of this model, as it stands."""
-        return counters.read(self._stub, model, self.metadata)
+        return server_statistics.read(self._stub, model, self.metadata)
 
     def call(self, target: Target, method: str, request: bytes, timeout: float) -> bytes:
         """One call as the load will make it: what fails here would fail every time."""

@@ -16,10 +16,10 @@ from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.plan.target import DEFAULT_SERVER, Target
-from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
+from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from hangtag.serving.loadtest.statistics.intervals import Interval
+from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 from hangtag.serving.loadtest.sut.probe import Description
-from hangtag.serving.loadtest.sut.server_statistics import ServerTimings
 from tests.serving.loadtest.fake_server import metadata
 
 
@@ -28,9 +28,9 @@ def targets(*names: str, address: str = DEFAULT_SERVER) -> tuple[Target, ...]:
     return tuple(Target(name, name, address) for name in names)
 
 
-def histogram(*seconds: float) -> Histogram:
+def histogram(*seconds: float) -> DurationHistogram:
     """A histogram of these durations."""
-    filled = Histogram()
+    filled = DurationHistogram()
     filled.record(np.array(seconds))
     return filled
 
@@ -51,7 +51,7 @@ def block(
     statuses = Counter({OK: len(seconds)})
     if failed:
         statuses["UNAVAILABLE"] = failed
-    latencies = histogram(*seconds) if seconds else Histogram()
+    latencies = histogram(*seconds) if seconds else DurationHistogram()
     return BlockResult(
         target=target,
         load=load,

@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import OpenLoop
 from hangtag.serving.loadtest.report.pictures.drawing import BAD, colour, drawing, latency_axis
-from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
+from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 
 _PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
@@ -67,7 +67,7 @@ def _tail(q: float) -> float:
     return float(-np.log10(1 - q / 100))
 
 
-def _plot_percentiles(axes: Axes, histogram: Histogram, shade: str, style: str) -> float:
+def _plot_percentiles(axes: Axes, histogram: DurationHistogram, shade: str, style: str) -> float:
     """Draw a distribution up to its last sample; returns how far that is on the axis."""
     counts = histogram.counts()
     seen = counts > 0
@@ -76,6 +76,6 @@ def _plot_percentiles(axes: Axes, histogram: Histogram, shade: str, style: str) 
     below = np.cumsum(counts[seen])
     # The last sample has nothing above it: it is drawn where one more sample would begin.
     position = -np.log10(1 - np.minimum(below / below[-1], 1 - 0.5 / below[-1]))
-    values = Histogram.values()[seen] * 1e3
+    values = DurationHistogram.values()[seen] * 1e3
     axes.plot(np.concatenate([[0], position]), np.concatenate([[values[0]], values]), style, color=shade)
     return float(position[-1])

@@ -14,7 +14,7 @@ NAMES = ("fast", "slow")
 
 
 class Baseline:
-    """Saved results in which everything took twice as long."""
+    """SavedResults results in which everything took twice as long."""
 
     accuracies = {"fast": 0.95}  # noqa: RUF012
     peaks = {"fast": 2900.0}  # noqa: RUF012

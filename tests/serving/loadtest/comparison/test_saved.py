@@ -5,8 +5,8 @@ import re
 import threading
 from pathlib import Path
 
+from tests.serving.loadtest.cli.test_command import QUICK, invoke
 from tests.serving.loadtest.fake_server import FakeServer
-from tests.serving.loadtest.test_cli import QUICK, invoke
 
 
 def saved(server: FakeServer, file: Path, *more: str) -> Path:

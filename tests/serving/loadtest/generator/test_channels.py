@@ -15,13 +15,13 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.generator import channels as calls
-from hangtag.serving.loadtest.generator.channels import Calls, FutureCalls, QueueCalls, connect
+from hangtag.serving.loadtest.generator.channels import Channel, CompletionQueueChannel, FutureChannel, connect
 from hangtag.serving.loadtest.generator.messages import INFER
 from tests.serving.loadtest.fake_server import FakeServer
 
-Way = Callable[[str, Credentials], Calls]
+Way = Callable[[str, Credentials], Channel]
 NONE = Credentials()
-both_ways = pytest.mark.parametrize("way", [QueueCalls, FutureCalls])
+both_ways = pytest.mark.parametrize("way", [CompletionQueueChannel, FutureChannel])
 
 
 class Ends:
@@ -99,9 +99,9 @@ def test_tls_and_tokens_go_along(way: Way, tmp_path: Path) -> None:
 
 
 def test_the_faster_way_is_taken_where_it_works(server: FakeServer) -> None:
-    fast, public = connect(server.address, NONE), connect(server.address, NONE, public_path=True)
-    assert isinstance(fast, QueueCalls)
-    assert isinstance(public, FutureCalls)
+    fast, public = connect(server.address, NONE), connect(server.address, NONE, public_api=True)
+    assert isinstance(fast, CompletionQueueChannel)
+    assert isinstance(public, FutureChannel)
     fast.close()
     public.close()
 
@@ -110,7 +110,7 @@ def test_the_faster_way_is_taken_where_it_works(server: FakeServer) -> None:
 def test_another_grpcio_inside_takes_the_public_way(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    class Other(QueueCalls):
+    class Other(CompletionQueueChannel):
         """As if a version had other names inside, or its queue never told of an end."""
 
         def __init__(self, address: str, credentials: Credentials) -> None:
@@ -123,10 +123,10 @@ def test_another_grpcio_inside_takes_the_public_way(
                 raise TypeError("integrated_call() takes 3 positional arguments")
             assert broken == "silent"
 
-    monkeypatch.setattr(calls, "QueueCalls", Other)
+    monkeypatch.setattr(calls, "CompletionQueueChannel", Other)
     monkeypatch.setattr(calls, "CHECK_TIMEOUT", 0.5)
     one = connect(server.address, NONE)
-    assert isinstance(one, FutureCalls)
+    assert isinstance(one, FutureChannel)
     one.close()
 
 

@@ -9,8 +9,8 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
 from hangtag.serving.loadtest.generator.generator import Generator
-from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER, Block, Connections, Feed, Snapshot
-from hangtag.serving.loadtest.generator.shared_counts import Tally
+from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER, Block, CallSettings, RequestPool, Snapshot
+from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, Load, OpenLoop
 from tests.serving.loadtest.fake_server import FakeServer
@@ -22,9 +22,9 @@ def made(
     server: FakeServer, *, public: bool = False, deadline: float = 5.0, channels: int = 1, **more: Any
 ) -> Generator:
     """A generator of one process, in this one."""
-    feed = Feed(more.pop("address", server.address), INFER, more.pop("requests", (b"",)))
-    connections = Connections(channels, deadline, public_path=public)
-    tally = Tally(multiprocessing.get_context("spawn"), more.get("places", 1))
+    feed = RequestPool(more.pop("address", server.address), INFER, more.pop("requests", (b"",)))
+    connections = CallSettings(channels, deadline, public_api=public)
+    tally = SharedCounts(multiprocessing.get_context("spawn"), more.get("places", 1))
     return Generator({"fast": feed}, connections, tally, **more)
 
 
@@ -50,7 +50,7 @@ def generator_run(
 ) -> BlockResult:
     """As the fleet does: a new tally, and the parts (here one) joined."""
     generator._tally.reset()
-    return BlockResult.joined([generator.run(block, keep_going)], block.limits)
+    return BlockResult.from_processes([generator.run(block, keep_going)], block.limits)
 
 
 def stall_once(at: int) -> Any:

@@ -75,7 +75,7 @@ def test_blocks_merge_into_the_run_of_all_of_them() -> None:
     second.record(0.1, 0.2, 0.4, OK)
     second.record(0.1, 0.1, 0.4, "ABORTED")
     second.details["ABORTED"] = "second"
-    merged = BlockResult.merged([first.result("cnn", LOAD, 1.0), second.result("cnn", LOAD, 3.0, stopped=True)])
+    merged = BlockResult.from_blocks([first.result("cnn", LOAD, 1.0), second.result("cnn", LOAD, 3.0, stopped=True)])
     assert merged.window == pytest.approx(4.0)
     assert merged.throughput == pytest.approx(0.5)
     assert merged.statuses == {OK: 2, "ABORTED": 1}
@@ -115,7 +115,7 @@ def test_what_the_processes_measured_of_one_block_is_one_block() -> None:
         replace(first.result("cnn", LOAD, 1.0), generator_cpu=0.3, generator_busy=0.9),
         replace(second.result("cnn", LOAD, 1.0), generator_cpu=0.7, generator_busy=0.8),
     ]
-    joined = BlockResult.joined(parts, LIMITS)
+    joined = BlockResult.from_processes(parts, LIMITS)
     assert joined.window == 1.0
     assert joined.queries == 11
     assert joined.throughput == pytest.approx(11.0)
@@ -123,8 +123,8 @@ def test_what_the_processes_measured_of_one_block_is_one_block() -> None:
     assert joined.finished
     assert sum(len(one.latency) for one in joined.timeline) == 11
     assert [one.start for one in joined.timeline] == sorted({one.start for one in joined.timeline})
-    assert not BlockResult.joined(parts, Limits(1.0, 12, 10.0, 1000)).finished
-    assert not BlockResult.joined(parts, Limits(1.1, 1, 10.0, 1000)).finished
+    assert not BlockResult.from_processes(parts, Limits(1.0, 12, 10.0, 1000)).finished
+    assert not BlockResult.from_processes(parts, Limits(1.1, 1, 10.0, 1000)).finished
 
 
 def test_answers_after_the_end_of_the_window_are_no_throughput() -> None:

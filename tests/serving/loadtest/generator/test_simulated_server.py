@@ -7,7 +7,7 @@ from scipy.stats import expon, lognorm
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
 from hangtag.serving.loadtest.generator.recorder import Recorder
 from hangtag.serving.loadtest.plan.load import Limits, OpenLoop
-from hangtag.serving.loadtest.plan.schedule import generator_for, planned_times
+from hangtag.serving.loadtest.plan.schedule import planned_send_times, random_generator
 
 RATE, SECONDS, WARM_UP = 200.0, 100.0, 1.0
 LOAD = OpenLoop(RATE)
@@ -26,7 +26,7 @@ def measured(planned: np.ndarray, sent: np.ndarray, ended: np.ndarray) -> BlockR
 
 @pytest.fixture(scope="module")
 def planned() -> np.ndarray:
-    return planned_times(LOAD, LIMITS, WARM_UP, generator_for(1, "schedule"))
+    return planned_send_times(LOAD, LIMITS, WARM_UP, random_generator(1, "schedule"))
 
 
 @pytest.mark.parametrize("distribution", [lognorm(0.5, scale=0.004), expon(scale=0.003)], ids=["lognormal", "expon"])

@@ -15,8 +15,8 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.errors import SampleError, TargetError
 from hangtag.serving.loadtest.generator.block_result import BlockResult
-from hangtag.serving.loadtest.generator.messages import Block, Connections, Snapshot
-from hangtag.serving.loadtest.generator.processes import Fleet
+from hangtag.serving.loadtest.generator.messages import Block, CallSettings, Snapshot
+from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.measuring import accuracy, caching, calibration, peaks
 from hangtag.serving.loadtest.measuring.session import Progress, Session
 from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
@@ -113,7 +113,7 @@ def test_an_accuracy_below_99_percent_of_the_files_is_off(correct: int, off: boo
     assert accuracy.Accuracy(correct, 10_000).problem is None
 
 
-class Simulated(Fleet):
+class Simulated(GeneratorProcesses):
     """A server whose latency is 1 ms up to a rate, and 100 ms above."""
 
     def __init__(self, edge: float = 0.0, stop_after: int = 1000, queries: int = 0) -> None:
@@ -228,7 +228,7 @@ def check_caching(server: FakeServer) -> caching.CacheCheck | None:
     scenario = Scenario((target,), min_duration=0.6, min_query_count=60)
     sent = caching.feeds(target, metadata("fast"), batch_size=1)
     stop = threading.Event()
-    with Fleet(sent, Connections(), 2, stop) as fleet:
+    with GeneratorProcesses(sent, CallSettings(), 2, stop) as fleet:
         return caching.check(scenario, target, sent, fleet, stop, lambda progress: None)
 
 
@@ -275,7 +275,7 @@ def test_a_difference_that_may_be_chance_is_no_caching() -> None:
 def test_the_ceiling_is_measured_on_a_server_that_does_nothing() -> None:
     loads = (ClosedLoop(8), OpenLoop(100.0))
     seen: list[Progress] = []
-    closed, opened = calibration.calibrate(loads, (bytes(800),), 2, threading.Event(), Connections(), seen.append)
+    closed, opened = calibration.calibrate(loads, (bytes(800),), 2, threading.Event(), CallSettings(), seen.append)
     assert {at.block.load for at in seen} == set(loads)
     assert {at.phase for at in seen} == {"the generator's own ceiling"}
     assert closed.load == ClosedLoop(8)

@@ -5,18 +5,18 @@ import pytest
 
 from hangtag.serving.loadtest.errors import GeneratorError
 from hangtag.serving.loadtest.generator.block_result import BlockResult
-from hangtag.serving.loadtest.generator.messages import INFER, Block, Connections, Feed, Snapshot
-from hangtag.serving.loadtest.generator.processes import Fleet
+from hangtag.serving.loadtest.generator.messages import INFER, Block, CallSettings, RequestPool, Snapshot
+from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.measuring import session
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, OpenLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.sut.server_statistics import ServerTimings
+from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 from tests.serving.loadtest.builders import block, targets
 from tests.serving.loadtest.fake_server import FakeServer
 
 
-class FakeFleet(Fleet):
+class FakeFleet(GeneratorProcesses):
     """Answers every block at once: `fast` ten times in a window of a second, `slow` four times."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class FakeFleet(Fleet):
 
 def run(
     scenario: Scenario,
-    fleet: Fleet,
+    fleet: GeneratorProcesses,
     stop: threading.Event,
     on_progress: Callable[[session.Progress], None] = lambda progress: None,
     counters: session.Counters = lambda name: None,
@@ -146,8 +146,8 @@ def test_a_server_that_was_silent_for_a_moment_did_not_begin_anew() -> None:
     assert whole.total.server == ServerTimings(count=10)  # What was counted over more than a block is no block's.
 
 
-def feeds(server: FakeServer) -> dict[str, Feed]:
-    return {"fast": Feed(server.address, INFER, (b"",))}
+def feeds(server: FakeServer) -> dict[str, RequestPool]:
+    return {"fast": RequestPool(server.address, INFER, (b"",))}
 
 
 @pytest.mark.parametrize("processes", [1, 3])
@@ -161,7 +161,7 @@ def test_blocks_go_through_processes_of_their_own(server: FakeServer, processes:
         min_query_count=20,
     )
     stop = threading.Event()
-    with Fleet(feeds(server), Connections(1, 5.0), processes, stop) as fleet:
+    with GeneratorProcesses(feeds(server), CallSettings(1, 5.0), processes, stop) as fleet:
         assert fleet.path == "grpcio's completion queue"
         closed, opened = run(scenario, fleet, stop)
     assert closed.valid
@@ -173,7 +173,7 @@ def test_blocks_go_through_processes_of_their_own(server: FakeServer, processes:
 def test_a_fleet_ends_early_when_told(server: FakeServer) -> None:
     scenario = Scenario(targets("fast", address=server.address), concurrency=(2,), min_duration=60.0)
     stop = threading.Event()
-    with Fleet(feeds(server), Connections(1, 5.0), 2, stop) as fleet:
+    with GeneratorProcesses(feeds(server), CallSettings(1, 5.0), 2, stop) as fleet:
         (ended,) = run(scenario, fleet, stop, lambda progress: stop.set() if progress.snapshot.queries > 5 else None)
     assert not ended.total.finished
     assert ended.total.queries > 5
@@ -183,7 +183,7 @@ def test_a_generator_that_dies_is_said(server: FakeServer) -> None:
     scenario = Scenario(targets("fast", address=server.address), concurrency=(2,), min_duration=60.0)
     stop = threading.Event()
     with (
-        Fleet(feeds(server), Connections(1, 5.0), 2, stop) as fleet,
+        GeneratorProcesses(feeds(server), CallSettings(1, 5.0), 2, stop) as fleet,
         pytest.raises(GeneratorError, match="ended unexpectedly"),
     ):
         run(scenario, fleet, stop, lambda progress: fleet._processes[1].kill())

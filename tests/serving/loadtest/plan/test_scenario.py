@@ -2,7 +2,7 @@ import pytest
 
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, OpenLoop
 from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario, ScenarioName
-from hangtag.serving.loadtest.plan.schedule import generator_for, planned_times
+from hangtag.serving.loadtest.plan.schedule import planned_send_times, random_generator
 from tests.serving.loadtest.builders import targets
 
 
@@ -110,7 +110,9 @@ def test_a_search_does_not_begin_where_it_can_tell_nothing() -> None:
 def test_the_lowest_rate_of_a_search_is_enough_for_poisson_arrivals() -> None:
     scenario = Scenario(targets("cnn"), find_peak=True, target_latency=0.01, max_duration=10.0)
     for seed in range(200):
-        times = planned_times(OpenLoop(scenario.lowest_rate), scenario.limits, 0.0, generator_for(seed, "schedule"))
+        times = planned_send_times(
+            OpenLoop(scenario.lowest_rate), scenario.limits, 0.0, random_generator(seed, "schedule")
+        )
         assert len(times) >= scenario.query_count
 
 

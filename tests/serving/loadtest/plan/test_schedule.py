@@ -5,27 +5,27 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from hangtag.serving.loadtest.plan.load import Arrivals, Limits, OpenLoop
-from hangtag.serving.loadtest.plan.schedule import generator_for, planned_times
+from hangtag.serving.loadtest.plan.schedule import planned_send_times, random_generator
 
 AMPLE = {"max_duration": 1e6, "max_query_count": 10**6}
 
 
 def test_constant_arrivals_are_equally_far_apart_and_end_with_both_minima() -> None:
     limits = Limits(min_duration=1.0, min_query_count=5, **AMPLE)  # type: ignore[arg-type]
-    times = planned_times(OpenLoop(10.0, "constant"), limits, 0.5, generator_for(0, "schedule"))
+    times = planned_send_times(OpenLoop(10.0, "constant"), limits, 0.5, random_generator(0, "schedule"))
     assert np.diff(times) == pytest.approx(0.1)
     assert times[-1] >= 1.5 > times[-2]
 
 
 def test_the_minimum_count_lengthens_a_slow_schedule() -> None:
     limits = Limits(min_duration=1.0, min_query_count=50, **AMPLE)  # type: ignore[arg-type]
-    times = planned_times(OpenLoop(10.0, "constant"), limits, 0.0, generator_for(0, "schedule"))
+    times = planned_send_times(OpenLoop(10.0, "constant"), limits, 0.0, random_generator(0, "schedule"))
     assert len(times) == 50
 
 
 def test_poisson_gaps_are_exponential() -> None:
     limits = Limits(min_duration=1.0, min_query_count=20_000, **AMPLE)  # type: ignore[arg-type]
-    gaps = np.diff(planned_times(OpenLoop(100.0), limits, 0.0, generator_for(7, "schedule")))
+    gaps = np.diff(planned_send_times(OpenLoop(100.0), limits, 0.0, random_generator(7, "schedule")))
     # Of an exponential distribution the mean is the standard deviation, and 1 - 1/e of it lies below the mean.
     assert gaps.mean() == pytest.approx(0.01, rel=0.03)
     assert gaps.std() == pytest.approx(0.01, rel=0.04)
@@ -35,7 +35,7 @@ def test_poisson_gaps_are_exponential() -> None:
 @pytest.mark.parametrize("rate", [3.0, 250.0])
 def test_poisson_arrivals_are_a_poisson_process(rate: float) -> None:
     limits = Limits(min_duration=1.0, min_query_count=5000, **AMPLE)  # type: ignore[arg-type]
-    times = planned_times(OpenLoop(rate), limits, 0.0, generator_for(3, "schedule"))
+    times = planned_send_times(OpenLoop(rate), limits, 0.0, random_generator(3, "schedule"))
     assert kstest(np.diff(times), "expon", args=(0, 1 / rate)).pvalue > 0.01
     # Given how many there are, they lie anywhere with equal probability.
     assert kstest(times[:-1], "uniform", args=(0, times[-1])).pvalue > 0.01
@@ -48,7 +48,7 @@ def test_a_seed_repeats_its_schedule_and_each_purpose_has_its_own() -> None:
     limits = Limits(min_duration=1.0, min_query_count=10, **AMPLE)  # type: ignore[arg-type]
 
     def plan(seed: int, purpose: str, index: int) -> list[float]:
-        return list(planned_times(OpenLoop(50.0), limits, 0.0, generator_for(seed, purpose, index)))
+        return list(planned_send_times(OpenLoop(50.0), limits, 0.0, random_generator(seed, purpose, index)))
 
     assert plan(1, "schedule", 0) == plan(1, "schedule", 0)
     assert plan(1, "schedule", 0) != plan(2, "schedule", 0)
@@ -68,7 +68,7 @@ def test_a_schedule_ascends_and_is_the_shortest_that_fulfils_both_minima(
     rate: float, arrivals: Arrivals, warm_up: float, duration: float, count: int, seed: int
 ) -> None:
     limits = Limits(duration, count, **AMPLE)  # type: ignore[arg-type]
-    times = planned_times(OpenLoop(rate, arrivals), limits, warm_up, generator_for(seed, "schedule"))
+    times = planned_send_times(OpenLoop(rate, arrivals), limits, warm_up, random_generator(seed, "schedule"))
     assert (np.diff(times) >= 0).all()
 
     def fulfils(planned: np.ndarray) -> bool:
@@ -81,6 +81,6 @@ def test_a_schedule_ascends_and_is_the_shortest_that_fulfils_both_minima(
 @given(rate=st.floats(1, 5000), count=st.integers(1, 50), duration=st.floats(0.01, 1))
 def test_a_schedule_never_exceeds_its_maxima(rate: float, count: int, duration: float) -> None:
     limits = Limits(min_duration=duration, min_query_count=count, max_duration=duration, max_query_count=count)
-    times = planned_times(OpenLoop(rate), limits, 0.1, generator_for(0, "schedule"))
+    times = planned_send_times(OpenLoop(rate), limits, 0.1, random_generator(0, "schedule"))
     assert (times >= 0.1).sum() <= count
     assert not times.size or times[-1] < 0.1 + duration

@@ -7,14 +7,14 @@ import pytest
 
 from hangtag.serving.loadtest.comparison.compare import comparisons
 from hangtag.serving.loadtest.comparison.gates import Outcome
-from hangtag.serving.loadtest.errors import SavedError
+from hangtag.serving.loadtest.errors import SavedResultsError
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.report import json_reader as saved
 from hangtag.serving.loadtest.report import json_writer as writing
 from hangtag.serving.loadtest.report import schema
-from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
+from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from tests.serving.loadtest.builders import block, full_results, results, two_models
 
 DOCS = Path(__file__).parents[4] / "docs"
@@ -58,7 +58,7 @@ def test_what_breaks_the_schema_is_noticed() -> None:
 def test_the_json_holds_the_histograms_and_the_figures_of_each() -> None:
     (run, *_) = writing.build(two_models(), ())["runs"]
     latency = run["total"]["latency"]
-    histogram = Histogram(latency["histogram"].encode())
+    histogram = DurationHistogram(latency["histogram"].encode())
     assert len(histogram) == latency["count"] == 5000
     assert histogram.percentile(99) == latency["p99"] == pytest.approx(0.00199, rel=0.01)
     assert len(run["blocks"]) == 5
@@ -107,12 +107,12 @@ def test_results_of_the_first_version_are_still_read() -> None:
 )
 def test_what_is_no_file_of_results_is_said(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(SavedError, match=message):
+    with pytest.raises(SavedResultsError, match=message):
         saved.read(tmp_path / "a.json")
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SavedError, match=r"missing\.json cannot be read: No such file"):
+    with pytest.raises(SavedResultsError, match=r"missing\.json cannot be read: No such file"):
         saved.read(tmp_path / "missing.json")
 
 

@@ -7,7 +7,7 @@ from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hangtag.serving.loadtest.statistics.duration_histogram import Histogram
+from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from tests.serving.loadtest.builders import histogram
 
 DURATIONS = st.lists(st.floats(1e-6, 3000), min_size=1, max_size=100)
@@ -21,7 +21,7 @@ def test_percentiles_have_three_significant_digits(samples: list[float], q: floa
 
 @given(parts=st.lists(DURATIONS, min_size=1, max_size=4))
 def test_merged_histograms_are_the_histogram_of_everything(parts: list[list[float]]) -> None:
-    merged = Histogram.merged(histogram(*part) for part in parts)
+    merged = DurationHistogram.merged(histogram(*part) for part in parts)
     whole = histogram(*(sample for part in parts for sample in part))
     assert len(merged) == len(whole)
     assert (merged.counts() == whole.counts()).all()
@@ -30,7 +30,7 @@ def test_merged_histograms_are_the_histogram_of_everything(parts: list[list[floa
 @given(batches=st.lists(st.lists(st.integers(1, 3_600_000_000), max_size=50), max_size=3))
 def test_counting_many_at_once_is_counting_each(batches: list[list[int]]) -> None:
     """As the package itself does it, its own bounds and encoding included."""
-    ours, theirs = Histogram(), HdrHistogram(1, 3_600_000_000, 3)
+    ours, theirs = DurationHistogram(), HdrHistogram(1, 3_600_000_000, 3)
     for batch in batches:
         ours.record(np.array(batch) / 1e6)
         for value in batch:
@@ -42,14 +42,14 @@ def test_counting_many_at_once_is_counting_each(batches: list[list[int]]) -> Non
 
 def test_it_survives_encoding_and_the_way_to_another_process() -> None:
     original = histogram(0.001, 0.5, 7.0)
-    for copy in (Histogram(original.encode()), pickle.loads(pickle.dumps(original))):
+    for copy in (DurationHistogram(original.encode()), pickle.loads(pickle.dumps(original))):
         assert (copy.counts() == original.counts()).all()
 
 
 def test_an_empty_one_has_no_figures() -> None:
-    assert len(Histogram()) == 0
-    assert math.isnan(Histogram().percentile(50))
-    assert math.isnan(Histogram().maximum)
+    assert len(DurationHistogram()) == 0
+    assert math.isnan(DurationHistogram().percentile(50))
+    assert math.isnan(DurationHistogram().maximum)
 
 
 def test_what_lies_outside_its_range_is_kept_at_the_border() -> None:
