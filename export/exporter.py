@@ -10,12 +10,14 @@ import numpy as np
 import onnx
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file import graph, onnx_file, precision, provenance
+from hangtag.export.file import onnx_model as graph
+from hangtag.export.file import precision, provenance
 from hangtag.export.file import reference_answers as reference
-from hangtag.export.gate.answers import Pixels
-from hangtag.export.gate.prove import Exam, Proof, prove
-from hangtag.export.network import trained
-from hangtag.export.network.served import Classifier, Served
+from hangtag.export.file import torch_export as onnx_file
+from hangtag.export.gate.proof import Exam, Proof, prove
+from hangtag.export.gate.runtime_answers import Pixels
+from hangtag.export.network import checkpoint as trained
+from hangtag.export.network.served_network import Classifier, Served
 from hangtag.export.repository import publishing as repository
 from hangtag.training.data import outfits
 from hangtag.training.data.fashion_mnist import Images, Split

@@ -16,13 +16,12 @@ import numpy as np
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import reference_answers as reference
 from hangtag.export.file.reference_answers import Reference
-from hangtag.export.foreign import child
-from hangtag.export.gate import answers
-from hangtag.export.gate.answers import REAL, Pixels
-from hangtag.export.gate.batching import batching
-from hangtag.export.gate.labels import accuracy as agreement
-from hangtag.export.gate.labels import logits as parity
-from hangtag.export.gate.rules import RULES, Rules
+from hangtag.export.foreign import probe_process as child
+from hangtag.export.gate import runtime_answers as answers
+from hangtag.export.gate.checks import agreement, batching
+from hangtag.export.gate.checks import logits as parity
+from hangtag.export.gate.runtime_answers import REAL, Pixels
+from hangtag.export.gate.tolerances import RULES, Rules
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import fashion_mnist as data
@@ -83,7 +82,7 @@ def _file(entry: Entry) -> Finding:
     if recorded is None:
         return Finding("file", None, "no digest was recorded when it was exported")
     try:
-        from hangtag.export.file import graph
+        from hangtag.export.file import onnx_model as graph
     except ModuleNotFoundError:
         return Finding("file", None, "the package onnx is not installed, which the digest is computed with")
     found = graph.digest(entry.path)
@@ -94,7 +93,7 @@ def _file(entry: Entry) -> Finding:
 
 def _structure(entry: Entry) -> Finding:
     try:
-        from hangtag.export.gate import structure
+        from hangtag.export.gate.checks import structure
     except ModuleNotFoundError:
         return Finding("structure", None, "the package onnx is not installed")
     return _held(structure.check(entry.path, strict="training" in entry.metadata))

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import torch
 
-from hangtag.export.network.served import Classifier, Served
+from hangtag.export.network.served_network import Classifier, Served
 from hangtag.serving.server.runtime.session import VERSION as ONNXRUNTIME_VERSION
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.labels import distance as label_distance

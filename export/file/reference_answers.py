@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hangtag.export.gate.answers import Answers, Array
+from hangtag.export.gate.runtime_answers import Answers, Array
 
 IMAGES = 32
 

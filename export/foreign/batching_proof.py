@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hangtag.export.foreign.samples import RANGES, sample
+from hangtag.export.foreign.synthetic_inputs import RANGES, sample
 from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.runtime.session import Array, Runtime
 from hangtag.serving.signature import Signature

@@ -9,7 +9,7 @@ from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file import graph
+from hangtag.export.file import onnx_model as graph
 
 MAX_BYTES = 2 * 1024**3 - 1
 """Protobuf's own limit for one message, and so for a model that is one file."""

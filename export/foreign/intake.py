@@ -10,9 +10,11 @@ from typing import Any
 import onnx
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file import graph, provenance
-from hangtag.export.foreign import child, document
-from hangtag.export.gate.batching import batching
+from hangtag.export.file import onnx_model as graph
+from hangtag.export.file import provenance
+from hangtag.export.foreign import document
+from hangtag.export.foreign import probe_process as child
+from hangtag.export.gate.checks import batching
 from hangtag.export.repository import publishing as repository
 from hangtag.serving.signature import PREFIX
 

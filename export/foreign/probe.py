@@ -12,9 +12,10 @@ from typing import Any
 import onnx
 
 from hangtag.export.errors import GateError
-from hangtag.export.file import graph
-from hangtag.export.foreign import batching_proof, timing, triton
-from hangtag.export.gate import structure
+from hangtag.export.file import onnx_model as graph
+from hangtag.export.foreign import batching_proof, timing
+from hangtag.export.gate.checks import structure
+from hangtag.export.repository import triton_config as triton
 from hangtag.serving.batchable import Axes, obstacle
 from hangtag.serving.server.errors import InferenceError, ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime

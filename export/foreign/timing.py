@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from hangtag.export.foreign.batching_proof import Verdict
-from hangtag.export.foreign.samples import RANGES, sample
+from hangtag.export.foreign.synthetic_inputs import RANGES, sample
 from hangtag.serving.server.runtime.session import Runtime
 
 _ROUNDS = (3, 50)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hangtag.export.gate.answers import Pixels
+from hangtag.export.gate.runtime_answers import Pixels
 from hangtag.serving.server.runtime.session import Runtime
 
 BATCH_SIZES = (1, 64)

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from hangtag.export.errors import ExportError
 from hangtag.export.exporter import Published
 from hangtag.export.foreign.intake import Accepted
-from hangtag.export.gate.answers import Answers, Array, Pixels
+from hangtag.export.gate.runtime_answers import Answers, Array, Pixels
 from hangtag.export.report import pictures
 
 WORST = 8

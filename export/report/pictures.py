@@ -10,7 +10,7 @@ mpl.use("svg")
 import numpy as np
 from matplotlib.figure import Figure
 
-from hangtag.export.gate.answers import Array, Pixels
+from hangtag.export.gate.runtime_answers import Array, Pixels
 
 COLOURS = ("#4269d0", "#efb118", "#3ca951", "#a463f2")
 

@@ -108,7 +108,7 @@ def operators(entry: Entry) -> dict[str, int] | None:
     try:
         import onnx
 
-        from hangtag.export.file import graph
+        from hangtag.export.file import onnx_model as graph
     except ModuleNotFoundError:
         return None
     return dict(graph.operators(onnx.load(entry.path, load_external_data=False)).most_common())

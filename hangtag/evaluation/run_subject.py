@@ -3,8 +3,8 @@
 import torch
 
 from hangtag.evaluation.subject import Array, Outputs, Report, Subject, batches, joined
-from hangtag.export.network import trained
-from hangtag.export.network.served import LabelThreshold
+from hangtag.export.network import checkpoint as trained
+from hangtag.export.network.served_network import LabelThreshold
 from hangtag.training.runs.run import Run
 
 

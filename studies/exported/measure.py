@@ -18,7 +18,7 @@ from rich.table import Table
 
 from hangtag.export.gate import speed
 from hangtag.export.gate.speed import EAGER, FP32, TIMINGS, Speed
-from hangtag.export.network.served import Classifier, Served
+from hangtag.export.network.served_network import Classifier, Served
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.loadtest.measuring.environment import cpu_model

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
-from hangtag.export.file import onnx_file
+from hangtag.export.file import torch_export as onnx_file
 from hangtag.training.data.fashion_mnist import Split
 from tests.export import runs
 from tests.export.conftest import Exported

@@ -9,7 +9,7 @@ import torch
 
 from hangtag.export import exporter
 from hangtag.export.errors import ExportError
-from hangtag.export.file import onnx_file
+from hangtag.export.file import torch_export as onnx_file
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server

@@ -13,12 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hangtag.export import exporter
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import onnx_file
-from hangtag.export.gate import answers
-from hangtag.export.gate.labels import path as label_path
-from hangtag.export.gate.prove import Exam, prove
-from hangtag.export.network import trained
-from hangtag.export.network.served import LabelPath, LabelThreshold
+from hangtag.export.file import torch_export as onnx_file
+from hangtag.export.gate import runtime_answers as answers
+from hangtag.export.gate.checks import label_path
+from hangtag.export.gate.proof import Exam, prove
+from hangtag.export.network import checkpoint as trained
+from hangtag.export.network.served_network import LabelPath, LabelThreshold
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from hangtag.training.data.multi_label import Canvases

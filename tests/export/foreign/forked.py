@@ -6,15 +6,15 @@ import multiprocessing
 from pathlib import Path
 from typing import Any
 
-from hangtag.export.file import child_process as child
+from hangtag.export import child_process as child
 
-ASKS = {"hangtag.export.foreign.probe": "probe", "hangtag.export.gate.batching.empty_batch": "ask"}
+ASKS = {"hangtag.export.foreign.probe": "probe", "hangtag.export.gate.checks.empty_batch": "ask"}
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["__main__", *ASKS])
 
 
 def ask(module: str, path: Path, seconds: float) -> dict[str, Any]:
-    """As hangtag.export.file.child_process.ask, but for how the process starts."""
+    """As hangtag.export.child_process.ask, but for how the process starts."""
     ours, theirs = _SERVER.Pipe(duplex=False)
     with ours:
         process = _SERVER.Process(target=_answer, args=(module, path, theirs))

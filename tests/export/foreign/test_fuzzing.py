@@ -11,8 +11,8 @@ from pathlib import Path
 import onnx
 import pytest
 
+from hangtag.export import child_process as child
 from hangtag.export.errors import ExportError
-from hangtag.export.file import child_process as child
 from hangtag.export.foreign import document, intake
 from hangtag.serving.server.runtime.session import Runtime
 from tests import onnx_models

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
-from hangtag.export.file import child_process as child
+from hangtag.export import child_process as child
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server

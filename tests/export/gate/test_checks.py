@@ -10,12 +10,12 @@ import torch
 from onnx import helper
 
 from hangtag.export.errors import GateError
-from hangtag.export.gate import answers, cuda, speed, structure
-from hangtag.export.gate.answers import artificial, softmax
-from hangtag.export.gate.batching import batching
-from hangtag.export.gate.labels import accuracy as agreement
-from hangtag.export.gate.rules import RULES
-from hangtag.export.network import trained
+from hangtag.export.gate import runtime_answers as answers
+from hangtag.export.gate import speed
+from hangtag.export.gate.checks import agreement, batching, cuda, structure
+from hangtag.export.gate.runtime_answers import artificial, softmax
+from hangtag.export.gate.tolerances import RULES
+from hangtag.export.network import checkpoint as trained
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import Split
 from tests import onnx_models

@@ -11,8 +11,8 @@ from PIL import Image
 from hangtag.evaluation import multi_label
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Array, Outputs, Report, Subject
-from hangtag.export.file import onnx_file
-from hangtag.export.network import trained
+from hangtag.export.file import torch_export as onnx_file
+from hangtag.export.network import checkpoint as trained
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server

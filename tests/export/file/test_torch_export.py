@@ -16,8 +16,8 @@ from onnx import TensorProto
 from torch import nn
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file import onnx_file
-from hangtag.export.network.served import Classifier
+from hangtag.export.file import torch_export as onnx_file
+from hangtag.export.network.served_network import Classifier
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.signature import Signature, TensorSpec
 from hangtag.training.data.fashion_mnist import DIGEST, Split

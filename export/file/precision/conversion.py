@@ -6,9 +6,9 @@ import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file.graph import nodes, operators
-from hangtag.export.file.precision.convolutional import quantize_convolutions
-from hangtag.export.file.precision.recurrent import quantize_recurrences
+from hangtag.export.file.onnx_model import nodes, operators
+from hangtag.export.file.precision.int8_convolutions import quantize_convolutions
+from hangtag.export.file.precision.int8_lstms import quantize_recurrences
 from hangtag.training.data.fashion_mnist import Images
 
 PRECISIONS = ("fp32", "fp16", "int8")

@@ -1,4 +1,4 @@
-"""A child process that asks a file about a batch of 0: python -m hangtag.export.gate.batching.empty_batch FILE.
+"""A child process that asks a file about a batch of 0: python -m hangtag.export.gate.checks.empty_batch FILE.
 
 Its last line on standard output is JSON, if it lives to write one.
 """

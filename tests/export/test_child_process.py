@@ -5,7 +5,7 @@ from typing import Protocol
 
 import pytest
 
-from hangtag.export.file import child_process as child
+from hangtag.export import child_process as child
 
 
 class Ask(Protocol):

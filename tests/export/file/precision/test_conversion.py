@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file.graph import operators
+from hangtag.export.file.onnx_model import operators
 from hangtag.export.file.precision import convert, model_name
 from hangtag.training.data.fashion_mnist import Images, Split
 from tests.export.file.precision.conftest import apart, first, logits, shipped

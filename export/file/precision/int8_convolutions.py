@@ -18,7 +18,7 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from hangtag.export.file.precision.quiet import quiet
+from hangtag.export.file.precision.quantizer_output import quiet
 from hangtag.training.data.fashion_mnist import Images
 
 OPERATORS = ("Conv", "MaxPool", "Relu")

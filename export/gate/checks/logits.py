@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from hangtag.export.errors import GateError
-from hangtag.export.gate import answers
-from hangtag.export.gate.answers import REAL, Answers, Array, Pixels
+from hangtag.export.gate import runtime_answers as answers
 from hangtag.export.gate.check import Check
-from hangtag.export.gate.rules import BATCH_SIZES, Rules
+from hangtag.export.gate.runtime_answers import REAL, Answers, Array, Pixels
+from hangtag.export.gate.tolerances import BATCH_SIZES, Rules
 from hangtag.serving.server.runtime.session import Runtime
 
 NAME = "parity"

@@ -8,10 +8,10 @@ import pytest
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file.graph import operators
-from hangtag.export.file.precision.recurrent import pin_ranges, quantize_recurrences
-from hangtag.export.gate.batching import batching
-from hangtag.export.gate.rules import RULES
+from hangtag.export.file.onnx_model import operators
+from hangtag.export.file.precision.int8_lstms import pin_ranges, quantize_recurrences
+from hangtag.export.gate.checks import batching
+from hangtag.export.gate.tolerances import RULES
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import Split
 from tests.export.file.precision.conftest import apart, first, logits, shipped
@@ -102,6 +102,6 @@ def test_weights_that_the_quantizer_cannot_find_are_refused(monkeypatch: pytest.
     hidden = onnx.helper.make_node("Identity", [node.input[1]], ["computed"])
     node.input[1] = "computed"
     pinned.graph.node.insert(0, hidden)
-    monkeypatch.setattr("hangtag.export.file.precision.recurrent.pin_ranges", lambda model: pinned)
+    monkeypatch.setattr("hangtag.export.file.precision.int8_lstms.pin_ranges", lambda model: pinned)
     with pytest.raises(ExportError, match="left 1 LSTMs as they were; their weights must be initializers"):
         quantize_recurrences(network)

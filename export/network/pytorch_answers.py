@@ -2,8 +2,8 @@
 
 import torch
 
-from hangtag.export.gate.answers import Answers, Pixels, batches
-from hangtag.export.network.served import Served
+from hangtag.export.gate.runtime_answers import Answers, Pixels, batches
+from hangtag.export.network.served_network import Served
 
 
 def answer(served: Served, images: Pixels, batch_size: int = 500) -> Answers:

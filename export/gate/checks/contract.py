@@ -2,7 +2,7 @@
 
 from hangtag.export.errors import GateError
 from hangtag.export.gate.check import Check
-from hangtag.export.network.served import Served
+from hangtag.export.network.served_network import Served
 from hangtag.serving.signature import Signature
 
 

@@ -8,18 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from hangtag.export.errors import GateError
-from hangtag.export.gate import answers, contract, cuda, speed, structure
-from hangtag.export.gate.answers import REAL, Answers, Pixels
-from hangtag.export.gate.batching import batching
+from hangtag.export.gate import runtime_answers as answers
+from hangtag.export.gate import speed
 from hangtag.export.gate.check import Check
-from hangtag.export.gate.labels import accuracy as agreement
-from hangtag.export.gate.labels import logits as parity
-from hangtag.export.gate.labels import path as label_path
-from hangtag.export.gate.labels import threshold as label_threshold
-from hangtag.export.gate.rules import RULES
+from hangtag.export.gate.checks import agreement, batching, contract, cuda, label_path, label_threshold, structure
+from hangtag.export.gate.checks import logits as parity
+from hangtag.export.gate.runtime_answers import REAL, Answers, Pixels
 from hangtag.export.gate.speed import Speed
-from hangtag.export.network import answers as pytorch
-from hangtag.export.network.served import Classifier, LabelPath, LabelThreshold, Served
+from hangtag.export.gate.tolerances import RULES
+from hangtag.export.network import pytorch_answers as pytorch
+from hangtag.export.network.served_network import Classifier, LabelPath, LabelThreshold, Served
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import Classes

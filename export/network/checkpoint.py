@@ -3,7 +3,7 @@
 import torch
 
 from hangtag.export.errors import ExportError
-from hangtag.export.network.served import Classifier, LabelPath, LabelThreshold, Served
+from hangtag.export.network.served_network import Classifier, LabelPath, LabelThreshold, Served
 from hangtag.training import catalog as datasets
 from hangtag.training.losses.multi_label import OBJECTIVES, SoftmaxRanking
 from hangtag.training.networks.cnn_rnn import CnnRnn

@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from hangtag.export.file.graph import operators
-from hangtag.export.file.simplification import tidy
+from hangtag.export.file.lstm_simplification import tidy
+from hangtag.export.file.onnx_model import operators
 from tests.export.conftest import Exported
 from tests.onnx_models import Shape, model
 

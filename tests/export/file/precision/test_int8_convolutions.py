@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from hangtag.export.file.onnx_file import OPSET
 from hangtag.export.file.precision import convert
-from hangtag.export.file.precision.convolutional import _ordered
+from hangtag.export.file.precision.int8_convolutions import _ordered
+from hangtag.export.file.torch_export import OPSET
 from hangtag.training.data.fashion_mnist import Images, Split
 from tests.export.file.precision.conftest import logits, shipped
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hangtag.export import child_process as child
 from hangtag.export.errors import GateError
-from hangtag.export.file import child_process as child
-from hangtag.export.gate import answers
-from hangtag.export.gate.answers import Answers, Array, Pixels
+from hangtag.export.gate import runtime_answers as answers
 from hangtag.export.gate.check import Check
-from hangtag.export.gate.rules import BATCH_SIZES, Rules
+from hangtag.export.gate.runtime_answers import Answers, Array, Pixels
+from hangtag.export.gate.tolerances import BATCH_SIZES, Rules
 from hangtag.serving.server.runtime.session import Runtime
 
 NAME = "batching"
@@ -89,7 +89,7 @@ def check_empty(path: Path) -> Check:
     That the runtime ends the process is no failure: the server refuses an empty batch before its runtime sees it.
     """
     try:
-        told = child.ask("hangtag.export.gate.batching.empty_batch", path, _SECONDS)
+        told = child.ask("hangtag.export.gate.checks.empty_batch", path, _SECONDS)
     except child.ChildEndedError:
         return _empty("the runtime ends the process on an empty batch, which the server refuses first", "aborted")
     except child.ChildFailedError as error:

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from hangtag.export.errors import GateError
-from hangtag.export.gate import answers
-from hangtag.export.gate.answers import Answers, Pixels
+from hangtag.export.gate import runtime_answers as answers
 from hangtag.export.gate.check import Check
-from hangtag.export.gate.rules import Rules
+from hangtag.export.gate.runtime_answers import Answers, Pixels
+from hangtag.export.gate.tolerances import Rules
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
 

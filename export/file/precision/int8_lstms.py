@@ -25,8 +25,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxscript import optimizer
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file.graph import operators
-from hangtag.export.file.precision.quiet import quiet
+from hangtag.export.file.onnx_model import operators
+from hangtag.export.file.precision.quantizer_output import quiet
 
 _SATURATED = 20.0
 """Added to a gate, before its sigmoid or tanh: 1 up to 2e-9, below half a step of FP32's."""

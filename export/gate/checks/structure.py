@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 
 from hangtag.export.errors import GateError
-from hangtag.export.file.graph import operators
+from hangtag.export.file.onnx_model import operators
 from hangtag.export.gate.check import Check
 from hangtag.serving.signature import PREFIX
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from hangtag.export.errors import GateError
-from hangtag.export.gate import answers
-from hangtag.export.gate.answers import REAL, Answers, Array, Pixels
+from hangtag.export.gate import runtime_answers as answers
 from hangtag.export.gate.check import Check
-from hangtag.export.gate.rules import BATCH_SIZES, Rules
-from hangtag.export.network import answers as pytorch
-from hangtag.export.network.served import LabelPath
+from hangtag.export.gate.runtime_answers import REAL, Answers, Array, Pixels
+from hangtag.export.gate.tolerances import BATCH_SIZES, Rules
+from hangtag.export.network import pytorch_answers as pytorch
+from hangtag.export.network.served_network import LabelPath
 from hangtag.serving.server.runtime.session import Runtime
 
 NAME = "parity"

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from hangtag.export import child_process as child
 from hangtag.export.errors import GateError
-from hangtag.export.file import child_process as child
 
 _SECONDS = 600.0
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from hangtag.export.errors import GateError
-from hangtag.export.gate.answers import Array
 from hangtag.export.gate.check import Check
-from hangtag.export.gate.rules import Rules
+from hangtag.export.gate.runtime_answers import Array
+from hangtag.export.gate.tolerances import Rules
 from hangtag.training.data.fashion_mnist import Classes
 from hangtag.training.metrics.single_label import evaluate
 

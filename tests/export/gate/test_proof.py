@@ -14,11 +14,11 @@ from torch import nn
 
 from hangtag.export import exporter
 from hangtag.export.errors import GateError
-from hangtag.export.file import onnx_file
-from hangtag.export.gate import answers
-from hangtag.export.gate.prove import Exam, Proof, prove
-from hangtag.export.gate.rules import BATCH_SIZES
-from hangtag.export.network.served import Classifier
+from hangtag.export.file import torch_export as onnx_file
+from hangtag.export.gate import runtime_answers as answers
+from hangtag.export.gate.proof import Exam, Proof, prove
+from hangtag.export.gate.tolerances import BATCH_SIZES
+from hangtag.export.network.served_network import Classifier
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.networks.inference import normalise

@@ -14,8 +14,8 @@ import torch
 from onnxscript import optimizer
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file.simplification import tidy
-from hangtag.export.network.served import Served
+from hangtag.export.file.lstm_simplification import tidy
+from hangtag.export.network.served_network import Served
 from hangtag.serving.signature import PREFIX
 
 OPSET = 20

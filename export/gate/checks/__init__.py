@@ -1,0 +1,1 @@
+"""The checks that a file must pass before it is published, one module each."""

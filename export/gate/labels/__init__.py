@@ -1,1 +1,0 @@
-"""Checks that compare a file's answers with PyTorch's: logits, accuracy, label sets and label paths."""
