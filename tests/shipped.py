@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from hangtag.training.runs import model_files
+from hangtag.serving.model_repository import versions
 
 MODELS = Path(__file__).parents[1] / "models"
 
 
 def latest(name: str) -> Path:
     """A model's file."""
-    file = model_files.latest(MODELS / name)
-    assert file is not None
-    return file
+    return versions(MODELS, name)[0].path

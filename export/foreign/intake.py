@@ -16,6 +16,7 @@ from hangtag.export.foreign import document
 from hangtag.export.foreign import probe_process as child
 from hangtag.export.gate.checks import batching
 from hangtag.export.repository import publishing as repository
+from hangtag.serving.model_repository import CONFIG_FILE
 from hangtag.serving.signature import PREFIX
 
 # What tells a server how to read the outputs may stay as it came; where a model came from, and how good it is, is told
@@ -68,7 +69,7 @@ def accept(path: Path, name: str, models: Path, labels: Path | None, max_bytes: 
         )
         target.write_bytes(model.SerializeToString())
         if found["triton"] is not None:
-            (target.parent.parent / repository.CONFIG_FILE).write_text(found["triton"], encoding="utf-8")
+            (target.parent.parent / CONFIG_FILE).write_text(found["triton"], encoding="utf-8")
         accepted.append(Accepted(target, found, told | proven))
 
     folder = repository.publish(models, name, write)

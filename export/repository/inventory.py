@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hangtag.export.errors import ExportError
-from hangtag.export.repository import publishing as repository
+from hangtag.serving import model_repository
+from hangtag.serving.model_repository import ModelFile, ModelRepositoryError
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.signature import Signature
@@ -63,44 +64,41 @@ class Entry:
 
 def latest(models: Path) -> list[Entry]:
     """The highest version of each model, by name. Raises ExportError when there is no repository."""
-    return [read(models, name) for name in _names(models)]
+    return [_read(files[0]) for files in _files(models)]
 
 
 def earlier(models: Path) -> list[Entry]:
     """Every other version, by name and the highest first. Raises ExportError when there is no repository."""
-    return [
-        read(models, name, version)
-        for name in _names(models)
-        for version in reversed(repository.versions(models, name)[:-1])
-    ]
+    return [_read(file) for files in _files(models) for file in files[1:]]
 
 
-def _names(models: Path) -> list[str]:
-    if not models.is_dir():
-        raise ExportError(f"{models} is not a folder. Name the model repository with --models.")
-    folders = sorted(folder for folder in models.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    return [folder.name for folder in folders if repository.versions(models, folder.name)]
+def _files(models: Path) -> list[list[ModelFile]]:
+    """The versions of each model that has one, by name and the highest first."""
+    try:
+        files = [model_repository.versions(models, name) for name in model_repository.names(models)]
+    except ModelRepositoryError as error:
+        raise ExportError(str(error)) from error
+    return [versions for versions in files if versions]
 
 
 def find(models: Path, name: str, version: int | None = None) -> Entry:
     """One model, in its highest version unless one is named. Raises ExportError, which says what is there."""
-    there = repository.versions(models, name)
-    if not there or (version is not None and version not in there):
-        if there:
-            raise ExportError(f"{models / name} has no version {version}; there are {', '.join(map(str, there))}.")
-        known = ", ".join(entry.name for entry in latest(models)) or "none"
+    files = {file.version: file for versions in _files(models) for file in versions if file.name == name}
+    if not files:
+        known = ", ".join(versions[0].name for versions in _files(models)) or "none"
         raise ExportError(f"{models} holds no model {name!r}; the models there: {known}.")
-    return read(models, name, version)
+    if version is not None and version not in files:
+        known = ", ".join(map(str, sorted(files)))
+        raise ExportError(f"{models / name} has no version {version}; there are {known}.")
+    return _read(files[max(files) if version is None else version])
 
 
-def read(models: Path, name: str, version: int | None = None) -> Entry:
-    """A version of a model that is there, the highest unless one is named."""
-    version = version if version is not None else max(repository.versions(models, name))
-    path = models / name / str(version) / repository.MODEL_FILE
+def _read(file: ModelFile) -> Entry:
     try:
-        return Entry(name, version, path, Runtime(path, provider="cpu").signature)
+        signature, trouble = Runtime(file.path, provider="cpu").signature, None
     except ModelLoadError as error:
-        return Entry(name, version, path, None, " ".join(str(error).split()))
+        signature, trouble = None, " ".join(str(error).split())
+    return Entry(file.name, file.version, file.path, signature, trouble)
 
 
 def operators(entry: Entry) -> dict[str, int] | None:

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,28 +10,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from hangtag.export.errors import ExportError
+from hangtag.serving.model_repository import CONFIG_FILE, MODEL_FILE, is_model_name, next_version
 
-MODEL_FILE = "model.onnx"
 STAGING = ".publishing-"
-CONFIG_FILE = "config.pbtxt"
 CONFIG_MARK = "# Written by hangtag export"
 """What the first line of our own config.pbtxt begins with; any other one is left as it is."""
-
-
-def versions(models: Path, name: str) -> list[int]:
-    """The versions of a model that hold a file, lowest first; none for a model that is not there."""
-    folder = models / name
-    if not folder.is_dir():
-        return []
-    numbers = [path.name for path in folder.iterdir() if re.fullmatch("[1-9][0-9]*", path.name)]
-    return sorted(int(number) for number in numbers if (folder / number / MODEL_FILE).is_file())
-
-
-def next_version(models: Path, name: str) -> int:
-    """One above the highest version that is there, even if it is empty."""
-    folder = models / name
-    taken = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
-    return max(taken, default=0) + 1
 
 
 def publish(models: Path, name: str, write: Callable[[Path], None]) -> Path:
@@ -44,7 +26,7 @@ def publish(models: Path, name: str, write: Callable[[Path], None]) -> Path:
 
     Returns the version's folder. Raises ExportError for a name that is none, and where nothing can be written.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+    if not is_model_name(name):
         raise ExportError(
             f"model name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit"
         )

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 from hangtag.extras import needs
+from hangtag.serving import model_repository
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.errors import LabelDistanceError
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.runs import model_files
 
 
 def find(source: str, runs_dir: Path) -> LabelDistances:
@@ -20,7 +20,7 @@ def find(source: str, runs_dir: Path) -> LabelDistances:
     """
     if source.endswith(".json"):
         return label_distance.read(Path(source))
-    if (file := model_files.named(source)) is not None:
+    if (file := model_repository.find_file(source)) is not None:
         with needs("train", "reading weights from an ONNX file"):
             return _of_onnx(file)
     with needs("train", "reading the weights of a run"):

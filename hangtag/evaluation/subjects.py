@@ -4,8 +4,8 @@ from pathlib import Path
 
 from hangtag.evaluation.subject import Subject
 from hangtag.extras import needs
+from hangtag.serving import model_repository
 from hangtag.serving.credentials import Credentials
-from hangtag.training.runs import model_files
 
 
 def find(
@@ -26,7 +26,7 @@ def find(
         from hangtag.evaluation.served_subject import ServedSubject
 
         return ServedSubject(name, server, version, timeout, credentials)
-    if (file := model_files.named(name)) is not None:
+    if (file := model_repository.find_file(name)) is not None:
         with needs("cpu", "evaluating an ONNX file"):
             from hangtag.evaluation.file_subject import FileSubject
         return FileSubject(file)

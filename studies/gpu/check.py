@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from hangtag.serving.server.engine.repository import latest_versions
-from hangtag.serving.server.errors import ModelLoadError, RepositoryError
+from hangtag.serving.model_repository import ModelRepositoryError, latest_versions
+from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.batch_buckets import bucket_sizes
 from hangtag.serving.server.runtime.providers import BY_NAME
 from hangtag.serving.server.runtime.session import VERSION, Runtime
@@ -122,7 +122,7 @@ def table(document: dict[str, Any]) -> Table:
 def _files(models: Path) -> list[Path]:
     try:
         return [file.path for file in latest_versions(models)]
-    except RepositoryError as error:
+    except ModelRepositoryError as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from hangtag.serving.server.engine.repository import latest_versions
+from hangtag.serving.model_repository import latest_versions
 from hangtag.serving.server.host import memory
 from hangtag.serving.server.runtime import providers
 

@@ -17,7 +17,7 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.client import Client
-from hangtag.serving.server.engine.repository import latest_versions
+from hangtag.serving.model_repository import latest_versions
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from tests.e2e.processes import ROOT, ServerProcess, serving
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hangtag.serving.client import Client
-from hangtag.serving.server.engine.repository import ModelFile, latest_versions
+from hangtag.serving.model_repository import ModelFile, latest_versions
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from tests.e2e.processes import ROOT, ServerProcess

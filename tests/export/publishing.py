@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hangtag.serving.server.engine.repository import latest_versions
+from hangtag.serving.model_repository import latest_versions
 
 PUBLISHER = "tests.export.publisher"
 

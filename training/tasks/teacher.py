@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hangtag.serving.model_repository import ModelRepositoryError, versions_in
 from hangtag.training.data.fashion_mnist import LABELS, Images
 from hangtag.training.errors import TeacherError
 from hangtag.training.observer import Watch
 from hangtag.training.processes.process_group import Group
-from hangtag.training.runs import model_files
 from hangtag.training.runs.config import TeacherFile
 from hangtag.training.tasks.task import Teacher
 
@@ -140,11 +140,17 @@ def answers(teacher: Teacher, images: Images, group: Group, watch: Watch) -> Log
 
 
 def published(model: str, teachers: Path = TEACHERS) -> list[Path]:
-    """The files of all versions of a model in a repository of teachers. Raises TeacherError where there is none."""
-    found = model_files.versions(teachers / model)
-    if not found:
+    """The files of all versions of a model in a repository of teachers, the earliest first.
+
+    Raises TeacherError where there is none, and for a folder that cannot be read.
+    """
+    try:
+        files = versions_in(teachers / model)
+    except ModelRepositoryError as error:
+        raise TeacherError(f"{error}. {_how_to_get_one(model)}") from error
+    if not files:
         raise TeacherError(f"no {model} under {teachers} to learn from. {_how_to_get_one(model)}")
-    return found
+    return [file.path for file in reversed(files)]
 
 
 def _how_to_get_one(model: str = "resnet") -> str:

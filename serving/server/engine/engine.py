@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import structlog
 
+from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.model_settings import settings_of
-from hangtag.serving.server.engine.repository import ModelFile
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import NotFoundError, UnavailableError
 from hangtag.serving.server.host.cpus import usable_cpus

@@ -12,16 +12,10 @@ from typing import Protocol
 
 import structlog
 
+from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.repository import (
-    ModelFile,
-    names,
-    published,
-    require_names,
-    require_versions,
-    versions,
-)
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ControlError, NotFoundError, RepositoryError, StartError, UnavailableError
 from hangtag.serving.server.host.watched_files import Stamp
@@ -91,7 +85,7 @@ class ModelControl:
                 self._poller.start()
         else:
             for name in _asked_for(config):
-                self._update(name, self._pinned(require_versions(config.models, name)), strict=True)
+                self._update(name, self._pinned(repository.require_versions(config.models, name)), strict=True)
         self._engine.open()
         self.on_change()
 
@@ -121,7 +115,7 @@ class ModelControl:
     def load(self, name: str) -> None:
         self._require_explicit()
         try:
-            found = versions(self._config.models, name)
+            found = repository.versions(self._config.models, name)
             if not found:
                 raise NotFoundError(f"the repository has no model {name!r} with a version to load")
             self._update(name, found, strict=True, again=True)
@@ -141,7 +135,7 @@ class ModelControl:
     def poll(self) -> None:
         """Look at the repository once, and serve what lies there now. Never raises for a broken model."""
         try:
-            present = names(self._config.models)
+            present = repository.names(self._config.models)
         except RepositoryError as error:
             log.warning("repository not readable; what serves goes on serving", reason=str(error))
             return
@@ -149,7 +143,7 @@ class ModelControl:
         with contextlib.suppress(UnavailableError):  # it stops
             for name in sorted({*present, *self._engine.names()}):
                 try:
-                    self._update(name, versions(self._config.models, name), strict=False)
+                    self._update(name, repository.versions(self._config.models, name), strict=False)
                 except RepositoryError as error:
                     log.warning("model not looked at; what serves of it serves on", model=name, reason=str(error))
         if self._engine.models != before:
@@ -181,7 +175,7 @@ class ModelControl:
         )
 
     def published(self) -> list[ModelFile]:
-        return published(self._config.models)
+        return repository.published(self._config.models)
 
     def _pinned(self, files: list[ModelFile]) -> list[ModelFile]:
         versions = self._versions.get(files[0].name, ())
@@ -214,7 +208,7 @@ class ModelControl:
                     break
                 if self._stopping.is_set():  # what serves stays, to finish what it has
                     raise UnavailableError("the server is stopping, and loads nothing any more")
-                version, stamp = str(file.version), file.stamp()
+                version, stamp = str(file.version), repository.stamp(file)
                 model = served.get(version)
                 if model is None or again or self._stamps.get((name, version)) != stamp:
                     # Where the file is broken now, what was loaded from it before is not.
@@ -275,7 +269,7 @@ class ModelControl:
 def _asked_for(config: ServerConfig) -> list[str]:
     if config.model_control == "explicit" and "*" not in config.load_model:
         return sorted(set(config.load_model))
-    return require_names(config.models)
+    return repository.require_names(config.models)
 
 
 def _none(config: ServerConfig) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from hangtag.serving.model_repository import SETTINGS_FILE
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.repository import SETTINGS_FILE
 from hangtag.serving.server.errors import StartError
 
 NAMES = (

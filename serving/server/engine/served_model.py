@@ -8,10 +8,10 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import structlog
 
+from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, QueuedRequest, Tensors
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.repository import ModelFile
 from hangtag.serving.server.engine.validation import batch_key, count_samples
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ServerError
 from hangtag.serving.server.runtime.session import Runtime

@@ -7,6 +7,7 @@ import pytest
 
 from hangtag.export.errors import ExportError
 from hangtag.export.repository import publishing as repository
+from hangtag.serving.model_repository import next_version
 from hangtag.serving.server.runtime.session import Runtime
 from tests.export.publishing import publisher, served, writes
 from tests.export.runs import contents
@@ -29,7 +30,7 @@ def test_the_next_version_is_above_the_highest_whatever_else_lies_there(tmp_path
     for name in ("2", "5", "latest", "v7", "8.bak", "-9", ".publishing-10"):
         (tmp_path / "cnn" / name).mkdir(parents=True)
     (tmp_path / "cnn/11.txt").touch()
-    assert repository.next_version(tmp_path, "cnn") == 6
+    assert next_version(tmp_path, "cnn") == 6
     assert repository.publish(tmp_path, "cnn", writes("")).name == "6"
 
 

@@ -36,7 +36,7 @@ def test_it_lists_what_is_there(tmp_path: Path) -> None:
 def test_without_a_repository_it_says_so(tmp_path: Path) -> None:
     result = models("list", "--models", tmp_path / "none")
     assert result.exit_code == 1
-    assert f"{tmp_path / 'none'} is not a folder. Name the model repository with --models." in result.stderr
+    assert f"{tmp_path / 'none'} is not a folder. Name the model repository with --models;" in result.stderr
     assert "'hangtag export' publishes one" in models("list", "--models", tmp_path).stdout
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, QueuedRequest
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.repository import ModelFile
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ServerError
 from hangtag.serving.server.runtime.session import Runtime

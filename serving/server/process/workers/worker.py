@@ -10,9 +10,9 @@ from typing import Any
 
 import structlog
 
+from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.model_control import Control
-from hangtag.serving.server.engine.repository import ModelFile
 from hangtag.serving.server.errors import StartError, UnavailableError
 from hangtag.serving.server.host import memory
 from hangtag.serving.server.process.server import Server

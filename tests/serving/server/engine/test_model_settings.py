@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hangtag.serving.model_repository import SETTINGS_FILE, ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_settings import NAMES, largest_settings, settings_of
-from hangtag.serving.server.engine.repository import SETTINGS_FILE, ModelFile
 from hangtag.serving.server.errors import StartError
 from tests import onnx_models
 

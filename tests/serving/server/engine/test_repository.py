@@ -2,93 +2,39 @@ from pathlib import Path
 
 import pytest
 
-from hangtag.serving.server.engine.repository import (
-    SETTINGS_FILE,
-    ModelFile,
-    names,
-    require_names,
-    require_versions,
-    versions,
-)
+from hangtag.serving.server.engine import repository
 from hangtag.serving.server.errors import NotFoundError, RepositoryError
-
-
-def add(models: Path, *paths: str) -> None:
-    for version in paths:
-        (models / version).mkdir(parents=True)
-        (models / version / "model.onnx").touch()
-
-
-def test_a_models_versions_the_latest_first(tmp_path: Path) -> None:
-    add(tmp_path, "b/9", "b/10", "b/2", "a.b-c_1/1")
-    assert names(tmp_path) == require_names(tmp_path) == ["a.b-c_1", "b"]
-    assert versions(tmp_path, "a.b-c_1") == [ModelFile("a.b-c_1", 1, tmp_path / "a.b-c_1/1/model.onnx")]
-    assert [file.version for file in require_versions(tmp_path, "b")] == [10, 9, 2]
-
-
-def test_what_is_no_model_or_version_is_left_alone(tmp_path: Path) -> None:
-    add(tmp_path, "m/1", "m/01", "m/v2", "m/-3", "m/0", ".git/1")
-    (tmp_path / "README.md").touch()
-    (tmp_path / "m/labels.txt").touch()
-    (tmp_path / "m/7").mkdir()  # being copied: no file yet
-    (tmp_path / "m/8/model.onnx").mkdir(parents=True)
-    assert names(tmp_path) == ["m"]
-    assert [file.version for file in versions(tmp_path, "m")] == [1]
-
-
-def test_links_are_followed(tmp_path: Path) -> None:
-    add(tmp_path / "elsewhere", "1")
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models/m").symlink_to(tmp_path / "elsewhere")
-    assert names(tmp_path / "models") == ["m"]
-    assert [file.version for file in versions(tmp_path / "models", "m")] == [1]
-
-
-@pytest.mark.parametrize(
-    "name", ["..", "../m", "m/../m", "/etc", "m/1", ".git", "", "m\0", "a b", "~", "-m", "m\n", "é", "m" * 256]
-)
-def test_a_name_that_could_leave_the_repository_is_refused(tmp_path: Path, name: str) -> None:
-    add(tmp_path, "m/1")
-    with pytest.raises(NotFoundError, match="cannot be a model's name"):
-        versions(tmp_path / "m", name)
+from tests.serving.test_model_repository import add
 
 
 def test_a_file_that_changes_has_another_stamp(tmp_path: Path) -> None:
     add(tmp_path, "m/1")
-    (file,) = versions(tmp_path, "m")
-    before = file.stamp()
+    (file,) = repository.versions(tmp_path, "m")
+    before = repository.stamp(file)
     file.path.write_text("changed")
-    assert file.stamp() != before
-    before = file.stamp()
-    settings = tmp_path / "m" / SETTINGS_FILE
+    assert repository.stamp(file) != before
+    before = repository.stamp(file)
+    settings = file.settings
     settings.write_text("instances = 1")
-    with_settings = file.stamp()
+    with_settings = repository.stamp(file)
     assert with_settings != before
     settings.unlink()
-    assert file.stamp() == before
+    assert repository.stamp(file) == before
     file.path.unlink()
-    assert file.stamp() != before
+    assert repository.stamp(file) != before
 
 
-def test_a_missing_repository_says_how_to_name_one(tmp_path: Path) -> None:
-    with pytest.raises(RepositoryError, match=r"nowhere is not a folder. Name the model repository with --models"):
-        names(tmp_path / "nowhere")
-
-
-def test_a_file_is_no_repository(tmp_path: Path) -> None:
-    (tmp_path / "models").touch()
+def test_what_cannot_be_read_is_an_error_of_the_server(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="cannot be a model's name"):
+        repository.versions(tmp_path, "../m")
     with pytest.raises(RepositoryError, match="is not a folder"):
-        names(tmp_path / "models")
+        repository.names(tmp_path / "nowhere")
+    with pytest.raises(RepositoryError, match="holds no model"):
+        repository.require_names(tmp_path)
 
 
-def test_an_empty_repository_says_what_was_expected(tmp_path: Path) -> None:
-    assert names(tmp_path) == []
-    with pytest.raises(RepositoryError, match=r"holds no model: expected .*/<name>/<version>/model.onnx"):
-        require_names(tmp_path)
-
-
-def test_a_model_without_a_version_is_named(tmp_path: Path) -> None:
-    (tmp_path / "bad/latest").mkdir(parents=True)
-    assert versions(tmp_path, "bad") == []
-    with pytest.raises(RepositoryError, match=r"bad has no version to serve: expected .*bad/<version>/model.onnx"):
-        require_versions(tmp_path, "bad")
+def test_models_that_cannot_be_read_are_left_out_of_what_is_published(tmp_path: Path) -> None:
+    assert repository.published(tmp_path / "nowhere") == []
+    add(tmp_path, "m/1", "m/2")
+    (tmp_path / "empty").mkdir()
+    assert [(file.name, file.version) for file in repository.published(tmp_path)] == [("m", 2)]

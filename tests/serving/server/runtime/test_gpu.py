@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.repository import ModelFile
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.providers import CUDA, Gpu
 from hangtag.serving.server.runtime.session import Runtime

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
-from hangtag.serving.server.engine.repository import SETTINGS_FILE
+from hangtag.serving.model_repository import SETTINGS_FILE
 from hangtag.serving.server.errors import ControlError, RepositoryError
 from tests import onnx_models
 from tests.serving.server.engine.control.controlled import Start, add, remove, spoil

@@ -1,0 +1,160 @@
+"""Reads a model repository: which models it holds, in which versions, and where their files are.
+
+The layout is Triton's:
+
+    <models>/
+        <name>/             letters, digits, '_', '-' and '.', beginning with a letter or a digit
+            serving.toml    optional: this model's own server settings
+            config.pbtxt    optional: for Triton; hangtag's server does not read it
+            <version>/      a whole number from 1
+                model.onnx
+
+Training (which learns from teachers), the export (which publishes versions) and the server (which loads them) agree on
+this layout as they agree on the ONNX file, so all of them read it here.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MODEL_FILE = "model.onnx"
+SETTINGS_FILE = "serving.toml"
+CONFIG_FILE = "config.pbtxt"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")  # 255 bytes is the longest file name of common file systems
+_VERSION = re.compile(r"[1-9][0-9]*")
+_LAYOUT = f"<version>/{MODEL_FILE}, the version a whole number from 1"
+
+
+class ModelRepositoryError(Exception):
+    """The folder cannot be read as a model repository, or lacks a model or a version that is required."""
+
+
+class ModelNameError(ModelRepositoryError):
+    """The text cannot be a model's name, so no folder was looked at."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One version of one model on disk. path: its model.onnx."""
+
+    name: str
+    version: int
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """The serving.toml that all versions of the model share; it need not exist."""
+        return self.path.parents[1] / SETTINGS_FILE
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a model may have this name. No such name leads out of the repository."""
+    return _NAME.fullmatch(name) is not None
+
+
+def names(models: Path) -> list[str]:
+    """List the folders that can hold a model, in alphabetical order, with or without a version in them.
+
+    Raises:
+        ModelRepositoryError: There is no such folder, or it cannot be read.
+    """
+    try:
+        return sorted(folder.name for folder in models.iterdir() if is_model_name(folder.name) and folder.is_dir())
+    except OSError as error:
+        raise ModelRepositoryError(
+            f"{models} is not a folder. Name the model repository with --models; 'hangtag export' fills one."
+        ) from error
+
+
+def versions(models: Path, name: str) -> list[ModelFile]:
+    """List a model's versions, the latest first; the list is empty for a model that is not there.
+
+    Raises:
+        ModelNameError: The text cannot be a model's name.
+        ModelRepositoryError: The model's folder cannot be read.
+    """
+    if not is_model_name(name):
+        raise ModelNameError(
+            f"{name!r} cannot be a model's name: up to 255 letters, digits, '_', '-' and '.' can, and the first one is "
+            "a letter or a digit"
+        )
+    return versions_in(models / name)
+
+
+def versions_in(folder: Path) -> list[ModelFile]:
+    """List the versions in one model's folder, the latest first; the list is empty where there is no folder.
+
+    Raises:
+        ModelRepositoryError: The folder cannot be read.
+    """
+    try:
+        return sorted(_versions(folder), key=lambda file: -file.version)
+    except OSError as error:
+        raise ModelRepositoryError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def require_names(models: Path) -> list[str]:
+    """As ``names``, but raise ModelRepositoryError for an empty repository too."""
+    listed = names(models)
+    if not listed:
+        raise ModelRepositoryError(
+            f"{models} holds no model: expected {models}/<name>/{_LAYOUT}. 'hangtag export' publishes one."
+        )
+    return listed
+
+
+def require_versions(models: Path, name: str) -> list[ModelFile]:
+    """As ``versions``, but raise ModelRepositoryError for a model without a version too."""
+    files = versions(models, name)
+    if not files:
+        raise ModelRepositoryError(
+            f"{models / name} has no version to serve: expected {models / name}/{_LAYOUT}. "
+            "Publish one, or move the folder out of the repository."
+        )
+    return files
+
+
+def latest_versions(models: Path) -> list[ModelFile]:
+    """Return the highest version of each model, by name.
+
+    Raises:
+        ModelRepositoryError: The repository is missing or empty, or one of its models has no version.
+    """
+    return [require_versions(models, name)[0] for name in require_names(models)]
+
+
+def next_version(models: Path, name: str) -> int:
+    """Return the number for a new version: one above the highest numbered folder, even if that folder is empty."""
+    folder = models / name
+    taken = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
+    return max(taken, default=0) + 1
+
+
+def find_file(source: str) -> Path | None:
+    """Resolve what a person names on the command line to an ONNX file.
+
+    Args:
+        source: FILE.onnx, the folder of a version, or the folder of a model, which stands for its latest version.
+
+    Returns:
+        The file's path, or None where ``source`` is none of these. A FILE.onnx need not exist.
+    """
+    path = Path(source)
+    if source.endswith(".onnx"):
+        return path
+    if (path / MODEL_FILE).is_file():
+        return path / MODEL_FILE
+    try:
+        return next((file.path for file in versions_in(path)), None)
+    except ModelRepositoryError:
+        return None
+
+
+def _versions(folder: Path) -> Iterator[ModelFile]:
+    if not folder.is_dir():
+        return
+    for version in folder.iterdir():
+        if _VERSION.fullmatch(version.name) and (version / MODEL_FILE).is_file():
+            yield ModelFile(folder.name, int(version.name), version / MODEL_FILE)

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+
+from hangtag.serving.model_repository import (
+    ModelFile,
+    ModelNameError,
+    ModelRepositoryError,
+    find_file,
+    names,
+    require_names,
+    require_versions,
+    versions,
+)
+
+
+def add(models: Path, *paths: str) -> None:
+    for version in paths:
+        (models / version).mkdir(parents=True)
+        (models / version / "model.onnx").touch()
+
+
+def test_a_models_versions_the_latest_first(tmp_path: Path) -> None:
+    add(tmp_path, "b/9", "b/10", "b/2", "a.b-c_1/1")
+    assert names(tmp_path) == require_names(tmp_path) == ["a.b-c_1", "b"]
+    assert versions(tmp_path, "a.b-c_1") == [ModelFile("a.b-c_1", 1, tmp_path / "a.b-c_1/1/model.onnx")]
+    assert [file.version for file in require_versions(tmp_path, "b")] == [10, 9, 2]
+
+
+def test_what_is_no_model_or_version_is_left_alone(tmp_path: Path) -> None:
+    add(tmp_path, "m/1", "m/01", "m/v2", "m/-3", "m/0", ".git/1")
+    (tmp_path / "README.md").touch()
+    (tmp_path / "m/labels.txt").touch()
+    (tmp_path / "m/7").mkdir()  # being copied: no file yet
+    (tmp_path / "m/8/model.onnx").mkdir(parents=True)
+    assert names(tmp_path) == ["m"]
+    assert [file.version for file in versions(tmp_path, "m")] == [1]
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    add(tmp_path / "elsewhere", "1")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/m").symlink_to(tmp_path / "elsewhere")
+    assert names(tmp_path / "models") == ["m"]
+    assert [file.version for file in versions(tmp_path / "models", "m")] == [1]
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "../m", "m/../m", "/etc", "m/1", ".git", "", "m\0", "a b", "~", "-m", "m\n", "é", "m" * 256]
+)
+def test_a_name_that_could_leave_the_repository_is_refused(tmp_path: Path, name: str) -> None:
+    add(tmp_path, "m/1")
+    with pytest.raises(ModelNameError, match="cannot be a model's name"):
+        versions(tmp_path / "m", name)
+
+
+def test_a_missing_repository_says_how_to_name_one(tmp_path: Path) -> None:
+    with pytest.raises(ModelRepositoryError, match=r"nowhere is not a folder. Name the model repository with --models"):
+        names(tmp_path / "nowhere")
+
+
+def test_a_file_is_no_repository(tmp_path: Path) -> None:
+    (tmp_path / "models").touch()
+    with pytest.raises(ModelRepositoryError, match="is not a folder"):
+        names(tmp_path / "models")
+
+
+def test_an_empty_repository_says_what_was_expected(tmp_path: Path) -> None:
+    assert names(tmp_path) == []
+    with pytest.raises(ModelRepositoryError, match=r"holds no model: expected .*/<name>/<version>/model.onnx"):
+        require_names(tmp_path)
+
+
+def test_a_model_without_a_version_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad/latest").mkdir(parents=True)
+    assert versions(tmp_path, "bad") == []
+    with pytest.raises(ModelRepositoryError, match=r"bad has no version to serve: expected .*bad/<version>/model.onnx"):
+        require_versions(tmp_path, "bad")
+
+
+def test_a_file_is_named_by_its_path_its_versions_folder_or_its_models_folder(tmp_path: Path) -> None:
+    add(tmp_path, "m/2", "m/10")
+    assert find_file(str(tmp_path / "m")) == find_file(str(tmp_path / "m/10")) == tmp_path / "m/10/model.onnx"
+    assert find_file(str(tmp_path / "m/2")) == tmp_path / "m/2/model.onnx"
+    assert find_file("nowhere/file.onnx") == Path("nowhere/file.onnx")
+    assert find_file(str(tmp_path)) is None
+    assert find_file("a run's name") is None
