@@ -1,1 +1,1 @@
-"""Which requests of a model are computed together, and when: the queue, its entries, and how long batches take."""
+"""Decides which requests of a model are computed together and when: queue, requests, deadlines, service time."""

@@ -1,12 +1,22 @@
-"""Which requests are computed together: a thread-safe queue that knows neither gRPC nor asyncio nor ONNX Runtime.
+"""The batching policy of one model: when its queued requests are computed, and which of them together.
 
-The policy is to fill while busy: whoever is free takes what has gathered meanwhile, up to max_batch_size samples. So a
-call on its own waits for nobody, and under load batches grow by themselves. An optional delay holds the oldest back, no
-longer than the deadlines in the queue allow.
+Threads put requests in and take batches out; the batcher knows neither gRPC nor ONNX Runtime. The policy:
 
-An entry (entry.py) completes from whichever thread computed it. Any thread may take a batch, be it the
-model's own or one of a transport that computes where it polls, but no more batches are out at once than the model has
-instances. Whoever took one calls ``finish``, and then asks for the next: nobody else is woken for it.
+1. Fill while busy. As soon as an instance (of which the model has ``instances``) is free and a request waits, a batch
+   may be taken. Requests that arrive while every instance computes gather, and are the next batch. So a lone request
+   waits for no other, and batches grow with the load, without a timer.
+2. Size and order. A batch has at most max_batch_size samples, the oldest requests first. Only requests with equal batch
+   keys (same shapes beyond the batch axis) share one; others are passed over and keep their places. The first request
+   that does not fit ends the batch, so that no later and smaller one overtakes it.
+3. Delay, off by default. With max_queue_delay, a batch that is not full is held back until one of its requests has
+   waited that long, or for half of the time that its deadline leaves to spare.
+4. Admission. ``put`` refuses at once: after ``close`` (UnavailableError), when max_queue_size requests wait
+   (QueueFullError), and when by the measured service time the answer would miss its deadline (DeadlineError).
+5. Dropping. ``take`` leaves out requests that were cancelled or can no longer be computed in time, so that no
+   computation is in vain. A request that would make the batch too long for another one's deadline waits for the next.
+6. Hand-over. The thread that took a batch calls ``finish``, and takes the next one itself; no other thread is woken.
+
+A batch that fails is ``ServedModel.execute``'s matter: it computes each request once more, alone.
 """
 
 import math
@@ -15,25 +25,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from hangtag.serving.server.batching.deadlines import TOO_LATE, cancellation_error, hold_seconds, require_time
 from hangtag.serving.server.batching.request import QueuedRequest
 from hangtag.serving.server.batching.service_time import ServiceTime
-from hangtag.serving.server.errors import CancelledError, DeadlineError, QueueFullError, ServerError, UnavailableError
-
-_LATE = "the deadline passed while the request was waiting, or would before its answer; nothing was computed"
-
-# A caller whose time is over cancels by its own clock, and gRPC's core tells the server of a deadline rounded up by a
-# hundredth of the time at most (timeout_encoding.cc). And a millisecond for what is in between.
-_DEADLINE_SLACK = 0.01
-_DEADLINE_SLACK_SECONDS = 0.001
-
-# While requests have to wait, what is late is late by time that the queue does not see: until a call is read, and until
-# its answer is. So whoever waits is wanted to be ready when this share of its time is still left. Without, a queue that
-# is as long as the deadline answers nearly everybody just too late (docs/performance.md).
-_UNSEEN_SHARE = 0.2
+from hangtag.serving.server.errors import DeadlineError, QueueFullError, UnavailableError
 
 
 class Batcher:
-    """The queue of one model."""
+    """The queue of one model. Thread-safe."""
 
     def __init__(
         self,
@@ -44,16 +43,24 @@ class Batcher:
         max_queue_delay: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """max_batch_size counts samples, max_queue_size entries, instances batches; max_queue_delay is in seconds."""
+        """Create an empty queue.
+
+        Args:
+            max_batch_size: Most samples in one batch.
+            max_queue_size: Most requests that wait.
+            instances: Most batches that are computed at the same time.
+            max_queue_delay: Seconds that a request may be held back to fill a batch.
+            clock: Monotonic clock in seconds.
+        """
         self.max_batch_size = max_batch_size
         self.max_queue_size = max_queue_size
         self.instances = instances
         self.max_queue_delay = max_queue_delay
         self._clock = clock
         self._queue: deque[QueuedRequest] = deque()
-        self._waiting = 0  # entries of the queue that are not completed yet
-        self._samples = 0  # of the queue, completed ones included
-        self._computing: dict[int, tuple[float, int]] = {}  # batches taken and not finished: since when, and samples
+        self._waiting = 0  # requests of the queue that are not completed yet
+        self._samples = 0  # samples of the queue, completed requests included
+        self._computing: dict[int, tuple[float, int]] = {}  # id of a batch not finished -> when taken, its samples
         self._service_time = ServiceTime(clock)
         self._closed = False
         self._lock = threading.Lock()
@@ -64,75 +71,88 @@ class Batcher:
 
     @property
     def computing(self) -> int:
-        """Batches that were taken and are not finished."""
+        """Number of batches that were taken and are not finished."""
         return len(self._computing)
 
     @property
     def queued_samples(self) -> int:
-        """Samples that wait."""
+        """Number of samples that wait."""
         return self._samples
 
     @property
     def unfinished_samples(self) -> int:
-        """Samples that wait or are computed."""
+        """Number of samples that wait or are being computed."""
         with self._lock:
             return self._samples + sum(samples for _, samples in self._computing.values())
 
     @property
     def full(self) -> bool:
-        """A whole batch waits and an instance is free, so there is nothing to wait for."""
+        """Whether a whole batch waits and an instance is free, so that waiting longer gains nothing."""
         return self._samples >= self.max_batch_size and not self._busy
 
     def expected_seconds(self, samples: int) -> float:
-        """How long a batch of so many samples takes to compute; 0 while that is not known."""
+        """Return how long a batch of this many samples takes to compute; 0 while that is not known."""
         with self._lock:
             return self._service_time.predict(samples)
 
     def would_wait(self, samples: int) -> bool:
-        """Whether a request of so many samples would not be in the next batch, or that batch not start at once."""
+        """Whether a request of this many samples would miss the next batch, or that batch would not start at once."""
         return self._busy or bool(self.max_queue_delay) or self._samples + samples > self.max_batch_size
 
-    def put(self, entry: QueuedRequest, *, wake: bool = True) -> None:
-        """Queue an entry. Raises QueueFullError, DeadlineError when by the measured service time it cannot be answered
-        in time, or, once closed, UnavailableError: the callback is not called then.
+    def put(self, request: QueuedRequest, *, wake: bool = True) -> None:
+        """Queue a request; when this raises, the request's callback is not called.
 
-        wake: tell a thread that waits in ``take``; not needed by one that will itself take the entry.
+        Args:
+            request: Not queued before.
+            wake: Wake a thread that waits in ``take``. A caller that itself takes the next batch passes False.
+
+        Raises:
+            QueueFullError: max_queue_size requests wait.
+            DeadlineError: By the measured service time, the request cannot be computed before its deadline.
+            UnavailableError: The batcher is closed.
         """
         with self._lock:
             now = self._clock()
-            self._require_place(entry, now)
-            entry.enqueued = now
-            entry.held_until = now + self._delay(entry, now)
-            self._queue.append(entry)
+            self._require_place(request, now)
+            request.enqueued = now
+            request.held_until = now
+            if self.max_queue_delay:
+                full_batch_seconds = self._service_time.predict(self.max_batch_size)
+                request.held_until += hold_seconds(request, self.max_queue_delay, full_batch_seconds, now)
+            self._queue.append(request)
             self._waiting += 1
-            self._samples += entry.samples
+            self._samples += request.samples
             if wake and not self._busy:  # else the first instance that finishes takes it
                 self._changed.notify()
 
-    def check(self, entry: QueuedRequest) -> None:
-        """Raise what ``put`` would raise now: for who would have to prepare something for an entry that waits."""
+    def check(self, request: QueuedRequest) -> None:
+        """Raise what ``put`` would raise now, so that a caller can skip preparations for a request that is refused."""
         with self._lock:
-            self._require_place(entry, self._clock())
+            self._require_place(request, self._clock())
 
-    def cancel(self, entry: QueuedRequest) -> None:
-        """Take back an entry that still waits; it costs no computation.
+    def cancel(self, request: QueuedRequest) -> None:
+        """Withdraw a request. While it waits, it is never computed; while it is computed, its result is dropped.
 
-        It completes with CancelledError, or with DeadlineError when its caller's time is over: then the caller cancels.
+        It completes with CancelledError, or with DeadlineError at its deadline, since clients cancel when it passes.
         """
-        if entry.complete(self._why_cancelled(entry)):
+        if request.complete(cancellation_error(request, self._clock())):
             with self._lock:
-                if entry in self._queue:  # else an instance has it, and finds it completed
-                    self._queue.remove(entry)
+                if request in self._queue:  # else an instance computes it, and its result will be dropped
+                    self._queue.remove(request)
                     self._waiting -= 1
-                    self._samples -= entry.samples
+                    self._samples -= request.samples
 
     def take(self, *, wait: bool = True) -> list[QueuedRequest]:
-        """The next batch: entries of one batch_key, in order, of max_batch_size samples at most.
+        """Take the next batch. The caller computes it and then calls ``finish``.
 
-        Entries that were cancelled or whose deadline has passed are completed and left out before anything is computed.
-        With ``wait`` the call blocks until there is a batch, and returns an empty list only when the queue is closed
-        and empty; without, an empty list means that nothing is due now, or that every instance is busy. After a batch
-        comes ``finish``.
+        Requests that were cancelled, or can no longer be computed in time, are completed and left out.
+
+        Args:
+            wait: Block until there is a batch. Then the list is empty only if the batcher is closed and its queue is
+                empty. Without waiting, the list is also empty if no batch is due, or every instance is busy.
+
+        Returns:
+            Requests with one batch key, the oldest first, of at most max_batch_size samples together.
         """
         while True:
             late: list[QueuedRequest] = []
@@ -142,17 +162,22 @@ class Batcher:
                 batch = self._gather(late) if self._due() else []
                 if batch:
                     self._service_time.hold()
-                    self._computing[id(batch)] = self._clock(), sum(entry.samples for entry in batch)
+                    self._computing[id(batch)] = self._clock(), sum(request.samples for request in batch)
                 if wait and self._queue and not self._busy:
-                    self._changed.notify()  # what is left is another instance's
-                finished = not wait or (self._closed and not self._queue)
-            for entry in late:  # outside the lock: callbacks are the transport's
-                entry.complete(DeadlineError(_LATE))
-            if batch or finished:
+                    self._changed.notify()  # another instance is free to take what is left
+                ended = not wait or (self._closed and not self._queue)
+            for request in late:  # outside the lock: callbacks are code of the transport
+                request.complete(DeadlineError(TOO_LATE))
+            if batch or ended:
                 return batch
 
     def finish(self, batch: list[QueuedRequest], seconds: float | None = None) -> None:
-        """A batch that was taken is computed: its instance is free. seconds: how long it took, unless it failed."""
+        """Free the instance that computed this batch.
+
+        Args:
+            batch: A list that ``take`` returned, the same object.
+            seconds: How long the batch took to compute, for the service time; None if it failed.
+        """
         with self._lock:
             _, samples = self._computing.pop(id(batch))
             if seconds is not None:
@@ -162,38 +187,32 @@ class Batcher:
             if self._closed:
                 self._changed.notify_all()
             elif self._queue and not self._due():
-                self._changed.notify()  # whoever came while all were busy woke nobody: somebody set the alarm
+                # Requests that came while all instances were busy woke no thread: one must wait for the delay to end.
+                self._changed.notify()
 
     def wake(self) -> None:
-        """Tell a thread that waits in ``take`` of entries that were put without."""
+        """Wake a thread that waits in ``take``, for requests that were put with ``wake=False``."""
         with self._lock:
             self._changed.notify()
 
     def time_to_due(self) -> float | None:
-        """Seconds until a batch may be taken; None while nothing waits, or nothing may before ``finish``."""
+        """Return the seconds until a batch may be taken; None if nothing waits, or every instance is busy."""
         with self._lock:
             if not self._queue or self._busy:
                 return None
             return 0.0 if self._due() else self._time_to_due()
 
     def close(self) -> None:
-        """Refuse new entries. What is queued can still be taken; then ``take`` returns an empty list."""
+        """Refuse new requests. What is queued can still be taken; then ``take`` returns an empty list."""
         with self._lock:
             self._closed = True
             self._changed.notify_all()
-
-    def _why_cancelled(self, entry: QueuedRequest) -> ServerError:
-        if entry.deadline is not None:
-            now = self._clock()
-            if entry.deadline - now <= _DEADLINE_SLACK * (entry.deadline - entry.enqueued) + _DEADLINE_SLACK_SECONDS:
-                return DeadlineError("the deadline passed before there was an answer")
-        return CancelledError("the caller cancelled the request")
 
     @property
     def _busy(self) -> bool:
         return len(self._computing) >= self.instances
 
-    def _require_place(self, entry: QueuedRequest, now: float) -> None:
+    def _require_place(self, request: QueuedRequest, now: float) -> None:
         if self._closed:
             raise UnavailableError("the server is stopping and takes no new requests; try another replica")
         if self._waiting >= self.max_queue_size:
@@ -201,36 +220,19 @@ class Batcher:
                 f"{self._waiting} requests are waiting, as many as the queue holds; "
                 "try again later with a back-off, or raise --max-queue-size"
             )
-        if entry.deadline is not None:
-            self._admit(entry, entry.deadline - now, self._expected(entry, now), now)
+        if request.deadline is not None:
+            require_time(request, self._expected(request, now), busy=self._busy, now=now)
 
-    def _admit(self, entry: QueuedRequest, seconds: float, expected: float, now: float) -> None:
-        """Refuse an entry that has so many seconds left, unless it is expected to be computed in time."""
-        share = 1 - _UNSEEN_SHARE if self._busy else 1.0
-        entry.ready_by = now + share * seconds
-        if entry.ready_by < now + expected:
-            raise DeadlineError(
-                f"an answer needs about {expected / share * 1e3:.1f} ms now and the deadline is in "
-                f"{seconds * 1e3:.1f} ms; nothing was started. Allow more time, or try again later"
-            )
-
-    def _expected(self, entry: QueuedRequest, now: float) -> float:
-        """Seconds until an entry that came now would be computed; 0 while nothing is known."""
+    def _expected(self, request: QueuedRequest, now: float) -> float:
+        """Seconds until a request that came now would be computed; 0 while the service time is not known."""
         predict = self._service_time.predict
-        whole, part = divmod(self._samples, self.max_batch_size)
-        wait = whole * predict(self.max_batch_size) / self.instances
+        whole_batches, rest = divmod(self._samples, self.max_batch_size)
+        wait = whole_batches * predict(self.max_batch_size) / self.instances
         if self._busy:
             wait += min(max(0.0, since + predict(samples) - now) for since, samples in self._computing.values())
-        # Where a whole batch waits already, this entry's will be whole too, by those who come after it.
-        own = self.max_batch_size if whole else min(part + entry.samples, self.max_batch_size)
+        # Where a whole batch waits already, requests that come later will fill this one's batch too.
+        own = self.max_batch_size if whole_batches else min(rest + request.samples, self.max_batch_size)
         return wait + predict(own)
-
-    def _delay(self, entry: QueuedRequest, now: float) -> float:
-        """Seconds that an entry may be held back to fill a batch: half of what its deadline leaves to spare at most."""
-        if not self.max_queue_delay or entry.ready_by is None:
-            return self.max_queue_delay
-        spare = entry.ready_by - now - self._service_time.predict(self.max_batch_size)
-        return min(self.max_queue_delay, max(0.0, spare / 2))
 
     def _due(self) -> bool:
         if not self._queue or self._busy:
@@ -245,36 +247,37 @@ class Batcher:
         return max(0.0, self._held_until() - self._clock())
 
     def _held_until(self) -> float:
-        return min(entry.held_until for entry in self._queue)  # fewer than make a batch
+        return min(request.held_until for request in self._queue)  # short: called only with less than a batch queued
 
     def _gather(self, late: list[QueuedRequest]) -> list[QueuedRequest]:
+        """Remove the next batch from the queue; append to ``late`` what can no longer be computed in time."""
         now = self._clock()
         predict = self._service_time.predict
         batch: list[QueuedRequest] = []
         samples = 0
-        earliest = math.inf  # by which the batch must be computed for all of it to be in time
+        earliest = math.inf  # the first ready_by in the batch: computing must end before it
         passed_over: list[QueuedRequest] = []
         while self._queue and samples < self.max_batch_size:
-            entry = self._queue.popleft()
-            self._samples -= entry.samples
-            ready_by = math.inf if entry.ready_by is None else entry.ready_by
-            done_at = now + predict(samples + entry.samples)
-            if entry.done:
+            request = self._queue.popleft()
+            self._samples -= request.samples
+            ready_by = math.inf if request.ready_by is None else request.ready_by
+            done_at = now + predict(samples + request.samples)
+            if request.completed:
                 self._waiting -= 1
             elif ready_by <= done_at:
                 self._waiting -= 1
-                late.append(entry)
-            elif batch and entry.batch_key != batch[0].batch_key:
-                passed_over.append(entry)
-                self._samples += entry.samples
-            elif batch and (samples + entry.samples > self.max_batch_size or earliest < done_at):
-                self._queue.appendleft(entry)
-                self._samples += entry.samples
+                late.append(request)
+            elif batch and request.batch_key != batch[0].batch_key:
+                passed_over.append(request)
+                self._samples += request.samples
+            elif batch and (samples + request.samples > self.max_batch_size or earliest < done_at):
+                self._queue.appendleft(request)
+                self._samples += request.samples
                 break
             else:
                 self._waiting -= 1
-                batch.append(entry)
-                samples += entry.samples
+                batch.append(request)
+                samples += request.samples
                 earliest = min(earliest, ready_by)
         self._queue.extendleft(reversed(passed_over))
         return batch

@@ -1,7 +1,4 @@
-"""One request on its way through the queue: what it asks, what it gets, and what that cost.
-
-An entry completes through its own callback, from whichever thread computed it.
-"""
+"""One request on its way through a model's queue, and the result that its callback receives."""
 
 import threading
 from collections.abc import Callable, Hashable, Mapping
@@ -16,10 +13,11 @@ from hangtag.serving.server.telemetry.model_statistics import Timings
 log = structlog.get_logger()
 
 Tensors = Mapping[str, npt.NDArray[Any]]
+"""Arrays by the names of a model's inputs or outputs."""
 
 
 class InferenceResult(NamedTuple):
-    """A request's outputs by name, and what they cost."""
+    """The outputs of one request, and how long each step took."""
 
     outputs: Tensors
     timings: Timings
@@ -29,7 +27,10 @@ OnComplete = Callable[[InferenceResult | ServerError], None]
 
 
 class QueuedRequest:
-    """One request in the queue. It is completed exactly once: answered, failed, or dropped."""
+    """A request in the queue. It completes exactly once: with a result, with an error, or dropped before computation.
+
+    The thread that computes or drops the request runs its callback, so a callback must not block.
+    """
 
     __slots__ = (
         "_lock",
@@ -52,27 +53,36 @@ class QueuedRequest:
         batch_key: Hashable = None,
         deadline: float | None = None,
     ) -> None:
-        """batch_key: only entries of equal batch_key share a batch. deadline: on the monotonic clock, in seconds."""
+        """Describe a request; ``Batcher.put`` queues it.
+
+        Args:
+            inputs: Arrays that fit the model's signature; the first axis is the batch where the model has one.
+            samples: Size of the batch axis, 1 where the model has none.
+            on_complete: Receives the result or the error, from another thread.
+            batch_key: Only requests with equal keys share a batch (see ``validation.batch_key``).
+            deadline: Seconds on the monotonic clock; None for no deadline.
+        """
         self.inputs = inputs
         self.samples = samples
         self.batch_key = batch_key
         self.deadline = deadline
         self.enqueued = 0.0
+        """When ``Batcher.put`` queued it, in seconds on the monotonic clock."""
         self.held_until = 0.0
-        """Until when it may be held back to fill a batch."""
+        """Until when the batcher may hold it back to fill a batch."""
         self.ready_by = deadline
-        """When the answer must be computed; None: whenever."""
+        """When its batch must be computed, which is somewhat before the deadline; None without a deadline."""
         self._lock = threading.Lock()
         self._on_complete: OnComplete | None = on_complete
 
     @property
-    def done(self) -> bool:
+    def completed(self) -> bool:
         return self._on_complete is None
 
     def complete(self, outcome: InferenceResult | ServerError) -> bool:
-        """Call the callback with the outcome, unless the entry is completed already; says whether it did.
+        """Run the callback with the outcome, unless the request is completed already; return whether it ran.
 
-        Never raises: a callback is its caller's own, and what fails in it is logged and hurts no neighbour.
+        An exception in the callback is logged and goes no further: it must not fail other requests of the batch.
         """
         with self._lock:
             on_complete, self._on_complete = self._on_complete, None

@@ -1,20 +1,20 @@
-"""How long a batch of n samples takes: a + b·n seconds, refitted with every batch."""
+"""Predicts how long a batch of n samples takes to compute: a + b·n seconds, fitted again after every batch."""
 
 import math
 import time
 from collections.abc import Callable
 
 FRESH_SECONDS = 1.0
-"""What was learned longer ago says nothing: the machine may be idle by now, and somebody has to try."""
+"""Observations older than this are ignored: the machine may be idle by now, so the next batch must be tried."""
 
-_NEWEST = 0.2  # what one batch counts for in the mean of its size
-_FADING = 0.98  # what a size's weight keeps whenever another size is seen
-_LEAST = 0.01  # and what it keeps for ever: seen at one size alone, a line would have no slope
-_STALL = 4.0  # times what was expected: more is a pause of the machine, and counts as that much
+_NEWEST_SHARE = 0.2  # share of the newest batch in the running mean of its size
+_WEIGHT_DECAY = 0.98  # factor on a size's weight whenever any batch is observed
+_MIN_WEIGHT = 0.01  # a size never loses all of its weight: a line through one size alone has no slope
+_STALL_FACTOR = 4.0  # a batch slower than this many times its prediction is a pause of the machine; it is cut to that
 
 
-class _Size:
-    """The batches of about one size: mean samples, mean seconds, and their weight in the fit."""
+class _SizeClass:
+    """Batches of similar size: their mean samples, their mean seconds, and their weight in the fit."""
 
     __slots__ = ("samples", "seconds", "weight")
 
@@ -25,53 +25,58 @@ class _Size:
 
 
 class ServiceTime:
-    """A weighted least-squares line through the mean times of batches of 1, 2-3, 4-7, 8-15 … samples. One thread at a
-    time: the batcher's lock is around it."""
+    """A weighted least-squares line through the mean times of batches of 1, 2-3, 4-7, 8-15 … samples.
+
+    Not thread-safe: the batcher calls it under its own lock.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._sizes: dict[int, _Size] = {}
-        self._learned = -math.inf
+        self._classes: dict[int, _SizeClass] = {}
+        self._last_observed = -math.inf
         self._held = False
         self._a = 0.0
         self._b = 0.0
 
     def observe(self, samples: int, seconds: float) -> None:
-        """A batch of so many samples took so long."""
-        if self._sizes:
-            seconds = min(seconds, _STALL * (self._a + self._b * samples))
-        size = self._sizes.setdefault(samples.bit_length(), _Size(samples, seconds))
-        for each in self._sizes.values():
-            each.weight = max(_LEAST, _FADING * each.weight)
-        size.weight += 1
-        size.samples += _NEWEST * (samples - size.samples)
-        size.seconds += _NEWEST * (seconds - size.seconds)
-        self._learned = self._clock()
+        """Add a batch that was computed."""
+        if self._classes:
+            seconds = min(seconds, _STALL_FACTOR * (self._a + self._b * samples))
+        observed = self._classes.setdefault(samples.bit_length(), _SizeClass(samples, seconds))
+        for each in self._classes.values():
+            each.weight = max(_MIN_WEIGHT, _WEIGHT_DECAY * each.weight)
+        observed.weight += 1
+        observed.samples += _NEWEST_SHARE * (samples - observed.samples)
+        observed.seconds += _NEWEST_SHARE * (seconds - observed.seconds)
+        self._last_observed = self._clock()
         self._fit()
 
     def predict(self, samples: int) -> float:
-        """Seconds for a batch of so many samples; 0 while nothing is known, or nothing that is fresh."""
+        """Return the expected seconds for a batch of this many samples; 0 while no fresh observation exists."""
         return self._a + self._b * samples if self._held or self._is_fresh() else 0.0
 
     def hold(self) -> None:
-        """A batch begins: what is fresh now stays so until ``release``, since somebody tries, however long it takes."""
+        """A batch starts: a prediction that is fresh now stays valid until ``release``, however long the batch takes.
+
+        Without this, a batch that takes longer than FRESH_SECONDS would make the batcher admit everything meanwhile.
+        """
         self._held = self._held or self._is_fresh()
 
     def release(self) -> None:
-        """Nothing is computed any more."""
+        """No batch is being computed any more: from now on observations age."""
         self._held = False
 
     def _is_fresh(self) -> bool:
-        return self._clock() - self._learned <= FRESH_SECONDS
+        return self._clock() - self._last_observed <= FRESH_SECONDS
 
     def _fit(self) -> None:
-        sizes = self._sizes.values()
-        weight = sum(size.weight for size in sizes)
-        samples = sum(size.weight * size.samples for size in sizes) / weight
-        seconds = sum(size.weight * size.seconds for size in sizes) / weight
-        spread = sum(size.weight * (size.samples - samples) ** 2 for size in sizes)
-        rise = sum(size.weight * (size.samples - samples) * (size.seconds - seconds) for size in sizes)
-        # Neither a fixed cost nor a cost per sample is below 0; with one size alone all is taken for a cost per sample.
-        most = seconds / samples
-        self._b = min(max(0.0, rise / spread), most) if spread else most
+        classes = self._classes.values()
+        weight = sum(each.weight for each in classes)
+        samples = sum(each.weight * each.samples for each in classes) / weight
+        seconds = sum(each.weight * each.seconds for each in classes) / weight
+        variance = sum(each.weight * (each.samples - samples) ** 2 for each in classes)
+        covariance = sum(each.weight * (each.samples - samples) * (each.seconds - seconds) for each in classes)
+        # Neither the fixed cost a nor the cost per sample b is negative. With one size alone all cost counts as b.
+        max_slope = seconds / samples
+        self._b = min(max(0.0, covariance / variance), max_slope) if variance else max_slope
         self._a = seconds - self._b * samples

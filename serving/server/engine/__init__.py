@@ -1,1 +1,1 @@
-"""The data plane without a transport: models by name and version, loaded, validated against, replaced and unloaded."""
+"""The data plane without a transport: look-up, validation, computation, and which models serve."""

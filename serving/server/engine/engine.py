@@ -1,50 +1,41 @@
-"""The data plane without a transport: models by name and version, asked while they are swapped, and closed."""
+"""Looks up the model that takes a request, by name and version, and swaps models while requests arrive."""
 
-import time
 from collections.abc import Sequence
 
-import structlog
-
-from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.model_settings import settings_of
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import NotFoundError, UnavailableError
-from hangtag.serving.server.host.cpus import usable_cpus
-from hangtag.serving.server.runtime.providers import Gpu
-from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.server.telemetry.model_statistics import FailureCounts
-
-log = structlog.get_logger()
 
 
 class Engine:
-    """Holds the served models. Look-ups come from any thread; changes (``serve``) from one at a time."""
+    """Holds the models that serve. Any thread may look models up; only one at a time may change them (``serve``)."""
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.failures = FailureCounts()
-        # Replaced as a whole and never changed, so that look-ups need no lock. Versions: the latest first.
+        # A change replaces the whole table and never edits it, so a look-up needs no lock. Versions: the latest first.
         self._table: dict[str, dict[str, ServedModel]] = {}
         self._ready = False
         self._closing = False
 
     @property
     def ready(self) -> bool:
-        """The models that were asked for are loaded and warmed up, and the engine is not closing."""
+        """Whether the models to start with are loaded and warmed up, and the engine is not closing."""
         return self._ready and not self._closing
 
     @property
     def models(self) -> list[ServedModel]:
-        """Every version that takes requests."""
+        """Every version that takes requests; none before ``open``."""
         table = self._table if self._ready else {}
         return [model for versions in table.values() for model in versions.values()]
 
     def versions(self, name: str) -> list[ServedModel]:
-        """A model's versions that are loaded, the latest first, before the engine is open too."""
+        """Return a model's loaded versions, the latest first, also before ``open``."""
         return list(self._table.get(name, {}).values())
 
     def names(self) -> list[str]:
+        """Return the names of the loaded models, in alphabetical order."""
         return list(self._table)
 
     def open(self) -> None:
@@ -52,11 +43,18 @@ class Engine:
         self._ready = True
 
     def model(self, name: str, version: str = "") -> ServedModel:
-        """The model that answers to this name and version; an empty version is the latest.
+        """Return the model that takes requests for this name and version.
 
-        Raises UnavailableError while loading or stopping, NotFoundError for what is not served. The model may be
-        replaced at any time: whoever holds it may go on with it for control.LINGER_SECONDS, then gets UnavailableError
-        and looks it up again.
+        It may be replaced before the caller queues its request. It then still takes requests for
+        retirement.LINGER_SECONDS; after that it raises UnavailableError, and the caller looks its successor up.
+
+        Args:
+            name: As the client sent it.
+            version: As the client sent it; empty for the latest version.
+
+        Raises:
+            NotFoundError: No such model, or no such version of it, is served.
+            UnavailableError: The models are still being loaded, or the engine is closing.
         """
         if self._closing:
             raise UnavailableError("the server is stopping and takes no new requests; try another replica")
@@ -78,18 +76,38 @@ class Engine:
         return model
 
     def record_failure(self, name: str, version: str, code: str, ns: int) -> None:
-        """Count a request that got this status code, ns after it came. name and version: as its caller gave them."""
+        """Count one request that ended with an error. Every failure is counted here, once, whichever transport has it.
+
+        It appears in nv_inference_request_failure and hangtag_request_seconds, and in the ``fail`` of ModelStatistics
+        if it was for a version that serves. A name or version that is not served is counted under an empty label:
+        names that callers make up would otherwise create metric series without end.
+
+        Args:
+            name: The model's name as the client sent it; empty if the request could not be read.
+            version: The version as the client sent it; empty for the latest.
+            code: Name of the gRPC status code, for example "RESOURCE_EXHAUSTED".
+            ns: Nanoseconds from the arrival of the request to its error.
+        """
         versions = self._table.get(name)
         if versions is None:
             name, version = "", ""
-        elif version not in versions:
-            version = "" if version else next(iter(versions))
+        elif version and version not in versions:
+            version = ""
+        else:
+            model = versions[version] if version else next(iter(versions.values()))
+            version = model.version
+            model.statistics.record_failure(ns)
         self.failures.record(name, version, code, ns)
 
     def serve(self, name: str, models: Sequence[ServedModel]) -> list[ServedModel]:
-        """From now on these versions, and no others of this name, take requests; none removes the name.
+        """Let these versions of a model take its requests from now on, and no others.
 
-        Returns the models that were replaced: they finish what they have, and are the caller's to close.
+        Args:
+            name: The model's name.
+            models: Loaded versions; those that do not serve yet are started. An empty sequence removes the name.
+
+        Returns:
+            The models that were replaced. They finish what they have; the caller closes them.
         """
         before = self.versions(name)
         for model in models:
@@ -101,48 +119,12 @@ class Engine:
         return [model for model in before if model not in models]
 
     def stop_admission(self) -> None:
-        """From now on every look-up raises UnavailableError; what is queued is still computed."""
+        """Let every look-up raise UnavailableError from now on; requests in the queues are still computed."""
         self._closing = True
 
     def close(self) -> None:
-        """Finish what is queued and end every instance."""
+        """Compute what is queued, then end every instance."""
         self.stop_admission()
         for versions in self._table.values():
             for model in versions.values():
                 model.close()
-
-    def load(self, file: ModelFile) -> ServedModel:
-        """Load a version and warm it up; it takes no requests yet. Raises ModelLoadError."""
-        started = time.perf_counter()
-        config = settings_of(self.config.models / file.name, self.config)
-        cpus = max(1, usable_cpus() // config.workers)
-        threads = config.intra_op_threads or max(1, cpus // config.instance_count)
-        runtime = Runtime(
-            file.path,
-            provider=config.provider,
-            threads=threads,
-            batching_override=config.batching_override(file.name),
-            gpu=Gpu(config.gpu_device_id, config.gpu_mem_limit_mib),
-        )
-        model = ServedModel(file, runtime, config)
-        runtime.warm_up(sorted({1, model.max_batch_size}))
-        if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
-            runtime.widen(cpus)
-        if not runtime.on_cpu:
-            runtime.bind(model.max_batch_size, slots=config.instance_count, cuda_graphs=config.cuda_graphs)
-        log.info(
-            "model loaded",
-            model=file.name,
-            version=file.version,
-            provider_asked=config.provider,
-            provider=runtime.provider,
-            **({} if runtime.on_cpu else {"cuda_graphs": runtime.cuda_graphs}),
-            **runtime.notes,
-            intra_op_threads=threads,
-            alone_threads=runtime.alone_threads or threads,
-            instances=config.instance_count,
-            max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
-            **({} if runtime.signature.batched else {"unbatched_because": runtime.signature.why_unbatched}),
-            seconds=round(time.perf_counter() - started, 3),
-        )
-        return model

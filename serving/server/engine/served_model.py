@@ -1,4 +1,4 @@
-"""A model that serves: its runtime, its queue, its instances (threads that compute batches) and its counters."""
+"""A version of a model that serves: its session, its queue, the threads that compute its batches, and its counters."""
 
 import itertools
 import threading
@@ -19,15 +19,23 @@ from hangtag.serving.server.telemetry.model_statistics import ModelStatistics, T
 
 log = structlog.get_logger()
 
-# So many in a row with nothing beside them, and the next takes all threads: then one caller asks again and again. Where
-# calls come by chance, threads that spin for the next batch are in the way of whatever else is to be done.
+# After this many batches in a row with nothing else queued or computed, the next batch uses all threads: then a single
+# client sends one request after another. Where requests arrive at random, threads that spin for the next batch would
+# take the CPU from all other work.
 _ALONE_BATCHES = 16
 
 
 class ServedModel:
-    """One version of one model. ``start`` it before the first request, ``close`` it after the last."""
+    """One version of one model. Call ``start`` before the first request and ``close`` after the last."""
 
     def __init__(self, file: ModelFile, runtime: Runtime, config: ServerConfig) -> None:
+        """Wrap a loaded session.
+
+        Args:
+            file: Where the version lies in the repository.
+            runtime: Its session, warmed up or not.
+            config: The server's settings with the model's own in them.
+        """
         self.name = file.name
         self.version = str(file.version)
         self.runtime = runtime
@@ -48,6 +56,7 @@ class ServedModel:
 
     @property
     def instances(self) -> int:
+        """Number of threads that compute batches."""
         return len(self._instances)
 
     def start(self) -> None:
@@ -57,75 +66,80 @@ class ServedModel:
     def submit(
         self, inputs: Tensors, datatypes: Mapping[str, str], on_complete: OnComplete, deadline: float | None = None
     ) -> QueuedRequest:
-        """Check a request and queue it; on_complete gets the answer or the error, from another thread.
+        """Check a request and queue it. When this raises, on_complete is not called.
 
-        deadline: on the monotonic clock, in seconds. Raises InvalidRequestError, QueueFullError or UnavailableError;
-        on_complete is not called then.
+        Args:
+            inputs: An array for each input of the signature.
+            datatypes: The protocol's datatype of each input, for example "FP32".
+            on_complete: Receives the result or the error, from another thread.
+            deadline: Seconds on the monotonic clock; None for no deadline.
+
+        Raises:
+            InvalidRequestError: The request does not fit the model.
+            QueueFullError: The queue is full.
+            DeadlineError: The answer would miss the deadline.
+            UnavailableError: The model is closed.
         """
-        samples, batch_key = self.check(inputs, datatypes)
-        entry = QueuedRequest(inputs, samples, on_complete, batch_key=batch_key, deadline=deadline)
-        self.batcher.put(entry)
-        return entry
+        samples, key = self.check(inputs, datatypes)
+        request = QueuedRequest(inputs, samples, on_complete, batch_key=key, deadline=deadline)
+        self.batcher.put(request)
+        return request
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> tuple[int, Hashable]:
-        """How many samples a request has, and its batch key, which depends on shapes alone.
+        """Return a request's number of samples and its batch key. Both depend on shapes and datatypes alone.
 
-        Raises InvalidRequestError when the request does not fit the model.
+        Raises:
+            InvalidRequestError: The request does not fit the model.
         """
         samples = count_samples(self.signature, inputs, datatypes, self.max_batch_size)
         return samples, batch_key(self.signature, inputs)
 
-    def cancel(self, entry: QueuedRequest) -> None:
-        """The caller went away: drop the entry if it is still waiting, and its answer if it is being computed."""
-        self.batcher.cancel(entry)
+    def cancel(self, request: QueuedRequest) -> None:
+        """Drop a request whose client has gone: before it is computed if it still waits, else its result."""
+        self.batcher.cancel(request)
 
     def execute(self, batch: list[QueuedRequest]) -> None:
-        """Compute a batch and complete its entries. Never raises: what fails, fails this batch only.
+        """Compute a batch that ``batcher.take`` returned, and complete its requests. Never raises.
 
-        What fails together is computed once more, each request alone: nobody fails for a neighbour's values.
+        If the batch fails, each of its requests is computed once more, alone, so that none fails for the values of
+        another one.
         """
         started = time.monotonic()
         try:
-            answers = self._compute(batch, started)
+            results = self._compute(batch, started)
         except Exception as error:
-            self._execute_apart(batch, error)
+            self._execute_one_by_one(batch, error)
             return
         self.batcher.finish(batch, time.monotonic() - started)
-        self.statistics.record_batch([answer.timings for answer in answers])
-        for entry, answer in zip(batch, answers, strict=True):
-            entry.complete(answer)
+        self.statistics.record_batch([result.timings for result in results])
+        for request, result in zip(batch, results, strict=True):
+            request.complete(result)
 
-    def _execute_apart(self, batch: list[QueuedRequest], error: Exception) -> None:
-        """error: what the batch failed with as a whole."""
-        entries, outcomes = batch, [self._failure(error)]
+    def _execute_one_by_one(self, batch: list[QueuedRequest], batch_error: Exception) -> None:
+        requests = batch
+        outcomes: list[InferenceResult | ServerError] = [_failure(batch_error)]
         if len(batch) > 1:
-            entries = [entry for entry in batch if not entry.done]
-            outcomes = [self._compute_alone(entry) for entry in entries]
+            requests = [request for request in batch if not request.completed]
+            outcomes = [self._compute_alone(request) for request in requests]
         self.batcher.finish(batch)
-        for entry, outcome in zip(entries, outcomes, strict=True):
+        for request, outcome in zip(requests, outcomes, strict=True):
             if isinstance(outcome, InferenceResult):
                 self.statistics.record_batch([outcome.timings])
-            else:
-                self.statistics.record_failure(int((time.monotonic() - entry.enqueued) * 1e9))
-            entry.complete(outcome)
-        told = isinstance(error, InvalidValuesError)  # it is one caller's, and told to that caller alone
-        if told and len(entries) == len(batch) and all(isinstance(outcome, InferenceResult) for outcome in outcomes):
-            told = False  # nobody's: they only cannot be joined
-        if not told:
-            log.error("batch failed", model=self.name, version=self.version, requests=len(batch), exc_info=error)
+            request.complete(outcome)
+        all_answered = len(requests) == len(batch) and all(isinstance(each, InferenceResult) for each in outcomes)
+        # Invalid values are the error of one client, which its own answer reports. If every request succeeds alone, no
+        # client is at fault: the requests only cannot be batched, which the log must report.
+        if not isinstance(batch_error, InvalidValuesError) or all_answered:
+            log.error("batch failed", model=self.name, version=self.version, requests=len(batch), exc_info=batch_error)
 
-    def _compute_alone(self, entry: QueuedRequest) -> InferenceResult | ServerError:
+    def _compute_alone(self, request: QueuedRequest) -> InferenceResult | ServerError:
         try:
-            return self._compute([entry], time.monotonic())[0]
+            return self._compute([request], time.monotonic())[0]
         except Exception as error:
-            return self._failure(error)
-
-    @staticmethod
-    def _failure(error: Exception) -> InferenceResult | ServerError:
-        return error if isinstance(error, ServerError) else InferenceError(f"the batch failed: {error}")
+            return _failure(error)
 
     def close(self) -> None:
-        """Finish what is queued, then end the instances."""
+        """Compute what is queued, then end the threads."""
         self.batcher.close()
         for instance in self._instances:
             if instance.is_alive():
@@ -139,25 +153,30 @@ class ServedModel:
         begin = time.perf_counter_ns()
         inputs = batch[0].inputs
         if len(batch) > 1:
-            inputs = {name: np.concatenate([entry.inputs[name] for entry in batch]) for name in inputs}
+            inputs = {name: np.concatenate([request.inputs[name] for request in batch]) for name in inputs}
         gathered = time.perf_counter_ns()
         self._alone_batches = self._alone_batches + 1 if self.batcher.computing == 1 and not len(self.batcher) else 0
         outputs = self.runtime.run(inputs, alone=self._alone_batches >= _ALONE_BATCHES)
         computed = time.perf_counter_ns()
-        parts = _split(outputs, [entry.samples for entry in batch])
+        parts = _split(outputs, [request.samples for request in batch])
         split = time.perf_counter_ns()
-        costs = (gathered - begin, computed - gathered, split - computed, sum(entry.samples for entry in batch))
+        costs = (gathered - begin, computed - gathered, split - computed, sum(request.samples for request in batch))
         return [
-            InferenceResult(part, Timings(int((started - entry.enqueued) * 1e9), *costs))
-            for entry, part in zip(batch, parts, strict=True)
+            InferenceResult(part, Timings(int((started - request.enqueued) * 1e9), *costs))
+            for request, part in zip(batch, parts, strict=True)
         ]
 
 
+def _failure(error: Exception) -> ServerError:
+    return error if isinstance(error, ServerError) else InferenceError(f"the batch failed: {error}")
+
+
 def _split(outputs: Tensors, sizes: list[int]) -> list[Tensors]:
+    """Cut the outputs of a batch into those of its requests, which have these numbers of samples."""
     if len(sizes) == 1:
         return [outputs]
     for name, array in outputs.items():
-        if len(array) != sum(sizes):  # nobody may get a neighbour's rows
+        if len(array) != sum(sizes):  # else a request would get rows of another one
             raise InferenceError(
                 f"output {name!r} has {len(array)} rows for {sum(sizes)} samples: its first axis is not the batch's"
             )

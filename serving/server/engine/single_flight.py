@@ -1,4 +1,4 @@
-"""The same work asked for by many at once: done at most twice, however many they are and whether they still wait."""
+"""Single flight: callers that request the same work at the same time share one execution of it."""
 
 import threading
 from collections.abc import Callable
@@ -6,9 +6,10 @@ from concurrent.futures import Future
 
 
 class SingleFlight:
-    """Work by name. Whoever asks while the same waits for its turn waits with it, and gets the same result.
+    """Runs work by name, one at a time. Callers share an execution that has not started yet.
 
-    What has begun already is not joined: it may have looked before there was what the caller wants seen.
+    An execution that has started is not shared: it may have read its input before the caller changed that. So however
+    many callers come while one execution runs, at most one more follows.
     """
 
     def __init__(self) -> None:
@@ -17,23 +18,23 @@ class SingleFlight:
         self._waiting: dict[str, Future[None]] = {}
 
     def do(self, name: str, work: Callable[[], None]) -> None:
-        """Do the work, or wait until somebody else has done it. Raises what the work raises."""
+        """Run the work, or wait for one of the same name that has yet to start. Raises what the work raises."""
         with self._lock:
-            done = self._waiting.get(name)
-            mine = done is None
-            if done is None:
-                done = self._waiting[name] = Future()
-        if mine:
-            self._do(name, work, done)
-        done.result()
+            execution = self._waiting.get(name)
+            is_first = execution is None
+            if execution is None:
+                execution = self._waiting[name] = Future()
+        if is_first:
+            self._run(name, work, execution)
+        execution.result()
 
-    def _do(self, name: str, work: Callable[[], None], done: "Future[None]") -> None:
+    def _run(self, name: str, work: Callable[[], None], execution: "Future[None]") -> None:
         with self._turn:
             with self._lock:
                 del self._waiting[name]
             try:
                 work()
             except BaseException as error:
-                done.set_exception(error)
+                execution.set_exception(error)
             else:
-                done.set_result(None)
+                execution.set_result(None)

@@ -1,4 +1,4 @@
-"""Does a request fit the model? Checked before admission, so that a bad request never joins a batch."""
+"""Checks that a request fits the model, before it is queued, so that a bad request never joins a batch."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -12,9 +12,16 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def count_samples(signature: Signature, inputs: Arrays, datatypes: Mapping[str, str], max_batch_size: int) -> int:
-    """How many samples a request holds: the inputs' common first size, or 1 where the model has no batch axis.
+    """Check a request, and return its number of samples: the inputs' common first size, or 1 without a batch axis.
 
-    datatypes: the protocol's name of each input's datatype. Raises InvalidRequestError when the request does not fit.
+    Args:
+        signature: Of the model.
+        inputs: The request's arrays by name.
+        datatypes: The protocol's datatype of each input, for example "FP32".
+        max_batch_size: Most samples that one request may have, where the model has a batch axis.
+
+    Raises:
+        InvalidRequestError: Names, datatypes or shapes do not fit; an axis has size 0; or there are too many samples.
     """
     for name in inputs:
         if signature.input(name) is None:
@@ -26,18 +33,18 @@ def count_samples(signature: Signature, inputs: Arrays, datatypes: Mapping[str, 
             raise InvalidRequestError(f"input {spec.name!r} is {datatypes[spec.name]}; the model takes {spec}")
         shape = inputs[spec.name].shape
         fits = len(shape) == len(spec.shape) and all(
-            wanted in (None, size) for wanted, size in zip(spec.shape, shape, strict=True)
+            expected in (None, size) for expected, size in zip(spec.shape, shape, strict=True)
         )
         if not fits:
             raise InvalidRequestError(f"input {spec.name!r} has shape {list(shape)}; the model takes {spec}")
         if 0 in shape:
-            # ONNX Runtime aborts the whole process on an LSTM with batch 0, whichever of its axes the batch is.
+            # ONNX Runtime aborts the whole process on an LSTM with batch 0, whichever of its axes is the batch.
             raise InvalidRequestError(f"input {spec.name!r} has shape {list(shape)}; every size must be at least 1")
     return _batch_size(signature, inputs, max_batch_size) if signature.batched else 1
 
 
 def batch_key(signature: Signature, inputs: Arrays) -> Hashable:
-    """What requests must agree on to share a batch: the sizes of their free axes, the batch axis aside."""
+    """Return what requests must have in common to share a batch: the sizes of all free axes but the batch axis."""
     if all(None not in spec.shape[1:] for spec in signature.inputs):
         return None
     return tuple(inputs[spec.name].shape[1:] for spec in signature.inputs)

@@ -3,7 +3,8 @@ vain. Batches of up to 4 take a quarter of a second a sample here."""
 
 import pytest
 
-from hangtag.serving.server.batching.batcher import _UNSEEN_SHARE, Batcher
+from hangtag.serving.server.batching.batcher import Batcher
+from hangtag.serving.server.batching.deadlines import RESERVED_SHARE
 from hangtag.serving.server.batching.service_time import FRESH_SECONDS
 from hangtag.serving.server.errors import CancelledError, DeadlineError
 from tests.serving.server.parts import Caller, Clock, batcher, entry
@@ -59,7 +60,7 @@ def test_who_comes_later_waits_for_the_batch_that_is_computed(clock: Clock) -> N
     queue = measured(clock)
     compute(queue, 4)
     clock.now += 0.5
-    needed = 0.75 / (1 - _UNSEEN_SHARE)
+    needed = 0.75 / (1 - RESERVED_SHARE)
     assert not admitted(queue, clock, needed - 0.01)
     assert admitted(queue, clock, needed + 0.01)
 
@@ -68,7 +69,7 @@ def test_a_batch_that_takes_longer_than_expected_is_expected_any_moment(clock: C
     queue = measured(clock)
     compute(queue, 1)
     clock.now += 0.9
-    needed = 0.25 / (1 - _UNSEEN_SHARE)
+    needed = 0.25 / (1 - RESERVED_SHARE)
     assert not admitted(queue, clock, needed - 0.01)
     assert admitted(queue, clock, needed + 0.01)
 

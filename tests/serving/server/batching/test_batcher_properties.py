@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hangtag.serving.server.batching.batcher import _UNSEEN_SHARE
+from hangtag.serving.server.batching.deadlines import RESERVED_SHARE
 from hangtag.serving.server.batching.request import InferenceResult, QueuedRequest
 from hangtag.serving.server.errors import (
     CancelledError,
@@ -62,7 +62,7 @@ class BatcherMachine(RuleBasedStateMachine):
 
     def share(self) -> float:
         """Of its time, that an entry that came now might use up until it is computed."""
-        return 1 - _UNSEEN_SHARE if len(self.computing) >= self.batcher.instances else 1.0
+        return 1 - RESERVED_SHARE if len(self.computing) >= self.batcher.instances else 1.0
 
     @precondition(lambda self: self.callers)
     @rule(data=st.data())
@@ -82,12 +82,12 @@ class BatcherMachine(RuleBasedStateMachine):
     def take(self) -> None:
         oldest = self.waiting[0].enqueued if self.waiting else None
         batch = self.batcher.take(wait=False)
-        dropped = [entry for entry in self.waiting if entry.done]
+        dropped = [entry for entry in self.waiting if entry.completed]
         for entry in dropped:
             assert entry.deadline is not None
             assert entry.ready_by is not None
             assert entry.ready_by <= self.clock.now + self.longest()
-            assert entry.deadline - entry.ready_by <= _UNSEEN_SHARE * (entry.deadline - entry.enqueued) + 1e-9
+            assert entry.deadline - entry.ready_by <= RESERVED_SHARE * (entry.deadline - entry.enqueued) + 1e-9
             self.expected[entry] = DeadlineError
         free = len(self.computing) < self.batcher.instances
         due = (
@@ -99,7 +99,7 @@ class BatcherMachine(RuleBasedStateMachine):
                 or self.clock.now >= oldest + self.batcher.max_queue_delay
             )
         )
-        self.waiting = [entry for entry in self.waiting if not entry.done]
+        self.waiting = [entry for entry in self.waiting if not entry.completed]
         if not batch:
             assert not (due and self.waiting)
             return

@@ -6,7 +6,7 @@ import pytest
 
 from hangtag.serving.model_repository import SETTINGS_FILE, ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.loading import load_model
 from hangtag.serving.server.engine.model_settings import NAMES, largest_settings, settings_of
 from hangtag.serving.server.errors import StartError
 from tests import onnx_models
@@ -66,7 +66,7 @@ def test_a_model_has_a_provider_and_a_share_of_a_gpu_of_its_own(tmp_path: Path) 
     config = settings_of(written(tmp_path / "m", text), CONFIG)
     assert (config.provider, config.gpu_device_id, config.gpu_mem_limit_mib) == ("cpu", 1, 256)
     assert config.cuda_graphs == "auto"
-    model = Engine(ServerConfig(models=tmp_path)).load(ModelFile("m", 1, tmp_path / "m/1/model.onnx"))
+    model = load_model(ModelFile("m", 1, tmp_path / "m/1/model.onnx"), ServerConfig(models=tmp_path))
     assert model.runtime.provider_asked == "cpu"
 
 
@@ -74,8 +74,10 @@ def test_each_model_is_served_with_its_own(tmp_path: Path) -> None:
     for name in ("own", "plain"):
         onnx_models.publish(tmp_path, name, onnx_models.classifier())
     written(tmp_path / "own", "max_batch_size = 2\ninstances = 3\nmax_queue_size = 5\n")
-    engine = Engine(ServerConfig(models=tmp_path, max_batch_size=4, instances=1))
-    own, plain = (engine.load(ModelFile(name, 1, tmp_path / name / "1" / "model.onnx")) for name in ("own", "plain"))
+    config = ServerConfig(models=tmp_path, max_batch_size=4, instances=1)
+    own, plain = (
+        load_model(ModelFile(name, 1, tmp_path / name / "1" / "model.onnx"), config) for name in ("own", "plain")
+    )
     assert (own.max_batch_size, own.instances, own.batcher.max_queue_size) == (2, 3, 5)
     assert (plain.max_batch_size, plain.instances, plain.batcher.max_queue_size) == (4, 1, 256)
     images = np.zeros((2, 28, 28), np.uint8)

@@ -7,7 +7,7 @@ import pytest
 
 from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.loading import load_model
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.providers import CUDA, Gpu
 from hangtag.serving.server.runtime.session import Runtime
@@ -61,6 +61,6 @@ def test_a_memory_limit_that_is_too_small_is_an_error_that_names_the_file() -> N
 
 def test_the_engine_says_what_it_obtained() -> None:
     config = ServerConfig(models=MODELS, provider="cuda", cuda_graphs="on", max_batch_size=8)
-    model = Engine(config).load(ModelFile("cnn", 1, MODELS / "cnn/1/model.onnx"))
+    model = load_model(ModelFile("cnn", 1, MODELS / "cnn/1/model.onnx"), config)
     assert (model.runtime.provider_asked, model.runtime.provider) == ("cuda", CUDA)
     assert model.runtime.cuda_graphs

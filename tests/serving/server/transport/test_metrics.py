@@ -139,6 +139,36 @@ def test_what_failed_in_a_stream_or_a_comparison_is_counted_by_code(watched: Wat
     assert of(samples, "hangtag_request_seconds_count", model="", version="", code="INVALID_ARGUMENT") == 1
 
 
+def test_each_failure_is_counted_once_in_each_place(watched: Watched) -> None:
+    live = watched.live
+    live.infer(request("gather", index=index(1)))
+    failures = 6
+    with live.broken("gather"):
+        failure(lambda: live.infer(request("gather", index=index(1))))
+    failure(lambda: live.infer(request("gather", wrong=index(1))))
+    Conversation(
+        live.inference.ModelStreamInfer, *(request("gather", index=index(value)) for value in (99, 1))
+    ).finish()
+    image = classifier_pb2.ClassifyRequest(model_name="gather", encoded=b"none")
+    failure(lambda: live.classifier.Classify(image, timeout=TIMEOUT))
+    Conversation(live.classifier.ClassifyStream, image).finish()
+    models = [classifier_pb2.ModelChoice(name="gather")]
+    live.classifier.Compare(classifier_pb2.CompareRequest(models=models, encoded=b"none"), timeout=TIMEOUT)
+    samples = watched.samples()
+    metrics = {
+        name: sum(
+            value
+            for (metric, labels), value in samples.items()
+            if metric == name and ("model", "gather") in labels and ("code", "OK") not in labels
+        )
+        for name in ("nv_inference_request_failure", "hangtag_request_seconds_count", "hangtag_request_seconds_sum")
+    }
+    statistics = live.statistics("gather").inference_stats
+    assert metrics["nv_inference_request_failure"] == metrics["hangtag_request_seconds_count"] == failures
+    assert (statistics.fail.count, statistics.success.count) == (failures, 2)
+    assert statistics.fail.ns == pytest.approx(metrics["hangtag_request_seconds_sum"] * 1e9, rel=1e-3)
+
+
 def test_the_queue_and_a_full_one(watched: Watched) -> None:
     with watched.live.gate("gather") as gate:
         calls = []

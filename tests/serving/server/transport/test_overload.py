@@ -27,9 +27,9 @@ class Waits:
         self._accepted: dict[QueuedRequest, int] = {}
         put, execute = model.batcher.put, model.execute
 
-        def noting_put(entry: QueuedRequest, *, wake: bool = True) -> None:
-            self._accepted[entry] = self._begun
-            put(entry, wake=wake)
+        def noting_put(request: QueuedRequest, *, wake: bool = True) -> None:
+            self._accepted[request] = self._begun
+            put(request, wake=wake)
 
         def noting_execute(batch: list[QueuedRequest]) -> None:
             self._begun += 1  # there is one instance, so one thread at a time

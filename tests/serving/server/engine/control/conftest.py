@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine import model_control as control_module
+from hangtag.serving.server.engine import retirement
 from tests import onnx_models
 from tests.serving.server.engine.control.controlled import Controlled, Start
 
@@ -18,7 +18,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    monkeypatch.setattr(control_module, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(retirement, "LINGER_SECONDS", 0.0)
     started: list[Controlled] = []
 
     def start(mode: str, **options: object) -> Controlled:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hangtag.serving.server.engine import model_control as control_module
+from hangtag.serving.server.engine import retirement
 from hangtag.serving.server.errors import ControlError, ModelLoadError, NotFoundError, RepositoryError, UnavailableError
 from hangtag.serving.server.runtime.session import Runtime
 from tests.serving.server.engine.control.controlled import Start, add, remove, spoil
@@ -128,7 +128,7 @@ def test_a_new_version_is_warmed_up_before_it_takes_requests(
 def test_the_replaced_model_finishes_what_it_has_and_then_takes_no_more(
     models: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control_module, "LINGER_SECONDS", 3600.0)
+    monkeypatch.setattr(retirement, "LINGER_SECONDS", 3600.0)
     controlled = start("explicit", load_model=("text",))
     old = controlled.engine.model("text")
     controlled.control.load("text")

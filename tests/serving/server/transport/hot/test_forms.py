@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.loading import load_model
 from hangtag.serving.server.engine.repository import versions
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.transport import codec
@@ -143,7 +143,7 @@ def test_the_answer_is_what_the_codec_writes(values: list[float], names: list[st
 
 
 def test_several_outputs_of_changing_shapes(repository: Path) -> None:
-    model = Engine(ServerConfig(models=repository)).load(versions(repository, "classifier")[0])
+    model = load_model(versions(repository, "classifier")[0], ServerConfig(models=repository))
     forms = Forms()
     for count in (1, 3, 1, 2):
         sent = request("classifier", image=np.full((count, 28, 28), count, np.uint8))
@@ -185,8 +185,8 @@ def test_lengths_are_written_as_protobuf_writes_them(value: int) -> None:
 
 def test_forms_of_a_model_that_was_replaced_are_forgotten_with_it(repository: Path) -> None:
     forms = Forms()
-    engine, file = Engine(ServerConfig(models=repository)), versions(repository, "classifier")[0]
-    old, new = engine.load(file), engine.load(file)
+    config, file = ServerConfig(models=repository), versions(repository, "classifier")[0]
+    old, new = load_model(file, config), load_model(file, config)
     sent = [request("classifier", image=np.zeros((count, 28, 28), np.uint8)) for count in (1, 2, 3)]
     for each in sent:
         assert learn(forms, old, each)
@@ -196,7 +196,7 @@ def test_forms_of_a_model_that_was_replaced_are_forgotten_with_it(repository: Pa
 
 def test_a_form_does_not_keep_its_model(repository: Path) -> None:
     forms = Forms()
-    model = Engine(ServerConfig(models=repository)).load(versions(repository, "classifier")[0])
+    model = load_model(versions(repository, "classifier")[0], ServerConfig(models=repository))
     sent = request("classifier", image=np.zeros((1, 28, 28), np.uint8))
     form = learn(forms, model, sent)
     assert form is not None
@@ -206,5 +206,5 @@ def test_a_form_does_not_keep_its_model(repository: Path) -> None:
     gc.collect()  # a model and its threads that were not started refer to each other
     assert gone() is None
     assert form.model is None
-    assert learn(forms, Engine(ServerConfig(models=repository)).load(versions(repository, "classifier")[0]), sent)
+    assert learn(forms, load_model(versions(repository, "classifier")[0], ServerConfig(models=repository)), sent)
     assert len(forms._by_head) == 1

@@ -10,7 +10,8 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine import model_control as control
+from hangtag.serving.server.engine import retirement
+from hangtag.serving.server.engine.loading import load_model
 from hangtag.serving.server.engine.repository import versions
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import UnavailableError
@@ -31,7 +32,7 @@ def hot(repository: Path) -> Iterator[LiveServer]:
 def replace_at_the_next_call(live: LiveServer) -> ServedModel:
     """The successor of ``gather``, which takes its place after the next call looked the old one up."""
     engine = live.server._engine
-    old, new = engine.model("gather"), engine.load(versions(engine.config.models, "gather")[0])
+    old, new = engine.model("gather"), load_model(versions(engine.config.models, "gather")[0], engine.config)
 
     def put(*_: object, **__: object) -> None:
         engine.serve("gather", [new])
@@ -75,7 +76,7 @@ def test_who_went_on_to_the_successor_is_cancelled_there(hot: LiveServer) -> Non
 def test_an_unloaded_model_is_gone_with_its_memory(
     tmp_path: Path, hot_path: str, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(retirement, "LINGER_SECONDS", 0.0)
     for name in ("gather", "free_axis"):
         onnx_models.publish(tmp_path, name, getattr(onnx_models, name)())
     config = ServerConfig(models=tmp_path, port=0, model_control="explicit", load_model=("*",), hot_path=hot_path)

@@ -1,0 +1,128 @@
+"""Loads a version of a model with its settings, session and warm-up; records which loads failed and why."""
+
+import time
+from collections import Counter
+from collections.abc import Collection
+from typing import NamedTuple
+
+import structlog
+
+from hangtag.serving.model_repository import ModelFile
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.model_settings import settings_of
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.host.cpus import usable_cpus
+from hangtag.serving.server.host.watched_files import Stamp
+from hangtag.serving.server.runtime.providers import Gpu
+from hangtag.serving.server.runtime.session import Runtime
+
+log = structlog.get_logger()
+
+VersionKey = tuple[str, str]
+"""A model's name and its version."""
+
+
+class LoadFailure(NamedTuple):
+    """Why a version could not be loaded, and what its files were at that time."""
+
+    reason: str
+    stamp: Stamp
+
+
+def load_model(file: ModelFile, server_config: ServerConfig) -> ServedModel:
+    """Load a version and warm it up. It takes no requests until ``Engine.serve``.
+
+    Args:
+        file: The version in the model repository.
+        server_config: The server's settings; the model's own serving.toml takes precedence.
+
+    Raises:
+        StartError: The settings file is not valid.
+        ModelLoadError: ONNX Runtime cannot load the file, or not with the execution provider that the settings require.
+    """
+    started = time.perf_counter()
+    config = settings_of(server_config.models / file.name, server_config)
+    cpus = max(1, usable_cpus() // config.workers)
+    threads = config.intra_op_threads or max(1, cpus // config.instance_count)
+    runtime = Runtime(
+        file.path,
+        provider=config.provider,
+        threads=threads,
+        batching_override=config.batching_override(file.name),
+        gpu=Gpu(config.gpu_device_id, config.gpu_mem_limit_mib),
+    )
+    model = ServedModel(file, runtime, config)
+    runtime.warm_up(sorted({1, model.max_batch_size}))
+    if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
+        runtime.widen(cpus)
+    if not runtime.on_cpu:
+        runtime.bind(model.max_batch_size, slots=config.instance_count, cuda_graphs=config.cuda_graphs)
+    log.info(
+        "model loaded",
+        model=file.name,
+        version=file.version,
+        provider_asked=config.provider,
+        provider=runtime.provider,
+        **({} if runtime.on_cpu else {"cuda_graphs": runtime.cuda_graphs}),
+        **runtime.notes,
+        intra_op_threads=threads,
+        alone_threads=runtime.alone_threads or threads,
+        instances=config.instance_count,
+        max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
+        **({} if runtime.signature.batched else {"unbatched_because": runtime.signature.why_unbatched}),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    return model
+
+
+class ModelLoader:
+    """Loads versions one at a time, and records for RepositoryIndex and the metrics how each load ended."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self.failures: dict[VersionKey, LoadFailure] = {}
+        """Versions whose last load failed."""
+        self.loading: set[VersionKey] = set()
+        """Versions that are being loaded now."""
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        """Number of loads by model and outcome ("ok" or "error")."""
+
+    def load(self, file: ModelFile, stamp: Stamp, *, strict: bool) -> ServedModel | None:
+        """Load a version.
+
+        Args:
+            file: The version in the model repository.
+            stamp: Of the version's files, read before this call.
+            strict: Raise where the load fails. Otherwise a failure is logged and None returned, and a version that
+                failed before is not tried again until its files change.
+
+        Raises:
+            StartError: ``strict``, and the version cannot be loaded.
+        """
+        key = (file.name, str(file.version))
+        if not strict and key in self.failures and self.failures[key].stamp == stamp:
+            return None
+        self.loading.add(key)
+        try:
+            model = load_model(file, self._config)
+        except StartError as error:
+            self.failures[key] = LoadFailure(str(error), stamp)
+            self.outcomes[file.name, "error"] += 1
+            log.warning("model not loaded", model=file.name, version=file.version, reason=str(error))
+            if strict:
+                raise
+            return None
+        finally:
+            self.loading.discard(key)
+        self.failures.pop(key, None)
+        self.outcomes[file.name, "ok"] += 1
+        return model
+
+    def forget_removed(self, name: str, versions: Collection[str]) -> None:
+        """Forget failures of a model's versions that are no longer in the repository. versions: those that are."""
+        self.failures = {
+            (model, version): failure
+            for (model, version), failure in self.failures.items()
+            if model != name or version in versions
+        }

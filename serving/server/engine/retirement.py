@@ -1,0 +1,46 @@
+"""Closes models that were replaced or unloaded, a second later than they were taken out of the engine's table.
+
+A thread of the transport looks a model up, decodes the request's tensors, and only then queues the request. If the
+model is replaced or unloaded in between, the thread still holds the old one. Were that closed at once, a request for an
+unloaded model would fail although it came in time, and one for a replaced model would have to be decoded again. So the
+old model takes requests for LINGER_SECONDS more, far longer than decoding takes. Then it closes: it computes what is
+queued and raises UnavailableError for any later request, whose thread looks the name up again and finds the successor.
+
+A timer costs a look-up nothing, unlike a count of the threads that hold each model.
+"""
+
+import threading
+
+import structlog
+
+from hangtag.serving.server.engine.served_model import ServedModel
+
+log = structlog.get_logger()
+
+LINGER_SECONDS = 1.0
+"""How long a model takes requests after it was replaced or unloaded."""
+
+
+class RetiredModels:
+    """Models that no look-up finds any more and that are not closed yet."""
+
+    def __init__(self) -> None:
+        self._timers: dict[ServedModel, threading.Timer] = {}
+
+    def add(self, models: list[ServedModel]) -> None:
+        """Close these models after LINGER_SECONDS."""
+        for model in models:
+            timer = self._timers[model] = threading.Timer(LINGER_SECONDS, self._retire, [model])
+            timer.daemon = True
+            timer.start()
+
+    def close(self) -> None:
+        """Close every model now."""
+        for model, timer in list(self._timers.items()):
+            timer.cancel()
+            model.close()
+
+    def _retire(self, model: ServedModel) -> None:
+        model.close()
+        self._timers.pop(model, None)
+        log.info("model retired", model=model.name, version=model.version)
