@@ -97,4 +97,4 @@ def _canvases(test: Split, config: Mapping[str, Any]) -> Canvases:
     """Canvases [CANVASES, 64, 64] of real test garments: the first of the run's own test split where it is of outfits,
     else of outfits all the same, for the arithmetic is what is compared."""
     dataset = config.get("dataset")
-    return outfits.load_split(dataset if dataset in outfits.DATASETS else "outfits", "test", test, CANVASES).images
+    return outfits.load_split(dataset if dataset in outfits.NAMES else "outfits", "test", test, CANVASES).images

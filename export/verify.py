@@ -210,7 +210,7 @@ def _images(entry: Entry, data_dir: Path | None) -> Pixels:
             "In the project's folder, install it with: pip install '.[train]'"
         ) from error
     dataset = entry.json("training")["config"].get("dataset")
-    chosen = dataset if dataset in outfits.DATASETS else "outfits"
+    chosen = dataset if dataset in outfits.NAMES else "outfits"
     return outfits.load_split(chosen, "test", test, reference.IMAGES).images
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from hangtag.training.recipes import recipe_for
+from hangtag.training.catalog import recipe_for
 from studies.accuracy import report as study_report
 from studies.label_sets import report as cnn_rnn_report
 from studies.mistakes import report as mistakes_report

@@ -1,39 +1,76 @@
-"""Data sets by name, and which one a model learns from."""
+"""The catalog: every network by name, with its builder, the data sets that it learns from, and its recipes.
 
-from pathlib import Path
+A new network is one new row of NETWORKS and its module in networks/.
+"""
 
-from hangtag.training.data import fashion_mnist, outfits
-from hangtag.training.data.datasets import DATASETS, MULTI_LABEL, SINGLE_LABEL
-from hangtag.training.data.fashion_mnist import FashionMnist
-from hangtag.training.data.multi_label import MultiLabelData
-from hangtag.training.losses.multi_label import OBJECTIVES
-from hangtag.training.networks.single_label import MODELS
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
-__all__ = ["ALL_MODELS", "DATASETS", "MULTI_LABEL", "SINGLE_LABEL", "load", "pick"]
+from torch import nn
 
-ALL_MODELS = (*MODELS, *OBJECTIVES)
-
-
-def pick(name: str | None, model: str) -> str:
-    """The named data set, or the model's own for None. Raises KeyError with a message if it cannot learn from it."""
-    fitting = MULTI_LABEL if model in OBJECTIVES else (SINGLE_LABEL,)
-    if name is None:
-        return fitting[0]
-    if name not in fitting:
-        raise KeyError(f"{model} cannot learn from {name}: it takes {' or '.join(fitting)}.")
-    return name
+from hangtag.training.data.datasets import MULTI_LABEL, SINGLE_LABEL
+from hangtag.training.errors import SettingsError
+from hangtag.training.losses.multi_label import LabelPaths, Objective, Sigmoids, SoftmaxRanking
+from hangtag.training.networks.cnn_rnn import CnnRnn
+from hangtag.training.networks.multi_label import CnnEmbedding, CnnLabels
+from hangtag.training.networks.single_label import Cnn, Lstm, Lstm2, ResNet
+from hangtag.training.recipes import CNN_BEST, LSTM2_BEST, LSTM_BEST, MULTI_LABEL_RECIPE, STUDY, TEACHER, Recipe
 
 
-def load(name: str, data_dir: Path | None, limit: int | None = None) -> FashionMnist | MultiLabelData:
-    """Read a data set from the folder, or from where it usually lies; compose it, if it is ``outfits``.
+@dataclass(frozen=True)
+class Entry:
+    """One network. The first of its data sets and of its recipes is the default."""
 
-    limit: how many training and validation samples will be used at most; what is composed is no more.
+    build: Callable[[int], nn.Module]  # number of labels -> network with fresh weights
+    datasets: tuple[str, ...]
+    recipes: tuple[Recipe, ...]
+    objective: type[Objective] | None = None  # for label sets: the loss, and how outputs are read
 
-    Raises DataNotFoundError and DataCorruptError as the data sets do.
+
+_one_label = partial(Entry, datasets=(SINGLE_LABEL,))
+_label_sets = partial(Entry, datasets=MULTI_LABEL, recipes=(MULTI_LABEL_RECIPE,))
+
+NETWORKS: Mapping[str, Entry] = {
+    "lstm": _one_label(Lstm, recipes=(STUDY, LSTM_BEST)),
+    "lstm-56": _one_label(partial(Lstm, hidden_size=56), recipes=(STUDY,)),  # 28 * 10 / 5: also tried in the study
+    "lstm-280": _one_label(partial(Lstm, hidden_size=280), recipes=(STUDY,)),  # 28 * 10
+    "lstm2": _one_label(Lstm2, recipes=(STUDY, LSTM2_BEST)),
+    "cnn": _one_label(Cnn, recipes=(STUDY, TEACHER, CNN_BEST)),
+    "resnet": _one_label(ResNet, recipes=(TEACHER,)),
+    "cnn_rnn": _label_sets(CnnRnn, objective=LabelPaths),
+    "sigmoids": _label_sets(CnnLabels, objective=Sigmoids),
+    "softmax_ranking": _label_sets(CnnLabels, objective=SoftmaxRanking),
+    "cnn_embedding": _label_sets(CnnEmbedding, objective=Sigmoids),
+}
+MULTI_LABEL_NETWORKS = tuple(name for name, entry in NETWORKS.items() if entry.objective)
+RECIPE_NAMES = tuple(dict.fromkeys(recipe.name for entry in NETWORKS.values() for recipe in entry.recipes))
+
+
+def build(network: str, labels: int = 10) -> nn.Module:
+    """A network with fresh weights, drawn from torch's global random state. Raises KeyError for an unknown name.
+
+    Example:
+        >>> torch.manual_seed(0)
+        >>> build("cnn")(torch.rand(2, 28, 28)).shape
+        torch.Size([2, 10])
     """
-    if name == "voc2007":
-        from hangtag.training.data.voc import load as load_voc  # torchvision is slow to import, and rarely needed
+    return NETWORKS[network].build(labels)
 
-        return load_voc(data_dir)
-    garments = fashion_mnist.load(data_dir)
-    return garments if name == SINGLE_LABEL else outfits.load(name, garments, limit=limit)
+
+def recipe_for(name: str | None, network: str) -> Recipe:
+    """A network's recipe by name; its default for None. Raises SettingsError if the network has no such recipe."""
+    recipes = {recipe.name: recipe for recipe in NETWORKS[network].recipes}
+    chosen = name or next(iter(recipes))
+    if chosen not in recipes:
+        raise SettingsError(f"there is no recipe {name} for {network}; it has: {', '.join(recipes)}.")
+    return recipes[chosen]
+
+
+def dataset_for(name: str | None, network: str) -> str:
+    """The name of the data set to learn from; the network's default for None. Raises SettingsError for a wrong kind."""
+    datasets = NETWORKS[network].datasets
+    chosen = name or datasets[0]
+    if chosen not in datasets:
+        raise SettingsError(f"{network} cannot learn from {name}: it takes {' or '.join(datasets)}.")
+    return chosen

@@ -9,29 +9,31 @@ import click
 import torch
 
 from hangtag.options import FiniteRange, refuse
-from hangtag.training import catalog as datasets
 from hangtag.training import session
+from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS, RECIPE_NAMES, dataset_for, recipe_for
 from hangtag.training.data import fashion_mnist
+from hangtag.training.data.datasets import DATASETS
+from hangtag.training.errors import SettingsError
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLoss
-from hangtag.training.processes.launch import SaidOnce, launch
-from hangtag.training.recipes import RECIPES, Recipe, default_recipe, recipe_for
+from hangtag.training.processes.launch import ReportedOnce, launch
+from hangtag.training.recipes import Recipe
 from hangtag.training.session import Asked
 
 
-@click.command(cls=SaidOnce)
-@click.argument("model", type=click.Choice(list(datasets.ALL_MODELS)))
+@click.command(cls=ReportedOnce)
+@click.argument("model", type=click.Choice(list(NETWORKS)))
 @click.option(
     "--recipe",
-    type=click.Choice(list(RECIPES)),
+    type=click.Choice(RECIPE_NAMES),
     help="How to train: as the study did, for the best accuracy in the same network, or to become a teacher; the "
     "networks for several labels have one of their own.  [default: the first that MODEL has of study, teacher, "
     "multi-label]",
 )
 @click.option(
     "--data",
-    type=click.Choice(list(datasets.DATASETS)),
+    type=click.Choice(DATASETS),
     help="What to learn from.  [default: fashion-mnist; outfits for the networks for several labels]",
 )
 @click.option(
@@ -152,12 +154,12 @@ def train(  # the names are the options'
     """
     device = _pick_device(device)
     data = _pick_data(data, model)
-    if data in datasets.MULTI_LABEL:
+    if model in MULTI_LABEL_NETWORKS:
         refuse(
             "loss", "beta", "loss_weight", "distances",
             because=f"{model} has a loss of its own; distances are of single labels.", variables=True,
         )  # fmt: skip
-    chosen = _pick_recipe(recipe or default_recipe(model), model, epochs)
+    chosen = _pick_recipe(recipe, model, epochs)
     _require_use_of(teachers, chosen)
     measured_by, distance_loss = _pick_loss(loss, beta, loss_weight, distances)
     asked = Asked(
@@ -194,16 +196,16 @@ def _pick_device(device: str) -> str:
 
 def _pick_data(name: str | None, model: str) -> str:
     try:
-        return datasets.pick(name, model)
-    except KeyError as error:
-        raise click.UsageError(f"--data {name}: {error.args[0]}") from error
+        return dataset_for(name, model)
+    except SettingsError as error:
+        raise click.UsageError(f"--data {name}: {error}") from error
 
 
-def _pick_recipe(name: str, model: str, epochs: int | None) -> Recipe:
+def _pick_recipe(name: str | None, model: str, epochs: int | None) -> Recipe:
     try:
         recipe = recipe_for(name, model)
-    except KeyError as error:
-        raise click.UsageError(f"--recipe {name}: {error.args[0]}") from error
+    except SettingsError as error:
+        raise click.UsageError(f"--recipe {name}: {error}") from error
     return replace(recipe, epochs=epochs) if epochs else recipe
 
 

@@ -1,6 +1,7 @@
 """What can go wrong in training, for a person to read.
 
     TrainingError
+    ├── SettingsError         a setting is out of its range, or settings do not fit together
     ├── DataNotFoundError     the data set is nowhere, or a file of it is missing
     ├── DataCorruptError      a file is there but is not what was published
     ├── RunMismatchError      a run folder holds another run, or none that can be read or written
@@ -17,6 +18,10 @@ import click
 
 class TrainingError(click.ClickException):
     """Base of everything that this package raises on purpose."""
+
+
+class SettingsError(TrainingError):
+    """A setting is out of its range, or settings do not fit together."""
 
 
 class DataNotFoundError(TrainingError):

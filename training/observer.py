@@ -1,32 +1,32 @@
-"""Who looks on while a run works: is told how far it is, and may ask it to stop."""
+"""The observer of a run: receives its progress, and may ask it to stop."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands after a step: the epoch's mean loss as it was last looked at, and the last epoch's figures."""
+class StepProgress:
+    """Where a run stands after a training step."""
 
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    last_epoch: dict[str, float] | None
+    epoch: int  # from 1
+    step: int  # of this epoch, from 1
+    steps: int  # per epoch
+    loss: float  # the epoch's mean so far, as of the last step at which the trainer summed it up
+    last_epoch: dict[str, float] | None  # the figures of the epoch before this one
 
 
-class Watch:
-    """One that looks away and never asks to stop: what a run has where nobody gives it another."""
+class Observer:
+    """Null object: ignores progress, never stops the run. Subclasses override what they need."""
 
-    def step(self, at: Progress) -> None:
-        """Called after every step."""
+    def on_step(self, progress: StepProgress) -> None:
+        """Called after every training step."""
 
-    def taught(self, answered: int, images: int) -> None:
-        """Called while teachers answer, with how many of this process's images they have answered."""
+    def on_teacher_logits(self, done: int, total: int) -> None:
+        """Called while teachers compute logits: how many of this rank's images are done, mirror images included."""
 
-    def wants_stop(self) -> bool:
+    def stop_requested(self) -> bool:
         return False
 
-    def check(self) -> None:
-        """Raises KeyboardInterrupt where a stop is wanted. Called between batches, where nothing is half done."""
-        if self.wants_stop():
+    def raise_if_stopped(self) -> None:
+        """Raises KeyboardInterrupt if a stop is requested. Called between batches, when no state is half written."""
+        if self.stop_requested():
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""A training run seen from the terminal: the progress bar, and what Ctrl-C does."""
+"""A run in the terminal: the progress bar, and what Ctrl-C does."""
 
 import signal
 from collections.abc import Iterator
@@ -8,16 +8,16 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hangtag.training import observer as watch
+from hangtag.training.observer import Observer, StepProgress
 
 _FIGURES = ("validation_accuracy", "validation_o_f1", "validation_exact_match")
 
 
-class Terminal(watch.Watch):
-    """Moves a bar on standard error, and wants to stop once Ctrl-C was pressed."""
+class TerminalObserver(Observer):
+    """Shows progress bars on standard error, and requests a stop after Ctrl-C."""
 
     def __init__(self, epochs: int, *, shown: bool) -> None:
-        self._epochs, self._shown, self._asked = epochs, shown, False
+        self._epochs, self._shown, self._interrupted = epochs, shown, False
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -28,41 +28,41 @@ class Terminal(watch.Watch):
             console=Console(stderr=True),
         )
 
-    def step(self, at: watch.Progress) -> None:
-        if at.step % 10 and at.step not in (1, at.steps):
+    def on_step(self, progress: StepProgress) -> None:
+        if progress.step % 10 and progress.step not in (1, progress.steps):
             return
-        figures = f"loss {at.loss:.3f}"
+        figures = f"loss {progress.loss:.3f}"
         for name in _FIGURES:
-            if at.last_epoch and name in at.last_epoch:
-                figures += f"  {name.replace('_', ' ')} {at.last_epoch[name]:.2%}"
-        done, total = (at.epoch - 1) * at.steps + at.step, self._epochs * at.steps
-        self._show("training", f"epoch {at.epoch}/{self._epochs}", done, total, figures)
+            if progress.last_epoch and name in progress.last_epoch:
+                figures += f"  {name.replace('_', ' ')} {progress.last_epoch[name]:.2%}"
+        done, total = (progress.epoch - 1) * progress.steps + progress.step, self._epochs * progress.steps
+        self._show("training", f"epoch {progress.epoch}/{self._epochs}", done, total, figures)
 
-    def taught(self, answered: int, images: int) -> None:
-        self._show("teaching", "asking the teacher", answered, images)
+    def on_teacher_logits(self, done: int, total: int) -> None:
+        self._show("teacher", "teacher's logits", done, total)
 
-    def wants_stop(self) -> bool:
-        return self._asked
+    def stop_requested(self) -> bool:
+        return self._interrupted
 
     def _show(self, bar: str, description: str, done: int, total: int, figures: str = "") -> None:
         if not self._shown:
             return
-        self._bars.start()  # not before: a bar that never moves would leave an empty line
+        self._bars.start()  # only now: a bar that never moves would leave an empty line
         task = next((task for task in self._bars.tasks if task.fields["bar"] == bar), None)
         identity = task.id if task else self._bars.add_task(description, bar=bar, figures="")
         self._bars.update(identity, description=description, completed=done, total=total, figures=figures)
 
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        """A second Ctrl-C raises KeyboardInterrupt wherever it comes, the first where the run says that it may.
+    def _handling_interrupts(self) -> Iterator[None]:
+        """The first Ctrl-C requests a stop between two batches; the second raises KeyboardInterrupt at once.
 
-        Raised anywhere, it could get lost: C code that calls back into Python may clear what was raised there.
+        The first does not raise, because C code that calls back into Python may discard the exception.
         """
 
         def on_interrupt(_number: int, _frame: FrameType | None) -> None:
-            if self._asked:
+            if self._interrupted:
                 raise KeyboardInterrupt
-            self._asked = True
+            self._interrupted = True
 
         previous = signal.signal(signal.SIGINT, on_interrupt)
         try:
@@ -74,8 +74,13 @@ class Terminal(watch.Watch):
 
 
 @contextmanager
-def watched(epochs: int, *, shown: bool) -> Iterator[Terminal]:
-    """The watch of a run that is trained in this context, from the terminal."""
-    terminal = Terminal(epochs, shown=shown)
-    with terminal._at_work():
-        yield terminal
+def terminal_observer(epochs: int, *, shown: bool) -> Iterator[TerminalObserver]:
+    """The observer of a run that trains within this context.
+
+    Args:
+        epochs: The run's number of epochs, for the length of the bar.
+        shown: Whether this process shows the bar; Ctrl-C is handled either way.
+    """
+    observer = TerminalObserver(epochs, shown=shown)
+    with observer._handling_interrupts():
+        yield observer

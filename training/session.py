@@ -7,16 +7,16 @@ from typing import Any
 
 import click
 
-from hangtag.training import catalog as datasets
+from hangtag.training.data import datasets
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop import trainer
 from hangtag.training.losses.single_label import DistanceLoss
-from hangtag.training.processes.process_group import joined
-from hangtag.training.progress import watched
+from hangtag.training.processes.distributed import process_group
+from hangtag.training.progress import terminal_observer
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.teacher import Ensemble, published
+from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Asked:
 
 def work(asked: Asked) -> None:
     """What one process does, which may be the only one. Raises SystemExit with 130 after Ctrl-C."""
-    with joined(asked.device) as group:
-        data, teacher = group.together(
+    with process_group(asked.device) as group:
+        data, teacher = group.on_every_rank(
             lambda: (datasets.load(asked.dataset, asked.data_dir, asked.limit), _teacher(asked))
         )
         config = RunConfig(
@@ -54,7 +54,7 @@ def work(asked: Asked) -> None:
             precision=asked.precision,
             threads=asked.threads or _share_of_cpus(),
             device=asked.device,
-            processes=group.size,
+            processes=group.world_size,
             dataset=asked.dataset,
             teachers=teacher.files if teacher else (),
             loss=asked.loss,
@@ -62,18 +62,18 @@ def work(asked: Asked) -> None:
         )
         run = Run(asked.out or Path("runs") / config.run_name)
         if asked.restart:
-            group.by_first(run.erase)
-        if group.is_first:
+            group.on_rank_zero(run.erase)
+        if group.is_rank_zero:
             _say(f"{config.run_name}: data from {data.source}, {_where(config)}")
-        finished = group.by_first(run.is_finished)
+        finished = group.on_rank_zero(run.is_finished)
         try:
-            with watched(config.recipe.epochs, shown=group.is_first) as watch:
-                metrics = trainer.train(config, data, run, watch, teacher, group, asked.distances)
+            with terminal_observer(config.recipe.epochs, shown=group.is_rank_zero) as observer:
+                metrics = trainer.train(config, data, run, observer, teacher, group, asked.distances)
         except KeyboardInterrupt:
-            if group.is_first:
+            if group.is_rank_zero:
                 _say(f"stopped. Go on from the last finished epoch with: {config.command(run.folder)}")
             raise SystemExit(130) from None  # as a shell reports a process that SIGINT ended
-        if group.is_first:
+        if group.is_rank_zero:
             _say_outcome(run, metrics, finished)
 
 
@@ -107,7 +107,7 @@ def _say(line: str) -> None:
     click.echo(line, err=True)  # not rich: it would wrap lines, and take brackets in a path for markup
 
 
-def _teacher(asked: Asked) -> Ensemble | None:
+def _teacher(asked: Asked) -> TeacherEnsemble | None:
     if asked.recipe.distillation is None:
         return None
-    return Ensemble(asked.teachers or published(asked.recipe.distillation.teacher))
+    return TeacherEnsemble(asked.teachers or published_teachers(asked.recipe.distillation.teacher))

@@ -1,13 +1,10 @@
 """A finished run -> its network, with the weights of its best epoch, as it is served."""
 
-import torch
-
 from hangtag.export.errors import ExportError
 from hangtag.export.network.served_network import Classifier, LabelPath, LabelThreshold, Served
-from hangtag.training import catalog as datasets
-from hangtag.training.losses.multi_label import OBJECTIVES, SoftmaxRanking
+from hangtag.training.catalog import NETWORKS, build
+from hangtag.training.losses.multi_label import SoftmaxRanking
 from hangtag.training.networks.cnn_rnn import CnnRnn
-from hangtag.training.networks.single_label import MODELS, build
 from hangtag.training.runs.run import Run
 
 
@@ -27,12 +24,9 @@ def load(run: Run) -> Served:
 
 
 def _fresh(run: Run) -> Served:
-    if run.model in OBJECTIVES:
-        return _several_labels(run)
-    if run.model in MODELS:
-        return Classifier(build(run.model))
-    known = ", ".join(datasets.ALL_MODELS)
-    raise ExportError(f"{run.folder} is a run of {run.model!r}; the models known here: {known}")
+    if run.model not in NETWORKS:
+        raise ExportError(f"{run.folder} is a run of {run.model!r}; the models known here: {', '.join(NETWORKS)}")
+    return Classifier(build(run.model)) if NETWORKS[run.model].objective is None else _several_labels(run)
 
 
 def _several_labels(run: Run) -> Served:
@@ -44,8 +38,7 @@ def _several_labels(run: Run) -> Served:
             f"{run.folder / 'metrics.json'} does not tell the labels and thresholds of {run.model}; it is of another "
             f"version of it. Train anew with: hangtag train {run.model} --out FOLDER"
         ) from error
-    objective = OBJECTIVES[run.model](torch.arange(labels))  # the order of the labels matters to training alone
-    network = objective.network()
+    network = build(run.model, labels)
     if isinstance(network, CnnRnn):
         return LabelPath(network)
-    return LabelThreshold(network, labels, threshold, rivals=isinstance(objective, SoftmaxRanking))
+    return LabelThreshold(network, labels, threshold, rivals=NETWORKS[run.model].objective is SoftmaxRanking)

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from hangtag.serving.signature import TensorSpec
-from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, IMAGE_SIZE, MAX_LABELS, CnnRnn, beam_search
+from hangtag.training.data.multi_label import CANVAS_SIZE, MAX_LABELS
+from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, CnnRnn, beam_search
 from hangtag.training.networks.inference import normalise
 from hangtag.training.networks.single_label import CLASSES
 
@@ -53,7 +54,7 @@ class LabelPath(Served):
     """A set of labels an image: the likeliest path of the beam search, all of which becomes part of the graph."""
 
     task = "multi_label"
-    image_size = IMAGE_SIZE
+    image_size = CANVAS_SIZE
 
     def __init__(self, network: CnnRnn) -> None:
         super().__init__(network)
@@ -76,7 +77,7 @@ class LabelThreshold(Served):
     """A set of labels an image: those that reach a threshold, which the server applies; else the most probable one."""
 
     task = "multi_label"
-    image_size = IMAGE_SIZE
+    image_size = CANVAS_SIZE
 
     def __init__(self, network: nn.Module, labels: int, threshold: float, *, rivals: bool) -> None:
         """rivals: the labels share one probability (softmax); else each has its own (sigmoid)."""

@@ -6,12 +6,13 @@ from pathlib import Path
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Array, Subject
 from hangtag.extras import needs
+from hangtag.training.data import datasets, outfits
 from hangtag.training.data import fashion_mnist as data
-from hangtag.training.data.datasets import DATASETS, OUTFITS, SINGLE_LABEL
+from hangtag.training.data.datasets import DATASETS, SINGLE_LABEL
 from hangtag.training.data.fashion_mnist import LABELS, FashionMnist, Split
 from hangtag.training.data.multi_label import MultiLabelSplit
 
-DEFAULTS = {"single_label": SINGLE_LABEL, "multi_label": OUTFITS[0]}
+DEFAULTS = {"single_label": SINGLE_LABEL, "multi_label": outfits.NAMES[0]}
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,11 @@ def load(subject: Subject, split: str, limit: int | None, data_dir: Path | None,
         garments = data.load(data_dir)
         chosen = garments.validation if split == "validation" else garments.test
         return Samples(name, split, garments.source, LABELS, chosen.first(limit))
-    with needs("train", f"the data set {name}"):
-        from hangtag.training import catalog as datasets
-    if name in OUTFITS:
+    if name in outfits.NAMES:
         garments = data.load(data_dir)
         return Samples(name, split, garments.source, LABELS, _outfits(name, garments, split, limit))
-    whole = datasets.load(name, data_dir)
+    with needs("train", f"the data set {name}"):
+        whole = datasets.load(name, data_dir)
     assert not isinstance(whole, FashionMnist)
     chosen_set = whole.validation if split == "validation" else whole.test
     return Samples(name, split, whole.source, whole.labels, chosen_set.first(limit))
@@ -59,8 +59,6 @@ def load(subject: Subject, split: str, limit: int | None, data_dir: Path | None,
 
 def _outfits(name: str, garments: FashionMnist, split: str, limit: int | None) -> MultiLabelSplit:
     """Only what is asked for: to compose all splits takes seconds."""
-    from hangtag.training.data import outfits
-
     size = outfits.SIZES[split]
     source = garments.validation if split == "validation" else garments.test
     return outfits.load_split(name, split, source, min(size, limit or size))

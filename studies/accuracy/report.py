@@ -10,8 +10,8 @@ from typing import Any
 import click
 import jinja2
 
+from hangtag.training.catalog import recipe_for
 from hangtag.training.data.fashion_mnist import LABELS
-from hangtag.training.recipes import recipe_for
 from studies.accuracy import pictures as study_pictures
 from studies.shipped import pictures as model_pictures
 

@@ -23,8 +23,8 @@ from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.loadtest.measuring.environment import cpu_model
 from hangtag.serving.server.runtime.session import VERSION as ONNXRUNTIME_VERSION
+from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist as data
-from hangtag.training.networks.single_label import build
 from studies.exported import profile
 
 HERE = Path(__file__).parent

@@ -21,7 +21,7 @@ def main(data_dir: Path | None, out: Path) -> None:
     """Draw the first canvases of the test split of each set."""
     garments = fashion_mnist.load(data_dir)
     drawn = BytesIO()
-    draw([outfits.load(name, garments, sizes=_ONLY_SHOWN) for name in outfits.DATASETS]).savefig(drawn, dpi=85)
+    draw([outfits.load(name, garments, sizes=_ONLY_SHOWN) for name in outfits.NAMES]).savefig(drawn, dpi=85)
     # Noise is hard to compress: 16 shades of grey look the same and take a third of the bytes.
     Image.open(drawn).convert("L").quantize(16).save(out, optimize=True)
     click.echo(f"drawn: {out}", err=True)

@@ -16,24 +16,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hangtag.training.catalog import build, recipe_for
 from hangtag.training.data.fashion_mnist import FashionMnist, Split
 from hangtag.training.loop import trainer
-from hangtag.training.networks.single_label import build
-from hangtag.training.observer import Progress, Watch
-from hangtag.training.recipes import recipe_for
+from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
 
 BATCH_SIZE = 32
 
 
-class StepTimes(Watch):
+class StepTimes(Observer):
     """When each step ended: what comes before an epoch's first step and after its last is not a step's."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
-    def step(self, at: Progress) -> None:
+    def on_step(self, progress: StepProgress) -> None:
         self.ends.append(time.perf_counter())
 
 

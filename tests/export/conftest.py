@@ -6,8 +6,8 @@ from torch import nn
 
 from hangtag.export import exporter
 from hangtag.export.gate import speed
+from hangtag.training.catalog import build
 from hangtag.training.data.fashion_mnist import Split
-from hangtag.training.networks.single_label import build
 from hangtag.training.runs.run import Run
 from tests.export import runs
 

@@ -13,11 +13,10 @@ from hangtag.export.file import torch_export as onnx_file
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from hangtag.training import catalog as datasets
+from hangtag.training.catalog import NETWORKS, build
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.errors import RunMismatchError
 from hangtag.training.networks.inference import predict
-from hangtag.training.networks.single_label import build
 from hangtag.training.runs.run import Run
 from tests.export import runs
 from tests.export.conftest import Exported
@@ -113,7 +112,7 @@ def test_a_model_that_is_not_known_is_refused(tmp_path: Path, garments: Split, m
     config = run.read_config() | {"model": model}
     (run.folder / "config.json").write_text(json.dumps(config))
     assert refusal(run, tmp_path, garments) == (
-        f"{run.folder} is a run of {model!r}; the models known here: {', '.join(datasets.ALL_MODELS)}"
+        f"{run.folder} is a run of {model!r}; the models known here: {', '.join(NETWORKS)}"
     )
 
 

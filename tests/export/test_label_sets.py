@@ -20,16 +20,16 @@ from hangtag.export.gate.proof import Exam, prove
 from hangtag.export.network import checkpoint as trained
 from hangtag.export.network.served_network import LabelPath, LabelThreshold
 from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS
 from hangtag.training.data.fashion_mnist import LABELS, Split
-from hangtag.training.data.multi_label import Canvases
-from hangtag.training.losses.multi_label import OBJECTIVES
+from hangtag.training.data.multi_label import MAX_LABELS, Canvases
 from hangtag.training.metrics.multi_label import decide
-from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, MAX_LABELS, CnnRnn, beam_search
+from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, CnnRnn, beam_search
 from hangtag.training.networks.inference import normalise
 from hangtag.training.runs.run import Run
 from tests.export import label_sets, runs
 
-BASELINES = [model for model in OBJECTIVES if model != "cnn_rnn"]
+BASELINES = [model for model in MULTI_LABEL_NETWORKS if model != "cnn_rnn"]
 
 
 class Paths:
@@ -133,7 +133,9 @@ def test_a_baseline_is_exported_with_its_threshold(
 
     outputs = Runtime(file, provider="cpu").run({"image": canvases})
     with torch.inference_mode():
-        answer = OBJECTIVES[model](torch.arange(10)).answer(network, normalise(torch.tensor(canvases)))
+        objective = NETWORKS[model].objective
+        assert objective is not None
+        answer = objective(torch.arange(10)).predict(network, normalise(torch.tensor(canvases)))
     scores = answer.scores.numpy()
     np.testing.assert_allclose(outputs["probabilities"], scores, atol=1e-4)
     sets = decide(scores, label_sets.THRESHOLD)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hangtag.training.observer import Progress, Watch
+from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
@@ -41,13 +41,13 @@ def begin(run: Run, **changes: object) -> None:
         run.start(replace(make_config(), **changes))  # type: ignore[arg-type]
 
 
-class OnStep(Watch):
+class OnStep(Observer):
     """Does something after every step."""
 
-    def __init__(self, do: Callable[[Progress], object]) -> None:
+    def __init__(self, do: Callable[[StepProgress], object]) -> None:
         self._do = do
 
-    def step(self, at: Progress) -> None:
+    def on_step(self, at: StepProgress) -> None:
         self._do(at)
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from hangtag.training.catalog import recipe_for
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import LABELS, FashionMnist
 from hangtag.training.data.multi_label import MultiLabelData, MultiLabelSplit
 from hangtag.training.data.outfits import make_split, together
 from hangtag.training.loop import trainer
-from hangtag.training.observer import Progress
-from hangtag.training.recipes import recipe_for
+from hangtag.training.observer import StepProgress
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
 from tests.training.broken_runs import Keeping
@@ -89,7 +89,7 @@ def finished(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
 def broken_off(config: RunConfig, small: FashionMnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, ended in its second epoch."""
 
-    def interrupt(at: Progress) -> None:
+    def interrupt(at: StepProgress) -> None:
         if at.epoch == 2:
             raise KeyboardInterrupt
 

@@ -9,10 +9,10 @@ from typing import Any, cast
 import pytest
 from click.testing import CliRunner
 
-from hangtag.training import catalog as datasets
+from hangtag.training.catalog import dataset_for
 from hangtag.training.cli import train
 from hangtag.training.data.outfits import SIZES
-from hangtag.training.errors import RunMismatchError
+from hangtag.training.errors import RunMismatchError, SettingsError
 from hangtag.training.runs.run import Run
 from tests.training.configs import make_config
 from tests.training.multi_label_configs import config_of
@@ -44,13 +44,13 @@ def test_a_run_of_before_there_were_other_data_sets_still_goes_on(tmp_path: Path
 def test_a_model_has_a_data_set_of_its_own_and_may_be_given_another(
     name: str | None, model: str, picked: str | None
 ) -> None:
-    assert datasets.pick(name, model) == (picked or name)
+    assert dataset_for(name, model) == (picked or name)
 
 
 @pytest.mark.parametrize(("name", "model"), [("outfits", "lstm"), ("fashion-mnist", "cnn_rnn"), ("voc2007", "cnn")])
 def test_a_data_set_that_a_model_cannot_learn_from_is_refused(name: str, model: str) -> None:
-    with pytest.raises(KeyError, match=f"{model} cannot learn from {name}: it takes"):
-        datasets.pick(name, model)
+    with pytest.raises(SettingsError, match=f"{model} cannot learn from {name}: it takes"):
+        dataset_for(name, model)
 
 
 # The command

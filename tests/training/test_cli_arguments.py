@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hangtag.training.catalog import ALL_MODELS
+from hangtag.training.catalog import NETWORKS
 from hangtag.training.cli import train
-from hangtag.training.networks.single_label import MODELS
 from tests.training.command import hangtag, one_error
 
 # Wrong arguments.
@@ -75,7 +74,7 @@ def test_help_teaches() -> None:
     assert result.exit_code == 0
     text = "".join(result.stdout.split())
     for taught in (
-        *MODELS, "--recipe", "--seed", "--data-dir", "--out", "--epochs", "--limit", "--threads", "--device",
+        *NETWORKS, "--recipe", "--seed", "--data-dir", "--out", "--epochs", "--limit", "--threads", "--device",
         "--processes", "--precision", "--teacher", "--restart", "Debian's package", "runs/MODEL-RECIPE-seedSEED",
         "config.json, metrics.json and best.pt", "by O-F1 for several labels",
         "goes on from its last finished epoch", "Ctrl-C", "Examples:",
@@ -87,7 +86,7 @@ def test_the_examples_in_the_help_are_valid() -> None:
     examples = re.findall(r"^ *.*hangtag train (.+?)(?:   .*)?$", hangtag(["train", "--help"]).stdout, re.MULTILINE)
     assert len(examples) == 7
     for example in examples:
-        assert train.make_context("train", shlex.split(example)).params["model"] in ALL_MODELS
+        assert train.make_context("train", shlex.split(example)).params["model"] in NETWORKS
 
 
 def test_every_option_is_explained() -> None:

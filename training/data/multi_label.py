@@ -1,9 +1,14 @@
-"""Images with several labels each, in memory: what every multi-label data set is, wherever it comes from."""
+"""What every multi-label data set is in memory: grey canvases of one size, with a set of labels each."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+CANVAS_SIZE = 64
+"""Height and width of a canvas, in pixels."""
+MAX_LABELS = 5
+"""How many labels CNN-RNN predicts for a canvas at most, and how many ``outfits`` puts on one."""
 
 Canvases = npt.NDArray[np.uint8]  # [n, 64, 64], grey
 LabelSets = npt.NDArray[np.bool_]  # [n, labels]: which labels a canvas has
@@ -11,7 +16,7 @@ LabelSets = npt.NDArray[np.bool_]  # [n, labels]: which labels a canvas has
 
 @dataclass(frozen=True)
 class MultiLabelSplit:
-    """Canvases [n, 64, 64] and the label sets of each [n, labels]."""
+    """Canvases [n, 64, 64] and the label set of each, [n, labels]."""
 
     images: Canvases
     labels: LabelSets
@@ -26,7 +31,7 @@ class MultiLabelSplit:
 
 @dataclass(frozen=True)
 class MultiLabelData:
-    """A data set with its splits. The digest tells one content from another."""
+    """A multi-label data set with its three splits. Data sets of different content have different digests."""
 
     name: str
     labels: tuple[str, ...]

@@ -15,13 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.training.data.datasets import OUTFITS
 from hangtag.training.data.fashion_mnist import LABELS, FashionMnist, Split
-from hangtag.training.data.multi_label import LabelSets, MultiLabelData, MultiLabelSplit
-from hangtag.training.data.outfits_canvas import SIZE, Wardrobe, compose
-from hangtag.training.networks.cnn_rnn import MAX_LABELS
+from hangtag.training.data.multi_label import CANVAS_SIZE, MAX_LABELS, LabelSets, MultiLabelData, MultiLabelSplit
+from hangtag.training.data.outfits_canvas import Wardrobe, compose
 
-DATASETS = OUTFITS
+NAMES = ("outfits", "outfits-independent")
 # Canvases are cheaper to compose than to learn from: with so many, few epochs do, and nothing is learned by heart.
 SIZES: Mapping[str, int] = {"train": 100_000, "validation": 2_000, "test": 5_000}
 SEED = 0  # of the data, not of a run: all runs learn from, and are measured on, the same canvases
@@ -85,7 +83,7 @@ def independent() -> npt.NDArray[np.float64]:
     return probabilities
 
 
-_SETS = dict(zip(DATASETS, (together, independent), strict=True))
+_SETS = dict(zip(NAMES, (together, independent), strict=True))
 
 
 def load(
@@ -118,7 +116,7 @@ def make_split(
     wardrobe = Wardrobe(garments)
     members, cumulative = _members(), probabilities.cumsum()
     cumulative /= cumulative[-1]
-    canvases = np.empty((count, SIZE, SIZE), np.uint8)
+    canvases = np.empty((count, CANVAS_SIZE, CANVAS_SIZE), np.uint8)
     labels: LabelSets = np.empty((count, len(LABELS)), np.bool_)
     for index in range(count):
         rng = np.random.default_rng((*seed, index))

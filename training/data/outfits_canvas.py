@@ -5,8 +5,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from hangtag.training.data.fashion_mnist import LABELS, Images, Split
+from hangtag.training.data.multi_label import CANVAS_SIZE
 
-SIZE = 64
 GARMENT_SIZES = (12, 28)  # pixels, smallest and largest side
 CONTRAST = (0.4, 1.0)  # of a garment's own brightness
 SCRAPS = 4  # at most so many pieces of clutter
@@ -26,7 +26,7 @@ class Wardrobe:
 
 def compose(labels: npt.NDArray[np.intp], wardrobe: Wardrobe, rng: np.random.Generator) -> Canvas:
     """One canvas with a garment of every label: noise, then clutter and garments in random order, later ones on top."""
-    noise = np.frombuffer(rng.bytes(SIZE * SIZE), np.uint8).reshape(SIZE, SIZE)
+    noise = np.frombuffer(rng.bytes(CANVAS_SIZE * CANVAS_SIZE), np.uint8).reshape(CANVAS_SIZE, CANVAS_SIZE)
     canvas: Canvas = np.right_shift(noise, 3) + np.uint8(rng.integers(40))
     scraps = int(rng.integers(SCRAPS + 1))
     for label in rng.permutation(np.concatenate([labels, np.full(scraps, -1)])):
@@ -55,6 +55,6 @@ def _paste(piece: Canvas, sizes: tuple[int, int], canvas: Canvas, rng: np.random
     bright = np.asarray(picture).astype(np.float32)
     alpha = np.minimum(bright * (1 / OPAQUE), 1)
     bright *= CONTRAST[0] + contrast * (CONTRAST[1] - CONTRAST[0])
-    row, column = int(top * (SIZE - height + 1)), int(left * (SIZE - width + 1))
+    row, column = int(top * (CANVAS_SIZE - height + 1)), int(left * (CANVAS_SIZE - width + 1))
     below = canvas[row : row + height, column : column + width]
     below[...] = below + alpha * (bright - below)

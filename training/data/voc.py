@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from hangtag.training.data.fashion_mnist import cache_dir
-from hangtag.training.data.multi_label import Canvases, LabelSets, MultiLabelData, MultiLabelSplit
+from hangtag.training.data.multi_label import CANVAS_SIZE, Canvases, LabelSets, MultiLabelData, MultiLabelSplit
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
-from hangtag.training.networks.cnn_rnn import IMAGE_SIZE
 
 LABELS = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -54,7 +53,7 @@ def _read(root: Path, image_set: str, may_download: bool) -> MultiLabelSplit:
         raise DataNotFoundError(
             f"VOC 2007 is not on this machine and could not be downloaded ({reason}). {_HOW_TO_GET_IT}"
         ) from error
-    images: Canvases = np.empty((len(samples), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    images: Canvases = np.empty((len(samples), CANVAS_SIZE, CANVAS_SIZE), np.uint8)
     labels: LabelSets = np.zeros((len(samples), len(LABELS)), np.bool_)
     for index in range(len(samples)):
         try:
@@ -70,7 +69,7 @@ def _read(root: Path, image_set: str, may_download: bool) -> MultiLabelSplit:
 
 def _canvas(image: Image.Image) -> Canvases:
     """Grey, and squeezed into a square: nothing is cut off, so that every object stays in sight."""
-    return np.asarray(image.convert("L").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR))
+    return np.asarray(image.convert("L").resize((CANVAS_SIZE, CANVAS_SIZE), Image.Resampling.BILINEAR))
 
 
 def _classes(annotation: dict[str, Any], path: str) -> list[int]:

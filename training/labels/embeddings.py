@@ -13,7 +13,7 @@ import numpy.typing as npt
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.errors import RunMismatchError
 from hangtag.training.labels.distance import LabelDistances, from_embeddings
-from hangtag.training.runs.run import TRAIN_ANEW, Run
+from hangtag.training.runs.run import RESTART_HINT, Run
 
 EMBEDDINGS = "embeddings.weight"
 
@@ -46,7 +46,7 @@ def of_run(run: Run) -> LabelDistances:
     )
     if found is None:
         raise RunMismatchError(
-            f"{run.folder / 'best.pt'} holds no weights with a row for each of the {len(labels)} labels. {TRAIN_ANEW}"
+            f"{run.folder / 'best.pt'} holds no weights with a row for each of the {len(labels)} labels. {RESTART_HINT}"
         )
     config = run.read_config()
     provenance = {

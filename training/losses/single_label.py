@@ -1,13 +1,13 @@
-"""What a classifier is punished for: logits [batch, classes] against classes [batch], or against a teacher's logits.
+"""The losses of a classifier: logits [batch, classes] against classes [batch], or against a teacher's logits.
 
-Two losses know how bad a mistake is, by a matrix d of label distances in [0, 1]. Bertinetto et al. (Making Better
-Mistakes, CVPR 2020) have them for a tree of labels; here a label's surroundings take the place of its ancestors:
+Two losses weigh mistakes by a matrix d of label distances in [0, 1]. Bertinetto et al. (Making Better Mistakes, CVPR
+2020) define them for a tree of labels; here a label's neighbourhood takes the place of its ancestors:
 
-    soft labels          the target is not one class but all, the near ones more: q_j ~ exp(-beta d(y, j))
-    embedding distance   their hierarchical cross-entropy. To have said y's surroundings is worth something too:
+    soft-labels          the target is a distribution over all classes: q_j ~ exp(-beta d(y, j))
+    embedding-distance   their hierarchical cross-entropy, which also rewards probability near the true class y:
                          -(1 - w) log p_y - w log sum_j exp(-beta d(y, j)) p_j
 
-In both, the larger beta is, the less the distances matter; without limit both are the plain cross-entropy.
+The larger beta is, the less the distances matter; in the limit both losses are the plain cross-entropy.
 """
 
 from collections.abc import Callable
@@ -24,27 +24,27 @@ from hangtag.training.labels.distance import LabelDistances
 ClassLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits [batch, classes] and classes [batch] to the mean loss, a scalar."""
 
-
 BETA, LOSS_WEIGHT = 5.0, 0.5
 
 
 @dataclass(frozen=True)
 class DistanceLoss:
-    """A loss that knows how bad a mistake is. weight is of the distances' part; plain cross-entropy gets the rest."""
+    """A loss that weighs mistakes by label distances."""
 
     name: Literal["soft-labels", "embedding-distance"]
-    beta: float
-    weight: float
+    beta: float  # how fast a label's weight falls with its distance
+    weight: float  # of the part with distances; the plain cross-entropy has the rest
     distances: str  # the matrix's digest
-    file: str | None = field(default=None, compare=False)  # where it lay; None: what ships
+    file: str | None = field(default=None, compare=False)  # the matrix's path; None: the one that ships
 
 
 def class_loss(
     loss: DistanceLoss | None, smoothing: float, distances: LabelDistances | None, device: torch.device
 ) -> ClassLoss:
-    """Cross-entropy with label smoothing and, if asked for, the distances' part.
+    """The cross-entropy with label smoothing, mixed with the part that uses distances if ``loss`` is not None.
 
-    Raises LabelDistanceError when the loss needs distances and these are not the ones that it names.
+    Raises:
+        LabelDistanceError: The loss needs distances, and ``distances`` are not those that it names.
     """
 
     def plain(logits: Tensor, classes: Tensor) -> Tensor:
@@ -53,34 +53,34 @@ def class_loss(
     if loss is None:
         return plain
     if distances is None or distances.digest != loss.distances:
-        raise LabelDistanceError("the distances of labels are not those that the run's loss names.")
+        raise LabelDistanceError("the label distances are not those that the run's loss names.")
     matrix = torch.tensor(distances.matrix, dtype=torch.float32, device=device)
     if loss.name == "soft-labels":
         soft = soft_labels(matrix, loss.beta)
         return _mixed(plain, lambda logits, classes: functional.cross_entropy(logits, soft[classes]), loss.weight)
-    return _mixed(plain, lambda logits, classes: surroundings(logits, classes, matrix, loss.beta), loss.weight)
+    return _mixed(plain, lambda logits, classes: neighbourhood_loss(logits, classes, matrix, loss.beta), loss.weight)
 
 
 def soft_labels(distances: Tensor, beta: float) -> Tensor:
-    """Targets [classes, classes], a row for each true class, each a distribution: softmax of -beta d."""
+    """The targets [classes, classes]: for each true class a distribution, the softmax of -beta d."""
     return functional.softmax(-beta * distances, dim=1)
 
 
-def surroundings(logits: Tensor, classes: Tensor, distances: Tensor, beta: float) -> Tensor:
-    """The mean of -log sum_j exp(-beta d(y, j)) p_j: how little of the probability lies near the true class."""
+def neighbourhood_loss(logits: Tensor, classes: Tensor, distances: Tensor, beta: float) -> Tensor:
+    """The mean of -log sum_j exp(-beta d(y, j)) p_j: the lower, the more probability is near the true class."""
     return -torch.logsumexp(functional.log_softmax(logits, dim=1) - beta * distances[classes], dim=1).mean()
 
 
-def divergence(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """The Kullback-Leibler divergence from the teacher's answers, times the temperature squared (Hinton et al.)."""
+def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """The Kullback-Leibler divergence from the teacher's distribution, times temperature squared (Hinton et al.)."""
     mean = functional.kl_div(
         functional.log_softmax(logits / temperature, dim=1),
-        functional.log_softmax(taught / temperature, dim=1),
+        functional.log_softmax(teacher_logits / temperature, dim=1),
         reduction="batchmean",
         log_target=True,
     )
     return mean * temperature**2
 
 
-def _mixed(plain: ClassLoss, other: ClassLoss, weight: float) -> ClassLoss:
-    return lambda logits, classes: (1 - weight) * plain(logits, classes) + weight * other(logits, classes)
+def _mixed(plain: ClassLoss, with_distances: ClassLoss, weight: float) -> ClassLoss:
+    return lambda logits, classes: (1 - weight) * plain(logits, classes) + weight * with_distances(logits, classes)

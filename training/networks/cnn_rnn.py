@@ -1,10 +1,10 @@
-"""CNN-RNN for images with several labels: Wang et al., CVPR 2016, with a CNN of our own in place of VGG-16.
+"""CNN-RNN for images with several labels: Wang et al., CVPR 2016, with a smaller CNN in place of VGG-16.
 
-The image goes through the CNN once. Labels are predicted one after another, as a path that a mark ends; every label
-is read, and scored, by the same embedding. Equation numbers below are the paper's.
+The CNN computes the image's features once. The RNN predicts labels one after another, as a path that ends with END. The
+same embedding of a label is the RNN's input and scores its output. Equation numbers below are the paper's.
 
-Pixels are in [0, 1], [batch, 64, 64]. Labels are indices 0..labels-1; the index ``labels`` is the mark, which also
-stands for "nothing read yet" at the beginning of a path.
+Pixels are in [0, 1], [batch, 64, 64]. Labels are indices 0..labels-1; the index ``labels`` is END, which is also the
+first input of every path.
 """
 
 from typing import NamedTuple
@@ -13,47 +13,46 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-IMAGE_SIZE = 64
+from hangtag.training.data.multi_label import CANVAS_SIZE, MAX_LABELS
+
 FEATURES = 256
-EMBEDDING = 64  # as in the paper
-HIDDEN = 256  # the paper's 512 is for 80 labels and more
-MAX_LABELS = 5
+EMBEDDING = 64  # the paper's size
+HIDDEN = 256  # the paper has 512, for 80 labels and more
 BEAM_WIDTH = 8
 
 
 class Encoder(nn.Sequential):
-    """The CNN that every multi-label network here begins with: pixels [batch, 64, 64] to features [batch, 256]."""
+    """The CNN that all multi-label networks share: pixels [batch, 64, 64] to features [batch, 256]."""
 
     def __init__(self) -> None:
         super().__init__(
-            nn.Unflatten(1, (1, IMAGE_SIZE)),  # [batch, 1, 64, 64]
+            nn.Unflatten(1, (1, CANVAS_SIZE)),  # [batch, 1, 64, 64]
             nn.Conv2d(1, 24, 5, stride=2, padding=2), nn.ReLU(),  # [batch, 24, 32, 32]
             nn.Conv2d(24, 48, 3, stride=2, padding=1), nn.ReLU(),  # [batch, 48, 16, 16]
             nn.Conv2d(48, 64, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2),  # [batch, 64, 8, 8]
-            # What is in the picture counts, and not where: each of 192 detectors says only how sure it is anywhere.
+            # Each of 192 detectors gives its maximum over all positions: where a garment lies does not matter.
             nn.Conv2d(64, 192, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(8), nn.Flatten(),  # [batch, 192]
             nn.Linear(192, FEATURES), nn.ReLU(), nn.Dropout(0.2),  # [batch, 256]
         )  # fmt: skip
 
 
 class CnnRnn(nn.Module):
-    """The CNN, the label embeddings, the LSTM over the labels so far, and the joint space in which they meet."""
+    """The CNN, the label embeddings, the LSTM over the labels so far, and the joint space that compares them."""
 
     def __init__(self, labels: int = 10) -> None:
         super().__init__()
         self.labels = labels
         self.encoder = Encoder()
-        self.embeddings = nn.Embedding(labels + 1, EMBEDDING)  # U_l, and the mark's
-        # PyTorch's standard deviation of 1 makes the first scores so sure that the image is learned late, or never.
+        self.embeddings = nn.Embedding(labels + 1, EMBEDDING)  # U_l, and END's
+        # PyTorch's standard deviation of 1 makes the first scores so confident that the image is learned late or never.
         nn.init.normal_(self.embeddings.weight, std=0.1)
         self.lstm = nn.LSTMCell(EMBEDDING, HIDDEN)
         self.project_image = nn.Linear(FEATURES, EMBEDDING)  # U_I
         self.project_output = nn.Linear(HIDDEN, EMBEDDING, bias=False)  # U_o
-        self.bias = nn.Parameter(torch.zeros(labels + 1))  # of the scores: how common a label is
+        self.bias = nn.Parameter(torch.zeros(labels + 1))  # of the scores: the labels' frequencies
 
     def forward(self, pixels: Tensor, path: Tensor) -> Tensor:
-        """Logits [batch, steps, labels + 1] of what comes after each label of path [batch, steps], which begins with
-        the mark."""
+        """Logits [batch, steps, labels + 1] of each step's next label. path [batch, steps]: the inputs, END first."""
         image = self.project_image(self.encoder(pixels))  # [batch, 64]
         state = self.begin(pixels.shape[0], image)
         steps = []
@@ -63,11 +62,11 @@ class CnnRnn(nn.Module):
         return torch.stack(steps, dim=1)
 
     def begin(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The LSTM's state before anything was read: r(0), [batch, 256] each."""
+        """The LSTM's initial state, zeros: output and r(0), [batch, 256] each."""
         return like.new_zeros(batch, HIDDEN), like.new_zeros(batch, HIDDEN)
 
     def step(self, image: Tensor, label: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Read one label [batch] after those that made the state: logits [batch, labels + 1] and the new state."""
+        """Feed one label [batch] to the LSTM: logits [batch, labels + 1] of the next label, and the new state."""
         output, cell = self.lstm(self.embeddings(label), state)  # w_k(t), o(t), r(t): equations 1 and 2
         joint = functional.relu(self.project_output(output) + image)  # x_t: equation 3
         logits: Tensor = joint @ self.embeddings.weight.T + self.bias  # s(t): equation 4
@@ -75,41 +74,46 @@ class CnnRnn(nn.Module):
 
 
 class Beam(NamedTuple):
-    """The likeliest path of each image, and what all paths that were kept say together."""
+    """The most probable path of each image, and the labels' probabilities over all paths of the beam."""
 
     path: Tensor
     """Labels in the order predicted, INT64 [batch, MAX_LABELS]; -1 after the last."""
     path_probability: Tensor
     """P(path | image), [batch]."""
     probabilities: Tensor
-    """Of each label, [batch, labels]: the share of the kept paths' probability that lies in paths with this label."""
+    """Of each label, [batch, labels]: the share of the beam's probability that lies in paths with this label."""
 
 
 def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Beam:
-    """The best paths of at most MAX_LABELS labels, none of them twice, keeping ``width`` of them at every step.
+    """The most probable paths of at most MAX_LABELS distinct labels, by a beam search.
 
-    Unrolled over a fixed number of steps, without a branch that depends on the data, so that the whole search becomes
-    part of one ONNX graph. A path that has ended stays in the beam, at the probability that it ended with, until
-    ``width`` others are likelier.
+    The loop is unrolled over a fixed number of steps and has no branch that depends on the data, so that the whole
+    search becomes part of one ONNX graph. A path that has ended stays in the beam, with the probability that it ended
+    with, until ``width`` others are more probable.
+
+    Args:
+        network: CNN-RNN in evaluation mode.
+        pixels: [batch, 64, 64] in [0, 1].
+        width: How many paths the beam holds at every step.
     """
-    batch, symbols, mark = pixels.shape[0], network.labels + 1, network.labels  # len() would freeze the axis
+    batch, symbols, end = pixels.shape[0], network.labels + 1, network.labels  # len() would make batch a constant
     image = network.project_image(network.encoder(pixels)).repeat_interleave(width, dim=0)  # [batch * width, 64]
     state = network.begin(batch * width, image)
     every = torch.arange(symbols, device=pixels.device)
-    last = torch.full((batch, width), mark, device=pixels.device)
+    last = torch.full((batch, width), end, device=pixels.device)
     path = torch.full((batch, width, MAX_LABELS), -1, device=pixels.device)
     used = torch.zeros(batch, width, symbols, dtype=torch.bool, device=pixels.device)
     ended = torch.zeros(batch, width, dtype=torch.bool, device=pixels.device)
-    # All beams begin alike: only the first counts, or the same path would be kept ``width`` times.
+    # All paths of the beam start equal: only the first counts, or the beam would hold the same path ``width`` times.
     score = torch.zeros(batch, width, device=pixels.device)
     score = score + torch.where(torch.arange(width, device=pixels.device) == 0, 0.0, -torch.inf)
     for position in range(MAX_LABELS + 1):
         logits, (output, cell) = network.step(image, last.reshape(-1), state)
         gain = functional.log_softmax(logits.float(), dim=1).reshape(batch, width, symbols)
         gain = gain.masked_fill(used, -torch.inf)
-        if position == MAX_LABELS:  # nothing but the end is left
-            gain = torch.where(every == mark, gain, -torch.inf)
-        stays = torch.where(every == mark, 0.0, -torch.inf)  # of a path that ended: as it is, once
+        if position == MAX_LABELS:  # a full path can only end
+            gain = torch.where(every == end, gain, -torch.inf)
+        stays = torch.where(every == end, 0.0, -torch.inf)  # an ended path goes on once, unchanged
         gain = torch.where(ended[:, :, None], stays, gain)
         score, chosen = (score[:, :, None] + gain).reshape(batch, width * symbols).topk(width)  # [batch, width]
         parent, last = chosen // symbols, chosen % symbols
@@ -124,11 +128,11 @@ def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Bea
         if position < MAX_LABELS:
             path = torch.where(
                 torch.arange(MAX_LABELS, device=pixels.device) == position,
-                torch.where(last == mark, -1, last)[:, :, None],
+                torch.where(last == end, -1, last)[:, :, None],
                 path,
             )
-        used = used | ((every == last[:, :, None]) & (every != mark))
-        ended = ended | (last == mark)
+        used = used | ((every == last[:, :, None]) & (every != end))
+        ended = ended | (last == end)
     weight = functional.softmax(score, dim=1)  # [batch, width]
-    probabilities = (used[:, :, :mark] * weight[:, :, None]).sum(dim=1)
+    probabilities = (used[:, :, :end] * weight[:, :, None]).sum(dim=1)
     return Beam(path[:, 0], score[:, 0].exp(), probabilities)

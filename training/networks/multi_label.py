@@ -1,4 +1,4 @@
-"""The multi-label networks that CNN-RNN is compared with: the same CNN, and no recurrence after it.
+"""The baselines of CNN-RNN: multi-label networks with the same CNN and without recurrence.
 
 Each maps pixels in [0, 1], [batch, 64, 64], to one logit per label, [batch, labels].
 """
@@ -10,7 +10,7 @@ from hangtag.training.networks.cnn_rnn import EMBEDDING, FEATURES, Encoder
 
 
 class CnnLabels(nn.Sequential):
-    """The CNN and a dense layer: every label's logit by itself."""
+    """The CNN and a dense layer, which gives every label an independent logit."""
 
     def __init__(self, labels: int) -> None:
         super().__init__(Encoder(), nn.Linear(FEATURES, labels))
@@ -23,7 +23,9 @@ class CnnEmbedding(nn.Module):
         super().__init__()
         self.encoder = Encoder()
         self.project_image = nn.Linear(FEATURES, EMBEDDING)  # U_I
-        self.score = nn.Linear(EMBEDDING, labels)  # its weight is U_l, a label's embedding a row; its bias as CnnRnn's
+        self.score = nn.Linear(
+            EMBEDDING, labels
+        )  # the weight's rows are the label embeddings, U_l; the bias as in CnnRnn
 
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.score(functional.relu(self.project_image(self.encoder(pixels))))

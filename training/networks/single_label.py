@@ -1,13 +1,11 @@
-"""The study's three networks, layer by layer, and one to learn from. Each maps pixels in [0, 1], [batch, 28, 28], to
-logits [batch, 10].
+"""The networks for one label per image, layer by layer: the study's three, and a teacher.
 
-Weights start as Keras starts them (the study was done there): Glorot-uniform kernels, orthogonal recurrent kernels,
-zero biases, and 1 for an LSTM's forget gate. PyTorch's nn.LSTM keeps two bias vectors where Keras keeps one, hence the
-few more parameters.
+Each maps pixels in [0, 1], [batch, 28, 28], to logits [batch, classes].
+
+Weights start as in Keras, which the study used: Glorot-uniform kernels, orthogonal recurrent kernels, zero biases, and
+1 for an LSTM's forget gate. PyTorch's nn.LSTM has two bias vectors where Keras has one, so there are a few more
+parameters than in the study.
 """
-
-from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +15,14 @@ STUDY_HIDDEN_SIZE = 186  # floor(2 * 28 * 10 / 3)
 
 
 class Lstm(nn.Module):
-    """Reads an image row by row: 28 time steps of 28 pixels, one LSTM, its last hidden state classified."""
+    """Reads an image row by row, 28 time steps of 28 pixels, and classifies the LSTM's last hidden state."""
 
-    def __init__(self, hidden_size: int = STUDY_HIDDEN_SIZE) -> None:
+    def __init__(self, classes: int = CLASSES, *, hidden_size: int = STUDY_HIDDEN_SIZE) -> None:
         super().__init__()
         self.lstm = nn.LSTM(28, hidden_size, batch_first=True)
         self.dropout = nn.Dropout(0.2)
-        self.classifier = nn.Linear(hidden_size, CLASSES)
+        self.classifier = nn.Linear(hidden_size, classes)
+        self.apply(_initialise_like_keras)
 
     def forward(self, pixels: Tensor) -> Tensor:
         outputs, _ = self.lstm(pixels)  # [batch, 28, hidden]
@@ -32,14 +31,15 @@ class Lstm(nn.Module):
 
 
 class Lstm2(nn.Module):
-    """Two LSTMs: the first hands all 28 hidden states of 784 units to the second, which keeps its last."""
+    """Two LSTMs: the second reads the first's 28 hidden states of 784 units, and its last state is classified."""
 
-    def __init__(self, first_size: int = 784, hidden_size: int = STUDY_HIDDEN_SIZE) -> None:
+    def __init__(self, classes: int = CLASSES, *, hidden_size: int = STUDY_HIDDEN_SIZE) -> None:
         super().__init__()
-        self.lstm1 = nn.LSTM(28, first_size, batch_first=True)
-        self.lstm2 = nn.LSTM(first_size, hidden_size, batch_first=True)
+        self.lstm1 = nn.LSTM(28, 784, batch_first=True)
+        self.lstm2 = nn.LSTM(784, hidden_size, batch_first=True)
         self.dropout = nn.Dropout(0.2)
-        self.classifier = nn.Linear(hidden_size, CLASSES)
+        self.classifier = nn.Linear(hidden_size, classes)
+        self.apply(_initialise_like_keras)
 
     def forward(self, pixels: Tensor) -> Tensor:
         sequence, _ = self.lstm1(pixels)  # [batch, 28, 784]
@@ -49,12 +49,12 @@ class Lstm2(nn.Module):
 
 
 class Cnn(nn.Module):
-    """Five convolutions in three stages, each stage halving the picture, then three dense layers.
+    """Five convolutions in three stages, each of which halves the image, then three dense layers.
 
-    Pooling before the ReLU gives what pooling after it gives, for a quarter of the work.
+    max(relu(x)) == relu(max(x)), so ReLU and pooling commute: ReLU after pooling does a quarter of the work.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(1, 64, 7, padding="same"), nn.MaxPool2d(2), nn.ReLU(),  # [batch, 64, 14, 14]
@@ -67,8 +67,9 @@ class Cnn(nn.Module):
         self.classifier = nn.Sequential(
             nn.Linear(2304, 128), nn.ReLU(), nn.Dropout(0.5),
             nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.5),
-            nn.Linear(64, CLASSES),  # [batch, 10]
+            nn.Linear(64, classes),  # [batch, 10]
         )  # fmt: skip
+        self.apply(_initialise_like_keras)
 
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(pixels.unsqueeze(1)))
@@ -76,7 +77,7 @@ class Cnn(nn.Module):
 
 
 class _Residual(nn.Module):
-    """What two convolutions add to their input (He et al., Deep Residual Learning, 2016)."""
+    """A residual block: its input plus two convolutions of it (He et al., Deep Residual Learning, 2016)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -86,14 +87,14 @@ class _Residual(nn.Module):
         )  # fmt: skip
 
     def forward(self, maps: Tensor) -> Tensor:
-        changed: Tensor = maps + self.change(maps)
-        return changed
+        output: Tensor = maps + self.change(maps)
+        return output
 
 
 class ResNet(nn.Module):
-    """A teacher: residual, and so more accurate than the study's networks, which learn from it. It is not shipped."""
+    """A residual network, more accurate than the study's: their teacher. It is not shipped."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(1, 32, 5, padding="same"), nn.MaxPool2d(2), nn.ReLU(),  # [batch, 32, 14, 14]
@@ -102,32 +103,16 @@ class ResNet(nn.Module):
             nn.Conv2d(128, 256, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU(), _Residual(256),  # [batch, 256, 3, 3]
             nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Dropout(0.3),  # [batch, 256]
         )  # fmt: skip
-        self.classifier = nn.Linear(256, CLASSES)
+        self.classifier = nn.Linear(256, classes)
+        self.apply(_initialise_like_keras)
 
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(pixels.unsqueeze(1)))  # [batch, 10]
         return logits
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {
-    "lstm": Lstm,
-    "lstm-56": partial(Lstm, 56),  # 28 * 10 / 5: also tried in the study
-    "lstm-280": partial(Lstm, 280),  # 28 * 10
-    "lstm2": Lstm2,
-    "cnn": Cnn,
-    "resnet": ResNet,
-}
-
-
-def build(name: str) -> nn.Module:
-    """A fresh network by name, initialised from torch's global random state. Raises KeyError for an unknown name."""
-    model = MODELS[name]()
-    model.apply(_initialise_like_keras)
-    return model
-
-
 def parameter_count(model: nn.Module) -> int:
-    """How many numbers training may change."""
+    """The number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 

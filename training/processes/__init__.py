@@ -1,1 +1,1 @@
-"""Several processes that train one network: the process group, and the launcher on one machine."""
+"""The processes of a run: the process group of one process or of several ranks, and the launcher on one machine."""

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hangtag.training.catalog import recipe_for
+from hangtag.training.errors import SettingsError
 from hangtag.training.losses.single_label import DistanceLoss
-from hangtag.training.recipes import Recipe, recipe_for
+from hangtag.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def _teachers(config: Mapping[str, Any], what: str) -> list[str]:
 def _own_epochs(recipe: str, model: str) -> int | None:
     try:
         return recipe_for(recipe, model).epochs
-    except KeyError:
+    except (KeyError, SettingsError):
         return None
 
 

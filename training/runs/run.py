@@ -26,7 +26,7 @@ from hangtag.training.errors import RunMismatchError
 from hangtag.training.runs.config import RunConfig, command, identity
 
 FILES = ("checkpoint.pt", "best.pt", "metrics.json", "config.json")
-TRAIN_ANEW = "'hangtag train' with --restart replaces the run."
+RESTART_HINT = "'hangtag train' with --restart replaces the run."
 
 
 class Run:
@@ -49,19 +49,19 @@ class Run:
         finished = [found for found in finished if found.model == run and found.is_finished()]
         if finished:
             return max(finished, key=lambda found: (found.folder / "metrics.json").stat().st_mtime)
-        from hangtag.training.catalog import ALL_MODELS
+        from hangtag.training.catalog import NETWORKS
 
         known = ", ".join(sorted(path.parent.name for path in runs_dir.glob("*/config.json"))) or "none"
         raise RunMismatchError(
             f"no finished run {run!r}: not a run's folder, and under {runs_dir} there is no such run or model "
-            f"(runs there: {known}). Train one with: hangtag train {run if run in ALL_MODELS else 'MODEL'}"
+            f"(runs there: {known}). Train one with: hangtag train {run if run in NETWORKS else 'MODEL'}"
         )
 
     @property
     def model(self) -> str:
         name = self.read_config().get("model")
         if not isinstance(name, str):
-            raise RunMismatchError(f"{self.folder / 'config.json'} names no model. {TRAIN_ANEW}")
+            raise RunMismatchError(f"{self.folder / 'config.json'} names no model. {RESTART_HINT}")
         return name
 
     def is_finished(self) -> bool:
@@ -83,7 +83,7 @@ class Run:
         try:
             return command(self.read_config(), self.folder)
         except (KeyError, TypeError) as error:
-            raise RunMismatchError(f"{self.folder / 'config.json'} is no run's config. {TRAIN_ANEW}") from error
+            raise RunMismatchError(f"{self.folder / 'config.json'} is no run's config. {RESTART_HINT}") from error
 
     def start(self, config: RunConfig) -> None:
         """Claim the folder for this config, or confirm that it already holds it, whose files may have been moved since.
@@ -168,7 +168,7 @@ class Run:
             return _load_checked(path)
         except Exception as error:  # what a broken file raises is anybody's guess
             raise RunMismatchError(
-                f"{path} cannot be read as a checkpoint ({_first_line(error)}). {TRAIN_ANEW}"
+                f"{path} cannot be read as a checkpoint ({_first_line(error)}). {RESTART_HINT}"
             ) from error
 
     def has(self, name: str) -> bool:
@@ -195,9 +195,9 @@ class Run:
         try:
             value = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise RunMismatchError(f"{path} cannot be read ({error}). {TRAIN_ANEW}") from error
+            raise RunMismatchError(f"{path} cannot be read ({error}). {RESTART_HINT}") from error
         if not isinstance(value, dict):
-            raise RunMismatchError(f"{path} holds no JSON object. {TRAIN_ANEW}")
+            raise RunMismatchError(f"{path} holds no JSON object. {RESTART_HINT}")
         return value
 
 

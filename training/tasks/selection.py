@@ -1,14 +1,13 @@
-"""Which task a data set sets."""
+"""Chooses the task that a data set needs: one label or a set of labels per image."""
 
 import torch
 
 from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.data.multi_label import MultiLabelData
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.observer import Watch
-from hangtag.training.processes.process_group import Group
+from hangtag.training.observer import Observer
 from hangtag.training.runs.config import RunConfig
-from hangtag.training.tasks.single_label import SingleLabel
+from hangtag.training.tasks.single_label import SingleLabelTask
 from hangtag.training.tasks.task import Task, Teacher
 
 
@@ -18,12 +17,15 @@ def build_task(
     device: torch.device,
     teacher: Teacher | None = None,
     distances: LabelDistances | None = None,
-    group: Group = Group(),  # noqa: B008  (frozen)
-    watch: Watch = Watch(),  # noqa: B008  (without state)
+    observer: Observer = Observer(),  # noqa: B008  (stateless)
 ) -> Task:
-    """The task that the data set sets. It looks to the watch between batches, and raises KeyboardInterrupt there."""
-    if isinstance(data, MultiLabelData):
-        from hangtag.training.tasks.multi_label import MultiLabel  # with torchmetrics, which takes its time to import
+    """The task for a data set. Between batches it raises KeyboardInterrupt if the observer requests a stop.
 
-        return MultiLabel(config, data, device, watch)
-    return SingleLabel(config, data, device, teacher, distances, group, watch)
+    Raises:
+        LabelDistanceError: The config's loss needs label distances, and ``distances`` are not those that it names.
+    """
+    if isinstance(data, MultiLabelData):
+        from hangtag.training.tasks.multi_label import MultiLabelTask  # imports torchmetrics, which is slow
+
+        return MultiLabelTask(config, data, device, observer)
+    return SingleLabelTask(config, data, device, teacher, distances, observer)

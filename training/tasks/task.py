@@ -1,45 +1,43 @@
-"""What the training loop asks of a task. The loop knows steps, epochs and checkpoints; a task knows data and losses."""
+"""The interface between the training loop and a task: the loop knows steps and epochs, a task knows data and losses."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
 from hangtag.training.data.fashion_mnist import Images
+from hangtag.training.losses.outcome import BatchOutcome
+from hangtag.training.processes.process_group import ProcessGroup
 
 Teacher = Callable[[Images], npt.NDArray[np.float32]]
-"""A trained model that others learn from: uint8 images [n, 28, 28] to logits [n, 10]."""
-
-
-class Step(NamedTuple):
-    """What came of one batch: the mean loss, a scalar to differentiate, and how many samples were answered right."""
-
-    loss: Tensor
-    right: Tensor
+"""A trained model that another learns from: uint8 images [n, 28, 28] to logits [n, 10]."""
 
 
 class Task(Protocol):
-    """A network to train, the samples to train it on, and how to tell how good it has become."""
+    """A network to train, the samples to train it on, and how to measure it."""
 
-    selects_by: str
-    """The figure of validate() by which the best epoch is told: the higher the better."""
+    selection_metric: str
+    """The figure of validate() that selects the best epoch: the higher the better."""
 
     def __len__(self) -> int:
-        """How many samples an epoch has."""
+        """The number of training samples."""
+
+    def precompute(self, group: ProcessGroup) -> None:
+        """Compute, once and before the first step, what all epochs share, such as a teacher's logits."""
 
     def network(self) -> nn.Module:
-        """The network to train, freshly initialised from torch's global random state."""
+        """The network to train, with fresh weights from torch's global random state."""
 
-    def step(self, network: nn.Module, indices: Tensor) -> Step:
-        """Answer the samples with these indices [batch]; random choices come from torch's global random state."""
+    def training_step(self, network: nn.Module, indices: Tensor) -> BatchOutcome:
+        """The loss of the samples with these indices [batch]. Random choices use torch's global random state."""
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """A copy to keep, in evaluation mode, without what only training needs."""
+        """A copy in evaluation mode, without what only training needs."""
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
-        """The epoch's figures on the validation split."""
+        """The epoch's figures on the validation split; NaN where the network's outputs are not finite."""
 
-    def summary(self, deployable: nn.Module) -> dict[str, Any]:
-        """The figures of the network that was kept. The test set is looked at here and nowhere else."""
+    def summarise(self, deployable: nn.Module) -> dict[str, Any]:
+        """The figures of the best epoch's network. This method alone uses the test split."""

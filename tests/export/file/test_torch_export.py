@@ -20,10 +20,11 @@ from hangtag.export.file import torch_export as onnx_file
 from hangtag.export.network.served_network import Classifier
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.signature import Signature, TensorSpec
+from hangtag.training.catalog import build
 from hangtag.training.data.fashion_mnist import DIGEST, Split
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.networks import inference
-from hangtag.training.networks.single_label import build, parameter_count
+from hangtag.training.networks.single_label import parameter_count
 from tests.export.conftest import Exported
 from tests.export.runs import EPOCHS
 

@@ -20,9 +20,9 @@ from hangtag.export.gate.proof import Exam, Proof, prove
 from hangtag.export.gate.tolerances import BATCH_SIZES
 from hangtag.export.network.served_network import Classifier
 from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.catalog import build
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.networks.inference import normalise
-from hangtag.training.networks.single_label import build
 from tests.export.conftest import Exported
 from tests.export.runs import contents
 

@@ -8,8 +8,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from hangtag.training.catalog import recipe_for
 from hangtag.training.data.fashion_mnist import Split
-from hangtag.training.recipes import recipe_for
 from studies.accuracy import report as study_report
 from studies.accuracy import results as study_results
 from studies.accuracy.report import page, read, read_all

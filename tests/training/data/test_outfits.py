@@ -10,10 +10,9 @@ from click.testing import CliRunner
 
 from hangtag.training.data import outfits
 from hangtag.training.data.fashion_mnist import LABELS, FashionMnist, Split
-from hangtag.training.data.multi_label import MultiLabelData
+from hangtag.training.data.multi_label import CANVAS_SIZE, MAX_LABELS, MultiLabelData
 from hangtag.training.data.outfits import LOOKS, independent, load, make_split, together
-from hangtag.training.data.outfits_canvas import SIZE, Wardrobe, compose
-from hangtag.training.networks.cnn_rnn import MAX_LABELS
+from hangtag.training.data.outfits_canvas import Wardrobe, compose
 from studies.label_sets.outfits_picture import draw, main
 
 Probabilities = npt.NDArray[np.float64]
@@ -40,7 +39,7 @@ def mutual_information(probabilities: Probabilities) -> float:
 
 @pytest.fixture(scope="module")
 def small_sets(whole: FashionMnist) -> dict[str, MultiLabelData]:
-    return {name: load(name, whole, sizes=SMALL) for name in outfits.DATASETS}
+    return {name: load(name, whole, sizes=SMALL) for name in outfits.NAMES}
 
 
 @pytest.mark.parametrize("probabilities", [together, independent])
@@ -164,7 +163,7 @@ def test_garments_differ_in_scale_and_reach_every_part_of_the_canvas(monkeypatch
     areas = np.array([canvas.sum() for canvas in canvases])
     assert areas.max() > 4 * areas.min()
     assert np.any(canvases, axis=0).mean() > 0.95
-    assert canvases[0].shape == (SIZE, SIZE)
+    assert canvases[0].shape == (CANVAS_SIZE, CANVAS_SIZE)
 
 
 def test_composing_takes_well_under_a_millisecond_a_canvas(whole: FashionMnist) -> None:

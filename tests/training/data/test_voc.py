@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hangtag.training import catalog as datasets
-from hangtag.training.data import voc
+from hangtag.training.data import datasets, voc
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 from tests.training.data import voc_files
 from tests.training.data.voc_files import IMAGES, annotation

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from hangtag.training.catalog import build
 from hangtag.training.loop import optimisation
 from hangtag.training.loop.muon import orthogonal
-from hangtag.training.networks.single_label import build
 from hangtag.training.recipes import Recipe
 
 RECIPE = Recipe(name="muon", batch_size=4, epochs=5, learning_rate=0.02, optimizer="muon", weight_decay=0.1)

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from hangtag.training.catalog import build, recipe_for
 from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.errors import DivergedError
 from hangtag.training.loop import trainer
 from hangtag.training.metrics.single_label import evaluate
 from hangtag.training.networks.inference import predict
-from hangtag.training.networks.single_label import build
-from hangtag.training.observer import Progress
-from hangtag.training.recipes import recipe_for
+from hangtag.training.observer import StepProgress
 from hangtag.training.runs.run import Run
 from tests.training.broken_runs import Keeping, assert_same_outcome
 from tests.training.configs import OnStep, make_config, same_weights, weights
@@ -80,7 +79,7 @@ def test_only_the_first_images_are_trained_on(small: FashionMnist, unbroken: Pat
 
 
 def test_progress_is_reported_after_every_step(small: FashionMnist, tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[StepProgress] = []
     metrics = trainer.train(make_config(limit=65), small, Run(tmp_path), OnStep(seen.append))
     assert [(at.epoch, at.step, at.steps) for at in seen] == [(e, s, 3) for e in (1, 2) for s in (1, 2, 3)]
     assert [at.last_epoch for at in seen] == [None] * 3 + [metrics["epochs"][0]] * 3
@@ -91,7 +90,7 @@ def test_progress_is_reported_after_every_step(small: FashionMnist, tmp_path: Pa
 def test_a_last_batch_of_one_joins_the_one_before_it_under_batch_norm(small: FashionMnist, tmp_path: Path) -> None:
     config = make_config("cnn", limit=33, epochs=1)
     config = replace(config, recipe=replace(config.recipe, batch_norm=True))
-    seen: list[Progress] = []
+    seen: list[StepProgress] = []
     trainer.train(config, small, Run(tmp_path), OnStep(seen.append))
     assert [at.steps for at in seen] == [1]
 

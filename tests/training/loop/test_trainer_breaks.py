@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from hangtag.training.catalog import build
 from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.errors import RunMismatchError
 from hangtag.training.loop import trainer
-from hangtag.training.networks.single_label import build
-from hangtag.training.observer import Progress, Watch
+from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.runs.run import Run
 from tests.training.broken_runs import CrashError, Crashing, Keeping, assert_same_outcome
 from tests.training.configs import OnStep, make_config, same_weights, weights
@@ -31,7 +31,7 @@ def test_a_finished_run_is_not_trained_again(small: FashionMnist, unbroken: Path
 def test_a_run_interrupted_inside_an_epoch_goes_on(
     small: FashionMnist, unbroken: Path, tmp_path: Path, kill_at: tuple[int, int]
 ) -> None:
-    def interrupt(at: Progress) -> None:
+    def interrupt(at: StepProgress) -> None:
         if (at.epoch, at.step) == kill_at:
             raise KeyboardInterrupt
 
@@ -45,7 +45,7 @@ def test_a_run_interrupted_inside_an_epoch_goes_on(
 
 @pytest.mark.parametrize(("model", "precision"), [("cnn", "fp32"), ("cnn", "bf16"), ("lstm2", "fp32")])
 def test_every_network_goes_on_as_if_unbroken(small: FashionMnist, tmp_path: Path, model: str, precision: str) -> None:
-    def interrupt(at: Progress) -> None:
+    def interrupt(at: StepProgress) -> None:
         if at.epoch == 2:
             raise KeyboardInterrupt
 
@@ -110,7 +110,7 @@ def test_a_process_killed_inside_an_epoch_goes_on(
 
 
 def interrupted(small: FashionMnist, folder: Path) -> None:
-    def interrupt(at: Progress) -> None:
+    def interrupt(at: StepProgress) -> None:
         if at.epoch == 2:
             raise KeyboardInterrupt
 
@@ -118,13 +118,13 @@ def interrupted(small: FashionMnist, folder: Path) -> None:
         trainer.train(make_config(), small, Run(folder), OnStep(interrupt))
 
 
-class StopAt(Watch):
+class StopAt(Observer):
     """Wants to stop from the nth time that it is asked."""
 
     def __init__(self, time: int) -> None:
         self.left = time
 
-    def wants_stop(self) -> bool:
+    def stop_requested(self) -> bool:
         self.left -= 1
         return self.left < 0
 
@@ -144,7 +144,7 @@ def test_it_stops_wherever_it_is_asked_to_and_goes_on(small: FashionMnist, unbro
                 assert_same_outcome(folder, unbroken)
         else:
             break
-    assert phases > {"_epoch", "_validated", "_finished"}
+    assert phases > {"_train_epoch", "_validate", "_finish"}
 
 
 def test_a_broken_best_file_is_reported_before_the_training(small: FashionMnist, tmp_path: Path) -> None:

@@ -5,23 +5,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hangtag.training.data.multi_label import MAX_LABELS
 from hangtag.training.losses.multi_label import LabelPaths, Sigmoids, SoftmaxRanking
-from hangtag.training.networks.cnn_rnn import MAX_LABELS
+from hangtag.training.networks.cnn_rnn import CnnRnn
 
-MARK, NONE = 4, -100
+END, NONE = 4, -100
 
 
 def label_sets(*sets: Sequence[int], labels: int = 4) -> Tensor:
     return torch.tensor([[label in chosen for label in range(labels)] for chosen in sets])
 
 
-def test_a_label_set_is_a_path_commonest_first_then_the_mark_then_nothing() -> None:
+def test_a_label_set_is_a_path_commonest_first_then_end_then_nothing() -> None:
     paths = LabelPaths(torch.tensor([2, 0, 3, 1])).paths(label_sets([0, 1, 2], [3], [], [0, 1, 2, 3]))
     assert paths.tolist() == [
-        [2, 0, 1, MARK, NONE],
-        [3, MARK, NONE, NONE, NONE],
-        [MARK, NONE, NONE, NONE, NONE],
-        [2, 0, 3, 1, MARK],
+        [2, 0, 1, END, NONE],
+        [3, END, NONE, NONE, NONE],
+        [END, NONE, NONE, NONE, NONE],
+        [2, 0, 3, 1, END],
     ]
 
 
@@ -33,13 +34,13 @@ def test_of_a_set_too_large_for_a_path_the_rarest_labels_are_left_out() -> None:
 def test_the_loss_of_paths_is_the_cross_entropy_per_step_with_the_labels_before_it_read() -> None:
     torch.manual_seed(0)
     objective = LabelPaths(torch.tensor([2, 0, 3, 1]))
-    network, pixels = objective.network(), torch.rand(2, 64, 64)
+    network, pixels = CnnRnn(4), torch.rand(2, 64, 64)
     network.eval()
     with torch.no_grad():
-        outcome = objective.step(network, pixels, label_sets([0, 2], [3]), smoothing=0)
-        first = network(pixels[:1], torch.tensor([[MARK, 2, 0]])).log_softmax(dim=2)[0]
-        second = network(pixels[1:], torch.tensor([[MARK, 3]])).log_softmax(dim=2)[0]
-    steps = [first[0, 2], first[1, 0], first[2, MARK], second[0, 3], second[1, MARK]]
+        outcome = objective.training_step(network, pixels, label_sets([0, 2], [3]), smoothing=0)
+        first = network(pixels[:1], torch.tensor([[END, 2, 0]])).log_softmax(dim=2)[0]
+        second = network(pixels[1:], torch.tensor([[END, 3]])).log_softmax(dim=2)[0]
+    steps = [first[0, 2], first[1, 0], first[2, END], second[0, 3], second[1, END]]
     assert float(outcome.loss) == pytest.approx(-float(sum(steps)) / 5, rel=1e-5)
 
 
@@ -54,16 +55,21 @@ class Fixed(nn.Module):
         return self.logits
 
 
+NOTHING = torch.empty(1)  # pixels that Fixed ignores
+
+
 def test_the_loss_of_sigmoids_is_binary_cross_entropy_over_all_labels() -> None:
-    outcome = Sigmoids(torch.arange(2)).step(Fixed([[1.0, -2.0]]), torch.empty(1), label_sets([0], labels=2), 0)
+    outcome = Sigmoids(torch.arange(2)).training_step(Fixed([[1.0, -2.0]]), NOTHING, label_sets([0], labels=2), 0)
     wanted = (np.log1p(np.exp(-1)) + np.log1p(np.exp(-2))) / 2
     assert float(outcome.loss) == pytest.approx(wanted)
-    assert int(outcome.right) == 1
+    assert int(outcome.correct) == 1
 
 
 def test_the_loss_of_ranking_is_cross_entropy_against_the_normalised_set() -> None:
     network = Fixed([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
-    outcome = SoftmaxRanking(torch.arange(3)).step(network, torch.empty(2), label_sets([0, 1], [0], labels=3), 0)
+    outcome = SoftmaxRanking(torch.arange(3)).training_step(
+        network, torch.empty(2), label_sets([0, 1], [0], labels=3), 0
+    )
     total = np.log(np.exp([2, 1, 0]).sum())
     assert float(outcome.loss) == pytest.approx(((total - 1.5) + total) / 2)
-    assert int(outcome.right) == 1, "the second ranks a label first that is not there"
+    assert int(outcome.correct) == 1, "the second ranks a label first that is not there"

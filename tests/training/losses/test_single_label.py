@@ -94,14 +94,14 @@ def test_the_surroundings_stay_finite_where_nothing_is_near() -> None:
 
 
 def test_divergence_is_zero_from_itself_and_known_by_hand_elsewhere() -> None:
-    assert losses.divergence(LOGITS, LOGITS, 3.0).item() == pytest.approx(0, abs=1e-6)
+    assert losses.distillation_loss(LOGITS, LOGITS, 3.0).item() == pytest.approx(0, abs=1e-6)
     student, teacher = torch.zeros(1, 2), torch.log(torch.tensor([[3.0, 1.0]]))
     wanted = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
-    assert losses.divergence(student, teacher, 1.0).item() == pytest.approx(wanted)
+    assert losses.distillation_loss(student, teacher, 1.0).item() == pytest.approx(wanted)
     # At temperature 2 the odds 3 : 1 become sqrt(3) : 1, and the square of the temperature is put back.
     p = math.sqrt(3) / (1 + math.sqrt(3))
     wanted = 4 * (p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p)))
-    assert losses.divergence(student, teacher, 2.0).item() == pytest.approx(wanted)
+    assert losses.distillation_loss(student, teacher, 2.0).item() == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("given", [None, LabelDistances(("a", "b", "c"), MATRIX**2, {})], ids=["none", "others"])

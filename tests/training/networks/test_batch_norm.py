@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from hangtag.training.catalog import build
 from hangtag.training.networks.batch_norm import Normalised, add_batch_norm, fold_batch_norm
-from hangtag.training.networks.single_label import build, parameter_count
+from hangtag.training.networks.single_label import parameter_count
 
 
 @pytest.fixture(scope="module")

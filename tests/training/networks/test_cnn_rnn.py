@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hangtag.training.networks.cnn_rnn import MAX_LABELS, CnnRnn, beam_search
+from hangtag.training.data.multi_label import MAX_LABELS
+from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 
 LABELS = 3
 PATHS = [path for length in range(LABELS + 1) for path in permutations(range(LABELS), length)]

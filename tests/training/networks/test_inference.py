@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from hangtag.training.catalog import build
 from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.networks.inference import normalise, predict
-from hangtag.training.networks.single_label import build
 
 
 def test_logits_do_not_depend_on_the_batch_size(small: FashionMnist) -> None:

@@ -2,7 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from hangtag.training.networks.single_label import MODELS, Lstm, build, parameter_count
+from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS, build
+from hangtag.training.networks.single_label import Lstm, parameter_count
+
+MODELS = [name for name in NETWORKS if name not in MULTI_LABEL_NETWORKS]
 
 
 @pytest.mark.parametrize(

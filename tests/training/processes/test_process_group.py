@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from hangtag.cli import main
 from hangtag.training.errors import ProcessesError
-from hangtag.training.processes.process_group import Group, joined
+from hangtag.training.processes.distributed import DistributedGroup, process_group
+from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.run import Run
 from tests.training.configs import make_config, weights
 
@@ -30,11 +31,11 @@ from pathlib import Path
 from tests.training.configs import OnStep, make_config
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.loop import trainer
-from hangtag.training.processes.process_group import joined
+from hangtag.training.processes.distributed import process_group
 from hangtag.training.errors import DivergedError
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.single_label import SingleLabel
-from hangtag.training.tasks.task import Step
+from hangtag.training.tasks.single_label import SingleLabelTask
+from hangtag.training.losses.outcome import BatchOutcome
 
 model, folder, limit, fate = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 config = make_config(model, limit=limit, epochs=3)
@@ -44,15 +45,15 @@ def report(at):
     if fate == "die" and (at.epoch, at.step) == (2, 2):
         raise SystemExit(3)
 
-with joined("cpu") as group:
-    config = replace(config, processes=group.size)
+with process_group("cpu") as group:
+    config = replace(config, processes=group.world_size)
 
     def spoil(at):
         report(at)
         if fate == "diverge" and (at.epoch, at.step) == (1, at.steps) and group.rank == 1:
-            SingleLabel.step = lambda *asked: Step(*(part * float("nan") for part in step(*asked)))
+            SingleLabelTask.training_step = lambda *asked: BatchOutcome(*(part * float("nan") for part in step(*asked)))
 
-    step = SingleLabel.step
+    step = SingleLabelTask.training_step
     try:
         trainer.train(config, data.load(Path(sys.argv[1])), Run(folder), OnStep(spoil), group=group)
     except DivergedError as error:
@@ -183,7 +184,7 @@ def test_variables_that_make_no_group_are_explained(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ProcessesError, match=said), joined("cpu"):
+    with pytest.raises(ProcessesError, match=said), process_group("cpu"):
         pytest.fail("they made a group")
 
 
@@ -207,14 +208,14 @@ def test_the_command_runs_under_torchrun_and_says_everything_once(raw_dir: Path,
 
 def test_every_sample_of_a_batch_is_answered_once_and_weighs_the_same() -> None:
     batch = torch.arange(7)
-    parts = [Group(rank, 3).part(batch) for rank in range(3)]
+    parts = [DistributedGroup(rank, 3).share_of(batch) for rank in range(3)]
     assert sorted(torch.cat([indices for indices, _ in parts]).tolist()) == batch.tolist()
     # DistributedDataParallel averages over the three processes.
     for indices, weight in parts:
         assert weight / 3 / len(indices) == pytest.approx(1 / 7)
-    assert Group().part(batch)[1] == 1.0
+    assert ProcessGroup().share_of(batch)[1] == 1.0
 
 
 def test_a_process_without_samples_takes_part_at_no_weight() -> None:
-    indices, weight = Group(2, 3).part(torch.tensor([4, 5]))
+    indices, weight = DistributedGroup(2, 3).share_of(torch.tensor([4, 5]))
     assert (indices.tolist(), weight) == ([4], 0.0)

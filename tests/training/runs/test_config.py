@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from hangtag.training.catalog import recipe_for
 from hangtag.training.cli import train
 from hangtag.training.losses.single_label import DistanceLoss
-from hangtag.training.recipes import recipe_for
 from hangtag.training.runs.config import RunConfig, TeacherFile, command, identity, portable
 from tests.training.configs import make_config
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from hangtag.training.catalog import recipe_for
 from hangtag.training.errors import RunMismatchError
-from hangtag.training.recipes import recipe_for
 from hangtag.training.runs.config import TeacherFile
 from hangtag.training.runs.run import Run, environment, git_revision
 from tests.training.configs import begin, make_config

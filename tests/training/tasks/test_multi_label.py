@@ -6,66 +6,68 @@ import pytest
 import torch
 from torch import nn
 
+from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS, build, recipe_for
 from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.data.multi_label import MultiLabelData
-from hangtag.training.errors import DivergedError
+from hangtag.training.errors import DivergedError, SettingsError
 from hangtag.training.loop import trainer
-from hangtag.training.losses.multi_label import OBJECTIVES, Sigmoids
+from hangtag.training.losses.multi_label import Sigmoids
 from hangtag.training.metrics.multi_label import decide, evaluate
 from hangtag.training.networks.batch_norm import Normalised
 from hangtag.training.networks.cnn_rnn import CnnRnn
 from hangtag.training.networks.single_label import parameter_count
-from hangtag.training.observer import Progress, Watch
-from hangtag.training.recipes import MULTI_LABEL, MULTI_LABEL_MODELS, STUDY, default_recipe, recipe_for
+from hangtag.training.observer import Observer, StepProgress
+from hangtag.training.recipes import MULTI_LABEL_RECIPE, STUDY
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.multi_label import MultiLabel
+from hangtag.training.tasks.multi_label import MultiLabelTask
 from hangtag.training.tasks.selection import build_task
-from hangtag.training.tasks.single_label import SingleLabel
+from hangtag.training.tasks.single_label import SingleLabelTask
 from tests.training.configs import OnStep, figures, make_config, same_weights, weights
 from tests.training.multi_label_configs import config_of
 
 CPU = torch.device("cpu")
-LOOKING_AWAY = Watch()
+IGNORING = Observer()
 
 
 def test_all_networks_have_the_same_encoder_and_a_recipe_of_their_own() -> None:
-    networks = {model: objective(torch.arange(10)).network() for model, objective in OBJECTIVES.items()}
+    networks = {model: build(model) for model in MULTI_LABEL_NETWORKS}
     sizes = {
         model: next(parameter_count(module) for name, module in network.named_modules() if name in ("encoder", "0"))
         for model, network in networks.items()
     }
     assert len(set(sizes.values())) == 1
-    assert tuple(OBJECTIVES) == MULTI_LABEL_MODELS
-    for model in OBJECTIVES:
-        assert recipe_for(default_recipe(model), model) is MULTI_LABEL
-        with pytest.raises(KeyError, match="multi-label"):
+    for model in MULTI_LABEL_NETWORKS:
+        assert recipe_for(None, model) is MULTI_LABEL_RECIPE
+        with pytest.raises(SettingsError, match="multi-label"):
             recipe_for("study", model)
-    assert recipe_for(default_recipe("lstm"), "lstm") is STUDY
-    with pytest.raises(KeyError):
+    assert recipe_for(None, "lstm") is STUDY
+    with pytest.raises(SettingsError):
         recipe_for("multi-label", "lstm")
 
 
-@pytest.mark.parametrize("model", OBJECTIVES)
+@pytest.mark.parametrize("model", MULTI_LABEL_NETWORKS)
 def test_folding_batch_norm_away_changes_no_answer(model: str, outfits: MultiLabelData) -> None:
     torch.manual_seed(0)
-    task = MultiLabel(config_of(model), outfits, CPU, LOOKING_AWAY)
+    task = MultiLabelTask(config_of(model), outfits, CPU, IGNORING)
     network = task.network()
     assert sum(isinstance(module, Normalised) for module in network.modules()) >= 5, "the whole encoder"
     for start in (0, 32, 64):
-        task.step(network, torch.arange(start, start + 32))
+        task.training_step(network, torch.arange(start, start + 32))
     network.eval()
     folded = task.deployable(network)
     assert not any(isinstance(module, Normalised | nn.BatchNorm2d) for module in folded.modules())
-    assert folded.state_dict().keys() == OBJECTIVES[model](torch.arange(10)).network().state_dict().keys()
-    objective = OBJECTIVES[model](torch.arange(10))
+    assert folded.state_dict().keys() == build(model).state_dict().keys()
+    kind = NETWORKS[model].objective
+    assert kind is not None
+    objective = kind(torch.arange(10))
     labels = torch.from_numpy(outfits.test.labels)
     pixels = torch.from_numpy(outfits.test.images) / 255
     with torch.no_grad():
-        losses = [float(objective.step(which, pixels, labels, 0).loss) for which in (network, folded)]
+        losses = [float(objective.training_step(which, pixels, labels, 0).loss) for which in (network, folded)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("model", OBJECTIVES)
+@pytest.mark.parametrize("model", MULTI_LABEL_NETWORKS)
 def test_training_learns_to_tell_sets_and_the_summary_has_its_figures(
     model: str, plain: MultiLabelData, tmp_path: Path
 ) -> None:
@@ -89,11 +91,10 @@ def test_training_learns_to_tell_sets_and_the_summary_has_its_figures(
 def test_what_was_kept_gives_the_summarys_figures_again(plain: MultiLabelData, tmp_path: Path) -> None:
     config = config_of("sigmoids", epochs=2)
     summary = trainer.train(config, plain, Run(tmp_path))["summary"]
-    objective = Sigmoids(torch.arange(4))
-    network = objective.network().eval()
+    network = build("sigmoids", 4).eval()
     network.load_state_dict(weights(tmp_path))
     with torch.no_grad():
-        scores = objective.answer(network, torch.from_numpy(plain.test.images) / 255).scores.numpy()
+        scores = Sigmoids(torch.arange(4)).predict(network, torch.from_numpy(plain.test.images) / 255).scores.numpy()
     outcome = evaluate(decide(scores, summary["thresholds"]["o_f1"]), scores, plain.test.labels)
     assert outcome.o_f1 == pytest.approx(summary["test"]["o_f1"])
     assert outcome.mean_ap == pytest.approx(summary["test"]["mean_ap"])
@@ -107,7 +108,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(outfits: MultiLabelData, tmp_p
     config = config_of("cnn_rnn", limit=64)
     unbroken = trainer.train(config, outfits, Run(tmp_path / "unbroken"))
 
-    def crash(at: Progress) -> None:
+    def crash(at: StepProgress) -> None:
         if at.epoch == 2:
             raise CrashError
 
@@ -117,15 +118,15 @@ def test_a_killed_run_goes_on_to_the_same_weights(outfits: MultiLabelData, tmp_p
     assert same_weights(weights(tmp_path / "broken"), weights(tmp_path / "unbroken"))
 
 
-@pytest.mark.parametrize("model", OBJECTIVES)
+@pytest.mark.parametrize("model", MULTI_LABEL_NETWORKS)
 def test_a_loss_that_is_no_number_stops_the_run(model: str, outfits: MultiLabelData, tmp_path: Path) -> None:
     with pytest.raises(DivergedError):
         trainer.train(config_of(model, learning_rate=1e30), outfits, Run(tmp_path))
 
 
-@pytest.mark.parametrize("model", OBJECTIVES)
+@pytest.mark.parametrize("model", MULTI_LABEL_NETWORKS)
 def test_weights_that_are_no_numbers_have_no_figure(model: str, outfits: MultiLabelData) -> None:
-    task = MultiLabel(config_of(model), outfits, CPU, LOOKING_AWAY)
+    task = MultiLabelTask(config_of(model), outfits, CPU, IGNORING)
     network = task.deployable(task.network())
     with torch.no_grad():
         for parameter in network.parameters():
@@ -134,11 +135,11 @@ def test_weights_that_are_no_numbers_have_no_figure(model: str, outfits: MultiLa
 
 
 def test_the_data_set_decides_the_task(outfits: MultiLabelData, small: FashionMnist) -> None:
-    assert isinstance(build_task(config_of("cnn_rnn"), outfits, CPU, None), MultiLabel)
-    assert isinstance(build_task(make_config(), small, CPU, None), SingleLabel)
+    assert isinstance(build_task(config_of("cnn_rnn"), outfits, CPU, None), MultiLabelTask)
+    assert isinstance(build_task(make_config(), small, CPU, None), SingleLabelTask)
 
 
 def test_networks_take_the_number_of_labels_from_the_data(plain: MultiLabelData) -> None:
-    network = MultiLabel(config_of("cnn_rnn"), plain, CPU, LOOKING_AWAY).network()
+    network = MultiLabelTask(config_of("cnn_rnn"), plain, CPU, IGNORING).network()
     assert isinstance(network, CnnRnn)
     assert network.labels == 4

@@ -12,11 +12,12 @@ from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.errors import TeacherError
 from hangtag.training.loop import trainer
 from hangtag.training.metrics.single_label import evaluate
-from hangtag.training.observer import Watch
-from hangtag.training.processes.process_group import Group
+from hangtag.training.observer import Observer
+from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.recipes import Distillation
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.teacher import Ensemble, OnnxTeacher, answers, published
+from hangtag.training.tasks.onnx_teacher import OnnxTeacher
+from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers, teacher_logits
 from tests import shipped
 from tests.training.configs import make_config, same_weights, weights
 
@@ -43,25 +44,25 @@ def test_it_is_known_by_its_contents_wherever_it_lies(teacher: OnnxTeacher, tmp_
 
 def test_several_teachers_answers_are_averaged_in_whatever_order(teacher: OnnxTeacher, small: FashionMnist) -> None:
     images = small.test.images[:50]
-    both = Ensemble([CNN, LSTM])
+    both = TeacherEnsemble([CNN, LSTM])
     np.testing.assert_allclose(both(images), (teacher(images) + OnnxTeacher(LSTM)(images)) / 2, rtol=1e-6, atol=1e-6)
     assert both(images).dtype == np.float32
     assert [file.path for file in both.files] == [str(CNN), str(LSTM)]
-    np.testing.assert_array_equal(Ensemble([LSTM, CNN])(images), both(images))
-    np.testing.assert_array_equal(Ensemble([CNN])(images), teacher(images))
+    np.testing.assert_array_equal(TeacherEnsemble([LSTM, CNN])(images), both(images))
+    np.testing.assert_array_equal(TeacherEnsemble([CNN])(images), teacher(images))
 
 
 def test_a_teacher_named_twice_is_refused(tmp_path: Path) -> None:
     copy = Path(shutil.copy(CNN, tmp_path / "copy.onnx"))
-    with pytest.raises(TeacherError, match=r"the teachers .*\.onnx and .*\.onnx are one and the same model"):
-        Ensemble([CNN, LSTM, copy])
+    with pytest.raises(TeacherError, match=r"the teachers .*\.onnx and .*\.onnx are the same model"):
+        TeacherEnsemble([CNN, LSTM, copy])
 
 
 def test_all_versions_teach_unless_others_are_named(tmp_path: Path) -> None:
     for version in ("2", "10", "notes"):
         (tmp_path / "cnn" / version).mkdir(parents=True)
         (tmp_path / "cnn" / version / "model.onnx").touch()
-    assert published("cnn", tmp_path) == [tmp_path / "cnn" / version / "model.onnx" for version in ("2", "10")]
+    assert published_teachers("cnn", tmp_path) == [tmp_path / "cnn" / version / "model.onnx" for version in ("2", "10")]
 
 
 def test_no_teacher_is_explained(tmp_path: Path) -> None:
@@ -70,11 +71,11 @@ def test_no_teacher_is_explained(tmp_path: Path) -> None:
         match=r"no cnn under .* to learn from\. Name .*FILE\.onnx"
         r".*train cnn --recipe teacher, .*export cnn --models runs/teachers\.$",
     ):
-        published("cnn", tmp_path)
+        published_teachers("cnn", tmp_path)
     with pytest.raises(TeacherError, match=r"cannot be read \(No such file or directory\)"):
         OnnxTeacher(tmp_path / "cnn.onnx")
     (tmp_path / "cnn.onnx").write_bytes(CNN.read_bytes()[:1000])
-    with pytest.raises(TeacherError, match="is no model that can be loaded"):
+    with pytest.raises(TeacherError, match="cannot be loaded as a model"):
         OnnxTeacher(tmp_path / "cnn.onnx")
 
 
@@ -118,13 +119,13 @@ def labels_that_are_none(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (rename_logits, r"must read image: UINT8 .* but it reads .* and gives .*scores"),
+        (rename_logits, r"must have the input image: UINT8 .* but its inputs are .* and its outputs .*scores"),
         (
             fix_batch,
-            r"takes batches of 32 alone; it must take any number of images, as what 'hangtag export' publishes",
+            r"takes only batches of 32; it must take any number of images, like the models that 'hangtag export'",
         ),
-        (other_labels, r"knows the labels digit 0, .*digit 9; those to learn are T-shirt/top, .*, in this order"),
-        (labels_that_are_none, r"knows the labels none; those to learn are"),
+        (other_labels, r"has the labels digit 0, .*digit 9; it must have T-shirt/top, .*, in this order"),
+        (labels_that_are_none, r"has the labels none; it must have"),
     ],
 )
 def test_a_model_of_something_else_cannot_teach(
@@ -136,7 +137,7 @@ def test_a_model_of_something_else_cannot_teach(
 
 def test_answers_that_are_no_numbers_teach_nothing(tmp_path: Path, small: FashionMnist) -> None:
     teacher = OnnxTeacher(changed(tmp_path / "spoiled.onnx", spoil))
-    with pytest.raises(TeacherError, match=r"spoiled\.onnx answers 5 of 5 images with logits that are not finite"):
+    with pytest.raises(TeacherError, match=r"spoiled\.onnx gave logits that are not finite for 5 of 5 images"):
         teacher(small.test.images[:5])
 
 
@@ -152,23 +153,23 @@ def test_without_onnx_runtime_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
 
 
 def test_answers_are_reported_and_may_be_stopped_between_batches(teacher: OnnxTeacher, small: FashionMnist) -> None:
-    class Counting(Watch):
+    class Counting(Observer):
         def __init__(self) -> None:
             self.seen: list[tuple[int, int]] = []
 
-        def taught(self, answered: int, images: int) -> None:
+        def on_teacher_logits(self, answered: int, images: int) -> None:
             self.seen.append((answered, images))
 
-        def wants_stop(self) -> bool:
+        def stop_requested(self) -> bool:
             return len(self.seen) == 2
 
     watch, images = Counting(), small.train.images[:700]
-    logits = answers(teacher, images, Group(), watch)
+    logits = teacher_logits(teacher, images, ProcessGroup(), watch)
     assert watch.seen == [(1000, 1400), (1400, 1400)]
     both = (teacher(images[500:]) + teacher(images[500:, :, ::-1])) / 2
     np.testing.assert_array_equal(logits[500:], both)
     with pytest.raises(KeyboardInterrupt):
-        answers(teacher, images, Group(), watch)
+        teacher_logits(teacher, images, ProcessGroup(), watch)
 
 
 def test_a_student_learns_what_the_labels_do_not_tell(
