@@ -63,7 +63,7 @@ def recipe_for(name: str | None, network: str) -> Recipe:
     recipes = {recipe.name: recipe for recipe in NETWORKS[network].recipes}
     chosen = name or next(iter(recipes))
     if chosen not in recipes:
-        raise SettingsError(f"there is no recipe {name} for {network}; it has: {', '.join(recipes)}.")
+        raise SettingsError(f"there is no such recipe for {network}; it has: {', '.join(recipes)}.")
     return recipes[chosen]
 
 
