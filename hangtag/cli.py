@@ -52,6 +52,12 @@ def name_variables_after_flags(command: click.Command, prefix: str) -> None:
             name_variables_after_flags(below, f"{prefix}_{name.upper().replace('-', '_')}")
 
 
+def quiet_native_libraries() -> None:
+    """Set the variables that gRPC and ONNX Runtime read while they are imported, where the user has set none."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core prints what grpcio raises as well
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 class LazyGroup(click.Group):
     """A click group that imports a subcommand's module only to run it or to show its own help."""
 
@@ -63,6 +69,7 @@ class LazyGroup(click.Group):
         if entry is None:
             return None
         module_name, _, attribute = entry.location.partition(":")
+        quiet_native_libraries()
         with needs(entry.extra, f"'hangtag {cmd_name}'"):
             command: click.Command = getattr(importlib.import_module(module_name), attribute)
         name_variables_after_flags(command, f"HANGTAG_{cmd_name.upper()}")

@@ -1,7 +1,1 @@
-"""Model repository -> answers over gRPC. Nothing here imports torch."""
-
-import os
-
-# gRPC's core prints what grpcio raises as well, and each failed handshake, in a form of its own. Said once, in our own
-# words, is enough.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+"""Serve the models of a repository over gRPC, call such a server, and load-test it. Nothing in here imports torch."""

@@ -7,7 +7,7 @@ import structlog
 
 from hangtag.serving.server.config.server_config import ServerConfig, server_options
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.process import main as life
+from hangtag.serving.server.process import environment
 from hangtag.serving.server.telemetry.log import configure_log
 
 log = structlog.get_logger()
@@ -28,10 +28,14 @@ def serve(**options: Any) -> None:
       hangtag health --wait 30                    (elsewhere) returns as soon as it is ready
     """
     configure_log()
+    environment.prepare()
+    # Imported here, because gRPC and ONNX Runtime read their variables while they are imported.
+    from hangtag.serving.server.process import main
+
     try:
         config = ServerConfig(**options)
         if config.dangers:
             log.warning(f"LISTENING BEYOND LOOPBACK: {' and '.join(config.dangers)}", host=config.host)
-        life.run(config)
+        main.run(config)
     except StartError as error:
         raise click.ClickException(str(error)) from error

@@ -15,11 +15,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError, ServerError
 
-FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 50_000_000
 """A picture that unpacks to more is refused before it is unpacked: a small file can hold a huge one."""
 
@@ -27,7 +29,9 @@ MAX_PIXELS_AT_ONCE = 2 * MAX_PIXELS
 """Of all pictures that are being unpacked; each pixel takes up to ten bytes meanwhile. More wait for their turn."""
 TURN_SECONDS = 10.0
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is looser, and a warning as often as an error
+# Image.open would check the size against Image.MAX_IMAGE_PIXELS, which belongs to the whole program, is looser than
+# MAX_PIXELS and is a warning as often as an error. These read the header, and decode when they are asked to load.
+_READERS = (PngImageFile, JpegImageFile, WebPImageFile)
 
 _THUMBNAIL_EDGE = 73
 _BACKGROUND_TOLERANCE = 0.05 * 255  # the authors' 5 % of the maximum intensity
@@ -41,15 +45,13 @@ def decode(data: bytes, height: int, width: int, *, whole: bool = False) -> Pixe
     Raises InvalidRequestError for anything else, and QueueFullError when too many large pictures are being unpacked.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _open(data) as image:
             _refuse_bomb(image)
             with _unpacking(image.width * image.height):
                 grey = _grey(ImageOps.exif_transpose(image))
                 grey.load()
     except ServerError:
         raise
-    except UnidentifiedImageError as error:
-        raise InvalidRequestError("the image is not a PNG, JPEG or WebP file; for bare pixels use `raw`") from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
         raise InvalidRequestError(f"the image cannot be decoded: {error}") from error
     if grey.size == (width, height):
@@ -85,6 +87,16 @@ def _centre(picture: Image.Image, background: float, height: int, width: int) ->
     result = np.asarray(canvas)
     # The authors' photos have a white background, so they negate; a picture that is dark already keeps its tones.
     return 255 - result if background > 127 else result
+
+
+def _open(data: bytes) -> Image.Image:
+    """The image, with its size known and nothing decoded yet."""
+    for reader in _READERS:
+        try:
+            return reader(io.BytesIO(data))
+        except SyntaxError:  # how Pillow says that the file has another format
+            continue
+    raise InvalidRequestError("the image is not a PNG, JPEG or WebP file; for bare pixels use `raw`")
 
 
 def _refuse_bomb(image: Image.Image) -> None:

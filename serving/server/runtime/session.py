@@ -1,7 +1,6 @@
 """ONNX Runtime, and the only module that knows it: one session, which runs one batch at a time per caller."""
 
 import contextlib
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -10,18 +9,14 @@ from typing import Any
 
 import numpy.typing as npt
 
-# Official Linux builds since 1.29 send telemetry unless this is set before the import.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-import onnxruntime
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
-
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
 from hangtag.serving.server.runtime import providers
 from hangtag.serving.server.runtime.arrays import dtype_of as dtype_of
 from hangtag.serving.server.runtime.arrays import zeros
 from hangtag.serving.server.runtime.batch_buckets import bucket_sizes, doubt, shape_of
 from hangtag.serving.server.runtime.io_binding import BoundSession, Buffers, FixedBuffers, OneThreadSession, Staging
+from hangtag.serving.server.runtime.onnx_runtime import VERSION as VERSION
+from hangtag.serving.server.runtime.onnx_runtime import onnxruntime
 from hangtag.serving.server.runtime.pinned_memory import PinnedMemory
 from hangtag.serving.server.runtime.providers import CPU, CUDA, Gpu, Provider
 from hangtag.serving.server.runtime.verification import Proof, seconds
@@ -29,8 +24,6 @@ from hangtag.serving.signature import Signature, TensorSpec, UnsupportedModelErr
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
-
-VERSION: str = onnxruntime.__version__
 
 # One pool of memory for all sessions: each would keep its own for the largest batch it ever saw. It grows by what is
 # asked for (kSameAsRequested), not by doubling, which keeps what nobody uses.
@@ -120,7 +113,7 @@ class Runtime:
                 with contextlib.suppress(Exception):
                     return self._bound.run(inputs)
             return self._ordinary(inputs, session)
-        except InvalidArgument as error:
+        except onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise InvalidValuesError(f"ONNX Runtime refuses the values in the request: {error}") from error
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
             if self._is_for_these_alone(error):

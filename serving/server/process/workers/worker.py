@@ -2,7 +2,6 @@
 
 import queue
 import signal
-import sys
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -27,7 +26,6 @@ from hangtag.serving.server.process.workers.messages import (
     Unload,
 )
 from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
-from hangtag.serving.server.telemetry.log import configure_log
 from hangtag.serving.server.telemetry.server_state import ServerState
 
 log = structlog.get_logger()
@@ -119,11 +117,3 @@ class Worker:
                 return self._asked_to_stop.get(timeout=0.5)
             except queue.Empty:
                 continue
-
-
-def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ...]], connection: Connection) -> None:
-    """The process's main function. number: which worker this is, for the log."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
-    configure_log(worker=number)
-    if not Worker(config, versions, connection).run():
-        sys.exit(1)

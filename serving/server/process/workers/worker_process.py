@@ -7,7 +7,7 @@ from typing import Any
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import UnavailableError
-from hangtag.serving.server.process.workers import worker
+from hangtag.serving.server.process.workers import entry
 from hangtag.serving.server.process.workers.messages import GetState, Stop
 from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
 from hangtag.serving.server.telemetry.server_state import ServerState
@@ -43,7 +43,7 @@ class WorkerProcess:
         """When that was."""
         ours, theirs = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(
-            target=worker.main, args=(number, config, versions, theirs), name=f"worker-{number}", daemon=True
+            target=entry.main, args=(number, config, versions, theirs), name=f"worker-{number}", daemon=True
         )
         self._process.start()
         theirs.close()  # only the worker holds its end now, so its end is the end of this one

@@ -193,6 +193,12 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(edge: int) -> Non
         images.decode(bomb, 28, 28)
 
 
+def test_pillows_own_limit_belongs_to_the_program_and_decides_nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert decoded(Image.fromarray(random_pixels())).shape == (28, 28)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
 def test_an_animation_gives_its_first_picture() -> None:
     frames = [Image.fromarray(random_pixels(seed)) for seed in range(3)]
     for format_, options in (("PNG", {}), ("WEBP", {"lossless": True})):

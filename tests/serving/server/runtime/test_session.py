@@ -213,10 +213,10 @@ def test_telemetry_is_off_before_onnx_runtime_is_imported() -> None:
         "    return imported(name, *rest, **more)\n"
         "builtins.__import__ = noting\n"
         "import hangtag.serving.server.runtime.session\n"
-        "print(seen)\n"
+        "print(seen, os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
     )
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert result.stdout.strip() == "['1']"
+    assert result.stdout.strip() == "['1'] None"
 
 
 def widened(models: Path, monkeypatch: pytest.MonkeyPatch, *seconds: float) -> Runtime:

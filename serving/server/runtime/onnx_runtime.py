@@ -1,0 +1,18 @@
+"""Imports ONNX Runtime for this folder, with its telemetry off; the other modules take it from here."""
+
+import os
+
+# Official Linux builds since 1.29 send telemetry unless they find this variable when they are imported. It is set for
+# the import alone, so that a program that imports hangtag keeps the environment that it had.
+_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+_was_set = _TELEMETRY in os.environ
+os.environ.setdefault(_TELEMETRY, "1")
+try:
+    import onnxruntime as onnxruntime
+finally:
+    if not _was_set:
+        del os.environ[_TELEMETRY]
+if os.environ.get(_TELEMETRY, "1") == "1":
+    onnxruntime.disable_telemetry_events()
+
+VERSION: str = onnxruntime.__version__
