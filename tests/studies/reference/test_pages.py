@@ -84,7 +84,7 @@ def test_the_table_follows_the_results(tmp_path: Path) -> None:
     ],
 )
 def test_results_of_another_form_are_refused(document: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"is not as benchmarks/server/measure\.py writes it"):
+    with pytest.raises(ValueError, match=r"is not as studies/server/measure\.py writes it"):
         capacity.read(document)
 
 
