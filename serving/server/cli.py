@@ -5,7 +5,8 @@ from typing import Any
 import click
 import structlog
 
-from hangtag.serving.server.config.server_config import ServerConfig, server_options
+from hangtag.serving.server.config.click_options import server_options
+from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process import environment
 from hangtag.serving.server.telemetry.log import configure_log

@@ -4,9 +4,6 @@ import contextlib
 import dataclasses
 import tomllib
 from pathlib import Path
-from typing import Any
-
-import click
 
 from hangtag.serving.model_repository import SETTINGS_FILE
 from hangtag.serving.server.config.server_config import ServerConfig
@@ -23,7 +20,6 @@ NAMES = (
     "gpu_mem_limit_mib",
     "cuda_graphs",
 )
-_KINDS = {int: "a whole number", str: "a text in quotes"}
 
 
 def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
@@ -34,16 +30,16 @@ def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
     """
     file = folder / SETTINGS_FILE
     try:
-        given = tomllib.loads(file.read_text())
+        values = tomllib.loads(file.read_text())
     except FileNotFoundError:
         return config
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StartError(f"{file} cannot be read as TOML: {error}") from error
-    unknown = [name for name in given if name not in NAMES]
+    unknown = [name for name in values if name not in NAMES]
     if unknown:
         raise StartError(f"{file}: unknown setting {unknown[0]!r}; a model may set {', '.join(NAMES)}")
     try:
-        return dataclasses.replace(config, **{name: _checked(name, value) for name, value in given.items()})
+        return dataclasses.replace(config, **values)
     except StartError as error:
         raise StartError(f"{file}: {error}") from error
 
@@ -67,14 +63,3 @@ def largest_settings(config: ServerConfig) -> ServerConfig:
         max_queue_size=max(each.max_queue_size for each in settings),
         instances=max(each.instance_count for each in settings),
     )
-
-
-def _checked(name: str, value: object) -> Any:
-    declared = next(each for each in dataclasses.fields(ServerConfig) if each.name == name)
-    kind = type(declared.default)
-    if type(value) is not kind:
-        raise StartError(f"{name} is {value!r}; expected {_KINDS[kind]}")
-    try:
-        return declared.metadata["type"].convert(value, None, None)
-    except click.BadParameter as error:
-        raise StartError(f"{name}: {error.message}") from error

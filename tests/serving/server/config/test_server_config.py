@@ -1,4 +1,7 @@
 import dataclasses
+import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -6,22 +9,25 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from hangtag.serving.server.config.server_config import ServerConfig, server_options
+from hangtag.serving.model_repository import SETTINGS_FILE
+from hangtag.serving.server.config.click_options import server_options
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.model_settings import NAMES, settings_of
 from hangtag.serving.server.errors import StartError
 
 FILE = Path("file")
 
 
 def parsed(*arguments: str, env: dict[str, str] | None = None) -> tuple[Result, ServerConfig | None]:
-    made: list[ServerConfig] = []
+    configs: list[ServerConfig] = []
 
     @click.command(context_settings={"auto_envvar_prefix": "TEST"})
     @server_options
     def command(**options: Any) -> None:
-        made.append(ServerConfig(**options))
+        configs.append(ServerConfig(**options))
 
     result = CliRunner().invoke(command, arguments, env=env)
-    return result, made[0] if made else None
+    return result, configs[0] if configs else None
 
 
 def test_the_options_defaults_are_the_configurations() -> None:
@@ -46,41 +52,94 @@ def test_options_and_variables_arrive_with_their_types() -> None:
     assert config == ServerConfig(models=Path("m"), max_batch_size=8, drain_seconds=0.5, port=0)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--port", "65536"),
-        ("--port", "-1"),
-        ("--provider", "tpu"),
-        ("--gpu-device-id", "-1"),
-        ("--gpu-mem-limit-mib", "-1"),
-        ("--cuda-graphs", "maybe"),
-        ("--instances", "-1"),
-        ("--max-batch-size", "0"),
-        ("--max-queue-size", "0"),
-        ("--model-max-batch-size", "cnn"),
-        ("--model-max-batch-size", "=8"),
-        ("--model-max-batch-size", "cnn="),
-        ("--model-max-batch-size", "cnn=-1"),
-        ("--model-max-batch-size", "cnn=4097"),
-        ("--model-max-batch-size", "cnn=²"),
-        ("--max-queue-delay-microseconds", "-1"),
-        ("--max-message-mib", "0"),
-        ("--drain-seconds", "-1"),
-        ("--max-concurrent-streams", "0"),
-        ("--hot-path", "maybe"),
-        ("--intra-op-threads", "-1"),
-        ("--max-connections", "0"),
-        ("--keepalive-seconds", "0"),
-        ("--connection-idle-seconds", "0"),
-        ("--min-ping-seconds", "-1"),
-    ],
-    ids=" ".join,
-)
-def test_values_out_of_range_are_usage_errors(arguments: tuple[str, ...]) -> None:
-    result, config = parsed(*arguments)
+# For each setting a value that it refuses: as its text on the command line, as a Python value, and the sentence.
+REFUSED: dict[str, tuple[str, object, str]] = {
+    "models": ("", "models", "'models' is not a path"),
+    "model_control": ("auto", "auto", "'auto' is not one of 'none', 'poll', 'explicit'"),
+    "load_model": ("", (1,), "1 is not a text"),
+    "poll_seconds": ("0.05", 0.05, "0.05 is not a number of seconds from 0.1 to 2000000"),
+    "num_versions": ("-1", -1, "-1 is not a whole number of at least 0"),
+    "host": ("", 1, "1 is not a text"),
+    "port": ("99999", 99999, "99999 is not a whole number from 0 to 65535"),
+    "metrics_port": ("-2", -2, "-2 is not a whole number from -1 to 65535"),
+    "otlp_endpoint": ("", None, "None is not a text"),
+    "provider": ("tpu", "tpu", "'tpu' is not one of 'auto', 'cpu', 'cuda', 'tensorrt'"),
+    "gpu_device_id": ("-1", -1, "-1 is not a whole number of at least 0"),
+    "gpu_mem_limit_mib": ("-1", -1, "-1 is not a whole number of at least 0"),
+    "cuda_graphs": ("maybe", "maybe", "'maybe' is not one of 'off', 'auto', 'on'"),
+    "workers": ("0", 0, "0 is not a whole number from 1 to 256"),
+    "instances": ("-1", -1, "-1 is not a whole number from 0 to 64"),
+    "intra_op_threads": ("two", "two", "'two' is not a whole number from 0 to 256"),
+    "max_batch_size": ("0", 0, "0 is not a whole number from 1 to 4096"),
+    "model_max_batch_size": (
+        "cnn=4097",
+        (("cnn", 4097),),
+        "'cnn=4097' is not a model's name, '=' and a number from 0 to 4096",
+    ),
+    "max_queue_size": ("0", 0, "0 is not a whole number from 1 to 4096"),
+    "max_queue_delay_microseconds": ("1.5", "1.5", "'1.5' is not a whole number from 0 to 10000000"),
+    "tls_cert": ("/", Path("/"), "/ is not the path of a file"),
+    "tls_key": ("/", Path("/"), "/ is not the path of a file"),
+    "tls_client_ca": ("/", Path("/"), "/ is not the path of a file"),
+    "token_file": ("/", Path("/"), "/ is not the path of a file"),
+    "max_message_mib": ("0", 0, "0 is not a whole number from 1 to 1024"),
+    "max_concurrent_streams": ("0", 0, "0 is not a whole number from 1 to 100000"),
+    "max_connections": ("0", 0, "0 is not a whole number from 1 to 1000000"),
+    "connection_idle_seconds": ("0.0", 0.0, "0.0 is not a number of seconds from 1 to 2000000"),
+    "connection_age_seconds": ("inf", math.inf, "inf is not a number of seconds from 0 to 2000000"),
+    "keepalive_seconds": ("nan", math.nan, "nan is not a number of seconds from 1 to 2000000"),
+    "min_ping_seconds": ("-1.0", -1.0, "-1.0 is not a number of seconds from 0 to 2000000"),
+    "hot_path": ("maybe", "maybe", "'maybe' is not one of 'auto', 'on', 'off'"),
+    "drain_seconds": ("long", "long", "'long' is not a number of seconds from 0 to 2000000"),
+}
+
+
+def test_every_setting_has_a_value_that_it_refuses() -> None:
+    assert [*REFUSED] == [declared.name for declared in dataclasses.fields(ServerConfig)]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_constructor_the_command_and_a_models_file_refuse_a_value_with_the_same_sentence(
+    name: str, tmp_path: Path
+) -> None:
+    text, value, sentence = REFUSED[name]
+    with pytest.raises(StartError) as refused:
+        ServerConfig(**{name: value})  # type: ignore[arg-type]
+    assert str(refused.value) == f"{name}: {sentence}"
+    if text:
+        option = f"--{name.replace('_', '-')}"
+        result, config = parsed(option, text)
+        assert (result.exit_code, config) == (2, None)
+        assert f"Error: Invalid value for '{option}': {sentence}\n" in result.output
+        assert parsed(env={f"TEST_{name.upper()}": text})[0].exit_code == 2
+    if name in NAMES:
+        (tmp_path / SETTINGS_FILE).write_text(f"{name} = {value!r}\n")
+        with pytest.raises(StartError) as in_file:
+            settings_of(tmp_path, ServerConfig())
+        assert str(in_file.value) == f"{tmp_path / SETTINGS_FILE}: {name}: {sentence}"
+
+
+@pytest.mark.parametrize("value", [True, 8001.0, "8001", None])
+def test_a_number_of_another_type_is_refused(value: object) -> None:
+    with pytest.raises(StartError, match=f"port: {value!r} is not a whole number from 0 to 65535"):
+        ServerConfig(port=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["cnn", "=8", "cnn=", "cnn=-1", "cnn=²"])
+def test_a_models_limit_is_written_as_name_and_number(text: str) -> None:
+    result, config = parsed("--model-max-batch-size", text)
     assert (result.exit_code, config) == (2, None)
-    assert arguments[0] in result.output
+    assert f"{text!r} is not a model's name, '=' and a number from 0 to 4096" in result.output
+
+
+def test_a_repeatable_setting_is_a_tuple() -> None:
+    with pytest.raises(StartError, match=r"load_model: \['cnn'\] is not a tuple"):
+        ServerConfig(model_control="explicit", load_model=["cnn"])  # type: ignore[arg-type]
+
+
+def test_the_declarations_do_not_need_click() -> None:
+    code = "import sys, hangtag.serving.server.config.server_config\nassert 'click' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_queue_that_never_fills_a_batch_is_refused() -> None:
@@ -131,9 +190,9 @@ TLS = {"tls_cert": FILE, "tls_key": FILE}
     ],
 )
 def test_what_is_dangerous_beyond_loopback(host: str, options: dict[str, Any], dangers: list[str]) -> None:
-    told = ServerConfig(host=host, **options).dangers
-    assert len(told) == len(dangers)
-    assert all(word in danger for word, danger in zip(dangers, told, strict=True))
+    messages = ServerConfig(host=host, **options).dangers
+    assert len(messages) == len(dangers)
+    assert all(word in message for word, message in zip(dangers, messages, strict=True))
 
 
 @pytest.mark.parametrize(
