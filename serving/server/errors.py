@@ -1,17 +1,17 @@
-"""What the server can refuse or fail at. Nothing here knows of gRPC; transport/status.py maps each to a status code.
+"""The server's errors. They know no transport; each transport maps them to its own status codes.
 
     ServerError
     ├── InvalidRequestError     the request does not fit the model: names, datatypes, shapes, contents
     ├── NotFoundError           no such model, or no such version of it
-    ├── QueueFullError          more is waiting than the queue holds; nothing was started
-    ├── DeadlineError           the caller's deadline passed before the answer was computed
-    ├── CancelledError          the caller went away
-    ├── UnavailableError        loading, or stopping
-    ├── ControlError            models cannot be loaded or unloaded as asked
-    ├── UnauthenticatedError    no token, or one that is not valid here
+    ├── QueueFullError          as many requests wait as the queue holds; nothing was started
+    ├── DeadlineError           the client's deadline passed, or would pass, before the answer was computed
+    ├── CancelledError          the client cancelled
+    ├── UnavailableError        the models are being loaded, or the server is stopping
+    ├── ControlError            a model cannot be loaded or unloaded by call
+    ├── UnauthenticatedError    the call has no token, or one that is not valid here
     ├── InferenceError          ONNX Runtime failed on a batch
-    │   └── InvalidValuesError  ... because of values that the request has in its tensors
-    └── StartError              the server cannot start as asked
+    │   └── InvalidValuesError  ... because of values in the request's tensors
+    └── StartError              the server cannot start with these settings
         ├── RepositoryError     the model repository is missing, empty or malformed
         └── ModelLoadError      a model's file cannot be loaded
 
@@ -20,7 +20,7 @@ Every message says what was wrong, what was expected, and what to do.
 
 
 class ServerError(Exception):
-    """Base of everything that the server raises on purpose."""
+    """Base of every exception that the server raises on purpose. Any other exception is a bug of the server."""
 
 
 class InvalidRequestError(ServerError):
@@ -36,23 +36,23 @@ class QueueFullError(ServerError):
 
 
 class DeadlineError(ServerError):
-    """The deadline passed before the answer was computed."""
+    """The deadline passed, or would pass, before the answer was computed."""
 
 
 class CancelledError(ServerError):
-    """The caller cancelled before the answer was computed."""
+    """The client cancelled before the answer was computed."""
 
 
 class UnavailableError(ServerError):
-    """The model does not take requests now: it is being loaded, or the server is stopping."""
+    """The model takes no requests now: it is being loaded, or the server is stopping."""
 
 
 class ControlError(ServerError):
-    """Models cannot be loaded or unloaded as the caller asked; what served before serves on."""
+    """A model cannot be loaded or unloaded by call; the models that served before still serve."""
 
 
 class UnauthenticatedError(ServerError):
-    """The call does not prove that its caller may call."""
+    """The call does not prove that its client may call."""
 
 
 class InferenceError(ServerError):
@@ -60,16 +60,16 @@ class InferenceError(ServerError):
 
 
 class InvalidValuesError(InferenceError):
-    """ONNX Runtime cannot compute what is in the request, an index out of range for one, and goes on with others."""
+    """ONNX Runtime rejects values in the request, such as an index out of range; other requests are not affected."""
 
 
 class StartError(ServerError):
-    """The server cannot start as it was asked to."""
+    """The server cannot start with these settings."""
 
 
 class RepositoryError(StartError):
-    """The model repository cannot be read as one."""
+    """The folder cannot be read as a model repository."""
 
 
 class ModelLoadError(StartError):
-    """A model's file cannot be loaded, or not with the execution provider that was asked for."""
+    """A model's file cannot be loaded, or not with the execution provider that the settings require."""

@@ -31,7 +31,7 @@ def _expanded(expression: str, recorded: dict[str, str]) -> str:
 
 def _exported() -> list[Metric]:
     """As of a server with one model, of which one call failed: so that every metric has a sample."""
-    one = VersionState("cnn", "1", READY, provider_asked="auto", provider="CPUExecutionProvider", instances=1)
+    one = VersionState("cnn", "1", READY, requested_provider="auto", provider="CPUExecutionProvider", instances=1)
     histogram = one.counters.request_seconds
     state = ServerState((one,), {("cnn", "1", "INTERNAL"): histogram}, {("cnn", "ok"): 1}, {("hot", ""): 1})
     assert isinstance(histogram, BucketHistogram)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import NotFoundError, UnavailableError
-from hangtag.serving.server.telemetry.model_statistics import FailureCounts
+from hangtag.serving.server.telemetry.failure_counts import FailureCounts
 
 
 class Engine:

@@ -62,7 +62,7 @@ def load_model(file: ModelFile, server_config: ServerConfig) -> ServedModel:
         "model loaded",
         model=file.name,
         version=file.version,
-        provider_asked=config.provider,
+        requested_provider=config.provider,
         provider=runtime.provider,
         **({} if runtime.on_cpu else {"cuda_graphs": runtime.cuda_graphs}),
         **runtime.notes,

@@ -255,7 +255,7 @@ def _state_of(model: ServedModel) -> VersionState:
         model.name,
         model.version,
         READY,
-        provider_asked=model.runtime.provider_asked,
+        requested_provider=model.runtime.requested_provider,
         provider=model.runtime.provider,
         cuda_graphs=model.runtime.cuda_graphs,
         instances=model.instances,

@@ -1,4 +1,4 @@
-"""Settings of one model: ``<models>/<name>/serving.toml``, beside its versions, over those of the server."""
+"""Reads a model's own settings, ``<models>/<name>/serving.toml``, which take precedence over the server's."""
 
 import contextlib
 import dataclasses
@@ -20,13 +20,18 @@ NAMES = (
     "gpu_mem_limit_mib",
     "cuda_graphs",
 )
+"""Settings that a model may set."""
 
 
 def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
-    """The server's configuration with a model's own values in it; the same object where the model has none.
+    """Return the server's settings with a model's own in their place; the same object where the model has none.
 
-    folder: the model's, <models>/<name>. Raises StartError for a file that is not TOML, an unknown name, a value out of
-    range, or values that do not fit together.
+    Args:
+        folder: The model's folder, <models>/<name>.
+        config: The server's settings.
+
+    Raises:
+        StartError: The file is not TOML, or has an unknown name, a value out of range, or values that contradict.
     """
     file = folder / SETTINGS_FILE
     try:
@@ -45,21 +50,22 @@ def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
 
 
 def largest_settings(config: ServerConfig) -> ServerConfig:
-    """The server's configuration with the largest batch and queue size and the most instances of any model's own.
+    """Return the server's settings with the largest batch size, queue size and instance count of any model.
 
-    Of what is in the repository now; a file that is no good counts when its model is loaded, which says so.
+    Only models that are in the repository now count. A missing repository or an invalid file is ignored here;
+    loading reports the error.
     """
-    settings = [config]
+    configs = [config]
     try:
         folders = sorted(config.models.iterdir())
-    except OSError:  # the repository is missing, which is said where it is read
+    except OSError:
         return config
     for folder in folders:
         with contextlib.suppress(StartError):
-            settings.append(settings_of(folder, config))
+            configs.append(settings_of(folder, config))
     return dataclasses.replace(
         config,
-        max_batch_size=max(each.max_batch_size for each in settings),
-        max_queue_size=max(each.max_queue_size for each in settings),
-        instances=max(each.instance_count for each in settings),
+        max_batch_size=max(each.max_batch_size for each in configs),
+        max_queue_size=max(each.max_queue_size for each in configs),
+        instances=max(each.instance_count for each in configs),
     )

@@ -1,1 +1,1 @@
-"""What the server asks of the machine: usable CPUs, memory that goes back to the system, files that change."""
+"""What the server needs from the machine: the number of usable CPUs, memory given back, files that change."""

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: never the host's core count, which says nothing inside a container."""
+"""Counts the CPUs that this process may use, which in a container are fewer than the host's."""
 
 import math
 import os
@@ -8,9 +8,9 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cpus(cgroup: Path = _CGROUP) -> int:
-    """The smaller of the affinity mask's size and the CPU quota (rounded up), and 1 at the least.
+    """Return the size of the affinity mask or the CPU quota rounded up, whichever is smaller, and at least 1.
 
-    Source of the quota: cgroup v2's cpu.max ("quota period" or "max period" in microseconds), or v1's cfs files.
+    The quota comes from cgroup v2's cpu.max ("quota period" or "max period" in microseconds), or from v1's cfs files.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup)

@@ -1,13 +1,14 @@
-"""What a process does with its memory once everything is loaded."""
+"""Releases memory that loading models took and no longer needs."""
 
 import ctypes
 import gc
 
 
 def release_loading_memory() -> None:
-    """What is here now stays: the collector need not look at it again, and what loading took and left goes back.
+    """Give memory that loading freed back to the system, and keep the garbage collector off what is loaded.
 
-    glibc keeps the memory that parsing the model files took; other C libraries have no ``malloc_trim`` and do not.
+    Loaded objects live as long as the process, so the collector need not traverse them again. glibc keeps the memory
+    that was freed after parsing the model files until ``malloc_trim``, which other C libraries lack.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Files that are renewed while the server runs: certificates, tokens. What was good stays until the new is good."""
+"""Reads files again when they change while the server runs, such as certificates and tokens."""
 
 import threading
 import time
@@ -14,17 +14,29 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 Stamp = tuple[tuple[int, int, int] | None, ...]
-"""Of each file the time of its last change, its size and inode."""
+"""For each file the time of its last change, its size and its inode; None for a missing file."""
 
 CHECK_SECONDS = 1.0
-"""How often the files are looked at, at most: a call costs a look at the clock, not at the disk."""
+"""Least seconds between two checks of the files, so that a call costs a read of the clock, not of the disk."""
 
 
 class WatchedFiles(Generic[T]):
-    """What ``read`` makes of some files, read again when one of them changes. Thread-safe."""
+    """A value read from files, read again when one of them changes. Thread-safe.
+
+    If the changed files are not valid, the last valid value stays in use.
+    """
 
     def __init__(self, what: str, paths: Sequence[Path], read: Callable[[], T]) -> None:
-        """Reads at once. read: raises StartError, here too, for files that are no good. what: their name in the log."""
+        """Read the files.
+
+        Args:
+            what: What the log calls the files, a plural.
+            paths: The files to watch.
+            read: Reads the files and returns the value; raises StartError if they are not valid.
+
+        Raises:
+            StartError: The files are not valid.
+        """
         self._what = what
         self._paths = tuple(paths)
         self._read = read
@@ -34,7 +46,7 @@ class WatchedFiles(Generic[T]):
         self._checked = time.monotonic()
 
     def current(self) -> T:
-        """The value of the files as they are now, or were when they were last good. Never raises."""
+        """Return the value of the files as they are now, or as they were when last valid. Never raises."""
         if time.monotonic() - self._checked >= CHECK_SECONDS and self._lock.acquire(blocking=False):
             try:
                 self._check()
@@ -50,30 +62,34 @@ class WatchedFiles(Generic[T]):
         try:
             value = self._read()
         except StartError as error:
-            self._stamp = stamp  # said once; the next change is another chance
-            log.warning(f"{self._what} not reloaded; those from before stay", reason=str(error))
+            self._stamp = stamp  # logged once; the next change is read again
+            log.warning(f"{self._what} not reloaded; the ones from before stay in use", reason=str(error))
             return
         if stamp_of(*self._paths) != stamp:
-            return  # they changed while they were read: a mixture, perhaps
+            return  # they changed while they were read, so the value may mix old and new
         self._stamp, self._value = stamp, value
         log.info(f"{self._what} reloaded", files=[str(path) for path in self._paths])
 
 
 def stamp_of(*paths: Path) -> Stamp:
-    """Another stamp is another content. A file that is gone has None."""
+    """Identify the content of files: a changed file has another stamp. A missing file has None."""
     return tuple(_stamp(path) for path in paths)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def read_bytes(path: Path, option: str) -> bytes:
-    """The file's content. Raises StartError, which names the option that names the file."""
+    """Return a file's content. option: the command-line option that names the file, for the message.
+
+    Raises:
+        StartError: The file cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:

@@ -50,7 +50,7 @@ class Runtime:
     """Threads of a second session for batches that are computed alone; 0: there is none."""
     cuda_graphs: bool = False
     """Whether batches are computed by CUDA graphs that were captured."""
-    provider_asked: str = "auto"
+    requested_provider: str = "auto"
 
     _counting = threading.Lock()
     _wide: onnxruntime.InferenceSession | None = None
@@ -75,7 +75,7 @@ class Runtime:
         Raises ModelLoadError when the file cannot be loaded or the provider cannot be had.
         """
         self._path, self.threads, self._gpu = path, threads, gpu or Gpu()
-        self.provider_asked = provider
+        self.requested_provider = provider
         self.notes: dict[str, str] = {}
         """What is done without, and why: for the log."""
         self._session = self._open(provider)

@@ -1,4 +1,4 @@
-"""Histograms with fixed bounds, as Prometheus has them: they add up over processes, machines and time."""
+"""Prometheus histograms with fixed bucket bounds, so that they add up over processes, machines and time."""
 
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -12,7 +12,13 @@ BATCH_SIZE_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 
 
 @dataclass(frozen=True)
 class BucketHistogram:
-    """How many values lie at or below each bound but above the one before, the last count above all; and their sum."""
+    """The counts of a histogram at one moment.
+
+    Attributes:
+        bounds: Upper bounds of the buckets, which include them; ascending.
+        counts: Number of values in each bucket (not cumulative), and last the number above the highest bound.
+        sum: Sum of all values.
+    """
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
@@ -27,18 +33,18 @@ class BucketHistogram:
         return sum(self.counts)
 
     def __add__(self, other: "BucketHistogram") -> "BucketHistogram":
-        counts = tuple(one + another for one, another in zip(self.counts, other.counts, strict=True))
+        counts = tuple(own + others for own, others in zip(self.counts, other.counts, strict=True))
         return BucketHistogram(self.bounds, counts, self.sum + other.sum)
 
 
 class HistogramRecorder:
-    """A histogram that grows. Not thread-safe: its owner has a lock."""
+    """Counts values into buckets. Not thread-safe: its owner holds a lock."""
 
-    __slots__ = ("_array", "_bounds", "_counts", "_sum")
+    __slots__ = ("_bounds", "_bounds_array", "_counts", "_sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
-        self._array = np.array(bounds)
+        self._bounds_array = np.array(bounds)
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
@@ -47,8 +53,8 @@ class HistogramRecorder:
         self._sum += value * times
 
     def add_all(self, values: npt.NDArray[np.float64]) -> None:
-        """Many at once, for a fraction of what each alone would cost."""
-        for bucket, times in enumerate(np.bincount(np.searchsorted(self._array, values))):
+        """Add many values at once, which is much faster than one by one."""
+        for bucket, times in enumerate(np.bincount(np.searchsorted(self._bounds_array, values))):
             self._counts[bucket] += int(times)
         self._sum += float(values.sum())
 

@@ -1,4 +1,4 @@
-"""The HTTP port: /metrics for Prometheus, and the Open Inference Protocol's two health paths for probes."""
+"""Serves /metrics for Prometheus and the Open Inference Protocol's two health paths for probes, on its own port."""
 
 import io
 import socket
@@ -18,12 +18,12 @@ from hangtag.serving.server.telemetry.prometheus import StateCollector
 log = structlog.get_logger()
 
 OFF = -1
-
-StartResponse = Callable[..., Any]
-
+"""The port number that turns the endpoint off."""
 
 MAX_CONNECTIONS = 32
-"""At once; each has a thread. One more is closed."""
+"""Most connections at the same time, each with a thread; any further one is closed."""
+
+StartResponse = Callable[..., Any]
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -46,37 +46,46 @@ class _Server(ThreadingMixIn, WSGIServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Callers who hang up are not logged either."""
+        """Do not log clients that disconnect, either."""
 
 
-class _Version6Server(_Server):
+class _IPv6Server(_Server):
     address_family = socket.AF_INET6
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = 10  # whoever connects and says nothing is let go
+    timeout = 10  # seconds, after which a connection that sends nothing is closed
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not logged: whoever reaches the port could fill the log."""
+        """Do not log requests: any client that reaches the port could fill the log."""
 
     def get_stderr(self) -> TextIO:
-        """Nor what wsgiref has to say of each caller who does not read his answer."""
+        """Discard the errors that wsgiref prints for each client that does not read its answer."""
         return io.StringIO()
 
 
 class MetricsServer:
-    """Serves in a thread of its own, until it is closed."""
+    """Serves in a thread of its own from its construction until ``close``."""
 
     def __init__(self, config: ServerConfig, collector: StateCollector, ready: Callable[[], bool]) -> None:
-        """Listens at once. Raises StartError when the port cannot be had."""
+        """Listen.
+
+        Args:
+            config: States the host and the port (metrics_port, 0 for a free one).
+            collector: Builds the metrics.
+            ready: Whether the server takes calls, for /v2/health/ready.
+
+        Raises:
+            StartError: The address cannot be bound.
+        """
         registry = CollectorRegistry()
         registry.register(collector)
         self._metrics = make_wsgi_app(registry)
         self._ready = ready
-        kind = _Version6Server if ":" in config.host else _Server
+        server_class = _IPv6Server if ":" in config.host else _Server
         try:
             self._server = make_server(
-                config.host, config.metrics_port, self._answer, server_class=kind, handler_class=_Handler
+                config.host, config.metrics_port, self._answer, server_class=server_class, handler_class=_Handler
             )
         except (OSError, OverflowError) as error:
             raise StartError(
@@ -96,19 +105,19 @@ class MetricsServer:
         if environ["PATH_INFO"] == "/metrics":
             try:
                 return self._metrics(environ, start_response)  # type: ignore[no-any-return]
-            except Exception as error:  # an Accept header that prometheus-client cannot read, for one
-                log.warning("metrics not told", reason=repr(error)[:200])
-                status, text = "500 Internal Server Error", "the metrics could not be told; the log says why"
+            except Exception as error:  # for example an Accept header that prometheus-client cannot parse
+                log.warning("metrics not sent", reason=repr(error)[:200])
+                status, text = "500 Internal Server Error", "the metrics could not be sent; the log has the reason"
         else:
-            status, text = self._told(environ["PATH_INFO"])
+            status, text = self._health(environ["PATH_INFO"])
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [f"{text}\n".encode()]
 
-    def _told(self, path: str) -> tuple[str, str]:
+    def _health(self, path: str) -> tuple[str, str]:
         match path:
             case "/v2/health/live":
                 return "200 OK", "live"
             case "/v2/health/ready":
                 return ("200 OK", "ready") if self._ready() else ("503 Service Unavailable", "not ready")
             case _:
-                return "404 Not Found", "here are /metrics, /v2/health/live and /v2/health/ready"
+                return "404 Not Found", "this port serves /metrics, /v2/health/live and /v2/health/ready"

@@ -1,4 +1,4 @@
-"""The log: one line an event on standard error, for a person at a terminal, else key=value. No caller can fill it."""
+"""Configures the log: rate-limited, one line per event on standard error, coloured at a terminal, else key=value."""
 
 import contextlib
 import logging
@@ -12,23 +12,23 @@ import structlog
 from structlog.typing import EventDict
 
 BURST = 20
-"""Warnings and errors of one event that are written in PERIOD seconds; the next one written counts the rest."""
+"""Most warnings and errors of one event written in PERIOD seconds; the next line states how many were dropped."""
 PERIOD = 10.0
 
-_LONGEST = 500  # of what a library says
-_LIMITED = ("warning", "error", "critical")
+_MAX_MESSAGE = 500  # characters of a library's message that are logged
+_LIMITED_METHODS = ("warning", "error", "critical", "exception")
 
 
 class RateLimit:
-    """A structlog processor that drops what repeats too often. Thread-safe."""
+    """A structlog processor that drops repeated problems, so that no client can fill the log. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: dict[str, tuple[float, int]] = {}  # event -> when its period began, and how often it came since
+        self._seen: dict[str, tuple[float, int]] = {}  # event -> start of its period, lines since
 
     def __call__(self, _logger: object, method: str, event_dict: EventDict) -> EventDict:
-        if method not in _LIMITED and method != "exception":
+        if method not in _LIMITED_METHODS:
             return event_dict
         event, now = str(event_dict.get("event")), self._clock()
         with self._lock:
@@ -43,11 +43,10 @@ class RateLimit:
 
 
 class _Writer:
-    """Standard error, if it can be written: who read it may be gone, or the disk full, and nobody's call may fail for
-    that."""
+    """Writes to standard error, and ignores failures: a closed pipe or a full disk must not fail a client's call."""
 
     def write(self, text: str) -> None:
-        # Looked up each time; None where the process was started without.
+        # sys.stderr is looked up at each call, since it may be replaced; it is None if the process has none.
         with contextlib.suppress(OSError, ValueError):
             if sys.stderr is not None:
                 sys.stderr.write(text)
@@ -58,34 +57,36 @@ class _Writer:
                 sys.stderr.flush()
 
 
-class _Library(logging.Handler):
+class _LibraryHandler(logging.Handler):
+    """Forwards a library's log records to this log."""
+
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger()
         write = log.error if record.levelno >= logging.ERROR else log.warning
-        write(record.name, reason=record.getMessage()[:_LONGEST])
+        write(record.name, reason=record.getMessage()[:_MAX_MESSAGE])
 
 
 def redirect_library_log(library: str) -> None:
-    """What a library logs by itself, be it of callers' making, is written in this log's form and within its limit."""
+    """Write a library's warnings and errors to this log, in its format and within its rate limit."""
     logger = logging.getLogger(library)
-    logger.handlers = [_Library(logging.WARNING)]
+    logger.handlers = [_LibraryHandler(logging.WARNING)]
     logger.propagate = False
 
 
-def configure_log(**everywhere: object) -> None:
-    """For the whole process. everywhere: what every line says."""
+def configure_log(**common: object) -> None:
+    """Configure structlog for the whole process. common: keys and values that every line has."""
     terminal = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.LogfmtRenderer()
     structlog.configure(
         processors=[
             RateLimit(),
-            lambda _logger, _method, event: {**everywhere, **event},
+            lambda _logger, _method, event: {**common, **event},
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             structlog.processors.format_exc_info,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        # In one write, line end and all: workers share the file.
+        # One write per line, newline included, because workers share the file.
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Writer())),
     )

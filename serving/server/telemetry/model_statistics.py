@@ -1,5 +1,8 @@
-"""What one version of a model has done since it was loaded, with Triton's meanings: counts of requests, samples and
-batches, sums of nanoseconds, and histograms that add up over processes. Thread-safe, and cheap: one lock a batch."""
+"""Counts what one version of a model has computed since it was loaded, in Triton's terms.
+
+Triton counts samples (inference_count), batches (execution_count), and the nanoseconds that requests spend in each
+step. The histograms, which Triton lacks, add up over processes. Counting takes one lock per batch.
+"""
 
 import threading
 import time
@@ -16,14 +19,14 @@ from hangtag.serving.server.telemetry.histogram import (
     HistogramRecorder,
 )
 
-_WORTH_AN_ARRAY = 24
-"""Requests in a batch from which on numpy counts them faster than Python does."""
+_NUMPY_FROM = 24
+"""Number of requests in a batch from which numpy counts them faster than Python does."""
 
 _NO_SECONDS, _NO_BATCHES = BucketHistogram.empty(SECONDS_BOUNDS), BucketHistogram.empty(BATCH_SIZE_BOUNDS)
 
 
-class Timings(NamedTuple):  # a tuple: one is made for every request
-    """What one request cost, in nanoseconds, and how many samples were computed together."""
+class Timings(NamedTuple):  # a tuple, because creating one per request must be cheap
+    """Nanoseconds that one request spent in each step, and the number of samples in its batch."""
 
     queue_ns: int
     compute_input_ns: int
@@ -33,13 +36,13 @@ class Timings(NamedTuple):  # a tuple: one is made for every request
 
     @property
     def compute_ns(self) -> int:
-        """Gathering the batch's inputs, ONNX Runtime, and splitting its outputs."""
+        """Nanoseconds for joining the batch's inputs, ONNX Runtime, and splitting its outputs."""
         return self.compute_input_ns + self.compute_infer_ns + self.compute_output_ns
 
 
 @dataclass(frozen=True)
 class Duration:
-    """How often, and how long altogether."""
+    """Triton's StatisticDuration: how many times, and the nanoseconds of all of them together."""
 
     count: int = 0
     ns: int = 0
@@ -53,7 +56,7 @@ class Duration:
 
 @dataclass(frozen=True)
 class BatchCounters:
-    """Of the batches of one size."""
+    """Triton's InferBatchStatistics: durations of the batches of one size, counted per batch."""
 
     compute_input: Duration = Duration()
     compute_infer: Duration = Duration()
@@ -69,8 +72,12 @@ class BatchCounters:
 
 @dataclass(frozen=True)
 class Counters:
-    """inference_count counts samples, execution_count batches; the durations count requests. The histograms hold
-    seconds of the requests that were answered, and the batches' samples."""
+    """The counters of one version at one moment.
+
+    inference_count counts samples, execution_count batches, and each duration requests. ``fail`` has the requests that
+    ended with an error, everything else those that were answered. last_inference_ms is Unix time. ``batches`` is by
+    batch size. The histograms are of seconds per request, and of samples per batch.
+    """
 
     inference_count: int = 0
     execution_count: int = 0
@@ -88,7 +95,7 @@ class Counters:
     batch_sizes: BucketHistogram = _NO_BATCHES
 
     def __add__(self, other: "Counters") -> "Counters":
-        """Of both together: of one model in two processes."""
+        """Add up the counters of one version in two processes."""
         sizes = {*self.batches, *other.batches}
         none = BatchCounters()
         return Counters(
@@ -110,7 +117,7 @@ class Counters:
 
 
 class ModelStatistics:
-    """Records batches and failures; ``snapshot`` gives the counters at one moment."""
+    """Records batches and failures of one version. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -118,7 +125,7 @@ class ModelStatistics:
         self._fail = Duration()
         self._queue_ns = 0
         self._batches: dict[int, BatchCounters] = {}
-        # Of the requests: each of a batch's waits for the whole batch, so sums over batches would not give these.
+        # Summed over requests: each of a batch waits for the whole batch, so sums over batches would be smaller.
         self._requests = 0
         self._input_ns = self._infer_ns = self._output_ns = 0
         self._request_seconds, self._queue_seconds, self._compute_seconds = (
@@ -129,10 +136,10 @@ class ModelStatistics:
         self._batch_sizes = HistogramRecorder(BATCH_SIZE_BOUNDS)
 
     def record_batch(self, timings: Sequence[Timings]) -> None:
-        """One executed batch: one Timings a request; they differ in queue_ns only."""
+        """Count an executed batch. timings: one per request; they differ in queue_ns only."""
         batch, requests = timings[0], len(timings)
         compute_ns = batch.compute_input_ns + batch.compute_infer_ns + batch.compute_output_ns
-        waits = [one.queue_ns for one in timings]
+        waits = [each.queue_ns for each in timings]
         with self._lock:
             self._inference_count += batch.batch_size
             self._execution_count += 1
@@ -142,15 +149,15 @@ class ModelStatistics:
             self._input_ns += batch.compute_input_ns * requests
             self._infer_ns += batch.compute_infer_ns * requests
             self._output_ns += batch.compute_output_ns * requests
-            of_size = self._batches.get(batch.batch_size, BatchCounters())
+            same_size = self._batches.get(batch.batch_size, BatchCounters())
             self._batches[batch.batch_size] = BatchCounters(
-                of_size.compute_input.plus(batch.compute_input_ns),
-                of_size.compute_infer.plus(batch.compute_infer_ns),
-                of_size.compute_output.plus(batch.compute_output_ns),
+                same_size.compute_input.plus(batch.compute_input_ns),
+                same_size.compute_infer.plus(batch.compute_infer_ns),
+                same_size.compute_output.plus(batch.compute_output_ns),
             )
             self._batch_sizes.add(batch.batch_size)
             self._compute_seconds.add(compute_ns / 1e9, requests)
-            if requests < _WORTH_AN_ARRAY:
+            if requests < _NUMPY_FROM:
                 for wait in waits:
                     self._queue_seconds.add(wait / 1e9)
                     self._request_seconds.add((wait + compute_ns) / 1e9)
@@ -160,7 +167,7 @@ class ModelStatistics:
                 self._request_seconds.add_all(seconds + compute_ns / 1e9)
 
     def record_failure(self, ns: int) -> None:
-        """A request that was admitted and not answered, ns after it was queued."""
+        """Count a request that ended with an error ``ns`` after it arrived. Called by ``Engine.record_failure``."""
         with self._lock:
             self._fail = self._fail.plus(ns)
 
@@ -183,24 +190,3 @@ class ModelStatistics:
                 compute_seconds=self._compute_seconds.histogram(),
                 batch_sizes=self._batch_sizes.histogram(),
             )
-
-
-FailureKey = tuple[str, str, str]
-"""Model, version and code of what failed; model and version are empty where the caller named none that is served."""
-
-
-class FailureCounts:
-    """Requests that were not answered, by model, version and code, and how long that took. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._tallies: dict[FailureKey, HistogramRecorder] = {}
-
-    def record(self, model: str, version: str, code: str, ns: int) -> None:
-        """model and version: of one that is served, or empty. Names that callers make up would grow without end."""
-        with self._lock:
-            self._tallies.setdefault((model, version, code), HistogramRecorder(SECONDS_BOUNDS)).add(ns / 1e9)
-
-    def snapshot(self) -> dict[FailureKey, BucketHistogram]:
-        with self._lock:
-            return {key: tally.histogram() for key, tally in self._tallies.items()}

@@ -1,8 +1,8 @@
-"""Prometheus metrics, made from the server's state whenever they are asked for: counting costs the calls nothing more.
+"""Exports Prometheus metrics, built from the server's state at each scrape, so that requests pay nothing for them.
 
-Names, units and labels are Triton's where the meaning is the same (nv_…), so that its dashboards work; its counters do
-not end in _total, so these have no type here. What Triton does not have, foremost histograms that add up over processes
-and machines, is hangtag_….
+Names, units and labels are Triton's where the meaning is the same (nv_…), so that its dashboards work. Triton's
+counters do not end in _total, which prometheus-client requires of counters, so here they have no type. Metrics that
+Triton lacks, above all histograms that add up over processes and machines, are called hangtag_….
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +17,7 @@ from hangtag.serving.server.telemetry.server_state import LOADING, READY, Server
 
 OK = "OK"
 _MODEL = ["model", "version"]
-# Triton's reasons, by the code that the caller got.
+# Triton's failure reasons by gRPC status code.
 _REASONS = {
     "RESOURCE_EXHAUSTED": "REJECTED",
     "DEADLINE_EXCEEDED": "REJECTED",
@@ -25,55 +25,55 @@ _REASONS = {
     "CANCELLED": "CANCELED",
     "INTERNAL": "BACKEND",
 }
-# What alerts wait for is told before it happens, at zero: to Prometheus what begins at one has not increased.
-_AWAITED_CODES = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL")
+# Series that alerts watch are exported from the start, at zero: a series that begins at one has not increased, says
+# Prometheus, so the first failure would not fire the alert.
+_ALERTED_CODES = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL")
 _OUTCOMES = ("ok", "error")
 
 
 @dataclass(frozen=True)
 class Workers:
-    """The processes of a server."""
+    """Number of worker processes that should run and that do, and how often one was replaced."""
 
-    wanted: int = 1
+    configured: int = 1
     running: int = 1
     restarts: int = 0
 
 
 class StateCollector(Collector):
-    """Asks for the state at each scrape."""
+    """Builds all metrics from the server's state at each scrape."""
 
     def __init__(self, state: Callable[[], ServerState], workers: Callable[[], Workers] = Workers) -> None:
         self._state = state
         self._workers = workers
 
     def collect(self) -> Iterable[Metric]:
-        state = _awaited(self._state())
-        served = [one for one in state.versions if one.state == READY]
+        state = _with_zeros(self._state())
+        served = [version for version in state.versions if version.state == READY]
         yield from _triton(served, state)
         yield from _histograms(served, state)
         yield from _models(state)
         yield from _server(self._workers(), state)
 
 
-def _awaited(state: ServerState) -> ServerState:
-    """With a zero for what has not happened yet."""
+def _with_zeros(state: ServerState) -> ServerState:
+    """Add zeros for the failures and loads that alerts watch and that have not happened yet."""
     none = BucketHistogram.empty(SECONDS_BOUNDS)
-    failures = {
-        (one.name, one.version, code): none for one in state.versions if one.state == READY for code in _AWAITED_CODES
-    }
-    loads = {(one.name, outcome): 0 for one in state.versions for outcome in _OUTCOMES}
+    served = [version for version in state.versions if version.state == READY]
+    failures = {(version.name, version.version, code): none for version in served for code in _ALERTED_CODES}
+    loads = {(version.name, outcome): 0 for version in state.versions for outcome in _OUTCOMES}
     return replace(state, failures=failures | state.failures, loads=loads | state.loads)
 
 
 def _triton(served: list[VersionState], state: ServerState) -> Iterator[Metric]:
     def metric(name: str, help_: str, value: Callable[[VersionState], float]) -> Metric:
-        made = Metric(name, help_, "unknown")
-        for one in served:
-            made.add_sample(name, {"model": one.name, "version": one.version}, value(one))
-        return made
+        metric = Metric(name, help_, "unknown")
+        for version in served:
+            metric.add_sample(name, {"model": version.name, "version": version.version}, value(version))
+        return metric
 
-    yield metric("nv_inference_request_success", "Requests answered", lambda one: one.counters.success.count)
-    failed = Metric("nv_inference_request_failure", "Requests not answered, by Triton's reasons", "unknown")
+    yield metric("nv_inference_request_success", "Requests answered", lambda version: version.counters.success.count)
+    failed = Metric("nv_inference_request_failure", "Requests that ended with an error, by Triton's reasons", "unknown")
     sums: dict[tuple[str, str, str], int] = {}
     for (model, version, code), histogram in state.failures.items():
         key = (model, version, _REASONS.get(code, "OTHER"))
@@ -82,8 +82,8 @@ def _triton(served: list[VersionState], state: ServerState) -> Iterator[Metric]:
         labels = {"model": model, "version": version, "reason": reason}
         failed.add_sample("nv_inference_request_failure", labels, count)
     yield failed
-    yield metric("nv_inference_count", "Samples computed", lambda one: one.counters.inference_count)
-    yield metric("nv_inference_exec_count", "Batches computed", lambda one: one.counters.execution_count)
+    yield metric("nv_inference_count", "Samples computed", lambda version: version.counters.inference_count)
+    yield metric("nv_inference_exec_count", "Batches computed", lambda version: version.counters.execution_count)
     for part, about in (
         ("request", "From admission to answer"),
         ("queue", "Waiting in the queue"),
@@ -95,17 +95,17 @@ def _triton(served: list[VersionState], state: ServerState) -> Iterator[Metric]:
         yield metric(
             f"nv_inference_{part}_duration_us",
             f"{about}, summed over the requests that were answered",
-            lambda one, field=field: getattr(one.counters, field).ns // 1000,  # type: ignore[misc]
+            lambda version, field=field: getattr(version.counters, field).ns // 1000,  # type: ignore[misc]
         )
-    yield metric("nv_inference_pending_request_count", "Requests in the queue", lambda one: one.queued)
+    yield metric("nv_inference_pending_request_count", "Requests in the queue", lambda version: version.queued)
 
 
 def _histograms(served: list[VersionState], state: ServerState) -> Iterator[Metric]:
     requests = HistogramMetricFamily(
         "hangtag_request_seconds", "From admission to answer, or from arrival to refusal", labels=[*_MODEL, "code"]
     )
-    for one in served:
-        _add(requests, [one.name, one.version, OK], one.counters.request_seconds)
+    for version in served:
+        _add(requests, [version.name, version.version, OK], version.counters.request_seconds)
     for failure, histogram in state.failures.items():
         _add(requests, list(failure), histogram)
     yield requests
@@ -115,8 +115,8 @@ def _histograms(served: list[VersionState], state: ServerState) -> Iterator[Metr
         ("hangtag_batch_size", "Samples of the batches that were computed", "batch_sizes"),
     ):
         family = HistogramMetricFamily(name, about, labels=_MODEL)
-        for one in served:
-            _add(family, [one.name, one.version], getattr(one.counters, field))
+        for version in served:
+            _add(family, [version.name, version.version], getattr(version.counters, field))
         yield family
 
 
@@ -125,45 +125,46 @@ def _models(state: ServerState) -> Iterator[Metric]:
     instances = GaugeMetricFamily("hangtag_model_instances", "Batches computed at once", labels=_MODEL)
     info = GaugeMetricFamily(
         "hangtag_model_info",
-        "The execution provider, asked for and obtained, and whether CUDA graphs compute (on, off)",
+        "The execution provider, requested and obtained, and whether CUDA graphs compute (on, off)",
         labels=[*_MODEL, "provider_asked", "provider", "cuda_graphs"],
     )
     queues = GaugeMetricFamily("hangtag_max_queue_size", "Requests that the queue holds, of all workers", labels=_MODEL)
-    for one in state.versions:
-        if one.state != LOADING:  # which may take minutes, and is no reason for an alert
-            ready.add_metric([one.name, one.version], one.state == READY)
-        if one.state == READY:
-            instances.add_metric([one.name, one.version], one.instances)
-            queues.add_metric([one.name, one.version], one.max_queue_size)
-            graphs = "on" if one.cuda_graphs else "off"
-            info.add_metric([one.name, one.version, one.provider_asked, one.provider, graphs], 1)
+    for version in state.versions:
+        labels = [version.name, version.version]
+        if version.state != LOADING:  # loading may take minutes, and is no reason for an alert
+            ready.add_metric(labels, version.state == READY)
+        if version.state == READY:
+            instances.add_metric(labels, version.instances)
+            queues.add_metric(labels, version.max_queue_size)
+            graphs = "on" if version.cuda_graphs else "off"
+            info.add_metric([*labels, version.requested_provider, version.provider, graphs], 1)
     yield from (ready, instances, info, queues)
-    loads = CounterMetricFamily("hangtag_model_loads", "Versions loaded, and not", labels=["model", "outcome"])
+    loads = CounterMetricFamily("hangtag_model_loads", "Loads of versions, by outcome", labels=["model", "outcome"])
     for (model, outcome), times in state.loads.items():
         loads.add_metric([model, outcome], times)
     yield loads
 
 
 def _server(workers: Workers, state: ServerState) -> Iterator[Metric]:
-    yield GaugeMetricFamily("hangtag_workers", "Processes that serve", workers.running)
-    yield GaugeMetricFamily("hangtag_workers_wanted", "Processes that should serve", workers.wanted)
-    yield CounterMetricFamily("hangtag_worker_restarts", "Processes that ended and were replaced", workers.restarts)
+    yield GaugeMetricFamily("hangtag_workers", "Worker processes that run", workers.running)
+    yield GaugeMetricFamily("hangtag_workers_wanted", "Worker processes that should run", workers.configured)
+    yield CounterMetricFamily("hangtag_worker_restarts", "Worker processes that were replaced", workers.restarts)
     paths = GaugeMetricFamily(
         "hangtag_infer_path",
-        "Processes whose ModelInfer goes this path, hot or ordinary, and why not the hot one",
+        "Worker processes by the path of ModelInfer, hot or ordinary, and the reason for not hot",
         labels=["path", "reason"],
     )
     for path, processes in state.paths.items():
         paths.add_metric(path, processes)
     yield paths
-    info = GaugeMetricFamily("hangtag_build_info", "Versions at work", labels=["version", "grpcio"])
+    info = GaugeMetricFamily("hangtag_build_info", "Versions of hangtag and grpcio", labels=["version", "grpcio"])
     info.add_metric([metadata.version("hangtag"), metadata.version("grpcio")], 1)
     yield info
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], histogram: BucketHistogram) -> None:
-    buckets, below = [], 0
-    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
-        below += count
-        buckets.append(("+Inf" if bound == float("inf") else str(bound), float(below)))
+    buckets, cumulative = [], 0
+    for bound, count in zip([*map(str, histogram.bounds), "+Inf"], histogram.counts, strict=True):
+        cumulative += count
+        buckets.append((bound, float(cumulative)))
     family.add_metric(labels, buckets, histogram.sum)

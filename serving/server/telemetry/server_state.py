@@ -1,18 +1,19 @@
-"""What a server is doing, as plain values that can be sent from process to process and added up."""
+"""The state and the counters of a server, as plain values that processes send to each other and add up."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from hangtag.serving.server.telemetry.failure_counts import FailureKey
 from hangtag.serving.server.telemetry.histogram import BucketHistogram
-from hangtag.serving.server.telemetry.model_statistics import Counters, FailureKey
+from hangtag.serving.server.telemetry.model_statistics import Counters
 
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
-"""States of a version, as RepositoryIndex tells them."""
+"""States of a version, in the words of RepositoryIndex."""
 
 
 @dataclass(frozen=True)
 class VersionState:
-    """One version of a model: what it is, and what it did. reason: why it is not ready."""
+    """One version of a model: whether it serves (``reason``: why not), how, and its counters."""
 
     name: str
     version: str
@@ -23,15 +24,15 @@ class VersionState:
     queued: int = 0
     max_queue_size: int = 0
     counters: Counters = field(default_factory=Counters)
-    provider_asked: str = ""
+    requested_provider: str = ""
     cuda_graphs: bool = False
 
     def __add__(self, other: "VersionState") -> "VersionState":
-        """Of the same version in two processes: the worse state, the sum of what was done."""
+        """Combine one version in two processes: the worse state, the sum of the counters."""
         worse = self if self.state != READY else other
         return replace(
             worse,
-            provider_asked=self.provider_asked or other.provider_asked,
+            requested_provider=self.requested_provider or other.requested_provider,
             provider=self.provider or other.provider,
             cuda_graphs=self.cuda_graphs or other.cuda_graphs,
             instances=self.instances + other.instances,
@@ -43,9 +44,13 @@ class VersionState:
 
 @dataclass(frozen=True)
 class ServerState:
-    """All versions, what failed, and how often (re)loading a model ended how: (model, "ok" or "error") -> times.
+    """The state of one process, or of several together.
 
-    paths: how many processes serve ModelInfer on which path: ("hot" or "ordinary", why not hot) -> processes.
+    Attributes:
+        versions: Every version that serves, is being loaded, or failed to load.
+        failures: Requests that ended with an error.
+        loads: Number of loads by model and outcome ("ok" or "error").
+        paths: Number of processes by the path of ModelInfer ("hot" or "ordinary") and the reason for not "hot".
     """
 
     versions: tuple[VersionState, ...] = ()
@@ -54,20 +59,23 @@ class ServerState:
     paths: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def __add__(self, other: "ServerState") -> "ServerState":
-        versions = {(one.name, one.version): one for one in self.versions}
-        for one in other.versions:
-            key = (one.name, one.version)
-            versions[key] = versions[key] + one if key in versions else one
+        versions = {(version.name, version.version): version for version in self.versions}
+        for version in other.versions:
+            key = (version.name, version.version)
+            versions[key] = versions[key] + version if key in versions else version
         failures = dict(self.failures)
         for failure, histogram in other.failures.items():
             failures[failure] = failures[failure] + histogram if failure in failures else histogram
-        loads, paths = (_summed(*both) for both in ((self.loads, other.loads), (self.paths, other.paths)))
+        loads, paths = _summed(self.loads, other.loads), _summed(self.paths, other.paths)
         return ServerState(tuple(versions.values()), failures, loads, paths)
 
     def counts_only(self) -> "ServerState":
-        """What is left of a process that ended: the counts, which must not fall; nothing that waits or serves."""
-        kept = (replace(one, instances=0, queued=0, max_queue_size=0, state=READY, reason="") for one in self.versions)
-        return replace(self, versions=tuple(kept), paths={})
+        """Return what must be kept of a process that ended: its counters, since Prometheus counters must not fall."""
+        versions = tuple(
+            replace(version, instances=0, queued=0, max_queue_size=0, state=READY, reason="")
+            for version in self.versions
+        )
+        return replace(self, versions=versions, paths={})
 
 
 def _summed(one: dict[tuple[str, str], int], other: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
@@ -75,5 +83,5 @@ def _summed(one: dict[tuple[str, str], int], other: dict[tuple[str, str], int]) 
 
 
 def total(states: Iterable[ServerState]) -> ServerState:
-    """All processes together."""
+    """Combine the states of all processes."""
     return sum(states, ServerState())

@@ -102,7 +102,7 @@ def _config(model: ServedModel) -> pb.ModelConfig:
     skipped = 1 if batched else 0  # Triton's dims leave the batch axis out
     parameters = {f"hangtag.{key}": value for key, value in model.signature.metadata.items() if key not in _NOT_TOLD}
     parameters |= {
-        "execution_provider_asked": model.runtime.provider_asked,
+        "execution_provider_asked": model.runtime.requested_provider,
         "execution_provider": model.runtime.provider,
         "cuda_graphs": "on" if model.runtime.cuda_graphs else "off",
         "onnxruntime_version": VERSION,

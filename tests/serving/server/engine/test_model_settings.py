@@ -67,7 +67,7 @@ def test_a_model_has_a_provider_and_a_share_of_a_gpu_of_its_own(tmp_path: Path) 
     assert (config.provider, config.gpu_device_id, config.gpu_mem_limit_mib) == ("cpu", 1, 256)
     assert config.cuda_graphs == "auto"
     model = load_model(ModelFile("m", 1, tmp_path / "m/1/model.onnx"), ServerConfig(models=tmp_path))
-    assert model.runtime.provider_asked == "cpu"
+    assert model.runtime.requested_provider == "cpu"
 
 
 def test_each_model_is_served_with_its_own(tmp_path: Path) -> None:

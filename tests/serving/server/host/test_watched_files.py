@@ -40,7 +40,7 @@ def test_what_is_no_good_leaves_the_last_good_one_and_is_told_once(tmp_path: Pat
     with structlog.testing.capture_logs() as log:
         assert [watched.current() for _ in range(3)] == ["good"] * 3
     assert [(line["event"], line["reason"]) for line in log] == [
-        ("words not reloaded; those from before stay", "not one word")
+        ("words not reloaded; the ones from before stay in use", "not one word")
     ]
     file.write_text("better")
     assert watched.current() == "better"

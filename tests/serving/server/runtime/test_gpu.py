@@ -62,5 +62,5 @@ def test_a_memory_limit_that_is_too_small_is_an_error_that_names_the_file() -> N
 def test_the_engine_says_what_it_obtained() -> None:
     config = ServerConfig(models=MODELS, provider="cuda", cuda_graphs="on", max_batch_size=8)
     model = load_model(ModelFile("cnn", 1, MODELS / "cnn/1/model.onnx"), config)
-    assert (model.runtime.provider_asked, model.runtime.provider) == ("cuda", CUDA)
+    assert (model.runtime.requested_provider, model.runtime.provider) == ("cuda", CUDA)
     assert model.runtime.cuda_graphs

@@ -41,9 +41,9 @@ def test_processes_add_up_by_model_and_version() -> None:
 
 
 def test_what_computes_is_told_by_whoever_knows() -> None:
-    ready = VersionState("a", "1", READY, provider="CUDA", provider_asked="auto", cuda_graphs=True)
+    ready = VersionState("a", "1", READY, provider="CUDA", requested_provider="auto", cuda_graphs=True)
     for both in (ready + VersionState("a", "1", LOADING), VersionState("a", "1", LOADING) + ready):
-        assert (both.provider_asked, both.provider, both.cuda_graphs) == ("auto", "CUDA", True)
+        assert (both.requested_provider, both.provider, both.cuda_graphs) == ("auto", "CUDA", True)
 
 
 def test_a_version_is_as_ready_as_where_it_is_least() -> None:

@@ -252,7 +252,7 @@ def test_what_a_caller_asks_of_the_metrics_never_fills_the_log(
                 unreadable = b"Accept: application/openmetrics-text; version=no-number"
                 connection.sendall(b"GET /metrics HTTP/1.0\r\n" + unreadable + b"\r\n\r\n")
                 assert connection.makefile("rb").readline().startswith(b"HTTP/1.0 500")
-    assert {line["event"] for line in log} == {"metrics not told"}  # which the log's limit holds
+    assert {line["event"] for line in log} == {"metrics not sent"}  # which the log's limit holds
     assert capfd.readouterr().err == ""
     assert "nv_inference_count" in watched.get("/metrics")
 

@@ -1,0 +1,32 @@
+"""Counts requests that ended with an error, by model, version and status code."""
+
+import threading
+
+from hangtag.serving.server.telemetry.histogram import SECONDS_BOUNDS, BucketHistogram, HistogramRecorder
+
+FailureKey = tuple[str, str, str]
+"""Model, version and status code; model and version are empty where the client named none that is served."""
+
+
+class FailureCounts:
+    """Histograms of the seconds from arrival to error. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._recorders: dict[FailureKey, HistogramRecorder] = {}
+
+    def record(self, model: str, version: str, code: str, ns: int) -> None:
+        """Count one request; ``Engine.record_failure`` is the only caller.
+
+        Args:
+            model: Name of a model that is served, or empty: names from clients would create series without end.
+            version: Version of it that is served, or empty.
+            code: Name of the gRPC status code.
+            ns: Nanoseconds from the arrival of the request to its error.
+        """
+        with self._lock:
+            self._recorders.setdefault((model, version, code), HistogramRecorder(SECONDS_BOUNDS)).add(ns / 1e9)
+
+    def snapshot(self) -> dict[FailureKey, BucketHistogram]:
+        with self._lock:
+            return {key: recorder.histogram() for key, recorder in self._recorders.items()}
