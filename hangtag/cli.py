@@ -9,6 +9,7 @@ from typing import NamedTuple
 import click
 
 from hangtag.extras import needs
+from hangtag.output import one_line_errors
 
 
 class Subcommand(NamedTuple):
@@ -60,6 +61,10 @@ def quiet_native_libraries() -> None:
 
 class LazyGroup(click.Group):
     """A click group that imports a subcommand's module only to run it or to show its own help."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        with one_line_errors():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(SUBCOMMANDS)

@@ -1,21 +1,30 @@
-"""Packages that not every installation has: what to say where one is missing."""
+"""Packages that only some installations have: a missing one is reported with the extra that installs it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import click
+from hangtag.errors import UserError
+
+
+class MissingExtraError(UserError):
+    """A package that an optional part of hangtag needs is not installed."""
 
 
 @contextmanager
-def needs(extra: str, what: str) -> Iterator[None]:
-    """Imports in this context may fail: ClickException then names the module and the extra that has it.
+def needs(extra: str, feature: str) -> Iterator[None]:
+    """Report a failed import in this context with the extra that installs the module.
 
-    what: the command, or the part of it, that cannot work without.
+    Args:
+        extra: an extra of the distribution hangtag, such as ``train``.
+        feature: the command, or the part of it, that cannot work without the import.
+
+    Raises:
+        MissingExtraError: a module is not installed.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"{what} needs the Python module {error.name!r}, which is not installed here. "
+        raise MissingExtraError(
+            f"{feature} needs the Python module {error.name!r}, which is not installed here. "
             f"In the project's folder, install it with: pip install '.[{extra}]'"
         ) from error

@@ -1,4 +1,4 @@
-"""Files that a command writes because it was told to: what could not be written is said in one line."""
+"""What a command shows and writes: errors in one line, and the files that its options name."""
 
 import errno
 import os
@@ -8,26 +8,54 @@ from pathlib import Path
 
 import click
 
+from hangtag.errors import UserError
+
+
+class OutputError(UserError):
+    """A file that the user named cannot be written."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn a UserError that is raised in this context into click's, which ends the command with one line.
+
+    The root command wraps every subcommand in this.
+
+    Raises:
+        click.ClickException: with the error's message; its exit code is 1.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+
 
 def require_writable(path: Path) -> None:
-    """Raises ClickException for a file that cannot be written: for a command to ask before minutes of work.
+    """Check that a file can be written, before a command spends minutes on what goes into it.
 
-    The folders above it are made when it is written. What only writing shows, such as a full disk, is told then.
+    Missing folders are no obstacle, since ``writing`` creates them. A full disk shows only when the file is written.
+
+    Raises:
+        OutputError: the path is a folder, lies below a file, or its permissions forbid writing.
     """
     above = next(folder for folder in (path.parent, *path.absolute().parents) if folder.exists())
     if path.is_dir():
-        trouble = errno.EISDIR
+        code = errno.EISDIR
     elif not above.is_dir():
-        trouble = errno.ENOTDIR
+        code = errno.ENOTDIR
     elif not os.access(path if path.exists() else above, os.W_OK):
-        trouble = errno.EACCES
+        code = errno.EACCES
     else:
         return
-    raise click.ClickException(f"cannot write {path}: {os.strerror(trouble)}")
+    raise OutputError(f"cannot write {path}: {os.strerror(code)}")
 
 
 def write_text(file: str, text: str) -> None:
-    """Write text to a file, or to standard output for "-". Raises ClickException when that cannot be done."""
+    """Write text and a line break to a file, or to standard output for "-".
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     if file == "-":
         click.echo(text)
         return
@@ -37,10 +65,14 @@ def write_text(file: str, text: str) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Make the folder that path lies in, and say in one line what went wrong; say so too when path is written."""
+    """Create the folders above a file that is written in this context, and report on standard error that it was.
+
+    Raises:
+        OutputError: an OSError was raised in the context.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {error.strerror}") from error
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
     click.echo(f"wrote {path}", err=True)

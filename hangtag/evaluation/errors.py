@@ -1,6 +1,6 @@
 """What can stop an evaluation, for a person to read: shown as one line, exit code 1."""
 
-import click
+from hangtag.errors import UserError
 
 
 def sentence(error: Exception) -> str:
@@ -8,5 +8,5 @@ def sentence(error: Exception) -> str:
     return f"{str(error).rstrip('. ')}."
 
 
-class EvaluationError(click.ClickException):
+class EvaluationError(UserError):
     """The model cannot be asked, or does not answer as a classifier of this data set does."""

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from hangtag.cli import SUBCOMMANDS, main
+from hangtag.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +28,8 @@ def test_help_lists_every_subcommand_and_imports_none_of_them() -> None:
         "import sys\n"
         "from hangtag.cli import main\n"
         "main(['--help'], standalone_mode=False)\n"
-        "heavy = {'torch', 'onnx', 'onnxruntime', 'grpc', 'numpy', 'training', 'export', 'serving'}\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'grpc', 'numpy'}\n"
+        "heavy |= {'hangtag.training', 'hangtag.export', 'hangtag.serving'}\n"
         "print('IMPORTED', sorted(heavy & set(sys.modules)))\n"
     )
     assert "IMPORTED []" in printed
@@ -43,7 +45,7 @@ def test_the_health_check_loads_little() -> None:
         "from hangtag.cli import main\n"
         "try: main(['health', '--server', '127.0.0.1:1'], standalone_mode=False)\n"
         "except Exception as error: print(error)\n"
-        "print('IMPORTED', sorted({'numpy', 'onnxruntime', 'PIL', 'protos', 'rich'} & set(sys.modules)))\n"
+        "print('IMPORTED', sorted({'numpy', 'onnxruntime', 'PIL', 'hangtag.protos', 'rich'} & set(sys.modules)))\n"
     )
     assert "no server answers" in printed
     assert "IMPORTED []" in printed
@@ -85,6 +87,15 @@ def test_a_missing_module_names_the_extra_that_has_it(name: str, monkeypatch: py
         f"Error: 'hangtag {name}' needs the Python module 'brain', which is not installed here. "
         f"In the project's folder, install it with: pip install '.[{SUBCOMMANDS[name].extra}]'\n"
     )
+
+
+def test_a_user_error_is_shown_as_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_options: object) -> None:
+        raise UserError("no hats left")
+
+    monkeypatch.setattr(main.get_command(click.Context(main), "health"), "callback", fail)
+    result = CliRunner().invoke(main, ["health"])
+    assert (result.exit_code, result.output) == (1, "Error: no hats left\n")
 
 
 def test_the_extras_that_are_named_exist() -> None:
@@ -158,8 +169,8 @@ def test_children_run_nothing_of_the_current_folder(tmp_path: Path, monkeypatch:
 def test_what_serves_leaves_torch_out() -> None:
     printed = python(
         "import importlib, pkgutil, sys\n"
-        "import serving\n"
-        "names = [module.name for module in pkgutil.walk_packages(serving.__path__, 'serving.')]\n"
+        "from hangtag import serving\n"
+        "names = [module.name for module in pkgutil.walk_packages(serving.__path__, 'hangtag.serving.')]\n"
         "for name in names:\n"
         "    importlib.import_module(name)\n"
         "print(len(names), sorted({'torch', 'torchvision', 'onnx', 'onnxscript'} & set(sys.modules)))\n"
