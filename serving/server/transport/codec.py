@@ -1,5 +1,6 @@
-"""ModelInfer's messages <-> named arrays."""
+"""Convert between ModelInfer's messages and named arrays."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,15 +14,20 @@ from hangtag.serving.signature import Signature, TensorSpec
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-# Parameters of one tensor, in Triton's protocol, that would change what is sent or answered; others are left alone.
-_UNKNOWN = {
+_TIMEOUT = "timeout"  # Triton's parameter of a request
+# Triton's parameters of a tensor that change what is sent or answered. They are refused; all others are ignored.
+_UNSUPPORTED = {
     "classification": "ask for the output itself, or Classify of hangtag.v1.Classifier for labels",
     "shared_memory_region": "send tensors in the request, and take them from the answer",
 }
 
 
 def decode_inputs(request: pb.ModelInferRequest) -> tuple[Arrays, dict[str, str]]:
-    """The request's arrays and their datatypes, by name. Raises InvalidRequestError when they do not hold together."""
+    """The request's arrays and their datatypes, by input name.
+
+    Raises:
+        InvalidRequestError: names, contents, datatypes and shapes do not match, or a parameter is not supported.
+    """
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise InvalidRequestError(
@@ -31,7 +37,7 @@ def decode_inputs(request: pb.ModelInferRequest) -> tuple[Arrays, dict[str, str]
     for index, tensor in enumerate(request.inputs):
         if tensor.name in arrays:
             raise InvalidRequestError(f"input {tensor.name!r} is given twice")
-        _require_known(tensor)
+        _require_supported(tensor)
         if raw and tensor.HasField("contents"):
             raise InvalidRequestError(
                 f"input {tensor.name!r} has both contents and raw_input_contents; send one of them"
@@ -48,14 +54,18 @@ def decode_inputs(request: pb.ModelInferRequest) -> tuple[Arrays, dict[str, str]
 
 
 def requested_outputs(request: pb.ModelInferRequest, signature: Signature) -> Sequence[TensorSpec]:
-    """Which outputs the caller wants, in its order; all of them when it names none."""
+    """The outputs that the request names, in its order; all of the model's when it names none.
+
+    Raises:
+        InvalidRequestError: the model does not have one, one is named twice, or a parameter is not supported.
+    """
     if not request.outputs:
         return signature.outputs
     for output in request.outputs:
-        _require_known(output)
+        _require_supported(output)
     specs = [(output.name, signature.output(output.name)) for output in request.outputs]
     if len({name for name, _ in specs}) < len(specs):  # a small request could ask for a huge answer
-        raise InvalidRequestError("an output is asked for twice; name each one once")
+        raise InvalidRequestError("an output is requested twice; name each one once")
     unknown = [name for name, spec in specs if spec is None]
     if unknown:
         known = "; ".join(str(spec) for spec in signature.outputs)
@@ -69,7 +79,14 @@ def encode_response(
     specs: Sequence[TensorSpec],
     outputs: Mapping[str, npt.NDArray[Any]],
 ) -> pb.ModelInferResponse:
-    """The answer, its tensors as raw bytes."""
+    """The response with the requested outputs as raw bytes.
+
+    Args:
+        request: gives the names and the id.
+        version: the version that answered.
+        specs: the requested outputs, in order.
+        outputs: the model's arrays by name.
+    """
     return pb.ModelInferResponse(
         model_name=request.model_name,
         model_version=version,
@@ -84,17 +101,40 @@ def encode_response(
     )
 
 
-def _require_known(
+def request_deadline(request: pb.ModelInferRequest, deadline: float | None) -> float | None:
+    """The earlier one of the call's deadline and the request's own, which its parameter ``timeout`` sets from now on.
+
+    A stream has one deadline for all its requests, so there the parameter alone can give each its own.
+
+    Args:
+        request: its timeout is in microseconds, as Triton's is.
+        deadline: the call's, on the monotonic clock in seconds; None when it has none.
+
+    Raises:
+        InvalidRequestError: the timeout is not above 0.
+    """
+    if _TIMEOUT not in request.parameters:
+        return deadline
+    microseconds = request.parameters[_TIMEOUT].int64_param
+    if microseconds <= 0:
+        raise InvalidRequestError(
+            f"the parameter {_TIMEOUT!r} must be an int64 of microseconds above 0, not {microseconds}"
+        )
+    own = time.monotonic() + microseconds / 1e6
+    return own if deadline is None else min(own, deadline)
+
+
+def _require_supported(
     tensor: pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor,
 ) -> None:
     if tensor.parameters:
-        for name, instead in _UNKNOWN.items():
+        for name, instead in _UNSUPPORTED.items():
             if name in tensor.parameters:
-                raise InvalidRequestError(f"{tensor.name!r} has the parameter {name!r}, not known here: {instead}")
+                raise InvalidRequestError(f"{tensor.name!r}: the parameter {name!r} is not supported; {instead}")
 
 
 def _as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """ONNX's strings are UTF-8 text. Raises ValueError for other bytes."""
+    """BYTES as str, because ONNX's strings are UTF-8 text. Raises ValueError for other bytes."""
     text = np.empty(array.size, np.object_)
     text[:] = [element.decode() for element in array.flat]
     return text.reshape(array.shape)

@@ -1,15 +1,14 @@
-"""Domain errors -> gRPC status codes: one table, and the wrapper that applies it to a servicer's methods."""
+"""The status that a call ends with: one table from domain errors to gRPC status codes, and what is logged of a failure.
 
-import functools
-import time
+gRPC's codes are the server's vocabulary for failures; the metrics and every transport use them.
+"""
+
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Mapping
 
 import grpc
 import structlog
 
-from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import (
     CancelledError,
     ControlError,
@@ -53,10 +52,6 @@ STATUS: dict[type[ServerError], grpc.StatusCode] = {
 REQUEST_ID = "x-request-id"
 _MAX_LOGGED_LENGTH = 128  # characters; the log must not grow with what callers send
 
-Servicer = TypeVar("Servicer")
-Request = TypeVar("Request")
-Response = TypeVar("Response")
-
 
 def status_code(error: Exception) -> grpc.StatusCode:
     """The status code that a call ends with. Any exception that is not in the table is a bug of ours: INTERNAL."""
@@ -84,23 +79,6 @@ def call_status(error: Exception, rpc: str, log_fields: Mapping[str, str] = {}) 
     return code, f"an error inside the server; its log has it under {reference}"
 
 
-def answers_errors(
-    method: Callable[[Servicer, Request, grpc.ServicerContext], Response],
-) -> Callable[[Servicer, Request, grpc.ServicerContext], Response]:
-    """Let a servicer's method raise domain errors: each ends the call with its status and its own message."""
-
-    @functools.wraps(method)
-    def answering(servicer: Servicer, request: Request, context: grpc.ServicerContext) -> Response:
-        try:
-            return method(servicer, request, context)
-        except Exception as error:
-            context.abort(
-                *call_status(error, method.__name__, request_log_fields(request, context.invocation_metadata()))
-            )
-
-    return answering
-
-
 def request_log_fields(request: object, metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
     """The request's model and id for the log. The id is ModelInfer's ``id``, else the metadata x-request-id."""
     request_id = str(getattr(request, "id", "") or dict(metadata).get(REQUEST_ID, ""))
@@ -108,35 +86,7 @@ def request_log_fields(request: object, metadata: Iterable[tuple[str, str | byte
     return {"model": model[:_MAX_LOGGED_LENGTH], "request_id": request_id[:_MAX_LOGGED_LENGTH]}
 
 
-class AsksTheEngine(Protocol):
-    """A servicer whose calls are counted."""
-
-    _engine: Engine
-
-
-Asking = TypeVar("Asking", bound=AsksTheEngine)
-
-
-def counts_failures(
-    method: Callable[[Asking, Request, grpc.ServicerContext], Response],
-) -> Callable[[Asking, Request, grpc.ServicerContext], Response]:
-    """Count the errors that a method raises, by model, version and code. It stands below answers_errors."""
-
-    @functools.wraps(method)
-    def counting(servicer: Asking, request: Request, context: grpc.ServicerContext) -> Response:
-        started = time.perf_counter_ns()
-        try:
-            return method(servicer, request, context)
-        except Exception as error:
-            elapsed = time.perf_counter_ns() - started
-            name, version = (getattr(request, field, "") for field in ("model_name", "model_version"))
-            servicer._engine.record_failure(name, version, status_code(error).name, elapsed)
-            raise
-
-    return counting
-
-
 def _short(message: str) -> str:
-    """Messages quote what the caller sent, but travel in a header of 8 KiB where one character may take 12 bytes."""
+    """Cut a message that quotes a long request: it must fit a header of 8 KiB, where a character may take 12 bytes."""
     limit = 2500 if message.isascii() else 600
     return message if len(message) <= limit else f"{message[:limit]} ..."

@@ -1,100 +1,188 @@
-"""A request that is put into a model's queue, and read once it is answered: for calls that ask more than once."""
+"""Submit a query to the model that serves its name: the one way of a request from a transport into the engine.
 
-import queue
+A transport wraps its message in a `Query` and passes it to `submit`, which looks the model up, lets the query decode
+itself for that model, and puts the inputs into the model's queue. The transport's `Reply` gets the `Outcome`. Retries
+after a model swap and the counting of failures are here, so that unary calls, streams and comparisons differ in their
+reply alone.
+"""
+
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, NoReturn, Protocol, TypeAlias, TypeVar
 
-import grpc
-
-from hangtag.serving.server.batching.request import InferenceResult, OnComplete
+from hangtag.serving.server.batching.request import InferenceResult, Tensors
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.errors import ServerError
-from hangtag.serving.server.transport.deadline import deadline_of
-from hangtag.serving.server.transport.lookup import with_model
+from hangtag.serving.server.errors import ServerError, UnavailableError
+from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport.status import status_code
 
+T = TypeVar("T")
 Response = TypeVar("Response")
 
 
 @dataclass(frozen=True)
-class Asked(Generic[Response]):
-    """A request in a queue. ``read`` makes the response of its answer, and may raise ServerError."""
+class PreparedQuery(Generic[Response]):
+    """A query that is decoded for one version of its model."""
 
-    cancel: Callable[[], None]
-    read: Callable[[InferenceResult], Response]
-
-
-Ask: TypeAlias = Callable[[OnComplete, float | None], Asked[Response]]
-"""Puts a request into its model's queue, with a deadline on the monotonic clock; raises ServerError instead."""
-
-AskModel: TypeAlias = Callable[[ServedModel, OnComplete, float | None], Asked[Response]]
-"""The same of a certain model."""
+    inputs: Tensors
+    datatypes: Mapping[str, str]
+    deadline: float | None
+    """On the monotonic clock, in seconds."""
+    encode: Callable[[InferenceResult], Response]
+    """Turns the model's result into the transport's response; may raise ServerError."""
 
 
-def asking(engine: Engine, name: str, version: str, ask: AskModel[Response]) -> Ask[Response]:
-    """Asks the model of this name and version, or its successor; what fails is counted, as for a call of its own."""
+class Query(Protocol[Response]):
+    """A transport's request for one model, not decoded yet."""
 
-    def ask_and_count(on_complete: OnComplete, deadline: float | None) -> Asked[Response]:
-        started = time.perf_counter_ns()
+    @property
+    def model_name(self) -> str: ...
 
-        def count(error: Exception) -> None:
-            engine.record_failure(name, version, status_code(error).name, time.perf_counter_ns() - started)
+    @property
+    def model_version(self) -> str:
+        """Empty: the latest version."""
 
-        def done(outcome: InferenceResult | ServerError) -> None:
-            if isinstance(outcome, ServerError):
-                count(outcome)
-            on_complete(outcome)
+    def prepare(self, model: ServedModel, deadline: float | None) -> PreparedQuery[Response]:
+        """Decode the request for this model.
 
-        def read(answer: InferenceResult) -> Response:
+        Args:
+            model: the version that will compute the query.
+            deadline: the call's deadline; the request may set an earlier one.
+
+        Raises:
+            InvalidRequestError: the request does not fit the model.
+        """
+
+
+@dataclass(frozen=True)
+class Answered(Generic[Response]):
+    """The outcome of a query that the model answered.
+
+    The result is encoded only when `response` is called, so that the thread that sends it spends the time, and not the
+    thread that computes batches.
+    """
+
+    result: InferenceResult
+    encode: Callable[[InferenceResult], Response]
+
+    @property
+    def timings(self) -> Timings | None:
+        return self.result.timings
+
+    def response(self) -> Response:
+        """Encode the result. Raises ServerError if it has no meaning."""
+        return self.encode(self.result)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The outcome of a query that was refused, dropped, or failed."""
+
+    error: Exception
+
+    @property
+    def timings(self) -> Timings | None:
+        return None
+
+    def response(self) -> NoReturn:
+        """Raises the error."""
+        raise self.error
+
+
+Outcome: TypeAlias = Answered[Response] | Failed
+Reply: TypeAlias = Callable[[Outcome[Response]], None]
+"""Takes the outcome of a query, exactly once: on the thread that computed or dropped it, or, for a query that is
+refused, on the submitting thread before `submit` returns. It must not block."""
+Cancel: TypeAlias = Callable[[], None]
+"""Drops the query if it is still queued; does nothing once it has ended."""
+
+
+def submit(engine: Engine, query: Query[Response], reply: Reply[Response], deadline: float | None) -> Cancel:
+    """Queue a query with the model that it names. Never raises: every error is an outcome, and is counted.
+
+    Args:
+        engine: looks the model up.
+        query: decoded here, once for each version that is tried.
+        reply: gets the outcome.
+        deadline: the call's, on the monotonic clock in seconds; None if the caller waits for ever.
+
+    Returns:
+        A function that cancels the query.
+    """
+    started = time.perf_counter_ns()
+
+    def fail(error: Exception) -> None:
+        record_failure(engine, error, started, query.model_name, query.model_version)
+        reply(Failed(error))
+
+    def queue_with(model: ServedModel) -> Cancel:
+        prepared = query.prepare(model, deadline)
+
+        def encode(result: InferenceResult) -> Response:
             try:
-                return asked.read(answer)
+                return prepared.encode(result)
             except Exception as error:
-                count(error)
+                record_failure(engine, error, started, query.model_name, query.model_version)
                 raise
 
-        try:
-            asked = with_model(engine, name, version, lambda model: ask(model, done, deadline))
-        except Exception as error:
-            count(error)
-            raise
-        return Asked(asked.cancel, read)
+        def on_complete(result: InferenceResult | ServerError) -> None:
+            if isinstance(result, ServerError):
+                fail(result)
+            else:
+                reply(Answered(result, encode))
 
-    return ask_and_count
+        request = model.submit(prepared.inputs, prepared.datatypes, on_complete, prepared.deadline)
+        return lambda: model.cancel(request)
 
-
-def ask_all(asks: Sequence[Ask[Response]], context: grpc.ServicerContext) -> list[Response | Exception]:
-    """Every response, or why there is none, in the order of the asks; all are queued before the first is waited for."""
-    deadline = deadline_of(context)
-    done: queue.SimpleQueue[tuple[int, InferenceResult | ServerError]] = queue.SimpleQueue()
-    asked: dict[int, Asked[Response]] = {}
-    responses: dict[int, Response | Exception] = {}
-    for place, ask in enumerate(asks):
-        try:
-            asked[place] = ask(lambda outcome, place=place: done.put((place, outcome)), deadline)  # type: ignore[misc]
-        except Exception as error:
-            responses[place] = error
-
-    def cancel() -> None:
-        for one in asked.values():
-            one.cancel()
-
-    if not context.add_callback(cancel):  # the call has ended already
-        cancel()
-    for _ in asked:
-        place, outcome = done.get()
-        response = response_of(asked[place], outcome)
-        responses[place] = response
-    return [responses[place] for place in range(len(asks))]
-
-
-def response_of(asked: Asked[Response], outcome: InferenceResult | ServerError) -> Response | Exception:
-    """The response of an answer, or why there is none."""
-    if isinstance(outcome, ServerError):
-        return outcome
     try:
-        return asked.read(outcome)
+        return retry_after_swap(engine, query.model_name, query.model_version, queue_with)
     except Exception as error:
-        return error
+        fail(error)
+        return lambda: None
+
+
+def retry_after_swap(engine: Engine, name: str, version: str, attempt: Callable[[ServedModel], T]) -> T:
+    """Return what ``attempt`` returns for the model of this name and version.
+
+    A model may be replaced, and closed, between its look-up and the moment when the query is queued. Then ``attempt``
+    raises UnavailableError although the name is served, and is called again with the successor.
+
+    Raises:
+        NotFoundError: the model or the version is not served.
+        UnavailableError: the server is loading or stopping.
+        ServerError: whatever else ``attempt`` raises.
+    """
+    while True:
+        model = engine.model(name, version)
+        try:
+            return attempt(model)
+        except UnavailableError:
+            if engine.model(name, version) is model:
+                raise
+
+
+def record_failure(engine: Engine, error: Exception, started: int, name: str = "", version: str = "") -> None:
+    """Count a failed request under its status code: the one place where a transport counts failures.
+
+    Args:
+        engine: keeps the counters.
+        error: what the request failed with.
+        started: when it came, by time.perf_counter_ns.
+        name: the model's name as the caller sent it; empty for a request that was refused before it was read.
+        version: the model's version, likewise.
+    """
+    engine.record_failure(name, version, status_code(error).name, time.perf_counter_ns() - started)
+
+
+@contextmanager
+def failures_recorded(engine: Engine) -> Iterator[None]:
+    """Count an error that is raised inside, before there is a query that names a model."""
+    started = time.perf_counter_ns()
+    try:
+        yield
+    except Exception as error:
+        record_failure(engine, error, started)
+        raise

@@ -1,5 +1,7 @@
-"""hangtag.v1.Classifier: an image in, labels with probabilities out; of one model, of a stream of images, or of several
-models side by side."""
+"""hangtag.v1.Classifier: an image in, labels with probabilities out.
+
+One model classifies one image or a stream of images, or several models classify the same image for comparison.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,88 +9,57 @@ import grpc
 
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.protos import classifier_pb2_grpc
-from hangtag.serving.server.batching.request import OnComplete
 from hangtag.serving.server.classification.classifier import Classifier
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
-from hangtag.serving.server.transport.deadline import deadline_of
-from hangtag.serving.server.transport.grpc.streams.errors import ends_with_errors
-from hangtag.serving.server.transport.grpc.streams.ordered import Streams
-from hangtag.serving.server.transport.grpc.unary_call import infer
-from hangtag.serving.server.transport.image_request import ImageRequest, Picture
-from hangtag.serving.server.transport.lookup import with_model
-from hangtag.serving.server.transport.status import answers_errors, call_status, counts_failures, request_log_fields
-from hangtag.serving.server.transport.submission import Ask, Asked, ask_all, asking
+from hangtag.serving.server.transport.grpc.calls import infer, infer_all
+from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
+from hangtag.serving.server.transport.image_query import ImageQuery, RequestImage
+from hangtag.serving.server.transport.status import call_status, request_log_fields
+from hangtag.serving.server.transport.submission import Outcome, failures_recorded
 
 MAX_COMPARED = 32
-"""Models asked about one image at once."""
+"""Models that one Compare may name."""
 
 
 class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
-    """Works with every model that takes one UINT8 picture and carries labels for its ``probabilities``."""
+    """Works with every model that takes one UINT8 picture and has labels for its output ``probabilities``."""
 
-    def __init__(self, engine: Engine, streams: Streams) -> None:
+    def __init__(self, engine: Engine, streams: OpenStreams) -> None:
         self._engine = engine
         self._streams = streams
 
-    @answers_errors
-    @counts_failures
     def Classify(self, request: pb.ClassifyRequest, context: grpc.ServicerContext) -> pb.ClassifyResponse:
-        picture = Picture(request)
+        return infer(self._engine, _query(request), context)
 
-        def ask(model: ServedModel) -> pb.ClassifyResponse:
-            about = ImageRequest(model, picture, request.top_k)
-            return about.read(infer(model, about.inputs, about.datatypes, context, deadline_of(context)))
-
-        return with_model(self._engine, request.model_name, request.model_version, ask)
-
-    @ends_with_errors
     def ClassifyStream(
         self, request_iterator: Iterator[pb.ClassifyRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.ClassifyStreamResponse]:
-        def refuse(request: pb.ClassifyRequest, error: Exception) -> pb.ClassifyStreamResponse:
-            identity = request_log_fields(request, context.invocation_metadata())
-            return pb.ClassifyStreamResponse(id=request.id, failure=_failure(error, "ClassifyStream", identity))
+        def respond(request: pb.ClassifyRequest, outcome: Outcome[pb.ClassifyResponse]) -> pb.ClassifyStreamResponse:
+            try:
+                return pb.ClassifyStreamResponse(id=request.id, answer=outcome.response())
+            except Exception as error:
+                log_fields = request_log_fields(request, context.invocation_metadata())
+                return pb.ClassifyStreamResponse(id=request.id, failure=_failure(error, "ClassifyStream", log_fields))
 
-        return self._streams.answer(request_iterator, context, self._ask, refuse)
+        return self._streams.answer(request_iterator, context, _query, respond)
 
-    @answers_errors
-    @counts_failures
     def Compare(self, request: pb.CompareRequest, context: grpc.ServicerContext) -> pb.CompareResponse:
-        choices = self._choices(request)
-        picture = Picture(request)
-        asks = [self._asking(choice.name, choice.version, picture, request.top_k) for choice in choices]
-        responses = ask_all(asks, context)
-        identity = request_log_fields(request, context.invocation_metadata())
-
-        def outcome(model: str, response: pb.ClassifyResponse | Exception) -> pb.ModelOutcome:
-            if isinstance(response, Exception):
-                failure = _failure(response, "Compare", {**identity, "model": model})
-                return pb.ModelOutcome(model_name=model, failure=failure)
-            return pb.ModelOutcome(model_name=model, answer=response)
-
-        names = [choice.name for choice in choices]
-        return pb.CompareResponse(outcomes=[outcome(*each) for each in zip(names, responses, strict=True)])
-
-    def _asking(self, name: str, version: str, picture: Picture, top_k: int) -> Ask[pb.ClassifyResponse]:
-        def ask(model: ServedModel, on_complete: OnComplete, deadline: float | None) -> Asked[pb.ClassifyResponse]:
-            return ImageRequest(model, picture, top_k).ask(on_complete, deadline)
-
-        return asking(self._engine, name, version, ask)
-
-    def _ask(
-        self, request: pb.ClassifyRequest, on_complete: OnComplete, deadline: float | None
-    ) -> Asked[pb.ClassifyStreamResponse]:
-        ask = self._asking(request.model_name, request.model_version, Picture(request), request.top_k)
-        asked = ask(on_complete, deadline)
-        return Asked(asked.cancel, lambda answer: pb.ClassifyStreamResponse(id=request.id, answer=asked.read(answer)))
+        with failures_recorded(self._engine):
+            choices = self._choices(request)
+        image = RequestImage(request)
+        queries = [ImageQuery(choice.name, choice.version, image, request.top_k) for choice in choices]
+        outcomes = infer_all(self._engine, queries, context)
+        log_fields = request_log_fields(request, context.invocation_metadata())
+        return pb.CompareResponse(
+            outcomes=[_model_outcome(*each, log_fields) for each in zip(choices, outcomes, strict=True)]
+        )
 
     def _choices(self, request: pb.CompareRequest) -> list[pb.ModelChoice]:
-        """Those of the request, or every classifier that is served. Raises ServerError."""
+        """The models of the request, or every classifier that is served. Raises ServerError."""
         choices = list(request.models) or self._every_classifier()
         if len(choices) > MAX_COMPARED:
-            raise InvalidRequestError(f"{len(choices)} models; at most {MAX_COMPARED} are asked about one image")
+            raise InvalidRequestError(f"{len(choices)} models; at most {MAX_COMPARED} can be compared on one image")
         seen: set[tuple[str, str]] = set()
         for choice in choices:
             if (choice.name, choice.version) in seen:
@@ -105,7 +76,21 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
         return [pb.ModelChoice(name=name) for name in sorted(names)]
 
 
-def _failure(error: Exception, rpc: str, identity: Mapping[str, str]) -> pb.Failure:
-    code, message = call_status(error, rpc, identity)
+def _query(request: pb.ClassifyRequest) -> ImageQuery:
+    return ImageQuery(request.model_name, request.model_version, RequestImage(request), request.top_k)
+
+
+def _model_outcome(
+    choice: pb.ModelChoice, outcome: Outcome[pb.ClassifyResponse], log_fields: Mapping[str, str]
+) -> pb.ModelOutcome:
+    try:
+        return pb.ModelOutcome(model_name=choice.name, answer=outcome.response())
+    except Exception as error:
+        failure = _failure(error, "Compare", {**log_fields, "model": choice.name})
+        return pb.ModelOutcome(model_name=choice.name, failure=failure)
+
+
+def _failure(error: Exception, rpc: str, log_fields: Mapping[str, str]) -> pb.Failure:
+    code, message = call_status(error, rpc, log_fields)
     number: int = code.value[0]
     return pb.Failure(code=number, message=message)

@@ -1,5 +1,8 @@
-"""grpc.health.v1.Health. Not grpcio-health-checking's own servicer: that one sends while it holds a lock which its
-callbacks need on the thread that polls, so callers who open and leave a few Watch streams stop the whole server."""
+"""grpc.health.v1.Health: whether the server, a service or a model serves.
+
+grpcio-health-checking's own servicer is not used: it sends while it holds a lock that its callbacks need on the thread
+that polls, so clients that open and leave a few Watch streams stop the whole server.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -8,6 +11,8 @@ import grpc
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
+from hangtag.serving.server.errors import NotFoundError, QueueFullError
+
 MAX_WATCHES = 128
 """Open Watch streams at once; each holds a thread."""
 
@@ -15,7 +20,7 @@ _UNKNOWN: int = pb.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """The state of each name. Watch streams end when the server stops, so that it does not wait for them."""
+    """The state of each name: empty for the server as a whole, else a service or a model. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -24,12 +29,13 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._stopped = False
 
     def set(self, service: str, state: int) -> None:
+        """Set a name's state, one of HealthCheckResponse.ServingStatus."""
         with self._changed:
             self._states[service] = state
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """NOT_SERVING for every name, which each Watch still tells before it ends."""
+        """Set every name to NOT_SERVING. Each Watch sends that, and ends, so that the server's stop need not wait."""
         with self._changed:
             self._states = dict.fromkeys(self._states, pb.HealthCheckResponse.NOT_SERVING)
             self._stopped = True
@@ -39,37 +45,34 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         with self._changed:
             state = self._states.get(request.service)
         if state is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, "no such service or model; the empty name is the whole server")
+            raise NotFoundError("no such service or model; the empty name is the whole server")
         return pb.HealthCheckResponse(status=state)
 
     def Watch(self, request: pb.HealthCheckRequest, context: grpc.ServicerContext) -> Iterator[pb.HealthCheckResponse]:
         with self._changed:
-            full = self._watches >= MAX_WATCHES
-            self._watches += not full
-        if full:
-            context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_WATCHES} Watch streams are open; poll with Check instead"
-            )
+            if self._watches >= MAX_WATCHES:
+                raise QueueFullError(f"{MAX_WATCHES} Watch streams are open; poll with Check instead")
+            self._watches += 1
         try:
             context.add_callback(self._wake)
-            told: int | None = None
-            while (state := self._next(request.service, told, context)) is not None:
+            sent: int | None = None
+            while (state := self._next_state(request.service, sent, context)) is not None:
                 yield pb.HealthCheckResponse(status=state)
-                told = state
+                sent = state
         finally:
             with self._changed:
                 self._watches -= 1
                 self._changed.notify_all()
 
-    def _next(self, service: str, told: int | None, context: grpc.ServicerContext) -> int | None:
-        """The service's state once it is not what was told; None when there is nobody, or nothing more, to tell."""
+    def _next_state(self, service: str, sent: int | None, context: grpc.ServicerContext) -> int | None:
+        """Wait until the state differs from the one sent; None when the server stops or the client has left."""
 
         def state() -> int:
             return self._states.get(service, _UNKNOWN)
 
         with self._changed:
-            self._changed.wait_for(lambda: state() != told or self._stopped or not context.is_active())
-            return state() if state() != told and context.is_active() else None
+            self._changed.wait_for(lambda: state() != sent or self._stopped or not context.is_active())
+            return state() if state() != sent and context.is_active() else None
 
     def _wake(self) -> None:
         with self._changed:

@@ -1,4 +1,8 @@
-"""inference.GRPCInferenceService, the Open Inference Protocol: each method translates and asks the engine."""
+"""inference.GRPCInferenceService: the Open Inference Protocol with Triton's extensions.
+
+Each method translates its message, calls the engine or the model control, and translates the answer. Errors leave as
+domain errors; `ErrorInterceptor` gives them their status.
+"""
 
 from collections.abc import Iterator
 from importlib import metadata
@@ -9,31 +13,38 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import Control
-from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.errors import NotFoundError, UnavailableError
-from hangtag.serving.server.runtime.session import VERSION
-from hangtag.serving.server.transport import codec
-from hangtag.serving.server.transport.deadline import deadline_of, own_deadline
-from hangtag.serving.server.transport.grpc.repository_methods import RepositoryMethods
-from hangtag.serving.server.transport.grpc.streams.errors import ends_with_errors
-from hangtag.serving.server.transport.grpc.streams.inference import InferStream
-from hangtag.serving.server.transport.grpc.streams.ordered import Streams
-from hangtag.serving.server.transport.grpc.unary_call import infer
-from hangtag.serving.server.transport.lookup import with_model
-from hangtag.serving.server.transport.status import answers_errors, counts_failures
-from hangtag.serving.signature import TensorSpec
+from hangtag.serving.server.engine.single_flight import SingleFlight
+from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
+from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE, VersionState
+from hangtag.serving.server.transport.grpc.calls import infer
+from hangtag.serving.server.transport.grpc.streams.infer_stream import answer_stream
+from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
+from hangtag.serving.server.transport.infer_query import InferQuery
+from hangtag.serving.server.transport.model_messages import (
+    model_config,
+    model_index,
+    model_metadata,
+    model_statistics,
+)
 
-PLATFORM = "onnxruntime_onnx"
 EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 
 
-class InferenceService(RepositoryMethods, inference_pb2_grpc.GRPCInferenceServiceServicer):
-    """Errors leave as domain errors; answers_errors gives them their status."""
+class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
+    """The protocol's methods. Those of the repository and the statistics answer for all workers of the server."""
 
-    def __init__(self, engine: Engine, control: Control, streams: Streams) -> None:
-        super().__init__(control)
+    def __init__(self, engine: Engine, control: Control, streams: OpenStreams) -> None:
+        """Serve the models of an engine.
+
+        Args:
+            engine: this process' models, which answer inference.
+            control: loads, unloads and describes models, of all workers where there are several.
+            streams: answers ModelStreamInfer.
+        """
         self._engine = engine
-        self._stream = InferStream(engine, streams)
+        self._control = control
+        self._streams = streams
+        self._loads = SingleFlight()
 
     def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -41,7 +52,6 @@ class InferenceService(RepositoryMethods, inference_pb2_grpc.GRPCInferenceServic
     def ServerReady(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self._engine.ready)
 
-    @answers_errors
     def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
         try:
             self._engine.model(request.name, request.version)
@@ -54,89 +64,84 @@ class InferenceService(RepositoryMethods, inference_pb2_grpc.GRPCInferenceServic
     ) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name="hangtag", version=metadata.version("hangtag"), extensions=EXTENSIONS)
 
-    @answers_errors
     def ModelMetadata(
         self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
     ) -> pb.ModelMetadataResponse:
         model = self._engine.model(request.name, request.version)
-        return pb.ModelMetadataResponse(
-            name=model.name,
-            versions=[each.version for each in self._engine.versions(model.name)],
-            platform=PLATFORM,
-            inputs=[_tensor_metadata(spec) for spec in model.signature.inputs],
-            outputs=[_tensor_metadata(spec) for spec in model.signature.outputs],
-        )
+        return model_metadata(model, self._engine.versions(model.name))
 
-    @answers_errors
-    @counts_failures
+    def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
+        return pb.ModelConfigResponse(config=model_config(self._engine.model(request.name, request.version)))
+
     def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
-        def ask(model: ServedModel) -> pb.ModelInferResponse:
-            inputs, datatypes = codec.decode_inputs(request)
-            specs = codec.requested_outputs(request, model.signature)
-            answer = infer(model, inputs, datatypes, context, own_deadline(request, deadline_of(context)))
-            return codec.encode_response(request, model.version, specs, answer.outputs)
+        return infer(self._engine, InferQuery(request), context)
 
-        return with_model(self._engine, request.model_name, request.model_version, ask)
-
-    @ends_with_errors
     def ModelStreamInfer(
         self, request_iterator: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.ModelStreamInferResponse]:
-        return self._stream.answer(request_iterator, context)
+        return answer_stream(self._streams, request_iterator, context)
 
-    @answers_errors
-    def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
-        return pb.ModelConfigResponse(config=_config(self._engine.model(request.name, request.version)))
+    def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryIndexResponse:
+        _require_unnamed_repository(request.repository_name)
+        states = _ready(self._control) if request.ready else _known(self._control)
+        return pb.RepositoryIndexResponse(models=[model_index(state) for state in states])
 
+    def RepositoryModelLoad(
+        self, request: pb.RepositoryModelLoadRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryModelLoadResponse:
+        _require_unnamed_repository(request.repository_name)
+        if request.parameters:
+            name = next(iter(request.parameters))
+            raise InvalidRequestError(f"parameter {name!r} is not supported: a model is loaded as its file is")
+        # A load goes on when its caller has left. Calls for one model share its next load, so that callers who come and
+        # leave cannot pile up loads.
+        self._loads.do(request.model_name, lambda: self._control.load(request.model_name))
+        return pb.RepositoryModelLoadResponse()
 
-# Long, and of use only to who has the file: 'hangtag models' reads them there.
-_NOT_TOLD = ("training", "reference", "reference_labels")
+    def RepositoryModelUnload(
+        self, request: pb.RepositoryModelUnloadRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryModelUnloadResponse:
+        _require_unnamed_repository(request.repository_name)
+        self._control.unload(request.model_name)
+        return pb.RepositoryModelUnloadResponse()
 
-
-def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
-    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.wire_shape)
-
-
-def _config(model: ServedModel) -> pb.ModelConfig:
-    batched = model.signature.batched
-    skipped = 1 if batched else 0  # Triton's dims leave the batch axis out
-    parameters = {f"hangtag.{key}": value for key, value in model.signature.metadata.items() if key not in _NOT_TOLD}
-    parameters |= {
-        "execution_provider_asked": model.runtime.requested_provider,
-        "execution_provider": model.runtime.provider,
-        "cuda_graphs": "on" if model.runtime.cuda_graphs else "off",
-        "onnxruntime_version": VERSION,
-        "file_bytes": str(model.runtime.file_bytes),
-        "intra_op_threads": str(model.runtime.threads),
-        "alone_threads": str(model.runtime.alone_threads or model.runtime.threads),
-    }
-    config = pb.ModelConfig(
-        name=model.name,
-        platform=PLATFORM,
-        backend="onnxruntime",
-        max_batch_size=model.max_batch_size if batched else 0,
-        default_model_filename="model.onnx",
-        input=[
-            pb.ModelInput(name=spec.name, data_type=_data_type(spec), dims=spec.wire_shape[skipped:])
-            for spec in model.signature.inputs
-        ],
-        output=[
-            pb.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=spec.wire_shape[skipped:])
-            for spec in model.signature.outputs
-        ],
-        instance_group=[
-            pb.ModelInstanceGroup(
-                name=model.name,
-                count=model.instances,
-                kind=pb.ModelInstanceGroup.KIND_CPU if model.runtime.on_cpu else pb.ModelInstanceGroup.KIND_GPU,
-            )
-        ],
-        parameters={key: pb.ModelParameter(string_value=value) for key, value in parameters.items()},
-    )
-    if batched:
-        config.dynamic_batching.max_queue_delay_microseconds = round(model.batcher.max_queue_delay * 1e6)
-    return config
+    def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
+    ) -> pb.ModelStatisticsResponse:
+        states = _requested(_ready(self._control), request.name, request.version)
+        return pb.ModelStatisticsResponse(model_stats=[model_statistics(state) for state in states])
 
 
-def _data_type(spec: TensorSpec) -> str:
-    return "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
+def _require_unnamed_repository(name: str) -> None:
+    if name:
+        raise InvalidRequestError(f"there is no repository {name!r}: this server has one, without a name")
+
+
+def _ready(control: Control) -> list[VersionState]:
+    return [state for state in control.state().versions if state.state == READY]
+
+
+def _known(control: Control) -> list[VersionState]:
+    """Every version that was loaded or tried, then the models of the repository that could be loaded."""
+    states = control.state().versions
+    tried = {state.name for state in states}
+    not_loaded = [
+        VersionState(file.name, str(file.version), UNAVAILABLE, "not loaded")
+        for file in control.published()
+        if file.name not in tried
+    ]
+    return [*states, *not_loaded]
+
+
+def _requested(states: list[VersionState], name: str, version: str) -> list[VersionState]:
+    """The states of this model and version, or of all where these are empty. Raises NotFoundError."""
+    requested = [state for state in states if name in ("", state.name) and version in ("", state.version)]
+    if not name or requested:
+        return requested
+    versions = ", ".join(state.version for state in states if state.name == name)
+    if versions:
+        raise NotFoundError(f"version {version!r} of {name!r} is not served here; served: {versions}")
+    names = ", ".join(dict.fromkeys(state.name for state in states)) or "none"
+    raise NotFoundError(f"no model {name!r} is served here; served: {names}")

@@ -1,4 +1,7 @@
-"""grpcio's server around the engine: both services, health and reflection on one port."""
+"""The gRPC server: both services, health and reflection on one port, on grpcio's public API.
+
+ModelInfer can be taken over by the hot path instead (``--hot-path``), which drives grpcio's completion queue itself.
+"""
 
 from collections.abc import Sequence
 from concurrent import futures
@@ -13,18 +16,19 @@ from hangtag.protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, i
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import Control
 from hangtag.serving.server.engine.model_settings import largest_settings
-from hangtag.serving.server.errors import StartError, UnauthenticatedError
+from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.transport.grpc.classifier_service import ClassifierService
 from hangtag.serving.server.transport.grpc.health_service import MAX_WATCHES, HealthService
 from hangtag.serving.server.transport.grpc.inference_service import InferenceService
+from hangtag.serving.server.transport.grpc.interceptors.authorisation import AuthorisationInterceptor, record_refusals
+from hangtag.serving.server.transport.grpc.interceptors.errors import ErrorInterceptor
+from hangtag.serving.server.transport.grpc.interceptors.tracing import TracingInterceptor
 from hangtag.serving.server.transport.grpc.limits import channel_options
 from hangtag.serving.server.transport.grpc.reflection import add_reflection
-from hangtag.serving.server.transport.grpc.streams.ordered import MAX_STREAMS, Streams
-from hangtag.serving.server.transport.grpc.undecodable import RefusesMalformedMessages
+from hangtag.serving.server.transport.grpc.streams.open_streams import MAX_STREAMS, OpenStreams
 from hangtag.serving.server.transport.hot import availability
-from hangtag.serving.server.transport.security.authorisation import AuthorisesCalls
-from hangtag.serving.server.transport.security.tokens import Authorise, Metadata
-from hangtag.serving.server.transport.tracing import TracesCalls, Tracing
+from hangtag.serving.server.transport.security.tokens import Authorise
+from hangtag.serving.server.transport.tracing import Tracing
 
 if TYPE_CHECKING:
     from hangtag.serving.server.transport.hot.path import HotPath
@@ -40,7 +44,7 @@ _SPARE_THREADS = 32  # for health, metadata and reflection while every other thr
 
 
 class GrpcServer:
-    """Listens from ``start`` on, says NOT_SERVING until ``refresh_health``, and again from ``stop`` on."""
+    """Listens from ``start`` on. Health is NOT_SERVING until ``refresh_health``, and again from ``stop`` on."""
 
     def __init__(
         self,
@@ -51,30 +55,38 @@ class GrpcServer:
         credentials: grpc.ServerCredentials | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        """authorise: asked about every call but health's. credentials: of TLS. Without, all may call, in clear text.
+        """Build the server; it does not listen yet.
 
-        tracing: is told of each inference. Raises StartError when the hot path was asked for and cannot be had.
+        Args:
+            engine: has the models, and the configuration.
+            control: loads, unloads and describes models, of all workers where there are several.
+            authorise: checks every call but those to health; None lets everybody call.
+            credentials: TLS; None serves clear text.
+            tracing: gets a span for each call of an inference method; None records none.
+
+        Raises:
+            StartError: ``--hot-path on``, and the hot path does not work with this grpcio.
         """
         self._engine = engine
         self._credentials = credentials
         config = engine.config
-        # On this path a call holds its thread until it is answered, so there are as many as may wait and be computed.
+        # A call holds its thread until it is answered, so there is a thread for each that may be queued or computed.
         largest = largest_settings(config)
         threads = largest.max_queue_size + largest.largest_batch_size * largest.instance_count + MAX_STREAMS
         threads += MAX_WATCHES + _SPARE_THREADS
         if authorise is not None:
-            authorise = _counted(authorise, engine)
+            authorise = record_refusals(authorise, engine)
         pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc")
         interceptors = [
-            *([AuthorisesCalls(authorise)] if authorise else []),
-            RefusesMalformedMessages(),
-            *([TracesCalls(tracing)] if tracing else []),
+            *([AuthorisationInterceptor(authorise)] if authorise else []),
+            *([TracingInterceptor(tracing)] if tracing else []),
+            ErrorInterceptor(engine),
         ]
         options = channel_options(config)
         hot_threads = max(_HOT_THREADS, largest.instance_count)
         self._hot: HotPath | None = None
         self.why_ordinary = self._no_hot_path()
-        """Why ModelInfer goes the ordinary path; empty where it goes the hot one."""
+        """Why ModelInfer takes the ordinary path; empty when it takes the hot one."""
         if not self.why_ordinary:
             self._server, self._hot = _hot_server(
                 engine, authorise, tracing, hot_threads, pool, interceptors, options, threads
@@ -84,11 +96,11 @@ class GrpcServer:
                 pool, interceptors=interceptors, options=options, maximum_concurrent_rpcs=threads
             )
         self._health = HealthService()
-        self._served: set[str] = set()  # the names that health knows
+        self._health_names: set[str] = set()  # models with a state of their own in health
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        # One stream alone fills the next batch while one is computed, and never the whole queue.
+        # So one stream can fill the next batch while another one is computed, but never the whole queue.
         window = min(config.max_queue_size, 2 * config.max_batch_size)
-        self._streams = Streams(window, config.max_message_mib * 1024 * 1024)
+        self._streams = OpenStreams(engine, window, config.max_message_mib * 1024 * 1024)
         inference = InferenceService(engine, control, self._streams)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, self._server)
         classifier = ClassifierService(engine, self._streams)
@@ -98,23 +110,24 @@ class GrpcServer:
 
     @property
     def path(self) -> str:
-        """Which way ModelInfer goes: ``hot`` or ``ordinary``."""
+        """The path that ModelInfer takes: ``hot`` or ``ordinary``."""
         return "hot" if self._hot else "ordinary"
 
     def _no_hot_path(self) -> str:
-        wanted = self._engine.config.hot_path
-        if wanted == "off":
+        """Why the hot path is not used; empty when it is."""
+        setting = self._engine.config.hot_path
+        if setting == "off":
             return "--hot-path off"
         problem = availability.problem()
         if problem is None:
             return ""
-        if wanted == "on":
+        if setting == "on":
             raise StartError(f"the hot path cannot be used: {problem}. Use --hot-path auto, which does without it.")
         log.warning("no hot path; ModelInfer is served by grpcio's public API, more slowly", reason=problem)
         return problem
 
     def start(self) -> int:
-        """Listen; returns the port. Raises StartError when the address cannot be had."""
+        """Listen, and return the port. Raises StartError when the address is not free or not this machine's."""
         config = self._engine.config
         address = config.address(config.port)
         try:
@@ -131,39 +144,29 @@ class GrpcServer:
         return port
 
     def refresh_health(self) -> None:
-        """Tell health what the engine serves now: the whole, and each model under its own name."""
+        """Set health to what the engine serves now: the server as a whole, and each model under its own name."""
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        for name in self._served - set(self._engine.names()):
+        served = set(self._engine.names())
+        for name in self._health_names - served:
             self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-        self._served |= set(self._engine.names())
-        for name in self._engine.names():
+        for name in served:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._health_names |= served
 
     def stop(self, grace: float) -> None:
-        """Say NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
+        """Set health to NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
         self._health.stop()
         self._streams.stop()
         self._server.stop(grace).wait()
 
     def close(self) -> None:
-        """After ``stop``, and after the engine is closed: nobody computes an answer any more."""
+        """End the hot path's threads. Call it after ``stop`` and after the engine's close, when nothing is computed."""
         if self._hot:
             self._hot.close()
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", *_SERVICES):
             self._health.set(service, status)
-
-
-def _counted(authorise: Authorise, engine: Engine) -> Authorise:
-    def counting(metadata: Metadata) -> None:
-        try:
-            authorise(metadata)
-        except UnauthenticatedError:
-            engine.record_failure("", "", grpc.StatusCode.UNAUTHENTICATED.name, 0)
-            raise
-
-    return counting
 
 
 def _hot_server(
@@ -176,7 +179,7 @@ def _hot_server(
     options: Sequence[tuple[str, Any]],
     maximum_concurrent_rpcs: int,
 ) -> "tuple[grpc.Server, HotPath]":
-    # Not before grpcio is known to be one with which these can be imported.
+    # Imported only here, because with an untested grpcio these imports themselves may fail.
     from hangtag.serving.server.transport.hot.completion_queue import SharedServer
     from hangtag.serving.server.transport.hot.inference import METHOD, HotInference
     from hangtag.serving.server.transport.hot.path import HotPath

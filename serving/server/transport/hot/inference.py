@@ -12,20 +12,19 @@ from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import CancelledError, InvalidRequestError, ServerError, UnavailableError
 from hangtag.serving.server.transport import codec
-from hangtag.serving.server.transport.deadline import own_deadline
-from hangtag.serving.server.transport.grpc.unary_call import cost
-from hangtag.serving.server.transport.grpc.undecodable import refusing_malformed
+from hangtag.serving.server.transport.cost_metadata import cost_metadata
+from hangtag.serving.server.transport.grpc.interceptors.errors import refuse_undecodable
 from hangtag.serving.server.transport.hot.completion_queue import UnaryCall
 from hangtag.serving.server.transport.hot.forms import Forms
-from hangtag.serving.server.transport.lookup import with_model
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.status import call_status, request_log_fields, status_code
+from hangtag.serving.server.transport.submission import record_failure, retry_after_swap
 from hangtag.serving.server.transport.tracing import Tracing
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 _UNREAD = pb.ModelInferRequest()
-_read = refusing_malformed(pb.ModelInferRequest.FromString, METHOD)
+_read = refuse_undecodable(pb.ModelInferRequest.FromString, METHOD)
 
 
 class HotInference:
@@ -75,7 +74,7 @@ class HotInference:
             inputs, datatypes = codec.decode_inputs(request)
             specs = codec.requested_outputs(request, model.signature)
             samples, batch_key = model.check(inputs, datatypes)
-            deadline = own_deadline(request, reply.call.deadline)
+            deadline = codec.request_deadline(request, reply.call.deadline)
             self._forms.learn(message, request, model, specs, samples, batch_key)
 
             def encode(outputs: Mapping[str, npt.NDArray[Any]]) -> bytes:
@@ -84,7 +83,7 @@ class HotInference:
             _Queued(reply, model, encode).put(inputs, samples, batch_key, deadline, wake)
             return model
 
-        return with_model(self._engine, request.model_name, request.model_version, ask)
+        return retry_after_swap(self._engine, request.model_name, request.model_version, ask)
 
 
 class _Reply:
@@ -103,7 +102,7 @@ class _Reply:
         self._started_ns = time.time_ns() if tracing else 0
 
     def answer(self, message: bytes, answer: InferenceResult) -> None:
-        trailing = cost(answer.timings)
+        trailing = cost_metadata(answer.timings)
         self.call.answer(message, trailing)
         if self._tracing:
             self._tracing.record(METHOD, self.call.metadata, self._started_ns, "OK", trailing)
@@ -116,8 +115,7 @@ class _Reply:
 
     def refuse(self, error: Exception) -> None:
         code = status_code(error).name
-        elapsed = time.perf_counter_ns() - self._started
-        self._engine.record_failure(self.request.model_name, self.request.model_version, code, elapsed)
+        record_failure(self._engine, error, self._started, self.request.model_name, self.request.model_version)
         if self._tracing:
             self._tracing.record(METHOD, self.call.metadata, self._started_ns, code, ())
         if not isinstance(error, CancelledError):  # else there is nobody to tell

@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -17,6 +18,7 @@ from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.telemetry.http_endpoint import MAX_CONNECTIONS, MetricsServer
 from hangtag.serving.server.telemetry.prometheus import StateCollector, Workers
 from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
+from hangtag.serving.server.transport.grpc.calls import INFERENCE_METHODS
 from tests import onnx_models
 from tests.serving.server.transport.grpc.streams.conversation import Conversation
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
@@ -136,6 +138,26 @@ def test_what_failed_in_a_stream_or_a_comparison_is_counted_by_code(watched: Wat
     samples = watched.samples()
     assert of(samples, "hangtag_request_seconds_count", code="INVALID_ARGUMENT") == 5
     assert of(samples, "hangtag_request_seconds_count", model="", version="", code="NOT_FOUND") == 2
+    assert of(samples, "hangtag_request_seconds_count", model="", version="", code="INVALID_ARGUMENT") == 1
+
+
+@pytest.mark.parametrize("method", INFERENCE_METHODS)
+def test_undecodable_bytes_are_counted_without_a_model_on_both_paths(
+    tmp_path: Path, hot_path: str, method: str
+) -> None:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    with LiveServer(ServerConfig(models=tmp_path, port=0, metrics_port=0, hot_path=hot_path)) as live:
+        watched = Watched(live)
+        if "Stream" in method:
+            stream: Any = live.channel.stream_stream(method)
+            failure(lambda: list(stream(iter([b"\xff\xff\xff"]), timeout=TIMEOUT)))
+        else:
+            call: Any = live.channel.unary_unary(method)
+            failure(lambda: call(b"\xff\xff\xff", timeout=TIMEOUT))
+        health: Any = live.channel.unary_unary("/grpc.health.v1.Health/Check")
+        failure(lambda: health(b"\xff\xff\xff", timeout=TIMEOUT))  # not inference, so not counted
+        samples = watched.samples()
+        watched.http.close()
     assert of(samples, "hangtag_request_seconds_count", model="", version="", code="INVALID_ARGUMENT") == 1
 
 

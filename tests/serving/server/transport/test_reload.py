@@ -89,7 +89,7 @@ def test_what_cannot_be_asked_of_the_repository(explicit: LiveServer, live: Live
     with_parameter = pb.RepositoryModelLoadRequest(model_name="gather")
     with_parameter.parameters["config"].string_param = "{}"
     code, message = failure(lambda: inference.RepositoryModelLoad(with_parameter))
-    assert (code, message[:31]) == (grpc.StatusCode.INVALID_ARGUMENT, "parameter 'config' is not known")
+    assert (code, message[:35]) == (grpc.StatusCode.INVALID_ARGUMENT, "parameter 'config' is not supported")
     code, message = failure(lambda: load(live, "gather"))  # a server that was started without
     assert code is grpc.StatusCode.FAILED_PRECONDITION
     assert "start the server with --model-control explicit" in message

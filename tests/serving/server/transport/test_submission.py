@@ -1,10 +1,10 @@
-"""A request of a stream or of a comparison: of whichever model serves by then, and counted when it fails."""
+"""A submitted query goes to the model that serves its name at that moment, and each failure is counted once."""
 
 from collections.abc import Callable
 
 import pytest
 
-from hangtag.serving.server.batching.request import InferenceResult, OnComplete
+from hangtag.serving.server.batching.request import InferenceResult, OnComplete, QueuedRequest, Tensors
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import (
@@ -12,13 +12,58 @@ from hangtag.serving.server.errors import (
     InferenceError,
     InvalidRequestError,
     NotFoundError,
+    ServerError,
     UnavailableError,
 )
 from hangtag.serving.server.telemetry.model_statistics import Timings
-from hangtag.serving.server.transport.submission import Asked, asking, response_of
-from tests.serving.server.parts import Caller, FakeRuntime, engine_of, served
+from hangtag.serving.server.transport.submission import (
+    Answered,
+    Outcome,
+    PreparedQuery,
+    failures_recorded,
+    retry_after_swap,
+    submit,
+)
+from tests.serving.server.parts import FakeRuntime, engine_of, served
 
-ANSWER = InferenceResult({}, Timings(0, 0, 0, 0, 1))
+RESULT = InferenceResult({}, Timings(0, 0, 0, 0, 1))
+
+
+class TextQuery:
+    """A query whose response is a text. It remembers the models that it was prepared for."""
+
+    def __init__(self, name: str = "double", version: str = "", encode: Callable[[InferenceResult], str] | None = None):
+        self.model_name = name
+        self.model_version = version
+        self.models: list[ServedModel] = []
+        self.deadlines: list[float | None] = []
+        self.error: ServerError | None = None
+        self._encode = encode or (lambda _result: "response")
+
+    def prepare(self, model: ServedModel, deadline: float | None) -> PreparedQuery[str]:
+        self.models.append(model)
+        self.deadlines.append(deadline)
+        if self.error is not None:
+            raise self.error
+        return PreparedQuery({}, {}, deadline, self._encode)
+
+
+class Queue:
+    """Takes the place of a model's queue: a test completes its requests."""
+
+    def __init__(self, model: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.callbacks: list[OnComplete] = []
+        self.cancelled: list[QueuedRequest] = []
+        self.deadlines: list[float | None] = []
+        monkeypatch.setattr(model, "submit", self._submit)
+        monkeypatch.setattr(model, "cancel", self.cancelled.append)
+
+    def _submit(
+        self, inputs: Tensors, _datatypes: object, on_complete: OnComplete, deadline: float | None
+    ) -> QueuedRequest:
+        self.callbacks.append(on_complete)
+        self.deadlines.append(deadline)
+        return QueuedRequest(inputs, 1, on_complete)
 
 
 @pytest.fixture
@@ -26,70 +71,114 @@ def engine() -> Engine:
     return engine_of(served(FakeRuntime()))
 
 
+@pytest.fixture
+def queue(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    return Queue(engine.model("double"), monkeypatch)
+
+
 def failed(engine: Engine) -> dict[tuple[str, str, str], int]:
     """How many requests, by model, version and code."""
     return {key: histogram.count for key, histogram in engine.failures.snapshot().items()}
 
 
-def fixed(read: Callable[[InferenceResult], str] = lambda _answer: "read") -> Asked[str]:
-    return Asked(lambda: None, read)
+def test_an_answer_is_encoded_when_its_response_is_read(engine: Engine, queue: Queue) -> None:
+    encoded: list[InferenceResult] = []
 
+    def encode(result: InferenceResult) -> str:
+        encoded.append(result)
+        return "response"
 
-def test_a_model_that_was_replaced_in_between_is_asked_in_its_successor(engine: Engine) -> None:
-    asked: list[ServedModel] = []
-
-    def ask(model: ServedModel, _on_complete: OnComplete, deadline: float | None) -> Asked[str]:
-        assert deadline == 7.0
-        asked.append(model)
-        if len(asked) == 1:
-            engine.serve("double", [served(FakeRuntime())])
-            raise UnavailableError("closed")
-        return fixed()
-
-    assert response_of(asking(engine, "double", "", ask)(Caller(), 7.0), ANSWER) == "read"
-    assert asked[0] is not asked[1]
+    outcomes: list[Outcome[str]] = []
+    cancel = submit(engine, TextQuery(encode=encode), outcomes.append, 7.0)
+    assert (outcomes, queue.deadlines) == ([], [7.0])
+    queue.callbacks[0](RESULT)
+    (outcome,) = outcomes
+    assert (encoded, outcome.timings) == ([], RESULT.timings)
+    assert outcome.response() == "response"
+    assert encoded == [RESULT]
+    cancel()
+    assert len(queue.cancelled) == 1
     assert failed(engine) == {}
 
 
-def test_a_refusal_is_counted(engine: Engine) -> None:
-    def ask(_model: ServedModel, _on_complete: OnComplete, _deadline: float | None) -> Asked[str]:
-        raise InvalidRequestError("wrong")
+def test_a_model_that_was_replaced_in_between_is_looked_up_again(
+    engine: Engine, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    successor = served(FakeRuntime())
+    successors_queue = Queue(successor, monkeypatch)
 
-    with pytest.raises(InvalidRequestError):
-        asking(engine, "double", "", ask)(Caller(), None)
+    def submit_to_closed(*_: object) -> None:
+        engine.serve("double", [successor])
+        raise UnavailableError("closed")
+
+    monkeypatch.setattr(engine.model("double"), "submit", submit_to_closed)
+    query, outcomes = TextQuery(), list[Outcome[str]]()
+    submit(engine, query, outcomes.append, 7.0)
+    successors_queue.callbacks[0](RESULT)
+    assert [type(outcome) for outcome in outcomes] == [Answered]
+    assert query.models[1] is successor
+    assert query.models[0] is not successor
+    assert query.deadlines == [7.0, 7.0]
+    assert failed(engine) == {}
+
+
+def test_a_model_that_was_unloaded_in_between_is_not_found(engine: Engine) -> None:
+    def attempt(_model: ServedModel) -> str:
+        engine.serve("double", [])
+        raise UnavailableError("closed")
+
     with pytest.raises(NotFoundError):
-        asking(engine, "made up", "", ask)(Caller(), None)
+        retry_after_swap(engine, "double", "3", attempt)
+
+
+def test_a_model_that_is_unavailable_and_was_not_replaced_stays_so(engine: Engine) -> None:
+    def attempt(_model: ServedModel) -> str:
+        raise UnavailableError("for another reason")
+
+    with pytest.raises(UnavailableError, match="for another reason"):
+        retry_after_swap(engine, "double", "", attempt)
+
+
+def test_a_refusal_is_an_outcome_and_is_counted(engine: Engine) -> None:
+    outcomes: list[Outcome[str]] = []
+    invalid = TextQuery()
+    invalid.error = InvalidRequestError("wrong")
+    submit(engine, invalid, outcomes.append, None)()
+    submit(engine, TextQuery("made up"), outcomes.append, None)()
+    for outcome, error in zip(outcomes, (InvalidRequestError, NotFoundError), strict=True):
+        assert outcome.timings is None
+        with pytest.raises(error):
+            outcome.response()
     version = engine.model("double").version
     assert failed(engine) == {("double", version, "INVALID_ARGUMENT"): 1, ("", "", "NOT_FOUND"): 1}
 
 
-def test_what_fails_later_is_counted_once_and_passed_on(engine: Engine) -> None:
-    pending: list[OnComplete] = []
-
-    def ask(_model: ServedModel, on_complete: OnComplete, _deadline: float | None) -> Asked[str]:
-        pending.append(on_complete)
-        return fixed()
-
-    caller, error = Caller(), CancelledError("gone")
+def test_a_query_that_fails_later_is_counted_once(engine: Engine, queue: Queue) -> None:
+    outcomes: list[Outcome[str]] = []
     version = engine.model("double").version
-    asked = asking(engine, "double", version, ask)(caller, None)
-    pending[0](error)
-    assert caller.outcome is error
-    assert response_of(asked, error) is error
+    submit(engine, TextQuery(version=version), outcomes.append, None)
+    queue.callbacks[0](CancelledError("gone"))
+    (outcome,) = outcomes
+    with pytest.raises(CancelledError, match="gone"):
+        outcome.response()
     assert failed(engine) == {("double", version, "CANCELLED"): 1}
 
 
-def test_an_answer_that_cannot_be_read_is_counted(engine: Engine) -> None:
-    def unreadable(_answer: InferenceResult) -> str:
-        raise InferenceError("makes no sense")
+def test_a_result_that_cannot_be_encoded_is_counted(engine: Engine, queue: Queue) -> None:
+    def encode(_result: InferenceResult) -> str:
+        raise InferenceError("has no meaning")
 
-    def ask(_model: ServedModel, on_complete: OnComplete, _deadline: float | None) -> Asked[str]:
-        on_complete(ANSWER)
-        return fixed(unreadable)
-
-    caller = Caller()
-    asked = asking(engine, "double", "", ask)(caller, None)
-    assert caller.outcome is ANSWER
-    response = response_of(asked, ANSWER)
-    assert isinstance(response, InferenceError)
+    outcomes: list[Outcome[str]] = []
+    submit(engine, TextQuery(encode=encode), outcomes.append, None)
+    queue.callbacks[0](RESULT)
+    with pytest.raises(InferenceError, match="has no meaning"):
+        outcomes[0].response()
     assert failed(engine) == {("double", engine.model("double").version, "INTERNAL"): 1}
+
+
+def test_an_error_before_there_is_a_query_is_counted_without_a_model(engine: Engine) -> None:
+    with pytest.raises(InvalidRequestError), failures_recorded(engine):
+        raise InvalidRequestError("not a message")
+    with failures_recorded(engine):
+        pass
+    assert failed(engine) == {("", "", "INVALID_ARGUMENT"): 1}

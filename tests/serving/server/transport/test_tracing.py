@@ -107,6 +107,20 @@ def test_what_the_caller_did_wrong_is_no_error_of_the_servers(
     assert spans(traced, exporter)["ModelInfer"].status.status_code is StatusCode.UNSET
 
 
+def test_undecodable_bytes_have_a_span_on_both_paths(
+    models: Path, hot_path: str, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tracing, "to", lambda _endpoint: Tracing(SimpleSpanProcessor(exporter)))
+    with LiveServer(ServerConfig(models=models, port=0, hot_path=hot_path)) as live:
+        call: Any = live.channel.unary_unary(METHOD)
+        failure(lambda: call(b"\xff\xff\xff", timeout=TIMEOUT, metadata=[("traceparent", TRACEPARENT)]))
+        span = spans(live, exporter)["ModelInfer"]
+    assert span.parent is not None
+    assert span.parent.span_id == PARENT
+    assert span.attributes is not None
+    assert span.attributes["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
 def test_a_stream_is_one_span(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
     sent = [request("gather", index=index(1)), request("nobody", index=index(1))]
     metadata = [("traceparent", TRACEPARENT)]

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine import engine
+from hangtag.serving.server.engine import loading
 from hangtag.serving.server.errors import ModelLoadError, StartError
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import Runtime
@@ -45,19 +45,19 @@ def test_health_while_it_serves(live: LiveServer) -> None:
 
 
 def test_a_whole_life(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loading, may_load = threading.Event(), threading.Event()
+    is_loading, may_load = threading.Event(), threading.Event()
 
     class SlowRuntime(Runtime):
         def __init__(self, path: Path, **options: Any) -> None:
-            loading.set()
+            is_loading.set()
             assert may_load.wait(TIMEOUT)
             super().__init__(path, **options)
 
-    monkeypatch.setattr(engine, "Runtime", SlowRuntime)
+    monkeypatch.setattr(loading, "Runtime", SlowRuntime)
     server = Server(ServerConfig(models=models, port=0))
     starting = threading.Thread(target=server.start)
     starting.start()
-    assert loading.wait(TIMEOUT)
+    assert is_loading.wait(TIMEOUT)
     with grpc.insecure_channel(server.address) as channel:
         inference = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         health = health_pb2_grpc.HealthStub(channel)

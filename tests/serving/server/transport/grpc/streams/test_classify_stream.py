@@ -179,7 +179,7 @@ def test_pixels_fit_the_models_of_their_size_only(sizes: LiveServer) -> None:
     ("models", "message"),
     [
         (["classifier", "lstm", "classifier"], "model 'classifier' is given twice; name each one once"),
-        ([f"m{place}" for place in range(33)], "33 models; at most 32 are asked about one image"),
+        ([f"m{place}" for place in range(33)], "33 models; at most 32 can be compared on one image"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(live: LiveServer, models: list[str], message: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.transport.grpc.streams import ordered
+from hangtag.serving.server.transport.grpc.streams import open_streams
 from tests.serving.server.transport.grpc.streams.conversation import Conversation, gather, occupied, opened, value_of
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
 
@@ -133,7 +133,7 @@ def test_a_stream_that_has_sent_all_ends_well_at_a_stop(own: LiveServer) -> None
     with own.gate("gather") as gate:
         talk = opened(own, gather(1), None)
         gate.wait_until_computing()
-        (stream,) = own.server._transport._streams._open
+        (stream,) = own.server._transport._streams._streams
         with stream._changed:
             assert stream._changed.wait_for(lambda: stream._finished, TIMEOUT)
         stopping = threading.Thread(target=own.server.stop, kwargs={"grace": 10 * TIMEOUT})
@@ -152,14 +152,14 @@ def test_a_stopped_server_takes_no_new_stream(own: LiveServer) -> None:
 
 
 def test_more_streams_than_there_are_threads_for_are_refused(own: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ordered, "MAX_STREAMS", 2)
+    monkeypatch.setattr(open_streams, "MAX_STREAMS", 2)
     talks = [opened(own, gather(1)) for _ in range(2)]
     assert [value_of(talk.receive()) for talk in talks] == [10, 10]
     code, message = opened(own, gather(1)).end()
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert message.startswith("2 streams are open")
     assert talks.pop().finish() == []
-    (stream,) = set(own.server._transport._streams._open)
+    (stream,) = set(own.server._transport._streams._streams)
     assert stream is not None
     assert value_of(opened(own, gather(2)).receive()) == 20
 

@@ -1,0 +1,101 @@
+"""Parse each request and turn an error of its service method into the call's status.
+
+grpcio would answer INTERNAL for bytes that are not the method's message, which is the caller's error, and UNKNOWN for a
+domain error. With this interceptor service methods simply raise.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.server.transport.grpc.calls import INFERENCE_METHODS
+from hangtag.serving.server.transport.status import call_status, request_log_fields
+from hangtag.serving.server.transport.submission import failures_recorded
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Parse = Callable[[bytes], Any]
+
+
+def refuse_undecodable(parse: Parse, method: str) -> Parse:
+    """``parse`` with InvalidRequestError, instead of DecodeError, for bytes that are not a message of this method."""
+
+    def parse_or_refuse(message: bytes) -> Any:
+        try:
+            return parse(message)
+        except DecodeError as error:
+            raise InvalidRequestError(
+                f"the bytes are not a message that {method} takes; generate the caller's stubs from protos/*.proto"
+            ) from error
+
+    return parse_or_refuse
+
+
+class ErrorInterceptor(grpc.ServerInterceptor):
+    """Ends a call whose request cannot be parsed, or whose method raises, with the error's status and message."""
+
+    def __init__(self, engine: Engine) -> None:
+        """engine: counts the undecodable requests of inference methods; their other failures are counted where they
+        are submitted."""
+        self._engine = engine
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Handler],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        handler, method = continuation(handler_call_details), handler_call_details.method
+        if handler is None or handler.request_deserializer is None:
+            return handler
+        parse, serialize = self._parser(handler.request_deserializer, method), handler.response_serializer
+        if (unary_unary := handler.unary_unary) is not None:
+
+            def answer(message: bytes, context: grpc.ServicerContext) -> object:
+                request = None
+                try:
+                    request = parse(message)
+                    return unary_unary(request, context)
+                except Exception as error:
+                    _abort(error, method, request, context)
+
+            return grpc.unary_unary_rpc_method_handler(answer, response_serializer=serialize)
+        if (stream_stream := handler.stream_stream) is not None:
+
+            def answer_stream(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[object]:
+                try:
+                    yield from stream_stream(map(parse, messages), context)
+                except Exception as error:
+                    _abort(error, method, None, context)
+
+            return grpc.stream_stream_rpc_method_handler(answer_stream, response_serializer=serialize)
+        if (unary_stream := handler.unary_stream) is not None:
+
+            def answer_with_stream(message: bytes, context: grpc.ServicerContext) -> Iterator[object]:
+                try:
+                    yield from unary_stream(parse(message), context)
+                except Exception as error:
+                    _abort(error, method, None, context)
+
+            return grpc.unary_stream_rpc_method_handler(answer_with_stream, response_serializer=serialize)
+        return handler
+
+    def _parser(self, parse: Parse, method: str) -> Parse:
+        parse = refuse_undecodable(parse, method)
+        if method not in INFERENCE_METHODS:
+            return parse
+
+        def parse_and_count(message: bytes) -> Any:
+            with failures_recorded(self._engine):
+                return parse(message)
+
+        return parse_and_count
+
+
+def _abort(error: Exception, method: str, request: object, context: grpc.ServicerContext) -> NoReturn:
+    if isinstance(error, grpc.RpcError):  # grpcio raises it where a call has ended while its requests were read
+        raise error
+    log_fields = request_log_fields(request, context.invocation_metadata())
+    context.abort(*call_status(error, method.rpartition("/")[2], log_fields))

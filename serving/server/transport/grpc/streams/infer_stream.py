@@ -1,0 +1,54 @@
+"""ModelStreamInfer: ModelInfer over a stream, with the fields that Triton's clients expect in its responses."""
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import grpc
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
+from hangtag.serving.server.transport.infer_query import InferQuery
+from hangtag.serving.server.transport.status import call_status, request_log_fields
+from hangtag.serving.server.transport.submission import Outcome
+
+_RPC = "ModelStreamInfer"
+_FINAL = "triton_final_response"  # always true: every request has exactly one response here
+_END_AT_ERROR = ("triton_grpc_error", "true")  # in the call's metadata: the first error ends the stream with its status
+
+Response: TypeAlias = pb.ModelStreamInferResponse
+
+
+def answer_stream(
+    streams: OpenStreams, requests: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
+) -> Iterator[Response]:
+    """Answer a stream of ModelInfer requests, in order.
+
+    A request that fails has its error as its response, unless the client's metadata sets ``triton_grpc_error``.
+
+    Raises:
+        ServerError: what ends the whole stream (see `OpenStreams.answer`).
+    """
+    metadata = tuple(context.invocation_metadata())
+
+    def respond(request: pb.ModelInferRequest, outcome: Outcome[pb.ModelInferResponse]) -> Response:
+        try:
+            response = outcome.response()
+        except Exception as error:
+            if _END_AT_ERROR in metadata:
+                raise
+            return _error_response(request, *call_status(error, _RPC, request_log_fields(request, metadata)))
+        response.parameters[_FINAL].bool_param = True
+        if (timings := outcome.timings) is not None:
+            response.parameters["queue_ns"].int64_param = timings.queue_ns
+            response.parameters["compute_ns"].int64_param = timings.compute_ns
+            response.parameters["batch_size"].int64_param = timings.batch_size
+        return Response(infer_response=response)
+
+    return streams.answer(requests, context, InferQuery, respond)
+
+
+def _error_response(request: pb.ModelInferRequest, code: grpc.StatusCode, message: str) -> Response:
+    response = pb.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
+    response.parameters[_FINAL].bool_param = True
+    response.parameters["status"].string_param = code.name
+    return Response(error_message=message, infer_response=response)

@@ -1,0 +1,25 @@
+"""ModelInfer as a query: any model, its tensors by name."""
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.batching.request import InferenceResult
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.transport import codec
+from hangtag.serving.server.transport.submission import PreparedQuery
+
+
+class InferQuery:
+    """A ModelInferRequest, of a unary call or of a stream."""
+
+    def __init__(self, request: pb.ModelInferRequest) -> None:
+        self.model_name = request.model_name
+        self.model_version = request.model_version
+        self._request = request
+
+    def prepare(self, model: ServedModel, deadline: float | None) -> PreparedQuery[pb.ModelInferResponse]:
+        inputs, datatypes = codec.decode_inputs(self._request)
+        specs = codec.requested_outputs(self._request, model.signature)
+
+        def encode(result: InferenceResult) -> pb.ModelInferResponse:
+            return codec.encode_response(self._request, model.version, specs, result.outputs)
+
+        return PreparedQuery(inputs, datatypes, codec.request_deadline(self._request, deadline), encode)

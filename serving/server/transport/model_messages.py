@@ -1,0 +1,121 @@
+"""What the Open Inference Protocol says about a model: its metadata, configuration, state and statistics."""
+
+from collections.abc import Sequence
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.runtime.session import VERSION
+from hangtag.serving.server.telemetry.model_statistics import Duration
+from hangtag.serving.server.telemetry.server_state import VersionState
+from hangtag.serving.signature import TensorSpec
+
+PLATFORM = "onnxruntime_onnx"
+# Metadata of the ONNX file that is long and that only its owner needs: 'hangtag models' reads it from the file.
+_UNPUBLISHED_METADATA = ("training", "reference", "reference_labels")
+
+
+def model_metadata(model: ServedModel, versions: Sequence[ServedModel]) -> pb.ModelMetadataResponse:
+    """A model's tensors. versions: all that are served of it, the latest first."""
+    return pb.ModelMetadataResponse(
+        name=model.name,
+        versions=[each.version for each in versions],
+        platform=PLATFORM,
+        inputs=[_tensor_metadata(spec) for spec in model.signature.inputs],
+        outputs=[_tensor_metadata(spec) for spec in model.signature.outputs],
+    )
+
+
+def model_config(model: ServedModel) -> pb.ModelConfig:
+    """How the server runs a model, in the fields of Triton's configuration."""
+    batched = model.signature.batched
+    unbatched_from = 1 if batched else 0  # Triton's dims leave the batch axis out
+    config = pb.ModelConfig(
+        name=model.name,
+        platform=PLATFORM,
+        backend="onnxruntime",
+        max_batch_size=model.max_batch_size if batched else 0,
+        default_model_filename="model.onnx",
+        input=[
+            pb.ModelInput(name=spec.name, data_type=_data_type(spec), dims=spec.wire_shape[unbatched_from:])
+            for spec in model.signature.inputs
+        ],
+        output=[
+            pb.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=spec.wire_shape[unbatched_from:])
+            for spec in model.signature.outputs
+        ],
+        instance_group=[
+            pb.ModelInstanceGroup(
+                name=model.name,
+                count=model.instances,
+                kind=pb.ModelInstanceGroup.KIND_CPU if model.runtime.on_cpu else pb.ModelInstanceGroup.KIND_GPU,
+            )
+        ],
+        parameters={key: pb.ModelParameter(string_value=value) for key, value in _parameters(model).items()},
+    )
+    if batched:
+        config.dynamic_batching.max_queue_delay_microseconds = round(model.batcher.max_queue_delay * 1e6)
+    return config
+
+
+def model_index(state: VersionState) -> pb.RepositoryIndexResponse.ModelIndex:
+    """A version's line in the repository's index."""
+    return pb.RepositoryIndexResponse.ModelIndex(
+        name=state.name, version=state.version, state=state.state, reason=state.reason
+    )
+
+
+def model_statistics(state: VersionState) -> pb.ModelStatistics:
+    """What a version has done since it was loaded."""
+    counters = state.counters
+    return pb.ModelStatistics(
+        name=state.name,
+        version=state.version,
+        last_inference=counters.last_inference_ms,
+        inference_count=counters.inference_count,
+        execution_count=counters.execution_count,
+        inference_stats=pb.InferStatistics(
+            success=_duration(counters.success),
+            fail=_duration(counters.fail),
+            queue=_duration(counters.queue),
+            compute_input=_duration(counters.compute_input),
+            compute_infer=_duration(counters.compute_infer),
+            compute_output=_duration(counters.compute_output),
+        ),
+        batch_stats=[
+            pb.InferBatchStatistics(
+                batch_size=size,
+                compute_input=_duration(batches.compute_input),
+                compute_infer=_duration(batches.compute_infer),
+                compute_output=_duration(batches.compute_output),
+            )
+            for size, batches in sorted(counters.batches.items())
+        ],
+    )
+
+
+def _parameters(model: ServedModel) -> dict[str, str]:
+    runtime = model.runtime
+    published = {
+        f"hangtag.{key}": value for key, value in model.signature.metadata.items() if key not in _UNPUBLISHED_METADATA
+    }
+    return published | {
+        "execution_provider_asked": runtime.requested_provider,
+        "execution_provider": runtime.provider,
+        "cuda_graphs": "on" if runtime.cuda_graphs else "off",
+        "onnxruntime_version": VERSION,
+        "file_bytes": str(runtime.file_bytes),
+        "intra_op_threads": str(runtime.threads),
+        "alone_threads": str(runtime.alone_threads or runtime.threads),
+    }
+
+
+def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.wire_shape)
+
+
+def _data_type(spec: TensorSpec) -> str:
+    return "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
+
+
+def _duration(duration: Duration) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=duration.count, ns=duration.ns)
