@@ -63,7 +63,7 @@ def recipe_for(name: str | None, network: str) -> Recipe:
     recipes = {recipe.name: recipe for recipe in NETWORKS[network].recipes}
     chosen = name or next(iter(recipes))
     if chosen not in recipes:
-        raise SettingsError(f"there is no such recipe for {network}; it has: {', '.join(recipes)}.")
+        raise SettingsError(f"--recipe {name}: there is no such recipe for {network}; it has: {', '.join(recipes)}.")
     return recipes[chosen]
 
 
@@ -72,5 +72,5 @@ def dataset_for(name: str | None, network: str) -> str:
     datasets = NETWORKS[network].datasets
     chosen = name or datasets[0]
     if chosen not in datasets:
-        raise SettingsError(f"{network} cannot learn from {name}: it takes {' or '.join(datasets)}.")
+        raise SettingsError(f"--data {name}: {network} cannot learn from {name}: it takes {' or '.join(datasets)}.")
     return chosen

@@ -1,113 +1,123 @@
-"""What ``hangtag train`` does once it knows what was asked: read, train, and say what came of it."""
+"""The session of ``hangtag train`` in one process: reads the data, trains, and reports the result."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
 from hangtag.training.data import datasets
+from hangtag.training.data.fashion_mnist import LABELS, FashionMnist
+from hangtag.training.data.multi_label import MultiLabelData
+from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop import trainer
-from hangtag.training.losses.single_label import DistanceLoss
+from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLoss
 from hangtag.training.processes.distributed import process_group
+from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.progress import terminal_observer
-from hangtag.training.recipes import Recipe
+from hangtag.training.runs.command import command
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
+from hangtag.training.settings import TrainSettings
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The options, as far as they can be understood before anything is read."""
+def train(settings: TrainSettings) -> None:
+    """Train a run by its settings, as this process's rank of it. Raises SystemExit with 130 after Ctrl-C.
 
-    model: str
-    recipe: Recipe
-    dataset: str
-    data_dir: Path | None
-    out: Path | None
-    seed: int
-    limit: int | None
-    threads: int | None
-    precision: str
-    device: str
-    teachers: tuple[Path, ...]
-    distances: LabelDistances | None
-    loss: DistanceLoss | None
-    restart: bool
-
-
-def work(asked: Asked) -> None:
-    """What one process does, which may be the only one. Raises SystemExit with 130 after Ctrl-C."""
-    with process_group(asked.device) as group:
-        data, teacher = group.on_every_rank(
-            lambda: (datasets.load(asked.dataset, asked.data_dir, asked.limit), _teacher(asked))
-        )
-        config = RunConfig(
-            model=asked.model,
-            recipe=asked.recipe,
-            seed=asked.seed,
-            data_digest=data.digest,
-            limit=asked.limit,
-            precision=asked.precision,
-            threads=asked.threads or _share_of_cpus(),
-            device=asked.device,
-            processes=group.world_size,
-            dataset=asked.dataset,
-            teachers=teacher.files if teacher else (),
-            loss=asked.loss,
-            data_dir=str(asked.data_dir) if asked.data_dir else None,
-        )
-        run = Run(asked.out or Path("runs") / config.run_name)
-        if asked.restart:
+    Raises TrainingError, in every rank, for data, teachers, distances or a folder that cannot be used.
+    """
+    with process_group(settings.chosen_device) as group:
+        inputs = group.on_every_rank(lambda: _read(settings))
+        config = _config(settings, inputs, group)
+        run = Run(settings.out or Path("runs") / config.run_name)
+        if settings.restart:
             group.on_rank_zero(run.erase)
         if group.is_rank_zero:
-            _say(f"{config.run_name}: data from {data.source}, {_where(config)}")
-        finished = group.on_rank_zero(run.is_finished)
+            _report(f"{config.run_name}: data from {inputs.data.source}, {_resources(config)}")
+        finished_before = group.on_rank_zero(run.is_finished)
         try:
             with terminal_observer(config.recipe.epochs, shown=group.is_rank_zero) as observer:
-                metrics = trainer.train(config, data, run, observer, teacher, group, asked.distances)
+                metrics = trainer.train(config, inputs.data, run, observer, inputs.teacher, group, inputs.distances)
         except KeyboardInterrupt:
             if group.is_rank_zero:
-                _say(f"stopped. Go on from the last finished epoch with: {config.command(run.folder)}")
-            raise SystemExit(130) from None  # as a shell reports a process that SIGINT ended
+                resume = command(config.as_json(), run.folder)
+                _report(f"stopped. Continue from the last finished epoch with: {resume}")
+            raise SystemExit(130) from None  # the status of a process that SIGINT ended, in a shell
         if group.is_rank_zero:
-            _say_outcome(run, metrics, finished)
+            _report_result(run, metrics, finished_before)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a run reads before it trains."""
+
+    data: FashionMnist | MultiLabelData
+    teacher: TeacherEnsemble | None
+    distances: LabelDistances | None
+
+
+def _read(settings: TrainSettings) -> _Inputs:
+    distances = None
+    if settings.distance_loss:
+        distances = label_distance.read(settings.distances) if settings.distances else label_distance.default()
+        distances.require(LABELS)
+    data = datasets.load(settings.dataset, settings.data_dir, settings.limit)
+    distillation = settings.chosen_recipe.distillation
+    teacher = TeacherEnsemble(settings.teachers or published_teachers(distillation.teacher)) if distillation else None
+    return _Inputs(data, teacher, distances)
+
+
+def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> RunConfig:
+    loss = None
+    if settings.distance_loss and inputs.distances:
+        loss = DistanceLoss(
+            name=settings.distance_loss,
+            beta=BETA if settings.beta is None else settings.beta,
+            weight=LOSS_WEIGHT if settings.loss_weight is None else settings.loss_weight,
+            distances=inputs.distances.digest,
+            file=str(settings.distances) if settings.distances else None,
+        )
+    return RunConfig.of_settings(
+        settings,
+        recipe=settings.chosen_recipe,
+        data_digest=inputs.data.digest,
+        threads=settings.threads or _share_of_cpus(),
+        device=settings.chosen_device,
+        processes=group.world_size,
+        teachers=inputs.teacher.files if inputs.teacher else (),
+        loss=loss,
+        data_dir=str(settings.data_dir) if settings.data_dir else None,
+    )
 
 
 def _share_of_cpus() -> int:
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _where(config: RunConfig) -> str:
+def _resources(config: RunConfig) -> str:
     processes = f"{config.processes} processes with " if config.processes > 1 else ""
-    teacher = f", learning from {' and '.join(file.path for file in config.teachers)}" if config.teachers else ""
     threads = "1 thread" if config.threads == 1 else f"{config.threads} threads"
-    return f"{config.device}, {processes}{threads}{teacher}"
+    teachers = f", learning from {' and '.join(file.path for file in config.teachers)}" if config.teachers else ""
+    return f"{config.device}, {processes}{threads}{teachers}"
 
 
-def _say_outcome(run: Run, metrics: dict[str, Any], finished: bool) -> None:
-    if finished:
-        _say("this run had finished already: nothing was trained. --restart trains it anew.")
+def _report_result(run: Run, metrics: dict[str, Any], finished_before: bool) -> None:
+    if finished_before:
+        _report("this run had finished already: nothing was trained. --restart trains it anew.")
     summary = metrics["summary"]
-    figures = {"accuracy": "accuracy", "o_f1": "O-F1", "exact_match": "exact match"}
-    said = [
+    names = {"accuracy": "accuracy", "o_f1": "O-F1", "exact_match": "exact match"}
+    figures = [
         f"{split} {name} {summary[split][figure]:.2%}"
         for split in ("validation", "test")
-        for figure, name in figures.items()
+        for figure, name in names.items()
         if figure in summary[split]
     ]
-    _say(f"best epoch {summary['best_epoch']}: {', '.join(said)}, {summary['parameters']:,} parameters")
-    _say(f"run: {run.folder}   next: hangtag export {run.folder}")
+    _report(f"best epoch {summary['best_epoch']}: {', '.join(figures)}, {summary['parameters']:,} parameters")
+    _report(f"run: {run.folder}   next: hangtag export {run.folder}")
 
 
-def _say(line: str) -> None:
-    click.echo(line, err=True)  # not rich: it would wrap lines, and take brackets in a path for markup
-
-
-def _teacher(asked: Asked) -> TeacherEnsemble | None:
-    if asked.recipe.distillation is None:
-        return None
-    return TeacherEnsemble(asked.teachers or published_teachers(asked.recipe.distillation.teacher))
+def _report(line: str) -> None:
+    # Not with rich, which would wrap lines and take brackets in a path for markup.
+    sys.stderr.write(f"{line}\n")

@@ -13,7 +13,7 @@ from hangtag.serving.server.runtime.session import VERSION as ONNXRUNTIME_VERSIO
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.runs.config import portable
-from hangtag.training.runs.run import git_revision
+from hangtag.training.runs.environment import git_revision
 
 
 def collect(served: Served, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:

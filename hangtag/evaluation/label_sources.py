@@ -24,9 +24,9 @@ def find(source: str, runs_dir: Path) -> LabelDistances:
         with needs("train", "reading weights from an ONNX file"):
             return _of_onnx(file)
     with needs("train", "reading the weights of a run"):
-        from hangtag.training.labels import embeddings as label_embeddings
+        from hangtag.training.runs.label_distances import run_distances
         from hangtag.training.runs.run import Run
-    return label_embeddings.of_run(Run.find(source, runs_dir))
+    return run_distances(Run.find(source, runs_dir))
 
 
 def _of_onnx(path: Path) -> LabelDistances:
@@ -37,7 +37,7 @@ def _of_onnx(path: Path) -> LabelDistances:
     import onnx
     from google.protobuf.message import DecodeError
 
-    from hangtag.training.labels import embeddings as label_embeddings
+    from hangtag.training.labels.embeddings import find_embeddings
 
     try:
         model = onnx.load(path)
@@ -51,7 +51,7 @@ def _of_onnx(path: Path) -> LabelDistances:
         raise LabelDistanceError(f"{path} cannot be read ({error.strerror}).") from error
     except (DecodeError, ValueError, TypeError) as error:
         raise LabelDistanceError(f"{path} is not a readable ONNX file ({error}).") from error
-    found = label_embeddings.find(parameters, len(labels))
+    found = find_embeddings(parameters, len(labels))
     if found is None:
         raise LabelDistanceError(
             f"{path} holds no weights with a row for each of the {len(labels)} labels; name a run instead."

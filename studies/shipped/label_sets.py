@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from hangtag.training.runs.config import command
+from hangtag.training.runs.command import command
 from studies.shipped.models import ShippedModel
 
 INTRODUCTION = """\

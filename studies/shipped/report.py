@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hangtag.training.runs.config import command
+from hangtag.training.runs.command import command
 from studies.shipped import label_sets as model_report_sets
 from studies.shipped import pictures as model_pictures
 from studies.shipped import readme_table

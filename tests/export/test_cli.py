@@ -102,7 +102,7 @@ def test_without_any_run_it_says_how_to_get_one() -> None:
 def test_a_run_that_is_not_finished_is_refused(runs_dir: Path, tmp_path: Path) -> None:
     result = export(runs_dir / "begun")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert f"Error: {runs_dir / 'begun'} is not finished (0 epochs so far). Go on with: " in result.stderr
+    assert f"Error: {runs_dir / 'begun'} is not finished (0 epochs so far). Continue with: " in result.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from hangtag.training.runs.config import RunConfig, identity
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.identity import identity
 from hangtag.training.runs.run import Run
 from tests import shipped
 from tests.training.command import EPOCHS, contents, hangtag, one_error
@@ -32,7 +33,7 @@ def test_a_run_says_what_it_reached_and_what_to_do_next(finished: tuple[Path, Re
 def test_the_arguments_decide_the_config(finished: tuple[Path, Result], config: RunConfig) -> None:
     stored = json.loads((finished[0] / "config.json").read_text())
     assert stored["recipe"]["epochs"] == EPOCHS
-    assert identity(stored) == identity(config.plain())
+    assert identity(stored) == identity(config.as_json())
 
 
 def test_the_folder_is_named_after_the_run_when_none_is_named(
@@ -48,7 +49,7 @@ def test_options_can_be_given_as_variables(
     arguments: list[str], finished: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HANGTAG_TRAIN_SEED", "7")
-    assert "another seed (seed: 0 there, 7 asked)" in one_error(hangtag(arguments, finished[0]))
+    assert "another seed (seed: 0 there, 7 requested)" in one_error(hangtag(arguments, finished[0]))
 
 
 def test_a_finished_run_given_again_says_so(arguments: list[str], finished: tuple[Path, Result]) -> None:
@@ -72,7 +73,7 @@ def test_another_runs_folder_is_refused_and_restart_replaces_it(
     other = [*arguments, "--seed", "1", "--epochs", "1", "--limit", "64"]
     message = one_error(hangtag(other, folder))
     assert f"{folder} holds a run with another recipe.epochs and seed and limit" in message
-    assert "seed: 0 there, 1 asked" in message
+    assert "seed: 0 there, 1 requested" in message
     assert contents(folder) == before
 
     replaced = hangtag([*other, "--restart"], folder)

@@ -45,7 +45,7 @@ def test_ctrl_c_ends_with_one_line_and_the_run_can_go_on(
     assert f"another process is training in {tmp_path}" in at_work
     assert process.returncode == 130, said
     stopped, _, command = said.splitlines()[-1].partition(": hangtag ")
-    assert stopped == "stopped. Go on from the last finished epoch with"
+    assert stopped == "stopped. Continue from the last finished epoch with"
     assert "Traceback" not in said
     assert not Run(tmp_path).is_finished()
 
@@ -75,7 +75,7 @@ def test_the_command_that_is_said_goes_on_with_every_option(
     command = stopped.stderr.splitlines()[-1].partition(": hangtag ")[2]
     assert "--restart" not in command
     said = one_error(hangtag(["export", str(tmp_path / "a run")]))
-    assert said.endswith(f"is not finished (0 epochs so far). Go on with: hangtag {command}")
+    assert said.endswith(f"is not finished (0 epochs so far). Continue with: hangtag {command}")
     done = hangtag(shlex.split(command))
     assert done.exit_code == 0, done.output
     assert Run(tmp_path / "a run").is_finished()

@@ -22,7 +22,8 @@ from hangtag.training.loop.checkpoint import UNFITTING, RandomState, TrainingSta
 from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.config import RunConfig
-from hangtag.training.runs.run import RESTART_HINT, Run
+from hangtag.training.runs.files import RESTART_HINT
+from hangtag.training.runs.run import Run
 from hangtag.training.tasks.selection import build_task
 from hangtag.training.tasks.task import Task, Teacher
 

@@ -24,6 +24,7 @@ from hangtag.training.labels.distance import LabelDistances
 ClassLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits [batch, classes] and classes [batch] to the mean loss, a scalar."""
 
+DistanceLossName = Literal["soft-labels", "embedding-distance"]
 BETA, LOSS_WEIGHT = 5.0, 0.5
 
 
@@ -31,7 +32,7 @@ BETA, LOSS_WEIGHT = 5.0, 0.5
 class DistanceLoss:
     """A loss that weighs mistakes by label distances."""
 
-    name: Literal["soft-labels", "embedding-distance"]
+    name: DistanceLossName
     beta: float  # how fast a label's weight falls with its distance
     weight: float  # of the part with distances; the plain cross-entropy has the rest
     distances: str  # the matrix's digest

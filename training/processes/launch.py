@@ -22,18 +22,6 @@ _GRACE = 30.0
 """Seconds that the other processes have to end by themselves once one has ended with an error."""
 
 
-class ReportedOnce(click.Command):
-    """A command that may run in several processes: rank 0 alone reports wrong arguments and errors."""
-
-    def make_context(self, *args: object, **extra: object) -> click.Context:
-        with rank_zero_reports():
-            return super().make_context(*args, **extra)  # type: ignore[arg-type]
-
-    def invoke(self, ctx: click.Context) -> object:
-        with rank_zero_reports():
-            return super().invoke(ctx)
-
-
 def launch(processes: int, work: Callable[[T], None], settings: T) -> None:
     """Run ``work(settings)`` in several processes, which find each other through torchrun's environment variables.
 

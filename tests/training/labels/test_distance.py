@@ -17,10 +17,10 @@ from hangtag.training.data import voc
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.errors import LabelDistanceError, RunMismatchError
 from hangtag.training.labels import distance as label_distance
-from hangtag.training.labels import embeddings as label_embeddings
 from hangtag.training.labels.distance import LabelDistances, from_embeddings
 from hangtag.training.networks.cnn_rnn import CnnRnn
 from hangtag.training.networks.multi_label import CnnEmbedding
+from hangtag.training.runs.label_distances import run_distances
 from hangtag.training.runs.run import Run
 from tests.training.configs import make_config
 
@@ -171,7 +171,7 @@ def test_a_classifiers_embeddings_are_its_last_layers_rows(tmp_path: Path, model
     torch.manual_seed(0)
     network = build(model)
     (last, *_) = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][::-1]
-    told = label_embeddings.of_run(finished(tmp_path / "run", model, network.state_dict()))
+    told = run_distances(finished(tmp_path / "run", model, network.state_dict()))
     assert np.array_equal(told.matrix, from_embeddings(LABELS, last.weight.detach().numpy(), {}).matrix)
     assert told.provenance["from"] == "weights of the last layer"
     assert (told.provenance["model"], told.provenance["seed"]) == (model, 4)
@@ -180,7 +180,7 @@ def test_a_classifiers_embeddings_are_its_last_layers_rows(tmp_path: Path, model
 def test_a_cnn_rnn_has_embeddings_and_its_marks_is_left_out(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = CnnRnn()
-    told = label_embeddings.of_run(finished(tmp_path / "run", "cnn_rnn", network.state_dict()))
+    told = run_distances(finished(tmp_path / "run", "cnn_rnn", network.state_dict()))
     embeddings = network.embeddings.weight.detach().numpy()
     assert len(embeddings) == len(LABELS) + 1
     assert np.array_equal(told.matrix, from_embeddings(LABELS, embeddings[:-1], {}).matrix)
@@ -193,7 +193,7 @@ def test_a_run_on_another_data_set_tells_the_distances_of_its_own_labels(
 ) -> None:
     torch.manual_seed(0)
     state = build_one(20).state_dict()
-    told = label_embeddings.of_run(finished(tmp_path / "run", "cnn_rnn", state, labels=list(voc.LABELS)))
+    told = run_distances(finished(tmp_path / "run", "cnn_rnn", state, labels=list(voc.LABELS)))
     rows = state["embeddings.weight" if build_one is CnnRnn else "score.weight"][:20]
     assert told.labels == voc.LABELS
     assert np.array_equal(told.matrix, from_embeddings(voc.LABELS, rows.numpy(), {}).matrix)
@@ -209,11 +209,11 @@ def test_a_run_on_another_data_set_tells_the_distances_of_its_own_labels(
 )
 def test_weights_without_embeddings_are_refused(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     with pytest.raises(RunMismatchError, match=r"best\.pt holds no weights with a row for each of the 10 labels"):
-        label_embeddings.of_run(finished(tmp_path / "run", "lstm", state))
+        run_distances(finished(tmp_path / "run", "lstm", state))
 
 
 def test_a_run_that_is_not_finished_is_refused(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", "lstm", {})
     run.write_metrics({"epochs": [{}, {}]})
     with pytest.raises(RunMismatchError, match=r"is not finished \(2 epochs so far\)"):
-        label_embeddings.of_run(run)
+        run_distances(run)

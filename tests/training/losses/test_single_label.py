@@ -168,7 +168,7 @@ def test_the_command_records_the_loss(raw_dir: Path, tmp_path: Path) -> None:
 def test_what_the_command_says_to_wrong_options(raw_dir: Path, tmp_path: Path) -> None:
     unused = hangtag(tmp_path / "run", raw_dir, "--beta", 3, "--loss-weight", 1)
     assert unused.exit_code == 2
-    assert "--beta and --loss-weight: the cross-entropy knows no distances" in " ".join(unused.output.split())
+    assert "--beta and --loss-weight: the cross-entropy uses no distances" in " ".join(unused.output.split())
     alien = tmp_path / "alien.json"
     alien.write_text(DISTANCES.text())
     other = hangtag(tmp_path / "run", raw_dir, "--loss", "soft-labels", "--distances", alien)

@@ -164,7 +164,7 @@ def test_ctrl_c_stops_all_processes_with_one_line(raw_dir: Path, tmp_path: Path)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert said.count("stopped. Go on from the last finished epoch with: hangtag train lstm ") == 1
+    assert said.count("stopped. Continue from the last finished epoch with: hangtag train lstm ") == 1
     assert "Traceback" not in said
     assert not Run(tmp_path / "run").is_finished()
 

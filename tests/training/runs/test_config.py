@@ -9,7 +9,9 @@ import pytest
 from hangtag.training.catalog import recipe_for
 from hangtag.training.cli import train
 from hangtag.training.losses.single_label import DistanceLoss
-from hangtag.training.runs.config import RunConfig, TeacherFile, command, identity, portable
+from hangtag.training.runs.command import command
+from hangtag.training.runs.config import RunConfig, TeacherFile, portable
+from hangtag.training.runs.identity import identity
 from tests.training.configs import make_config
 
 TWO = (TeacherFile("0a", "a b.onnx"), TeacherFile("1b", "c.onnx"))
@@ -52,7 +54,7 @@ def asked(line: str) -> dict[str, Any]:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_command_asks_for_what_the_config_says(config: RunConfig, understood: dict[str, Any]) -> None:
-    told = asked(config.command())
+    told = asked(command(config.as_json()))
     assert told.pop("threads") == 1
     assert told.pop("device") == config.device
     recipe = {} if config.recipe.name == "best" or config.dataset != "fashion-mnist" else {"recipe": "study"}
@@ -61,26 +63,26 @@ def test_the_command_asks_for_what_the_config_says(config: RunConfig, understood
 
 def test_it_goes_on_where_the_run_and_its_data_lie_and_reproduces_anywhere() -> None:
     config = replace(USUAL, data_dir="my data")
-    assert asked(config.command(Path("runs/my run")))["out"] == Path("runs/my run")
-    assert asked(config.command(Path("runs/my run")))["data_dir"] == Path("my data")
-    assert not asked(config.command()).keys() & {"out", "data_dir"}
+    assert asked(command(config.as_json(), Path("runs/my run")))["out"] == Path("runs/my run")
+    assert asked(command(config.as_json(), Path("runs/my run")))["data_dir"] == Path("my data")
+    assert not asked(command(config.as_json())).keys() & {"out", "data_dir"}
 
 
 def test_on_other_machines_nobody_learns_where_files_lay_on_this_one() -> None:
     files = (TeacherFile("0a", "/home/me/models/resnet/1/model.onnx"), TeacherFile("1b", "models/cnn/2/model.onnx"))
     loss = DistanceLoss("soft-labels", 5.0, 0.5, "0f", file="/home/me/all/of/it.json")
-    config = replace(USUAL, data_dir="/home/me/data", teachers=files, loss=loss).plain()
+    config = replace(USUAL, data_dir="/home/me/data", teachers=files, loss=loss).as_json()
     told = portable(config)
     assert "/home/me" not in json.dumps(told)
     assert [file["path"] for file in told["teachers"]] == ["resnet/1/model.onnx", "models/cnn/2/model.onnx"]
     assert told["loss"]["file"] == "all/of/it.json"
     assert identity(told) == identity(config)
     assert "/home/me/data" in json.dumps(config)  # left as it was
-    assert portable(USUAL.plain()) == USUAL.plain()
+    assert portable(USUAL.as_json()) == USUAL.as_json()
 
 
 def test_a_recipe_of_another_version_names_its_epochs() -> None:
-    assert " --recipe tiny --epochs 2 " in make_config().command()
+    assert " --recipe tiny --epochs 2 " in command(make_config().as_json())
 
 
 def test_a_config_of_before_is_understood() -> None:
@@ -90,8 +92,8 @@ def test_a_config_of_before_is_understood() -> None:
         "model": "lstm", "recipe": recipe | {"epsilon": 1e-7}, "seed": 0, "data_digest": USUAL.data_digest,
         "limit": None, "precision": "fp32", "threads": 1, "device": "cpu", "environment": {"torch": "2.8"},
     }  # fmt: skip
-    assert identity(first) == identity(USUAL.plain())
-    assert command(first) == USUAL.command()
+    assert identity(first) == identity(USUAL.as_json())
+    assert command(first) == command(USUAL.as_json())
     taught = first | {"teacher": "models/cnn/1/model.onnx@0a1b"}
     assert identity(taught)["teacher"] == "0a1b"
     assert asked(command(taught))["teachers"] == (Path("models/cnn/1/model.onnx"),)
@@ -106,6 +108,6 @@ def test_where_files_lay_does_not_tell_runs_apart() -> None:
         teachers=(TeacherFile("1b", "d"), TeacherFile("0a", "c")),
         data_dir="elsewhere",
     )
-    assert identity(one.plain()) == identity(moved.plain())
-    assert identity(replace(one, loss=replace(loss, distances="1f")).plain()) != identity(one.plain())
-    assert identity(replace(one, teachers=one.teachers[:1]).plain()) != identity(one.plain())
+    assert identity(one.as_json()) == identity(moved.as_json())
+    assert identity(replace(one, loss=replace(loss, distances="1f")).as_json()) != identity(one.as_json())
+    assert identity(replace(one, teachers=one.teachers[:1]).as_json()) != identity(one.as_json())

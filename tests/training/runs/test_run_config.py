@@ -1,4 +1,4 @@
-"""What a run's folder says of what was asked, and which asking it takes for its own."""
+"""What a run's folder says of what was requested, and which asking it takes for its own."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,8 @@ import torch
 from hangtag.training.catalog import recipe_for
 from hangtag.training.errors import RunMismatchError
 from hangtag.training.runs.config import TeacherFile
-from hangtag.training.runs.run import Run, environment, git_revision
+from hangtag.training.runs.environment import environment, git_revision
+from hangtag.training.runs.run import Run
 from tests.training.configs import begin, make_config
 
 
@@ -77,20 +78,21 @@ def test_the_same_config_may_start_again_and_keeps_its_file(run: Run) -> None:
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"model": "cnn"}, "another model (model: lstm there, cnn asked)"),
-        ({"seed": 1}, "another seed (seed: 0 there, 1 asked)"),
-        ({"limit": None}, "another limit (limit: 96 there, None asked)"),
-        ({"recipe": make_config(epochs=3).recipe}, "another recipe.epochs (recipe.epochs: 2 there, 3 asked)"),
+        ({"model": "cnn"}, "another model (model: lstm there, cnn requested)"),
+        ({"seed": 1}, "another seed (seed: 0 there, 1 requested)"),
+        ({"limit": None}, "another limit (limit: 96 there, None requested)"),
+        ({"recipe": make_config(epochs=3).recipe}, "another recipe.epochs (recipe.epochs: 2 there, 3 requested)"),
         (
             {"seed": 1, "threads": 2},
-            "another seed and threads (seed: 0 there, 1 asked, threads: 1 there, 2 asked)",
+            "another seed and threads (seed: 0 there, 1 requested, threads: 1 there, 2 requested)",
         ),
         (
             {"model": "resnet", "recipe": recipe_for("teacher", "resnet")},
-            "another model and recipe.name (model: lstm there, resnet asked, recipe.name: tiny there, teacher asked)",
+            "another model and recipe.name "
+            "(model: lstm there, resnet requested, recipe.name: tiny there, teacher requested)",
         ),
-        ({"data_digest": "x"}, "another data_digest (data_digest: of no matter here there, x asked)"),
-        ({"teachers": (TeacherFile("0a1b", "cnn.onnx"),)}, "another teacher (teacher: None there, 0a1b asked)"),
+        ({"data_digest": "x"}, "another data_digest (data_digest: of no matter here there, x requested)"),
+        ({"teachers": (TeacherFile("0a1b", "cnn.onnx"),)}, "another teacher (teacher: None there, 0a1b requested)"),
     ],
 )
 def test_another_config_is_refused_by_name(run: Run, changes: dict[str, object], difference: str) -> None:
@@ -108,7 +110,7 @@ def test_teachers_are_compared_by_their_contents_alone(run: Run) -> None:
     begin(run, teachers=(TeacherFile("1b", "elsewhere/resnet.onnx"), TeacherFile("0a", "cnn.onnx")))
     assert run.read_config()["teachers"][0] == {"digest": "1b", "path": "elsewhere/resnet.onnx"}
     for others, said in [(("0a",), "0a"), (("0a", "2c"), "0a and 2c"), ((), "None")]:
-        with pytest.raises(RunMismatchError, match=rf"another teacher \(teacher: 0a and 1b there, {said} asked\)"):
+        with pytest.raises(RunMismatchError, match=rf"another teacher \(teacher: 0a and 1b there, {said} requested\)"):
             begin(run, teachers=tuple(TeacherFile(digest, "cnn.onnx") for digest in others))
 
 

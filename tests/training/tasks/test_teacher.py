@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
-from hangtag.training.data.fashion_mnist import FashionMnist
+from hangtag.training.data.fashion_mnist import FashionMnist, Images
 from hangtag.training.errors import TeacherError
 from hangtag.training.loop import trainer
 from hangtag.training.metrics.single_label import evaluate
@@ -16,7 +17,8 @@ from hangtag.training.observer import Observer
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.recipes import Distillation
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.onnx_teacher import OnnxTeacher
+from hangtag.training.tasks.onnx_teacher import Logits, OnnxTeacher
+from hangtag.training.tasks.selection import build_task
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers, teacher_logits
 from tests import shipped
 from tests.training.configs import make_config, same_weights, weights
@@ -190,3 +192,25 @@ def test_a_student_learns_what_the_labels_do_not_tell(
     assert untaught["summary"]["test"]["accuracy"] < 0.2
     assert not same_weights(weights(tmp_path / "taught"), weights(tmp_path / "untaught"))
     shutil.rmtree(tmp_path)
+
+
+def test_a_task_asks_its_teacher_in_a_step_of_its_own_with_progress(small: FashionMnist) -> None:
+    calls: list[int] = []
+
+    def teacher(images: Images) -> Logits:
+        calls.append(len(images))
+        return np.zeros((len(images), 10), np.float32)
+
+    class Recording(Observer):
+        def __init__(self) -> None:
+            self.progress: list[tuple[int, int]] = []
+
+        def on_teacher_logits(self, done: int, total: int) -> None:
+            self.progress.append((done, total))
+
+    observer = Recording()
+    task = build_task(make_config(limit=600), small, torch.device("cpu"), teacher, observer=observer)
+    assert calls == []
+    task.precompute(ProcessGroup())
+    assert calls == [500, 500, 100, 100]
+    assert observer.progress == [(1000, 1200), (1200, 1200)]
