@@ -1,1 +1,1 @@
-"""From image files to the pixels that a model takes, and from its outputs to labels with probabilities."""
+"""Converts image files to the pixels that a classifier takes, and its outputs to labels with probabilities."""

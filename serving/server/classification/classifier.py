@@ -1,4 +1,4 @@
-"""What a classifier's outputs mean: which labels the image has, in which order, and how sure the model is of them."""
+"""Interprets a classifier's outputs: which labels the image has, in which order, and with what probability."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +12,18 @@ from hangtag.serving.signature import Signature
 
 MULTI_LABEL = "multi_label"
 DEFAULT_TOP_K = 3
-"""Labels told where one of them is right and the caller does not say how many it wants."""
+"""Number of labels in the answer of a single-label model if the client does not set top_k."""
 
 
 @dataclass(frozen=True)
 class LabelScore:
-    """A label by its place among the model's outputs; distance from the answer's first label where the model has it."""
+    """One label of an answer.
+
+    Attributes:
+        index: The label's place in the model's ``probabilities`` and ``hangtag.labels``.
+        probability: From 0 to 1.
+        distance: How far the label is from the answer's first label; None where the model has no label distances.
+    """
 
     index: int
     probability: float
@@ -26,7 +32,7 @@ class LabelScore:
 
 @dataclass(frozen=True)
 class PredictedLabels:
-    """An image's labels; path_probability is that of the whole set, where the model predicts a path."""
+    """The labels of one image. path_probability: of the whole set of labels, where the model predicts a path."""
 
     labels: tuple[LabelScore, ...]
     path_probability: float | None = None
@@ -34,12 +40,14 @@ class PredictedLabels:
 
 @dataclass(frozen=True)
 class Classifier:
-    """How to ask a model that takes one picture, and how to read what it answers.
+    """Knows the image size that a model takes, and how to read its outputs.
 
-    ``single_label``, and a model that does not say: the labels are rivals. ``multi_label``: the answer is a set, as the
-    output ``path``, INT64 [batch, any], lists it where there is one (places of labels in the order predicted, then -1)
-    with its ``path_probability`` [batch]; else of the labels whose probability reaches the threshold, and of the most
-    probable ones up to min_labels.
+    The metadata ``hangtag.task`` decides how they are read. In task ``single_label``, also the default, exactly
+    one label is right, so the answer is a ranking. In task ``multi_label`` the answer is a set of labels:
+
+    - With an output ``path``, INT64 [batch, any], the set is the path: indices of labels in the order predicted, then
+      -1. The output ``path_probability`` [batch] is the probability of that path.
+    - Without, the set is all labels whose probability reaches the threshold, and at least the min_labels most probable.
     """
 
     signature: Signature
@@ -48,33 +56,42 @@ class Classifier:
 
     @classmethod
     def from_signature(cls, name: str, signature: Signature) -> "Classifier":
-        """Raises InvalidRequestError for a model of another kind."""
-        size = _picture_size(signature)
+        """Build the classifier of a model. name: for the message.
+
+        Raises:
+            InvalidRequestError: The model does not classify images.
+        """
+        size = _image_size(signature)
         if size is None:
             raise InvalidRequestError(
-                f"{name!r} is not a classifier of pictures (it needs one UINT8 [batch, height, width] input, an output "
+                f"{name!r} is not a classifier of images (it needs one UINT8 [batch, height, width] input, an output "
                 "`probabilities`, and hangtag.labels in its metadata); call it with ModelInfer"
             )
         return cls(signature, *size)
 
     @staticmethod
     def fits(signature: Signature) -> bool:
-        """Whether the model classifies pictures."""
-        return _picture_size(signature) is not None
+        """Whether a model with this signature classifies images."""
+        return _image_size(signature) is not None
 
     @property
     def is_multi_label(self) -> bool:
         return self.signature.task == MULTI_LABEL
 
     def read(self, outputs: Mapping[str, npt.NDArray[Any]], top_k: int) -> PredictedLabels:
-        """The labels of the first sample: top_k of them, or for 0 three rivals and every label of a set.
+        """Read the labels of the first sample.
 
-        Raises InferenceError for a path with a label that the model does not have.
+        Args:
+            outputs: The model's outputs by name, each [batch, ...].
+            top_k: Most labels in the answer; 0 for DEFAULT_TOP_K of a ranking and every label of a set.
+
+        Raises:
+            InferenceError: The path has an index that is no label of the model.
         """
         probabilities = outputs["probabilities"][0]
         ranking = np.argsort(-probabilities, kind="stable")
         if not self.is_multi_label:
-            return PredictedLabels(self._scores(ranking[: top_k or DEFAULT_TOP_K], probabilities, rivals=True))
+            return PredictedLabels(self._scores(ranking[: top_k or DEFAULT_TOP_K], probabilities, with_distances=True))
         if not self._has_path:
             count = max(int((probabilities >= self.signature.threshold).sum()), self.signature.min_labels)
             return PredictedLabels(self._scores(ranking[: min(count, top_k or count)], probabilities))
@@ -96,9 +113,9 @@ class Classifier:
         return path.datatype == "INT64" and len(path.shape) == 2 and len(probability.shape) == 1
 
     def _scores(
-        self, chosen: npt.NDArray[Any], probabilities: npt.NDArray[Any], *, rivals: bool = False
+        self, chosen: npt.NDArray[Any], probabilities: npt.NDArray[Any], *, with_distances: bool = False
     ) -> tuple[LabelScore, ...]:
-        distances = self.signature.label_distances if rivals else None
+        distances = self.signature.label_distances if with_distances else None
         return tuple(
             LabelScore(
                 int(index), float(probabilities[index]), None if distances is None else distances[chosen[0]][index]
@@ -107,8 +124,8 @@ class Classifier:
         )
 
 
-def _picture_size(signature: Signature) -> tuple[int, int] | None:
-    """Height and width of the one picture that a classifier takes; None for a model of another kind."""
+def _image_size(signature: Signature) -> tuple[int, int] | None:
+    """Return height and width of the one image that a classifier takes; None if the model is not a classifier."""
     probabilities = signature.output("probabilities")
     if len(signature.inputs) == 1 and probabilities and signature.labels:
         match signature.inputs[0].datatype, signature.inputs[0].shape, probabilities.shape:

@@ -1,11 +1,11 @@
-"""An image file -> pixels as the models know them: 8-bit grey, bright garments on black.
+"""Converts an image file to a classifier's input: 8-bit grey pixels, bright garments on black.
 
-A picture that already has the model's size is taken as it is. Any other is converted. For a model that looks for
-several garments it is reduced as a whole (``reduce``): where they lie, and how large they are to one another, is part
-of the picture. For a model of one garment it goes the way of the data set's own pictures (``convert``)
-(Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017, figure 1): trim to the garment, subsample the longest edge to the model's
-size, sharpen, centre on a square, negate, grey. The authors began with shop thumbnails 73 pixels high, so a larger
-photo is reduced to that first.
+An image that has the model's size already is used unchanged. For a model of several garments, any other image is
+scaled down as a whole (``_fit_whole``), because the garments' places and relative sizes matter. For a model of one
+garment it is converted as the authors of Fashion-MNIST converted theirs (``_convert_garment``; Xiao, Rasul, Vollgraf:
+Fashion-MNIST, 2017, figure 1): trim to the garment, subsample the longest edge to the model's size, sharpen, centre on
+a square, negate, grey. The authors began with shop thumbnails 73 pixels high, so a larger photo is first scaled down to
+that.
 """
 
 import io
@@ -23,11 +23,13 @@ from PIL.WebPImagePlugin import WebPImageFile
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError, ServerError
 
 MAX_PIXELS = 50_000_000
-"""A picture that unpacks to more is refused before it is unpacked: a small file can hold a huge one."""
+"""An image with more pixels is refused before it is decompressed, because a small file can hold a huge image."""
 
 MAX_PIXELS_AT_ONCE = 2 * MAX_PIXELS
-"""Of all pictures that are being unpacked; each pixel takes up to ten bytes meanwhile. More wait for their turn."""
+"""Most pixels of all images that are decoded at the same time, at up to ten bytes each; further images wait."""
+
 TURN_SECONDS = 10.0
+"""How long an image waits for its turn before it is refused."""
 
 # Image.open would check the size against Image.MAX_IMAGE_PIXELS, which belongs to the whole program, is looser than
 # MAX_PIXELS and is a warning as often as an error. These read the header, and decode when they are asked to load.
@@ -40,14 +42,25 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def decode(data: bytes, height: int, width: int, *, whole: bool = False) -> Pixels:
-    """Pixels [height, width] of a PNG, JPEG or WebP file: of one garment, or of the ``whole`` picture.
+    """Decode a PNG, JPEG or WebP file and convert it to a model's input.
 
-    Raises InvalidRequestError for anything else, and QueueFullError when too many large pictures are being unpacked.
+    Args:
+        data: The file's content.
+        height: Of the model's input, in pixels.
+        width: Of the model's input, in pixels.
+        whole: Keep the whole image, for a model of several garments, instead of trimming it to one garment.
+
+    Returns:
+        UINT8 [height, width].
+
+    Raises:
+        InvalidRequestError: The file has another format, is damaged, or has more than MAX_PIXELS.
+        QueueFullError: Too many large images are being decoded.
     """
     try:
         with _open(data) as image:
-            _refuse_bomb(image)
-            with _unpacking(image.width * image.height):
+            _require_size(image)
+            with _reserve(image.width * image.height):
                 grey = _grey(ImageOps.exif_transpose(image))
                 grey.load()
     except ServerError:
@@ -56,11 +69,11 @@ def decode(data: bytes, height: int, width: int, *, whole: bool = False) -> Pixe
         raise InvalidRequestError(f"the image cannot be decoded: {error}") from error
     if grey.size == (width, height):
         return np.asarray(grey)
-    return reduce(grey, height, width) if whole else convert(grey, height, width)
+    return _fit_whole(grey, height, width) if whole else _convert_garment(grey, height, width)
 
 
-def convert(grey: Image.Image, height: int, width: int) -> Pixels:
-    """The picture of one garment, as the data set's authors made theirs."""
+def _convert_garment(grey: Image.Image, height: int, width: int) -> Pixels:
+    """Trim to the garment and scale it to the edges of the input, as the authors of the data set did."""
     grey.thumbnail((_THUMBNAIL_EDGE, _THUMBNAIL_EDGE), Image.Resampling.LANCZOS)
     pixels = np.asarray(grey)
     background = float(np.median([pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1]]))
@@ -72,11 +85,11 @@ def convert(grey: Image.Image, height: int, width: int) -> Pixels:
     return _centre(garment, background, height, width)
 
 
-def reduce(grey: Image.Image, height: int, width: int) -> Pixels:
-    """The whole picture, as large as it fits but never enlarged: a garment of 28 pixels is one of 28 here too."""
+def _fit_whole(grey: Image.Image, height: int, width: int) -> Pixels:
+    """Scale down the whole image until it fits. It is never enlarged: a garment of 28 pixels keeps its 28 pixels."""
     grey.thumbnail((width, height), Image.Resampling.LANCZOS)
     pixels = np.asarray(grey)
-    # Of the whole edge, not of the corners: garments may lie in one or two of those.
+    # The median of the whole edge, not of the corners, because garments may cover one or two corners.
     background = float(np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])))
     return _centre(grey, background, height, width)
 
@@ -85,12 +98,12 @@ def _centre(picture: Image.Image, background: float, height: int, width: int) ->
     canvas = Image.new("L", (width, height), round(background))
     canvas.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
     result = np.asarray(canvas)
-    # The authors' photos have a white background, so they negate; a picture that is dark already keeps its tones.
+    # The authors' photos have a white background, so they negate. An image with a dark background keeps its tones.
     return 255 - result if background > 127 else result
 
 
 def _open(data: bytes) -> Image.Image:
-    """The image, with its size known and nothing decoded yet."""
+    """Read the header only, which has the size; nothing is decoded yet."""
     for reader in _READERS:
         try:
             return reader(io.BytesIO(data))
@@ -99,7 +112,7 @@ def _open(data: bytes) -> Image.Image:
     raise InvalidRequestError("the image is not a PNG, JPEG or WebP file; for bare pixels use `raw`")
 
 
-def _refuse_bomb(image: Image.Image) -> None:
+def _require_size(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise InvalidRequestError(
             f"the image has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are taken. Scale it down."
@@ -107,7 +120,7 @@ def _refuse_bomb(image: Image.Image) -> None:
 
 
 class _Budget:
-    """Pixels that may be unpacked now."""
+    """The pixels that may still be decoded now, of MAX_PIXELS_AT_ONCE."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -118,13 +131,13 @@ _budget = _Budget()
 
 
 @contextmanager
-def _unpacking(pixels: int) -> Iterator[None]:
-    """Inside it the memory for so many pixels is this picture's."""
+def _reserve(pixels: int) -> Iterator[None]:
+    """Wait until this many pixels are within the budget, and hold them while the image is decoded."""
     with _budget.changed:
         if not _budget.changed.wait_for(lambda: _budget.left >= pixels, TURN_SECONDS):
             raise QueueFullError(
-                f"too many large pictures at once: {MAX_PIXELS_AT_ONCE:,} pixels are unpacked together; try again "
-                "later with a back-off, or scale the picture down"
+                f"too many large images at once: at most {MAX_PIXELS_AT_ONCE:,} pixels are decoded together; try again "
+                "later with a back-off, or scale the image down"
             )
         _budget.left -= pixels
     try:
@@ -136,12 +149,12 @@ def _unpacking(pixels: int) -> Iterator[None]:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255 instead of scaling them
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255 instead of scaling
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        cut_out = image.convert("RGBA")
-        white = Image.new("RGBA", cut_out.size, "white")  # a cut-out lies on white, as in a shop
-        image = Image.alpha_composite(white, cut_out)
+        transparent = image.convert("RGBA")
+        white = Image.new("RGBA", transparent.size, "white")  # the background of shop photos
+        image = Image.alpha_composite(white, transparent)
     return image.convert("L")
 
 

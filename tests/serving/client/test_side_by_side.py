@@ -57,7 +57,7 @@ def test_json_has_every_models_answer_in_one_line(twins: Server, garment: Path) 
         assert other["labels"] == one["labels"]
         assert set(gather) == {"model", "error", "code"}
         assert gather["code"] == "INVALID_ARGUMENT"
-    assert result.stderr.count("ankle-boot-1.png: gather: 'gather' is not a classifier of pictures") == 2
+    assert result.stderr.count("ankle-boot-1.png: gather: 'gather' is not a classifier of images") == 2
 
 
 def test_a_model_that_fails_hides_no_other(twins: Server, garment: Path) -> None:

@@ -270,8 +270,8 @@ def test_whole_blank_pictures_of_any_size_are_black(size: tuple[int, int], colou
 def test_large_pictures_wait_for_their_turn_to_be_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "TURN_SECONDS", 0.01)
     large = encoded(Image.new("L", (200, 100)))
-    with images._unpacking(images.MAX_PIXELS_AT_ONCE - 20_000 + 1):
-        with pytest.raises(QueueFullError, match=r"too many large pictures at once: .* try again "):
+    with images._reserve(images.MAX_PIXELS_AT_ONCE - 20_000 + 1):
+        with pytest.raises(QueueFullError, match=r"too many large images at once: .* try again "):
             images.decode(large, 28, 28)
         assert decoded(Image.fromarray(random_pixels())).shape == (28, 28)  # a small one still fits
     assert images.decode(large, 28, 28).shape == (28, 28)

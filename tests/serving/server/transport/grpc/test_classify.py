@@ -108,7 +108,7 @@ def test_what_is_no_image_is_refused(live: LiveServer, fields: dict[str, Any], m
 def test_a_model_that_is_no_classifier_says_what_to_call(live: LiveServer, model: str) -> None:
     code, message = failure(lambda: classify(live, model_name=model, raw=RAW))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert message.startswith(f"'{model}' is not a classifier of pictures")
+    assert message.startswith(f"'{model}' is not a classifier of images")
     assert message.endswith("call it with ModelInfer")
 
 
@@ -118,7 +118,7 @@ def test_labels_that_do_not_fit_make_no_classifier(tmp_path: Path, labels: str) 
     with LiveServer(ServerConfig(models=tmp_path, port=0)) as live:
         code, message = failure(lambda: classify(live, model_name="m", raw=RAW))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
-        assert "is not a classifier of pictures" in message
+        assert "is not a classifier of images" in message
 
 
 def test_half_precision_probabilities_are_read_as_well(tmp_path: Path) -> None:

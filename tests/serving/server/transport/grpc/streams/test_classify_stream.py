@@ -65,7 +65,7 @@ def test_an_image_that_fails_is_told_in_its_place(live: LiveServer) -> None:
     assert codes == [("broken", INVALID.value[0]), ("unknown", NOT_FOUND.value[0]), ("gather", INVALID.value[0])]
     assert told[0][2].startswith("the image is not a PNG, JPEG or WebP file")
     assert told[1][2].startswith("no model 'nobody' is served here")
-    assert told[2][2].startswith("'gather' is not a classifier of pictures")
+    assert told[2][2].startswith("'gather' is not a classifier of images")
 
 
 def test_images_of_a_stream_share_a_batch(own: LiveServer) -> None:
