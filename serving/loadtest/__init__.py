@@ -1,14 +1,16 @@
-"""The load test: drives any Open Inference Protocol server and compares its models.
+"""The load test: measures any Open Inference Protocol server and compares its models.
 
-The way through, and who may import whom, from the last to the first:
+Each folder imports only folders further down this list (import-linter checks it):
 
-    plan        what is asked: targets, loads, limits, the schedule of an open loop, the search for a peak
-    statistics  percentiles, early stopping, t intervals, histograms
-    target      the server behind a target: its description, its own counters, the samples that it is sent
-    generator   the processes that send, and the recording of what comes back
-    measuring   the order of blocks, runs and whether they are VALID, comparisons, accuracy, gates: results
-    report      results as a table, HTML, JSON, CSV, JUnit XML and Prometheus' text, and saved ones read again
-    cli         the commands
+    cli         the commands: parse, call, render
+    report      results as a table, HTML, JSON, CSV, JUnit XML and Prometheus text; reads saved JSON
+    comparison  ratios between targets or saved results, and the conditions of --fail-if
+    measuring   a whole load test: interleaved blocks, validity of runs, accuracy, caching, peaks, calibration
+    sut         the system under test (SUT, LoadGen's term): a server's description and statistics; the null server
+    samples     request messages, serialised before the run
+    generator   the processes that issue queries and record their latencies
+    plan        targets, loads, limits, the schedule of an open loop, the peak search
+    statistics  percentiles, early stopping, t intervals, duration histograms, server timings
 
-plan and statistics are arithmetic that is tested without a server.
+plan and statistics are pure arithmetic, tested without a server.
 """

@@ -27,7 +27,8 @@ from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.generator.channels import Channel, CompletionQueueChannel, FutureChannel
 from hangtag.serving.loadtest.generator.messages import INFER, Block, CallSettings, RequestPool
 from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
-from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits
+from hangtag.serving.loadtest.plan.limits import Limits
+from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.samples import load
 from hangtag.serving.loadtest.sut.null_server import null_server
@@ -133,9 +134,9 @@ def hangtag(address: str, request: bytes, concurrency: int, seconds: float) -> d
     """The same of the load test's generator, in one process of its own."""
     feeds, stop = {"bench": RequestPool(address, INFER, (request,))}, threading.Event()
     limits = Limits(seconds, 1, 2 * seconds, 10_000_000)
-    with GeneratorProcesses(feeds, CallSettings(deadline=DEADLINE), 1, stop) as fleet:
+    with GeneratorProcesses(feeds, CallSettings(deadline=DEADLINE), 1, stop) as generators:
         block = Block("bench", ClosedLoop(concurrency), limits, warm_up=0.0, seed=0, round=0)
-        result = fleet.run(block, lambda _: None)
+        result = generators.run(block, lambda _: None)
     return {"throughput": result.throughput, "per_cpu_second": result.throughput / result.generator_cpu}
 
 

@@ -74,7 +74,15 @@ def h2load(address: str, model: str, concurrency: int, seconds: int) -> Figures:
         body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
         headers = ("-H", "content-type: application/grpc", "-H", "te: trailers")
         loop = ("-c", "1", "-m", str(concurrency), "-D", str(seconds), "--warm-up-time", "1")
-        _run("h2load", *loop, *headers, "-d", str(body), f"--log-file={log}", f"http://{address}{library.feed.method}")
+        _run(
+            "h2load",
+            *loop,
+            *headers,
+            "-d",
+            str(body),
+            f"--log-file={log}",
+            f"http://{address}{library.request_pool.method}",
+        )
         # A line a request: when it began, its HTTP status, how long it took, both times in microseconds.
         _began, status, took = np.loadtxt(log, dtype=np.int64, ndmin=2).T[:3]
     if not (status == 200).all():

@@ -1,4 +1,4 @@
-"""``hangtag loadtest`` and ``hangtag loadtest compare``: parse, call, render."""
+"""`hangtag loadtest` and `hangtag loadtest compare`: parse the command line, call measuring and comparison, render."""
 
 from hangtag.serving.loadtest.cli.command import loadtest
 

@@ -1,7 +1,7 @@
-"""Live figures on standard error while a test runs: a table on a terminal, a line now and then elsewhere.
+"""Shows live figures on standard error during a test: a table on a terminal, an occasional line elsewhere.
 
-They show what the generator's processes report anyway, and are drawn twice a second: drawing takes CPU that a server
-on this machine would have.
+The figures are those that the generator's processes report anyway. They are drawn only twice a second, because drawing
+takes CPU from a server on the same machine.
 """
 
 import time
@@ -17,55 +17,55 @@ from rich.text import Text
 
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.generator.messages import Snapshot
-from hangtag.serving.loadtest.measuring import session
 from hangtag.serving.loadtest.measuring.accuracy import AccuracyProgress
-from hangtag.serving.loadtest.plan.load import Load, order_of
+from hangtag.serving.loadtest.measuring.session import Progress
+from hangtag.serving.loadtest.plan.load import Load, sort_key
 
-DRAWN_PER_SECOND = 2
-# Seconds between two lines where nobody looks at a terminal: a log of CI shows that it goes on, and stays short.
+DRAWS_PER_SECOND = 2
+# Seconds between two lines where standard error is no terminal: a CI log shows that the test goes on, and stays short.
 LINE_INTERVAL = 10.0
-# Lines of the terminal that the rows leave free: the title, the header, the bar and the prompt.
+# Terminal lines that the rows leave free: for the title, the header, the bar and the prompt.
 FREE_LINES = 6
 
-At = session.Progress | AccuracyProgress
+AnyProgress = Progress | AccuracyProgress
 
 
 @contextmanager
-def live(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[At], None]]:
-    """Live figures while the context is open; gives the function that is told how the test stands."""
+def live(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[AnyProgress], None]]:
+    """Show live figures while the context is open. Yields the function to call with each progress."""
     if not console.is_terminal:
         yield _lines(console, clock)
         return
     board = Board(console)
-    with Live(console=console, get_renderable=board.draw, refresh_per_second=DRAWN_PER_SECOND, transient=True):
-        yield board.tell
+    with Live(console=console, get_renderable=board.draw, refresh_per_second=DRAWS_PER_SECOND, transient=True):
+        yield board.update
 
 
-def _lines(console: Console, clock: Callable[[], float]) -> Callable[[At], None]:
+def _lines(console: Console, clock: Callable[[], float]) -> Callable[[AnyProgress], None]:
     due = clock() + LINE_INTERVAL
 
-    def show(at: At) -> None:
+    def show(progress: AnyProgress) -> None:
         nonlocal due
         if clock() >= due:
             due = clock() + LINE_INTERVAL
-            console.print(_sentence(at), highlight=False, markup=False, soft_wrap=True)
+            console.print(_sentence(progress), highlight=False, markup=False, soft_wrap=True)
 
     return show
 
 
-def _sentence(at: At) -> str:
-    if isinstance(at, AccuracyProgress):
-        return f"{at.target}, accuracy: {_samples(at)}, {_right(at)} right so far"
-    now = at.snapshot
+def _sentence(progress: AnyProgress) -> str:
+    if isinstance(progress, AccuracyProgress):
+        return f"{progress.target}, accuracy: {_samples(progress)}, {_correct(progress)} right so far"
+    block, now = progress.block, progress.snapshot
     return (
-        f"{at.block.target}, {at.block.load}: {units.three_digits(now.rate)} calls/s, p50 {units.duration(now.p50)}, "
-        f"p99 {units.duration(now.p99)}, {units.count(now.failed)} errors; {_left(at)}"
+        f"{block.target}, {block.load}: {units.three_digits(now.rate)} calls/s, p50 {units.duration(now.p50)}, "
+        f"p99 {units.duration(now.p99)}, {units.count(now.failed)} errors; {_time_left(progress)}"
     )
 
 
 @dataclass
 class Row:
-    """A target under a load: the block that runs or ran last, and the errors of those before it."""
+    """One target under one load: its current or latest block, and the errors of its earlier blocks."""
 
     block: tuple[str, int]  # Phase and round.
     now: Snapshot
@@ -73,41 +73,42 @@ class Row:
 
 
 class Board:
-    """What is known of each target under each load so far, as a table."""
+    """A table of the latest figures of each target under each load."""
 
     def __init__(self, console: Console) -> None:
-        """Nothing is known yet."""
+        """Create an empty table, to be drawn on this console."""
         self._console = console
-        self._at: At | None = None
+        self._progress: AnyProgress | None = None
         self._rows: dict[tuple[Load, str], Row] = {}
 
-    def tell(self, at: At) -> None:
-        """How the test stands now."""
-        if isinstance(at, session.Progress):
-            if not isinstance(self._at, session.Progress) or self._at.phase != at.phase:
+    def update(self, progress: AnyProgress) -> None:
+        """Take over the progress of the test."""
+        if isinstance(progress, Progress):
+            if not isinstance(self._progress, Progress) or self._progress.phase != progress.phase:
                 self._rows = {}
-            key, block = (at.block.load, at.block.target), (at.phase, at.block.round)
-            last = self._rows.pop(key, None)  # The one that changed last stands last.
+            key = (progress.block.load, progress.block.target)
+            block = (progress.phase, progress.block.round)
+            last = self._rows.pop(key, None)  # The row that changed last is inserted last.
             earlier = 0 if last is None else last.earlier_errors + last.now.failed * (last.block != block)
-            self._rows[key] = Row(block, at.snapshot, earlier)
-        self._at = at
+            self._rows[key] = Row(block, progress.snapshot, earlier)
+        self._progress = progress
 
     def draw(self) -> Group | Text:
-        """The table as it is now."""
-        at = self._at
-        if at is None:
+        """The table at this moment."""
+        progress = self._progress
+        if progress is None:
             return Text("connecting ...", style="dim")
-        if isinstance(at, AccuracyProgress):
-            return Group(self._accuracy(at), _bar(at.done, at.total, ""))
-        return Group(self._loads(at), _bar(at.done, at.done + at.ahead, _left(at)))
+        if isinstance(progress, AccuracyProgress):
+            return Group(self._accuracy(progress), _bar(progress.done, progress.total, ""))
+        return Group(self._loads(progress), _bar(progress.done, progress.done + progress.ahead, _time_left(progress)))
 
-    def _loads(self, at: session.Progress) -> Table:
-        table = _table(at.phase, "load", "target", "calls/s", "p50", "p99", "errors")
+    def _loads(self, progress: Progress) -> Table:
+        table = _table(progress.phase, "load", "target", "calls/s", "p50", "p99", "errors")
         table.columns[0].min_width = max(len(str(load)) for load, _ in self._rows)  # Only names are cut.
         latest = list(self._rows.items())[-max(self._console.height - FREE_LINES, 1) :]
-        for (load, target), row in sorted(latest, key=lambda item: order_of(item[0][0])):
+        for (load, target), row in sorted(latest, key=lambda item: sort_key(item[0][0])):
             now, errors = row.now, row.earlier_errors + row.now.failed
-            runs = (load, target) == (at.block.load, at.block.target)
+            running = (load, target) == (progress.block.load, progress.block.target)
             table.add_row(
                 Text(str(load)),
                 Text(target, no_wrap=True, overflow="ellipsis"),
@@ -115,39 +116,39 @@ class Board:
                 units.duration(now.p50),
                 units.duration(now.p99),
                 Text(units.count(errors), style="bold red" if errors else ""),
-                style="bold" if runs else "dim",
+                style="bold" if running else "dim",
             )
         return table
 
-    def _accuracy(self, at: AccuracyProgress) -> Table:
+    def _accuracy(self, progress: AccuracyProgress) -> Table:
         table = _table("each labelled sample once", "target", "samples", "right so far")
-        table.add_row(Text(at.target), _samples(at), _right(at))
+        table.add_row(Text(progress.target), _samples(progress), _correct(progress))
         return table
 
 
-def _table(title: str, *header: str) -> Table:
+def _table(title: str, *headers: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold cyan", box=None, pad_edge=False)
-    for head in header:
-        if head in ("load", "target"):
-            table.add_column(head, header_style="dim")
+    for header in headers:
+        if header in ("load", "target"):
+            table.add_column(header, header_style="dim")
         else:
-            table.add_column(head, justify="right", no_wrap=True, min_width=8, header_style="dim")
+            table.add_column(header, justify="right", no_wrap=True, min_width=8, header_style="dim")
     return table
 
 
-def _bar(done: float, total: float, left: str) -> Table:
+def _bar(done: float, total: float, text: str) -> Table:
     line = Table.grid(padding=(0, 1))
-    line.add_row(ProgressBar(total=max(total, 1e-9), completed=done, width=30), Text(left, style="dim"))
+    line.add_row(ProgressBar(total=max(total, 1e-9), completed=done, width=30), Text(text, style="dim"))
     return line
 
 
-def _left(at: session.Progress) -> str:
-    return f"{max(at.ahead, 0.0):.0f} s left"
+def _time_left(progress: Progress) -> str:
+    return f"{max(progress.ahead, 0.0):.0f} s left"
 
 
-def _samples(at: AccuracyProgress) -> str:
-    return f"{units.count(at.done)} of {units.count(at.total)} samples"
+def _samples(progress: AccuracyProgress) -> str:
+    return f"{units.count(progress.done)} of {units.count(progress.total)} samples"
 
 
-def _right(at: AccuracyProgress) -> str:
-    return f"{at.correct / at.done:.2%}" if at.done else units.NONE
+def _correct(progress: AccuracyProgress) -> str:
+    return f"{progress.correct / progress.done:.2%}" if progress.done else units.NONE

@@ -1,1 +1,1 @@
-"""What results mean beside others: ratios between targets, saved results, and conditions (gates)."""
+"""Compares results: ratios between a test's targets or between two saved tests, and the conditions of --fail-if."""

@@ -1,9 +1,10 @@
-"""Two targets side by side, in sentences: how many times one's figure is the other's, and how sure that is."""
+"""Compares runs under the same load: ratios with confidence intervals, and a sentence for each comparison."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.comparison.saved_results import SavedResults
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load, OpenLoop
@@ -13,7 +14,7 @@ from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_per
 
 @dataclass(frozen=True)
 class Comparison:
-    """A target against the baseline under one load, as ratios. `reason` says why it means nothing, if so."""
+    """A target's figures as multiples of the baseline's, under one load."""
 
     target: str
     baseline: str
@@ -21,9 +22,9 @@ class Comparison:
     throughput: Interval
     p50: Interval
     p99: Interval
-    reason: str = ""
-    throughput_means_nothing: bool = False  # The generator set it, not the server.
-    saved: bool = False  # The same target in two files; `baseline` is the earlier one's.
+    reason: str = ""  # Why the two cannot be compared; empty when they can.
+    generator_limited: bool = False  # The generator, not the server, limited a throughput.
+    saved: bool = False  # The same target in two files; the baseline is the earlier one.
 
     @property
     def sentence(self) -> str:
@@ -33,34 +34,53 @@ class Comparison:
             both = self.target if self.saved else f"{self.target} and {self.baseline}"
             return f"{both} {at} cannot be compared: {self.reason}."
         baseline = "what it was" if self.saved else f"{self.baseline}'s"
-        p99 = _says(f"{self.target}'s p99 {at}", self.p99, baseline)
+        p99 = _phrase(f"{self.target}'s p99 {at}", self.p99, baseline)
         if isinstance(self.load, OpenLoop):
             return p99 + "."
-        if self.throughput_means_nothing:
+        if self.generator_limited:
             return f"{p99}; their throughputs cannot be compared: the generator was the bottleneck."
-        throughput = _says("its throughput", self.throughput, baseline)
+        throughput = _phrase("its throughput", self.throughput, baseline)
         return f"{p99}; {throughput}."
 
 
-def comparisons(results: Results) -> tuple[Comparison, ...]:
-    """Every other target against the first one, under each load that both ran under."""
-    found = []
+def compare_targets(results: Results) -> tuple[Comparison, ...]:
+    """Compare the other targets with the first one, under each load that both ran under."""
+    comparisons = []
     for load in results.loads:
         runs = {run.target: run for run in results.under(load)}
         baseline = runs.pop(results.scenario.names[0], None)
         if baseline is not None:
-            found += [compare(run, baseline) for run in runs.values() if run.total.latency and baseline.total.latency]
-    return tuple(found)
+            comparisons += [compare(run, baseline) for run in runs.values() if _answered(run, baseline)]
+    return tuple(comparisons)
+
+
+def compare_saved(before: SavedResults, after: SavedResults) -> tuple[Comparison, ...]:
+    """Compare `after` with `before`, for each target and load in both.
+
+    Their blocks did not run next to each other, so the two vary independently.
+    """
+    comparisons = []
+    for run in after.runs:
+        baseline = before.run(run.target, run.load)
+        if baseline is not None and _answered(run, baseline):
+            files = (f"the run in {after.file}", f"the run in {before.file}")
+            comparisons.append(compare(run, baseline, files=files))
+    return tuple(comparisons)
 
 
 def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) -> Comparison:
-    """Two runs under one load. `files` names those that both
-    come from, where they are saved runs of the same target: their blocks did not run next to each other."""
+    """Compare two runs under one load.
+
+    Args:
+        run: The run.
+        baseline: The run to compare with.
+        files: For saved runs of one target, the names of the two runs in a sentence. Their blocks are not paired.
+    """
     paired = files is None
     latencies, baseline_latencies = run.block_latencies(), baseline.block_latencies()
     rates, baseline_rates = run.block_throughputs(), baseline.block_throughputs()
     if paired:
-        # An interrupted test may have one block more of one target: only rounds that both ran can be paired.
+        # An interrupted test may have one block more of one target; only rounds that both ran can be paired.
         blocks = min(len(rates), len(baseline_rates))
         latencies, baseline_latencies = latencies[:blocks], baseline_latencies[:blocks]
         rates, baseline_rates = rates[:blocks], baseline_rates[:blocks]
@@ -75,19 +95,24 @@ def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) ->
         throughput=throughput,
         p50=p50,
         p99=p99,
-        reason=_why_not(((name, run), (baseline_name, baseline))),
-        throughput_means_nothing=run.generator_limited or baseline.generator_limited,
+        reason=_invalid(((name, run), (baseline_name, baseline))),
+        generator_limited=run.generator_limited or baseline.generator_limited,
         saved=files is not None,
     )
 
 
-def _why_not(runs: Sequence[tuple[str, Run]]) -> str:
-    """Numbers that mean nothing alone mean nothing side by side."""
-    invalid = [name for name, run in runs if not run.valid]
-    return f"{' and '.join(invalid)} {'is' if len(invalid) == 1 else 'are'} INVALID" if invalid else ""
+def _answered(run: Run, baseline: Run) -> bool:
+    """Whether both runs have latencies."""
+    return bool(run.total.latency and baseline.total.latency)
 
 
-def _says(subject: str, ratio: Interval, baseline: str) -> str:
+def _invalid(runs: Sequence[tuple[str, Run]]) -> str:
+    """Which runs are INVALID: figures that mean nothing alone mean nothing in a ratio."""
+    names = [name for name, run in runs if not run.valid]
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} INVALID" if names else ""
+
+
+def _phrase(subject: str, ratio: Interval, baseline: str) -> str:
     interval = f"95 %: {units.ratio(ratio.low)} to {units.ratio(ratio.high)}" if ratio.known else ""
     if ratio.known and not ratio.shows_difference:
         return f"{subject} shows no difference to {baseline} ({interval} times)"

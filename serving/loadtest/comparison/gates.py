@@ -1,13 +1,13 @@
-"""Conditions under which a load test fails: `lstm.p99 > 5ms`, `cnn.throughput < 0.95 * baseline`."""
+"""Gates: the conditions of --fail-if, such as `lstm.p99 > 5ms` or `cnn.throughput < 0.95 * baseline`."""
 
 import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.comparison.saved_results import SavedResults
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load
@@ -34,27 +34,12 @@ _GATE = re.compile(
     rf"(?:(?:(?P<factor>{_NUMBER})\s*\*\s*)?(?:(?P<baseline>{BASELINE})|{_figure('other_')})"
     rf"|(?P<value>{_NUMBER})\s*(?P<unit>us|µs|ms|s|%)?)\s*"
 )
-SHAPE = "write TARGET.METRIC > VALUE, for example 'lstm.p99 > 5ms' or 'cnn.throughput < 0.95 * baseline'"
-
-
-class Baseline(Protocol):
-    """Saved results, as far as gates read them."""
-
-    @property
-    def accuracies(self) -> Mapping[str, float]:
-        """Shares between 0 and 1, by target."""
-
-    @property
-    def peaks(self) -> Mapping[str, float]:
-        """Calls a second, by target."""
-
-    def run(self, target: str, load: Load) -> Run | None:
-        """The run of this target under this load."""
+SYNTAX = "write TARGET.METRIC > VALUE, for example 'lstm.p99 > 5ms' or 'cnn.throughput < 0.95 * baseline'"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What a gate looks at: a metric of a target, under one load or all."""
+    """A metric of a target, under one load or, without one, under every load."""
 
     target: str
     metric: str
@@ -63,19 +48,19 @@ class Figure:
 
 @dataclass(frozen=True)
 class Gate:
-    """A condition that makes the test fail where it holds."""
+    """A condition under which the test fails: `figure` compared with `factor` times `against`."""
 
     text: str
     figure: Figure
-    compare: str
-    factor: float  # Of `against`, or the value itself where that is None.
+    operator: str
+    factor: float  # The bound itself, where there is nothing to multiply.
     against: Figure | None = None
     against_baseline: bool = False
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a gate, in a sentence."""
+    """Whether a gate failed, and why, in a sentence."""
 
     condition: str
     failed: bool
@@ -83,48 +68,65 @@ class Outcome:
 
 
 def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
-    """A condition in words. Raises ValueError, also for a target that is not measured."""
-    found = _GATE.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{text!r} is not a condition: {SHAPE}")
-    figure = Figure(found["target"], found["metric"], found["load"])
+    """Parse a condition.
+
+    Args:
+        text: The condition, for example `cnn[64].p99 > 2 * lstm.p99`.
+        targets: The names of the measured targets.
+        has_baseline: Whether there are saved results to compare with.
+
+    Raises:
+        ValueError: When the text is no condition, or refers to a target or a baseline that is missing.
+    """
+    match = _GATE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a condition: {SYNTAX}")
+    figure = Figure(match["target"], match["metric"], match["load"])
     against = (
-        Figure(found["other_target"], found["other_metric"], found["other_load"]) if found["other_target"] else None
+        Figure(match["other_target"], match["other_metric"], match["other_load"]) if match["other_target"] else None
     )
     for name in {figure.target} | ({against.target} if against else set()):
         if name not in targets:
             raise ValueError(f"{text!r} is about {name!r}, which is not measured: {', '.join(targets)} are")
-    if found["baseline"] and not has_baseline:
+    if match["baseline"] and not has_baseline:
         raise ValueError(f"{text!r} needs the saved results to compare with: give --baseline FILE.json")
-    number = found["value"] or found["factor"] or "1"
+    number = match["value"] or match["factor"] or "1"
     return Gate(
         text=text.strip(),
         figure=figure,
-        compare=found["operator"],
-        factor=float(number) * UNITS[found["unit"] or ""],
+        operator=match["operator"],
+        factor=float(number) * UNITS[match["unit"] or ""],
         against=against,
-        against_baseline=bool(found["baseline"]),
+        against_baseline=bool(match["baseline"]),
     )
 
 
-def judge(gate: Gate, results: Results, baseline: Baseline | None = None) -> Outcome:
-    """Whether the condition holds anywhere. What cannot be judged fails: a gate that sees nothing protects nothing."""
-    seen = []
+def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) -> Outcome:
+    """Decide whether a gate failed: where its condition holds under any load, or cannot be judged.
+
+    A condition that cannot be judged fails, because it would protect nothing.
+
+    Args:
+        gate: The gate.
+        results: The results of this test.
+        baseline: The saved results that the gate may refer to.
+    """
+    sentences = []
     for load in _loads(gate.figure, results):
         value = _value(gate.figure, results, load)
-        bound = gate.factor * _against(gate, results, baseline, load)
+        bound = gate.factor * _multiplicand(gate, results, baseline, load)
         where = f" at {load}" if load is not None else ""
         shown = f"{gate.figure.target}'s {gate.figure.metric}{where} is {_show(gate.figure.metric, value)}"
         if math.isnan(value) or math.isnan(bound):
             missing = shown if math.isnan(value) else f"there is nothing VALID to compare it with{where}"
             return Outcome(gate.text, True, f"{gate.text} cannot be judged: {missing}")
-        told = f"{shown}, the bound {_show(gate.figure.metric, bound)}"
-        if OPERATORS[gate.compare](value, bound):
-            return Outcome(gate.text, True, f"{gate.text}: {told}")
-        seen.append(told)
-    if not seen:
+        sentence = f"{shown}, the bound {_show(gate.figure.metric, bound)}"
+        if OPERATORS[gate.operator](value, bound):
+            return Outcome(gate.text, True, f"{gate.text}: {sentence}")
+        sentences.append(sentence)
+    if not sentences:
         return Outcome(gate.text, True, f"{gate.text} cannot be judged: {gate.figure.target} has no such run")
-    return Outcome(gate.text, False, f"not {gate.text}: {'; '.join(seen)}")
+    return Outcome(gate.text, False, f"not {gate.text}: {'; '.join(sentences)}")
 
 
 def _loads(figure: Figure, results: Results) -> Iterator[Load | None]:
@@ -132,13 +134,13 @@ def _loads(figure: Figure, results: Results) -> Iterator[Load | None]:
         yield None
         return
     for run in results.runs:
-        wanted = figure.load is None or figure.load.strip() in (str(run.load), str(run.load).split(" ")[0])
-        if run.target == figure.target and wanted:
+        matches = figure.load is None or figure.load.strip() in (str(run.load), str(run.load).split(" ")[0])
+        if run.target == figure.target and matches:
             yield run.load
 
 
-def _against(gate: Gate, results: Results, baseline: Baseline | None, load: Load | None) -> float:
-    """What the factor multiplies."""
+def _multiplicand(gate: Gate, results: Results, baseline: SavedResults | None, load: Load | None) -> float:
+    """The value that the gate's factor multiplies."""
     if gate.against is not None:
         return _value(gate.against, results, load)
     if not gate.against_baseline:
@@ -146,11 +148,11 @@ def _against(gate: Gate, results: Results, baseline: Baseline | None, load: Load
     assert baseline is not None
     figure = gate.figure
     if load is None:
-        known = baseline.accuracies if figure.metric == "accuracy" else baseline.peaks
-        return known.get(figure.target, math.nan)
+        values = baseline.accuracies if figure.metric == "accuracy" else baseline.peaks
+        return values.get(figure.target, math.nan)
     run = baseline.run(figure.target, load)
-    # An INVALID run is compared nowhere: whatever it would let pass, it could hide as well.
-    return math.nan if run is None or not run.valid else _of_run(run, figure.metric)
+    # An INVALID run is never compared: it could hide a regression.
+    return math.nan if run is None or not run.valid else _run_value(run, figure.metric)
 
 
 def _value(figure: Figure, results: Results, load: Load | None) -> float:
@@ -161,19 +163,19 @@ def _value(figure: Figure, results: Results, load: Load | None) -> float:
         peak = next((peak.rate for peak in results.peaks if peak.target == figure.target), None)
         return math.nan if peak is None else peak
     run = next((run for run in results.runs if run.target == figure.target and run.load == load), None)
-    return math.nan if run is None else _of_run(run, figure.metric)
+    return math.nan if run is None else _run_value(run, figure.metric)
 
 
-def _of_run(run: Run, metric: str) -> float:
+def _run_value(run: Run, metric: str) -> float:
     total = run.total
-    simple: dict[str, float] = {
+    values: dict[str, float] = {
         "throughput": run.throughput,
         "samples_per_second": run.samples_per_second,
         "errors": total.failed,
         "error_rate": total.failed / total.queries if total.queries else math.nan,
         "max": total.latency.maximum,
     }
-    return simple[metric] if metric in simple else total.latency.percentile(float(metric[1:]))
+    return values[metric] if metric in values else total.latency.percentile(float(metric[1:]))
 
 
 def _show(metric: str, value: float) -> str:

@@ -1,1 +1,1 @@
-"""Sending and recording: processes that run blocks of queries and hand back what was measured."""
+"""The load generator: processes that issue queries, record how each ended, and return the results block by block."""

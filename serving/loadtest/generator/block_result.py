@@ -1,21 +1,25 @@
-"""What one block of queries measured, and how parts of it become one."""
+"""What one block measured, and how the results of processes or blocks are combined."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from hangtag.serving.loadtest.plan.load import Limits, Load
+from hangtag.serving.loadtest.plan.limits import Limits
+from hangtag.serving.loadtest.plan.load import Load
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 
 OK = "OK"
+# A query of an open loop that left this many seconds later than planned is a delayed request: that is more than the
+# operating system needs to wake a thread on a busy machine, so the generator had fallen behind.
+DELAYED_AFTER = 0.005
 
 
 @dataclass(frozen=True)
-class Slice:
-    """A short stretch of a block: the latencies of the answers that arrived in it, and how many calls failed."""
+class TimeSlice:
+    """A short part of a block: the latencies of the answers that arrived in it, and the number of failed calls."""
 
-    start: float  # Seconds: in a part from the end of the warm-up, in a run from the start of the test.
+    start: float  # Seconds from the end of the warm-up, in a process; from the start of the test, in a run.
     length: float
     latency: DurationHistogram
     failed: int = 0
@@ -23,64 +27,66 @@ class Slice:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What one block of queries measured, or several merged. Durations in seconds.
+    """What one block measured, or several blocks combined. Durations in seconds.
 
-    Latency counts from the planned send time, service time from the actual one. In a closed loop a query is planned
-    for the moment its slot falls free, so the two agree. Only answered queries (status OK) have durations.
+    Latency counts from the planned send time, service time from the actual one. A closed loop plans a query for the
+    moment at which an answer frees its slot, so there the two agree. Only answered queries (status OK) have durations.
     """
 
     target: str
     load: Load
-    window: float  # From the end of the warm-up until nothing more was sent.
-    answered_in_window: int  # OK answers that arrived within it, those to queries of the warm-up included.
+    window: float  # From the end of the warm-up until the last query was sent.
+    answered_in_window: int  # OK answers that arrived within the window, those to warm-up queries included.
     warm_up_queries: int  # Discarded.
     statuses: Counter[str] = field(default_factory=Counter)
-    details: dict[str, str] = field(default_factory=dict)  # The first message that came with each status but OK.
+    details: dict[str, str] = field(default_factory=dict)  # The first message of each status but OK.
     latency: DurationHistogram = field(default_factory=DurationHistogram)
     service: DurationHistogram = field(default_factory=DurationHistogram)
-    lateness: DurationHistogram = field(
-        default_factory=DurationHistogram
-    )  # Actual minus planned send time, of every query.
-    delayed: int = 0  # Sent too late: see recorder.DELAYED_AFTER.
-    finished: bool = True  # Both minima were reached, and nobody stopped it.
-    timeline: tuple[Slice, ...] = ()
-    generator_cpu: float = 0.0  # CPUs that the busiest process of the generator used, on average.
-    # The share of the time for which the busiest thread of the generator computed, or waited for a CPU.
-    generator_busy: float = 0.0
-    server: ServerTimings | None = None  # What the server says of the time in between, where it keeps statistics.
+    lateness: DurationHistogram = field(default_factory=DurationHistogram)  # Actual minus planned send, all queries.
+    delayed: int = 0  # Queries sent more than DELAYED_AFTER late.
+    finished: bool = True  # Both minima were reached, and nothing stopped the block early.
+    timeline: tuple[TimeSlice, ...] = ()
+    generator_cpu: float = 0.0  # CPUs that the generator's busiest process used, on average.
+    generator_busy: float = 0.0  # The share of the time that its busiest thread computed or waited for a CPU.
+    server: ServerTimings | None = None  # What the server counted in the meantime, where it keeps statistics.
 
     @property
     def queries(self) -> int:
-        """How many queries were sent and ended, the warm-up's left out."""
+        """Queries sent and ended, without the warm-up's."""
         return self.statuses.total()
 
     @property
     def failed(self) -> int:
-        """How many of them ended with another status than OK."""
+        """Queries that ended with a status other than OK."""
         return self.queries - self.statuses[OK]
 
     @property
     def throughput(self) -> float:
-        """Answered queries a second."""
+        """Answered queries per second."""
         return self.answered_in_window / self.window if self.window > 0 else 0.0
 
     @classmethod
     def from_processes(cls, parts: Sequence["BlockResult"], limits: Limits) -> "BlockResult":
-        """What several processes measured of one block at the same time. `limits` are those of the whole block."""
-        whole = cls._summed(parts, window=max(part.window for part in parts))
-        slices: dict[float, list[Slice]] = {}
+        """Combine the parts that several processes measured of one block at the same time.
+
+        Args:
+            parts: One result per process.
+            limits: The limits of the whole block.
+        """
+        total = cls._summed(parts, window=max(part.window for part in parts))
+        slices: dict[float, list[TimeSlice]] = {}
         for part in parts:
-            for one in part.timeline:
-                slices.setdefault(one.start, []).append(one)
+            for time_slice in part.timeline:
+                slices.setdefault(time_slice.start, []).append(time_slice)
         return replace(
-            whole,
-            finished=whole.finished and limits.reached(whole.window, whole.queries),
+            total,
+            finished=total.finished and limits.reached(total.window, total.queries),
             timeline=tuple(
-                Slice(
+                TimeSlice(
                     start,
                     same[0].length,
-                    DurationHistogram.merged(s.latency for s in same),
-                    sum(s.failed for s in same),
+                    DurationHistogram.merged(part.latency for part in same),
+                    sum(part.failed for part in same),
                 )
                 for start, same in sorted(slices.items())
             ),
@@ -88,11 +94,11 @@ class BlockResult:
 
     @classmethod
     def from_blocks(cls, blocks: Sequence["BlockResult"]) -> "BlockResult":
-        """The blocks of one target under one load, which ran one after the other, as one."""
+        """Combine the blocks of one target under one load, which ran one after the other."""
         timings = [block.server for block in blocks if block.server is not None]
         return replace(
             cls._summed(blocks, window=sum(block.window for block in blocks)),
-            timeline=tuple(one for block in blocks for one in block.timeline),
+            timeline=tuple(time_slice for block in blocks for time_slice in block.timeline),
             server=ServerTimings.summed(timings) if timings else None,
         )
 

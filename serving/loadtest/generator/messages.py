@@ -1,9 +1,10 @@
-"""What goes to the processes that send, and what comes back while they do."""
+"""The messages between the reporting process and the generator's processes, which travel pickled through pipes."""
 
 from dataclasses import dataclass, field
 
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.plan.load import Limits, Load
+from hangtag.serving.loadtest.plan.limits import Limits
+from hangtag.serving.loadtest.plan.load import Load
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 CLASSIFY = "/hangtag.v1.Classifier/Classify"
@@ -11,7 +12,7 @@ CLASSIFY = "/hangtag.v1.Classifier/Classify"
 
 @dataclass(frozen=True)
 class RequestPool:
-    """What is sent to one target: its server, the gRPC method, and serialised requests to take turns with."""
+    """The serialised requests for one target, sent in rotation; `method` is the full gRPC method name."""
 
     address: str
     method: str
@@ -20,20 +21,27 @@ class RequestPool:
 
 @dataclass(frozen=True)
 class CallSettings:
-    """How servers are called. `per_process` connections are opened to each; every call gets `deadline` seconds."""
+    """How calls are made: connections per process and server, the deadline of each call in seconds, credentials."""
 
-    per_process: int = 1
+    channels: int = 1
     deadline: float = 10.0
     credentials: Credentials = field(default_factory=Credentials)
-    public_api: bool = False  # Take grpcio's public API even where the faster path works.
+    public_api: bool = False  # Use grpcio's public API even where its completion queue works.
 
 
 @dataclass(frozen=True)
 class Block:
-    """One order to the generator: queries to one target under one load. `round` tells its schedule from the others'.
+    """A part of a run: queries to one target under one load, without a pause.
 
-    `start` is when it begins, on the monotonic clock that all processes of a machine share. `first` is the place of the
-    request that it sends first.
+    Attributes:
+        target: The target's name.
+        load: The load.
+        limits: When the block ends.
+        warm_up: Seconds before measuring starts.
+        seed: The test's seed.
+        round: Distinguishes the schedules of blocks with one seed.
+        start: When the block starts on the monotonic clock, which all processes of a machine share; 0 is now.
+        first: The index of the first request to send.
     """
 
     target: str
@@ -48,7 +56,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How a running block stands. Seconds, and queries a second."""
+    """The progress of a block: seconds, queries, queries per second."""
 
     elapsed: float
     queries: int

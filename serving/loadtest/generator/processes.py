@@ -1,4 +1,4 @@
-"""The processes that send, seen from the one that reports: orders out to all of them, their parts joined."""
+"""The generator's processes, as the reporting process drives them: sends each a block, and combines their results."""
 
 import math
 import multiprocessing
@@ -16,48 +16,61 @@ from hangtag.serving.loadtest.generator.channels import CHECK_TIMEOUT, clock
 from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, Snapshot
 from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
 
-# How soon (seconds) a stop asked for in this process is passed on.
+# Seconds after which a stop requested in this process is passed on.
 POLL_INTERVAL = 0.1
-# Between an order and its first query: every process has it by then. One needs no such time.
+# Seconds between sending a block and its start, so that every process has received it. One process needs no lead.
 LEAD = 0.05
 START_TIMEOUT = 60.0 + CHECK_TIMEOUT
 
 
 class GeneratorProcesses:
-    """A generator of several processes, used as a context manager. `run` blocks, and ends early once `stop` is set."""
+    """A context manager that starts the processes, and `run`s blocks on them.
+
+    Example:
+        with GeneratorProcesses({"cnn": pool}, CallSettings(), processes=2, stop=threading.Event()) as generators:
+            result = generators.run(block, on_progress=print)
+    """
 
     def __init__(
-        self, feeds: Mapping[str, RequestPool], connections: CallSettings, processes: int, stop: threading.Event
+        self, pools: Mapping[str, RequestPool], settings: CallSettings, processes: int, stop: threading.Event
     ) -> None:
-        """`feeds` by target name. The processes start, and connect, when the context opens."""
+        """Prepare the processes; they start, and connect, when the context opens.
+
+        Args:
+            pools: The requests by target name.
+            settings: How calls are made.
+            processes: The number of processes.
+            stop: Once it is set, a running block ends early.
+        """
         # Spawned, not forked: gRPC's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        self._tally = SharedCounts(context, processes)
+        self._counts = SharedCounts(context, processes)
         self._stop = stop
         self._connections: list[Connection] = []
         self._processes: list[Any] = []
-        self._theirs: list[Connection] = []
-        self.path = ""
-        for place in range(processes):
-            ours, theirs = context.Pipe()
-            arguments = (theirs, feeds, connections, self._tally, place, processes)
+        self._child_ends: list[Connection] = []
+        self.channel_names = ""  # The channel implementations in use, for the report.
+        for process in range(processes):
+            parent_end, child_end = context.Pipe()
+            arguments = (child_end, pools, settings, self._counts, process, processes)
             self._processes.append(
-                context.Process(target=worker.serve, args=arguments, name=f"generator-{place}", daemon=True)
+                context.Process(target=worker.serve, args=arguments, name=f"generator-{process}", daemon=True)
             )
-            self._connections.append(ours)
-            self._theirs.append(theirs)
+            self._connections.append(parent_end)
+            self._child_ends.append(child_end)
 
     def __enter__(self) -> Self:
         for process in self._processes:
             process.start()
-        # Only the children hold their ends now, so that their death is the end of these.
-        for theirs in self._theirs:
-            theirs.close()
+        # Only the children keep their ends open, so that a child's death closes its connection here.
+        for child_end in self._child_ends:
+            child_end.close()
         try:
-            self.path = ", ".join(sorted({self._receive(place, START_TIMEOUT) for place in range(len(self))}))
+            names = {self._receive(process, START_TIMEOUT) for process in range(len(self))}
         except BaseException:
             self._end()
             raise
+        self.channel_names = ", ".join(sorted(names))
         return self
 
     def __exit__(
@@ -69,50 +82,57 @@ class GeneratorProcesses:
         return len(self._processes)
 
     def run(self, block: Block, on_progress: Callable[[Snapshot], None]) -> BlockResult:
-        """Run one block. Raises GeneratorError when a process ended."""
-        self._tally.reset()
+        """Run one block to its end, or until the stop event is set.
+
+        Args:
+            block: The block, the same for all processes; each issues its share.
+            on_progress: Called with a snapshot over all processes, several times a second.
+
+        Raises:
+            GeneratorError: When a process ended.
+        """
+        self._counts.reset()
         block = replace(block, start=clock() + LEAD) if len(self) > 1 else block
-        for place in range(len(self)):
-            self._send(place, block)
+        for process in range(len(self)):
+            self._send(process, block)
         results: dict[int, BlockResult] = {}
         snapshots: dict[int, Snapshot] = {}
-        asked_to_stop = False
+        stop_sent = False
         while len(results) < len(self):
-            if self._stop.is_set() and not asked_to_stop:
-                for place in range(len(self)):
-                    self._send(place, worker.STOP)
-                asked_to_stop = True
-            waiting = [self._connections[place] for place in range(len(self)) if place not in results]
-            for ready in wait(waiting, POLL_INTERVAL):
-                place = self._connections.index(ready)  # type: ignore[arg-type]
-                message = self._receive(place)
+            if self._stop.is_set() and not stop_sent:
+                for process in range(len(self)):
+                    self._send(process, worker.STOP)
+                stop_sent = True
+            running = [self._connections[process] for process in range(len(self)) if process not in results]
+            for ready in wait(running, POLL_INTERVAL):
+                process = self._connections.index(ready)  # type: ignore[arg-type]
+                message = self._receive(process)
                 if isinstance(message, BlockResult):
-                    results[place] = message
+                    results[process] = message
                 else:
-                    snapshots[place] = message
-                    on_progress(_together(list(snapshots.values())))
-        return BlockResult.from_processes([results[place] for place in range(len(self))], block.limits)
+                    snapshots[process] = message
+                    on_progress(_combined(list(snapshots.values())))
+        return BlockResult.from_processes([results[process] for process in range(len(self))], block.limits)
 
-    def _send(self, place: int, message: object) -> None:
+    def _send(self, process: int, message: object) -> None:
         try:
-            self._connections[place].send(message)
+            self._connections[process].send(message)
         except OSError as error:
-            raise self._ended(place) from error
+            raise self._process_ended(process) from error
 
-    def _receive(self, place: int, timeout: float | None = None) -> Any:
+    def _receive(self, process: int, timeout: float | None = None) -> Any:
         try:
-            if timeout is not None and not self._connections[place].poll(timeout):
-                raise GeneratorError(f"a process that generates the load was not ready within {timeout:g} s")
-            return self._connections[place].recv()
+            if timeout is not None and not self._connections[process].poll(timeout):
+                raise GeneratorError(f"a generator process was not ready within {timeout:g} s")
+            return self._connections[process].recv()
         except (EOFError, OSError) as error:
-            raise self._ended(place) from error
+            raise self._process_ended(process) from error
 
-    def _ended(self, place: int) -> GeneratorError:
-        process = self._processes[place]
+    def _process_ended(self, number: int) -> GeneratorError:
+        process = self._processes[number]
         process.join(timeout=2.0)
         return GeneratorError(
-            f"a process that generates the load ended unexpectedly (exit code {process.exitcode}); "
-            "what it wrote to stderr says why"
+            f"a generator process ended unexpectedly (exit code {process.exitcode}); its output on stderr says why"
         )
 
     def _end(self) -> None:
@@ -125,8 +145,8 @@ class GeneratorProcesses:
                 process.join()
 
 
-def _together(parts: list[Snapshot]) -> Snapshot:
-    """How the block stands over all processes. Percentiles cannot be added: the worst process's are shown."""
+def _combined(parts: list[Snapshot]) -> Snapshot:
+    """One snapshot over all processes. Percentiles cannot be added, so the worst process's are shown."""
     return Snapshot(
         elapsed=max(part.elapsed for part in parts),
         queries=sum(part.queries for part in parts),

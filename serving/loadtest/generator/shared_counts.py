@@ -1,4 +1,4 @@
-"""What the processes of a generator count together: memory that all of them see, written by one each."""
+"""Memory shared by the generator's processes: each process's query count, and when the block's measuring ended."""
 
 import ctypes
 from multiprocessing.context import BaseContext
@@ -6,25 +6,25 @@ from typing import Any
 
 
 class SharedCounts:
-    """How many queries ended in each process, and when the block's measuring ended (0 while it goes on).
+    """Lets each process see how many queries all processes have completed.
 
-    Each process writes its own count only, so nothing is locked; the end is written by whoever sees it first.
+    Nothing is locked: each process writes only its own count, and the first to see the end of the block writes that.
     """
 
     def __init__(self, context: BaseContext, processes: int) -> None:
-        """All zero. Give it to the processes when they start."""
-        # The types of these are ctypes' own, which mypy knows as Any.
+        """Allocate zeroed memory. Pass this object to the processes when they start."""
+        # ctypes' own array types, which mypy sees as Any.
         self._counts: Any = context.RawArray(ctypes.c_int64, processes)
         self._end: Any = context.RawValue(ctypes.c_double, 0.0)
 
     def reset(self) -> None:
-        """Before a block, while no process counts."""
+        """Start a new block. Call it while no process is running one."""
         self._counts[:] = [0] * len(self._counts)
         self._end.value = 0.0
 
-    def count(self, place: int, queries: int) -> int:
-        """Note that the process at `place` ended so many queries; returns how many all of them did."""
-        self._counts[place] = queries
+    def update(self, process: int, queries: int) -> int:
+        """Set the number of queries that process number `process` has completed, and return the sum over all."""
+        self._counts[process] = queries
         return sum(self._counts)
 
     @property
@@ -33,6 +33,6 @@ class SharedCounts:
         return float(self._end.value)
 
     def finish(self, at: float) -> None:
-        """End the block for all processes, unless one has already."""
+        """End the block for all processes, unless it has ended already."""
         if not self._end.value:
             self._end.value = at

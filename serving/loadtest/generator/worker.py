@@ -1,4 +1,4 @@
-"""One of the generator's processes: the interpreter lock of the one that reports is no part of what is measured."""
+"""The main function of a generator process. Reports are made in another process, whose interpreter lock is its own."""
 
 import gc
 import signal
@@ -10,27 +10,31 @@ from hangtag.serving.loadtest.generator.generator import Generator
 from hangtag.serving.loadtest.generator.messages import CallSettings, RequestPool, Snapshot
 from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
 
-# A thread that wants the interpreter gets it after this long (Python's default is 5 ms: a late send).
+# A thread that waits for the interpreter lock gets it after this many seconds. Python's default of 5 ms would delay
+# sends.
 SWITCH_INTERVAL = 0.0005
 STOP = "stop"
 
 
 def serve(
     connection: Connection,
-    feeds: Mapping[str, RequestPool],
-    connections: CallSettings,
-    tally: SharedCounts,
-    place: int,
-    places: int,
+    pools: Mapping[str, RequestPool],
+    settings: CallSettings,
+    counts: SharedCounts,
+    process: int,
+    processes: int,
 ) -> None:
-    """The process's main function: says how it makes calls, then blocks in, snapshots and results out, until the other
-    end closes."""
-    # Ctrl-C reaches the whole process group; the parent decides what it means.
+    """Run blocks until the other end of the connection closes.
+
+    Sends the name of the channel implementation first. Then receives blocks, sends snapshots while one runs, and sends
+    its BlockResult at its end.
+    """
+    # Ctrl-C reaches the whole process group; the parent decides whether to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    generator = Generator(feeds, connections, tally, place, places)
-    # Nothing that lives by now is garbage: collections need not look at it again.
+    generator = Generator(pools, settings, counts, process, processes)
+    # No object that exists now is garbage, so the collector need not scan them again.
     gc.freeze()
 
     def keep_going(snapshot: Snapshot) -> bool:
@@ -38,10 +42,10 @@ def serve(
         return not (connection.poll() and connection.recv() == STOP)
 
     try:
-        connection.send(generator.path)
+        connection.send(generator.channel_names)
         while True:
             block = connection.recv()
-            if block != STOP:  # A stop that crossed with a block's end.
+            if block != STOP:  # The parent sent STOP just as a block ended.
                 connection.send(generator.run(block, keep_going))
     except (EOFError, OSError):
         generator.close()

@@ -1,1 +1,2 @@
-"""From blocks to statements: the order of a test, its runs and whether they are valid, and how targets compare."""
+"""Measures a whole load test: interleaved blocks and whether the runs made of them are VALID, and what is measured
+besides: accuracy, caching, peaks, the generator's ceiling."""

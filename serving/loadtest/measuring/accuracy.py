@@ -1,4 +1,4 @@
-"""Accuracy through the server: every labelled sample exactly once, before any load."""
+"""Measures accuracy through the server: sends every labelled sample exactly once, before any load."""
 
 import math
 import threading
@@ -13,19 +13,20 @@ from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.loadtest.errors import SampleError, TargetError
 from hangtag.serving.loadtest.samples import SampleLibrary
-from hangtag.serving.loadtest.sut.probe import Description, Probe
+from hangtag.serving.loadtest.sut.description import Description
+from hangtag.serving.loadtest.sut.probe import Probe
 
 IN_FLIGHT = 8
 BATCH_SIZE = 50
 # LoadGen's rule: a system counts only when it reaches 99 % of the reference accuracy.
 REFERENCE_SHARE = 0.99
-# As many as the test set has; the accuracy that a model's file tells of is of all of them.
+# The accuracy that a model's file records is that of all images of the test set, of which there are this many.
 TEST_SET_SIZE = 10_000
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many of the samples the target got right; `expected` is what the model's file promises of the same ones."""
+    """How many samples the target classified correctly; `expected` is the accuracy that the model's file records."""
 
     correct: int
     total: int
@@ -33,12 +34,12 @@ class Accuracy:
 
     @property
     def share(self) -> float:
-        """Between 0 and 1."""
+        """The accuracy, between 0 and 1."""
         return self.correct / self.total
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the accuracy lies on all images of this kind, with 95 % confidence (Wilson 1927)."""
+        """The 95 % confidence interval of the accuracy on all images of this kind (Wilson 1927)."""
         z = 1.959963984540054  # The standard normal's 97.5 % quantile.
         n, share = self.total, self.share
         centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -47,7 +48,7 @@ class Accuracy:
 
     @property
     def problem(self) -> str | None:
-        """Why runs of this target are INVALID: a fast server that answers wrongly has measured something else."""
+        """Why runs of this target are INVALID: the speed of wrong answers is not the model's."""
         if self.expected is None or self.share >= REFERENCE_SHARE * self.expected:
             return None
         return (
@@ -57,7 +58,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class AccuracyProgress:
-    """How far the pass through all samples is, for whoever shows it."""
+    """The progress of the pass through all samples."""
 
     target: str
     correct: int
@@ -73,9 +74,22 @@ def measure(
     stop: threading.Event,
     on_progress: Callable[[AccuracyProgress], None],
 ) -> Accuracy | None:
-    """Classify every sample of the library once. None when `stop` was set before the end.
+    """Classify every sample of the library once.
 
-    Raises SampleError when the samples have no labels or the model gives no class, TargetError when a call fails.
+    Args:
+        library: The samples, with labels.
+        description: The target's description.
+        probe: A connection to the target's server.
+        deadline: Of each call, in seconds.
+        stop: Ends the pass early.
+        on_progress: Called after each answer.
+
+    Returns:
+        The accuracy, or None when `stop` was set before the end.
+
+    Raises:
+        SampleError: When the samples have no labels, or the model does not predict one class.
+        TargetError: When a call fails.
     """
     target, labels = library.target, library.samples.labels
     if labels is None:
@@ -85,45 +99,46 @@ def measure(
         )
     if description.parameters.get("hangtag.task", "single_label") != "single_label":
         raise SampleError(f"{target.name} gives a set of labels, not one: accuracy does not apply to it")
-    read = _read_classified if target.method == "classify" else _read_inferred
+    read_classes = _classes_of_classify if target.method == "classify" else _classes_of_infer
     batch_size = min(BATCH_SIZE, description.max_batch_size or 1) if target.method == "infer" else 1
 
-    def judge(order: tuple[range, bytes]) -> tuple[int, int]:
-        places, request = order
+    def send(request: tuple[range, bytes]) -> tuple[int, int]:
+        indices, message = request
         if stop.is_set():
             return 0, 0
-        answer = probe.call(target, library.feed.method, request, deadline)
-        return int(np.count_nonzero(read(answer, target.name) == labels[places.start : places.stop])), len(places)
+        response = probe.call(target, library.request_pool.method, message, deadline)
+        expected = labels[indices.start : indices.stop]
+        return int(np.count_nonzero(read_classes(response, target.name) == expected)), len(indices)
 
     correct = done = 0
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        for right, answered in pool.map(judge, library.each_once(batch_size)):
-            correct, done = correct + right, done + answered
+        for newly_correct, newly_done in pool.map(send, library.each_sample_once(batch_size)):
+            correct, done = correct + newly_correct, done + newly_done
             on_progress(AccuracyProgress(target.name, correct, done, len(labels)))
     if stop.is_set():
         return None
-    whole = len(labels) == TEST_SET_SIZE
-    return Accuracy(correct, len(labels), description.expected_accuracy if whole else None)
+    whole_test_set = len(labels) == TEST_SET_SIZE
+    return Accuracy(correct, len(labels), description.expected_accuracy if whole_test_set else None)
 
 
-def _read_classified(answer: bytes, name: str) -> npt.NDArray[np.int64]:
-    labels = classifier_pb2.ClassifyResponse.FromString(answer).labels
+def _classes_of_classify(response: bytes, name: str) -> npt.NDArray[np.int64]:
+    labels = classifier_pb2.ClassifyResponse.FromString(response).labels
     if not labels:
         raise TargetError(f"{name} answered without a label.")
     return np.array([labels[0].index])
 
 
-def _read_inferred(answer: bytes, name: str) -> npt.NDArray[np.int64]:
-    """The class with the highest score, of each sample."""
-    response = pb.ModelInferResponse.FromString(answer)
-    scores = {output.name: (output, place) for place, output in enumerate(response.outputs) if len(output.shape) == 2}
-    known: list[str] = [output for output in ("probabilities", "logits") if output in scores] or list(scores)
-    if not known or (len(known) > 1 and known[0] != "probabilities"):
+def _classes_of_infer(response: bytes, name: str) -> npt.NDArray[np.int64]:
+    """The class with the highest score, for each sample [samples]."""
+    message = pb.ModelInferResponse.FromString(response)
+    scores = {output.name: (output, index) for index, output in enumerate(message.outputs) if len(output.shape) == 2}
+    names: list[str] = [output for output in ("probabilities", "logits") if output in scores] or list(scores)
+    if not names or (len(names) > 1 and names[0] != "probabilities"):
         raise SampleError(f"{name} has no output with one score a class: accuracy does not apply to it")
-    output, place = scores[known[0]]
+    output, index = scores[names[0]]
     shape = list(output.shape)
-    if response.raw_output_contents:
-        array = tensors.from_raw(output.datatype, shape, response.raw_output_contents[place])
+    if message.raw_output_contents:
+        array = tensors.from_raw(output.datatype, shape, message.raw_output_contents[index])
     else:
         array = tensors.from_contents(output.datatype, shape, output.contents)
     return np.asarray(array.argmax(axis=1), np.int64)

@@ -1,7 +1,7 @@
-"""Are answers computed, or remembered? MLPerf's TEST04: one sample over and over against ones never sent before.
+"""Checks whether a server caches answers, as MLPerf's TEST04: one sample repeated against samples never sent before.
 
-Both are random values, whatever the load itself sends: of images there are only so many, and a server that remembers
-answers has all of them after one round.
+Both are random values, whatever the load itself sends: images are limited in number, so a server that caches answers
+would have cached all of them after one round.
 """
 
 import secrets
@@ -22,17 +22,17 @@ from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_rat
 
 CONCURRENCY = 8
 BLOCKS = 6
-# How many requests a block has at most, so that none is sent twice.
+# Requests in a block at most, so that none is sent twice.
 BLOCK_SIZE = 2_000
-FEWEST = BLOCKS * 2 * CONCURRENCY
-# TEST04 allows the same sample to be up to a tenth faster: a processor's caches are no answers remembered.
-ALLOWED = 1.1
-ONE_SAMPLE, NEW_SAMPLES = " (one sample)", " (new samples)"
+MIN_REQUESTS = BLOCKS * 2 * CONCURRENCY
+# TEST04 allows the repeated sample to be a tenth faster, because of the processor's caches.
+ALLOWED_SPEEDUP = 1.1
+ONE_SAMPLE, NEW_SAMPLES = " (one sample)", " (new samples)"  # Suffixes of the target's name.
 
 
 @dataclass(frozen=True)
 class CacheCheck:
-    """How many times the throughput is with one sample over and over that it is with ones never sent before."""
+    """The throughput with one repeated sample, as a multiple of the throughput with new samples."""
 
     target: str
     speedup: Interval
@@ -42,13 +42,13 @@ class CacheCheck:
         """Why runs of this target are INVALID."""
         if not self.speedup.known:
             return "whether its answers are computed is not known: random values for its inputs went unanswered"
-        if self.speedup.low <= ALLOWED:
+        if self.speedup.low <= ALLOWED_SPEEDUP:
             return None
         return f"answers seem to be cached: {self._measured}"
 
     @property
     def sentence(self) -> str:
-        """What was found where there is no problem."""
+        """The finding where there is no problem."""
         return f"{self.target} shows no sign of cached answers: {self._measured}."
 
     @property
@@ -59,62 +59,75 @@ class CacheCheck:
         )
 
 
-def feeds(target: Target, metadata: pb.ModelMetadataResponse, batch_size: int) -> dict[str, RequestPool]:
-    """What `check` sends: one request, and as many different ones, by the names that it has for the target.
+def request_pools(target: Target, metadata: pb.ModelMetadataResponse, batch_size: int) -> dict[str, RequestPool]:
+    """What `check` sends to a target: one repeated request, and as many different requests as it needs.
 
-    Raises SampleError when too few values can be made up for the model.
+    Raises:
+        SampleError: When the model's inputs allow too few different values.
     """
-    # Not the test's own seed: the server would remember the last test's.
-    made = load(target, metadata, batch_size, secrets.randbits(62), size=BLOCKS * BLOCK_SIZE).feed
-    one, *new = dict.fromkeys(made.requests)
-    if len(new) < FEWEST:
+    # Not the test's seed: the server would have cached the previous test's samples.
+    pool = load(target, metadata, batch_size, secrets.randbits(62), size=BLOCKS * BLOCK_SIZE).request_pool
+    first, *others = dict.fromkeys(pool.requests)
+    if len(others) < MIN_REQUESTS:
         raise SampleError(
-            f"whether {target.name} caches answers cannot be checked: only {len(new)} requests for it can be made up "
-            f"that differ and fit into memory, and that takes {FEWEST}"
+            f"whether {target.name} caches answers cannot be checked: only {len(others)} different requests that fit "
+            f"into memory can be generated for it, and the check needs {MIN_REQUESTS}"
         )
     return {
-        target.name + ONE_SAMPLE: replace(made, requests=(one,)),
-        target.name + NEW_SAMPLES: replace(made, requests=tuple(new)),
+        target.name + ONE_SAMPLE: replace(pool, requests=(first,)),
+        target.name + NEW_SAMPLES: replace(pool, requests=tuple(others)),
     }
 
 
 def check(
     scenario: Scenario,
     target: Target,
-    sent: Mapping[str, RequestPool],
-    fleet: GeneratorProcesses,
+    pools: Mapping[str, RequestPool],
+    generators: GeneratorProcesses,
     stop: threading.Event,
     on_progress: Callable[[Progress], None],
 ) -> CacheCheck | None:
-    """Compare both in interleaved blocks. `sent` are `feeds`, which the fleet holds. None once `stop` is set.
+    """Compare both pools in interleaved blocks.
 
-    Raises GeneratorError.
+    Args:
+        scenario: The test's settings.
+        target: The target.
+        pools: Its `request_pools`, which `generators` hold too.
+        generators: The generator's processes.
+        stop: Ends the check early.
+        on_progress: Called several times a second.
+
+    Returns:
+        The check, or None once `stop` is set.
+
+    Raises:
+        GeneratorError: When a generator process failed.
     """
-    one, new = (replace(target, name=target.name + which) for which in (ONE_SAMPLE, NEW_SAMPLES))
-    block_size = len(sent[new.name].requests) // BLOCKS
-    # When a block has sent so many, as many as are in flight may still follow.
-    most = min(BLOCKS * (block_size - CONCURRENCY), scenario.max_query_count)
-    small = Scenario(
-        targets=(new, one),
+    one_sample, new_samples = (replace(target, name=target.name + suffix) for suffix in (ONE_SAMPLE, NEW_SAMPLES))
+    block_size = len(pools[new_samples.name].requests) // BLOCKS
+    # The queries in flight when a block reaches its maximum come on top of it.
+    max_query_count = min(BLOCKS * (block_size - CONCURRENCY), scenario.max_query_count)
+    check_scenario = Scenario(
+        targets=(new_samples, one_sample),
         concurrency=(CONCURRENCY,),
         min_duration=min(scenario.min_duration, 3.0),
-        min_query_count=min(scenario.min_query_count, 500, most),
+        min_query_count=min(scenario.min_query_count, 500, max_query_count),
         max_duration=scenario.max_duration,
-        max_query_count=most,
+        max_query_count=max_query_count,
         warm_up=0.0,
         blocks=BLOCKS,
         seed=scenario.seed,
     )
 
-    def report(at: Progress) -> None:
-        on_progress(replace(at, phase="checking that answers are computed"))
+    def report(progress: Progress) -> None:
+        on_progress(replace(progress, phase="checking that answers are computed"))
 
-    session = Session(small, fleet, stop, report, lambda _: None)
-    # Each block goes on with requests that those before it have not sent.
-    blocks = interleaved(small, small.closed_loops)
+    session = Session(check_scenario, generators, stop, report, lambda _: None)
+    # Each block continues with requests that no earlier block has sent.
+    blocks = interleaved(check_scenario, check_scenario.closed_loops)
     session.run_all([replace(block, first=block.round * block_size) for block in blocks])
     runs = {run.target: run for run in session.runs() if isinstance(run.load, ClosedLoop)}
     if stop.is_set() or len(runs) < 2:
         return None
-    again, different = (runs[name].block_throughputs() for name in (one.name, new.name))
-    return CacheCheck(target.name, ratio_of_rates(again, different))
+    repeated, new = (runs[name].block_throughputs() for name in (one_sample.name, new_samples.name))
+    return CacheCheck(target.name, ratio_of_rates(repeated, new))

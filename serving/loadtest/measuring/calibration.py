@@ -1,4 +1,4 @@
-"""The generator's own ceiling: the same loads against a server that does nothing."""
+"""Measures the generator's own ceiling: the same loads on the null server, which computes nothing."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -8,27 +8,28 @@ from functools import partial
 from hangtag.serving.loadtest.generator.block_result import BlockResult
 from hangtag.serving.loadtest.generator.messages import INFER, Block, CallSettings, RequestPool, Snapshot
 from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
-from hangtag.serving.loadtest.measuring.session import Progress, still_needs
-from hangtag.serving.loadtest.plan.load import Limits, Load
+from hangtag.serving.loadtest.measuring.session import Progress, remaining
+from hangtag.serving.loadtest.plan.limits import Limits
+from hangtag.serving.loadtest.plan.load import Load
 from hangtag.serving.loadtest.sut.null_server import null_server
 
 LIMITS = Limits(min_duration=1.0, min_query_count=500, max_duration=5.0, max_query_count=1_000_000)
-WARM_UP = 0.2
+WARM_UP = 0.2  # Seconds.
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What the generator reached under one load against the null server. Durations in seconds."""
+    """What the generator reached under one load on the null server. Durations in seconds."""
 
     load: Load
-    throughput: float  # Calls a second.
+    throughput: float  # Queries per second.
     p50: float
     p99: float
-    delayed: float  # Share of an open loop's queries that left late.
+    delayed: float  # The share of an open loop's queries that were delayed.
 
     @classmethod
-    def of(cls, result: BlockResult) -> "Ceiling":
-        """From a block against the null server."""
+    def from_block(cls, result: BlockResult) -> "Ceiling":
+        """From a block on the null server."""
         latency = result.latency
         delayed = result.delayed / result.queries if result.queries else 0.0
         return cls(result.load, result.throughput, latency.percentile(50), latency.percentile(99), delayed)
@@ -39,26 +40,35 @@ def calibrate(
     requests: tuple[bytes, ...],
     processes: int,
     stop: threading.Event,
-    connections: CallSettings,
+    settings: CallSettings,
     on_progress: Callable[[Progress], None],
 ) -> tuple[Ceiling, ...]:
-    """Measure the ceiling under each load with these requests. Fewer come back once `stop` is set.
+    """Measure the ceiling under each load.
 
-    Raises GeneratorError.
+    Args:
+        loads: The loads.
+        requests: The serialised requests to send.
+        processes: The number of generator processes.
+        stop: Once it is set, the remaining loads are left out.
+        settings: How calls are made; the null server needs no credentials.
+        on_progress: Called several times a second.
+
+    Raises:
+        GeneratorError: When a generator process failed.
     """
     with null_server() as address:
-        feeds = {"null": RequestPool(address, INFER, requests)}
-        with GeneratorProcesses(feeds, connections, processes, stop) as fleet:
+        pools = {"null": RequestPool(address, INFER, requests)}
+        with GeneratorProcesses(pools, settings, processes, stop) as generators:
             ceilings = []
-            for place, load in enumerate(loads):
+            for index, load in enumerate(loads):
                 if not stop.is_set():
                     block = Block("null", load, LIMITS, WARM_UP, seed=0, round=0)
-                    report = partial(_report, on_progress, block, place, len(loads))
-                    ceilings.append(Ceiling.of(fleet.run(block, report)))
+                    report = partial(_report, on_progress, block, index, len(loads))
+                    ceilings.append(Ceiling.from_block(generators.run(block, report)))
     return tuple(ceilings)
 
 
-def _report(on_progress: Callable[[Progress], None], block: Block, place: int, loads: int, now: Snapshot) -> None:
-    each = WARM_UP + LIMITS.min_duration
-    ahead = still_needs(block, now) + each * (loads - place - 1)
-    on_progress(Progress(block, place * each + now.elapsed, ahead, now, phase="the generator's own ceiling"))
+def _report(on_progress: Callable[[Progress], None], block: Block, index: int, loads: int, now: Snapshot) -> None:
+    per_load = WARM_UP + LIMITS.min_duration
+    ahead = remaining(block, now) + per_load * (loads - index - 1)
+    on_progress(Progress(block, index * per_load + now.elapsed, ahead, now, phase="the generator's own ceiling"))

@@ -1,4 +1,4 @@
-"""Where a load test ran: what a reader needs to judge its numbers, and to repeat them."""
+"""Describes the machine and the software versions of a load test, which a reader needs to judge or repeat it."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def describe() -> dict[str, str]:
-    """This machine and the versions at work, as label to value."""
+    """This machine and the versions in use, as label to value."""
     return {
         "CPU": cpu_model(),
         "CPUs usable": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",
@@ -18,7 +18,7 @@ def describe() -> dict[str, str]:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name, as Linux tells it, or what Python knows of it."""
+    """The processor's name from Linux, or else from Python's platform module."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:

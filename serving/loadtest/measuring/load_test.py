@@ -1,4 +1,4 @@
-"""A whole load test, from targets to results."""
+"""Runs a whole load test, from the targets to the results."""
 
 import threading
 import time
@@ -9,23 +9,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.generator.messages import CallSettings
+from hangtag.serving.loadtest.generator.messages import CallSettings, RequestPool
 from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
-from hangtag.serving.loadtest.measuring import accuracy, caching, calibration, peaks
-from hangtag.serving.loadtest.measuring.environment import describe
+from hangtag.serving.loadtest.measuring import caching, calibration, environment, peaks
+from hangtag.serving.loadtest.measuring.accuracy import Accuracy, AccuracyProgress
+from hangtag.serving.loadtest.measuring.accuracy import measure as measure_accuracy
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.measuring.session import Progress, Session
 from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.samples import SampleLibrary, load
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
-from hangtag.serving.loadtest.sut.probe import Description, Probe, opened
+from hangtag.serving.loadtest.sut.description import Description
+from hangtag.serving.loadtest.sut.probe import Probe, open_probes
+
+OnProgress = Callable[[Progress | AccuracyProgress], None]
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What is measured beside the load, and with what."""
+    """What is sent, and what is measured besides the load."""
 
     samples: Path | None = None  # A folder or an .npz file; None: random values.
     accuracy: bool = False
@@ -39,93 +44,110 @@ def measure(
     extras: Extras,
     credentials: Credentials,
     stop: threading.Event,
-    show: Callable[[Progress | accuracy.AccuracyProgress], None],
+    on_progress: OnProgress,
     command: str = "",
 ) -> Results:
-    """Run the load test. Once `stop` is set it ends early, with what there is. Raises LoadTestError."""
+    """Run a load test.
+
+    Args:
+        scenario: The settings.
+        extras: Samples, and further measurements.
+        credentials: TLS files and token for all servers.
+        stop: Once it is set, the test ends early, with the results so far.
+        on_progress: Called several times a second.
+        command: The command line, for the report.
+
+    Raises:
+        LoadTestError: When a target cannot be measured, samples do not fit, or a generator process failed.
+
+    Example:
+        scenario = Scenario((Target("cnn", "cnn"),), concurrency=(8,))
+        results = measure(scenario, Extras(), Credentials(), threading.Event(), lambda progress: None)
+        print(results.runs[0].throughput)
+    """
     started, start = datetime.now(UTC), time.monotonic()
-    with opened(scenario.targets, credentials) as probes:
-        described = {target.name: probes[target.name].describe(target) for target in scenario.targets}
+    with open_probes(scenario.targets, credentials) as probes:
+        descriptions = {target.name: probes[target.name].describe(target) for target in scenario.targets}
         libraries = [
-            load(
-                target,
-                described[target.name].metadata,
-                scenario.batch_size,
-                scenario.seed,
-                extras.samples,
-                neighbours=scenario.scenario == "multi-stream",
-            )
-            for target in scenario.targets
+            _library(scenario, target, descriptions[target.name], extras.samples) for target in scenario.targets
         ]
-        # One call each before any load: what the server refuses is said in one sentence, not counted 500 times.
+        # One call each before any load: a refused request is then one error message, not hundreds of failed calls.
         for library in libraries:
             name = library.target.name
-            answer = probes[name].call(library.target, library.feed.method, library.requests[0], scenario.deadline)
-            described[name] = replace(described[name], answering_version=library.answering_version(answer))
-        accuracies = _accuracies(libraries, described, probes, scenario.deadline, stop, show) if extras.accuracy else {}
-        feeds = {library.target.name: library.feed for library in libraries}
-        connections = CallSettings(scenario.channels, scenario.deadline, credentials, extras.public_api)
-        cached = {
-            target: caching.feeds(target, described[target.name].metadata, scenario.batch_size)
+            response = probes[name].call(
+                library.target, library.request_pool.method, library.requests[0], scenario.deadline
+            )
+            descriptions[name] = replace(descriptions[name], answering_version=library.answering_version(response))
+        accuracies: dict[str, Accuracy] = {}
+        if extras.accuracy:
+            accuracies = _accuracies(libraries, descriptions, probes, scenario.deadline, stop, on_progress)
+        pools = {library.target.name: library.request_pool for library in libraries}
+        settings = CallSettings(scenario.channels, scenario.deadline, credentials, extras.public_api)
+        caching_pools: dict[Target, dict[str, RequestPool]] = {
+            target: caching.request_pools(target, descriptions[target.name].metadata, scenario.batch_size)
             for target in scenario.targets
             if extras.check_caching
         }
-        with GeneratorProcesses(
-            ChainMap(feeds, *cached.values()), connections, scenario.generator_processes, stop
-        ) as fleet:
-            checks = tuple(
-                check
-                for target, sent in cached.items()
-                if (check := caching.check(scenario, target, sent, fleet, stop, show))
-            )
+        all_pools = ChainMap(pools, *caching_pools.values())
+        with GeneratorProcesses(all_pools, settings, scenario.generator_processes, stop) as generators:
+            checks = [
+                caching.check(scenario, target, target_pools, generators, stop, on_progress)
+                for target, target_pools in caching_pools.items()
+            ]
 
-            def counters(name: str) -> ServerTimings | None:
-                return probes[name].counters(described[name].target.model) if described[name].statistics else None
+            def read_counters(name: str) -> ServerTimings | None:
+                description = descriptions[name]
+                return probes[name].statistics(description.target.model) if description.statistics else None
 
-            session = Session(scenario, fleet, stop, show, counters)
+            session = Session(scenario, generators, stop, on_progress, read_counters)
             runs = session.run()
-            found = peaks.find(scenario, session) if scenario.find_peak else ()
-            path = fleet.path
-        runs += tuple(peak.confirmation for peak in found if peak.confirmation is not None)
+            target_peaks = peaks.find(scenario, session) if scenario.find_peak else ()
+        runs += tuple(peak.confirmation for peak in target_peaks if peak.confirmation is not None)
         ceilings: tuple[calibration.Ceiling, ...] = ()
         if extras.calibrate:
             loads = tuple(dict.fromkeys(run.load for run in runs if isinstance(run.load, ClosedLoop)))
-            alone = replace(connections, credentials=Credentials())
+            plain = replace(settings, credentials=Credentials())
             ceilings = calibration.calibrate(
-                loads, libraries[0].requests, scenario.generator_processes, stop, alone, show
+                loads, libraries[0].requests, scenario.generator_processes, stop, plain, on_progress
             )
+    generator = f"{_processes(scenario.generator_processes)} on {generators.channel_names}"
     return Results(
         scenario=scenario,
-        described=described,
+        descriptions=descriptions,
         sources={library.target.name: library.samples.source for library in libraries},
         runs=tuple(_with_ceiling(run, ceilings) for run in runs),
         interrupted=stop.is_set(),
         started=started.isoformat(timespec="seconds"),
         duration=time.monotonic() - start,
         command=command,
-        environment=describe() | {"generator": f"{_processes(scenario.generator_processes)} on {path}"},
-        peaks=found,
+        environment=environment.describe() | {"generator": generator},
+        peaks=target_peaks,
         accuracies=accuracies,
-        caching=checks,
+        caching=tuple(check for check in checks if check is not None),
         ceilings=ceilings,
     )
 
 
+def _library(scenario: Scenario, target: Target, description: Description, path: Path | None) -> SampleLibrary:
+    neighbours = scenario.scenario == "multi-stream"
+    return load(target, description.metadata, scenario.batch_size, scenario.seed, path, neighbours=neighbours)
+
+
 def _accuracies(
     libraries: Sequence[SampleLibrary],
-    described: dict[str, Description],
+    descriptions: dict[str, Description],
     probes: dict[str, Probe],
     deadline: float,
     stop: threading.Event,
-    show: Callable[[accuracy.AccuracyProgress], None],
-) -> dict[str, accuracy.Accuracy]:
-    found = {}
+    on_progress: OnProgress,
+) -> dict[str, Accuracy]:
+    accuracies = {}
     for library in libraries:
         name = library.target.name
-        one = accuracy.measure(library, described[name], probes[name], deadline, stop, show)
-        if one is not None:
-            found[name] = one
-    return found
+        accuracy = measure_accuracy(library, descriptions[name], probes[name], deadline, stop, on_progress)
+        if accuracy is not None:
+            accuracies[name] = accuracy
+    return accuracies
 
 
 def _with_ceiling(run: Run, ceilings: Sequence[calibration.Ceiling]) -> Run:

@@ -1,4 +1,4 @@
-"""The highest rate at which a target keeps its bound: LoadGen's server scenario, searched for."""
+"""Searches each target's peak: the highest rate that keeps the target latency, as in LoadGen's server scenario."""
 
 from dataclasses import dataclass
 
@@ -11,23 +11,24 @@ from hangtag.serving.loadtest.plan.peak_search import LOWEST_RATE, PeakSearch
 from hangtag.serving.loadtest.plan.scenario import SHARE_OF_PEAK, Scenario
 from hangtag.serving.loadtest.plan.schedule import random_generator
 
-FIRST_RATE = 100.0  # Where nothing better is known.
+FIRST_RATE = 100.0  # Queries per second, where no closed loop has run.
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What a search found. `steps` are all its runs, in their order; a step kept the bound when it is VALID too."""
+    """The result of a search. `steps` are all of its runs in order; a step that kept the bound is VALID too."""
 
     target: str
-    rate: float | None  # Calls a second; None when no rate kept the bound, or the search did not end.
+    rate: float | None  # Queries per second; None when no rate kept the bound, or the search did not end.
     steps: tuple[Run, ...]
     ended: bool = True
 
     @property
     def limited_by_generator(self) -> bool:
-        """Whether it was the generator that failed at the lowest rate above the peak: the server's may be higher.
+        """Whether the generator failed at the lowest rate above the peak, so that the server's peak may be higher.
 
-        Where it failed further up, and the server missed the bound below that, the peak is the server's.
+        Where the generator failed only at higher rates, and the server missed the bound below them, the peak is the
+        server's.
         """
         failed = [run for run in self.steps if not run.keeps_bound and _rate(run) > (self.rate or 0)]
         edge = min(failed, key=_rate, default=None)
@@ -48,8 +49,8 @@ class Peak:
             late = f"the generator could not keep up even at {units.three_digits(lowest)} calls/s"
             return f"{self.target}: whether {bound} holds is not known: {late}."
         if self.rate is None:
-            said = f" from {units.three_digits(lowest)} calls/s on (lower ones take a longer max_duration)"
-            return f"{self.target} keeps {bound} at no rate{said * (lowest > LOWEST_RATE)}."
+            limit = f" from {units.three_digits(lowest)} calls/s on (lower ones take a longer max_duration)"
+            return f"{self.target} keeps {bound} at no rate{limit * (lowest > LOWEST_RATE)}."
         limited = " (the generator could not send more: the server may keep it further)" * self.limited_by_generator
         return f"{self.target} keeps {bound} up to {units.three_digits(self.rate)} calls/s{limited}."
 
@@ -65,14 +66,15 @@ def _rate(run: Run) -> float:
 
 
 def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
-    """Search each target's peak; their runs take turns, so that what drifts hits all alike.
+    """Search the peaks of all targets, with their runs interleaved. A stopped session returns what it has so far.
 
-    What was found so far comes back once the session was told to stop. Raises GeneratorError.
+    Raises:
+        GeneratorError: When a generator process failed.
     """
-    reached = session.peaks()
+    throughputs = session.peaks()
     searches = {
         name: PeakSearch(
-            scenario.rate[0] if scenario.rate else SHARE_OF_PEAK * reached.get(name, 2 * FIRST_RATE),
+            scenario.rate[0] if scenario.rate else SHARE_OF_PEAK * throughputs.get(name, 2 * FIRST_RATE),
             scenario.lowest_rate,
         )
         for name in scenario.names
@@ -80,22 +82,22 @@ def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
     steps: dict[str, list[Run]] = {name: [] for name in scenario.names}
     random = random_generator(scenario.seed, "peak order")
     number = 0
-    while not session.stopped and (open_ones := [name for name, search in searches.items() if search.rate is not None]):
-        for which in random.permutation(len(open_ones)):
-            name = open_ones[which]
+    while not session.stopped and (running := [name for name, search in searches.items() if search.rate is not None]):
+        for index in random.permutation(len(running)):
+            name = running[index]
             rate = searches[name].rate
             if session.stopped or rate is None:
                 break
             load = OpenLoop(rate, scenario.arrivals)
             number += 1
             block = Block(name, load, scenario.limits, scenario.warm_up, scenario.seed, round=number)
-            result = session.run_block(block, later=(scenario.min_duration + scenario.warm_up) * (len(open_ones) - 1))
+            result = session.run_block(block, later=(scenario.min_duration + scenario.warm_up) * (len(running) - 1))
             if not result.queries:
                 break
             run = session.as_run([result], planned_blocks=1)
             steps[name].append(run)
             if not session.stopped:
-                searches[name].tell(run.keeps_bound)
+                searches[name].record(run.keeps_bound)
     return tuple(
         Peak(name, searches[name].peak, tuple(steps[name]), ended=searches[name].rate is None)
         for name in scenario.names

@@ -1,4 +1,4 @@
-"""The order of a load test: every target's blocks next to the others', so that what drifts hits all alike."""
+"""Runs the blocks of a load test, interleaved between targets, so that drift of the machine affects all alike."""
 
 import threading
 from collections import Counter
@@ -10,45 +10,45 @@ from hangtag.serving.loadtest.generator.channels import clock
 from hangtag.serving.loadtest.generator.messages import Block, Snapshot
 from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.measuring.run import Run
-from hangtag.serving.loadtest.plan.load import Load, order_of
+from hangtag.serving.loadtest.plan.load import Load, sort_key
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.plan.schedule import random_generator
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 
-# The counters of a target's server as they stand (by target name), or None where it keeps none.
-Counters = Callable[[str], ServerTimings | None]
-# A server that counted less than this share of what it answered began anew in between ...
+# Reads the current counters of a target's server, by the target's name; None where it keeps none.
+ReadCounters = Callable[[str], ServerTimings | None]
+# A server that counted less than this share of the queries it answered has restarted ...
 COUNTED_SHARE = 0.9
-# ... and so did one that was out of reach meanwhile and has not counted these many of its answers.
+# ... and so has one that was unreachable and has not counted this many of the queries it answered.
 UNCOUNTED = 16
 UNREACHABLE = "UNAVAILABLE"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How the test stands, for whoever shows it."""
+    """The progress of a load test."""
 
     block: Block
-    done: float  # Seconds of measuring that lie behind.
-    ahead: float  # Seconds that the blocks known by now still need at least.
+    done: float  # Seconds of measuring so far.
+    ahead: float  # Seconds that the remaining known blocks need at least.
     snapshot: Snapshot
     phase: str = "measuring"
 
 
 def interleaved(scenario: Scenario, loads: Iterable[Load]) -> Iterator[Block]:
-    """Rounds of blocks. A round holds each load once, in random order, and under it each target once, in random order.
+    """Rounds of blocks: in each round each load once, in random order, and under it each target once, in random order.
 
-    In one round an open loop has the same schedule for every target.
+    Within a round an open loop has the same schedule for every target.
     """
     random = random_generator(scenario.seed, "order")
-    ordered = tuple(loads)
+    load_list = tuple(loads)
     for number in range(scenario.blocks):
-        for place in random.permutation(len(ordered)):
-            for which in random.permutation(len(scenario.targets)):
+        for load_index in random.permutation(len(load_list)):
+            for target_index in random.permutation(len(scenario.targets)):
                 yield Block(
-                    target=scenario.targets[which].name,
-                    load=ordered[place],
-                    limits=scenario.limits.share(scenario.blocks),
+                    target=scenario.targets[target_index].name,
+                    load=load_list[load_index],
+                    limits=scenario.limits.per_block(scenario.blocks),
                     warm_up=scenario.warm_up,
                     seed=scenario.seed,
                     round=number,
@@ -56,88 +56,122 @@ def interleaved(scenario: Scenario, loads: Iterable[Load]) -> Iterator[Block]:
 
 
 class Session:
-    """Runs blocks one after the other, and keeps what they measured."""
+    """Runs blocks one after the other, and combines their results into runs."""
 
     def __init__(
         self,
         scenario: Scenario,
-        fleet: GeneratorProcesses,
+        generators: GeneratorProcesses,
         stop: threading.Event,
         on_progress: Callable[[Progress], None],
-        counters: Counters,
+        read_counters: ReadCounters,
     ) -> None:
-        """Nothing runs yet. Once `stop` is set, nothing more does."""
+        """Prepare a session; nothing runs yet.
+
+        Args:
+            scenario: The settings.
+            generators: The generator's processes, with a request pool for each target.
+            stop: Once it is set, no further block runs.
+            on_progress: Called several times a second.
+            read_counters: Called before and after each block.
+        """
         self._scenario = scenario
-        self._fleet = fleet
+        self._generators = generators
         self._stop = stop
         self._on_progress = on_progress
-        self._counters = counters
+        self._read_counters = read_counters
         self._began = clock()
         self._done = 0.0
         self._results: list[BlockResult] = []
         self._restarted: set[tuple[Load, str]] = set()
-        # Each target's counters when they were last read, and how its queries have ended since.
-        self._seen: dict[str, tuple[ServerTimings | None, Counter[str]]] = {}
+        # By target: the counters when they were last read, and how its queries have ended since.
+        self._last_counters: dict[str, tuple[ServerTimings | None, Counter[str]]] = {}
 
     @property
     def stopped(self) -> bool:
-        """Whether nothing more runs."""
+        """Whether the session was stopped."""
         return self._stop.is_set()
 
     def run(self) -> tuple[Run, ...]:
-        """The closed loops, then the open loops. What was measured comes back either way. Raises GeneratorError."""
+        """Run the closed loops, then the open loops, and return what was measured, also after a stop.
+
+        Raises:
+            GeneratorError: When a generator process failed.
+        """
         scenario = self._scenario
-        open_loops = scenario.open_loops(1.0)  # The rate may not be known yet; how many there are, and how long, is.
-        later = sum(map(_least_duration, interleaved(scenario, open_loops)))
+        open_loops = scenario.open_loops(1.0)  # A derived rate is unknown yet; the number and duration are known.
+        later = sum(map(_min_duration, interleaved(scenario, open_loops)))
         self.run_all(list(interleaved(scenario, scenario.closed_loops)), later)
         open_loops = scenario.open_loops(min(self.peaks().values(), default=0.0))
         self.run_all(list(interleaved(scenario, open_loops)))
         return self.runs()
 
     def run_all(self, blocks: list[Block], later: float = 0.0) -> None:
-        """These blocks in their order. `later`: seconds that are needed after them, for the progress."""
-        for place, block in enumerate(blocks):
+        """Run these blocks in order and keep their results. `later` as in `run_block`. Raises GeneratorError."""
+        for index, block in enumerate(blocks):
             if self._stop.is_set():
                 return
-            self._results.append(self.run_block(block, sum(map(_least_duration, blocks[place + 1 :])) + later))
+            self._results.append(self.run_block(block, sum(map(_min_duration, blocks[index + 1 :])) + later))
 
     def run_block(self, block: Block, later: float = 0.0) -> BlockResult:
-        """One block, with what the server says of it. It is not kept. `later`: seconds that are needed after it."""
+        """Run one block without keeping its result.
+
+        Args:
+            block: The block.
+            later: Seconds that later blocks need, for the progress.
+
+        Returns:
+            The result, with what the server counted during the block.
+
+        Raises:
+            GeneratorError: When a generator process failed.
+        """
 
         def report(now: Snapshot) -> None:
-            self._on_progress(Progress(block, self._done + now.elapsed, still_needs(block, now) + later, now))
+            self._on_progress(Progress(block, self._done + now.elapsed, remaining(block, now) + later, now))
 
-        before, _ = self._look(block, Counter())
+        counters_before, _ = self._count(block, Counter())
         started = clock() - self._began
-        result = self._fleet.run(block, report)
-        _, counted = self._look(block, result.statuses)
+        result = self._generators.run(block, report)
+        _, counted = self._count(block, result.statuses)
         self._done += result.window + block.warm_up
-        timings = counted if before is not None else None  # Else it counted from further back.
-        began = started + block.warm_up
-        timeline = tuple(replace(one, start=began + one.start) for one in result.timeline)
+        # Without counters from before the block, `counted` covers more than the block.
+        timings = counted if counters_before is not None else None
+        measuring_began = started + block.warm_up
+        timeline = tuple(
+            replace(time_slice, start=measuring_began + time_slice.start) for time_slice in result.timeline
+        )
         return replace(result, timeline=timeline, server=timings)
 
-    def _look(self, block: Block, statuses: Counter[str]) -> tuple[ServerTimings | None, ServerTimings | None]:
-        """The counters of a block's target, and what they counted since they were last read: None where that is not
-        known. A server that is gone tells nothing, and is looked at again when it is back. `statuses` are of the
-        queries that ended since the last look."""
-        now = self._counters(block.target)
-        seen, ended = self._seen.get(block.target, (None, Counter()))
+    def _count(self, block: Block, statuses: Counter[str]) -> tuple[ServerTimings | None, ServerTimings | None]:
+        """Read the counters of the block's target, and notice a restart.
+
+        An unreachable server is skipped, and compared with the last known counters once it answers again.
+
+        Args:
+            block: The block before or after which the counters are read.
+            statuses: How the queries since the last call ended.
+
+        Returns:
+            The counters, and what they counted since they were last read; None where unknown.
+        """
+        counters = self._read_counters(block.target)
+        last, ended = self._last_counters.get(block.target, (None, Counter()))
         ended = ended + statuses
-        if now is None:
-            self._seen[block.target] = seen, ended
+        if counters is None:
+            self._last_counters[block.target] = last, ended
             return None, None
-        self._seen[block.target] = now, Counter()
-        if seen is None:
-            return now, None
-        counted = now.since(seen)
+        self._last_counters[block.target] = counters, Counter()
+        if last is None:
+            return counters, None
+        counted = counters.since(last)
         if counted is None or not _counted_all(counted, ended):
             self._restarted.add((block.load, block.target))
-            return now, None
-        return now, counted
+            return counters, None
+        return counters, counted
 
     def as_run(self, blocks: list[BlockResult], planned_blocks: int) -> Run:
-        """Blocks of one target under one load as a run."""
+        """Combine blocks of one target under one load into a run."""
         return Run(
             blocks=tuple(blocks),
             batch_size=self._scenario.batch_size,
@@ -149,42 +183,42 @@ class Session:
         )
 
     def runs(self) -> tuple[Run, ...]:
-        """The blocks grouped by load, then by target. One stopped before it measured anything is left out."""
+        """The results so far, by load, then by target, without blocks that were stopped before measuring anything."""
         grouped: dict[tuple[Load, str], list[BlockResult]] = {}
         for result in self._results:
             if result.queries:
                 grouped.setdefault((result.load, result.target), []).append(result)
 
-        def in_order(key: tuple[Load, str]) -> tuple[tuple[bool, float], int]:
-            return order_of(key[0]), self._scenario.names.index(key[1])
+        def position(key: tuple[Load, str]) -> tuple[tuple[bool, float], int]:
+            return sort_key(key[0]), self._scenario.names.index(key[1])
 
-        return tuple(self.as_run(grouped[key], self._scenario.blocks) for key in sorted(grouped, key=in_order))
+        return tuple(self.as_run(grouped[key], self._scenario.blocks) for key in sorted(grouped, key=position))
 
     def peaks(self) -> dict[str, float]:
-        """Each target's highest throughput (calls/s) so far."""
+        """The highest throughput of each target so far, in queries per second."""
         peaks: dict[str, float] = {}
         for run in self.runs():
             peaks[run.target] = max(peaks.get(run.target, 0.0), run.throughput)
         return peaks
 
 
-def still_needs(block: Block, now: Snapshot) -> float:
-    """Seconds until a block that runs has reached both minima, or a maximum, at the rate that it has now."""
+def remaining(block: Block, now: Snapshot) -> float:
+    """Seconds until a running block reaches both minima, or a maximum, at its present rate."""
     limits, measured = block.limits, now.elapsed - block.warm_up
-    until_enough = limits.min_duration - measured
+    seconds = limits.min_duration - measured
     if now.rate > 0:
-        until_enough = max(until_enough, (limits.min_query_count - now.queries) / now.rate)
-    return max(min(until_enough, limits.max_duration - measured), 0.0)
+        seconds = max(seconds, (limits.min_query_count - now.queries) / now.rate)
+    return max(min(seconds, limits.max_duration - measured), 0.0)
 
 
-def _least_duration(block: Block) -> float:
+def _min_duration(block: Block) -> float:
     return block.warm_up + block.limits.min_duration
 
 
 def _counted_all(counted: ServerTimings, ended: Counter[str]) -> bool:
-    """Whether the server counted what it answered, about: one that began anew has forgotten a part of it."""
+    """Whether the server counted about as many queries as it answered: a restart loses counts."""
     answered = ended[OK]
     if ended[UNREACHABLE] and answered - counted.count > UNCOUNTED:
         return False
-    # The last answers may be on their way before they are counted.
+    # A server may send its last answers before it counts them.
     return counted.count >= COUNTED_SHARE * answered

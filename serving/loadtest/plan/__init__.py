@@ -1,1 +1,1 @@
-"""What is asked of a load test, before anything is sent: targets, loads, limits, schedules. Values and arithmetic."""
+"""The plan of a load test, made before any query is sent: targets, loads, limits, schedules. Values and arithmetic."""

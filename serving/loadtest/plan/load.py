@@ -1,4 +1,4 @@
-"""The loads that a target is put under, and when a run under one ends."""
+"""The two kinds of load: a closed loop keeps queries in flight, an open loop issues them at planned times."""
 
 import math
 from dataclasses import dataclass
@@ -6,14 +6,15 @@ from typing import Literal
 
 Arrivals = Literal["poisson", "constant"]
 
-MAX_RATE = 1_000_000
+MAX_RATE = 1_000_000  # Queries per second.
 
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """A fixed number of queries in flight: the next one leaves when an answer arrives.
+    """Keeps `concurrency` queries in flight: the next query leaves when an answer arrives.
 
-    It finds the peak throughput. It cannot show what waiting users see: a server that stalls is sent less.
+    A closed loop finds the peak throughput. It cannot show the latency of independent users, because it sends less to a
+    server that stalls.
     """
 
     concurrency: int
@@ -24,7 +25,7 @@ class ClosedLoop:
 
     @property
     def kind(self) -> Literal["closed loop"]:
-        """The sort of load."""
+        """The kind of load, for reports."""
         return "closed loop"
 
     def __str__(self) -> str:
@@ -33,7 +34,7 @@ class ClosedLoop:
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """Queries leave at planned times, `rate` a second on average, whether or not earlier ones were answered."""
+    """Issues `rate` queries per second on average, at planned times, whether or not earlier queries were answered."""
 
     rate: float
     arrivals: Arrivals = "poisson"
@@ -46,7 +47,7 @@ class OpenLoop:
 
     @property
     def kind(self) -> Literal["open loop"]:
-        """The sort of load."""
+        """The kind of load, for reports."""
         return "open loop"
 
     def __str__(self) -> str:
@@ -56,34 +57,6 @@ class OpenLoop:
 Load = ClosedLoop | OpenLoop
 
 
-def order_of(load: Load) -> tuple[bool, float]:
-    """How loads are sorted: closed loops first, each kind by its amount."""
+def sort_key(load: Load) -> tuple[bool, float]:
+    """Sorts closed loops first, then each kind by concurrency or rate."""
     return not isinstance(load, ClosedLoop), load.concurrency if isinstance(load, ClosedLoop) else load.rate
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When measuring ends: once both minima are reached, or one of the maxima is. Times in seconds."""
-
-    min_duration: float
-    min_query_count: int
-    max_duration: float
-    max_query_count: int
-
-    def reached(self, elapsed: float, queries: int) -> bool:
-        """Whether both minima are reached."""
-        # A schedule may end just where the minimum does: rounding must not make it too short.
-        return elapsed >= self.min_duration - 1e-9 and queries >= self.min_query_count
-
-    def exceeded(self, elapsed: float, queries: int) -> bool:
-        """Whether one of the maxima is reached."""
-        return elapsed >= self.max_duration or queries >= self.max_query_count
-
-    def share(self, parts: int) -> "Limits":
-        """The limits of one of `parts` blocks that together fulfil these."""
-        return Limits(
-            min_duration=self.min_duration / parts,
-            min_query_count=math.ceil(self.min_query_count / parts),
-            max_duration=self.max_duration / parts,
-            max_query_count=math.ceil(self.max_query_count / parts),
-        )

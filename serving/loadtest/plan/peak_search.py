@@ -1,32 +1,49 @@
-"""The search for the highest rate that keeps a bound: pure arithmetic, told of each run's outcome."""
+"""Searches the highest request rate that keeps a latency bound. Pure arithmetic: the caller runs the load."""
 
 import math
 
 from hangtag.serving.loadtest.plan.load import MAX_RATE
 
-# How close (as a ratio) the found rate is to one that was shown not to keep the bound.
+# The peak is within this ratio of a rate that was shown not to keep the bound.
 PRECISION = 1.05
-LOWEST_RATE = 1.0
+LOWEST_RATE = 1.0  # Queries per second.
 
 
 class PeakSearch:
-    """Doubles or halves the rate until one keeps the bound and one does not, halves the gap between them, and then
-    confirms: a peak is a rate that kept the bound in two runs, and what is near the edge passes once by luck."""
+    """A bisection on a logarithmic scale, with a second run to confirm the peak.
+
+    It doubles or halves the rate until one rate keeps the bound and another does not, then bisects between them. A rate
+    near the edge may pass once by luck, so a peak is a rate that kept the bound in two runs.
+
+    Example:
+        search = PeakSearch(first=100.0)
+        while search.rate is not None:
+            search.record(kept=measure(search.rate).keeps_bound)
+        print(search.peak)
+    """
 
     def __init__(self, first: float, lowest: float = LOWEST_RATE) -> None:
-        """`first` is the rate (calls/s) to begin with, `lowest` the one to give up at."""
+        """Start a search.
+
+        Args:
+            first: The first rate to try, in queries per second.
+            lowest: The rate at which the search gives up.
+        """
         self._lowest = _three_digits(min(lowest, MAX_RATE))
         self._low: float | None = None  # The highest rate that kept the bound.
-        self._high: float | None = None  # The lowest one that did not.
+        self._high: float | None = None  # The lowest rate that did not.
         self._confirming = False
-        self._near = False  # A confirmation failed: the edge is just below.
+        self._near_edge = False  # A confirmation failed, so the edge is just below.
         self.rate: float | None = _three_digits(min(max(first, self._lowest), MAX_RATE))
         self.peak: float | None = None
 
-    def tell(self, kept: bool) -> None:
-        """Say whether the run at `rate` kept the bound; `rate` is then the next one, or None once `peak` is known.
+    def record(self, kept: bool) -> None:
+        """Record whether the run at `rate` kept the bound, and choose the next `rate`.
 
-        `peak` stays None when even the lowest rate does not keep the bound.
+        `rate` becomes None when the search ends; `peak` stays None when even the lowest rate did not keep the bound.
+
+        Raises:
+            ValueError: When the search has ended.
         """
         if self.rate is None:
             raise ValueError("the search has ended")
@@ -38,7 +55,7 @@ class PeakSearch:
         else:
             self._high = self.rate
             if self._confirming:
-                self._low, self._confirming, self._near = None, False, True
+                self._low, self._confirming, self._near_edge = None, False, True
         self.rate = self._next()
 
     def _next(self) -> float | None:
@@ -50,7 +67,7 @@ class PeakSearch:
         if self._low is None:
             if self._high <= self._lowest:
                 return None
-            lower = _three_digits(self._high / (PRECISION if self._near else 2.0))
+            lower = _three_digits(self._high / (PRECISION if self._near_edge else 2.0))
             return max(lower if lower < self._high else self._high / 2, self._lowest)
         middle = _three_digits(math.sqrt(self._low * self._high))
         if self._high / self._low <= PRECISION or not self._low < middle < self._high:

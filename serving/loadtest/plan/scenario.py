@@ -1,24 +1,25 @@
-"""What is asked of a load test: frozen values, validated on construction. The command's options default to them.
+"""Every setting of a load test, declared once: type, default, help text and check. The CLI builds its options from it.
 
-The words are MLPerf LoadGen's (query, sample, scenario, min_duration, min_query_count, target_latency) and
+The terms are MLPerf LoadGen's (query, sample, scenario, min_duration, min_query_count, target_latency) and
 perf_analyzer's (closed loop, open loop, request rate, delayed request).
 """
 
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
-from hangtag.serving.loadtest.plan.load import Arrivals, ClosedLoop, Limits, OpenLoop
+from hangtag.serving.loadtest.plan.limits import Limits
+from hangtag.serving.loadtest.plan.load import Arrivals, ClosedLoop, OpenLoop
 from hangtag.serving.loadtest.plan.peak_search import LOWEST_RATE
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.statistics import early_stopping
 
 ScenarioName = Literal["single-stream", "multi-stream", "server", "offline"]
 
-# LoadGen's scenarios in the words of this load test: the settings that each one fixes unless the command gives others.
+# LoadGen's scenarios: the settings that each one fixes unless the command sets them.
 PRESETS: Mapping[ScenarioName, Mapping[str, Any]] = MappingProxyType(
     {
         # The next query of one sample leaves when the last is answered; judged by p90.
@@ -27,64 +28,86 @@ PRESETS: Mapping[ScenarioName, Mapping[str, Any]] = MappingProxyType(
         "multi-stream": {"concurrency": (1,), "batch_size": 8, "percentile": 99.0},
         # Poisson arrivals at a rate; judged by whether the percentile keeps the target latency.
         "server": {"arrivals": "poisson", "percentile": 99.0},
-        # All samples are there at once; judged by samples a second. LoadGen hands them over in one query, which no gRPC
-        # server takes: here as many large batches as keep the server busy are always under way.
+        # All samples are available at once; judged by samples per second. LoadGen issues them in one query, which no
+        # gRPC server takes; here a few large batches, enough to keep the server busy, are always in flight.
         "offline": {"concurrency": (8,), "batch_size": 32},
     }
 )
 
 DEFAULT_CONCURRENCIES = (1, 8, 64)
-# A default run's open loop: this share of what the slowest target reached in the closed loops, for all targets alike.
+# A default run's open loop sends this share of the slowest target's closed-loop peak, the same rate to all targets.
 SHARE_OF_PEAK = 0.5
-# Where a search for the highest rate begins, counted in the same way: one closed loop of so many in flight.
+# A peak search starts at SHARE_OF_PEAK of the throughput of one closed loop with this concurrency.
 PEAK_CONCURRENCY = 64
+
+
+def _setting(help_text: str, **limits: float) -> dict[str, Any]:
+    """Field metadata: the option's help, and `above` or `at_least`, the smallest values."""
+    return {"help": help_text, "unit": "", **limits}
+
+
+def _seconds(help_text: str, **limits: float) -> dict[str, Any]:
+    return _setting(help_text, **limits) | {"unit": "s"}
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One load test. Every limit counts for one target under one load; times are in seconds. Raises ValueError."""
+    """One load test. The limits apply to one target under one load; durations are in seconds.
+
+    Example:
+        Scenario((Target("cnn", "cnn"),), rate=(500.0,), min_duration=60.0)
+
+    Raises:
+        ValueError: When a setting is out of range, or two settings contradict each other.
+    """
 
     targets: tuple[Target, ...]
-    scenario: ScenarioName | None = None
-    concurrency: tuple[int, ...] = ()
-    rate: tuple[float, ...] = ()
-    arrivals: Arrivals = "poisson"
-    find_peak: bool = False
-    target_latency: float | None = None
-    percentile: float = 99.0
-    min_duration: float = 3.0
-    # More where the percentile that a run is judged by takes more (query_count).
-    min_query_count: int = 500
-    max_duration: float = 60.0
-    max_query_count: int = 1_000_000
-    warm_up: float = 0.15
-    blocks: int = 5
-    batch_size: int = 1
-    deadline: float = 10.0
-    # One a process: on one connection the answers come in bursts, which costs least. A server of several processes
-    # needs several all the same.
-    channels: int = 1
-    processes: int | None = None
-    seed: int = 0
+    scenario: ScenarioName | None = field(
+        default=None, metadata=_setting("One of MLPerf LoadGen's: sets the options below, see above.")
+    )
+    concurrency: tuple[int, ...] = field(
+        default=(), metadata=_setting("Closed loop: queries in flight, a run for each, e.g. 1,8,64.")
+    )
+    rate: tuple[float, ...] = field(
+        default=(), metadata=_setting("Open loop: calls a second, a run for each, e.g. 500,1000.")
+    )
+    arrivals: Arrivals = field(default="poisson", metadata=_setting("Open loop: the gaps between queries."))
+    find_peak: bool = field(
+        default=False, metadata=_setting("Open loop: search the highest rate that keeps --target-latency.")
+    )
+    target_latency: float | None = field(
+        default=None, metadata=_seconds("The bound that --percentile should keep, e.g. 10ms.", above=0)
+    )
+    percentile: float = field(default=99.0, metadata=_setting("The percentile that a run is judged by."))
+    min_duration: float = field(
+        default=3.0, metadata=_seconds("Measure at least this long, per target and load.", above=0)
+    )
+    min_query_count: int = field(
+        default=500, metadata=_setting("And at least this many queries, or as many as --percentile needs.", at_least=1)
+    )
+    max_duration: float = field(default=60.0, metadata=_seconds("But never longer: a run that needs more is INVALID."))
+    max_query_count: int = field(default=1_000_000, metadata=_setting("And never more queries."))
+    warm_up: float = field(default=0.15, metadata=_seconds("Before each block, not measured.", at_least=0))
+    blocks: int = field(
+        default=5, metadata=_setting("Parts of a run, interleaved with the other targets' parts.", at_least=1)
+    )
+    batch_size: int = field(default=1, metadata=_setting("Samples in a query.", at_least=1))
+    deadline: float = field(default=10.0, metadata=_seconds("Of each call.", above=0))
+    # On one connection answers arrive in bursts, which costs least; a server of several processes needs several.
+    channels: int = field(default=1, metadata=_setting("Connections that each process opens to a server.", at_least=1))
+    processes: int | None = field(
+        default=None, metadata=_setting("Generator processes.  [default: one for every four CPUs]", at_least=1)
+    )
+    seed: int = field(default=0, metadata=_setting("Seeds samples, schedule and order, each separately.", at_least=0))
 
     def __post_init__(self) -> None:
         if not self.targets:
             raise ValueError("name at least one model or target")
-        names = tuple(target.name for target in self.targets)
-        for what, values in (("targets", names), ("concurrency", self.concurrency), ("rate", self.rate)):
+        for name, values in (("targets", self.names), ("concurrency", self.concurrency), ("rate", self.rate)):
             if len(set(values)) != len(values):
-                raise ValueError(f"{what} names something twice: {', '.join(map(str, values))}")
-        for name in ("min_duration", "deadline", "target_latency"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} is above 0 s, not {value:g}")
-        for name in ("warm_up", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is 0 or more, not {getattr(self, name):g}")
-        for name in ("min_query_count", "blocks", "batch_size", "channels", "processes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is 1 or more, not {value}")
+                raise ValueError(f"{name} names something twice: {', '.join(map(str, values))}")
+        for setting in fields(self):
+            _check_range(setting.name, getattr(self, setting.name), setting.metadata)
         if not 0 < self.percentile < 100:
             raise ValueError(f"percentile lies between 0 and 100, not at {self.percentile:g}")
         if self.max_duration < self.min_duration or self.max_query_count < self.min_query_count:
@@ -113,12 +136,12 @@ class Scenario:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The targets' names, in their order."""
+        """The targets' names, in order."""
         return tuple(target.name for target in self.targets)
 
     @property
     def derives_rate(self) -> bool:
-        """Neither concurrencies nor rates were asked for: the open loop's rate comes from the closed loops."""
+        """Whether the open loop's rate is derived from the closed loops, as no concurrency and no rate is set."""
         return not (self.concurrency or self.rate or self.find_peak)
 
     @property
@@ -129,7 +152,7 @@ class Scenario:
         return tuple(map(ClosedLoop, DEFAULT_CONCURRENCIES if self.derives_rate else self.concurrency))
 
     def open_loops(self, slowest_peak: float) -> tuple[OpenLoop, ...]:
-        """The open loops, given the highest throughput (calls/s) that the slowest target reached in a closed loop."""
+        """The open loops, given the closed-loop peak throughput of the slowest target in queries per second."""
         if not self.derives_rate:
             return () if self.find_peak else tuple(OpenLoop(rate, self.arrivals) for rate in self.rate)
         rate = SHARE_OF_PEAK * slowest_peak
@@ -139,22 +162,22 @@ class Scenario:
 
     @property
     def judged(self) -> bool:
-        """Whether the percentile is what a run is about: a run too short to tell it is then INVALID."""
+        """Whether runs are judged by the percentile: a run too short to tell it is then INVALID."""
         preset = PRESETS[self.scenario] if self.scenario else {}
         return self.target_latency is not None or "percentile" in preset
 
     @property
     def query_count(self) -> int:
-        """How many queries a run takes at least: min_query_count, or what a percentile that it is judged by takes."""
+        """The queries that a run needs: min_query_count, or more where it is judged by a percentile that needs more."""
         needed = early_stopping.samples_needed(0, self.percentile) if self.judged else 1
         return max(self.min_query_count, needed)
 
     @property
     def lowest_rate(self) -> float:
-        """The lowest rate (calls/s) at which a search can tell anything within max_duration."""
-        # Poisson arrivals are hardly ever fewer than on average by four standard deviations: m - 4 sqrt(m) = n.
-        on_average = (2 + math.sqrt(self.query_count + 4)) ** 2
-        return max(LOWEST_RATE, on_average / self.max_duration)
+        """The lowest rate (queries per second) at which a peak search can tell anything within max_duration."""
+        # Poisson arrivals are hardly ever four standard deviations fewer than their mean m: m - 4 sqrt(m) = n.
+        mean_arrivals = (2 + math.sqrt(self.query_count + 4)) ** 2
+        return max(LOWEST_RATE, mean_arrivals / self.max_duration)
 
     @property
     def limits(self) -> Limits:
@@ -163,9 +186,9 @@ class Scenario:
 
     @property
     def generator_processes(self) -> int:
-        """How many processes send: those asked for, else one for every four CPUs that may be used, at most eight.
+        """The number of generator processes: `processes`, or one for every four usable CPUs, at most eight.
 
-        One process sends several times what a server of the same language takes in from one CPU.
+        One process sends several times what a Python server can answer on one CPU.
         """
         return self.processes or min(8, max(1, len(os.sched_getaffinity(0)) // 4))
 
@@ -175,7 +198,17 @@ class Scenario:
         return all(target.is_loopback for target in self.targets)
 
 
+def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    if value is None or not {"above", "at_least"} & set(metadata):
+        return
+    unit = metadata.get("unit") and f" {metadata['unit']}"
+    if value <= metadata.get("above", -math.inf):
+        raise ValueError(f"{name} is above {metadata['above']:g}{unit}, not {value:g}")
+    if value < metadata.get("at_least", -math.inf):
+        raise ValueError(f"{name} is {metadata['at_least']:g}{unit} or more, not {value:g}")
+
+
 def rounded_down(rate: float) -> float:
-    """Rounded down to two significant digits: a rate that a person can repeat."""
+    """Round down to two significant digits: a rate that a person can repeat."""
     unit = 10.0 ** (math.floor(math.log10(rate)) - 1)
     return float(f"{math.floor(rate / unit) * unit:.2g}")

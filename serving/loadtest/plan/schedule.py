@@ -1,4 +1,4 @@
-"""When each query of an open loop is due, and the seeds: pure arithmetic, known before the first query leaves."""
+"""The Poisson schedule of an open loop: when each query is due, computed before the first query leaves."""
 
 import math
 import zlib
@@ -6,36 +6,46 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.serving.loadtest.plan.load import Limits, OpenLoop
+from hangtag.serving.loadtest.plan.limits import Limits
+from hangtag.serving.loadtest.plan.load import OpenLoop
 
 Times = npt.NDArray[np.float64]
 
 
 def random_generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
-    """A random generator of its own for each purpose, so that a change to one never shifts another."""
+    """A separate random generator for each purpose (samples, schedule, order), so that no purpose shifts another."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *index])
 
 
 def planned_send_times(load: OpenLoop, limits: Limits, warm_up: float, random: np.random.Generator) -> Times:
-    """The planned send times of one block, in seconds from its start, ascending, the warm-up's included.
+    """Compute the planned send times of one block, the warm-up's included.
 
-    A Poisson process has independent, exponentially distributed gaps with mean 1 / rate; constant arrivals have equal
-    ones. The last query is the first that fulfils both minima of `limits`, counted from the end of the warm-up, or
-    the last before a maximum is exceeded.
+    The gaps of a Poisson process are independent and exponentially distributed with mean 1 / rate; constant arrivals
+    have equal gaps. The schedule ends with the first query that reaches both minima of `limits`, counted from the end
+    of the warm-up, or with the last query before a maximum is exceeded.
+
+    Args:
+        load: The request rate and the kind of arrivals.
+        limits: The block's limits.
+        warm_up: Seconds.
+        random: The source of the gaps.
+
+    Returns:
+        Ascending times [queries] in seconds from the block's start.
     """
     times = np.empty(0)
     while not _is_enough(times, limits, warm_up):
         start = times[-1] if times.size else 0.0
-        # A tenth more than the mean: one draw is nearly always enough.
+        # A tenth more than the expected number of queries: one draw is nearly always enough.
         missing = math.ceil(1.1 * max(load.rate * (warm_up + limits.min_duration), limits.min_query_count)) + 1
         missing = min(missing, limits.max_query_count + math.ceil(load.rate * warm_up) + 1)
         gaps = np.full(missing, 1 / load.rate)
         if load.arrivals == "poisson":
             gaps = random.exponential(1 / load.rate, missing)
         times = np.concatenate([times, start + np.cumsum(gaps)])
-    warm = int(np.searchsorted(times, warm_up))
-    by_minima = max(warm + limits.min_query_count, int(np.searchsorted(times, warm_up + limits.min_duration)) + 1)
-    by_maxima = min(warm + limits.max_query_count, int(np.searchsorted(times, warm_up + limits.max_duration)))
+    first = int(np.searchsorted(times, warm_up))  # The first query after the warm-up.
+    by_minima = max(first + limits.min_query_count, int(np.searchsorted(times, warm_up + limits.min_duration)) + 1)
+    by_maxima = min(first + limits.max_query_count, int(np.searchsorted(times, warm_up + limits.max_duration)))
     return times[: min(by_minima, by_maxima)]
 
 

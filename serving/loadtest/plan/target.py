@@ -1,4 +1,4 @@
-"""What is measured: a model on a server, under the name that the reports use."""
+"""A target: one model on one server, measured under a name. LoadGen calls it the system under test (SUT)."""
 
 import ipaddress
 import re
@@ -15,7 +15,11 @@ _HOST_PORT = re.compile(r"(\[[^\[\]\s/]+\]|[^\[\]\s/:]+):(?P<port>\d{1,5})")
 class Target:
     """One model on one server. Raises ValueError.
 
-    method: `infer` is the Open Inference Protocol's ModelInfer, `classify` hangtag's own Classify.
+    Attributes:
+        name: The name in reports.
+        model: The model's name on its server.
+        address: HOST:PORT, or a unix: address.
+        method: `infer` calls the Open Inference Protocol's ModelInfer, `classify` hangtag's Classify.
     """
 
     name: str
@@ -24,17 +28,17 @@ class Target:
     method: Method = "infer"
 
     def __post_init__(self) -> None:
-        for what in ("name", "model", "address"):
-            if not getattr(self, what):
-                raise ValueError(f"a target has a {what}, and {self} has none")
-        # gRPC takes any text for an address: 8001 for a name to look up, and port 99999 for 34463.
-        written = _HOST_PORT.fullmatch(self.address)
-        if not self.address.startswith(_UNIX) and (written is None or not 0 < int(written["port"]) < 1 << 16):
+        for attribute in ("name", "model", "address"):
+            if not getattr(self, attribute):
+                raise ValueError(f"a target has a {attribute}, and {self} has none")
+        # gRPC accepts any text as an address: it looks up "8001" as a host name, and turns port 99999 into 34463.
+        match = _HOST_PORT.fullmatch(self.address)
+        if not self.address.startswith(_UNIX) and (match is None or not 0 < int(match["port"]) < 1 << 16):
             raise ValueError(f"{self.address!r} is no address: write HOST:PORT, for example {DEFAULT_SERVER}")
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the server's address can only be this machine."""
+        """Whether the address can only be on this machine."""
         if self.address.startswith(_UNIX):
             return True
         host = self.address.rpartition(":")[0].strip("[]")
@@ -50,8 +54,8 @@ class Target:
 
 
 def parse(text: str, method: Method = "infer") -> Target:
-    """NAME=HOST:PORT/MODEL. Raises ValueError."""
-    found = re.fullmatch(r"(?P<name>[^=/]+)=(?P<address>[^/=]+:\d+)/(?P<model>[^/=]+)", text)
-    if found is None:
+    """Parse NAME=HOST:PORT/MODEL. Raises ValueError."""
+    match = re.fullmatch(r"(?P<name>[^=/]+)=(?P<address>[^/=]+:\d+)/(?P<model>[^/=]+)", text)
+    if match is None:
         raise ValueError(f"{text!r} is not a target: write NAME=HOST:PORT/MODEL, for example old=127.0.0.1:8001/cnn")
-    return Target(found["name"], found["model"], found["address"], method)
+    return Target(match["name"], match["model"], match["address"], method)

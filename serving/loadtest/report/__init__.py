@@ -1,1 +1,1 @@
-"""Results for people (table, html) and for programs (document, csv, junit, prometheus), and saved ones read again."""
+"""Renders results for people (table, HTML) and programs (JSON, CSV, JUnit XML, Prometheus); reads saved JSON."""

@@ -1,4 +1,4 @@
-"""The results as CSV: a line for every run, for spreadsheets."""
+"""Renders results as CSV, one line per run."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ COLUMNS = (
 
 
 def render(results: Results) -> str:
-    """The table, with a header. A figure that does not exist is empty."""
+    """The CSV text, with a header line. Missing figures are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -1,8 +1,8 @@
-"""The results as JSON, for programs: the types below are the schema, and `SCHEMA` its version.
+"""The results as JSON, for programs: the types below are the schema, and `SCHEMA` is its version.
 
-Durations are seconds, rates calls or samples a second; a figure that does not exist is null. Fields are only ever added
-within a version. Histograms are HdrHistogram's V2 encoding in base64, unit 1 µs, three significant digits: any
-HdrHistogram library reads and merges them. docs/loadtest.schema.json is made of these types (report/schema.py).
+Durations are seconds, rates calls or samples a second; missing figures are null. Within a version fields are only
+added. Histograms are HdrHistogram's V2 encoding in base64, unit 1 µs, three significant digits: any HdrHistogram
+library reads and merges them. docs/loadtest.schema.json is generated from these types (report/schema.py).
 """
 
 from typing import Literal, TypedDict
@@ -11,7 +11,7 @@ SCHEMA = "hangtag.loadtest/1"
 
 
 class LoadDocument(TypedDict):
-    """What a run was put under: `concurrency` for a closed loop, `rate` and `arrivals` for an open one."""
+    """The load of a run: `concurrency` for a closed loop, `rate` and `arrivals` for an open one."""
 
     kind: Literal["closed loop", "open loop"]
     concurrency: int | None
@@ -33,7 +33,7 @@ class DurationsDocument(TypedDict):
 
 
 class SliceDocument(TypedDict):
-    """A short stretch of a block, seconds from the start of the test: the answers that arrived in it."""
+    """The answers that arrived in a short part of a block; it starts `start` seconds after the test did."""
 
     start: float
     length: float
@@ -45,7 +45,7 @@ class SliceDocument(TypedDict):
 
 
 class ServerTimingsDocument(TypedDict):
-    """What the server says: seconds that a request spent in each part on average, the warm-up's included."""
+    """The server's own statistics: mean seconds that a request spent in each part, the warm-up's requests included."""
 
     requests: int
     batches: int
@@ -56,21 +56,21 @@ class ServerTimingsDocument(TypedDict):
 
 
 class MeasuredDocument(TypedDict):
-    """What was measured, in one block or over all of a run's."""
+    """What was measured, in one block or over all blocks of a run."""
 
-    queries: int  # Sent and ended, the warm-up's left out.
+    queries: int  # Sent and ended, without the warm-up's.
     warm_up_queries: int  # Discarded.
-    duration: float  # Of the measuring, warm-up left out.
+    duration: float  # Of the measuring, without the warm-up.
     throughput: float  # Answered calls a second.
     statuses: dict[str, int]  # gRPC status code to count, OK included.
     delayed_queries: int  # Open loop: sent more than 5 ms later than planned.
-    finished: bool  # Both minima were reached, and nobody stopped it.
+    finished: bool  # Both minima were reached, and nothing stopped it early.
     generator_cpu: float  # CPUs that the generator's busiest process used.
-    generator_busy: float  # The share of the time for which its busiest thread computed, or waited for a CPU.
+    generator_busy: float  # The share of the time that its busiest thread computed or waited for a CPU.
     latency: DurationsDocument  # From the planned send time to the answer; answered calls only.
     service_time: DurationsDocument  # From the actual send time to the answer; answered calls only.
     lateness: DurationsDocument  # From the planned to the actual send time; every call.
-    server: ServerTimingsDocument | None  # Null where the server keeps no statistics, or began anew.
+    server: ServerTimingsDocument | None  # Null where the server keeps no statistics, or restarted.
     timeline: list[SliceDocument]
 
 
@@ -82,18 +82,18 @@ class RunDocument(TypedDict):
     load: LoadDocument
     valid: bool
     problems: list[str]  # Why it is not valid.
-    notes: list[str]  # What a reader should know of a valid one.
+    notes: list[str]  # What a reader should know of a valid run.
     batch_size: int
     planned_blocks: int
     samples_per_second: float
-    percentile: float  # What it is judged by, for example 99.
-    percentile_bound: float | None  # It is not higher than this, with 99 % confidence; null with too few queries.
+    percentile: float  # The percentile that it is judged by, for example 99.
+    percentile_bound: float | None  # Its upper bound, with 99 % confidence; null with too few queries.
     target_latency: float | None
     # Whether the percentile keeps the target latency, with 99 % confidence; null without one, or with too few queries.
     keeps_target: bool | None
-    judged: bool  # By that percentile: with too few queries to tell it, the run is not valid.
+    judged: bool  # Judged by the percentile: with too few queries to tell it, the run is not valid.
     restarted: bool
-    generator_ceiling: float | None  # Calls a second against a server that does nothing.
+    generator_ceiling: float | None  # Calls a second on a server that computes nothing.
     error_messages: dict[str, str]  # The first message of each status but OK.
     total: MeasuredDocument
     blocks: list[MeasuredDocument]  # In the order they ran; block i of every target ran next to each other.
@@ -121,7 +121,7 @@ class ComparisonDocument(TypedDict):
 
 
 class ServerDocument(TypedDict):
-    """A server as it named itself."""
+    """A server, as it describes itself."""
 
     address: str
     name: str
@@ -129,31 +129,31 @@ class ServerDocument(TypedDict):
 
 
 class AccuracyDocument(TypedDict):
-    """Every labelled sample exactly once, through the server; low and high are the 95 % interval."""
+    """The accuracy over every labelled sample, sent once each; low and high are the 95 % interval."""
 
     correct: int
     total: int
     accuracy: float
     low: float
     high: float
-    expected: float | None  # As the model's file says, of the same test set.
+    expected: float | None  # The accuracy on the same test set that the model's file records.
 
 
 class TargetDocument(TypedDict):
-    """What was measured, as its server describes it. Empty or null: it does not say."""
+    """A target, as its server describes it. Empty or null where the server does not say."""
 
     name: str
     model: str
     method: str  # infer or classify
     server: ServerDocument
-    model_versions: list[str]  # Those that are loaded.
-    answering_version: str  # That of them which answered.
+    model_versions: list[str]  # The loaded versions.
+    answering_version: str  # The loaded version that answered.
     execution_provider: str
     onnxruntime_version: str
     threads: str  # Its instances and their threads, in words.
     max_batch_size: int | None
     file_bytes: int | None
-    samples: str  # What was sent.
+    samples: str  # Where its samples come from.
     accuracy: AccuracyDocument | None
 
 
@@ -168,7 +168,7 @@ class PeakDocument(TypedDict):
 
 
 class CacheCheckDocument(TypedDict):
-    """How many times as fast one sample over and over is as ones never sent before."""
+    """The throughput with one repeated sample, as a multiple of that with samples never sent before."""
 
     target: str
     speedup: IntervalDocument
@@ -176,7 +176,7 @@ class CacheCheckDocument(TypedDict):
 
 
 class CeilingDocument(TypedDict):
-    """What the generator reached against a server that does nothing."""
+    """What the generator reached on a server that computes nothing."""
 
     load: LoadDocument
     throughput: float
@@ -186,7 +186,7 @@ class CeilingDocument(TypedDict):
 
 
 class GateDocument(TypedDict):
-    """A --fail-if, and what came of it."""
+    """A --fail-if condition and its outcome."""
 
     condition: str
     failed: bool
@@ -198,15 +198,15 @@ class ResultsDocument(TypedDict):
 
     schema: str
     valid: bool
-    problems: list[str]  # Why the test as a whole is not valid, runs apart.
+    problems: list[str]  # Why the test as a whole is not valid, apart from its runs.
     interrupted: bool
     started: str  # ISO 8601, UTC
     duration: float
     command: str
-    scenario: dict[str, object]  # Every setting, the command's defaults included.
+    scenario: dict[str, object]  # Every setting, the defaults included.
     server: ServerDocument  # The first target's.
     targets: list[TargetDocument]
-    samples: dict[str, str]  # Target to what was sent.
+    samples: dict[str, str]  # Target to where its samples come from.
     environment: dict[str, str]
     runs: list[RunDocument]
     comparisons: list[ComparisonDocument]

@@ -1,4 +1,4 @@
-"""The results as one HTML page that needs nothing else: no network, no script, no other file."""
+"""Renders results as one self-contained HTML page: no network, no script, no other file."""
 
 import functools
 import math
@@ -12,8 +12,7 @@ from markupsafe import Markup
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import Comparison
 from hangtag.serving.loadtest.comparison.gates import Outcome
-from hangtag.serving.loadtest.generator.block_result import OK
-from hangtag.serving.loadtest.generator.recorder import DELAYED_AFTER
+from hangtag.serving.loadtest.generator.block_result import DELAYED_AFTER, OK
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
@@ -23,7 +22,7 @@ from hangtag.serving.loadtest.report.pictures.overview import Choice
 
 @dataclass(frozen=True)
 class Headline:
-    """A target's figures at a glance: label, value and under what load it was measured."""
+    """A target's main figures: label, value, and the load under which it was measured."""
 
     target: str
     figures: tuple[tuple[str, str, str], ...]
@@ -31,25 +30,31 @@ class Headline:
 
 @dataclass(frozen=True)
 class Split:
-    """Where a query's time goes, on average: label, CSS class, seconds, and share (percent) of the longest bar."""
+    """A query's mean time by part: label, CSS class, seconds, and width in percent of the longest bar."""
 
     run: Run
     parts: tuple[tuple[str, str, float, float], ...]
 
 
-def render(results: Results, compared: Sequence[Comparison], outcomes: Sequence[Outcome] = ()) -> str:
-    """The page."""
+def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequence[Outcome] = ()) -> str:
+    """The HTML text.
+
+    Args:
+        results: The results.
+        comparisons: The comparisons between its targets.
+        outcomes: The outcomes of its gates.
+    """
     names = results.scenario.names
     measured = [run for run in results.runs if run.total.latency]
     closed = [run for run in measured if isinstance(run.load, ClosedLoop)]
     loads = tuple(dict.fromkeys(run.load for run in measured))
-    choices, choice_load = choices_of(results)
+    choices, choice_load = accuracy_choices(results)
     return _template().render(
         results=results,
         started=datetime.fromisoformat(results.started).strftime("%d %B %Y, %H:%M UTC"),
-        comparisons=compared,
+        comparisons=comparisons,
         outcomes=outcomes,
-        series={name: pictures.series_of(place) for place, name in enumerate(names)},
+        series={name: pictures.series_variable(index) for index, name in enumerate(names)},
         headlines=[headline for name in names if (headline := _headline(results, name)).figures],
         pareto_picture=Markup(pictures.accuracy_and_latency(choices, names)) if choices else None,  # noqa: S704
         pareto_load=choice_load,
@@ -77,9 +82,12 @@ def render(results: Results, compared: Sequence[Comparison], outcomes: Sequence[
     )
 
 
-def choices_of(results: Results) -> tuple[list[Choice], Load | None]:
-    """The targets with accuracy and latency, and the load that the latency is of: the one that is most like use, that
-    is an open loop before a closed one, the lightest first, under which every target's run is VALID."""
+def accuracy_choices(results: Results) -> tuple[list[Choice], Load | None]:
+    """The targets with their accuracy and p99 latency, and the load of that latency.
+
+    The load is the lightest open loop under which every target's run is VALID, since an open loop is most like real
+    use; else the lightest such closed loop.
+    """
     names = set(results.accuracies)
     valid = [
         load
@@ -94,7 +102,7 @@ def choices_of(results: Results) -> tuple[list[Choice], Load | None]:
             target=run.target,
             accuracy=results.accuracies[run.target].share,
             latency=run.total.latency.percentile(99),
-            file_bytes=results.described[run.target].file_bytes,
+            file_bytes=results.descriptions[run.target].file_bytes,
         )
         for run in results.under(load)
         if run.target in names
@@ -102,25 +110,25 @@ def choices_of(results: Results) -> tuple[list[Choice], Load | None]:
 
 
 def _splits(runs: Sequence[Run]) -> list[Split]:
-    """Queue and compute as the server says; the rest of the service time is the network's and the generator's."""
-    found = []
+    """Split mean service times: queue and compute from the server's statistics; the rest is network and generator."""
+    splits = []
     longest = max(run.total.service.mean for run in runs)
     for run in runs:
-        server, whole = run.total.server, run.total.service.mean
-        if server is None or not server.count or math.isnan(whole):
+        server, service_time = run.total.server, run.total.service.mean
+        if server is None or not server.count or math.isnan(service_time):
             continue
         queue = server.mean("queue")
         compute = sum(server.mean(part) for part in ("compute_input", "compute_infer", "compute_output"))
-        rest = max(whole - queue - compute, 0.0)
+        rest = max(service_time - queue - compute, 0.0)
         parts = (("queue", "queue", queue), ("compute", "compute", compute), ("network and both ends", "network", rest))
         scale = 100 / max(longest, queue + compute)
-        found.append(Split(run, tuple((label, css, seconds, seconds * scale) for label, css, seconds in parts)))
-    return found
+        splits.append(Split(run, tuple((label, css, seconds, seconds * scale) for label, css, seconds in parts)))
+    return splits
 
 
 def _headline(results: Results, name: str) -> Headline:
-    own = [run for run in results.runs if run.target == name and run.total.latency]
-    closed = [run for run in own if isinstance(run.load, ClosedLoop)]
+    runs = [run for run in results.runs if run.target == name and run.total.latency]
+    closed = [run for run in runs if isinstance(run.load, ClosedLoop)]
     figures = []
     accuracy = results.accuracies.get(name)
     if accuracy is not None:
@@ -132,7 +140,7 @@ def _headline(results: Results, name: str) -> Headline:
         fastest = max(closed, key=lambda run: run.throughput)
         figures.append(("peak throughput", f"{units.three_digits(fastest.throughput)}/s", str(fastest.load)))
         figures.append(_latency(min(closed, key=lambda run: run.total.latency.percentile(50)), 50))
-    figures += [_latency(run, 99) for run in own if isinstance(run.load, OpenLoop)][:1]
+    figures += [_latency(run, 99) for run in runs if isinstance(run.load, OpenLoop)][:1]
     return Headline(name, tuple(figures))
 
 

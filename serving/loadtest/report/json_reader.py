@@ -1,12 +1,11 @@
-"""Saved results, read again: `hangtag loadtest compare`, and the baseline of a gate."""
+"""Reads saved results, for `hangtag loadtest compare` and for the baseline of a gate."""
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hangtag.serving.loadtest.comparison.saved_results import SavedResults
 from hangtag.serving.loadtest.errors import SavedResultsError
 from hangtag.serving.loadtest.generator.block_result import BlockResult
 from hangtag.serving.loadtest.measuring.run import Run
@@ -15,36 +14,13 @@ from hangtag.serving.loadtest.report.document import SCHEMA
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from hangtag.serving.loadtest.statistics.server_timings import PARTS, ServerTimings
 
-# What makes two machines different ones, in the results' environment.
-MACHINE = ("CPU", "CPUs usable", "system")
-
-
-@dataclass(frozen=True)
-class SavedResults:
-    """A file that `hangtag loadtest --json` wrote."""
-
-    file: Path
-    runs: tuple[Run, ...]
-    accuracies: dict[str, float]  # By target.
-    peaks: dict[str, float]  # By target; calls a second.
-    environment: dict[str, str]
-    started: str
-
-    def run(self, target: str, load: Load) -> Run | None:
-        """The run of this target under this load."""
-        return next((run for run in self.runs if run.target == target and run.load == load), None)
-
-    def other_machine(self, environment: Mapping[str, str]) -> tuple[str, ...]:
-        """What tells that results with this environment are of another machine, a line each; empty if nothing does."""
-        return tuple(
-            f"{label}: {self.environment.get(label, 'unknown')} and {environment.get(label, 'unknown')}"
-            for label in MACHINE
-            if self.environment.get(label) != environment.get(label)
-        )
-
 
 def read(file: Path) -> SavedResults:
-    """Read results. Raises SavedResultsError when the file is none, or of another version."""
+    """Read a file that `hangtag loadtest --json` wrote.
+
+    Raises:
+        SavedResultsError: When the file cannot be read, or is not a results document of this schema version.
+    """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -73,6 +49,7 @@ def read(file: Path) -> SavedResults:
         raise SavedResultsError(f"{file} does not follow its own schema ({type(error).__name__}: {error})") from error
 
 
+# The defaults are for fields that older files lack.
 def _run(run: dict[str, Any], scenario: dict[str, Any]) -> Run:
     target, load = run.get("target", run["model"]), _load(run["load"])
     return Run(
@@ -97,7 +74,7 @@ def _block(block: dict[str, Any], target: str, load: Load, details: dict[str, st
     latency, service, lateness = (
         DurationHistogram(block[name]["histogram"].encode()) for name in ("latency", "service_time", "lateness")
     )
-    said = block.get("server")
+    server = block.get("server")
     return BlockResult(
         target=target,
         load=load,
@@ -113,10 +90,10 @@ def _block(block: dict[str, Any], target: str, load: Load, details: dict[str, st
         finished=block.get("finished", True),
         generator_cpu=block.get("generator_cpu", 0.0),
         generator_busy=block.get("generator_busy", 0.0),
-        server=_timings(said) if said else None,
+        server=_timings(server) if server else None,
     )
 
 
-def _timings(said: dict[str, Any]) -> ServerTimings:
-    sums = {part: (said[part] or 0.0) * said["requests"] for part in PARTS}
-    return ServerTimings(count=said["requests"], batches=said["batches"], **sums)
+def _timings(server: dict[str, Any]) -> ServerTimings:
+    sums = {part: (server[part] or 0.0) * server["requests"] for part in PARTS}
+    return ServerTimings(count=server["requests"], batches=server["batches"], **sums)

@@ -1,4 +1,4 @@
-"""Results into the JSON document."""
+"""Builds the JSON document from results."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from hangtag.serving.loadtest.comparison.compare import Comparison
 from hangtag.serving.loadtest.comparison.gates import Outcome
-from hangtag.serving.loadtest.generator.block_result import BlockResult, Slice
+from hangtag.serving.loadtest.generator.block_result import BlockResult, TimeSlice
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
@@ -15,15 +15,21 @@ from hangtag.serving.loadtest.report import document as doc
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from hangtag.serving.loadtest.statistics.intervals import Interval
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
-from hangtag.serving.loadtest.sut.probe import Description
+from hangtag.serving.loadtest.sut.description import Description
 
 
-def build(results: Results, compared: Sequence[Comparison], outcomes: Sequence[Outcome] = ()) -> doc.ResultsDocument:
-    """The document of these results; json.dumps takes it as it is."""
-    models = {name: described.target.model for name, described in results.described.items()}
+def build(results: Results, comparisons: Sequence[Comparison], outcomes: Sequence[Outcome] = ()) -> doc.ResultsDocument:
+    """The document of these results, ready for json.dumps.
+
+    Args:
+        results: The results.
+        comparisons: The comparisons between its targets.
+        outcomes: The outcomes of its gates.
+    """
+    models = {name: description.target.model for name, description in results.descriptions.items()}
     targets = [
-        _target(described, results.sources.get(name, ""), results.accuracies.get(name))
-        for name, described in results.described.items()
+        _target(description, results.sources.get(name, ""), results.accuracies.get(name))
+        for name, description in results.descriptions.items()
     ]
     return {
         "schema": doc.SCHEMA,
@@ -39,7 +45,7 @@ def build(results: Results, compared: Sequence[Comparison], outcomes: Sequence[O
         "samples": results.sources,
         "environment": results.environment,
         "runs": [_run(run, models) for run in results.runs],
-        "comparisons": [_comparison(comparison) for comparison in compared],
+        "comparisons": [_comparison(comparison) for comparison in comparisons],
         "peaks": [
             {
                 "target": peak.target,
@@ -71,24 +77,24 @@ def build(results: Results, compared: Sequence[Comparison], outcomes: Sequence[O
     }
 
 
-def _target(described: Description, source: str, accuracy: Accuracy | None) -> doc.TargetDocument:
-    target = described.target
+def _target(description: Description, source: str, accuracy: Accuracy | None) -> doc.TargetDocument:
+    target = description.target
     return {
         "name": target.name,
         "model": target.model,
         "method": target.method,
         "server": {
             "address": target.address,
-            "name": described.server_name,
-            "version": described.server_version,
+            "name": description.server_name,
+            "version": description.server_version,
         },
-        "model_versions": list(described.model_versions),
-        "answering_version": described.answering_version,
-        "execution_provider": described.provider,
-        "onnxruntime_version": described.runtime_version,
-        "threads": described.threads,
-        "max_batch_size": described.max_batch_size,
-        "file_bytes": described.file_bytes,
+        "model_versions": list(description.model_versions),
+        "answering_version": description.answering_version,
+        "execution_provider": description.provider,
+        "onnxruntime_version": description.runtime_version,
+        "threads": description.threads,
+        "max_batch_size": description.max_batch_size,
+        "file_bytes": description.file_bytes,
         "samples": source,
         "accuracy": None
         if accuracy is None
@@ -161,7 +167,7 @@ def _measured(block: BlockResult) -> doc.MeasuredDocument:
         "service_time": _durations(block.service),
         "lateness": _durations(block.lateness),
         "server": _timings(block.server) if block.server is not None else None,
-        "timeline": [_slice(one) for one in block.timeline],
+        "timeline": [_slice(time_slice) for time_slice in block.timeline],
     }
 
 
@@ -176,16 +182,16 @@ def _timings(timings: ServerTimings) -> doc.ServerTimingsDocument:
     }
 
 
-def _slice(one: Slice) -> doc.SliceDocument:
-    p50, p99, most = (_number(one.latency.percentile(q)) for q in (50, 99, 100))
+def _slice(time_slice: TimeSlice) -> doc.SliceDocument:
+    p50, p99, maximum = (_number(time_slice.latency.percentile(q)) for q in (50, 99, 100))
     return {
-        "start": one.start,
-        "length": one.length,
-        "answered": len(one.latency),
-        "failed": one.failed,
+        "start": time_slice.start,
+        "length": time_slice.length,
+        "answered": len(time_slice.latency),
+        "failed": time_slice.failed,
         "p50": p50,
         "p99": p99,
-        "max": most,
+        "max": maximum,
     }
 
 
@@ -209,5 +215,4 @@ def _interval(interval: Interval) -> doc.IntervalDocument:
 
 
 def _number(value: float) -> float | None:
-    # JSON has no NaN.
-    return value if math.isfinite(value) else None
+    return value if math.isfinite(value) else None  # JSON has no NaN.

@@ -1,4 +1,4 @@
-"""The results as JUnit XML, which CI systems show: a test for every run and for every gate."""
+"""Renders results as JUnit XML for CI systems: one test case per run and per gate."""
 
 from collections.abc import Sequence
 from xml.etree import ElementTree
@@ -10,11 +10,11 @@ SUITE = "hangtag loadtest"
 
 
 def render(results: Results, outcomes: Sequence[Outcome]) -> str:
-    """The document: the test as a whole, each run, and each gate; one that is INVALID or failed says why."""
+    """The XML text. A test case that is INVALID, or a gate that failed, holds the reason."""
     cases = [("the whole test", "validity", 0.0, "; ".join(results.problems))]
     cases += [(f"{run.target}, {run.load}", "runs", run.total.window, "; ".join(run.problems)) for run in results.runs]
     cases += [(outcome.condition, "gates", 0.0, outcome.sentence if outcome.failed else "") for outcome in outcomes]
-    failures = sum(bool(why) for *_, why in cases)
+    failures = sum(bool(reason) for *_, reason in cases)
     suite = ElementTree.Element(
         "testsuite",
         name=SUITE,
@@ -24,9 +24,9 @@ def render(results: Results, outcomes: Sequence[Outcome]) -> str:
         time=f"{results.duration:.3f}",
         timestamp=results.started,
     )
-    for name, kind, seconds, why in cases:
+    for name, kind, seconds, reason in cases:
         case = ElementTree.SubElement(suite, "testcase", name=name, classname=f"loadtest.{kind}", time=f"{seconds:.3f}")
-        if why:
-            ElementTree.SubElement(case, "failure", message=why).text = why
+        if reason:
+            ElementTree.SubElement(case, "failure", message=reason).text = reason
     ElementTree.indent(suite)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

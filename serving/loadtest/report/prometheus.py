@@ -1,4 +1,4 @@
-"""The results for Prometheus' textfile collector: one sample of each figure, to be watched over many runs."""
+"""Renders results for Prometheus' textfile collector, to follow figures over many load tests."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 
 def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
-    """The exposition text. A figure that does not exist is left out."""
+    """The exposition text. Missing figures are left out."""
     registry = CollectorRegistry()
 
     def gauge(name: str, text: str, *labels: str) -> Gauge:
@@ -35,12 +35,12 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
             if not math.isnan(value):
                 latency.labels(*labels, f"{quantile:g}").set(value)
     accuracy = gauge("accuracy", "Share of the samples that were classified rightly.", "target")
-    for name, found in results.accuracies.items():
-        accuracy.labels(name).set(found.share)
+    for name, measured in results.accuracies.items():
+        accuracy.labels(name).set(measured.share)
     peak = gauge("peak", "Highest rate (calls a second) that keeps the target latency.", "target")
-    for one in results.peaks:
-        if one.rate is not None:
-            peak.labels(one.target).set(one.rate)
+    for target_peak in results.peaks:
+        if target_peak.rate is not None:
+            peak.labels(target_peak.target).set(target_peak.rate)
     failed = gauge("gate_failed", "1 where the condition of a gate holds.", "condition")
     for outcome in outcomes:
         failed.labels(outcome.condition).set(outcome.failed)

@@ -1,4 +1,4 @@
-"""The JSON document's types as JSON Schema. `make schema` writes it: docs/loadtest.schema.json."""
+"""Derives the JSON Schema of results from the types in document.py. `make schema` writes docs/loadtest.schema.json."""
 
 import functools
 import inspect
@@ -14,7 +14,7 @@ _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema of `ResultsDocument` (JSON Schema, draft 2020-12). Fields may be added: more are allowed."""
+    """The schema of `ResultsDocument` (JSON Schema, draft 2020-12). It allows additional fields."""
     definitions: dict[str, Any] = {}
     root = _schema(document.ResultsDocument, definitions)
     return {
@@ -44,7 +44,7 @@ def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 def _reference(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     name = kind.__name__
     if name not in definitions:
-        definitions[name] = {}  # Its place is taken before its parts ask for it.
+        definitions[name] = {}  # A placeholder, which ends the recursion of a type that refers to itself.
         hints = typing.get_type_hints(kind)
         definitions[name] = {
             "type": "object",
@@ -56,11 +56,11 @@ def _reference(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _described(kind: Any, field: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with what the type's source says of the field, in a comment behind or above it."""
-    found = re.search(
-        rf"(?:^    # (?P<above>.+)\n)?^    {field}: .+?(?:  # (?P<behind>.+))?$", _source(kind), re.MULTILINE
+    """Add the description: the comment after or above the field in the type's source."""
+    match = re.search(
+        rf"(?:^    # (?P<above>.+)\n)?^    {field}: .+?(?:  # (?P<after>.+))?$", _source(kind), re.MULTILINE
     )
-    text = found and (found["behind"] or found["above"])
+    text = match and (match["after"] or match["above"])
     return {"description": text, **schema} if text else schema
 
 

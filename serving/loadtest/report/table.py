@@ -1,4 +1,4 @@
-"""The results as a person reads them in a terminal: models under each other for every load, then the sentences."""
+"""Renders results for a terminal: a table per load with a line per target, then the findings in sentences."""
 
 from collections.abc import Sequence
 
@@ -17,21 +17,33 @@ PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 
 
 def render(
-    results: Results, compared: Sequence[Comparison], console: Console, outcomes: Sequence[Outcome] = ()
+    results: Results, comparisons: Sequence[Comparison], console: Console, outcomes: Sequence[Outcome] = ()
 ) -> None:
-    """Print the tables, the sentences, and what is wrong."""
+    """Print the tables, the findings and the problems.
+
+    Args:
+        results: The results.
+        comparisons: The comparisons between its targets.
+        console: Where to print.
+        outcomes: The outcomes of its gates.
+    """
     for load in results.loads:
-        console.print(_table(results, load, tuple(comparison for comparison in compared if comparison.load == load)))
+        at_load = tuple(comparison for comparison in comparisons if comparison.load == load)
+        console.print(_table(results, load, at_load))
         for run in results.under(load):
-            if run.sending:
-                console.print(Text(f"{run.target}: {run.sending}", style="dim"))
+            if run.lateness_note:
+                console.print(Text(f"{run.target}: {run.lateness_note}", style="dim"))
         console.print()
     for name, accuracy in results.accuracies.items():
         low, high = accuracy.interval
         share = f"{accuracy.share:.2%} of {accuracy.total:,} samples (95 %: {low:.2%} to {high:.2%})"
         console.print(Text(f"{name} is right on {share}."))
     verdicts = [run.verdict for run in results.runs if run.verdict]
-    for sentence in (*verdicts, *(one.sentence for one in compared), *(peak.sentence for peak in results.peaks)):
+    for sentence in (
+        *verdicts,
+        *(comparison.sentence for comparison in comparisons),
+        *(peak.sentence for peak in results.peaks),
+    ):
         console.print(Text(sentence))
     for check in results.caching:
         if not check.problem:
@@ -62,7 +74,7 @@ def _problems(results: Results, console: Console) -> None:
             console.print(Text(f"  {status}: {message}", style="dim"))
 
 
-def _table(results: Results, load: Load, compared: tuple[Comparison, ...]) -> Table:
+def _table(results: Results, load: Load, comparisons: tuple[Comparison, ...]) -> Table:
     batched = results.scenario.batch_size > 1
     table = Table(
         title=f"{load.kind}, {load}",
@@ -75,11 +87,11 @@ def _table(results: Results, load: Load, compared: tuple[Comparison, ...]) -> Ta
     # Equal widths, so that the tables of all loads line up.
     table.add_column("", min_width=max(map(len, _labels(results))))
     rates = ["calls/s", "samples/s"] if batched else ["calls/s"]
-    for head in [*rates, *(f"p{q:g}" for q in PERCENTILES), "max", "failed"]:
-        table.add_column(head, justify="right", no_wrap=True, min_width=7)
+    for header in [*rates, *(f"p{q:g}" for q in PERCENTILES), "max", "failed"]:
+        table.add_column(header, justify="right", no_wrap=True, min_width=7)
     for run in results.under(load):
         table.add_row(*_cells(run, batched), style=None if run.valid else "red")
-    for comparison in compared:
+    for comparison in comparisons:
         ratios = [units.times(comparison.throughput.estimate), *([""] if batched else [])]
         ratios += [units.times(comparison.p50.estimate), "", "", units.times(comparison.p99.estimate)]
         table.add_row(_label(comparison), *ratios, style="dim")

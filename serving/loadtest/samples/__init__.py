@@ -1,4 +1,5 @@
-"""What is sent: arrays from a folder, a file or thin air, fitted to a model, and serialised before the run."""
+"""The samples of a target: read from a folder or an .npz file, or generated at random. They are fitted to the model's
+inputs and serialised before the run."""
 
 from hangtag.serving.loadtest.samples.library import SampleLibrary, load
 

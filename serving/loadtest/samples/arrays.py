@@ -1,4 +1,4 @@
-"""Samples before they are serialised: one array an input."""
+"""Samples as arrays, one per model input, before they are serialised."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +15,12 @@ TensorMetadata = pb.ModelMetadataResponse.TensorMetadata
 
 @dataclass(frozen=True)
 class Samples:
-    """Arrays [samples, ...] by the model's input names; labels [samples] where they are known.
+    """The samples of a model.
 
-    source: where they come from, for the report.
+    Attributes:
+        inputs: Arrays [samples, ...] by the model's input names.
+        source: Where the samples come from, for the report.
+        labels: Class indices [samples], where they are known.
     """
 
     inputs: Mapping[str, tensors.Array]
@@ -29,15 +32,20 @@ class Samples:
 
 
 def sample_shape(model: str, tensor: TensorMetadata, batch_size: int) -> list[int]:
-    """The shape of one sample of an input, that is, without its batch axis.
+    """The shape of one sample of an input, without the batch axis.
 
-    Raises SampleError when the model takes no batch of this size, or when its shape leaves a size open that is not the
-    batch's.
+    Args:
+        model: The model's name, for messages.
+        tensor: The input's metadata.
+        batch_size: Samples per query.
+
+    Raises:
+        SampleError: When the model takes no batch of this size, or an axis other than the first has no fixed size.
     """
     shape = list(tensor.shape)
     if any(length < 0 for length in shape[1:]):
         raise SampleError(
-            f"input {tensor.name!r} of {model!r} has the shape {shape}: values can be made up only where "
+            f"input {tensor.name!r} of {model!r} has the shape {shape}: values can be generated only where "
             "every size but the first is fixed"
         )
     if has_batch_axis(tensor, batch_size):
@@ -48,5 +56,5 @@ def sample_shape(model: str, tensor: TensorMetadata, batch_size: int) -> list[in
 
 
 def has_batch_axis(tensor: TensorMetadata, batch_size: int) -> bool:
-    """Whether the first axis counts samples."""
+    """Whether the first axis of an input counts samples."""
     return bool(tensor.shape) and tensor.shape[0] in (-1, batch_size)

@@ -1,4 +1,4 @@
-"""A library of requests, serialised before the run so that the generator only hands bytes to gRPC."""
+"""A library of requests, serialised before the run, so that the generator only passes bytes to gRPC."""
 
 import io
 import math
@@ -21,17 +21,16 @@ from hangtag.serving.loadtest.samples.image_folder import read_folder
 from hangtag.serving.loadtest.samples.npz import read_npz
 from hangtag.serving.loadtest.samples.random_values import generate
 
-# How many different requests a library holds, and how many bytes they take at most.
+# The number of different requests in a library, and the bytes that they may take.
 LIBRARY_SIZE = 256
 LIBRARY_BYTES = 64 << 20
 
-# Places in the samples.
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]  # Of samples.
 
 
 @dataclass(frozen=True)
 class SampleLibrary:
-    """Serialised requests for one target, and the samples that they were made of."""
+    """Serialised requests for one target, and the samples in them. LoadGen: query sample library."""
 
     target: Target
     requests: tuple[bytes, ...]
@@ -39,21 +38,21 @@ class SampleLibrary:
     metadata: pb.ModelMetadataResponse = field(repr=False)
 
     @property
-    def feed(self) -> RequestPool:
-        """What the generator needs of it."""
+    def request_pool(self) -> RequestPool:
+        """The requests as the generator takes them."""
         return RequestPool(self.target.address, INFER if self.target.method == "infer" else CLASSIFY, self.requests)
 
-    def answering_version(self, answer: bytes) -> str:
-        """The model version that an answer to one of the requests is of; empty where the server does not say."""
+    def answering_version(self, response: bytes) -> str:
+        """The model version in the response to one of the requests; empty where the server does not say."""
         if self.target.method == "classify":
-            return classifier_pb2.ClassifyResponse.FromString(answer).model_version
-        return pb.ModelInferResponse.FromString(answer).model_version
+            return classifier_pb2.ClassifyResponse.FromString(response).model_version
+        return pb.ModelInferResponse.FromString(response).model_version
 
-    def each_once(self, batch_size: int) -> Iterator[tuple[range, bytes]]:
-        """A request for every sample, each exactly once and in order, with the samples' places."""
+    def each_sample_once(self, batch_size: int) -> Iterator[tuple[range, bytes]]:
+        """Requests that hold every sample exactly once, in order, each with the indices of its samples."""
         for start in range(0, len(self.samples), batch_size):
-            places = range(start, min(start + batch_size, len(self.samples)))
-            yield places, _serialise(self.target, self.metadata, self.samples, np.array(places, np.int64))
+            indices = range(start, min(start + batch_size, len(self.samples)))
+            yield indices, _serialise(self.target, self.metadata, self.samples, np.array(indices, np.int64))
 
 
 def load(
@@ -66,12 +65,21 @@ def load(
     neighbours: bool = False,
     size: int = LIBRARY_SIZE,
 ) -> SampleLibrary:
-    """`size` requests (or LIBRARY_BYTES of them) of `batch_size` samples for a target: from a folder or an .npz file,
-    else random from its metadata. A request's samples are drawn in shuffled rounds, or are `neighbours`: those from a
-    place drawn at random on.
+    """Build the requests for a target.
 
-    Raises SampleError when the samples cannot be read or do not fit the model's input, when the model takes no batch of
-    this size, or when its shapes leave a size open that is not the batch's.
+    Args:
+        target: The target.
+        metadata: The model's metadata from its server.
+        batch_size: Samples per request.
+        seed: Seeds the values and the order of the samples.
+        path: A folder or an .npz file; without it, samples are random values.
+        neighbours: A request holds consecutive samples from a random index; otherwise samples are drawn in shuffled
+            rounds through all of them.
+        size: The number of requests; fewer where they would exceed LIBRARY_BYTES.
+
+    Raises:
+        SampleError: When the samples cannot be read or do not fit the model's inputs, the model takes no batch of this
+            size, or an axis of its inputs other than the batch's has no fixed size.
     """
     random = random_generator(seed, "samples")
     if target.method == "classify" and batch_size != 1:
@@ -84,43 +92,44 @@ def load(
         samples = read_npz(metadata, path, batch_size)
     order = (_neighbours if neighbours else _rounds)(len(samples), batch_size, size, random)
     requests: list[bytes] = []
-    taken = 0
-    while len(requests) < size and taken < LIBRARY_BYTES:
+    total_bytes = 0
+    while len(requests) < size and total_bytes < LIBRARY_BYTES:
         requests.append(_serialise(target, metadata, samples, order[len(requests)]))
-        taken += len(requests[-1])
+        total_bytes += len(requests[-1])
     return SampleLibrary(target, tuple(requests), samples, metadata)
 
 
-def _rounds(samples: int, batch_size: int, size: int, random: np.random.Generator) -> Places:
-    """Places [requests, batch] in whole rounds through the samples, each in an order of its own: all are sent about as
-    often."""
+def _rounds(samples: int, batch_size: int, size: int, random: np.random.Generator) -> Indices:
+    """Indices [requests, batch] in whole shuffled rounds through the samples, so that all are sent equally often."""
     rounds = math.ceil(size * batch_size / samples)
     order = np.concatenate([random.permutation(samples) for _ in range(rounds)])
     return order[: size * batch_size].reshape(size, batch_size)
 
 
-def _neighbours(samples: int, batch_size: int, size: int, random: np.random.Generator) -> Places:
-    """Places [requests, batch]: each request's follow one drawn at random, and after the last comes the first. Source:
-    MLPerf LoadGen's GenerateQueries for its multi-stream scenario."""
+def _neighbours(samples: int, batch_size: int, size: int, random: np.random.Generator) -> Indices:
+    """Indices [requests, batch]: each request's are consecutive from a random one, and wrap around at the end.
+
+    Source: MLPerf LoadGen's GenerateQueries for its multi-stream scenario.
+    """
     return (random.integers(0, samples, (size, 1)) + np.arange(batch_size)) % samples
 
 
-def _serialise(target: Target, metadata: pb.ModelMetadataResponse, samples: Samples, chosen: Places) -> bytes:
+def _serialise(target: Target, metadata: pb.ModelMetadataResponse, samples: Samples, indices: Indices) -> bytes:
     if target.method == "classify":
-        return _classify(target, metadata, samples, int(chosen[0]))
+        return _serialise_classify(target, metadata, samples, int(indices[0]))
     request = pb.ModelInferRequest(model_name=target.model)
     for tensor in metadata.inputs:
-        array = samples.inputs[tensor.name][chosen]
-        if not has_batch_axis(tensor, len(chosen)):
+        array = samples.inputs[tensor.name][indices]
+        if not has_batch_axis(tensor, len(indices)):
             array = array[0]
         request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
         request.raw_input_contents.append(tensors.to_raw(array))
     return request.SerializeToString()
 
 
-def _classify(target: Target, metadata: pb.ModelMetadataResponse, samples: Samples, place: int) -> bytes:
-    """An image as a person sends it: a PNG file, which the server decodes."""
-    array = next(iter(samples.inputs.values()))[place]
+def _serialise_classify(target: Target, metadata: pb.ModelMetadataResponse, samples: Samples, index: int) -> bytes:
+    """A ClassifyRequest with a PNG file, which the server decodes."""
+    array = next(iter(samples.inputs.values()))[index]
     pixels = np.squeeze(array)
     if len(samples.inputs) != 1 or array.dtype != np.uint8 or pixels.ndim != 2:
         raise SampleError(f"model {metadata.name!r} takes no grey image, which is all that Classify sends")

@@ -1,4 +1,4 @@
-"""Samples from numpy's .npz files: an array a model input, and optionally `labels`."""
+"""Reads samples from a numpy .npz file: one array per model input, and optionally `labels`."""
 
 import zipfile
 from pathlib import Path
@@ -14,7 +14,11 @@ LABELS = "labels"
 
 
 def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int) -> Samples:
-    """The file's arrays [samples, ...], one for each input by its name. Raises SampleError when they do not fit."""
+    """Read the file's arrays [samples, ...], named as the model's inputs.
+
+    Raises:
+        SampleError: When the file cannot be read, or its arrays do not fit the model or each other.
+    """
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
@@ -31,7 +35,7 @@ def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int) ->
         if array.ndim < 1 or list(array.shape[1:]) != shape or _datatype(array) != tensor.datatype:
             raise SampleError(
                 f"{tensor.name!r} in {file} is {array.dtype} {list(array.shape)}; model {metadata.name!r} takes "
-                f"{tensor.datatype} {['samples', *shape]}".replace("'samples'", "samples")
+                f"{tensor.datatype} [{', '.join(['samples', *map(str, shape)])}]"
             )
         inputs[tensor.name] = array
     counts = {name: len(array) for name, array in inputs.items()}

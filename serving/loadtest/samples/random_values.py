@@ -1,4 +1,4 @@
-"""Samples made up from a model's metadata."""
+"""Generates random samples that fit a model's metadata."""
 
 import math
 
@@ -11,19 +11,20 @@ from hangtag.serving.loadtest.samples.arrays import Samples, TensorMetadata, sam
 
 
 def generate(
-    metadata: pb.ModelMetadataResponse, count: int, batch_size: int, random: np.random.Generator, most_bytes: int
+    metadata: pb.ModelMetadataResponse, count: int, batch_size: int, random: np.random.Generator, max_bytes: int
 ) -> Samples:
-    """`count` samples of random values, or fewer where they would take more than `most_bytes`, but one batch at least.
+    """Generate `count` samples, or fewer where they would exceed `max_bytes`, but at least one batch.
 
-    Raises SampleError.
+    Raises:
+        SampleError: When a datatype or shape of the model's inputs cannot be generated.
     """
     shapes = {tensor.name: sample_shape(metadata.name, tensor, batch_size) for tensor in metadata.inputs}
-    one = [_random(tensor, 1, shapes[tensor.name], random) for tensor in metadata.inputs]
-    size = max(sum(len(tensors.to_raw(array)) for array in one), 1)
-    count = max(min(count, most_bytes // size), batch_size)
+    sample = [_random(tensor, 1, shapes[tensor.name], random) for tensor in metadata.inputs]
+    sample_bytes = max(sum(len(tensors.to_raw(array)) for array in sample), 1)
+    count = max(min(count, max_bytes // sample_bytes), batch_size)
     inputs = {tensor.name: _random(tensor, count, shapes[tensor.name], random) for tensor in metadata.inputs}
-    told = ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in metadata.inputs)
-    return Samples(inputs, f"random values for {told}")
+    text = ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in metadata.inputs)
+    return Samples(inputs, f"random values for {text}")
 
 
 def _random(tensor: TensorMetadata, count: int, sample: list[int], random: np.random.Generator) -> tensors.Array:
@@ -33,10 +34,10 @@ def _random(tensor: TensorMetadata, count: int, sample: list[int], random: np.ra
         return np.array(words, np.object_).reshape(shape)
     dtype = tensors.DTYPES.get(datatype)
     if dtype is None:
-        raise SampleError(f"values of datatype {datatype!r} cannot be made up")
+        raise SampleError(f"values of datatype {datatype!r} cannot be generated")
     if dtype.kind == "f":
         return random.random(shape).astype(dtype)
     if dtype.kind == "b":
         return random.integers(0, 2, shape).astype(dtype)
-    # Wider integers are mostly indices, for example into a vocabulary: small ones are the most likely to be valid.
+    # Wider integers are mostly indices, for example into a vocabulary, so small values are the most likely to be valid.
     return random.integers(0, 256 if datatype == "UINT8" else 128, shape).astype(dtype)

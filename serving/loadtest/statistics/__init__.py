@@ -1,1 +1,1 @@
-"""Pure functions on counted values: percentiles, early stopping, t intervals, histograms."""
+"""Pure functions and values: percentiles, early stopping, t intervals, duration histograms, server timings."""

@@ -1,10 +1,10 @@
-"""How many queries a statement about a percentile needs: MLPerf LoadGen's early stopping.
+"""MLPerf LoadGen's early stopping: how many queries a statement about a percentile needs.
 
-Say that more than a share 1 - p of all queries would be over a bound. Then the number over it among n is at least as
-large as a binomial's with n trials of probability 1 - p. Seeing t or fewer of them is so unlikely (at most 1 -
-CONFIDENCE) once n is large enough that the assumption falls: the percentile keeps the bound.
+Null hypothesis: a query exceeds the bound with a probability of more than 1 - p. The number of queries over the bound,
+among n, is then stochastically at least Binomial(n, 1 - p). Where at most t queries exceed it and
+P[Binomial(n, 1 - p) <= t] <= 1 - CONFIDENCE, the hypothesis is rejected: the percentile p keeps the bound.
 
-Source: MLPerf Inference, LoadGen, "Early Stopping Criterion"; the binomial itself is summed here.
+Source: MLPerf Inference, LoadGen, "Early Stopping Criterion". The binomial distribution is summed here.
 """
 
 import math
@@ -13,14 +13,17 @@ CONFIDENCE = 0.99
 
 
 def samples_needed(over: int, q: float, confidence: float = CONFIDENCE) -> int:
-    """The smallest n at which `over` queries above a bound still show that the q-th percentile keeps it.
+    """The smallest n for which `over` of n queries above a bound still show that the q-th percentile keeps it.
 
-    That is the smallest n with P[Binomial(n, 1 - q/100) <= over] <= 1 - confidence. Raises ValueError.
+    It is the smallest n with P[Binomial(n, 1 - q/100) <= over] <= 1 - confidence.
+
+    Raises:
+        ValueError: When an argument is out of range.
     """
     if over < 0:
         raise ValueError(f"a count of queries is 0 or more, not {over}")
     above = _share_above(q, confidence)
-    # The probability falls as n grows: double until it is small enough, then halve the gap.
+    # The probability falls as n grows: double n until it is small enough, then bisect.
     low, high = over, max(2 * over, 1)
     while _at_most(over, high, above) > 1 - confidence:
         low, high = high, 2 * high
@@ -34,8 +37,10 @@ def samples_needed(over: int, q: float, confidence: float = CONFIDENCE) -> int:
 
 
 def over_allowed(queries: int, q: float, confidence: float = CONFIDENCE) -> int:
-    """How many of `queries` may be above a bound for the q-th percentile to be shown to keep it; -1 when they are too
-    few to show anything."""
+    """How many of `queries` may exceed a bound that the q-th percentile is shown to keep; -1 with too few queries.
+
+    Raises ValueError.
+    """
     above = _share_above(q, confidence)
     low, high = -1, max(queries, 0)
     while high - low > 1:
@@ -48,7 +53,7 @@ def over_allowed(queries: int, q: float, confidence: float = CONFIDENCE) -> int:
 
 
 def keeps(queries: int, over: int, q: float, confidence: float = CONFIDENCE) -> bool:
-    """Whether `over` of `queries` above a bound show that the q-th percentile keeps it."""
+    """Whether the q-th percentile is shown to keep a bound that `over` of `queries` exceed. Raises ValueError."""
     return over <= over_allowed(queries, q, confidence)
 
 
@@ -61,7 +66,7 @@ def _share_above(q: float, confidence: float) -> float:
 
 
 def _at_most(count: int, trials: int, probability: float) -> float:
-    """P[Binomial(trials, probability) <= count], summed from its largest term down, where it no longer matters."""
+    """P[Binomial(trials, probability) <= count], summed from the largest term down until terms no longer matter."""
     if count >= trials:
         return 1.0
     if count > trials * probability:

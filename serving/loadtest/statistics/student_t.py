@@ -1,27 +1,27 @@
-"""Student's t distribution, as far as 95 % intervals need it."""
+"""Quantiles of Student's t distribution, without scipy."""
 
 import math
 
 CONFIDENCE = 0.95
 
 
-def reach(freedom: int, confidence: float = CONFIDENCE) -> float:
-    """How far from 0 a t of so many degrees of freedom lies at most, with this probability. Raises ValueError."""
+def critical_value(freedom: int, confidence: float = CONFIDENCE) -> float:
+    """The t with P[|T| <= t] = confidence, for a T with this many degrees of freedom. Raises ValueError."""
     if freedom < 1:
         raise ValueError(f"t has 1 degree of freedom or more, not {freedom}")
     if not 0 < confidence < 1:
         raise ValueError(f"a confidence lies between 0 and 1, not at {confidence:g}")
     low, high = 0.0, math.pi / 2
     while low < (middle := (low + high) / 2) < high:
-        if _within(middle, freedom) < confidence:
+        if _probability(middle, freedom) < confidence:
             low = middle
         else:
             high = middle
     return math.tan(high) * math.sqrt(freedom)
 
 
-def _within(angle: float, freedom: int) -> float:
-    """P[|t| <= tan(angle) * sqrt(freedom)]: Abramowitz and Stegun 1964, 26.7.3 (odd) and 26.7.4 (even)."""
+def _probability(angle: float, freedom: int) -> float:
+    """P[|T| <= tan(angle) * sqrt(freedom)]: Abramowitz and Stegun 1964, 26.7.3 (odd) and 26.7.4 (even)."""
     odd = freedom % 2
     total = term = 1.0
     for factor in range(3 if odd else 2, freedom, 2):

@@ -1,1 +1,2 @@
-"""What is known of a target before a run: whether it is there, what it takes, what is sent, what it counts itself."""
+"""The system under test (SUT, LoadGen's term): how a server describes itself and its models, its own statistics, and
+the null server, a SUT that computes nothing."""

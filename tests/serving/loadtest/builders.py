@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hangtag.serving.loadtest.generator.block_result import OK, BlockResult, Slice
+from hangtag.serving.loadtest.generator.block_result import OK, BlockResult, TimeSlice
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.caching import CacheCheck
 from hangtag.serving.loadtest.measuring.calibration import Ceiling
@@ -19,7 +19,7 @@ from hangtag.serving.loadtest.plan.target import DEFAULT_SERVER, Target
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from hangtag.serving.loadtest.statistics.intervals import Interval
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
-from hangtag.serving.loadtest.sut.probe import Description
+from hangtag.serving.loadtest.sut.description import Description
 from tests.serving.loadtest.fake_server import metadata
 
 
@@ -65,7 +65,7 @@ def block(
         lateness=histogram(*(0.0001 for _ in range(statuses.total()))),
         delayed=delayed,
         finished=finished,
-        timeline=(Slice(start, 1.0, latencies, failed),),
+        timeline=(TimeSlice(start, 1.0, latencies, failed),),
         generator_cpu=0.1,
         **more,
     )
@@ -82,7 +82,7 @@ def results(*runs: Run, interrupted: bool = False, batch_size: int = 1, **more: 
     measured = targets(*(dict.fromkeys(run.target for run in runs) or ("fast",)))
     return Results(
         scenario=more.pop("scenario", Scenario(measured, batch_size=batch_size)),
-        described={target.name: description(target, file_bytes="1000000") for target in measured},
+        descriptions={target.name: description(target, file_bytes="1000000") for target in measured},
         sources={target.name: "random values" for target in measured},
         runs=runs,
         interrupted=interrupted,

@@ -1,4 +1,4 @@
-"""How the report's pictures are drawn: SVG inside a page, whose style sheet gives the colours and the font."""
+"""Draws pictures with matplotlib as SVG inside the page, whose style sheet sets the colours and the font."""
 
 import io
 import re
@@ -13,21 +13,21 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-# Colours that stand for the style sheet's variables: a page in the dark needs others than one in the light.
+# Placeholder colours, replaced by the style sheet's variables, which differ between light and dark mode.
 INK, GRID, BAD = "#0000f0", "#0000f1", "#0000f2"
 _SERIES = ("#0000e0", "#0000e1", "#0000e2", "#0000e3", "#0000e4", "#0000e5")
 _VARIABLES = {INK: "--muted", GRID: "--line", BAD: "--bad"}
-_VARIABLES |= {stand_in: f"--series-{place}" for place, stand_in in enumerate(_SERIES)}
+_VARIABLES |= {placeholder: f"--series-{index}" for index, placeholder in enumerate(_SERIES)}
 
-# From this ratio of its ends on, two of 1, 2, 5, 10 ... lie on an axis wherever it begins.
-FEW_STEPS = 6.3
+# An axis whose ends have at least this ratio contains two of 1, 2, 5, 10 ... wherever it begins.
+MIN_LOG_RATIO = 6.3
 MOST_LINES = 4
 
-# Small, so that text keeps its size on a telephone; a wide screen shows two next to each other.
+# Inches: small, so that text keeps its size on a phone; a wide screen shows two pictures side by side.
 _SIZE = (4.4, 3.0)
 _STYLE: Any = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a name may have a dollar in it
+    "text.parse_math": False,  # A target's name may contain a dollar sign.
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -47,28 +47,28 @@ _STYLE: Any = {
 }
 
 
-def series_of(place: int) -> str:
-    """The style sheet's variable for the place-th model."""
-    return _VARIABLES[colour(place)]
+def series_variable(index: int) -> str:
+    """The style sheet's variable for the colour of target number `index`."""
+    return _VARIABLES[colour(index)]
 
 
-def colour(place: int) -> str:
-    """What stands for the place-th target's colour."""
-    return _SERIES[place % len(_SERIES)]
+def colour(index: int) -> str:
+    """The placeholder colour of target number `index`."""
+    return _SERIES[index % len(_SERIES)]
 
 
 def latency_axis(axis: Axis, low: float, high: float) -> None:
-    """Label a logarithmic axis of latencies in milliseconds, which shows low to high."""
+    """Label a logarithmic axis of latencies in milliseconds, which spans low to high."""
     plain_log_axis(axis, low, high)
     axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
 
 
 def plain_log_axis(axis: Axis, low: float, high: float) -> None:
-    """Lines on a logarithmic axis, which shows low to high, where a reader expects them."""
-    # Less than two decades leave room for halves and doubles. On less than one there may be none of these, and a
-    # LogLocator would then set so many lines that their labels run into each other.
+    """Set grid lines at round values on a logarithmic axis, which spans low to high."""
+    # Less than two decades leave room for 2 and 5. Less than one decade may contain none of these, and a LogLocator
+    # would then set so many lines that their labels overlap.
     steps = LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0))
-    few = high / low < FEW_STEPS
+    few = high / low < MIN_LOG_RATIO
     axis.set_major_locator(MaxNLocator(MOST_LINES, steps=[1, 2, 5, 10]) if few else steps)
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
@@ -81,7 +81,7 @@ def _short(milliseconds: float) -> str:
 
 
 class Drawing:
-    """One picture while it is drawn; `svg` once the context that made it is closed."""
+    """One picture. `svg` is set once the context of `drawing` has closed."""
 
     def __init__(self, figure: Figure, axes: Axes) -> None:
         self.figure = figure
@@ -91,22 +91,27 @@ class Drawing:
 
 @contextmanager
 def drawing(name: str, label: str) -> Iterator[Drawing]:
-    """A picture under this name, which is its own in the page, and with this label for those who cannot see it."""
+    """Draw a picture while the context is open.
+
+    Args:
+        name: Makes the picture's ids unique in the page.
+        label: Its description for screen readers.
+    """
     with rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         FigureCanvasSVG(figure)
-        made = Drawing(figure, figure.add_subplot())
-        yield made
-        made.svg = _svg(figure, identifier(name), label)
+        picture = Drawing(figure, figure.add_subplot())
+        yield picture
+        picture.svg = _svg(figure, identifier(name), label)
 
 
 def identifier(text: str) -> str:
-    """Letters, digits and dashes."""
+    """Reduce a text to lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower())
 
 
 def _svg(figure: Figure, name: str, label: str) -> str:
-    """The drawing without what only a file of its own needs, its colours as variables, its ids unique in the page."""
+    """The figure as an inline SVG: without a file's prologue and metadata, with variables as colours and unique ids."""
     buffer = io.StringIO()
     figure.patch.set_visible(False)
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -120,6 +125,6 @@ def _svg(figure: Figure, name: str, label: str) -> str:
     body = re.sub(r"url\(#", f"url(#{name}-", body)
     body = re.sub(r'xlink:href="#', f'href="#{name}-', body)
     body = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1", body)
-    for stand_in, variable in _VARIABLES.items():
-        body = body.replace(stand_in, f"var({variable})")
+    for placeholder, variable in _VARIABLES.items():
+        body = body.replace(placeholder, f"var({variable})")
     return f'<svg {box} role="img" aria-label="{label}">{body}'

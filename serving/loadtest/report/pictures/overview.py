@@ -1,4 +1,4 @@
-"""Pictures of all targets at once: what each one costs, and what it gives for that."""
+"""Draws all targets in one picture: accuracy against latency, and throughput against latency."""
 
 import math
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.report.pictures.drawing import INK, colour, drawing, latency_axis, plain_log_axis
 
-# Areas in points: of the largest model's mark, and of the smallest that can still be seen.
-LARGEST, SMALLEST = 700.0, 30.0
-# Throughputs further apart than this (as a ratio) are drawn on a logarithmic axis.
-WIDE = 5.0
+# The areas in square points of the largest model's mark, and of the smallest visible mark.
+LARGEST_MARK, SMALLEST_MARK = 700.0, 30.0
+# Throughputs whose ratio exceeds this are drawn on a logarithmic axis.
+LOG_AXIS_RATIO = 5.0
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A target as one to choose: accuracy (0 to 1), latency (seconds), and its model's size where that is known."""
+    """A target to choose from: accuracy (0 to 1), latency (seconds), and its model's size where known."""
 
     target: str
     accuracy: float
@@ -26,8 +26,8 @@ class Choice:
     file_bytes: int | None = None
 
 
-def front(choices: Sequence[Choice]) -> list[Choice]:
-    """The Pareto front, by latency: those that no other one beats in both accuracy and latency."""
+def pareto_front(choices: Sequence[Choice]) -> list[Choice]:
+    """The targets that no other beats in both accuracy and latency, by latency."""
     best: list[Choice] = []
     for choice in sorted(choices, key=lambda choice: (choice.latency, -choice.accuracy)):
         if not best or choice.accuracy > best[-1].accuracy:
@@ -36,18 +36,20 @@ def front(choices: Sequence[Choice]) -> list[Choice]:
 
 
 def accuracy_and_latency(choices: Sequence[Choice], names: Sequence[str]) -> str:
-    """Latency against accuracy, the area of a mark the model's size; a line joins the Pareto front."""
-    with drawing("pareto", "Accuracy against latency") as made:
-        axes = made.axes
+    """Draw accuracy against latency. A mark's area is the model's size; a dashed line joins the Pareto front."""
+    with drawing("pareto", "Accuracy against latency") as picture:
+        axes = picture.axes
         largest = max((choice.file_bytes or 0 for choice in choices), default=0)
         for choice in choices:
-            area = max(LARGEST * (choice.file_bytes or 0) / largest if largest else 4 * SMALLEST, SMALLEST)
+            area = max(
+                LARGEST_MARK * (choice.file_bytes or 0) / largest if largest else 4 * SMALLEST_MARK, SMALLEST_MARK
+            )
             x, y = choice.latency * 1e3, choice.accuracy * 100
             shade = colour(names.index(choice.target))
             axes.scatter([x], [y], s=area, color=shade, alpha=0.75, linewidths=0, zorder=3)
             above = (0, math.sqrt(area) / 2 + 3)  # A mark's area is that of the square around it.
             axes.annotate(choice.target, (x, y), above, textcoords="offset points", ha="center", fontsize=9, zorder=4)
-        best = front(choices)
+        best = pareto_front(choices)
         axes.plot(
             [choice.latency * 1e3 for choice in best],
             [choice.accuracy * 100 for choice in best],
@@ -63,27 +65,31 @@ def accuracy_and_latency(choices: Sequence[Choice], names: Sequence[str]) -> str
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
         axes.set_xlabel("p99 latency")
         axes.set_ylabel("accuracy")
-    return made.svg
+    return picture.svg
 
 
 def throughput_and_latency(runs: Sequence[Run], names: Sequence[str]) -> str:
-    """Closed loops: throughput against p50 (solid) and p99 (dashed), a point for each concurrency."""
-    with drawing("throughput", "Throughput against latency") as made:
-        axes = made.axes
-        for place, name in enumerate(names):
-            own = [run for run in runs if run.target == name and isinstance(run.load, ClosedLoop) and run.total.latency]
-            throughputs = [run.throughput for run in own]
+    """Draw the closed loops: throughput against p50 (solid) and p99 (dashed), a point for each concurrency."""
+    with drawing("throughput", "Throughput against latency") as picture:
+        axes = picture.axes
+        for index, name in enumerate(names):
+            target_runs = [
+                run for run in runs if run.target == name and isinstance(run.load, ClosedLoop) and run.total.latency
+            ]
+            throughputs = [run.throughput for run in target_runs]
             for q, style in ((50, "-"), (99, "--")):
-                latencies = [run.total.latency.percentile(q) * 1e3 for run in own]
-                axes.plot(throughputs, latencies, style, color=colour(place), marker="o", markersize=4)
+                latencies = [run.total.latency.percentile(q) * 1e3 for run in target_runs]
+                axes.plot(throughputs, latencies, style, color=colour(index), marker="o", markersize=4)
                 if q == 99:
-                    for run, x, y in zip(own, throughputs, latencies, strict=True):
+                    for run, x, y in zip(target_runs, throughputs, latencies, strict=True):
                         assert isinstance(run.load, ClosedLoop)
                         label = str(run.load.concurrency)
                         axes.annotate(label, (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
         axes.margins(x=0.08, y=0.12)
         rates = [run.throughput for run in runs if run.total.latency and run.throughput > 0]
-        if rates and max(rates) > WIDE * min(rates):  # The slow ones would all lie on the left edge.
+        if rates and max(rates) > LOG_AXIS_RATIO * min(
+            rates
+        ):  # On a linear axis all slow ones would lie on the left edge.
             axes.set_xscale("log")
             plain_log_axis(axes.xaxis, *axes.get_xlim())
         else:
@@ -93,4 +99,4 @@ def throughput_and_latency(runs: Sequence[Run], names: Sequence[str]) -> str:
         axes.set_ylabel("latency")
         axes.set_yscale("log")
         latency_axis(axes.yaxis, *axes.get_ylim())
-    return made.svg
+    return picture.svg

@@ -160,7 +160,7 @@ def test_ctrl_c_ends_with_a_report_of_what_there_is(server: FakeServer, tmp_path
     os.killpg(process.pid, signal.SIGINT)  # As a terminal does: to every process of the group.
     stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert "The test was interrupted: this is what there was." in stdout
+    assert "The test was interrupted: only a part was measured." in stdout
     assert "Traceback" not in stderr
     written = json.loads(json_file.read_text())
     assert written["interrupted"]

@@ -20,12 +20,12 @@ def at(target: str, load: Load, number: int = 0, now: Snapshot = NOW, **more: st
     return Progress(order, 1.0, 9.0, now, **more)
 
 
-def shown(*told: progress.At, height: int = 40, width: int = 80) -> list[str]:
+def shown(*told: progress.AnyProgress, height: int = 40, width: int = 80) -> list[str]:
     """The table's lines as they stand at the end, without the spaces between the columns."""
     console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width, height=height)
     board = progress.Board(console)
     for one in told:
-        board.tell(one)
+        board.update(one)
     with console.capture() as captured:
         console.print(board.draw())
     lines = captured.get().splitlines()

@@ -1,13 +1,13 @@
 import pytest
 
-from hangtag.serving.loadtest.comparison.compare import compare, comparisons
+from hangtag.serving.loadtest.comparison.compare import compare, compare_targets
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
 from tests.serving.loadtest.builders import block, results, two_models
 
 
 def test_the_first_model_is_the_baseline_under_every_load() -> None:
-    closed, opened = comparisons(two_models())
+    closed, opened = compare_targets(two_models())
     assert closed.sentence == (
         "slow's p99 at 8 in flight is 4.0 times fast's (95 %: 4.0 to 4.0); "
         "its throughput is 0.25 times fast's (95 %: 0.25 to 0.25)."
@@ -20,13 +20,13 @@ def test_what_may_be_chance_is_no_difference() -> None:
     load = OpenLoop(100.0)
     noisy = [(0.001, 0.003), (0.002, 0.001), (0.003, 0.002), (0.001, 0.001)]
     runs = [Run(tuple(block(name, load, (a if name == "a" else b,)) for a, b in noisy), 1) for name in "ab"]
-    (comparison,) = comparisons(results(*runs))
+    (comparison,) = compare_targets(results(*runs))
     assert comparison.sentence.startswith("b's p99 at 100 calls/s shows no difference to a's (95 %: ")
 
 
 def test_one_block_has_a_ratio_but_no_interval() -> None:
     runs = [Run((block(name, ClosedLoop(1), (seconds,)),), 1) for name, seconds in (("a", 0.001), ("b", 0.002))]
-    (comparison,) = comparisons(results(*runs))
+    (comparison,) = compare_targets(results(*runs))
     assert comparison.sentence == "b's p99 at 1 in flight is 2.0 times a's; its throughput is 1.0 times a's."
 
 
@@ -34,20 +34,20 @@ def test_an_interrupted_test_compares_the_rounds_that_both_ran() -> None:
     load = ClosedLoop(1)
     longer = Run((block("a", load), block("a", load), block("a", load, (9.0,))), 1)
     shorter = Run((block("b", load), block("b", load)), 1)
-    (comparison,) = comparisons(results(longer, shorter))
+    (comparison,) = compare_targets(results(longer, shorter))
     assert comparison.p99.estimate == pytest.approx(1.0)
 
 
 def test_without_both_models_there_is_nothing_to_compare() -> None:
     alone = Run((block("b", ClosedLoop(1)),), 1)
     baseline = Run((block("a", ClosedLoop(2)),), 1)
-    assert comparisons(results(baseline, alone)) == ()
-    assert comparisons(results()) == ()
+    assert compare_targets(results(baseline, alone)) == ()
+    assert compare_targets(results()) == ()
 
 
 def test_a_model_that_answered_nothing_is_not_compared() -> None:
     runs = [Run((block("a", ClosedLoop(1)),), 1), Run((block("b", ClosedLoop(1), (), failed=3),), 1)]
-    assert comparisons(results(*runs)) == ()
+    assert compare_targets(results(*runs)) == ()
 
 
 def test_a_run_of_which_blocks_are_missing_is_not_valid() -> None:
@@ -60,15 +60,15 @@ def test_a_run_of_which_blocks_are_missing_is_not_valid() -> None:
 def test_what_an_invalid_run_measured_is_not_compared() -> None:
     failed = Run((block("b", ClosedLoop(1), failed=1),), 1)
     fine = Run((block("a", ClosedLoop(1)),), 1)
-    (comparison,) = comparisons(results(fine, failed))
+    (comparison,) = compare_targets(results(fine, failed))
     assert comparison.sentence == "b and a at 1 in flight cannot be compared: b is INVALID."
-    (comparison,) = comparisons(results(failed, Run((block("c", ClosedLoop(1), failed=1),), 1)))
+    (comparison,) = compare_targets(results(failed, Run((block("c", ClosedLoop(1), failed=1),), 1)))
     assert comparison.sentence.endswith("cannot be compared: c and b are INVALID.")
 
 
 def test_throughputs_that_the_generator_set_are_not_compared() -> None:
     runs = [Run((block(name, ClosedLoop(1), (0.001,) * 5),), 1, ceiling=5.1) for name in "ab"]
-    (comparison,) = comparisons(results(*runs))
+    (comparison,) = compare_targets(results(*runs))
     assert comparison.sentence == (
         "b's p99 at 1 in flight is 1.0 times a's; "
         "their throughputs cannot be compared: the generator was the bottleneck."

@@ -1,27 +1,32 @@
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hangtag.serving.loadtest.comparison.gates import OPERATORS, judge, parse
-from hangtag.serving.loadtest.measuring.run import Run
-from hangtag.serving.loadtest.plan.load import ClosedLoop, Load
+from hangtag.serving.loadtest.comparison.saved_results import SavedResults
+from hangtag.serving.loadtest.plan.load import ClosedLoop
 from tests.serving.loadtest.builders import full_results, two_models
 
 NAMES = ("fast", "slow")
 
 
-class Baseline:
-    """SavedResults results in which everything took twice as long."""
-
-    accuracies = {"fast": 0.95}  # noqa: RUF012
-    peaks = {"fast": 2900.0}  # noqa: RUF012
-
-    def run(self, target: str, load: Load) -> Run | None:
-        doubled = [run for run in two_models().runs if run.target == "slow" and run.load == load]
-        return doubled[0] if target == "fast" else None
+# Saved results in which everything of `fast` took four times as long.
+BASELINE = SavedResults(
+    file=Path("main.json"),
+    runs=tuple(
+        replace(run, blocks=tuple(replace(block, target="fast") for block in run.blocks))
+        for run in two_models().runs
+        if run.target == "slow"
+    ),
+    accuracies={"fast": 0.95},
+    peaks={"fast": 2900.0},
+    environment={},
+    started="2026-01-02T03:04:05+00:00",
+)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +47,7 @@ class Baseline:
     ],
 )
 def test_a_condition_that_holds_fails_with_its_figures(condition: str, sentence: str) -> None:
-    outcome = judge(parse(condition, NAMES, has_baseline=True), full_results(), Baseline())
+    outcome = judge(parse(condition, NAMES, has_baseline=True), full_results(), BASELINE)
     assert outcome.failed
     assert re.search(sentence, outcome.sentence)
 
@@ -52,7 +57,7 @@ def test_a_condition_that_holds_fails_with_its_figures(condition: str, sentence:
     ["fast.p99 > 20ms", "fast.errors > 0", "fast[8].throughput < 3 * baseline", "slow.accuracy < 90 %"],
 )
 def test_a_condition_that_does_not_hold_passes(condition: str) -> None:
-    outcome = judge(parse(condition, NAMES, has_baseline=True), full_results(), Baseline())
+    outcome = judge(parse(condition, NAMES, has_baseline=True), full_results(), BASELINE)
     assert not outcome.failed
     assert outcome.sentence.startswith(f"not {condition}: ")
 
@@ -66,20 +71,16 @@ def test_a_condition_that_does_not_hold_passes(condition: str) -> None:
     ],
 )
 def test_what_cannot_be_judged_fails(condition: str, why: str) -> None:
-    outcome = judge(parse(condition, NAMES, has_baseline=True), full_results(), Baseline())
+    outcome = judge(parse(condition, NAMES, has_baseline=True), full_results(), BASELINE)
     assert outcome.failed
     assert f"{condition} cannot be judged: {why}" in outcome.sentence
 
 
 def test_an_invalid_run_is_no_baseline() -> None:
-    class Restarted(Baseline):
-        def run(self, target: str, load: Load) -> Run | None:
-            found = super().run(target, load)
-            return None if found is None else replace(found, restarted=True)
-
+    restarted = replace(BASELINE, runs=tuple(replace(run, restarted=True) for run in BASELINE.runs))
     gate = parse("fast[8].throughput < 0.1 * baseline", NAMES, has_baseline=True)
-    assert not judge(gate, full_results(), Baseline()).failed
-    outcome = judge(gate, full_results(), Restarted())
+    assert not judge(gate, full_results(), BASELINE).failed
+    outcome = judge(gate, full_results(), restarted)
     assert outcome.failed
     assert "there is nothing VALID to compare it with at 8 in flight" in outcome.sentence
 
@@ -118,7 +119,7 @@ def test_what_is_no_condition_is_refused(condition: str, message: str) -> None:
 )
 def test_numbers_and_units_mean_what_they_say(value: float, operator: str, unit: str) -> None:
     gate = parse(f"cnn-int8.p99.9{operator}{value:f}{unit}", ("cnn-int8",), has_baseline=False)
-    assert (gate.figure.target, gate.figure.metric, gate.compare) == ("cnn-int8", "p99.9", operator)
+    assert (gate.figure.target, gate.figure.metric, gate.operator) == ("cnn-int8", "p99.9", operator)
     assert gate.factor == pytest.approx(value * {"": 1, "s": 1, "ms": 1e-3, "us": 1e-6, "%": 0.01}[unit])
 
 

@@ -12,7 +12,8 @@ from hangtag.serving.loadtest.generator.generator import Generator
 from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER, Block, CallSettings, RequestPool, Snapshot
 from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
 from hangtag.serving.loadtest.measuring.run import Run
-from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, Load, OpenLoop
+from hangtag.serving.loadtest.plan.limits import Limits
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from tests.serving.loadtest.fake_server import FakeServer
 
 STALL = 1.0  # Seconds.
@@ -24,7 +25,7 @@ def made(
     """A generator of one process, in this one."""
     feed = RequestPool(more.pop("address", server.address), INFER, more.pop("requests", (b"",)))
     connections = CallSettings(channels, deadline, public_api=public)
-    tally = SharedCounts(multiprocessing.get_context("spawn"), more.get("places", 1))
+    tally = SharedCounts(multiprocessing.get_context("spawn"), more.get("processes", 1))
     return Generator({"fast": feed}, connections, tally, **more)
 
 
@@ -32,7 +33,7 @@ def made(
 def generator(server: FakeServer, request: pytest.FixtureRequest) -> Iterator[Generator]:
     """Both ways to make calls keep the same promises."""
     one = made(server, public=request.param == "futures", channels=2)
-    assert ("futures" in one.path) is (request.param == "futures")
+    assert ("futures" in one.channel_names) is (request.param == "futures")
     yield one
     one.close()
 
@@ -48,8 +49,8 @@ def run(generator: Generator, load: Load, within: Limits, warm_up: float = 0.0) 
 def generator_run(
     generator: Generator, block: Block, keep_going: Callable[[Snapshot], bool] = lambda snapshot: True
 ) -> BlockResult:
-    """As the fleet does: a new tally, and the parts (here one) joined."""
-    generator._tally.reset()
+    """As the generators does: a new tally, and the parts (here one) joined."""
+    generator._share.counts.reset()
     return BlockResult.from_processes([generator.run(block, keep_going)], block.limits)
 
 
@@ -114,8 +115,8 @@ def test_a_stall_of_the_server_shows_in_the_open_loop_and_hides_in_the_closed_on
 
 
 def test_a_stall_of_the_generator_counts_from_the_planned_time_and_makes_the_run_invalid(generator: Generator) -> None:
-    (calls,) = generator._calls.values()
-    send = calls[0].send
+    (channels,) = generator._channels.values()
+    send = channels[0].send
     sent = 0
 
     def stalling(*args: Any) -> None:
@@ -125,8 +126,8 @@ def test_a_stall_of_the_generator_counts_from_the_planned_time_and_makes_the_run
         if sent == 50:
             threading.Event().wait(STALL)
 
-    calls[1:] = []
-    calls[0].send = stalling  # type: ignore[method-assign, assignment]
+    channels[1:] = []
+    channels[0].send = stalling  # type: ignore[method-assign, assignment]
     result = run(generator, OpenLoop(200.0, "constant"), limits(count=200))
     assert result.latency.percentile(99) > 0.8 * STALL
     assert result.service.percentile(99) < STALL / 2
@@ -137,15 +138,15 @@ def test_a_stall_of_the_generator_counts_from_the_planned_time_and_makes_the_run
 
 def test_an_open_loop_that_falls_behind_ends_at_its_maximum_all_the_same(generator: Generator) -> None:
     """A block of half a second whose every query takes the generator a tenth of one."""
-    (calls,) = generator._calls.values()
-    send = calls[0].send
+    (channels,) = generator._channels.values()
+    send = channels[0].send
 
     def slow(*args: Any) -> None:
         send(*args)
         threading.Event().wait(0.1)
 
-    calls[1:] = []
-    calls[0].send = slow  # type: ignore[method-assign, assignment]
+    channels[1:] = []
+    channels[0].send = slow  # type: ignore[method-assign, assignment]
     result = run(generator, OpenLoop(200.0, "constant"), limits(duration=0.4, longest=0.5))
     assert result.queries < 40  # Of 80.
     assert not result.finished
@@ -243,14 +244,14 @@ def test_requests_take_turns_and_arrive_as_they_were_serialised(server: FakeServ
 
 def test_processes_take_turns_with_the_requests(server: FakeServer) -> None:
     requests = tuple(pb.ModelInferRequest(model_name=name).SerializeToString() for name in "abc")
-    second = made(server, requests=requests, place=1, places=2)
+    second = made(server, requests=requests, process=1, processes=2)
     run(second, ClosedLoop(2), limits(count=3))  # One of the two in flight is its own.
     second.close()
     assert [request.model_name for request in server.requests] == ["b", "a", "c"]
 
 
 def test_a_process_without_a_part_of_the_load_ends_at_once(server: FakeServer) -> None:
-    second = made(server, place=1, places=2)
+    second = made(server, process=1, processes=2)
     result = run(second, ClosedLoop(1), limits(count=3))
     second.close()
     assert result.queries == 0
@@ -258,7 +259,7 @@ def test_a_process_without_a_part_of_the_load_ends_at_once(server: FakeServer) -
 
 def test_the_processes_parts_of_an_open_loop_are_the_whole_schedule(server: FakeServer) -> None:
     within, load = limits(count=60), OpenLoop(300.0)
-    parts = [made(server, place=place, places=3) for place in range(3)]
+    parts = [made(server, process=place, processes=3) for place in range(3)]
     queries = [run(one, load, within).queries for one in parts]
     for one in parts:
         one.close()

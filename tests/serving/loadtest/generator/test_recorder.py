@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
-from hangtag.serving.loadtest.generator.recorder import Recorder
-from hangtag.serving.loadtest.plan.load import Limits, OpenLoop
+from hangtag.serving.loadtest.generator.executors.recorder import Recorder
+from hangtag.serving.loadtest.plan.limits import Limits
+from hangtag.serving.loadtest.plan.load import OpenLoop
 
 LOAD = OpenLoop(100.0)
 LIMITS = Limits(min_duration=1.0, min_query_count=1, max_duration=10.0, max_query_count=1000)

@@ -5,8 +5,9 @@ import pytest
 from scipy.stats import expon, lognorm
 
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
-from hangtag.serving.loadtest.generator.recorder import Recorder
-from hangtag.serving.loadtest.plan.load import Limits, OpenLoop
+from hangtag.serving.loadtest.generator.executors.recorder import Recorder
+from hangtag.serving.loadtest.plan.limits import Limits
+from hangtag.serving.loadtest.plan.load import OpenLoop
 from hangtag.serving.loadtest.plan.schedule import planned_send_times, random_generator
 
 RATE, SECONDS, WARM_UP = 200.0, 100.0, 1.0

@@ -133,9 +133,9 @@ class Simulated(GeneratorProcesses):
         return block(block_.target, block_.load, (latency,) * (self.queries or block_.limits.min_query_count))
 
 
-def session(fleet: Simulated, **settings: object) -> tuple[Scenario, Session]:
+def session(generators: Simulated, **settings: object) -> tuple[Scenario, Session]:
     scenario = Scenario(targets("fast", "slow"), find_peak=True, target_latency=0.01, **settings)  # type: ignore[arg-type]
-    return scenario, Session(scenario, fleet, fleet.stop, lambda progress: None, lambda name: None)
+    return scenario, Session(scenario, generators, generators.stop, lambda progress: None, lambda name: None)
 
 
 def test_the_peak_is_found_and_said() -> None:
@@ -226,10 +226,10 @@ def test_a_generator_that_is_late_at_every_rate_does_not_say_that_the_bound_is_m
 def check_caching(server: FakeServer) -> caching.CacheCheck | None:
     (target,) = targets("fast", address=server.address)
     scenario = Scenario((target,), min_duration=0.6, min_query_count=60)
-    sent = caching.feeds(target, metadata("fast"), batch_size=1)
+    sent = caching.request_pools(target, metadata("fast"), batch_size=1)
     stop = threading.Event()
-    with GeneratorProcesses(sent, CallSettings(), 2, stop) as fleet:
-        return caching.check(scenario, target, sent, fleet, stop, lambda progress: None)
+    with GeneratorProcesses(sent, CallSettings(), 2, stop) as generators:
+        return caching.check(scenario, target, sent, generators, stop, lambda progress: None)
 
 
 @pytest.mark.parametrize("remembers", [False, True])
@@ -264,8 +264,8 @@ def test_a_check_for_caching_that_nobody_answers_finds_nothing(server: FakeServe
 def test_a_check_for_caching_takes_different_samples() -> None:
     (target,) = targets("fast")
     flag = pb.ModelMetadataResponse.TensorMetadata(name="flag", datatype="BOOL", shape=[-1, 1])
-    with pytest.raises(SampleError, match="only 1 requests for it can be made up that differ"):
-        caching.feeds(target, metadata("fast", flag), batch_size=1)
+    with pytest.raises(SampleError, match="only 1 different requests that fit into memory can be generated"):
+        caching.request_pools(target, metadata("fast", flag), batch_size=1)
 
 
 def test_a_difference_that_may_be_chance_is_no_caching() -> None:

@@ -9,14 +9,15 @@ from hangtag.serving.loadtest.generator.messages import INFER, Block, CallSettin
 from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.measuring import session
 from hangtag.serving.loadtest.measuring.run import Run
-from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, OpenLoop
+from hangtag.serving.loadtest.plan.limits import Limits
+from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 from tests.serving.loadtest.builders import block, targets
 from tests.serving.loadtest.fake_server import FakeServer
 
 
-class FakeFleet(GeneratorProcesses):
+class FakeGenerators(GeneratorProcesses):
     """Answers every block at once: `fast` ten times in a window of a second, `slow` four times."""
 
     def __init__(self) -> None:
@@ -30,12 +31,12 @@ class FakeFleet(GeneratorProcesses):
 
 def run(
     scenario: Scenario,
-    fleet: GeneratorProcesses,
+    generators: GeneratorProcesses,
     stop: threading.Event,
     on_progress: Callable[[session.Progress], None] = lambda progress: None,
-    counters: session.Counters = lambda name: None,
+    counters: session.ReadCounters = lambda name: None,
 ) -> tuple[Run, ...]:
-    return session.Session(scenario, fleet, stop, on_progress, counters).run()
+    return session.Session(scenario, generators, stop, on_progress, counters).run()
 
 
 def test_models_take_turns_in_random_order() -> None:
@@ -51,7 +52,7 @@ def test_models_take_turns_in_random_order() -> None:
 
 
 def test_the_open_loop_runs_at_half_the_slowest_peak_for_all_models() -> None:
-    process = FakeFleet()
+    process = FakeGenerators()
     seen: list[session.Progress] = []
     runs = run(Scenario(targets("slow", "fast"), blocks=2), process, threading.Event(), seen.append)
     assert [(run.target, run.load) for run in runs] == [
@@ -80,11 +81,11 @@ def test_the_open_loop_runs_at_half_the_slowest_peak_for_all_models() -> None:
 def test_a_block_needs_both_minima_or_a_maximum(elapsed: float, queries: int, rate: float, needs: float) -> None:
     order = Block("fast", ClosedLoop(1), Limits(3.0, 100, 10.0, 1000), warm_up=0.2, seed=0, round=0)
     now = Snapshot(elapsed, queries, 0, rate, 0.001, 0.002)
-    assert session.still_needs(order, now) == pytest.approx(needs)
+    assert session.remaining(order, now) == pytest.approx(needs)
 
 
 def test_a_stop_leaves_what_was_measured() -> None:
-    process = FakeFleet()
+    process = FakeGenerators()
     stop = threading.Event()
 
     def stop_in_the_third_block(at: session.Progress) -> None:
@@ -99,7 +100,7 @@ def test_blocks_carry_what_the_server_counted_meanwhile() -> None:
     counted = iter(range(0, 1000, 10))
     runs = run(
         Scenario(targets("fast"), concurrency=(1,), blocks=3),
-        FakeFleet(),
+        FakeGenerators(),
         threading.Event(),
         counters=lambda name: ServerTimings(count=next(counted), queue=0.5),
     )
@@ -113,7 +114,7 @@ def test_a_server_that_began_anew_makes_its_run_invalid(counts: list[int]) -> No
     counted = iter(counts)
     (restarted,) = run(
         Scenario(targets("fast"), concurrency=(1,), blocks=3),
-        FakeFleet(),
+        FakeGenerators(),
         threading.Event(),
         counters=lambda name: ServerTimings(count=next(counted)),
     )
@@ -127,7 +128,7 @@ def test_a_server_that_began_anew_where_two_blocks_meet_makes_its_run_invalid(co
     counted = iter(counts)
     (restarted,) = run(
         Scenario(targets("fast"), concurrency=(1,), blocks=3),
-        FakeFleet(),
+        FakeGenerators(),
         threading.Event(),
         counters=lambda name: None if (count := next(counted)) is None else ServerTimings(count=count),
     )
@@ -138,7 +139,7 @@ def test_a_server_that_was_silent_for_a_moment_did_not_begin_anew() -> None:
     counted = iter([100, 110, 110, None, None, 130])
     (whole,) = run(
         Scenario(targets("fast"), concurrency=(1,), blocks=3),
-        FakeFleet(),
+        FakeGenerators(),
         threading.Event(),
         counters=lambda name: None if (count := next(counted)) is None else ServerTimings(count=count),
     )
@@ -161,20 +162,22 @@ def test_blocks_go_through_processes_of_their_own(server: FakeServer, processes:
         min_query_count=20,
     )
     stop = threading.Event()
-    with GeneratorProcesses(feeds(server), CallSettings(1, 5.0), processes, stop) as fleet:
-        assert fleet.path == "grpcio's completion queue"
-        closed, opened = run(scenario, fleet, stop)
+    with GeneratorProcesses(feeds(server), CallSettings(1, 5.0), processes, stop) as generators:
+        assert generators.channel_names == "grpcio's completion queue"
+        closed, opened = run(scenario, generators, stop)
     assert closed.valid
     assert closed.total.queries >= 20
     assert opened.total.queries == opened.total.statuses["OK"] >= 20
     assert opened.total.finished
 
 
-def test_a_fleet_ends_early_when_told(server: FakeServer) -> None:
+def test_a_generators_ends_early_when_told(server: FakeServer) -> None:
     scenario = Scenario(targets("fast", address=server.address), concurrency=(2,), min_duration=60.0)
     stop = threading.Event()
-    with GeneratorProcesses(feeds(server), CallSettings(1, 5.0), 2, stop) as fleet:
-        (ended,) = run(scenario, fleet, stop, lambda progress: stop.set() if progress.snapshot.queries > 5 else None)
+    with GeneratorProcesses(feeds(server), CallSettings(1, 5.0), 2, stop) as generators:
+        (ended,) = run(
+            scenario, generators, stop, lambda progress: stop.set() if progress.snapshot.queries > 5 else None
+        )
     assert not ended.total.finished
     assert ended.total.queries > 5
 
@@ -183,7 +186,7 @@ def test_a_generator_that_dies_is_said(server: FakeServer) -> None:
     scenario = Scenario(targets("fast", address=server.address), concurrency=(2,), min_duration=60.0)
     stop = threading.Event()
     with (
-        GeneratorProcesses(feeds(server), CallSettings(1, 5.0), 2, stop) as fleet,
+        GeneratorProcesses(feeds(server), CallSettings(1, 5.0), 2, stop) as generators,
         pytest.raises(GeneratorError, match="ended unexpectedly"),
     ):
-        run(scenario, fleet, stop, lambda progress: fleet._processes[1].kill())
+        run(scenario, generators, stop, lambda progress: generators._processes[1].kill())

@@ -11,7 +11,7 @@ def search(first: float, edge: float) -> tuple[float | None, list[float]]:
     while found.rate is not None:
         tried.append(found.rate)
         assert len(tried) < 100
-        found.tell(found.rate <= edge)
+        found.record(found.rate <= edge)
     return found.peak, tried
 
 
@@ -34,9 +34,9 @@ def test_the_gap_is_halved_as_a_ratio_and_the_end_confirmed() -> None:
 def test_after_a_confirmation_that_failed_the_edge_is_just_below() -> None:
     found = PeakSearch(100.0)
     for kept in (True, False, True, True, True, True):  # 100, 200, 141, 168, 183, 191
-        found.tell(kept)
+        found.record(kept)
     assert found.rate == 191.0  # To be confirmed.
-    found.tell(False)
+    found.record(False)
     assert found.rate == 182.0
 
 
@@ -50,10 +50,10 @@ def test_the_search_gives_up_at_the_lowest_rate_that_it_may_try() -> None:
     found, tried = PeakSearch(1.0, lowest=60.0), []
     while found.rate is not None:
         tried.append(found.rate)
-        found.tell(found.rate >= 200.0)
+        found.record(found.rate >= 200.0)
     assert tried == [60.0]
     found = PeakSearch(100.0, lowest=60.0)
-    found.tell(False)
+    found.record(False)
     assert found.rate == 60.0
 
 
@@ -69,14 +69,14 @@ def test_a_rate_that_passed_once_by_luck_is_not_the_peak() -> None:
         rate = found.rate
         seen[rate] = seen.get(rate, 0) + 1
         # Above 800 nothing is kept, but for the first time at each rate up to 1,000.
-        found.tell(rate <= 800 or (rate <= 1000 and seen[rate] == 1))
+        found.record(rate <= 800 or (rate <= 1000 and seen[rate] == 1))
     assert found.peak is not None
     assert 800 / (PRECISION * 1.01) <= found.peak <= 800
 
 
 def test_a_search_that_has_ended_takes_nothing_more() -> None:
     found = PeakSearch(1.0)
-    found.tell(False)
+    found.record(False)
     assert found.rate is None
     with pytest.raises(ValueError, match="has ended"):
-        found.tell(True)
+        found.record(True)

@@ -1,6 +1,7 @@
 import pytest
 
-from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, OpenLoop
+from hangtag.serving.loadtest.plan.limits import Limits
+from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
 from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario, ScenarioName
 from hangtag.serving.loadtest.plan.schedule import planned_send_times, random_generator
 from tests.serving.loadtest.builders import targets
@@ -57,7 +58,7 @@ def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
 
 
 def test_the_shares_of_blocks_fulfil_the_limits_together() -> None:
-    share = Limits(min_duration=3.0, min_query_count=500, max_duration=60.0, max_query_count=1000).share(7)
+    share = Limits(min_duration=3.0, min_query_count=500, max_duration=60.0, max_query_count=1000).per_block(7)
     assert share.min_duration * 7 == pytest.approx(3.0)
     assert share.min_query_count * 7 >= 500
     assert share.max_query_count * 7 >= 1000

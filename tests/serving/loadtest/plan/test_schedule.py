@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from hangtag.serving.loadtest.plan.load import Arrivals, Limits, OpenLoop
+from hangtag.serving.loadtest.plan.limits import Limits
+from hangtag.serving.loadtest.plan.load import Arrivals, OpenLoop
 from hangtag.serving.loadtest.plan.schedule import planned_send_times, random_generator
 
 AMPLE = {"max_duration": 1e6, "max_query_count": 10**6}

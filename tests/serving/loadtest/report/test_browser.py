@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from hangtag.serving.loadtest.comparison.compare import comparisons
+from hangtag.serving.loadtest.comparison.compare import compare_targets
 from hangtag.serving.loadtest.comparison.gates import Outcome
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.results import Results
@@ -115,7 +115,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     }
     for name, of in every.items():
         files.append(folder / f"{name}.html")
-        files[-1].write_text(html.render(of, comparisons(of), outcomes), encoding="utf-8")
+        files[-1].write_text(html.render(of, compare_targets(of), outcomes), encoding="utf-8")
     return files
 
 

@@ -3,18 +3,18 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hangtag.serving.loadtest.comparison.compare import comparisons
+from hangtag.serving.loadtest.comparison.compare import compare_targets
 from hangtag.serving.loadtest.comparison.gates import Outcome
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
 from hangtag.serving.loadtest.report import html
-from hangtag.serving.loadtest.report.pictures.overview import Choice, front
+from hangtag.serving.loadtest.report.pictures.overview import Choice, pareto_front
 from tests.serving.loadtest.builders import block, full_results, results, two_models
 
 
 def page(of: Results, outcomes: tuple[Outcome, ...] = ()) -> str:
-    return html.render(of, comparisons(of), outcomes)
+    return html.render(of, compare_targets(of), outcomes)
 
 
 FAILED_ENTIRELY = results(Run((block("fast", ClosedLoop(1), (), failed=7, finished=False),), 1))
@@ -104,7 +104,7 @@ def test_what_makes_a_run_invalid_is_said() -> None:
 
 def test_a_problem_keeps_a_targets_name_as_it_is() -> None:
     assert "<li>slow: answers seem to be cached" in page(full_results())
-    assert "<li>The test was interrupted: this is what there was.</li>" in page(results(interrupted=True))
+    assert "<li>The test was interrupted: only a part was measured.</li>" in page(results(interrupted=True))
 
 
 def test_the_first_picture_is_accuracy_against_latency() -> None:
@@ -116,7 +116,7 @@ def test_the_first_picture_is_accuracy_against_latency() -> None:
 
 
 def test_an_accuracy_whose_loads_are_invalid_has_no_picture() -> None:
-    choices, load = html.choices_of(full_results(failed=1))
+    choices, load = html.accuracy_choices(full_results(failed=1))
     assert (choices, load) == ([], None)
 
 
@@ -127,7 +127,7 @@ def test_the_front_joins_those_that_no_other_beats_in_both() -> None:
         Choice("bad", 0.79, 0.005),
         Choice("same", 0.9, 0.020),
     )
-    assert front([same, bad, good, fast]) == [fast, good]
+    assert pareto_front([same, bad, good, fast]) == [fast, good]
 
 
 def test_where_the_time_goes_is_the_servers_word() -> None:

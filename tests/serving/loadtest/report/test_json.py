@@ -5,7 +5,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from hangtag.serving.loadtest.comparison.compare import comparisons
+from hangtag.serving.loadtest.comparison.compare import compare_targets
 from hangtag.serving.loadtest.comparison.gates import Outcome
 from hangtag.serving.loadtest.errors import SavedResultsError
 from hangtag.serving.loadtest.measuring.results import Results
@@ -31,7 +31,7 @@ def strict(of: Any) -> Any:
 
 @pytest.mark.parametrize("of", [two_models(), full_results(), results(interrupted=True), FAILED_ENTIRELY])
 def test_the_json_follows_its_schema_and_has_nothing_else(of: Results) -> None:
-    text = json.dumps(writing.build(of, comparisons(of), (Outcome("a", True, "b"),)), allow_nan=False)
+    text = json.dumps(writing.build(of, compare_targets(of), (Outcome("a", True, "b"),)), allow_nan=False)
     jsonschema.validate(json.loads(text), strict(schema.json_schema()))
 
 
@@ -66,7 +66,7 @@ def test_the_json_holds_the_histograms_and_the_figures_of_each() -> None:
 
 
 def write(of: Results, file: Path) -> Path:
-    file.write_text(json.dumps(writing.build(of, comparisons(of))))
+    file.write_text(json.dumps(writing.build(of, compare_targets(of))))
     return file
 
 
@@ -121,7 +121,7 @@ def test_another_machine_is_noticed(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "a.json").read_text())
     document["environment"]["CPU"] = "another processor"
     (tmp_path / "b.json").write_text(json.dumps(document))
-    assert read.other_machine(read.environment) == ()
-    assert read.other_machine(saved.read(tmp_path / "b.json").environment) == (
+    assert read.machine_differences(read.environment) == ()
+    assert read.machine_differences(saved.read(tmp_path / "b.json").environment) == (
         "CPU: a processor and another processor",
     )

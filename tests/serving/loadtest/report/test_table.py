@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from hangtag.serving.loadtest.comparison.compare import comparisons
+from hangtag.serving.loadtest.comparison.compare import compare_targets
 from hangtag.serving.loadtest.comparison.gates import Outcome
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.results import Results
@@ -17,7 +17,7 @@ from tests.serving.loadtest.builders import block, full_results, results, target
 
 def printed(of: Results, width: int = 80, outcomes: tuple[Outcome, ...] = ()) -> str:
     text = io.StringIO()
-    table.render(of, comparisons(of), Console(file=text, width=width), outcomes)
+    table.render(of, compare_targets(of), Console(file=text, width=width), outcomes)
     return text.getvalue()
 
 
@@ -94,5 +94,5 @@ def test_few_queries_are_noted() -> None:
 
 
 def test_an_interrupted_test_says_so() -> None:
-    assert "The test was interrupted: this is what there was." in printed(results(interrupted=True))
+    assert "The test was interrupted: only a part was measured." in printed(results(interrupted=True))
     assert "Nothing was measured." in printed(results(interrupted=True))

@@ -167,7 +167,7 @@ def test_a_library_is_bounded_in_bytes() -> None:
     [
         (Tensor(name="x", datatype="FP32", shape=[-1, -1]), 1, "every size but the first is fixed"),
         (Tensor(name="x", datatype="FP32", shape=[1, 3]), 2, "--batch-size has to be 1"),
-        (Tensor(name="x", datatype="BF16", shape=[-1]), 1, "'BF16' cannot be made up"),
+        (Tensor(name="x", datatype="BF16", shape=[-1]), 1, "'BF16' cannot be generated"),
     ],
 )
 def test_what_cannot_be_made_up_is_said(tensor: Tensor, batch_size: int, message: str) -> None:
@@ -197,9 +197,9 @@ def test_test_images_come_with_their_labels(data_set: Path) -> None:
 
 def test_each_sample_goes_once_and_in_order(data_set: Path) -> None:
     library = load(metadata("cnn"), 1, 0, data_set)
-    orders = list(library.each_once(2))
-    assert [list(places) for places, _ in orders] == [[0, 1], [2]]
-    requests = [pb.ModelInferRequest.FromString(request) for _, request in orders]
+    batches = list(library.each_sample_once(2))
+    assert [list(indices) for indices, _ in batches] == [[0, 1], [2]]
+    requests = [pb.ModelInferRequest.FromString(request) for _, request in batches]
     assert b"".join(request.raw_input_contents[0] for request in requests) == library.samples.inputs["image"].tobytes()
 
 
@@ -253,7 +253,7 @@ def test_classify_sends_an_image_file(folder: Path) -> None:
     assert request.model_name == "cnn"
     sent = np.asarray(Image.open(io.BytesIO(request.encoded)))
     assert sent.shape == (28, 28)
-    assert library.feed.method.endswith("/Classify")
+    assert library.request_pool.method.endswith("/Classify")
 
 
 def test_classify_takes_single_images_only(folder: Path) -> None:

@@ -65,7 +65,7 @@ def test_pings_come_back() -> None:
 
 def test_a_client_without_room_gets_its_answers_when_it_has_some() -> None:
     connection = NullConnection()
-    connection._room = 7  # One message takes 5.
+    connection._client_window = 7  # One message takes 5.
     ends = frame(0x0, 0x1, 1) + frame(0x0, 0x1, 3)
     first = connection.receive(bytes(PREFACE) + ends)
     alone = NullConnection().receive(bytes(PREFACE) + frame(0x0, 0x1, 1))

@@ -16,7 +16,8 @@ from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.errors import TargetError
 from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER
 from hangtag.serving.loadtest.plan.target import Target
-from hangtag.serving.loadtest.sut.probe import Description, Probe, opened
+from hangtag.serving.loadtest.sut.description import Description
+from hangtag.serving.loadtest.sut.probe import Probe, open_probes
 from tests.serving.loadtest.builders import description, targets
 from tests.serving.loadtest.fake_server import FakeServer
 
@@ -93,12 +94,12 @@ def test_what_makes_no_sense_is_not_believed() -> None:
 def test_counters_are_there_or_not(server: FakeServer) -> None:
     with Probe(server.address, Credentials()) as probe:
         probe.call(FAST, INFER, pb.ModelInferRequest(model_name="fast").SerializeToString(), 5.0)
-        counted = probe.counters("fast")
+        counted = probe.statistics("fast")
         assert counted is not None
         assert counted.count == 1
         assert counted.mean("queue") == pytest.approx(0.002)
         server.keeps_statistics = False
-        assert probe.counters("fast") is None
+        assert probe.statistics("fast") is None
 
 
 def test_an_unknown_model_is_refused_with_those_there_are(server: FakeServer) -> None:
@@ -129,7 +130,7 @@ def test_a_port_for_http_is_recognised() -> None:
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     threading.Thread(target=web.serve_forever).start()
     try:
-        with pytest.raises(TargetError, match="does not speak gRPC, as a port for HTTP or metrics: give the gRPC port"):
+        with pytest.raises(TargetError, match="does not speak gRPC; it may be for HTTP or metrics: give the gRPC port"):
             describe(f"127.0.0.1:{web.server_port}")
     finally:
         web.shutdown()
@@ -151,7 +152,7 @@ def test_a_call_that_is_refused_is_said_before_any_load(server: FakeServer) -> N
 
 
 def test_targets_on_one_server_share_a_probe(server: FakeServer) -> None:
-    with opened(targets("fast", "slow", address=server.address), Credentials()) as probes:
+    with open_probes(targets("fast", "slow", address=server.address), Credentials()) as probes:
         assert probes["fast"] is probes["slow"]
 
 

@@ -1,7 +1,7 @@
-"""Recording what happened to each query: latencies from the planned and from the actual send time, and status codes.
+"""Records how each query ended: latency from the planned send time, service time from the actual one, status code.
 
-The hot path (`Recorder.record`, once a query, on the threads of the calls) appends to a list and nothing else.
-`Recorder.fold` turns the list into histograms now and then, which bounds the memory and gives the live figures.
+`Recorder.record` is the hot path: it runs once per query, on the channels' threads, and only appends to a list.
+`Recorder.fold` counts the list into histograms now and then, which bounds the memory and gives the live figures.
 """
 
 import math
@@ -10,14 +10,12 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.serving.loadtest.generator.block_result import OK, BlockResult, Slice
-from hangtag.serving.loadtest.plan.load import Limits, Load
+from hangtag.serving.loadtest.generator.block_result import DELAYED_AFTER, OK, BlockResult, TimeSlice
+from hangtag.serving.loadtest.plan.limits import Limits
+from hangtag.serving.loadtest.plan.load import Load
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 
-# An open loop's query that left this much later than planned (seconds) is a delayed request: beyond what the operating
-# system needs to wake a thread on a busy machine, so the generator had fallen behind.
-DELAYED_AFTER = 0.005
-# A block is cut into about so many slices for the picture of latency over time, none shorter than this (seconds).
+# The picture of latency over time has about this many slices per block, none shorter than SHORTEST_SLICE seconds.
 SLICES = 10
 SHORTEST_SLICE = 0.1
 
@@ -26,8 +24,13 @@ class Recorder:
     """Collects the queries of one block. Times are seconds on one monotonic clock."""
 
     def __init__(self, window_start: float, limits: Limits) -> None:
-        """Queries planned before `window_start` are warm-up: they count for throughput only, and only when answered
-        within the window."""
+        """Start recording.
+
+        Args:
+            window_start: Queries planned earlier are warm-up: they count towards the throughput alone, and only when
+                answered within the window.
+            limits: The block's limits, which decide the length of a slice.
+        """
         self.window_start = window_start
         self.statuses: Counter[str] = Counter()
         self.details: dict[str, str] = {}
@@ -38,29 +41,29 @@ class Recorder:
         self._slice_length = max(limits.min_duration / SLICES, SHORTEST_SLICE)
         self._slices: dict[int, tuple[DurationHistogram, Counter[str]]] = {}
         self._ended: list[tuple[float, float, float, str]] = []
-        self._warm: list[tuple[float, str]] = []
+        self._warm_up_ended: list[tuple[float, str]] = []
         self._folded = 0
         self._answered_in_window = 0
         self._warm_up_queries = 0
 
     def record(self, planned: float, sent: float, ended: float, status: str) -> None:
-        """A query ended. Called from several threads at once: appending to a list is atomic."""
+        """Record that a query ended. Thread-safe: appending to a list is atomic."""
         if planned >= self.window_start:
             self._ended.append((planned, sent, ended, status))
         else:
-            self._warm.append((ended, status))
+            self._warm_up_ended.append((ended, status))
 
     @property
     def queries(self) -> int:
-        """How many queries ended so far, the warm-up's left out."""
+        """Queries ended so far, without the warm-up's."""
         return self._folded + len(self._ended)
 
     def fold(self, window_end: float = 0.0) -> None:
-        """Count what was recorded since the last fold. 0: the block still runs, and its window has no end yet."""
+        """Count the queries recorded since the last call; `window_end` is 0 while the block runs."""
         window_end = window_end or math.inf
-        warm, self._warm = self._warm, []
-        self._warm_up_queries += len(warm)
-        self._count_answers(np.array([ended for ended, status in warm if status == OK]), window_end)
+        warm_up, self._warm_up_ended = self._warm_up_ended, []
+        self._warm_up_queries += len(warm_up)
+        self._count_answers(np.array([ended for ended, status in warm_up if status == OK]), window_end)
         batch, self._ended = self._ended, []
         if not batch:
             return
@@ -74,24 +77,31 @@ class Recorder:
         self._service.record((ended - sent)[ok])
         self._lateness.record(sent - planned)
         self._delayed += int(np.count_nonzero(sent - planned > DELAYED_AFTER))
-        self._slice(planned, ended, ok)
+        self._count_slices(planned, ended, ok)
 
     def _count_answers(self, arrivals: npt.NDArray[np.float64], window_end: float) -> None:
         inside = (arrivals >= self.window_start) & (arrivals <= window_end)
         self._answered_in_window += int(np.count_nonzero(inside))
 
-    def _slice(
+    def _count_slices(
         self, planned: npt.NDArray[np.float64], ended: npt.NDArray[np.float64], ok: npt.NDArray[np.bool_]
     ) -> None:
-        places = ((ended - self.window_start) // self._slice_length).astype(int)
-        for place in np.unique(places).tolist():
-            here = places == place
-            latency, ends = self._slices.setdefault(place, (DurationHistogram(), Counter()))
+        indices = ((ended - self.window_start) // self._slice_length).astype(int)
+        for index in np.unique(indices).tolist():
+            here = indices == index
+            latency, ends = self._slices.setdefault(index, (DurationHistogram(), Counter()))
             latency.record((ended - planned)[here & ok])
             ends["failed"] += int(np.count_nonzero(here & ~ok))
 
     def result(self, target: str, load: Load, window_end: float, *, stopped: bool = False) -> BlockResult:
-        """What the block measured; `stopped` when somebody ended it early. Ends the recorder's use."""
+        """What the block measured. Record nothing afterwards.
+
+        Args:
+            target: The target's name.
+            load: The block's load.
+            window_end: When the measuring ended.
+            stopped: The block was ended early.
+        """
         self.fold(window_end)
         return BlockResult(
             target=target,
@@ -107,7 +117,7 @@ class Recorder:
             delayed=self._delayed,
             finished=not stopped,
             timeline=tuple(
-                Slice(place * self._slice_length, self._slice_length, latency, ends["failed"])
-                for place, (latency, ends) in sorted(self._slices.items())
+                TimeSlice(index * self._slice_length, self._slice_length, latency, ends["failed"])
+                for index, (latency, ends) in sorted(self._slices.items())
             ),
         )

@@ -1,0 +1,42 @@
+"""Explains why a server did not describe itself, with what to do about it."""
+
+from pathlib import Path
+
+import grpc
+
+# gRPC's words for a connection that the server closed, as a TLS server does when a client speaks plain text.
+_CLOSED = ("Socket closed", "Connection reset", "recvmsg:Connection", "Broken pipe")
+
+
+def explain(error: grpc.RpcError, address: str, tls_ca: Path | None) -> str:
+    """One sentence for the user.
+
+    Args:
+        error: What the call of ServerMetadata raised.
+        address: The server's address.
+        tls_ca: The authority's file, where the call used TLS.
+    """
+    code, details = error.code(), str(error.details())
+    if code == grpc.StatusCode.UNAVAILABLE and tls_ca is not None and "WRONG_VERSION_NUMBER" in details:
+        return f"the server at {address} does not use TLS: leave out --tls-ca."
+    if code == grpc.StatusCode.UNAVAILABLE and tls_ca is not None and "CERTIFICATE_VERIFY_FAILED" in details:
+        return f"the certificate of the server at {address} was not signed by {tls_ca} (--tls-ca)."
+    if code == grpc.StatusCode.UNAVAILABLE and tls_ca is None and any(words in details for words in _CLOSED):
+        return (
+            f"the server at {address} hangs up before it answers, as one with TLS does: "
+            "give --tls-ca if it has a certificate."
+        )
+    if code == grpc.StatusCode.UNAVAILABLE and "Failed parsing HTTP/2" in details:
+        return f"the port at {address} does not speak gRPC; it may be for HTTP or metrics: give the gRPC port."
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return f"no server answers at {address} ({details}): start one with 'hangtag serve' or give --server."
+    if code == grpc.StatusCode.UNIMPLEMENTED:
+        return f"the server at {address} does not speak the Open Inference Protocol (inference.GRPCInferenceService)."
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return f"the server at {address} refused the call without valid credentials ({details}): give --token-file."
+    return f"the server at {address} could not describe itself: {status(error)}."
+
+
+def status(error: grpc.RpcError) -> str:
+    """The status code and the message of a failed call."""
+    return f"{error.code().name} ({error.details()})"
