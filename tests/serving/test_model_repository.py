@@ -27,7 +27,7 @@ def test_a_models_versions_the_latest_first(tmp_path: Path) -> None:
     assert [file.version for file in require_versions(tmp_path, "b")] == [10, 9, 2]
 
 
-def test_what_is_no_model_or_version_is_left_alone(tmp_path: Path) -> None:
+def test_other_files_and_folders_are_ignored(tmp_path: Path) -> None:
     add(tmp_path, "m/1", "m/01", "m/v2", "m/-3", "m/0", ".git/1")
     (tmp_path / "README.md").touch()
     (tmp_path / "m/labels.txt").touch()
@@ -54,7 +54,7 @@ def test_a_name_that_could_leave_the_repository_is_refused(tmp_path: Path, name:
         versions(tmp_path / "m", name)
 
 
-def test_a_missing_repository_says_how_to_name_one(tmp_path: Path) -> None:
+def test_a_missing_repository_is_reported_with_the_option_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ModelRepositoryError, match=r"nowhere is not a folder. Name the model repository with --models"):
         names(tmp_path / "nowhere")
 
@@ -65,7 +65,7 @@ def test_a_file_is_no_repository(tmp_path: Path) -> None:
         names(tmp_path / "models")
 
 
-def test_an_empty_repository_says_what_was_expected(tmp_path: Path) -> None:
+def test_an_empty_repository_is_reported_with_the_expected_layout(tmp_path: Path) -> None:
     assert names(tmp_path) == []
     with pytest.raises(ModelRepositoryError, match=r"holds no model: expected .*/<name>/<version>/model.onnx"):
         require_names(tmp_path)

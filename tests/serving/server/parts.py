@@ -1,4 +1,4 @@
-"""What the unit tests put in the place of a clock, a caller and ONNX Runtime."""
+"""Test doubles for a clock, a caller and ONNX Runtime, and short ways to build queues, models and engines."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 
 class Clock:
-    """A monotonic clock that a test turns."""
+    """A monotonic clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -31,7 +31,7 @@ class Clock:
 
 
 class Caller:
-    """Keeps each outcome that an entry's callback gets."""
+    """Keeps each outcome that a request's callback gets."""
 
     def __init__(self) -> None:
         self.outcomes: list[InferenceResult | ServerError] = []
@@ -51,7 +51,7 @@ class Caller:
 
 
 class FakeRuntime(Runtime):
-    """Doubles x, or does what a test says; notes each batch."""
+    """Doubles x, or runs ``compute`` of a test; records each batch."""
 
     def __init__(self, *, batched: bool = True) -> None:
         shape = (None, 2) if batched else (1, 2)
@@ -67,17 +67,17 @@ class FakeRuntime(Runtime):
         return self.compute(inputs["x"])
 
 
-def entry(
+def new_request(
     samples: int = 1, on_complete: OnComplete | None = None, *, batch_key: str = "", deadline: float | None = None
 ) -> QueuedRequest:
-    """An entry without inputs, for the batcher alone."""
+    """A request without inputs, for the batcher alone."""
     return QueuedRequest({}, samples, on_complete or Caller(), batch_key=batch_key, deadline=deadline)
 
 
 def batcher(
     clock: Clock, *, size: int = 4, queue: int = 100, delay: float = 0.0, instances: int = 1_000_000
 ) -> Batcher:
-    """Unless a test says how many instances, there is always one free."""
+    """By default there are so many instances that one is always free."""
     return Batcher(max_batch_size=size, max_queue_size=queue, instances=instances, max_queue_delay=delay, clock=clock)
 
 
@@ -95,5 +95,5 @@ def engine_of(model: ServedModel) -> Engine:
 
 
 def rows(*values: float) -> dict[str, npt.NDArray[np.float32]]:
-    """Inputs of one sample a value."""
+    """Inputs with one sample per value."""
     return {"x": np.array([[value, value] for value in values], np.float32)}

@@ -1,4 +1,4 @@
-"""Under any interleaving no entry is lost, doubled, reordered, mixed with another key, or computed in vain."""
+"""Under any interleaving no request is lost, doubled, reordered, mixed with another batch key, or computed in vain."""
 
 import pytest
 from hypothesis import settings
@@ -19,7 +19,7 @@ from tests.serving.server.parts import Caller, Clock, batcher
 
 
 class BatcherMachine(RuleBasedStateMachine):
-    """Puts, cancels, takes, answers, fails and lets time pass in any order, beside a plain list of what must wait."""
+    """Puts, cancels, takes, answers and fails requests in any order, and compares with a list of those that wait."""
 
     @initialize(
         size=st.integers(1, 6),
@@ -41,38 +41,38 @@ class BatcherMachine(RuleBasedStateMachine):
         samples = min(samples, self.batcher.max_batch_size)
         deadline = None if patience is None else self.clock.now + patience
         caller = Caller()
-        entry = QueuedRequest({}, samples, caller, batch_key=batch_key, deadline=deadline)
+        request = QueuedRequest({}, samples, caller, batch_key=batch_key, deadline=deadline)
         refusal = (
             UnavailableError
             if self.closed
             else QueueFullError
             if len(self.waiting) >= self.batcher.max_queue_size
             else DeadlineError
-            if patience is not None and self.share() * patience < self.batcher._expected(entry, self.clock.now)
+            if patience is not None and self.share() * patience < self.batcher._expected(request, self.clock.now)
             else None
         )
         if refusal:
             with pytest.raises(refusal):
-                self.batcher.put(entry)
+                self.batcher.put(request)
             assert caller.outcomes == []
         else:
-            self.batcher.put(entry)
-            self.callers[entry] = caller
-            self.waiting.append(entry)
+            self.batcher.put(request)
+            self.callers[request] = caller
+            self.waiting.append(request)
 
     def share(self) -> float:
-        """Of its time, that an entry that came now might use up until it is computed."""
+        """The share of its time within which a request that came now must be computed."""
         return 1 - RESERVED_SHARE if len(self.computing) >= self.batcher.instances else 1.0
 
     @precondition(lambda self: self.callers)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        entry = data.draw(st.sampled_from(list(self.callers)))
-        self.batcher.cancel(entry)
-        late = entry.deadline is not None and entry.deadline <= self.clock.now + 0.1
-        self.expected.setdefault(entry, DeadlineError if late else CancelledError)
-        if entry in self.waiting:
-            self.waiting.remove(entry)
+        request = data.draw(st.sampled_from(list(self.callers)))
+        self.batcher.cancel(request)
+        late = request.deadline is not None and request.deadline <= self.clock.now + 0.1
+        self.expected.setdefault(request, DeadlineError if late else CancelledError)
+        if request in self.waiting:
+            self.waiting.remove(request)
 
     @rule(seconds=st.integers(1, 3))
     def time_passes(self, seconds: int) -> None:
@@ -82,13 +82,13 @@ class BatcherMachine(RuleBasedStateMachine):
     def take(self) -> None:
         oldest = self.waiting[0].enqueued if self.waiting else None
         batch = self.batcher.take(wait=False)
-        dropped = [entry for entry in self.waiting if entry.completed]
-        for entry in dropped:
-            assert entry.deadline is not None
-            assert entry.ready_by is not None
-            assert entry.ready_by <= self.clock.now + self.longest()
-            assert entry.deadline - entry.ready_by <= RESERVED_SHARE * (entry.deadline - entry.enqueued) + 1e-9
-            self.expected[entry] = DeadlineError
+        dropped = [request for request in self.waiting if request.completed]
+        for request in dropped:
+            assert request.deadline is not None
+            assert request.ready_by is not None
+            assert request.ready_by <= self.clock.now + self.longest()
+            assert request.deadline - request.ready_by <= RESERVED_SHARE * (request.deadline - request.enqueued) + 1e-9
+            self.expected[request] = DeadlineError
         free = len(self.computing) < self.batcher.instances
         due = (
             free
@@ -99,20 +99,20 @@ class BatcherMachine(RuleBasedStateMachine):
                 or self.clock.now >= oldest + self.batcher.max_queue_delay
             )
         )
-        self.waiting = [entry for entry in self.waiting if not entry.completed]
+        self.waiting = [request for request in self.waiting if not request.completed]
         if not batch:
             assert not (due and self.waiting)
             return
         assert free
-        assert batch[0] is self.waiting[0]  # nobody is overtaken by another key for ever
-        same_kind = [entry for entry in self.waiting if entry.batch_key == batch[0].batch_key]
-        assert batch == same_kind[: len(batch)]
-        samples = sum(entry.samples for entry in batch)
+        assert batch[0] is self.waiting[0]  # the oldest request is always taken first
+        same_key = [request for request in self.waiting if request.batch_key == batch[0].batch_key]
+        assert batch == same_key[: len(batch)]
+        samples = sum(request.samples for request in batch)
         assert samples <= self.batcher.max_batch_size
-        assert all(entry.deadline is None or entry.deadline > self.clock.now for entry in batch)
-        following = same_kind[len(batch) : len(batch) + 1]
+        assert all(request.deadline is None or request.deadline > self.clock.now for request in batch)
+        following = same_key[len(batch) : len(batch) + 1]
         assert not following or samples + following[0].samples > self.batcher.max_batch_size  # as full as it can be
-        self.waiting = [entry for entry in self.waiting if entry not in batch]
+        self.waiting = [request for request in self.waiting if request not in batch]
         self.computing.append(batch)
 
     @precondition(lambda self: self.computing)
@@ -120,14 +120,14 @@ class BatcherMachine(RuleBasedStateMachine):
     def finish(self, data: st.DataObject, fails: bool) -> None:
         batch = self.computing.pop(data.draw(st.integers(0, len(self.computing) - 1)))
         self.batcher.finish(batch, None if fails else data.draw(st.sampled_from([0.0, 0.5, 4.0])))
-        for entry in batch:
-            outcome = InferenceError("made up") if fails else InferenceResult({}, Timings(id(entry), 0, 0, 0, 1))
-            gone = entry in self.expected
-            assert entry.complete(outcome) is not gone
-            self.expected.setdefault(entry, InferenceError if isinstance(outcome, InferenceError) else outcome)
+        for request in batch:
+            outcome = InferenceError("made up") if fails else InferenceResult({}, Timings(id(request), 0, 0, 0, 1))
+            gone = request in self.expected
+            assert request.complete(outcome) is not gone
+            self.expected.setdefault(request, InferenceError if isinstance(outcome, InferenceError) else outcome)
 
     def longest(self) -> float:
-        """What the fullest batch is expected to take."""
+        """The expected seconds of the largest batch."""
         return self.batcher._service_time.predict(self.batcher.max_batch_size)
 
     @rule()
@@ -137,8 +137,8 @@ class BatcherMachine(RuleBasedStateMachine):
 
     @invariant()
     def each_caller_has_exactly_its_own_outcome(self) -> None:
-        for entry, caller in self.callers.items():
-            expected = self.expected.get(entry)
+        for request, caller in self.callers.items():
+            expected = self.expected.get(request)
             if expected is None:
                 assert caller.outcomes == []
             elif isinstance(expected, InferenceResult):
@@ -147,7 +147,7 @@ class BatcherMachine(RuleBasedStateMachine):
                 assert type(caller.outcome) is expected
         assert len(self.batcher) == len(self.waiting)
         assert self.batcher.computing == len(self.computing)
-        assert self.batcher._samples == sum(entry.samples for entry in self.batcher._queue)
+        assert self.batcher._samples == sum(request.samples for request in self.batcher._queue)
 
     def teardown(self) -> None:
         if not hasattr(self, "batcher"):
@@ -157,8 +157,8 @@ class BatcherMachine(RuleBasedStateMachine):
             while self.computing:
                 batch = self.computing.pop()
                 self.batcher.finish(batch)
-                for entry in batch:
-                    entry.complete(InferenceResult({}, Timings(id(entry), 0, 0, 0, 1)))
+                for request in batch:
+                    request.complete(InferenceResult({}, Timings(id(request), 0, 0, 0, 1)))
             self.take()
         assert self.batcher.computing == 0
         assert self.batcher.take() == []

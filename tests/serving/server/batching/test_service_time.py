@@ -13,12 +13,12 @@ def learned(*batches: tuple[int, float], clock: Clock | None = None) -> ServiceT
     return line
 
 
-def test_nothing_is_known_before_the_first_batch() -> None:
+def test_the_prediction_is_zero_before_the_first_batch() -> None:
     assert learned().predict(64) == 0
 
 
 @given(st.floats(0, 1e-2), st.floats(1e-6, 1e-2), st.lists(st.integers(1, 64), min_size=20, max_size=60))
-def test_a_line_is_found(a: float, b: float, sizes: list[int]) -> None:
+def test_the_line_is_recovered_from_batches_on_it(a: float, b: float, sizes: list[int]) -> None:
     line = learned(*((samples, a + b * samples) for samples in (1, 64, *sizes)))
     for samples in (1, 8, 64):
         assert line.predict(samples) == pytest.approx(a + b * samples, rel=0.35)
@@ -37,14 +37,14 @@ def test_a_size_seen_long_ago_still_gives_the_slope() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 64), st.floats(0, 10)), min_size=1, max_size=50))
-def test_more_samples_never_take_less_and_nothing_takes_less_than_no_time(batches: list[tuple[int, float]]) -> None:
+def test_predictions_never_fall_with_size_and_are_never_negative(batches: list[tuple[int, float]]) -> None:
     line = learned(*batches)
     times = [line.predict(samples) for samples in range(1, 65)]
     assert times[0] >= -1e-9
     assert times == sorted(times)
 
 
-def test_it_follows_a_machine_that_gets_slower() -> None:
+def test_predictions_follow_a_machine_that_gets_slower() -> None:
     line = learned(*[(1, 1.0), (4, 4.0)] * 20)
     for _ in range(20):
         line.observe(4, 12.0)
@@ -57,7 +57,7 @@ def test_one_stall_is_no_trend() -> None:
     assert line.predict(4) < 7
 
 
-def test_what_is_old_says_nothing() -> None:
+def test_old_observations_are_ignored() -> None:
     clock = Clock()
     line = learned((4, 4.0), clock=clock)
     clock.now += FRESH_SECONDS

@@ -23,7 +23,7 @@ def test_without_a_file_the_servers_values_hold(tmp_path: Path) -> None:
     assert settings_of(tmp_path, CONFIG) is CONFIG
 
 
-def test_what_the_file_says_holds_and_the_rest_is_the_servers(tmp_path: Path) -> None:
+def test_a_models_settings_take_precedence_and_the_rest_is_the_servers(tmp_path: Path) -> None:
     text = "max_batch_size = 2\nmax_queue_delay_microseconds = 500\ninstances = 3 # of this model\n"
     config = settings_of(written(tmp_path, text), CONFIG)
     assert (config.max_batch_size, config.max_queue_delay_microseconds, config.instances) == (2, 500, 3)
@@ -47,7 +47,7 @@ def test_what_the_file_says_holds_and_the_rest_is_the_servers(tmp_path: Path) ->
         ("max_batch_size = 101", "max_queue_size (100) is below max_batch_size (101)"),
     ],
 )
-def test_what_cannot_be_meant_names_the_file_and_says_what_can(tmp_path: Path, text: str, expected: str) -> None:
+def test_invalid_settings_name_the_file_and_what_was_expected(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(StartError) as caught:
         settings_of(written(tmp_path, text), CONFIG)
     assert str(caught.value).startswith(f"{tmp_path / SETTINGS_FILE}: ") or expected.startswith("cannot")
@@ -84,7 +84,7 @@ def test_each_model_is_served_with_its_own(tmp_path: Path) -> None:
     assert own.check({"image": images}, {"image": "UINT8"})[0] == 2
 
 
-def test_the_largest_of_each_size_counts_for_what_all_models_share(tmp_path: Path) -> None:
+def test_the_largest_value_of_any_model_counts_for_shared_resources(tmp_path: Path) -> None:
     texts = (
         "max_batch_size = 40\ninstances = 5",
         "max_queue_size = 300",

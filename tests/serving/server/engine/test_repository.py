@@ -24,7 +24,7 @@ def test_a_file_that_changes_has_another_stamp(tmp_path: Path) -> None:
     assert repository.stamp(file) != before
 
 
-def test_what_cannot_be_read_is_an_error_of_the_server(tmp_path: Path) -> None:
+def test_errors_of_the_repository_become_errors_of_the_server(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="cannot be a model's name"):
         repository.versions(tmp_path, "../m")
     with pytest.raises(RepositoryError, match="is not a folder"):
@@ -33,7 +33,7 @@ def test_what_cannot_be_read_is_an_error_of_the_server(tmp_path: Path) -> None:
         repository.require_names(tmp_path)
 
 
-def test_models_that_cannot_be_read_are_left_out_of_what_is_published(tmp_path: Path) -> None:
+def test_published_leaves_out_models_without_a_version(tmp_path: Path) -> None:
     assert repository.published(tmp_path / "nowhere") == []
     add(tmp_path, "m/1", "m/2")
     (tmp_path / "empty").mkdir()

@@ -73,7 +73,7 @@ def test_the_threads_of_a_started_model_answer(runtime: FakeRuntime) -> None:
         assert outcome.outputs["y"].tolist() == [[2 * number] * 2]
 
 
-def test_close_finishes_what_is_queued_and_then_refuses(model: ServedModel) -> None:
+def test_close_computes_the_queue_and_then_refuses(model: ServedModel) -> None:
     callers = [submit(model, value) for value in range(100)]
     model.start()
     model.close()
@@ -82,7 +82,7 @@ def test_close_finishes_what_is_queued_and_then_refuses(model: ServedModel) -> N
         submit(model, 1)
 
 
-def test_closing_what_was_never_started_is_harmless(model: ServedModel) -> None:
+def test_closing_a_model_that_was_never_started_is_harmless(model: ServedModel) -> None:
     model.close()
 
 
@@ -100,7 +100,9 @@ def test_a_failing_batch_fails_alone_and_the_loop_survives(model: ServedModel, r
 
 
 @pytest.mark.parametrize("error", [InvalidValuesError, InferenceError, KeyError])
-def test_who_makes_a_batch_fail_fails_alone(model: ServedModel, runtime: FakeRuntime, error: type[Exception]) -> None:
+def test_a_request_that_makes_its_batch_fail_fails_alone(
+    model: ServedModel, runtime: FakeRuntime, error: type[Exception]
+) -> None:
     def fail_on_two(x: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Outputs:
         if 2 in x:
             raise error("made up")
@@ -109,16 +111,22 @@ def test_who_makes_a_batch_fail_fails_alone(model: ServedModel, runtime: FakeRun
     runtime.compute = fail_on_two
     callers = [submit(model, value) for value in range(4)]
     gone = Caller()
-    entry = model.submit(rows(9), FP32, gone)
+    request = model.submit(rows(9), FP32, gone)
     batch = model.batcher.take()
-    model.cancel(entry)
+    model.cancel(request)
     with structlog.testing.capture_logs() as log:
         model.execute(batch)
     assert isinstance(callers.pop(2).outcome, error if issubclass(error, InferenceError) else InferenceError)
     assert [caller.answer.outputs["y"][0, 0] for caller in callers] == [0, 2, 6]
-    assert [len(computed) for computed in runtime.batches] == [5, 1, 1, 1, 1]  # nothing more for who is gone
+    assert [len(computed) for computed in runtime.batches] == [
+        5,
+        1,
+        1,
+        1,
+        1,
+    ]  # the cancelled request is not computed again
     assert model.batcher.computing == 0
-    assert bool(log) is (error is not InvalidValuesError)  # bad values are told to their caller alone
+    assert bool(log) is (error is not InvalidValuesError)  # invalid values are reported to their client alone
     assert model.statistics.snapshot().success.count == 3
 
 
@@ -172,7 +180,9 @@ def test_a_callback_that_raises_on_a_failed_batch_does_not_hurt_its_neighbours(
     assert isinstance(after.outcome, InferenceError)
 
 
-def test_nobody_gets_rows_of_an_output_that_does_not_follow_the_batch(model: ServedModel, runtime: FakeRuntime) -> None:
+def test_no_request_gets_rows_of_another_if_an_output_does_not_follow_the_batch(
+    model: ServedModel, runtime: FakeRuntime
+) -> None:
     runtime.compute = lambda x: {"y": np.concatenate([x, x])}
     callers = [submit(model, 1), submit(model, 2)]
     with structlog.testing.capture_logs() as log:
@@ -181,14 +191,14 @@ def test_nobody_gets_rows_of_an_output_that_does_not_follow_the_batch(model: Ser
     assert [caller.answer.outputs["y"][:, 0].tolist() for caller in callers] == [[1, 1], [2, 2]]  # each alone
 
 
-def test_an_entry_cancelled_while_it_is_computed_does_not_hurt_its_neighbours(
+def test_a_request_cancelled_while_it_is_computed_does_not_hurt_its_neighbours(
     model: ServedModel, runtime: FakeRuntime
 ) -> None:
     callers = [Caller(), Caller(), Caller()]
-    entries = [model.submit(rows(value), FP32, caller) for value, caller in enumerate(callers)]
+    requests = [model.submit(rows(value), FP32, caller) for value, caller in enumerate(callers)]
 
     def cancelled_meanwhile(x: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Outputs:
-        model.cancel(entries[1])
+        model.cancel(requests[1])
         return {"y": x * 2}
 
     runtime.compute = cancelled_meanwhile
@@ -244,7 +254,7 @@ def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(
     assert runtime.alone[-2:] == [False, False]
 
 
-def test_with_another_batch_on_its_way_nobody_is_alone(runtime: FakeRuntime) -> None:
+def test_with_another_batch_being_computed_no_batch_is_alone(runtime: FakeRuntime) -> None:
     model = served(runtime, ServerConfig(instances=2))
     for _ in range(_ALONE_BATCHES):
         submit(model, 1)

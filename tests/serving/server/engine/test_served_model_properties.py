@@ -1,5 +1,7 @@
-"""Under any interleaving of arrivals, cancellations, failures, closes and new versions every caller gets one outcome,
-and if that is an answer, its own."""
+"""Under any interleaving of arrivals, cancellations, failures, closes and new versions, each caller gets one outcome.
+
+If the outcome is a result, it is that of the caller's own request.
+"""
 
 from typing import Any
 
@@ -23,7 +25,7 @@ from tests.serving.server.parts import Caller, FakeRuntime, Outputs, rows, serve
 
 
 class ModelMachine(RuleBasedStateMachine):
-    """A model whose runtime doubles, or fails; batches are computed one at a time, when the machine says so."""
+    """A model whose runtime doubles or fails; a rule of the machine computes each batch."""
 
     @initialize(size=st.integers(1, 5), instances=st.integers(1, 3))
     def start(self, size: int, instances: int) -> None:
@@ -38,25 +40,27 @@ class ModelMachine(RuleBasedStateMachine):
 
     @rule()
     def deploy(self) -> None:
-        """A new version takes the place; the old one takes nothing more and drains."""
+        """Replace the model by a new version; the old one takes no more requests and drains."""
         for old in self.models:
             old.batcher.close()
         self.models.append(served(FakeRuntime(), self.config))
 
     @rule(samples=st.integers(1, 5), late=st.booleans())
     def arrive(self, samples: int, late: bool) -> None:
-        model = self.models[0] if late else self.models[-1]  # who looked a model up may come after it was replaced
+        model = (
+            self.models[0] if late else self.models[-1]
+        )  # a thread may submit after the model that it looked up was replaced
         values = [self.next + offset for offset in range(min(samples, self.config.max_batch_size))]
         self.next += len(values)
         caller = Caller()
         try:
-            entry = model.submit(rows(*values), {"x": "FP32"}, caller)
+            request = model.submit(rows(*values), {"x": "FP32"}, caller)
         except QueueFullError:
             assert len(model.batcher) == self.config.max_queue_size
         except UnavailableError:
             assert model is not self.models[-1] or self.closed
         else:
-            self.callers[entry] = model, caller, values
+            self.callers[request] = model, caller, values
             return
         assert caller.outcomes == []
 
@@ -70,11 +74,11 @@ class ModelMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.callers)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        entry = data.draw(st.sampled_from(list(self.callers)))
-        model, caller, _ = self.callers[entry]
+        request = data.draw(st.sampled_from(list(self.callers)))
+        model, caller, _ = self.callers[request]
         if not caller.outcomes:
-            self.gone.add(entry)
-        model.cancel(entry)
+            self.gone.add(request)
+        model.cancel(request)
 
     @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:
@@ -90,7 +94,7 @@ class ModelMachine(RuleBasedStateMachine):
         runtime = model.runtime
         assert isinstance(runtime, FakeRuntime)
         victims = {None: [], "too few rows": [], "bad values": batch[-1:]}.get(fault, batch)
-        samples = sum(entry.samples for entry in batch)
+        samples = sum(request.samples for request in batch)
         (poison,) = batch[-1].inputs["x"][-1:, 0]
 
         def compute(x: Any) -> Outputs:
@@ -107,14 +111,14 @@ class ModelMachine(RuleBasedStateMachine):
 
         runtime.compute = compute
         model.execute(batch)
-        self.doomed.update(entry for entry in victims if entry not in self.gone)
+        self.doomed.update(request for request in victims if request not in self.gone)
 
     @invariant()
-    def everyone_has_exactly_what_is_theirs(self) -> None:
-        for entry, (_, caller, values) in self.callers.items():
-            if entry in self.gone:
+    def each_caller_has_exactly_its_own_outcome(self) -> None:
+        for request, (_, caller, values) in self.callers.items():
+            if request in self.gone:
                 assert isinstance(caller.outcome, CancelledError)
-            elif entry in self.doomed:
+            elif request in self.doomed:
                 assert isinstance(caller.outcome, InferenceError)
             elif caller.outcomes:
                 assert isinstance(caller.outcome, InferenceResult)
@@ -135,7 +139,7 @@ class ModelMachine(RuleBasedStateMachine):
             model.close()
             with pytest.raises(UnavailableError):
                 model.submit(rows(1), {"x": "FP32"}, Caller())
-        self.everyone_has_exactly_what_is_theirs()
+        self.each_caller_has_exactly_its_own_outcome()
         assert all(len(caller.outcomes) == 1 for _, caller, _ in self.callers.values())
 
 

@@ -4,25 +4,25 @@ from concurrent.futures import Future
 
 import pytest
 
-from hangtag.serving.server.engine import single_flight as joined_module
+from hangtag.serving.server.engine import single_flight as single_flight_module
 from hangtag.serving.server.engine.single_flight import SingleFlight
 
 TIMEOUT = 30.0
 
 
 class Work:
-    """Blocks until it is let go, and counts."""
+    """Work that blocks until a test releases it, and records each execution."""
 
     def __init__(self) -> None:
-        self.begun = threading.Semaphore(0)
-        self.let_go = threading.Event()
-        self.times: list[str] = []
+        self.started = threading.Semaphore(0)
+        self.released = threading.Event()
+        self.executions: list[str] = []
 
     def named(self, name: str, error: Exception | None = None) -> Callable[[], None]:
         def work() -> None:
-            self.times.append(name)
-            self.begun.release()
-            assert self.let_go.wait(TIMEOUT)
+            self.executions.append(name)
+            self.started.release()
+            assert self.released.wait(TIMEOUT)
             if error is not None:
                 raise error
 
@@ -31,7 +31,7 @@ class Work:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
-    """Released whenever somebody has registered work, or waits for what somebody else has registered."""
+    """Released whenever a caller registers an execution or waits for one."""
     released = threading.Semaphore(0)
 
     class Noted(Future[None]):
@@ -43,7 +43,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
             released.release()
             super().result(timeout)
 
-    monkeypatch.setattr(joined_module, "Future", Noted)
+    monkeypatch.setattr(single_flight_module, "Future", Noted)
     return released
 
 
@@ -55,38 +55,38 @@ def start(work: Callable[[], None], waits: threading.Semaphore) -> threading.Thr
     return thread
 
 
-def test_however_many_ask_it_is_done_once_more_after_what_has_begun(waits: threading.Semaphore) -> None:
-    joined, work = SingleFlight(), Work()
-    first = start(lambda: joined.do("a", work.named("a")), waits)
-    assert work.begun.acquire(timeout=TIMEOUT)
-    others = [start(lambda: joined.do("a", work.named("a")), waits) for _ in range(20)]
-    another = start(lambda: joined.do("b", work.named("b")), waits)
-    work.let_go.set()
+def test_callers_during_an_execution_share_one_more(waits: threading.Semaphore) -> None:
+    single_flight, work = SingleFlight(), Work()
+    first = start(lambda: single_flight.do("a", work.named("a")), waits)
+    assert work.started.acquire(timeout=TIMEOUT)
+    others = [start(lambda: single_flight.do("a", work.named("a")), waits) for _ in range(20)]
+    another = start(lambda: single_flight.do("b", work.named("b")), waits)
+    work.released.set()
     for thread in (first, *others, another):
         thread.join(TIMEOUT)
         assert not thread.is_alive()
-    assert sorted(work.times) == ["a", "a", "b"]
-    assert joined._waiting == {}
+    assert sorted(work.executions) == ["a", "a", "b"]
+    assert single_flight._waiting == {}
 
 
-def test_a_failure_is_everybodys_who_waited_for_it_and_nobody_elses(waits: threading.Semaphore) -> None:
-    joined, work = SingleFlight(), Work()
+def test_a_failure_reaches_every_caller_of_that_execution_and_no_other(waits: threading.Semaphore) -> None:
+    single_flight, work = SingleFlight(), Work()
     raised: list[Exception] = []
 
-    def ask() -> None:
+    def call() -> None:
         try:
-            joined.do("a", work.named("a", LookupError("gone")))
+            single_flight.do("a", work.named("a", LookupError("gone")))
         except LookupError as error:
             raised.append(error)
 
-    holding = start(lambda: joined.do("b", work.named("b")), waits)
-    assert work.begun.acquire(timeout=TIMEOUT)
-    asking = [start(ask, waits) for _ in range(3)]
-    work.let_go.set()
-    for thread in (holding, *asking):
+    holding = start(lambda: single_flight.do("b", work.named("b")), waits)
+    assert work.started.acquire(timeout=TIMEOUT)
+    callers = [start(call, waits) for _ in range(3)]
+    work.released.set()
+    for thread in (holding, *callers):
         thread.join(TIMEOUT)
     assert len(raised) == 3
-    assert work.times == ["b", "a"]
-    joined.do("a", work.named("a"))
+    assert work.executions == ["b", "a"]
+    single_flight.do("a", work.named("a"))
     with pytest.raises(LookupError, match="again"):
-        joined.do("a", work.named("a", LookupError("again")))
+        single_flight.do("a", work.named("a", LookupError("again")))

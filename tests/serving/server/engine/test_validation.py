@@ -57,7 +57,7 @@ def test_a_model_without_a_batch_axis_takes_one_sample() -> None:
         ({"image": (np.uint8, (9, 4, 4))}, "9 samples in one request; the model takes at most 8"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_what_would(inputs: dict[str, Any], message: str) -> None:
+def test_a_request_that_does_not_fit_is_refused_with_what_would_fit(inputs: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message):
         count(PICTURES, **inputs)
 

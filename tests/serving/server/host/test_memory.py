@@ -1,4 +1,4 @@
-"""Looked at in a process of its own, since the heap that is frozen is the whole process'."""
+"""The test runs in a process of its own, because freezing affects the whole heap."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from hangtag.serving.server.host import memory
 def rss_kb():
     return int(re.search(r"^VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text(), re.M)[1])
 
-pieces = [bytes(100_000) for _ in range(1000)]  # below glibc's limit for memory of its own, so kept when it is freed
+pieces = [bytes(100_000) for _ in range(1000)]  # below glibc's mmap threshold, so glibc keeps them after they are freed
 kept = pieces[-1]
 taken = rss_kb()
 del pieces

@@ -5,13 +5,13 @@ import pytest
 import structlog.testing
 
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.host import watched_files as changing_files
+from hangtag.serving.server.host import watched_files
 from hangtag.serving.server.host.watched_files import WatchedFiles
 
 
 @pytest.fixture(autouse=True)
 def _every_look_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changing_files, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(watched_files, "CHECK_SECONDS", 0.0)
 
 
 def word(path: Path) -> str:
@@ -21,7 +21,7 @@ def word(path: Path) -> str:
     return text
 
 
-def test_a_change_is_seen_and_told_once(tmp_path: Path) -> None:
+def test_a_change_is_seen_and_logged_once(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("first")
     watched = WatchedFiles("words", [file], lambda: word(file))
@@ -32,7 +32,7 @@ def test_a_change_is_seen_and_told_once(tmp_path: Path) -> None:
     assert [line["event"] for line in log] == ["words reloaded"]
 
 
-def test_what_is_no_good_leaves_the_last_good_one_and_is_told_once(tmp_path: Path) -> None:
+def test_an_invalid_file_leaves_the_last_valid_value_and_is_logged_once(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("good")
     watched = WatchedFiles("words", [file], lambda: word(file))
@@ -76,8 +76,8 @@ def test_a_file_swapped_by_a_link_as_kubernetes_does_is_a_change(tmp_path: Path)
     assert watched.current() == "new"
 
 
-def test_the_disk_is_not_asked_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changing_files, "CHECK_SECONDS", 3600.0)
+def test_the_disk_is_not_read_at_each_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched_files, "CHECK_SECONDS", 3600.0)
     file = tmp_path / "file"
     file.write_text("first")
     watched = WatchedFiles("words", [file], lambda: word(file))
@@ -85,7 +85,7 @@ def test_the_disk_is_not_asked_each_time(tmp_path: Path, monkeypatch: pytest.Mon
     assert watched.current() == "first"
 
 
-def test_what_is_no_good_at_the_start_is_an_error(tmp_path: Path) -> None:
+def test_an_invalid_file_at_the_start_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("no good")
     with pytest.raises(StartError, match="not one word"):

@@ -19,7 +19,7 @@ def passes(limit: RateLimit, event: str, method: str = "warning") -> dict[str, o
         return None
 
 
-def test_what_repeats_is_dropped_and_counted() -> None:
+def test_repeated_problems_are_dropped_and_counted() -> None:
     clock = Clock()
     limit = RateLimit(clock)
     assert [passes(limit, "bad") is not None for _ in range(BURST + 7)] == [True] * BURST + [False] * 7
@@ -30,13 +30,13 @@ def test_what_repeats_is_dropped_and_counted() -> None:
 
 
 @pytest.mark.parametrize("method", ["info", "debug"])
-def test_what_is_no_problem_is_never_dropped(method: str) -> None:
+def test_lines_that_are_no_problem_are_never_dropped(method: str) -> None:
     limit = RateLimit(Clock())
     assert all(passes(limit, "model loaded", method) for _ in range(10 * BURST))
 
 
 class Unwritable(io.StringIO):
-    """Standard error whose reader is gone."""
+    """A standard error whose reader has ended."""
 
     def write(self, _text: str) -> int:
         raise BrokenPipeError(32, "Broken pipe")
@@ -57,7 +57,7 @@ def closed() -> io.StringIO:
 
 @pytest.mark.usefixtures("_log_as_before")
 @pytest.mark.parametrize("there", [Unwritable(), closed(), None], ids=["nobody reads", "closed", "none"])
-def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.MonkeyPatch, there: io.StringIO | None) -> None:
+def test_a_log_that_cannot_be_written_fails_no_call(monkeypatch: pytest.MonkeyPatch, there: io.StringIO | None) -> None:
     monkeypatch.setattr(sys, "stderr", there)
     configure_log()
     runtime = FakeRuntime()

@@ -40,20 +40,20 @@ def test_processes_add_up_by_model_and_version() -> None:
     assert total([]) == ServerState()
 
 
-def test_what_computes_is_told_by_whoever_knows() -> None:
+def test_the_provider_comes_from_the_process_that_has_loaded_the_version() -> None:
     ready = VersionState("a", "1", READY, provider="CUDA", requested_provider="auto", cuda_graphs=True)
     for both in (ready + VersionState("a", "1", LOADING), VersionState("a", "1", LOADING) + ready):
         assert (both.requested_provider, both.provider, both.cuda_graphs) == ("auto", "CUDA", True)
 
 
-def test_a_version_is_as_ready_as_where_it_is_least() -> None:
+def test_the_worse_state_of_two_processes_counts() -> None:
     ready, broken = VersionState("a", "1", READY), VersionState("a", "1", UNAVAILABLE, "no model")
     for both in (ready + broken, broken + ready):
         assert (both.state, both.reason) == (UNAVAILABLE, "no model")
     assert (ready + VersionState("a", "1", LOADING)).state == LOADING
 
 
-def test_of_a_process_that_ended_only_what_it_did_is_left() -> None:
+def test_a_process_that_ended_leaves_only_its_counters() -> None:
     state = VersionState(
         "a", "1", UNAVAILABLE, "no model", "CPU", instances=2, queued=7, max_queue_size=8, counters=counted(3)
     )

@@ -1,4 +1,4 @@
-"""An engine under control, and what a test does to its repository."""
+"""An engine with its model control, and functions that change its repository."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests import onnx_models
 
 
 class Controlled:
-    """An engine and its control, with what a test asks of them."""
+    """An engine and its control, with short ways to read their state."""
 
     def __init__(self, config: ServerConfig) -> None:
         self.engine = Engine(config)

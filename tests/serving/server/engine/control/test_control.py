@@ -1,4 +1,4 @@
-"""Which versions serve, with a real repository and real models; nobody calls over the wire here."""
+"""Which versions serve at the start and after load and unload calls, with real models and without a transport."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_without_control_calls_cannot_change_anything(models: Path, start: Start
             controlled.control.unload("gather")
 
 
-def test_explicitly_only_what_is_asked_for_is_served(models: Path, start: Start) -> None:
+def test_in_explicit_mode_only_requested_models_serve(models: Path, start: Start) -> None:
     assert start("explicit").served() == {}
     assert start("explicit", load_model=("text",)).served() == {"text": ["1"]}
     assert start("explicit", load_model=("*",)).served() == {"gather": ["1"], "text": ["1"]}
@@ -85,14 +85,14 @@ def test_a_load_loads_again_although_the_file_is_the_same(models: Path, start: S
 
 
 @pytest.mark.parametrize("name", ["nobody", "../models", "", "gather/1", "."])
-def test_what_the_repository_does_not_have_cannot_be_loaded(models: Path, start: Start, name: str) -> None:
+def test_a_model_that_the_repository_lacks_cannot_be_loaded(models: Path, start: Start, name: str) -> None:
     controlled = start("explicit")
     with pytest.raises(NotFoundError):
         controlled.control.load(name)
     assert controlled.control.state().loads == {}
 
 
-def test_a_broken_version_changes_nothing_and_is_told(models: Path, start: Start) -> None:
+def test_a_broken_version_changes_nothing_and_is_reported(models: Path, start: Start) -> None:
     controlled = start("explicit", load_model=("gather",))
     before = controlled.engine.model("gather")
     file = spoil(models, "gather", 2)
@@ -125,7 +125,7 @@ def test_a_new_version_is_warmed_up_before_it_takes_requests(
     assert controlled.engine.model("gather").version == "2"
 
 
-def test_the_replaced_model_finishes_what_it_has_and_then_takes_no_more(
+def test_a_replaced_model_finishes_its_requests_and_then_takes_no_more(
     models: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retirement, "LINGER_SECONDS", 3600.0)
@@ -134,7 +134,7 @@ def test_the_replaced_model_finishes_what_it_has_and_then_takes_no_more(
     controlled.control.load("text")
     caller = Caller()
     inputs = {"text": np.array(["a"], np.object_)}
-    old.submit(inputs, {"text": "BYTES"}, caller)  # of a caller who looked it up before
+    old.submit(inputs, {"text": "BYTES"}, caller)  # from a thread that looked the model up before
     controlled.control.close()
     assert caller.answer.outputs["shouted"].tolist() == ["a!"]
     with pytest.raises(UnavailableError):

@@ -1,4 +1,4 @@
-"""A repository that is looked at now and then: what comes there is served, and what goes is not."""
+"""Polling: new versions in the repository are served, removed ones are not."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests import onnx_models
 from tests.serving.server.engine.control.controlled import Start, add, remove, spoil
 
 
-def test_polling_serves_what_comes_and_ends_what_goes(models: Path, start: Start) -> None:
+def test_polling_serves_new_versions_and_ends_removed_ones(models: Path, start: Start) -> None:
     controlled = start("poll")
     changes: list[dict[str, list[str]]] = []
     controlled.control.on_change = lambda: changes.append(controlled.served())
@@ -59,7 +59,7 @@ def test_polling_sees_a_models_own_settings_change(models: Path, start: Start) -
     assert controlled.engine.model("text").batcher.max_queue_size == 256
 
 
-def test_polling_loads_a_model_whose_settings_were_mended(models: Path, start: Start) -> None:
+def test_polling_loads_a_model_whose_settings_were_corrected(models: Path, start: Start) -> None:
     added = add(models, "two_inputs", 1)
     settings = added.parents[1] / SETTINGS_FILE
     settings.write_text("no settings")
@@ -70,7 +70,7 @@ def test_polling_loads_a_model_whose_settings_were_mended(models: Path, start: S
     assert controlled.engine.model("two_inputs").max_batch_size == 8
 
 
-def test_polling_leaves_a_model_that_serves_alone_when_what_comes_is_broken(models: Path, start: Start) -> None:
+def test_polling_leaves_a_serving_model_alone_when_a_new_version_is_broken(models: Path, start: Start) -> None:
     controlled = start("poll")
     before = controlled.engine.model("gather")
     broken = spoil(models, "gather", 2)
@@ -100,7 +100,7 @@ def test_polling_begins_with_the_latest_version_that_can_be_loaded(models: Path,
     ]
 
 
-def test_polling_wants_one_model_at_least_to_begin_with(models: Path, start: Start) -> None:
+def test_polling_needs_at_least_one_model_to_start(models: Path, start: Start) -> None:
     spoil(models, "gather", 1), spoil(models, "text", 1)
     with pytest.raises(RepositoryError, match=r"no model of .* can be served. .*gather/1/model.onnx cannot be loaded"):
         start("poll")

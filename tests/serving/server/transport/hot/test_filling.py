@@ -6,7 +6,7 @@ import pytest
 
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.transport.hot.filling import _ENOUGH_SECONDS, _REMEMBERED, Filling
-from tests.serving.server.parts import Clock, batcher, entry
+from tests.serving.server.parts import Clock, batcher, new_request
 
 MAX_BATCH_SIZE = 16
 ENOUGH = 4  # a quarter of it
@@ -20,7 +20,7 @@ def queue_of(samples: int) -> Batcher:
 
 def put(queue: Batcher, samples: int) -> None:
     for _ in range(samples):
-        queue.put(entry())
+        queue.put(new_request())
 
 
 def test_a_quarter_of_the_largest_batch_is_enough() -> None:
