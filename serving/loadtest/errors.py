@@ -1,20 +1,19 @@
-"""What can go wrong before or beside the measuring, for a person to read.
+"""Errors of the load test, apart from failed calls: those are results, counted by status code.
 
     LoadTestError
-    ├── TargetError      the server or a model cannot be measured: not there, not ready, not this protocol
-    ├── SampleError      there is nothing fitting to send
-    ├── GeneratorError   the generator's process failed
-    └── SavedResultsError       a file of saved results cannot be used
+    ├── TargetError         the server or a model cannot be measured: unreachable, not ready, another protocol
+    ├── SampleError         no samples fit the model
+    ├── GeneratorError      a generator process failed
+    └── SavedResultsError   a file of saved results cannot be used
 
-They are ClickExceptions, so that the command shows them as one line and exits with 1. Calls that fail while a run is
-measured are results, not exceptions: they are counted by status code.
+Each message is one sentence for the user; the root command shows it as one line and exits with 1.
 """
 
-import click
+from hangtag.errors import UserError
 
 
-class LoadTestError(click.ClickException):
-    """Base of everything that this package raises on purpose."""
+class LoadTestError(UserError):
+    """Base class of all errors that the load test raises on purpose."""
 
 
 class TargetError(LoadTestError):
@@ -22,12 +21,12 @@ class TargetError(LoadTestError):
 
 
 class SampleError(LoadTestError):
-    """The inputs to send cannot be read, do not fit the model, or cannot be made up for it."""
+    """The samples cannot be read, do not fit the model, or cannot be generated for it."""
 
 
 class GeneratorError(LoadTestError):
-    """The process that generates the load ended before it was told to."""
+    """A generator process ended before its block did."""
 
 
 class SavedResultsError(LoadTestError):
-    """A file is not what `hangtag loadtest --json` wrote."""
+    """A file was not written by `hangtag loadtest --json`."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hangtag.serving.loadtest.generator import executors, thread_times
 from hangtag.serving.loadtest.generator.block_result import BlockResult
 from hangtag.serving.loadtest.generator.channels import Channel, clock, connect
-from hangtag.serving.loadtest.generator.executors.executor import ProcessShare
+from hangtag.serving.loadtest.generator.executors.executor import Assignment
 from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, Snapshot
 from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
@@ -43,7 +43,7 @@ class Generator:
         """
         self._pools = pools
         self._settings = settings
-        self._share = ProcessShare(counts, process, processes)
+        self._counts, self._process, self._processes = counts, process, processes
         DurationHistogram.prepare()
         self._channels: dict[str, list[Channel]] = {}
         for address in dict.fromkeys(pool.address for pool in pools.values()):
@@ -64,7 +64,10 @@ class Generator:
             keep_going: Called with a snapshot every SNAPSHOT_INTERVAL; the block ends early when it returns False.
         """
         pool = self._pools[block.target]
-        executor = executors.create(block, self._channels[pool.address], pool, self._settings, self._share)
+        channels = self._channels[pool.address]
+        executor = executors.create(
+            Assignment(block, channels, pool, self._settings, self._counts, self._process, self._processes)
+        )
         cpu, wall, threads = time.process_time(), clock(), thread_times.busy_seconds()
         pacer = threading.Thread(target=executor.pace, name="pacer", daemon=True)
         pacer.start()

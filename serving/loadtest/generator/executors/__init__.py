@@ -1,19 +1,14 @@
 """Executors issue the queries of one block: one module for each kind of load, one for what they share."""
 
-from collections.abc import Sequence
-
-from hangtag.serving.loadtest.generator.channels import Channel
 from hangtag.serving.loadtest.generator.executors.closed_loop import ClosedLoopExecutor
-from hangtag.serving.loadtest.generator.executors.executor import Executor, ProcessShare
+from hangtag.serving.loadtest.generator.executors.executor import Assignment, Executor
 from hangtag.serving.loadtest.generator.executors.open_loop import OpenLoopExecutor
-from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool
 from hangtag.serving.loadtest.plan.load import ClosedLoop
 
 
-def create(
-    block: Block, channels: Sequence[Channel], pool: RequestPool, settings: CallSettings, share: ProcessShare
-) -> Executor:
+def create(assignment: Assignment) -> Executor:
     """The executor for the block's kind of load."""
-    if isinstance(block.load, ClosedLoop):
-        return ClosedLoopExecutor(block, block.load, channels, pool, settings, share)
-    return OpenLoopExecutor(block, block.load, channels, pool, settings, share)
+    load = assignment.block.load
+    if isinstance(load, ClosedLoop):
+        return ClosedLoopExecutor(assignment, load)
+    return OpenLoopExecutor(assignment, load)

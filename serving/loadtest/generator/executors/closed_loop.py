@@ -1,10 +1,7 @@
 """The closed loop: keeps a fixed number of queries in flight; each answer triggers the next query."""
 
-from collections.abc import Sequence
-
 from hangtag.serving.loadtest.generator.channels import Channel, clock
-from hangtag.serving.loadtest.generator.executors.executor import Executor, ProcessShare
-from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool
+from hangtag.serving.loadtest.generator.executors.executor import Assignment, Executor
 from hangtag.serving.loadtest.plan.load import ClosedLoop
 
 # Seconds to wait after UNAVAILABLE: an unreachable server fails calls at once, and the loop would spin.
@@ -16,17 +13,9 @@ CHECK_INTERVAL = 0.002
 class ClosedLoopExecutor(Executor):
     """Issues a query into each of this process's slots, and the next one into the slot that an answer frees."""
 
-    def __init__(
-        self,
-        block: Block,
-        load: ClosedLoop,
-        channels: Sequence[Channel],
-        pool: RequestPool,
-        settings: CallSettings,
-        share: ProcessShare,
-    ) -> None:
-        super().__init__(block, channels, pool, settings, share)
-        self._slots = load.concurrency // share.processes + (share.process < load.concurrency % share.processes)
+    def __init__(self, assignment: Assignment, load: ClosedLoop) -> None:
+        super().__init__(assignment)
+        self._slots = load.concurrency // self._processes + (self._process < load.concurrency % self._processes)
         # Limits are checked after this many more answers, or at the first answer after this time.
         self._answers_to_check, self._check_at = 1, 0.0
 
@@ -44,17 +33,16 @@ class ClosedLoopExecutor(Executor):
 
         Also called by the main thread, for when no answer arrives.
         """
-        share = self._share
-        queries = share.counts.update(share.process, self._recorder.queries)
+        queries = self._counts.update(self._process, self._recorder.queries)
         now = clock()
         elapsed = now - self._recorder.window_start
         limits = self._block.limits
-        if share.counts.end or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
+        if self._counts.end or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
             self.stop()
             return
         # No count can be exceeded before each process has completed its share of the missing queries.
         missing = [count - queries for count in (limits.min_query_count, limits.max_query_count) if count > queries]
-        self._answers_to_check = max(min(missing) // share.processes, 1)
+        self._answers_to_check = max(min(missing) // self._processes, 1)
         ends = [end for end in (limits.min_duration, limits.max_duration) if end > elapsed]
         self._check_at = min(now + CHECK_INTERVAL, *(self._recorder.window_start + end for end in ends))
 

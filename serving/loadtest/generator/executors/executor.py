@@ -17,9 +17,13 @@ Token = tuple[Channel, float, float]
 
 
 @dataclass(frozen=True)
-class ProcessShare:
-    """Which share of a block is this process's: process number `process` of `processes`, and their shared counts."""
+class Assignment:
+    """A block, the means to issue its queries, and which share of it is this process's: `process` of `processes`."""
 
+    block: Block
+    channels: Sequence[Channel]
+    pool: RequestPool
+    settings: CallSettings
     counts: SharedCounts
     process: int
     processes: int
@@ -32,22 +36,17 @@ class Executor(ABC):
     thread calls the rest. `drained` is set once nothing more will be recorded.
     """
 
-    def __init__(
-        self,
-        block: Block,
-        channels: Sequence[Channel],
-        pool: RequestPool,
-        settings: CallSettings,
-        share: ProcessShare,
-    ) -> None:
-        self._block = block
-        self._channels = channels
-        self._method = pool.method
-        self._share = share
+    def __init__(self, assignment: Assignment) -> None:
+        self._block = block = assignment.block
+        self._channels = assignment.channels
+        self._method = assignment.pool.method
+        self._counts = assignment.counts
+        self._process, self._processes = process, processes = assignment.process, assignment.processes
         # Each process starts at another request and takes every processes-th, so that together they rotate through all.
-        order = range(share.process, share.process + share.processes * len(pool.requests), share.processes)
-        requests = [pool.requests[(block.first + index) % len(pool.requests)] for index in order]
-        self._requests = itertools.cycle(requests)
+        pool = assignment.pool.requests
+        order = range(process, process + processes * len(pool), processes)
+        self._requests = itertools.cycle([pool[(block.first + index) % len(pool)] for index in order])
+        settings = assignment.settings
         self._deadline = settings.deadline
         self._metadata: Metadata = settings.credentials.metadata() or None
         self._start = block.start or clock()
@@ -84,7 +83,7 @@ class Executor(ABC):
         with self._lock:
             if not self._stopped.is_set():
                 self._stopped_early = early
-                self._share.counts.finish(clock() if early else self._window_end())
+                self._counts.finish(clock() if early else self._window_end())
                 self._stopped.set()
             if not self._in_flight:
                 self.drained.set()
@@ -97,7 +96,7 @@ class Executor(ABC):
     def snapshot(self) -> Snapshot:
         """The progress of this process's share."""
         recorder = self._recorder
-        recorder.fold(self._share.counts.end)
+        recorder.fold(self._counts.end)
         elapsed = clock() - self._start
         measured = max(elapsed - self._block.warm_up, 1e-9)
         answered = recorder.statuses[OK]
@@ -113,7 +112,7 @@ class Executor(ABC):
     def result(self) -> BlockResult:
         """What this process measured. Call it once `drained` is set."""
         stopped = self._stopped_early or self._abandoned
-        return self._recorder.result(self._block.target, self._block.load, self._share.counts.end, stopped=stopped)
+        return self._recorder.result(self._block.target, self._block.load, self._counts.end, stopped=stopped)
 
     def _send(self, channel: Channel, planned: float) -> None:
         with self._lock:

@@ -1,10 +1,7 @@
 """The open loop: issues queries at the times of a schedule, whether or not earlier queries were answered."""
 
-from collections.abc import Sequence
-
 from hangtag.serving.loadtest.generator.channels import Channel, clock
-from hangtag.serving.loadtest.generator.executors.executor import Executor, ProcessShare
-from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool
+from hangtag.serving.loadtest.generator.executors.executor import Assignment, Executor
 from hangtag.serving.loadtest.plan.load import OpenLoop
 from hangtag.serving.loadtest.plan.schedule import planned_send_times, random_generator
 
@@ -15,20 +12,13 @@ OVERTIME = 1.0
 class OpenLoopExecutor(Executor):
     """Issues this process's part of the schedule: every processes-th query."""
 
-    def __init__(
-        self,
-        block: Block,
-        load: OpenLoop,
-        channels: Sequence[Channel],
-        pool: RequestPool,
-        settings: CallSettings,
-        share: ProcessShare,
-    ) -> None:
-        super().__init__(block, channels, pool, settings, share)
+    def __init__(self, assignment: Assignment, load: OpenLoop) -> None:
+        super().__init__(assignment)
         # Every process computes the whole schedule and takes its part.
+        block = assignment.block
         random = random_generator(block.seed, "schedule", block.round)
         schedule = planned_send_times(load, block.limits, block.warm_up, random)
-        self._offsets: list[float] = schedule[share.process :: share.processes].tolist()
+        self._offsets: list[float] = schedule[self._process :: self._processes].tolist()
         self._schedule_end = self._start + (float(schedule[-1]) if schedule.size else 0.0)
 
     def pace(self) -> None:
@@ -47,7 +37,7 @@ class OpenLoopExecutor(Executor):
 
     def check_limits(self) -> None:
         """Share the query count; the schedule itself ends the block."""
-        self._share.counts.update(self._share.process, self._recorder.queries)
+        self._counts.update(self._process, self._recorder.queries)
 
     def _window_end(self) -> float:
         return self._schedule_end  # However late the last query left.

@@ -14,14 +14,14 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from hangtag.serving.loadtest.cli import loadtest
+from hangtag.cli import main
 from tests.serving.loadtest.fake_server import FakeServer, refuse_one, running
 
 QUICK = ["--min-duration", "200ms", "--min-query-count", "20", "--blocks", "2", "--warm-up", "0"]
 
 
 def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(loadtest, list(arguments))
+    return CliRunner().invoke(main, ["loadtest", *arguments])
 
 
 def test_two_models_are_compared_and_written_down(server: FakeServer, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_ctrl_c_ends_with_a_report_of_what_there_is(server: FakeServer, tmp_path
     json_file = tmp_path / "results.json"
     enough = threading.Event()
     server.behaviour = lambda number, context: enough.set() if number >= 200 else None
-    command = [sys.executable, "-c", "from hangtag.serving.loadtest.cli import loadtest; loadtest()", "fast"]
+    command = [sys.executable, "-m", "hangtag", "loadtest", "fast"]
     process = subprocess.Popen(
         [*command, "--server", server.address, "--concurrency", "1", "--min-duration", "60", "--json", str(json_file)],
         stdout=subprocess.PIPE,
@@ -220,7 +220,7 @@ def test_the_generator_alone_is_calibrated_without_a_server() -> None:
 def test_a_server_that_dies_and_comes_back_is_counted_and_reached_again(tmp_path: Path) -> None:
     """In one closed loop: answers, failures while it is gone, answers again; INVALID, and nothing hangs."""
     file = tmp_path / "results.json"
-    command = [sys.executable, "-c", "from hangtag.serving.loadtest.cli import loadtest; loadtest()", "fast"]
+    command = [sys.executable, "-m", "hangtag", "loadtest", "fast"]
     first, again = threading.Event(), threading.Event()
     servicer, second = FakeServer(), FakeServer()
     servicer.behaviour = lambda number, context: first.set() if number == 50 else None

@@ -50,7 +50,7 @@ def generator_run(
     generator: Generator, block: Block, keep_going: Callable[[Snapshot], bool] = lambda snapshot: True
 ) -> BlockResult:
     """As the generators does: a new tally, and the parts (here one) joined."""
-    generator._share.counts.reset()
+    generator._counts.reset()
     return BlockResult.from_processes([generator.run(block, keep_going)], block.limits)
 
 

@@ -1,4 +1,4 @@
-"""Each reason for INVALID made to happen by the command. Calls that fail and a restarted server are in test_cli."""
+"""The command reports each reason for INVALID. Failed calls and a restarted server are in test_command."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from hangtag.cli import main
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.loadtest.cli import loadtest
 from hangtag.serving.loadtest.measuring.accuracy import TEST_SET_SIZE
 from tests.serving.loadtest.fake_server import FakeServer
 
@@ -18,14 +18,16 @@ QUICK = ("--blocks", "1", "--warm-up", "0", "--min-duration", "100ms", "--min-qu
 def problems(server: FakeServer, folder: Path, *options: str) -> list[str]:
     """Why the command says that its test and its runs are INVALID; it exits with 1, and prints each reason."""
     file = folder / "results.json"
-    result = CliRunner().invoke(loadtest, ["fast", "--server", server.address, *QUICK, "--json", str(file), *options])
+    result = CliRunner().invoke(
+        main, ["loadtest", "fast", "--server", server.address, *QUICK, "--json", str(file), *options]
+    )
     assert result.exit_code == 1, result.output
     document = json.loads(file.read_text())
     assert not document["valid"]
-    found = [*document["problems"], *(problem for run in document["runs"] for problem in run["problems"])]
+    reasons = [*document["problems"], *(problem for run in document["runs"] for problem in run["problems"])]
     printed = " ".join(result.stdout.split())
-    assert all(problem in printed for problem in found)
-    return found
+    assert all(problem in printed for problem in reasons)
+    return reasons
 
 
 @pytest.mark.parametrize("load", [("--concurrency", "1"), ("--rate", "50")])
