@@ -1,1 +1,2 @@
-"""Trained weights -> the model repository. Nothing is published before it is proven in the runtime that serves it."""
+"""Publish trained weights into the model repository. Every file is proven in the runtime that serves it before it is
+published."""

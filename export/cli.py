@@ -1,4 +1,4 @@
-"""``hangtag export``: find what is to be published, take it through the gate, say what was proven."""
+"""The command ``hangtag export``."""
 
 import json
 from pathlib import Path
@@ -37,14 +37,14 @@ from hangtag.training.runs.run import Run
     type=click.Choice(TIMINGS),
     default="compile",
     show_default=True,
-    help="What the file is timed beside: PyTorch as it is, torch.compile as well, or nothing.",
+    help="What to time the file beside: PyTorch, torch.compile as well, or nothing.",
 )
 @click.option(
     "--reports",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("reports/export"),
     show_default=True,
-    help="Where the report about the export goes, NAME-VERSION.html.",
+    help="Folder for the report about the export, NAME-VERSION.html.",
 )
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
 @click.option(
@@ -54,7 +54,7 @@ from hangtag.training.runs.run import Run
 @click.option(
     "--labels",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="With --onnx: what the outputs' last axis means, a label a line, or a JSON list.",
+    help="With --onnx: the labels of the outputs' last axis, one per line, or a JSON list.",
 )
 @click.option(
     "--max-megabytes",
@@ -78,12 +78,12 @@ def export(
 ) -> None:
     """Export RUN to ONNX, prove that it answers as PyTorch does, and publish it as the next version of its model.
 
-    RUN is a run's folder, its name under --runs, or a model's name: then its latest finished run is taken. The file
-    goes through a gate: batches of 1 to 64, the whole test set, each image alone and in company. When a check fails,
-    the worst image is named and nothing is published. What was proven is written into the file: see 'hangtag models'.
+    RUN is a run's folder, its name under --runs, or a model's name, which stands for its latest finished run. The file
+    must pass a gate: batches of 1 to 64, the whole test set, each image alone and in batches. When a check fails, the
+    message names the worst image, and nothing is published. The proof is written into the file: see 'hangtag models'.
 
-    With --onnx somebody else's file is taken: checked, run in a process of its own, and asked the same inputs alone
-    and together, which tells whether its requests may be joined into batches.
+    With --onnx somebody else's file is published. It is checked and run in a process of its own, on the same inputs
+    alone and together, to find out whether its requests may be batched.
 
     \b
     Examples:
@@ -97,7 +97,7 @@ def export(
     if file is not None:
         refuse("runs", "precision", "timing", "data_dir", because="for a RUN; --onnx takes a file as it is.")
         if name is None:
-            raise click.UsageError("--onnx needs --name: what the model is called in the repository.")
+            raise click.UsageError("--onnx needs --name: the model's name in the repository.")
         _publish_file(file, name, models, labels, int(max_megabytes * 1e6), reports)
         return
     assert run is not None
@@ -111,28 +111,28 @@ def _publish_run(run: Run, models: Path, precision: str, timing: str, data_dir: 
     published = exporter.export(
         run, models, data.load_test(data_dir), to=precision, calibration=calibration, timing=timing
     )
-    found = {check.name: check.said for check in published.proof.checks}
+    summaries = {check.name: check.summary for check in published.proof.checks}
     if published.proof.speed is not None:
-        found["speed"] = str(published.proof.speed)
-    page = _report(reports, published.folder)
-    report.of_run(published, published.images, json.loads(published.metadata["labels"]), page)
-    _tell(published.folder, found, page)
+        summaries["speed"] = str(published.proof.speed)
+    page = _report_path(reports, published.folder)
+    report.write_run_report(published, published.images, json.loads(published.metadata["labels"]), page)
+    _print_summaries(published.folder, summaries, page)
 
 
 def _publish_file(file: Path, name: str, models: Path, labels: Path | None, max_bytes: int, reports: Path) -> None:
     click.echo(f"checking {file}", err=True)
     accepted = intake.accept(file, name, models, labels, max_bytes)
-    page = _report(reports, accepted.folder)
-    report.of_file(accepted, page)
-    _tell(accepted.folder, accepted.said, page)
+    page = _report_path(reports, accepted.folder)
+    report.write_file_report(accepted, page)
+    _print_summaries(accepted.folder, accepted.summaries, page)
 
 
-def _report(reports: Path, folder: Path) -> Path:
+def _report_path(reports: Path, folder: Path) -> Path:
     return reports / f"{folder.parent.name}-{folder.name}.html"
 
 
-def _tell(folder: Path, found: dict[str, str], page: Path) -> None:
+def _print_summaries(folder: Path, summaries: dict[str, str], page: Path) -> None:
     click.echo(f"published {folder}")
-    for check, said in found.items():
-        click.echo(f"  {check:<12} {said}")
+    for check, summary in summaries.items():
+        click.echo(f"  {check:<12} {summary}")
     click.echo(f"report: {page}", err=True)

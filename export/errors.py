@@ -1,19 +1,20 @@
-"""What can stop an export, for a person to read: ExportError and its kinds. Shown as one line, exit code 1."""
+"""What can stop an export, with a message for a person: ExportError and its kinds."""
 
-import click
+from hangtag.errors import UserError
 
 
-class ExportError(click.ClickException):
-    """Base of everything that this package raises on purpose."""
+class ExportError(UserError):
+    """Base of all exceptions that this package raises on purpose."""
 
 
 class GateError(ExportError):
-    """A file did not pass the gate; nothing was published.
+    """A file failed a check of the gate, and nothing was published.
 
-    check: the name of the check that it failed, which the message begins with.
+    check: the name of the check, with which the message begins.
+    reason: the message without that name.
     """
 
-    def __init__(self, check: str, why: str) -> None:
-        super().__init__(f"{check}: {why} Nothing was published.")
+    def __init__(self, check: str, reason: str) -> None:
+        super().__init__(f"{check}: {reason} Nothing was published.")
         self.check = check
-        self.why = why
+        self.reason = reason

@@ -1,218 +1,243 @@
-"""Do the figures in a model's file still hold, on this machine? All that can be computed anew from the file alone.
+"""Compute the figures in a model's file anew, on this machine, and compare: ``hangtag models verify``.
 
-Worth asking on the machine that serves: a processor without 8-bit dot products (AVX-512 VNNI, AVX-VNNI) may saturate
-sums of an int8 model that another one computes in full.
+Run it on the machine that serves: a processor without 8-bit dot products (AVX-512 VNNI, AVX-VNNI) may saturate sums of
+an int8 model that another one computes in full.
 """
 
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hangtag.export.arrays import Pixels
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import reference_answers as reference
-from hangtag.export.file.reference_answers import Reference
-from hangtag.export.foreign import probe_process as child
-from hangtag.export.gate import runtime_answers as answers
-from hangtag.export.gate.checks import agreement, batching
-from hangtag.export.gate.checks import logits as parity
-from hangtag.export.gate.runtime_answers import REAL, Pixels
-from hangtag.export.gate.tolerances import RULES, Rules
+from hangtag.export.file import reference_answers
+from hangtag.export.file.reference_answers import ReferenceAnswers
+from hangtag.export.foreign.probe_process import run_probe
+from hangtag.export.gate.check import AGREEMENT, BATCHING, EMPTY_BATCH, PARITY, STRUCTURE, PassedCheck
+from hangtag.export.gate.checks import batching, empty_batch, logits
+from hangtag.export.gate.runtime_answers import REAL, answer, artificial_images, softmax
+from hangtag.export.gate.tolerances import TOLERANCES, Tolerances
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.training.data import fashion_mnist as data
+from hangtag.training.data import fashion_mnist
 
-ACTIVATIONS = {"single_label": answers.softmax}
+_ACTIVATIONS = {"single_label": softmax}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a recorded figure is now. holds: None where it could not be computed, and said tells why."""
+    """A recorded figure, and what it is now.
+
+    holds: None if it could not be computed; the summary says why then.
+    """
 
     check: str
     holds: bool | None
-    said: str
+    summary: str
 
 
 def verify(entry: Entry, data_dir: Path | None) -> list[Finding]:
-    """Everything about one model. A file that cannot be loaded is one finding, not an error.
+    """Verify everything that can be computed anew from one model's file alone.
 
-    Raises the data set's own errors where it is missing.
+    A file that cannot be loaded, or whose metadata cannot be read, is a finding and no error.
+
+    Args:
+        data_dir: the folder with Fashion-MNIST's IDX files; None for its usual places.
+
+    Raises:
+        DataNotFoundError: the data set is missing.
+        DataCorruptError: the data set is damaged.
+        ExportError: the model needs canvases, and the packages that make them are not installed.
     """
     if entry.signature is None:
         return [Finding("file", False, entry.trouble or "cannot be loaded")]
-    return [_judged(name, ask) for name, ask in _checks(entry, data_dir)]
+    verification = _Verification(entry, data_dir)
+    return [_run(name, compute) for name, compute in verification.checks()]
 
 
-def _judged(name: str, ask: Callable[[], Finding]) -> Finding:
+def _run(name: str, compute: Callable[[], Finding]) -> Finding:
     try:
-        return ask()
+        return compute()
     except GateError as error:
-        return Finding(name, False, error.why)
+        return Finding(name, False, error.reason)
     except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
         return Finding(name, False, f"what is recorded cannot be read: {error}")
 
 
-def _checks(entry: Entry, data_dir: Path | None) -> Iterator[tuple[str, Callable[[], Finding]]]:
-    runtime = Runtime(entry.path, provider="cpu")
-    yield "file", lambda: _file(entry)
-    yield "structure", lambda: _structure(entry)
-    if strange := _strange(entry):
-        yield "metadata", lambda: Finding("metadata", False, strange)
-    elif "training" in entry.metadata:
-        images = _images(entry, data_dir)
-        rules = RULES[entry.precision or "fp32"]
-        yield parity.NAME, lambda: _parity(entry, runtime, images, rules)
-        if entry.metadata["task"] == "single_label":
-            yield "data", lambda: _data(entry)
-            yield agreement.NAME, lambda: _agreement(entry, runtime, data_dir, rules)
-        yield batching.NAME, lambda: _batching(entry, runtime, images, rules)
-    elif "batched" in entry.metadata:
-        yield batching.NAME, lambda: _verdict(entry)
-    if entry.batched:
-        yield "empty batch", lambda: _held(batching.check_empty(entry.path))
+class _Verification:
+    """The checks of one model that can be loaded."""
 
+    def __init__(self, entry: Entry, data_dir: Path | None) -> None:
+        self._entry = entry
+        self._data_dir = data_dir
+        self._runtime = Runtime(entry.path, provider="cpu")
 
-def _file(entry: Entry) -> Finding:
-    recorded = entry.metadata.get("graph_digest")
-    if recorded is None:
-        return Finding("file", None, "no digest was recorded when it was exported")
-    try:
-        from hangtag.export.file import onnx_model as graph
-    except ModuleNotFoundError:
-        return Finding("file", None, "the package onnx is not installed, which the digest is computed with")
-    found = graph.digest(entry.path)
-    if found == recorded:
-        return Finding("file", True, f"graph and weights are as recorded ({recorded[:12]})")
-    return Finding("file", False, f"graph or weights were changed: SHA-256 {found[:12]}, recorded {recorded[:12]}")
+    def checks(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
+        """The checks that apply to this model, by name."""
+        entry = self._entry
+        yield "file", self._file
+        yield STRUCTURE, self._structure
+        if problem := _metadata_problem(entry):
+            yield "metadata", lambda: Finding("metadata", False, problem)
+        elif "training" in entry.metadata:
+            images = self._images()
+            tolerances = TOLERANCES[entry.precision or "fp32"]
+            yield PARITY, partial(self._parity, images, tolerances)
+            if entry.metadata["task"] == "single_label":
+                yield "data", self._data
+                yield AGREEMENT, partial(self._agreement, tolerances)
+            yield BATCHING, partial(self._batching, images, tolerances)
+        elif "batched" in entry.metadata:
+            yield BATCHING, self._foreign_batching
+        if entry.batched:
+            yield EMPTY_BATCH, lambda: _passed(empty_batch.check(entry.path))
 
+    @cached_property
+    def _model(self) -> Any:
+        """The file as an onnx.ModelProto; None if the package onnx is not installed."""
+        try:
+            import onnx
+        except ModuleNotFoundError:
+            return None
+        return onnx.load(self._entry.path)
 
-def _structure(entry: Entry) -> Finding:
-    try:
+    def _file(self) -> Finding:
+        recorded = self._entry.metadata.get("graph_digest")
+        if recorded is None:
+            return Finding("file", None, "no digest was recorded when it was exported")
+        if self._model is None:
+            return Finding("file", None, "the package onnx is not installed, which the digest is computed with")
+        from hangtag.export.file import onnx_model
+
+        digest = onnx_model.digest(self._model)
+        if digest == recorded:
+            return Finding("file", True, f"graph and weights are as recorded ({recorded[:12]})")
+        return Finding("file", False, f"graph or weights were changed: SHA-256 {digest[:12]}, recorded {recorded[:12]}")
+
+    def _structure(self) -> Finding:
+        if self._model is None:
+            return Finding(STRUCTURE, None, "the package onnx is not installed")
         from hangtag.export.gate.checks import structure
-    except ModuleNotFoundError:
-        return Finding("structure", None, "the package onnx is not installed")
-    return _held(structure.check(entry.path, strict="training" in entry.metadata))
+
+        is_ours = "training" in self._entry.metadata
+        return _passed(structure.check(self._model, self._entry.megabytes, strict=is_ours))
+
+    def _images(self) -> Pixels:
+        """The images that the reference answers belong to: the first of the test split, or of the test canvases."""
+        test = fashion_mnist.load_test(self._data_dir)
+        if self._entry.metadata["task"] == "single_label":
+            return test.images[: batching.IMAGES]
+        try:
+            from hangtag.training.data import outfits
+        except ModuleNotFoundError as error:
+            raise ExportError(
+                f"{self._entry.name} is verified on canvases, which need the Python module {error.name!r}. "
+                "In the project's folder, install it with: pip install '.[train]'"
+            ) from error
+        dataset = self._entry.json("training")["config"].get("dataset")
+        dataset = dataset if dataset in outfits.NAMES else "outfits"
+        return outfits.load_split(dataset, "test", test, reference_answers.IMAGES).images
+
+    def _parity(self, images: Pixels, tolerances: Tolerances) -> Finding:
+        reference = reference_answers.read(self._entry.metadata)
+        if reference is None:
+            return Finding(PARITY, None, "PyTorch's answers were not recorded when it was exported")
+        images = images[: len(next(iter(reference.answers.values())))]
+        if "logits" not in reference.answers:
+            return self._path_parity(reference, images, tolerances)
+        recorded = self._recorded(PARITY)
+        spread, worst = float(recorded["spread"]), max(recorded["max_logit_difference"][REAL].values())
+        activation = _ACTIVATIONS.get(self._entry.metadata["task"])
+        check = logits.check(self._runtime, {REAL: images}, {REAL: reference.answers}, tolerances, spread, activation)
+        return Finding(check.name, True, f"{check.summary} (recorded {worst:.1e})")
+
+    def _path_parity(self, reference: ReferenceAnswers, images: Pixels, tolerances: Tolerances) -> Finding:
+        """Of tied paths either may be answered; their probabilities must be the same."""
+        answers, expected = answer(self._runtime, images), reference.answers
+        same = (answers["path"] == expected["path"]).all(axis=1)
+        of_path = np.abs(answers["path_probability"] - expected["path_probability"])
+        of_labels = np.where(same[:, None], np.abs(answers["probabilities"] - expected["probabilities"]), 0)
+        worst = float(max(of_path.max(), of_labels.max()))
+        paths = f"{int(same.sum())} of {len(same)} paths the same, others tied"
+        summary = f"probabilities within {worst:.1e} of PyTorch; {paths}"
+        return Finding(PARITY, worst <= tolerances.absolute, summary)
+
+    def _data(self) -> Finding:
+        """The data set's files were checked when they were read; this compares them with the training data."""
+        recorded, here = self._entry.metadata["data_digest"], fashion_mnist.DIGEST
+        if recorded == here:
+            return Finding("data", True, f"the data set is the one that it was trained on ({recorded[:12]})")
+        return Finding("data", False, f"it was trained on another data set: SHA-256 {recorded[:12]}, here {here[:12]}")
+
+    def _agreement(self, tolerances: Tolerances) -> Finding:
+        test = fashion_mnist.load_test(self._data_dir)
+        labels = answer(self._runtime, test.images)["logits"].argmax(axis=1)
+        recorded = float(self._entry.metadata["test_accuracy"])
+        accuracy = float((labels == test.classes).mean())
+        summary = f"test accuracy {accuracy:.2%} (recorded {recorded:.2%})"
+        holds = abs(accuracy - recorded) <= tolerances.verification  # a higher one was not measured on this file either
+        reference = reference_answers.read(self._entry.metadata)
+        if reference is not None and reference.labels is not None and len(reference.labels) == len(test):
+            gate = self._recorded(AGREEMENT)
+            agreement = float((labels == reference.labels).mean())
+            summary += f", {agreement:.2%} of the answers are PyTorch's (recorded {gate['agreement']:.2%})"
+            holds = holds and agreement >= tolerances.agreement - tolerances.verification
+            for figure, now in (("accuracy", accuracy), ("agreement", agreement)):  # the gate's figures must hold too
+                holds = holds and abs(now - gate[figure]) <= tolerances.verification
+        return Finding(AGREEMENT, holds, summary)
+
+    def _batching(self, images: Pixels, tolerances: Tolerances) -> Finding:
+        figures: dict[str, Any] = self._entry.json("gate") or {}
+        spread = float(figures.get(PARITY, {}).get("spread", 0.0))
+        artificial = artificial_images(*images.shape[1:]).values()
+        company = np.concatenate([images[-16:], *(pixels[:16] for pixels in artificial)])
+        ties: list[int] = []
+        if self._runtime.signature.output("path") is not None:
+            # Either of two tied paths may be answered; which images have ties shows when they are run twice.
+            alone, batched = answer(self._runtime, images, 1), answer(self._runtime, images)
+            ties = np.flatnonzero((alone["path"] != batched["path"]).any(axis=1)).tolist()
+        return _passed(batching.check(self._runtime, images, company, tolerances, spread, ties))
+
+    def _foreign_batching(self) -> Finding:
+        """Repeat the proof that the requests of somebody else's model may, or may not, be batched."""
+        if find_spec("onnx") is None:
+            return Finding(BATCHING, None, "the package onnx is not installed")
+        path = self._entry.path
+        verdict = run_probe(path, shown_as=path)["batching"]
+        summary = f"{'batched' if verdict['batched'] else 'one request at a time'}: {verdict['why']}"
+        return Finding(BATCHING, verdict["batched"] == self._entry.batched, summary)
+
+    def _recorded(self, check: str) -> dict[str, Any]:
+        """The recorded figures of one of the gate's checks. Raises TypeError if there are none."""
+        gate = self._entry.json("gate")
+        if not (isinstance(gate, dict) and isinstance(gate.get(check), dict)):
+            raise TypeError(f"the gate's figures about {check} are missing")
+        figures: dict[str, Any] = gate[check]
+        return figures
 
 
-def _strange(entry: Entry) -> str:
-    """What no export of ours writes, and without which nothing can be asked; empty where all is well."""
+def _metadata_problem(entry: Entry) -> str:
+    """What no export of ours writes, and without which nothing can be verified; empty if there is no problem."""
     if "training" not in entry.metadata:
         return ""
-    known = {"precision": tuple(RULES), "task": ("single_label", "multi_label")}
-    told = {"precision": entry.precision, "task": entry.metadata.get("task")}
-    found = [f"{key} is {told[key]!r}, not {' or '.join(known[key])}" for key in known if told[key] not in known[key]]
+    allowed = {"precision": tuple(TOLERANCES), "task": ("single_label", "multi_label")}
+    values = {"precision": entry.precision, "task": entry.metadata.get("task")}
+    problems = [
+        f"{key} is {value!r}, not {' or '.join(allowed[key])}"
+        for key, value in values.items()
+        if value not in allowed[key]
+    ]
     training = entry.json("training")
     if not (isinstance(training, dict) and isinstance(training.get("config"), dict)):
-        found.append("training holds no config")
-    return "; ".join(found)
+        problems.append("training holds no config")
+    return "; ".join(problems)
 
 
-def _data(entry: Entry) -> Finding:
-    """The files were checked when they were read; are they those that it was trained on?"""
-    recorded = entry.metadata["data_digest"]
-    if recorded == data.DIGEST:
-        return Finding("data", True, f"the data set is the one that it was trained on ({recorded[:12]})")
-    return Finding(
-        "data", False, f"it was trained on another data set: SHA-256 {recorded[:12]}, here {data.DIGEST[:12]}"
-    )
-
-
-def _parity(entry: Entry, runtime: Runtime, images: Pixels, rules: Rules) -> Finding:
-    kept = reference.read(entry.metadata)
-    if kept is None:
-        return Finding(parity.NAME, None, "no answers of PyTorch were kept when it was exported")
-    images = images[: len(next(iter(kept.answers.values())))]
-    if "logits" not in kept.answers:
-        return _paths(kept, runtime, images, rules)
-    recorded = _recorded(entry, parity.NAME)
-    spread, worst = float(recorded["spread"]), max(recorded["max_logit_difference"][REAL].values())
-    activation = ACTIVATIONS.get(entry.metadata["task"])
-    found = parity.check(runtime, {REAL: images}, {REAL: kept.answers}, rules, spread, activation)
-    return Finding(found.name, True, f"{found.said} (recorded {worst:.1e})")
-
-
-def _paths(kept: Reference, runtime: Runtime, images: Pixels, rules: Rules) -> Finding:
-    """Paths that are level may change places; their probabilities may not."""
-    got = answers.of_file(runtime, images)
-    same = (got["path"] == kept.answers["path"]).all(axis=1)
-    of_path = np.abs(got["path_probability"] - kept.answers["path_probability"])
-    of_labels = np.where(same[:, None], np.abs(got["probabilities"] - kept.answers["probabilities"]), 0)
-    worst = float(max(of_path.max(), of_labels.max()))
-    said = f"probabilities within {worst:.1e} of PyTorch; {int(same.sum())} of {len(same)} paths the same, others level"
-    return Finding(parity.NAME, worst <= rules.absolute, said)
-
-
-def _agreement(entry: Entry, runtime: Runtime, data_dir: Path | None, rules: Rules) -> Finding:
-    test = data.load_test(data_dir)
-    logits = answers.of_file(runtime, test.images)["logits"]
-    recorded = float(entry.metadata["test_accuracy"])
-    found = float((logits.argmax(axis=1) == test.classes).mean())
-    said = f"test accuracy {found:.2%} (recorded {recorded:.2%})"
-    holds = abs(found - recorded) <= rules.verified  # one that is too high was not this file's either
-    kept = reference.read(entry.metadata)
-    if kept is not None and kept.labels is not None and len(kept.labels) == len(test):
-        gate = _recorded(entry, agreement.NAME)
-        agreeing = float((logits.argmax(axis=1) == kept.labels).mean())
-        said += f", {agreeing:.2%} of the answers are PyTorch's (recorded {gate['agreement']:.2%})"
-        holds = holds and agreeing >= rules.agreement - rules.verified
-        for figure, now in (("accuracy", found), ("agreement", agreeing)):  # what the gate said must hold as well
-            holds = holds and abs(now - gate[figure]) <= rules.verified
-    return Finding(agreement.NAME, holds, said)
-
-
-def _recorded(entry: Entry, check: str) -> dict[str, Any]:
-    """The figures of one of the gate's checks. Raises TypeError for a file that has none."""
-    gate = entry.json("gate")
-    if not (isinstance(gate, dict) and isinstance(gate.get(check), dict)):
-        raise TypeError(f"the gate's figures about {check} are missing")
-    figures: dict[str, Any] = gate[check]
-    return figures
-
-
-def _batching(entry: Entry, runtime: Runtime, images: Pixels, rules: Rules) -> Finding:
-    figures: dict[str, Any] = entry.json("gate") or {}
-    spread = float(figures.get("parity", {}).get("spread", 0.0))
-    height, width = images.shape[1:]
-    artificial = answers.artificial(height, width).values()
-    company = np.concatenate([images[-16:], *(pixels[:16] for pixels in artificial)])
-    level: list[int] = []
-    if "path" in {spec.name for spec in runtime.signature.outputs}:
-        # Where paths are level, either may win; which images those are is seen by asking twice.
-        alone, together = answers.of_file(runtime, images, 1), answers.of_file(runtime, images)
-        level = np.flatnonzero((alone["path"] != together["path"]).any(axis=1)).tolist()
-    return _held(batching.check(runtime, images, company, rules, spread, level))
-
-
-def _verdict(entry: Entry) -> Finding:
-    """Somebody else's model: is it still true that its requests may be joined, or may not?"""
-    if find_spec("onnx") is None:
-        return Finding(batching.NAME, None, "the package onnx is not installed")
-    found = child.ask(entry.path, entry.path)["batching"]
-    said = f"{'batched' if found['batched'] else 'one request at a time'}: {found['why']}"
-    return Finding(batching.NAME, found["batched"] == entry.batched, said)
-
-
-def _images(entry: Entry, data_dir: Path | None) -> Pixels:
-    """What the reference answers are to: the first images of the test split, or of the test canvases."""
-    test = data.load_test(data_dir)
-    if entry.metadata["task"] == "single_label":
-        return test.images[: batching.ALONE]
-    try:
-        from hangtag.training.data import outfits
-    except ModuleNotFoundError as error:
-        raise ExportError(
-            f"{entry.name} is asked about canvases, which need the Python module {error.name!r}. "
-            "In the project's folder, install it with: pip install '.[train]'"
-        ) from error
-    dataset = entry.json("training")["config"].get("dataset")
-    chosen = dataset if dataset in outfits.NAMES else "outfits"
-    return outfits.load_split(chosen, "test", test, reference.IMAGES).images
-
-
-def _held(check: Any) -> Finding:
-    return Finding(check.name, True, check.said)
+def _passed(check: PassedCheck) -> Finding:
+    return Finding(check.name, True, check.summary)

@@ -1,1 +1,1 @@
-"""The ONNX file: written, simplified, converted to other precisions, and described by its own metadata."""
+"""Make the ONNX file: export from PyTorch, simplify, convert to another precision, and describe it in metadata."""

@@ -1,18 +1,33 @@
-"""What an ONNX graph is made of. Needs the package onnx, and nothing larger."""
+"""Read and extend an ONNX model in memory: digest, operators, nodes, metadata. Needs the package onnx, not torch."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import onnx
 
+from hangtag.serving.signature import PREFIX
 
-def digest(path: Path) -> str:
-    """SHA-256 of the file's graph and weights: of all but its metadata, which may be added to."""
-    model = onnx.load(path)
-    del model.metadata_props[:]
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+
+def digest(model: onnx.ModelProto) -> str:
+    """SHA-256 of the graph and its weights. Metadata is left out, so that metadata can be added later."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """The model's properties under ``hangtag.``, without that prefix."""
+    return {
+        entry.key.removeprefix(PREFIX): entry.value for entry in model.metadata_props if entry.key.startswith(PREFIX)
+    }
+
+
+def add_metadata(model: onnx.ModelProto, added: Mapping[str, str]) -> None:
+    """Add properties under ``hangtag.`` (keys without that prefix); nothing else in the model changes."""
+    for key, value in added.items():
+        model.metadata_props.add(key=PREFIX + key, value=value)
 
 
 def operators(model: onnx.ModelProto) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""Where a model came from, and what was measured while it was trained: the metadata that is known before the gate."""
+"""Collect the metadata that is known before the gate: where a model came from, and what training measured."""
 
 import json
 import platform
@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import torch
 
-from hangtag.export.network.served_network import Classifier, Served
+from hangtag.export.network.served_network import Classifier, ServedNetwork
 from hangtag.serving.server.runtime.session import VERSION as ONNXRUNTIME_VERSION
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.labels import distance as label_distance
@@ -16,8 +16,8 @@ from hangtag.training.runs.config import portable
 from hangtag.training.runs.environment import git_revision
 
 
-def collect(served: Served, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Of a finished run, by its config and metrics (keys without their prefix)."""
+def collect(served: ServedNetwork, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Describe a finished run by its config.json and metrics.json (keys without their prefix)."""
     summary, environment = metrics["summary"], config["environment"]
     return {
         "labels": json.dumps(summary.get("labels", LABELS)),
@@ -30,18 +30,18 @@ def collect(served: Served, config: Mapping[str, Any], metrics: Mapping[str, Any
         "trained": environment["created"],
         "versions": json.dumps(versions() | {"torch": environment["torch"], "torch_export": torch.__version__}),
         **_figures(summary),
-        **_distances(served),
+        **_label_distances(served),
         "training": json.dumps({"config": portable(config), "metrics": dict(metrics)}),
     }
 
 
 def versions() -> dict[str, str]:
-    """Of what writes and proves a file."""
+    """The versions of the programs that write and prove a file."""
     return {"python": platform.python_version(), "onnx": onnx.__version__, "onnxruntime": ONNXRUNTIME_VERSION}
 
 
-def _distances(served: Served) -> dict[str, str]:
-    """How far apart a classifier's labels are, so that an answer can say how bad its runners-up would be."""
+def _label_distances(served: ServedNetwork) -> dict[str, str]:
+    """How far apart a classifier's labels are, so that an answer can say how wrong its runners-up would be."""
     if not isinstance(served, Classifier):
         return {}
     distances = label_distance.default()
@@ -53,7 +53,7 @@ def _distances(served: Served) -> dict[str, str]:
 
 
 def _figures(summary: Mapping[str, Any]) -> dict[str, str]:
-    """What training measured. A classifier's test accuracy is measured on the exported file itself, and added then."""
+    """What training measured. The gate measures a classifier's test accuracy on the exported file, and adds it then."""
     if "accuracy" in summary["validation"]:
         return {"validation_accuracy": f"{summary['validation']['accuracy']:.4f}"}
     return {

@@ -1,9 +1,10 @@
-"""Somebody else's ONNX file -> a model in the repository.
+"""Publish somebody else's ONNX file.
 
-document        the file as it lies there: is it ONNX, is it whole, does it stay in its folder
-probe           what a child process does with it, which loads and runs it: what crashes there, crashes alone
-child           starting that process, and what becomes of it
-samples         made-up inputs for any signature
-batching_proof  whether requests may be joined: the same inputs alone and together
-intake          all of it, then metadata and publishing
+document          read the file: is it ONNX, is it whole, does all of its data lie in its own folder
+probe_process     start the probe in a child process, and judge how that process ends
+probe             in the child process: load the file, run it, and find out whether its requests may be batched
+synthetic_inputs  random inputs for any signature
+batching_proof    run the same inputs alone and in batches, and compare
+timing            time the file
+intake            all of the above, then metadata and publishing
 """

@@ -1,103 +1,108 @@
-"""``hangtag export --onnx``: check somebody else's file, find out whether it may be batched, add metadata, publish."""
+"""Publish somebody else's ONNX file: check it, find out whether it may be batched, and add metadata."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file import onnx_model as graph
-from hangtag.export.file import provenance
+from hangtag.export.file import onnx_model, provenance
 from hangtag.export.foreign import document
-from hangtag.export.foreign import probe_process as child
-from hangtag.export.gate.checks import batching
-from hangtag.export.repository import publishing as repository
-from hangtag.serving.model_repository import CONFIG_FILE
+from hangtag.export.foreign.probe_process import run_probe
+from hangtag.export.gate.check import BATCHING, EMPTY_BATCH, STRUCTURE
+from hangtag.export.gate.checks import empty_batch
+from hangtag.export.repository.publishing import publish
 from hangtag.serving.signature import PREFIX
 
-# What tells a server how to read the outputs may stay as it came; where a model came from, and how good it is, is told
-# by who publishes it.
-KEPT = (
+# How to read the outputs may stay as the file has it. Its claims about its origin and quality are dropped: they are not
+# proven here.
+KEPT_KEYS = (
     "task", "labels", "label_distances", "label_distances_from", "threshold", "min_labels", "max_labels", "beam_width",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """Where the model went, what was found out about it, and its metadata (keys without their prefix)."""
+    """A published file."""
 
     folder: Path
-    found: Mapping[str, Any]
+    """The version's folder."""
+    findings: Mapping[str, Any]
+    """What the probe found, by check; JSON values."""
     metadata: Mapping[str, str]
+    """All that the file says about itself (keys without their prefix)."""
 
     @property
-    def said(self) -> dict[str, str]:
-        """What was found, by check, in words."""
-        verdict, empty = self.found["batching"], self.found["empty batch"]
+    def summaries(self) -> dict[str, str]:
+        """The findings in words, by check."""
+        verdict = self.findings[BATCHING]
         how = "batched" if verdict["batched"] else "one request at a time"
         return {
-            "structure": "valid ONNX, {nodes} nodes, {megabytes:.2f} MB".format(**self.found["structure"]),
-            "input": "; ".join(self.found["inputs"]),
-            "output": "; ".join(self.found["outputs"]),
-            "batching": f"{how}: {verdict['why']}",
-            "empty batch": empty["why"],
+            STRUCTURE: "valid ONNX, {nodes} nodes, {megabytes:.2f} MB".format(**self.findings[STRUCTURE]),
+            "input": "; ".join(self.findings["inputs"]),
+            "output": "; ".join(self.findings["outputs"]),
+            BATCHING: f"{how}: {verdict['why']}",
+            EMPTY_BATCH: self.findings[EMPTY_BATCH]["why"],
         }
 
 
 def accept(path: Path, name: str, models: Path, labels: Path | None, max_bytes: int = document.MAX_BYTES) -> Accepted:
-    """Publish the file as the next version of the model of this name.
+    """Publish a file as the next version of a model.
 
-    Raises ExportError, and GateError, which say what is wrong; nothing is published then.
+    Args:
+        name: the model's name in the repository ``models``.
+        labels: a file with the meaning of the outputs' last axis, one label per line or a JSON list.
+        max_bytes: a file that is larger, external data included, is refused.
+
+    Raises:
+        ExportError: the file or the labels cannot be used, or the repository cannot be written.
+        GateError: the file fails a check. Nothing is published in either case.
+
+    Example:
+        >>> accept(Path("resnet.onnx"), "resnet", Path("models"), Path("imagenet.txt")).folder
+        PosixPath('models/resnet/1')
     """
     model = document.read(path, max_bytes)
-    told = _metadata(model, path, labels)
-    onnx.helper.set_model_props(model, {PREFIX + key: value for key, value in told.items()} | _of_others(model))
-    accepted: list[Accepted] = []
-
-    def write(target: Path) -> None:
+    metadata = _metadata(model, path, labels)
+    with publish(models, name) as publication:
+        target = publication.model_file
+        _set_metadata(model, metadata)
         target.write_bytes(model.SerializeToString())
-        found = child.ask(target, path)
-        _require_labels_fit(told, found["last_axes"], path)
-        found["empty batch"] = _empty(target, found["batching"]["batched"])
-        proven = _proof(found) | {"graph_digest": graph.digest(target)}
-        onnx.helper.set_model_props(
-            model, {entry.key: entry.value for entry in model.metadata_props} | _prefixed(proven)
-        )
+        findings = run_probe(target, shown_as=path)
+        _require_labels_fit(metadata, findings["last_axes"], path)
+        findings[EMPTY_BATCH] = _check_empty_batch(target, findings[BATCHING]["batched"])
+        metadata |= _proof(findings) | {"graph_digest": onnx_model.digest(model)}
+        _set_metadata(model, metadata)
         target.write_bytes(model.SerializeToString())
-        if found["triton"] is not None:
-            (target.parent.parent / CONFIG_FILE).write_text(found["triton"], encoding="utf-8")
-        accepted.append(Accepted(target, found, told | proven))
-
-    folder = repository.publish(models, name, write)
-    return replace(accepted[0], folder=folder)
+        if findings["triton"] is not None:
+            publication.config_file.write_text(findings["triton"], encoding="utf-8")
+    return Accepted(publication.folder, findings, metadata)
 
 
 def _metadata(model: onnx.ModelProto, path: Path, labels: Path | None) -> dict[str, str]:
-    there = {entry.key: entry.value for entry in model.metadata_props}
-    told = {key: there[PREFIX + key] for key in KEPT if PREFIX + key in there}
+    own = onnx_model.metadata(model)
+    metadata = {key: own[key] for key in KEPT_KEYS if key in own}
     if labels is not None:
         for key in ("label_distances", "label_distances_from"):  # of other labels
-            told.pop(key, None)
-        told["labels"] = json.dumps(_read_labels(labels))
-        told.setdefault("task", "single_label")
+            metadata.pop(key, None)
+        metadata["labels"] = json.dumps(_read_labels(labels))
+        metadata.setdefault("task", "single_label")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return told | {"source": f"{path.name}, SHA-256 {digest}", "versions": json.dumps(provenance.versions())}
+    return metadata | {"source": f"{path.name}, SHA-256 {digest}", "versions": json.dumps(provenance.versions())}
 
 
-def _of_others(model: onnx.ModelProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith(PREFIX)}
-
-
-def _prefixed(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {PREFIX + key: value for key, value in metadata.items()}
+def _set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    """Replace all properties under ``hangtag.``; properties of others stay."""
+    foreign = {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith(PREFIX)}
+    onnx.helper.set_model_props(model, foreign)
+    onnx_model.add_metadata(model, metadata)
 
 
 def _read_labels(path: Path) -> list[str]:
-    """A JSON list, or a label a line."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -111,28 +116,28 @@ def _read_labels(path: Path) -> list[str]:
     return labels
 
 
-def _empty(target: Path, batched: bool) -> dict[str, str]:
-    if not batched:
-        return {"outcome": "not asked", "why": "not asked: it is not batched"}
-    check = batching.check_empty(target)
-    return {"outcome": check.figures["outcome"], "why": check.said}
-
-
-def _require_labels_fit(told: Mapping[str, str], last_axes: Sequence[int | None], path: Path) -> None:
-    if "labels" not in told:
+def _require_labels_fit(metadata: Mapping[str, str], last_axes: Sequence[int | None], path: Path) -> None:
+    if "labels" not in metadata:
         return
-    count = len(json.loads(told["labels"]))
+    count = len(json.loads(metadata["labels"]))
     if count not in last_axes and None not in last_axes:
-        there = "there is 1 label" if count == 1 else f"there are {count} labels"
+        labels = "there is 1 label" if count == 1 else f"there are {count} labels"
         sizes = " or ".join(str(size) for size in last_axes)
         raise ExportError(
-            f"{there}, and the outputs of {path} have {sizes or 'no'} values a row. Nothing was published."
+            f"{labels}, and the outputs of {path} have {sizes or 'no'} values a row. Nothing was published."
         )
 
 
-def _proof(found: Mapping[str, Any]) -> dict[str, str]:
+def _check_empty_batch(target: Path, batched: bool) -> dict[str, str]:
+    if not batched:
+        return {"outcome": "not asked", "why": "not asked: it is not batched"}
+    check = empty_batch.check(target)
+    return {"outcome": check.figures["outcome"], "why": check.summary}
+
+
+def _proof(findings: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "batched": json.dumps(found["batching"]["batched"]),
-        "gate": json.dumps({key: found[key] for key in ("structure", "batching", "empty batch")}),
-        "speed": json.dumps(found["speed"]),
+        "batched": json.dumps(findings[BATCHING]["batched"]),
+        "gate": json.dumps({key: findings[key] for key in (STRUCTURE, BATCHING, EMPTY_BATCH)}),
+        "speed": json.dumps(findings["speed"]),
     }

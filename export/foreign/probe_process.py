@@ -1,25 +1,30 @@
-"""Asking somebody else's file in a process of its own."""
+"""Run the probe of somebody else's file in a child process, which the file may end."""
 
 from pathlib import Path
 from typing import Any
 
-from hangtag.export import child_process as child
+from hangtag.export import child_process
 from hangtag.export.errors import GateError
 
+_CHECK = "runtime"
 _SECONDS = 600.0
 
 
-def ask(target: Path, called: Path) -> dict[str, Any]:
-    """What hangtag.export.foreign.probe finds. called: the file's name in messages.
+def run_probe(target: Path, shown_as: Path) -> dict[str, Any]:
+    """Run ``foreign.probe`` on a file, and return its findings.
 
-    Raises GateError for a file that is refused, that ends the process, or that does not answer.
+    Args:
+        shown_as: the file's name in error messages.
+
+    Raises:
+        GateError: the file is refused, ends the process, or gives no answer.
     """
     try:
-        found = child.ask("hangtag.export.foreign.probe", target, _SECONDS)
-    except child.ChildEndedError as error:
-        raise GateError("runtime", f"ONNX Runtime ends the process (signal {error.signal}) on {called}.") from error
-    except child.ChildFailedError as error:
-        raise GateError("runtime", f"asking about {called} failed: {error}.") from error
-    if "refused" in found:
-        raise GateError("runtime", found["refused"].replace(str(target), str(called)))
-    return found
+        findings = child_process.run("hangtag.export.foreign.probe", target, _SECONDS)
+    except child_process.ChildAbortedError as error:
+        raise GateError(_CHECK, f"ONNX Runtime ends the process (signal {error.signal}) on {shown_as}.") from error
+    except child_process.ChildFailedError as error:
+        raise GateError(_CHECK, f"running {shown_as} failed: {error}.") from error
+    if "refused" in findings:
+        raise GateError(_CHECK, findings["refused"].replace(str(target), str(shown_as)))
+    return findings

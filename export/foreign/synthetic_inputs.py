@@ -1,4 +1,4 @@
-"""Made-up inputs for any signature: what a caller might send, by datatype and shape alone."""
+"""Generate random inputs for any signature, by datatype and shape alone."""
 
 import math
 from collections.abc import Mapping
@@ -9,18 +9,28 @@ from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.runtime.session import Array, dtype_of
 from hangtag.serving.signature import Signature, TensorSpec
 
-RANGES = (10, 2)
-"""Integers are drawn from 0 up to these: they may be places in a table of which nobody knows the length."""
+INTEGER_LIMITS = (10, 2)
+"""Integers are drawn below these, in turn: they may be indices into a table of unknown length."""
 
 MAX_VALUES = 2**26
-"""Of one input of one sample: a file may claim axes for which no machine has memory."""
+"""The largest input that one sample may have: a file may declare axes for which no machine has memory."""
 
 
 def sample(signature: Signature, length: int, seed: int, below: int) -> Mapping[str, Array]:
-    """One sample: each input [1, ...], other free axes of this length. Seeds differ in size and kind: every third is
-    ten times larger, every fifth all zeros, so that what depends on a batch's range shows.
+    """Generate one sample.
 
-    Raises InferenceError for a sample that is too large to be tried.
+    Seeds differ in scale: every third sample is ten times larger, every fifth all zeros, so that a model whose answers
+    depend on the range of a batch is found out.
+
+    Args:
+        length: the size of free axes other than the first.
+        below: integers are drawn from 0 up to this, exclusive.
+
+    Returns:
+        Input name -> array [1, ...].
+
+    Raises:
+        InferenceError: an input would have more than MAX_VALUES values.
     """
     random = np.random.default_rng(seed)
     scale = 0 if seed % 5 == 4 else 10 if seed % 3 == 2 else 1
@@ -32,13 +42,15 @@ def _array(spec: TensorSpec, length: int, random: np.random.Generator, scale: in
     if spec.shape and spec.shape[0] is None:
         shape[0] = 1
     if math.prod(shape) > MAX_VALUES:
-        raise InferenceError(f"one sample of {spec.name!r} has {math.prod(shape):,} values; {MAX_VALUES:,} are tried")
+        raise InferenceError(
+            f"one sample of {spec.name!r} has {math.prod(shape):,} values; {MAX_VALUES:,} are the limit"
+        )
     dtype = dtype_of(spec)
     if spec.datatype == "BYTES":
         return np.array([f"text {number}" for number in random.integers(0, 100, shape).ravel()], object).reshape(shape)
     if spec.datatype == "BOOL":
         return random.integers(0, 2, shape).astype(dtype)
-    if spec.datatype == "UINT8":  # most often a picture
+    if spec.datatype == "UINT8":  # most often an image
         return (random.integers(0, 256 if scale != 1 else 64, shape) * min(scale, 1)).astype(dtype)
     if dtype.kind in "iu":
         return (random.integers(0, below, shape) * min(scale, 1)).astype(dtype)

@@ -1,28 +1,28 @@
-"""How long a made-up batch takes in bare ONNX Runtime, on one thread."""
+"""Time a synthetic batch in bare ONNX Runtime, on one thread."""
 
 import time
 
 import numpy as np
 
 from hangtag.export.foreign.batching_proof import Verdict
-from hangtag.export.foreign.synthetic_inputs import RANGES, sample
+from hangtag.export.foreign.synthetic_inputs import INTEGER_LIMITS, sample
 from hangtag.serving.server.runtime.session import Runtime
 
-_ROUNDS = (3, 50)
+_MIN_ROUNDS, _MAX_ROUNDS = 3, 50
 _SECONDS = 0.5
 
 
 def measure(runtime: Runtime, verdict: Verdict) -> dict[str, object]:
-    """Median milliseconds at batch 1, and at 64 where it may be batched; in the form of the gate's speed figures."""
-    one = sample(runtime.signature, verdict.lengths[0], 0, RANGES[-1])
-    times: dict[str, dict[str, float]] = {}
+    """Median milliseconds at batch 1, and at 64 for a batched model, in the form of the gate's speed figures."""
+    one = sample(runtime.signature, verdict.lengths[0], 0, INTEGER_LIMITS[-1])
+    medians: dict[str, dict[str, float]] = {}
     for size in (1, 64) if verdict.batched else (1,):
         inputs = {name: np.concatenate([array] * size) for name, array in one.items()} if size > 1 else one
-        taken: list[float] = []
-        begun = time.perf_counter()
-        while len(taken) < _ROUNDS[0] or (len(taken) < _ROUNDS[1] and time.perf_counter() - begun < _SECONDS):
+        times: list[float] = []
+        begin = time.perf_counter()
+        while len(times) < _MIN_ROUNDS or (len(times) < _MAX_ROUNDS and time.perf_counter() - begin < _SECONDS):
             start = time.perf_counter()
             runtime.run(inputs)
-            taken.append((time.perf_counter() - start) * 1e3)
-        times[str(size)] = {"file": round(float(np.median(taken)), 4)}
-    return {"threads": 1, "median_ms": times, "missing": {}}
+            times.append((time.perf_counter() - start) * 1e3)
+        medians[str(size)] = {"file": round(float(np.median(times)), 4)}
+    return {"threads": 1, "median_ms": medians, "missing": {}}

@@ -1,14 +1,15 @@
-"""What a file must prove before it is published, in the runtime that will serve it. A module each for:
+"""What a file must prove before it is published, in the runtime that will serve it. One module of ``checks`` each:
 
-    structure        ONNX's checker and strict shape inference
-    contract         names, datatypes and shapes of inputs and outputs
-    parity           the answers of PyTorch, number by number, at every batch size, on real and artificial images
-    agreement        the answers of PyTorch, and the truth, on the whole test set
-    label_path       both, for a network that answers with a path of labels
-    label_threshold  both, for a network whose labels a threshold decides
-    batching         the same answer alone and inside any batch; what an empty batch does
-    cuda             the same on a GPU, where there is one
-    speed            how long a batch takes, beside PyTorch: told, never required
+    structure        ONNX's checker and strict shape inference accept the graph
+    contract         inputs and outputs have the expected names, datatypes and shapes
+    logits           parity: each number equals PyTorch's, at every batch size, on real and artificial images
+    label_path       parity, for a network that answers with a path of labels
+    agreement        the predicted label equals PyTorch's on the whole test set, and no accuracy is lost
+    label_threshold  agreement, for a network whose label sets are made by a threshold
+    batching         an image gets the same answer alone and inside any batch
+    empty_batch      what the runtime does with a batch of 0
+    cuda             parity on a GPU, where there is one
 
-``rules`` says how much of each a precision must reach, and ``prove`` puts the checks together.
+``proof`` runs them in order, ``tolerances`` says how exact each precision must be, and ``speed`` times the file beside
+PyTorch, which is reported and never required.
 """

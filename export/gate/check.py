@@ -1,14 +1,27 @@
-"""A check that was passed, and its figures."""
+"""A passed check, and the names of the checks as they stand in the metadata of every exported file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+STRUCTURE = "structure"
+CONTRACT = "contract"
+PARITY = "parity"
+AGREEMENT = "agreement"
+BATCHING = "batching"
+EMPTY_BATCH = "empty batch"
+CUDA = "cuda"
+
 
 @dataclass(frozen=True)
-class Check:
-    """name: what a failure would have been called; said: one clause for a person; figures: for a program, as JSON."""
+class PassedCheck:
+    """A check that a file passed; one that fails raises GateError instead.
+
+    name: one of the names above.
+    summary: one clause for a person.
+    figures: what was measured, as JSON values, for programs.
+    """
 
     name: str
-    said: str
+    summary: str
     figures: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""All checks of a network's file, in order. The first that fails stops the export."""
+"""Run all checks on a network's file, in order. The first check that fails stops the export."""
 
 import json
 from collections.abc import Sequence
@@ -6,28 +6,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
+from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import GateError
-from hangtag.export.gate import runtime_answers as answers
-from hangtag.export.gate import speed
-from hangtag.export.gate.check import Check
-from hangtag.export.gate.checks import agreement, batching, contract, cuda, label_path, label_threshold, structure
-from hangtag.export.gate.checks import logits as parity
-from hangtag.export.gate.runtime_answers import REAL, Answers, Pixels
+from hangtag.export.gate import runtime_answers, speed
+from hangtag.export.gate.check import AGREEMENT, PARITY, STRUCTURE, PassedCheck
+from hangtag.export.gate.checks import (
+    agreement,
+    batching,
+    contract,
+    cuda,
+    empty_batch,
+    label_path,
+    label_threshold,
+    logits,
+    structure,
+)
+from hangtag.export.gate.runtime_answers import REAL
 from hangtag.export.gate.speed import Speed
-from hangtag.export.gate.tolerances import RULES
-from hangtag.export.network import pytorch_answers as pytorch
-from hangtag.export.network.served_network import Classifier, LabelPath, LabelThreshold, Served
+from hangtag.export.gate.tolerances import TOLERANCES
+from hangtag.export.network import pytorch_answers
+from hangtag.export.network.served_network import Classifier, LabelPath, LabelThreshold, ServedNetwork
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import Classes
 
-ACTIVATIONS = {"softmax": answers.softmax, "sigmoid": answers.sigmoid}
+_ACTIVATIONS = {"softmax": runtime_answers.softmax, "sigmoid": runtime_answers.sigmoid}
 
 
 @dataclass(frozen=True)
-class Exam:
-    """Real images of the test split, uint8 [n, height, width], and the truth [n] where one label is right."""
+class GateData:
+    """Real images of the test split, and the true classes [n] where each image has one label."""
 
     images: Pixels
     classes: Classes | None = None
@@ -35,86 +45,114 @@ class Exam:
 
 @dataclass(frozen=True)
 class Proof:
-    """The checks that a file passed, how fast it is, and what PyTorch and the file answered to the exam's images."""
+    """The checks that a file passed, how fast it is, and how PyTorch and the file answered the gate's real images."""
 
     precision: str
-    checks: Sequence[Check]
+    checks: Sequence[PassedCheck]
     speed: Speed | None
     expected: Answers
+    """PyTorch's answers."""
     answered: Answers
+    """The file's answers."""
 
     def figures(self, name: str) -> dict[str, object]:
-        """Those of a check; empty for one that there was not."""
+        """The figures of the check with this name; empty if it was not run."""
         return next((dict(check.figures) for check in self.checks if check.name == name), {})
 
     @property
     def metadata(self) -> dict[str, str]:
         """What is written into the file (keys without their prefix)."""
         gate = {"precision": self.precision} | {check.name: dict(check.figures) for check in self.checks}
-        written = {"gate": json.dumps(gate), "parity": json.dumps(self._parity())}
-        if (accuracy := self.figures(agreement.NAME).get("accuracy")) is not None:
-            written["test_accuracy"] = f"{accuracy:.4f}"
+        metadata = {"gate": json.dumps(gate), "parity": json.dumps(self._parity())}
+        if (accuracy := self.figures(AGREEMENT).get("accuracy")) is not None:
+            metadata["test_accuracy"] = f"{accuracy:.4f}"
         if self.speed is not None:
-            written["speed"] = json.dumps(self.speed.figures)
-        return written
+            metadata["speed"] = json.dumps(self.speed.figures)
+        return metadata
 
     def _parity(self) -> dict[str, object]:
         """In short: how far the answers to real images are from PyTorch's, by batch size."""
-        found = self.figures(parity.NAME)
-        short: dict[str, object] = {
+        figures = self.figures(PARITY)
+        parity: dict[str, object] = {
             "against": "pytorch",
-            "tolerance": found["limit"],
+            "tolerance": figures["limit"],
             "images": len(next(iter(self.expected.values()))),
         }
         for key in ("max_logit_difference", "max_probability_difference"):
-            if isinstance(by_kind := found.get(key), dict):
-                short[key] = by_kind[REAL]
-        if "ties" in found:
-            short["ties"] = found["ties"]
-        return short
+            if isinstance(by_kind := figures.get(key), dict):
+                parity[key] = by_kind[REAL]
+        if "ties" in figures:
+            parity["ties"] = figures["ties"]
+        return parity
 
     def __str__(self) -> str:
-        return "; ".join(check.said for check in self.checks)
+        return "; ".join(check.summary for check in self.checks)
 
 
 def prove(
-    served: Served, path: Path, exam: Exam, *, precision: str = "fp32", fp32: Path | None = None, timing: str = "none"
+    served: ServedNetwork,
+    path: Path,
+    model: onnx.ModelProto,
+    data: GateData,
+    *,
+    precision: str = "fp32",
+    fp32: Path | None = None,
+    timing: str = "none",
 ) -> Proof:
-    """Ask the file at path all that is asked, and compare with PyTorch.
+    """Take the file at ``path`` through every check that applies to this kind of network.
 
-    fp32: the same network in FP32, to time beside. Raises GateError, which names the check and the worst image.
+    Args:
+        served: the network in PyTorch, in evaluation mode.
+        model: the parsed content of the file, so that it is not parsed again.
+        fp32: a file of the same network in FP32, to time beside it.
+        timing: one of ``speed.TIMINGS``.
+
+    Raises:
+        GateError: a check fails; the message names the check and the worst image.
     """
-    rules = RULES[precision]
-    checks = [structure.check(path)]
+    tolerances = TOLERANCES[precision]
+    checks = [structure.check(model, path.stat().st_size / 1e6)]
     try:
         runtime = Runtime(path, provider="cpu")
     except ModelLoadError as error:
-        raise GateError("structure", f"{error}.") from error
+        raise GateError(STRUCTURE, f"{error}.") from error
     checks.append(contract.check(runtime.signature, served))
-    images = {REAL: exam.images} | answers.artificial(served.image_size, served.image_size)
-    expected = {kind: pytorch.answer(served, pixels) for kind, pixels in images.items()}
-    answers.require_finite(
-        np.column_stack([value for value in expected[REAL].values() if np.issubdtype(value.dtype, np.floating)])
-    )
+
+    artificial = runtime_answers.artificial_images(served.image_size, served.image_size)
+    images = {REAL: data.images} | artificial
+    expected = {kind: pytorch_answers.answer(served, pixels) for kind, pixels in images.items()}
+    _require_finite(expected[REAL])
     spread = float(np.ptp(expected[REAL]["logits"])) if "logits" in expected[REAL] else 0.0
+
     ties: frozenset[int] = frozenset()
     if isinstance(served, LabelPath):
-        found = label_path.check(served, runtime, images, expected, rules)
-        checks, ties = [*checks, found.check], found.ties
+        parity, ties = label_path.check(served, runtime, images, expected, tolerances)
     else:
-        activation = ACTIVATIONS[served.activation]
-        checks.append(parity.check(runtime, images, expected, rules, spread, activation))
-    answered = answers.of_file(runtime, exam.images, check=agreement.NAME)
+        parity = logits.check(runtime, images, expected, tolerances, spread, _ACTIVATIONS[served.activation])
+    checks.append(parity)
+    answered = runtime_answers.answer(runtime, data.images, check=AGREEMENT)
     if isinstance(served, Classifier):
-        assert exam.classes is not None
-        checks.append(agreement.check(answered["logits"], expected[REAL]["logits"], exam.classes, rules))
+        assert data.classes is not None
+        checks.append(agreement.check(answered["logits"], expected[REAL]["logits"], data.classes, tolerances))
     if isinstance(served, LabelThreshold):
-        checks.append(
-            label_threshold.check(answered["probabilities"], expected[REAL]["probabilities"], served.threshold, rules)
-        )
-    company = np.concatenate([exam.images[-32:], *(pixels[:16] for kind, pixels in images.items() if kind != REAL)])
-    checks.append(batching.check(runtime, exam.images, company, rules, spread, ties))
-    checks.append(batching.check_empty(path))
-    checks.append(cuda.check(path, exam.images, expected[REAL], rules, spread, ties))
-    timed = speed.measure(path, exam.images, served, fp32, timing)
+        probabilities, expected_probabilities = (answers["probabilities"] for answers in (answered, expected[REAL]))
+        checks.append(label_threshold.check(probabilities, expected_probabilities, served.threshold, tolerances))
+
+    company = np.concatenate([data.images[-32:], *(pixels[:16] for pixels in artificial.values())])
+    checks.append(batching.check(runtime, data.images, company, tolerances, spread, ties))
+    checks.append(empty_batch.check(path))
+    checks.append(cuda.check(path, data.images, expected[REAL], tolerances, spread, ties))
+    timed = speed.measure(path, data.images, served, fp32, timing)
     return Proof(precision, checks, timed, expected[REAL], answered)
+
+
+def _require_finite(expected: Answers) -> None:
+    """Raise GateError if the network's own answers are NaN or infinite."""
+    numbers: Array = np.column_stack([value for value in expected.values() if np.issubdtype(value.dtype, np.floating)])
+    broken = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
+    if broken.size:
+        raise GateError(
+            PARITY,
+            f"the network's own outputs are not finite for {broken.size} of {len(numbers)} test images, first for "
+            f"image {broken[0]}: its training went wrong.",
+        )

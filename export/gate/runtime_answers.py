@@ -1,49 +1,54 @@
-"""Asking a file: images in, every output out."""
-
-from collections.abc import Iterator, Mapping
-from typing import Any
+"""Run a file on images in ONNX Runtime and collect every output; artificial images and activations to compare with."""
 
 import numpy as np
-import numpy.typing as npt
 
+from hangtag.export.arrays import Answers, Array, Pixels, batches
 from hangtag.export.errors import GateError
+from hangtag.export.gate.check import PARITY
 from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.runtime.session import Runtime
 
-Pixels = npt.NDArray[np.uint8]  # [n, height, width]
-Array = npt.NDArray[Any]
-Answers = Mapping[str, Array]  # by output; the first axis is the image
-
 REAL = "test"
-"""What real images are called where kinds of images are told apart."""
-_ARTIFICIAL = 64
+"""The key of real images where images are grouped by kind; ``artificial_images`` names the other kinds."""
+_ARTIFICIAL_COUNT = 64
 
 
-def of_file(runtime: Runtime, images: Pixels, batch_size: int = 64, check: str = "parity") -> Answers:
-    """What a file with one input answers, by output, to uint8 images [n, height, width].
+def answer(runtime: Runtime, images: Pixels, batch_size: int = 64, check: str = PARITY) -> Answers:
+    """Run a file with one input on images, and return each output for all of them.
 
-    check: who asks. Raises GateError, which names that and the batch, when the runtime fails on them.
+    Args:
+        check: the check that asks, for the error message.
+
+    Raises:
+        GateError: the runtime fails on a batch; the message names the check and the batch.
     """
-    answered = [
-        ask(runtime, part, check, f"image {number * batch_size}")
-        for number, part in enumerate(batches(images, batch_size))
+    parts = [
+        answer_batch(runtime, batch, check, f"image {number * batch_size}")
+        for number, batch in enumerate(batches(images, batch_size))
     ]
-    return {name: np.concatenate([outputs[name] for outputs in answered]) for name in answered[0]}
+    return {name: np.concatenate([outputs[name] for outputs in parts]) for name in parts[0]}
 
 
-def ask(runtime: Runtime, batch: Pixels, check: str, first: str) -> Answers:
-    """What a file with one input answers to a batch. Raises GateError, which names its first image, when it fails."""
+def answer_batch(runtime: Runtime, batch: Pixels, check: str, first: str) -> Answers:
+    """Run a file with one input on one batch.
+
+    Args:
+        first: a description of the batch's first image, for the error message.
+
+    Raises:
+        GateError: the runtime fails on the batch.
+    """
     (image,) = runtime.signature.inputs
     try:
         return runtime.run({image.name: batch})
     except InferenceError as error:
-        why = " ".join(str(error).split()).rstrip(".")
-        raise GateError(check, f"the file loads, but fails at batch {len(batch)} from {first} on: {why}.") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise GateError(check, f"the file loads, but fails at batch {len(batch)} from {first} on: {reason}.") from error
 
 
-def artificial(height: int, width: int) -> dict[str, Pixels]:
-    """Images that no camera makes, 64 of each kind: black, white, and noise (the same at every call)."""
-    shape = (_ARTIFICIAL, height, width)
+def artificial_images(height: int, width: int) -> dict[str, Pixels]:
+    """Images that no camera takes, 64 of each kind: black, white, and noise (the same at every call)."""
+    shape = (_ARTIFICIAL_COUNT, height, width)
     return {
         "black": np.zeros(shape, np.uint8),
         "white": np.full(shape, 255, np.uint8),
@@ -51,30 +56,19 @@ def artificial(height: int, width: int) -> dict[str, Pixels]:
     }
 
 
-def require_finite(answers: Array) -> None:
-    """Raises GateError when the network's own answers [n, any] are no numbers."""
-    broken = np.flatnonzero(~np.isfinite(answers).all(axis=1))
-    if broken.size:
-        raise GateError(
-            "parity",
-            f"the network's own outputs are not finite for {broken.size} of {len(answers)} test images, first for "
-            f"image {broken[0]}: its training went wrong.",
-        )
+def worst_image(difference: Array) -> int:
+    """The index of the image with the largest difference, [n] or [n, outputs]; NaN counts as the largest."""
+    return int(np.nan_to_num(difference, nan=np.inf).reshape(len(difference), -1).max(axis=1).argmax())
 
 
 def softmax(logits: Array) -> Array:
-    """Probabilities [n, labels] that share 1."""
+    """Probabilities [n, labels] that sum to 1 per image."""
     powers: Array = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shared: Array = powers / powers.sum(axis=1, keepdims=True)
-    return shared
+    probabilities: Array = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def sigmoid(logits: Array) -> Array:
-    """Probabilities [n, labels], each by itself."""
-    each: Array = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    return each
-
-
-def batches(images: Pixels, size: int) -> Iterator[Pixels]:
-    """The images in parts of at most ``size``, in order."""
-    return (images[start : start + size] for start in range(0, len(images), size))
+    """Probabilities [n, labels], each independent of the others."""
+    probabilities: Array = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    return probabilities

@@ -1,8 +1,8 @@
-"""How long does a batch take in bare ONNX Runtime, beside PyTorch, both on one thread? Told with every model.
+"""Time a batch in bare ONNX Runtime and in PyTorch, both on one thread. The figures are reported, never required.
 
-The contenders take turns, so that whatever else the machine does meets all of them; the figures are medians. One thread
-is what an instance of the server computes on. With several, a contender's threads go on spinning after its turn, for as
-long as a batch takes, on the processors that the next one needs.
+The contenders take turns, so that other load on the machine affects all of them; the figures are medians. One thread,
+since an instance of the server computes on one. With several, a contender's threads would spin on after its turn, for
+about as long as a batch takes, on the processors that the next contender needs.
 """
 
 import os
@@ -16,17 +16,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from hangtag.export.gate.runtime_answers import Pixels
+from hangtag.export.arrays import Pixels
 from hangtag.serving.server.runtime.session import Runtime
 
 BATCH_SIZES = (1, 64)
 THREADS = 1
 TIMINGS = ("none", "eager", "compile")
-"""What a file is timed beside: nothing, PyTorch as it is, and torch.compile too, where there is a C++ compiler."""
-_ROUNDS = (7, 200)
+"""What to time beside a file: nothing; PyTorch in eager mode; or torch.compile as well, if there is a C++ compiler."""
+_MIN_ROUNDS, _MAX_ROUNDS = 7, 200
 _SECONDS = 2.0
-"""For all contenders at one batch size: rounds go on until then, within the bounds above."""
+"""Rounds at one batch size end after this time, within the two bounds above."""
 _BUSY = 0.1
+"""From this share of the CPUs on, the summary mentions other processes."""
 
 FILE, FP32, EAGER, COMPILED = "file", "fp32 file", "PyTorch", "torch.compile"
 Contender = Callable[[Pixels], object]
@@ -34,25 +35,24 @@ Contender = Callable[[Pixels], object]
 
 @dataclass(frozen=True)
 class Speed:
-    """Median milliseconds for a batch, by batch size and contender, and on how many threads.
-
-    missing: why a contender is not among them. others: the share of the machine's CPUs that other processes took
-    meanwhile; where it is large the figures, ratios included, say little.
-    """
+    """How long a batch takes, by batch size and contender."""
 
     milliseconds: Mapping[int, Mapping[str, float]]
+    """Batch size -> contender -> median."""
     threads: int
     missing: Mapping[str, str]
+    """Contender -> why it was not timed."""
     others: float = 0.0
+    """The share of the machine's CPUs that other processes took meanwhile; if it is large, no figure means much."""
 
     def ratio(self, contender: str, batch_size: int) -> float | None:
-        """How many times faster the file is; None where the contender was not timed."""
+        """How many times faster the file is than a contender; None for a contender that was not timed."""
         times = self.milliseconds[batch_size]
         return times[contender] / times[FILE] if contender in times else None
 
     @property
     def figures(self) -> dict[str, object]:
-        """For a program, as JSON."""
+        """JSON values, for programs."""
         return {
             "threads": self.threads,
             "median_ms": {
@@ -75,9 +75,13 @@ class Speed:
 
 
 def measure(path: Path, images: Pixels, served: nn.Module | None, fp32: Path | None, timing: str) -> Speed | None:
-    """Time the file, the same network in FP32 where that is another file, and PyTorch; None for no timing at all.
+    """Time the file and its contenders.
 
-    images: uint8 [n, height, width], repeated where they are fewer than a batch.
+    Args:
+        images: what to run; they are repeated if they are fewer than a batch.
+        served: the network in PyTorch; None to leave PyTorch out.
+        fp32: the file of the same network in FP32, if that is another file.
+        timing: one of TIMINGS; for "none" nothing is timed and None returned.
     """
     if timing == "none":
         return None
@@ -87,44 +91,44 @@ def measure(path: Path, images: Pixels, served: nn.Module | None, fp32: Path | N
         contenders[FP32] = _session(fp32)
     if served is not None:
         contenders[EAGER] = _network(served)
-    before = torch.get_num_threads()
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
         if served is not None and timing == "compile":
             try:
                 contenders[COMPILED] = _compiled(served, images)
-            except Exception as error:  # what a compiler raises is anybody's guess, and it is no failure of the file
+            except Exception as error:  # a compiler may raise anything, and the file is not at fault
                 missing[COMPILED] = str(error).strip().splitlines()[0][:200]
         batches = {size: np.resize(images, (size, *images.shape[1:])) for size in BATCH_SIZES}
-        before_it = _Work.now()
+        before = _CpuTime.now()
         milliseconds = {size: _interleaved(contenders, batch) for size, batch in batches.items()}
-        return Speed(milliseconds, THREADS, missing, _Work.now().of_others(before_it))
+        return Speed(milliseconds, THREADS, missing, _CpuTime.now().share_of_others(before))
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """CPU seconds since some beginning: that all CPUs had, that all processes took, and that this one took."""
+class _CpuTime:
+    """CPU seconds since the machine started: available on all CPUs, used by all processes, and used by this one."""
 
-    there: float
-    taken: float
+    available: float
+    used: float
     own: float
 
     @classmethod
-    def now(cls, stat: Path = Path("/proc/stat")) -> "_Work":
-        """Source: proc_stat(5), the line of all CPUs. Zeros where there is no such file, which is on other systems."""
+    def now(cls, stat: Path = Path("/proc/stat")) -> "_CpuTime":
+        """Read the line of all CPUs in /proc/stat, see proc_stat(5). All zeros on systems without that file."""
         if not stat.exists():
             return cls(0, 0, 0)
         ticks = [int(field) for field in stat.read_text().partition("\n")[0].split()[1:9]]
         seconds = [count / os.sysconf("SC_CLK_TCK") for count in ticks]
-        return cls(sum(seconds), sum(seconds) - sum(seconds[3:5]), time.process_time())  # 3, 4: idle, waiting for disks
+        return cls(sum(seconds), sum(seconds) - sum(seconds[3:5]), time.process_time())  # idle and iowait
 
-    def of_others(self, before: "_Work") -> float:
-        """The share of the CPUs that other processes took since then."""
-        there = self.there - before.there
-        others = (self.taken - before.taken) - (self.own - before.own)
-        return min(1.0, max(0.0, others / there)) if there > 0 else 0.0
+    def share_of_others(self, before: "_CpuTime") -> float:
+        """The share of the CPUs that other processes used since ``before``."""
+        available = self.available - before.available
+        others = (self.used - before.used) - (self.own - before.own)
+        return min(1.0, max(0.0, others / available)) if available > 0 else 0.0
 
 
 def _session(path: Path) -> Contender:
@@ -151,16 +155,16 @@ def _compiled(served: nn.Module, images: Pixels) -> Contender:
 
 
 def _interleaved(contenders: Mapping[str, Contender], batch: Pixels) -> dict[str, float]:
-    """Median milliseconds of each contender, which take turns."""
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    """Let the contenders take turns; return the median milliseconds of each."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
     for answer in contenders.values():
         answer(batch)  # the first call pays for allocations
-    begun = time.perf_counter()
-    for rounds in range(_ROUNDS[1]):
-        if rounds >= _ROUNDS[0] and time.perf_counter() - begun > _SECONDS:
+    begin = time.perf_counter()
+    for rounds in range(_MAX_ROUNDS):
+        if rounds >= _MIN_ROUNDS and time.perf_counter() - begin > _SECONDS:
             break
         for name, answer in contenders.items():
             start = time.perf_counter()
             answer(batch)
-            taken[name].append((time.perf_counter() - start) * 1e3)
-    return {name: float(np.median(times)) for name, times in taken.items()}
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: float(np.median(milliseconds)) for name, milliseconds in times.items()}

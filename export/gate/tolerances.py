@@ -1,55 +1,62 @@
-"""How exact each precision must be: the one place that says so."""
+"""How exact the file of each precision must be. This table is the only place that says so."""
 
 from dataclasses import dataclass
 
 BATCH_SIZES = (1, 2, 3, 7, 16, 64)
-"""What answers are compared at. 1 could freeze an axis, 3 and 7 fill no vector register, 64 is a server's largest."""
+"""Answers are compared at these. An export can freeze an axis of 1, 3 and 7 fill no vector register, 64 is a server's
+largest batch."""
 
 
 @dataclass(frozen=True)
-class Rules:
+class Tolerances:
     """What a file of one precision must reach.
 
-    A logit may differ from PyTorch's by ``absolute``, and ``of_spread`` times the distance from PyTorch's smallest
-    logit on the test set to its largest: rounding grows with what is rounded.
+    Rounding grows with what is rounded, so some limits are shares of the logits' spread: the distance from PyTorch's
+    smallest logit on the test set to its largest.
     """
 
     absolute: float
+    """A logit may differ from PyTorch's by this much, plus ``of_spread`` times the spread."""
     of_spread: float
     probabilities: float
-    """How far the probabilities may be from what the file's own logits make them."""
+    """A probability may differ by this much from the one that the file's own logits yield."""
     agreement: float
-    """The share of the test set that must get PyTorch's answer."""
+    """At least this share of the test set must get PyTorch's label."""
     accuracy: float
-    """The share of PyTorch's accuracy that must be reached. Of 1.0 nothing may be lost but by images of
-    which two labels are level."""
+    """At least this share of PyTorch's accuracy must be kept. At 1.0 only images with two tied labels may be lost."""
     batching: float
-    """How far a logit may be from what it is when the image is alone, as a share of the spread (and no less than
-    1e-4): no batch may change an answer."""
-    verified: float
-    """How far the accuracy that `hangtag models verify` finds may be from the recorded one: another processor rounds
-    otherwise, and images of which two labels are level may go either way."""
+    """An image's logit may differ by 1e-4, plus this share of the spread, between running it alone and in a batch."""
+    verification: float
+    """The accuracy that `hangtag models verify` measures may differ by this much from the recorded one: another
+    processor rounds differently, and images with two tied labels may go either way."""
 
-    def limit(self, spread: float) -> float:
-        """The largest allowed difference of a logit."""
+    def logit_limit(self, spread: float) -> float:
+        """The largest allowed difference between a logit of the file and PyTorch's."""
         return self.absolute + self.of_spread * spread
 
     def batching_limit(self, spread: float) -> float:
-        """The largest allowed difference of a logit between an image alone and in company."""
+        """The largest allowed difference between an image's logit alone and in a batch."""
         return 1e-4 + self.batching * spread
 
 
-RULES = {
-    # The same sums in another order, no more: every answer is PyTorch's, but where two are level within the tolerance.
-    "fp32": Rules(
-        absolute=1e-4, of_spread=0, probabilities=1e-4, agreement=1.0, accuracy=1.0, batching=0, verified=2e-4
+TOLERANCES = {
+    # The same sums in another order: every label is PyTorch's, except where two are tied within the tolerance.
+    "fp32": Tolerances(
+        absolute=1e-4, of_spread=0, probabilities=1e-4, agreement=1.0, accuracy=1.0, batching=0, verification=2e-4
     ),
-    # 11 bits of mantissa: a two-thousandth of a value, and a few such errors on the way.
-    "fp16": Rules(
-        absolute=1e-3, of_spread=2e-3, probabilities=4e-3, agreement=0.999, accuracy=0.999, batching=1e-3, verified=1e-3
+    # 11 bits of mantissa: an error of 1/2000 of a value, several times on the way.
+    "fp16": Tolerances(
+        absolute=1e-3,
+        of_spread=2e-3,
+        probabilities=4e-3,
+        agreement=0.999,
+        accuracy=0.999,
+        batching=1e-3,
+        verification=1e-3,
     ),
-    # 8 bits: single logits may be far off on single images; answers may not. Pinned scales keep batches out of it.
-    "int8": Rules(
-        absolute=1e-2, of_spread=0.1, probabilities=1e-4, agreement=0.99, accuracy=0.995, batching=0, verified=2e-3
+    # 8 bits: single logits of single images may be far off, labels may not. Scales are constants, so batching is exact.
+    "int8": Tolerances(
+        absolute=1e-2, of_spread=0.1, probabilities=1e-4, agreement=0.99, accuracy=0.995, batching=0, verification=2e-3
     ),
 }
+"""By precision. Sources of the numbers: what rounding does to the study's networks, see docs/export.md."""

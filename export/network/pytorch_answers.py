@@ -1,14 +1,14 @@
-"""Asking a network in PyTorch: images in, every output out."""
+"""Run a network in PyTorch on images and collect every output."""
 
 import torch
 
-from hangtag.export.gate.runtime_answers import Answers, Pixels, batches
-from hangtag.export.network.served_network import Served
+from hangtag.export.arrays import Answers, Pixels, batches
+from hangtag.export.network.served_network import ServedNetwork
 
 
-def answer(served: Served, images: Pixels, batch_size: int = 500) -> Answers:
-    """What PyTorch answers, by output, to uint8 images [n, height, width]."""
+def answer(served: ServedNetwork, images: Pixels, batch_size: int = 500) -> Answers:
+    """Run the network on images [n, height, width], and return each output for all of them."""
     with torch.inference_mode():
-        answered = [served(torch.tensor(part)) for part in batches(images, batch_size)]
-    columns = (torch.cat(parts).numpy() for parts in zip(*answered, strict=True))
+        parts = [served(torch.tensor(batch)) for batch in batches(images, batch_size)]
+    columns = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     return {spec.name: column for spec, column in zip(served.outputs, columns, strict=True)}

@@ -1,4 +1,7 @@
-"""What is deployed of a network: preprocessing, the network, and what its answer is made into, as one module."""
+"""Define what is deployed of a network: preprocessing, the network, and the conversion of its scores to outputs.
+
+One class per kind of answer: one label (Classifier), a path of labels (LabelPath), a threshold (LabelThreshold).
+"""
 
 import json
 from abc import ABC, abstractmethod
@@ -12,14 +15,14 @@ from hangtag.training.networks.inference import normalise
 from hangtag.training.networks.single_label import CLASSES
 
 
-class Served(nn.Module, ABC):
-    """Takes pixels as bytes, UINT8 [batch, image_size, image_size]; answers with its outputs, in their order."""
+class ServedNetwork(nn.Module, ABC):
+    """Maps raw pixels, UINT8 [batch, image_size, image_size], to the tensors of ``outputs``, in their order."""
 
     task: str
     image_size: int
     outputs: tuple[TensorSpec, ...]
     activation = "softmax"
-    """What makes ``probabilities`` of ``logits``, where there are both: softmax or sigmoid."""
+    """Turns ``logits`` into ``probabilities``, where there are both: softmax or sigmoid."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -38,8 +41,8 @@ class Served(nn.Module, ABC):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]: ...
 
 
-class Classifier(Served):
-    """One label an image: logits, and their softmax."""
+class Classifier(ServedNetwork):
+    """One label per image: logits, and their softmax."""
 
     task = "single_label"
     image_size = 28
@@ -50,8 +53,8 @@ class Classifier(Served):
         return logits, logits.softmax(dim=1)
 
 
-class LabelPath(Served):
-    """A set of labels an image: the likeliest path of the beam search, all of which becomes part of the graph."""
+class LabelPath(ServedNetwork):
+    """A set of labels per image: the likeliest path of the beam search, which becomes part of the graph."""
 
     task = "multi_label"
     image_size = CANVAS_SIZE
@@ -73,14 +76,18 @@ class LabelPath(Served):
         return beam_search(self.network, normalise(image))
 
 
-class LabelThreshold(Served):
-    """A set of labels an image: those that reach a threshold, which the server applies; else the most probable one."""
+class LabelThreshold(ServedNetwork):
+    """A set of labels per image: those that reach a threshold, which the server applies, or else the most probable."""
 
     task = "multi_label"
     image_size = CANVAS_SIZE
 
     def __init__(self, network: nn.Module, labels: int, threshold: float, *, rivals: bool) -> None:
-        """rivals: the labels share one probability (softmax); else each has its own (sigmoid)."""
+        """
+        Args:
+            labels: how many labels there are.
+            rivals: the labels share one probability (softmax); otherwise each has its own (sigmoid).
+        """
         super().__init__(network)
         self.threshold = threshold
         self.activation = "softmax" if rivals else "sigmoid"

@@ -1,5 +1,5 @@
-"""A page about one export: what was checked, how far answers are from PyTorch's, and how fast the file is."""
+"""The HTML report about one export: the checks, how far answers are from PyTorch's, and how fast the file is."""
 
-from hangtag.export.report.page import of_file, of_run
+from hangtag.export.report.page import write_file_report, write_run_report
 
-__all__ = ["of_file", "of_run"]
+__all__ = ["write_file_report", "write_run_report"]

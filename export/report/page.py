@@ -1,4 +1,4 @@
-"""The page itself: self-contained HTML, without a script and without another file."""
+"""Write the report as one self-contained HTML page, without scripts and without other files."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -11,36 +11,45 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import ExportError
 from hangtag.export.exporter import Published
 from hangtag.export.foreign.intake import Accepted
-from hangtag.export.gate.runtime_answers import Answers, Array, Pixels
+from hangtag.export.gate.check import PARITY, STRUCTURE
 from hangtag.export.report import pictures
 
 WORST = 8
+"""This many images are shown."""
 _SINGULAR = {"logits": "logit", "probabilities": "probability"}
 
 
 @dataclass(frozen=True)
-class Shown:
-    """An image that the file answers otherwise, or furthest from PyTorch: its place, picture, and both answers."""
+class ShownImage:
+    """An image whose answer differs from PyTorch's, or is furthest from it."""
 
-    place: int
+    index: int
     picture: Markup
-    said: str
+    caption: str
 
 
-def of_run(published: Published, images: Pixels, labels: Sequence[str], path: Path) -> None:
-    """Write the page about a run's export. images: those of the exam, uint8 [n, height, width]."""
+def write_run_report(published: Published, images: Pixels, labels: Sequence[str], path: Path) -> None:
+    """Write the report about the export of a run.
+
+    Args:
+        images: the images that the proof's answers belong to.
+        labels: the meaning of the outputs' last axis.
+
+    Raises:
+        ExportError: the page cannot be written.
+    """
     proof = published.proof
     scores = "logits" if "logits" in proof.expected else "probabilities"
-    ours, theirs = proof.answered[scores], proof.expected[scores]
-    differences = np.abs(ours.astype(np.float64) - theirs).max(axis=1)
-    limit = float(str(proof.figures("parity")["limit"]))
-    expected, got = (_given(answers, published.metadata) for answers in (proof.expected, proof.answered))
+    differences = np.abs(proof.answered[scores].astype(np.float64) - proof.expected[scores]).max(axis=1)
+    limit = float(str(proof.figures(PARITY)["limit"]))
+    expected, answered = (_label_sets(answers, published.metadata) for answers in (proof.expected, proof.answered))
     drawn = {
         "How far answers are from PyTorch's": pictures.error_histogram(differences, limit, _SINGULAR[scores]),
-        "Which answers are PyTorch's": pictures.agreement(expected, got, labels),
+        "Which answers are PyTorch's": pictures.agreement(expected, answered, labels),
     }
     if proof.speed is not None:
         drawn["How long a batch takes"] = pictures.speed(proof.speed.milliseconds)
@@ -48,65 +57,71 @@ def of_run(published: Published, images: Pixels, labels: Sequence[str], path: Pa
         path,
         folder=published.folder,
         precision=proof.precision,
-        checks={check.name: check.said for check in proof.checks},
+        checks={check.name: check.summary for check in proof.checks},
         speed=str(proof.speed or ""),
         missing=proof.speed.missing if proof.speed else {},
         pictures={title: Markup(picture) for title, picture in drawn.items()},  # noqa: S704  (made here)
-        worst=_worst(images, expected, got, differences, labels),
-        operators=proof.figures("structure")["operators"],
-        metadata=_told(published.metadata),
+        worst=_worst_images(images, expected, answered, differences, labels),
+        operators=proof.figures(STRUCTURE)["operators"],
+        metadata=_short_metadata(published.metadata),
     )
 
 
-def of_file(accepted: Accepted, path: Path) -> None:
-    """Write the page about somebody else's file."""
-    speed: dict[str, Any] = accepted.found["speed"]
+def write_file_report(accepted: Accepted, path: Path) -> None:
+    """Write the report about somebody else's file.
+
+    Raises:
+        ExportError: the page cannot be written.
+    """
+    speed: dict[str, Any] = accepted.findings["speed"]
     milliseconds = {int(size): times for size, times in speed["median_ms"].items()}
     _write(
         path,
         folder=accepted.folder,
         precision=None,
-        checks=accepted.said,
+        checks=accepted.summaries,
         speed="",
         missing={},
         pictures={"How long a batch takes": Markup(pictures.speed(milliseconds))},  # noqa: S704  (made here)
         worst=[],
-        operators=accepted.found["operators"],
-        metadata=_told(accepted.metadata),
+        operators=accepted.findings["operators"],
+        metadata=_short_metadata(accepted.metadata),
     )
 
 
-def _given(answers: Answers, metadata: Mapping[str, str]) -> Array:
-    """Which labels are answered with, bool [n, labels]: one, or as a server reads sets of them off the outputs."""
+def _label_sets(answers: Answers, metadata: Mapping[str, str]) -> Array:
+    """Read labels off the outputs as a server does: bool [n, labels], with one True per image for a single label."""
     probabilities = answers["probabilities"]
     labels = np.arange(probabilities.shape[1])
-    given: Array
-    if "path" in answers:  # places of labels, -1 after the last
-        given = (answers["path"][:, :, None] == labels).any(axis=1)
-    else:
-        given = answers["logits"].argmax(axis=1)[:, None] == labels
-        if metadata["task"] == "multi_label":
-            reached = probabilities >= float(metadata["threshold"])
-            given = reached | (given & ~reached.any(axis=1, keepdims=True))
-    return given
+    if "path" in answers:  # indices of labels, -1 after the last
+        on_path: Array = (answers["path"][:, :, None] == labels).any(axis=1)
+        return on_path
+    most_probable: Array = answers["logits"].argmax(axis=1)[:, None] == labels
+    if metadata["task"] != "multi_label":
+        return most_probable
+    reached: Array = probabilities >= float(metadata["threshold"])
+    return reached | (most_probable & ~reached.any(axis=1, keepdims=True))
 
 
-def _worst(images: Pixels, expected: Array, got: Array, differences: Array, labels: Sequence[str]) -> list[Shown]:
-    """First those with another answer, then those furthest off."""
-    order = np.lexsort((-differences, (expected == got).all(axis=1)))[:WORST]
+def _worst_images(
+    images: Pixels, expected: Array, answered: Array, differences: Array, labels: Sequence[str]
+) -> list[ShownImage]:
+    """First those with another answer than PyTorch's, then those with the largest differences."""
+    order = np.lexsort((-differences, (expected == answered).all(axis=1)))[:WORST]
     shown = []
-    for place in order.tolist():
-        was, now = (
-            ", ".join(labels[label] for label in np.flatnonzero(answer[place]).tolist()) or "no label"
-            for answer in (expected, got)
+    for index in order.tolist():
+        right, actual = (
+            ", ".join(labels[label] for label in np.flatnonzero(sets[index]).tolist()) or "no label"
+            for sets in (expected, answered)
         )
-        said = f"{was}, off by {differences[place]:.2g}" if was == now else f"{was}; the file says {now}"
-        shown.append(Shown(place, Markup(pictures.image(images[place])), said))  # noqa: S704  (made here)
+        same = right == actual
+        caption = f"{right}, off by {differences[index]:.2g}" if same else f"{right}; the file says {actual}"
+        shown.append(ShownImage(index, Markup(pictures.image(images[index])), caption))  # noqa: S704  (made here)
     return shown
 
 
-def _told(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What is short enough to be read: not the training log, the gate's figures and the kept answers."""
+def _short_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what is too long to read: the training log, the gate's figures and the reference answers."""
     return {key: value for key, value in metadata.items() if len(value) <= 200}
 
 

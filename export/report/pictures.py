@@ -1,4 +1,4 @@
-"""The report's pictures, as SVG that stands in the page itself."""
+"""Draw the report's pictures, as SVG text that is embedded in the page."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ mpl.use("svg")
 import numpy as np
 from matplotlib.figure import Figure
 
-from hangtag.export.gate.runtime_answers import Array, Pixels
+from hangtag.export.arrays import Array, Pixels
 
 COLOURS = ("#4269d0", "#efb118", "#3ca951", "#a463f2")
 
 
 def error_histogram(differences: Array, limit: float, quantity: str) -> str:
-    """How many images' answers are how far from PyTorch's: differences [n], the largest of each image."""
+    """Draw how far answers are from PyTorch's, from the largest difference of each image, [n]."""
     figure = Figure(figsize=(6.2, 2.6), layout="constrained")
     axes = figure.subplots()
     floor = 1e-9
@@ -32,12 +32,12 @@ def error_histogram(differences: Array, limit: float, quantity: str) -> str:
     return _svg(figure)
 
 
-def agreement(expected: Array, got: Array, labels: Sequence[str]) -> str:
-    """For each label of PyTorch's, the share of its images that get it from the file too. Both are bool [n, labels]."""
+def agreement(expected: Array, answered: Array, labels: Sequence[str]) -> str:
+    """Draw, for each label, in which share of PyTorch's answers with it the file agrees. Both are bool [n, labels]."""
     figure = Figure(figsize=(6.2, 2.9), layout="constrained")
     axes = figure.subplots()
-    given, places = expected.sum(axis=0), np.arange(len(labels))
-    shares = np.where(given > 0, (expected & got).sum(axis=0) / np.maximum(given, 1), np.nan)
+    counts, places = expected.sum(axis=0), np.arange(len(labels))
+    shares = np.where(counts > 0, (expected & answered).sum(axis=0) / np.maximum(counts, 1), np.nan)
     axes.barh(places, shares, color=COLOURS[0])
     lowest = float(np.nanmin(shares, initial=1.0))
     for place, share in zip(places, shares, strict=True):
@@ -53,7 +53,7 @@ def agreement(expected: Array, got: Array, labels: Sequence[str]) -> str:
 
 
 def speed(milliseconds: Mapping[int, Mapping[str, float]]) -> str:
-    """Median milliseconds for a batch: a panel for each batch size, a bar for each contender."""
+    """Draw median milliseconds for a batch: one panel per batch size, one bar per contender."""
     figure = Figure(figsize=(6.2, 0.7 + 0.32 * max(map(len, milliseconds.values()))), layout="constrained")
     panels = figure.subplots(1, len(milliseconds), squeeze=False)[0]
     for axes, (size, times) in zip(panels, milliseconds.items(), strict=True):
@@ -71,7 +71,7 @@ def speed(milliseconds: Mapping[int, Mapping[str, float]]) -> str:
 
 
 def image(pixels: Pixels) -> str:
-    """One image [height, width], its pixels as they are."""
+    """Draw one image, [height, width], with sharp pixels."""
     height, width = pixels.shape
     figure = Figure(figsize=(width / 28, height / 28))
     axes = figure.add_axes((0, 0, 1, 1))

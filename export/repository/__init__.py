@@ -1,1 +1,1 @@
-"""The model repository on disk: what it holds, and how a new version is published into it."""
+"""The model repository: publish a version all or nothing, and list the versions that are there."""

@@ -1,4 +1,4 @@
-"""What a model repository holds, as its files themselves tell it. Needs no torch; onnx only to count nodes."""
+"""List what a model repository holds, read from the files themselves. Needs no torch; onnx only to count nodes."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,10 @@ from hangtag.serving.signature import Signature
 
 @dataclass(frozen=True)
 class Entry:
-    """One version of a model: its file, and its signature, or why it cannot be loaded."""
+    """One version of a model.
+
+    signature: None if the file cannot be loaded; ``trouble`` says why then.
+    """
 
     name: str
     version: int
@@ -35,19 +38,19 @@ class Entry:
 
     @property
     def precision(self) -> str | None:
-        """None for a model that was not exported here, or before there was more than fp32."""
+        """None for a model that hangtag did not export. The first exports did not record it, and were all fp32."""
         return self.metadata.get("precision") or ("fp32" if "training" in self.metadata else None)
 
     @property
     def batched(self) -> bool | None:
-        """Whether requests may be joined: by what was proven, else by the graph. None where it cannot be loaded."""
+        """Whether requests may be batched: as proven, or else as the graph declares. None if it cannot be loaded."""
         if self.signature is None:
             return None
         return {"true": True, "false": False}.get(self.metadata.get("batched", ""), self.signature.batched)
 
     @property
     def accuracy(self) -> tuple[str, float] | None:
-        """The figure that tells best how good the model is, by its name; None for one that has none, or no number."""
+        """The name and value of the most telling test figure; None if the file has none, or it is no number."""
         for figure in ("test_accuracy", "test_exact_match"):
             if figure in self.metadata:
                 with suppress(ValueError):
@@ -55,7 +58,7 @@ class Entry:
         return None
 
     def json(self, key: str) -> Any:
-        """A metadata value that is JSON; None where it is not there, or not JSON."""
+        """Parse a metadata value; None if it is missing or no JSON."""
         try:
             return json.loads(self.metadata[key])
         except (KeyError, ValueError):
@@ -63,12 +66,20 @@ class Entry:
 
 
 def latest(models: Path) -> list[Entry]:
-    """The highest version of each model, by name. Raises ExportError when there is no repository."""
+    """The highest version of each model, by name.
+
+    Raises:
+        ExportError: there is no repository.
+    """
     return [_read(files[0]) for files in _files(models)]
 
 
 def earlier(models: Path) -> list[Entry]:
-    """Every other version, by name and the highest first. Raises ExportError when there is no repository."""
+    """Every other version, by name and the highest first.
+
+    Raises:
+        ExportError: there is no repository.
+    """
     return [_read(file) for files in _files(models) for file in files[1:]]
 
 
@@ -82,7 +93,11 @@ def _files(models: Path) -> list[list[ModelFile]]:
 
 
 def find(models: Path, name: str, version: int | None = None) -> Entry:
-    """One model, in its highest version unless one is named. Raises ExportError, which says what is there."""
+    """One version of a model, by default the highest.
+
+    Raises:
+        ExportError: there is no such model or version; the message lists those that there are.
+    """
     files = {file.version: file for versions in _files(models) for file in versions if file.name == name}
     if not files:
         known = ", ".join(versions[0].name for versions in _files(models)) or "none"
@@ -102,18 +117,18 @@ def _read(file: ModelFile) -> Entry:
 
 
 def operators(entry: Entry) -> dict[str, int] | None:
-    """How many nodes of each operator the graph has, most first. None where the package onnx is not installed."""
+    """How many nodes of each operator the graph has, most frequent first. None if the package onnx is not installed."""
     try:
         import onnx
 
-        from hangtag.export.file import onnx_model as graph
+        from hangtag.export.file import onnx_model
     except ModuleNotFoundError:
         return None
-    return dict(graph.operators(onnx.load(entry.path, load_external_data=False)).most_common())
+    return dict(onnx_model.operators(onnx.load(entry.path, load_external_data=False)).most_common())
 
 
 def provenance(entry: Entry) -> Iterator[tuple[str, str]]:
-    """Where the model came from: what there is of it, in words."""
+    """Where the model came from: the recorded keys, with values in words."""
     for key in (
         "source", "recipe", "seed", "parameters", "data_digest", "trained", "git_revision", "export_git_revision",
         "graph_digest", "nodes_before_folding",

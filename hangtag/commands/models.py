@@ -119,7 +119,7 @@ def verify_models(
         findings = verify.verify(entry, data_dir)
         held = held and all(finding.holds is not False for finding in findings)
         written.append(
-            {"model": entry.name, "version": entry.version, "findings": [vars(finding) for finding in findings]}
+            {"model": entry.name, "version": entry.version, "findings": [_finding(finding) for finding in findings]}
         )
         if not as_json:
             table = Table(
@@ -127,12 +127,16 @@ def verify_models(
             )
             for finding in findings:
                 mark = {True: "[green]holds[/]", False: "[red]DOES NOT HOLD[/]", None: "not checked"}[finding.holds]
-                table.add_row(mark, finding.check, escape(finding.said))
+                table.add_row(mark, finding.check, escape(finding.summary))
             _print(table)
     if as_json:
         _print_json(written)
     if not held:
         raise SystemExit(1)
+
+
+def _finding(finding: verify.Finding) -> dict[str, Any]:
+    return {"check": finding.check, "holds": finding.holds, "said": finding.summary}
 
 
 def _row(entry: Entry) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from hangtag.export.gate import speed
 from hangtag.export.gate.speed import EAGER, FP32, TIMINGS, Speed
-from hangtag.export.network.served_network import Classifier, Served
+from hangtag.export.network.served_network import Classifier, ServedNetwork
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.loadtest.measuring.environment import cpu_model
@@ -84,7 +84,7 @@ def _entries(models: Path) -> Iterator[tuple[Entry, Path | None]]:
         yield entry, original.path if original is not None and original is not entry else None
 
 
-def _network(entry: Entry) -> Served:
+def _network(entry: Entry) -> ServedNetwork:
     """The network in PyTorch, fresh: what weights it has does not matter to the time."""
     return Classifier(build(str(entry.json("training")["config"]["model"]))).eval()
 

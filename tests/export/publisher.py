@@ -1,46 +1,42 @@
-"""Publishes a file in a process of its own: publisher.py MODELS NAME SOURCE GATE.
+"""Publish a file in a process of its own: python -m tests.export.publisher MODELS NAME SOURCE STOP.
 
-Says where it stands on standard output. At the gate it waits for a line on standard input, or to be killed.
+At the stop, "half written" or "written", the process prints the stop's name and waits for a line on standard input, or
+to be killed.
 """
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-from hangtag.export.repository import publishing as repository
+from hangtag.export.repository import publishing
 
 
-def main(models: Path, name: str, source: Path, gate: str) -> None:
-    contents = source.read_bytes()
-
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            file.write(contents[: len(contents) // 2])
-            file.flush()
-            pause("half written", gate)
-            file.write(contents[len(contents) // 2 :])
-
-    sync = repository._sync
-    repository._sync = after(lambda: pause("written", gate), sync)
-    click.echo(f"published {repository.publish(models, name, write)}")
+def main(models: Path, name: str, source: Path, stop: str) -> None:
+    content = source.read_bytes()
+    setattr(publishing, "_sync", waiting_after_last(publishing._sync, stop))  # noqa: B010  (mypy knows its type)
+    with publishing.publish(models, name) as publication, publication.model_file.open("wb") as file:
+        file.write(content[: len(content) // 2])
+        file.flush()
+        wait("half written", stop)
+        file.write(content[len(content) // 2 :])
+    click.echo(f"published {publication.folder}")
 
 
-def after(pausing: Callable[[], None], function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, pausing once it has been called for the last thing that is written before the move."""
+def waiting_after_last(sync: Callable[[Path], None], stop: str) -> Callable[[Path], None]:
+    """The function, which waits after the staging folder was synced: the last step before the move."""
 
     def wrapped(path: Path) -> None:
-        function(path)
+        sync(path)
         if path.name.startswith(".publishing-"):
-            pausing()
+            wait("written", stop)
 
     return wrapped
 
 
-def pause(here: str, gate: str) -> None:
-    if here == gate:
+def wait(here: str, stop: str) -> None:
+    if here == stop:
         click.echo(here)
         sys.stdin.readline()
 

@@ -1,53 +1,53 @@
-"""Questions in a child process: the answer, and each way in which there is none."""
+"""A child process that answers, and each way in which it can fail to."""
 
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from hangtag.export import child_process as child
+from hangtag.export import child_process
 
 
-class Ask(Protocol):
+class Run(Protocol):
     def __call__(self, code: str, seconds: float = 60.0) -> dict[str, object]: ...
 
 
 @pytest.fixture
-def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs some code as the child's module."""
 
-    def run(code: str, seconds: float = 60.0) -> dict[str, object]:
-        (tmp_path / "asked.py").write_text(code)
+    def run_code(code: str, seconds: float = 60.0) -> dict[str, object]:
+        (tmp_path / "some_module.py").write_text(code)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        return child.ask("asked", tmp_path, seconds)
+        return child_process.run("some_module", tmp_path, seconds)
 
-    return run
+    return run_code
 
 
-def test_the_last_line_is_the_answer(ask: Ask) -> None:
-    assert ask("import sys, json; print('noise'); print(json.dumps({'path': sys.argv[1]}))")["path"]
+def test_the_last_line_is_the_answer(run: Run) -> None:
+    assert run("import sys, json; print('noise'); print(json.dumps({'path': sys.argv[1]}))")["path"]
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
-        ("raise SystemExit(3)", "the process ended with exit code 3: it said nothing"),
+        ("raise SystemExit(3)", "the process ended with exit code 3: it wrote no message"),
         ("def f(): raise ValueError('too many')\nf()", "the process ended with exit code 1: ValueError: too many"),
-        ("print('no JSON')", "the process ended with exit code 0: it said nothing"),
+        ("print('no JSON')", "the process ended with exit code 0: it wrote no message"),
     ],
 )
-def test_without_an_answer_it_says_how_the_process_ended(ask: Ask, code: str, said: str) -> None:
-    with pytest.raises(child.ChildFailedError) as caught:
-        ask(code)
-    assert str(caught.value) == said
+def test_without_an_answer_the_error_describes_how_the_process_ended(run: Run, code: str, message: str) -> None:
+    with pytest.raises(child_process.ChildFailedError) as caught:
+        run(code)
+    assert str(caught.value) == message
 
 
-def test_a_signal_is_told(ask: Ask) -> None:
-    with pytest.raises(child.ChildEndedError) as caught:
-        ask("import os; os.abort()")
+def test_the_error_holds_the_signal(run: Run) -> None:
+    with pytest.raises(child_process.ChildAbortedError) as caught:
+        run("import os; os.abort()")
     assert caught.value.signal == 6
 
 
-def test_one_that_does_not_end_is_given_up(ask: Ask) -> None:
-    with pytest.raises(child.ChildFailedError, match=r"there was no answer within 0\.2 s"):
-        ask("import threading; threading.Event().wait()", 0.2)
+def test_a_child_that_does_not_end_is_killed(run: Run) -> None:
+    with pytest.raises(child_process.ChildFailedError, match=r"there was no answer within 0\.2 s"):
+        run("import threading; threading.Event().wait()", 0.2)

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -10,10 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
-from hangtag.export.file import torch_export as onnx_file
+from hangtag.export.file import torch_export
 from hangtag.training.data.fashion_mnist import Split
 from tests.export import runs
 from tests.export.conftest import Exported
+from tests.export.files import exported_as
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +36,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quick(lstm: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file that the exporter made of these weights before: the runs are equal."""
-
-    def write(network: object, metadata: Mapping[str, str], path: Path) -> None:
-        model = onnx.load(lstm.file)
-        del model.metadata_props[:]
-        path.write_bytes(model.SerializeToString())
-        onnx_file.add_metadata(path, metadata)
-
-    monkeypatch.setattr(onnx_file, "write", write)
+    """The graph that the exporter made of the same weights before."""
+    monkeypatch.setattr(torch_export, "to_onnx", exported_as(lstm.file))
 
 
 def export(*arguments: str | Path) -> Result:
@@ -111,13 +104,11 @@ def test_a_file_that_differs_is_refused(
 ) -> None:
     """Weights of a network, file of another."""
 
-    def write(network: object, metadata: object, path: Path) -> None:
-        model = onnx.load(lstm.file)
+    def without_bias(model: onnx.ModelProto) -> None:
         (bias,) = [tensor for tensor in model.graph.initializer if tensor.name == "network.classifier.bias"]
         bias.raw_data = bytes(len(bias.raw_data))
-        path.write_bytes(model.SerializeToString())
 
-    monkeypatch.setattr(onnx_file, "write", write)
+    monkeypatch.setattr(torch_export, "to_onnx", exported_as(lstm.file, without_bias))
     result = export("older", "--runs", runs_dir)
     assert (result.exit_code, result.stdout) == (1, "")
     assert re.search(r"^Error: parity: batch 1: logits differ .*Nothing was published\.$", result.stderr, re.MULTILINE)

@@ -9,7 +9,7 @@ import torch
 
 from hangtag.export import exporter
 from hangtag.export.errors import ExportError
-from hangtag.export.file import torch_export as onnx_file
+from hangtag.export.file import onnx_model, torch_export
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
@@ -20,6 +20,7 @@ from hangtag.training.networks.inference import predict
 from hangtag.training.runs.run import Run
 from tests.export import runs
 from tests.export.conftest import Exported
+from tests.export.files import exported_as
 
 
 def finish(run: Run) -> Run:
@@ -36,7 +37,7 @@ def refusal(run: Run, tmp_path: Path, garments: Split) -> str:
     with pytest.raises(ExportError) as refused:
         exporter.export(run, tmp_path / "models", garments)
     assert runs.contents(tmp_path) == before
-    return refused.value.message
+    return str(refused.value)
 
 
 def test_the_epoch_that_was_best_is_exported(exported: Exported, garments: Split) -> None:
@@ -54,14 +55,22 @@ def test_the_epoch_that_was_best_is_exported(exported: Exported, garments: Split
 def test_each_export_is_the_next_version(
     lstm: Exported, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(network: object, metadata: object, path: Path) -> None:
-        model = onnx.load(lstm.file)
-        del model.metadata_props[:]
-        path.write_bytes(model.SerializeToString())
-
-    monkeypatch.setattr(onnx_file, "write", write)
+    monkeypatch.setattr(torch_export, "to_onnx", exported_as(lstm.file))
     folders = [exporter.export(lstm.run, tmp_path, garments).folder for _ in range(2)]
     assert folders == [tmp_path / "lstm/1", tmp_path / "lstm/2"]
+
+
+def test_the_graph_is_never_parsed_again(
+    lstm: Exported, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checks, the digest and the metadata take the model that the exporter holds in memory."""
+    monkeypatch.setattr(torch_export, "to_onnx", exported_as(lstm.file))
+    monkeypatch.setattr(onnx, "load", lambda *arguments, **options: pytest.fail("the file was parsed again"))
+    published = exporter.export(lstm.run, tmp_path, garments)
+    monkeypatch.undo()
+    file = onnx.load(published.folder / "model.onnx")
+    assert onnx_model.metadata(file) == published.metadata
+    assert onnx_model.digest(file) == published.metadata["graph_digest"]
 
 
 def test_a_run_that_is_not_finished_is_refused_with_how_to_go_on(tmp_path: Path, garments: Split) -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hangtag.export.repository import publishing as repository
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.training.data.fashion_mnist import Split
 from tests.export.conftest import Exported
-from tests.export.publishing import publisher, served, writes
+from tests.export.publishing import latest as served
+from tests.export.publishing import publish_content, publisher
 
 
 @pytest.mark.parametrize("gate", ["half written", "written"])
@@ -26,11 +25,7 @@ def test_a_kill_leaves_a_repository_that_serves(
     lstm: Exported, garments: Split, tmp_path: Path, name: str, gate: str
 ) -> None:
     """Killed while it publishes a model's second version, and while it publishes a model's first beside another."""
-
-    def write(path: Path) -> None:
-        shutil.copyfile(lstm.file, path)
-
-    first = repository.publish(tmp_path, "lstm", write)
+    first = publish_content(tmp_path, "lstm", lstm.file.read_bytes())
     with publisher(tmp_path, name, lstm.file, gate) as process:
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
@@ -43,7 +38,7 @@ def test_a_kill_leaves_a_repository_that_serves(
         assert np.isfinite(answer["logits"]).all()
 
     wanted = 2 if name == "lstm" else 1
-    assert repository.publish(tmp_path, name, writes("afterwards")).name == str(wanted)
+    assert publish_content(tmp_path, name, "afterwards").name == str(wanted)
     assert not list(tmp_path.rglob(".publishing-*"))  # the next export sweeps up
 
 
@@ -52,7 +47,7 @@ def test_what_another_export_is_writing_is_not_swept_away(tmp_path: Path) -> Non
     source.write_text("theirs")
     models = tmp_path / "models"
     with publisher(models, "cnn", source, "half written") as process:
-        assert repository.publish(models, "lstm", writes("ours")).name == "1"
+        assert publish_content(models, "lstm", "ours").name == "1"
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
@@ -70,14 +65,14 @@ def test_a_file_system_without_locks_is_published_to_and_never_swept(
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     (tmp_path / ".publishing-theirs").mkdir()
-    assert repository.publish(tmp_path, "cnn", writes("ours")) == tmp_path / "cnn/1"
+    assert publish_content(tmp_path, "cnn", "ours") == tmp_path / "cnn/1"
     assert (tmp_path / ".publishing-theirs").is_dir()
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from hangtag.export.repository import publishing as repository
+from hangtag.export.repository.publishing import publish
 
 moment, steps = int(sys.argv[1]), 0
 
@@ -89,7 +84,8 @@ def kill_at(event, arguments):
             os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(kill_at)
-repository.publish(Path(sys.argv[2]), "cnn", lambda path: path.write_text("new"))
+with publish(Path(sys.argv[2]), "cnn") as publication:
+    publication.model_file.write_text("new")
 """
 
 
@@ -99,9 +95,9 @@ def test_killed_before_any_step_it_leaves_the_old_state_or_the_new(tmp_path: Pat
     outcomes = []
     for moment in range(1, 200):
         models = tmp_path / str(moment)
-        repository.publish(models, "lstm", writes("beside it"))
+        publish_content(models, "lstm", "beside it")
         for _ in range(there):
-            repository.publish(models, "cnn", writes("old"))
+            publish_content(models, "cnn", "old")
         before = served(models)
         command = [sys.executable, "-c", KILLED, str(moment), str(models)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -111,7 +107,7 @@ def test_killed_before_any_step_it_leaves_the_old_state_or_the_new(tmp_path: Pat
             assert (models / "cnn" / str(there + 1) / "model.onnx").read_text() == "new"
         if there:
             assert (models / "cnn/1/model.onnx").read_text() == "old"
-        assert repository.publish(models, "cnn", writes("next")).name == str(after.get("cnn", 0) + 1)
+        assert publish_content(models, "cnn", "next").name == str(after.get("cnn", 0) + 1)
         outcomes.append(after != before)
         if done.returncode == 0:
             break

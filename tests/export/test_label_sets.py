@@ -13,11 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hangtag.export import exporter
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import torch_export as onnx_file
-from hangtag.export.gate import runtime_answers as answers
+from hangtag.export.file import torch_export
+from hangtag.export.gate import runtime_answers
 from hangtag.export.gate.checks import label_path
-from hangtag.export.gate.proof import Exam, prove
-from hangtag.export.network import checkpoint as trained
+from hangtag.export.gate.proof import GateData
+from hangtag.export.network import checkpoint
 from hangtag.export.network.served_network import LabelPath, LabelThreshold
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS
@@ -28,6 +28,7 @@ from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, CnnRnn, beam_search
 from hangtag.training.networks.inference import normalise
 from hangtag.training.runs.run import Run
 from tests.export import label_sets, runs
+from tests.export.files import prove_file, write
 
 BASELINES = [model for model in MULTI_LABEL_NETWORKS if model != "cnn_rnn"]
 
@@ -149,7 +150,7 @@ def test_a_run_that_does_not_tell_its_labels_is_refused(missing: str, garments: 
     metrics = run.read_metrics()
     del metrics["summary"][missing]
     run.write_metrics(metrics)
-    _refused(run, tmp_path, garments, "does not tell the labels and thresholds of cnn_rnn")
+    _refused(run, tmp_path, garments, "lacks the labels and thresholds of cnn_rnn")
 
 
 def test_weights_for_another_number_of_labels_are_refused(garments: Split, tmp_path: Path) -> None:
@@ -161,25 +162,23 @@ def _refused(run: Run, tmp_path: Path, garments: Split, message: str) -> None:
     before = runs.contents(tmp_path)
     with pytest.raises(ExportError) as refused:
         exporter.export(run, tmp_path / "models", garments)
-    assert message in refused.value.message
-    assert refused.value.message.endswith("Train anew with: hangtag train cnn_rnn --out FOLDER")
+    assert message in str(refused.value)
+    assert str(refused.value).endswith("Train anew with: hangtag train cnn_rnn --out FOLDER")
     assert runs.contents(tmp_path) == before
 
 
 def test_a_network_that_diverged_is_refused(paths: Paths, canvases: Canvases) -> None:
-    broken = trained.load(paths.run)
+    broken = checkpoint.load(paths.run)
     assert isinstance(broken, LabelPath)
     broken.network.get_parameter("project_image.bias").data.fill_(torch.nan)
     with pytest.raises(GateError, match=r"own outputs are not finite for 150 of 150 test images, first for image 0"):
-        prove(broken, paths.file, Exam(canvases))
+        prove_file(broken, paths.file, GateData(canvases))
 
 
 def changed(paths: Paths, folder: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
     model = onnx.load(paths.file)
     change(model)
-    file = folder / "changed.onnx"
-    file.write_bytes(model.SerializeToString())
-    return file
+    return write(folder, model)
 
 
 def set_bias(label: int, value: float) -> Callable[[onnx.ModelProto], None]:
@@ -202,14 +201,14 @@ def test_a_weight_that_differs_is_refused(
     with pytest.raises(
         GateError,
         match=rf"for \d+ of \d+ images the file answers otherwise than PyTorch, by more than 0\.0001 and not "
-        rf"because paths are level; worst at image \d+, where {how}\. Nothing was published",
+        rf"because paths are tied; worst at image \d+, where {how}\. Nothing was published",
     ):
-        prove(paths.served, file, Exam(canvases))
+        prove_file(paths.served, file, GateData(canvases))
 
 
 def test_a_file_that_answers_no_numbers_is_refused(paths: Paths, canvases: Canvases, tmp_path: Path) -> None:
     with pytest.raises(GateError, match=r"^parity: batch 1: for 4 of 4 images the file answers otherwise"):
-        prove(paths.served, changed(paths, tmp_path, set_bias(0, np.nan)), Exam(canvases))
+        prove_file(paths.served, changed(paths, tmp_path, set_bias(0, np.nan)), GateData(canvases))
 
 
 def test_rows_that_are_missing_are_refused(paths: Paths, canvases: Canvases, tmp_path: Path) -> None:
@@ -220,14 +219,14 @@ def test_rows_that_are_missing_are_refused(paths: Paths, canvases: Canvases, tmp
         model.graph.initializer.append(numpy_helper.from_array(np.array([True]), "first"))
 
     with pytest.raises(GateError, match=r"batch 2: all path_probability together have shape \[4\], expected \[8\]"):
-        prove(paths.served, changed(paths, tmp_path, first_alone), Exam(canvases))
+        prove_file(paths.served, changed(paths, tmp_path, first_alone), GateData(canvases))
 
 
 def test_another_signature_is_refused(paths: Paths, canvases: Canvases) -> None:
     with pytest.raises(
         GateError, match=r"^contract: the file has image: .*; expected image: .*probabilities: FP32 \[a"
     ):
-        prove(LabelPath(CnnRnn(labels=4)), paths.file, Exam(canvases))
+        prove_file(LabelPath(CnnRnn(labels=4)), paths.file, GateData(canvases))
 
 
 def level(network: CnnRnn) -> CnnRnn:
@@ -246,14 +245,13 @@ def test_paths_that_are_level_may_differ_and_are_counted(
     monkeypatch.setattr(label_path, "BATCH_SIZES", (1, 64))
     canvases = label_sets.canvases(garments, 20)
     network = level(label_sets.decisive_cnn_rnn(garments, spread=0.3))
-    file = tmp_path / "model.onnx"
     with torch.no_grad():
         network.bias[3] += 1e-6
-    onnx_file.write(LabelPath(network), {}, file)
+    file = write(tmp_path, torch_export.to_onnx(LabelPath(network), {}))
     with torch.no_grad():
         network.bias[3] -= 2e-6
     served = LabelPath(network).eval()
-    proof = prove(served, file, Exam(canvases))
+    proof = prove_file(served, file, GateData(canvases))
     ties: Any = proof.figures("parity")["ties"]
     with torch.inference_mode():
         expected = served(torch.tensor(canvases))[0].numpy()
@@ -269,9 +267,8 @@ def test_another_set_by_the_threshold_is_refused(
     """The graph is right, but not for every image: label 0 is added where the last of the canvases is seen."""
     network = label_sets.decisive_scores("sigmoids", garments)
     served = LabelThreshold(network, 10, label_sets.THRESHOLD, rivals=False)
-    file = tmp_path / "model.onnx"
-    onnx_file.write(served, {}, file)
-    assert prove(served.eval(), file, Exam(canvases)).figures("agreement")["images"] == 150
+    file = write(tmp_path, torch_export.to_onnx(served, {}))
+    assert prove_file(served.eval(), file, GateData(canvases)).figures("agreement")["images"] == 150
 
     images = np.zeros((300, 64, 64), np.uint8)
     images[260:] = canvases[:40]  # beyond those whose logits are compared
@@ -280,6 +277,6 @@ def test_another_set_by_the_threshold_is_refused(
     (kernel,) = [tensor for tensor in model.graph.initializer if tensor.name == first.input[1]]
     kernel.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(kernel), kernel.name))  # nothing to a black image
     file.write_bytes(model.SerializeToString())
-    monkeypatch.setattr(answers, "artificial", lambda height, width: {})  # which would tell it before
+    monkeypatch.setattr(runtime_answers, "artificial_images", lambda height, width: {})  # they would differ first
     with pytest.raises(GateError, match=r"another set of labels than PyTorch for \d+ of 300 .* image 2[6-9]\d\."):
-        prove(served, file, Exam(images))
+        prove_file(served, file, GateData(images))

@@ -1,4 +1,4 @@
-"""The same network in other numbers: ``fp32`` as it was trained, ``fp16`` for GPUs, ``int8`` for CPUs.
+"""Convert a network to another precision: ``fp16`` for GPUs, ``int8`` for CPUs (int8_lstms, int8_convolutions).
 
 Each precision is a model of its own in the repository: ``cnn``, ``cnn-fp16``, ``cnn-int8``.
 """

@@ -1,84 +1,84 @@
-"""int8 for LSTMs: dynamic quantization by ONNX Runtime's own quantizer, with its scales pinned.
+"""Convert LSTMs to int8: dynamic quantization by ONNX Runtime's own quantizer, with constant scales.
 
-ONNX Runtime's DynamicQuantizeLSTM reads the scale of what it multiplies, the input and then the last hidden state, off
-the smallest and largest value in the *whole batch*. So an image would be answered differently depending on who else is
-in its batch: of 2,000 test images 6 got another label from lstm2. Here both ranges are pinned instead, by adding values
-to them that no weight listens to:
+ONNX Runtime's DynamicQuantizeLSTM derives the scale of what it multiplies, the input and then the last hidden state,
+from the smallest and the largest value in the *whole batch*. So an image's answer would depend on the other images of
+its batch: of 2,000 test images 6 got another label from lstm2. Here both ranges are pinned: values at the bounds are
+added to them, with weights of 0, so that they change no result.
 
-- The input gets features that are always at its bounds: 1 for pixels in [0, 1] (whose 8-bit scale is then 1/255, and
+- The input gets features that are always at its bounds: 1 for pixels in [0, 1] (their 8-bit scale is then 1/255, and
   their quantization exact), -1 and 1 for the hidden states of an LSTM below.
-- The hidden state gets two units whose gates are saturated: their cells count 1, 2, 3, ... and -1, -2, -3, ..., so
-  their outputs are tanh(t) and -tanh(t). No unit can be further out: a cell changes by less than 1 each step.
+- The hidden state gets two units with saturated gates: their cells count 1, 2, 3, ... and -1, -2, -3, ..., so their
+  outputs are tanh(t) and -tanh(t). No other unit can be larger, since a cell changes by less than 1 in each step.
 
-All scales are then constants, and an answer is the same, bit for bit, alone or in any batch.
+All scales are then constants, and an answer is the same, bit for bit, alone and in any batch.
 """
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxscript import optimizer
 
+from hangtag.export.arrays import Array
 from hangtag.export.errors import ExportError
 from hangtag.export.file.onnx_model import operators
-from hangtag.export.file.precision.quantizer_output import quiet
+from hangtag.export.file.precision.quantizer_output import silenced
 
 _SATURATED = 20.0
-"""Added to a gate, before its sigmoid or tanh: 1 up to 2e-9, below half a step of FP32's."""
-_PIXELS, _HIDDEN = (1.0,), (-1.0, 1.0)
-_UNITS = 2
-
-Array = npt.NDArray[Any]
+"""Added to a gate before its sigmoid or tanh: the result is 1 up to 2e-9, below half a step of FP32."""
+_PIXEL_BOUNDS, _HIDDEN_BOUNDS = (1.0,), (-1.0, 1.0)
+_PINNING_UNITS = 2
 
 
-def quantize_recurrences(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The network with the weights of every LSTM in 8 bits, a scale for each gate of each unit.
+def quantize_lstms(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Quantize the weights of every LSTM to 8 bits, with one scale per gate of each unit. Dense layers stay in FP32.
 
-    Its first LSTM must read values in [0, 1], each other one the outputs of an LSTM. The dense layer stays in FP32.
+    The first LSTM must read values in [0, 1], every other one the outputs of an LSTM.
+
+    Raises:
+        ExportError: the quantizer left an LSTM as it was.
     """
     pinned = pin_ranges(model)
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, silenced():
         quantized = Path(folder, "quantized.onnx")
         quantize_dynamic(
             pinned, quantized, op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QInt8
         )
         result = onnx.load(quantized)
-    found = operators(result)
-    if found["LSTM"] or found["DynamicQuantizeLSTM"] != operators(model)["LSTM"]:
+    counts = operators(result)
+    if counts["LSTM"] or counts["DynamicQuantizeLSTM"] != operators(model)["LSTM"]:
         raise ExportError(
-            f"ONNX Runtime's quantizer left {found['LSTM']} LSTMs as they were; their weights must be initializers. "
+            f"ONNX Runtime's quantizer left {counts['LSTM']} LSTMs as they were; their weights must be initializers. "
             "This is a bug of the export."
         )
     return result
 
 
 def pin_ranges(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same network, with the ranges of every LSTM's input and hidden state made constant; still in FP32."""
+    """Return the same network, still in FP32, with constant ranges of every LSTM's input and hidden state."""
     pinned = onnx.ModelProto()
     pinned.CopyFrom(model)
     graph = pinned.graph
     nodes: list[onnx.NodeProto] = []
-    bounds: tuple[float, ...] = _PIXELS
+    bounds: tuple[float, ...] = _PIXEL_BOUNDS
     for node in graph.node:
         if node.op_type == "LSTM":
             nodes += _pin(graph, node, bounds)
-            bounds = _HIDDEN
+            bounds = _HIDDEN_BOUNDS
         else:
             nodes.append(node)
-    kept = onnx.GraphProto(node=nodes)  # copied before the field is emptied
+    copied = onnx.GraphProto(node=nodes)  # copied before the field is emptied
     graph.ClearField("node")
-    graph.node.extend(kept.node)
+    graph.node.extend(copied.node)
     optimizer.remove_unused_nodes(pinned)
     return pinned
 
 
 def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]) -> list[onnx.NodeProto]:
-    """The nodes to put in an LSTM's place: its input padded, itself with two more units, its outputs cut off again."""
+    """The nodes that replace an LSTM: padding of its input, the LSTM with two more units, slices of its outputs."""
     name = next(filter(None, node.output))
     values = {tensor.name: tensor for tensor in graph.initializer}
     kernel, recurrent, bias = (numpy_helper.to_array(values[part]) for part in node.input[1:4])
@@ -88,11 +88,11 @@ def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]
         graph.initializer.append(numpy_helper.from_array(value, f"{name}.{suffix}"))
         return f"{name}.{suffix}"
 
-    padded, made = node.input[0], []
+    padded, pads = node.input[0], []
     for place, bound in enumerate(bounds):
-        pads = constant(f"pads{place}", np.array([0, 0, 0, 0, 0, 1], np.int64))  # one more at the end of the last axis
+        amounts = constant(f"pads{place}", np.array([0, 0, 0, 0, 0, 1], np.int64))  # one at the end of the last axis
         value = constant(f"bound{place}", np.array(bound, np.float32))
-        made.append(helper.make_node("Pad", [padded, pads, value], [f"{name}.in{place}"]))
+        pads.append(helper.make_node("Pad", [padded, amounts, value], [f"{name}.in{place}"]))
         padded = f"{name}.in{place}"
 
     wider = onnx.NodeProto()
@@ -101,31 +101,31 @@ def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]
     wider.input.extend(
         [
             padded,
-            constant("kernel", _grown(kernel, (4, hidden, inputs), (_UNITS, len(bounds)))),
-            constant("recurrent", _grown(recurrent, (4, hidden, hidden), (_UNITS, _UNITS))),
-            constant("bias", _saturated(bias, hidden)),
+            constant("kernel", _padded_weights(kernel, (4, hidden, inputs), (_PINNING_UNITS, len(bounds)))),
+            constant("recurrent", _padded_weights(recurrent, (4, hidden, hidden), (_PINNING_UNITS, _PINNING_UNITS))),
+            constant("bias", _padded_bias(bias, hidden)),
         ]
-    )  # the initial states, zeros, are the default
+    )  # the initial states default to zeros
     (size,) = [attribute for attribute in wider.attribute if attribute.name == "hidden_size"]
-    size.i = hidden + _UNITS
+    size.i = hidden + _PINNING_UNITS
     cut = [constant(part, np.array([value], np.int64)) for part, value in (("from", 0), ("to", hidden), ("axis", -1))]
     slices = []
-    for place, output in enumerate(node.output):  # all steps and the last one, where they are read
+    for place, output in enumerate(node.output):  # all steps and the last one, if they are read
         if output:
             wider.output[place] = f"{output}.all"
             slices.append(helper.make_node("Slice", [f"{output}.all", *cut], [output]))
-    return [*made, wider, *slices]
+    return [*pads, wider, *slices]
 
 
-def _grown(weights: Array, shape: tuple[int, int, int], more: tuple[int, int]) -> Array:
-    """Weights [1, 4 * units, from], seen as this shape, with zeros for more units and for more that they read."""
-    grown = np.pad(weights.reshape(shape), ((0, 0), (0, more[0]), (0, more[1])))
-    return grown.reshape(1, -1, grown.shape[2])
+def _padded_weights(weights: Array, shape: tuple[int, int, int], more: tuple[int, int]) -> Array:
+    """Weights [1, 4 * units, inputs], viewed in this shape and padded with zeros for more units and more inputs."""
+    padded = np.pad(weights.reshape(shape), ((0, 0), (0, more[0]), (0, more[1])))
+    return padded.reshape(1, -1, padded.shape[2])
 
 
-def _saturated(bias: Array, hidden: int) -> Array:
-    """A bias [1, 8 * hidden] (gates i, o, f, c, of the input and of the recurrence) with the two units' own."""
-    grown = np.pad(bias.reshape(8, hidden), ((0, 0), (0, _UNITS)))
-    grown[0:3, hidden:] = _SATURATED
-    grown[3, hidden:] = _SATURATED, -_SATURATED
-    return grown.reshape(1, -1)
+def _padded_bias(bias: Array, hidden: int) -> Array:
+    """A bias [1, 8 * hidden] (gates i, o, f, c, of input and recurrence), extended by that of the two pinning units."""
+    padded = np.pad(bias.reshape(8, hidden), ((0, 0), (0, _PINNING_UNITS)))
+    padded[0:3, hidden:] = _SATURATED
+    padded[3, hidden:] = _SATURATED, -_SATURATED
+    return padded.reshape(1, -1)

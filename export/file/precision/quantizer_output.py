@@ -1,4 +1,4 @@
-"""ONNX Runtime's quantizer speaks to the root logger and to standard output; an export says what matters itself."""
+"""Silence ONNX Runtime's quantizer, which writes to the root logger and to standard output."""
 
 import contextlib
 import io
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing below an error is logged, and nothing printed, in here."""
+def silenced() -> Iterator[None]:
+    """Inside the block nothing below an error is logged, and nothing is printed."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

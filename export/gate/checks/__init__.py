@@ -1,1 +1,1 @@
-"""The checks that a file must pass before it is published, one module each."""
+"""The checks of the gate, one module each: a check returns a PassedCheck or raises GateError."""

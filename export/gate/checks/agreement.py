@@ -1,66 +1,70 @@
-"""Does the file give PyTorch's answers, and as many right ones, on the whole test set? For one label an image."""
+"""Check that the file predicts PyTorch's label on the whole test set and loses no accuracy. For one label per image."""
 
 import numpy as np
 
+from hangtag.export.arrays import Array
 from hangtag.export.errors import GateError
-from hangtag.export.gate.check import Check
-from hangtag.export.gate.runtime_answers import Array
-from hangtag.export.gate.tolerances import Rules
+from hangtag.export.gate.check import AGREEMENT, PassedCheck
+from hangtag.export.gate.tolerances import Tolerances
 from hangtag.training.data.fashion_mnist import Classes
 from hangtag.training.metrics.single_label import evaluate
 
-NAME = "agreement"
 
+def check(logits: Array, expected: Array, classes: Classes, tolerances: Tolerances) -> PassedCheck:
+    """Compare the file's logits with PyTorch's, and both with the true classes.
 
-def check(logits: Array, expected: Array, classes: Classes, rules: Rules) -> Check:
-    """Compare the file's logits [n, labels] with PyTorch's, and both with the true classes [n].
+    Args:
+        logits: the file's, [n, labels].
+        expected: PyTorch's, [n, labels].
+        classes: the true class of each image, [n].
 
-    Raises GateError, which names the image where PyTorch was surest of another answer.
+    Raises:
+        GateError: too few labels agree, or too much accuracy is lost; the message names the image where PyTorch's
+            margin between its two best labels was largest.
     """
-    ours, theirs = logits.argmax(axis=1), expected.argmax(axis=1)
+    predicted, expected_labels = logits.argmax(axis=1), expected.argmax(axis=1)
     top = np.sort(expected, axis=1)
     margin = top[:, -1] - top[:, -2]
-    # In fp32 either answer is right where two are level within the tolerance.
-    level = margin <= rules.absolute if rules.agreement == 1 else np.zeros(len(margin), dtype=bool)
-    differing = np.flatnonzero((ours != theirs) & ~level)
-    agreeing = 1 - len(differing) / len(ours)
-    worst = _surest(margin, differing) if differing.size else None
-    if agreeing < rules.agreement:
+    # In fp32 either label is right where two are tied within the tolerance.
+    tied = margin <= tolerances.absolute if tolerances.agreement == 1 else np.zeros(len(margin), dtype=bool)
+    differing = np.flatnonzero((predicted != expected_labels) & ~tied)
+    agreeing = 1 - len(differing) / len(predicted)
+    worst = _largest_margin(margin, differing) if differing.size else None
+    if agreeing < tolerances.agreement:
         raise GateError(
-            NAME,
-            f"the file gives another class than PyTorch for {len(differing)} of {len(ours):,} test images "
-            f"({agreeing:.2%} agree, {rules.agreement:.1%} must); worst at test image {worst}.",
+            AGREEMENT,
+            f"the file gives another class than PyTorch for {len(differing)} of {len(predicted):,} test images "
+            f"({agreeing:.2%} agree, {tolerances.agreement:.1%} must); worst at test image {worst}.",
         )
-    right, wanted = (evaluate(answers, classes).accuracy for answers in (logits, expected))
-    changed = int((level & (ours != theirs)).sum())
-    allowed = (1 - rules.accuracy) * wanted + changed / len(ours)
-    if wanted - right > allowed + 1e-9:  # of the subtraction
-        lost = differing[theirs[differing] == classes[differing]]
+    accuracy, expected_accuracy = (evaluate(scores, classes).accuracy for scores in (logits, expected))
+    changed_ties = int((tied & (predicted != expected_labels)).sum())
+    allowed_loss = (1 - tolerances.accuracy) * expected_accuracy + changed_ties / len(predicted)
+    if expected_accuracy - accuracy > allowed_loss + 1e-9:  # of the subtraction
+        lost = differing[expected_labels[differing] == classes[differing]]
         raise GateError(
-            NAME,
-            f"the file is right about {right:.2%} of the test set and PyTorch about {wanted:.2%}; it must keep "
-            f"{rules.accuracy:.1%} of that; worst at test image {_surest(margin, lost)}.",
+            AGREEMENT,
+            f"the file is right about {accuracy:.2%} of the test set and PyTorch about {expected_accuracy:.2%}; it "
+            f"must keep {tolerances.accuracy:.1%} of that; worst at test image {_largest_margin(margin, lost)}.",
         )
-    alike = "every answer the same" if not differing.size else f"{agreeing:.2%} of the answers the same"
-    if changed:
-        alike += f" but {changed}, each of two labels that are level"
-    return Check(
-        NAME,
-        f"test accuracy {right:.2%}, {alike}",
+    same = "every answer the same" if not differing.size else f"{agreeing:.2%} of the answers the same"
+    if changed_ties:
+        same += f" but {changed_ties}, each with two tied labels"
+    return PassedCheck(
+        AGREEMENT,
+        f"test accuracy {accuracy:.2%}, {same}",
         {
-            "images": len(ours),
+            "images": len(predicted),
             "agreement": agreeing,
-            "least_agreement": rules.agreement,
-            "accuracy": right,
-            "pytorch_accuracy": wanted,
-            "least_share_of_accuracy": rules.accuracy,
+            "least_agreement": tolerances.agreement,
+            "accuracy": accuracy,
+            "pytorch_accuracy": expected_accuracy,
+            "least_share_of_accuracy": tolerances.accuracy,
             "differing": len(differing),
-            "level": changed,
+            "level": changed_ties,
             "worst_image": worst,
         },
     )
 
 
-def _surest(margin: Array, among: Array) -> int:
-    """Of these places of images, the one with the largest margin [n]."""
-    return int(among[margin[among].argmax()])
+def _largest_margin(margin: Array, images: Array) -> int:
+    return int(images[margin[images].argmax()])

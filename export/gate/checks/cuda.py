@@ -1,49 +1,53 @@
-"""Does the file load and answer under CUDA? Asked where there is one; elsewhere that is what is told."""
+"""Check that the file loads on a GPU and answers as PyTorch does; without CUDA the check passes and says so."""
 
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
+from hangtag.export.arrays import Answers, Pixels
 from hangtag.export.errors import GateError
-from hangtag.export.gate import runtime_answers as answers
-from hangtag.export.gate.check import Check
-from hangtag.export.gate.runtime_answers import Answers, Pixels
-from hangtag.export.gate.tolerances import Rules
+from hangtag.export.gate.check import CUDA, PassedCheck
+from hangtag.export.gate.runtime_answers import answer, worst_image
+from hangtag.export.gate.tolerances import Tolerances
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
 
-NAME = "cuda"
 _IMAGES = 256
 
 
-def check(path: Path, images: Pixels, expected: Answers, rules: Rules, spread: float, level: Collection[int]) -> Check:
-    """Compare the first images with what PyTorch answered; level: those of which it may have answered otherwise too.
+def check(
+    path: Path, images: Pixels, expected: Answers, tolerances: Tolerances, spread: float, ties: Collection[int]
+) -> PassedCheck:
+    """Compare the answers to the first images with PyTorch's.
 
-    Raises GateError when the file fails or differs there.
+    Args:
+        ties: indices of images that may be answered differently, since two paths are tied.
+
+    Raises:
+        GateError: the file does not load there, fails, or differs.
     """
     try:
         runtime = Runtime(path, provider="auto")
     except ModelLoadError as error:
-        raise GateError(NAME, f"{error}.") from error
+        raise GateError(CUDA, f"{error}.") from error
     if not runtime.provider.startswith("CUDA"):
-        return Check(NAME, "no CUDA on this machine", {"outcome": "no CUDA here"})
-    got = answers.of_file(runtime, images[:_IMAGES], check=NAME)
+        return PassedCheck(CUDA, "no CUDA on this machine", {"outcome": "no CUDA here"})
+    answers = answer(runtime, images[:_IMAGES], check=CUDA)
+    limit = tolerances.logit_limit(spread)
     largest = 0.0
     for name in ("logits", "probabilities"):
-        if name not in got:
+        if name not in answers:
             continue
-        difference = np.abs(got[name] - expected[name][:_IMAGES])
-        difference[[image for image in level if image < len(difference)]] = 0
-        limit = rules.limit(spread)
-        if not difference.max() <= limit:
-            worst = int(np.nan_to_num(difference, nan=np.inf).max(axis=1).argmax())
+        difference = np.abs(answers[name] - expected[name][:_IMAGES])
+        difference[[image for image in ties if image < len(difference)]] = 0
+        if not difference.max() <= limit:  # written so that NaN fails
             raise GateError(
-                NAME,
+                CUDA,
                 f"under CUDA {name} differ from PyTorch's by {difference.max():.2g}, more than the allowed {limit:g}; "
-                f"worst at test image {worst}.",
+                f"worst at test image {worst_image(difference)}.",
             )
         largest = max(largest, float(difference.max()))
-    return Check(
-        NAME, f"loads under CUDA, within {largest:.1e} of PyTorch", {"outcome": "loads", "max_difference": largest}
+    return PassedCheck(
+        CUDA, f"loads under CUDA, within {largest:.1e} of PyTorch", {"outcome": "loads", "max_difference": largest}
     )

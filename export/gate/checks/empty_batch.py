@@ -1,6 +1,7 @@
-"""A child process that asks a file about a batch of 0: python -m hangtag.export.gate.checks.empty_batch FILE.
+"""Find out what ONNX Runtime does with a batch of 0 of a file.
 
-Its last line on standard output is JSON, if it lives to write one.
+ONNX Runtime aborts the whole process on an LSTM with a batch of 0, so the check runs this module in a child process:
+``python -m hangtag.export.gate.checks.empty_batch FILE``, whose last line on standard output is JSON.
 """
 
 import json
@@ -9,12 +10,41 @@ from pathlib import Path
 
 import numpy as np
 
+from hangtag.export import child_process
+from hangtag.export.errors import GateError
+from hangtag.export.gate.check import EMPTY_BATCH, PassedCheck
 from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.runtime.session import Runtime, dtype_of
 
+_SECONDS = 120.0
 
-def ask(path: Path) -> dict[str, str]:
-    """outcome: answered, refused, or malformed; detail: what exactly was said."""
+
+def check(path: Path) -> PassedCheck:
+    """Run the file on a batch of 0 in a child process.
+
+    An aborted child is no failure: the server refuses an empty batch before its runtime sees it.
+
+    Raises:
+        GateError: the answer has rows, or the child fails otherwise than by a signal.
+    """
+    try:
+        answer = child_process.run("hangtag.export.gate.checks.empty_batch", path, _SECONDS)
+    except child_process.ChildAbortedError:
+        summary = "the runtime ends the process on an empty batch, which the server refuses first"
+        return PassedCheck(EMPTY_BATCH, summary, {"outcome": "aborted"})
+    except child_process.ChildFailedError as error:
+        raise GateError(EMPTY_BATCH, f"running a batch of 0 failed: {error}.") from error
+    if answer["outcome"] == "malformed":
+        raise GateError(EMPTY_BATCH, f"a batch of 0 is answered with {answer['detail']}.")
+    return PassedCheck(EMPTY_BATCH, f"an empty batch is {answer['outcome']}", {"outcome": answer["outcome"]})
+
+
+def run_empty_batch(path: Path) -> dict[str, str]:
+    """Run the file on a batch of 0 in this process.
+
+    Returns:
+        ``outcome``: answered, refused, or malformed; ``detail``: the runtime's message, or the shapes of the answer.
+    """
     runtime = Runtime(path, provider="cpu")
     inputs = {
         spec.name: np.zeros([0, *(1 if size is None else size for size in spec.shape[1:])], dtype_of(spec))
@@ -25,9 +55,9 @@ def ask(path: Path) -> dict[str, str]:
     except InferenceError as error:
         return {"outcome": "refused", "detail": str(error)}
     shapes = ", ".join(f"{name} {list(output.shape)}" for name, output in outputs.items())
-    fits = all(len(output) == 0 for output in outputs.values())
-    return {"outcome": "answered" if fits else "malformed", "detail": shapes}
+    is_empty = all(len(output) == 0 for output in outputs.values())
+    return {"outcome": "answered" if is_empty else "malformed", "detail": shapes}
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(ask(Path(sys.argv[1]))) + "\n")
+    sys.stdout.write(json.dumps(run_empty_batch(Path(sys.argv[1]))) + "\n")

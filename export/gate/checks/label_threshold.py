@@ -1,30 +1,29 @@
-"""Does the exported file give the label sets of the PyTorch network, where a threshold decides?"""
+"""Check that the file gives PyTorch's label sets, for a network whose sets are made by a threshold."""
 
 import numpy as np
 
+from hangtag.export.arrays import Array
 from hangtag.export.errors import GateError
-from hangtag.export.gate.check import Check
-from hangtag.export.gate.runtime_answers import Array
-from hangtag.export.gate.tolerances import Rules
-
-NAME = "agreement"
+from hangtag.export.gate.check import AGREEMENT, PassedCheck
+from hangtag.export.gate.tolerances import Tolerances
 
 
-def check(probabilities: Array, expected: Array, threshold: float, rules: Rules) -> Check:
-    """Compare the sets that the threshold makes of the file's probabilities [n, labels] and of PyTorch's.
+def check(probabilities: Array, expected: Array, threshold: float, tolerances: Tolerances) -> PassedCheck:
+    """Compare the label sets that the threshold makes of the file's probabilities and of PyTorch's, both [n, labels].
 
-    Raises GateError, which names the image where a label that differs was furthest from the threshold.
+    Raises:
+        GateError: a set differs; the message names the image where a differing label is furthest from the threshold.
     """
     distance = np.abs(expected - threshold)
-    # Where a label stands at the threshold within the tolerance either answer is right.
-    differing = ((probabilities >= threshold) != (expected >= threshold)) & (distance > rules.absolute)
+    # Where a probability equals the threshold within the tolerance, either set is right.
+    differing = ((probabilities >= threshold) != (expected >= threshold)) & (distance > tolerances.absolute)
     wrong = np.flatnonzero(differing.any(axis=1))
     if wrong.size:
         worst = int(np.where(differing, distance, 0).max(axis=1).argmax())
         raise GateError(
-            NAME,
+            AGREEMENT,
             f"the file gives another set of labels than PyTorch for {wrong.size} of {len(expected)} images; worst at "
             f"image {worst}.",
         )
     figures = {"images": len(expected), "agreement": 1.0, "threshold": threshold}
-    return Check(NAME, f"the same label sets for all of {len(expected)} images", figures)
+    return PassedCheck(AGREEMENT, f"the same label sets for all of {len(expected)} images", figures)

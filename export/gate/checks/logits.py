@@ -1,20 +1,20 @@
-"""Are the file's logits PyTorch's, at every batch size, on real images and on ones that no camera makes?
+"""Check that the file's logits are PyTorch's, at every batch size, on real and on artificial images.
 
-For networks with the outputs ``logits`` and ``probabilities``; label_path.py has its own.
+For networks with the outputs ``logits`` and ``probabilities``; ``label_path`` compares networks without them.
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
+from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import GateError
-from hangtag.export.gate import runtime_answers as answers
-from hangtag.export.gate.check import Check
-from hangtag.export.gate.runtime_answers import REAL, Answers, Array, Pixels
-from hangtag.export.gate.tolerances import BATCH_SIZES, Rules
+from hangtag.export.gate.check import PARITY, PassedCheck
+from hangtag.export.gate.runtime_answers import REAL, answer_batch, worst_image
+from hangtag.export.gate.tolerances import BATCH_SIZES, Tolerances
 from hangtag.serving.server.runtime.session import Runtime
 
-NAME = "parity"
 Activation = Callable[[Array], Array]
 
 
@@ -22,81 +22,78 @@ def check(
     runtime: Runtime,
     images: Mapping[str, Pixels],
     expected: Mapping[str, Answers],
-    rules: Rules,
+    tolerances: Tolerances,
     spread: float,
     activation: Activation | None,
-) -> Check:
-    """Compare up to four batches of each size of BATCH_SIZES of each kind of images with what PyTorch answered.
+) -> PassedCheck:
+    """Compare up to four batches of each size, of each kind of images.
 
-    activation: what makes probabilities of logits, where that is known. Raises GateError, which names the kind, the
-    batch size and the worst image.
+    Args:
+        images: kind -> images, as ``artificial_images`` names the kinds.
+        expected: kind -> PyTorch's answers.
+        activation: turns logits into probabilities; None where it is unknown, then probabilities are not compared.
+
+    Raises:
+        GateError: a number differs; the message names the kind, the batch size and the worst image.
     """
-    limit = rules.limit(spread)
-    worst: dict[str, dict[int, float]] = {kind: dict.fromkeys(BATCH_SIZES, 0.0) for kind in images}
+    limit = tolerances.logit_limit(spread)
+    worst = {kind: {str(size): 0.0 for size in BATCH_SIZES} for kind in images}
     for kind, pixels in images.items():
         for size in BATCH_SIZES:
             for start in range(0, min(4 * size, len(pixels)), size):
-                part = slice(start, start + size)
-                got = answers.ask(runtime, pixels[part], NAME, f"{kind} image {start}")
-                where = _Place(kind, size, start)
-                difference = _difference(got["logits"], expected[kind]["logits"][part], where, limit)
-                worst[kind][size] = max(worst[kind][size], difference)
-                _check_probabilities(got, rules.probabilities, where, activation)
+                rows = slice(start, start + size)
+                answers = answer_batch(runtime, pixels[rows], PARITY, f"{kind} image {start}")
+                batch = _Batch(kind, size, start)
+                difference = _compare_logits(answers["logits"], expected[kind]["logits"][rows], batch, limit)
+                worst[kind][str(size)] = max(worst[kind][str(size)], difference)
+                _check_probabilities(answers, tolerances.probabilities, batch, activation)
     largest = max(max(by_size.values()) for by_size in worst.values())
-    batches = ", ".join(map(str, BATCH_SIZES))
-    return Check(
-        NAME,
-        f"logits within {largest:.1e} of PyTorch at batch {batches}",
-        {
-            "limit": limit,
-            "spread": spread,
-            "max_logit_difference": {
-                kind: {str(size): value for size, value in by_size.items()} for kind, by_size in worst.items()
-            },
-        },
+    return PassedCheck(
+        PARITY,
+        f"logits within {largest:.1e} of PyTorch at batch {', '.join(map(str, BATCH_SIZES))}",
+        {"limit": limit, "spread": spread, "max_logit_difference": worst},
     )
 
 
-class _Place:
-    """Which images are compared, for a message."""
+class _Batch(NamedTuple):
+    """Which images are compared, for error messages."""
 
-    def __init__(self, kind: str, size: int, start: int) -> None:
-        self._kind, self._size, self._start = kind, size, start
+    kind: str
+    size: int
+    start: int
 
     def __str__(self) -> str:
-        return f"batch {self._size}" if self._kind == REAL else f"batch {self._size} of {self._kind} images"
+        return f"batch {self.size}" if self.kind == REAL else f"batch {self.size} of {self.kind} images"
 
-    def image(self, difference: Array) -> str:
-        """The image of the largest difference [n, any]; what is no number is largest."""
-        row = int(np.nan_to_num(difference, nan=np.inf).max(axis=1).argmax())
-        return f"worst at {self._kind} image {self._start + row}"
+    def worst(self, difference: Array) -> str:
+        return f"worst at {self.kind} image {self.start + worst_image(difference)}"
 
 
-def _difference(got: Array, wanted: Array, where: _Place, limit: float) -> float:
-    if got.shape != wanted.shape:
-        raise GateError(NAME, f"{where}: logits have shape {list(got.shape)}, expected {list(wanted.shape)}.")
-    difference = np.abs(got - wanted)
+def _compare_logits(logits: Array, expected: Array, batch: _Batch, limit: float) -> float:
+    if logits.shape != expected.shape:
+        raise GateError(PARITY, f"{batch}: logits have shape {list(logits.shape)}, expected {list(expected.shape)}.")
+    difference = np.abs(logits - expected)
     if not difference.max() <= limit:  # written so that NaN fails
         raise GateError(
-            NAME,
-            f"{where}: logits differ from PyTorch's by {difference.max():.2g}, more than the allowed {limit:g}; "
-            f"{where.image(difference)}.",
+            PARITY,
+            f"{batch}: logits differ from PyTorch's by {difference.max():.2g}, more than the allowed {limit:g}; "
+            f"{batch.worst(difference)}.",
         )
     return float(difference.max())
 
 
-def _check_probabilities(got: Answers, limit: float, where: _Place, activation: Activation | None) -> None:
-    found = got["probabilities"]
-    if found.shape != got["logits"].shape:
+def _check_probabilities(answers: Answers, limit: float, batch: _Batch, activation: Activation | None) -> None:
+    logits, probabilities = answers["logits"], answers["probabilities"]
+    if probabilities.shape != logits.shape:
         raise GateError(
-            NAME, f"{where}: probabilities have shape {list(found.shape)}, expected {list(got['logits'].shape)}."
+            PARITY, f"{batch}: probabilities have shape {list(probabilities.shape)}, expected {list(logits.shape)}."
         )
     if activation is None:
         return
-    difference = np.abs(found - activation(got["logits"]))
+    difference = np.abs(probabilities - activation(logits))
     if not difference.max() <= limit:
         raise GateError(
-            NAME,
-            f"{where}: probabilities are not those of the file's own logits: they differ by {difference.max():.2g}, "
-            f"more than the allowed {limit:g}; {where.image(difference)}.",
+            PARITY,
+            f"{batch}: probabilities are not those of the file's own logits: they differ by {difference.max():.2g}, "
+            f"more than the allowed {limit:g}; {batch.worst(difference)}.",
         )

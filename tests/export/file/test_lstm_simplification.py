@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from hangtag.export.file.lstm_simplification import tidy
+from hangtag.export.file.lstm_simplification import simplify_lstms
 from hangtag.export.file.onnx_model import operators
 from tests.export.conftest import Exported
 from tests.onnx_models import Shape, model
@@ -59,7 +59,7 @@ def tidied(original: onnx.ModelProto) -> Counter[str]:
     """The operators that are left, after a look that the model is valid and every answer is the same, bit for bit."""
     made = onnx.ModelProto()
     made.CopyFrom(original)
-    tidy(made)
+    simplify_lstms(made)
     onnx.checker.check_model(made, full_check=True)
     for batch in (1, 3):
         x = np.random.default_rng(batch).normal(size=(STEPS, batch, INPUTS)).astype(np.float32)

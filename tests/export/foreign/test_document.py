@@ -101,7 +101,7 @@ def test_external_data_in_the_models_folder_are_taken_into_the_file(tmp_path: Pa
         ("folder-link/secret", {}, "a link that leaves the model's own folder"),
         ("nothing.bin", {}, "are missing: there is no file"),
         ("here.bin", {"offset": 8, "length": 16}, r"end at byte 24 of \S+here\.bin, which has 16"),
-        ("here.bin", {"offset": -8, "length": 16}, "cannot be told: .* must be non-negative"),
+        ("here.bin", {"offset": -8, "length": 16}, "cannot be located: .* must be non-negative"),
     ],
 )
 def test_external_data_elsewhere_are_refused(location: str, place: dict[str, int], why: str, tmp_path: Path) -> None:

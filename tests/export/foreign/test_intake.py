@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -11,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
-from hangtag.export import child_process as child
+from hangtag.export import child_process
+from hangtag.export.foreign import probe
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
@@ -30,16 +32,16 @@ def take(folder: Path, file: Path, *more: str | Path) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def write(folder: Path, made: onnx.ModelProto) -> Path:
+def write(folder: Path, model: onnx.ModelProto) -> Path:
     file = folder / "theirs.onnx"
-    file.write_bytes(made.SerializeToString())
+    file.write_bytes(model.SerializeToString())
     return file
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is run in a process of its own, but one that need not start Python anew."""
-    monkeypatch.setattr(child, "ask", forked.ask)
+    monkeypatch.setattr(child_process, "run", forked.run)
 
 
 def metadata(folder: Path) -> dict[str, str]:
@@ -102,6 +104,20 @@ def test_what_may_not_be_batched_is_published_as_such(make: Make, why: str, tmp_
     assert told["batched"] == "false"
     assert json.loads(told["gate"])["batching"]["why"].startswith(why)
     assert json.loads(told["gate"])["empty batch"]["outcome"] == "not asked"
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_file_is_parsed_once_here_and_once_in_the_child_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child cannot share its model: it runs what it was given in a file."""
+    load = Mock(wraps=onnx.load)
+    monkeypatch.setattr(onnx, "load", load)
+    file = write(tmp_path, onnx_models.classifier())
+    probe.probe(file)
+    assert load.call_count == 1
+    assert take(tmp_path, file).exit_code == 0
+    assert load.call_count == 1  # document.read parses the bytes itself
 
 
 @pytest.mark.usefixtures("quick")
@@ -211,7 +227,7 @@ def test_one_that_ends_the_process_is_refused(tmp_path: Path) -> None:
 def test_one_whose_samples_are_too_large_to_be_tried_is_refused(tmp_path: Path) -> None:
     said = refusal(tmp_path, write(tmp_path, foreign.of_a_huge_picture()))
     assert said.startswith(
-        "runtime: no made-up input gets an answer; the last: one sample of 'x' has 1,099,511,627,776 values; 67,"
+        "runtime: no synthetic input gets an answer; the last: one sample of 'x' has 1,099,511,627,776 values; 67,"
     )
 
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from hangtag.export import exporter
 from hangtag.export.errors import GateError
-from hangtag.export.file import torch_export as onnx_file
-from hangtag.export.gate import runtime_answers as answers
-from hangtag.export.gate.proof import Exam, Proof, prove
+from hangtag.export.file import torch_export
+from hangtag.export.gate import runtime_answers
+from hangtag.export.gate.proof import GateData, Proof
 from hangtag.export.gate.tolerances import BATCH_SIZES
 from hangtag.export.network.served_network import Classifier
 from hangtag.serving.server.runtime.session import Runtime
@@ -24,6 +24,7 @@ from hangtag.training.catalog import build
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.networks.inference import normalise
 from tests.export.conftest import Exported
+from tests.export.files import exported_as, prove_file, write
 from tests.export.runs import contents
 
 Model = onnx.ModelProto
@@ -60,7 +61,7 @@ def test_the_proof_covers_each_batch_size_and_the_whole_test_set(exported: Expor
 
 
 def examine(classifier: Classifier, file: Path, garments: Split) -> Proof:
-    return prove(classifier.eval(), file, Exam(garments.images, garments.classes))
+    return prove_file(classifier.eval(), file, GateData(garments.images, garments.classes))
 
 
 def add_to_bias(model: Model, amount: float) -> None:
@@ -81,15 +82,8 @@ def _change(model: Model, name: str, change: Callable[[Weights], Weights]) -> No
 def export_changed(
     change: Callable[[Model], None], lstm: Exported, models: Path, test: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Export the run again, with the written file changed before it is compared."""
-
-    def write(network: nn.Module, metadata: dict[str, str], path: Path) -> None:
-        model = onnx.load(lstm.file)
-        del model.metadata_props[:]
-        change(model)
-        path.write_bytes(model.SerializeToString())
-
-    monkeypatch.setattr(onnx_file, "write", write)
+    """Export the run again, with the graph changed before it is compared."""
+    monkeypatch.setattr(torch_export, "to_onnx", exported_as(lstm.file, change))
     exporter.export(lstm.run, models, test)
 
 
@@ -136,7 +130,7 @@ def test_another_class_anywhere_in_the_test_set_is_refused(
     """Also beyond the images whose logits are compared."""
     images = garments.images.copy()
     images[: 4 * max(BATCH_SIZES)] = 0
-    monkeypatch.setattr(answers, "artificial", lambda height, width: {})  # which would tell it before
+    monkeypatch.setattr(runtime_answers, "artificial_images", lambda height, width: {})  # they would differ first
     with pytest.raises(
         GateError,
         match=r"^agreement: .* another class than PyTorch for \d+ of 300 .*; worst at test image (2[5-9]\d)\.",
@@ -168,8 +162,7 @@ def test_wrong_probabilities_are_refused(lstm: Exported, garments: Split, tmp_pa
     model = onnx.load(lstm.file)
     (softmax,) = [node for node in model.graph.node if node.op_type == "Softmax"]
     softmax.op_type = "LogSoftmax"
-    changed = tmp_path / "model.onnx"
-    changed.write_bytes(model.SerializeToString())
+    changed = write(tmp_path, model)
     with pytest.raises(GateError, match=r"^parity: batch 1: probabilities are not those of the file's own logits"):
         examine(Classifier(lstm.network), changed, garments)
 
@@ -193,8 +186,7 @@ class Reshaped(nn.Module):
 def test_a_shape_that_breaks_the_contract_is_refused(
     network: nn.Module, declared: str, garments: Split, tmp_path: Path
 ) -> None:
-    file = tmp_path / "model.onnx"
-    onnx_file.write(Classifier(network), {}, file)
+    file = write(tmp_path, torch_export.to_onnx(Classifier(network), {}))
     with pytest.raises(GateError) as refusal:
         examine(Classifier(network), file, garments)
     assert f"logits: FP32 {declared}" in str(refusal.value)
@@ -209,8 +201,7 @@ def test_a_shape_that_breaks_its_own_declaration_is_refused(lstm: Exported, garm
     first = onnx.helper.make_node("Compress", ["rows", "first"], ["logits"], axis=0)
     model.graph.node.insert(len(model.graph.node) - 1, first)  # before the softmax
     model.graph.initializer.append(numpy_helper.from_array(np.array([True]), "first"))
-    file = tmp_path / "model.onnx"
-    file.write_bytes(model.SerializeToString())
+    file = write(tmp_path, model)
     with pytest.raises(GateError, match=r"batch 2: logits have shape \[1, 10\], expected \[2, 10\]"):
         examine(Classifier(lstm.network), file, garments)
 

@@ -35,7 +35,7 @@ def page(lstm: Exported, tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     changed = dataclasses.replace(published, proof=dataclasses.replace(proof, answered=answered, speed=timed))
     file = tmp_path_factory.mktemp("report") / "reports/lstm-1.html"
-    report.of_run(changed, changed.images, LABELS, file)
+    report.write_run_report(changed, changed.images, LABELS, file)
     return file.read_text()
 
 
@@ -85,7 +85,7 @@ def test_sets_of_labels_are_compared_too(
         (some,) = (np.flatnonzero(row).tolist() for row in decide(expected["probabilities"][7:8], label_sets.THRESHOLD))
         instead = ", ".join(LABELS)
     changed = dataclasses.replace(published, proof=dataclasses.replace(published.proof, answered=answered))
-    report.of_run(changed, changed.images, LABELS, tmp_path / "page.html")
+    report.write_run_report(changed, changed.images, LABELS, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     said = re.findall(r"<figcaption>(.*?)</figcaption>", page)
     assert said[0] == f"test image {place}: {', '.join(LABELS[label] for label in some)}; the file says {instead}"
@@ -106,14 +106,14 @@ def test_it_needs_nothing_else(page: str) -> None:
 def test_a_report_that_cannot_be_written_says_that_the_model_is_there(lstm: Exported, tmp_path: Path) -> None:
     (tmp_path / "reports").write_text("a file, not a folder")
     with pytest.raises(ExportError, match=r"lstm/1 is published, but its report \S+ cannot be written: "):
-        report.of_run(lstm.published, lstm.published.images, LABELS, tmp_path / "reports/lstm-1.html")
+        report.write_run_report(lstm.published, lstm.published.images, LABELS, tmp_path / "reports/lstm-1.html")
 
 
 def test_somebody_elses_file_gets_one_too(tmp_path: Path) -> None:
     file = tmp_path / "theirs.onnx"
     file.write_bytes(onnx_models.free_axis().SerializeToString())
     accepted = intake.accept(file, "theirs", tmp_path / "models", None)
-    report.of_file(accepted, tmp_path / "page.html")
+    report.write_file_report(accepted, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "batched: the same answers alone and in batches of 2, 3, 7" in page
     assert "theirs.onnx, SHA-256" in page

@@ -6,17 +6,19 @@ from pathlib import Path
 import pytest
 
 from hangtag.export.errors import ExportError
-from hangtag.export.repository import publishing as repository
+from hangtag.export.repository import publishing, triton_config
+from hangtag.export.repository.publishing import publish
 from hangtag.serving.model_repository import next_version
 from hangtag.serving.server.runtime.session import Runtime
-from tests.export.publishing import publisher, served, writes
+from tests.export.publishing import latest as served
+from tests.export.publishing import publish_content, publisher
 from tests.export.runs import contents
 from tests.shipped import latest
 
 
 def test_versions_count_up(tmp_path: Path) -> None:
     for version, text in enumerate(["first", "second", "third"], start=1):
-        assert repository.publish(tmp_path, "cnn", writes(text)) == tmp_path / "cnn" / str(version)
+        assert publish_content(tmp_path, "cnn", text) == tmp_path / "cnn" / str(version)
     assert contents(tmp_path).keys() == {
         "cnn",
         *(f"cnn/{n}" for n in (1, 2, 3)),
@@ -31,44 +33,39 @@ def test_the_next_version_is_above_the_highest_whatever_else_lies_there(tmp_path
         (tmp_path / "cnn" / name).mkdir(parents=True)
     (tmp_path / "cnn/11.txt").touch()
     assert next_version(tmp_path, "cnn") == 6
-    assert repository.publish(tmp_path, "cnn", writes("")).name == "6"
+    assert publish_content(tmp_path, "cnn", "").name == "6"
 
 
 def test_the_repository_is_made_where_there_is_none(tmp_path: Path) -> None:
-    assert repository.publish(tmp_path / "some/where", "cnn", writes("")) == tmp_path / "some/where/cnn/1"
+    assert publish_content(tmp_path / "some/where", "cnn", "") == tmp_path / "some/where/cnn/1"
 
 
 def test_every_folder_that_is_made_or_changed_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or what was said to be published would be gone after a loss of power: a name is kept by the folder it is in."""
     synced: list[Path] = []
-    monkeypatch.setattr(repository, "_sync", synced.append)
+    monkeypatch.setattr(publishing, "_sync", synced.append)
     for folder in ("some/where", "some/where/cnn"):  # the one that the new name is in, at last
-        repository.publish(tmp_path / "some/where", "cnn", writes(""))
+        publish_content(tmp_path / "some/where", "cnn", "")
         assert synced[-1] == tmp_path / folder
     assert synced[:2] == [tmp_path / "some", tmp_path]
 
 
 def test_a_server_of_another_user_may_read_it(tmp_path: Path) -> None:
     for _ in range(2):
-        for path in (folder := repository.publish(tmp_path, "cnn", writes("")), folder.parent, folder / "model.onnx"):
+        for path in (folder := publish_content(tmp_path, "cnn", ""), folder.parent, folder / "model.onnx"):
             wanted = 0o055 if path.is_dir() else 0o044
             assert path.stat().st_mode & wanted == wanted
 
 
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_server_sees_the_old_state_while_the_file_is_written(tmp_path: Path, is_first: bool) -> None:
-    repository.publish(tmp_path, "lstm", writes("beside it"))
+    publish_content(tmp_path, "lstm", "beside it")
     if not is_first:
-        repository.publish(tmp_path, "cnn", writes("old"))
+        publish_content(tmp_path, "cnn", "old")
     before = served(tmp_path)
-    seen = []
-
-    def write(path: Path) -> None:
-        path.write_text("new")
-        seen.append(served(tmp_path))
-
-    repository.publish(tmp_path, "cnn", write)
-    assert seen == [before]
+    with publish(tmp_path, "cnn") as publication:
+        publication.model_file.write_text("new")
+        assert served(tmp_path) == before
     assert served(tmp_path) == before | {"cnn": 1 if is_first else 2}
 
 
@@ -78,22 +75,21 @@ def test_a_configuration_is_there_before_its_version_is(
 ) -> None:
     """Whenever the process may die: never a version that must not be batched without the word that says so."""
     if not is_first:
-        repository.publish(tmp_path, "cnn", writes("old"))
+        publish_content(tmp_path, "cnn", "old")
     renamed = Path.rename
 
     def rename(path: Path, target: Path) -> Path:
         if not is_first:
-            assert (tmp_path / "cnn/config.pbtxt").read_text() == repository.CONFIG_MARK
+            assert (tmp_path / "cnn/config.pbtxt").read_text() == triton_config.FIRST_LINE
         assert (path.parent if path.name == "1" else path).joinpath("config.pbtxt").exists()
         return renamed(path, target)
 
-    def write(path: Path) -> None:
-        path.write_text("new")
-        (path.parent.parent / "config.pbtxt").write_text(repository.CONFIG_MARK)
-
     monkeypatch.setattr(Path, "rename", rename)
-    folder = repository.publish(tmp_path, "cnn", write)
-    assert (folder.parent / "config.pbtxt").read_text() == repository.CONFIG_MARK
+    with publish(tmp_path, "cnn") as publication:
+        publication.model_file.write_text("new")
+        publication.config_file.write_text(triton_config.FIRST_LINE)
+    folder = publication.folder
+    assert (folder.parent / "config.pbtxt").read_text() == triton_config.FIRST_LINE
     assert (folder / "model.onnx").read_text() == "new"
 
 
@@ -104,15 +100,16 @@ def test_a_failure_leaves_the_repository_as_it_was(
 ) -> None:
     models = tmp_path / "some/models"
     for name in there:
-        repository.publish(models, name, writes("old"))
+        publish_content(models, name, "old")
     before = contents(tmp_path)
 
-    def write(path: Path) -> None:
-        path.write_text("half")
-        raise error
+    def fail_in_the_middle() -> None:
+        with publish(models, "cnn") as publication:
+            publication.model_file.write_text("half")
+            raise error
 
     with pytest.raises(error):
-        repository.publish(models, "cnn", write)
+        fail_in_the_middle()
     assert contents(tmp_path) == before
 
 
@@ -121,13 +118,13 @@ def test_a_failure_leaves_the_repository_as_it_was(
 )
 def test_a_name_that_would_leave_the_repository_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ExportError, match=r"model name .*: use letters, digits"):
-        repository.publish(tmp_path / "models", name, writes(""))
+        publish_content(tmp_path / "models", name, "")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["cnn", "cnn-int8", "a..b", "7", "Resnet_50.v2"])
 def test_other_names_are_taken(tmp_path: Path, name: str) -> None:
-    repository.publish(tmp_path, name, writes(""))
+    publish_content(tmp_path, name, "")
     assert served(tmp_path) == {name: 1}
 
 
@@ -137,7 +134,7 @@ def test_where_nothing_can_be_written_it_says_so(tmp_path: Path, blocked: str) -
     (tmp_path / blocked).write_text("a file, not a folder")
     before = contents(tmp_path)
     with pytest.raises(ExportError, match=r"models cannot be written: .*Nothing was published"):
-        repository.publish(tmp_path / "models", "cnn", writes(""))
+        publish_content(tmp_path / "models", "cnn", "")
     assert contents(tmp_path) == before
 
 
@@ -147,16 +144,16 @@ def test_who_loses_the_race_for_a_number_gets_the_next(
 ) -> None:
     """Another export takes the place at the worst moment: after it was found free, before the rename."""
     for _ in range(there):
-        repository.publish(tmp_path, "cnn", writes("old"))
+        publish_content(tmp_path, "cnn", "old")
     rename = Path.rename
 
     def late_rename(path: Path, target: Path) -> Path:
         monkeypatch.setattr(Path, "rename", rename)
-        assert repository.publish(tmp_path, "cnn", writes("theirs")).name == str(there + 1)
+        assert publish_content(tmp_path, "cnn", "theirs").name == str(there + 1)
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", late_rename)
-    ours = repository.publish(tmp_path, "cnn", writes("ours"))
+    ours = publish_content(tmp_path, "cnn", "ours")
     assert ours == tmp_path / "cnn" / str(there + 2)
     assert (ours / "model.onnx").read_text() == "ours"
     assert (tmp_path / "cnn" / str(there + 1) / "model.onnx").read_text() == "theirs"
@@ -168,7 +165,7 @@ def test_processes_that_publish_at_once_all_succeed(tmp_path: Path, there: int) 
     """Each is held until all are about to move their file into place."""
     models = tmp_path / "models"
     for _ in range(there):
-        repository.publish(models, "cnn", writes("old"))
+        publish_content(models, "cnn", "old")
     sources = [tmp_path / name for name in ("one", "two", "three")]
     for source in sources:
         source.write_text(source.name * 1000)
@@ -194,7 +191,7 @@ def test_the_repository_is_laid_out_as_triton_documents(tmp_path: Path) -> None:
     """Triton's user guide, "Model Repository": a folder for each model, in it a folder for each version, named by a
     number that does not begin with 0, in it, for ONNX, model.onnx; config.pbtxt may be left out for ONNX."""
     for name in ("cnn", "cnn", "cnn-int8", "Resnet_50.v2"):
-        repository.publish(tmp_path, name, writes(name))
+        publish_content(tmp_path, name, name)
     assert all(path.is_dir() for path in tmp_path.iterdir())
     for folder in tmp_path.iterdir():
         assert re.fullmatch(r"[A-Za-z0-9_.-]+", folder.name)

@@ -11,8 +11,8 @@ from PIL import Image
 from hangtag.evaluation import multi_label
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Array, Outputs, Report, Subject
-from hangtag.export.file import torch_export as onnx_file
-from hangtag.export.network import checkpoint as trained
+from hangtag.export.file import torch_export
+from hangtag.export.network import checkpoint
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
@@ -41,8 +41,8 @@ def _exported(run: Run, models: Path) -> Path:
     """The run's file, without what `hangtag export` proves about it."""
     file = models / run.model / "1/model.onnx"
     file.parent.mkdir(parents=True)
-    served = trained.load(run)
-    onnx_file.write(served, served.metadata | {"labels": json.dumps(LABELS)}, file)
+    served = checkpoint.load(run)
+    file.write_bytes(torch_export.to_onnx(served, served.metadata | {"labels": json.dumps(LABELS)}).SerializeToString())
     return file
 
 

@@ -1,7 +1,4 @@
-"""Server reflection, v1 and v1alpha: clients such as grpcurl list the services and fetch their descriptors.
-
-grpcio ships v1alpha only; v1 has the same messages under another service name.
-"""
+"""Server reflection, v1 and v1alpha. grpcio ships v1alpha only; v1 has the same messages under another service name."""
 
 from collections.abc import Iterable
 
@@ -12,7 +9,7 @@ V1 = "grpc.reflection.v1.ServerReflection"
 
 
 def add_reflection(server: grpc.Server, services: Iterable[str]) -> None:
-    """Add both reflection services, which describe these services and themselves."""
+    """Let clients list these services, and their own two, and fetch their descriptors."""
     servicer = reflection.ReflectionServicer((*services, V1, reflection.SERVICE_NAME))
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,

@@ -1,7 +1,4 @@
-"""TLS: the server's certificate and key, and the authority of client certificates (mutual TLS).
-
-The files are read again when they change; the new ones serve new connections, and open connections go on.
-"""
+"""The server's certificate, and those it asks of callers: read again, once the files change, for new connections."""
 
 import ssl
 from dataclasses import dataclass
@@ -21,13 +18,7 @@ class _Files:
     client_ca: Path | None
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        """Check and read the files.
-
-        Without the check gRPC would start with unusable files too, and then refuse every connection.
-
-        Raises:
-            StartError: A file cannot be read, or certificate and key do not belong together.
-        """
+        """Raises StartError when they are no good: gRPC would start all the same, and refuse every connection."""
         _check(self)
         return grpc.ssl_server_certificate_configuration(
             [(read_bytes(self.key, "--tls-key"), read_bytes(self.certificate, "--tls-cert"))],
@@ -36,32 +27,28 @@ class _Files:
 
 
 def server_credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
-    """The credentials for gRPC's secure port; None without --tls-cert.
+    """None without --tls-cert. With --tls-client-ca every caller must show a certificate that it signed (mTLS).
 
-    With --tls-client-ca each client must present a certificate that this authority has signed.
-
-    Raises:
-        StartError: A file cannot be read, or certificate and key do not belong together.
+    Raises StartError when the files cannot be read or do not belong together.
     """
     if config.tls_cert is None or config.tls_key is None:
         return None
     files = _Files(config.tls_cert, config.tls_key, config.tls_client_ca)
     paths = [path for path in (files.certificate, files.key, files.client_ca) if path is not None]
     watched = WatchedFiles("TLS certificates", paths, files.read)
-    served = watched.current()
+    told = watched.current()
 
-    def fetch_renewed() -> grpc.ServerCertificateConfiguration | None:
-        """gRPC calls this for each new connection; None means that nothing has changed."""
-        nonlocal served
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal told
         current = watched.current()
-        if current is served:
-            return None
-        served = current
+        if current is told:
+            return None  # gRPC's word for: no change
+        told = current
         return current
 
     return grpc.dynamic_ssl_server_credentials(
-        served,
-        fetch_renewed,  # type: ignore[arg-type]  # grpcio's stubs do not allow None
+        told,
+        renewed,  # type: ignore[arg-type]  # the stubs leave out that None is an answer
         require_client_authentication=config.tls_client_ca is not None,
     )
 
@@ -70,7 +57,7 @@ def _check(files: _Files) -> None:
     read_bytes(files.certificate, "--tls-cert"), read_bytes(files.key, "--tls-key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(files.certificate, files.key, password=lambda: b"")  # or OpenSSL would prompt for it
+        context.load_cert_chain(files.certificate, files.key, password=lambda: b"")  # never ask a terminal
     except (OSError, ValueError) as error:  # SSLError is an OSError
         raise StartError(
             f"{files.certificate} (--tls-cert) and {files.key} (--tls-key) are not a certificate and its key, both PEM "

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from hangtag.export.file.precision import convert
-from hangtag.export.file.precision.int8_convolutions import _ordered
+from hangtag.export.file.precision.int8_convolutions import _reorder_pooling
 from hangtag.export.file.torch_export import OPSET
 from hangtag.training.data.fashion_mnist import Images, Split
 from tests.export.file.precision.conftest import logits, shipped
@@ -35,7 +35,7 @@ def exchanged(model: onnx.ModelProto) -> onnx.ModelProto:
 @pytest.mark.parametrize("turn", [False, True])
 def test_the_order_changes_no_answer(garments: Split, turn: bool) -> None:
     network = exchanged(shipped("cnn")) if turn else shipped("cnn")
-    ordered = _ordered(network)
+    ordered = _reorder_pooling(network)
     onnx.checker.check_model(ordered, full_check=True)
     np.testing.assert_array_equal(logits(ordered, garments.images), logits(network, garments.images))
 
@@ -43,7 +43,7 @@ def test_the_order_changes_no_answer(garments: Split, turn: bool) -> None:
 @pytest.mark.parametrize("turn", [False, True])
 def test_pooling_is_first_in_fp32_and_last_in_8_bits(turn: bool) -> None:
     network = exchanged(shipped("cnn")) if turn else shipped("cnn")
-    assert kinds(_ordered(network))[:8] == [
+    assert kinds(_reorder_pooling(network))[:8] == [
         "Conv", "MaxPool", "Relu", "Conv", "Relu", "Conv", "Relu", "MaxPool",
     ]  # fmt: skip
 
@@ -70,4 +70,4 @@ def test_a_value_that_is_read_twice_is_left_alone() -> None:
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    assert [node.op_type for node in _ordered(model).graph.node] == ["MaxPool", "Relu", "Neg"]
+    assert [node.op_type for node in _reorder_pooling(model).graph.node] == ["MaxPool", "Relu", "Neg"]

@@ -9,9 +9,9 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file.onnx_model import operators
-from hangtag.export.file.precision.int8_lstms import pin_ranges, quantize_recurrences
+from hangtag.export.file.precision.int8_lstms import pin_ranges, quantize_lstms
 from hangtag.export.gate.checks import batching
-from hangtag.export.gate.tolerances import RULES
+from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import Split
 from tests.export.file.precision.conftest import apart, first, logits, shipped
@@ -27,7 +27,7 @@ def check(model: onnx.ModelProto, folder: Path, garments: Split) -> float:
     file = folder / "model.onnx"
     file.write_bytes(model.SerializeToString())
     company = np.concatenate([garments.images[-20:], np.full((1, 28, 28), 255, np.uint8)])
-    checked = batching.check(Runtime(file, provider="cpu"), garments.images, company, RULES["int8"], spread=25.0)
+    checked = batching.check(Runtime(file, provider="cpu"), garments.images, company, TOLERANCES["int8"], spread=25.0)
     assert checked.figures["other_top_label"] == 0
     return float(max(checked.figures["max_difference"].values()))
 
@@ -40,7 +40,7 @@ def test_pinning_changes_no_answer(network: onnx.ModelProto, garments: Split) ->
 
 
 def test_the_weights_are_in_8_bits(network: onnx.ModelProto) -> None:
-    quantized = quantize_recurrences(network)
+    quantized = quantize_lstms(network)
     found = operators(quantized)
     assert (found["LSTM"], found["DynamicQuantizeLSTM"]) == (0, operators(network)["LSTM"])
     weights, whole = (sum(tensor.ByteSize() for tensor in model.graph.initializer) for model in (quantized, network))
@@ -49,7 +49,7 @@ def test_the_weights_are_in_8_bits(network: onnx.ModelProto) -> None:
 
 
 def test_answers_are_nearly_those_of_fp32(network: onnx.ModelProto, many: Split) -> None:
-    expected, got = logits(network, many.images), logits(quantize_recurrences(network), many.images)
+    expected, got = logits(network, many.images), logits(quantize_lstms(network), many.images)
     assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
     largest, typical = apart(got, expected)
     assert largest <= 0.1  # steep between two classes: there a few logits move far, and all others hardly
@@ -59,7 +59,7 @@ def test_answers_are_nearly_those_of_fp32(network: onnx.ModelProto, many: Split)
 @pytest.mark.parametrize("model", ["lstm", "lstm2"])
 def test_no_logit_of_a_network_that_is_not_steep_moves_far(model: str, many: Split) -> None:
     network = first(model)
-    expected, got = logits(network, many.images), logits(quantize_recurrences(network), many.images)
+    expected, got = logits(network, many.images), logits(quantize_lstms(network), many.images)
     assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.995
     largest, typical = apart(got, expected)
     assert largest <= 0.02
@@ -69,7 +69,7 @@ def test_no_logit_of_a_network_that_is_not_steep_moves_far(model: str, many: Spl
 def test_an_answer_is_the_same_bit_for_bit_alone_and_in_company(
     network: onnx.ModelProto, garments: Split, tmp_path: Path
 ) -> None:
-    quantized = quantize_recurrences(network)
+    quantized = quantize_lstms(network)
     alone = logits(quantized, garments.images, 1)
     for size in (2, 7, 64):
         np.testing.assert_array_equal(logits(quantized, garments.images, size), alone)
@@ -89,7 +89,7 @@ def test_without_pinned_ranges_the_gate_refuses_it(network: onnx.ModelProto, gar
     with pytest.raises(
         GateError,
         match=r"^batching: logits of an image differ by 0\.\d+ between a batch of 1 and a batch of 2, .*"
-        r"who else is in a batch would change an answer\. Worst at test image \d+\. Nothing was published\.",
+        r"the other images of a batch would change an answer\. Worst at test image \d+\. Nothing was published\.",
     ):
         check(onnx.load(tmp_path / "int8.onnx"), tmp_path, garments)
 
@@ -104,4 +104,4 @@ def test_weights_that_the_quantizer_cannot_find_are_refused(monkeypatch: pytest.
     pinned.graph.node.insert(0, hidden)
     monkeypatch.setattr("hangtag.export.file.precision.int8_lstms.pin_ranges", lambda model: pinned)
     with pytest.raises(ExportError, match="left 1 LSTMs as they were; their weights must be initializers"):
-        quantize_recurrences(network)
+        quantize_lstms(network)
