@@ -31,7 +31,7 @@ SUBCOMMANDS = {
     "export": Subcommand("hangtag.export.cli:export", "Publish a trained network as an ONNX model.", "train"),
     "models": Subcommand("hangtag.commands.models:models", "List, show and verify the models of a repository.", "cpu"),
     "serve": Subcommand("hangtag.serving.server.cli:serve", "Serve the model repository over gRPC.", "cpu"),
-    "health": Subcommand("hangtag.serving.health:health", "Ask a server whether it is ready.", "cpu"),
+    "health": Subcommand("hangtag.serving.client.health:health", "Ask a server whether it is ready.", "cpu"),
     "top": Subcommand("hangtag.serving.client.top:top", "Watch a running server.", "cpu"),
     "classify": Subcommand("hangtag.serving.client.classify:classify", "Classify images with a served model.", "cpu"),
     "loadtest": Subcommand(

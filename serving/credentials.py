@@ -1,41 +1,47 @@
-"""How a client proves who it is and whom it trusts: TLS files and a bearer token. Client and load test share it.
+"""Open channels with a client's TLS files, and send its bearer token. The client and the load test share this module.
 
-It opens channels and gives the metadata that each call needs, and knows nothing of the services that are called.
+It knows nothing of the services that are called.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import click
 import grpc
 
-F = TypeVar("F", bound=Callable[..., Any])
+from hangtag.errors import UserError
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
-# Of every channel. Whoever waits for a server that is about to start tries again soon, not after gRPC's one second.
-_CONNECTING = [
+_CHANNEL_OPTIONS = [
+    # A client that waits for a starting server retries after 0.1 s to 1 s; gRPC's own backoff begins at 1 s.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # For all its name, how long one attempt may take at least. A handshake over a far network, or with a busy machine,
-    # has to fit in, and so has the failure into a call's deadline, for its message is the better one.
+    # Despite its name, this is the shortest time limit of one connection attempt. 5 s is enough for a handshake over a
+    # slow network or on a busy machine, and less than a call's default deadline, so that a failed handshake is reported
+    # as such and not as an exceeded deadline.
     ("grpc.min_reconnect_backoff_ms", 5000),
 ]
 
 
-class CredentialsError(Exception):
-    """A file that cannot be read or does not fit, in one sentence."""
+class CredentialsError(UserError):
+    """A TLS or token file cannot be read, has the wrong contents, or lacks its counterpart."""
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """Nothing given: no TLS and no token. Raises CredentialsError on construction when files do not fit together.
+    """A client's TLS files and token. Without arguments: no TLS and no token.
 
-    tls_ca: PEM file of the authorities that may have signed the server's certificate; it turns TLS on.
-    tls_cert, tls_key: PEM files of this client's own certificate and its key, where the server asks for one.
-    token_file: a file whose first line is sent as bearer token.
+    Args:
+        tls_ca: PEM file of the authorities that may have signed the server's certificate; it turns TLS on.
+        tls_cert: PEM file of this client's own certificate, for a server that asks for one; needs ``tls_key``.
+        tls_key: PEM file of the certificate's key, not encrypted.
+        token_file: a file whose first line is sent as bearer token.
+
+    Raises:
+        CredentialsError: ``tls_cert`` or ``tls_key`` is given without the other, or without ``tls_ca``.
+
+    Example:
+        >>> Client("models.example:8001", credentials=Credentials(tls_ca=Path("ca.pem"), token_file=Path("token")))
     """
 
     tls_ca: Path | None = None
@@ -50,12 +56,16 @@ class Credentials:
             raise CredentialsError("a client certificate needs TLS: give --tls-ca, the authority of the server's, too")
 
     def channel(self, address: str, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
-        """An open channel to HOST:PORT, encrypted where there is a tls_ca. Raises CredentialsError."""
-        options = [*_CONNECTING, *options]
+        """Open a channel to HOST:PORT, encrypted if there is a ``tls_ca``.
+
+        Raises:
+            CredentialsError: a TLS file cannot be read, or ``tls_ca`` holds no certificate.
+        """
+        options = [*_CHANNEL_OPTIONS, *options]
         if self.tls_ca is None:
             return grpc.insecure_channel(address, options)
         authorities = _read(self.tls_ca, "--tls-ca")
-        if b"-----BEGIN CERTIFICATE-----" not in authorities:  # gRPC would only say that it cannot connect
+        if b"-----BEGIN CERTIFICATE-----" not in authorities:  # gRPC would only report that it cannot connect
             raise CredentialsError(f"{self.tls_ca} (--tls-ca) holds no certificate in PEM form")
         key = None if self.tls_key is None else _read(self.tls_key, "--tls-key")
         certificate = None if self.tls_cert is None else _read(self.tls_cert, "--tls-cert")
@@ -63,8 +73,13 @@ class Credentials:
         return grpc.secure_channel(address, credentials, options)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What every call carries: the token as it stands in the file now, since tokens are renewed while a client
-        lives. Empty without one. Raises CredentialsError."""
+        """Return the metadata that each call carries: the bearer token, or nothing without a ``token_file``.
+
+        The file is read at each call, because tokens are renewed while a client lives.
+
+        Raises:
+            CredentialsError: the token's file cannot be read, or its first line is no token.
+        """
         if self.token_file is None:
             return ()
         try:
@@ -74,40 +89,6 @@ class Credentials:
         if not token or not token.isprintable():
             raise CredentialsError(f"{self.token_file} (--token-file) holds no token in its first line")
         return (("authorization", f"Bearer {token}"),)
-
-
-def credentials_options(command: F) -> F:
-    """Give a click command --tls-ca, --tls-cert, --tls-key and --token-file; it receives ``credentials``."""
-
-    @functools.wraps(command)
-    def with_credentials(
-        *args: Any,
-        tls_ca: Path | None,
-        tls_cert: Path | None,
-        tls_key: Path | None,
-        token_file: Path | None,
-        **kwargs: Any,
-    ) -> Any:
-        try:
-            credentials = Credentials(tls_ca, tls_cert, tls_key, token_file)
-            credentials.metadata()  # now, in one line, not at the first call
-        except CredentialsError as error:
-            raise click.UsageError(f"{error}.") from error
-        return command(*args, credentials=credentials, **kwargs)
-
-    options = {
-        "--tls-ca": "Use TLS, and trust servers whose certificate these authorities (a PEM file) signed.",
-        "--tls-cert": "This client's own certificate (PEM), for a server that asks for one. Needs --tls-key.",
-        "--tls-key": "The key of --tls-cert (PEM, not encrypted).",
-        "--token-file": "Send the first line of this file as bearer token.",
-    }
-    decorated: Any = with_credentials
-    for flag, text in reversed(options.items()):
-        # One variable for every command that calls a server, besides the command's own.
-        variable = f"HANGTAG_{flag.removeprefix('--').replace('-', '_').upper()}"
-        decorated = click.option(flag, type=_FILE, envvar=variable, show_envvar=True, help=text)(decorated)
-    made: F = decorated
-    return made
 
 
 def _read(path: Path, flag: str) -> bytes:

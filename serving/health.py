@@ -1,24 +1,60 @@
-"""``hangtag health``, which containers run every few seconds: it loads as little as it can."""
+"""Ask a server's health service whether the server, or one of its models, takes requests."""
 
-import click
+from functools import cached_property
 
-from hangtag.serving.connection import ClientError, Connection, server_option
-from hangtag.serving.credentials import Credentials, CredentialsError, credentials_options
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from hangtag.serving.connection import ClientError, Connection
 
 
-@click.command()
-@server_option
-@click.option("--model", default="", help="Ask for one model.  [default: the whole server]")
-@click.option("--wait", type=click.FloatRange(min=0), help="Wait up to this many seconds for it to become ready.")
-@credentials_options
-def health(server: str, model: str, wait: float | None, credentials: Credentials) -> None:
-    """Say whether a server is ready: exit code 0 when it is, else 1."""
-    try:
-        with Connection(server, credentials=credentials) as connection:
-            if wait is not None:
-                connection.wait_until_ready(wait, model)
-            elif not connection.is_ready(model):
-                raise click.ClickException(f"{model or 'the server'} at {server} is not ready")
-    except (ClientError, CredentialsError) as error:
-        raise click.ClickException(f"{error}") from error
-    click.echo(f"{model or 'the server'} at {server} is ready")
+class HealthConnection(Connection):
+    """A connection that can check readiness: the base of ``Client``, and all that `hangtag health` needs."""
+
+    @cached_property
+    def _health(self) -> health_pb2_grpc.HealthStub:
+        return health_pb2_grpc.HealthStub(self._channel)
+
+    def is_ready(self, model: str = "") -> bool:
+        """Return whether the server, or one model, serves; False while it loads or where the model is unknown.
+
+        Args:
+            model: a model's name; "" is the whole server.
+
+        Raises:
+            ClientError: no server answers, or it refuses the call.
+            CredentialsError: the token's file cannot be read.
+        """
+        try:
+            response = self._call(self._health.Check, health_pb2.HealthCheckRequest(service=model))
+        except ClientError as error:
+            if error.code is grpc.StatusCode.NOT_FOUND:  # the model is unknown, or not loaded yet
+                return False
+            raise
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def wait_until_ready(self, seconds: float, model: str = "") -> None:
+        """Return as soon as the server, or one model, serves. The server need not have started yet.
+
+        Args:
+            seconds: how long to wait at most.
+            model: a model's name; "" is the whole server.
+
+        Raises:
+            ClientError: it was not ready in time, or the server refuses the call.
+            CredentialsError: the token's file cannot be read.
+        """
+        request = health_pb2.HealthCheckRequest(service=model)
+        metadata = self._credentials.metadata()
+        try:
+            # Watch reports each change at once, so nothing polls; wait_for_ready outlasts a server that is not up yet.
+            for response in self._health.Watch(request, timeout=seconds, wait_for_ready=True, metadata=metadata):
+                if response.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise self._explained(error) from error
+        raise ClientError(
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            f"{model or 'the server'} at {self._address} was not ready within {seconds:g} s; its log says why",
+        )

@@ -53,7 +53,7 @@ def require_peers() -> None:
 
 
 def test_the_python_example(address: str) -> None:
-    code = example("python", "from hangtag.serving.client import Client").replace(DEFAULT_ADDRESS, address)
+    code = example("python", "from hangtag import Client").replace(DEFAULT_ADDRESS, address)
     label, shape, *streamed = run([sys.executable, "-W", "error", "-c", code]).splitlines()
     assert re.fullmatch(r"Ankle boot (9\d|100)\.\d%", label)
     assert shape == "(2, 10)"

@@ -16,7 +16,8 @@ from hangtag.evaluation.subject import require_labels
 from hangtag.extras import needs
 from hangtag.options import FiniteRange, refuse, runs_option
 from hangtag.output import require_writable, write_text
-from hangtag.serving.credentials import Credentials, credentials_options
+from hangtag.serving.credentials import Credentials
+from hangtag.serving.options import credentials_options
 from hangtag.training.data.datasets import DATASETS
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from hangtag.training.labels import distance as label_distance

@@ -8,7 +8,7 @@ import numpy as np
 
 from hangtag.evaluation.errors import EvaluationError, sentence
 from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Report, Subject, batches, joined
-from hangtag.serving.client import Client, ClientError, Credentials, CredentialsError
+from hangtag.serving.client import Client, ClientError, Credentials
 from hangtag.training.data.fashion_mnist import LABELS
 
 IN_FLIGHT = 4
@@ -29,10 +29,7 @@ class ServedSubject(Subject):
         credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
     ) -> None:
         """timeout: of each request, in seconds. Raises EvaluationError where nobody answers or it has no such model."""
-        try:
-            self._client = Client(address, timeout=timeout, credentials=credentials)
-        except CredentialsError as error:
-            raise EvaluationError(f"{error}.") from error
+        self._client = Client(address, timeout=timeout, credentials=credentials)
         self._version = version
         self.name, self._address = model, address
         self.task, self.details = "single_label", {"address": address}

@@ -1,8 +1,31 @@
-"""The typed client: ``from hangtag.serving.client import Client``."""
+"""The typed client of the server, and the commands ``classify``, ``top`` and ``health``.
 
-from hangtag.serving.client.classification import Classification, Label
-from hangtag.serving.client.client import Client
-from hangtag.serving.connection import ClientError
-from hangtag.serving.credentials import Credentials, CredentialsError
+Its public names load on first use, because `hangtag health` must not load numpy and the protocol's messages.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hangtag.serving.client.classification import Classification, Label
+    from hangtag.serving.client.client import Client
+    from hangtag.serving.connection import ClientError
+    from hangtag.serving.credentials import Credentials, CredentialsError
 
 __all__ = ["Classification", "Client", "ClientError", "Credentials", "CredentialsError", "Label"]
+
+_MODULES = {
+    "Classification": "hangtag.serving.client.classification",
+    "Client": "hangtag.serving.client.client",
+    "ClientError": "hangtag.serving.connection",
+    "Credentials": "hangtag.serving.credentials",
+    "CredentialsError": "hangtag.serving.credentials",
+    "Label": "hangtag.serving.client.classification",
+}
+
+if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""What a server did between two looks at it: from counters that only grow to rates, means and percentiles."""
+"""Turn two snapshots of a server's counters, which only grow, into rates, means and percentiles of each model."""
 
 import itertools
 import urllib.error
@@ -8,24 +8,25 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from hangtag.errors import UserError
 from hangtag.protos import inference_pb2 as pb
 
 Version = tuple[str, str]
 """A model's name and version."""
 Buckets = dict[float, float]
-"""Upper bound (seconds) -> how many requests took at most so long."""
+"""Upper bound in seconds -> number of requests that took at most so long: a Prometheus histogram."""
 
 METRICS_TIMEOUT = 5.0
 _PERCENTILES = (0.5, 0.99)
 
 
-class MetricsError(Exception):
-    """The metrics cannot be had, in one sentence."""
+class MetricsError(UserError):
+    """The server's metrics cannot be read."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What the statistics do not tell."""
+    """What only the server's Prometheus metrics contain, not the protocol's statistics."""
 
     queued: Mapping[Version, float] = field(default_factory=dict)
     max_queue_size: Mapping[Version, float] = field(default_factory=dict)
@@ -35,22 +36,27 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class Look:
-    """A server at one moment; ``at`` is in seconds on any clock that does not jump."""
+class Snapshot:
+    """A server's counters at one time, in seconds on a monotonic clock."""
 
-    at: float
+    time: float
     statistics: Mapping[Version, pb.ModelStatistics]
     metrics: Metrics | None = None
 
     @classmethod
-    def of(cls, at: float, statistics: Iterable[pb.ModelStatistics], metrics: Metrics | None = None) -> "Look":
-        return cls(at, {(one.name, one.version): one for one in statistics}, metrics)
+    def from_statistics(
+        cls, time: float, statistics: Iterable[pb.ModelStatistics], metrics: Metrics | None = None
+    ) -> "Snapshot":
+        return cls(time, {(model.name, model.version): model for model in statistics}, metrics)
 
 
 @dataclass(frozen=True)
 class Activity:
-    """One version between two looks. Rates are per second, times in milliseconds and means over the requests answered;
-    None where nothing was answered, or the metrics were not asked."""
+    """One model version between two snapshots.
+
+    Rates are per second. Times are in milliseconds, means over the requests answered. A value is None if no request was
+    answered, or if it comes from metrics that were not fetched.
+    """
 
     model: str
     version: str
@@ -66,16 +72,16 @@ class Activity:
     max_queue_size: int | None = None
 
 
-def activities(before: Look, after: Look) -> list[Activity]:
-    """Of every version that serves at the second look. One that is new, or was loaded again, counts from nothing."""
+def activities(before: Snapshot, after: Snapshot) -> list[Activity]:
+    """Compute the activity of every version in the second snapshot; a new or reloaded one counts from zero."""
     return [_activity(key, before, after) for key in sorted(after.statistics)]
 
 
-def _activity(key: Version, before: Look, after: Look) -> Activity:
-    seconds = after.at - before.at
+def _activity(key: Version, before: Snapshot, after: Snapshot) -> Activity:
+    seconds = after.time - before.time
     now, then = after.statistics[key], before.statistics.get(key, pb.ModelStatistics())
     if now.execution_count < then.execution_count:
-        then = pb.ModelStatistics()  # loaded again
+        then = pb.ModelStatistics()  # the model was reloaded
     stats, old = now.inference_stats, then.inference_stats
     answered = stats.success.count - old.success.count
     batches = now.execution_count - then.execution_count
@@ -104,30 +110,34 @@ def _percentiles(key: Version, before: Metrics | None, after: Metrics | None) ->
         return None, None
     then = before.latencies.get(key, {})
     between = {bound: count - then.get(bound, 0) for bound, count in after.latencies.get(key, {}).items()}
-    p50, p99 = (quantile(between, part) for part in _PERCENTILES)
+    p50, p99 = (quantile(between, fraction) for fraction in _PERCENTILES)
     return p50, p99
 
 
-def quantile(buckets: Buckets, part: float) -> float | None:
-    """In milliseconds, linear within a bucket as Prometheus' histogram_quantile; None where nothing was counted.
+def quantile(buckets: Buckets, fraction: float) -> float | None:
+    """Estimate a quantile in milliseconds, linear within a bucket as Prometheus' histogram_quantile is.
 
-    What lies above the last finite bound counts as that bound.
+    Values above the last finite bound count as that bound. None for an empty histogram.
     """
     ordered = sorted(buckets.items())
     if not ordered or ordered[-1][1] <= 0:
         return None
-    rank = part * ordered[-1][1]
-    for (low, below), (high, upto) in itertools.pairwise([(0.0, 0.0), *ordered]):
-        if upto >= rank:
+    rank = fraction * ordered[-1][1]
+    for (low, below), (high, cumulative) in itertools.pairwise([(0.0, 0.0), *ordered]):
+        if cumulative >= rank:
             if high == float("inf"):
                 return low * 1000
-            inside = (rank - below) / (upto - below) if upto > below else 0.0
+            inside = (rank - below) / (cumulative - below) if cumulative > below else 0.0
             return (low + (high - low) * inside) * 1000
     return None
 
 
 def fetch_metrics(url: str) -> Metrics:
-    """What hangtag's metrics port tells at this address. Raises MetricsError."""
+    """Fetch and parse the Prometheus metrics of a hangtag server.
+
+    Raises:
+        MetricsError: the URL is not http or https, nothing answers there, or the answer is not Prometheus' format.
+    """
     if not url.startswith(("http://", "https://")):
         raise MetricsError(f"{url!r} is not the address of metrics: http://HOST:PORT/metrics")
     try:
@@ -138,11 +148,15 @@ def fetch_metrics(url: str) -> Metrics:
 
 
 def parse_metrics(text: str) -> Metrics:
-    """From Prometheus' text format. Raises ValueError for anything else."""
+    """Read the metrics that `hangtag top` shows from Prometheus' text format.
+
+    Raises:
+        ValueError: the text is not in that format.
+    """
     queued: dict[Version, float] = {}
     limits: dict[Version, float] = {}
     latencies: dict[Version, Buckets] = {}
-    single: dict[str, float] = {}
+    unlabelled: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             key = (sample.labels.get("model", ""), sample.labels.get("version", ""))
@@ -153,11 +167,11 @@ def parse_metrics(text: str) -> Metrics:
             elif sample.name == "hangtag_request_seconds_bucket" and sample.labels["code"] == "OK":
                 latencies.setdefault(key, {})[float(sample.labels["le"])] = sample.value
             elif not sample.labels:
-                single[sample.name] = sample.value
+                unlabelled[sample.name] = sample.value
     return Metrics(
         queued,
         limits,
         latencies,
-        single.get("hangtag_workers", 0),
-        single.get("hangtag_workers_wanted", 0),
+        unlabelled.get("hangtag_workers", 0),
+        unlabelled.get("hangtag_workers_wanted", 0),
     )

@@ -1,4 +1,4 @@
-"""What a model makes of an image, and the messages that ask for it."""
+"""Build the requests of the service hangtag.v1.Classifier, and read its responses into dataclasses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +10,19 @@ import numpy.typing as npt
 from hangtag.protos import classifier_pb2 as pb
 
 Image: TypeAlias = bytes | npt.NDArray[np.uint8]
-"""The bytes of a PNG, JPEG or WebP file, or grey pixels [height, width] of the model's own size."""
+"""The bytes of a PNG, JPEG or WebP file, or grey pixels [height, width] of the model's input size."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """One label of an answer; probability in [0, 1], index its place among the model's outputs.
+    """One label of a classification.
 
-    distance: how far it lies from the answer's first label, 0 the same and 1 as far as it gets; None where the model
-    does not say.
+    Attributes:
+        name: such as "Ankle boot".
+        probability: in [0, 1].
+        index: the label's index in the model's output.
+        distance: from the classification's first label, 0 (the same) to 1 (the farthest pair); None for a model
+            without label distances.
     """
 
     name: str
@@ -29,11 +33,20 @@ class Label:
 
 @dataclass(frozen=True)
 class Classification:
-    """What a model makes of an image; the times are the server's own, in milliseconds.
+    """A model's labels for one image, with the server's timings.
 
-    task ``single_label``: the labels are rivals, most probable first. ``multi_label``: they are a set, which may be
-    empty, in the order in which the model predicted them where it does so one after another, else most probable first;
-    path_probability is that of the whole set, None where the model does not say.
+    Attributes:
+        model: the name of the model that answered.
+        version: its version.
+        labels: for the task ``single_label`` the candidates, most probable first. For ``multi_label`` the predicted
+            set, which may be empty, in the order of prediction if the model predicts one label after another, else
+            most probable first.
+        preprocess_ms: milliseconds that the server spent on decoding and resizing the image.
+        queue_ms: milliseconds in the server's queue.
+        compute_ms: milliseconds of inference.
+        batch_size: images in the batch that this image was computed in.
+        task: ``single_label`` or ``multi_label``.
+        path_probability: the probability of the whole set; None for a model that does not give one.
     """
 
     model: str
@@ -48,20 +61,29 @@ class Classification:
 
 
 def classify_request(image: Image, model: str, version: str, top_k: int) -> pb.ClassifyRequest:
-    """Raises TypeError for what is no image."""
+    """Build the request that classifies one image.
+
+    Raises:
+        TypeError: ``image`` is neither bytes nor uint8 pixels [height, width].
+    """
     request = pb.ClassifyRequest(model_name=model, model_version=version, top_k=top_k)
-    _put(image, request)
+    _set_image(request, image)
     return request
 
 
 def compare_request(image: Image, models: Sequence[str], top_k: int) -> pb.CompareRequest:
-    """Raises TypeError for what is no image."""
+    """Build the request that classifies one image with several models.
+
+    Raises:
+        TypeError: ``image`` is neither bytes nor uint8 pixels [height, width].
+    """
     request = pb.CompareRequest(models=[pb.ModelChoice(name=model) for model in models], top_k=top_k)
-    _put(image, request)
+    _set_image(request, image)
     return request
 
 
-def read(response: pb.ClassifyResponse) -> Classification:
+def from_response(response: pb.ClassifyResponse) -> Classification:
+    """Read a classification from the server's response."""
     timings = response.timings
     return Classification(
         model=response.model_name,
@@ -81,13 +103,15 @@ def _label(score: pb.LabelScore) -> Label:
     return Label(score.label, score.probability, score.index, distance)
 
 
-def _put(image: Image, request: pb.ClassifyRequest | pb.CompareRequest) -> None:
+def _set_image(request: pb.ClassifyRequest | pb.CompareRequest, image: Image) -> None:
     if not isinstance(image, bytes | np.ndarray):
-        raise TypeError(f"image is bytes or a numpy array, not {type(image).__name__}; of a path, read the bytes")
+        raise TypeError(
+            f"image must be bytes or a numpy array, not {type(image).__name__}; for a path, pass path.read_bytes()"
+        )
     if isinstance(image, bytes):
         request.encoded = image
         return
     if image.dtype != np.uint8 or image.ndim != 2:
-        raise TypeError(f"pixels are uint8 [height, width], not {image.dtype} {list(image.shape)}")
+        raise TypeError(f"pixels must be uint8 [height, width], not {image.dtype} {list(image.shape)}")
     height, width = image.shape
     request.raw.CopyFrom(pb.RawImage(height=height, width=width, pixels=image.tobytes()))

@@ -1,4 +1,4 @@
-"""``hangtag classify``."""
+"""``hangtag classify``: classify image files with a served model, or with several side by side."""
 
 import json
 from collections.abc import Mapping
@@ -14,8 +14,9 @@ from rich.text import Text
 from hangtag.serving.client import pictures, side_by_side
 from hangtag.serving.client.classification import Classification
 from hangtag.serving.client.client import Client
-from hangtag.serving.connection import ClientError, server_option
-from hangtag.serving.credentials import Credentials, CredentialsError, credentials_options
+from hangtag.serving.connection import ClientError
+from hangtag.serving.credentials import Credentials, CredentialsError
+from hangtag.serving.options import credentials_options, server_option
 
 
 @click.command()
@@ -26,18 +27,18 @@ from hangtag.serving.credentials import Credentials, CredentialsError, credentia
     multiple=True,
     default=["cnn"],
     show_default=True,
-    help="Which served model to ask. Given several times: all of them about each image, side by side.",
+    help="The served model. Give it several times to show their answers side by side.",
 )
-@click.option("--model-version", default="", help="A certain version.  [default: the one that serves]")
+@click.option("--model-version", default="", help="One of its versions.  [default: the one that serves]")
 @server_option
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
-    help="How many labels to show at most.  [default: 3; all where the answer is a set]",
+    help="How many labels to show at most.  [default: 3; the whole set of a multi-label model]",
 )
 @click.option("--timeout", type=click.FloatRange(min=0.001), default=10.0, show_default=True, help="Seconds per image.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for scripts.")
-@click.option("--draw/--no-draw", default=None, help="Draw each image.  [default: where the output is a terminal]")
+@click.option("--json", "as_json", is_flag=True, help="Write one line of JSON per image, for scripts.")
+@click.option("--draw/--no-draw", default=None, help="Draw each image.  [default: if the output is a terminal]")
 @credentials_options
 def classify(
     images: tuple[Path, ...],
@@ -52,13 +53,13 @@ def classify(
 ) -> None:
     """Classify each IMAGE (PNG, JPEG or WebP) with a served model.
 
-    An image of the model's own size (28 x 28 grey, bright garment on black) is taken as it is; any other is converted
-    by the server as the data set's authors converted their photos. An image that fails is reported on standard error,
+    An image of the model's input size (28 x 28 grey, bright garment on black) is used as it is; the server converts
+    any other as the data set's authors converted their photos. An image that fails is reported on standard error,
     the others are still classified, and the exit code is 1.
 
-    A model of several labels (cnn_rnn, 64 x 64 pixels) answers with the set that it sees, in the order in which it
-    predicted them; a picture of another size is reduced to fit as a whole. Where the model's file tells how far apart
-    its labels are, each runner-up shows its distance from the first: 0 is the same, 1 as far as it gets.
+    A multi-label model (cnn_rnn, 64 x 64 pixels) answers with a set of labels, in the order of prediction; an image of
+    another size is scaled to fit as a whole. If the model's file has distances of labels, each runner-up shows its
+    distance from the first label: 0 is the same, 1 the farthest pair.
 
     \b
     Examples:
@@ -69,15 +70,11 @@ def classify(
       hangtag classify *.png --json | jq -r '.labels[0].name'
     """
     if len(models) > 1 and model_version:
-        raise click.UsageError("--model-version is of one model; give --model once, or leave the version out.")
+        raise click.UsageError("--model-version needs a single model; give --model once, or leave the version out.")
     console = Console()
     drawn = console.is_terminal if draw is None else draw
     failed = False
-    try:
-        client = Client(server, timeout=timeout, credentials=credentials)
-    except CredentialsError as error:
-        raise click.ClickException(f"{error}.") from error
-    with client:
+    with Client(server, timeout=timeout, credentials=credentials) as client:
         for path in images:
             try:
                 data = path.read_bytes()
@@ -100,10 +97,10 @@ def classify(
 
 def _show(console: Console, path: Path, data: bytes, answer: Classification, drawn: bool) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
-    for place, label in enumerate(answer.labels):
-        distance = f"distance {label.distance:.2f}" if place and label.distance is not None else None
+    for rank, label in enumerate(answer.labels):
+        distance = f"distance {label.distance:.2f}" if rank and label.distance is not None else None
         table.add_row(Text(label.name), f"{label.probability:7.2%}", "█" * round(label.probability * 20), distance)
-    pictures.print_beside(console, data if drawn else None, Group(_title(path, answer), table))
+    pictures.print_with_image(console, data if drawn else None, Group(_title(path, answer), table))
     console.print(
         f"[dim]{answer.model} version {answer.version}: {answer.queue_ms:.1f} ms queued, "
         f"{answer.compute_ms:.1f} ms computed[/dim]\n",
@@ -120,16 +117,16 @@ def _show_compared(
     as_json: bool,
     drawn: bool,
 ) -> bool:
-    """Says whether a model failed."""
+    """Print the outcomes; return whether a model failed."""
     failures = {model: outcome for model, outcome in outcomes.items() if isinstance(outcome, ClientError)}
     answers = [outcome for outcome in outcomes.values() if isinstance(outcome, Classification)]
     if as_json:
-        told = [_fields(outcome) | {"model": model} for model, outcome in outcomes.items()]
-        click.echo(json.dumps({"image": str(path), "models": told}))
+        models = [_fields(outcome) | {"model": model} for model, outcome in outcomes.items()]
+        click.echo(json.dumps({"image": str(path), "models": models}))
     elif answers:
         table = side_by_side.table(answers)
         title = Text(f"{path.name}: {side_by_side.verdict(answers)}", style="italic")
-        pictures.print_beside(console, data if drawn else None, Group(title, table))
+        pictures.print_with_image(console, data if drawn else None, Group(title, table))
         console.print()
     for model, failure in failures.items():
         click.echo(f"{path}: {model}: {failure}", err=True)
@@ -146,12 +143,12 @@ def _title(path: Path, answer: Classification) -> Text:
     if answer.task != "multi_label":
         return Text(path.name, style="italic")
     count = len(answer.labels)
-    told = f"{path.name}: {count or 'no'} label{'' if count == 1 else 's'}"
+    title = f"{path.name}: {count or 'no'} label{'' if count == 1 else 's'}"
     if answer.path_probability is not None:
-        told += f"{', in the order predicted' if count > 1 else ''}; {answer.path_probability:.2%} for the whole set"
+        title += f"{', in the order predicted' if count > 1 else ''}; {answer.path_probability:.2%} for the whole set"
     elif count > 1:
-        told += ", most probable first"
-    return Text(told, style="italic")
+        title += ", most probable first"
+    return Text(title, style="italic")
 
 
 def _without_none(items: list[tuple[str, Any]]) -> dict[str, Any]:

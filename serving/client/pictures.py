@@ -1,4 +1,4 @@
-"""A small picture in the terminal, two pixels a character: half blocks in colour, or shades where there is none."""
+"""Draw an image in the terminal, two pixels to a character: half blocks in colour, or shades without colour."""
 
 import io
 
@@ -16,7 +16,7 @@ _SHADES = " .:░▒▓█"
 
 
 def draw(data: bytes, *, colour: bool) -> Segments | None:
-    """An image file, 28 characters wide; None for one that cannot be read, which the server will explain better."""
+    """Draw an image file, 28 characters wide. None for an unreadable file: the server's error explains it better."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             scale = WIDTH / max(image.size)
@@ -27,18 +27,19 @@ def draw(data: bytes, *, colour: bool) -> Segments | None:
     return Segments(_half_blocks(pixels) if colour else _shades(pixels))
 
 
-def print_beside(console: Console, image: bytes | None, told: RenderableType) -> None:
-    """Print what there is to tell; on its left, or above where that is too wide, the image if it can be drawn."""
+def print_with_image(console: Console, image: bytes | None, text: RenderableType) -> None:
+    """Print an image with a text to its right, or below it if both are wider than the console; without an image, the
+    text alone."""
     picture = draw(image, colour=console.color_system is not None) if image is not None else None
     layout = Table.grid(padding=(0, 3))
     if picture is None:
-        layout.add_row(told)
-    elif WIDTH + 3 + console.measure(told).maximum > console.width:
+        layout.add_row(text)
+    elif WIDTH + 3 + console.measure(text).maximum > console.width:
         layout.add_row(picture)
-        layout.add_row(told)
+        layout.add_row(text)
     else:
         layout.add_column(width=WIDTH)
-        layout.add_row(picture, told)
+        layout.add_row(picture, text)
     console.print(layout)
 
 

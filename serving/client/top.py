@@ -1,4 +1,4 @@
-"""``hangtag top``."""
+"""``hangtag top``: show what a running server is doing, refreshed at an interval."""
 
 import json
 from collections.abc import Iterator
@@ -11,28 +11,28 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hangtag.serving.client.activity import Activity, Look, MetricsError, activities, fetch_metrics
+from hangtag.serving.client.activity import Activity, Snapshot, activities, fetch_metrics
 from hangtag.serving.client.client import Client
-from hangtag.serving.connection import ClientError, server_option
-from hangtag.serving.credentials import Credentials, CredentialsError, credentials_options
+from hangtag.serving.credentials import Credentials
+from hangtag.serving.options import credentials_options, server_option
 
 
 @click.command()
 @server_option
 @click.option(
-    "--metrics", metavar="URL", help="Its metrics too, http://HOST:8002/metrics: percentiles, queue, workers."
+    "--metrics", metavar="URL", help="Show its metrics too, http://HOST:8002/metrics: percentiles, queue, workers."
 )
 @click.option(
-    "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two looks."
+    "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two snapshots."
 )
-@click.option("--once", is_flag=True, help="Look twice, show what happened in between, and end.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a look and line, for scripts.")
+@click.option("--once", is_flag=True, help="Show what happened between two snapshots, and end.")
+@click.option("--json", "as_json", is_flag=True, help="Write one line of JSON per interval, for scripts.")
 @credentials_options
 def top(server: str, metrics: str | None, interval: float, once: bool, as_json: bool, credentials: Credentials) -> None:
     """Show what a running server is doing: calls, samples and failures a second, batch size and times of each model.
 
-    It asks for the protocol's ModelStatistics, so that it works with Triton too. Times are means over the requests that
-    were answered in between; percentiles need --metrics. Ctrl-C ends it.
+    It calls the protocol's ModelStatistics, so it works with Triton too. Times are means over the requests answered
+    in the interval; percentiles need --metrics. Ctrl-C ends it.
 
     \b
     Examples:
@@ -50,36 +50,37 @@ def top(server: str, metrics: str | None, interval: float, once: bool, as_json: 
                     if once:
                         break
             else:
-                with Live(Text(f"looking at {server} ..."), console=console, auto_refresh=False, screen=True) as live:
+                with Live(Text(f"waiting for {server} ..."), console=console, auto_refresh=False, screen=True) as live:
                     for before, after in pairs:
                         live.update(_view(server, before, after), refresh=True)
-    except (ClientError, CredentialsError, MetricsError) as error:
-        raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         return
 
 
-def _pairs(client: Client, metrics: str | None, interval: float) -> Iterator[tuple[Look, Look]]:
-    def look() -> Look:
-        return Look.of(monotonic(), client.statistics(), fetch_metrics(metrics) if metrics else None)
+def _pairs(client: Client, metrics: str | None, interval: float) -> Iterator[tuple[Snapshot, Snapshot]]:
+    def snapshot() -> Snapshot:
+        return Snapshot.from_statistics(monotonic(), client.statistics(), fetch_metrics(metrics) if metrics else None)
 
-    before = look()
+    before = snapshot()
     while True:
         sleep(interval)
-        after = look()
+        after = snapshot()
         yield before, after
         before = after
 
 
-def _print(console: Console, server: str, before: Look, after: Look, as_json: bool) -> None:
+def _print(console: Console, server: str, before: Snapshot, after: Snapshot, as_json: bool) -> None:
     if as_json:
-        models = [{k: v for k, v in asdict(one).items() if v is not None} for one in activities(before, after)]
-        click.echo(json.dumps({"seconds": after.at - before.at, "models": models}))
+        models = [
+            {key: value for key, value in asdict(activity).items() if value is not None}
+            for activity in activities(before, after)
+        ]
+        click.echo(json.dumps({"seconds": after.time - before.time, "models": models}))
     else:
         console.print(_view(server, before, after))
 
 
-def _view(server: str, before: Look, after: Look) -> RenderableType:
+def _view(server: str, before: Snapshot, after: Snapshot) -> RenderableType:
     rows = activities(before, after)
     head = (
         f"{server}   {sum(row.calls for row in rows):,.0f} calls/s   {sum(row.samples for row in rows):,.0f} samples/s"

@@ -142,7 +142,7 @@ def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANGTAG_SERVE_PORT", "eight")
     result = CliRunner().invoke(main, ["serve"])
     assert result.exit_code == 2
-    assert "'eight' is not a valid integer" in result.output
+    assert "'eight' is not a whole number" in result.output
 
 
 def test_children_run_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

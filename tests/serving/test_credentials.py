@@ -6,7 +6,8 @@ import grpc
 import pytest
 from click.testing import CliRunner
 
-from hangtag.serving.credentials import Credentials, CredentialsError, credentials_options
+from hangtag.serving.credentials import Credentials, CredentialsError
+from hangtag.serving.options import credentials_options
 
 
 def test_without_anything_there_is_no_metadata() -> None:

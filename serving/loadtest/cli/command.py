@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from hangtag.serving.credentials import Credentials, credentials_options
+from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.cli import progress, report_files
 from hangtag.serving.loadtest.cli.calibrate import calibrate_alone
 from hangtag.serving.loadtest.cli.compare import compare, warn_of_other_machine
@@ -23,6 +23,7 @@ from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.report import table
 from hangtag.serving.loadtest.report.json_reader import read
+from hangtag.serving.options import credentials_options
 
 
 class WithCompare(click.Command):

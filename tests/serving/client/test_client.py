@@ -149,9 +149,9 @@ def test_one_client_serves_many_threads(client: Client) -> None:
 @pytest.mark.parametrize(
     ("image", "said"),
     [
-        ("boot.png", "image is bytes or a numpy array, not str; of a path, read the bytes"),
-        (np.zeros((28, 28)), r"pixels are uint8 \[height, width\], not float64 \[28, 28\]"),
-        (np.zeros(784, np.uint8), r"pixels are uint8 \[height, width\], not uint8 \[784\]"),
+        ("boot.png", r"image must be bytes or a numpy array, not str; for a path, pass path.read_bytes\(\)"),
+        (np.zeros((28, 28)), r"pixels must be uint8 \[height, width\], not float64 \[28, 28\]"),
+        (np.zeros(784, np.uint8), r"pixels must be uint8 \[height, width\], not uint8 \[784\]"),
     ],
 )
 def test_an_image_of_another_type_is_a_type_error(image: Any, said: str) -> None:

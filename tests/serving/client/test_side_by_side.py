@@ -88,7 +88,7 @@ def test_the_picture_is_beside_the_table_or_above_where_that_is_too_wide(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--model", "one", "--model", "other", "--model-version", "1"), "--model-version is of one model"),
+        (("--model", "one", "--model", "other", "--model-version", "1"), "--model-version needs a single model"),
     ],
 )
 def test_usage_errors(twins: Server, garment: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -72,9 +72,9 @@ def test_what_the_images_raise_comes_after_the_answers_before_it(client: Client)
 
 
 def test_what_is_no_image_is_a_mistake_of_the_callers(client: Client) -> None:
-    with pytest.raises(TypeError, match="pixels are uint8"):
+    with pytest.raises(TypeError, match="pixels must be uint8"):
         list(client.classify_stream([PIXELS[0].astype(np.float32)], "classifier"))
-    with pytest.raises(TypeError, match="image is bytes or a numpy array, not str"):
+    with pytest.raises(TypeError, match="image must be bytes or a numpy array, not str"):
         client.compare("boot.png")  # type: ignore[arg-type]
 
 

@@ -10,11 +10,13 @@ from click.testing import CliRunner, Result
 from hangtag.cli import main
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.client import Client
-from hangtag.serving.client.activity import Look, Metrics, activities, quantile
+from hangtag.serving.client.activity import Metrics, Snapshot, activities, quantile
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.telemetry.http_endpoint import MetricsServer
 from hangtag.serving.server.telemetry.prometheus import StateCollector
+
+snapshot = Snapshot.from_statistics
 
 
 def duration(count: int, ms: float) -> pb.StatisticDuration:
@@ -40,8 +42,8 @@ def statistics(calls: int, samples: int, batches: int, failed: int = 0) -> pb.Mo
 
 
 def test_rates_and_means_are_of_what_happened_in_between() -> None:
-    before = Look.of(100.0, [statistics(1000, 5000, 10)])
-    after = Look.of(102.0, [statistics(1100, 5400, 60, failed=4)])
+    before = snapshot(100.0, [statistics(1000, 5000, 10)])
+    after = snapshot(102.0, [statistics(1100, 5400, 60, failed=4)])
     (row,) = activities(before, after)
     assert (row.calls, row.samples, row.failures, row.batch_size) == (50, 200, 2, 8)
     assert (row.queue_ms, row.compute_ms) == (2, 7)
@@ -49,13 +51,13 @@ def test_rates_and_means_are_of_what_happened_in_between() -> None:
 
 
 def test_a_model_that_is_new_or_was_loaded_again_counts_from_nothing() -> None:
-    after = Look.of(1.0, [statistics(10, 10, 10)])
-    assert activities(Look.of(0.0, []), after) == activities(Look.of(0.0, [statistics(9999, 9999, 9999)]), after)
+    after = snapshot(1.0, [statistics(10, 10, 10)])
+    assert activities(snapshot(0.0, []), after) == activities(snapshot(0.0, [statistics(9999, 9999, 9999)]), after)
 
 
 def test_where_nothing_happened_there_are_no_means() -> None:
     same = statistics(10, 10, 10)
-    (row,) = activities(Look.of(0.0, [same]), Look.of(1.0, [same]))
+    (row,) = activities(snapshot(0.0, [same]), snapshot(1.0, [same]))
     assert (row.calls, row.batch_size, row.queue_ms, row.compute_ms) == (0, None, None, None)
 
 
@@ -63,7 +65,10 @@ def test_percentiles_are_of_what_happened_in_between() -> None:
     key = ("m", "1")
     before = Metrics(latencies={key: {0.001: 100, 0.002: 100, float("inf"): 100}})
     after = Metrics({key: 3}, {key: 8}, {key: {0.001: 100, 0.002: 199, float("inf"): 200}})
-    (row,) = activities(Look.of(0.0, [statistics(1, 1, 1)], before), Look.of(1.0, [statistics(2, 2, 2)], after))
+    (row,) = activities(
+        snapshot(0.0, [statistics(1, 1, 1)], before),
+        snapshot(1.0, [statistics(2, 2, 2)], after),
+    )
     assert row.p50_ms == pytest.approx(1 + 50 / 99)
     assert row.p99_ms == pytest.approx(2)
     assert (row.queued, row.max_queue_size) == (3, 8)

@@ -1,0 +1,23 @@
+"""``hangtag health``. Containers run it every few seconds, so it loads as little as it can."""
+
+import click
+
+from hangtag.errors import UserError
+from hangtag.serving.credentials import Credentials
+from hangtag.serving.health import HealthConnection
+from hangtag.serving.options import credentials_options, server_option
+
+
+@click.command()
+@server_option
+@click.option("--model", default="", help="Ask for one model.  [default: the whole server]")
+@click.option("--wait", type=click.FloatRange(min=0), help="Wait up to this many seconds for it to become ready.")
+@credentials_options
+def health(server: str, model: str, wait: float | None, credentials: Credentials) -> None:
+    """Report whether a server is ready: exit code 0 if it is, else 1."""
+    with HealthConnection(server, credentials=credentials) as connection:
+        if wait is not None:
+            connection.wait_until_ready(wait, model)
+        elif not connection.is_ready(model):
+            raise UserError(f"{model or 'the server'} at {server} is not ready")
+    click.echo(f"{model or 'the server'} at {server} is ready")

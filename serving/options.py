@@ -1,0 +1,55 @@
+"""Command-line options that the commands which call a server share: its address, TLS and a token."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from hangtag.serving.credentials import Credentials, CredentialsError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_CREDENTIALS = {
+    "--tls-ca": "Use TLS, and trust servers whose certificate these authorities (a PEM file) signed.",
+    "--tls-cert": "This client's own certificate (PEM), for a server that asks for one. Needs --tls-key.",
+    "--tls-key": "The key of --tls-cert (PEM, not encrypted).",
+    "--token-file": "Send the first line of this file as bearer token.",
+}
+
+server_option = click.option(
+    "--server", default="127.0.0.1:8001", show_default=True, show_envvar=True, help="HOST:PORT of the server."
+)
+
+
+def credentials_options(command: F) -> F:
+    """Add --tls-ca, --tls-cert, --tls-key and --token-file to a click command, which receives them as ``credentials``.
+
+    Files that do not fit together, and a token that cannot be read, are usage errors (exit code 2) before any call.
+    """
+
+    @functools.wraps(command)
+    def with_credentials(
+        *args: Any,
+        tls_ca: Path | None,
+        tls_cert: Path | None,
+        tls_key: Path | None,
+        token_file: Path | None,
+        **kwargs: Any,
+    ) -> Any:
+        try:
+            credentials = Credentials(tls_ca, tls_cert, tls_key, token_file)
+            credentials.metadata()
+        except CredentialsError as error:
+            raise click.UsageError(f"{error}.") from error
+        return command(*args, credentials=credentials, **kwargs)
+
+    decorated: Any = with_credentials
+    for flag, help_text in reversed(_CREDENTIALS.items()):
+        # One environment variable for all commands that call a server, in addition to each command's own.
+        variable = f"HANGTAG_{flag.removeprefix('--').replace('-', '_').upper()}"
+        decorated = click.option(flag, type=_FILE, envvar=variable, show_envvar=True, help=help_text)(decorated)
+    result: F = decorated
+    return result
