@@ -9,7 +9,7 @@ import onnx
 import torch
 
 from hangtag.export.network.served_network import Classifier, ServedNetwork
-from hangtag.serving.server.runtime.session import VERSION as ONNXRUNTIME_VERSION
+from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.runs.config import portable

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from hangtag.serving.server.errors import InferenceError
-from hangtag.serving.server.runtime.session import Array, dtype_of
+from hangtag.serving.server.runtime.arrays import Array, dtype_of
 from hangtag.serving.signature import Signature, TensorSpec
 
 INTEGER_LIMITS = (10, 2)

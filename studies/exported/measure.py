@@ -22,7 +22,7 @@ from hangtag.export.network.served_network import Classifier, ServedNetwork
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.loadtest.measuring.environment import cpu_model
-from hangtag.serving.server.runtime.session import VERSION as ONNXRUNTIME_VERSION
+from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist as data
 from studies.exported import profile

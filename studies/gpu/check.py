@@ -14,8 +14,9 @@ from rich.table import Table
 from hangtag.serving.model_repository import ModelRepositoryError, latest_versions
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.batch_buckets import bucket_sizes
+from hangtag.serving.server.runtime.inference_session import VERSION
 from hangtag.serving.server.runtime.providers import BY_NAME
-from hangtag.serving.server.runtime.session import VERSION, Runtime
+from hangtag.serving.server.runtime.session import Runtime
 from studies.gpu.worker import WAYS
 
 LARGEST_DIFFERENCE = 0.01

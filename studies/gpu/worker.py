@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from hangtag.serving.server.host.cpus import usable_cpus
-from hangtag.serving.server.runtime.batch_buckets import doubt, random_rows, shape_of
-from hangtag.serving.server.runtime.session import Runtime, Tensors, dtype_of
+from hangtag.serving.server.runtime.arrays import Tensors, dtype_of, random_rows, shape_of
+from hangtag.serving.server.runtime.batch_buckets import no_fixed_shapes_because
+from hangtag.serving.server.runtime.session import Runtime
 
 WAYS = {"plain": "session.run", "bound": "IO binding", "graphs": "CUDA graphs"}
 _WARM_UP = 5
@@ -22,12 +23,12 @@ def measure(file: Path, way: str, provider: str, sizes: list[int], runs: int) ->
     """The figures of one way, or why the model is skipped. sizes: of batches, ascending."""
     before = gpu_mib()
     runtime = Runtime(file, provider=provider)
-    problem = doubt(runtime.signature)
+    problem = no_fixed_shapes_because(runtime.signature)
     if problem:
         return {"skipped": problem}
     runtime.warm_up([sizes[0], sizes[-1]])
     if way != "plain":
-        runtime.bind(sizes[-1], slots=1, cuda_graphs="on" if way == "graphs" else "off")
+        runtime.use_io_binding(sizes[-1], instances=1, cuda_graphs="on" if way == "graphs" else "off")
     cpu = Runtime(file, provider="cpu", threads=usable_cpus())
     batches = {size: _batch(runtime, size) for size in sizes}
     figures: dict[str, Any] = {

@@ -55,9 +55,9 @@ def _measure(way: str, models: Path) -> None:
     """Load every model as the server does, compute the smallest and the largest batch, and print what it took."""
     import onnxruntime
 
-    from hangtag.serving.server.runtime import session as runtime  # for the pool of memory that all sessions share
+    from hangtag.serving.server.runtime.inference_session import share_one_arena
 
-    assert onnxruntime.__version__ == runtime.VERSION
+    share_one_arena()
     sessions = []
     for file in [] if way == "no models" else latest_versions(models):
         options = onnxruntime.SessionOptions()

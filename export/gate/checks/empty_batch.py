@@ -14,7 +14,8 @@ from hangtag.export import child_process
 from hangtag.export.errors import GateError
 from hangtag.export.gate.check import EMPTY_BATCH, PassedCheck
 from hangtag.serving.server.errors import InferenceError
-from hangtag.serving.server.runtime.session import Runtime, dtype_of
+from hangtag.serving.server.runtime.arrays import dtype_of
+from hangtag.serving.server.runtime.session import Runtime
 
 _SECONDS = 120.0
 

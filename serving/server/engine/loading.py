@@ -55,9 +55,9 @@ def load_model(file: ModelFile, server_config: ServerConfig) -> ServedModel:
     model = ServedModel(file, runtime, config)
     runtime.warm_up(sorted({1, model.max_batch_size}))
     if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
-        runtime.widen(cpus)
+        runtime.try_more_threads(cpus)
     if not runtime.on_cpu:
-        runtime.bind(model.max_batch_size, slots=config.instance_count, cuda_graphs=config.cuda_graphs)
+        runtime.use_io_binding(model.max_batch_size, instances=config.instance_count, cuda_graphs=config.cuda_graphs)
     log.info(
         "model loaded",
         model=file.name,

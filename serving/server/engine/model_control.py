@@ -258,6 +258,7 @@ def _state_of(model: ServedModel) -> VersionState:
         requested_provider=model.runtime.requested_provider,
         provider=model.runtime.provider,
         cuda_graphs=model.runtime.cuda_graphs,
+        io_binding_failures=model.runtime.io_binding_failures,
         instances=model.instances,
         queued=len(model.batcher),
         max_queue_size=model.batcher.max_queue_size,

@@ -1,1 +1,19 @@
-"""ONNX Runtime, and the only folder that knows it: sessions, IO binding, CUDA graphs and execution providers."""
+"""ONNX Runtime, which only this folder knows: sessions, execution providers, IO binding and CUDA graphs.
+
+``session.Runtime`` is what the engine and the export use. The package imports ONNX Runtime, with its telemetry off.
+"""
+
+import os
+
+# Official Linux builds since 1.29 send telemetry unless they find this variable when they are imported. It is set for
+# the import alone, so that a program that imports hangtag keeps the environment that it had.
+_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+_was_set = _TELEMETRY in os.environ
+os.environ.setdefault(_TELEMETRY, "1")
+try:
+    import onnxruntime
+finally:
+    if not _was_set:
+        del os.environ[_TELEMETRY]
+if os.environ.get(_TELEMETRY, "1") == "1":
+    onnxruntime.disable_telemetry_events()

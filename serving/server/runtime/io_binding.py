@@ -1,6 +1,6 @@
-"""A session that runs with ONNX Runtime's IO binding, from page-locked memory, and on a GPU by captured graphs.
+"""Buffers that a session reads and writes by ONNX Runtime's IO binding, and pools of them that threads share.
 
-Knows ONNX Runtime by what it is handed; only runtime.py imports it.
+Nothing here imports ONNX Runtime: binding_factory passes its objects in.
 """
 
 import queue
@@ -8,16 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-import numpy.typing as npt
-
-from hangtag.serving.server.runtime.batch_buckets import bucket_for, pad
-
-Array = npt.NDArray[Any]
-Tensors = Mapping[str, Array]
+from hangtag.serving.server.runtime.arrays import Array, Tensors, pad
+from hangtag.serving.server.runtime.batch_buckets import bucket_for
 
 
-class Value(Protocol):
-    """ONNX Runtime's OrtValue."""
+class OrtValue(Protocol):
+    """The methods of ONNX Runtime's OrtValue that are used here."""
 
     def update_inplace(self, data: Array) -> None: ...
 
@@ -25,79 +21,99 @@ class Value(Protocol):
 
 
 class Buffers(Protocol):
-    """What one batch at a time is computed with."""
+    """The memory that one batch at a time is computed with."""
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Every output for these rows, in memory of its own: the buffers are soon written again."""
+        """Compute every output. The arrays are copies, because the next batch overwrites the buffers."""
         ...
 
 
-class Staging:
-    """Inputs pass through memory of their own here, as long as the largest batch; ONNX Runtime finds the rest."""
+class PinnedInputs:
+    """Copies inputs into buffers of the largest batch's size and binds those; ONNX Runtime allocates the outputs."""
 
     def __init__(
-        self, session: Any, hosts: Mapping[str, Array], outputs: Sequence[str], device: tuple[str, int]
+        self, session: Any, host_inputs: Mapping[str, Array], output_names: Sequence[str], device: tuple[str, int]
     ) -> None:
-        """session: ONNX Runtime's InferenceSession. hosts: the inputs here. device: its kind and its number."""
-        self._session, self._hosts, self._outputs, self._device = session, hosts, outputs, device
+        """
+        Args:
+            session: ONNX Runtime's InferenceSession.
+            host_inputs: For each input a buffer [largest batch, …] in this machine's memory.
+            output_names: The model's outputs.
+            device: ONNX Runtime's name and number of the device that computes, such as ("cuda", 0).
+        """
+        self._session, self._host_inputs = session, host_inputs
+        self._output_names, self._device = output_names, device
         self._binding = session.io_binding()
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        for name, host in self._hosts.items():
-            rows = host[: len(inputs[name])]
+        for name, buffer in self._host_inputs.items():
+            rows = buffer[: len(inputs[name])]
             rows[...] = inputs[name]
-            self._binding.bind_cpu_input(name, rows)  # from here it goes to the device
-        for name in self._outputs:  # each time, or the last batch's buffers are taken for this one's
+            self._binding.bind_cpu_input(name, rows)  # ONNX Runtime copies it to the device
+        # Bound again for each batch; otherwise ONNX Runtime reuses the buffers of the last batch, whose size differs.
+        for name in self._output_names:
             self._binding.bind_output(name, *self._device)
         self._session.run_with_iobinding(self._binding)
-        return dict(zip(self._outputs, self._binding.copy_outputs_to_cpu(), strict=True))
+        return dict(zip(self._output_names, self._binding.copy_outputs_to_cpu(), strict=True))
 
 
 class FixedBuffers:
-    """Of one batch size, at fixed addresses, as a captured graph needs them: here, and on the device."""
+    """Buffers of one batch size at addresses that never change, which a captured CUDA graph needs."""
 
     def __init__(
         self,
         session: Any,
         run_options: Any,
-        hosts: Mapping[str, Array],
-        inputs: Mapping[str, Value],
-        outputs: Mapping[str, Value],
+        host_inputs: Mapping[str, Array],
+        device_inputs: Mapping[str, OrtValue],
+        device_outputs: Mapping[str, OrtValue],
     ) -> None:
-        """session, run_options: ONNX Runtime's InferenceSession and RunOptions. hosts: the inputs in memory here."""
+        """
+        Args:
+            session: ONNX Runtime's InferenceSession.
+            run_options: ONNX Runtime's RunOptions with the number of the graph to capture or replay.
+            host_inputs: For each input a buffer [batch size, …] in this machine's memory.
+            device_inputs: For each input the value on the device.
+            device_outputs: For each output the value on the device.
+        """
         self._session, self._run_options = session, run_options
-        self._hosts, self._inputs, self._outputs = hosts, inputs, outputs
+        self._host_inputs, self._device_inputs, self._device_outputs = host_inputs, device_inputs, device_outputs
         self._binding = session.io_binding()
-        for name, value in inputs.items():
+        for name, value in device_inputs.items():
             self._binding.bind_ortvalue_input(name, value)
-        for name, value in outputs.items():
+        for name, value in device_outputs.items():
             self._binding.bind_ortvalue_output(name, value)
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         samples = _samples(inputs)
-        for name, host in self._hosts.items():
-            pad(host, inputs[name])
-            self._inputs[name].update_inplace(host)
+        for name, buffer in self._host_inputs.items():
+            pad(buffer, inputs[name])
+            self._device_inputs[name].update_inplace(buffer)
         self._session.run_with_iobinding(self._binding, self._run_options)
-        return {name: value.numpy()[:samples].copy() for name, value in self._outputs.items()}
+        return {name: value.numpy()[:samples].copy() for name, value in self._device_outputs.items()}
 
 
-class BoundSession:
-    """Buffers of some batch sizes, once for each batch that may be computed at the same time."""
+class BufferPool:
+    """One set of buffers, of a few batch sizes, for each batch that may be computed at the same time. Thread-safe."""
 
-    def __init__(self, sizes: Sequence[int], make: Callable[[int], Buffers], *, slots: int) -> None:
-        """sizes: of batches, ascending. make: a size's buffers."""
+    def __init__(self, sizes: Sequence[int], make_buffers: Callable[[int], Buffers], *, instances: int) -> None:
+        """
+        Args:
+            sizes: The batch sizes, ascending.
+            make_buffers: Makes the buffers of one batch size.
+            instances: How many batches may be computed at the same time.
+        """
         self.sizes = tuple(sizes)
         self._free: queue.SimpleQueue[dict[int, Buffers]] = queue.SimpleQueue()
-        for _ in range(slots):
-            self._free.put({size: make(size) for size in sizes})
+        for _ in range(instances):
+            self._free.put({size: make_buffers(size) for size in sizes})
 
-    def takes(self, inputs: Tensors) -> bool:
-        """Whether there are buffers for so many rows."""
+    def fits(self, inputs: Tensors) -> bool:
+        """Whether the pool has buffers for a batch of this size."""
         return bucket_for(self.sizes, _samples(inputs)) is not None
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Every output for these rows, from whichever thread. Waits where more run at once than there are slots."""
+        """Compute every output of a batch that fits. Waits while all buffers are in use."""
         size = bucket_for(self.sizes, _samples(inputs))
         assert size is not None
         buffers = self._free.get()
@@ -107,14 +123,17 @@ class BoundSession:
             self._free.put(buffers)
 
 
-class OneThreadSession(BoundSession):
-    """All runs in one thread of its own: in ONNX Runtime a captured graph is the thread's that captured it."""
+class GraphPool(BufferPool):
+    """Captured CUDA graphs, one for each batch size. ONNX Runtime replays a graph only in the thread that captured it,
+    so this pool has a thread of its own for every run."""
 
-    def __init__(self, sizes: Sequence[int], make: Callable[[int], Buffers], *, session: Any, name: str) -> None:
-        """session: ONNX Runtime's, whose graphs they are."""
+    def __init__(
+        self, sizes: Sequence[int], make_buffers: Callable[[int], Buffers], *, session: Any, name: str
+    ) -> None:
+        """session: ONNX Runtime's InferenceSession that captures the graphs. name: of the thread."""
         self.session = session
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        super().__init__(sizes, make, slots=1)
+        super().__init__(sizes, make_buffers, instances=1)
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         return self._thread.submit(super().run, inputs).result()

@@ -1,4 +1,4 @@
-"""Page-locked memory of this machine, which a GPU reads by itself; plain memory where there is none to be had."""
+"""Page-locked (pinned) memory of this machine, which a GPU reads without the CPU's help."""
 
 import ctypes
 import math
@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 
 class PinnedMemory:
-    """Arrays in page-locked memory. ``problem`` says why they are in plain memory instead; empty while they are not."""
+    """Allocates arrays in page-locked memory. ``problem`` says why they are in plain memory instead, or is empty."""
 
     def __init__(self, cuda_version: str) -> None:
-        """cuda_version: of the CUDA that ONNX Runtime was built with, such as 12.8; empty where it has none."""
+        """cuda_version: the version of CUDA that ONNX Runtime was built with, such as 12.8; empty without CUDA."""
         self.problem = ""
         self._cudart: ctypes.CDLL | None = None
         if not cuda_version:
@@ -27,7 +27,7 @@ class PinnedMemory:
             self.problem = str(error)
 
     def zeros(self, shape: Sequence[int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """An array of zeros, on pages of its own: a page can be locked once only."""
+        """An array of zeros on pages that no other array uses, because a page can be locked only once."""
         count = math.prod(shape)
         pages = mmap.mmap(-1, max(1, count * dtype.itemsize))
         array = np.frombuffer(pages, dtype, count)
@@ -38,5 +38,5 @@ class PinnedMemory:
             if code == 0:
                 weakref.finalize(array, self._cudart.cudaHostUnregister, address)
             else:
-                self.problem = f"cudaHostRegister ended with CUDA's error {code}"
+                self.problem = f"cudaHostRegister failed with CUDA's error {code}"
         return array.reshape(shape)

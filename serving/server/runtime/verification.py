@@ -1,71 +1,67 @@
-"""Another way to compute a model is used only after it has answered as the session itself does."""
+"""Checks that another way to compute a model answers as its session does, and measures which is faster."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from hangtag.serving.server.runtime.batch_buckets import random_rows, shape_of
-from hangtag.serving.server.runtime.io_binding import BoundSession
+from hangtag.serving.server.runtime.arrays import Array, Tensors, dtype_of, random_rows, shape_of
+from hangtag.serving.server.runtime.io_binding import BufferPool
 from hangtag.serving.signature import Signature
 
-Array = npt.NDArray[Any]
-Tensors = Mapping[str, Array]
-S = TypeVar("S", bound=BoundSession)
+Pool = TypeVar("Pool", bound=BufferPool)
 Compute = Callable[[Tensors], Mapping[str, Array]]
 
-# What must be found is an answer to other rows, not that one device rounds in two ways.
+# Wide, because the check looks for answers to other rows, not for a device's rounding.
 _TOLERANCE = 0.01
-_CHECKS = 2  # a graph that reads what was there when it was captured is right once
+_CHECKS = 2  # a graph that reads the inputs of its capture answers the first batch correctly
 _RUNS = 7
 
 
 @dataclass(frozen=True)
-class Proof:
-    """ordinary: what is known to be right. dtypes: of each input, of which the first axis alone is free."""
+class Verification:
+    """Compares buffer pools with ``reference``, a way to compute that is known to be right.
+
+    The first axis alone of each of the signature's inputs and outputs is free.
+    """
 
     signature: Signature
-    dtypes: Mapping[str, np.dtype[Any]]
-    ordinary: Compute
+    reference: Compute
 
-    def tried(self, make: Callable[[], S]) -> tuple[S | None, str]:
-        """A session that answers as it should; else None, and why. Whatever making or running it raises is a reason."""
+    def verified(self, make_pool: Callable[[], Pool]) -> tuple[Pool | None, str]:
+        """The pool, where its answers equal the reference's; else None and why. Every exception counts as a reason."""
         try:
-            session = make()
-            problem = self._difference(session)
+            pool = make_pool()
+            problem = self._difference(pool)
         except Exception as error:
             return None, str(error)
-        return (None, problem) if problem else (session, "")
+        return (None, problem) if problem else (pool, "")
 
-    def gains(self, session: BoundSession, other: BoundSession, share: float) -> bool:
-        """Whether batches of every size, one of each, take less than this share of the time that the other takes."""
-        batches = [self._batch(size, seed=0) for size in session.sizes]
-        return seconds(session.run, batches) < share * seconds(other.run, batches)
+    def is_faster(self, pool: BufferPool, other: BufferPool, share: float) -> bool:
+        """Whether one batch of each size takes less than this share of the time that the other pool takes."""
+        batches = [self._batch(size, seed=0) for size in pool.sizes]
+        return seconds(pool.run, batches) < share * seconds(other.run, batches)
 
     def _batch(self, samples: int, seed: int) -> Tensors:
-        return {
-            spec.name: random_rows(shape_of(spec, samples), self.dtypes[spec.name], seed)
-            for spec in self.signature.inputs
-        }
+        return {spec.name: random_rows(shape_of(spec, samples), dtype_of(spec), seed) for spec in self.signature.inputs}
 
-    def _difference(self, session: BoundSession) -> str:
-        """Full batches, and padded ones."""
-        for size in session.sizes:
+    def _difference(self, pool: BufferPool) -> str:
+        """Compare a full batch and a padded one of each size; returns the first difference, or an empty text."""
+        for size in pool.sizes:
             for check in range(_CHECKS):
                 samples = max(1, size - check)
                 inputs = self._batch(samples, seed=check)
-                right = self.ordinary(inputs)
-                for name, array in session.run(inputs).items():
-                    if not _alike(array, right[name]):
-                        return f"output {name!r} is not the session's own with {samples} samples"
+                expected = self.reference(inputs)
+                for name, array in pool.run(inputs).items():
+                    if not _equal(array, expected[name]):
+                        return f"output {name!r} differs from the session's with {samples} samples"
         return ""
 
 
 def seconds(compute: Compute, batches: Sequence[Tensors]) -> float:
-    """The shortest of several runs of each batch, added up: what else the machine did meanwhile does not count."""
+    """The sum over the batches of the shortest of several runs, so that other work of the machine counts little."""
     return sum(min(_timed(compute, inputs) for _ in range(_RUNS)) for inputs in batches)
 
 
@@ -75,10 +71,10 @@ def _timed(compute: Compute, inputs: Tensors) -> float:
     return time.perf_counter() - started
 
 
-def _alike(array: Array, right: Array) -> bool:
-    if array.shape != right.shape:
+def _equal(array: Array, expected: Array) -> bool:
+    if array.shape != expected.shape:
         return False
     if array.dtype.kind != "f":
-        return bool((array == right).all())
-    scale = float(np.abs(right[np.isfinite(right)]).max(initial=0))
-    return np.allclose(array, right, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
+        return bool((array == expected).all())
+    scale = float(np.abs(expected[np.isfinite(expected)]).max(initial=0))
+    return np.allclose(array, expected, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)

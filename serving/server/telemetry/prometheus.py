@@ -128,6 +128,11 @@ def _models(state: ServerState) -> Iterator[Metric]:
         "The execution provider, requested and obtained, and whether CUDA graphs compute (on, off)",
         labels=[*_MODEL, "provider_asked", "provider", "cuda_graphs"],
     )
+    binding_failures = CounterMetricFamily(
+        "hangtag_io_binding_failures",
+        "Batches that failed with IO binding and were computed without it; the model no longer uses it then",
+        labels=_MODEL,
+    )
     queues = GaugeMetricFamily("hangtag_max_queue_size", "Requests that the queue holds, of all workers", labels=_MODEL)
     for version in state.versions:
         labels = [version.name, version.version]
@@ -136,9 +141,10 @@ def _models(state: ServerState) -> Iterator[Metric]:
         if version.state == READY:
             instances.add_metric(labels, version.instances)
             queues.add_metric(labels, version.max_queue_size)
+            binding_failures.add_metric(labels, version.io_binding_failures)
             graphs = "on" if version.cuda_graphs else "off"
             info.add_metric([*labels, version.requested_provider, version.provider, graphs], 1)
-    yield from (ready, instances, info, queues)
+    yield from (ready, instances, info, queues, binding_failures)
     loads = CounterMetricFamily("hangtag_model_loads", "Loads of versions, by outcome", labels=["model", "outcome"])
     for (model, outcome), times in state.loads.items():
         loads.add_metric([model, outcome], times)

@@ -26,6 +26,7 @@ class VersionState:
     counters: Counters = field(default_factory=Counters)
     requested_provider: str = ""
     cuda_graphs: bool = False
+    io_binding_failures: int = 0
 
     def __add__(self, other: "VersionState") -> "VersionState":
         """Combine one version in two processes: the worse state, the sum of the counters."""
@@ -39,6 +40,7 @@ class VersionState:
             queued=self.queued + other.queued,
             max_queue_size=self.max_queue_size + other.max_queue_size,
             counters=self.counters + other.counters,
+            io_binding_failures=self.io_binding_failures + other.io_binding_failures,
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.runtime.session import VERSION
+from hangtag.serving.server.runtime.inference_session import VERSION
 from hangtag.serving.server.telemetry.model_statistics import Duration
 from hangtag.serving.server.telemetry.server_state import VersionState
 from hangtag.serving.signature import TensorSpec

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hangtag.serving.server.runtime.batch_buckets import bucket_for, bucket_sizes, doubt, pad, random_rows
+from hangtag.serving.server.runtime.arrays import pad, random_rows
+from hangtag.serving.server.runtime.batch_buckets import bucket_for, bucket_sizes, no_fixed_shapes_because
 from hangtag.serving.signature import Signature, TensorSpec
 
 
@@ -43,16 +44,16 @@ def spec(name: str, *shape: int | None, datatype: str = "FP32") -> TensorSpec:
     [
         ([spec("x", None, 2)], [spec("y", None, 3), spec("z", None)], None),
         ([spec("x", 4)], [spec("y", 4)], "its requests are not joined"),
-        ([spec("x", None, None)], [spec("y", None)], "input 'x' has sizes that a batch's size does not tell"),
-        ([spec("x", None)], [spec("y", None, None)], "output 'y' has sizes"),
+        ([spec("x", None, None)], [spec("y", None)], "input 'x' has free axes besides the batch"),
+        ([spec("x", None)], [spec("y", None, None)], "output 'y' has free axes"),
         ([spec("x", None, datatype="BYTES")], [spec("y", None)], "input 'x' has strings"),
     ],
 )
-def test_whether_a_batchs_size_tells_every_buffers(
+def test_whether_the_batch_size_determines_every_buffers_size(
     inputs: list[TensorSpec], outputs: list[TensorSpec], reason: str | None
 ) -> None:
-    told = doubt(Signature(tuple(inputs), tuple(outputs)))
-    assert told is None if reason is None else told is not None and told.startswith(reason)
+    problem = no_fixed_shapes_because(Signature(tuple(inputs), tuple(outputs)))
+    assert problem is None if reason is None else problem is not None and problem.startswith(reason)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(bool(NO_GPU), reason=f"no GPU: {NO_GPU}")
 def test_a_gpu_answers_as_the_cpu_does(name: str, graphs: str) -> None:
     file = MODELS / name / "1/model.onnx"
     cpu, gpu = Runtime(file, provider="cpu"), Runtime(file, provider="cuda")
-    gpu.bind(8, slots=2, cuda_graphs=graphs)
+    gpu.use_io_binding(8, instances=2, cuda_graphs=graphs)
     assert gpu.provider == CUDA
     assert "no_io_binding" not in gpu.notes
     assert "not_page_locked" not in gpu.notes
@@ -45,7 +45,7 @@ def test_a_gpu_answers_as_the_cpu_does(name: str, graphs: str) -> None:
 def test_graphs_are_captured_where_there_is_no_recurrent_layer() -> None:
     cnn, lstm = (Runtime(MODELS / name / "1/model.onnx", provider="cuda") for name in ("cnn", "lstm"))
     for runtime in (cnn, lstm):
-        runtime.bind(8, slots=1, cuda_graphs="on")
+        runtime.use_io_binding(8, instances=1, cuda_graphs="on")
     assert cnn.cuda_graphs, cnn.notes
     assert not lstm.cuda_graphs
     assert "LSTM" in lstm.notes["no_cuda_graphs"]

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import structlog.testing
 
 from hangtag.serving.server.errors import InvalidValuesError, ModelLoadError
-from hangtag.serving.server.runtime import session as runtime_module
-from hangtag.serving.server.runtime.batch_buckets import random_rows
-from hangtag.serving.server.runtime.io_binding import FixedBuffers, OneThreadSession, Staging
+from hangtag.serving.server.runtime import binding_factory
+from hangtag.serving.server.runtime.arrays import dtype_of, random_rows
+from hangtag.serving.server.runtime.binding_factory import BindingFactory
+from hangtag.serving.server.runtime.io_binding import FixedBuffers, GraphPool, PinnedInputs
 from hangtag.serving.server.runtime.providers import CUDA
-from hangtag.serving.server.runtime.session import Runtime
-from hangtag.serving.server.runtime.verification import Proof
+from hangtag.serving.server.runtime.session import RUNNING, Runtime
+from hangtag.serving.server.runtime.verification import Verification
 from tests import onnx_models
 from tests.shipped import latest
 
@@ -26,9 +28,9 @@ def publish(tmp_path: Path) -> Callable[[onnx.ModelProto], Path]:
     return lambda made: onnx_models.publish(tmp_path / "models", "m", made)
 
 
-def bound(file: Path, largest: int = 8, slots: int = 1, cuda_graphs: str = "off") -> Runtime:
+def bound(file: Path, largest: int = 8, instances: int = 1, cuda_graphs: str = "off") -> Runtime:
     runtime = Runtime(file, provider="cpu")
-    runtime.bind(largest, slots=slots, cuda_graphs=cuda_graphs)
+    runtime.use_io_binding(largest, instances=instances, cuda_graphs=cuda_graphs)
     return runtime
 
 
@@ -37,7 +39,7 @@ def test_the_shipped_models_answer_as_without_at_every_size(name: str) -> None:
     file = latest(name)
     plain, fixed = Runtime(file, provider="cpu"), bound(file)
     assert fixed.notes == {}
-    assert fixed._bound is not None
+    assert fixed._buffer_pool is not None
     for samples in (1, 2, 3, 5, 8, 1, 9):  # 9: more than there are buffers for
         images = np.random.default_rng(samples).integers(0, 256, (samples, 28, 28), dtype=np.uint8)
         got, expected = fixed.run({"image": images}), plain.run({"image": images})
@@ -58,11 +60,8 @@ def every_number() -> onnx.ModelProto:
 
 def test_every_datatype_but_strings_comes_back_as_it_went(publish: Callable[[onnx.ModelProto], Path]) -> None:
     runtime = bound(publish(every_number()))
-    assert runtime._bound is not None, runtime.notes
-    inputs = {
-        spec.name: np.array([[0, 1], [1, 1], [1, 0]], runtime_module.dtype_of(spec))
-        for spec in runtime.signature.inputs
-    }
+    assert runtime._buffer_pool is not None, runtime.notes
+    inputs = {spec.name: np.array([[0, 1], [1, 1], [1, 0]], dtype_of(spec)) for spec in runtime.signature.inputs}
     for name, array in runtime.run(inputs).items():
         right = inputs[name.replace("out_", "in_")]
         assert array.dtype == right.dtype
@@ -79,7 +78,7 @@ def test_an_answer_stays_what_it_is_when_the_buffers_are_written_again(
 
 
 def test_callers_at_once_get_their_own_answers(publish: Callable[[onnx.ModelProto], Path]) -> None:
-    runtime = bound(publish(onnx_models.doubled("batch", "batch")), slots=2)
+    runtime = bound(publish(onnx_models.doubled("batch", "batch")), instances=2)
 
     def ask(number: int) -> bool:
         rows = np.full((1 + number % 8, 2), number, np.float32)
@@ -93,12 +92,12 @@ def test_values_that_the_model_refuses_are_refused_alike_and_harm_nobody(
     publish: Callable[[onnx.ModelProto], Path],
 ) -> None:
     runtime = bound(publish(onnx_models.gather()))
-    assert runtime._bound is not None, runtime.notes
+    assert runtime._buffer_pool is not None, runtime.notes
     for _ in range(3):
         with pytest.raises(InvalidValuesError, match="idx=99"):
             runtime.run({"index": np.array([1, 99])})
         assert runtime.run({"index": np.array([3, 2, 1])})["value"].tolist() == [30, 20, 10]
-    assert Runtime._running == 0
+    assert RUNNING.count == 0
 
 
 @pytest.mark.parametrize("way", ["session", "bound"])
@@ -112,8 +111,8 @@ def test_while_a_batch_is_computed_other_threads_run(publish: Callable[[onnx.Mod
     )
     runtime = Runtime(publish(made), provider="cpu")
     if way == "bound":
-        runtime.bind(64, slots=1)
-        assert runtime._bound is not None, runtime.notes
+        runtime.use_io_binding(64, instances=1)
+        assert runtime._buffer_pool is not None, runtime.notes
     rows, steps = np.ones((64, 1000), np.float32), 0
     with ThreadPoolExecutor(1) as pool:
         computing = pool.submit(lambda: [runtime.run({"x": rows}) for _ in range(5)])
@@ -125,24 +124,24 @@ def test_while_a_batch_is_computed_other_threads_run(publish: Callable[[onnx.Mod
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("free_axis", "input 'x' has sizes"), ("text", "input 'text' has strings"), ("unbatched", "not joined")],
+    [("free_axis", "input 'x' has free axes"), ("text", "input 'text' has strings"), ("unbatched", "not joined")],
 )
 def test_what_has_no_fixed_sizes_is_computed_as_before(
     publish: Callable[[onnx.ModelProto], Path], name: str, reason: str
 ) -> None:
     runtime = bound(publish(getattr(onnx_models, name)()), cuda_graphs="on")
     assert reason in runtime.notes["no_io_binding"]
-    assert runtime._bound is None
+    assert runtime._buffer_pool is None
     runtime.warm_up([1])
 
 
 def test_buffers_that_give_other_answers_are_not_used(
     publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Staging.run
-    monkeypatch.setattr(Staging, "run", lambda self, inputs: run(self, {"x": inputs["x"][::-1]}))
+    run = PinnedInputs.run
+    monkeypatch.setattr(PinnedInputs, "run", lambda self, inputs: run(self, {"x": inputs["x"][::-1]}))
     runtime = bound(publish(onnx_models.doubled("batch", "batch")))
-    assert runtime.notes["no_io_binding"] == "output 'y' is not the session's own with 8 samples"
+    assert runtime.notes["no_io_binding"] == "output 'y' differs from the session's with 8 samples"
     assert runtime.run({"x": np.array([[1, 1], [2, 2]], np.float32)})["y"].tolist() == [[2, 2], [4, 4]]
 
 
@@ -160,39 +159,35 @@ def test_buffers_that_cannot_be_had_are_done_without(
 
 def test_the_cpu_has_no_graphs() -> None:
     runtime = bound(latest("cnn"), cuda_graphs="on")
-    assert runtime.notes == {"no_cuda_graphs": f"they are {CUDA}'s, not CPUExecutionProvider's"}
-    assert runtime._bound is not None
+    assert runtime.notes == {"no_cuda_graphs": f"only {CUDA} has CUDA graphs, not CPUExecutionProvider"}
+    assert runtime._buffer_pool is not None
     assert not runtime.cuda_graphs
 
 
-def test_a_network_with_lstm_is_not_tried() -> None:
+def factory_of(runtime: Runtime) -> BindingFactory:
+    return BindingFactory(runtime._opener, runtime._session, runtime.signature, runtime._device)
+
+
+def test_a_network_with_lstm_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = Runtime(latest("lstm"), provider="cpu")
-    runtime.provider = CUDA
+    monkeypatch.setattr(binding_factory, "CUDA", runtime.provider)
     with pytest.raises(ModelLoadError, match="the model has LSTM, which reads the host's memory in every run"):
-        runtime._graphs((1, 2))
+        factory_of(runtime).graphs((1, 2))
 
 
 class CpuForCuda:
-    """A runtime whose provider is believed to capture graphs: all that surrounds a capture, without one.
+    """A runtime that takes the CPU for a provider with CUDA graphs: everything around a capture, without a capture.
 
     ONNX Runtime ignores a graph's number on the CPU.
     """
 
     def __init__(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.runtime = Runtime(file, provider="cpu")
-        new = self.runtime._new_session
-        monkeypatch.setattr(self.runtime, "_new_session", lambda _provider, *, cuda_graphs: new("cpu"))
-        graphs = self.runtime._graphs
-
-        def believed(sizes: tuple[int, ...]) -> OneThreadSession:
-            with monkeypatch.context() as patch:
-                patch.setattr(runtime_module, "CUDA", self.runtime.provider)
-                return graphs(sizes)
-
-        monkeypatch.setattr(self.runtime, "_graphs", believed)
+        monkeypatch.setattr(binding_factory, "CUDA", self.runtime.provider)
+        monkeypatch.setattr(BindingFactory, "_graph_session", lambda self: self._opener.open("cpu"))
 
 
-def test_graphs_run_in_one_thread_whoever_asks(
+def test_graphs_run_in_one_thread_whatever_thread_calls(
     publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: set[int] = set()
@@ -203,7 +198,7 @@ def test_graphs_run_in_one_thread_whoever_asks(
         return run(self, inputs)
 
     runtime = CpuForCuda(publish(onnx_models.doubled("batch", "batch")), monkeypatch).runtime
-    runtime.bind(8, slots=2, cuda_graphs="on")
+    runtime.use_io_binding(8, instances=2, cuda_graphs="on")
     assert (runtime.cuda_graphs, runtime.notes) == (True, {})
     monkeypatch.setattr(FixedBuffers, "run", noting)
     rows = np.arange(10, dtype=np.float32).reshape(5, 2)
@@ -221,14 +216,13 @@ def test_padded_batches_answer_as_the_session_does(
 ) -> None:
     made = onnx_models.doubled("batch", "batch") if name == "doubled" else every_number()
     runtime = CpuForCuda(publish(made), monkeypatch).runtime
-    runtime.bind(8, slots=1, cuda_graphs="on")
+    runtime.use_io_binding(8, instances=1, cuda_graphs="on")
     assert (runtime.cuda_graphs, runtime.notes) == (True, {})
     for samples in (8, 3, 1, 5):
         inputs = {
-            spec.name: random_rows((samples, 2), runtime_module.dtype_of(spec), seed=samples)
-            for spec in runtime.signature.inputs
+            spec.name: random_rows((samples, 2), dtype_of(spec), seed=samples) for spec in runtime.signature.inputs
         }
-        expected = runtime._ordinary(inputs)
+        expected = runtime._run_session(inputs)
         for output, array in runtime.run(inputs).items():
             assert array.dtype == expected[output].dtype
             assert array.tolist() == expected[output].tolist()
@@ -238,7 +232,7 @@ def test_graphs_refuse_values_as_the_session_does(
     publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = CpuForCuda(publish(onnx_models.gather()), monkeypatch).runtime
-    runtime.bind(4, slots=1, cuda_graphs="on")
+    runtime.use_io_binding(4, instances=1, cuda_graphs="on")
     assert runtime.cuda_graphs
     with pytest.raises(InvalidValuesError, match="idx=99"):
         runtime.run({"index": np.array([99])})
@@ -249,10 +243,10 @@ def test_graphs_refuse_values_as_the_session_does(
 def test_auto_keeps_graphs_where_they_are_faster(
     publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch, gains: bool
 ) -> None:
-    monkeypatch.setattr(Proof, "gains", lambda *_: gains)
+    monkeypatch.setattr(Verification, "is_faster", lambda *_: gains)
     runtime = CpuForCuda(publish(onnx_models.doubled("batch", "batch")), monkeypatch).runtime
     session = runtime._session
-    runtime.bind(4, slots=1, cuda_graphs="auto")
+    runtime.use_io_binding(4, instances=1, cuda_graphs="auto")
     assert runtime.cuda_graphs is gains
     assert (runtime._session is session) is not gains
     assert runtime.notes == ({} if gains else {"no_cuda_graphs": "they are not faster here"})
@@ -265,10 +259,75 @@ def test_a_capture_that_fails_leaves_the_buffers_without(
     def captured(self: Any, inputs: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(OneThreadSession, "run", captured)
+    monkeypatch.setattr(GraphPool, "run", captured)
     runtime = CpuForCuda(publish(onnx_models.doubled("batch", "batch")), monkeypatch).runtime
-    runtime.bind(4, slots=1, cuda_graphs="on")
+    runtime.use_io_binding(4, instances=1, cuda_graphs="on")
     assert not runtime.cuda_graphs
     assert runtime.notes["no_cuda_graphs"] == "operation not permitted when stream is capturing"
-    assert runtime._bound is not None
+    assert runtime._buffer_pool is not None
     assert runtime.run({"x": np.ones((3, 2), np.float32)})["y"].tolist() == [[2, 2]] * 3
+
+
+def failing_bindings(
+    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch, way: str
+) -> tuple[Runtime, list[int]]:
+    """A runtime whose binding worked when it was loaded and has failed since; and how often it was tried."""
+    runtime = CpuForCuda(publish(onnx_models.gather()), monkeypatch).runtime
+    runtime.use_io_binding(4, instances=1, cuda_graphs="on" if way == "graphs" else "off")
+    assert runtime._buffer_pool is not None
+    assert runtime.cuda_graphs is (way == "graphs")
+    runs: list[int] = []
+
+    def fail(_self: Any, inputs: Any) -> Any:
+        runs.append(len(inputs["index"]))
+        raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+
+    monkeypatch.setattr(FixedBuffers if way == "graphs" else PinnedInputs, "run", fail)
+    return runtime, runs
+
+
+@pytest.mark.parametrize("way", ["pinned inputs", "graphs"])
+def test_a_binding_that_fails_is_logged_counted_and_not_tried_again(
+    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    runtime, runs = failing_bindings(publish, monkeypatch, way)
+    with structlog.testing.capture_logs() as log:
+        for _ in range(3):
+            assert runtime.run({"index": np.array([3, 1])})["value"].tolist() == [30, 10]
+    assert runs == [2]
+    assert runtime.io_binding_failures == 1
+    assert not runtime.cuda_graphs
+    (line,) = log
+    assert (line["event"], line["log_level"]) == ("IO binding failed; from now on without", "error")
+    assert line["file"].endswith("m/1/model.onnx")
+    assert "an illegal memory access" in line["reason"]
+    assert RUNNING.count == 0
+
+
+def test_batches_that_fail_with_the_binding_at_once_are_all_counted_and_logged_once(
+    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = bound(publish(onnx_models.gather()), instances=2)
+    together = threading.Barrier(2, timeout=60)
+
+    def fail(_self: Any, _inputs: Any) -> Any:
+        together.wait()
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(PinnedInputs, "run", fail)
+    with structlog.testing.capture_logs() as log, ThreadPoolExecutor(2) as pool:
+        answers = [*pool.map(lambda index: runtime.run({"index": np.array([index])})["value"].item(), [1, 2])]
+    assert answers == [10, 20]
+    assert runtime.io_binding_failures == 2
+    assert len(log) == 1
+
+
+def test_inputs_that_fail_with_and_without_the_binding_keep_it(
+    publish: Callable[[onnx.ModelProto], Path],
+) -> None:
+    runtime = bound(publish(onnx_models.gather()))
+    pool = runtime._buffer_pool
+    with structlog.testing.capture_logs() as log, pytest.raises(InvalidValuesError, match="idx=99"):
+        runtime.run({"index": np.array([99])})
+    assert runtime._buffer_pool is pool is not None
+    assert (runtime.io_binding_failures, log) == (0, [])

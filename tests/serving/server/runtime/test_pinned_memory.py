@@ -46,6 +46,6 @@ def test_with_the_cuda_runtime_pages_are_locked_or_it_says_with_what_error_they_
     library = ctypes.CDLL(f"libcudart.so.{cudart().partition('.')[0]}")
     has_gpu = library.cudaGetDeviceCount(ctypes.byref(devices)) == 0 and devices.value > 0
     assert bool(memory.problem) is not has_gpu
-    assert has_gpu or "cudaHostRegister ended with CUDA's error" in memory.problem
+    assert has_gpu or "cudaHostRegister failed with CUDA's error" in memory.problem
     del array
     gc.collect()  # unlocked, where it was locked

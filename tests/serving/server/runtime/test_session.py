@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
-from hangtag.serving.server.runtime import session as runtime_module
-from hangtag.serving.server.runtime.session import Runtime
+from hangtag.serving.server.runtime import session
+from hangtag.serving.server.runtime.session import RUNNING, Runtime
 from tests import onnx_models
 
 LSTM = Path(__file__).parents[4] / "models/lstm/1/model.onnx"
@@ -82,7 +82,7 @@ def test_bad_labels_are_named(models: Path, labels: str) -> None:
 @pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
 def test_asking_a_cpu_build_for_cuda_is_an_error_that_says_how_to_get_it() -> None:
     with pytest.raises(
-        ModelLoadError, match=r"CUDA was asked for and this ONNX Runtime has only .*pip install '\.\[gpu\]'"
+        ModelLoadError, match=r"CUDA was requested, but this ONNX Runtime has only .*pip install '\.\[gpu\]'"
     ):
         Runtime(LSTM, provider="cuda")
     assert Runtime(LSTM, provider="auto").provider == "CPUExecutionProvider"
@@ -90,7 +90,7 @@ def test_asking_a_cpu_build_for_cuda_is_an_error_that_says_how_to_get_it() -> No
 
 @pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
 def test_asking_a_cpu_build_for_tensorrt_is_an_error() -> None:
-    with pytest.raises(ModelLoadError, match="TensorRT was asked for and this ONNX Runtime has only"):
+    with pytest.raises(ModelLoadError, match="TensorRT was requested, but this ONNX Runtime has only"):
         Runtime(LSTM, provider="tensorrt")
 
 
@@ -102,7 +102,7 @@ def test_a_provider_that_is_listed_and_not_obtained_is_an_error_or_for_auto_a_no
     """As a GPU build of ONNX Runtime behaves where the driver is missing."""
     listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: listed)
-    message = "CUDA was asked for and ONNX Runtime gave CPUExecutionProvider. Check the driver with nvidia-smi"
+    message = "CUDA was requested, but ONNX Runtime uses CPUExecutionProvider. Check the driver with nvidia-smi"
     with pytest.raises(ModelLoadError, match=message):
         Runtime(LSTM, provider="cuda")
     fallen_back = Runtime(LSTM, provider="auto")
@@ -219,31 +219,31 @@ def test_telemetry_is_off_before_onnx_runtime_is_imported() -> None:
     assert result.stdout.strip() == "['1'] None"
 
 
-def widened(models: Path, monkeypatch: pytest.MonkeyPatch, *seconds: float) -> Runtime:
+def with_second_session(models: Path, monkeypatch: pytest.MonkeyPatch, *seconds: float) -> Runtime:
     """A runtime whose sessions are timed as a test says: with one thread, then with two."""
     times = iter(seconds)
-    monkeypatch.setattr(runtime_module, "seconds", lambda compute, batches: next(times))
+    monkeypatch.setattr(session, "seconds", lambda compute, batches: next(times))
     runtime = Runtime(onnx_models.publish(models, "c", onnx_models.classifier()), provider="cpu", threads=1)
-    runtime.widen(2)
+    runtime.try_more_threads(2)
     return runtime
 
 
 def test_a_second_session_is_kept_where_it_is_faster_and_answers_alike(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime = widened(models, monkeypatch, 0.010, 0.006)
+    runtime = with_second_session(models, monkeypatch, 0.010, 0.006)
     assert runtime.alone_threads == 2
     images = np.random.default_rng(1).integers(0, 256, (5, 28, 28), dtype=np.uint8)
     used: list[object] = []
-    for name in ("_session", "_wide"):
+    for name in ("_session", "_lone_batch_session"):
         monkeypatch.setattr(runtime, name, Noting(getattr(runtime, name), used))
     alone, together = (runtime.run({"image": images}, alone=alone) for alone in (True, False))
-    assert used == [runtime._wide, runtime._session]
+    assert used == [runtime._lone_batch_session, runtime._session]
     np.testing.assert_allclose(alone["logits"], together["logits"], rtol=1e-5, atol=1e-5)
 
 
 class Noting:
-    """A session that tells when it is used, and what else is meanwhile asked of the process."""
+    """A session that notes each of its runs."""
 
     def __init__(self, session: Any, used: list[object]) -> None:
         self._session = session
@@ -255,29 +255,29 @@ class Noting:
 
 
 def test_while_anything_else_is_computed_nothing_is_alone(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = widened(models, monkeypatch, 0.010, 0.006)
+    runtime = with_second_session(models, monkeypatch, 0.010, 0.006)
     used: list[object] = []
-    narrow, wide = Noting(runtime._session, used), Noting(runtime._wide, used)
-    monkeypatch.setattr(runtime, "_session", narrow)
-    monkeypatch.setattr(runtime, "_wide", wide)
+    first, second = Noting(runtime._session, used), Noting(runtime._lone_batch_session, used)
+    monkeypatch.setattr(runtime, "_session", first)
+    monkeypatch.setattr(runtime, "_lone_batch_session", second)
     image = np.zeros((1, 28, 28), np.uint8)
-    run = wide._session.run
+    run = second._session.run
 
     def another_meanwhile(*arguments: Any) -> Any:
         assert runtime.run({"image": image}, alone=True)
         return run(*arguments)
 
-    monkeypatch.setattr(wide, "_session", SimpleNamespace(run=another_meanwhile))
+    monkeypatch.setattr(second, "_session", SimpleNamespace(run=another_meanwhile))
     runtime.run({"image": image}, alone=True)
-    assert used == [wide, narrow]
+    assert used == [second, first]
     with pytest.raises(InferenceError):
         runtime.run({"image": image[0]})
     runtime.run({"image": image}, alone=False)
-    assert Runtime._running == 0
+    assert RUNNING.count == 0
 
 
 @pytest.mark.parametrize("seconds", [(0.0001, 0.00001), (0.010, 0.009)], ids=["a short sample", "not faster"])
 def test_a_second_session_that_does_not_pay_is_dropped(
     models: Path, monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, ...]
 ) -> None:
-    assert widened(models, monkeypatch, *seconds).alone_threads == 0
+    assert with_second_session(models, monkeypatch, *seconds).alone_threads == 0

@@ -37,7 +37,7 @@ def test_what_fails_on_everything_is_not_the_requests_fault(tmp_path: Path, monk
     def broken(*_: object) -> None:
         raise RuntimeError("made up")
 
-    monkeypatch.setattr(runtime, "_ordinary", broken)
+    monkeypatch.setattr(runtime, "_run_session", broken)
     with pytest.raises(InferenceError, match="ONNX Runtime failed: made up") as caught:
         runtime.run({"x": sized(1, 2), "y": sized(1, 2)})
     assert type(caught.value) is InferenceError

@@ -4,29 +4,29 @@ import numpy as np
 import pytest
 
 from hangtag.serving.server.runtime import verification
-from hangtag.serving.server.runtime.io_binding import BoundSession
-from hangtag.serving.server.runtime.verification import Proof, seconds
+from hangtag.serving.server.runtime.io_binding import BufferPool
+from hangtag.serving.server.runtime.verification import Verification, seconds
 from hangtag.serving.signature import Signature, TensorSpec
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (None, 2)),), (TensorSpec("y", "FP32", (None, 2)),))
 
 
-class Computes(BoundSession):
-    """A session that computes y as it is told to."""
+class Computes(BufferPool):
+    """A pool that computes y by a function of the test."""
 
     def __init__(self, compute: Any) -> None:
-        super().__init__((1, 2, 4), lambda size: None, slots=0)  # type: ignore[arg-type, return-value]
+        super().__init__((1, 2, 4), lambda size: None, instances=0)  # type: ignore[arg-type, return-value]
         self._compute = compute
 
     def run(self, inputs: Any) -> Any:
         return {"y": self._compute(inputs["x"])}
 
 
-def problem(compute: Any, ordinary: Any = lambda x: 2 * x) -> str:
-    proof = Proof(SIGNATURE, {"x": np.dtype("float32")}, lambda inputs: {"y": ordinary(inputs["x"])})
-    session, why = proof.tried(lambda: Computes(compute))
-    assert (session is None) is bool(why)
-    return why
+def problem(compute: Any, reference: Any = lambda x: 2 * x) -> str:
+    verification = Verification(SIGNATURE, lambda inputs: {"y": reference(inputs["x"])})
+    pool, reason = verification.verified(lambda: Computes(compute))
+    assert (pool is None) is bool(reason)
+    return reason
 
 
 def test_the_same_but_for_rounding_is_the_same() -> None:
@@ -41,7 +41,7 @@ def test_a_graph_that_reads_what_was_there_when_it_was_captured_is_found() -> No
     def replayed(x: Any) -> Any:
         return 2 * captured.setdefault(len(x), x)
 
-    assert problem(replayed) == "output 'y' is not the session's own with 1 samples"
+    assert problem(replayed) == "output 'y' differs from the session's with 1 samples"
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_graph_that_reads_what_was_there_when_it_was_captured_is_found() -> No
     ids=["other rows", "too few", "nan", "values"],
 )
 def test_other_answers_are_found(wrong: Any) -> None:
-    assert "is not the session's own" in problem(wrong)
+    assert "differs from the session's" in problem(wrong)
 
 
 def test_whole_numbers_must_be_the_same() -> None:
@@ -59,7 +59,7 @@ def test_whole_numbers_must_be_the_same() -> None:
 
     assert problem(rounded, rounded) == ""
     assert (
-        problem(lambda x: rounded(x) + (len(x) == 4), rounded) == "output 'y' is not the session's own with 4 samples"
+        problem(lambda x: rounded(x) + (len(x) == 4), rounded) == "output 'y' differs from the session's with 4 samples"
     )
 
 
@@ -76,9 +76,8 @@ def test_the_shortest_run_of_each_batch_counts(monkeypatch: pytest.MonkeyPatch) 
     assert seconds(lambda inputs: {}, [{}, {}]) == 1 + 2
 
 
-@pytest.mark.parametrize(("share", "gains"), [(1.5, True), (0.1, False)])
-def test_a_gain_is_a_share_of_the_others_time(monkeypatch: pytest.MonkeyPatch, share: float, gains: bool) -> None:
+@pytest.mark.parametrize(("share", "faster"), [(1.5, True), (0.1, False)])
+def test_a_gain_is_a_share_of_the_others_time(monkeypatch: pytest.MonkeyPatch, share: float, faster: bool) -> None:
     monkeypatch.setattr(verification, "seconds", lambda compute, batches: float(len(batches)))
-    proof = Proof(SIGNATURE, {"x": np.dtype("float32")}, lambda inputs: inputs)
-    session = Computes(lambda x: x)
-    assert proof.gains(session, session, share) is gains
+    pool = Computes(lambda x: x)
+    assert Verification(SIGNATURE, lambda inputs: inputs).is_faster(pool, pool, share) is faster

@@ -41,9 +41,13 @@ def test_processes_add_up_by_model_and_version() -> None:
 
 
 def test_the_provider_comes_from_the_process_that_has_loaded_the_version() -> None:
-    ready = VersionState("a", "1", READY, provider="CUDA", requested_provider="auto", cuda_graphs=True)
+    ready = VersionState(
+        "a", "1", READY, provider="CUDA", requested_provider="auto", cuda_graphs=True, io_binding_failures=2
+    )
     for both in (ready + VersionState("a", "1", LOADING), VersionState("a", "1", LOADING) + ready):
         assert (both.requested_provider, both.provider, both.cuda_graphs) == ("auto", "CUDA", True)
+        assert both.io_binding_failures == 2
+    assert (ready + ready).io_binding_failures == 4
 
 
 def test_the_worse_state_of_two_processes_counts() -> None:

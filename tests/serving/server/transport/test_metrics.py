@@ -222,6 +222,23 @@ def test_what_serves_and_with_which_provider(watched: Watched) -> None:
     assert samples["hangtag_worker_restarts_total", ()] == 3
 
 
+def test_io_bindings_that_failed_are_counted_by_model(watched: Watched) -> None:
+    (gather,) = [model for model in watched.live.server._engine.models if model.name == "gather"]
+    gather.runtime.use_io_binding(4, instances=1)
+    pool = gather.runtime._buffer_pool
+    assert pool is not None
+
+    def fail(_inputs: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    pool.run = fail  # type: ignore[method-assign]
+    for _ in range(2):  # the second is computed without the binding
+        assert watched.live.stub.ModelInfer(request("gather", index=index(2)), timeout=TIMEOUT)
+    samples = watched.samples()
+    assert of(samples, "hangtag_io_binding_failures_total", model="gather") == 1
+    assert of(samples, "hangtag_io_binding_failures_total", model="classifier") == 0
+
+
 def test_what_is_still_loading_is_not_told_as_what_cannot_be_loaded() -> None:
     states = {"1": READY, "2": LOADING, "3": UNAVAILABLE}
     versions = tuple(VersionState("cnn", version, state) for version, state in states.items())
