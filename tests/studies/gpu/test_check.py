@@ -59,7 +59,7 @@ def test_without_a_gpu_it_ends_with_one_sentence_and_an_error() -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith("Error: this machine has nothing to check: CUDA was asked for and ")
+    assert line.startswith("Error: this machine has nothing to check: CUDA was requested, but ")
 
 
 def test_the_make_target_exists() -> None:

@@ -222,18 +222,13 @@ def test_what_serves_and_with_which_provider(watched: Watched) -> None:
     assert samples["hangtag_worker_restarts_total", ()] == 3
 
 
-def test_io_bindings_that_failed_are_counted_by_model(watched: Watched) -> None:
-    (gather,) = [model for model in watched.live.server._engine.models if model.name == "gather"]
-    gather.runtime.use_io_binding(4, instances=1)
-    pool = gather.runtime._buffer_pool
-    assert pool is not None
-
-    def fail(_inputs: Any) -> Any:
-        raise RuntimeError("out of memory")
-
-    pool.run = fail  # type: ignore[method-assign]
+def test_io_bindings_that_failed_are_counted_by_model(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = watched.live.model("gather").runtime
+    runtime.use_io_binding(4, instances=1)
+    assert runtime._buffer_pool is not None
+    monkeypatch.setattr(runtime._buffer_pool, "run", lambda _: 1 / 0)
     for _ in range(2):  # the second is computed without the binding
-        assert watched.live.stub.ModelInfer(request("gather", index=index(2)), timeout=TIMEOUT)
+        assert watched.live.inference.ModelInfer(request("gather", index=index(2)), timeout=TIMEOUT)
     samples = watched.samples()
     assert of(samples, "hangtag_io_binding_failures_total", model="gather") == 1
     assert of(samples, "hangtag_io_binding_failures_total", model="classifier") == 0
