@@ -33,7 +33,7 @@ class RequestImage:
     def _convert(self, height: int, width: int, whole: bool) -> images.Pixels:
         match self._request.WhichOneof("image"):
             case "encoded":
-                return images.decode(self._request.encoded, height, width, whole=whole)
+                return images.preprocess(self._request.encoded, height, width, whole=whole)
             case "raw":
                 raw = self._request.raw
                 if (raw.height, raw.width) != (height, width) or len(raw.pixels) != height * width:

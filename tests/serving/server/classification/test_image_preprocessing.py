@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw
 
+from hangtag.serving.server.classification import image_decoding
 from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError
 
@@ -26,7 +27,7 @@ def encoded(image: Image.Image, format_: str = "PNG", **options: Any) -> bytes:
 
 
 def decoded(image: Image.Image, format_: str = "PNG", **options: Any) -> Pixels:
-    return images.decode(encoded(image, format_, **options), 28, 28)
+    return images.preprocess(encoded(image, format_, **options), 28, 28)
 
 
 def photo(background: int, garment: int, *, mode: str = "RGB") -> Image.Image:
@@ -47,7 +48,7 @@ def test_the_shipped_garments_are_the_data_sets_pixels() -> None:
     known = {contents[start : start + 784] for start in range(16, len(contents), 784)}
     assert len(GARMENTS) >= 10
     for garment in GARMENTS:
-        assert images.decode(garment.read_bytes(), 28, 28).tobytes() in known
+        assert images.preprocess(garment.read_bytes(), 28, 28).tobytes() in known
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_the_longest_edge_fills_the_picture(size: tuple[int, int]) -> None:
 
 
 def test_another_models_size_is_honoured() -> None:
-    pixels = images.decode(encoded(photo(255, 0)), 32, 48)
+    pixels = images.preprocess(encoded(photo(255, 0)), 32, 48)
     assert pixels.shape == (32, 48)
     assert (pixels[:, 24] > 128).sum() >= 30
 
@@ -150,20 +151,20 @@ def test_another_models_size_is_honoured() -> None:
 @pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x04\0\0\0WEBP"])
 def test_a_file_that_is_no_picture_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidRequestError, match=r"the image is not a PNG, JPEG or WebP file|cannot be decoded"):
-        images.decode(data, 28, 28)
+        images.preprocess(data, 28, 28)
 
 
 @pytest.mark.parametrize("format_", ["GIF", "BMP", "TIFF", "PPM", "ICO"])
 def test_other_formats_are_refused(format_: str) -> None:
     with pytest.raises(InvalidRequestError, match="the image is not a PNG, JPEG or WebP file; for bare pixels use"):
-        images.decode(encoded(photo(255, 0), format_), 28, 28)
+        images.preprocess(encoded(photo(255, 0), format_), 28, 28)
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
 def test_a_truncated_file_is_refused(format_: str) -> None:
     data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99), dtype=np.uint8)), format_)
     with pytest.raises(InvalidRequestError, match="cannot be decoded"):
-        images.decode(data[: len(data) // 2], 28, 28)
+        images.preprocess(data[: len(data) // 2], 28, 28)
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
@@ -175,7 +176,7 @@ def test_damaged_files_give_pixels_or_a_refusal(format_: str) -> None:
         for place in random.integers(0, len(data), 4):
             damaged[place] = random.integers(256)
         try:
-            assert images.decode(bytes(damaged), 28, 28).shape == (28, 28)
+            assert images.preprocess(bytes(damaged), 28, 28).shape == (28, 28)
         except InvalidRequestError as error:
             assert str(error).startswith("the image")  # noqa: PT017 - either outcome is right
 
@@ -190,7 +191,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(edge: int) -> Non
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
     )
     with pytest.raises(InvalidRequestError, match=rf"{edge} x {edge} pixels; at most 50,000,000 are taken"):
-        images.decode(bomb, 28, 28)
+        images.preprocess(bomb, 28, 28)
 
 
 def test_pillows_own_limit_belongs_to_the_program_and_decides_nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +216,7 @@ def scene(*garments: tuple[int, int, int, int], size: tuple[int, int] = (128, 12
 
 
 def whole(image: Image.Image, height: int = 64, width: int = 64) -> Pixels:
-    return images.decode(encoded(image), height, width, whole=True)
+    return images.preprocess(encoded(image), height, width, whole=True)
 
 
 def extent(pixels: Pixels) -> tuple[int, int, int, int]:
@@ -268,18 +269,18 @@ def test_whole_blank_pictures_of_any_size_are_black(size: tuple[int, int], colou
 
 
 def test_large_pictures_wait_for_their_turn_to_be_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "TURN_SECONDS", 0.01)
+    monkeypatch.setattr(image_decoding, "TURN_SECONDS", 0.01)
     large = encoded(Image.new("L", (200, 100)))
-    with images._reserve(images.MAX_PIXELS_AT_ONCE - 20_000 + 1):
+    with image_decoding._reserve(image_decoding.MAX_PIXELS_AT_ONCE - 20_000 + 1):
         with pytest.raises(QueueFullError, match=r"too many large images at once: .* try again "):
-            images.decode(large, 28, 28)
+            images.preprocess(large, 28, 28)
         assert decoded(Image.fromarray(random_pixels())).shape == (28, 28)  # a small one still fits
-    assert images.decode(large, 28, 28).shape == (28, 28)
+    assert images.preprocess(large, 28, 28).shape == (28, 28)
 
 
 def test_a_picture_that_cannot_be_unpacked_gives_its_turn_back() -> None:
-    before = images._budget.left
+    before = image_decoding._budget.left
     data = encoded(Image.fromarray(random_pixels()))
     with pytest.raises(InvalidRequestError):
-        images.decode(data[: len(data) // 2], 28, 28)
-    assert images._budget.left == before
+        images.preprocess(data[: len(data) // 2], 28, 28)
+    assert image_decoding._budget.left == before

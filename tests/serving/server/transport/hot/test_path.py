@@ -59,14 +59,14 @@ def test_while_every_thread_computes_others_are_still_answered(hot: LiveServer) 
 
 def test_pictures_that_are_being_decoded_hold_up_no_call(hot: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, finish = threading.Semaphore(0), threading.Event()
-    decode = images.decode
+    decode = images.preprocess
 
     def slowly(*arguments: Any, **options: Any) -> Any:
         begun.release()
         assert finish.wait(TIMEOUT)
         return decode(*arguments, **options)
 
-    monkeypatch.setattr(images, "decode", slowly)
+    monkeypatch.setattr(images, "preprocess", slowly)
     picture = classifier_pb2.ClassifyRequest(model_name="lstm", encoded=PICTURE.read_bytes())
     calls = [hot.classifier.Classify.future(picture, timeout=TIMEOUT) for _ in range(8)]
     try:

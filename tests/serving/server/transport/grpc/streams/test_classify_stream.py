@@ -151,13 +151,13 @@ def test_a_file_is_converted_for_each_model_and_once_for_those_alike(
     photo = io.BytesIO()
     Image.fromarray(np.kron(PIXELS[1], np.ones((4, 4), np.uint8))).save(photo, "PNG")
     decoded: list[int] = []
-    decode = images.decode
+    decode = images.preprocess
 
     def noting(data: bytes, height: int, width: int, *, whole: bool) -> images.Pixels:
         decoded.append(height)
         return decode(data, height, width, whole=whole)
 
-    monkeypatch.setattr(images, "decode", noting)
+    monkeypatch.setattr(images, "preprocess", noting)
     outcomes = compare(sizes, "small", "large", "twin", raw=None, encoded=photo.getvalue()).outcomes
     assert decoded == [28, 64]
     for name, outcome in zip(("small", "large", "twin"), outcomes, strict=True):
