@@ -36,7 +36,7 @@ class Published:
     """The version's folder."""
     proof: Proof
     metadata: Mapping[str, str]
-    """All that the file says about itself (keys without their prefix)."""
+    """The file's own metadata (keys without their prefix)."""
     images: Pixels
     """The real images that PyTorch's answers and the file's in the proof belong to."""
 

@@ -34,7 +34,7 @@ class Accepted:
     findings: Mapping[str, Any]
     """What the probe found, by check; JSON values."""
     metadata: Mapping[str, str]
-    """All that the file says about itself (keys without their prefix)."""
+    """The file's own metadata under ``hangtag.`` (keys without that prefix)."""
 
     @property
     def summaries(self) -> dict[str, str]:
@@ -130,7 +130,7 @@ def _require_labels_fit(metadata: Mapping[str, str], last_axes: Sequence[int | N
 
 def _check_empty_batch(target: Path, batched: bool) -> dict[str, str]:
     if not batched:
-        return {"outcome": "not asked", "why": "not asked: it is not batched"}
+        return {"outcome": "not asked", "why": "not run: the model is not batched"}
     check = empty_batch.check(target)
     return {"outcome": check.figures["outcome"], "why": check.summary}
 

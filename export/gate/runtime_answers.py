@@ -17,7 +17,7 @@ def answer(runtime: Runtime, images: Pixels, batch_size: int = 64, check: str = 
     """Run a file with one input on images, and return each output for all of them.
 
     Args:
-        check: the check that asks, for the error message.
+        check: the check that needs the answers, for the error message.
 
     Raises:
         GateError: the runtime fails on a batch; the message names the check and the batch.

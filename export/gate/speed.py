@@ -66,10 +66,10 @@ class Speed:
     def __str__(self) -> str:
         parts = []
         for size, times in self.milliseconds.items():
-            beside = ", ".join(
+            ratios = ", ".join(
                 f"{self.ratio(contender, size):.1f}x {contender}" for contender in times if contender != FILE
             )
-            parts.append(f"batch {size} in {times[FILE]:.2f} ms ({beside})" if beside else f"{times[FILE]:.2f} ms")
+            parts.append(f"batch {size} in {times[FILE]:.2f} ms ({ratios})" if ratios else f"{times[FILE]:.2f} ms")
         busy = f"; others took {self.others:.0%} of the CPUs meanwhile" if self.others >= _BUSY else ""
         return f"{', '.join(parts)}, {self.threads} thread{'s' if self.threads > 1 else ''}{busy}"
 

@@ -1,4 +1,4 @@
-"""Runs of networks that answer with sets of labels, made by hand, and canvases to answer."""
+"""Runs of networks that answer with label sets, with weights set by hand, and canvases for them."""
 
 from pathlib import Path
 

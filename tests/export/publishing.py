@@ -19,7 +19,7 @@ def publish_content(models: Path, name: str, content: str | bytes) -> Path:
     return publication.folder
 
 
-def latest(models: Path) -> dict[str, int]:
+def latest_served(models: Path) -> dict[str, int]:
     """The version of each model that a server would serve."""
     return {file.name: file.version for file in latest_versions(models)}
 

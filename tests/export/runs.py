@@ -1,4 +1,4 @@
-"""Runs to export, and what a repository holds."""
+"""Shared by the tests: make runs to export, and list the contents of a folder."""
 
 import hashlib
 from pathlib import Path
@@ -13,7 +13,7 @@ EPOCHS = 2
 
 
 def train(folder: Path, model: str, garments: Split, images: int = 32, epochs: int = EPOCHS) -> Run:
-    """A run by the real trainer that is over in a moment: fresh weights, two steps or what is told, all metrics."""
+    """Train a run quickly by the real trainer: fresh weights, two steps by default, all metrics."""
     few = garments.first(images)
     run = Run(folder)
     trainer.train(make_config(model, images, epochs), FashionMnist(few, few, garments, source="test images"), run)
@@ -21,7 +21,7 @@ def train(folder: Path, model: str, garments: Split, images: int = 32, epochs: i
 
 
 def start(folder: Path, model: str) -> Run:
-    """A run that was only begun."""
+    """A run that was started and never finished."""
     folder.mkdir(parents=True)
     run = Run(folder)
     run.start(make_config(model))

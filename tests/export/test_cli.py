@@ -1,4 +1,4 @@
-"""``hangtag export``: what it says, where, and its exit codes."""
+"""``hangtag export``: its output and its exit codes."""
 
 import os
 import re
@@ -44,12 +44,12 @@ def export(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["export", *map(str, arguments)])
 
 
-def test_it_publishes_and_says_what_was_proven(runs_dir: Path) -> None:
+def test_it_publishes_and_lists_the_passed_checks(runs_dir: Path) -> None:
     """The whole command, on the whole test set."""
     result = export("older", "--runs", runs_dir, "--timing", "eager")
     assert result.exit_code == 0, result.output
     assert result.stderr.startswith(f"exporting {runs_dir / 'older'} in fp32\n")
-    said = re.fullmatch(
+    output = re.fullmatch(
         r"published models/lstm/1\n"
         r"  structure    valid ONNX, 7 nodes \(PyTorch exported \d\d in FP32\), 0\.\d\d MB\n"
         r"  contract     names, datatypes and free batch axis as they should be\n"
@@ -61,11 +61,11 @@ def test_it_publishes_and_says_what_was_proven(runs_dir: Path) -> None:
         r"  speed        batch 1 in \S+ ms \(\S+x PyTorch\), batch 64 in \S+ ms \(\S+x PyTorch\), \d+ threads?.*\n",
         result.stdout,
     )
-    assert said, result.stdout
+    assert output, result.stdout
     page = Path("reports/export/lstm-1.html")
     assert f"report: {page}\n" in result.stderr
     metadata = {entry.key: entry.value for entry in onnx.load("models/lstm/1/model.onnx").metadata_props}
-    assert f"{float(said[1]) / 100:.4f}" == metadata["hangtag.test_accuracy"]
+    assert f"{float(output[1]) / 100:.4f}" == metadata["hangtag.test_accuracy"]
 
 
 @pytest.mark.usefixtures("quick")
@@ -76,7 +76,7 @@ def test_a_models_name_takes_its_latest_finished_run(runs_dir: Path, tmp_path: P
     assert result.stdout.startswith(f"published {tmp_path / 'shop/lstm/1'}\n")
 
 
-def test_an_unknown_run_is_answered_with_those_that_are_there(runs_dir: Path, tmp_path: Path) -> None:
+def test_the_error_about_an_unknown_run_lists_the_runs(runs_dir: Path, tmp_path: Path) -> None:
     result = export("nosuch", "--runs", runs_dir)
     assert (result.exit_code, result.stdout) == (1, "")
     assert "no finished run 'nosuch'" in result.stderr
@@ -85,7 +85,7 @@ def test_an_unknown_run_is_answered_with_those_that_are_there(runs_dir: Path, tm
     assert not list(tmp_path.iterdir())
 
 
-def test_without_any_run_it_says_how_to_get_one() -> None:
+def test_without_any_run_the_error_says_how_to_train_one() -> None:
     result = export("cnn")
     assert result.exit_code == 1
     assert "under runs there is no such run or model (runs there: none)" in result.stderr
@@ -115,7 +115,7 @@ def test_a_file_that_differs_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_without_the_data_set_it_says_how_to_get_it(runs_dir: Path, tmp_path: Path) -> None:
+def test_without_the_data_set_the_error_names_the_option(runs_dir: Path, tmp_path: Path) -> None:
     result = export("older", "--runs", runs_dir, "--data-dir", tmp_path)
     assert result.exit_code == 1
     assert "--data-dir" in result.stderr

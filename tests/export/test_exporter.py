@@ -1,4 +1,4 @@
-"""Which runs can be exported, and what is said of the others. Nothing is written for those."""
+"""Which runs can be exported. For any other run nothing is written, and the error says what to do."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ from tests.export.files import exported_as
 
 
 def finish(run: Run) -> Run:
-    """Say of a run that it is finished, whatever its weights are."""
+    """Mark a run as finished, whatever its weights are."""
     epoch = {"epoch": 1, "validation_accuracy": 0.5}
     summary = {"parameters": 0, "best_epoch": 1, "validation": {"accuracy": 0.5}, "test": {"accuracy": 0.5}}
     run.write_metrics({"epochs": [epoch], "summary": summary})
@@ -32,7 +32,7 @@ def finish(run: Run) -> Run:
 
 
 def refusal(run: Run, tmp_path: Path, garments: Split) -> str:
-    """What is said when the run is refused, with nothing written."""
+    """The message about a refused run; nothing is written."""
     before = runs.contents(tmp_path)
     with pytest.raises(ExportError) as refused:
         exporter.export(run, tmp_path / "models", garments)
@@ -41,7 +41,7 @@ def refusal(run: Run, tmp_path: Path, garments: Split) -> str:
 
 
 def test_the_epoch_that_was_best_is_exported(exported: Exported, garments: Split) -> None:
-    """What is served gives the classes that PyTorch gives with the weights of best.pt."""
+    """The server gives the classes that PyTorch gives with the weights of best.pt."""
     config = ServerConfig(models=exported.models, port=0, provider="cpu")
     with Server(config) as server, Client(server.address, timeout=60) as client:
         answers = [
@@ -87,11 +87,13 @@ def test_a_run_that_is_not_finished_is_refused_with_how_to_go_on(tmp_path: Path,
 def test_weights_of_another_network_are_refused(tmp_path: Path, garments: Split) -> None:
     run = finish(runs.start(tmp_path / "run", "lstm"))
     run.save("best.pt", {"model": build("cnn").state_dict(), "epoch": 1})
-    said = refusal(run, tmp_path, garments)
-    assert said.startswith(f"the weights in {run.folder / 'best.pt'} do not fit lstm (Error(s) in loading state_dict")
-    assert said.endswith("Train anew with: hangtag train lstm --out FOLDER")
-    assert "\n" not in said
-    assert len(said) < 600
+    message = refusal(run, tmp_path, garments)
+    assert message.startswith(
+        f"the weights in {run.folder / 'best.pt'} do not fit lstm (Error(s) in loading state_dict"
+    )
+    assert message.endswith("Train anew with: hangtag train lstm --out FOLDER")
+    assert "\n" not in message
+    assert len(message) < 600
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_a_lost_or_damaged_checkpoint_is_refused(tmp_path: Path, garments: Split
 
 @pytest.mark.parametrize("model", ["transformer", "../lstm", ""])
 def test_a_model_that_is_not_known_is_refused(tmp_path: Path, garments: Split, model: str) -> None:
-    """A run by another version of this package, or one whose config was edited."""
+    """As in a run of another version of hangtag, or one with an edited config."""
     run = finish(runs.start(tmp_path / "run", "lstm"))
     config = run.read_config() | {"model": model}
     (run.folder / "config.json").write_text(json.dumps(config))

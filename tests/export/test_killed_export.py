@@ -15,8 +15,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.training.data.fashion_mnist import Split
 from tests.export.conftest import Exported
-from tests.export.publishing import latest as served
-from tests.export.publishing import publish_content, publisher
+from tests.export.publishing import latest_served, publish_content, publisher
 
 
 @pytest.mark.parametrize("gate", ["half written", "written"])
@@ -29,7 +28,7 @@ def test_a_kill_leaves_a_repository_that_serves(
     with publisher(tmp_path, name, lstm.file, gate) as process:
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    assert list(tmp_path.rglob(".publishing-*"))  # it did die in the middle
+    assert list(tmp_path.rglob(".publishing-*"))  # it was killed in the middle
     assert (first / "model.onnx").read_bytes() == lstm.file.read_bytes()
 
     with Server(ServerConfig(models=tmp_path, port=0, provider="cpu")) as server, Client(server.address) as client:
@@ -37,12 +36,12 @@ def test_a_kill_leaves_a_repository_that_serves(
         answer = client.infer("lstm", {"image": garments.images[:1]})
         assert np.isfinite(answer["logits"]).all()
 
-    wanted = 2 if name == "lstm" else 1
-    assert publish_content(tmp_path, name, "afterwards").name == str(wanted)
-    assert not list(tmp_path.rglob(".publishing-*"))  # the next export sweeps up
+    version = 2 if name == "lstm" else 1
+    assert publish_content(tmp_path, name, "afterwards").name == str(version)
+    assert not list(tmp_path.rglob(".publishing-*"))  # the next export removes leftovers
 
 
-def test_what_another_export_is_writing_is_not_swept_away(tmp_path: Path) -> None:
+def test_the_staging_folder_of_a_running_export_is_not_removed(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_text("theirs")
     models = tmp_path / "models"
@@ -55,10 +54,10 @@ def test_what_another_export_is_writing_is_not_swept_away(tmp_path: Path) -> Non
     assert (models / "cnn/1/model.onnx").read_text() == "theirs"
 
 
-def test_a_file_system_without_locks_is_published_to_and_never_swept(
+def test_without_file_locks_publishing_works_and_removes_no_leftovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As some network file systems are."""
+    """As on some network file systems."""
 
     def no_locks(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -90,18 +89,18 @@ with publish(Path(sys.argv[2]), "cnn") as publication:
 
 
 @pytest.mark.parametrize("there", [0, 1])
-def test_killed_before_any_step_it_leaves_the_old_state_or_the_new(tmp_path: Path, there: int) -> None:
-    """Before each single call of the operating system that Python tells of: open, mkdir, chmod, rename and so on."""
+def test_a_kill_before_any_step_leaves_the_old_state_or_the_new(tmp_path: Path, there: int) -> None:
+    """Before every call of the operating system that raises an audit event: open, mkdir, chmod, rename and so on."""
     outcomes = []
     for moment in range(1, 200):
         models = tmp_path / str(moment)
         publish_content(models, "lstm", "beside it")
         for _ in range(there):
             publish_content(models, "cnn", "old")
-        before = served(models)
+        before = latest_served(models)
         command = [sys.executable, "-c", KILLED, str(moment), str(models)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        after = served(models)
+        after = latest_served(models)
         assert after in (before, before | {"cnn": there + 1})
         if after != before:
             assert (models / "cnn" / str(there + 1) / "model.onnx").read_text() == "new"

@@ -1,4 +1,4 @@
-"""Networks that answer with a set of labels: one file, the same sets as PyTorch's, or a refusal."""
+"""Networks that answer with label sets: the file gives the same sets as PyTorch, or is refused."""
 
 import json
 from collections.abc import Callable
@@ -89,7 +89,7 @@ def test_the_file_finds_the_paths_that_pytorch_finds(paths: Paths, canvases: Can
 
 
 def test_the_paths_compared_are_of_every_length(paths: Paths, canvases: Canvases) -> None:
-    """Else the parity would say little."""
+    """Otherwise their parity would prove little."""
     with torch.inference_mode():
         path = beam_search(paths.network, normalise(torch.tensor(canvases))).path
     assert set((path >= 0).sum(dim=1).tolist()) == set(range(MAX_LABELS + 1))
@@ -105,7 +105,7 @@ def test_a_thousand_canvases_are_compared(paths: Paths) -> None:
     assert "; probabilities within " in str(paths.published.proof)
 
 
-def test_the_metadata_says_how_to_read_the_answer_and_where_the_model_came_from(paths: Paths) -> None:
+def test_the_metadata_says_how_to_read_the_answer_and_holds_the_provenance(paths: Paths) -> None:
     metadata = metadata_of(paths.file)
     assert (metadata["task"], json.loads(metadata["labels"])) == ("multi_label", list(LABELS))
     assert (metadata["max_labels"], metadata["beam_width"]) == (str(MAX_LABELS), str(BEAM_WIDTH))
@@ -145,7 +145,7 @@ def test_a_baseline_is_exported_with_its_threshold(
 
 
 @pytest.mark.parametrize("missing", ["labels", "thresholds"])
-def test_a_run_that_does_not_tell_its_labels_is_refused(missing: str, garments: Split, tmp_path: Path) -> None:
+def test_a_run_without_labels_or_thresholds_is_refused(missing: str, garments: Split, tmp_path: Path) -> None:
     run = label_sets.finished(tmp_path / "run", "cnn_rnn", CnnRnn())
     metrics = run.read_metrics()
     del metrics["summary"][missing]
@@ -206,7 +206,7 @@ def test_a_weight_that_differs_is_refused(
         prove_file(paths.served, file, GateData(canvases))
 
 
-def test_a_file_that_answers_no_numbers_is_refused(paths: Paths, canvases: Canvases, tmp_path: Path) -> None:
+def test_a_file_that_answers_nan_is_refused(paths: Paths, canvases: Canvases, tmp_path: Path) -> None:
     with pytest.raises(GateError, match=r"^parity: batch 1: for 4 of 4 images the file answers otherwise"):
         prove_file(paths.served, changed(paths, tmp_path, set_bias(0, np.nan)), GateData(canvases))
 
@@ -229,7 +229,7 @@ def test_another_signature_is_refused(paths: Paths, canvases: Canvases) -> None:
         prove_file(LabelPath(CnnRnn(labels=4)), paths.file, GateData(canvases))
 
 
-def level(network: CnnRnn) -> CnnRnn:
+def with_ties(network: CnnRnn) -> CnnRnn:
     """Two labels with the same embedding and bias, the commonest by far: a path is as likely with either first."""
     with torch.no_grad():
         network.embeddings.weight[4] = network.embeddings.weight[3]
@@ -238,13 +238,13 @@ def level(network: CnnRnn) -> CnnRnn:
     return network
 
 
-def test_paths_that_are_level_may_differ_and_are_counted(
+def test_tied_paths_may_differ_and_are_counted(
     garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file's label 3 is ahead of its label 4 by a millionth, PyTorch's by a millionth behind: either is right."""
     monkeypatch.setattr(label_path, "BATCH_SIZES", (1, 64))
     canvases = label_sets.canvases(garments, 20)
-    network = level(label_sets.decisive_cnn_rnn(garments, spread=0.3))
+    network = with_ties(label_sets.decisive_cnn_rnn(garments, spread=0.3))
     with torch.no_grad():
         network.bias[3] += 1e-6
     file = write(tmp_path, torch_export.to_onnx(LabelPath(network), {}))
@@ -255,8 +255,8 @@ def test_paths_that_are_level_may_differ_and_are_counted(
     ties: Any = proof.figures("parity")["ties"]
     with torch.inference_mode():
         expected = served(torch.tensor(canvases))[0].numpy()
-    got = Runtime(file, provider="cpu").run({"image": canvases})["path"]
-    assert 0 < (got != expected).any(axis=1).sum() <= ties < len(canvases)
+    actual = Runtime(file, provider="cpu").run({"image": canvases})["path"]
+    assert 0 < (actual != expected).any(axis=1).sum() <= ties < len(canvases)
     assert f"but {ties} ties of 20 images" in str(proof)
     assert json.loads(proof.metadata["parity"])["ties"] == ties
 

@@ -1,4 +1,4 @@
-"""A run exported in each precision: what is published, under which name, and with what proof."""
+"""Each precision of a run is published under its own name, with its own proof."""
 
 import json
 from pathlib import Path
@@ -50,18 +50,18 @@ def test_each_precision_is_published_as_a_model_of_its_own_and_served(
     assert (answers["lstm-fp16"]["logits"].argmax(axis=1) == answers["lstm-int8"]["logits"].argmax(axis=1)).all()
 
 
-def test_one_that_loses_too_much_is_refused(
+def test_a_conversion_that_loses_too_much_is_refused(
     run: Run, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one would that was quantized by somebody who forgot half of the weights."""
+    """A conversion that loses half of the recurrent weights."""
 
-    def forgetful(model: object, precision: str, calibration: object) -> object:
+    def lossy(model: object, precision: str, calibration: object) -> object:
         converted = convert(model, precision, calibration)  # type: ignore[arg-type]
         (kernel,) = [tensor for tensor in converted.graph.initializer if tensor.name.endswith("recurrent_quantized")]
         kernel.raw_data = kernel.raw_data[: len(kernel.raw_data) // 2] + bytes(len(kernel.raw_data) // 2)
         return converted
 
-    monkeypatch.setattr("hangtag.export.file.precision.convert", forgetful)
+    monkeypatch.setattr("hangtag.export.file.precision.convert", lossy)
     before = contents(tmp_path)
     with pytest.raises(GateError, match=r"^parity: batch 1: logits differ .* worst at test image \d\. Nothing was pub"):
         export(run, tmp_path / "models", garments, "int8")

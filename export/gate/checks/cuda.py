@@ -1,4 +1,4 @@
-"""Check that the file loads on a GPU and answers as PyTorch does; without CUDA the check passes and says so."""
+"""Check that the file loads on a GPU and answers as PyTorch does; without CUDA the check passes and reports that."""
 
 from collections.abc import Collection
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What PyTorch's exporter leaves around an LSTM goes where it changes nothing, and stays where it does something."""
+"""Nodes around an LSTM are removed where they change no answer, and stay where they do."""
 
 from collections import Counter
 
@@ -55,60 +55,65 @@ def recurrent(*, start: float = 0.0, step: int = -1, direction: str = "forward",
     )
 
 
-def tidied(original: onnx.ModelProto) -> Counter[str]:
-    """The operators that are left, after a look that the model is valid and every answer is the same, bit for bit."""
-    made = onnx.ModelProto()
-    made.CopyFrom(original)
-    simplify_lstms(made)
-    onnx.checker.check_model(made, full_check=True)
+def simplified_operators(original: onnx.ModelProto) -> Counter[str]:
+    """Simplify the model, require the same answers bit for bit, and return the remaining operators."""
+    simplified = onnx.ModelProto()
+    simplified.CopyFrom(original)
+    simplify_lstms(simplified)
+    onnx.checker.check_model(simplified, full_check=True)
     for batch in (1, 3):
         x = np.random.default_rng(batch).normal(size=(STEPS, batch, INPUTS)).astype(np.float32)
         answers = [
-            onnxruntime.InferenceSession(one.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            onnxruntime.InferenceSession(candidate.SerializeToString(), providers=["CPUExecutionProvider"]).run(
                 None, {"x": x}
             )
-            for one in (original, made)
+            for candidate in (original, simplified)
         ]
-        for was, now in zip(*answers, strict=True):
-            np.testing.assert_array_equal(now, was)
-    return operators(made)
+        for before, after in zip(*answers, strict=True):
+            np.testing.assert_array_equal(after, before)
+    return operators(simplified)
 
 
 @pytest.mark.parametrize("step", [-1, STEPS - 1])
-def test_the_last_state_is_what_lstm_hands_out(step: int) -> None:
-    assert tidied(recurrent(step=step)) == {"LSTM": 1, "Squeeze": 1}
+def test_the_last_state_is_read_from_the_lstms_own_output(step: int) -> None:
+    assert simplified_operators(recurrent(step=step)) == {"LSTM": 1, "Squeeze": 1}
 
 
-def test_another_state_is_picked_from_all() -> None:
-    assert tidied(recurrent(step=2)) == {"LSTM": 1, "Squeeze": 1, "Transpose": 1, "Gather": 1}
+def test_any_other_state_is_still_gathered_from_all() -> None:
+    assert simplified_operators(recurrent(step=2)) == {"LSTM": 1, "Squeeze": 1, "Transpose": 1, "Gather": 1}
 
 
 def test_every_state_is_kept_where_it_is_read() -> None:
-    assert tidied(recurrent(both=True)) == {"LSTM": 1, "Squeeze": 2, "Transpose": 1}
+    assert simplified_operators(recurrent(both=True)) == {"LSTM": 1, "Squeeze": 2, "Transpose": 1}
 
 
 def test_initial_states_that_are_not_zero_are_kept() -> None:
-    left = tidied(recurrent(start=0.5))
-    assert (left["Expand"], left["Slice"], left["Squeeze"]) == (1, 1, 1)
+    counts = simplified_operators(recurrent(start=0.5))
+    assert (counts["Expand"], counts["Slice"], counts["Squeeze"]) == (1, 1, 1)
 
 
-def test_backwards_the_last_state_is_another_one() -> None:
-    assert tidied(recurrent(direction="reverse")) == {"LSTM": 1, "Transpose": 2, "Reshape": 1, "Gather": 1}
+def test_a_reverse_lstm_is_left_alone() -> None:
+    assert simplified_operators(recurrent(direction="reverse")) == {
+        "LSTM": 1,
+        "Transpose": 2,
+        "Reshape": 1,
+        "Gather": 1,
+    }
 
 
 def test_a_shape_that_does_not_only_drop_the_direction_is_kept() -> None:
     """[steps, batch, 1, 4] as [steps, 2 * batch, 2]."""
-    made = recurrent()
-    (sizes,) = [tensor for tensor in made.graph.initializer if tensor.name == "merged_sizes"]
+    original = recurrent()
+    (sizes,) = [tensor for tensor in original.graph.initializer if tensor.name == "merged_sizes"]
     sizes.CopyFrom(onnx.numpy_helper.from_array(np.array([STEPS, -1, HIDDEN // 2], np.int64), "merged_sizes"))
-    made.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "twice"
-    made.graph.output[0].type.tensor_type.shape.dim[1].dim_value = HIDDEN // 2
-    assert tidied(made)["Reshape"] == 1
+    original.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "twice"
+    original.graph.output[0].type.tensor_type.shape.dim[1].dim_value = HIDDEN // 2
+    assert simplified_operators(original)["Reshape"] == 1
 
 
-def test_of_an_exported_lstm_little_else_is_left(exported: Exported) -> None:
-    left = operators(onnx.load(exported.file))
-    wanted = {
+def test_an_exported_lstm_has_few_other_nodes(exported: Exported) -> None:
+    counts = operators(onnx.load(exported.file))
+    expected = {
         "lstm": {"Cast": 1, "Div": 1, "Transpose": 1, "LSTM": 1, "Squeeze": 1, "Gemm": 1, "Softmax": 1},
         "lstm2": {"Cast": 1, "Div": 1, "Transpose": 1, "LSTM": 2, "Squeeze": 2, "Gemm": 1, "Softmax": 1},
         "cnn": {
@@ -116,4 +121,4 @@ def test_of_an_exported_lstm_little_else_is_left(exported: Exported) -> None:
             "Softmax": 1,
         },
     }  # fmt: skip
-    assert left == wanted[exported.run.model]
+    assert counts == expected[exported.run.model]

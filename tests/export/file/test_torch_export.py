@@ -1,4 +1,4 @@
-"""The file is the contract: everything that a server needs is in it, and nothing of the machine that made it."""
+"""The file is the contract: it holds everything that a server needs, and nothing of the machine that exported it."""
 
 import json
 import re
@@ -91,7 +91,7 @@ def test_it_is_one_file_without_external_data(exported: Exported) -> None:
     assert exported.file.stat().st_size > 4 * parameter_count(exported.network) * 0.99  # the weights are inside
 
 
-def test_metadata_says_where_the_model_came_from(exported: Exported) -> None:
+def test_metadata_holds_the_models_provenance(exported: Exported) -> None:
     metadata = metadata_of(exported.file)
     assert set(metadata) == {f"hangtag.{key}" for key in PLAIN_KEYS | FIGURES | JSON_KEYS | DIGESTS | NODES}
     config, metrics = exported.run.read_config(), exported.run.read_metrics()
@@ -150,15 +150,15 @@ def test_recurrent_weights_are_initializers(exported: Exported) -> None:
 
 
 def test_weights_that_are_computed_in_the_graph_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exporter leaves them so; another onnxscript may not fold them."""
+    """As another version of onnxscript may leave them."""
     monkeypatch.setattr(onnxscript.optimizer, "optimize", lambda *arguments, **options: None)
     with pytest.raises(ExportError, match=r"the weights of \S+ are computed in the graph"):
         torch_export.to_onnx(Classifier(build("lstm")), {})
 
 
-def test_dropout_is_off_whatever_mode_the_network_was_in(tmp_path: Path, garments: Split) -> None:
+def test_dropout_is_off_even_for_a_network_in_training_mode(tmp_path: Path, garments: Split) -> None:
     class Dropped(nn.Module):
-        """Without weights to speak of, so that it exports at once."""
+        """Without weights, so that the export is quick."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""Models by somebody else, whose requests must not be joined though their axes say that they may; and a fatal one."""
+"""Models that must not be batched although their axes allow it; and models that fail or abort."""
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ def softmax_over_the_batch() -> onnx.ModelProto:
 
 
 def scaled_by_the_largest() -> onnx.ModelProto:
-    """x divided by the largest value in the batch: as a quantizer that reads its scale off the batch."""
+    """x divided by the largest value in the batch, as a quantizer does that derives its scale from the batch."""
     return model(
         [
             helper.make_node("Abs", ["x"], ["size"]),
@@ -31,7 +31,7 @@ def scaled_by_the_largest() -> onnx.ModelProto:
 
 
 def backwards() -> onnx.ModelProto:
-    """The samples in the opposite order."""
+    """The samples in reverse order."""
     return model(
         [helper.make_node("Slice", ["x", "last", "before", "axis", "step"], ["y"])],
         _BATCH,
@@ -46,8 +46,8 @@ def backwards() -> onnx.ModelProto:
 
 
 def one_row() -> onnx.ModelProto:
-    """Says that it gives a row for each sample, and gives one for all."""
-    made = model(
+    """Declares one output row per sample, and returns one for all."""
+    built = model(
         [
             helper.make_node("ReduceSum", ["x", "axis"], ["sum"], keepdims=1),
             helper.make_node("Identity", ["sum"], ["y"]),
@@ -56,9 +56,9 @@ def one_row() -> onnx.ModelProto:
         _ANSWER,
         {"axis": np.array([0], np.int64)},
     )
-    (out,) = made.graph.output
+    (out,) = built.graph.output
     out.type.tensor_type.shape.dim[0].ClearField("dim_param")
-    return made
+    return built
 
 
 def only_alone() -> onnx.ModelProto:
@@ -72,7 +72,7 @@ def only_alone() -> onnx.ModelProto:
 
 
 def at_most_32() -> onnx.ModelProto:
-    """Looks up a place in a table of 32 for each sample, and fails on a batch that is longer."""
+    """Looks up each sample's index in a table of 32, and fails on a larger batch."""
     return model(
         [
             helper.make_node("Shape", ["x"], ["rows"], start=0, end=1),
@@ -88,10 +88,10 @@ def at_most_32() -> onnx.ModelProto:
 
 
 def declared_with_an_axis_too_many() -> onnx.ModelProto:
-    """ONNX Runtime warns of it, loads it, and tells no shape at all."""
-    made = model([helper.make_node("Relu", ["x"], ["y"])], _BATCH, _ANSWER)
-    made.graph.output[0].type.tensor_type.shape.dim.add()
-    return made
+    """ONNX Runtime loads it with a warning, and reports no shape."""
+    built = model([helper.make_node("Relu", ["x"], ["y"])], _BATCH, _ANSWER)
+    built.graph.output[0].type.tensor_type.shape.dim.add()
+    return built
 
 
 def of_a_huge_picture() -> onnx.ModelProto:
@@ -103,7 +103,7 @@ def of_a_huge_picture() -> onnx.ModelProto:
 
 
 def fatal() -> onnx.ModelProto:
-    """Hands its LSTM an empty batch, whatever it is given: ONNX Runtime ends the process on that."""
+    """Runs its LSTM on an empty batch for every input: ONNX Runtime aborts the process."""
     return model(
         [
             helper.make_node("Slice", ["x", "from", "from", "axis"], ["none"]),

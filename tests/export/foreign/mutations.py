@@ -1,4 +1,4 @@
-"""Damage to a model file, by a seed: to its bytes, as a bad disk does it, and to its fields, with intent."""
+"""Damage a model file, by a seed: its bytes, as a bad disk does, or its fields, as an attacker does."""
 
 import random
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ INTEGERS = (-(2**63), -1, 0, 1, 2, 7, 16, 255, 2**31 - 1, 2**31, 2**62)
 FLOATS = (0.0, -1.0, float("nan"), float("inf"), 1e30)
 
 
-def of_bytes(content: bytes, seed: int) -> bytes:
-    """The file with some bytes changed, cut out, put in, or its end cut off."""
+def mutate_bytes(content: bytes, seed: int) -> bytes:
+    """Change, delete or insert some bytes, or cut off the end."""
     chosen = random.Random(seed)
     changed = bytearray(content)
     for _ in range(chosen.randint(1, 8)):
@@ -32,9 +32,8 @@ def of_bytes(content: bytes, seed: int) -> bytes:
     return bytes(changed[: chosen.randrange(1, len(changed))] if chosen.random() < 0.1 else changed)
 
 
-def of_fields(model: onnx.ModelProto, seed: int) -> bytes:
-    """The file with one to three fields emptied, doubled, removed, or set to what they should not be: valid protobuf,
-    so that all of it reaches whoever reads further."""
+def mutate_fields(model: onnx.ModelProto, seed: int) -> bytes:
+    """Clear, double, remove or change one to three fields. The result is valid protobuf, so it gets past the parser."""
     chosen = random.Random(seed)
     for _ in range(chosen.randint(1, 3)):
         _change(chosen.choice([*_messages(model)]), chosen)
@@ -75,7 +74,7 @@ def _change(message: Message, chosen: random.Random) -> None:
 
 
 def _value(field: FieldDescriptor, chosen: random.Random) -> object:
-    """One that the field can hold, and none that its reader expects."""
+    """A value that the field can hold, and that no reader expects."""
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_STRING:
             return chosen.choice(WORDS if field.type == FieldDescriptor.TYPE_STRING else BYTES)

@@ -1,4 +1,4 @@
-"""Files that are no ONNX models, or would read what is none of theirs: refused in one line each, and nothing dies."""
+"""Files that are no ONNX models, or refer to data outside their folder, are refused in one line."""
 
 from pathlib import Path
 
@@ -53,17 +53,17 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -
 
 
 def test_operators_that_the_runtime_lacks_are_named(tmp_path: Path) -> None:
-    made = onnx_models.unbatched()
-    made.graph.node[0].domain = "com.example"
+    model = onnx_models.unbatched()
+    model.graph.node[0].domain = "com.example"
     with pytest.raises(ExportError, match=r"operators that ONNX Runtime does not have: com\.example\.Add\. Export"):
-        read(tmp_path, made.SerializeToString())
+        read(tmp_path, model.SerializeToString())
 
 
 def test_an_opset_of_the_future_is_refused(tmp_path: Path) -> None:
-    made = onnx_models.unbatched()
-    made.opset_import[0].version = 999
+    model = onnx_models.unbatched()
+    model.opset_import[0].version = 999
     with pytest.raises(ExportError, match=r"has opset 999; the installed onnx knows 1 to \d+\. Update it\."):
-        read(tmp_path, made.SerializeToString())
+        read(tmp_path, model.SerializeToString())
 
 
 def external(location: str, **place: int) -> onnx.ModelProto:
@@ -71,13 +71,13 @@ def external(location: str, **place: int) -> onnx.ModelProto:
     weights = numpy_helper.from_array(np.arange(4, dtype=np.float32), "weights")
     set_external_data(weights, location, place.get("offset"), place.get("length"))
     weights.ClearField("raw_data")
-    made = onnx_models.model(
+    model = onnx_models.model(
         [helper.make_node("Add", ["x", "weights"], ["y"])],
         {"x": (TensorProto.FLOAT, ["batch", 4])},
         {"y": (TensorProto.FLOAT, ["batch", 4])},
     )
-    made.graph.initializer.append(weights)
-    return made
+    model.graph.initializer.append(weights)
+    return model
 
 
 def test_external_data_in_the_models_folder_are_taken_into_the_file(tmp_path: Path) -> None:
@@ -117,13 +117,13 @@ def test_external_data_elsewhere_are_refused(location: str, place: dict[str, int
 
 def test_external_data_of_an_attribute_are_found_too(tmp_path: Path) -> None:
     weights = external("../secret").graph.initializer[0]
-    made = onnx_models.model(
+    model = onnx_models.model(
         [helper.make_node("Constant", [], ["c"], value=weights), helper.make_node("Add", ["x", "c"], ["y"])],
         {"x": (TensorProto.FLOAT, ["batch", 4])},
         {"y": (TensorProto.FLOAT, ["batch", 4])},
     )
     with pytest.raises(ExportError, match="only files in the model's own folder are read"):
-        read(tmp_path, made.SerializeToString())
+        read(tmp_path, model.SerializeToString())
 
 
 def in_a_function(then: onnx.NodeProto) -> onnx.ModelProto:
@@ -136,14 +136,14 @@ def in_a_function(then: onnx.NodeProto) -> onnx.ModelProto:
         helper.make_node("If", ["yes"], ["chosen"], then_branch=branches[0], else_branch=branches[1]),
         helper.make_node("Add", ["x", "chosen"], ["y"]),
     ]
-    made = onnx_models.model(
+    model = onnx_models.model(
         [helper.make_node("Theirs", ["x"], ["y"], domain="theirs")],
         {"x": (TensorProto.FLOAT, ["batch", 4])},
         {"y": (TensorProto.FLOAT, ["batch", 4])},
     )
-    made.opset_import.append(helper.make_opsetid("theirs", 1))
-    made.functions.append(helper.make_function("theirs", "Theirs", ["x"], ["y"], body, [made.opset_import[0]]))
-    return made
+    model.opset_import.append(helper.make_opsetid("theirs", 1))
+    model.functions.append(helper.make_function("theirs", "Theirs", ["x"], ["y"], body, [model.opset_import[0]]))
+    return model
 
 
 def test_nothing_hides_in_a_branch_inside_a_function(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``hangtag export --onnx``: what is taken, as what, and what is refused with nothing written."""
+"""``hangtag export --onnx``: what is published, batched or not, and what is refused with nothing written."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from tests.export.foreign import forked
 from tests.export.foreign import models as foreign
 from tests.export.runs import contents
 
-Make = Callable[[], onnx.ModelProto]
+Build = Callable[[], onnx.ModelProto]
 
 
 def take(folder: Path, file: Path, *more: str | Path) -> Result:
@@ -40,7 +40,7 @@ def write(folder: Path, model: onnx.ModelProto) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is run in a process of its own, but one that need not start Python anew."""
+    """Run files in forked child processes, which do not start Python anew."""
     monkeypatch.setattr(child_process, "run", forked.run)
 
 
@@ -49,7 +49,7 @@ def metadata(folder: Path) -> dict[str, str]:
 
 
 def refusal(folder: Path, file: Path, *more: str | Path) -> str:
-    """What is said of a file that is refused; the repository stays as it was, here: is not made."""
+    """The message about a refused file; nothing is written, not even the repository's folder."""
     before = contents(folder)
     result = take(folder, file, *more)
     assert result.exit_code == 1, result.output
@@ -60,29 +60,29 @@ def refusal(folder: Path, file: Path, *more: str | Path) -> str:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
-    "make",
+    "build",
     [
         onnx_models.classifier, onnx_models.two_inputs, onnx_models.text, onnx_models.every_type, onnx_models.free_axis,
         onnx_models.gather,
     ],
 )  # fmt: skip
-def test_what_may_be_batched_is_published_as_such(make: Make, tmp_path: Path) -> None:
-    result = take(tmp_path, write(tmp_path, make()))
+def test_a_model_that_may_be_batched_is_published_as_batched(build: Build, tmp_path: Path) -> None:
+    result = take(tmp_path, write(tmp_path, build()))
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith(f"published {tmp_path / 'models/theirs/1'}\n")
     assert "  batching     batched: the same answers alone and in batches of 2, 3, 7, 16, 64\n" in result.stdout
-    told = metadata(tmp_path)
-    assert told["batched"] == "true"
-    gate = json.loads(told["gate"])
+    written = metadata(tmp_path)
+    assert written["batched"] == "true"
+    gate = json.loads(written["gate"])
     assert gate["empty batch"]["outcome"] in ("answered", "refused")
     proof = gate["batching"]
-    assert proof["lengths"] == ([1, 2, 3, 5] if make is onnx_models.free_axis else [1])
-    assert list(json.loads(told["speed"])["median_ms"]) == ["1", "64"]
+    assert proof["lengths"] == ([1, 2, 3, 5] if build is onnx_models.free_axis else [1])
+    assert list(json.loads(written["speed"])["median_ms"]) == ["1", "64"]
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
-    ("make", "why"),
+    ("build", "why"),
     [
         (onnx_models.unbatched, "the first axis of 'x' is fixed to 4"),
         (onnx_models.not_a_batch_axis, "first axes have different names: m, n"),
@@ -96,14 +96,14 @@ def test_what_may_be_batched_is_published_as_such(make: Make, tmp_path: Path) ->
         (foreign.declared_with_an_axis_too_many, "'y' has no axis"),
     ],
 )
-def test_what_may_not_be_batched_is_published_as_such(make: Make, why: str, tmp_path: Path) -> None:
-    result = take(tmp_path, write(tmp_path, make()))
+def test_a_model_that_must_not_be_batched_is_published_as_unbatched(build: Build, why: str, tmp_path: Path) -> None:
+    result = take(tmp_path, write(tmp_path, build()))
     assert result.exit_code == 0, result.output
     assert f"  batching     one request at a time: {why}" in result.stdout
-    told = metadata(tmp_path)
-    assert told["batched"] == "false"
-    assert json.loads(told["gate"])["batching"]["why"].startswith(why)
-    assert json.loads(told["gate"])["empty batch"]["outcome"] == "not asked"
+    written = metadata(tmp_path)
+    assert written["batched"] == "false"
+    assert json.loads(written["gate"])["batching"]["why"].startswith(why)
+    assert json.loads(written["gate"])["empty batch"]["outcome"] == "not asked"
 
 
 @pytest.mark.usefixtures("quick")
@@ -121,44 +121,44 @@ def test_the_file_is_parsed_once_here_and_once_in_the_child_process(
 
 
 @pytest.mark.usefixtures("quick")
-def test_triton_is_told_not_to_join_what_it_would(tmp_path: Path) -> None:
-    """With inputs and outputs: of a configuration without them Triton overrides the 0."""
+def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) -> None:
+    """It names inputs and outputs, since Triton overrides a max_batch_size of 0 without them."""
     config = tmp_path / "models/theirs/config.pbtxt"
     take(tmp_path, write(tmp_path, foreign.backwards()))
-    said = config.read_text().splitlines()
-    assert said[0].startswith("# Written by hangtag export")
-    assert said[1:] == [
+    lines = config.read_text().splitlines()
+    assert lines[0].startswith("# Written by hangtag export")
+    assert lines[1:] == [
         'backend: "onnxruntime"', "max_batch_size: 0",
         'input { name: "x", data_type: TYPE_FP32, dims: [-1, 3] }',
         'output { name: "y", data_type: TYPE_FP32, dims: [-1, 3] }',
     ]  # fmt: skip
     assert config.stat().st_mode & 0o044 == 0o044
     with Server(ServerConfig(models=tmp_path / "models", port=0, provider="cpu")) as server:
-        assert server.address  # hangtag's own server is not disturbed by it
+        assert server.address  # hangtag's own server ignores it
 
     take(tmp_path, write(tmp_path, onnx_models.classifier()))
     assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2"]
     take(tmp_path, write(tmp_path, foreign.softmax_over_the_batch()))
     assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2", "3", "config.pbtxt"]
     config.write_text("# mine\nmax_batch_size: 0\n")
-    for made in (foreign.backwards(), onnx_models.classifier()):
-        take(tmp_path, write(tmp_path, made))
+    for model in (foreign.backwards(), onnx_models.classifier()):
+        take(tmp_path, write(tmp_path, model))
         assert config.read_text().startswith("# mine\n")
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("make", [onnx_models.unbatched, onnx_models.classifier])
-def test_what_triton_does_right_by_itself_needs_no_configuration(make: Make, tmp_path: Path) -> None:
-    take(tmp_path, write(tmp_path, make()))
+@pytest.mark.parametrize("build", [onnx_models.unbatched, onnx_models.classifier])
+def test_no_config_is_written_where_triton_needs_none(build: Build, tmp_path: Path) -> None:
+    take(tmp_path, write(tmp_path, build()))
     assert [path.name for path in (tmp_path / "models/theirs").iterdir()] == ["1"]
 
 
-def test_with_labels_it_can_be_asked_to_classify(tmp_path: Path) -> None:
-    made = onnx_models.classifier()
-    del made.metadata_props[:]
+def test_a_file_with_labels_serves_classify_requests(tmp_path: Path) -> None:
+    model = onnx_models.classifier()
+    del model.metadata_props[:]
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(onnx_models.LABELS) + "\n")
-    result = take(tmp_path, write(tmp_path, made), "--labels", labels)
+    result = take(tmp_path, write(tmp_path, model), "--labels", labels)
     assert result.exit_code == 0, result.output
     config = ServerConfig(models=tmp_path / "models", port=0, provider="cpu")
     with Server(config) as server, Client(server.address) as client:
@@ -180,25 +180,25 @@ def test_with_labels_it_can_be_asked_to_classify(tmp_path: Path) -> None:
 def test_labels_that_do_not_fit_are_refused(text: str | bytes, why: str, tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_bytes(text if isinstance(text, bytes) else text.encode())
-    said = refusal(tmp_path, write(tmp_path, onnx_models.classifier()), "--labels", labels)
-    assert re.search(why, said), said
+    message = refusal(tmp_path, write(tmp_path, onnx_models.classifier()), "--labels", labels)
+    assert re.search(why, message), message
 
 
-def test_what_a_file_says_of_its_own_quality_is_not_repeated(tmp_path: Path) -> None:
-    """Only how its outputs are to be read, and what is not ours."""
-    made = onnx_models.classifier()
+def test_a_files_own_claims_about_its_quality_are_dropped(tmp_path: Path) -> None:
+    """Kept are only how to read its outputs, and metadata of others."""
+    model = onnx_models.classifier()
     for key, value in (("hangtag.test_accuracy", "0.9999"), ("hangtag.recipe", "magic"), ("hangtag.batched", "false")):
-        made.metadata_props.add(key=key, value=value)
-    assert take(tmp_path, write(tmp_path, made)).exit_code == 0
-    told = metadata(tmp_path)
-    assert not {"test_accuracy", "recipe"} & set(told)
-    assert (told["batched"], told["task"]) == ("true", "single_label")
-    assert told["source"].startswith("theirs.onnx, SHA-256 ")
+        model.metadata_props.add(key=key, value=value)
+    assert take(tmp_path, write(tmp_path, model)).exit_code == 0
+    written = metadata(tmp_path)
+    assert not {"test_accuracy", "recipe"} & set(written)
+    assert (written["batched"], written["task"]) == ("true", "single_label")
+    assert written["source"].startswith("theirs.onnx, SHA-256 ")
     there = {entry.key for entry in onnx.load(tmp_path / "models/theirs/1/model.onnx").metadata_props}
     assert "not-ours" in there
 
 
-def test_it_is_shown_and_verified_like_any_other(tmp_path: Path) -> None:
+def test_a_foreign_model_can_be_shown_and_verified(tmp_path: Path) -> None:
     take(tmp_path, write(tmp_path, onnx_models.free_axis()))
     shown = CliRunner().invoke(main, ["models", "show", "theirs", "--models", str(tmp_path / "models")])
     assert "ReduceSum" in shown.stdout
@@ -218,21 +218,21 @@ def test_it_is_shown_and_verified_like_any_other(tmp_path: Path) -> None:
     assert "DOES NOT HOLD batching" in " ".join(verified.stdout.split())
 
 
-def test_one_that_ends_the_process_is_refused(tmp_path: Path) -> None:
-    said = refusal(tmp_path, write(tmp_path, foreign.fatal()))
-    assert said.startswith("runtime: ONNX Runtime ends the process (signal 6) on ")
-    assert said.endswith("Nothing was published.")
+def test_a_file_that_aborts_the_process_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, write(tmp_path, foreign.fatal()))
+    assert message.startswith("runtime: ONNX Runtime ends the process (signal 6) on ")
+    assert message.endswith("Nothing was published.")
 
 
-def test_one_whose_samples_are_too_large_to_be_tried_is_refused(tmp_path: Path) -> None:
-    said = refusal(tmp_path, write(tmp_path, foreign.of_a_huge_picture()))
-    assert said.startswith(
+def test_a_file_whose_samples_are_too_large_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, write(tmp_path, foreign.of_a_huge_picture()))
+    assert message.startswith(
         "runtime: no synthetic input gets an answer; the last: one sample of 'x' has 1,099,511,627,776 values; 67,"
     )
 
 
 def test_nothing_in_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither by the child that runs the file, nor by the one that asks about an empty batch."""
+    """Neither by the child that probes the file, nor by the one that runs an empty batch."""
     marker = tmp_path / "was run"
     (tmp_path / "numpy.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n")
     monkeypatch.chdir(tmp_path)
@@ -255,15 +255,15 @@ def test_a_run_and_a_file_are_not_mixed_up(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("option", ["--runs=r", "--precision=fp32", "--timing=none", "--data-dir=d"])
-def test_what_is_for_a_run_is_not_given_with_a_file(option: str) -> None:
-    """Nor its default: what would go unused is refused."""
+def test_options_for_a_run_are_refused_with_a_file(option: str) -> None:
+    """Even with their default value, since they would have no effect."""
     result = CliRunner().invoke(main, ["export", "--onnx", "x.onnx", "--name", "x", option])
     assert result.exit_code == 2
     assert f"{option.partition('=')[0]}: for a RUN; --onnx takes a file as it is." in result.stderr
 
 
 @pytest.mark.parametrize("option", ["--name=x", "--labels=x.txt", "--max-megabytes=5"])
-def test_what_is_for_a_file_is_not_given_with_a_run(option: str) -> None:
+def test_options_for_a_file_are_refused_with_a_run(option: str) -> None:
     result = CliRunner().invoke(main, ["export", "lstm", option])
     assert result.exit_code == 2
     assert f"{option.partition('=')[0]}: for --onnx alone; a run has its own." in result.stderr

@@ -25,31 +25,31 @@ from tests.shipped import latest
 
 
 @pytest.mark.parametrize(
-    ("make", "outcome"),
+    ("build", "outcome"),
     [
         (onnx_models.classifier, "answered"),
         (lambda: onnx.load(latest("lstm")), "aborted"),
         (foreign.only_alone, "refused"),
     ],
 )
-def test_an_empty_batch_is_asked_about_in_a_process_of_its_own(make: object, outcome: str, tmp_path: Path) -> None:
-    """An LSTM would end this process; it is told, not refused: the server lets no empty batch through."""
-    model = make()  # type: ignore[operator]
+def test_an_empty_batch_is_run_in_a_process_of_its_own(build: object, outcome: str, tmp_path: Path) -> None:
+    """An LSTM would abort this process. That is reported, not refused: the server lets no empty batch through."""
+    model = build()  # type: ignore[operator]
     assert empty_batch.check(write(tmp_path, model)).figures["outcome"] == outcome
 
 
 def test_an_empty_batch_that_is_answered_with_rows_is_refused(tmp_path: Path) -> None:
-    made = onnx_models.model(
+    model = onnx_models.model(
         [helper.make_node("Concat", ["x", "row"], ["y"], axis=0)],
         {"x": (onnx.TensorProto.FLOAT, ["batch", 2])},
         {"y": (onnx.TensorProto.FLOAT, ["rows", 2])},
         {"row": np.ones((1, 2), np.float32)},
     )
     with pytest.raises(GateError, match=r"^empty batch: a batch of 0 is answered with y \[1, 2\]\. Nothing was pub"):
-        empty_batch.check(write(tmp_path, made))
+        empty_batch.check(write(tmp_path, model))
 
 
-def test_a_file_that_cannot_be_asked_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"nothing")
     with pytest.raises(GateError, match=r"a batch of 0 failed: the process ended with exit code 1: .*ModelLoadError"):
         empty_batch.check(tmp_path / "model.onnx")
@@ -63,8 +63,8 @@ def test_images_are_the_same_alone_and_in_any_batch(lstm: Exported, garments: Sp
     assert check.figures["images"] == batching.IMAGES
 
 
-def test_a_level_image_may_change_and_no_other(lstm: Exported, garments: Split, tmp_path: Path) -> None:
-    """As a path may that is as likely as another: only for that image the batch may decide."""
+def test_only_the_answers_of_tied_images_may_change(lstm: Exported, garments: Split, tmp_path: Path) -> None:
+    """As for two paths that are equally likely: only for such images the batch may decide."""
     model = onnx.load(lstm.file)
     node = next(node for node in model.graph.node if "logits" in node.output)
     node.output[0] = "alone"
@@ -85,25 +85,25 @@ def test_a_level_image_may_change_and_no_other(lstm: Exported, garments: Split, 
     batching.check(runtime, images, garments.images[-20:], TOLERANCES["fp32"], 1.0, ties=range(8))
 
 
-def test_the_worst_disagreement_is_the_one_that_pytorch_was_surest_of() -> None:
+def test_the_worst_disagreement_has_pytorchs_largest_margin() -> None:
     expected = np.tile(np.array([[5.0, 0.0, 0.0]], np.float32), (1000, 1))
     expected[3] = [9.0, 0.0, 0.0]
-    got = expected.copy()
+    actual = expected.copy()
     classes = np.zeros(1000, np.uint8)
-    got[3] = got[8] = [0.0, 9.0, 0.0]
+    actual[3] = actual[8] = [0.0, 9.0, 0.0]
     with pytest.raises(GateError, match=r"for 2 of 1,000 test images \(99\.80% agree, 100\.0% must\); worst at .* 3\."):
-        agreement.check(got, expected, classes, TOLERANCES["fp32"])
+        agreement.check(actual, expected, classes, TOLERANCES["fp32"])
     with pytest.raises(GateError, match=r"\(99\.80% agree, 99\.9% must\)"):
-        agreement.check(got, expected, classes, TOLERANCES["fp16"])
-    figures = agreement.check(got, expected, classes, TOLERANCES["int8"]).figures
+        agreement.check(actual, expected, classes, TOLERANCES["fp16"])
+    figures = agreement.check(actual, expected, classes, TOLERANCES["int8"]).figures
     assert (figures["differing"], figures["worst_image"], figures["accuracy"]) == (2, 3, 0.998)
 
 
 def test_lost_accuracy_is_refused_even_where_most_answers_agree() -> None:
     expected = np.tile(np.array([[5.0, 0.0]], np.float32), (1000, 1))
-    got = expected.copy()
+    actual = expected.copy()
     expected[:8] = [[5.0 + place, 0.0] for place in range(8)]
-    got[:8] = got[:8, ::-1]
+    actual[:8] = actual[:8, ::-1]
     classes = np.zeros(1000, np.uint8)
     classes[7] = 1  # where PyTorch is surest of all it is wrong, and the file right
     with pytest.raises(
@@ -111,22 +111,22 @@ def test_lost_accuracy_is_refused_even_where_most_answers_agree() -> None:
         match=r"right about 99\.30% of the test set and PyTorch about 99\.90%; it must keep 99\.5% of that; worst at "
         r"test image 6\.",
     ):
-        agreement.check(got, expected, classes, TOLERANCES["int8"])
+        agreement.check(actual, expected, classes, TOLERANCES["int8"])
 
 
-def test_in_fp32_level_labels_may_go_either_way() -> None:
+def test_in_fp32_tied_labels_may_go_either_way() -> None:
     expected = np.array([[1.0, 1.00005]] * 10, np.float32)
     passed = agreement.check(expected[:, ::-1], expected, np.zeros(10, np.uint8), TOLERANCES["fp32"])
     assert (passed.figures["level"], passed.figures["differing"]) == (10, 0)
     assert passed.summary.endswith("every answer the same but 10, each with two tied labels")
 
 
-def test_in_fp32_all_of_the_accuracy_is_kept_but_for_level_labels() -> None:
+def test_in_fp32_accuracy_may_be_lost_to_tied_labels_alone() -> None:
     assert TOLERANCES["fp32"].accuracy == 1.0
     expected = np.array([[1.0, 1.00005]] * 3 + [[0.0, 5.0]] * 7, np.float32)
-    got = expected.copy()
-    got[:3] = got[:3, ::-1]
-    figures = agreement.check(got, expected, np.ones(10, np.uint8), TOLERANCES["fp32"]).figures
+    actual = expected.copy()
+    actual[:3] = actual[:3, ::-1]
+    figures = agreement.check(actual, expected, np.ones(10, np.uint8), TOLERANCES["fp32"]).figures
     assert (figures["level"], figures["accuracy"], figures["pytorch_accuracy"]) == (3, 0.7, 1.0)
 
 
@@ -137,16 +137,16 @@ def test_a_graph_that_contradicts_itself_is_refused() -> None:
         structure.check(model, megabytes=0.1)
 
 
-def test_without_cuda_that_is_what_is_told(lstm: Exported, garments: Split) -> None:
+def test_a_machine_without_cuda_is_reported(lstm: Exported, garments: Split) -> None:
     answers = {name: rows[:10] for name, rows in lstm.published.proof.expected.items()}
     check = cuda.check(lstm.file, garments.images[:10], answers, TOLERANCES["fp32"], 1.0, ())
     expected = "loads" if Runtime(lstm.file).provider.startswith("CUDA") else "no CUDA here"
     assert check.figures["outcome"] == expected
 
 
-@pytest.mark.parametrize(("size", "said"), [(1, "batch 1 from image 5 on"), (4, "batch 4 from image 4 on")])
-def test_where_the_runtime_fails_check_and_images_are_named(size: int, said: str, tmp_path: Path) -> None:
-    """Of a file whose table has rows for black images alone."""
+@pytest.mark.parametrize(("size", "batch"), [(1, "batch 1 from image 5 on"), (4, "batch 4 from image 4 on")])
+def test_a_failure_of_the_runtime_names_check_and_images(size: int, batch: str, tmp_path: Path) -> None:
+    """With a file that fails on every image that is not black."""
     model = onnx_models.model(
         [
             helper.make_node("Cast", ["image"], ["rows"], to=onnx.TensorProto.INT64),
@@ -161,7 +161,7 @@ def test_where_the_runtime_fails_check_and_images_are_named(size: int, said: str
     assert runtime_answers.answer(runtime, images, size)["y"].shape == (8, 1, 1)
     images[5] = 200
     with pytest.raises(
-        GateError, match=rf"^agreement: the file loads, but fails at {said}: .*[^.]\. Nothing was pub"
+        GateError, match=rf"^agreement: the file loads, but fails at {batch}: .*[^.]\. Nothing was pub"
     ) as no:
         runtime_answers.answer(runtime, images, size, "agreement")
     assert "\n" not in str(no.value)
@@ -190,13 +190,13 @@ class TestSpeed:
         assert measured.ratio("torch.compile", 1) is None
 
     def test_torch_compile_is_timed_too(self, garments: Split, tmp_path: Path, lstm: Exported) -> None:
-        """Of something that compiles in a moment."""
+        """With a network that compiles quickly."""
         measured = speed.measure(lstm.file, garments.images[:2], _Brightness(), None, "compile")
         assert measured is not None
         if "torch.compile" not in measured.missing:
             assert set(measured.milliseconds[64]) == {"file", "PyTorch", "torch.compile"}
 
-    def test_without_a_compiler_it_says_so(
+    def test_without_a_compiler_torch_compile_is_reported_missing(
         self, lstm: Exported, garments: Split, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PATH", "")
@@ -205,8 +205,8 @@ class TestSpeed:
         assert measured.missing == {"torch.compile": "there is no C++ compiler"}
         assert set(measured.milliseconds[1]) == {"file", "PyTorch"}
 
-    def test_it_says_how_much_others_took_meanwhile(self, tmp_path: Path) -> None:
-        """By what Linux counts, in hundredths of a second: user, nice, system, idle, waiting, interrupts, stolen."""
+    def test_it_reports_the_cpu_share_of_other_processes(self, tmp_path: Path) -> None:
+        """From Linux's counters, in hundredths of a second: user, nice, system, idle, iowait, irq, softirq, steal."""
         (tmp_path / "stat").write_text("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n")
         now = speed._CpuTime.now(tmp_path / "stat")
         assert (now.available, now.used) == (10, 2)
@@ -219,7 +219,7 @@ class TestSpeed:
         assert "others" not in str(speed.Speed({1: {"file": 1.0}}, 2, {}, 0.09))
         assert measured.figures["others"] == 0.3
 
-    def test_no_timing_is_no_timing(self, lstm: Exported, garments: Split) -> None:
+    def test_the_timing_none_measures_nothing(self, lstm: Exported, garments: Split) -> None:
         assert speed.measure(lstm.file, garments.images, None, None, "none") is None
 
 

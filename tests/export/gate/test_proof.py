@@ -1,4 +1,4 @@
-"""What is published answers as PyTorch does, or is refused with the check, the batch, the difference and the image."""
+"""A published file answers as PyTorch does; any other is refused with the check, batch, difference and image."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +90,7 @@ def export_changed(
 def test_a_file_that_is_left_as_it_was_is_published(
     lstm: Exported, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that the refusals below are due to what they change."""
+    """So the refusals below are caused by their changes."""
     export_changed(lambda model: None, lstm, tmp_path / "models", garments, monkeypatch)
     assert (tmp_path / "models/lstm/1/model.onnx").is_file()
 
@@ -140,7 +140,7 @@ def test_another_class_anywhere_in_the_test_set_is_refused(
 
 
 @pytest.mark.parametrize("amount", [np.nan, np.inf])
-def test_a_file_that_answers_no_numbers_is_refused(
+def test_a_file_that_answers_nan_is_refused(
     lstm: Exported, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amount: float
 ) -> None:
     with pytest.raises(GateError, match=r"batch 1: logits differ from PyTorch's by (nan|inf), .* test image 0\."):
@@ -149,8 +149,8 @@ def test_a_file_that_answers_no_numbers_is_refused(
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_a_network_that_answers_no_numbers_is_refused(lstm: Exported, garments: Split, broken: float) -> None:
-    """Even though the file answers the same."""
+def test_a_network_that_answers_nan_is_refused(lstm: Exported, garments: Split, broken: float) -> None:
+    """Although the file answers the same."""
     network = build("lstm").eval()
     network.load_state_dict(lstm.network.state_dict())
     network.get_parameter("classifier.bias").data.fill_(broken)
@@ -168,7 +168,7 @@ def test_wrong_probabilities_are_refused(lstm: Exported, garments: Split, tmp_pa
 
 
 class Reshaped(nn.Module):
-    """Gives another shape than a classifier of ten labels should."""
+    """Returns another shape than a classifier of ten labels should."""
 
     def __init__(self, *, labels: int = 10, one_row: bool = False) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ def test_a_shape_that_breaks_the_contract_is_refused(
 
 
 def test_a_shape_that_breaks_its_own_declaration_is_refused(lstm: Exported, garments: Split, tmp_path: Path) -> None:
-    """The file says [batch, 10] and gives the first row alone, which is right for a batch of 1 only."""
+    """The file declares [batch, 10] and returns the first row alone, which is right only for a batch of 1."""
     model = onnx.load(lstm.file)
     (dense,) = [node for node in model.graph.node if node.op_type == "Gemm"]
     dense.output[0] = "rows"

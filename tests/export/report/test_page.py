@@ -1,4 +1,4 @@
-"""The page about an export stands by itself and says what was found."""
+"""The report about an export is self-contained and shows checks, pictures and the worst images."""
 
 import dataclasses
 import re
@@ -20,12 +20,12 @@ from tests.export.conftest import Exported
 
 
 def pictures(page: str) -> list[ElementTree.Element]:
-    return [ElementTree.fromstring(found) for found in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+    return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
 
 
 @pytest.fixture(scope="module")
 def page(lstm: Exported, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of a file that answers image 7 otherwise than PyTorch does, timed beside PyTorch."""
+    """The report about a file that answers image 7 otherwise than PyTorch, with timings."""
     published = lstm.published
     proof = published.proof
     answered = {name: rows.copy() for name, rows in proof.answered.items()}
@@ -39,7 +39,7 @@ def page(lstm: Exported, tmp_path_factory: pytest.TempPathFactory) -> str:
     return file.read_text()
 
 
-def test_it_tells_each_check_and_the_speed(page: str, lstm: Exported) -> None:
+def test_it_lists_each_check_and_the_speed(page: str, lstm: Exported) -> None:
     for check in lstm.published.proof.checks:
         assert check.name in page
     assert "batch 1 in 0.50 ms (4.0x PyTorch), batch 64 in 9.00 ms (1.1x PyTorch), 1 thread" in page
@@ -60,15 +60,15 @@ def test_it_draws_errors_agreement_speed_and_the_worst_images(page: str) -> None
 def test_the_first_of_the_worst_images_is_the_one_that_is_answered_otherwise(page: str, lstm: Exported) -> None:
     first = re.findall(r"<figcaption>(.*?)</figcaption>", page)[0]
     logits = lstm.published.proof.expected["logits"][7]
-    wanted = LABELS[logits.argmax()], LABELS[np.roll(logits, 1).argmax()]
-    assert first == f"test image 7: {wanted[0]}; the file says {wanted[1]}"
+    labels = LABELS[logits.argmax()], LABELS[np.roll(logits, 1).argmax()]
+    assert first == f"test image 7: {labels[0]}; the file says {labels[1]}"
 
 
 @pytest.mark.parametrize(("model", "score"), [("cnn_rnn", "probability"), ("sigmoids", "logit")])
-def test_sets_of_labels_are_compared_too(
+def test_label_sets_are_compared_too(
     model: str, score: str, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a file that answers one canvas with no label, or with all of them, which PyTorch answers with some."""
+    """For a file that answers one canvas with no label, or with all of them, and PyTorch with some."""
     monkeypatch.setattr(exporter, "CANVASES", 100)
     is_path = model == "cnn_rnn"
     network = label_sets.decisive_cnn_rnn(garments) if is_path else label_sets.decisive_scores(model, garments)
@@ -87,9 +87,9 @@ def test_sets_of_labels_are_compared_too(
     changed = dataclasses.replace(published, proof=dataclasses.replace(published.proof, answered=answered))
     report.write_run_report(changed, changed.images, LABELS, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    said = re.findall(r"<figcaption>(.*?)</figcaption>", page)
-    assert said[0] == f"test image {place}: {', '.join(LABELS[label] for label in some)}; the file says {instead}"
-    assert not [other for other in said[1:] if "the file says" in other]
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert captions[0] == f"test image {place}: {', '.join(LABELS[label] for label in some)}; the file says {instead}"
+    assert not [other for other in captions[1:] if "the file says" in other]
     drawn = ["".join(picture.itertext()) for picture in pictures(page)]
     assert len(drawn) == 2 + 8
     assert f"largest difference of a {score} from PyTorch's" in drawn[0]
@@ -97,19 +97,19 @@ def test_sets_of_labels_are_compared_too(
     assert "100.00%" in drawn[1]
 
 
-def test_it_needs_nothing_else(page: str) -> None:
+def test_it_refers_to_no_other_file(page: str) -> None:
     assert "<script" not in page
     assert not re.findall(r"""\b(?:src|href)=["'](?!#|data:)""", page)
     assert not re.findall(r"""@import|url\((?!#)""", page)
 
 
-def test_a_report_that_cannot_be_written_says_that_the_model_is_there(lstm: Exported, tmp_path: Path) -> None:
+def test_the_error_about_an_unwritable_report_says_that_the_model_is_published(lstm: Exported, tmp_path: Path) -> None:
     (tmp_path / "reports").write_text("a file, not a folder")
     with pytest.raises(ExportError, match=r"lstm/1 is published, but its report \S+ cannot be written: "):
         report.write_run_report(lstm.published, lstm.published.images, LABELS, tmp_path / "reports/lstm-1.html")
 
 
-def test_somebody_elses_file_gets_one_too(tmp_path: Path) -> None:
+def test_a_foreign_file_gets_a_report_too(tmp_path: Path) -> None:
     file = tmp_path / "theirs.onnx"
     file.write_bytes(onnx_models.free_axis().SerializeToString())
     accepted = intake.accept(file, "theirs", tmp_path / "models", None)

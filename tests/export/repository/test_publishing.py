@@ -1,4 +1,4 @@
-"""Publishing is all or nothing, whoever publishes beside it and whatever ends it."""
+"""Publishing is all or nothing, whatever fails and whatever else is published at the same time."""
 
 import re
 from pathlib import Path
@@ -10,8 +10,7 @@ from hangtag.export.repository import publishing, triton_config
 from hangtag.export.repository.publishing import publish
 from hangtag.serving.model_repository import next_version
 from hangtag.serving.server.runtime.session import Runtime
-from tests.export.publishing import latest as served
-from tests.export.publishing import publish_content, publisher
+from tests.export.publishing import latest_served, publish_content, publisher
 from tests.export.runs import contents
 from tests.shipped import latest
 
@@ -25,10 +24,10 @@ def test_versions_count_up(tmp_path: Path) -> None:
         *(f"cnn/{n}/model.onnx" for n in (1, 2, 3)),
     }
     assert (tmp_path / "cnn/1/model.onnx").read_text() == "first"
-    assert served(tmp_path) == {"cnn": 3}
+    assert latest_served(tmp_path) == {"cnn": 3}
 
 
-def test_the_next_version_is_above_the_highest_whatever_else_lies_there(tmp_path: Path) -> None:
+def test_the_next_version_is_one_above_the_highest_number(tmp_path: Path) -> None:
     for name in ("2", "5", "latest", "v7", "8.bak", "-9", ".publishing-10"):
         (tmp_path / "cnn" / name).mkdir(parents=True)
     (tmp_path / "cnn/11.txt").touch()
@@ -36,12 +35,12 @@ def test_the_next_version_is_above_the_highest_whatever_else_lies_there(tmp_path
     assert publish_content(tmp_path, "cnn", "").name == "6"
 
 
-def test_the_repository_is_made_where_there_is_none(tmp_path: Path) -> None:
+def test_a_missing_repository_is_created(tmp_path: Path) -> None:
     assert publish_content(tmp_path / "some/where", "cnn", "") == tmp_path / "some/where/cnn/1"
 
 
-def test_every_folder_that_is_made_or_changed_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or what was said to be published would be gone after a loss of power: a name is kept by the folder it is in."""
+def test_every_new_or_changed_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a published version could be gone after a loss of power: a folder holds the names of its files."""
     synced: list[Path] = []
     monkeypatch.setattr(publishing, "_sync", synced.append)
     for folder in ("some/where", "some/where/cnn"):  # the one that the new name is in, at last
@@ -53,8 +52,8 @@ def test_every_folder_that_is_made_or_changed_is_synced(tmp_path: Path, monkeypa
 def test_a_server_of_another_user_may_read_it(tmp_path: Path) -> None:
     for _ in range(2):
         for path in (folder := publish_content(tmp_path, "cnn", ""), folder.parent, folder / "model.onnx"):
-            wanted = 0o055 if path.is_dir() else 0o044
-            assert path.stat().st_mode & wanted == wanted
+            required = 0o055 if path.is_dir() else 0o044
+            assert path.stat().st_mode & required == required
 
 
 @pytest.mark.parametrize("is_first", [True, False])
@@ -62,18 +61,18 @@ def test_a_server_sees_the_old_state_while_the_file_is_written(tmp_path: Path, i
     publish_content(tmp_path, "lstm", "beside it")
     if not is_first:
         publish_content(tmp_path, "cnn", "old")
-    before = served(tmp_path)
+    before = latest_served(tmp_path)
     with publish(tmp_path, "cnn") as publication:
         publication.model_file.write_text("new")
-        assert served(tmp_path) == before
-    assert served(tmp_path) == before | {"cnn": 1 if is_first else 2}
+        assert latest_served(tmp_path) == before
+    assert latest_served(tmp_path) == before | {"cnn": 1 if is_first else 2}
 
 
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_configuration_is_there_before_its_version_is(
     tmp_path: Path, is_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever the process may die: never a version that must not be batched without the word that says so."""
+    """Even if the process is killed, a version that must not be batched is never there without its config.pbtxt."""
     if not is_first:
         publish_content(tmp_path, "cnn", "old")
     renamed = Path.rename
@@ -123,13 +122,13 @@ def test_a_name_that_would_leave_the_repository_is_refused(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("name", ["cnn", "cnn-int8", "a..b", "7", "Resnet_50.v2"])
-def test_other_names_are_taken(tmp_path: Path, name: str) -> None:
+def test_other_names_are_accepted(tmp_path: Path, name: str) -> None:
     publish_content(tmp_path, name, "")
-    assert served(tmp_path) == {name: 1}
+    assert latest_served(tmp_path) == {name: 1}
 
 
 @pytest.mark.parametrize("blocked", ["models", "models/cnn"])
-def test_where_nothing_can_be_written_it_says_so(tmp_path: Path, blocked: str) -> None:
+def test_an_unwritable_repository_is_reported(tmp_path: Path, blocked: str) -> None:
     (tmp_path / blocked).parent.mkdir(exist_ok=True)
     (tmp_path / blocked).write_text("a file, not a folder")
     before = contents(tmp_path)
@@ -139,10 +138,10 @@ def test_where_nothing_can_be_written_it_says_so(tmp_path: Path, blocked: str) -
 
 
 @pytest.mark.parametrize("there", [0, 1])
-def test_who_loses_the_race_for_a_number_gets_the_next(
+def test_the_loser_of_a_race_for_a_version_number_gets_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int
 ) -> None:
-    """Another export takes the place at the worst moment: after it was found free, before the rename."""
+    """Another export takes the version number at the worst moment: after it was found free, before the rename."""
     for _ in range(there):
         publish_content(tmp_path, "cnn", "old")
     rename = Path.rename
@@ -179,8 +178,8 @@ def test_processes_that_publish_at_once_all_succeed(tmp_path: Path, there: int) 
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        said = [process.communicate()[0] for process in processes]
-    folders = [Path(line.removeprefix("published ").strip()) for line in said]
+        outputs = [process.communicate()[0] for process in processes]
+    folders = [Path(line.removeprefix("published ").strip()) for line in outputs]
     assert sorted(folders) == [models / "cnn" / str(there + n) for n in (1, 2, 3)]
     for folder, source in zip(folders, sources, strict=True):
         assert (folder / "model.onnx").read_bytes() == source.read_bytes()
@@ -203,7 +202,7 @@ def test_the_repository_is_laid_out_as_triton_documents(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["lstm", "cnn"])
-def test_triton_could_make_its_own_configuration_of_a_shipped_file(model: str) -> None:
+def test_triton_can_generate_the_configuration_of_a_shipped_file(model: str) -> None:
     """Triton's user guide, "Auto-Generated Model Configuration": it reads inputs and outputs off the ONNX file, and
     batches where the first axis of each is free. Its ONNX backend takes these types, and no external data elsewhere."""
     signature = Runtime(latest(model), provider="cpu").signature

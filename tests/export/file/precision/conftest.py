@@ -13,7 +13,7 @@ Logits = npt.NDArray[np.float32]
 
 @pytest.fixture(scope="session")
 def calibration() -> Images:
-    """Real images that no test asks about."""
+    """Real images that no test classifies."""
     return data.load_test().images[-96:]
 
 
@@ -29,18 +29,18 @@ def shipped(model: str) -> onnx.ModelProto:
 
 
 def first(model: str) -> onnx.ModelProto:
-    """The study's, which is not steep anywhere: what rounding does to one of its logits, it does to all."""
+    """The study's network, which is steep nowhere: rounding moves all its logits alike."""
     return onnx.load(MODELS / model / "1" / "model.onnx")
 
 
-def apart(got: Logits, expected: Logits) -> tuple[float, float]:
-    """The largest difference and the root of the mean square, as shares of the range of what is expected."""
-    difference = np.abs(got - expected) / np.ptp(expected)
+def apart(actual: Logits, expected: Logits) -> tuple[float, float]:
+    """The largest difference and the root mean square, as shares of the range of the expected logits."""
+    difference = np.abs(actual - expected) / np.ptp(expected)
     return float(difference.max()), float(np.sqrt(np.mean(difference**2)))
 
 
 def logits(model: onnx.ModelProto, images: Images, batch_size: int = 50) -> Logits:
-    """What ONNX Runtime answers to images [n, 28, 28], a batch at a time."""
+    """Run images [n, 28, 28] in ONNX Runtime, one batch at a time."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

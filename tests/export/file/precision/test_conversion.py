@@ -1,4 +1,4 @@
-"""Each precision is the same network: inputs, outputs and metadata are kept, and nearly every answer."""
+"""In each precision a network keeps its inputs, outputs, metadata, and nearly every answer."""
 
 import numpy as np
 import onnx
@@ -22,11 +22,11 @@ def test_fp32_is_what_it_was(calibration: Images) -> None:
 @pytest.mark.parametrize("model", ["lstm", "lstm2", "cnn"])
 def test_the_contract_is_kept(model: str, precision: str, calibration: Images) -> None:
     network = shipped(model)
-    before = network.SerializeToString()
+    content = network.SerializeToString()
     converted = convert(network, precision, calibration)
-    assert network.SerializeToString() == before
-    for kept, was in ((converted.graph.input, network.graph.input), (converted.graph.output, network.graph.output)):
-        assert [(value.name, value.type) for value in kept] == [(value.name, value.type) for value in was]
+    assert network.SerializeToString() == content
+    for after, before in ((converted.graph.input, network.graph.input), (converted.graph.output, network.graph.output)):
+        assert [(value.name, value.type) for value in after] == [(value.name, value.type) for value in before]
     assert converted.metadata_props == network.metadata_props
     assert converted.producer_name == "hangtag"
     used = {node.domain for node in converted.graph.node} | {""}
@@ -41,9 +41,9 @@ def test_fp16_halves_the_file_and_keeps_the_answers(model: str, many: Split, cal
     weights = [tensor for tensor in converted.graph.initializer if numpy_helper.to_array(tensor).size > 100]
     assert {tensor.data_type for tensor in weights} == {TensorProto.FLOAT16}
     assert converted.ByteSize() < 0.55 * network.ByteSize()
-    expected, got = logits(network, many.images), logits(converted, many.images)
-    assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.999
-    largest, typical = apart(got, expected)
+    expected, actual = logits(network, many.images), logits(converted, many.images)
+    assert (actual.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.999
+    largest, typical = apart(actual, expected)
     assert 0 < largest <= 1e-2
     assert typical <= 5e-4
 
@@ -51,8 +51,8 @@ def test_fp16_halves_the_file_and_keeps_the_answers(model: str, many: Split, cal
 @pytest.mark.parametrize("model", ["lstm", "cnn"])
 def test_fp16_moves_no_logit_far_where_a_network_is_not_steep(model: str, many: Split, calibration: Images) -> None:
     network = first(model)
-    expected, got = logits(network, many.images), logits(convert(network, "fp16", calibration), many.images)
-    assert 0 < apart(got, expected)[0] <= 5e-4
+    expected, actual = logits(network, many.images), logits(convert(network, "fp16", calibration), many.images)
+    assert 0 < apart(actual, expected)[0] <= 5e-4
 
 
 def test_int8_quantizes_the_convolutions_for_each_channel_but_the_first_and_nothing_dense(
@@ -61,23 +61,23 @@ def test_int8_quantizes_the_convolutions_for_each_channel_but_the_first_and_noth
     network = shipped("cnn")
     quantized = convert(network, "int8", calibration)
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
-    made = {output: node for node in quantized.graph.node for output in node.output}
+    producers = {output: node for node in quantized.graph.node for output in node.output}
     convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
     assert len(convolutions) == operators(network)["Conv"] == 5
     assert values[convolutions[0].input[1]].shape == (64, 1, 7, 7)  # of one channel: faster as it is
     assert values[convolutions[0].input[1]].dtype == np.float32
     for node in convolutions[1:]:
-        weights = made[node.input[1]]
+        weights = producers[node.input[1]]
         assert weights.op_type == "DequantizeLinear"
         assert values[weights.input[0]].dtype == np.int8
         assert len(values[weights.input[1]]) == len(values[weights.input[0]])  # a scale for each channel
-        assert made[node.input[0]].op_type == "DequantizeLinear"
+        assert producers[node.input[0]].op_type == "DequantizeLinear"
     for node in quantized.graph.node:
         if node.op_type == "Gemm":
             assert values[node.input[1]].dtype == np.float32
-    expected, got = logits(network, many.images), logits(quantized, many.images)
-    assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
-    np.testing.assert_allclose(logits(quantized, many.images[:100], 1), got[:100], atol=1e-4)
+    expected, actual = logits(network, many.images), logits(quantized, many.images)
+    assert (actual.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
+    np.testing.assert_allclose(logits(quantized, many.images[:100], 1), actual[:100], atol=1e-4)
 
 
 def test_int8_of_a_network_without_convolutions_or_lstms_is_refused(calibration: Images) -> None:
@@ -86,7 +86,7 @@ def test_int8_of_a_network_without_convolutions_or_lstms_is_refused(calibration:
 
 
 @pytest.mark.parametrize("model", ["lstm", "cnn"])
-def test_int8_of_weights_that_are_no_numbers_is_refused_in_words(model: str, calibration: Images) -> None:
+def test_int8_of_nan_weights_is_refused_with_advice(model: str, calibration: Images) -> None:
     network = shipped(model)
     for tensor in network.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:

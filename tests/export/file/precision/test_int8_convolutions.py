@@ -1,4 +1,4 @@
-"""ReLU and pooling may change places: the answers are the same, bit for bit, and each stands where it suits."""
+"""ReLU and pooling commute bit for bit, and each conversion puts them into the faster order."""
 
 import itertools
 

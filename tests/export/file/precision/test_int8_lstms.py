@@ -1,4 +1,4 @@
-"""An LSTM in 8 bits answers an image alike in any company; as ONNX Runtime's quantizer alone makes it, it does not."""
+"""An int8 LSTM answers an image alike in any batch; without pinned ranges it does not."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def network(request: pytest.FixtureRequest) -> onnx.ModelProto:
 
 
 def check(model: onnx.ModelProto, folder: Path, garments: Split) -> float:
-    """What the gate finds: the largest difference between an image alone and in company."""
+    """Run the batching check; return the largest difference between an image alone and in a batch."""
     file = folder / "model.onnx"
     file.write_bytes(model.SerializeToString())
     company = np.concatenate([garments.images[-20:], np.full((1, 28, 28), 255, np.uint8)])
@@ -41,27 +41,27 @@ def test_pinning_changes_no_answer(network: onnx.ModelProto, garments: Split) ->
 
 def test_the_weights_are_in_8_bits(network: onnx.ModelProto) -> None:
     quantized = quantize_lstms(network)
-    found = operators(quantized)
-    assert (found["LSTM"], found["DynamicQuantizeLSTM"]) == (0, operators(network)["LSTM"])
+    counts = operators(quantized)
+    assert (counts["LSTM"], counts["DynamicQuantizeLSTM"]) == (0, operators(network)["LSTM"])
     weights, whole = (sum(tensor.ByteSize() for tensor in model.graph.initializer) for model in (quantized, network))
     assert weights < 0.3 * whole
     onnx.checker.check_model(quantized, full_check=True)
 
 
 def test_answers_are_nearly_those_of_fp32(network: onnx.ModelProto, many: Split) -> None:
-    expected, got = logits(network, many.images), logits(quantize_lstms(network), many.images)
-    assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
-    largest, typical = apart(got, expected)
-    assert largest <= 0.1  # steep between two classes: there a few logits move far, and all others hardly
+    expected, actual = logits(network, many.images), logits(quantize_lstms(network), many.images)
+    assert (actual.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
+    largest, typical = apart(actual, expected)
+    assert largest <= 0.1  # where a network is steep, between two classes, a few logits move far and all others hardly
     assert typical <= 0.01
 
 
 @pytest.mark.parametrize("model", ["lstm", "lstm2"])
 def test_no_logit_of_a_network_that_is_not_steep_moves_far(model: str, many: Split) -> None:
     network = first(model)
-    expected, got = logits(network, many.images), logits(quantize_lstms(network), many.images)
-    assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.995
-    largest, typical = apart(got, expected)
+    expected, actual = logits(network, many.images), logits(quantize_lstms(network), many.images)
+    assert (actual.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.995
+    largest, typical = apart(actual, expected)
     assert largest <= 0.02
     assert typical <= 0.002
 
@@ -77,7 +77,7 @@ def test_an_answer_is_the_same_bit_for_bit_alone_and_in_company(
 
 
 def test_without_pinned_ranges_the_gate_refuses_it(network: onnx.ModelProto, garments: Split, tmp_path: Path) -> None:
-    """The very file that ONNX Runtime's quantizer makes of the same network."""
+    """The file that ONNX Runtime's quantizer alone makes of the same network."""
     (tmp_path / "fp32.onnx").write_bytes(network.SerializeToString())
     quantize_dynamic(
         tmp_path / "fp32.onnx",
