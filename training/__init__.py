@@ -1,1 +1,1 @@
-"""Data set -> trained weights. Nothing here knows of ONNX or of serving."""
+"""Data set -> trained weights. catalog.py lists the networks; loop/trainer.py has the training loop."""

@@ -1,15 +1,17 @@
 """``hangtag train``: the options, made from settings.py, and the processes of a run."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
+from hangtag.errors import UserError
 from hangtag.options import FiniteRange
 from hangtag.training import session
 from hangtag.training.catalog import NETWORKS
 from hangtag.training.errors import SettingsError
-from hangtag.training.processes.distributed import rank_zero_reports
 from hangtag.training.processes.launch import launch
 from hangtag.training.settings import OPTIONS, Option, TrainSettings
 
@@ -18,12 +20,23 @@ class ReportedOnce(click.Command):
     """A command that may run in several processes: rank 0 alone reports wrong arguments and errors."""
 
     def make_context(self, *args: object, **extra: object) -> click.Context:
-        with rank_zero_reports():
+        with _rank_zero_reports():
             return super().make_context(*args, **extra)  # type: ignore[arg-type]
 
     def invoke(self, ctx: click.Context) -> object:
-        with rank_zero_reports():
+        with _rank_zero_reports():
             return super().invoke(ctx)
+
+
+@contextmanager
+def _rank_zero_reports() -> Iterator[None]:
+    """Let rank 0 alone raise an error; the other ranks exit without a message. torchrun has set RANK."""
+    try:
+        yield
+    except (UserError, click.ClickException) as error:
+        if os.environ.get("RANK", "0") == "0":
+            raise
+        raise SystemExit(getattr(error, "exit_code", 1)) from None
 
 
 @click.command(cls=ReportedOnce)

@@ -1,22 +1,20 @@
-"""What can go wrong in training, for a person to read.
+"""The errors of training that the user can mend.
 
-    TrainingError
-    ├── SettingsError         a setting is out of its range, or settings do not fit together
-    ├── DataNotFoundError     the data set is nowhere, or a file of it is missing
-    ├── DataCorruptError      a file is there but is not what was published
-    ├── RunMismatchError      a run folder holds another run, or none that can be read or written
-    ├── LabelDistanceError    distances of labels that are none, or of other labels, or cannot be read
-    ├── TeacherError          no model to learn from, or one that answers something else
-    ├── ProcessesError        several processes that cannot make one run
-    └── DivergedError         the loss is no longer a number
-
-They are ClickExceptions, so that every command shows them as one line and exits with 1.
+TrainingError
+├── SettingsError         a setting is out of range, or settings do not fit together
+├── DataNotFoundError     the data set, or one of its files, is missing
+├── DataCorruptError      a file's content is not what was published
+├── RunMismatchError      a run's folder holds another run, or files that cannot be used
+├── LabelDistanceError    label distances are malformed, of other labels, or unreadable
+├── TeacherError          a model to learn from is missing or does not fit
+├── ProcessesError        several processes cannot form one run
+└── DivergedError         the loss is no longer finite
 """
 
-import click
+from hangtag.errors import UserError
 
 
-class TrainingError(click.ClickException):
+class TrainingError(UserError):
     """Base of everything that this package raises on purpose."""
 
 
@@ -25,19 +23,19 @@ class SettingsError(TrainingError):
 
 
 class DataNotFoundError(TrainingError):
-    """The data set, or one file of it, could not be found or downloaded."""
+    """The data set, or one of its files, could not be found or downloaded."""
 
 
 class DataCorruptError(TrainingError):
-    """A file's decompressed contents do not have the published SHA-256."""
+    """A file's decompressed content does not have the published SHA-256, or cannot be read."""
 
 
 class RunMismatchError(TrainingError):
-    """A run folder cannot be used for what was asked."""
+    """A run's folder cannot be used for the requested run."""
 
 
 class LabelDistanceError(TrainingError):
-    """Distances of labels are malformed, do not fit, or cannot be had."""
+    """Label distances are malformed, do not fit, or cannot be read."""
 
 
 class TeacherError(TrainingError):
@@ -45,8 +43,8 @@ class TeacherError(TrainingError):
 
 
 class ProcessesError(TrainingError):
-    """Several processes were asked for in a way that makes no group of them."""
+    """The processes of a run are misconfigured."""
 
 
 class DivergedError(TrainingError):
-    """The training loss became infinite or not a number."""
+    """The training loss, or the network's outputs, became infinite or NaN."""

@@ -65,5 +65,5 @@ def _names(text: str) -> tuple[str, ...]:
     """Raises ValueError or TypeError for what is no JSON list of names."""
     names = json.loads(text)
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise TypeError("its labels are no list of names")
+        raise TypeError("its labels are not a list of names")
     return tuple(names)

@@ -10,15 +10,13 @@ from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Outputs
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.metrics.severity import distance_at_k, least_expected_distance, mean_severity
 from hangtag.training.metrics.single_label import (
     ClassFigures,
     Evaluation,
     confusion_matrix,
-    distance_at_k,
     evaluate,
     log_probabilities,
-    mean_severity,
-    nearest_expected,
     per_class,
 )
 
@@ -39,7 +37,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Nearest:
-    """If the least expected distance decided (metrics.nearest_expected), instead of the likeliest label."""
+    """If the least expected distance decided (metrics/severity.py), instead of the likeliest label."""
 
     accuracy: float
     severity: float | None
@@ -77,7 +75,7 @@ def measure(outputs: Outputs, split: Split, distances: LabelDistances, name: str
 
 
 def _nearest(logits: npt.NDArray[np.float32], split: Split, distances: LabelDistances) -> Nearest:
-    predicted = nearest_expected(logits, distances.matrix)
+    predicted = least_expected_distance(logits, distances.matrix)
     confusion = confusion_matrix(split.classes, predicted, len(LABELS))
     return Nearest(float((predicted == split.classes).mean()), mean_severity(confusion, distances.matrix))
 

@@ -12,7 +12,7 @@ import jinja2
 
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.metrics.single_label import mean_severity
+from hangtag.training.metrics.severity import mean_severity
 from studies.label_sets.report import spread
 
 MODEL = "lstm"

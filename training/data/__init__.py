@@ -1,1 +1,1 @@
-"""Data sets: images and labels in memory, checked against published digests, and their augmentation."""
+"""Data sets in memory: images and labels, checked against published digests, and augmentation."""

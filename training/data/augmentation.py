@@ -1,4 +1,4 @@
-"""Augmentation of whole batches: a handful of tensor operations, nothing per image in Python."""
+"""Augments whole batches with tensor operations, without a Python loop over images."""
 
 import torch
 from torch import Tensor
@@ -10,9 +10,9 @@ _ERASED_ASPECT = (0.3, 3.3)  # height over width
 
 
 def augment(images: Tensor, how: Augmentation) -> Tensor:
-    """Images [batch, height, width] changed at random.
+    """Change images [batch, height, width], uint8, at random as a recipe says.
 
-    Draws from torch's global random state on the CPU, so that a seed gives the same images on every device.
+    Random numbers come from torch's global random state on the CPU, so a seed gives the same images on every device.
     """
     if how.flip:
         flipped = (torch.rand(len(images)) < 0.5).to(images.device)

@@ -1,6 +1,7 @@
-"""Fashion-MNIST from disk, checked against its published contents.
+"""Fashion-MNIST: finds its files, checks their SHA-256 digests against the published files', splits the images.
 
-Looked for in this order: the folder that was named, Debian's package ``dataset-fashion-mnist``, torchvision's download.
+Folders are searched in this order: --data-dir if given, and no other; else Debian's package ``dataset-fashion-mnist``,
+then torchvision's download in the cache, which is made if it is missing.
 """
 
 import gzip
@@ -20,12 +21,12 @@ LABELS = (
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 VALIDATION_SIZE = 5_000
-"""The study's split: the first 5,000 of the 60,000 training images validate, the other 55,000 train."""
+"""The study's split: the first 5,000 of the 60,000 training images validate; training uses the other 55,000."""
 
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
 TORCHVISION_LAYOUT = Path("FashionMNIST", "raw")
 
-# SHA-256 of the decompressed contents: mirrors recompress the files, so the .gz themselves differ.
+# SHA-256 of the decompressed content: mirrors recompress the files, so the .gz files differ.
 DIGESTS = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -33,7 +34,7 @@ DIGESTS = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 DIGEST = hashlib.sha256("".join(DIGESTS.values()).encode()).hexdigest()
-"""One SHA-256 for the data set: that of its files' digests, in the order of DIGESTS."""
+"""The SHA-256 of the whole data set: of its files' digests, in the order of DIGESTS."""
 HOW_TO_GET_IT = (
     "Install Debian's package (apt-get install dataset-fashion-mnist), or name the folder that holds the four "
     "IDX files (*-ubyte or *-ubyte.gz) with --data-dir."
@@ -69,14 +70,23 @@ class FashionMnist:
 
     @property
     def digest(self) -> str:
-        """One SHA-256 for the data set, of which no other is ever loaded."""
+        """The data set's SHA-256. It is always the same, since load() refuses other files."""
         return DIGEST
 
 
 def load(data_dir: Path | None = None) -> FashionMnist:
     """Read, check and split the data set.
 
-    Raises DataNotFoundError when it is nowhere and DataCorruptError when a file is not the published one.
+    Args:
+        data_dir: The folder with the four IDX files, decompressed or not; None to search the usual places.
+
+    Raises:
+        DataNotFoundError: The files are not in the folder, or could not be downloaded.
+        DataCorruptError: A file cannot be read, or is not the published one.
+
+    Example:
+        >>> fashion_mnist.load().train.images.shape
+        (55000, 28, 28)
     """
     folder = locate(data_dir)
     raw = {name: _read_checked(folder, name) for name in DIGESTS}
@@ -90,7 +100,7 @@ def load(data_dir: Path | None = None) -> FashionMnist:
 
 
 def load_test(data_dir: Path | None = None) -> Split:
-    """Only the 10,000 test images, for evaluation. Raises as load does."""
+    """Read and check only the 10,000 test images. Raises as load() does."""
     folder = locate(data_dir)
     return Split(
         _images(_read_checked(folder, "t10k-images-idx3-ubyte")),
@@ -99,7 +109,7 @@ def load_test(data_dir: Path | None = None) -> Split:
 
 
 def locate(data_dir: Path | None = None) -> Path:
-    """The folder that holds the four files. A folder that was named is never silently replaced by another."""
+    """The folder that holds the four files; never another than ``data_dir``. Raises DataNotFoundError."""
     if data_dir is not None:
         folder = min((data_dir, data_dir / TORCHVISION_LAYOUT), key=lambda folder: len(_missing(folder)))
         if missing := _missing(folder):
@@ -112,7 +122,7 @@ def locate(data_dir: Path | None = None) -> Path:
 
 
 def cache_dir() -> Path:
-    """Where a download is kept: $XDG_CACHE_HOME/hangtag, else ~/.cache/hangtag."""
+    """The folder of downloads: $XDG_CACHE_HOME/hangtag, else ~/.cache/hangtag."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hangtag"
 
 
@@ -123,7 +133,7 @@ def _download() -> Path:
         raise DataNotFoundError(f"Fashion-MNIST is not on this machine. {HOW_TO_GET_IT}") from error
     try:
         FashionMNIST(root=str(cache_dir()), train=True, download=True)
-    except Exception as error:  # torchvision passes on whatever the network and the archives raise
+    except Exception as error:  # torchvision raises all kinds of exceptions of networks and archives
         reason = " ".join(str(error).split())
         raise DataNotFoundError(
             f"Fashion-MNIST is not on this machine and could not be downloaded ({reason}). {HOW_TO_GET_IT}"
@@ -138,7 +148,7 @@ def _missing(folder: Path) -> list[str]:
 def _find(folder: Path, name: str) -> Path | None:
     try:
         return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
-    except OSError as error:  # a folder that this user may not look into
+    except OSError as error:  # such as a folder without permission
         raise DataNotFoundError(f"{folder} cannot be read ({error.strerror}). {HOW_TO_GET_IT}") from error
 
 
@@ -147,16 +157,20 @@ def _read_checked(folder: Path, name: str) -> bytes:
     if path is None:
         raise DataNotFoundError(f"{folder} lacks {name} (with or without .gz). {HOW_TO_GET_IT}")
     try:
-        contents = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise DataCorruptError(f"{path} cannot be read ({error}). {HOW_TO_GET_IT}") from error
-    digest = hashlib.sha256(contents).hexdigest()
+    _check_digest(path, name, content)
+    return content
+
+
+def _check_digest(path: Path, name: str, content: bytes) -> None:
+    digest = hashlib.sha256(content).hexdigest()
     if digest != DIGESTS[name]:
         raise DataCorruptError(
             f"{path} is not the published file: its decompressed SHA-256 is {digest}, expected {DIGESTS[name]}. "
-            f"If it is what a broken download left, delete it. {HOW_TO_GET_IT}"
+            f"If an interrupted download left it, delete it. {HOW_TO_GET_IT}"
         )
-    return contents
 
 
 def _images(raw: bytes) -> Images:

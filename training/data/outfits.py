@@ -1,10 +1,10 @@
-"""The data set ``outfits``: what is worn together, scattered over a canvas, from real Fashion-MNIST images.
+"""The data set ``outfits``: canvases with garments that are worn together, composed from Fashion-MNIST's images.
 
-Two sets of the same pictures' kind. In ``outfits`` a canvas shows one look of the table below, so that one garment says
-much about the others. In ``outfits-independent``, the control, every label is as common as there, and a canvas holds
-about as many, but each is drawn without regard to the others.
+In ``outfits`` a canvas shows one look of the table below, so one garment makes others more or less likely. In the
+control, ``outfits-independent``, each label is as frequent, and a canvas has about as many labels, but they are drawn
+independently of each other.
 
-Sample i of a split is the same whatever was asked for before it. The training split's garments come from
+Sample i of a split does not depend on how many samples are composed. The garments of the training split come from
 Fashion-MNIST's training split, and so on.
 """
 
@@ -20,22 +20,22 @@ from hangtag.training.data.multi_label import CANVAS_SIZE, MAX_LABELS, LabelSets
 from hangtag.training.data.outfits_canvas import Wardrobe, compose
 
 NAMES = ("outfits", "outfits-independent")
-# Canvases are cheaper to compose than to learn from: with so many, few epochs do, and nothing is learned by heart.
+# A canvas is cheaper to compose than to train on: with this many, few epochs suffice and overfitting is no concern.
 SIZES: Mapping[str, int] = {"train": 100_000, "validation": 2_000, "test": 5_000}
-SEED = 0  # of the data, not of a run: all runs learn from, and are measured on, the same canvases
-VERSION = 1  # raise it with every change of what is composed: a run's data digest tells the change
+SEED = 0  # of the data set, not of a run: all runs train on the same canvases
+VERSION = 1  # increase it with every change to the canvases: it is part of a run's data digest
 
 
 class Look(NamedTuple):
-    """What is worn together: one piece of every slot. "-" in a slot stands for going without."""
+    """Garments that are worn together: one piece of every slot. "-" in a slot means none."""
 
     name: str
-    weight: float  # how often, relative to the other looks
+    weight: float  # its frequency, relative to the other looks
     slots: tuple[str, ...]  # pieces to choose from, equally likely, separated by commas
 
 
-# A capsule wardrobe: every top goes with every pair of shoes, and what else is worn follows from the two. So one piece
-# by itself hardly tells another, and two tell the third: labels that cannot be had by looking for each by itself.
+# A capsule wardrobe: every top goes with every pair of shoes, and the other garments follow from the two. One piece
+# alone says little about another, but two determine the third: a network that ignores co-occurrence misses that.
 LOOKS = (
     Look("beach", 10, ("T-shirt/top", "Sandal", "Dress", "Bag")),
     Look("sport", 10, ("T-shirt/top", "Sneaker", "Trouser")),
@@ -54,7 +54,7 @@ LOOKS = (
 
 
 def together() -> npt.NDArray[np.float64]:
-    """The probability of every label set in ``outfits``, [1024]; set number s holds label k if bit k of s is 1."""
+    """The probability of every label set in ``outfits``, [1024]. Set number s holds label k if bit k of s is 1."""
     probabilities = np.zeros(1 << len(LABELS))
     for look in LOOKS:
         sets = [0]
@@ -68,18 +68,18 @@ def together() -> npt.NDArray[np.float64]:
 
 
 def independent() -> npt.NDArray[np.float64]:
-    """The probability of every label set in the control set: each label by itself, given that one to five came up.
+    """The probability of every label set in the control, [1024]: independent labels, given that there are 1 to 5.
 
-    The condition changes how common a label is, so the odds are fitted until every label is as common as in together().
+    The condition changes the labels' frequencies, so the odds are fitted until they are those of together().
     """
     members = _members()
-    wanted = together() @ members
+    frequencies = together() @ members
     allowed = (members.sum(axis=1) >= 1) & (members.sum(axis=1) <= MAX_LABELS)
-    odds = wanted / (1 - wanted)
+    odds = frequencies / (1 - frequencies)
     for _ in range(500):
         probabilities = np.where(allowed, np.where(members, odds, 1.0).prod(axis=1), 0.0)
         probabilities /= probabilities.sum()
-        odds *= wanted / (probabilities @ members)
+        odds *= frequencies / (probabilities @ members)
     return probabilities
 
 
@@ -89,10 +89,14 @@ _SETS = dict(zip(NAMES, (together, independent), strict=True))
 def load(
     name: str, data: FashionMnist, seed: int = SEED, sizes: Mapping[str, int] = SIZES, limit: int | None = None
 ) -> MultiLabelData:
-    """Compose a data set by name; about half a minute for a whole one. Raises KeyError for an unknown name.
+    """Compose a data set; a whole one takes about half a minute.
 
-    limit: of the training and validation splits compose the first so many canvases only. The digest is the whole data
-    set's nevertheless, of which they are a part.
+    Args:
+        name: One of NAMES; KeyError is raised for another.
+        data: The garments.
+        seed: Of all random choices.
+        sizes: The number of samples of each split.
+        limit: Compose only this many training and validation samples. The digest is that of the whole data set.
     """
     probabilities = _SETS[name]()
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
@@ -105,14 +109,14 @@ def load(
 
 
 def load_split(name: str, split: str, garments: Split, count: int) -> MultiLabelSplit:
-    """The first ``count`` samples of one split of a data set by name, from the garments of Fashion-MNIST's split."""
+    """The first samples of one split of a data set, composed from the garments of Fashion-MNIST's split."""
     return make_split(_SETS[name](), garments, (SEED, list(SIZES).index(split)), count)
 
 
 def make_split(
     probabilities: npt.NDArray[np.float64], garments: Split, seed: tuple[int, int], count: int
 ) -> MultiLabelSplit:
-    """The first ``count`` samples: label sets by their probability [1024], canvases from the garments."""
+    """The first ``count`` samples of a split, with label sets drawn by their probability [1024]."""
     wardrobe = Wardrobe(garments)
     members, cumulative = _members(), probabilities.cumsum()
     cumulative /= cumulative[-1]
@@ -126,6 +130,6 @@ def make_split(
 
 
 def _members() -> npt.NDArray[np.bool_]:
-    """Which labels [10] are in each of the 1,024 label sets."""
+    """Which labels are in each label set, [1024, 10]."""
     sets = np.arange(1 << len(LABELS))[:, None]
     return (sets >> np.arange(len(LABELS)) & 1).astype(np.bool_)

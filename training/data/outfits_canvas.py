@@ -1,4 +1,4 @@
-"""Garments scattered over a canvas: varied scale, contrast and overlap, among clutter that is no garment."""
+"""Composes a canvas: garments at random scale, contrast and position, overlapping, among clutter."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,17 +7,17 @@ from PIL import Image
 from hangtag.training.data.fashion_mnist import LABELS, Images, Split
 from hangtag.training.data.multi_label import CANVAS_SIZE
 
-GARMENT_SIZES = (12, 28)  # pixels, smallest and largest side
-CONTRAST = (0.4, 1.0)  # of a garment's own brightness
-SCRAPS = 4  # at most so many pieces of clutter
+GARMENT_SIZES = (12, 28)  # pixels: the smallest and the largest side
+CONTRAST = (0.4, 1.0)  # factor of a garment's brightness
+SCRAPS = 4  # the most pieces of clutter on a canvas
 SCRAP_SIZES = (5, 14)
-OPAQUE = 40  # brightness from which a garment's own pixel hides what lies below; the black around it hides nothing
+OPAQUE = 40  # a pixel this bright hides what is below it; darker ones are translucent, black is transparent
 
 Canvas = npt.NDArray[np.uint8]  # [64, 64]
 
 
 class Wardrobe:
-    """Garments by class, to choose from."""
+    """The garments of a split, by class."""
 
     def __init__(self, garments: Split) -> None:
         self.all: Images = garments.images
@@ -25,7 +25,7 @@ class Wardrobe:
 
 
 def compose(labels: npt.NDArray[np.intp], wardrobe: Wardrobe, rng: np.random.Generator) -> Canvas:
-    """One canvas with a garment of every label: noise, then clutter and garments in random order, later ones on top."""
+    """One canvas with a garment of every label: noise, then clutter and garments in random order, the last on top."""
     noise = np.frombuffer(rng.bytes(CANVAS_SIZE * CANVAS_SIZE), np.uint8).reshape(CANVAS_SIZE, CANVAS_SIZE)
     canvas: Canvas = np.right_shift(noise, 3) + np.uint8(rng.integers(40))
     scraps = int(rng.integers(SCRAPS + 1))
@@ -39,7 +39,7 @@ def compose(labels: npt.NDArray[np.intp], wardrobe: Wardrobe, rng: np.random.Gen
 
 
 def _scrap(wardrobe: Wardrobe, rng: np.random.Generator) -> Canvas:
-    """A piece cut out of any garment: cloth without the outline that would tell its class."""
+    """A piece of clutter: a square cut out of any garment, without the outline that would identify its class."""
     garment = wardrobe.all[rng.integers(len(wardrobe.all))]
     top, left = rng.integers(4, 16, 2)
     scrap: Canvas = garment[top : top + 8, left : left + 8]
@@ -48,7 +48,7 @@ def _scrap(wardrobe: Wardrobe, rng: np.random.Generator) -> Canvas:
 
 def _paste(piece: Canvas, sizes: tuple[int, int], canvas: Canvas, rng: np.random.Generator) -> None:
     size, aspect, contrast, top, left, mirrored = rng.random(6)
-    side = sizes[0] * (sizes[1] / sizes[0]) ** size  # as many small ones as large ones, by ratio
+    side = sizes[0] * (sizes[1] / sizes[0]) ** size  # log-uniform: halving and doubling the size are equally likely
     aspect = 0.8 + 0.45 * aspect
     height, width = max(2, round(side * aspect**0.5)), max(2, round(side / aspect**0.5))
     picture = Image.fromarray(piece[:, ::-1] if mirrored < 0.5 else piece).resize((width, height), Image.Resampling.BOX)

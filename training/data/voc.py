@@ -1,6 +1,6 @@
-"""PASCAL VOC 2007 through torchvision, as 64x64 grey canvases with the set of classes that each shows.
+"""PASCAL VOC 2007, read with torchvision, as 64x64 grey canvases with the set of classes in each.
 
-The paper's own kind of data. Its splits are VOC's: 2,501 images train, 2,510 validate, 4,952 test.
+It is the data of the CNN-RNN paper. The splits are VOC's: 2,501 training, 2,510 validation and 4,952 test images.
 """
 
 import hashlib
@@ -25,10 +25,14 @@ _HOW_TO_GET_IT = "Name the folder that holds VOCdevkit/VOC2007, from both archiv
 
 
 def load(data_dir: Path | None = None) -> MultiLabelData:
-    """Read the three splits: from the folder that holds VOCdevkit, else from the cache, else by a download of 0.9 GB.
+    """Read the three splits.
 
-    Raises DataNotFoundError when the data set, or one of its files, is nowhere, and DataCorruptError for a file that
-    cannot be read or an object of another class.
+    Args:
+        data_dir: The folder that holds VOCdevkit; None for the cache, which a download of 0.9 GB fills.
+
+    Raises:
+        DataNotFoundError: The data set, or one of its files, is missing and could not be downloaded.
+        DataCorruptError: A file cannot be read, or an object is of an unknown class.
     """
     root = data_dir or cache_dir() / "voc2007"
     splits = {split: _read(root, image_set, may_download=data_dir is None) for split, image_set in _IMAGE_SETS.items()}
@@ -48,7 +52,7 @@ def _read(root: Path, image_set: str, may_download: bool) -> MultiLabelSplit:
 
         root.mkdir(parents=True, exist_ok=True)
         samples = VOCDetection(str(root), year="2007", image_set=image_set, download=not listed)
-    except Exception as error:  # torchvision passes on whatever the network and the archives raise
+    except Exception as error:  # torchvision raises all kinds of exceptions of networks and archives
         reason = " ".join(str(error).split())
         raise DataNotFoundError(
             f"VOC 2007 is not on this machine and could not be downloaded ({reason}). {_HOW_TO_GET_IT}"
@@ -68,15 +72,15 @@ def _read(root: Path, image_set: str, may_download: bool) -> MultiLabelSplit:
 
 
 def _canvas(image: Image.Image) -> Canvases:
-    """Grey, and squeezed into a square: nothing is cut off, so that every object stays in sight."""
+    """The image in grey, squeezed into a square: cropping could cut off an object."""
     return np.asarray(image.convert("L").resize((CANVAS_SIZE, CANVAS_SIZE), Image.Resampling.BILINEAR))
 
 
 def _classes(annotation: dict[str, Any], path: str) -> list[int]:
-    """The classes of all objects, those marked as difficult too: an image without a label could not be learned from."""
-    names = [thing["name"] for thing in annotation["annotation"].get("object", [])]
+    """The classes of all objects, those marked "difficult" included, since some images show no others."""
+    names = [item["name"] for item in annotation["annotation"].get("object", [])]
     if unknown := sorted(set(names) - set(LABELS)):
-        raise DataCorruptError(f"{path} shows {', '.join(unknown)}, which VOC 2007 has no class for.")
+        raise DataCorruptError(f"{path} shows {', '.join(unknown)}, which is not a class of VOC 2007.")
     if not names:
         raise DataCorruptError(f"{path} has no object in its annotation.")
     return [LABELS.index(name) for name in names]

@@ -1,1 +1,1 @@
-"""Distances between labels, measured by a trained network's embeddings of them."""
+"""Distances between labels, computed from a trained network's embeddings of them."""

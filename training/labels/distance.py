@@ -1,12 +1,11 @@
-"""How far apart labels are, told by a network's own embeddings of them: what a mistake is measured by.
+"""Distances between labels, which say how bad a mistake is, computed from a network's embeddings of the labels.
 
 'Shirt' for 'T-shirt/top' is a mild mistake, 'Shirt' for 'Ankle boot' is not. The distance of labels i and j is the
-cosine distance of their embeddings, scaled so that a label is at 0 from itself and the farthest pair at 1:
+cosine distance of their embeddings, scaled so that it is 0 from a label to itself and 1 for the farthest pair:
 
     d(i, j) = (1 - cos(w_i, w_j)) / max over k, l of (1 - cos(w_k, w_l))
 
-A matrix is kept as a JSON file, with where it came from. training/labels/distances.json is the one that is used where
-no other is named.
+A matrix is stored as a JSON file with its provenance. The default is training/labels/distances.json.
 """
 
 import hashlib
@@ -24,7 +23,7 @@ from hangtag.training.errors import LabelDistanceError
 SCHEMA = "hangtag.label_distances/1"
 DEFAULT_PATH = Path(__file__).with_name("distances.json")
 DECIMALS = 6
-HOW_TO_MAKE_ONE = "Make a file of distances with: hangtag labels RUN --json FILE"
+HOW_TO_MAKE_ONE = "Write a file of distances with: hangtag labels RUN --json FILE"
 
 Matrix = npt.NDArray[np.float64]  # [labels, labels]
 
@@ -38,9 +37,9 @@ class Neighbour(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LabelDistances:
-    """matrix[i, j] in [0, 1] is the distance of labels i and j: symmetric, 0 on the diagonal.
+    """A matrix of distances: matrix[i, j] in [0, 1] is that of labels i and j; symmetric, 0 on the diagonal.
 
-    provenance says what the matrix was made from. Raises LabelDistanceError for a matrix that is none of distances.
+    Raises LabelDistanceError on construction for any other matrix. ``provenance`` names the network and its parameter.
     """
 
     labels: tuple[str, ...]
@@ -56,7 +55,7 @@ class LabelDistances:
                 f"the matrix of distances has the shape {list(self.matrix.shape)}; its {count} labels need "
                 f"{[count, count]}."
             )
-        # Written so that NaN fails.
+        # This form of the condition refuses NaN too.
         if not ((self.matrix >= 0) & (self.matrix <= 1)).all():
             raise LabelDistanceError("distances of labels are numbers from 0 to 1; the matrix holds others.")
         if self.matrix.diagonal().any() or not np.array_equal(self.matrix, self.matrix.T):
@@ -64,7 +63,7 @@ class LabelDistances:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the labels and the matrix: what decides a result, wherever the matrix came from."""
+        """SHA-256 of the labels and the matrix, without the provenance."""
         return hashlib.sha256(json.dumps([self.labels, self.matrix.tolist()]).encode()).hexdigest()
 
     def neighbours(self, label: str) -> list[Neighbour]:
@@ -76,7 +75,7 @@ class LabelDistances:
         return [Neighbour(self.labels[j], float(self.matrix[index, j])) for j in order if j != index]
 
     def require(self, labels: Sequence[str]) -> None:
-        """Raises LabelDistanceError unless these are the matrix's labels, in its order."""
+        """Raises LabelDistanceError unless the matrix has these labels, in this order."""
         if tuple(labels) != self.labels:
             raise LabelDistanceError(
                 f"the distances are of other labels ({', '.join(self.labels)}) than are needed ({', '.join(labels)}). "
@@ -84,7 +83,7 @@ class LabelDistances:
             )
 
     def text(self) -> str:
-        """The file's contents, JSON: schema, labels, distances [labels][labels] with a row a line, provenance."""
+        """The JSON file: schema, labels, distances [labels][labels] with one row per line, provenance."""
         document = {
             "schema": SCHEMA,
             "labels": self.labels,
@@ -96,9 +95,15 @@ class LabelDistances:
 
 
 def from_embeddings(labels: Sequence[str], embeddings: npt.ArrayLike, provenance: Mapping[str, Any]) -> LabelDistances:
-    """The distances that embeddings [labels, dim] tell, to six decimals.
+    """The distances of labels by their embeddings, rounded to six decimals.
 
-    Raises LabelDistanceError for embeddings that are not finite, point nowhere, or all point the same way.
+    Args:
+        labels: The labels' names.
+        embeddings: [labels, dim].
+        provenance: Stored with the matrix.
+
+    Raises:
+        LabelDistanceError: An embedding is zero or not finite, or all embeddings are parallel.
     """
     vectors = np.asarray(embeddings, np.float64)
     if vectors.ndim != 2 or len(vectors) != len(labels):
@@ -107,27 +112,25 @@ def from_embeddings(labels: Sequence[str], embeddings: npt.ArrayLike, provenance
         )
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not np.isfinite(lengths).all() or not lengths.all():
-        raise LabelDistanceError(
-            "a label's embedding is zero or not finite: the network that it is of was not trained."
-        )
+        raise LabelDistanceError("a label's embedding is zero or not finite: the network was not trained.")
     units = vectors / lengths
     raw = 1 - units @ units.T
-    raw = (raw + raw.T) / 2  # rounding may tell the two halves apart
+    raw = (raw + raw.T) / 2  # rounding may make it asymmetric
     np.fill_diagonal(raw, 0.0)
     raw = raw.clip(min=0.0)
     if raw.max() < 1e-9:
-        raise LabelDistanceError("all labels' embeddings point the same way, so they tell no distances.")
+        raise LabelDistanceError("all labels' embeddings are parallel, so they define no distances.")
     return LabelDistances(tuple(labels), np.round(raw / raw.max(), DECIMALS), provenance)
 
 
 def read(path: Path) -> LabelDistances:
-    """A file that `hangtag labels --json` wrote. Raises LabelDistanceError for any other."""
+    """Read a file that ``hangtag labels --json`` wrote. Raises LabelDistanceError for any other file."""
     try:
         return _parse(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise LabelDistanceError(f"{path} cannot be read ({error.strerror}). {HOW_TO_MAKE_ONE}") from error
     except LabelDistanceError as error:
-        raise LabelDistanceError(f"{path}: {error.message} {HOW_TO_MAKE_ONE}") from error
+        raise LabelDistanceError(f"{path}: {error} {HOW_TO_MAKE_ONE}") from error
     except KeyError as error:
         raise LabelDistanceError(
             f"{path} holds no distances of labels: it has no {error}. {HOW_TO_MAKE_ONE}"
@@ -141,10 +144,10 @@ def _parse(document: Any) -> LabelDistances:
     if schema != SCHEMA:
         raise ValueError(f"its schema is {schema!r}, not {SCHEMA!r}")
     if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
-        raise TypeError("its labels are no list of names")
+        raise TypeError("its labels are not a list of names")
     return LabelDistances(tuple(labels), np.array(document["distances"], np.float64), dict(document["provenance"]))
 
 
 def default() -> LabelDistances:
-    """The matrix that ships, for Fashion-MNIST's labels."""
+    """The matrix that ships, of Fashion-MNIST's labels."""
     return read(DEFAULT_PATH)

@@ -1,1 +1,1 @@
-"""The training loop: steps, epochs, checkpoints, and the optimizers that change the weights."""
+"""The training loop: steps, epochs and checkpoints, and the optimizers."""

@@ -1,10 +1,10 @@
-"""Muon: matrices change along the nearest orthogonal matrix to their averaged gradient (Jordan et al., 2024).
+"""The Muon optimizer: updates a matrix by the orthogonal matrix nearest to its averaged gradient (Jordan et al., 2024).
 
-A gradient's few large directions drown the many small ones, and no rate per weight, as Adam's, brings these back. Made
-orthogonal, all directions count alike, and a network learns in a fraction of the epochs.
+A gradient has few large singular values and many small ones, and a learning rate per weight, as Adam's, does not change
+that. In an orthogonal matrix all singular values are 1, so a network learns all directions in a fraction of the epochs.
 
-PyTorch's own (torch.optim.Muon) knows one matrix per parameter. Here a parameter may be several: an LSTM's weights are
-its four gates' stacked, and each gate is made orthogonal by itself; a convolution's is one matrix, [out, in * h * w].
+torch.optim.Muon treats a parameter as one matrix. Here a parameter may stack several: an LSTM's weights stack those of
+its four gates, and each gate is orthogonalised separately. A convolution's weights are one matrix, [out, in * h * w].
 """
 
 from collections.abc import Callable
@@ -15,24 +15,24 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 _STEPS = 5
-_A, _B, _C = 3.4445, -4.7750, 2.0315  # Jordan's: they pull all singular values to about 1 in few steps
+_A, _B, _C = 3.4445, -4.7750, 2.0315  # Jordan's coefficients bring all singular values near 1 in few steps
 _MOMENTUM = 0.95
-# An orthogonal matrix has entries of 1 / sqrt(its larger side) on average; times this they change as much as Adam's
-# do, whatever the shape (Liu et al., Muon is Scalable for LLM Training, 2025).
-_ADAMS_SIZE = 0.2
-GATES = 4  # of an LSTM: input, forget, cell, output
+# The entries of an orthogonal matrix are 1 / sqrt(its larger side) on average. Scaled by this times sqrt(larger side),
+# an update is as large as Adam's, whatever the shape (Liu et al., Muon is Scalable for LLM Training, 2025).
+_UPDATE_SIZE = 0.2
+LSTM_GATES = 4  # input, forget, cell, output
 
 
 class Muon(AdamW):
-    """Muon for the groups that say how many matrices a parameter stacks, and AdamW for those that say 0."""
+    """Muon for parameter groups whose "matrices" is at least 1, AdamW for those where it is 0."""
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> None:
-        """A group has params, lr, weight_decay and matrices."""
+        """A group has params, lr, weight_decay, and matrices: how many matrices each parameter stacks."""
         super().__init__(groups, betas=betas, eps=eps, fused=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Change the weights by their gradients. Those of the matrices are used up."""
+        """Update the parameters. The gradients of Muon's are set to None."""
         for group in self.param_groups:
             if not group["matrices"]:
                 continue
@@ -40,7 +40,7 @@ class Muon(AdamW):
                 if weights.grad is not None:
                     update = self._update(weights, weights.grad, group["matrices"])
                     weights.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
-                    weights.grad = None  # or AdamW would change them too
+                    weights.grad = None  # so that AdamW skips it
         outcome: float | None = super().step(closure)
         return outcome
 
@@ -48,33 +48,33 @@ class Muon(AdamW):
         state = self.state[weights]
         if not state:
             state["momentum"] = torch.zeros_like(weights)
-            state["step"] = torch.zeros(())  # unused here, but AdamW looks for it in every state that it is given back
+            state["step"] = torch.zeros(())  # unused here, but AdamW.load_state_dict expects it
         average = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
-        ahead = gradient.lerp(average, _MOMENTUM)  # Nesterov's
-        stack = ahead.reshape(matrices, len(weights) // matrices, -1)
-        return orthogonal(stack).mul_(_ADAMS_SIZE * max(stack.shape[1:]) ** 0.5).reshape(weights.shape)
+        nesterov = gradient.lerp(average, _MOMENTUM)
+        stack = nesterov.reshape(matrices, len(weights) // matrices, -1)
+        return orthogonalise(stack).mul_(_UPDATE_SIZE * max(stack.shape[1:]) ** 0.5).reshape(weights.shape)
 
 
-def orthogonal(stack: Tensor) -> Tensor:
-    """Matrices [n, rows, columns] with nearly all singular values between 0.7 and 1.2, by Newton and Schulz's steps.
+def orthogonalise(stack: Tensor) -> Tensor:
+    """Matrices [n, rows, columns] with nearly all singular values between 0.7 and 1.2, by Newton-Schulz iterations.
 
-    In bfloat16: they forgive what it rounds.
+    They run in bfloat16, since the iterations tolerate its rounding.
     """
     matrices = stack.bfloat16()
     if tall := matrices.shape[1] > matrices.shape[2]:
-        matrices = matrices.mT  # the smaller side first: its square is what is multiplied
+        matrices = matrices.mT  # the smaller side first, so that the squares below are small
     matrices = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(_STEPS):
         square = matrices @ matrices.mT
         matrices = _A * matrices + (_B * square + _C * square @ square) @ matrices
-    upright: Tensor = matrices.mT if tall else matrices
-    return upright.to(stack.dtype)
+    result: Tensor = matrices.mT if tall else matrices
+    return result.to(stack.dtype)
 
 
-def matrices(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters that map to hidden units, for Muon: those that stack an LSTM's gates, and those of one matrix.
+def hidden_matrices(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that map to hidden units: those that stack an LSTM's gates, and those that are one matrix.
 
-    Not the classifier, the last linear layer, whose rows are classes; nor embeddings, whose rows are labels.
+    The classifier, the last linear layer, is left out, because its rows are classes; so are embeddings of labels.
     """
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     stacked, single = [], []

@@ -1,1 +1,1 @@
-"""Figures of merit computed from a network's outputs, for one label and for several labels an image."""
+"""Metrics of predictions: for one label per image, for sets of labels, and for how bad mistakes are."""

@@ -1,7 +1,7 @@
-"""Batch normalisation that is there only while training.
+"""Batch normalisation during training only.
 
-It follows every convolution and every dense layer but the last, and is folded into that layer's weights afterwards, so
-that what is deployed has the layers and the parameters of the network as it was written.
+It is added after every convolution and every dense layer but the last, and afterwards folded into that layer's weights:
+the deployed network has exactly the layers and parameters of its class.
 """
 
 import copy
@@ -16,7 +16,7 @@ class Normalised(nn.Sequential):
 
 
 def add_batch_norm(network: nn.Module) -> None:
-    """Put a normalisation after each convolution and dense layer, in place; not after the last, which gives scores."""
+    """Add a normalisation after each convolution and dense layer but the last, in place."""
     layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     for name, layer in layers[:-1]:
         norm = (
@@ -26,7 +26,7 @@ def add_batch_norm(network: nn.Module) -> None:
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, every normalisation folded into its layer: its state_dict is the plain network's."""
+    """A copy in evaluation mode with all normalisations folded in: its state_dict has the plain network's keys."""
     folded = copy.deepcopy(network).eval()
     for name, pair in [(name, pair) for name, pair in folded.named_modules() if isinstance(pair, Normalised)]:
         layer, norm = pair

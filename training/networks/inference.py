@@ -1,4 +1,4 @@
-"""From uint8 images to a network's answers: the preprocessing, and prediction a batch at a time."""
+"""Inference: from uint8 images to logits, batch by batch, with the only preprocessing that there is."""
 
 from collections.abc import Callable
 
@@ -11,16 +11,20 @@ from hangtag.training.data.fashion_mnist import Images
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Pixels 0..255 of any dtype to floats in [0, 1]: the only preprocessing there is."""
+    """Pixels 0..255 of any dtype and shape to FP32 in [0, 1]."""
     return images.to(torch.float32) / 255
 
 
 def predict(
     model: nn.Module, images: Images, batch_size: int = 500, check: Callable[[], None] = lambda: None
 ) -> npt.NDArray[np.float32]:
-    """Logits [n, 10] of uint8 images [n, 28, 28], with the model in evaluation mode.
+    """Logits [n, 10] of images, with the model in evaluation mode.
 
-    check: called before each batch; what it raises ends the prediction.
+    Args:
+        model: Maps pixels [batch, 28, 28] in [0, 1] to logits [batch, 10].
+        images: uint8, [n, 28, 28].
+        batch_size: How many images are computed at once.
+        check: Called before each batch; an exception of it ends the prediction.
     """
     device = next(model.parameters()).device
     model.eval()

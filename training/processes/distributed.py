@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import click
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hangtag.errors import UserError
 from hangtag.training.errors import ProcessesError
 from hangtag.training.processes.process_group import ProcessGroup
 
@@ -50,7 +50,7 @@ class DistributedGroup(ProcessGroup):
                 value = work()
             except BaseException as raised:
                 # Rank 0 shows the traceback of a bug; the other ranks exit without one.
-                expected = isinstance(raised, click.ClickException | KeyboardInterrupt)
+                expected = isinstance(raised, UserError | KeyboardInterrupt)
                 self.broadcast((None, raised if expected else SystemExit(1)))
                 raise
         value, error = self.broadcast((value, error))
@@ -60,10 +60,10 @@ class DistributedGroup(ProcessGroup):
 
     def on_every_rank(self, work: Callable[[], T]) -> T:
         value: T | None = None
-        error: click.ClickException | KeyboardInterrupt | None = None
+        error: UserError | KeyboardInterrupt | None = None
         try:
             value = work()
-        except (click.ClickException, KeyboardInterrupt) as raised:
+        except (UserError, KeyboardInterrupt) as raised:
             error = raised
         for error_of_rank in self.all_gather(error):
             if error_of_rank is not None:
@@ -135,17 +135,3 @@ def _integer(name: str, default: int | None = None) -> int:
         return int(text)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise ProcessesError(f"{name} is set to {text!r} and must be a whole number. {_HOW_TO_START}.") from error
-
-
-@contextmanager
-def rank_zero_reports() -> Iterator[None]:
-    """Let rank 0 raise an error, for its message to be shown once; the other ranks exit with the same status, silently.
-
-    Also works before the process group exists: torchrun sets RANK.
-    """
-    try:
-        yield
-    except click.ClickException as error:
-        if os.environ.get("RANK", "0") == "0":
-            raise
-        raise SystemExit(error.exit_code) from None

@@ -6,16 +6,16 @@ torchrun does the same on several machines, but adds a traceback of its own to e
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
-import click
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, start_processes
 
-from hangtag.training.processes.distributed import rank_zero_reports
+from hangtag.errors import UserError
 
 T = TypeVar("T")
 _GRACE = 30.0
@@ -52,11 +52,11 @@ def _process(rank: int, processes: int, port: int, work: Callable[[T], None], se
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the processes rendezvous at their parent's store
     }
     try:
-        with rank_zero_reports():
-            work(settings)
-    except click.ClickException as error:
-        error.show()
-        raise SystemExit(error.exit_code) from None
+        work(settings)
+    except UserError as error:
+        if rank == 0:
+            sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

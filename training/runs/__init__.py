@@ -1,1 +1,1 @@
-"""A training run on disk: its configuration, metrics and weights, and exported models that teach."""
+"""A training run on disk: its config, files, identity, and the command that continues it."""

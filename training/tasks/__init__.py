@@ -1,1 +1,1 @@
-"""What a network is trained for: one label or several labels an image, with losses, objectives and teachers."""
+"""What a network learns: the tasks of one label and of several labels per image, and teachers to learn from."""

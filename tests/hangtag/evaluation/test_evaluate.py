@@ -14,7 +14,7 @@ from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from hangtag.training.labels import distance as label_distance
-from hangtag.training.metrics.single_label import mean_severity
+from hangtag.training.metrics.severity import mean_severity
 from tests.hangtag.conftest import LSTM, Exported, document
 
 

@@ -225,7 +225,7 @@ def test_torchvision_downloads_where_there_is_nothing_else(
 
 
 def assert_one_line_that_helps(error: TrainingError) -> None:
-    message = error.format_message()
+    message = str(error)
     assert "\n" not in message
     assert "Fashion-MNIST is not on this machine" in message
     assert "apt-get install dataset-fashion-mnist" in message

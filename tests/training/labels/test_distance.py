@@ -57,7 +57,7 @@ def test_distances_are_distances_and_know_directions_only(embeddings: npt.NDArra
         ([1, 2, 3], r"these have \[3\]"),
         ([[1, 0], [0, 0], [0, 1]], "zero or not finite"),
         ([[1, 0], [np.nan, 1], [0, 1]], "zero or not finite"),
-        ([[1, 1], [2, 2], [3, 3]], "point the same way"),
+        ([[1, 1], [2, 2], [3, 3]], "are parallel"),
     ],
 )
 def test_embeddings_that_tell_nothing_are_refused(embeddings: list[Any], message: str) -> None:
@@ -117,7 +117,7 @@ DOCUMENT = json.loads(make().text())
         ("[]", "holds no distances"),
         ("{}", "it has no 'schema'"),
         (json.dumps(DOCUMENT | {"schema": "else/1"}), "its schema is 'else/1'"),
-        (json.dumps(DOCUMENT | {"labels": "abc"}), "no list of names"),
+        (json.dumps(DOCUMENT | {"labels": "abc"}), "not a list of names"),
         (json.dumps(DOCUMENT | {"distances": [[0, 1], [1]]}), "holds no distances"),
         (json.dumps(DOCUMENT | {"distances": [["x"]]}), "holds no distances"),
         (json.dumps(DOCUMENT | {"distances": (DISTANCES + 1).tolist()}), "from 0 to 1"),
@@ -129,8 +129,8 @@ def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path, contents: s
     path.write_text(contents)
     with pytest.raises(LabelDistanceError, match=message) as caught:
         label_distance.read(path)
-    assert str(path) in caught.value.message
-    assert "hangtag labels RUN --json FILE" in caught.value.message
+    assert str(path) in str(caught.value)
+    assert "hangtag labels RUN --json FILE" in str(caught.value)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

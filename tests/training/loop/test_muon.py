@@ -7,7 +7,7 @@ from torch import nn
 
 from hangtag.training.catalog import build
 from hangtag.training.loop import optimisation
-from hangtag.training.loop.muon import orthogonal
+from hangtag.training.loop.muon import orthogonalise
 from hangtag.training.recipes import Recipe
 
 RECIPE = Recipe(name="muon", batch_size=4, epochs=5, learning_rate=0.02, optimizer="muon", weight_decay=0.1)
@@ -17,7 +17,7 @@ RECIPE = Recipe(name="muon", batch_size=4, epochs=5, learning_rate=0.02, optimiz
 def test_all_directions_count_alike(shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     stretched = torch.randn(shape) * torch.logspace(0, -1, shape[2])
-    values = torch.linalg.svdvals(orthogonal(stretched))
+    values = torch.linalg.svdvals(orthogonalise(stretched))
     assert values.min() > 0.5
     assert values.max() < 1.3
 
@@ -27,11 +27,11 @@ def test_the_directions_stay_as_they_were() -> None:
     stack = torch.randn(3, 8, 8)
     left, _, right = torch.linalg.svd(stack)
     nearest = left @ right
-    assert nn.functional.cosine_similarity(orthogonal(stack).flatten(1), nearest.flatten(1)).min() > 0.95
+    assert nn.functional.cosine_similarity(orthogonalise(stack).flatten(1), nearest.flatten(1)).min() > 0.95
 
 
 def test_nothing_becomes_nothing() -> None:
-    assert orthogonal(torch.zeros(1, 3, 4)).equal(torch.zeros(1, 3, 4))
+    assert orthogonalise(torch.zeros(1, 3, 4)).equal(torch.zeros(1, 3, 4))
 
 
 LSTM2 = [f"lstm{n}.weight_{side}_l0" for n in (1, 2) for side in ("ih", "hh")]

@@ -4,10 +4,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from hangtag.training.metrics.single_label import distance_at_k, evaluate, mean_severity, nearest_expected, per_class
+from hangtag.training.metrics.single_label import evaluate, per_class
+from tests.training.metrics.cases import cases
 
 
 def test_hand_computed_figures() -> None:
@@ -38,14 +37,6 @@ def test_figures_are_plain_numbers_for_json() -> None:
     assert all(type(cell) is int for row in figures.confusion for cell in row)
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    n, k = draw(st.integers(1, 20)), draw(st.integers(2, 12))
-    finite = st.floats(-1e4, 1e4, width=32)
-    logits = draw(hnp.arrays(np.float32, (n, k), elements=finite))
-    return logits, draw(hnp.arrays(np.uint8, n, elements=st.integers(0, k - 1)))
-
-
 @given(cases())
 def test_figures_equal_a_plain_loop(case: tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]) -> None:
     logits, classes = case
@@ -63,8 +54,6 @@ def test_figures_equal_a_plain_loop(case: tuple[npt.NDArray[np.float32], npt.NDA
 
 
 # How good each class is, and how bad mistakes are.
-
-DISTANCES = np.array([[0, 0.25, 1], [0.25, 0, 0.5], [1, 0.5, 0]])
 
 
 def test_per_class_by_hand() -> None:
@@ -86,53 +75,3 @@ def test_per_class_agrees_with_accuracy(case: tuple[npt.NDArray[np.float32], npt
     for one in each:  # the harmonic mean
         both = one.precision + one.recall
         assert one.f1 == pytest.approx(2 * one.precision * one.recall / both if both else 0)
-
-
-def test_severity_counts_mistakes_only() -> None:
-    assert mean_severity([[100, 3, 1], [0, 50, 0], [0, 0, 7]], DISTANCES) == pytest.approx((3 * 0.25 + 1) / 4)
-    assert mean_severity([[1, 0, 0], [0, 2, 0], [0, 0, 3]], DISTANCES) is None
-
-
-@given(cases())
-def test_severity_is_the_distance_at_one_of_the_mistakes(
-    case: tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]],
-) -> None:
-    logits, classes = case
-    k = logits.shape[1]
-    places = np.arange(k) / k
-    distances = np.abs(places[:, None] - places)
-    figures = evaluate(logits, classes)
-    severity = mean_severity(figures.confusion, distances)
-    per_sample = [distances[true, row.argmax()] for row, true in zip(logits, classes, strict=True)]
-    assert distance_at_k(logits, classes, distances, 1) == pytest.approx(np.mean(per_sample))
-    wrong = [one for one, row, true in zip(per_sample, logits, classes, strict=True) if row.argmax() != true]
-    assert severity == (pytest.approx(np.mean(wrong)) if wrong else None)
-
-
-def test_distance_of_a_short_list_by_hand() -> None:
-    logits = np.array([[3, 2, 1], [1, 2, 3]], np.float32)
-    classes = np.array([0, 0], np.uint8)
-    assert distance_at_k(logits, classes, DISTANCES, 1) == pytest.approx((0 + 1) / 2)
-    assert distance_at_k(logits, classes, DISTANCES, 2) == pytest.approx(((0 + 0.25) / 2 + (1 + 0.25) / 2) / 2)
-    assert distance_at_k(logits, classes, DISTANCES, 3) == pytest.approx((0 + 0.25 + 1) / 3)
-
-
-def test_the_nearest_on_average_may_be_another_than_the_likeliest() -> None:
-    """0 is likelier than either of 1 and 2, which are near to each other and far from it."""
-    distances = np.array([[0, 1, 1], [1, 0, 0.1], [1, 0.1, 0]])
-    logits = np.log(np.array([[0.4, 0.35, 0.25], [0.9, 0.05, 0.05]], np.float32))
-    assert nearest_expected(logits, distances).tolist() == [1, 0]
-
-
-@given(cases())
-def test_where_all_labels_are_as_far_apart_the_likeliest_is_nearest(
-    case: tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]],
-) -> None:
-    logits, _ = case
-    rows = np.arange(len(logits))
-    nearest = nearest_expected(logits, 1 - np.eye(logits.shape[1]))
-    np.testing.assert_allclose(logits[rows, nearest], logits.max(axis=1), atol=1e-3)
-
-
-def test_of_huge_logits_the_nearest_is_told_too() -> None:
-    assert nearest_expected(np.array([[3e38, -3e38]], np.float32), np.array([[0.0, 1], [1, 0]])).tolist() == [0]
