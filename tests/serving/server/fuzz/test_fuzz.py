@@ -1,5 +1,6 @@
-"""Whatever a caller sends gets an answer or is told what is wrong with it. A real server in a process of its own: it
-must not crash, and neither its memory nor its log may grow with what it refuses.
+"""Every request, whatever its bytes are, gets an answer or an error that says what is wrong with it.
+
+The server runs in a process of its own. It must not crash, and neither its memory nor its log may grow with refusals.
 
 A few cases here; ``make fuzz`` sends 24,000, and 8,000 that are not even gRPC.
 """

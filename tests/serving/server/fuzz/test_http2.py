@@ -1,6 +1,6 @@
-"""What no gRPC client sends: frames that are out of order, out of place, too long, too many, or none at all.
+"""HTTP/2 that no gRPC client sends: frames out of order, out of place, too long, too many, or none at all.
 
-The cases are those that h2spec asks about (RFC 9113), and the two that have taken servers down: streams that are opened
+The cases are those that h2spec tests (RFC 9113), and the two that have taken servers down: streams that are opened
 and reset at once (CVE-2023-44487), and headers that go on and on (CVE-2024-27316).
 """
 

@@ -41,7 +41,7 @@ def live(repository: Path, hot_path: str) -> Iterator[LiveServer]:
 @pytest.fixture
 def own(repository: Path, hot_path: str) -> Iterator[LiveServer]:
     """A server of this test alone: a queue of 4, batches of 4, one instance, many streams on a connection; two models
-    batch as they are told to."""
+    have settings of their own for batching."""
     config = ServerConfig(
         models=repository,
         port=0,

@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 
 
 class Gate:
-    """Holds back a model's runtime until it is opened, and tells of every entry that is queued or cancelled."""
+    """Holds back a model's runtime until it is opened, and signals every request that is queued or cancelled."""
 
     def __init__(self, model: ServedModel) -> None:
         self._opened = threading.Event()
@@ -101,7 +101,7 @@ class LiveServer:
         """A model's runtime fails on whatever comes, by no caller's fault."""
 
         def fail(*_: object, **__: object) -> dict[str, Array]:
-            raise InferenceError("ONNX Runtime failed: made up")
+            raise InferenceError("ONNX Runtime failed: on purpose")
 
         runtime = self.model(name).runtime
         run, runtime.run = runtime.run, fail  # type: ignore[method-assign]
@@ -114,9 +114,9 @@ class LiveServer:
         return outputs(self.inference.ModelInfer(request, timeout=TIMEOUT))
 
     def statistics(self, name: str) -> pb.ModelStatistics:
-        told = self.inference.ModelStatistics(pb.ModelStatisticsRequest(name=name), timeout=TIMEOUT)
+        response = self.inference.ModelStatistics(pb.ModelStatisticsRequest(name=name), timeout=TIMEOUT)
         statistics: pb.ModelStatistics
-        (statistics,) = told.model_stats
+        (statistics,) = response.model_stats
         return statistics
 
 

@@ -148,8 +148,8 @@ def test_a_model_without_inputs_and_one_whose_answer_may_be_empty(tmp_path: Path
     onnx_models.publish(tmp_path, "places", places)
     with LiveServer(ServerConfig(models=tmp_path, port=0)) as server:
         assert server.infer(request("five"))["out"].item() == 5
-        for values, found in (([0, 0], []), ([0, 3, 4], [1, 2])):
-            assert server.infer(request("places", x=np.array(values, np.float32)))["places"].tolist() == [found]
+        for values, indices in (([0, 0], []), ([0, 3, 4], [1, 2])):
+            assert server.infer(request("places", x=np.array(values, np.float32)))["places"].tolist() == [indices]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_model_without_inputs_and_one_whose_answer_may_be_empty(tmp_path: Path
     ],
     ids=["symbols of an exporter", "a lost symbol", "a doubt", "proven", "disproved"],
 )
-def test_what_the_file_says_decides(tmp_path: Path, make: Callable[[], Any], limit: int) -> None:
+def test_the_models_file_decides_about_batching(tmp_path: Path, make: Callable[[], Any], limit: int) -> None:
     onnx_models.publish(tmp_path, "m", make())
     with LiveServer(ServerConfig(models=tmp_path, port=0, max_batch_size=4, instances=1)) as server:
         config = server.inference.ModelConfig(pb.ModelConfigRequest(name="m")).config
@@ -175,7 +175,7 @@ def test_what_the_file_says_decides(tmp_path: Path, make: Callable[[], Any], lim
         assert batches == ([1, 2] if limit else [1, 1, 1])
 
 
-def test_batching_that_cannot_be_stops_the_start(tmp_path: Path) -> None:
+def test_the_server_does_not_start_with_impossible_batching(tmp_path: Path) -> None:
     onnx_models.publish(tmp_path, "m", onnx_models.unbatched())
     with pytest.raises(StartError, match="the operator says that requests may be joined, but they cannot be"):
         Server(ServerConfig(models=tmp_path, port=0, model_max_batch_size=(("m", 8),))).start()

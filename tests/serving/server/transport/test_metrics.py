@@ -60,45 +60,45 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
         watched.http.close()
 
 
-def of(samples: Samples, name: str, **labels: str) -> float:
+def metric(samples: Samples, name: str, **labels: str) -> float:
     return samples[name, tuple(sorted({"model": "gather", "version": "3", **labels}.items()))]
 
 
-def test_what_was_answered_is_counted_with_tritons_names(watched: Watched) -> None:
+def test_answered_requests_are_counted_under_tritons_names(watched: Watched) -> None:
     watched.live.infer(request("gather", index=index(1, 2, 3)))
     watched.live.infer(request("gather", index=index(1)))
     samples = watched.samples()
-    assert of(samples, "nv_inference_request_success") == 2
-    assert of(samples, "nv_inference_count") == 4
-    assert of(samples, "nv_inference_exec_count") == 2
-    assert of(samples, "nv_inference_pending_request_count") == 0
-    told = watched.live.statistics("gather").inference_stats
-    assert of(samples, "nv_inference_request_duration_us") == told.success.ns // 1000
+    assert metric(samples, "nv_inference_request_success") == 2
+    assert metric(samples, "nv_inference_count") == 4
+    assert metric(samples, "nv_inference_exec_count") == 2
+    assert metric(samples, "nv_inference_pending_request_count") == 0
+    statistics = watched.live.statistics("gather").inference_stats
+    assert metric(samples, "nv_inference_request_duration_us") == statistics.success.ns // 1000
     for part in ("queue", "compute_input", "compute_infer", "compute_output"):
-        assert of(samples, f"nv_inference_{part}_duration_us") == getattr(told, part).ns // 1000
+        assert metric(samples, f"nv_inference_{part}_duration_us") == getattr(statistics, part).ns // 1000
 
 
-def test_the_histograms_hold_what_was_answered(watched: Watched) -> None:
+def test_the_histograms_hold_answered_requests(watched: Watched) -> None:
     watched.live.infer(request("gather", index=index(1, 2, 3)))
     watched.live.infer(request("gather", index=index(1)))
     samples = watched.samples()
-    assert [of(samples, "hangtag_batch_size_bucket", le=le) for le in ("1.0", "2.0", "4.0", "+Inf")] == [1, 1, 2, 2]
-    assert of(samples, "hangtag_batch_size_sum") == 4
-    told = watched.live.statistics("gather").inference_stats
+    assert [metric(samples, "hangtag_batch_size_bucket", le=le) for le in ("1.0", "2.0", "4.0", "+Inf")] == [1, 1, 2, 2]
+    assert metric(samples, "hangtag_batch_size_sum") == 4
+    statistics = watched.live.statistics("gather").inference_stats
     for name, seconds, labels in (
-        ("hangtag_request_seconds", told.success.ns / 1e9, {"code": "OK"}),
-        ("hangtag_queue_seconds", told.queue.ns / 1e9, {}),
+        ("hangtag_request_seconds", statistics.success.ns / 1e9, {"code": "OK"}),
+        ("hangtag_queue_seconds", statistics.queue.ns / 1e9, {}),
     ):
-        assert of(samples, f"{name}_count", **labels) == of(samples, f"{name}_bucket", le="+Inf", **labels) == 2
-        assert of(samples, f"{name}_sum", **labels) == pytest.approx(seconds)
-    assert of(samples, "hangtag_compute_seconds_count") == 2
+        assert metric(samples, f"{name}_count", **labels) == metric(samples, f"{name}_bucket", le="+Inf", **labels) == 2
+        assert metric(samples, f"{name}_sum", **labels) == pytest.approx(seconds)
+    assert metric(samples, "hangtag_compute_seconds_count") == 2
 
 
-def test_what_failed_is_counted_by_code(watched: Watched) -> None:
+def test_failures_are_counted_by_code(watched: Watched) -> None:
     live = watched.live
     before = watched.samples()
-    assert of(before, "hangtag_request_seconds_count", code="INTERNAL") == 0
-    assert of(before, "nv_inference_request_failure", reason="BACKEND") == 0
+    assert metric(before, "hangtag_request_seconds_count", code="INTERNAL") == 0
+    assert metric(before, "nv_inference_request_failure", reason="BACKEND") == 0
     with live.broken("gather"):
         failure(lambda: live.infer(request("gather", index=index(1))))
     failure(lambda: live.infer(request("gather", wrong=index(1))))
@@ -109,17 +109,17 @@ def test_what_failed_is_counted_by_code(watched: Watched) -> None:
     wrong_version.model_version = "9"
     failure(lambda: live.infer(wrong_version))
     samples = watched.samples()
-    assert of(samples, "hangtag_request_seconds_count", code="INTERNAL") == 1
-    assert of(samples, "hangtag_request_seconds_count", code="INVALID_ARGUMENT") == 2
-    assert of(samples, "nv_inference_request_failure", reason="BACKEND") == 1
-    assert of(samples, "nv_inference_request_failure", reason="OTHER") == 2
+    assert metric(samples, "hangtag_request_seconds_count", code="INTERNAL") == 1
+    assert metric(samples, "hangtag_request_seconds_count", code="INVALID_ARGUMENT") == 2
+    assert metric(samples, "nv_inference_request_failure", reason="BACKEND") == 1
+    assert metric(samples, "nv_inference_request_failure", reason="OTHER") == 2
     # What callers make up is not a label: anybody could make series without end.
-    assert of(samples, "hangtag_request_seconds_count", model="", version="", code="NOT_FOUND") == 2
-    assert of(samples, "hangtag_request_seconds_count", version="", code="NOT_FOUND") == 1
+    assert metric(samples, "hangtag_request_seconds_count", model="", version="", code="NOT_FOUND") == 2
+    assert metric(samples, "hangtag_request_seconds_count", version="", code="NOT_FOUND") == 1
     assert "made up" not in watched.get("/metrics")
 
 
-def test_what_failed_in_a_stream_or_a_comparison_is_counted_by_code(watched: Watched) -> None:
+def test_failures_in_a_stream_or_a_comparison_are_counted_by_code(watched: Watched) -> None:
     live = watched.live
     sent = [request("gather", index=index(value)) for value in (1, 99)]
     sent += [request("gather", wrong=index(1)), request("made up", index=index(1))]
@@ -136,9 +136,9 @@ def test_what_failed_in_a_stream_or_a_comparison_is_counted_by_code(watched: Wat
     twice = classifier_pb2.CompareRequest(models=[choices[0]] * 2, encoded=b"none")
     failure(lambda: live.classifier.Compare(twice, timeout=TIMEOUT))
     samples = watched.samples()
-    assert of(samples, "hangtag_request_seconds_count", code="INVALID_ARGUMENT") == 5
-    assert of(samples, "hangtag_request_seconds_count", model="", version="", code="NOT_FOUND") == 2
-    assert of(samples, "hangtag_request_seconds_count", model="", version="", code="INVALID_ARGUMENT") == 1
+    assert metric(samples, "hangtag_request_seconds_count", code="INVALID_ARGUMENT") == 5
+    assert metric(samples, "hangtag_request_seconds_count", model="", version="", code="NOT_FOUND") == 2
+    assert metric(samples, "hangtag_request_seconds_count", model="", version="", code="INVALID_ARGUMENT") == 1
 
 
 @pytest.mark.parametrize("method", INFERENCE_METHODS)
@@ -158,7 +158,7 @@ def test_undecodable_bytes_are_counted_without_a_model_on_both_paths(
         failure(lambda: health(b"\xff\xff\xff", timeout=TIMEOUT))  # not inference, so not counted
         samples = watched.samples()
         watched.http.close()
-    assert of(samples, "hangtag_request_seconds_count", model="", version="", code="INVALID_ARGUMENT") == 1
+    assert metric(samples, "hangtag_request_seconds_count", model="", version="", code="INVALID_ARGUMENT") == 1
 
 
 def test_each_failure_is_counted_once_in_each_place(watched: Watched) -> None:
@@ -201,21 +201,21 @@ def test_the_queue_and_a_full_one(watched: Watched) -> None:
                 gate.wait_until_computing()
         failure(lambda: watched.live.infer(request("gather", index=index(1))))
         samples = watched.samples()
-        assert of(samples, "nv_inference_pending_request_count") == 4
-        assert of(samples, "hangtag_max_queue_size") == 4
-        assert of(samples, "hangtag_request_seconds_count", code="RESOURCE_EXHAUSTED") == 1
-        assert of(samples, "nv_inference_request_failure", reason="REJECTED") == 1
+        assert metric(samples, "nv_inference_pending_request_count") == 4
+        assert metric(samples, "hangtag_max_queue_size") == 4
+        assert metric(samples, "hangtag_request_seconds_count", code="RESOURCE_EXHAUSTED") == 1
+        assert metric(samples, "nv_inference_request_failure", reason="REJECTED") == 1
         gate.open()
         assert all(call.result() for call in calls)
 
 
-def test_what_serves_and_with_which_provider(watched: Watched) -> None:
+def test_the_metrics_name_the_models_and_their_providers(watched: Watched) -> None:
     samples = watched.samples()
     for model in ("gather", "classifier"):
-        assert of(samples, "hangtag_model_ready", model=model) == 1
-        assert of(samples, "hangtag_model_instances", model=model) == 1
+        assert metric(samples, "hangtag_model_ready", model=model) == 1
+        assert metric(samples, "hangtag_model_instances", model=model) == 1
         provider = {"provider_asked": "auto", "provider": "CPUExecutionProvider", "cuda_graphs": "off"}
-        assert of(samples, "hangtag_model_info", model=model, **provider) == 1
+        assert metric(samples, "hangtag_model_info", model=model, **provider) == 1
         loads = [samples["hangtag_model_loads_total", (("model", model), ("outcome", one))] for one in ("ok", "error")]
         assert loads == [1, 0]
     assert [samples[name, ()] for name in ("hangtag_workers", "hangtag_workers_wanted")] == [1, 2]
@@ -230,16 +230,16 @@ def test_io_bindings_that_failed_are_counted_by_model(watched: Watched, monkeypa
     for _ in range(2):  # the second is computed without the binding
         assert watched.live.inference.ModelInfer(request("gather", index=index(2)), timeout=TIMEOUT)
     samples = watched.samples()
-    assert of(samples, "hangtag_io_binding_failures_total", model="gather") == 1
-    assert of(samples, "hangtag_io_binding_failures_total", model="classifier") == 0
+    assert metric(samples, "hangtag_io_binding_failures_total", model="gather") == 1
+    assert metric(samples, "hangtag_io_binding_failures_total", model="classifier") == 0
 
 
-def test_what_is_still_loading_is_not_told_as_what_cannot_be_loaded() -> None:
+def test_a_version_that_is_loading_does_not_look_like_one_that_cannot_be_loaded() -> None:
     states = {"1": READY, "2": LOADING, "3": UNAVAILABLE}
     versions = tuple(VersionState("cnn", version, state) for version, state in states.items())
     metrics = {one.name: one for one in StateCollector(lambda: ServerState(versions)).collect()}
-    told = {sample.labels["version"]: sample.value for sample in metrics["hangtag_model_ready"].samples}
-    assert told == {"1": 1, "3": 0}
+    ready = {sample.labels["version"]: sample.value for sample in metrics["hangtag_model_ready"].samples}
+    assert ready == {"1": 1, "3": 0}
 
 
 @pytest.mark.parametrize(
@@ -250,9 +250,9 @@ def test_which_path_is_in_use_and_why_not_the_hot_one(tmp_path: Path, hot_path: 
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     with LiveServer(ServerConfig(models=tmp_path, port=0, metrics_port=0, hot_path=hot_path)) as live:
         watched = Watched(live)
-        told = {key: value for key, value in watched.samples().items() if key[0] == "hangtag_infer_path"}
+        paths = {key: value for key, value in watched.samples().items() if key[0] == "hangtag_infer_path"}
         watched.http.close()
-    assert told == {("hangtag_infer_path", tuple(sorted(labels.items()))): 1}
+    assert paths == {("hangtag_infer_path", tuple(sorted(labels.items()))): 1}
 
 
 def test_health_by_http(watched: Watched) -> None:
@@ -265,7 +265,7 @@ def test_health_by_http(watched: Watched) -> None:
         watched.get("/")
 
 
-def test_there_are_only_so_many_connections(watched: Watched) -> None:
+def test_the_number_of_connections_is_limited(watched: Watched) -> None:
     address = ("127.0.0.1", watched.http.port)
     taken = [socket.create_connection(address, TIMEOUT) for _ in range(MAX_CONNECTIONS)]
     with socket.create_connection(address, TIMEOUT) as another:
@@ -276,9 +276,7 @@ def test_there_are_only_so_many_connections(watched: Watched) -> None:
         connection.close()
 
 
-def test_what_a_caller_asks_of_the_metrics_never_fills_the_log(
-    watched: Watched, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_requests_for_metrics_do_not_fill_the_log(watched: Watched, capfd: pytest.CaptureFixture[str]) -> None:
     address = ("127.0.0.1", watched.http.port)
     with structlog.testing.capture_logs() as log:
         for _ in range(3):

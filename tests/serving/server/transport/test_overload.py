@@ -40,7 +40,7 @@ class Waits:
         model.execute = noting_execute  # type: ignore[method-assign]
 
 
-def test_what_is_accepted_in_overload_waits_no_longer_than_the_queue_is(repository: Path, hot_path: str) -> None:
+def test_requests_accepted_in_overload_wait_no_longer_than_a_full_queue_takes(repository: Path, hot_path: str) -> None:
     config = ServerConfig(
         models=repository, port=0, max_batch_size=BATCH, max_queue_size=QUEUE, instances=1, hot_path=hot_path
     )
@@ -71,5 +71,5 @@ def test_what_is_accepted_in_overload_waits_no_longer_than_the_queue_is(reposito
             caller.join(2 * TIMEOUT)
             assert not caller.is_alive()
         assert set(ends) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert len(waits.batches) == ends.count(grpc.StatusCode.OK)  # whoever was accepted was answered
+        assert len(waits.batches) == ends.count(grpc.StatusCode.OK)  # every accepted request was answered
         assert max(waits.batches) <= MOST_BATCHES

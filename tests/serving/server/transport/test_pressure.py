@@ -49,7 +49,7 @@ def value_of(call: Any) -> float:
     return float(value)
 
 
-def test_a_full_queue_refuses_at_once_and_keeps_what_it_took(own: LiveServer) -> None:
+def test_a_full_queue_refuses_at_once_and_answers_what_it_holds(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
         waiting = [ask(own, gate, value) for value in (0, 1, 2, 3)]
@@ -64,7 +64,7 @@ def test_a_full_queue_refuses_at_once_and_keeps_what_it_took(own: LiveServer) ->
 
 
 @VICTIMS
-def test_a_cancelled_call_costs_nothing_and_its_neighbours_are_answered(own: LiveServer, victim: int) -> None:
+def test_a_cancelled_call_is_not_computed_and_its_neighbours_are_answered(own: LiveServer, victim: int) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
         calls = [ask(own, gate, value) for value in (1, 2, 3)]
@@ -76,8 +76,8 @@ def test_a_cancelled_call_costs_nothing_and_its_neighbours_are_answered(own: Liv
         assert [value_of(call) for call in calls] == expected
         assert value_of(computing) == 0
         assert gate.batch_sizes == [1, 2]
-    told = statistics_after_failures(own, 1)
-    assert (told.inference_count, told.execution_count, told.inference_stats.fail.count) == (3, 2, 1)
+    statistics = statistics_after_failures(own, 1)
+    assert (statistics.inference_count, statistics.execution_count, statistics.inference_stats.fail.count) == (3, 2, 1)
 
 
 @VICTIMS
@@ -109,7 +109,7 @@ def test_the_callers_deadline_travels_with_the_request(own: LiveServer, victim: 
         assert gate.batch_sizes == [1, 2]
 
 
-def test_a_caller_that_disconnects_takes_nobody_along(own: LiveServer) -> None:
+def test_calls_of_a_client_that_disconnects_are_dropped_and_others_answered(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
         with own.connect() as lost:
@@ -122,7 +122,7 @@ def test_a_caller_that_disconnects_takes_nobody_along(own: LiveServer) -> None:
         assert gate.batch_sizes == [1, 1]
 
 
-def test_a_call_that_is_cancelled_while_it_is_computed_takes_nobody_along(own: LiveServer, hot_path: str) -> None:
+def test_a_call_that_is_cancelled_while_it_is_computed_fails_no_other(own: LiveServer, hot_path: str) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
         computing.cancel()
@@ -146,7 +146,7 @@ def test_cancelling_makes_room_in_the_queue(own: LiveServer) -> None:
 
 
 @VICTIMS
-def test_who_sends_bad_values_fails_alone(own: LiveServer, victim: int) -> None:
+def test_a_request_with_invalid_values_fails_alone(own: LiveServer, victim: int) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
         calls = [ask(own, gate, 99 if place == victim else place) for place in range(3)]
@@ -158,8 +158,8 @@ def test_who_sends_bad_values_fails_alone(own: LiveServer, victim: int) -> None:
         assert "idx=99 must be within" in bad.details()
         assert [value_of(call) for call in calls] == [10.0 * place for place in range(3) if place != victim]
         assert gate.batch_sizes == [1, 3, 1, 1, 1]
-    told = own.statistics("gather")
-    assert (told.inference_stats.success.count, told.inference_stats.fail.count) == (3, 1)
+    statistics = own.statistics("gather")
+    assert (statistics.inference_stats.success.count, statistics.inference_stats.fail.count) == (3, 1)
 
 
 def test_a_failed_batch_fails_alone(own: LiveServer) -> None:
@@ -175,8 +175,8 @@ def test_a_failed_batch_fails_alone(own: LiveServer) -> None:
                 assert call.exception().code() is grpc.StatusCode.INTERNAL
                 assert call.exception().details().startswith("ONNX Runtime failed: ")
         assert value_of(ask(own, gate, 3)) == 30
-    told = statistics_after_failures(own, 4)
-    assert (told.inference_stats.success.count, told.inference_stats.fail.count) == (2, 4)
+    statistics = statistics_after_failures(own, 4)
+    assert (statistics.inference_stats.success.count, statistics.inference_stats.fail.count) == (2, 4)
 
 
 def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(own: LiveServer) -> None:
@@ -190,7 +190,7 @@ def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(own: LiveServ
     assert own.statistics("gather").inference_count == 1
 
 
-def test_a_requests_own_timeout_is_kept_like_its_calls_deadline(own: LiveServer) -> None:
+def test_a_requests_own_timeout_is_a_deadline_too(own: LiveServer) -> None:
     """Triton's parameter, in microseconds."""
     with own.gate("gather") as gate:
         first = own.inference.ModelInfer.future(request("gather", index=index(0)), timeout=TIMEOUT)
@@ -208,7 +208,7 @@ def test_a_requests_own_timeout_is_kept_like_its_calls_deadline(own: LiveServer)
 
 
 @pytest.mark.parametrize("microseconds", [0, -1])
-def test_a_timeout_that_is_none_is_refused(own: LiveServer, microseconds: int) -> None:
+def test_an_invalid_timeout_is_refused(own: LiveServer, microseconds: int) -> None:
     sent = request("gather", index=index(1))
     sent.parameters["timeout"].int64_param = microseconds
     code, message = failure(lambda: own.inference.ModelInfer(sent, timeout=TIMEOUT))
@@ -216,14 +216,14 @@ def test_a_timeout_that_is_none_is_refused(own: LiveServer, microseconds: int) -
     assert f"must be an int64 of microseconds above 0, not {microseconds}" in message
 
 
-def test_a_delay_makes_no_call_late(repository: Path, hot_path: str) -> None:
+def test_the_queue_delay_makes_no_call_miss_its_deadline(repository: Path, hot_path: str) -> None:
     config = ServerConfig(models=repository, port=0, max_queue_delay_microseconds=10_000_000, hot_path=hot_path)
     with LiveServer(config) as live:
         answer = live.inference.ModelInfer(request("gather", index=index(2)), timeout=2)
         assert outputs(answer)["value"].tolist() == [20]
 
 
-def test_a_connection_has_only_so_many_calls_in_flight(repository: Path, hot_path: str) -> None:
+def test_the_calls_in_flight_on_a_connection_are_limited(repository: Path, hot_path: str) -> None:
     config = ServerConfig(models=repository, port=0, max_concurrent_streams=2, instances=1, hot_path=hot_path)
     with LiveServer(config) as live, live.gate("gather") as gate:
         warm = live.infer(request("free_axis", x=number(1)))  # the client has the server's limit from here on

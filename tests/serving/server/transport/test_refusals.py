@@ -1,4 +1,4 @@
-"""Every error of the status table, made to happen on a real server, with its message."""
+"""Every error of the status table, provoked on a real server, with its message."""
 
 from collections.abc import Callable
 
@@ -153,7 +153,7 @@ MALFORMED: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_what_is_malformed_is_refused_with_what_was_expected(live: LiveServer, name: str) -> None:
+def test_a_malformed_request_is_refused_with_what_was_expected(live: LiveServer, name: str) -> None:
     change, expected = MALFORMED[name]
     sent = pictures()
     change(sent)
@@ -201,7 +201,7 @@ def test_inputs_of_different_batch_sizes_are_refused(live: LiveServer) -> None:
     "method",
     ["/inference.GRPCInferenceService/ModelInfer", "/hangtag.v1.Classifier/Classify", "/grpc.health.v1.Health/Check"],
 )
-def test_bytes_that_are_no_message_are_the_callers_error(live: LiveServer, method: str) -> None:
+def test_undecodable_bytes_are_the_callers_error(live: LiveServer, method: str) -> None:
     call: Callable[..., object] = live.channel.unary_unary(method)
     code, message = failure(lambda: call(b"\xff\xff\xff", timeout=TIMEOUT))
     assert code is INVALID
@@ -231,7 +231,7 @@ def test_a_message_that_is_too_large_is_refused(live: LiveServer) -> None:
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_a_model_that_fails_on_a_request_says_so_and_serves_on(live: LiveServer) -> None:
+def test_a_model_that_fails_on_a_request_serves_on(live: LiveServer) -> None:
     code, message = refused(live, request("gather", index=index(99)))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert message.startswith("ONNX Runtime refuses the values in the request: ")
@@ -262,9 +262,9 @@ def test_a_failed_request_is_logged_with_its_id_and_a_bad_one_is_not(own: LiveSe
     assert {line["event"] for line in log} == {"request failed", "batch failed"}
 
 
-def test_the_log_has_no_more_than_so_much_of_what_a_caller_made_up() -> None:
-    told = request_log_fields(request("m" * 100_000, index=index(1)), [("x-request-id", "r" * 100_000)])
-    assert told == {"model": "m" * 128, "request_id": "r" * 128}
+def test_the_log_cuts_the_names_that_callers_send() -> None:
+    fields = request_log_fields(request("m" * 100_000, index=index(1)), [("x-request-id", "r" * 100_000)])
+    assert fields == {"model": "m" * 128, "request_id": "r" * 128}
 
 
 def test_joined_requests_never_get_rows_that_are_not_theirs(own: LiveServer) -> None:

@@ -39,8 +39,8 @@ def unload(live: LiveServer, name: str) -> None:
 
 
 def listed(live: LiveServer, *, ready: bool = False) -> list[tuple[str, str, str]]:
-    told = live.inference.RepositoryIndex(pb.RepositoryIndexRequest(ready=ready), timeout=TIMEOUT)
-    return [(model.name, model.version, model.state) for model in told.models]
+    index_ = live.inference.RepositoryIndex(pb.RepositoryIndexRequest(ready=ready), timeout=TIMEOUT)
+    return [(model.name, model.version, model.state) for model in index_.models]
 
 
 def test_load_and_unload_by_call(explicit: LiveServer, models: Path) -> None:
@@ -54,10 +54,10 @@ def test_load_and_unload_by_call(explicit: LiveServer, models: Path) -> None:
     onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
     load(explicit, "gather")
     assert listed(explicit) == [("gather", "1", "READY"), ("gather", "2", "READY"), not_loaded]
-    for wanted, got in (("", "2"), ("2", "2"), ("1", "1")):
+    for requested, version in (("", "2"), ("2", "2"), ("1", "1")):
         sent = request("gather", index=index(3))
-        sent.model_version = wanted
-        assert explicit.inference.ModelInfer(sent, timeout=TIMEOUT).model_version == got
+        sent.model_version = requested
+        assert explicit.inference.ModelInfer(sent, timeout=TIMEOUT).model_version == version
     metadata = explicit.inference.ModelMetadata(pb.ModelMetadataRequest(name="gather"))
     assert list(metadata.versions) == ["2", "1"]
     unload(explicit, "gather")
@@ -66,7 +66,7 @@ def test_load_and_unload_by_call(explicit: LiveServer, models: Path) -> None:
     assert failure(lambda: explicit.infer(request("gather", index=index(2))))[0] is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_broken_version_is_refused_and_told_and_the_old_one_serves(explicit: LiveServer, models: Path) -> None:
+def test_a_broken_version_is_refused_and_listed_and_the_old_one_serves(explicit: LiveServer, models: Path) -> None:
     load(explicit, "gather")
     (models / "gather/7").mkdir()
     (models / "gather/7/model.onnx").write_bytes(b"broken")
@@ -79,7 +79,7 @@ def test_a_broken_version_is_refused_and_told_and_the_old_one_serves(explicit: L
     assert listed(explicit, ready=True) == [("gather", "1", "READY")]
 
 
-def test_what_cannot_be_asked_of_the_repository(explicit: LiveServer, live: LiveServer) -> None:
+def test_impossible_loads_and_unloads_are_refused(explicit: LiveServer, live: LiveServer) -> None:
     inference = explicit.inference
     for name in ("nobody", "../gather", "gather/1", "a" * 255, "a" * 100_000):
         assert failure(lambda n=name: load(explicit, n))[0] is grpc.StatusCode.NOT_FOUND  # type: ignore[misc]

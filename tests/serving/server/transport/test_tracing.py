@@ -1,4 +1,4 @@
-"""Spans of a real server: as OpenTelemetry's own exporter keeps them, and as a collector gets them."""
+"""The spans of a real server, in OpenTelemetry's in-memory exporter and in a collector."""
 
 import queue
 import socket
@@ -74,7 +74,7 @@ def test_a_call_is_a_child_of_its_callers_span(traced: LiveServer, exporter: InM
     assert span.start_time < span.end_time
 
 
-def test_headers_that_a_caller_got_wrong_are_told_as_one_event(
+def test_malformed_headers_are_logged_as_one_kind_of_event(
     traced: LiveServer, exporter: InMemorySpanExporter, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with structlog.testing.capture_logs() as log:
@@ -82,13 +82,15 @@ def test_headers_that_a_caller_got_wrong_are_told_as_one_event(
             metadata = [("traceparent", TRACEPARENT), ("tracestate", f"!!!={number}")]
             traced.inference.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT, metadata=metadata)
         assert spans(traced, exporter)
-    told = [line for line in log if "!!!" in line.get("reason", "")]
-    assert [line["event"] for line in told] == ["opentelemetry.trace.span"] * 3  # of which the log takes so many
-    assert [line["log_level"] for line in told] == ["warning"] * 3
+    events = [line for line in log if "!!!" in line.get("reason", "")]
+    assert [line["event"] for line in events] == [
+        "opentelemetry.trace.span"
+    ] * 3  # the log limits the lines of an event
+    assert [line["log_level"] for line in events] == ["warning"] * 3
     assert "!!!" not in capfd.readouterr().err
 
 
-def test_a_call_without_a_parent_begins_a_trace_and_an_error_is_told(
+def test_a_call_without_a_parent_begins_a_trace_and_its_error_is_recorded(
     traced: LiveServer, exporter: InMemorySpanExporter
 ) -> None:
     with traced.broken("gather"):
@@ -100,9 +102,7 @@ def test_a_call_without_a_parent_begins_a_trace_and_an_error_is_told(
     assert span.status.status_code is StatusCode.ERROR
 
 
-def test_what_the_caller_did_wrong_is_no_error_of_the_servers(
-    traced: LiveServer, exporter: InMemorySpanExporter
-) -> None:
+def test_a_callers_error_is_not_an_error_of_the_server(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
     failure(lambda: traced.infer(request("nobody", index=index(1))))
     assert spans(traced, exporter)["ModelInfer"].status.status_code is StatusCode.UNSET
 
@@ -133,46 +133,46 @@ def test_a_stream_is_one_span(traced: LiveServer, exporter: InMemorySpanExporter
     assert span.attributes["rpc.grpc.status_code"] == 0  # what was refused was one request of it
 
 
-def test_a_stream_that_its_client_leaves_is_cancelled(
+def test_the_span_of_a_stream_that_its_client_leaves_is_cancelled(
     traced: LiveServer, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = threading.Event()
+    exported = threading.Event()
     export = exporter.export
 
-    def telling(ended: Sequence[ReadableSpan]) -> SpanExportResult:
+    def export_and_signal(ended: Sequence[ReadableSpan]) -> SpanExportResult:
         outcome = export(ended)
-        told.set()
+        exported.set()
         return outcome
 
-    monkeypatch.setattr(exporter, "export", telling)
+    monkeypatch.setattr(exporter, "export", export_and_signal)
 
     # With a request that is not answered yet: a stream whose every request is would have ended well.
     with traced.gate("gather") as gate:
         stream = traced.inference.ModelStreamInfer(iter([request("gather", index=index(1))]), timeout=TIMEOUT)
         gate.wait_until_computing()
         stream.cancel()
-        assert told.wait(TIMEOUT)  # a server that stops would end the stream too, with another status
+        assert exported.wait(TIMEOUT)  # a server that stops would end the stream too, with another status
     span = spans(traced, exporter)["ModelStreamInfer"]
     assert (span.attributes or {})["rpc.grpc.status_code"] == grpc.StatusCode.CANCELLED.value[0]
     assert span.status.status_code is StatusCode.UNSET
 
 
-def test_models_asked_side_by_side_are_one_span(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
+def test_a_comparison_is_one_span(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
     choice = classifier_pb2.ModelChoice(name="gather")
-    asked = classifier_pb2.CompareRequest(models=[choice, choice], encoded=b"none")
-    failure(lambda: traced.classifier.Compare(asked, timeout=TIMEOUT))
+    sent = classifier_pb2.CompareRequest(models=[choice, choice], encoded=b"none")
+    failure(lambda: traced.classifier.Compare(sent, timeout=TIMEOUT))
     span = spans(traced, exporter)["Compare"]
     assert (span.attributes or {})["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
 
 @pytest.mark.parametrize("value", ["", "nonsense", "00-0-0-00", TRACEPARENT[:-1] + "x", "ff" * 5000])
-def test_a_parent_that_is_none_is_ignored(exporter: InMemorySpanExporter, value: str) -> None:
+def test_a_malformed_parent_is_ignored(exporter: InMemorySpanExporter, value: str) -> None:
     Tracing(SimpleSpanProcessor(exporter)).record(METHOD, [("traceparent", value), ("b-bin", b"\xff")], 1, "OK", [])
     (span,) = exporter.get_finished_spans()
     assert span.parent is None
 
 
-def test_what_is_not_sampled_by_the_caller_is_not_recorded(exporter: InMemorySpanExporter) -> None:
+def test_a_call_that_its_caller_does_not_sample_is_not_recorded(exporter: InMemorySpanExporter) -> None:
     Tracing(SimpleSpanProcessor(exporter)).record(METHOD, [("traceparent", TRACEPARENT[:-1] + "0")], 1, "OK", [])
     assert exporter.get_finished_spans() == ()
 
@@ -199,7 +199,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
-def test_a_collector_gets_them(models: Path) -> None:
+def test_a_collector_gets_the_spans(models: Path) -> None:
     collector = Collector()
     server = grpc.server(futures.ThreadPoolExecutor(1))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
@@ -213,7 +213,9 @@ def test_a_collector_gets_them(models: Path) -> None:
     server.stop(0).wait()
 
 
-def test_a_collector_that_does_not_answer_holds_up_no_end(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collector_that_does_not_answer_does_not_delay_the_stop(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.1)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
@@ -222,11 +224,11 @@ def test_a_collector_that_does_not_answer_holds_up_no_end(models: Path, monkeypa
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with LiveServer(ServerConfig(models=models, port=0, otlp_endpoint=endpoint)) as live:
             live.infer(request("gather", index=index(1)))
-        told = [entry for entry in logs if entry["log_level"] == "warning"]
-        assert [entry["event"] for entry in told] == ["the last spans are lost: the collector has not taken them"]
+        warnings = [entry for entry in logs if entry["log_level"] == "warning"]
+        assert [entry["event"] for entry in warnings] == ["the last spans are lost: the collector has not taken them"]
 
 
-def test_without_the_extra_it_says_how_to_get_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_says_how_to_install_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
     with pytest.raises(StartError, match=r"--otlp-endpoint needs the Python module .*pip install '\.\[otel\]'"):
         Server(ServerConfig(models=models, otlp_endpoint="http://127.0.0.1:1"))

@@ -38,10 +38,10 @@ def test_the_server_is_live_and_ready(live: LiveServer) -> None:
     assert live.inference.ServerReady(pb.ServerReadyRequest()).ready
 
 
-def test_the_server_says_what_it_is(live: LiveServer) -> None:
-    told = live.inference.ServerMetadata(pb.ServerMetadataRequest())
-    assert (told.name, told.version) == ("hangtag", metadata.version("hangtag"))
-    assert list(told.extensions) == ["model_configuration", "model_repository", "statistics"]
+def test_server_metadata(live: LiveServer) -> None:
+    server = live.inference.ServerMetadata(pb.ServerMetadataRequest())
+    assert (server.name, server.version) == ("hangtag", metadata.version("hangtag"))
+    assert list(server.extensions) == ["model_configuration", "model_repository", "statistics"]
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_model_ready(live: LiveServer, name: str, version: str, ready: bool) -> 
 
 
 def test_model_metadata(live: LiveServer) -> None:
-    told = live.inference.ModelMetadata(pb.ModelMetadataRequest(name="classifier"))
-    assert (told.name, list(told.versions), told.platform) == ("classifier", ["12"], "onnxruntime_onnx")
-    assert [(one.name, one.datatype, list(one.shape)) for one in (*told.inputs, *told.outputs)] == [
+    model = live.inference.ModelMetadata(pb.ModelMetadataRequest(name="classifier"))
+    assert (model.name, list(model.versions), model.platform) == ("classifier", ["12"], "onnxruntime_onnx")
+    assert [(one.name, one.datatype, list(one.shape)) for one in (*model.inputs, *model.outputs)] == [
         ("image", "UINT8", [-1, 28, 28]),
         ("logits", "FP32", [-1, 10]),
         ("probabilities", "FP32", [-1, 10]),
@@ -113,11 +113,11 @@ def test_reflection_lists_the_services_and_describes_them(live: LiveServer, vers
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
-    asked = [
+    sent = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
         reflection_pb2.ServerReflectionRequest(file_containing_symbol="hangtag.v1.Classifier"),
     ]
-    answer, described = call(iter(asked), timeout=TIMEOUT)
+    answer, described = call(iter(sent), timeout=TIMEOUT)
     assert len(described.file_descriptor_response.file_descriptor_proto) >= 1
     services = {service.name for service in answer.list_services_response.service}
     assert {
@@ -146,7 +146,7 @@ def test_the_shipped_model_answers(live: LiveServer) -> None:
     np.testing.assert_allclose(answer["probabilities"].sum(axis=1), 1, rtol=1e-5)
 
 
-def test_only_the_outputs_that_are_asked_for_come_in_the_callers_order(live: LiveServer) -> None:
+def test_only_the_requested_outputs_are_returned_in_their_order(live: LiveServer) -> None:
     sent = request("two_inputs", a=np.ones((1, 3), np.float32), b=np.ones((1, 3), np.int64))
     for names in (["double"], ["double", "sum"], ["sum", "double"]):
         del sent.outputs[:]
@@ -217,15 +217,15 @@ def test_other_free_axes_take_any_size(live: LiveServer, length: int) -> None:
     assert answer["total"].tolist() == [[length]] * 3
 
 
-def test_the_statistics_count_what_was_answered(own: LiveServer) -> None:
+def test_the_statistics_count_answered_requests(own: LiveServer) -> None:
     own.infer(request("gather", index=index(1, 2, 3)))
     own.infer(request("gather", index=index(1)))
-    told = own.statistics("gather")
-    assert (told.name, told.version) == ("gather", "1")
-    assert (told.inference_count, told.execution_count) == (4, 2)
-    assert (told.inference_stats.success.count, told.inference_stats.fail.count) == (2, 0)
-    assert [(batch.batch_size, batch.compute_infer.count) for batch in told.batch_stats] == [(1, 1), (3, 1)]
-    assert told.last_inference > 0
+    statistics = own.statistics("gather")
+    assert (statistics.name, statistics.version) == ("gather", "1")
+    assert (statistics.inference_count, statistics.execution_count) == (4, 2)
+    assert (statistics.inference_stats.success.count, statistics.inference_stats.fail.count) == (2, 0)
+    assert [(batch.batch_size, batch.compute_infer.count) for batch in statistics.batch_stats] == [(1, 1), (3, 1)]
+    assert statistics.last_inference > 0
     everyone = own.inference.ModelStatistics(pb.ModelStatisticsRequest())
     assert len(everyone.model_stats) == 12
 
@@ -267,7 +267,7 @@ def test_many_callers_at_once_get_each_their_own_answers(live: LiveServer) -> No
     assert live.statistics("classifier").execution_count - before < 24 * 15  # some shared a batch
 
 
-def test_calls_that_wait_are_computed_together_by_kind(own: LiveServer) -> None:
+def test_queued_calls_with_equal_shapes_share_a_batch(own: LiveServer) -> None:
     with own.gate("free_axis") as gate:
         first = own.inference.ModelInfer.future(request("free_axis", x=number(1)), timeout=TIMEOUT)
         gate.wait_until_queued()
@@ -284,11 +284,11 @@ def test_calls_that_wait_are_computed_together_by_kind(own: LiveServer) -> None:
         assert gate.batch_sizes == [1, 2, 2]
 
 
-def test_every_answer_says_what_it_cost(live: LiveServer) -> None:
+def test_every_answer_has_its_cost(live: LiveServer) -> None:
     images = np.zeros((3, 28, 28), np.uint8)
     _, call = live.inference.ModelInfer.with_call(request("classifier", image=images), timeout=TIMEOUT)
-    told = {key: int(value) for key, value in call.trailing_metadata()}
-    assert set(told) == {"hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"}
-    assert told["hangtag-batch-size"] == 3
-    assert told["hangtag-compute-ns"] > 0
-    assert told["hangtag-queue-ns"] >= 0
+    cost = {key: int(value) for key, value in call.trailing_metadata()}
+    assert set(cost) == {"hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"}
+    assert cost["hangtag-batch-size"] == 3
+    assert cost["hangtag-compute-ns"] > 0
+    assert cost["hangtag-queue-ns"] >= 0

@@ -98,14 +98,14 @@ def test_a_photo_is_converted(live: LiveServer) -> None:
         ({"raw": pb.RawImage(height=2**32 - 1, width=2**32 - 1)}, "got 4294967295 x 4294967295 and 0 bytes"),
     ],
 )
-def test_what_is_no_image_is_refused(live: LiveServer, fields: dict[str, Any], message: str) -> None:
+def test_an_unusable_image_is_refused(live: LiveServer, fields: dict[str, Any], message: str) -> None:
     code, details = failure(lambda: classify(live, **fields))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert message in details
 
 
 @pytest.mark.parametrize("model", ["two_inputs", "text", "unbatched", "gather"])
-def test_a_model_that_is_no_classifier_says_what_to_call(live: LiveServer, model: str) -> None:
+def test_the_error_for_a_model_that_is_not_a_classifier_says_what_to_call(live: LiveServer, model: str) -> None:
     code, message = failure(lambda: classify(live, model_name=model, raw=RAW))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert message.startswith(f"'{model}' is not a classifier of images")
@@ -113,7 +113,7 @@ def test_a_model_that_is_no_classifier_says_what_to_call(live: LiveServer, model
 
 
 @pytest.mark.parametrize("labels", ["[]", '["too", "few"]'])
-def test_labels_that_do_not_fit_make_no_classifier(tmp_path: Path, labels: str) -> None:
+def test_a_model_whose_labels_do_not_match_is_not_a_classifier(tmp_path: Path, labels: str) -> None:
     onnx_models.publish(tmp_path, "m", onnx_models.classifier(labels=labels))
     with LiveServer(ServerConfig(models=tmp_path, port=0)) as live:
         code, message = failure(lambda: classify(live, model_name="m", raw=RAW))
@@ -121,8 +121,8 @@ def test_labels_that_do_not_fit_make_no_classifier(tmp_path: Path, labels: str) 
         assert "is not a classifier of images" in message
 
 
-def test_half_precision_probabilities_are_read_as_well(tmp_path: Path) -> None:
-    made = onnx_models.model(
+def test_half_precision_probabilities_are_accepted(tmp_path: Path) -> None:
+    network = onnx_models.model(
         [
             onnx.helper.make_node("Cast", ["image"], ["halves"], to=onnx.TensorProto.FLOAT16),
             onnx.helper.make_node("Reshape", ["halves", "shape"], ["probabilities"]),
@@ -132,7 +132,7 @@ def test_half_precision_probabilities_are_read_as_well(tmp_path: Path) -> None:
         {"shape": np.array([-1, 2], np.int64)},
         {"hangtag.labels": '["no", "yes"]'},
     )
-    onnx_models.publish(tmp_path, "m", made)
+    onnx_models.publish(tmp_path, "m", network)
     with LiveServer(ServerConfig(models=tmp_path, port=0)) as live:
         response = classify(live, model_name="m", raw=pb.RawImage(height=1, width=2, pixels=b"\1\3"))
         assert [(score.label, score.probability) for score in response.labels] == [("yes", 3), ("no", 1)]
@@ -160,7 +160,7 @@ def test_a_classification_shares_a_batch_with_inferences(own: LiveServer) -> Non
         assert_is_the_best_of(classified.result(), probabilities(PIXELS))
 
 
-def test_a_full_queue_and_a_late_call_have_the_same_status_as_everywhere(own: LiveServer) -> None:
+def test_a_full_queue_has_the_same_status_as_for_model_infer(own: LiveServer) -> None:
     with own.gate("classifier") as gate:
         sent = request("classifier", image=PIXELS[np.newaxis])
         calls = [own.inference.ModelInfer.future(sent, timeout=TIMEOUT)]

@@ -1,4 +1,4 @@
-"""What is answered where an image may have several labels, and how far the runners-up of one label are."""
+"""Answers of multi-label models, and the distances of the runners-up of single-label models."""
 
 import io
 import json
@@ -52,8 +52,8 @@ def indices(response: pb.ClassifyResponse) -> list[int]:
 def test_a_path_is_answered_in_the_order_predicted(live: LiveServer, path: list[int]) -> None:
     response = classify(live, "path", image(PROBABILITIES, path, path_probability=51))
     assert indices(response) == path
-    given = [score.probability for score in response.labels]
-    assert given == pytest.approx([PROBABILITIES[index] / 255 for index in path])
+    probabilities = [score.probability for score in response.labels]
+    assert probabilities == pytest.approx([PROBABILITIES[index] / 255 for index in path])
     assert response.task == pb.TASK_MULTI_LABEL
     assert response.path_probability == pytest.approx(0.2)
 
@@ -64,16 +64,16 @@ def test_an_empty_path_is_an_empty_set(live: LiveServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("top_k", "wanted"), [(0, [0, 2, 4, 6, 8]), (2, [0, 2]), (5, [0, 2, 4, 6, 8]), (99, [0, 2, 4, 6, 8])]
+    ("top_k", "expected"), [(0, [0, 2, 4, 6, 8]), (2, [0, 2]), (5, [0, 2, 4, 6, 8]), (99, [0, 2, 4, 6, 8])]
 )
-def test_a_set_is_cut_only_when_asked(live: LiveServer, top_k: int, wanted: list[int]) -> None:
+def test_top_k_alone_cuts_a_set(live: LiveServer, top_k: int, expected: list[int]) -> None:
     response = classify(live, "path", image(PROBABILITIES, [0, 2, 4, 6, 8], 51), top_k=top_k)
-    assert indices(response) == wanted
+    assert indices(response) == expected
     assert response.path_probability == pytest.approx(0.2)  # of the whole set
 
 
 @pytest.mark.parametrize(
-    ("model", "top_k", "wanted"),
+    ("model", "top_k", "expected"),
     [
         ("half", 0, [1, 7, 4]),
         ("half", 2, [1, 7]),
@@ -81,20 +81,20 @@ def test_a_set_is_cut_only_when_asked(live: LiveServer, top_k: int, wanted: list
         ("low", 99, [1, 7, 4, 9, 8, 6, 5]),
     ],
 )
-def test_without_a_path_the_threshold_decides(live: LiveServer, model: str, top_k: int, wanted: list[int]) -> None:
+def test_without_a_path_the_threshold_decides(live: LiveServer, model: str, top_k: int, expected: list[int]) -> None:
     response = classify(live, model, image(PROBABILITIES), top_k=top_k)
-    assert indices(response) == wanted
+    assert indices(response) == expected
     assert response.task == pb.TASK_MULTI_LABEL
     assert not response.HasField("path_probability")
 
 
-@pytest.mark.parametrize(("model", "wanted"), [("half", []), ("low", [3])])
-def test_where_no_label_reaches_the_threshold(live: LiveServer, model: str, wanted: list[int]) -> None:
-    """The set is empty, unless the model's file asks for so many labels at least."""
-    assert indices(classify(live, model, image([1, 1, 1, 5, 1, 1, 1, 1, 1, 1]))) == wanted
+@pytest.mark.parametrize(("model", "expected"), [("half", []), ("low", [3])])
+def test_where_no_label_reaches_the_threshold(live: LiveServer, model: str, expected: list[int]) -> None:
+    """The set is empty, unless the model's file requires a minimum number of labels."""
+    assert indices(classify(live, model, image([1, 1, 1, 5, 1, 1, 1, 1, 1, 1]))) == expected
 
 
-def test_a_path_with_a_label_that_is_not_there_is_the_models_fault(live: LiveServer) -> None:
+def test_a_path_with_an_unknown_label_is_an_internal_error(live: LiveServer) -> None:
     code, message = failure(lambda: classify(live, "path", image(PROBABILITIES, [3, 10])))
     assert code is grpc.StatusCode.INTERNAL
     assert message == "the model's path names label 10; it has the labels 0 to 9"
@@ -122,11 +122,11 @@ def png(pixels: Pixels) -> bytes:
     return file.getvalue()
 
 
-def test_a_file_of_the_models_size_is_taken_as_it_is(live: LiveServer) -> None:
+def test_a_file_of_the_models_size_is_not_converted(live: LiveServer) -> None:
     assert indices(classify(live, "path", encoded=png(image(PROBABILITIES, [4, 1, 7])))) == [4, 1, 7]
 
 
-def test_a_file_of_another_size_is_reduced_as_a_whole(live: LiveServer) -> None:
+def test_a_file_of_another_size_is_scaled_down_as_a_whole(live: LiveServer) -> None:
     """On a picture twice as large, every pixel twice: trimming it, or scaling another way, would lose the answer."""
     pixels = np.repeat(np.repeat(image(PROBABILITIES, path=[4, 1, 7]), 2, axis=0), 2, axis=1)
     response = classify(live, "half", encoded=png(pixels))

@@ -1,4 +1,4 @@
-"""From listening to the end: what health, and everybody who asks meanwhile, is told."""
+"""Health and the other answers of a server from its first listening to its end."""
 
 import threading
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ States = Iterator[Any]
 
 
 def watch(health: health_pb2_grpc.HealthStub, service: str) -> States:
-    """The states that a Watch tells, by name."""
+    """The names of the states that a Watch sends."""
     for response in health.Watch(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT):
         yield health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
 
@@ -37,14 +37,14 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_health_while_it_serves(live: LiveServer) -> None:
+def test_health_while_the_server_serves(live: LiveServer) -> None:
     for service in (*SERVICES, "classifier", "lstm"):
         assert status_of(live.health, service) == "SERVING"
     assert failure(lambda: status_of(live.health, "nobody"))[0] is grpc.StatusCode.NOT_FOUND
     assert next(watch(live.health, "nobody")) == "SERVICE_UNKNOWN"
 
 
-def test_a_whole_life(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_and_readiness_from_loading_to_the_stop(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     is_loading, may_load = threading.Event(), threading.Event()
 
     class SlowRuntime(Runtime):
@@ -86,7 +86,7 @@ def test_a_whole_life(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert inference.ModelReady(pb.ModelReadyRequest(name="gather")).ready
         assert outputs(inference.ModelInfer(request("gather", index=index(1))))["value"].tolist() == [10]
 
-        # It stops: no stream holds it up, and each is told before it ends.
+        # It stops: no Watch delays it, and each sends the state before it ends.
         stopping = threading.Thread(target=server.stop, args=(3600,))
         stopping.start()
         for service in (*SERVICES, "gather"):
@@ -98,8 +98,8 @@ def test_a_whole_life(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_call_in_flight_is_finished_before_the_end(repository: Path) -> None:
     with LiveServer(ServerConfig(models=repository, port=0)) as live, live.gate("gather") as gate:
-        told = watch(live.health, "gather")
-        assert next(told) == "SERVING"
+        states = watch(live.health, "gather")
+        assert next(states) == "SERVING"
         calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(3)]
         gate.wait_until_queued(3)
         gate.wait_until_computing()
@@ -116,7 +116,7 @@ def test_a_call_in_flight_is_finished_before_the_end(repository: Path) -> None:
         stopping = threading.Thread(target=live.server.stop, args=(3600,))
         assert live.server.ready
         stopping.start()
-        assert list(told) == ["NOT_SERVING"]
+        assert list(states) == ["NOT_SERVING"]
         assert not live.server.ready  # as the metrics port tells
         assert refusing.wait(TIMEOUT)
         with live.connect() as another:
@@ -129,7 +129,7 @@ def test_a_call_in_flight_is_finished_before_the_end(repository: Path) -> None:
         assert not stopping.is_alive()
 
 
-def test_calls_that_outlast_the_grace_are_given_up(repository: Path) -> None:
+def test_calls_that_outlast_the_grace_period_are_cancelled(repository: Path) -> None:
     with LiveServer(ServerConfig(models=repository, port=0)) as live, live.gate("gather") as gate:
         call = live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)
         gate.wait_until_computing()
@@ -141,7 +141,7 @@ def test_calls_that_outlast_the_grace_are_given_up(repository: Path) -> None:
         assert not stopping.is_alive()
 
 
-def test_callers_who_leave_their_watches_stop_nobody(own: LiveServer) -> None:
+def test_clients_that_leave_their_watches_do_not_stop_the_server(own: LiveServer) -> None:
     def come_and_go() -> None:
         with own.connect() as channel:
             health = health_pb2_grpc.HealthStub(channel)
@@ -157,7 +157,7 @@ def test_callers_who_leave_their_watches_stop_nobody(own: LiveServer) -> None:
     own.server.stop(grace=3600)
 
 
-def test_there_are_only_so_many_watches_and_one_that_ends_makes_room(own: LiveServer) -> None:
+def test_the_number_of_watches_is_limited_and_one_that_ends_makes_room(own: LiveServer) -> None:
     service = own.server._transport._health
     calls = [own.health.Watch(health_pb2.HealthCheckRequest(service=""), timeout=TIMEOUT) for _ in range(MAX_WATCHES)]
     assert all(next(call).status == health_pb2.HealthCheckResponse.SERVING for call in calls)
@@ -177,7 +177,7 @@ def test_there_are_only_so_many_watches_and_one_that_ends_makes_room(own: LiveSe
         assert [response.status for response in call] == [health_pb2.HealthCheckResponse.NOT_SERVING]
 
 
-def test_a_server_that_cannot_load_leaves_its_port(models: Path) -> None:
+def test_a_server_that_cannot_load_releases_its_port(models: Path) -> None:
     (models / "broken/1").mkdir(parents=True)
     (models / "broken/1/model.onnx").write_bytes(b"nonsense")
     server = Server(ServerConfig(models=models, port=0))

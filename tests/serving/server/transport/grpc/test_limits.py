@@ -1,4 +1,4 @@
-"""What one client may take of the server, seen from a real client."""
+"""The limits on what one client may use of the server, seen from real clients."""
 
 import socket
 import threading
@@ -43,7 +43,7 @@ def read_to_the_end(connection: socket.socket) -> bytes:
         data += more
 
 
-def test_there_are_only_so_many_connections_and_one_that_goes_makes_room(models: Path) -> None:
+def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(models: Path) -> None:
     with LiveServer(ServerConfig(models=models, port=0, max_connections=3)) as live:
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]  # the first connection
         taken = [connect(live) for _ in range(2)]
@@ -87,7 +87,7 @@ def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, hot_path:
                 assert [call.exception() for call in calls if call.exception()] == []
 
 
-def test_a_client_that_pings_all_the_time_is_sent_away(models: Path) -> None:
+def test_a_client_that_pings_too_often_is_disconnected(models: Path) -> None:
     with LiveServer(ServerConfig(models=models, port=0, min_ping_seconds=3600)) as live, connect(live) as connection:
         sender = threading.Thread(target=send_all, args=(connection, PING * 50))
         sender.start()
@@ -120,7 +120,7 @@ def test_a_connection_without_calls_is_closed(models: Path) -> None:
 
 
 @pytest.mark.parametrize("hot_path", ["on", "off"])
-def test_clients_connect_anew_now_and_then_and_lose_no_call(models: Path, hot_path: str) -> None:
+def test_old_connections_are_replaced_without_losing_a_call(models: Path, hot_path: str) -> None:
     config = ServerConfig(models=models, port=0, connection_age_seconds=0.2, hot_path=hot_path)
     with LiveServer(config) as live, live.connect() as channel:
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -139,7 +139,7 @@ def test_clients_connect_anew_now_and_then_and_lose_no_call(models: Path, hot_pa
             assert time.monotonic() < until, "the connection is kept"
 
 
-def test_a_client_that_does_not_answer_pings_is_given_up(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_answer_pings_is_disconnected(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hangtag.serving.server.transport.grpc.limits._PEER_SECONDS", 1)
     with LiveServer(ServerConfig(models=models, port=0, keepalive_seconds=1)) as live, connect(live) as connection:
         read_to_the_end(connection)  # it ends although this side says nothing more

@@ -90,23 +90,26 @@ def value(server: Server, credentials: Credentials) -> float:
 
 
 def refusal(server: Server, credentials: Credentials) -> ClientError:
-    with Client(server.address, timeout=TIMEOUT, credentials=credentials) as client, pytest.raises(ClientError) as told:
+    with (
+        Client(server.address, timeout=TIMEOUT, credentials=credentials) as client,
+        pytest.raises(ClientError) as error,
+    ):
         client.infer("gather", {"index": index(2)})
-    return told.value
+    return error.value
 
 
 def refused(server: Server, credentials: Credentials) -> grpc.StatusCode:
     return refusal(server, credentials).code
 
 
-def test_calls_are_encrypted_and_the_server_proves_who_it_is(models: Path, papers: Papers) -> None:
+def test_calls_are_encrypted_and_the_server_proves_its_identity(models: Path, papers: Papers) -> None:
     with serving(models, **papers.server()) as server:
         assert value(server, Credentials(papers.ca())) == 20
         assert refused(server, Credentials(papers.ca("strangers"))) is grpc.StatusCode.UNAVAILABLE
         assert refused(server, Credentials()) is grpc.StatusCode.UNAVAILABLE  # clear text
 
 
-def test_what_is_wrong_with_a_connection_is_said(models: Path, papers: Papers) -> None:
+def test_a_failed_connection_says_what_is_wrong(models: Path, papers: Papers) -> None:
     with serving(models, **papers.server(tls_client_ca=papers.ca())) as server:
         wrong_authority = str(refusal(server, Credentials(papers.ca("strangers"))))
         assert wrong_authority.startswith(f"no TLS with {server.address}; is --tls-ca its authority")
@@ -117,7 +120,7 @@ def test_what_is_wrong_with_a_connection_is_said(models: Path, papers: Papers) -
         assert str(refusal(server, Credentials(papers.ca()))).endswith("(wrong version number)")
 
 
-def test_mutual_tls_asks_callers_too(models: Path, papers: Papers) -> None:
+def test_mutual_tls_requires_a_client_certificate(models: Path, papers: Papers) -> None:
     with serving(models, **papers.server(tls_client_ca=papers.ca())) as server:
         assert value(server, papers.client()) == 20
         assert refused(server, papers.client(None)) is grpc.StatusCode.UNAVAILABLE
@@ -133,15 +136,15 @@ def test_a_renewed_certificate_serves_new_connections_and_leaves_the_old(models:
         assert old.models() == ["gather"]
 
 
-def test_a_renewed_authority_of_callers_is_asked_from_then_on(models: Path, papers: Papers) -> None:
-    asked = papers.folder / "asked-ca.pem"
-    asked.write_bytes(papers.ca().read_bytes())
-    with serving(models, **papers.server(tls_client_ca=asked)) as server:
+def test_a_renewed_authority_of_clients_counts_for_new_connections(models: Path, papers: Papers) -> None:
+    authority = papers.folder / "authority-ca.pem"
+    authority.write_bytes(papers.ca().read_bytes())
+    with serving(models, **papers.server(tls_client_ca=authority)) as server:
         assert value(server, papers.client()) == 20
-        asked.write_bytes(papers.ca("strangers").read_bytes())
+        authority.write_bytes(papers.ca("strangers").read_bytes())
         assert refused(server, papers.client()) is grpc.StatusCode.UNAVAILABLE
         assert value(server, papers.client("strangers")) == 20
-        asked.write_bytes(b"no certificate")
+        authority.write_bytes(b"no certificate")
         assert value(server, papers.client("strangers")) == 20
 
 
@@ -161,7 +164,7 @@ def test_a_broken_renewal_leaves_the_certificate_that_was_good(models: Path, pap
         ("ours-ca.pem", r"ours-ca\.pem \(--tls-client-ca\) holds no certificate in PEM form"),
     ],
 )
-def test_files_that_are_no_good_stop_the_start(models: Path, papers: Papers, spoil: str, message: str) -> None:
+def test_the_server_does_not_start_with_unusable_files(models: Path, papers: Papers, spoil: str, message: str) -> None:
     config = ServerConfig(models=models, port=0, **papers.server(tls_client_ca=papers.ca()))  # type: ignore[arg-type]
     (papers.folder / spoil).write_text("no PEM")
     with pytest.raises(StartError, match=message):
@@ -177,7 +180,7 @@ def tokens(tmp_path: Path) -> Path:
     return tmp_path / "tokens"
 
 
-def test_tokens_are_asked_of_every_call_but_healths(models: Path, tokens: Path) -> None:
+def test_every_call_but_those_to_health_requires_a_token(models: Path, tokens: Path) -> None:
     with serving(models, token_file=tokens) as server, grpc.insecure_channel(server.address) as channel:
         assert value(server, Credentials(token_file=tokens)) == 20
         inference = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -203,7 +206,7 @@ def bare(make: Callable[[str], Any], method: str) -> Any:
     return make(method)
 
 
-def test_tokens_and_mutual_tls_together_ask_for_both(models: Path, papers: Papers, tokens: Path) -> None:
+def test_tokens_and_mutual_tls_together_require_both(models: Path, papers: Papers, tokens: Path) -> None:
     with serving(models, **papers.server(tls_client_ca=papers.ca()), token_file=tokens) as server:
         both = papers.client()
         assert refused(server, both) is grpc.StatusCode.UNAUTHENTICATED

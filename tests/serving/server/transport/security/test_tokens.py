@@ -45,11 +45,11 @@ def test_every_token_of_the_file_is_valid(file: Path) -> None:
         b"x",
     ],
 )
-def test_nothing_else_is(file: Path, value: str | bytes) -> None:
+def test_nothing_else_is_valid(file: Path, value: str | bytes) -> None:
     assert not admits(Tokens(file), value)
 
 
-def test_a_call_without_a_token_is_told_how_to_bring_one(file: Path) -> None:
+def test_the_refusal_says_how_to_send_a_token(file: Path) -> None:
     with pytest.raises(UnauthenticatedError, match="send the metadata 'authorization: Bearer <token>'"):
         Tokens(file).authorise([])
     with pytest.raises(UnauthenticatedError, match="the token is not valid here") as refused:
@@ -63,7 +63,7 @@ def test_the_file_is_read_again_when_it_changes(file: Path) -> None:
     assert (admits(tokens, f"Bearer {OLD}"), admits(tokens, f"Bearer {NEW}")) == (False, True)
 
 
-def test_a_file_that_goes_or_breaks_leaves_the_last_good_tokens_and_an_empty_one_none(file: Path) -> None:
+def test_a_missing_or_broken_file_keeps_the_last_tokens_and_an_empty_one_has_none(file: Path) -> None:
     tokens = Tokens(file)
     file.unlink()
     assert admits(tokens, f"Bearer {OLD}")
@@ -74,7 +74,7 @@ def test_a_file_that_goes_or_breaks_leaves_the_last_good_tokens_and_an_empty_one
 
 
 @pytest.mark.parametrize("content", ["abcdefghijk", f"{OLD}\ntwo words in a line of it", "ünïcödé-is-no-ascii"])
-def test_what_is_no_token_is_an_error_that_does_not_show_it(file: Path, content: str) -> None:
+def test_a_malformed_token_is_an_error_that_does_not_show_it(file: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(StartError, match=r"tokens \(--token-file\): token [12] is too short or not one word") as error:
         Tokens(file)

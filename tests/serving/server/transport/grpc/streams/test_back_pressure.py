@@ -15,7 +15,7 @@ from tests.serving.server.transport.grpc.streams.conversation import Conversatio
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
 
 
-def test_a_client_is_read_only_as_far_as_it_is_answered(own: LiveServer) -> None:
+def test_a_stream_is_read_only_as_far_as_it_is_answered(own: LiveServer) -> None:
     """The queue holds 4: more at once would be refused."""
     with own.gate("gather") as gate:
         talk = opened(own, *[gather(place % 4) for place in range(40)])
@@ -52,7 +52,7 @@ def test_a_full_queue_refuses_a_streams_request_at_once(own: LiveServer) -> None
 
 
 @pytest.mark.parametrize("vanish", [False, True], ids=["cancels", "vanishes"])
-def test_a_client_that_goes_away_costs_nothing_and_takes_nobody_along(own: LiveServer, vanish: bool) -> None:
+def test_requests_of_a_client_that_leaves_are_dropped_and_others_answered(own: LiveServer, vanish: bool) -> None:
     with own.gate("gather") as gate:
         computing = occupied(own, gate)
         with own.connect() as channel:
@@ -77,7 +77,7 @@ def test_a_client_that_goes_away_costs_nothing_and_takes_nobody_along(own: LiveS
     assert own.statistics("gather").inference_count == 2
 
 
-def test_a_streams_deadline_is_that_of_its_requests(own: LiveServer) -> None:
+def test_a_streams_deadline_is_the_deadline_of_its_requests(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         computing = occupied(own, gate)
         talk = opened(own, gather(1), gather(2), timeout=0.5)
@@ -106,12 +106,12 @@ def test_a_request_may_have_a_deadline_of_its_own(own: LiveServer) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1])
-def test_a_timeout_that_is_none_is_refused(live: LiveServer, timeout: int) -> None:
+def test_an_invalid_timeout_is_refused(live: LiveServer, timeout: int) -> None:
     (answer,) = opened(live, gather(1, timeout=timeout)).finish()
     assert answer.error_message.startswith("the parameter 'timeout' must be an int64 of microseconds above 0, not ")
 
 
-def test_a_stop_answers_what_was_read_then_ends_the_stream(own: LiveServer) -> None:
+def test_a_stopping_server_answers_the_requests_it_has_read_then_ends_the_stream(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         talk = opened(own, gather(1), gather(2))
         gate.wait_until_queued(2)
@@ -125,11 +125,11 @@ def test_a_stop_answers_what_was_read_then_ends_the_stream(own: LiveServer) -> N
         code, message = talk.end()
         assert code is grpc.StatusCode.UNAVAILABLE
         assert message.startswith("the server is stopping; send what it has not answered on a new stream")
-        stopping.join(TIMEOUT)  # it waits for nobody who only listens
+        stopping.join(TIMEOUT)  # it does not wait for clients that only listen
         assert not stopping.is_alive()
 
 
-def test_a_stream_that_has_sent_all_ends_well_at_a_stop(own: LiveServer) -> None:
+def test_a_stream_that_has_sent_everything_ends_with_ok_at_a_stop(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         talk = opened(own, gather(1), None)
         gate.wait_until_computing()
@@ -151,7 +151,7 @@ def test_a_stopped_server_takes_no_new_stream(own: LiveServer) -> None:
     assert message.startswith("the server is stopping and takes no new streams")
 
 
-def test_more_streams_than_there_are_threads_for_are_refused(own: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_above_the_limit_are_refused(own: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_streams, "MAX_STREAMS", 2)
     talks = [opened(own, gather(1)) for _ in range(2)]
     assert [value_of(talk.receive()) for talk in talks] == [10, 10]

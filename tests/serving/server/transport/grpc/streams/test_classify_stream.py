@@ -1,4 +1,4 @@
-"""A stream of images, and one image asked of several models."""
+"""ClassifyStream and Compare: a stream of images, and one image for several models."""
 
 import io
 import json
@@ -54,18 +54,18 @@ def test_a_stream_of_images_is_answered_in_order_as_each_alone(live: LiveServer)
         assert answer.answer.timings.compute_ns > 0
 
 
-def test_an_image_that_fails_is_told_in_its_place(live: LiveServer) -> None:
+def test_an_image_that_fails_is_answered_in_its_place(live: LiveServer) -> None:
     broken = pb.ClassifyRequest(model_name="classifier", encoded=b"GIF89a", id="broken")
     unknown = image(1, model_name="nobody", id="unknown")
     no_classifier = image(1, model_name="gather", id="gather")
     answers = Conversation(live.classifier.ClassifyStream, image(0), broken, unknown, no_classifier, image(2)).finish()
     assert [answer.WhichOneof("outcome") for answer in answers] == ["answer", *["failure"] * 3, "answer"]
-    told = [(answer.id, answer.failure.code, answer.failure.message) for answer in answers[1:4]]
-    codes = [(name, code) for name, code, _ in told]
+    failures = [(answer.id, answer.failure.code, answer.failure.message) for answer in answers[1:4]]
+    codes = [(name, code) for name, code, _ in failures]
     assert codes == [("broken", INVALID.value[0]), ("unknown", NOT_FOUND.value[0]), ("gather", INVALID.value[0])]
-    assert told[0][2].startswith("the image is not a PNG, JPEG or WebP file")
-    assert told[1][2].startswith("no model 'nobody' is served here")
-    assert told[2][2].startswith("'gather' is not a classifier of images")
+    assert failures[0][2].startswith("the image is not a PNG, JPEG or WebP file")
+    assert failures[1][2].startswith("no model 'nobody' is served here")
+    assert failures[2][2].startswith("'gather' is not a classifier of images")
 
 
 def test_images_of_a_stream_share_a_batch(own: LiveServer) -> None:
@@ -80,7 +80,7 @@ def test_images_of_a_stream_share_a_batch(own: LiveServer) -> None:
     assert [answer.answer.timings.batch_size for answer in answers] == [1, 3, 3, 3]
 
 
-def test_a_stream_of_images_that_is_cancelled_costs_nothing(own: LiveServer) -> None:
+def test_images_of_a_cancelled_stream_are_not_computed(own: LiveServer) -> None:
     with own.gate("classifier") as gate:
         call = own.classifier.Classify.future(image(0), timeout=TIMEOUT)
         gate.wait_until_queued()
@@ -102,7 +102,7 @@ def compare(live: LiveServer, *models: str, timeout: float = TIMEOUT, **fields: 
     return response
 
 
-def test_one_image_is_asked_of_several_models_in_their_order(live: LiveServer) -> None:
+def test_a_comparison_answers_in_the_order_of_its_models(live: LiveServer) -> None:
     for names in (("lstm", "classifier"), ("classifier", "lstm")):
         outcomes = compare(live, *names).outcomes
         assert [outcome.model_name for outcome in outcomes] == list(names)
@@ -111,7 +111,7 @@ def test_one_image_is_asked_of_several_models_in_their_order(live: LiveServer) -
             assert len(outcome.answer.labels) == 5
 
 
-def test_without_names_every_classifier_is_asked(live: LiveServer) -> None:
+def test_a_comparison_without_names_has_every_classifier(live: LiveServer) -> None:
     outcomes = compare(live).outcomes
     assert [(outcome.model_name, outcome.WhichOneof("outcome")) for outcome in outcomes] == [
         ("classifier", "answer"),
@@ -119,7 +119,7 @@ def test_without_names_every_classifier_is_asked(live: LiveServer) -> None:
     ]
 
 
-def test_a_model_that_fails_hides_no_other(live: LiveServer) -> None:
+def test_a_model_that_fails_does_not_hide_the_others(live: LiveServer) -> None:
     outcomes = compare(live, "nobody", "classifier", "gather").outcomes
     assert [outcome.WhichOneof("outcome") for outcome in outcomes] == ["failure", "answer", "failure"]
     assert [outcome.model_name for outcome in outcomes] == ["nobody", "classifier", "gather"]
@@ -182,9 +182,9 @@ def test_pixels_fit_the_models_of_their_size_only(sizes: LiveServer) -> None:
         ([f"m{place}" for place in range(33)], "33 models; at most 32 can be compared on one image"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(live: LiveServer, models: list[str], message: str) -> None:
-    code, told = failure(lambda: compare(live, *models))
-    assert (code, told) == (INVALID, message)
+def test_repeated_and_too_many_models_are_refused(live: LiveServer, models: list[str], message: str) -> None:
+    code, details = failure(lambda: compare(live, *models))
+    assert (code, details) == (INVALID, message)
 
 
 def test_a_request_without_an_image_fails_for_every_model(live: LiveServer) -> None:
@@ -204,7 +204,7 @@ def test_a_server_without_classifiers_says_so(tmp_path: Path) -> None:
         assert failure(lambda: compare(server))[0] is grpc.StatusCode.UNAVAILABLE
 
 
-def test_models_are_asked_at_once_and_a_cancelled_comparison_costs_nothing(own: LiveServer) -> None:
+def test_a_comparison_queries_its_models_at_once_and_is_dropped_when_cancelled(own: LiveServer) -> None:
     with own.gate("classifier") as one, own.gate("lstm") as other:
         calls = [own.classifier.Classify.future(image(0, model_name=name)) for name in ("classifier", "lstm")]
         one.wait_until_computing()
@@ -225,7 +225,7 @@ def test_models_are_asked_at_once_and_a_cancelled_comparison_costs_nothing(own: 
     assert own.infer(request("gather", index=index(1)))["value"].tolist() == [10]
 
 
-def test_a_deadline_of_a_comparison_is_that_of_every_model(own: LiveServer) -> None:
+def test_the_deadline_of_a_comparison_holds_for_every_model(own: LiveServer) -> None:
     with own.gate("classifier") as gate:
         call = own.classifier.Classify.future(image(0))
         gate.wait_until_queued()

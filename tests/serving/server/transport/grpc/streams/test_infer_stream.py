@@ -43,11 +43,11 @@ def test_an_answer_comes_before_the_next_request(live: LiveServer) -> None:
     assert talk.call.code() is grpc.StatusCode.OK
 
 
-def test_a_stream_of_nothing_ends_well(live: LiveServer) -> None:
+def test_an_empty_stream_ends_with_ok(live: LiveServer) -> None:
     assert opened(live).finish() == []
 
 
-def test_what_fails_is_answered_in_its_place_and_the_stream_goes_on(live: LiveServer) -> None:
+def test_a_failure_is_answered_in_its_place_and_the_stream_goes_on(live: LiveServer) -> None:
     unknown, wrong, full = gather(1, "a"), gather(1, "b"), request("gather", index=index(*range(17)))
     unknown.model_name, wrong.inputs[0].name, full.id = "nobody", "place", "c"
     talk = opened(live, gather(1), unknown, gather(2), wrong, full)
@@ -58,8 +58,13 @@ def test_what_fails_is_answered_in_its_place_and_the_stream_goes_on(live: LiveSe
     answers += talk.finish()
     assert [value_of(answers[place]) for place in (0, 2, 6)] == [10, 20, 30]
     failed = [answers[place] for place in (1, 3, 4, 5)]
-    told = [(one.infer_response.id, one.infer_response.parameters["status"].string_param) for one in failed]
-    assert told == [("a", "NOT_FOUND"), ("b", "INVALID_ARGUMENT"), ("c", "INVALID_ARGUMENT"), ("d", "INVALID_ARGUMENT")]
+    statuses = [(one.infer_response.id, one.infer_response.parameters["status"].string_param) for one in failed]
+    assert statuses == [
+        ("a", "NOT_FOUND"),
+        ("b", "INVALID_ARGUMENT"),
+        ("c", "INVALID_ARGUMENT"),
+        ("d", "INVALID_ARGUMENT"),
+    ]
     for one, message in zip(
         failed,
         [
@@ -101,7 +106,7 @@ def test_a_quick_answer_waits_for_the_slow_one_before_it(own: LiveServer) -> Non
         assert outputs(quick.infer_response)["total"].tolist() == [[7]]
 
 
-def test_bytes_that_are_no_message_end_the_stream_after_what_came_before(live: LiveServer) -> None:
+def test_undecodable_bytes_end_the_stream_after_the_answers_before_them(live: LiveServer) -> None:
     method: Any = live.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
     talk = Conversation(method, gather(1).SerializeToString(), b"\xff\xff\xff")
     assert value_of(pb.ModelStreamInferResponse.FromString(talk.receive())) == 10
@@ -110,21 +115,21 @@ def test_bytes_that_are_no_message_end_the_stream_after_what_came_before(live: L
     assert message.startswith("the bytes are not a message that /inference.GRPCInferenceService/ModelStreamInfer takes")
 
 
-def test_reflections_stream_refuses_them_too(live: LiveServer) -> None:
+def test_reflection_refuses_undecodable_bytes(live: LiveServer) -> None:
     talk = Conversation(
         live.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"), b"\xff"
     )
     assert talk.end()[0] is INVALID
 
 
-def test_a_stream_of_answers_refuses_them_too(live: LiveServer) -> None:
+def test_a_watch_refuses_undecodable_bytes(live: LiveServer) -> None:
     method: Any = live.channel.unary_stream("/grpc.health.v1.Health/Watch")
     code, message = failure(lambda: list(method(b"\xff", timeout=TIMEOUT)))
     assert code is INVALID
     assert message.startswith("the bytes are not a message that /grpc.health.v1.Health/Watch takes")
 
 
-def test_a_client_of_triton_may_ask_for_the_status_of_the_first_failure(live: LiveServer) -> None:
+def test_tritons_clients_can_request_that_the_first_error_ends_the_stream(live: LiveServer) -> None:
     unknown = gather(1)
     unknown.model_name = "nobody"
     talk = opened(live, gather(1), unknown, gather(2), metadata=[("triton_grpc_error", "true")])
