@@ -18,6 +18,7 @@ DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 help: ## Show this list
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
+	@echo "Experiments, benchmarks and the pages made of them: $(BIN)/python -m studies."
 	@echo "Every option of the command: $(BIN)/hangtag COMMAND --help. Options for a target: make serve ARGS=\"--port 9000\"."
 
 ##@ Start here
@@ -49,18 +50,7 @@ loadtest: $(VENV)/.serve ## Load-test lstm against cnn on a running server; the 
 	$(BIN)/hangtag loadtest lstm cnn --html reports/loadtest.html --json reports/loadtest.json $(ARGS)
 
 docs: $(VENV)/.dev ## Make the tables and pictures of docs/ and README.md anew from models, results, options and metrics
-	$(BIN)/python -m studies.shipped.report
-	$(BIN)/python -m studies.accuracy.report
-	$(BIN)/python -m studies.label_sets.report
-	@mkdir -p docs/mistakes/evaluations
-	@set -e; for model in lstm lstm2 cnn; do \
-		$(BIN)/hangtag evaluate models/$$model --json docs/mistakes/evaluations/$$model.json; \
-	done
-	$(BIN)/python -m studies.mistakes.report
-	$(BIN)/python -m studies.label_sets.outfits_picture
-	$(BIN)/python -m studies.exported.report
-	$(BIN)/python -m studies.loadtest.report
-	$(BIN)/python -m studies.write_documents
+	$(BIN)/python -m studies report
 
 clean: ## Remove environments, caches and reports; keep runs/ and models/
 	rm -rf $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -88,11 +78,11 @@ fuzz: $(VENV)/.dev ## Send 24,000 bad requests, publish 1,000 damaged files; mor
 		$(BIN)/pytest tests/serving/server/fuzz tests/export/foreign/test_fuzzing.py --timeout 7200 $(ARGS)
 
 bench-server: $(VENV)/.serve ## Measure the server against bare ONNX Runtime, for docs/performance.md (needs h2load)
-	$(BIN)/python -m studies.server.measure $(ARGS)
-	$(BIN)/python -m studies.server.report
+	$(BIN)/python -m studies server run $(ARGS)
+	$(BIN)/python -m studies server report
 
 gpu-check: $(VENV)/.serve ## Check a GPU: are its answers the CPU's, are CUDA graphs captured, what is faster
-	$(BIN)/python -m studies.gpu.check $(ARGS)
+	$(BIN)/python -m studies gpu run $(ARGS)
 
 release-check: $(VENV)/.dev ## Build the wheel, install it in an empty environment, run the demo from there
 	BIN=$(BIN) deploy/release-check.sh
@@ -109,69 +99,6 @@ peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer and grpcurl i
 others: $(VENV)-others/.others ## Install silero-vad and magika, whose ONNX models are served in a test, into .venv-others
 
 # Deployment: make -C deploy help. Experiments and the pages made of them: python -m studies.
-
-figures: $(VENV)/.serve ## Measure the README's table and report picture again, on a machine that does nothing else
-	BIN=$(BIN) docs/figures/measure.sh
-
-# Every run takes up where it stopped, and one that is there already costs nothing.
-STUDY := lstm:0 lstm:1 lstm:2 lstm-56:0 lstm-56:1 lstm-56:2 lstm-280:0 lstm-280:1 lstm-280:2 lstm2:0 cnn:0 cnn:1 cnn:2
-study: $(VENV)/.dev ## Train the study's networks and seeds anew, for docs/study.md: hours on two cores
-	@set -e; for run in $(STUDY); do \
-		model=$${run%:*} seed=$${run#*:}; \
-		$(BIN)/hangtag train $$model --seed $$seed --precision $$([ $$model = cnn ] && echo bf16 || echo fp32) \
-			--out runs/$$model-study-seed$$seed $(ARGS); \
-		$(BIN)/python -m studies.accuracy.results runs/$$model-study-seed$$seed; \
-	done; \
-	for seed in 0 1 2; do \
-		$(BIN)/hangtag train lstm --seed $$seed --precision bf16 --out runs/lstm-bf16-seed$$seed $(ARGS); \
-		$(BIN)/python -m studies.accuracy.results runs/lstm-bf16-seed$$seed --out docs/study/bf16; \
-	done
-
-best: $(VENV)/.dev ## Train three teachers and the networks that learn from them, for docs/study.md and models/: four hours on two cores
-	@set -e; for seed in 0 1 2; do \
-		$(BIN)/hangtag train resnet --seed $$seed --precision bf16 --out runs/resnet-teacher-seed$$seed $(ARGS); \
-		test -e runs/teachers/resnet/$$((seed + 1)) || $(BIN)/hangtag export runs/resnet-teacher-seed$$seed --models runs/teachers; \
-		$(BIN)/python -m studies.accuracy.results runs/resnet-teacher-seed$$seed; \
-	done; \
-	for model in lstm lstm2 cnn; do \
-		$(BIN)/hangtag train $$model --recipe best --precision bf16 --out runs/$$model-best-seed0 $(ARGS); \
-		$(BIN)/python -m studies.accuracy.results runs/$$model-best-seed0; \
-	done
-
-SETS := outfits outfits-independent
-cnn-rnn: $(VENV)/.dev ## Train CNN-RNN and its baselines, three seeds on two data sets, for docs/cnn-rnn.md: hours on two cores
-	@set -e; for seed in 0 1 2; do for data in $(SETS); do for model in cnn_rnn cnn_embedding sigmoids softmax_ranking; do \
-		run=runs/$$model-$$data-seed$$seed; \
-		$(BIN)/hangtag train $$model --data $$data --seed $$seed --precision bf16 --out $$run $(ARGS); \
-		$(BIN)/python -m studies.accuracy.results $$run --out docs/cnn-rnn; \
-	done; done; done
-
-mistakes: $(VENV)/.dev ## Train lstm with losses that know distances of labels, three seeds each, for docs/mistakes.md: an hour on two cores
-	@set -e; for loss in soft-labels embedding-distance; do for seed in 0 1 2; do \
-		run=runs/lstm-$$loss-seed$$seed; \
-		$(BIN)/hangtag train lstm --loss $$loss --seed $$seed --out $$run $(ARGS); \
-		$(BIN)/python -m studies.accuracy.results $$run --out docs/mistakes; \
-	done; done
-	@set -e; for loss in soft-labels embedding-distance; do for settings in 1:0.5 5:0.9 2:0.9; do \
-		beta=$${settings%:*} weight=$${settings#*:}; run=runs/lstm-$$loss-beta$$beta-weight$$weight-seed0; \
-		$(BIN)/hangtag train lstm --loss $$loss --beta $$beta --loss-weight $$weight --out $$run $(ARGS); \
-		$(BIN)/python -m studies.accuracy.results $$run --out docs/mistakes/tried; \
-	done; done
-	$(BIN)/hangtag labels training/labels/distances.json --picture docs/images/labels-cnn.png
-	$(BIN)/hangtag labels examples/outfits/models/cnn_rnn --picture docs/images/labels-cnn-rnn.png
-
-bench-export: $(VENV)/.dev ## Each model beside PyTorch and its other precisions, on an idle machine, into docs/export.md
-	$(BIN)/python -m studies.exported.measure $(ARGS)
-	$(BIN)/python -m studies.exported.report
-
-bench-train: $(VENV)/.dev $(VENV)-keras/.keras ## Time of a training step beside the study's own Keras, on an idle machine
-	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m studies.train_step.measure $(ARGS)
-
-loadtest-agreement: $(VENV)/.dev $(VENV)-peers/.peers programs ## The load test beside perf_analyzer and h2load on the same closed loop, on an idle machine
-	$(BIN)/python -m studies.loadtest.agreement $(ARGS)
-
-bench-generators: $(VENV)/.dev ## Calls a second by each way to make them from Python, on an idle machine; ARGS="--server lstm" for the real server
-	$(BIN)/python -m studies.loadtest.generators $(ARGS)
 
 dataset: # The tests read the real data set from Debian's package
 	@test -e $(DATASET) || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, and the documents' figures are those of the files they speak of."""
+"""The README's examples run as they stand, links lead somewhere, and the shipped models reach the study."""
 
 import json
 import os
@@ -14,12 +14,7 @@ import pytest
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.training.catalog import recipe_for
-from studies.accuracy import report as study_report
-from studies.label_sets import report as cnn_rnn_report
-from studies.mistakes import report as mistakes_report
-from studies.shipped.models import read_all, read_earlier, read_precisions
-from studies.shipped.readme_table import BEGIN, END, table
-from studies.shipped.report import page
+from studies.shipped.models import read_all
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -93,52 +88,6 @@ def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
     missing = [link for link in links if not (document.parent / link).exists()]
     assert not missing
-
-
-def test_the_models_page_is_what_the_files_say() -> None:
-    models = ROOT / "models"
-    written = page(read_all(models), read_precisions(models), read_all(models, "multi_label"), read_earlier(models))
-    assert (ROOT / "docs/models.md").read_text() == written, "run 'make docs'"
-
-
-def test_the_study_page_is_what_the_results_say() -> None:
-    written = (ROOT / "docs/study.md").read_text()
-    inputs = study_report.read_all(ROOT / "docs/study", ROOT / "studies/train_step/results.json")
-    assert written == study_report.page(inputs), "run 'make docs'"
-
-
-def test_the_cnn_rnn_page_is_what_the_results_say() -> None:
-    """It is made once all runs are there, see `make docs`."""
-    page_file, runs = ROOT / "docs/cnn-rnn.md", cnn_rnn_report.read(ROOT / "docs/cnn-rnn")
-    assert page_file.exists() == (not cnn_rnn_report.missing(runs)), "run 'make docs'"
-    if page_file.exists():
-        assert page_file.read_text() == cnn_rnn_report.page(runs), "run 'make docs'"
-
-
-def test_the_page_about_mistakes_is_what_the_results_say() -> None:
-    results = ROOT / "docs/mistakes"
-    runs = mistakes_report.read([ROOT / "docs/study", results])
-    assert (ROOT / "docs/mistakes.md").read_text() == mistakes_report.page_of(runs, results), "run 'make docs'"
-
-
-def test_the_page_about_mistakes_is_of_the_shipped_models() -> None:
-    for model in read_all(ROOT / "models"):
-        evaluation = json.loads((ROOT / f"docs/mistakes/evaluations/{model.name}.json").read_text())
-        assert evaluation["subject"]["name"] == f"models/{model.name}/{model.version}/model.onnx", "run 'make docs'"
-        # Summed in another order by ONNX Runtime than by PyTorch, one image of 10,000 may lie at the border.
-        assert evaluation["accuracy"] == pytest.approx(float(model.metadata["test_accuracy"]), abs=2e-4)
-
-
-def test_the_readme_table_is_what_the_files_and_the_saved_load_test_say() -> None:
-    results = json.loads((ROOT / "docs/figures/loadtest.json").read_text())
-    assert results["valid"]
-    shown = README.partition(BEGIN)[2].partition(END)[0].strip()
-    assert shown == "\n".join(table(read_all(ROOT / "models"), results)), "run 'make docs'"
-
-
-def test_a_model_that_was_not_load_tested_is_named_with_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"^no load test of lstm with 1 in flight is saved; 'make figures'"):
-        table(read_all(ROOT / "models"), {"runs": []})
 
 
 @pytest.mark.parametrize(("name", "at_least"), [("lstm", 0.8996), ("lstm2", 0.9050), ("cnn", 0.9094)])

@@ -1,0 +1,4 @@
+"""How fast each exported file is, compared with PyTorch and with its FP32 original: a part of docs/export.md.
+
+run measures, results.jsonl keeps the figures, report writes the page; profile shows where a batch's time goes.
+"""

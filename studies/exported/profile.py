@@ -1,4 +1,4 @@
-"""Where a batch's time goes, node by node, by ONNX Runtime's own profiler: python -m studies.exported.profile FILE."""
+"""Shows where a batch's time goes, node by node, with ONNX Runtime's own profiler."""
 
 import json
 import tempfile
@@ -15,7 +15,7 @@ ROUNDS = 50
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the graph as it is run, after fusion: its microseconds in a batch, and its share of all nodes'."""
+    """A node of the graph after fusion: its median microseconds in a batch, and its share of the time of all nodes."""
 
     name: str
     operator: str
@@ -24,7 +24,13 @@ class Node:
 
 
 def by_node(path: Path, batch_size: int, threads: int = 1) -> list[Node]:
-    """The nodes that take most first. The file takes one UINT8 [batch, height, width] input."""
+    """The nodes of a graph, slowest first.
+
+    Args:
+        path: An ONNX file with one input, UINT8 [batch, height, width].
+        batch_size: Images in each of ROUNDS batches of random pixels.
+        threads: CPU threads for each node.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.enable_profiling = True
@@ -36,11 +42,11 @@ def by_node(path: Path, batch_size: int, threads: int = 1) -> list[Node]:
         for _ in range(ROUNDS):
             session.run(None, {image.name: pixels})
         events = json.loads(Path(session.end_profiling()).read_text())
-    taken: dict[tuple[str, str], list[float]] = defaultdict(list)
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            taken[event["name"].removesuffix("_kernel_time"), event["args"]["op_name"]].append(event["dur"])
-    medians = {node: float(np.median(times)) for node, times in taken.items()}
+            times[event["name"].removesuffix("_kernel_time"), event["args"]["op_name"]].append(event["dur"])
+    medians = {node: float(np.median(values)) for node, values in times.items()}
     total = sum(medians.values())
     return sorted(
         (Node(name, operator, median, median / total) for (name, operator), median in medians.items()),
@@ -56,7 +62,3 @@ def main(file: Path, batch_size: int, threads: int) -> None:
     """Print each node's median time in a batch."""
     for node in by_node(file, batch_size, threads):
         click.echo(f"{node.share:6.1%}  {node.microseconds:9.1f} µs  {node.operator:<24} {node.name}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""One model, one way, in a process of its own: what it is, how it answers, how long it takes. Prints JSON."""
+"""Measures one model in one way, in a process of its own, and prints the figures as JSON."""
 
 import json
 import os
@@ -20,7 +20,13 @@ _WARM_UP = 5
 
 
 def measure(file: Path, way: str, provider: str, sizes: list[int], runs: int) -> dict[str, Any]:
-    """The figures of one way, or why the model is skipped. sizes: of batches, ascending."""
+    """The figures of one way, or {"skipped": reason}.
+
+    Args:
+        way: A key of WAYS.
+        sizes: Batch sizes, ascending.
+        runs: Measurements of each batch size.
+    """
     before = gpu_mib()
     runtime = Runtime(file, provider=provider)
     problem = no_fixed_shapes_because(runtime.signature)
@@ -45,11 +51,11 @@ def measure(file: Path, way: str, provider: str, sizes: list[int], runs: int) ->
 
 
 def gpu_mib() -> int | None:
-    """The memory taken on all GPUs, by whomever; None where nvidia-smi does not tell."""
+    """The memory used on all GPUs by all processes; None where nvidia-smi does not work."""
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return sum(int(line) for line in told.split())
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return sum(int(line) for line in output.split())
     except (OSError, ValueError, subprocess.CalledProcessError):
         return None
 
@@ -79,9 +85,9 @@ def _latency(runtime: Runtime, batch: Tensors, runs: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
-    # Libraries print to standard output too; what is said here goes where they cannot reach.
+    request = json.loads(sys.argv[1])
+    # Libraries print to standard output too, so the answer goes to a copy of it, and descriptor 1 to standard error.
     answer, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
     os.dup2(2, 1)
-    answer.write(json.dumps(measure(Path(asked.pop("file")), **asked)))
+    answer.write(json.dumps(measure(Path(request.pop("file")), **request)))
     answer.close()

@@ -1,9 +1,9 @@
-"""``make bench-generators``: which way to make calls from Python makes most of them?
+"""Compares the ways to make gRPC calls from Python by the number of calls that each makes in a second.
 
-Against the null server, so that all that is measured is the client, or against the real one, which shares the CPUs with
-the client. Ratios are what counts: rounds take turns, each way in a fresh process. `hangtag` is the load test's whole
-generator, with all that it records; `queue` and `futures` are its two ways to make a call, bare; the others are how
-most Python clients call. Each is judged by the concurrency that suits it best.
+The server is the null server, so that the client alone is measured, or the real one, which shares the CPUs with the
+client. The ways take turns, each in a fresh process, and ratios are what counts. `hangtag` is the load test's whole
+generator with all that it records; `queue` and `futures` are its two kinds of channel alone; `aio` and `sync` are how
+most Python clients call. Each way is judged at the concurrency where it is fastest.
 """
 
 import asyncio
@@ -33,7 +33,8 @@ from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.samples import load
 from hangtag.serving.loadtest.sut.null_server import null_server
 from hangtag.serving.loadtest.sut.probe import Probe
-from studies.loadtest import report, results
+from studies import results
+from studies.loadtest import conditions, report
 from studies.server.process import served
 
 DEADLINE = 10.0
@@ -42,12 +43,12 @@ SWITCH_INTERVAL = 0.0005  # As in the generator's processes.
 clock = time.perf_counter
 
 
-def _own(calls: Channel, request: bytes, concurrency: int, seconds: float) -> int:
-    end, done, count, left = clock() + seconds, threading.Event(), 0, concurrency
+def _closed_loop(calls: Channel, request: bytes, concurrency: int, seconds: float) -> int:
+    end, finished, count, in_flight = clock() + seconds, threading.Event(), 0, concurrency
     lock = threading.Lock()
 
     def ended(_token: object, at: float, code: int, details: str) -> None:
-        nonlocal count, left
+        nonlocal count, in_flight
         if code:
             raise RuntimeError(details)
         count += 1
@@ -55,25 +56,25 @@ def _own(calls: Channel, request: bytes, concurrency: int, seconds: float) -> in
             calls.send(INFER, request, DEADLINE, None, None, ended)
             return
         with lock:
-            left -= 1
-            if not left:
-                done.set()
+            in_flight -= 1
+            if not in_flight:
+                finished.set()
 
     for _ in range(concurrency):
         calls.send(INFER, request, DEADLINE, None, None, ended)
-    done.wait()
+    finished.wait()
     calls.close()
     return count
 
 
 def queue(address: str, request: bytes, concurrency: int, seconds: float) -> int:
     """grpcio's completion queue, driven directly."""
-    return _own(CompletionQueueChannel(address, Credentials()), request, concurrency, seconds)
+    return _closed_loop(CompletionQueueChannel(address, Credentials()), request, concurrency, seconds)
 
 
 def futures(address: str, request: bytes, concurrency: int, seconds: float) -> int:
     """`.future()` with a callback."""
-    return _own(FutureChannel(address, Credentials()), request, concurrency, seconds)
+    return _closed_loop(FutureChannel(address, Credentials()), request, concurrency, seconds)
 
 
 def sync(address: str, request: bytes, concurrency: int, seconds: float) -> int:
@@ -131,7 +132,7 @@ def measure(way: str, address: str, request: bytes, concurrency: int, seconds: f
 
 
 def hangtag(address: str, request: bytes, concurrency: int, seconds: float) -> dict[str, float]:
-    """The same of the load test's generator, in one process of its own."""
+    """The same figures of the load test's generator, in one process of its own."""
     feeds, stop = {"bench": RequestPool(address, INFER, (request,))}, threading.Event()
     limits = Limits(seconds, 1, 2 * seconds, 10_000_000)
     with GeneratorProcesses(feeds, CallSettings(deadline=DEADLINE), 1, stop) as generators:
@@ -142,7 +143,7 @@ def hangtag(address: str, request: bytes, concurrency: int, seconds: float) -> d
 
 @contextmanager
 def _target(name: str) -> Iterator[tuple[str, bytes]]:
-    """Its address and the request to send."""
+    """A server's address and the request to send to it."""
     if name == "null":
         with null_server() as address:
             yield address, bytes(830)  # About one Fashion-MNIST image in a ModelInferRequest.
@@ -153,23 +154,26 @@ def _target(name: str) -> Iterator[tuple[str, bytes]]:
 
 
 @click.command()
-@click.option("--server", type=click.Choice(["null", "lstm"]), default="null", show_default=True, help="What answers.")
+@click.option(
+    "--server", type=click.Choice(["null", "lstm"]), default="null", show_default=True, help="The server to call."
+)
 @click.option("--concurrency", "concurrencies", multiple=True, type=int, default=(8, 64), show_default=True)
 @click.option("--seconds", default=2.0, show_default=True, help="Of each run.")
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=results.FILE, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=conditions.RESULTS, help="The results file.")
 def main(server: str, concurrencies: tuple[int, ...], seconds: float, rounds: int, out: Path) -> None:
     """Print calls a second for each way at its best, and the ratio to the load test's own."""
-    command = f"make bench-generators ARGS='--server {server} --rounds {rounds} --seconds {seconds:g}'"
+    command = f"python -m studies loadtest generators --server {server} --rounds {rounds} --seconds {seconds:g}"
     ways = ["hangtag", *WAYS]
-    found = results.about(command) | {"ways": {way: {str(n): [] for n in concurrencies} for way in ways}}
+    line = conditions.line(f"generators on {server}", command)
+    line["ways"] = {way: {str(n): [] for n in concurrencies} for way in ways}
     with _target(server) as (address, request):
         for number in range(rounds):
             for place, concurrency in itertools.product(range(len(ways)), concurrencies):
                 way = ways[(place + number) % len(ways)]
-                found["ways"][way][str(concurrency)].append(_one(way, address, request, concurrency, seconds))
-    results.keep(f"generators on {server}", found, out)
-    Console().print(report.generator_table(found))
+                line["ways"][way][str(concurrency)].append(_one(way, address, request, concurrency, seconds))
+    results.record(out, line)
+    Console().print(report.generator_table(line))
 
 
 def _one(way: str, address: str, request: bytes, concurrency: int, seconds: float) -> dict[str, float]:
@@ -177,7 +181,3 @@ def _one(way: str, address: str, request: bytes, concurrency: int, seconds: floa
         return hangtag(address, request, concurrency, seconds)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, (way, address, request, concurrency, seconds))
-
-
-if __name__ == "__main__":
-    main()

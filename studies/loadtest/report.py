@@ -1,18 +1,17 @@
-"""The benchmarks' results as tables: for a terminal, and between two marks of docs/loadtest.md (`make docs`)."""
+"""Makes tables of the recorded measurements: for a terminal, and for docs/loadtest.md."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
-import click
 from rich.table import Table
 
 from hangtag.serving.loadtest import units
-from studies.loadtest.results import FILE, Part
+from studies import page, results
+from studies.loadtest.conditions import RESULTS
+from studies.page import Part
+from studies.results import Line
 
-BEGIN = "<!-- figures: made by studies/loadtest/report.py -->\n"
-END = "<!-- end of figures -->\n"
 PLACES = {
     "apart": "the server on one half of the CPUs, the tool on the other",
     "together": "the tool and the server on the same CPUs",
@@ -20,44 +19,44 @@ PLACES = {
 SERVERS = {"null": "a server that does nothing", "lstm": "`hangtag serve`, lstm, on the same CPUs"}
 
 
-def middle(found: Part, model: str, tool: str, figure: str) -> float:
+def middle(line: Line, model: str, tool: str, figure: str) -> float:
     """The median over the rounds."""
-    return float(median(one[figure] for one in found["models"][model][tool]))
+    return float(median(one[figure] for one in line["models"][model][tool]))
 
 
-def ratios(found: Part, model: str) -> Mapping[tuple[str, str], float]:
-    """hangtag's figure as a multiple of each other tool's, by tool and figure."""
-    others = [tool for tool in found["models"][model] if tool != "hangtag"]
+def ratios(line: Line, model: str) -> Mapping[tuple[str, str], float]:
+    """hangtag's figure divided by each other tool's, by tool and figure."""
+    others = [tool for tool in line["models"][model] if tool != "hangtag"]
     return {
-        (tool, figure): middle(found, model, "hangtag", figure) / middle(found, model, tool, figure)
+        (tool, figure): middle(line, model, "hangtag", figure) / middle(line, model, tool, figure)
         for tool in others
         for figure in ("throughput", "p50")
     }
 
 
-def agreement_rows(found: Part) -> list[list[str]]:
+def agreement_rows(line: Line) -> list[list[str]]:
     """A row for each model and tool, below a header."""
     rows = [["model", "tool", "calls/s", "p50", "calls/s, hangtag / tool", "p50, hangtag / tool"]]
-    for model, tools in found["models"].items():
-        compared = ratios(found, model)
+    for model, tools in line["models"].items():
+        compared = ratios(line, model)
         for tool, rounds in tools.items():
-            row = [model, tool, f"{middle(found, model, tool, 'throughput'):,.0f}"]
-            row.append(units.duration(middle(found, model, tool, "p50")))
+            row = [model, tool, f"{middle(line, model, tool, 'throughput'):,.0f}"]
+            row.append(units.duration(middle(line, model, tool, "p50")))
             if tool == "hangtag":
-                said = sum(one["bottleneck"] for one in rounds)
-                row += [f"the bottleneck, it says, in {said} of {len(rounds)}", ""]
+                times = sum(one["bottleneck"] for one in rounds)
+                row += [f"reports itself as the bottleneck in {times} of {len(rounds)}", ""]
             else:
                 row += [units.times(compared[tool, figure]) for figure in ("throughput", "p50")]
             rows.append(row)
     return rows
 
 
-def generator_rows(found: Part) -> list[list[str]]:
-    """A row for each way to make calls, at the concurrency that suits it best."""
-    rows = [["way", "calls/s at best", "in flight", "of hangtag's", "calls a CPU second"]]
-    best = {way: max(each, key=lambda n: _rate(each[n])) for way, each in found["ways"].items()}
-    ours = _rate(found["ways"]["hangtag"][best["hangtag"]])
-    for way, each in found["ways"].items():
+def generator_rows(line: Line) -> list[list[str]]:
+    """A row for each way to make calls, at the concurrency where it is fastest."""
+    rows = [["way", "calls/s at best", "in flight", "way / hangtag", "calls a CPU second"]]
+    best = {way: max(each, key=lambda n: _rate(each[n])) for way, each in line["ways"].items()}
+    ours = _rate(line["ways"]["hangtag"][best["hangtag"]])
+    for way, each in line["ways"].items():
         rate = _rate(each[best[way]])
         per_cpu = median(one["per_cpu_second"] for one in each[best[way]])
         rows.append([way, f"{rate:,.0f}", best[way], units.times(rate / ours), f"{per_cpu:,.0f}"])
@@ -68,14 +67,14 @@ def _rate(rounds: list[dict[str, float]]) -> float:
     return float(median(one["throughput"] for one in rounds))
 
 
-def agreement_table(found: Part) -> Table:
+def agreement_table(line: Line) -> Table:
     """For a terminal."""
-    return _table(agreement_rows(found))
+    return _table(agreement_rows(line))
 
 
-def generator_table(found: Part) -> Table:
+def generator_table(line: Line) -> Table:
     """For a terminal."""
-    return _table(generator_rows(found))
+    return _table(generator_rows(line))
 
 
 def _table(rows: list[list[str]]) -> Table:
@@ -85,52 +84,33 @@ def _table(rows: list[list[str]]) -> Table:
     return table
 
 
-def markdown(document: Mapping[str, Part]) -> str:
-    """Everything that was measured, each part with its machine, its day and its command."""
-    lines = []
-    for place, told in PLACES.items():
-        if place in document:
-            found = document[place]
-            rounds = len(next(iter(next(iter(found["models"].values())).values())))
-            lines += [f"{found['concurrency']} in flight, {told}; medians of {rounds} rounds, {_about(found)}:", ""]
-            lines += [*_markdown_rows(agreement_rows(found)), ""]
-    for server, told in SERVERS.items():
-        if f"generators on {server}" in document:
-            found = document[f"generators on {server}"]
-            lines += [f"Ways to make calls from Python, on {told}, {_about(found)}:", ""]
-            lines += [*_markdown_rows(generator_rows(found)), ""]
-    return "\n".join(lines)
+def part(path: Path = RESULTS) -> str:
+    """Every recorded measurement with its machine, day and command. Raises click.ClickException, as read."""
+    lines = results.read(path)
+    blocks = ["Made by `make docs` from [studies/loadtest/results.jsonl](../studies/loadtest/results.jsonl)."]
+    for place, description in PLACES.items():
+        if line := lines.get(place):
+            rounds = len(next(iter(next(iter(line["models"].values())).values())))
+            blocks.append(
+                f"{line['concurrency']} in flight, {description}; medians of {rounds} rounds, {_conditions(line)}:"
+            )
+            blocks.append(_markdown(agreement_rows(line)))
+    for server, description in SERVERS.items():
+        if line := lines.get(f"generators on {server}"):
+            blocks.append(f"Ways to make calls from Python, on {description}, {_conditions(line)}:")
+            blocks.append(_markdown(generator_rows(line)))
+    return "\n\n".join(blocks)
 
 
-def _about(found: Part) -> str:
-    environment = found["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in found.get("tools", {}).items())
-    on = f"{environment['CPU']}, {environment['CPUs usable']} CPUs, grpcio {environment['grpcio']}"
-    return f"{found['date']} on {on}{', ' * bool(versions)}{versions}, `{found['command']}`"
+def _conditions(line: Line) -> str:
+    environment = line["environment"]
+    versions = "".join(f", {name} {version}" for name, version in line.get("tools", {}).items())
+    machine = f"{environment['CPU']}, {environment['CPUs usable']} CPUs, grpcio {environment['grpcio']}"
+    return f"{line['date']} on {machine}{versions}, `{line['command']}`"
 
 
-def _markdown_rows(rows: list[list[str]]) -> list[str]:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
+def _markdown(rows: list[list[str]]) -> str:
+    return page.table(rows[0], rows[1:])
 
 
-def written_into(page: str, document: Mapping[str, Part]) -> str:
-    """The page with its figures replaced. Raises click.ClickException for one without the two marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise click.ClickException("the page has no place for the figures: the two marks are missing")
-    return before + BEGIN + markdown(document) + END + after
-
-
-@click.command()
-@click.option("--results", "file", type=click.Path(exists=True, path_type=Path), default=FILE)
-@click.option("--page", type=click.Path(exists=True, path_type=Path), default=Path("docs/loadtest.md"))
-def main(file: Path, page: Path) -> None:
-    """Write the figures into docs/loadtest.md."""
-    page.write_text(written_into(page.read_text(), json.loads(file.read_text())))
-    click.echo(f"wrote {page}")
-
-
-if __name__ == "__main__":
-    main()
+PARTS = (Part("docs/loadtest.md", part, "measurements"),)

@@ -1,4 +1,4 @@
-"""The same closed loop by three load generators: hangtag's, NVIDIA's perf_analyzer, and nghttp2's h2load."""
+"""Runs the same closed loop with three load generators: hangtag's, NVIDIA's perf_analyzer, and nghttp2's h2load."""
 
 import csv
 import subprocess
@@ -23,8 +23,13 @@ PEERS = Path(__file__).parents[2] / ".venv-peers/bin"
 
 @dataclass(frozen=True)
 class Figures:
-    """What a tool says of a closed loop: answered calls a second, the median latency in seconds, and whether it says
-    that it was the bottleneck itself, which only hangtag's does."""
+    """A tool's report about a closed loop.
+
+    Args:
+        throughput: Answered calls a second.
+        p50: The median latency in seconds.
+        bottleneck: Whether the tool reports that it was the bottleneck itself; only hangtag's can.
+    """
 
     throughput: float
     p50: float
@@ -32,7 +37,7 @@ class Figures:
 
 
 def hangtag(address: str, model: str, concurrency: int, seconds: int) -> Figures:
-    """This project's. Raises RuntimeError when the run is not VALID."""
+    """This project's load test. Raises RuntimeError when the run is not VALID."""
     scenario = Scenario(
         targets=(Target(model, model, address),),
         concurrency=(concurrency,),
@@ -49,22 +54,30 @@ def hangtag(address: str, model: str, concurrency: int, seconds: int) -> Figures
 
 
 def perf_analyzer(address: str, model: str, concurrency: int, seconds: int) -> Figures:
-    """NVIDIA's, over time windows; it says what it measured although it does not find it stable enough."""
+    """NVIDIA's perf_analyzer, over time windows. It reports its figures even where it finds them unstable.
+
+    Raises:
+        RuntimeError: it failed, or measured nothing.
+    """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.csv"
         window = ("--measurement-interval", str(1000 * seconds), "-s", "1000", "-r", "3", "--percentile", "50")
         loop = ("--concurrency-range", str(concurrency), "-b", "1")
         target = ("-m", model, "-i", "grpc", "-u", address, "-f", str(report))
-        said = _run(str(PEERS / "perf_analyzer"), *target, *window, *loop)
-        if not report.is_file():  # It ends with 0 whatever happens.
-            raise RuntimeError(f"perf_analyzer measured nothing: {said[-500:]}")
+        output = _run(str(PEERS / "perf_analyzer"), *target, *window, *loop)
+        if not report.is_file():  # Its exit status is always 0.
+            raise RuntimeError(f"perf_analyzer measured nothing: {output[-500:]}")
         with report.open(newline="") as lines:
             (row,) = csv.DictReader(lines)
     return Figures(float(row["Inferences/Second"]), float(row["p50 latency"]) / 1e6)
 
 
 def h2load(address: str, model: str, concurrency: int, seconds: int) -> Figures:
-    """nghttp2's, which knows HTTP/2 and nothing of gRPC: the call is a POST with a body prepared beforehand."""
+    """nghttp2's h2load. It knows HTTP/2 but not gRPC, so a call is a POST request with a prepared body.
+
+    Raises:
+        RuntimeError: it failed, or got an answer with another HTTP status than 200.
+    """
     target = Target(model, model, address)
     with Probe(address, Credentials()) as probe:
         library = load(target, probe.describe(target).metadata, 1, seed=0)
@@ -83,11 +96,11 @@ def h2load(address: str, model: str, concurrency: int, seconds: int) -> Figures:
             f"--log-file={log}",
             f"http://{address}{library.request_pool.method}",
         )
-        # A line a request: when it began, its HTTP status, how long it took, both times in microseconds.
-        _began, status, took = np.loadtxt(log, dtype=np.int64, ndmin=2).T[:3]
+        # A line for each request: start, HTTP status, duration; times are in microseconds.
+        _starts, status, durations = np.loadtxt(log, dtype=np.int64, ndmin=2).T[:3]
     if not (status == 200).all():
-        raise RuntimeError("h2load met answers other than 200")
-    return Figures(len(took) / seconds, float(np.median(took)) / 1e6)
+        raise RuntimeError("h2load got answers with an HTTP status other than 200")
+    return Figures(len(durations) / seconds, float(np.median(durations)) / 1e6)
 
 
 TOOLS: Mapping[str, Callable[[str, str, int, int], Figures]] = MappingProxyType(
@@ -96,7 +109,9 @@ TOOLS: Mapping[str, Callable[[str, str, int, int], Figures]] = MappingProxyType(
 
 
 def _run(*command: str) -> str:
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise RuntimeError(f"{command[0]} ended with {ended.returncode}: {ended.stdout[-500:]}{ended.stderr[-500:]}")
-    return ended.stdout + ended.stderr
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise RuntimeError(
+            f"{command[0]} ended with {finished.returncode}: {finished.stdout[-500:]}{finished.stderr[-500:]}"
+        )
+    return finished.stdout + finished.stderr

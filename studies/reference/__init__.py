@@ -1,1 +1,4 @@
-"""The parts of docs/ that are made from declarations and measurements: `python -m studies`, or `make docs`."""
+"""The tables of docs/operations.md that are made from declarations: options, environment variables and metrics.
+
+report writes the page; there is nothing to run.
+"""

@@ -1,7 +1,6 @@
-"""Every metric that the server exports, with the help text that it exports and the alerts that watch it."""
+"""Makes a table of every metric that the server exports, with its help text and the alerts that watch it."""
 
 import re
-from pathlib import Path
 
 import yaml
 from prometheus_client.core import Metric
@@ -9,18 +8,20 @@ from prometheus_client.core import Metric
 from hangtag.serving.server.telemetry.histogram import BucketHistogram
 from hangtag.serving.server.telemetry.prometheus import StateCollector
 from hangtag.serving.server.telemetry.server_state import READY, ServerState, VersionState
-from studies.sections import table
+from studies.page import ROOT, table
 
-HEAD = ("metric", "type", "labels", "what it tells", "watched by")
+HEAD = ("metric", "type", "labels", "meaning", "watched by")
 _TYPES = {"unknown": "counter"}  # Triton's counters do not end in _total, so they are exported without a type.
 
 
-def section(root: Path) -> str:
+def part() -> str:
     """A table of all metrics, in the order in which they are exported."""
-    rules = yaml.safe_load((root / "deploy/monitoring/rules.yml").read_text())["groups"][0]["rules"]
+    rules = yaml.safe_load((ROOT / "deploy/monitoring/rules.yml").read_text())["groups"][0]["rules"]
     recorded = {rule["record"]: rule["expr"] for rule in rules if "record" in rule}
     watched = {rule["alert"]: _expanded(rule["expr"], recorded) for rule in rules if "alert" in rule}
-    return table(HEAD, [_row(metric, watched) for metric in _exported()])
+    return f"""Made by `make docs` from what the server exports and from the alerts in deploy/monitoring/rules.yml.
+
+{table(HEAD, [_row(metric, watched) for metric in _exported()])}"""
 
 
 def _expanded(expression: str, recorded: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Every option and variable of every command, from click's own declarations."""
+"""Makes tables of every option and environment variable of every command, from click's declarations."""
 
 from pathlib import Path
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 import click
 
 from hangtag.cli import SUBCOMMANDS, main
-from studies.sections import table
+from studies.page import table
 
 HEAD = ("option", "variable", "default", "meaning")
 
 
-def section(_root: Path) -> str:
-    """A table for each command. Needs all that the commands import, torch included."""
+def part() -> str:
+    """A table for each command. Imports all that the commands need, torch included."""
     context = click.Context(main, info_name="hangtag", auto_envvar_prefix="HANGTAG")
-    parts = []
+    parts = ["Made by `make docs` from the declarations of the command's options."]
     for name, entry in SUBCOMMANDS.items():
         command = main.get_command(context, name)
         assert command is not None
@@ -23,12 +23,12 @@ def section(_root: Path) -> str:
 
 
 def described(path: str, summary: str, command: click.Command) -> list[str]:
-    """A heading, a sentence and a table for a command, and for those below it where it is a group."""
+    """A heading, a sentence and a table for a command, and for each command of a group."""
     rows = [row for parameter in command.params if (row := _row(path, parameter))]
-    own = [f"### {path}\n\n{summary}\n\n{table(HEAD, rows)}"] if rows or not isinstance(command, click.Group) else []
-    below = command.commands.items() if isinstance(command, click.Group) else ()
-    return own + [
-        part for name, each in below for part in described(f"{path} {name}", each.get_short_help_str(100), each)
+    tables = [f"### {path}\n\n{summary}\n\n{table(HEAD, rows)}"] if rows or not isinstance(command, click.Group) else []
+    subcommands = command.commands.items() if isinstance(command, click.Group) else ()
+    return tables + [
+        part for name, each in subcommands for part in described(f"{path} {name}", each.get_short_help_str(100), each)
     ]
 
 
@@ -49,14 +49,14 @@ def _declared(variable: Any) -> list[str]:
 def _default(option: click.Option) -> str:
     if isinstance(option.show_default, str):
         return option.show_default
-    told = option.to_info_dict()["default"]
-    if told in (None, "", (), []) or not isinstance(told, str | int | float | tuple | list | Path):
+    default = option.to_info_dict()["default"]
+    if default in (None, "", (), []) or not isinstance(default, str | int | float | tuple | list | Path):
         return ""
-    if isinstance(told, bool):
-        return "on" if told else "off"
-    if isinstance(told, tuple | list):
-        return f"`{','.join(map(str, told))}`"
-    return f"`{told:g}`" if isinstance(told, float) else f"`{told}`"
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, tuple | list):
+        return f"`{','.join(map(str, default))}`"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 
 def _help(option: click.Option) -> str:

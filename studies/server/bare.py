@@ -1,7 +1,7 @@
-"""A worker process: ONNX Runtime alone, on the models that the server serves. It computes when it is told to.
+"""A worker process that runs ONNX Runtime alone, on the models that the server serves.
 
-Each line on standard input is "MODEL BATCH_SIZE SECONDS"; the answer is a line of JSON: samples a second and the median
-time of a batch, for one session with all threads and for as many callers as there are threads on a session of one.
+Each line on standard input is "MODEL BATCH_SIZE SECONDS". The answer is a line of JSON with samples a second and the
+median time of a batch: for one session with all threads, and for as many callers as threads on a one-thread session.
 """
 
 import json
@@ -16,6 +16,7 @@ import onnxruntime
 
 
 def session(models: Path, model: str, threads: int) -> onnxruntime.InferenceSession:
+    """A session on the latest version of a model."""
     versions = sorted((models / model).iterdir(), key=lambda version: int(version.name))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -23,27 +24,27 @@ def session(models: Path, model: str, threads: int) -> onnxruntime.InferenceSess
     return onnxruntime.InferenceSession(versions[-1] / "model.onnx", options, providers=["CPUExecutionProvider"])
 
 
-def measure(computes: onnxruntime.InferenceSession, batch: int, callers: int, seconds: float) -> dict[str, float]:
-    """So many callers, each with batches one after another."""
+def measure(session: onnxruntime.InferenceSession, batch: int, callers: int, seconds: float) -> dict[str, float]:
+    """Samples a second and the median batch time of several callers, each with one batch after another."""
     images = np.random.default_rng(0).integers(0, 256, (batch, 28, 28), dtype=np.uint8)
-    name = computes.get_inputs()[0].name
+    name = session.get_inputs()[0].name
     for _ in range(3):
-        computes.run(None, {name: images})
+        session.run(None, {name: images})
     times: list[list[float]] = [[] for _ in range(callers)]
     begin = time.perf_counter()
 
-    def call(taken: list[float]) -> None:
+    def call(durations: list[float]) -> None:
         while (started := time.perf_counter()) < begin + seconds:
-            computes.run(None, {name: images})
-            taken.append(time.perf_counter() - started)
+            session.run(None, {name: images})
+            durations.append(time.perf_counter() - started)
 
-    threads = [threading.Thread(target=call, args=(taken,)) for taken in times]
+    threads = [threading.Thread(target=call, args=(durations,)) for durations in times]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     elapsed = time.perf_counter() - begin
-    every = [seconds for taken in times for seconds in taken]
+    every = [duration for durations in times for duration in durations]
     return {"samples_per_s": len(every) * batch / elapsed, "p50_ms": statistics.median(every) * 1e3}
 
 
@@ -61,7 +62,7 @@ def main(models: Path, threads: int) -> None:
             "callers": measure(sessions[model, 1], int(batch), threads, float(seconds)),
             "one_thread": measure(sessions[model, 1], int(batch), 1, float(seconds)),
         }
-        print(json.dumps(answer), flush=True)  # noqa: T201 - this is how it answers
+        print(json.dumps(answer), flush=True)  # noqa: T201  the answer
 
 
 if __name__ == "__main__":

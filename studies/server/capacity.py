@@ -1,25 +1,25 @@
-"""How many replicas carry a load: arithmetic over what `make bench-server` measured, and no figure until it has."""
+"""Computes how many replicas carry a load, from the measured throughput of one server."""
 
-import json
 import math
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+
+import click
 
 from hangtag.protos import inference_pb2
-from studies.sections import table
+from studies.page import table
+from studies.server.goals import Measurement
 
-RESULTS = Path("studies/server/results.json")
 RATES = (1_000, 10_000, 100_000, 1_000_000)  # calls a second
-# Of what a replica can do at most. Waiting grows as 1 / (1 - utilisation): 2.5 at 0.6, but 10 at 0.9.
 UTILISATION = 0.6
-SPARE = 1  # replicas that may be gone (one that is updated, or died) while the others still carry the load
+"""The share of a replica's throughput to plan with. Waiting grows as 1 / (1 - utilisation): 2.5 at 0.6, 10 at 0.9."""
+SPARE = 1
+"""Replicas that may be missing, because of an update or a failure, while the others still carry the load."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one server does with a model at most: calls of one image a second, and images a second in large calls."""
+    """A server's throughput with one model: calls of one image a second, and images a second in calls of 64."""
 
     model: str
     calls_per_second: float
@@ -27,10 +27,11 @@ class Measured:
     cpus: int
 
     def replicas(self, rate: float) -> int:
-        """For ``rate`` calls a second of one image each, of servers with ``cpus`` each."""
+        """The number of servers for `rate` calls a second of one image each."""
         return replicas(rate, self.calls_per_second)
 
     def row(self, rate: float) -> tuple[str, ...]:
+        """The table's row for `rate` images a second."""
         single = self.replicas(rate)
         together = replicas(rate, self.images_per_second)
         gigabits = rate * request_bytes(self.model) * 8 / 1e9
@@ -44,58 +45,58 @@ def replicas(rate: float, throughput: float) -> int:
 
 
 def request_bytes(model: str) -> int:
-    """A ModelInfer call with one 28 x 28 image, with gRPC's 5 bytes before a message and HTTP/2's 9 before a frame."""
+    """The bytes of a ModelInfer call with one 28 x 28 image: the message, 5 bytes of gRPC and 9 of HTTP/2 before it."""
     tensor = inference_pb2.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=[1, 28, 28])
     request = inference_pb2.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[bytes(28 * 28)])
     return int(request.ByteSize()) + 5 + 9
 
 
-def read(document: dict[str, Any]) -> list[Measured]:
-    """The medians over the rounds, on the hot path: calls with 64 of them in flight, images in calls of 64.
+def throughputs(measured: Measurement) -> list[Measured]:
+    """The medians over the rounds on the hot path: calls of one image with 64 in flight, and images in calls of 64.
 
-    Raises ValueError for results of another form.
+    Raises:
+        click.ClickException: the measurement lacks one of these figures.
     """
     try:
-        cpus, rounds = int(document["machine"]["cpus"]), [one["hot"] for one in document["rounds"]]
+        cpus, rounds = int(measured["conditions"]["cpus"]), [turn["hot"] for turn in measured["rounds"]]
 
         def median(model: str, load: str, figure: str) -> float:
-            return statistics.median(float(one[model][load][figure]) for one in rounds)
+            return statistics.median(float(turn[model][load][figure]) for turn in rounds)
 
         return [
             Measured(model, median(model, "many", "calls_per_s"), median(model, "offline", "samples_per_s"), cpus)
             for model in rounds[0]
         ]
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{RESULTS} is not as studies/server/measure.py writes it (machine.cpus, and on the hot path in each of "
-            f'the rounds calls_per_s of the load "many" and samples_per_s of "offline"): {error!r}'
+        raise click.ClickException(
+            "studies/server/results.jsonl lacks what 'python -m studies server run' writes: cpus, and in each round on "
+            f'the hot path calls_per_s of the load "many" and samples_per_s of "offline" ({error!r}).'
         ) from error
 
 
-def section(root: Path) -> str:
-    """The table and its arithmetic; until the benchmark has been run, how to run it."""
-    file = root / RESULTS
-    if not file.exists():
-        return "Not measured yet: `make bench-server`."
-    measured = read(json.loads(file.read_text()))
+def part(measured: Measurement) -> str:
+    """The table of replicas and its arithmetic. Raises click.ClickException, as throughputs."""
+    servers = throughputs(measured)
+    first, rate = servers[0], RATES[-1]
     head = ("model", "images/s", "replicas", "CPUs in all", "replicas, 64 a call", "CPUs in all", "on the network")
     peaks = "\n".join(
-        f"- `{one.model}`: {one.calls_per_second:,.0f} calls/s of one image each, "
-        f"{one.images_per_second:,.0f} images/s in calls of 64"
-        for one in measured
+        f"- `{server.model}`: {server.calls_per_second:,.0f} calls/s of one image each, "
+        f"{server.images_per_second:,.0f} images/s in calls of 64"
+        for server in servers
     )
-    first, rate = measured[0], RATES[-1]
     formula = f"ceil(rate / (throughput * {UTILISATION})) + {SPARE}"
     example = formula.replace("rate", f"{rate:,}", 1).replace("throughput", f"{first.calls_per_second:,.0f}")
-    return f"""`make bench-server` measured on one server with {first.cpus} CPUs ([results](../{RESULTS})):
+    return f"""Made by `make docs` from [studies/server/results.jsonl](../studies/server/results.jsonl).
+`python -m studies server run` measured on one server with {first.cpus} CPUs:
 
 {peaks}
 
-The load generator had its part of these CPUs: a server that has them to itself does more.
+The load generator used a part of these CPUs, so a server that has them for itself reaches more.
 
-{table(head, [one.row(rate) for one in measured for rate in RATES])}
+{table(head, [server.row(rate) for server in servers for rate in RATES])}
 
 `replicas = {formula}`, so for `{first.model}` at {rate:,} calls/s of one image
 `{example} = {first.replicas(rate):,}`.
-{UTILISATION}, because waiting grows as `1 / (1 - utilisation)`; + {SPARE}, because one is updated or lost now and then.
-On the network: requests, of 28 by 28 pixels and what the protocol adds, one image a call, without TLS and TCP."""
+The factor {UTILISATION} is there because waiting grows as `1 / (1 - utilisation)`; {SPARE} is added because now and
+then a replica is updated or lost. The column "on the network" counts requests of 28 by 28 pixels with the protocol's
+overhead, one image a call, without TLS and TCP."""

@@ -1,16 +1,17 @@
-"""What the server is wanted to do, each goal a ratio within one run or a bound, and what a run says of it."""
+"""Judges a measurement by the server's goals, each of them a ratio within a round or a bound."""
 
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Results = Mapping[str, Any]
+Measurement = Mapping[str, Any]
+"""The lines of a results file: its conditions, and the lists starts and rounds."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure of the hot path, and the bound that it should reach."""
+    """A figure, one value a round, and the bound that its median should reach."""
 
     name: str
     unit: str
@@ -32,14 +33,14 @@ class Goal:
 
 
 def bare_rate(bare: Mapping[str, Mapping[str, float]]) -> float:
-    """The better of its two ways to use all threads, in samples a second."""
+    """Samples a second of bare ONNX Runtime, by the better of its two ways to use all threads."""
     return max(bare["all_threads"]["samples_per_s"], bare["callers"]["samples_per_s"])
 
 
-def goals(results: Results, path: str = "hot") -> list[Goal]:
-    """For one path, over the run's rounds."""
-    rounds = results["rounds"]
-    starts = results["starts"][path]
+def goals(measured: Measurement, path: str = "hot") -> list[Goal]:
+    """All goals of one path, with their figures over the rounds."""
+    rounds = measured["rounds"]
+    starts = [start[path] for start in measured["starts"]]
 
     def each(model: str, scenario: str, figure: str) -> list[float]:
         return [one[path][model][scenario][figure] for one in rounds]

@@ -1,4 +1,7 @@
-"""Load from nghttp2's h2load: real HTTP/2 in native code, a ModelInfer message as its body."""
+"""Puts load on a server with nghttp2's h2load: HTTP/2 from native code, with a ModelInfer message as its body.
+
+So the client takes little of the processors, and it is the server that is measured.
+"""
 
 import re
 import shutil
@@ -21,7 +24,14 @@ _HEADERS = ("content-type: application/grpc", "te: trailers")
 
 @dataclass(frozen=True)
 class Load:
-    """How calls come: each follows an answer. clients: connections; streams: calls in flight on each."""
+    """A closed loop.
+
+    Args:
+        calls: Their number.
+        clients: Connections.
+        streams: Calls in flight on each connection.
+        samples: Images in a call.
+    """
 
     calls: int
     clients: int = 1
@@ -31,7 +41,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of all calls, answered or refused: how many a second, and starts and latencies in seconds, by start."""
+    """Calls a second, and each call's start and latency in seconds, in the order of starts; refused calls count."""
 
     per_second: float
     latencies: Sequence[float]
@@ -46,15 +56,15 @@ class Outcome:
 
 
 def version() -> str:
-    """Raises click.ClickException where h2load is missing."""
+    """The version of h2load. Raises click.ClickException where it is missing."""
     if shutil.which("h2load") is None:
         raise click.ClickException("h2load is missing; Debian and Ubuntu have it in the package nghttp2-client")
-    told = subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout
-    return told.strip().removeprefix("h2load ")
+    output = subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout
+    return output.strip().removeprefix("h2load ")
 
 
 def message(model: str, samples: int) -> bytes:
-    """A call's whole HTTP/2 body: gRPC's prefix (not compressed, length) and random pictures."""
+    """A call's whole HTTP/2 body: gRPC's prefix (not compressed, length) and a ModelInfer message of random images."""
     images = np.random.default_rng(0).integers(0, 256, (samples, 28, 28), dtype=np.uint8)
     tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=images.shape)
     request = pb.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[images.tobytes()])
@@ -63,7 +73,7 @@ def message(model: str, samples: int) -> bytes:
 
 
 def run(address: str, model: str, load: Load) -> Outcome:
-    """Raises click.ClickException when a call got no answer at all."""
+    """Put a load on a server. Raises click.ClickException when a call got no answer at all."""
     url = f"http://{address}{_METHOD}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -73,17 +83,17 @@ def run(address: str, model: str, load: Load) -> Outcome:
         for header in _HEADERS:
             command += ["-H", header]
         command += ["-n", str(load.calls), url, f"--log-file={log}"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        return _read(done.stdout + done.stderr, log)
+        finished = subprocess.run(command, capture_output=True, text=True)
+        return _read(finished.stdout + finished.stderr, log)
 
 
-def _read(told: str, log: Path) -> Outcome:
-    finished = re.search(r"finished in .*?, ([\d.]+) req/s", told)
-    counts = re.search(r"(\d+) total, \d+ started, (\d+) done, (\d+) succeeded", told)
+def _read(output: str, log: Path) -> Outcome:
+    rate = re.search(r"finished in .*?, ([\d.]+) req/s", output)
+    counts = re.search(r"(\d+) total, \d+ started, (\d+) done, (\d+) succeeded", output)
     complete = counts and counts[1] == counts[2] == counts[3]
-    if not (finished and complete):
-        raise click.ClickException(f"h2load's calls were not all answered:\n{told}")
+    if not (rate and complete):
+        raise click.ClickException(f"h2load's calls were not all answered:\n{output}")
     rows = np.loadtxt(log, dtype=np.int64, ndmin=2)  # start in µs, HTTP status, duration in µs
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     starts = (rows[:, 0] - rows[0, 0]) / 1e6
-    return Outcome(float(finished[1]), (rows[:, 2] / 1e6).tolist(), starts.tolist())
+    return Outcome(float(rate[1]), (rows[:, 2] / 1e6).tolist(), starts.tolist())

@@ -1,4 +1,4 @@
-"""A running ``hangtag serve``: when it was ready, what became of its calls, what it takes of the machine."""
+"""Runs `hangtag serve` as a process, and reads its statistics, memory and processor time."""
 
 import os
 import re
@@ -21,7 +21,7 @@ _TIMEOUT = 60.0
 
 
 class Answered(NamedTuple):
-    """By one model: calls, samples, and the batches they were computed in."""
+    """A model's successful calls, their samples, and the batches that computed them."""
 
     calls: int
     samples: int
@@ -29,28 +29,32 @@ class Answered(NamedTuple):
 
 
 class Served:
-    """A server process. ``seconds_to_ready`` counts from the start of the process."""
+    """A server process. `seconds_to_ready` counts from the start of the process."""
 
     def __init__(self, models: Path, path: str, workers: int = 1) -> None:
-        """path: ``hot`` or ``ordinary``. Raises click.ClickException when it does not get ready that way."""
+        """path: hot or ordinary. Raises click.ClickException when the server does not start, or takes another path."""
         started = time.monotonic()
         command: list[str | Path] = [sys.executable, "-m", "hangtag", "serve", "--models", models, "--port", "0"]
-        command += ["--metrics-port", "0"]  # several servers run at once
+        command += ["--metrics-port", "0"]  # Several servers run at once.
         command += ["--hot-path", "on" if path == "hot" else "off", "--workers", str(workers)]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.address = self._wait_until_ready(f"path={path}" if workers == 1 else "")  # a supervisor has none
+        self.address = self._wait_until_ready(f"path={path}" if workers == 1 else "")  # A supervisor logs no path.
         self.seconds_to_ready = time.monotonic() - started
         assert self._process.stderr
-        self._log = threading.Thread(target=self._process.stderr.read)  # or it would fill the pipe
+        self._log = threading.Thread(
+            target=self._process.stderr.read
+        )  # An unread pipe would fill and block the server.
         self._log.start()
         self._channel = grpc.insecure_channel(self.address)
         self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def answered(self, model: str) -> Answered:
-        """What was answered with success so far."""
+        """The model's statistics so far."""
         request = pb.ModelStatisticsRequest(name=model)
-        (told,) = self._stub.ModelStatistics(request, timeout=_TIMEOUT).model_stats
-        return Answered(told.inference_stats.success.count, told.inference_count, told.execution_count)
+        (statistics,) = self._stub.ModelStatistics(request, timeout=_TIMEOUT).model_stats
+        return Answered(
+            statistics.inference_stats.success.count, statistics.inference_count, statistics.execution_count
+        )
 
     def cpu_seconds(self) -> float:
         """User and system time of the process. Source: proc_pid_stat(5), fields 14 and 15."""
@@ -58,7 +62,7 @@ class Served:
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
     def pss_mb(self) -> float:
-        """Memory: its own and its workers', and their share of what they have in common with others."""
+        """The memory of the process and its workers (PSS: memory that n processes share counts a n-th for each)."""
         return sum(_pss_mb(pid) for pid in _family(self._process.pid))
 
     def close(self) -> None:
@@ -69,15 +73,15 @@ class Served:
         assert self._process.stderr
         self._process.stderr.close()
 
-    def _wait_until_ready(self, told: str) -> str:
+    def _wait_until_ready(self, expected: str) -> str:
         assert self._process.stderr
         log = []
         for line in self._process.stderr:
             log.append(line)
             if "event=ready " in line:
-                if told not in line:
+                if expected not in line:
                     self._process.kill()
-                    raise click.ClickException(f"the server is ready without {told}: {line.strip()}")
+                    raise click.ClickException(f"the server is ready without {expected}: {line.strip()}")
                 address = re.search(r"address=(\S+)", line)
                 assert address
                 return address[1]
@@ -85,20 +89,21 @@ class Served:
 
 
 def _family(pid: int) -> list[int]:
-    """A process and all that it started. Source: proc_pid_task(5), children."""
+    """The ids of a process and all its descendants. Source: proc_pid_task(5), children."""
     children = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))
     return [pid, *(each for child in children.split() for each in _family(int(child)))]
 
 
 def _pss_mb(pid: int) -> float:
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
-    assert found
-    return int(found[1]) / 1024
+    kilobytes = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+    assert kilobytes
+    return int(kilobytes[1]) / 1024
 
 
 @contextmanager
 def served(models: Path, path: str, workers: int = 1) -> Iterator[Served]:
+    """Run a server for the time of the context; see Served."""
     server = Served(models, path, workers)
     try:
         yield server

@@ -1,49 +1,56 @@
-"""The results as tables: for a terminal, and between two marks of docs/performance.md."""
+"""Makes tables of the measured rounds: for a terminal, for docs/performance.md, and for docs/deploy.md."""
 
-import json
 import statistics
 from pathlib import Path
-from typing import Any
 
-import click
 from rich.table import Table
 
-from studies import marked
-from studies.server.goals import Results, bare_rate, goals
+from studies import page, results
+from studies.page import Part
+from studies.server import capacity
+from studies.server.goals import Measurement, bare_rate, goals
 
-HERE = Path(__file__).parent
-BEGIN, END = marked.begin("studies/server/report.py"), marked.END
+RESULTS = Path(__file__).with_name("results.jsonl")
 Rows = list[list[str]]
 
 
-def tables(results: Results) -> list[Table]:
-    """The goals, then every scenario."""
-    made = []
-    for title, header, rows in ((_GOALS, *_goal_rows(results)), (_SCENARIOS, *_scenario_rows(results))):
-        table = Table(*header, title=title)
-        for row in rows:
-            table.add_row(*row)
-        made.append(table)
-    return made
+def measurement(path: Path = RESULTS) -> Measurement:
+    """The recorded measurement: its conditions, its starts and its rounds. Raises click.ClickException, as read."""
+    lines = results.read(path)
+    return {
+        "conditions": lines["conditions"],
+        "starts": [line for name, line in lines.items() if name.startswith("start ")],
+        "rounds": [line for name, line in lines.items() if name.startswith("round ")],
+    }
 
 
-_GOALS = "Goals, medians"
-_SCENARIOS = "Every scenario, medians"
+def tables(measured: Measurement) -> list[Table]:
+    """For a terminal: the goals, then every scenario."""
+    goal_table = Table(*GOAL_HEAD, title="Goals, medians")
+    for row in _goal_rows(measured):
+        goal_table.add_row(*row)
+    scenario_table = Table(*SCENARIO_HEAD, title="Every scenario, medians")
+    for row in _scenario_rows(measured):
+        scenario_table.add_row(*row)
+    return [goal_table, scenario_table]
 
 
-def _goal_rows(results: Results) -> tuple[list[str], Rows]:
+GOAL_HEAD = ("figure", "goal", "hot path", "over the rounds", "reached", "ordinary path")
+SCENARIO_HEAD = ("model", "load", "path", "samples/s", "of bare", "p50 ms", "p99 ms", "CPUs", "mean batch")
+
+
+def _goal_rows(measured: Measurement) -> Rows:
     rows = []
-    for hot, ordinary in zip(goals(results), goals(results, "ordinary"), strict=True):
+    for hot, ordinary in zip(goals(measured), goals(measured, "ordinary"), strict=True):
         spread = f"{min(hot.figures):.3g} to {max(hot.figures):.3g}"
         reached = "yes" if hot.reached else "no"
         rows.append([hot.name, hot.text, f"{hot.median:.3g}", spread, reached, f"{ordinary.median:.3g}"])
-    return ["figure", "goal", "hot path", "over the rounds", "reached", "ordinary path"], rows
+    return rows
 
 
-def _scenario_rows(results: Results) -> tuple[list[str], Rows]:
-    header = ["model", "load", "path", "samples/s", "of bare", "p50 ms", "p99 ms", "CPUs", "mean batch"]
+def _scenario_rows(measured: Measurement) -> Rows:
     loads = {"many": "64 in flight", "one": "1 in flight", "offline": "2 in flight, 64 samples each"}
-    rounds = results["rounds"]
+    rounds = measured["rounds"]
     rows = []
     for model in rounds[0]["bare"]:
         bare = statistics.median(bare_rate(one["bare"][model]) for one in rounds)
@@ -58,38 +65,25 @@ def _scenario_rows(results: Results) -> tuple[list[str], Rows]:
                 row = [model, load, path, f"{rate:,.0f}", f"{rate / bare:.2f}"]
                 row += [f"{median['p50_ms']:.3f}", f"{median['p99_ms']:.3f}", f"{median['cpus']:.2f}"]
                 rows.append([*row, f"{median['mean_batch']:.1f}"])
-    return header, rows
+    return rows
 
 
-def markdown(results: Results) -> str:
-    """Both tables, with what they were measured on and by which command."""
-    machine, versions = results["machine"], results["versions"]
-    told = ", ".join(f"{name} {version}" for name, version in versions.items())
-    lines = [f"Measured {results['date']} on {machine['cpus']} CPUs ({machine['processor']}; {told}):", ""]
-    lines += [f"`{results['command']}`", ""]
-    for header, rows in (_goal_rows(results), _scenario_rows(results)):
-        lines += [_line(header), _line(["---"] * len(header)), *map(_line, rows), ""]
-    return "\n".join(lines)
+def part(path: Path = RESULTS) -> str:
+    """Both tables, with their source. Raises click.ClickException, as read."""
+    measured = measurement(path)
+    conditions = measured["conditions"]
+    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
+    return f"""Made by `make docs` from [studies/server/results.jsonl](../studies/server/results.jsonl),
+measured {conditions["date"]} on {conditions["cpus"]} CPUs ({conditions["processor"]}; {versions}) by
+
+    {conditions["command"]}
+
+{page.table(GOAL_HEAD, _goal_rows(measured))}
+
+{page.table(SCENARIO_HEAD, _scenario_rows(measured))}"""
 
 
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def written_into(page: str, results: Results) -> str:
-    """The page with its figures replaced. Raises click.ClickException for one without the two marks."""
-    return marked.replaced(page, BEGIN, markdown(results))
-
-
-@click.command()
-@click.option("--results", type=click.Path(exists=True, path_type=Path), default=HERE / "results.json")
-@click.option("--page", type=click.Path(exists=True, path_type=Path), default=Path("docs/performance.md"))
-def main(results: Path, page: Path) -> None:
-    """Write the figures of a results file into docs/performance.md."""
-    measured: dict[str, Any] = json.loads(results.read_text())
-    page.write_text(written_into(page.read_text(), measured))
-    click.echo(f"wrote {page}")
-
-
-if __name__ == "__main__":
-    main()
+PARTS = (
+    Part("docs/performance.md", part, "figures"),
+    Part("docs/deploy.md", lambda: capacity.part(measurement()), "capacity"),
+)

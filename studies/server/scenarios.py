@@ -1,4 +1,4 @@
-"""What is measured of a running server: each scenario puts one load on it and returns figures."""
+"""Puts loads on a running server; each scenario returns its figures."""
 
 import bisect
 import math
@@ -18,12 +18,12 @@ MANY = {"clients": 16, "streams": 4}  # 64 in flight
 OFFLINE_SAMPLES = 64
 DEADLINE = 0.5
 OVERLOAD = 10
-BOUND_MS = 15.0  # of the server scenario's 99th percentile, as MLPerf's ResNet-50 has it
+BOUND_MS = 15.0  # bound of the 99th percentile in MLPerf's server scenario for ResNet-50
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A server, and how long each load lasts: about, since calls are counted."""
+    """A server under test, and the approximate duration of each load; the exact measure is a number of calls."""
 
     server: Served
     seconds: float
@@ -31,13 +31,15 @@ class Bench:
     def closed(self, model: str, *, samples: int = 1, clients: int = 1, streams: int = 1) -> Figures:
         """Closed loop: calls and samples a second, latency, processors used, and the mean batch."""
         load = Load(8 + 200 // samples, clients, streams, samples)
-        per_second = h2load.run(self.server.address, model, load).per_second  # warms up, and tells how many
+        per_second = h2load.run(
+            self.server.address, model, load
+        ).per_second  # The warm-up estimates the number of calls.
         load = Load(max(load.calls, round(per_second * self.seconds)), clients, streams, samples)
         cpu = self.server.cpu_seconds()
         before = self.server.answered(model)
         outcome = h2load.run(self.server.address, model, load)
         after = self.server.answered(model)
-        if after.calls - before.calls != load.calls:  # h2load sees HTTP's 200 on a refused call too
+        if after.calls - before.calls != load.calls:  # To h2load a refused call is a success: HTTP's 200.
             raise click.ClickException(f"{after.calls - before.calls} of {load.calls} calls for {model} were answered")
         elapsed = load.calls / outcome.per_second
         return {
@@ -50,7 +52,7 @@ class Bench:
         }
 
     def poisson(self, model: str, rate: float, seed: int) -> Figures:
-        """Open loop, by `hangtag loadtest`: latency counts from the planned time."""
+        """Open loop with Poisson arrivals by `hangtag loadtest`; latency counts from the planned time."""
         run = open_loop.run(self.server.address, model, rate, self.seconds, seed=seed)
         return {
             "rate": rate,
@@ -60,24 +62,27 @@ class Bench:
         }
 
     def highest_rate(self, model: str, bare: float, shares: Sequence[float]) -> Figures:
-        """The highest of these shares of bare ONNX Runtime's rate at which every call is answered within the bound.
+        """The highest share of bare ONNX Runtime's rate at which every call is answered and p99 is within the bound.
 
-        shares: rising. Whoever keeps the bound at one is taken to keep it at all below.
+        A binary search: a server that meets the bound at one share is taken to meet it at all smaller ones.
+
+        Args:
+            bare: Bare ONNX Runtime's samples a second.
+            shares: The shares to choose from, ascending.
         """
-        tried: list[Figures] = []
 
         def misses(share: float) -> bool:
-            tried.append({"share": share} | self.poisson(model, share * bare, seed=round(share * 1000)))
-            return bool(tried[-1]["p99_ms"] > BOUND_MS or tried[-1]["answered"] < 1)
+            figures = self.poisson(model, share * bare, seed=round(share * 1000))
+            return bool(figures["p99_ms"] > BOUND_MS or figures["answered"] < 1)
 
-        kept = bisect.bisect_left(shares, True, key=misses)
-        return {"share": shares[kept - 1] if kept else 0.0, "tried": tried}
+        count = bisect.bisect_left(shares, True, key=misses)
+        return {"share": shares[count - 1] if count else 0.0}
 
     def overload(self, model: str) -> Figures:
-        """Ten times what it can do, each call with a deadline; then one call after another again.
+        """Offer ten times the server's capacity, each call with a deadline; then send one call after another.
 
-        For a server on processors of its own, with the load generator on the others: it needs several times what h2load
-        needs for a call, but tells who was answered in time and who was refused.
+        The server needs processors of its own: the load generator takes several times as much for a call as h2load, but
+        it distinguishes calls that were answered in time from refused ones.
         """
         capacity = self.closed(model, **MANY)["calls_per_s"]
         usual = h2load.run(self.server.address, model, Load(200))
@@ -98,7 +103,7 @@ class Bench:
 
 
 def _recovery(after: h2load.Outcome, usual_ms: float) -> float:
-    """Seconds until calls take what they usually take: the start of the first ten in a row that do."""
+    """Seconds until latency is usual again: the start of the first ten consecutive calls of usual latency."""
     quick = [seconds * 1e3 <= usual_ms for seconds in after.latencies]
     for place in range(len(quick) - 9):
         if all(quick[place : place + 10]):

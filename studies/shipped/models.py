@@ -1,4 +1,4 @@
-"""What a model repository holds, as the files themselves tell it."""
+"""Reads the trained models of a repository: the figures and the provenance that their files carry."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from hangtag.export.repository.inventory import Entry
 
 @dataclass(frozen=True)
 class ShippedModel:
-    """A version of a model and what its file says about itself."""
+    """A version of a model and the metadata in its file."""
 
     name: str
     version: int
@@ -24,7 +24,7 @@ class ShippedModel:
 
     @property
     def precision(self) -> str:
-        return self.metadata.get("precision", "fp32")  # the first exports did not say
+        return self.metadata.get("precision", "fp32")  # files of the first exports lack the key
 
     @property
     def config(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def read_all(models: Path, task: str = "single_label") -> list[ShippedModel]:
 
 
 def read_earlier(models: Path, task: str = "single_label") -> list[ShippedModel]:
-    """The versions before, of the same networks."""
+    """All versions but the latest of the same networks."""
     return [model for model in _trained(inventory.earlier(models), task) if model.precision == "fp32"]
 
 

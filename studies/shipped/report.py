@@ -1,63 +1,34 @@
-"""``make docs``: docs/models.md and its pictures, made from the models' own files, and the README's table."""
+"""Writes docs/models.md from the models' own files, and the README's table."""
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
-import click
+from matplotlib.figure import Figure
 
 from hangtag.training.runs.command import command
-from studies.shipped import label_sets as model_report_sets
-from studies.shipped import pictures as model_pictures
-from studies.shipped import readme_table
+from studies.accuracy.report import STUDY
+from studies.page import ROOT, Part, percent
+from studies.pictures import Picture, confusion_matrix
+from studies.shipped import label_sets_part, pictures, readme_part
 from studies.shipped.models import ShippedModel, read_all, read_earlier, read_precisions
+from studies.shipped.run import MODELS
 
-# Published: the study's validation accuracy over ten epochs in Keras, batch 32, on a Tesla K80.
-STUDY = {"lstm": ("90.24 %", "89.96 %"), "lstm2": ("91.10 %", "90.50 %"), "cnn": ("91.30 %", "90.94 %")}
+REPOSITORY = ROOT / "models"
 
 INTRODUCTION = """\
 # The shipped models
 
-<!-- Written by `make docs` from the files in models/. Do not edit. -->
+*Made by `make docs`; do not edit. Every figure on this page comes from the models' own ONNX files in
+[models/](../models); `hangtag models show NAME` prints a file's figures.*
 
-Each is trained by this code on the study's split: the first 5,000 training images validate, the other 55,000 train.
-Recipe `study` is the study's own (Adam, batch 32, ten epochs, dropout); `best` goes past it in the same network, see
-[study.md](study.md). The epoch with the best validation accuracy is kept; the test set is looked at once, afterwards.
-Every figure on this page stands in the model's own ONNX file.
+This code trained each model on the study's split: the first 5,000 training images validate, the other 55,000 train.
+Recipe `study` is the study's own (Adam, batch 32, ten epochs, dropout); `best` goes further with the same network, see
+[study.md](study.md). The epoch with the best validation accuracy is kept; the test set is used once, after that.
 
 | model | recipe | parameters | file | validation, kept epoch | last epoch | test accuracy | study: peak / final |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |
 """
-
-
-@click.command()
-@click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/models.md"), show_default=True)
-@click.option("--readme", type=click.Path(exists=True, path_type=Path), default=Path("README.md"), show_default=True)
-@click.option(
-    "--loadtest",
-    type=click.Path(exists=True, path_type=Path),
-    default=Path("docs/figures/loadtest.json"),
-    show_default=True,
-    help="Saved results of `hangtag loadtest`, with runs at 1 and 64 in flight.",
-)
-def main(models: Path, out: Path, readme: Path, loadtest: Path) -> None:
-    """Write the page about the shipped models, its pictures, and the README's table."""
-    shipped = read_all(models)
-    pictures = out.parent / "images"
-    pictures.mkdir(parents=True, exist_ok=True)
-    model_pictures.learning_curves({model.name: model.epochs for model in shipped}, pictures / "learning-curves.svg")
-    for model in shipped:
-        model_pictures.confusion_matrix(
-            model.summary["test"]["confusion"], model.labels, model.name, pictures / f"confusion-{model.name}.svg"
-        )
-    sets = read_all(models, "multi_label")
-    out.write_text(page(shipped, read_precisions(models), sets, read_earlier(models)))
-    try:
-        readme_table.write(readme, shipped, loadtest)
-    except ValueError as error:
-        raise click.ClickException(f"{error}.") from error
-    click.echo(f"wrote {out}, {len(shipped) + 1} pictures in {pictures}, and the table in {readme}")
 
 
 def page(
@@ -66,39 +37,44 @@ def page(
     sets: Sequence[ShippedModel],
     earlier: Sequence[ShippedModel] = (),
 ) -> str:
-    """The page, in Markdown: about models of one label, the same in other precisions, and models of several labels.
+    """The page, in Markdown.
 
-    Of earlier versions it has the figures alone.
+    Args:
+        shipped: Models of one label.
+        precisions: The same models in other precisions.
+        sets: Models of several labels.
+        earlier: Earlier versions of models of one label, which get a row in the first table alone.
     """
     lines = INTRODUCTION.splitlines()
     for model in shipped:
         lines += [_row(version) for version in (model, *(old for old in earlier if old.name == model.name))]
     lines += [
         "",
-        "A server takes the latest version of a model.",
-        "The study's figures are its published ones: Keras, one run each, validation split, test set not used.",
+        "A server serves the latest version of a model.",
+        "The study published its figures: Keras, one run each, validation split, test set not used.",
         "",
-        "![Learning curves](images/learning-curves.svg)",
+        "![Learning curves](images/learning-curves.png)",
         "",
     ]
     if precisions:
         lines += _precisions(precisions)
     for model in shipped:
         lines += _section(model)
-    lines += model_report_sets.section(sets)
+    lines += label_sets_part.section(sets)
     return "\n".join(lines)
 
 
 def _row(model: ShippedModel) -> str:
     summary = model.summary
-    peak, final = STUDY.get(model.name, ("", ""))
+    published = STUDY.get(model.name)
+    study = f"{percent(published.peak)} / {percent(published.final)}" if published else ""
     return (
         f"| `{model.name}` version {model.version} | {model.metadata['recipe']} "
         f"| {int(model.metadata['parameters']):,} "
         f"| {model.megabytes:.1f} MB "
         f"| {summary['validation']['accuracy']:.2%} (epoch {summary['best_epoch']}) "
         f"| {summary['final_validation_accuracy']:.2%} | {float(model.metadata['test_accuracy']):.2%} "
-        f"| {peak} / {final} |"
+        f"| {study} |"
     )
 
 
@@ -113,9 +89,9 @@ def _precisions(models: Sequence[ShippedModel]) -> list[str]:
     return [
         "## Other precisions",
         "",
-        "What each is, and what it must reach to be published: [export.md](export.md).",
+        "[export.md](export.md) describes each precision, and what a file must reach to be published.",
         "",
-        "| model | file | test accuracy | PyTorch's | answers that are PyTorch's |",
+        "| model | file | test accuracy | PyTorch's test accuracy | same answer as PyTorch |",
         "| --- | ---: | ---: | ---: | ---: |",
         *rows,
         "",
@@ -137,10 +113,34 @@ def _section(model: ShippedModel) -> list[str]:
         f"- Logits within {worst:.1e} of PyTorch at batch {', '.join(parity['max_logit_difference'])} "
         f"(allowed {parity['tolerance']:g}), and the same class for each of the 10,000 test images",
         "",
-        f"![Confusion matrix of {model.name}](images/confusion-{model.name}.svg)",
+        f"![Confusion matrix of {model.name}](images/confusion-{model.name}.png)",
         "",
     ]
 
 
-if __name__ == "__main__":
-    main()
+def _models_page() -> str:
+    return page(
+        read_all(REPOSITORY),
+        read_precisions(REPOSITORY),
+        read_all(REPOSITORY, "multi_label"),
+        read_earlier(REPOSITORY),
+    )
+
+
+def _curves() -> Figure:
+    return pictures.learning_curves({model.name: model.epochs for model in read_all(REPOSITORY)})
+
+
+def _confusion(name: str) -> Figure:
+    (model,) = [model for model in read_all(REPOSITORY) if model.name == name]
+    return confusion_matrix(model.summary["test"]["confusion"], model.labels, model.name)
+
+
+PARTS = (
+    Part("docs/models.md", _models_page),
+    Part("README.md", lambda: readme_part.part(read_all(REPOSITORY)), "models"),
+)
+PICTURES = (
+    Picture("learning-curves.png", _curves),
+    *(Picture(f"confusion-{name}.png", partial(_confusion, name)) for name in MODELS),
+)

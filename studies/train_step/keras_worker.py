@@ -1,8 +1,7 @@
-"""The study's networks in Keras, as the study trained them: `model.fit` at batch 32 with Adam's defaults.
+"""A worker process that trains the study's networks in Keras as the study did: `model.fit`, batch 32, default Adam.
 
-Runs in an environment of its own (.venv-keras), under measure.py, with the number of threads and a file of images and
-classes. Each line on stdin names a model and a number of steps, each line on stdout is the milliseconds that a step
-took.
+It runs in an environment of its own (.venv-keras). Its arguments are the number of threads and a file of images and
+classes. Each line on stdin names a model and a number of steps; each line on stdout is the milliseconds of a step.
 """
 
 import sys
@@ -20,7 +19,7 @@ BATCH_SIZE = 32
 
 
 def build(name: str) -> keras.Model:
-    """Compiled. Raises KeyError for a name that is none of the study's."""
+    """A compiled network. Raises KeyError for a name that the study does not have."""
     bodies: dict[str, Callable[[], list[keras.Layer]]] = {
         "lstm": _lstm,
         "lstm-56": partial(_lstm, 56),
@@ -53,7 +52,7 @@ def _cnn() -> list[keras.Layer]:
 
 
 class StepTimes(keras.callbacks.Callback):  # type: ignore[misc]
-    """When each step ended: what fit() does before the first step and after the last is not a step's."""
+    """Records when each step ended. Time that fit() takes before the first and after the last belongs to no step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +63,7 @@ class StepTimes(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def step_ms(model: keras.Model, images: np.ndarray, classes: np.ndarray, steps: int) -> float:
-    """Milliseconds from the end of the first step to the end of the last, each step's share."""
+    """The mean time of a step from the end of the first to the end of the last, in milliseconds."""
     times = StepTimes()
     count = BATCH_SIZE * (steps + 1)
     model.fit(images[:count], classes[:count], batch_size=BATCH_SIZE, verbose=0, callbacks=[times])
@@ -82,7 +81,7 @@ def main() -> None:
         name, steps = line.split()
         if name not in models:
             models[name] = build(name)
-            step_ms(models[name], images, classes, int(steps))  # the first time it is compiled
+            step_ms(models[name], images, classes, int(steps))  # the first fit() compiles the network
         print(step_ms(models[name], images, classes, int(steps)), flush=True)  # noqa: T201
 
 

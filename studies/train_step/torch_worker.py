@@ -1,7 +1,7 @@
-"""The same steps in PyTorch, under measure.py: by hangtag's own training loop, or as one would write them by hand.
+"""A worker process that trains in PyTorch: with hangtag's own training loop, or with a loop written by hand.
 
-Called with the way, the number of threads and a file of images and classes. Each line on stdin names a model and a
-number of steps, each line on stdout is the milliseconds that a step took.
+Its arguments are the way to train, the number of threads, and a file of images and classes. Each line on stdin names a
+model and a number of steps; each line on stdout is the milliseconds of a step.
 """
 
 import sys
@@ -27,7 +27,7 @@ BATCH_SIZE = 32
 
 
 class StepTimes(Observer):
-    """When each step ended: what comes before an epoch's first step and after its last is not a step's."""
+    """Records when each step ended. Time before an epoch's first step and after its last belongs to no step."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -37,13 +37,13 @@ class StepTimes(Observer):
 
 
 def hangtag(name: str, steps: int, threads: int, split: Split) -> float:
-    """The second epoch of a run by the command's own loop, with bfloat16."""
+    """Times the second epoch of a run of `hangtag train`'s own loop, with bfloat16."""
     few = split.first(BATCH_SIZE)
     config = RunConfig(
         model=name,
         recipe=replace(recipe_for("study", name), epochs=2),
         seed=0,
-        data_digest="of no matter here",
+        data_digest="not compared here",
         limit=BATCH_SIZE * (steps + 1),
         precision="bf16",
         threads=threads,
@@ -56,7 +56,7 @@ def hangtag(name: str, steps: int, threads: int, split: Split) -> float:
 
 
 def plain(name: str, steps: int, threads: int, split: Split) -> float:
-    """FP32, the default memory layout, PyTorch's default Adam."""
+    """Trains in FP32 with the default memory layout and PyTorch's default Adam."""
     torch.set_num_threads(threads)
     model = build(name)
     return _by_hand(model, torch.optim.Adam(model.parameters()), steps, split, torch.float32)
@@ -66,7 +66,7 @@ _compiled: dict[str, tuple[Callable[[Tensor], Tensor], torch.optim.Optimizer]] =
 
 
 def compiled(name: str, steps: int, threads: int, split: Split) -> float:
-    """What hangtag's loop computes, and torch.compile. A network is compiled in the first epoch of its first burst."""
+    """Adds torch.compile to what hangtag's loop does. A network is compiled in the first epoch of its first burst."""
     torch.set_num_threads(threads)
     if name not in _compiled:
         model = build(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -74,8 +74,8 @@ def compiled(name: str, steps: int, threads: int, split: Split) -> float:
     return _by_hand(*_compiled[name], steps, split, torch.bfloat16)
 
 
-def product(side: str, steps: int, threads: int, split: Split) -> float:  # noqa: ARG001  (as the others are called)
-    """A product of two large square matrices in bfloat16: nothing that multiplies is faster."""
+def product(side: str, steps: int, threads: int, split: Split) -> float:  # noqa: ARG001  same parameters as the other ways
+    """Multiplies two large square matrices in bfloat16, which is as fast as this machine multiplies at all."""
     torch.set_num_threads(threads)
     one, other = torch.randn(2, int(side), int(side)).bfloat16()
     ends = []
@@ -105,7 +105,7 @@ def _by_hand(
 
 
 def per_step_ms(ends: list[float]) -> float:
-    """From the end of the first step to the end of the last, each step's share."""
+    """The mean time of a step from the end of the first to the end of the last, in milliseconds."""
     return (ends[-1] - ends[0]) / (len(ends) - 1) * 1000
 
 

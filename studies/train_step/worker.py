@@ -1,5 +1,6 @@
-"""A process that trains a burst of steps when told to, and is idle otherwise."""
+"""A worker process that trains a burst of steps on request and is idle otherwise."""
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,13 +12,17 @@ import click
 
 
 class Worker:
-    """Told over its stdin, answers on its stdout; its stderr is kept for when it dies."""
+    """Sends requests to a worker's stdin and reads its stdout. The worker's stderr is kept for error messages."""
 
-    def __init__(self, process: "subprocess.Popen[str]", said: IO[str]) -> None:
-        self._process, self._said = process, said
+    def __init__(self, process: "subprocess.Popen[str]", log: IO[str]) -> None:
+        self._process, self._log = process, log
 
     def step_ms(self, model: str, steps: int) -> float:
-        """The milliseconds of a step. Raises ClickException, with what it said, for a worker that ended or babbles."""
+        """The milliseconds of a step.
+
+        Raises:
+            click.ClickException: the worker ended, with the end of its log, or its answer is no number.
+        """
         assert self._process.stdin
         assert self._process.stdout
         try:
@@ -41,23 +46,27 @@ class Worker:
 
     def _ended(self) -> click.ClickException:
         status = self._process.wait()
-        self._said.seek(0)
-        last = self._said.read().strip().splitlines()[-20:]
+        self._log.seek(0)
+        last = self._log.read().strip().splitlines()[-20:]
         return click.ClickException(
-            f"{self._name} ended with status {status}. The last that it said:\n" + "\n".join(last or ["nothing"])
+            f"{self._name} ended with status {status}. Its last output:\n" + "\n".join(last or ["nothing"])
         )
 
 
 @contextmanager
 def worker(command: Sequence[str | Path]) -> Iterator[Worker]:
-    """A worker that lives in this context. Raises ClickException where it cannot be started."""
-    with tempfile.TemporaryFile("w+") as said:
+    """Start a worker, and kill it at the end of the context. Raises click.ClickException where it cannot be started."""
+    with tempfile.TemporaryFile("w+") as log:
         try:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True)
+            # TensorFlow's informational messages would hide the cause of an error at the end of the log.
+            environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
         except OSError as error:
             raise click.ClickException(f"{command[0]} cannot be started ({error.strerror}).") from error
         with process:
             try:
-                yield Worker(process, said)
+                yield Worker(process, log)
             finally:
                 process.kill()

@@ -1,7 +1,7 @@
 """hangtag's load test, perf_analyzer and h2load say the same of the same closed loop.
 
 On a server whose answers take 150 ms by the clock: what the tools and machine add is small then, whatever else runs.
-`make loadtest-agreement` compares them on the real server, which takes a machine that does nothing else.
+`python -m studies loadtest agreement` compares them on the real server, which takes a machine that does nothing else.
 """
 
 import shutil

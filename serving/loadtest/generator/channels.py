@@ -2,7 +2,7 @@
 
 `CompletionQueueChannel` drives grpcio's completion queue directly: one thread takes completed calls off the queue,
 without the futures, locks and callbacks that grpcio's public API creates for each call. It makes more calls per CPU
-second than `.future()`, grpc.aio, or blocking calls on threads: `make bench-generators` measures by how much. The queue
+second than `.future()`, grpc.aio, or blocking calls on threads (`python -m studies loadtest generators`). The queue
 is private to grpcio, so `connect` makes one call on it, and falls back to `FutureChannel`, on the public `.future()`,
 where that call fails.
 """

@@ -1,4 +1,4 @@
-"""A document as studies/server/measure.py writes it."""
+"""A measurement as `python -m studies server run` records it."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ def closed(samples_per_s: float, p50_ms: float = 1.0) -> dict[str, float]:
     }
 
 
-def results(*many: float) -> dict[str, Any]:
-    """A run of so many rounds, whose lstm did so many calls a second where bare ONNX Runtime did 1,000 or 2,000."""
+def measurement(*many: float) -> dict[str, Any]:
+    """A round for each rate of lstm's calls a second; bare ONNX Runtime does 1,000 or 2,000."""
     way = {"samples_per_s": 2000.0, "p50_ms": 0.5}
     bare = {"all_threads": {**way, "samples_per_s": 1000.0}, "callers": way, "single": {"all_threads": way}}
     rounds = []
@@ -28,12 +28,25 @@ def results(*many: float) -> dict[str, Any]:
         }
         both = {"lstm": model, "cnn": cnn}
         rounds.append({"bare": {"lstm": bare, "cnn": bare}, "hot": both, "ordinary": both})
-    starts = [{"pss_mb": 140.0, "seconds_to_ready": 1.5}]
+    start = {"pss_mb": 140.0, "seconds_to_ready": 1.5}
     return {
-        "date": "2026-01-01",
-        "command": "make bench-server",
-        "machine": {"cpus": 2, "processor": "some"},
-        "versions": {"grpcio": "1"},
-        "starts": {"hot": starts, "ordinary": starts},
+        "conditions": {
+            "date": "2026-01-01",
+            "command": "python -m studies server run",
+            "processor": "some",
+            "cpus": 2,
+            "versions": {"grpcio": "1"},
+        },
+        "starts": [{"hot": start, "ordinary": start}],
         "rounds": rounds,
     }
+
+
+def lines(*many: float) -> list[dict[str, Any]]:
+    """The same measurement as lines of a results file."""
+    measured = measurement(*many)
+    numbered = [(kind, number, line) for kind in ("start", "round") for number, line in enumerate(measured[f"{kind}s"])]
+    return [
+        {"run": "conditions"} | measured["conditions"],
+        *({"run": f"{kind} {number + 1}"} | line for kind, number, line in numbered),
+    ]

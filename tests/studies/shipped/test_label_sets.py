@@ -9,7 +9,7 @@ import pytest
 from hangtag.export import exporter
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from studies.shipped import report as model_report
-from studies.shipped.label_sets import section
+from studies.shipped.label_sets_part import section
 from studies.shipped.models import ShippedModel, read_all
 from tests.export import label_sets
 

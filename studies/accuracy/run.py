@@ -1,0 +1,88 @@
+"""Trains the study's networks, the teachers and the best recipes, and records the figures of each run."""
+
+from pathlib import Path
+
+from hangtag.training.runs.run import Run
+from studies import results, training_runs
+from studies.training_runs import RUNS, TrainingRun
+
+RESULTS = Path(__file__).with_name("results.jsonl")
+SEEDS = (0, 1, 2)
+DRAWN = ("lstm", "lstm2", "cnn")
+"""The networks of the published study, whose learning curves and confusion matrices the page shows."""
+
+
+def _study(model: str, seed: int) -> TrainingRun:
+    precision = "bf16" if model == "cnn" else "fp32"
+    arguments = (model, "--seed", str(seed), "--precision", precision)
+    return TrainingRun(f"{model}-study-seed{seed}", arguments, "study")
+
+
+def _bf16(seed: int) -> TrainingRun:
+    return TrainingRun(f"lstm-bf16-seed{seed}", ("lstm", "--seed", str(seed), "--precision", "bf16"), "bf16")
+
+
+def _teacher(seed: int) -> TrainingRun:
+    """Each is exported as the next version of runs/teachers/resnet, where the best recipes look for their teachers."""
+    name, models = f"resnet-teacher-seed{seed}", RUNS / "teachers"
+    return TrainingRun(
+        name,
+        ("resnet", "--seed", str(seed), "--precision", "bf16"),
+        "teacher",
+        next_step=("export", str(RUNS / name), "--models", str(models)),
+        next_file=models / "resnet" / str(seed + 1) / "model.onnx",
+    )
+
+
+def _best(model: str) -> TrainingRun:
+    return TrainingRun(f"{model}-best-seed0", (model, "--recipe", "best", "--precision", "bf16"), "best")
+
+
+STUDY = (
+    *(_study(model, seed) for model in ("lstm", "lstm-56", "lstm-280") for seed in SEEDS),
+    _study("lstm2", 0),  # An hour and a half for a run: one seed.
+    *(_study("cnn", seed) for seed in SEEDS),
+)
+TRAINING_RUNS = (*STUDY, *map(_bf16, SEEDS), *map(_teacher, SEEDS), *map(_best, DRAWN))
+
+
+def line(run: TrainingRun, trained: Run) -> results.Line:
+    """A finished run's line: what was trained, and the figures that the page shows."""
+    config, metrics = trained.read_config(), trained.read_metrics()
+    recipe, summary, epochs = config["recipe"], metrics["summary"], metrics["epochs"]
+    figures = {
+        "group": run.group,
+        "model": config["model"],
+        "recipe": recipe["name"],
+        "seed": config["seed"],
+        "epochs": recipe["epochs"],
+        "optimizer": recipe["optimizer"],
+        "teacher": (recipe["distillation"] or {}).get("teacher"),
+        "teachers": len(config["teachers"]),
+        "precision": config["precision"],
+        "threads": config["threads"],
+        "trained": config["environment"]["created"][:10],
+        "git_revision": (config["environment"]["git_revision"] or "")[:12],
+        "parameters": summary["parameters"],
+        "seconds": round(sum(epoch["seconds"] for epoch in epochs)),
+        "peak_validation_accuracy": summary["peak_validation_accuracy"],
+        "final_validation_accuracy": summary["final_validation_accuracy"],
+        "validation_accuracy": summary["validation"]["accuracy"],
+        "test_accuracy": summary["test"]["accuracy"],
+    }
+    if run.group == "study" and config["model"] in DRAWN:
+        figures["curves"] = {
+            key: [round(epoch[key], 4) for epoch in epochs] for key in ("train_accuracy", "validation_accuracy")
+        }
+        if config["seed"] == 0:
+            figures["confusion"] = summary["test"]["confusion"]
+    return figures
+
+
+main = training_runs.command(
+    TRAINING_RUNS,
+    line,
+    RESULTS,
+    "Train the study's networks, three teachers, and the best recipes that learn from them.\n\nA finished run costs "
+    "nothing, and a stopped one continues. OPTIONS are further options of hangtag train, as -- --threads 2.",
+)

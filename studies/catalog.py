@@ -1,0 +1,128 @@
+"""The table of all experiments: what each answers, what it costs, which pages it makes, and its commands."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+
+from studies.page import Part
+from studies.pictures import Picture
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One folder of studies/.
+
+    Args:
+        question: What it answers.
+        cost: The time and hardware that its `run` needs.
+        pages: The pages that show its results.
+        commands: Its click commands besides `report`, each as module:attribute; they are imported when they are used.
+        report: The module whose PARTS and PICTURES `report` writes; None where no page is made.
+    """
+
+    question: str
+    cost: str
+    pages: tuple[str, ...] = ()
+    commands: Mapping[str, str] = field(default_factory=dict)
+    report: str | None = None
+
+    def parts(self) -> tuple[Part, ...]:
+        """The pages and marked parts that its report makes."""
+        return tuple(import_module(self.report).PARTS) if self.report else ()
+
+    def pictures(self) -> tuple[Picture, ...]:
+        """The pictures that its report draws."""
+        return tuple(getattr(import_module(self.report), "PICTURES", ())) if self.report else ()
+
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "accuracy": Experiment(
+        "How accurate is each network with the study's recipe, and with the best recipe?",
+        "about ten hours on two cores",
+        ("docs/study.md",),
+        {"run": "studies.accuracy.run:main"},
+        "studies.accuracy.report",
+    ),
+    "label_sets": Experiment(
+        "Does CNN-RNN predict sets of labels better than networks that score each label alone?",
+        "about four hours on two cores",
+        ("docs/cnn-rnn.md",),
+        {"run": "studies.label_sets.run:main"},
+        "studies.label_sets.report",
+    ),
+    "mistakes": Experiment(
+        "Do losses that know which labels are alike make mistakes milder?",
+        "about an hour on two cores",
+        ("docs/mistakes.md",),
+        {"run": "studies.mistakes.run:main"},
+        "studies.mistakes.report",
+    ),
+    "shipped": Experiment(
+        "How accurate and how fast are the models in models/?",
+        "two minutes on an idle machine; Chromium for the picture of the load test's report",
+        ("docs/models.md", "README.md"),
+        {"run": "studies.shipped.run:main"},
+        "studies.shipped.report",
+    ),
+    "train_step": Experiment(
+        "How long does a training step take, compared with Keras and with plain PyTorch?",
+        "ten minutes on an idle machine; an environment with Keras (make .venv-keras/.keras)",
+        ("docs/study.md",),
+        {"run": "studies.train_step.run:main"},
+        "studies.accuracy.report",
+    ),
+    "exported": Experiment(
+        "How fast is each exported file, compared with PyTorch and with its FP32 original?",
+        "five minutes on an idle machine",
+        ("docs/export.md",),
+        {"run": "studies.exported.run:main", "profile": "studies.exported.profile:main"},
+        "studies.exported.report",
+    ),
+    "server": Experiment(
+        "How much of bare ONNX Runtime's throughput and latency does the server keep?",
+        "fifteen minutes on an idle machine; h2load",
+        ("docs/performance.md", "docs/deploy.md"),
+        {"run": "studies.server.run:main"},
+        "studies.server.report",
+    ),
+    "workers": Experiment(
+        "What do several server processes gain, and what memory do they take?",
+        "five minutes on an idle machine; h2load",
+        ("docs/performance.md",),
+        {"run": "studies.workers.run:main", "sharing": "studies.workers.sharing:main"},
+    ),
+    "loadtest": Experiment(
+        "Does the load test agree with other load generators, and how many calls can it make?",
+        "five minutes on an idle machine; perf_analyzer (make peers) and h2load",
+        ("docs/loadtest.md",),
+        {
+            "run": "studies.loadtest.run:main",
+            "agreement": "studies.loadtest.agreement:main",
+            "generators": "studies.loadtest.generators:main",
+        },
+        "studies.loadtest.report",
+    ),
+    "gpu": Experiment(
+        "Does this machine's GPU answer as the CPU does, are CUDA graphs captured, and what is faster?",
+        "a few minutes; an NVIDIA GPU",
+        (),
+        {"run": "studies.gpu.run:main"},
+    ),
+    "reference": Experiment(
+        "Which options, environment variables and metrics are there?",
+        "nothing: it reads declarations",
+        ("docs/operations.md",),
+        {},
+        "studies.reference.report",
+    ),
+}
+
+
+def parts() -> Iterator[Part]:
+    """Every page and marked part, each once."""
+    yield from dict.fromkeys(part for experiment in EXPERIMENTS.values() for part in experiment.parts())
+
+
+def pictures() -> Iterator[Picture]:
+    """Every picture, each once."""
+    yield from dict.fromkeys(picture for experiment in EXPERIMENTS.values() for picture in experiment.pictures())

@@ -1,0 +1,92 @@
+"""Load-tests the shipped models on a server of this machine, and records throughput and latency of each."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image
+
+from studies import pictures, results, training_runs
+from studies.page import ROOT
+
+RESULTS = Path(__file__).with_name("results.jsonl")
+MODELS = ("lstm", "lstm2", "cnn")
+DATASET = Path("/usr/share/datasets/fashion-mnist")
+LATENCIES = ("p50", "p90", "p95", "p99")
+ENVIRONMENT = ("CPU", "CPUs usable", "Python", "hangtag", "grpcio")
+
+
+def lines(document: Mapping[str, Any]) -> Iterator[results.Line]:
+    """The lines of a document of `hangtag loadtest --json`: the conditions, then one of each run."""
+    yield {
+        "run": "conditions",
+        "command": "python -m studies shipped run",
+        "date": document["started"][:10],
+        "valid": document["valid"],
+        "environment": {key: document["environment"][key] for key in ENVIRONMENT},
+    }
+    for run in document["runs"]:
+        load, total = run["load"], run["total"]
+        name = f"{load['concurrency']} in flight" if load["concurrency"] else f"{load['rate']:g} calls/s"
+        yield {
+            "run": f"{run['model']}, {name}",
+            "model": run["model"],
+            "concurrency": load["concurrency"],
+            "rate": load["rate"],
+            "throughput": total["throughput"],
+            "latency_s": {percentile: total["latency"][percentile] for percentile in LATENCIES},
+        }
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    """The address of `hangtag serve` on a free port."""
+    command = [sys.executable, "-m", "hangtag", "serve", "--port", "0", "--metrics-port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        log = []
+        for row in process.stderr:
+            log.append(row)
+            if address := re.search(r"event=ready .*address=(\S+)", row):
+                break
+        else:
+            raise click.ClickException("the server did not start:\n" + "".join(log))
+        try:
+            yield address[1]
+        finally:
+            process.terminate()
+
+
+@click.command()
+@click.option("--seconds", default=6, show_default=True, help="At least, for each run.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")
+def main(seconds: int, out: Path) -> None:
+    """Load-test every shipped model on this machine, which should do nothing else.
+
+    Where Chromium is installed, docs/images/report.png is taken anew from the load test's report.
+    """
+    reports = ROOT / "reports"
+    reports.mkdir(exist_ok=True)
+    document, html = reports / "shipped.json", reports / "shipped.html"
+    # The report opens with accuracy against latency where the whole test set is installed.
+    samples = [str(DATASET), "--accuracy"] if DATASET.is_dir() else [str(ROOT / "examples/garments")]
+    with _server() as address:
+        arguments = ["loadtest", *MODELS, "--server", address, "--samples", *samples]
+        arguments += ["--min-duration", str(seconds), "--json", str(document), "--html", str(html)]
+        training_runs.hangtag(arguments)
+    results.write(out, lines(json.loads(document.read_text())))
+    click.echo(f"wrote {out}")
+    if chromium := shutil.which("chromium"):
+        file = pictures.FOLDER / "report.png"
+        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += ["--window-size=1280,1500", f"--screenshot={file}", html.as_uri()]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        pictures.few_colours(Image.open(file).convert("RGB"), 128).save(file, optimize=True)
+        click.echo(f"drew {file.name}")

@@ -1,0 +1,56 @@
+"""Measures calls a second and memory of servers with one process and with several, in turns."""
+
+import os
+import statistics
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from hangtag.serving.loadtest.measuring.environment import cpu_model
+from studies.server import h2load
+from studies.server.h2load import Load
+from studies.server.process import served
+
+MODELS = ("lstm", "cnn")
+
+
+@click.command()
+@click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
+@click.option("--workers", type=click.IntRange(1), multiple=True, default=(1, 2), show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Turns of each server.")
+@click.option(
+    "--calls", type=click.IntRange(1), default=20_000, show_default=True, help="Calls to lstm; cnn gets a fifth."
+)
+def main(models: Path, workers: tuple[int, ...], rounds: int, calls: int) -> None:
+    """Print the medians and the ranges as a table in Markdown, for docs/performance.md.
+
+    Needs h2load, and a machine that does nothing else.
+    """
+    rates: dict[tuple[int, str], list[float]] = defaultdict(list)
+    memory = {}
+    for number in workers:  # One at a time: servers that run together share memory, which PSS would divide.
+        with served(models, "hot", number) as alone:
+            memory[number] = alone.pss_mb()
+    with ExitStack() as stack:
+        servers = {number: stack.enter_context(served(models, "hot", number)) for number in workers}
+        for turn in range(rounds):
+            for model in MODELS:
+                for number in workers if turn % 2 == 0 else workers[::-1]:
+                    load = Load(calls if model == "lstm" else max(100, calls // 5), clients=16, streams=4)
+                    h2load.run(servers[number].address, model, replace(load, calls=100))  # warm-up
+                    rates[number, model].append(h2load.run(servers[number].address, model, load).per_second)
+    console = Console(highlight=False)
+    console.print(f"{cpu_model()}, {len(os.sched_getaffinity(0))} CPUs, {rounds} rounds")
+    console.print("| workers | " + " | ".join(f"{model}, calls/s" for model in MODELS) + " | memory, PSS |")
+    console.print("| --- " * (len(MODELS) + 2) + "|")
+    for number in workers:
+        cells = " | ".join(_range(rates[number, model]) for model in MODELS)
+        console.print(f"| {number} | {cells} | {memory[number]:.0f} MB |")
+
+
+def _range(rates: list[float]) -> str:
+    return f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"

@@ -1,0 +1,80 @@
+"""Measures how much of their models' memory several processes could share, for each way to store the weights.
+
+Each way is measured in a process of its own. Anonymous memory belongs to one process; memory of a file is shared by all
+processes that map the file. Needs the extra train, for onnx.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+
+from hangtag.serving.model_repository import latest_versions
+from hangtag.serving.server.host import memory
+from hangtag.serving.server.runtime import providers
+
+WAYS = {
+    "no models": "nothing is loaded",
+    "as served": "weights in the model's file",
+    "mapped": "weights in a file beside it, which ONNX Runtime maps",
+    "mapped, as they are": "the same, and the weights are not packed anew for the processor",
+}
+
+
+@click.command()
+@click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
+def main(models: Path) -> None:
+    """Print a table in Markdown, for docs/performance.md."""
+    click.echo("| weights | anonymous | of files |\n| --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as name:
+        for way, description in WAYS.items():
+            folder = _with_side_files(models, Path(name) / way) if "mapped" in way else models
+            command = [sys.executable, "-m", "studies.workers.sharing", way, str(folder)]
+            finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            anonymous, files = finished.stdout.split()
+            click.echo(f"| {description} | {anonymous} MB | {files} MB |")
+
+
+def _with_side_files(models: Path, folder: Path) -> Path:
+    """A repository with the same models, whose weights are in a file next to model.onnx."""
+    import onnx
+
+    for file in latest_versions(models):
+        path = folder / file.name / "1" / "model.onnx"
+        path.parent.mkdir(parents=True)
+        onnx.save(onnx.load(file.path), path, save_as_external_data=True, location="weights")
+    return folder
+
+
+def _measure(way: str, models: Path) -> None:
+    """Load every model as the server does, compute the smallest and the largest batch, and print the memory in MB."""
+    import onnxruntime
+
+    from hangtag.serving.server.runtime.inference_session import share_one_arena
+
+    share_one_arena()
+    sessions = []
+    for file in [] if way == "no models" else latest_versions(models):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        if way.endswith("as they are"):
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        session = onnxruntime.InferenceSession(file.path, options, providers=[providers.CPU])
+        for samples in (1, 64):
+            session.run(None, {"image": np.zeros((samples, 28, 28), np.uint8)})
+        sessions.append(session)
+    memory.release_loading_memory()
+    rollup = Path("/proc/self/smaps_rollup").read_text()
+    resident, anonymous = (
+        int(re.findall(rf"^{name}:\s+(\d+) kB", rollup, re.MULTILINE)[0]) for name in ("Rss", "Anonymous")
+    )
+    click.echo(f"{anonymous / 1024:.0f} {(resident - anonymous) / 1024:.0f}")
+
+
+if __name__ == "__main__":
+    _measure(sys.argv[1], Path(sys.argv[2]))

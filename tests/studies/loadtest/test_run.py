@@ -1,0 +1,96 @@
+"""The tables of docs/loadtest.md, and each benchmark for a moment on the real server."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from studies import results
+from studies.loadtest import agreement, generators, report
+from studies.loadtest.tools import PEERS
+
+ROOT = Path(__file__).parents[3]
+
+
+def figures(throughput: float, p50: float, bottleneck: bool = False) -> dict[str, float | bool]:
+    return {"throughput": throughput, "p50": p50, "bottleneck": bottleneck}
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    """What the commands write."""
+    environment = {"CPU": "a processor", "CPUs usable": "2 of 2", "grpcio": "1.0"}
+    about = {"command": "make it", "date": "2026-01-02", "environment": environment}
+    tools = {
+        "hangtag": [figures(500, 0.002), figures(900, 0.002), figures(510, 0.002, bottleneck=True)],
+        "h2load": [figures(550, 0.001), figures(600, 0.001), figures(500, 0.001)],
+    }
+    ways = {
+        "hangtag": {
+            "8": [{"throughput": 100.0, "per_cpu_second": 120.0}],
+            "64": [{"throughput": 200.0, "per_cpu_second": 210.0}],
+        },
+        "sync": {
+            "8": [{"throughput": 150.0, "per_cpu_second": 160.0}],
+            "64": [{"throughput": 50.0, "per_cpu_second": 60.0}],
+        },
+    }
+    return {
+        "apart": about | {"tools": {"h2load": "9"}, "concurrency": 8, "models": {"cnn": tools}},
+        "generators on null": about | {"ways": ways},
+    }
+
+
+def test_the_medians_are_compared(document: dict[str, Any]) -> None:
+    assert report.ratios(document["apart"], "cnn") == {
+        ("h2load", "throughput"): pytest.approx(510 / 550),
+        ("h2load", "p50"): pytest.approx(2.0),
+    }
+    _, ours, theirs = report.agreement_rows(document["apart"])
+    assert ours == ["cnn", "hangtag", "510", "2.00 ms", "reports itself as the bottleneck in 1 of 3", ""]
+    assert theirs == ["cnn", "h2load", "550", "1.00 ms", "0.927\N{MULTIPLICATION SIGN}", "2.00\N{MULTIPLICATION SIGN}"]
+
+
+def test_each_way_is_taken_at_its_best(document: dict[str, Any]) -> None:
+    _, ours, sync = report.generator_rows(document["generators on null"])
+    assert ours == ["hangtag", "200", "64", "1.00\N{MULTIPLICATION SIGN}", "210"]
+    assert sync == ["sync", "150", "8", "0.750\N{MULTIPLICATION SIGN}", "160"]
+
+
+def test_the_page_shows_every_measurement_with_its_conditions(document: dict[str, Any], tmp_path: Path) -> None:
+    results.write(tmp_path / "results.jsonl", ({"run": run} | line for run, line in document.items()))
+    text = report.part(tmp_path / "results.jsonl")
+    assert "8 in flight, the server on one half of the CPUs" in text
+    assert "2026-01-02 on a processor, 2 of 2 CPUs, grpcio 1.0, h2load 9, `make it`" in text
+    assert "Ways to make calls from Python, on a server that does nothing" in text
+    assert "| sync | 150 | 8 |" in text
+
+
+@pytest.mark.parametrize("place", ["apart", "together"])
+def test_the_tools_are_compared_on_the_real_server(tmp_path: Path, place: str) -> None:
+    for program in (PEERS / "perf_analyzer", "h2load"):
+        if shutil.which(program) is None:
+            pytest.fail(f"{program} is missing: run 'make test', which installs it")
+    file = tmp_path / "results.jsonl"
+    quick = ["--models", str(ROOT / "models"), "--rounds", "1", "--seconds", "1", "--out", str(file)]
+    result = CliRunner().invoke(agreement.main, ["--place", place, *quick])
+    # Whether they agree takes a machine that does nothing else.
+    assert result.exit_code == 0 or "more than 10%" in result.stderr, result.output
+    found = results.read(file)[place]
+    for tools in found["models"].values():
+        assert all(figures["throughput"] > 10 and 0 < figures["p50"] < 1 for (figures,) in tools.values())
+    assert f"--place {place}" in found["command"]
+
+
+@pytest.mark.parametrize("server", ["null", "lstm"])
+def test_every_way_makes_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str) -> None:
+    monkeypatch.chdir(ROOT)
+    file = tmp_path / "results.jsonl"
+    quick = ["--rounds", "1", "--seconds", "0.1", "--concurrency", "4", "--out", str(file)]
+    result = CliRunner().invoke(generators.main, ["--server", server, *quick], catch_exceptions=False)
+    assert result.exit_code == 0
+    ways = results.read(file)[f"generators on {server}"]["ways"]
+    assert list(ways) == ["hangtag", "queue", "futures", "aio", "sync"]
+    assert all(each["4"][0]["throughput"] > 10 for each in ways.values())
