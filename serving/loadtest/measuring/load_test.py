@@ -59,6 +59,7 @@ def measure(
 
     Raises:
         LoadTestError: When a target cannot be measured, samples do not fit, or a generator process failed.
+        CredentialsError: When the credentials' files cannot be read.
 
     Example:
         scenario = Scenario((Target("cnn", "cnn"),), concurrency=(8,))

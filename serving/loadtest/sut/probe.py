@@ -8,7 +8,7 @@ import grpc
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
-from hangtag.serving.credentials import Credentials, CredentialsError
+from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.errors import TargetError
 from hangtag.serving.loadtest.generator.channels import CHANNEL_OPTIONS
 from hangtag.serving.loadtest.plan.target import Target
@@ -22,7 +22,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class Probe:
-    """A connection to one server, used as a context manager. Every method raises TargetError.
+    """A connection to one server, used as a context manager. Its methods raise TargetError.
 
     Example:
         with Probe("127.0.0.1:8001", Credentials()) as probe:
@@ -30,14 +30,11 @@ class Probe:
     """
 
     def __init__(self, address: str, credentials: Credentials) -> None:
-        """Create the channel; nothing is sent yet. Raises TargetError when the credentials' files cannot be read."""
+        """Create the channel; nothing is sent yet. Raises CredentialsError when a file cannot be read."""
         self._address = address
         self._credentials = credentials
-        try:
-            self.metadata: Metadata = credentials.metadata()
-            self._channel = credentials.channel(address, CHANNEL_OPTIONS)
-        except CredentialsError as error:
-            raise TargetError(f"{error}.") from error
+        self.metadata: Metadata = credentials.metadata()
+        self._channel = credentials.channel(address, CHANNEL_OPTIONS)
         self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def __enter__(self) -> "Probe":
@@ -142,7 +139,7 @@ class Probe:
 
 @contextmanager
 def open_probes(targets: tuple[Target, ...], credentials: Credentials) -> Iterator[dict[str, Probe]]:
-    """A probe for each target, by name. Targets on one server share a probe. Raises TargetError."""
+    """A probe for each target, by name. Targets on one server share a probe. Raises CredentialsError."""
     probes = {address: Probe(address, credentials) for address in dict.fromkeys(target.address for target in targets)}
     try:
         yield {target.name: probes[target.address] for target in targets}

@@ -1,4 +1,4 @@
-"""Results made by hand, so that reports and comparisons are tested against numbers known beforehand."""
+"""Builds results by hand, so that reports and comparisons are tested against known numbers."""
 
 from collections import Counter
 from dataclasses import replace
@@ -24,7 +24,7 @@ from tests.serving.loadtest.fake_server import metadata
 
 
 def targets(*names: str, address: str = DEFAULT_SERVER) -> tuple[Target, ...]:
-    """Targets named as their models are."""
+    """Targets with the names of their models."""
     return tuple(Target(name, name, address) for name in names)
 
 
@@ -47,7 +47,7 @@ def block(
     start: float = 0.0,
     **more: Any,
 ) -> BlockResult:
-    """A block whose answered queries took so long; every one left on time."""
+    """A block whose answered queries took these seconds; all left on time."""
     statuses = Counter({OK: len(seconds)})
     if failed:
         statuses["UNAVAILABLE"] = failed
@@ -72,9 +72,9 @@ def block(
 
 
 def description(target: Target, **parameters: str) -> Description:
-    """A server that says all it can."""
-    said = {"execution_provider": "CPUExecutionProvider", "onnxruntime_version": "1.99.0"} | parameters
-    return Description(target, "fake", "0.0", metadata(target.model), 64, said, instances=2, statistics=True)
+    """A target whose server describes everything."""
+    all_parameters = {"execution_provider": "CPUExecutionProvider", "onnxruntime_version": "1.99.0"} | parameters
+    return Description(target, "fake", "0.0", metadata(target.model), 64, all_parameters, instances=2, statistics=True)
 
 
 def results(*runs: Run, interrupted: bool = False, batch_size: int = 1, **more: Any) -> Results:
@@ -102,14 +102,14 @@ def two_models(more: dict[str, Any] | None = None, **slow: int) -> Results:
         for name, factor in (("fast", 1.0), ("slow", 4.0)):
             times = tuple(np.linspace(0.001, 0.002, int(1000 / factor)) * factor)
             extra: dict[str, Any] = dict(slow) if name == "slow" else {}
-            said = ServerTimings(1000, 500, 0.1 * factor, 0.01, 0.5 * factor, 0.01)
-            blocks = tuple(block(name, load, times, start=10 * place + n, server=said, **extra) for n in range(5))
+            timings = ServerTimings(1000, 500, 0.1 * factor, 0.01, 0.5 * factor, 0.01)
+            blocks = tuple(block(name, load, times, start=10 * place + n, server=timings, **extra) for n in range(5))
             runs.append(Run(blocks, batch_size=1))
     return results(*runs, **(more or {}))
 
 
 def full_results(**slow: int) -> Results:
-    """The two models with everything that is measured beside the load: accuracy, a peak, caching, the ceiling."""
+    """The two models with every extra measurement: accuracy, a peak, caching, the ceiling."""
     steps = [
         Run((block("fast", OpenLoop(rate), (latency,) * 2000, window=2000 / rate),), 1, target_latency=0.01)
         for rate, latency in ((2000.0, 0.02), (1450.0, 0.005), (1450.0, 0.005))
@@ -123,5 +123,5 @@ def full_results(**slow: int) -> Results:
         ),
         "ceilings": (Ceiling(ClosedLoop(8), 20_000.0, 0.0004, 0.001, 0.0),),
     }
-    made = two_models(more, **slow)
-    return replace(made, runs=(*made.runs, steps[-1]))
+    measured = two_models(more, **slow)
+    return replace(measured, runs=(*measured.runs, steps[-1]))

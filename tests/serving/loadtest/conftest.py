@@ -5,7 +5,7 @@ from hypothesis import settings
 
 from tests.serving.loadtest.fake_server import FakeServer, running
 
-# How long an example takes says how busy the machine is, not whether the code is right.
+# The duration of an example depends on the machine's load, not on the code.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 

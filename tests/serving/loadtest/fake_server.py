@@ -10,7 +10,7 @@ import grpc
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 
-# Called with the running number of the ModelInfer call (from 0) before its answer; may wait, or abort by the context.
+# Called before the answer to each ModelInfer call with its number, from 0. It may wait, or abort through the context.
 Behaviour = Callable[[int, grpc.ServicerContext], None]
 IMAGE = pb.ModelMetadataResponse.TensorMetadata(name="image", datatype="UINT8", shape=[-1, 28, 28])
 PROBABILITIES = pb.ModelMetadataResponse.TensorMetadata(name="probabilities", datatype="FP32", shape=[-1, 10])
@@ -29,9 +29,9 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self.requests: list[pb.ModelInferRequest] = []
         self.behaviour: Behaviour = lambda number, context: None
         self.lists_models = True
-        self.config: pb.ModelConfig | None = None  # An extension that not every server has.
-        self.keeps_statistics = True  # Another one.
-        self.forgotten = 0  # Calls that the statistics no longer count: as after a restart.
+        self.config: pb.ModelConfig | None = None  # ModelConfig is an extension that not every server has.
+        self.keeps_statistics = True  # ModelStatistics is another extension.
+        self.forgotten = 0  # Calls that the statistics do not count, as after a restart.
         self.answer: Callable[[pb.ModelInferRequest], pb.ModelInferResponse] = lambda request: pb.ModelInferResponse(
             model_name=request.model_name, id=request.id
         )
@@ -87,7 +87,7 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 def refuse_one(address: str) -> None:
-    """Take a connection there and drop it, so that whoever calls sees that no server answers."""
+    """Accept one connection at this address and drop it, so that the client sees UNAVAILABLE."""
     host, port = address.rsplit(":", 1)
     with socket.create_server((host, int(port))) as listening:
         listening.settimeout(60)
@@ -96,7 +96,7 @@ def refuse_one(address: str) -> None:
 
 @contextmanager
 def running(servicer: FakeServer, at: str = "127.0.0.1:0") -> Iterator[FakeServer]:
-    """The servicer on this machine, on a free port unless one is given, while the context is open."""
+    """Run the servicer on this machine while the context is open, on a free port unless `at` names one."""
     server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
     inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
     servicer.address = f"127.0.0.1:{server.add_insecure_port(at)}"

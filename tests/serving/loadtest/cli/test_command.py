@@ -24,7 +24,7 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["loadtest", *arguments])
 
 
-def test_two_models_are_compared_and_written_down(server: FakeServer, tmp_path: Path) -> None:
+def test_two_models_are_compared_and_reports_written(server: FakeServer, tmp_path: Path) -> None:
     json_file, html_file = tmp_path / "new" / "results.json", tmp_path / "report.html"
 
     def behaviour(number: int, context: grpc.ServicerContext) -> None:
@@ -44,7 +44,7 @@ def test_two_models_are_compared_and_written_down(server: FakeServer, tmp_path: 
     assert len(written["runs"]) == 4
     assert written["server"] == {"address": server.address, "name": "fake", "version": "0.0"}
     assert html_file.read_text().startswith("<!DOCTYPE html>")
-    # A machine that is busy with other things may make an open loop late; then the code has to say so.
+    # On a busy machine the open loop may be late, and the exit code 1.
     assert result.exit_code == (0 if written["valid"] else 1)
 
 
@@ -70,7 +70,7 @@ def test_failed_calls_make_the_exit_code_1_and_are_shown(server: FakeServer) -> 
     assert "RESOURCE_EXHAUSTED: queue is full" in text
 
 
-def test_images_are_what_is_sent(server: FakeServer, tmp_path: Path) -> None:
+def test_images_are_sent(server: FakeServer, tmp_path: Path) -> None:
     Image.fromarray(np.full((28, 28), 77, np.uint8)).save(tmp_path / "grey.png")
     file = tmp_path / "results.json"
     result = invoke(
@@ -103,7 +103,7 @@ def test_images_are_what_is_sent(server: FakeServer, tmp_path: Path) -> None:
         (["cnn", "--fail-if", "cnn.p99 > baseline"], "give --baseline FILE.json."),
     ],
 )
-def test_a_wrong_command_exits_with_2_and_says_why(arguments: list[str], message: str) -> None:
+def test_a_wrong_command_exits_with_2_and_a_reason(arguments: list[str], message: str) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
@@ -126,14 +126,14 @@ def test_a_wrong_address_exits_with_1() -> None:
     assert "no server answers at 127.0.0.1" in result.stderr
 
 
-def test_another_machine_is_loaded_when_its_owner_was_asked() -> None:
-    # A name that never resolves (RFC 6761): what matters is that it was tried.
+def test_another_machine_is_loaded_with_yes_load_remote() -> None:
+    # A name that never resolves (RFC 6761): the attempt is what matters.
     result = invoke("cnn", "--server", "nowhere.invalid:1", "--yes-load-remote")
     assert result.exit_code == 1
     assert "no server answers at nowhere.invalid:1" in result.stderr
 
 
-def test_a_file_that_cannot_be_written_is_said_after_the_table(server: FakeServer, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported_after_the_table(server: FakeServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = invoke(
         *("fast", "--server", server.address, "--concurrency", "1", *QUICK),
@@ -144,7 +144,7 @@ def test_a_file_that_cannot_be_written_is_said_after_the_table(server: FakeServe
     assert "cannot write" in result.stderr
 
 
-def test_ctrl_c_ends_with_a_report_of_what_there_is(server: FakeServer, tmp_path: Path) -> None:
+def test_ctrl_c_ends_with_a_report_of_the_results_so_far(server: FakeServer, tmp_path: Path) -> None:
     json_file = tmp_path / "results.json"
     enough = threading.Event()
     server.behaviour = lambda number, context: enough.set() if number >= 200 else None
@@ -157,7 +157,7 @@ def test_ctrl_c_ends_with_a_report_of_what_there_is(server: FakeServer, tmp_path
         start_new_session=True,
     )
     assert enough.wait(30)
-    os.killpg(process.pid, signal.SIGINT)  # As a terminal does: to every process of the group.
+    os.killpg(process.pid, signal.SIGINT)  # Like a terminal, which signals every process of the group.
     stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "The test was interrupted: only a part was measured." in stdout
@@ -167,7 +167,7 @@ def test_ctrl_c_ends_with_a_report_of_what_there_is(server: FakeServer, tmp_path
     assert written["runs"][0]["total"]["statuses"]["OK"] > 10
 
 
-def test_one_model_on_several_servers_and_everything_beside_the_load(server: FakeServer, tmp_path: Path) -> None:
+def test_one_model_on_several_servers_with_every_extra_measurement(server: FakeServer, tmp_path: Path) -> None:
     with running(FakeServer()) as other:
         files = {name: tmp_path / f"report.{name}" for name in ("json", "csv", "html")}
         result = invoke(
@@ -218,7 +218,7 @@ def test_the_generator_alone_is_calibrated_without_a_server() -> None:
 
 
 def test_a_server_that_dies_and_comes_back_is_counted_and_reached_again(tmp_path: Path) -> None:
-    """In one closed loop: answers, failures while it is gone, answers again; INVALID, and nothing hangs."""
+    """One closed loop sees answers, failures while the server is down, and answers again. The run is INVALID."""
     file = tmp_path / "results.json"
     command = [sys.executable, "-m", "hangtag", "loadtest", "fast"]
     first, again = threading.Event(), threading.Event()
@@ -248,7 +248,7 @@ def test_a_server_that_dies_and_comes_back_is_counted_and_reached_again(tmp_path
     assert "Traceback" not in stderr
 
 
-def test_help_teaches() -> None:
+def test_help_explains_loads_exit_codes_and_examples() -> None:
     result = invoke("--help")
     assert result.exit_code == 0
     for word in ("closed loop", "open loop", "Examples:", "Exit code:", "hangtag loadtest lstm cnn --html"):

@@ -1,4 +1,4 @@
-"""The command on runs that were saved: compared, and as a baseline for gates."""
+"""The command on saved results: `loadtest compare`, and --baseline."""
 
 import json
 import re
@@ -15,7 +15,7 @@ def saved(server: FakeServer, file: Path, *more: str) -> Path:
 
 
 def test_saved_runs_are_compared(server: FakeServer, tmp_path: Path) -> None:
-    # Slow enough, and long enough for its CPU time to mean something, that the generator is never the bottleneck.
+    # So slow that the generator is never the bottleneck, and long enough for its CPU time to be meaningful.
     lasting = ("--blocks", "10", "--min-duration", "1s")
     server.behaviour = lambda number, context: (threading.Event().wait(0.01), None)[1]
     before = saved(server, tmp_path / "before.json", *lasting)

@@ -35,7 +35,7 @@ def test_it_ended_before_its_minima(server: FakeServer, tmp_path: Path, load: tu
     limits = ("--min-query-count", "100000", "--max-duration", "200ms")
     early, *others = sorted(problems(server, tmp_path, *load, *limits), key=lambda problem: "too early" not in problem)
     assert "it ended too early, after" in early
-    # On a busy machine arrivals may be late besides.
+    # On a busy machine queries may be late as well.
     assert not others or (load[0] == "--rate" and all("could not keep up" in problem for problem in others))
 
 
@@ -47,13 +47,13 @@ def test_it_is_too_short_for_its_percentile(server: FakeServer, tmp_path: Path) 
 
 
 def test_the_generator_was_late(server: FakeServer, tmp_path: Path) -> None:
-    """No Python process sends so much."""
+    """No Python process sends at this rate."""
     late = problems(server, tmp_path, "--rate", "100000", "--max-duration", "100ms")
     assert any("the generator could not keep up" in problem for problem in late)
 
 
 def test_the_accuracy_is_off(server: FakeServer, tmp_path: Path) -> None:
-    """Whatever it is shown, the server says class 0, and its model's file promises 90 %."""
+    """The server always answers class 0, and its model's file records 90 %."""
     server.config = pb.ModelConfig(
         max_batch_size=64, parameters={"hangtag.test_accuracy": pb.ModelParameter(string_value="0.9")}
     )

@@ -16,7 +16,7 @@ def test_the_first_model_is_the_baseline_under_every_load() -> None:
     assert closed.p50.estimate == pytest.approx(4.0, rel=0.02)
 
 
-def test_what_may_be_chance_is_no_difference() -> None:
+def test_a_difference_within_the_interval_is_not_claimed() -> None:
     load = OpenLoop(100.0)
     noisy = [(0.001, 0.003), (0.002, 0.001), (0.003, 0.002), (0.001, 0.001)]
     runs = [Run(tuple(block(name, load, (a if name == "a" else b,)) for a, b in noisy), 1) for name in "ab"]
@@ -50,14 +50,14 @@ def test_a_model_that_answered_nothing_is_not_compared() -> None:
     assert compare_targets(results(*runs)) == ()
 
 
-def test_a_run_of_which_blocks_are_missing_is_not_valid() -> None:
+def test_a_run_with_missing_blocks_is_invalid() -> None:
     blocks = (block("a", ClosedLoop(1)),) * 2
     assert Run(blocks, 1, planned_blocks=2).valid
     (problem,) = Run(blocks, 1, planned_blocks=5).problems
     assert problem.startswith("it ended too early")
 
 
-def test_what_an_invalid_run_measured_is_not_compared() -> None:
+def test_invalid_runs_are_not_compared() -> None:
     failed = Run((block("b", ClosedLoop(1), failed=1),), 1)
     fine = Run((block("a", ClosedLoop(1)),), 1)
     (comparison,) = compare_targets(results(fine, failed))
@@ -66,7 +66,7 @@ def test_what_an_invalid_run_measured_is_not_compared() -> None:
     assert comparison.sentence.endswith("cannot be compared: c and b are INVALID.")
 
 
-def test_throughputs_that_the_generator_set_are_not_compared() -> None:
+def test_throughputs_that_the_generator_limited_are_not_compared() -> None:
     runs = [Run((block(name, ClosedLoop(1), (0.001,) * 5),), 1, ceiling=5.1) for name in "ab"]
     (comparison,) = compare_targets(results(*runs))
     assert comparison.sentence == (
@@ -75,13 +75,13 @@ def test_throughputs_that_the_generator_set_are_not_compared() -> None:
     )
 
 
-def test_saved_runs_are_compared_with_what_was() -> None:
+def test_saved_runs_of_one_target_are_compared() -> None:
     now, before = (Run((block("a", ClosedLoop(1), (s,)), block("a", ClosedLoop(1), (s,))), 1) for s in (0.004, 0.001))
-    made = compare(now, before, files=("the run in b.json", "the run in a.json"))
-    assert made.sentence == (
+    comparison = compare(now, before, files=("the run in b.json", "the run in a.json"))
+    assert comparison.sentence == (
         "a's p99 at 1 in flight is 4.0 times what it was (95 %: 4.0 to 4.0); "
         "its throughput shows no difference to what it was (95 %: 1.0 to 1.0 times)."
     )
     failed = Run((block("a", ClosedLoop(1), failed=1),), 1)
-    made = compare(failed, before, files=("the run in b.json", "the run in a.json"))
-    assert made.sentence == "a at 1 in flight cannot be compared: the run in b.json is INVALID."
+    comparison = compare(failed, before, files=("the run in b.json", "the run in a.json"))
+    assert comparison.sentence == "a at 1 in flight cannot be compared: the run in b.json is INVALID."

@@ -63,17 +63,17 @@ def test_a_condition_that_does_not_hold_passes(condition: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("condition", "why"),
+    ("condition", "reason"),
     [
         ("slow.peak < 1", "slow's peak is"),
         ("fast[64].p99 > 1s", "fast has no such run"),
         ("slow.p99 > baseline", "there is nothing VALID to compare it with at 8 in flight"),
     ],
 )
-def test_what_cannot_be_judged_fails(condition: str, why: str) -> None:
+def test_a_condition_that_cannot_be_judged_fails(condition: str, reason: str) -> None:
     outcome = judge(parse(condition, NAMES, has_baseline=True), full_results(), BASELINE)
     assert outcome.failed
-    assert f"{condition} cannot be judged: {why}" in outcome.sentence
+    assert f"{condition} cannot be judged: {reason}" in outcome.sentence
 
 
 def test_an_invalid_run_is_no_baseline() -> None:
@@ -85,10 +85,10 @@ def test_an_invalid_run_is_no_baseline() -> None:
     assert "there is nothing VALID to compare it with at 8 in flight" in outcome.sentence
 
 
-def test_a_condition_has_to_hold_at_one_load_only() -> None:
-    made = two_models()
-    slow_once = replace(made.runs[0], blocks=(replace(made.runs[1].blocks[0], target="fast"),) * 5)
-    results = replace(made, runs=(slow_once, *made.runs[1:]))
+def test_a_condition_that_holds_under_one_load_fails() -> None:
+    measured = two_models()
+    slow_once = replace(measured.runs[0], blocks=(replace(measured.runs[1].blocks[0], target="fast"),) * 5)
+    results = replace(measured, runs=(slow_once, *measured.runs[1:]))
     assert judge(parse("fast.p99 > 5ms", NAMES, has_baseline=False), results).failed
     assert not judge(parse("fast[500].p99 > 5ms", NAMES, has_baseline=False), results).failed
 
@@ -107,7 +107,7 @@ def test_a_condition_has_to_hold_at_one_load_only() -> None:
         ("fast.p99 > baseline", "needs the saved results to compare with: give --baseline"),
     ],
 )
-def test_what_is_no_condition_is_refused(condition: str, message: str) -> None:
+def test_other_texts_are_refused(condition: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(condition, NAMES, has_baseline=False)
 

@@ -19,23 +19,23 @@ from tests.serving.loadtest.fake_server import FakeServer
 STALL = 1.0  # Seconds.
 
 
-def made(
+def make_generator(
     server: FakeServer, *, public: bool = False, deadline: float = 5.0, channels: int = 1, **more: Any
 ) -> Generator:
     """A generator of one process, in this one."""
-    feed = RequestPool(more.pop("address", server.address), INFER, more.pop("requests", (b"",)))
-    connections = CallSettings(channels, deadline, public_api=public)
-    tally = SharedCounts(multiprocessing.get_context("spawn"), more.get("processes", 1))
-    return Generator({"fast": feed}, connections, tally, **more)
+    pool = RequestPool(more.pop("address", server.address), INFER, more.pop("requests", (b"",)))
+    settings = CallSettings(channels, deadline, public_api=public)
+    counts = SharedCounts(multiprocessing.get_context("spawn"), more.get("processes", 1))
+    return Generator({"fast": pool}, settings, counts, **more)
 
 
 @pytest.fixture(params=["queue", "futures"])
 def generator(server: FakeServer, request: pytest.FixtureRequest) -> Iterator[Generator]:
-    """Both ways to make calls keep the same promises."""
-    one = made(server, public=request.param == "futures", channels=2)
-    assert ("futures" in one.channel_names) is (request.param == "futures")
-    yield one
-    one.close()
+    """A generator on each of the two channel implementations."""
+    new = make_generator(server, public=request.param == "futures", channels=2)
+    assert ("futures" in new.channel_names) is (request.param == "futures")
+    yield new
+    new.close()
 
 
 def limits(duration: float = 0.0, count: int = 1, longest: float = 10.0, most: int = 100_000) -> Limits:
@@ -49,13 +49,13 @@ def run(generator: Generator, load: Load, within: Limits, warm_up: float = 0.0) 
 def generator_run(
     generator: Generator, block: Block, keep_going: Callable[[Snapshot], bool] = lambda snapshot: True
 ) -> BlockResult:
-    """As the generators does: a new tally, and the parts (here one) joined."""
+    """Run a block as GeneratorProcesses does: reset the counts, and combine the parts (here one)."""
     generator._counts.reset()
     return BlockResult.from_processes([generator.run(block, keep_going)], block.limits)
 
 
 def stall_once(at: int) -> Any:
-    """A behaviour that holds up all calls for a while, from the at-th on, as a garbage collection or a reload does."""
+    """A behaviour that delays all calls from number `at` on by STALL seconds, as a garbage collection does."""
     lock = threading.Lock()
 
     def behaviour(number: int, context: grpc.ServicerContext) -> None:
@@ -66,7 +66,7 @@ def stall_once(at: int) -> Any:
     return behaviour
 
 
-def test_a_closed_loop_keeps_so_many_in_flight(server: FakeServer, generator: Generator) -> None:
+def test_a_closed_loop_keeps_its_concurrency_in_flight(server: FakeServer, generator: Generator) -> None:
     in_flight = most = 0
     lock = threading.Lock()
     together = threading.Barrier(4, timeout=5.0)
@@ -89,7 +89,7 @@ def test_a_closed_loop_keeps_so_many_in_flight(server: FakeServer, generator: Ge
     assert result.failed == 0
 
 
-def test_an_open_loop_sends_what_was_planned(generator: Generator) -> None:
+def test_an_open_loop_sends_its_schedule(generator: Generator) -> None:
     result = run(generator, OpenLoop(200.0, "constant"), limits(duration=0.5, count=50), warm_up=0.1)
     assert 100 <= result.queries <= 102
     assert 19 <= result.warm_up_queries <= 21
@@ -102,14 +102,14 @@ def test_a_stall_of_the_server_shows_in_the_open_loop_and_hides_in_the_closed_on
 ) -> None:
     server.behaviour = stall_once(at=150)
     closed = run(generator, ClosedLoop(1), limits(count=300))
-    # One query of 300 met the stall: p99 knows nothing of it. That is coordinated omission.
+    # One query of 300 met the stall, so p99 does not show it: coordinated omission.
     assert closed.latency.maximum > 0.9 * STALL
     assert closed.latency.percentile(99) < STALL / 3
 
     server.requests.clear()
     server.behaviour = stall_once(at=150)
     opened = run(generator, OpenLoop(300.0, "constant"), limits(count=300))
-    # All that were due meanwhile waited: 30 % of the schedule.
+    # All queries due during the stall waited: 30 % of the schedule.
     assert opened.latency.percentile(99) > 0.8 * STALL
     assert opened.latency.percentile(80) > STALL / 4
 
@@ -136,8 +136,8 @@ def test_a_stall_of_the_generator_counts_from_the_planned_time_and_makes_the_run
     assert "the generator could not keep up" in problem
 
 
-def test_an_open_loop_that_falls_behind_ends_at_its_maximum_all_the_same(generator: Generator) -> None:
-    """A block of half a second whose every query takes the generator a tenth of one."""
+def test_an_open_loop_that_falls_behind_ends_at_its_maximum(generator: Generator) -> None:
+    """A block of half a second, of which the generator needs a tenth of a second for each query."""
     (channels,) = generator._channels.values()
     send = channels[0].send
 
@@ -171,7 +171,7 @@ def test_errors_are_counted_by_status_with_their_first_message(server: FakeServe
 def test_a_call_that_outlives_its_deadline_is_counted(server: FakeServer) -> None:
     gate = threading.Event()
     server.behaviour = lambda number, context: None if number else (gate.wait(5.0), None)[1]
-    generator = made(server, deadline=0.2)
+    generator = make_generator(server, deadline=0.2)
     result = run(generator, ClosedLoop(1), limits(count=3))
     gate.set()
     generator.close()
@@ -179,7 +179,7 @@ def test_a_call_that_outlives_its_deadline_is_counted(server: FakeServer) -> Non
 
 
 def test_a_closed_loop_on_a_dead_server_ends(server: FakeServer) -> None:
-    generator = made(server, address="127.0.0.1:1", deadline=1.0)
+    generator = make_generator(server, address="127.0.0.1:1", deadline=1.0)
     result = run(generator, ClosedLoop(2), limits(count=20))
     generator.close()
     assert set(result.statuses) == {"UNAVAILABLE"}
@@ -205,7 +205,7 @@ def test_a_maximum_ends_a_block_unfinished(
 def test_a_server_that_never_answers_ends_at_the_maximum(server: FakeServer) -> None:
     gate = threading.Event()
     server.behaviour = lambda number, context: (gate.wait(5.0), None)[1]
-    generator = made(server, deadline=0.5)
+    generator = make_generator(server, deadline=0.5)
     result = run(generator, ClosedLoop(4), limits(count=100, longest=0.3))
     gate.set()
     generator.close()
@@ -217,7 +217,7 @@ def test_a_server_that_never_answers_ends_at_the_maximum(server: FakeServer) -> 
 def test_a_stop_ends_a_block_without_waiting_for_calls_that_hang(server: FakeServer, load: Load) -> None:
     gate = threading.Event()
     server.behaviour = lambda number, context: (gate.wait(10.0), None)[1] if number >= 10 else None
-    generator = made(server, deadline=10.0)
+    generator = make_generator(server, deadline=10.0)
     seen: list[Snapshot] = []
 
     def keep_going(snapshot: Snapshot) -> bool:
@@ -227,52 +227,52 @@ def test_a_stop_ends_a_block_without_waiting_for_calls_that_hang(server: FakeSer
     block = Block("fast", load, limits(duration=60.0, longest=60.0), 0.0, 0, 0)
     result = generator_run(generator, block, keep_going)
     gate.set()
-    # Calls that we cancelled ourselves are no errors of the server's.
+    # Calls that the generator cancelled are no errors of the server's.
     assert result.statuses == {OK: 10}
     assert not result.finished
     assert seen[-1].queries == 10
     assert seen[-1].failed == 0
 
 
-def test_requests_take_turns_and_arrive_as_they_were_serialised(server: FakeServer) -> None:
+def test_requests_rotate_and_arrive_as_serialised(server: FakeServer) -> None:
     requests = tuple(pb.ModelInferRequest(model_name=name).SerializeToString() for name in "abc")
-    generator = made(server, requests=requests)
+    generator = make_generator(server, requests=requests)
     run(generator, ClosedLoop(1), limits(count=6))
     generator.close()
     assert [request.model_name for request in server.requests] == ["a", "b", "c", "a", "b", "c"]
 
 
-def test_processes_take_turns_with_the_requests(server: FakeServer) -> None:
+def test_processes_share_the_rotation_of_requests(server: FakeServer) -> None:
     requests = tuple(pb.ModelInferRequest(model_name=name).SerializeToString() for name in "abc")
-    second = made(server, requests=requests, process=1, processes=2)
-    run(second, ClosedLoop(2), limits(count=3))  # One of the two in flight is its own.
+    second = make_generator(server, requests=requests, process=1, processes=2)
+    run(second, ClosedLoop(2), limits(count=3))  # One of the two in flight is this process's.
     second.close()
     assert [request.model_name for request in server.requests] == ["b", "a", "c"]
 
 
-def test_a_process_without_a_part_of_the_load_ends_at_once(server: FakeServer) -> None:
-    second = made(server, process=1, processes=2)
+def test_a_process_without_a_share_of_the_load_ends_at_once(server: FakeServer) -> None:
+    second = make_generator(server, process=1, processes=2)
     result = run(second, ClosedLoop(1), limits(count=3))
     second.close()
     assert result.queries == 0
 
 
-def test_the_processes_parts_of_an_open_loop_are_the_whole_schedule(server: FakeServer) -> None:
+def test_the_processes_shares_of_an_open_loop_are_the_whole_schedule(server: FakeServer) -> None:
     within, load = limits(count=60), OpenLoop(300.0)
-    parts = [made(server, process=place, processes=3) for place in range(3)]
-    queries = [run(one, load, within).queries for one in parts]
-    for one in parts:
-        one.close()
+    parts = [make_generator(server, process=number, processes=3) for number in range(3)]
+    queries = [run(part, load, within).queries for part in parts]
+    for part in parts:
+        part.close()
     assert queries == [20, 20, 20]
 
 
 def test_a_closed_loop_on_a_dead_server_does_not_spin(server: FakeServer) -> None:
-    generator = made(server, address="127.0.0.1:1", deadline=1.0)
+    generator = make_generator(server, address="127.0.0.1:1", deadline=1.0)
     result = run(generator, ClosedLoop(1), limits(duration=0.3, longest=0.5))
     generator.close()
     assert 1 <= result.failed <= 50
 
 
-def test_the_methods_are_the_protocols() -> None:
+def test_the_method_names_are_the_protocols() -> None:
     assert INFER == "/inference.GRPCInferenceService/ModelInfer"
     assert CLASSIFY == "/hangtag.v1.Classifier/Classify"

@@ -16,11 +16,11 @@ def recorder(window_start: float) -> Recorder:
 
 
 def test_latency_counts_from_the_planned_and_service_time_from_the_actual_send() -> None:
-    made = recorder(0.0)
-    # The generator stood still for 300 ms: 30 queries that were due meanwhile leave in a burst, each answered in 1 ms.
+    new = recorder(0.0)
+    # The generator stalled for 300 ms: the 30 queries due in that time leave in a burst, each answered in 1 ms.
     for number in range(30):
-        made.record(planned=number * 0.01, sent=0.3, ended=0.301, status=OK)
-    result = made.result("cnn", LOAD, 0.31)
+        new.record(planned=number * 0.01, sent=0.3, ended=0.301, status=OK)
+    result = new.result("cnn", LOAD, 0.31)
     assert result.latency.percentile(99) == pytest.approx(0.301, rel=1e-3)
     assert result.latency.percentile(50) == pytest.approx(0.151, rel=1e-3)
     assert result.service.percentile(99) == pytest.approx(0.001, rel=1e-3)
@@ -29,24 +29,24 @@ def test_latency_counts_from_the_planned_and_service_time_from_the_actual_send()
 
 
 def test_the_warm_up_is_discarded_but_its_answers_within_the_window_count_as_throughput() -> None:
-    made = recorder(1.0)
-    made.record(0.5, 0.5, 0.9, OK)
-    made.record(0.9, 0.9, 1.1, OK)
-    made.record(1.0, 1.0, 1.2, OK)
-    made.record(1.9, 1.9, 2.1, OK)  # Sent within the window, answered after it.
-    result = made.result("cnn", LOAD, 2.0)
+    new = recorder(1.0)
+    new.record(0.5, 0.5, 0.9, OK)
+    new.record(0.9, 0.9, 1.1, OK)
+    new.record(1.0, 1.0, 1.2, OK)
+    new.record(1.9, 1.9, 2.1, OK)  # Sent within the window, answered after it.
+    result = new.result("cnn", LOAD, 2.0)
     assert result.warm_up_queries == 2
     assert result.queries == len(result.latency) == 2
     assert result.throughput == pytest.approx(2.0)
 
 
 def test_failed_calls_are_counted_by_status_and_have_no_latency() -> None:
-    made = recorder(0.0)
-    made.record(0.1, 0.1, 0.2, OK)
-    made.record(0.1, 0.1, 5.0, "DEADLINE_EXCEEDED")
-    made.record(0.1, 0.1, 0.1, "UNAVAILABLE")
-    assert made.queries == 3
-    result = made.result("cnn", LOAD, 1.0)
+    new = recorder(0.0)
+    new.record(0.1, 0.1, 0.2, OK)
+    new.record(0.1, 0.1, 5.0, "DEADLINE_EXCEEDED")
+    new.record(0.1, 0.1, 0.1, "UNAVAILABLE")
+    assert new.queries == 3
+    result = new.result("cnn", LOAD, 1.0)
     assert result.statuses == {OK: 1, "DEADLINE_EXCEEDED": 1, "UNAVAILABLE": 1}
     assert result.failed == 2
     assert result.throughput == pytest.approx(1.0)
@@ -55,13 +55,13 @@ def test_failed_calls_are_counted_by_status_and_have_no_latency() -> None:
 
 def test_folding_in_between_changes_nothing() -> None:
     def record(fold: bool) -> BlockResult:
-        made = recorder(0.1)
+        new = recorder(0.1)
         for number in range(100):
-            made.record(number / 100, number / 100, number / 100 + 0.02, OK if number % 7 else "ABORTED")
+            new.record(number / 100, number / 100, number / 100 + 0.02, OK if number % 7 else "ABORTED")
             if fold:
-                made.fold()
-                assert made.queries == max(0, number - 9)
-        return made.result("cnn", LOAD, 0.99)
+                new.fold()
+                assert new.queries == max(0, number - 9)
+        return new.result("cnn", LOAD, 0.99)
 
     once, often = record(fold=False), record(fold=True)
     assert once.statuses == often.statuses
@@ -69,7 +69,7 @@ def test_folding_in_between_changes_nothing() -> None:
     assert (once.latency.counts() == often.latency.counts()).all()
 
 
-def test_blocks_merge_into_the_run_of_all_of_them() -> None:
+def test_blocks_are_combined_into_a_run() -> None:
     first, second = recorder(0.0), recorder(0.0)
     first.record(0.1, 0.1, 0.2, OK)
     first.details["ABORTED"] = "first"
@@ -88,26 +88,26 @@ def test_blocks_merge_into_the_run_of_all_of_them() -> None:
 
 
 def test_a_block_that_never_left_its_warm_up_has_no_throughput() -> None:
-    made = recorder(5.0)
-    made.record(1.0, 1.0, 2.0, OK)
-    result = made.result("cnn", LOAD, 3.0, stopped=True)
+    new = recorder(5.0)
+    new.record(1.0, 1.0, 2.0, OK)
+    result = new.result("cnn", LOAD, 3.0, stopped=True)
     assert result.window == 0.0
     assert result.throughput == 0.0
 
 
-def test_slices_hold_what_arrived_in_them() -> None:
-    made = recorder(1.0)
-    made.record(1.0, 1.0, 1.05, OK)
-    made.record(1.0, 1.0, 1.25, OK)
-    made.fold()
-    made.record(1.2, 1.2, 1.29, OK)
-    made.record(1.2, 1.2, 1.21, "ABORTED")
-    slices = made.result("cnn", LOAD, 2.0).timeline
+def test_slices_hold_the_answers_that_arrived_in_them() -> None:
+    new = recorder(1.0)
+    new.record(1.0, 1.0, 1.05, OK)
+    new.record(1.0, 1.0, 1.25, OK)
+    new.fold()
+    new.record(1.2, 1.2, 1.29, OK)
+    new.record(1.2, 1.2, 1.21, "ABORTED")
+    slices = new.result("cnn", LOAD, 2.0).timeline
     assert [(round(one.start, 6), len(one.latency), one.failed) for one in slices] == [(0.0, 1, 0), (0.2, 2, 1)]
     assert slices[1].latency.maximum == pytest.approx(0.25, rel=1e-3)
 
 
-def test_what_the_processes_measured_of_one_block_is_one_block() -> None:
+def test_the_processes_parts_of_a_block_are_combined() -> None:
     first, second = recorder(0.0), recorder(0.0)
     for number in range(10):
         first.record(number / 10, number / 10, number / 10 + 0.05, OK)
@@ -128,9 +128,9 @@ def test_what_the_processes_measured_of_one_block_is_one_block() -> None:
     assert not BlockResult.from_processes(parts, Limits(1.1, 1, 10.0, 1000)).finished
 
 
-def test_answers_after_the_end_of_the_window_are_no_throughput() -> None:
-    made = recorder(0.0)
-    made.record(0.1, 0.1, 0.2, OK)
-    made.record(0.9, 0.9, 1.1, OK)
-    made.fold(1.0)
-    assert made.result("cnn", LOAD, 1.0).throughput == 1.0
+def test_answers_after_the_window_are_no_throughput() -> None:
+    new = recorder(0.0)
+    new.record(0.1, 0.1, 0.2, OK)
+    new.record(0.9, 0.9, 1.1, OK)
+    new.fold(1.0)
+    assert new.result("cnn", LOAD, 1.0).throughput == 1.0

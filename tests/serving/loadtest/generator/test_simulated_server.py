@@ -1,4 +1,4 @@
-"""The whole way of a measurement on a simulated server, in simulated time: what is true is known beforehand."""
+"""Measures a simulated server in simulated time, where the true latencies are known."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def planned() -> np.ndarray:
 @pytest.mark.parametrize("distribution", [lognorm(0.5, scale=0.004), expon(scale=0.003)], ids=["lognormal", "expon"])
 @pytest.mark.parametrize("q", [50.0, 90.0, 99.0])
 def test_the_percentiles_are_those_of_the_distribution(planned: np.ndarray, distribution: object, q: float) -> None:
-    """A server with as many hands as it needs, on which every query takes a time of its own."""
+    """A server with unlimited parallelism and independent query times."""
     latencies = distribution.rvs(len(planned), random_state=7)  # type: ignore[attr-defined]
     result = measured(planned, planned, planned + latencies)
     true = distribution.ppf(q / 100)  # type: ignore[attr-defined]
@@ -61,8 +61,8 @@ def test_a_stall_shows_in_the_latency_from_planned_times_and_hides_in_that_from_
     result = measured(planned, np.array(sent), np.array(ended))
     assert result.service.percentile(99) == pytest.approx(0.002, rel=0.01)
     assert result.latency.percentile(99) > 0.25 * STALL
-    # Both saw the one query that met it.
+    # Both contain the one query that met the stall.
     assert result.service.maximum == pytest.approx(STALL + 0.002, rel=0.01)
-    # It was the client that sent late, and that is said too.
+    # The client sent late, which is counted too.
     assert result.delayed > RATE * STALL
     assert result.lateness.percentile(99) > 0.25 * STALL

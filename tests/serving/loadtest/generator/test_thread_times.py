@@ -7,20 +7,20 @@ import pytest
 from hangtag.serving.loadtest.generator.thread_times import busiest_share, busy_seconds
 
 
-def test_what_a_thread_computed_and_waited_is_summed(tmp_path: Path) -> None:
-    for thread, told in (("7", "1500000000 500000000 12\n"), ("8", "0 0 0\n"), ("9", "")):
+def test_computing_and_waiting_time_of_a_thread_are_summed(tmp_path: Path) -> None:
+    for thread, schedstat in (("7", "1500000000 500000000 12\n"), ("8", "0 0 0\n"), ("9", "")):
         (tmp_path / thread).mkdir()
-        (tmp_path / thread / "schedstat").write_text(told)
-    (tmp_path / "10").mkdir()  # It ended while it was looked at.
+        (tmp_path / thread / "schedstat").write_text(schedstat)
+    (tmp_path / "10").mkdir()  # A thread that has just ended.
     assert busy_seconds(tmp_path) == {"7": 2.0, "8": 0.0}
 
 
-def test_the_busiest_thread_counts_from_the_first_look_on() -> None:
+def test_the_busiest_share_counts_from_the_first_measurement() -> None:
     assert busiest_share({"7": 2.0, "8": 0.0}, {"7": 2.5, "8": 0.2, "9": 0.9}, 1.0) == pytest.approx(0.9)
     assert busiest_share({}, {}, 1.0) == 0.0
 
 
-def test_a_thread_that_computes_is_seen_and_one_that_sleeps_is_not() -> None:
+def test_a_computing_thread_is_busy_and_a_sleeping_one_is_not() -> None:
     me, gate = str(threading.get_native_id()), threading.Event()
     sleeping = threading.Thread(target=gate.wait)
     sleeping.start()

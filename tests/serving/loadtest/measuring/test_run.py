@@ -11,46 +11,46 @@ from hangtag.serving.loadtest.statistics.early_stopping import samples_needed
 from tests.serving.loadtest.builders import block
 
 
-def of(*seconds: float, failed: int = 0, **more: object) -> Run:
+def run_of(*seconds: float, failed: int = 0, **more: object) -> Run:
     return Run((block("cnn", OpenLoop(100.0), seconds, failed=failed),), 1, **more)  # type: ignore[arg-type]
 
 
 def test_a_percentile_keeps_its_bound_when_chance_is_ruled_out() -> None:
     fast, slow = (0.001,), (0.1,)
     needed = samples_needed(1, 99.0)
-    assert of(*fast * (needed - 1), *slow, target_latency=0.01).keeps_target
-    assert not of(*fast * (needed - 2), *slow, target_latency=0.01).keeps_target
-    assert not of(*fast * (needed - 1), *slow * 2, target_latency=0.01).keeps_target
-    assert of(*fast * 100, target_latency=0.01, percentile=90.0).keeps_target
-    assert of(*fast).keeps_target is None
+    assert run_of(*fast * (needed - 1), *slow, target_latency=0.01).keeps_target
+    assert not run_of(*fast * (needed - 2), *slow, target_latency=0.01).keeps_target
+    assert not run_of(*fast * (needed - 1), *slow * 2, target_latency=0.01).keeps_target
+    assert run_of(*fast * 100, target_latency=0.01, percentile=90.0).keeps_target
+    assert run_of(*fast).keeps_target is None
 
 
-def test_what_is_over_a_bound_is_counted_to_three_digits() -> None:
-    run = of(0.009, 0.010, 0.0101, 0.011, 0.02)
+def test_queries_over_a_bound_are_counted_to_three_digits() -> None:
+    run = run_of(0.009, 0.010, 0.0101, 0.011, 0.02)
     assert (run.over(0.01005), run.over(0.0105), run.over(0.005), run.over(0.03)) == (3, 2, 5, 0)
 
 
 def test_a_failed_call_is_over_every_bound() -> None:
-    run = of(*(0.001,) * 661, failed=1, target_latency=1.0)
+    run = run_of(*(0.001,) * 661, failed=1, target_latency=1.0)
     assert run.over(1.0) == 1
     assert run.keeps_target
-    assert not of(*(0.001,) * 660, failed=1, target_latency=1.0).keeps_target
+    assert not run_of(*(0.001,) * 660, failed=1, target_latency=1.0).keeps_target
 
 
 @pytest.mark.parametrize("latency", [0.001, 1.0])
 def test_too_few_queries_neither_keep_a_bound_nor_miss_it(latency: float) -> None:
-    short = of(*(latency,) * 500, target_latency=0.01, percentile=99.9, judged=True)
+    short = run_of(*(latency,) * 500, target_latency=0.01, percentile=99.9, judged=True)
     assert short.keeps_target is None
     assert not short.valid
     (problem,) = short.problems
     assert problem.startswith("it is too short: 500 queries are too few to tell a p99.9 with 99 % confidence")
     assert short.notes == ()
-    long = of(*(latency,) * 4603, target_latency=0.01, percentile=99.9, judged=True)
+    long = run_of(*(latency,) * 4603, target_latency=0.01, percentile=99.9, judged=True)
     assert (long.valid, long.keeps_target) == (True, latency < 0.01)
-    # A run of which nothing is asked says so, and no more.
-    asked_nothing = of(*(latency,) * 50)
-    assert asked_nothing.valid
-    assert "too few to tell a p99" in asked_nothing.notes[0]
+    # A run that is not judged notes it, and stays VALID.
+    unjudged = run_of(*(latency,) * 50)
+    assert unjudged.valid
+    assert "too few to tell a p99" in unjudged.notes[0]
 
 
 @given(seed=st.integers(0, 100))
@@ -58,31 +58,33 @@ def test_the_bound_of_a_percentile_is_above_the_true_one_almost_always(seed: int
     """An exponential distribution's 90th percentile is ln 10. With 99 % confidence hardly any bound is below."""
     random = np.random.default_rng(seed)
     below = sum(
-        of(*random.exponential(1.0, 200), percentile=90.0).percentile_bound < np.log(10) * 0.999 for _ in range(10)
+        run_of(*random.exponential(1.0, 200), percentile=90.0).percentile_bound < np.log(10) * 0.999 for _ in range(10)
     )
     assert below <= 3
 
 
 def test_the_bound_is_the_smallest_latency_that_few_enough_are_over() -> None:
-    run = of(*(0.001,) * 600, *(0.1,) * 62)
+    run = run_of(*(0.001,) * 600, *(0.1,) * 62)
     assert run.percentile_bound == pytest.approx(0.1, rel=0.01)
-    assert of(*(0.001,) * 661, 0.1).percentile_bound == pytest.approx(0.001, rel=0.01)
-    assert np.isnan(of(*(0.001,) * 458).percentile_bound)
-    assert of(*(0.001,) * 459).percentile_bound == pytest.approx(0.001, rel=0.01)
+    assert run_of(*(0.001,) * 661, 0.1).percentile_bound == pytest.approx(0.001, rel=0.01)
+    assert np.isnan(run_of(*(0.001,) * 458).percentile_bound)
+    assert run_of(*(0.001,) * 459).percentile_bound == pytest.approx(0.001, rel=0.01)
 
 
-def test_a_run_that_is_judged_says_what_its_percentile_shows() -> None:
+def test_a_judged_run_has_a_verdict_on_its_percentile() -> None:
     enough = (0.001,) * 700
-    asked: dict[str, Any] = {"target_latency": 0.01, "judged": True}
-    assert of(*enough, **asked).verdict == "cnn at 100 calls/s keeps p99 within 10.0 ms (99 % confidence)."
-    slow = of(*enough, *(1.0,) * 20, **asked)
+    judged_by_target: dict[str, Any] = {"target_latency": 0.01, "judged": True}
+    assert (
+        run_of(*enough, **judged_by_target).verdict == "cnn at 100 calls/s keeps p99 within 10.0 ms (99 % confidence)."
+    )
+    slow = run_of(*enough, *(1.0,) * 20, **judged_by_target)
     assert slow.verdict == "cnn at 100 calls/s is not shown to keep p99 within 10.0 ms (99 % confidence)."
-    assert of(*enough, judged=True).verdict == "cnn at 100 calls/s: p99 is at most 1.00 ms (99 % confidence)."
-    assert of(*enough).verdict == ""  # Nothing was asked.
-    assert of(*enough, failed=1, **asked).verdict == ""  # An INVALID run says nothing.
+    assert run_of(*enough, judged=True).verdict == "cnn at 100 calls/s: p99 is at most 1.00 ms (99 % confidence)."
+    assert run_of(*enough).verdict == ""  # It is not judged.
+    assert run_of(*enough, failed=1, **judged_by_target).verdict == ""  # An INVALID run has no verdict.
 
 
-def test_a_busy_generator_is_said_to_be_the_bottleneck() -> None:
+def test_a_busy_generator_is_noted_as_the_bottleneck() -> None:
     blocks = (block("cnn", ClosedLoop(8), (0.001,) * 500),)
     assert Run(blocks, 1).notes == ()
     assert not Run(blocks, 1, ceiling=600.0).generator_limited
@@ -96,7 +98,7 @@ def test_a_busy_generator_is_said_to_be_the_bottleneck() -> None:
     object.__setattr__(blocks[0], "generator_busy", 0.96)
     (note,) = Run(blocks, 1).notes
     assert "(its busiest thread computed, or waited for a CPU, 96% of the time)" in note
-    # What was measured on purpose counts before what is inferred from how busy it was.
+    # A measured ceiling overrides what is inferred from how busy the generator was.
     assert not Run(blocks, 1, ceiling=600.0).generator_limited
 
 

@@ -39,7 +39,7 @@ def run(
     return session.Session(scenario, generators, stop, on_progress, counters).run()
 
 
-def test_models_take_turns_in_random_order() -> None:
+def test_the_targets_blocks_are_interleaved_in_random_order() -> None:
     scenario = Scenario(targets("a", "b", "c"), concurrency=(1, 8), blocks=6)
     blocks = list(session.interleaved(scenario, scenario.closed_loops))
     assert len(blocks) == 36
@@ -52,16 +52,16 @@ def test_models_take_turns_in_random_order() -> None:
 
 
 def test_the_open_loop_runs_at_half_the_slowest_peak_for_all_models() -> None:
-    process = FakeGenerators()
+    generators = FakeGenerators()
     seen: list[session.Progress] = []
-    runs = run(Scenario(targets("slow", "fast"), blocks=2), process, threading.Event(), seen.append)
+    runs = run(Scenario(targets("slow", "fast"), blocks=2), generators, threading.Event(), seen.append)
     assert [(run.target, run.load) for run in runs] == [
         (model, load)
         for load in (ClosedLoop(1), ClosedLoop(8), ClosedLoop(64), OpenLoop(2.0))
         for model in ("slow", "fast")
     ]
     assert all(len(run.blocks) == 2 for run in runs)
-    assert len(process.blocks) == 16
+    assert len(generators.blocks) == 16
     assert seen[0].done == pytest.approx(0.1)
     first_block = (250 - 1) / 10.0  # Of the 250 queries, ten a second.
     assert seen[0].ahead == pytest.approx(first_block + 15 * (0.15 + 1.5))
@@ -71,32 +71,32 @@ def test_the_open_loop_runs_at_half_the_slowest_peak_for_all_models() -> None:
 @pytest.mark.parametrize(
     ("elapsed", "queries", "rate", "needs"),
     [
-        (0.1, 0, 0.0, 3.1),  # The warm-up.
+        (0.1, 0, 0.0, 3.1),  # In the warm-up.
         (1.2, 90, 90.0, 2.0),
-        (1.2, 20, 20.0, 4.0),  # 80 queries are still to come.
+        (1.2, 20, 20.0, 4.0),  # 80 queries are missing.
         (1.2, 1, 1.0, 9.0),  # But not longer than the maximum.
         (12.0, 1, 1.0, 0.0),
     ],
 )
 def test_a_block_needs_both_minima_or_a_maximum(elapsed: float, queries: int, rate: float, needs: float) -> None:
-    order = Block("fast", ClosedLoop(1), Limits(3.0, 100, 10.0, 1000), warm_up=0.2, seed=0, round=0)
+    running = Block("fast", ClosedLoop(1), Limits(3.0, 100, 10.0, 1000), warm_up=0.2, seed=0, round=0)
     now = Snapshot(elapsed, queries, 0, rate, 0.001, 0.002)
-    assert session.remaining(order, now) == pytest.approx(needs)
+    assert session.remaining(running, now) == pytest.approx(needs)
 
 
 def test_a_stop_leaves_what_was_measured() -> None:
-    process = FakeGenerators()
+    generators = FakeGenerators()
     stop = threading.Event()
 
-    def stop_in_the_third_block(at: session.Progress) -> None:
-        if len(process.blocks) == 3:
+    def stop_in_the_third_block(progress: session.Progress) -> None:
+        if len(generators.blocks) == 3:
             stop.set()
 
-    runs = run(Scenario(targets("slow", "fast"), concurrency=(1,)), process, stop, stop_in_the_third_block)
+    runs = run(Scenario(targets("slow", "fast"), concurrency=(1,)), generators, stop, stop_in_the_third_block)
     assert sum(len(run.blocks) for run in runs) == 3
 
 
-def test_blocks_carry_what_the_server_counted_meanwhile() -> None:
+def test_a_block_holds_what_the_server_counted_during_it() -> None:
     counted = iter(range(0, 1000, 10))
     runs = run(
         Scenario(targets("fast"), concurrency=(1,), blocks=3),
@@ -109,8 +109,8 @@ def test_blocks_carry_what_the_server_counted_meanwhile() -> None:
 
 
 @pytest.mark.parametrize("counts", [[100, 200, 300, 40, 50, 60], [100, 200, 5, 9, 50, 60]])
-def test_a_server_that_began_anew_makes_its_run_invalid(counts: list[int]) -> None:
-    """Its count goes down, or is less than what it answered: ten queries a block."""
+def test_a_restarted_server_makes_its_run_invalid(counts: list[int]) -> None:
+    """Its count falls, or is less than the ten queries per block that it answered."""
     counted = iter(counts)
     (restarted,) = run(
         Scenario(targets("fast"), concurrency=(1,), blocks=3),
@@ -123,8 +123,8 @@ def test_a_server_that_began_anew_makes_its_run_invalid(counts: list[int]) -> No
 
 
 @pytest.mark.parametrize("counts", [[100, 110, 110, None, None, 5], [100, 110, 7, 17, 17, 27]])
-def test_a_server_that_began_anew_where_two_blocks_meet_makes_its_run_invalid(counts: list[int | None]) -> None:
-    """It was gone when one block ended and the next began, or came back before anybody looked."""
+def test_a_restart_between_two_blocks_makes_its_run_invalid(counts: list[int | None]) -> None:
+    """It was unreachable at the end of one block and the start of the next, or back before its counters were read."""
     counted = iter(counts)
     (restarted,) = run(
         Scenario(targets("fast"), concurrency=(1,), blocks=3),
@@ -135,7 +135,7 @@ def test_a_server_that_began_anew_where_two_blocks_meet_makes_its_run_invalid(co
     assert restarted.problems == ("the server or the model was restarted while it was measured",)
 
 
-def test_a_server_that_was_silent_for_a_moment_did_not_begin_anew() -> None:
+def test_a_server_that_did_not_answer_once_has_not_restarted() -> None:
     counted = iter([100, 110, 110, None, None, 130])
     (whole,) = run(
         Scenario(targets("fast"), concurrency=(1,), blocks=3),
@@ -144,15 +144,15 @@ def test_a_server_that_was_silent_for_a_moment_did_not_begin_anew() -> None:
         counters=lambda name: None if (count := next(counted)) is None else ServerTimings(count=count),
     )
     assert whole.valid
-    assert whole.total.server == ServerTimings(count=10)  # What was counted over more than a block is no block's.
+    assert whole.total.server == ServerTimings(count=10)  # Counts over more than one block belong to no block.
 
 
-def feeds(server: FakeServer) -> dict[str, RequestPool]:
+def request_pools(server: FakeServer) -> dict[str, RequestPool]:
     return {"fast": RequestPool(server.address, INFER, (b"",))}
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_blocks_go_through_processes_of_their_own(server: FakeServer, processes: int) -> None:
+def test_blocks_run_in_generator_processes(server: FakeServer, processes: int) -> None:
     scenario = Scenario(
         targets("fast", address=server.address),
         concurrency=(4,),
@@ -162,7 +162,7 @@ def test_blocks_go_through_processes_of_their_own(server: FakeServer, processes:
         min_query_count=20,
     )
     stop = threading.Event()
-    with GeneratorProcesses(feeds(server), CallSettings(1, 5.0), processes, stop) as generators:
+    with GeneratorProcesses(request_pools(server), CallSettings(1, 5.0), processes, stop) as generators:
         assert generators.channel_names == "grpcio's completion queue"
         closed, opened = run(scenario, generators, stop)
     assert closed.valid
@@ -171,10 +171,10 @@ def test_blocks_go_through_processes_of_their_own(server: FakeServer, processes:
     assert opened.total.finished
 
 
-def test_a_generators_ends_early_when_told(server: FakeServer) -> None:
+def test_the_stop_event_ends_a_block_early(server: FakeServer) -> None:
     scenario = Scenario(targets("fast", address=server.address), concurrency=(2,), min_duration=60.0)
     stop = threading.Event()
-    with GeneratorProcesses(feeds(server), CallSettings(1, 5.0), 2, stop) as generators:
+    with GeneratorProcesses(request_pools(server), CallSettings(1, 5.0), 2, stop) as generators:
         (ended,) = run(
             scenario, generators, stop, lambda progress: stop.set() if progress.snapshot.queries > 5 else None
         )
@@ -182,11 +182,11 @@ def test_a_generators_ends_early_when_told(server: FakeServer) -> None:
     assert ended.total.queries > 5
 
 
-def test_a_generator_that_dies_is_said(server: FakeServer) -> None:
+def test_a_generator_process_that_dies_is_reported(server: FakeServer) -> None:
     scenario = Scenario(targets("fast", address=server.address), concurrency=(2,), min_duration=60.0)
     stop = threading.Event()
     with (
-        GeneratorProcesses(feeds(server), CallSettings(1, 5.0), 2, stop) as generators,
+        GeneratorProcesses(request_pools(server), CallSettings(1, 5.0), 2, stop) as generators,
         pytest.raises(GeneratorError, match="ended unexpectedly"),
     ):
         run(scenario, generators, stop, lambda progress: generators._processes[1].kill())

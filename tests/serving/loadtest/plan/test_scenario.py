@@ -14,7 +14,7 @@ def test_without_concurrency_and_rate_the_open_loop_is_derived_from_the_slowest_
     assert scenario.open_loops(0.0) == ()
 
 
-def test_what_is_asked_for_is_all_that_runs() -> None:
+def test_only_the_loads_in_the_settings_run() -> None:
     closed = Scenario(targets("cnn"), concurrency=(2, 4))
     assert closed.closed_loops == (ClosedLoop(2), ClosedLoop(4))
     assert closed.open_loops(1000.0) == ()
@@ -52,7 +52,7 @@ def test_what_is_asked_for_is_all_that_runs() -> None:
         {"scenario": "server"},
     ],
 )
-def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
+def test_settings_out_of_range_or_in_conflict_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         Scenario(**({"targets": targets("cnn")} | wrong))  # type: ignore[arg-type]
 
@@ -99,7 +99,7 @@ def test_a_run_that_is_judged_takes_the_queries_that_its_percentile_needs() -> N
         Scenario(cnn, target_latency=0.01, max_query_count=4602, **few)  # type: ignore[arg-type]
 
 
-def test_a_search_does_not_begin_where_it_can_tell_nothing() -> None:
+def test_a_search_does_not_start_at_a_rate_too_low_to_tell() -> None:
     search = {"find_peak": True, "target_latency": 0.01, "percentile": 99.9}
     lowest = Scenario(targets("cnn"), **search).lowest_rate  # type: ignore[arg-type]
     assert lowest == pytest.approx(4603 / 60, rel=0.07)
@@ -117,15 +117,15 @@ def test_the_lowest_rate_of_a_search_is_enough_for_poisson_arrivals() -> None:
         assert len(times) >= scenario.query_count
 
 
-def test_a_search_begins_at_the_rate_given_or_where_a_closed_loop_saturates() -> None:
-    found = Scenario(targets("cnn"), find_peak=True, target_latency=0.01)
-    assert found.closed_loops == (ClosedLoop(64),)
-    assert found.open_loops(1000.0) == ()
-    given = Scenario(targets("cnn"), find_peak=True, target_latency=0.01, rate=(300.0,))
-    assert (given.closed_loops, given.open_loops(1000.0)) == ((), ())
+def test_a_search_starts_at_the_given_rate_or_where_a_closed_loop_saturates() -> None:
+    derived = Scenario(targets("cnn"), find_peak=True, target_latency=0.01)
+    assert derived.closed_loops == (ClosedLoop(64),)
+    assert derived.open_loops(1000.0) == ()
+    fixed = Scenario(targets("cnn"), find_peak=True, target_latency=0.01, rate=(300.0,))
+    assert (fixed.closed_loops, fixed.open_loops(1000.0)) == ((), ())
 
 
-def test_a_process_sends_for_four_cpus_unless_more_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_sends_for_four_cpus_unless_a_number_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for cpus, processes in ((1, 1), (2, 1), (8, 2), (96, 8)):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, cpus=cpus: set(range(cpus)))
         assert Scenario(targets("cnn")).generator_processes == processes

@@ -27,7 +27,7 @@ def test_the_minimum_count_lengthens_a_slow_schedule() -> None:
 def test_poisson_gaps_are_exponential() -> None:
     limits = Limits(min_duration=1.0, min_query_count=20_000, **AMPLE)  # type: ignore[arg-type]
     gaps = np.diff(planned_send_times(OpenLoop(100.0), limits, 0.0, random_generator(7, "schedule")))
-    # Of an exponential distribution the mean is the standard deviation, and 1 - 1/e of it lies below the mean.
+    # An exponential distribution's standard deviation equals its mean, and 1 - 1/e of it lies below the mean.
     assert gaps.mean() == pytest.approx(0.01, rel=0.03)
     assert gaps.std() == pytest.approx(0.01, rel=0.04)
     assert (gaps < 0.01).mean() == pytest.approx(1 - np.exp(-1), abs=0.015)
@@ -38,9 +38,9 @@ def test_poisson_arrivals_are_a_poisson_process(rate: float) -> None:
     limits = Limits(min_duration=1.0, min_query_count=5000, **AMPLE)  # type: ignore[arg-type]
     times = planned_send_times(OpenLoop(rate), limits, 0.0, random_generator(3, "schedule"))
     assert kstest(np.diff(times), "expon", args=(0, 1 / rate)).pvalue > 0.01
-    # Given how many there are, they lie anywhere with equal probability.
+    # Given their number, arrivals are uniformly distributed.
     assert kstest(times[:-1], "uniform", args=(0, times[-1])).pvalue > 0.01
-    # And of disjoint stretches the counts vary as much as their mean.
+    # The variance of the counts of disjoint intervals is their mean.
     counts = np.histogram(times, bins=250)[0]
     assert counts.var() / counts.mean() == pytest.approx(1.0, abs=0.3)
 

@@ -10,7 +10,7 @@ def test_a_target_is_a_name_a_server_and_a_model() -> None:
 
 
 @pytest.mark.parametrize("text", ["cnn", "a=b", "a=host/cnn", "a=host:80", "=host:80/cnn", "a=host:80/", "a=b:1/c/d"])
-def test_what_is_no_target_is_refused_with_an_example(text: str) -> None:
+def test_other_texts_are_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a target: write NAME=HOST:PORT/MODEL, for example old="):
         parse(text)
 
@@ -25,7 +25,7 @@ def test_a_target_is_complete(empty: dict[str, str]) -> None:
     "address",
     ["127.0.0.1", "localhost:", "8001", ":8001", "a:0", "a:65536", "::1:8001", "[::1]", "http://a:1", "a b:1"],
 )
-def test_what_is_no_address_is_refused_before_anybody_is_called(address: str) -> None:
+def test_other_addresses_are_refused_before_any_call(address: str) -> None:
     with pytest.raises(ValueError, match=r"is no address: write HOST:PORT, for example 127\.0\.0\.1:8001"):
         Target("cnn", "cnn", address)
 

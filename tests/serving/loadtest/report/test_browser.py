@@ -19,7 +19,7 @@ from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.report import html
 from tests.serving.loadtest.builders import block, full_results, results
 
-# What sticks out of the window, or of a box that does not scroll; SVG's own parts have no boxes of that kind.
+# Elements that reach beyond the window, or beyond a box that does not scroll; parts of an SVG have no such boxes.
 OVERFLOWING = """() => [...document.querySelectorAll('body *:not(svg *)')]
   .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
     || (e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 && getComputedStyle(e).display !== 'inline'))
@@ -31,13 +31,13 @@ COLLIDING = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
   return labels.slice(1).filter((label, place) => label[0].left < labels[place][0].right + 2)
     .map(label => `${svg.getAttribute('aria-label')}: ${label[1]}`);
 })"""
-# A share of the pixels that even the barest picture has other than its background.
+# Even the emptiest picture has this share of pixels that differ from its background.
 INK = 0.005
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium. Without it these tests fail: nothing else shows what a reader sees."""
+    """Debian's Chromium. These tests fail without it, because nothing else shows what a reader sees."""
     executable = shutil.which("chromium")
     if executable is None:
         pytest.fail("chromium is missing: run 'make test', which installs it, or 'sudo apt-get install chromium'")
@@ -48,7 +48,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Seen:
-    """A page as it was drawn, and what the browser complained of."""
+    """A rendered page, and the browser's complaints about it."""
 
     def __init__(self, page: Page, file: Path) -> None:
         self.complaints: list[str] = []
@@ -60,17 +60,17 @@ class Seen:
 
     @property
     def overflowing(self) -> list[str]:
-        found: list[str] = self._page.evaluate(OVERFLOWING)
-        return found
+        elements: list[str] = self._page.evaluate(OVERFLOWING)
+        return elements
 
     @property
     def colliding(self) -> list[str]:
-        found: list[str] = self._page.evaluate(COLLIDING)
-        return found
+        labels: list[str] = self._page.evaluate(COLLIDING)
+        return labels
 
     @property
     def undrawn(self) -> list[str]:
-        """The labels of pictures that show nothing."""
+        """The labels of empty pictures."""
         whole = np.asarray(Image.open(io.BytesIO(self._page.screenshot(full_page=True))).convert("RGB")).astype(int)
         empty = []
         for picture in self._page.query_selector_all("svg"):
@@ -113,9 +113,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         "close": close_together(),
         "empty": results(interrupted=True),
     }
-    for name, of in every.items():
+    for name, measured in every.items():
         files.append(folder / f"{name}.html")
-        files[-1].write_text(html.render(of, compare_targets(of), outcomes), encoding="utf-8")
+        files[-1].write_text(html.render(measured, compare_targets(measured), outcomes), encoding="utf-8")
     return files
 
 
@@ -135,8 +135,7 @@ def test_the_page_is_drawn_and_fits(browser: Browser, pages: list[Path], width: 
     page.close()
 
 
-def test_what_is_broken_is_noticed(browser: Browser, tmp_path: Path) -> None:
-    """The checks above can fail."""
+def test_the_checks_notice_a_broken_page(browser: Browser, tmp_path: Path) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 900})
     (tmp_path / "broken.html").write_text(
         "<body><p style='width: 900px'>wide</p><div style='width: 50px; overflow: hidden'><pre>clipped as it is</pre>"
@@ -144,9 +143,9 @@ def test_what_is_broken_is_noticed(browser: Browser, tmp_path: Path) -> None:
         "<script>console.error('oh')</script></body>"
     )
     seen = Seen(page, tmp_path / "broken.html")
-    assert any("wide" in one for one in seen.overflowing)
-    assert any("clipped" in one for one in seen.overflowing)
+    assert any("wide" in element for element in seen.overflowing)
+    assert any("clipped" in element for element in seen.overflowing)
     assert seen.undrawn == ["empty"]
     assert "error: oh" in seen.complaints
-    assert any("missing.png" in one for one in seen.complaints)
+    assert any("missing.png" in complaint for complaint in seen.complaints)
     page.close()

@@ -32,7 +32,7 @@ def test_csv_has_a_line_for_every_run() -> None:
     assert lines[1]["problems"] == "10 of 1,260 calls failed (10 UNAVAILABLE)"
 
 
-def test_csv_leaves_what_does_not_exist_empty() -> None:
+def test_csv_leaves_missing_figures_empty() -> None:
     nothing = results(Run((block("fast", ClosedLoop(1), (), failed=1),), 1))
     (line,) = csv.DictReader(io.StringIO(csv_report.render(nothing)))
     assert (line["p99_seconds"], line["server_queue_seconds"], line["accuracy"]) == ("", "", "")
@@ -73,5 +73,5 @@ def test_prometheus_reads_every_figure() -> None:
     assert samples["hangtag_loadtest_success",] == 0
 
 
-def test_prometheus_is_told_of_success() -> None:
+def test_prometheus_has_the_success_of_the_test() -> None:
     assert "hangtag_loadtest_success 1.0" in prometheus.render(two_models(), (PASSED,))

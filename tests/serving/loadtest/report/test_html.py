@@ -13,8 +13,8 @@ from hangtag.serving.loadtest.report.pictures.overview import Choice, pareto_fro
 from tests.serving.loadtest.builders import block, full_results, results, two_models
 
 
-def page(of: Results, outcomes: tuple[Outcome, ...] = ()) -> str:
-    return html.render(of, compare_targets(of), outcomes)
+def page(measured: Results, outcomes: tuple[Outcome, ...] = ()) -> str:
+    return html.render(measured, compare_targets(measured), outcomes)
 
 
 FAILED_ENTIRELY = results(Run((block("fast", ClosedLoop(1), (), failed=7, finished=False),), 1))
@@ -55,7 +55,7 @@ class Page(HTMLParser):
 @pytest.mark.parametrize(
     "of", [two_models(), full_results(), two_models(failed=1), results(interrupted=True), FAILED_ENTIRELY]
 )
-def test_the_page_needs_nothing_but_itself(of: Results) -> None:
+def test_the_page_is_self_contained(of: Results) -> None:
     text = page(of)
     assert not re.search(r"https?:|@import|url\((?!#)", text)
     parsed = Page(text)
@@ -78,10 +78,10 @@ def test_the_page_draws_every_load_in_colours_that_follow_the_scheme() -> None:
     assert "slow&#39;s p99 at 8 in flight is 4.0 times" in text
 
 
-def test_where_nothing_can_be_compared_there_is_no_heading_for_it() -> None:
-    one = Run((block("fast", OpenLoop(100.0)),), 1)
+def test_without_comparisons_there_is_no_heading_for_them() -> None:
+    run = Run((block("fast", OpenLoop(100.0)),), 1)
     assert "<h2>Compared</h2>" in page(two_models())
-    assert "<h2>Compared</h2>" not in page(results(one, interrupted=True))
+    assert "<h2>Compared</h2>" not in page(results(run, interrupted=True))
 
 
 def test_more_models_than_colours_still_have_one_each() -> None:
@@ -89,13 +89,13 @@ def test_more_models_than_colours_still_have_one_each() -> None:
     assert "var(--series-5)" in page(results(*(Run((block(model, ClosedLoop(1)),), 1) for model in models)))
 
 
-def test_an_open_loop_says_how_late_it_was_and_the_warm_up_is_counted() -> None:
+def test_an_open_loop_shows_its_lateness_and_the_warm_up_is_counted() -> None:
     text = page(two_models(delayed=3))
     assert text.count("sent up to 100 µs late (p99)") == 2  # Not of the closed loops.
     assert "150 ms of warm-up before each\n    is discarded (40 queries in all)." in text
 
 
-def test_what_makes_a_run_invalid_is_said() -> None:
+def test_the_problems_of_a_run_are_shown() -> None:
     text = page(two_models(failed=3, delayed=30))
     assert "went away &lt;soon&gt;" in text
     assert "the generator could not keep up" in text
@@ -111,7 +111,7 @@ def test_the_first_picture_is_accuracy_against_latency() -> None:
     text = page(full_results())
     (first, *_) = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
     assert 'aria-label="Accuracy against latency"' in first
-    assert "p99 at 500 calls/s" in text  # The open loop's, which is most like use.
+    assert "p99 at 500 calls/s" in text  # The open loop's, which is most like real use.
     assert "Accuracy against latency" not in page(two_models())
 
 
@@ -120,7 +120,7 @@ def test_an_accuracy_whose_loads_are_invalid_has_no_picture() -> None:
     assert (choices, load) == ([], None)
 
 
-def test_the_front_joins_those_that_no_other_beats_in_both() -> None:
+def test_the_pareto_front_joins_targets_that_no_other_beats_in_both() -> None:
     fast, good, bad, same = (
         Choice("fast", 0.8, 0.001),
         Choice("good", 0.9, 0.010),
@@ -130,7 +130,7 @@ def test_the_front_joins_those_that_no_other_beats_in_both() -> None:
     assert pareto_front([same, bad, good, fast]) == [fast, good]
 
 
-def test_where_the_time_goes_is_the_servers_word() -> None:
+def test_the_time_split_comes_from_the_servers_statistics() -> None:
     text = page(two_models())
     # Of 1,000 requests: 0.1 s in the queue, 0.52 s computing, and 1.5 ms a query on average.
     assert "queue 100 \u00b5s, compute 520 \u00b5s, network and both ends 880 \u00b5s" in text
@@ -142,7 +142,7 @@ def test_gates_are_shown() -> None:
     assert re.search(r"FAILED</span> b: broken", text)
 
 
-def test_the_environment_names_what_computed() -> None:
+def test_the_environment_names_provider_and_threads() -> None:
     text = page(two_models())
     assert "fast version 1 at 127.0.0.1:8001, CPUExecutionProvider, ONNX Runtime 1.99.0, 2 instances;" in text
 

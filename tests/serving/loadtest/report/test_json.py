@@ -11,9 +11,7 @@ from hangtag.serving.loadtest.errors import SavedResultsError
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop
-from hangtag.serving.loadtest.report import json_reader as saved
-from hangtag.serving.loadtest.report import json_writer as writing
-from hangtag.serving.loadtest.report import schema
+from hangtag.serving.loadtest.report import json_reader, json_writer, schema
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from tests.serving.loadtest.builders import block, full_results, results, two_models
 
@@ -21,17 +19,19 @@ DOCS = Path(__file__).parents[4] / "docs"
 FAILED_ENTIRELY = results(Run((block("fast", ClosedLoop(1), (), failed=7, finished=False),), 1))
 
 
-def strict(of: Any) -> Any:
-    """The schema with nothing allowed that it does not name: what is written has to be documented."""
-    if isinstance(of, dict):
-        closed = {"additionalProperties": False} if "required" in of else {}
-        return {key: strict(value) for key, value in of.items()} | closed
-    return [strict(value) for value in of] if isinstance(of, list) else of
+def strict(schema_part: Any) -> Any:
+    """The schema without additional properties, so that every written field has to be documented."""
+    if isinstance(schema_part, dict):
+        closed = {"additionalProperties": False} if "required" in schema_part else {}
+        return {key: strict(value) for key, value in schema_part.items()} | closed
+    return [strict(value) for value in schema_part] if isinstance(schema_part, list) else schema_part
 
 
-@pytest.mark.parametrize("of", [two_models(), full_results(), results(interrupted=True), FAILED_ENTIRELY])
-def test_the_json_follows_its_schema_and_has_nothing_else(of: Results) -> None:
-    text = json.dumps(writing.build(of, compare_targets(of), (Outcome("a", True, "b"),)), allow_nan=False)
+@pytest.mark.parametrize("measured", [two_models(), full_results(), results(interrupted=True), FAILED_ENTIRELY])
+def test_the_json_follows_its_schema_and_has_no_other_fields(measured: Results) -> None:
+    text = json.dumps(
+        json_writer.build(measured, compare_targets(measured), (Outcome("a", True, "b"),)), allow_nan=False
+    )
     jsonschema.validate(json.loads(text), strict(schema.json_schema()))
 
 
@@ -45,18 +45,18 @@ def test_the_schema_says_what_its_fields_mean() -> None:
     fields = schema.json_schema()["$defs"]["RunDocument"]["properties"]
     assert fields["model"] == {"description": "The model's name on its server.", "type": "string"}
     assert fields["keeps_target"]["description"].startswith("Whether the percentile keeps the target latency,")
-    assert "description" not in fields["valid"]  # Its name says it.
+    assert "description" not in fields["valid"]  # Its name says enough.
 
 
-def test_what_breaks_the_schema_is_noticed() -> None:
-    document: dict[str, Any] = dict(writing.build(two_models(), ()))
+def test_documents_that_break_the_schema_are_refused() -> None:
+    document: dict[str, Any] = dict(json_writer.build(two_models(), ()))
     for broken in (document | {"runs": [{}]}, document | {"duration": "long"}, {}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(broken, schema.json_schema())
 
 
 def test_the_json_holds_the_histograms_and_the_figures_of_each() -> None:
-    (run, *_) = writing.build(two_models(), ())["runs"]
+    (run, *_) = json_writer.build(two_models(), ())["runs"]
     latency = run["total"]["latency"]
     histogram = DurationHistogram(latency["histogram"].encode())
     assert len(histogram) == latency["count"] == 5000
@@ -65,14 +65,14 @@ def test_the_json_holds_the_histograms_and_the_figures_of_each() -> None:
     assert run["load"] == {"kind": "closed loop", "concurrency": 8, "rate": None, "arrivals": None}
 
 
-def write(of: Results, file: Path) -> Path:
-    file.write_text(json.dumps(writing.build(of, compare_targets(of))))
+def write(measured: Results, file: Path) -> Path:
+    file.write_text(json.dumps(json_writer.build(measured, compare_targets(measured))))
     return file
 
 
 def test_saved_results_are_read_again(tmp_path: Path) -> None:
     original = full_results()
-    read = saved.read(write(original, tmp_path / "a.json"))
+    read = json_reader.read(write(original, tmp_path / "a.json"))
     assert len(read.runs) == len(original.runs)
     for run, before in zip(read.runs, original.runs, strict=True):
         assert (run.target, run.load, run.valid, run.problems) == (
@@ -91,7 +91,7 @@ def test_saved_results_are_read_again(tmp_path: Path) -> None:
 
 
 def test_results_of_the_first_version_are_still_read() -> None:
-    read = saved.read(DOCS / "figures/loadtest.json")
+    read = json_reader.read(DOCS / "figures/loadtest.json")
     assert len(read.runs) == 12
     assert all(run.valid for run in read.runs)
 
@@ -105,23 +105,23 @@ def test_results_of_the_first_version_are_still_read() -> None:
         ('{"schema": "hangtag.loadtest/1"}', "does not follow its own schema"),
     ],
 )
-def test_what_is_no_file_of_results_is_said(tmp_path: Path, text: str, message: str) -> None:
+def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(SavedResultsError, match=message):
-        saved.read(tmp_path / "a.json")
+        json_reader.read(tmp_path / "a.json")
 
 
-def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SavedResultsError, match=r"missing\.json cannot be read: No such file"):
-        saved.read(tmp_path / "missing.json")
+        json_reader.read(tmp_path / "missing.json")
 
 
-def test_another_machine_is_noticed(tmp_path: Path) -> None:
-    read = saved.read(write(two_models(), tmp_path / "a.json"))
+def test_another_machine_is_recognised(tmp_path: Path) -> None:
+    read = json_reader.read(write(two_models(), tmp_path / "a.json"))
     document = json.loads((tmp_path / "a.json").read_text())
     document["environment"]["CPU"] = "another processor"
     (tmp_path / "b.json").write_text(json.dumps(document))
     assert read.machine_differences(read.environment) == ()
-    assert read.machine_differences(saved.read(tmp_path / "b.json").environment) == (
+    assert read.machine_differences(json_reader.read(tmp_path / "b.json").environment) == (
         "CPU: a processor and another processor",
     )

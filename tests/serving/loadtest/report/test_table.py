@@ -15,9 +15,9 @@ from hangtag.serving.loadtest.report import table
 from tests.serving.loadtest.builders import block, full_results, results, targets, two_models
 
 
-def printed(of: Results, width: int = 80, outcomes: tuple[Outcome, ...] = ()) -> str:
+def printed(measured: Results, width: int = 80, outcomes: tuple[Outcome, ...] = ()) -> str:
     text = io.StringIO()
-    table.render(of, compare_targets(of), Console(file=text, width=width), outcomes)
+    table.render(measured, compare_targets(measured), Console(file=text, width=width), outcomes)
     return text.getvalue()
 
 
@@ -33,7 +33,7 @@ def test_the_table_sets_models_side_by_side_within_80_columns() -> None:
     assert "INVALID" not in printed(two_models())
 
 
-def test_an_open_loop_says_how_late_it_was_and_what_it_was_without_that() -> None:
+def test_an_open_loop_shows_its_lateness_and_service_time() -> None:
     (late,) = [line for line in printed(two_models(delayed=3), 200).splitlines() if line.startswith("slow: sent")]
     expected = "slow: sent up to 100 µs late (p99), 15 of 1,250 delayed; from the actual send p50 6.00 ms, p99 7.97 ms"
     assert late == expected
@@ -50,7 +50,7 @@ def test_batches_are_also_counted_in_samples() -> None:
     assert re.search(r"fast\s+5\.00\s+40\.0", text)
 
 
-def test_what_makes_a_run_invalid_is_said_everywhere() -> None:
+def test_the_problems_of_a_run_are_shown() -> None:
     bad = two_models(failed=3, delayed=30)
     text = printed(bad, 200)
     assert "INVALID slow, 8 in flight: 15 of 1,265 calls failed (15 UNAVAILABLE)" in text
@@ -64,7 +64,7 @@ def test_runs_that_are_invalid_are_not_compared() -> None:
     assert "times fast's" not in text
 
 
-def test_the_sentences_of_whatever_was_measured_beside_the_load() -> None:
+def test_accuracy_peaks_caching_and_ceilings_have_sentences() -> None:
     text = printed(full_results(), 200, (Outcome("fast.p99 > 1ms", True, "fast.p99 > 1ms: it is 2 ms"),))
     assert "fast is right on 90.00% of 1,000 samples (95 %: 87.98% to 91.71%)." in text
     assert "fast keeps p99 within 10.0 ms up to 1,450 calls/s." in text
@@ -74,15 +74,15 @@ def test_the_sentences_of_whatever_was_measured_beside_the_load() -> None:
     assert "FAILED fast.p99 > 1ms: it is 2 ms" in text
 
 
-def test_an_accuracy_that_is_off_is_said() -> None:
+def test_an_accuracy_that_is_off_is_shown() -> None:
     text = printed(two_models({"accuracies": {"fast": Accuracy(8000, 10_000, expected=0.9)}}), 200)
     assert "INVALID fast: its accuracy is off: 80.00% through the server, where the model's file says 90.00%." in text
 
 
-def test_what_the_generator_took_of_shared_cpus_is_said() -> None:
+def test_the_generators_share_of_cpus_is_shown() -> None:
     shared = two_models()
-    said = "The generator shared this machine's CPUs with the server; its busiest process took up to 10% of one."
-    assert said in printed(shared, 200)
+    sentence = "The generator shared this machine's CPUs with the server; its busiest process took up to 10% of one."
+    assert sentence in printed(shared, 200)
     away = replace(shared, scenario=Scenario(targets("fast", "slow", address="192.0.2.1:8001")))
     assert "The generator shared" not in printed(away, 200)
     assert results(interrupted=True).generator_share is None  # Nothing was measured.
@@ -93,6 +93,6 @@ def test_few_queries_are_noted() -> None:
     assert "note fast, 1 in flight: 50 queries are too few to tell a p99 with 99 % confidence: that takes 459" in text
 
 
-def test_an_interrupted_test_says_so() -> None:
+def test_an_interrupted_test_is_marked() -> None:
     assert "The test was interrupted: only a part was measured." in printed(results(interrupted=True))
     assert "Nothing was measured." in printed(results(interrupted=True))

@@ -36,7 +36,7 @@ def first_pixels(library: samples.SampleLibrary) -> list[int]:
     return [request.raw_input_contents[0][0] for request in requests]
 
 
-def test_images_are_sent_equally_often_in_an_order_of_their_own_seed(folder: Path) -> None:
+def test_images_are_sent_equally_often_in_a_seeded_order(folder: Path) -> None:
     library = load(metadata("cnn"), batch_size=1, seed=0, path=folder)
     pixels = first_pixels(library)
     counts = [pixels.count(value) for value in (0, 40, 80)]
@@ -80,8 +80,8 @@ def test_images_of_another_size_are_refused_by_name(folder: Path) -> None:
         load(metadata("cnn"), 1, 0, folder)
 
 
-def test_smaller_images_are_laid_side_by_side_on_black(folder: Path) -> None:
-    """As garments for a model of several labels: 2 by 2 of 28 pixels on 64, with 4 of black around them."""
+def test_smaller_images_are_tiled_on_black(folder: Path) -> None:
+    """As for a model with several labels: 2 by 2 images of 28 pixels on 64, with a black border of 4."""
     canvas = Tensor(name="image", datatype="UINT8", shape=[-1, 64, 64])
     library = load(metadata("cnn_rnn", canvas), 1, 0, folder)
     assert library.samples.source == f"3 images from {folder}, 4 side by side in a picture of 64x64"
@@ -102,12 +102,12 @@ def test_images_may_be_of_any_usual_format(tmp_path: Path) -> None:
         Image.fromarray(np.full((28, 28), 40 * place, np.uint8)).save(tmp_path / name)
     library = load(metadata("cnn"), 1, 0, tmp_path)
     assert library.samples.source == f"6 images from {tmp_path}"
-    sent = library.samples.inputs["image"][:, 0, 0].astype(int)  # JPEG and WebP may lose a little.
+    sent = library.samples.inputs["image"][:, 0, 0].astype(int)  # JPEG and WebP are lossy.
     assert np.abs(sent - np.arange(6) * 40).max() <= 4
 
 
-def test_neighbours_follow_each_other_from_a_place_drawn_at_random(tmp_path: Path) -> None:
-    """As in LoadGen's multi-stream scenario; after the last sample comes the first."""
+def test_neighbours_are_consecutive_from_a_random_sample(tmp_path: Path) -> None:
+    """As in LoadGen's multi-stream scenario; the last sample is followed by the first."""
     np.savez(tmp_path / "a.npz", image=np.arange(50, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2))
     target = Target("cnn", "cnn")
     library = samples.load(target, metadata("cnn"), 8, 0, tmp_path / "a.npz", neighbours=True)
@@ -117,7 +117,7 @@ def test_neighbours_follow_each_other_from_a_place_drawn_at_random(tmp_path: Pat
         places = np.frombuffer(pixels, np.uint8).reshape(8, -1)[:, 0].astype(int)
         assert (np.diff(places) % 50 == 1).all()
         first.append(int(places[0]))
-    assert len(set(first)) == 50  # Of 256 requests hardly any place is left out, the last ones included.
+    assert len(set(first)) == 50  # 256 requests start at every index, the last ones included.
     assert first != sorted(first)
 
 
@@ -170,14 +170,14 @@ def test_a_library_is_bounded_in_bytes() -> None:
         (Tensor(name="x", datatype="BF16", shape=[-1]), 1, "'BF16' cannot be generated"),
     ],
 )
-def test_what_cannot_be_made_up_is_said(tensor: Tensor, batch_size: int, message: str) -> None:
+def test_inputs_that_cannot_be_generated_are_refused(tensor: Tensor, batch_size: int, message: str) -> None:
     with pytest.raises(SampleError, match=message):
         load(metadata("m", tensor), batch_size, 0)
 
 
 @pytest.fixture
 def data_set(tmp_path: Path) -> Path:
-    """Three test images and their labels, as Fashion-MNIST comes."""
+    """Three test images and their labels, in Fashion-MNIST's files."""
     images = np.arange(3 * 784, dtype=np.uint8).reshape(3, 28, 28)
     header = bytes((0, 0, 8, 3)) + b"".join(length.to_bytes(4, "big") for length in (3, 28, 28))
     (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes()))
@@ -195,7 +195,7 @@ def test_test_images_come_with_their_labels(data_set: Path) -> None:
     assert load(metadata("cnn"), 1, 0, data_set).samples.labels is None
 
 
-def test_each_sample_goes_once_and_in_order(data_set: Path) -> None:
+def test_each_sample_is_sent_once_and_in_order(data_set: Path) -> None:
     library = load(metadata("cnn"), 1, 0, data_set)
     batches = list(library.each_sample_once(2))
     assert [list(indices) for indices, _ in batches] == [[0, 1], [2]]

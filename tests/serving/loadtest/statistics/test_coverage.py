@@ -1,4 +1,4 @@
-"""Do 95 % intervals hold the truth in 95 % of tests? At the default number of blocks, by simulation."""
+"""Simulates whether 95 % intervals hold the truth in 95 % of load tests, with the default number of blocks."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from tests.serving.loadtest.builders import targets
 
 BLOCKS = Scenario(targets("cnn")).blocks
 TESTS = 1500
-# Durations in steps of 0.4 %: what lies in a place counts as its upper end, as in a histogram.
+# Durations in steps of 0.4 %: a duration counts as the upper end of its bucket, as in a histogram.
 EDGES = np.geomspace(1e-3, 1e6, 5000)
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 LATENCIES: dict[str, Draw] = {
@@ -21,10 +21,10 @@ LATENCIES: dict[str, Draw] = {
 }
 
 
-def coverage(truth: float, one: Callable[[np.random.Generator], Interval]) -> float:
+def coverage(truth: float, interval_of_one_test: Callable[[np.random.Generator], Interval]) -> float:
     random = np.random.default_rng(1)
-    found = [one(random) for _ in range(TESTS)]
-    return sum(interval.low <= truth <= interval.high for interval in found) / TESTS
+    intervals = [interval_of_one_test(random) for _ in range(TESTS)]
+    return sum(interval.low <= truth <= interval.high for interval in intervals) / TESTS
 
 
 def counted(latencies: np.ndarray) -> np.ndarray:
@@ -39,38 +39,40 @@ def drift(random: np.random.Generator) -> np.ndarray:
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("truth", [1.0, 2.0])
 @pytest.mark.parametrize("blocks", [BLOCKS, 10, 20])
-def test_of_throughput(truth: float, paired: bool, blocks: int) -> None:
-    def one(random: np.random.Generator) -> Interval:
+def test_coverage_of_throughput_ratios(truth: float, paired: bool, blocks: int) -> None:
+    def interval_of_one_test(random: np.random.Generator) -> Interval:
         common = random.lognormal(0, 0.1, blocks) if paired else 1.0
         above, below = (1000 * common * (1 + 0.05 * random.standard_normal(blocks)) for _ in "ab")
         return ratio_of_rates(truth * above, below, paired=paired)
 
-    assert 0.93 <= coverage(truth, one) <= 0.98
+    assert 0.93 <= coverage(truth, interval_of_one_test) <= 0.98
 
 
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("truth", [1.0, 2.0])
 @pytest.mark.parametrize("latencies", ["lognormal", "heavy-tailed"])
 @pytest.mark.parametrize("q", [50.0, 99.0])
-def test_of_percentiles(q: float, latencies: str, truth: float, paired: bool) -> None:
+def test_coverage_of_percentile_ratios(q: float, latencies: str, truth: float, paired: bool) -> None:
     assert 0.93 <= percentile_coverage(q, latencies, truth, paired) <= 0.98
 
 
 @pytest.mark.parametrize("truth", [1.0, 2.0, 5.0])
-def test_of_a_percentile_at_the_edge_of_a_hump(truth: float) -> None:
-    """Every hundredth query takes twenty times as long: p99 is one or the other by chance. The interval is then very
-    wide, and yet holds the truth less often than it says; how often, the documentation says."""
+def test_coverage_of_a_percentile_at_the_edge_of_a_hump(truth: float) -> None:
+    """Every hundredth query takes twenty times as long, so p99 is either value by chance.
+
+    The interval is then very wide, and yet holds the truth less often than 95 %; docs/loadtest.md says how often.
+    """
     assert 0.88 <= percentile_coverage(99.0, "humped", truth, True) <= 0.98
 
 
 def percentile_coverage(q: float, latencies: str, truth: float, paired: bool) -> float:
-    """The slower one is sent fewer queries, as in a closed loop."""
+    """The slower interval_of_one_test is sent fewer queries, as in a closed loop."""
 
-    def one(random: np.random.Generator) -> Interval:
+    def interval_of_one_test(random: np.random.Generator) -> Interval:
         here = drift(random)
         there = here if paired else drift(random)
         slow = truth * LATENCIES[latencies](random, (BLOCKS, 200)) * here[:, np.newaxis]
         fast = LATENCIES[latencies](random, (BLOCKS, int(200 * truth))) * there[:, np.newaxis]
         return ratio_of_percentiles(EDGES, counted(slow), counted(fast), q, paired=paired)
 
-    return coverage(truth, one)
+    return coverage(truth, interval_of_one_test)

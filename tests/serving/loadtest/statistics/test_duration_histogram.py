@@ -28,8 +28,8 @@ def test_merged_histograms_are_the_histogram_of_everything(parts: list[list[floa
 
 
 @given(batches=st.lists(st.lists(st.integers(1, 3_600_000_000), max_size=50), max_size=3))
-def test_counting_many_at_once_is_counting_each(batches: list[list[int]]) -> None:
-    """As the package itself does it, its own bounds and encoding included."""
+def test_recording_many_at_once_equals_recording_each(batches: list[list[int]]) -> None:
+    """Equal to hdrh's own record_value, its minimum, maximum and encoding included."""
     ours, theirs = DurationHistogram(), HdrHistogram(1, 3_600_000_000, 3)
     for batch in batches:
         ours.record(np.array(batch) / 1e6)
@@ -40,18 +40,18 @@ def test_counting_many_at_once_is_counting_each(batches: list[list[int]]) -> Non
     assert len(ours) == theirs.get_total_count()
 
 
-def test_it_survives_encoding_and_the_way_to_another_process() -> None:
+def test_encoding_and_pickling_keep_the_counts() -> None:
     original = histogram(0.001, 0.5, 7.0)
     for copy in (DurationHistogram(original.encode()), pickle.loads(pickle.dumps(original))):
         assert (copy.counts() == original.counts()).all()
 
 
-def test_an_empty_one_has_no_figures() -> None:
+def test_an_empty_histogram_has_no_figures() -> None:
     assert len(DurationHistogram()) == 0
     assert math.isnan(DurationHistogram().percentile(50))
     assert math.isnan(DurationHistogram().maximum)
 
 
-def test_what_lies_outside_its_range_is_kept_at_the_border() -> None:
+def test_durations_out_of_range_are_clipped() -> None:
     assert histogram(-0.1, 0.0).maximum == pytest.approx(1e-6)
     assert histogram(1e9).maximum == pytest.approx(3600, rel=1e-3)

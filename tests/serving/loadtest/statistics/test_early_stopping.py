@@ -20,7 +20,7 @@ def test_the_table_of_mlperf(over: int, q: float, needed: int) -> None:
 
 
 @given(over=st.integers(0, 400), q=PERCENTILES, confidence=st.sampled_from([0.9, 0.99, 0.999]))
-def test_what_is_needed_is_the_smallest_count_at_which_chance_is_ruled_out(
+def test_samples_needed_is_the_smallest_count_that_rejects_the_hypothesis(
     over: int, q: float, confidence: float
 ) -> None:
     needed = samples_needed(over, q, confidence)
@@ -30,7 +30,7 @@ def test_what_is_needed_is_the_smallest_count_at_which_chance_is_ruled_out(
 
 
 @given(queries=st.integers(0, 2_000_000), q=PERCENTILES)
-def test_what_is_allowed_is_the_most_that_still_rules_chance_out(queries: int, q: float) -> None:
+def test_over_allowed_is_the_largest_count_that_rejects_the_hypothesis(queries: int, q: float) -> None:
     allowed = over_allowed(queries, q)
     above = 1 - q / 100
     assert allowed == -1 or binom.cdf(allowed, queries, above) <= 0.01 * (1 + 1e-9)
@@ -38,7 +38,7 @@ def test_what_is_allowed_is_the_most_that_still_rules_chance_out(queries: int, q
 
 
 @given(over=st.integers(0, 200), q=PERCENTILES)
-def test_the_two_are_each_others_inverse(over: int, q: float) -> None:
+def test_samples_needed_and_over_allowed_are_inverse(over: int, q: float) -> None:
     needed = samples_needed(over, q)
     assert over_allowed(needed, q) == over
     assert over_allowed(needed - 1, q) == over - 1
@@ -55,6 +55,6 @@ def test_the_two_are_each_others_inverse(over: int, q: float) -> None:
         (0, 99.0, 1.0, "between 0 and 1, not at 1"),
     ],
 )
-def test_what_makes_no_sense_is_refused(over: int, q: float, confidence: float, message: str) -> None:
+def test_arguments_out_of_range_are_refused(over: int, q: float, confidence: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         samples_needed(over, q, confidence)

@@ -13,7 +13,7 @@ def test_the_interval_of_equal_blocks_is_their_ratio() -> None:
     assert ratio.shows_difference
 
 
-def test_drift_that_hits_both_alike_cancels_out() -> None:
+def test_drift_that_affects_both_alike_cancels_out() -> None:
     drift = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     ratio = ratio_of_rates(2 * drift, drift)
     assert [ratio.low, ratio.high] == pytest.approx([2.0, 2.0])
@@ -51,19 +51,19 @@ def test_the_interval_of_pairs_is_scipys_t_of_their_log_ratios() -> None:
     assert np.log([ours.low, ours.high]) == pytest.approx(np.log(ours.estimate) + np.array([-margin, margin]))
 
 
-def test_the_interval_of_blocks_apart_is_scipys_welch() -> None:
+def test_the_interval_of_unpaired_blocks_is_scipys_welch() -> None:
     above = np.array([205.0, 196.0, 214.0, 189.0, 198.0, 203.0])
     below = np.array([101.0, 97.0, 102.0, 100.0])
     ours = ratio_of_rates(above, below, paired=False)
     test = ttest_ind(np.log(above), np.log(below), equal_var=False)
     theirs = test.confidence_interval(0.95)
-    # Ours rounds the degrees of freedom down.
+    # Our degrees of freedom are rounded down.
     wider = t.ppf(0.975, np.floor(test.df)) / t.ppf(0.975, test.df)
     assert np.log(ours.high / ours.low) == pytest.approx((theirs.high - theirs.low) * wider, rel=2e-3)
     assert np.log(ours.high * ours.low) == pytest.approx(theirs.high + theirs.low, abs=2e-3)
 
 
-def test_drift_does_not_cancel_out_of_blocks_apart() -> None:
+def test_drift_does_not_cancel_out_of_unpaired_blocks() -> None:
     drift = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     apart = ratio_of_rates(2 * drift, drift, paired=False)
     assert apart.low < 1 < 4 < apart.high
@@ -76,7 +76,7 @@ def test_pairs_need_partners() -> None:
         ratio_of_rates(np.ones(3), np.ones(2))
 
 
-def test_a_percentile_of_all_blocks_together_and_how_far_each_is_from_it() -> None:
+def test_the_estimate_is_that_of_all_blocks_and_the_variance_that_of_each() -> None:
     """p99 of both blocks is 4 against 1, of each alone 2 and 4 against 1: log ratios ln 2 and 0 below the whole."""
     values = np.array([1.0, 2.0, 4.0])
     slow = np.array([[0, 10, 0], [0, 0, 10]])

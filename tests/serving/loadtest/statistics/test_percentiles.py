@@ -13,7 +13,7 @@ def test_percentiles_of_one_to_a_hundred(q: float, expected: float) -> None:
     assert percentile(np.arange(1.0, 101.0), np.ones(100, np.int64), q) == expected
 
 
-def test_nothing_has_no_percentile() -> None:
+def test_no_samples_have_no_percentile() -> None:
     assert math.isnan(percentile(np.arange(3.0), np.zeros(3, np.int64), 50))
     assert math.isnan(percentile(np.empty(0), np.empty(0, np.int64), 50))
 
@@ -38,8 +38,8 @@ def test_percentiles_are_numpys_nearest_rank(samples: list[int], q: float) -> No
     assert percentile(np.arange(51.0), counts, q) in near | {expected}
 
 
-def test_several_distributions_at_once_are_each_its_own() -> None:
+def test_several_distributions_have_independent_percentiles() -> None:
     counts = np.array([[1, 0, 0], [0, 0, 4], [0, 0, 0]])
-    found = percentiles(np.array([1.0, 2.0, 3.0]), counts, 50)
-    assert list(found[:2]) == [1.0, 3.0]
-    assert math.isnan(found[2])
+    medians = percentiles(np.array([1.0, 2.0, 3.0]), counts, 50)
+    assert list(medians[:2]) == [1.0, 3.0]
+    assert math.isnan(medians[2])

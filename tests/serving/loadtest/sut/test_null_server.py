@@ -20,7 +20,7 @@ def address() -> Iterator[str]:
     thread.join(5.0)
 
 
-def test_grpc_takes_its_answers(address: str) -> None:
+def test_grpc_accepts_its_answers(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(INFER)
         assert call(b"x" * 830, timeout=5) == b""
@@ -28,26 +28,26 @@ def test_grpc_takes_its_answers(address: str) -> None:
         assert [future.result() for future in futures] == [b""] * 200
 
 
-def test_requests_larger_than_a_frame_and_than_all_room_are_taken(address: str) -> None:
+def test_requests_larger_than_a_frame_and_than_the_window_are_accepted(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(INFER)
         for _ in range(4):
             assert call(bytes(1 << 20), timeout=5) == b""
 
 
-def ask(channel: grpc.Channel) -> bytes:
+def call_once(channel: grpc.Channel) -> bytes:
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(INFER)
     return call(b"", timeout=5)
 
 
-def test_it_runs_in_a_process_of_its_own() -> None:
+def test_it_runs_in_another_process() -> None:
     with null_server() as address, grpc.insecure_channel(address) as channel:
-        assert ask(channel) == b""
+        assert call_once(channel) == b""
     with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError):
-        ask(channel)
+        call_once(channel)
 
 
-def test_bytes_may_come_in_any_pieces() -> None:
+def test_bytes_may_arrive_in_any_pieces() -> None:
     request = bytes(PREFACE) + frame(0x4, 0, 0) + frame(0x1, 0x4, 7, b"...") + frame(0x0, 0x1, 7, b"body")
     whole = NullConnection().receive(request)
     connection = NullConnection()
@@ -57,18 +57,18 @@ def test_bytes_may_come_in_any_pieces() -> None:
     assert whole.count((7).to_bytes(4, "big")) == 3  # Headers, message and trailers of stream 7.
 
 
-def test_pings_come_back() -> None:
+def test_pings_are_acknowledged() -> None:
     connection = NullConnection()
     assert connection.receive(bytes(PREFACE) + frame(0x6, 0, 0, b"12345678")) == frame(0x6, 0x1, 0, b"12345678")
     assert connection.receive(frame(0x6, 0x1, 0, b"12345678")) == b""
 
 
-def test_a_client_without_room_gets_its_answers_when_it_has_some() -> None:
+def test_answers_wait_for_the_clients_window() -> None:
     connection = NullConnection()
     connection._client_window = 7  # One message takes 5.
     ends = frame(0x0, 0x1, 1) + frame(0x0, 0x1, 3)
     first = connection.receive(bytes(PREFACE) + ends)
     alone = NullConnection().receive(bytes(PREFACE) + frame(0x0, 0x1, 1))
     assert first == alone
-    assert connection.receive(frame(0x8, 0, 1, (100).to_bytes(4, "big"))) == b""  # Room for a stream only.
+    assert connection.receive(frame(0x8, 0, 1, (100).to_bytes(4, "big"))) == b""  # A window for one stream only.
     assert len(connection.receive(frame(0x8, 0, 0, (100).to_bytes(4, "big")))) == len(alone)

@@ -12,7 +12,7 @@ import trustme
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
-from hangtag.serving.credentials import Credentials
+from hangtag.serving.credentials import Credentials, CredentialsError
 from hangtag.serving.loadtest.errors import TargetError
 from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER
 from hangtag.serving.loadtest.plan.target import Target
@@ -31,7 +31,7 @@ def describe(address: str, model: str = "fast", credentials: Credentials = Crede
 
 @contextmanager
 def bare_server(credentials: grpc.ServerCredentials | None = None, servicer: FakeServer | None = None) -> Iterator[str]:
-    """A server with nothing on it, or with TLS."""
+    """A server, optionally with TLS and a servicer."""
     server = grpc.server(futures.ThreadPoolExecutor(2))
     if servicer is not None:
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
@@ -44,32 +44,41 @@ def bare_server(credentials: grpc.ServerCredentials | None = None, servicer: Fak
         server.stop(None).wait()
 
 
-def test_a_server_says_what_it_is_and_what_its_models_take(server: FakeServer) -> None:
-    found = describe(server.address)
-    assert (found.server_name, found.server_version) == ("fake", "0.0")
-    assert found.metadata.inputs[0].name == "image"
-    assert found.model_versions == ("1",)
-    assert found.statistics
-    assert (found.provider, found.runtime_version, found.file_bytes, found.expected_accuracy) == ("", "", None, None)
-    assert found.max_batch_size is None
+def test_a_server_describes_itself_and_its_models(server: FakeServer) -> None:
+    described = describe(server.address)
+    assert (described.server_name, described.server_version) == ("fake", "0.0")
+    assert described.metadata.inputs[0].name == "image"
+    assert described.model_versions == ("1",)
+    assert described.statistics
+    assert (described.provider, described.runtime_version, described.file_bytes, described.expected_accuracy) == (
+        "",
+        "",
+        None,
+        None,
+    )
+    assert described.max_batch_size is None
 
 
-def test_a_server_with_a_configuration_says_more(server: FakeServer) -> None:
-    said = {
+def test_a_server_with_model_configurations_describes_more(server: FakeServer) -> None:
+    parameters = {
         "execution_provider": "CPUExecutionProvider",
         "onnxruntime_version": "1.2.3",
         "file_bytes": "1234",
         "hangtag.test_accuracy": "0.91",
     }
-    parameters = {key: pb.ModelParameter(string_value=value) for key, value in said.items()}
-    server.config = pb.ModelConfig(max_batch_size=16, parameters=parameters)
-    found = describe(server.address)
-    assert (found.provider, found.runtime_version, found.file_bytes) == ("CPUExecutionProvider", "1.2.3", 1234)
-    assert (found.max_batch_size, found.expected_accuracy) == (16, 0.91)
+    model_parameters = {key: pb.ModelParameter(string_value=value) for key, value in parameters.items()}
+    server.config = pb.ModelConfig(max_batch_size=16, parameters=model_parameters)
+    described = describe(server.address)
+    assert (described.provider, described.runtime_version, described.file_bytes) == (
+        "CPUExecutionProvider",
+        "1.2.3",
+        1234,
+    )
+    assert (described.max_batch_size, described.expected_accuracy) == (16, 0.91)
 
 
 @pytest.mark.parametrize(
-    ("instances", "said", "told"),
+    ("instances", "parameters", "text"),
     [
         (None, {}, ""),
         (1, {}, "1 instance"),
@@ -77,21 +86,21 @@ def test_a_server_with_a_configuration_says_more(server: FakeServer) -> None:
         (1, {"intra_op_threads": "4", "alone_threads": "4"}, "1 instance of 4 threads"),
     ],
 )
-def test_threads_are_told_as_far_as_they_are_known(
-    server: FakeServer, instances: int | None, said: dict[str, str], told: str
+def test_threads_are_described_as_far_as_they_are_known(
+    server: FakeServer, instances: int | None, parameters: dict[str, str], text: str
 ) -> None:
-    parameters = {key: pb.ModelParameter(string_value=value) for key, value in said.items()}
+    model_parameters = {key: pb.ModelParameter(string_value=value) for key, value in parameters.items()}
     groups = [] if instances is None else [pb.ModelInstanceGroup(count=instances)]
-    server.config = pb.ModelConfig(instance_group=groups, parameters=parameters)
-    assert describe(server.address).threads == told
+    server.config = pb.ModelConfig(instance_group=groups, parameters=model_parameters)
+    assert describe(server.address).threads == text
 
 
-def test_what_makes_no_sense_is_not_believed() -> None:
-    found = description(FAST, **{"file_bytes": "much", "hangtag.test_accuracy": "good"})
-    assert (found.file_bytes, found.expected_accuracy) == (None, None)
+def test_malformed_parameters_are_ignored() -> None:
+    described = description(FAST, **{"file_bytes": "much", "hangtag.test_accuracy": "good"})
+    assert (described.file_bytes, described.expected_accuracy) == (None, None)
 
 
-def test_counters_are_there_or_not(server: FakeServer) -> None:
+def test_statistics_are_read_where_the_server_keeps_them(server: FakeServer) -> None:
     with Probe(server.address, Credentials()) as probe:
         probe.call(FAST, INFER, pb.ModelInferRequest(model_name="fast").SerializeToString(), 5.0)
         counted = probe.statistics("fast")
@@ -102,12 +111,12 @@ def test_counters_are_there_or_not(server: FakeServer) -> None:
         assert probe.statistics("fast") is None
 
 
-def test_an_unknown_model_is_refused_with_those_there_are(server: FakeServer) -> None:
+def test_an_unknown_model_is_refused_with_the_available_ones(server: FakeServer) -> None:
     with pytest.raises(TargetError, match="has no model 'lstn'; it has fast, slow"):
         describe(server.address, "lstn")
 
 
-def test_a_server_that_cannot_list_its_models_still_says_which_is_unknown(server: FakeServer) -> None:
+def test_an_unknown_model_is_refused_by_a_server_that_cannot_list_its_models(server: FakeServer) -> None:
     server.lists_models = False
     with pytest.raises(TargetError, match=r"has no model 'lstn'\."):
         describe(server.address, "lstn")
@@ -118,7 +127,7 @@ def test_a_model_that_is_not_ready_is_refused(server: FakeServer) -> None:
         describe(server.address, "loading")
 
 
-def test_nothing_at_the_address_is_said_at_once() -> None:
+def test_an_address_without_a_server_is_reported_at_once() -> None:
     with socket.socket() as unused:  # Bound but not listening: connections are refused.
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
@@ -142,7 +151,7 @@ def test_a_grpc_server_of_another_kind_is_recognised() -> None:
         describe(address)
 
 
-def test_a_call_that_is_refused_is_said_before_any_load(server: FakeServer) -> None:
+def test_a_refused_call_is_reported_before_any_load(server: FakeServer) -> None:
     server.behaviour = lambda number, context: context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no such shape")
     with Probe(server.address, Credentials()) as probe:
         with pytest.raises(TargetError, match=r"fast does not answer .* \(INVALID_ARGUMENT \(no such shape\)\)"):
@@ -163,7 +172,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 def trusted(authority: trustme.CA, tmp_path: Path) -> Credentials:
-    """Of a client that trusts the authority."""
+    """The credentials of a client that trusts the authority."""
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
     return Credentials(tls_ca=tmp_path / "authority.pem")
 
@@ -181,22 +190,22 @@ def test_a_server_with_tls_is_reached_with_its_authority(encrypted: str, trusted
     assert describe(encrypted, credentials=trusted).server_name == "fake"
 
 
-def test_a_server_with_tls_called_without_is_said(encrypted: str) -> None:
+def test_a_call_without_tls_to_a_server_with_tls_is_reported(encrypted: str) -> None:
     with pytest.raises(TargetError, match="hangs up before it answers, as one with TLS does: give --tls-ca"):
         describe(encrypted)
 
 
-def test_a_server_without_tls_called_with_it_is_said(server: FakeServer, trusted: Credentials) -> None:
+def test_a_call_with_tls_to_a_server_without_tls_is_reported(server: FakeServer, trusted: Credentials) -> None:
     with pytest.raises(TargetError, match="does not use TLS: leave out --tls-ca"):
         describe(server.address, credentials=trusted)
 
 
-def test_a_certificate_that_somebody_else_signed_is_said(encrypted: str, tmp_path: Path) -> None:
+def test_a_certificate_of_another_authority_is_reported(encrypted: str, tmp_path: Path) -> None:
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
     with pytest.raises(TargetError, match=r"was not signed by .*other\.pem \(--tls-ca\)"):
         describe(encrypted, credentials=Credentials(tls_ca=tmp_path / "other.pem"))
 
 
-def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"missing\.pem \(--tls-ca\) cannot be read"):
+def test_unreadable_files_are_reported(tmp_path: Path) -> None:
+    with pytest.raises(CredentialsError, match=r"missing\.pem \(--tls-ca\) cannot be read"):
         Probe("127.0.0.1:1", Credentials(tls_ca=tmp_path / "missing.pem"))
