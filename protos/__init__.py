@@ -1,1 +1,2 @@
-"""The wire: .proto files, the stubs generated from them (``make proto``), and how tensors travel."""
+"""The wire format: .proto files, the stubs generated from them (``make proto``), and `tensors`, which converts numpy
+arrays to and from the protocol's bytes."""

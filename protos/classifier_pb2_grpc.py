@@ -62,15 +62,15 @@ class ClassifierServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ClassifyStream(self, request_iterator, context):
-        """Classify images one after another over one stream. Images are computed together where they can be, answered in their
-        order, and one that fails does not end the stream.
+        """Classify a stream of images. Images are batched where possible and answered in their order; an image that fails is
+        answered with its failure and does not end the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Compare(self, request, context):
-        """Ask several models about one image, at once.
+        """Classify one image with several models at the same time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,6 +1,6 @@
-"""How a tensor travels: numpy arrays to and from the protocol's raw bytes and typed contents.
+"""Convert numpy arrays to and from the protocol's raw bytes and typed contents.
 
-Source: the Open Inference Protocol, "Tensor Data" and Triton's raw_input_contents.
+Source: the Open Inference Protocol, "Tensor Data", and Triton's raw_input_contents.
 """
 
 import math
@@ -15,7 +15,6 @@ from hangtag.protos import inference_pb2
 
 Array = npt.NDArray[Any]
 
-# Datatype -> numpy's little-endian dtype, and the field of InferTensorContents that carries it (FP16 has none).
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
@@ -31,7 +30,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
     "BYTES": np.dtype(np.object_),
 }
-_CONTENTS = {
+"""The protocol's datatypes, each with its little-endian numpy dtype."""
+# The field of InferTensorContents for each datatype; FP16 has none.
+_CONTENTS_FIELDS = {
     "BOOL": "bool_contents",
     "UINT8": "uint_contents",
     "UINT16": "uint_contents",
@@ -46,24 +47,34 @@ _CONTENTS = {
     "BYTES": "bytes_contents",
 }
 MAX_RANK = 32
-"""Sizes in a shape, as many as every version of numpy takes."""
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+"""The largest number of axes; more than 32 fail in some versions of numpy."""
+_DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def datatype_of(array: Array) -> str:
-    """The protocol's name of an array's dtype; strings and objects are BYTES. Raises ValueError for one it lacks."""
+    """Return the protocol's datatype of an array; strings and objects are BYTES.
+
+    Raises:
+        ValueError: The protocol has no datatype for the array's dtype, such as complex numbers.
+    """
     if array.dtype.kind in "OSU":
         return "BYTES"
-    name = _NAMES.get(array.dtype.newbyteorder("<"))
+    name = _DATATYPES.get(array.dtype.newbyteorder("<"))
     if name is None:
         raise ValueError(f"dtype {array.dtype} has no datatype in the protocol; use one of {', '.join(DTYPES)}")
     return name
 
 
 def from_raw(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
-    """An array of this datatype and shape over raw bytes, without a copy where there can be none (so read-only).
+    """Return an array over raw bytes. Except for BOOL and BYTES it shares their memory and is read-only.
 
-    Raises ValueError when the bytes are not exactly what datatype and shape need.
+    Args:
+        datatype: The protocol's name, such as "FP32".
+        shape: The size of each axis.
+        raw: The elements, little-endian and row-major; see `to_raw` for BYTES.
+
+    Raises:
+        ValueError: The datatype is unknown, the shape is not valid, or the number of bytes does not fit them.
     """
     count = _element_count(shape)
     if datatype == "BYTES":
@@ -75,15 +86,25 @@ def from_raw(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
         )
     array = np.frombuffer(raw, dtype)
     if datatype == "BOOL":
-        array = array.view(np.uint8) != 0  # any other byte than 0 and 1 is a bool that no library counts on
+        array = array.view(np.uint8) != 0  # a bool with another byte than 0 or 1 is undefined in numpy
     return array.reshape(shape)
 
 
 def from_contents(datatype: str, shape: Sequence[int], contents: inference_pb2.InferTensorContents) -> Array:
-    """An array from typed contents. Raises ValueError for another field, a wrong count, or a value out of range."""
+    """Return an array from typed contents.
+
+    Args:
+        datatype: The protocol's name, such as "FP32"; FP16 has no typed contents.
+        shape: The size of each axis.
+        contents: The elements, row-major, in the field of the datatype and in no other.
+
+    Raises:
+        ValueError: The datatype is unknown, the shape is not valid, the elements are in another field, their number
+            does not fit the shape, or a value is out of the datatype's range.
+    """
     count = _element_count(shape)
     dtype = _dtype(datatype)
-    field = _CONTENTS.get(datatype)
+    field = _CONTENTS_FIELDS.get(datatype)
     if field is None:
         raise ValueError(f"{datatype} has no typed contents in the protocol; send it as raw_input_contents")
     values = getattr(contents, field)
@@ -93,7 +114,7 @@ def from_contents(datatype: str, shape: Sequence[int], contents: inference_pb2.I
             f"{datatype} {list(shape)} needs {count} elements in {field}, got {len(values)}"
             + (f" (and some in {', '.join(others)})" if others else "")
         )
-    # Widest first: left to itself numpy makes float64 of small and huge integers together.
+    # The widest type first: without one numpy turns small and huge integers together into float64.
     wide = np.array(values, {"i": np.int64, "u": np.uint64}.get(dtype.kind, dtype))
     if dtype.kind in "iu" and count:
         limits = np.iinfo(dtype.name)
@@ -103,7 +124,7 @@ def from_contents(datatype: str, shape: Sequence[int], contents: inference_pb2.I
 
 
 def to_raw(array: Array) -> bytes:
-    """Raw bytes, little-endian and row-major. A BYTES element is its length in four bytes, then its bytes."""
+    """Return raw bytes, little-endian and row-major. A BYTES element is its length in four bytes, then its bytes."""
     if array.dtype.kind in "OSU":
         return b"".join(_pack_element(element) for element in array.ravel())
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
@@ -117,8 +138,8 @@ def _dtype(datatype: str) -> np.dtype[Any]:
 
 
 def _element_count(shape: Sequence[int]) -> int:
-    if len(shape) > MAX_RANK:  # also before multiplying: a million huge sizes would take minutes
-        raise ValueError(f"shape has {len(shape)} sizes; at most {MAX_RANK} can be")
+    if len(shape) > MAX_RANK:  # checked before multiplying, because a million huge sizes would take minutes
+        raise ValueError(f"shape has {len(shape)} axes; at most {MAX_RANK} are supported")
     if any(size < 0 for size in shape):
         raise ValueError(f"shape {list(shape)} has a negative size")
     return math.prod(shape)
@@ -130,7 +151,7 @@ def _pack_element(element: object) -> bytes:
 
 
 def _unpack_bytes(raw: bytes, count: int) -> npt.NDArray[np.object_]:
-    # Each element takes four bytes at least: refuse a huge count before making room for it.
+    # Each element takes four bytes at least, so a huge count is refused before memory is allocated for it.
     if len(raw) < 4 * count:
         raise ValueError(f"{count} BYTES elements need at least {4 * count} bytes of raw contents, got {len(raw)}")
     elements = np.empty(count, np.object_)

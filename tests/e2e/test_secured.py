@@ -77,7 +77,7 @@ def test_streams_and_comparing(secured: Secured) -> None:
     tokenless = replace(secured.credentials, token_file=None)
     with (
         Client(secured.server.address, credentials=tokenless) as client,
-        pytest.raises(ClientError, match="this server asks for a token"),
+        pytest.raises(ClientError, match="this server requires a token"),
     ):
         next(client.classify_stream([GARMENT.read_bytes()], "lstm"))
 
@@ -103,5 +103,5 @@ def test_evaluate(secured: Secured) -> None:
 @pytest.mark.parametrize("command", [("classify", str(GARMENT)), ("top", "--once"), ("loadtest", "lstm")], ids=" ".join)
 def test_without_a_token_each_says_so(secured: Secured, command: tuple[str, ...]) -> None:
     told = hangtag(*command, *secured.options[:-2], exit_codes=(1,))
-    assert "this server asks for a token" in told.stderr
+    assert "this server requires a token" in told.stderr
     assert "Traceback" not in told.stderr

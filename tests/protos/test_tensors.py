@@ -234,5 +234,5 @@ def test_half_precision_has_no_typed_contents() -> None:
 
 
 def test_a_shape_with_very_many_sizes_is_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="shape has 500000 sizes; at most 32 can be"):
+    with pytest.raises(ValueError, match="shape has 500000 axes; at most 32 are supported"):
         tensors.from_raw("FP32", [2**62] * 500_000, b"")

@@ -23,10 +23,10 @@ _UNSUPPORTED = {
 
 
 def decode_inputs(request: pb.ModelInferRequest) -> tuple[Arrays, dict[str, str]]:
-    """The request's arrays and their datatypes, by input name.
+    """Return the request's arrays and their datatypes, by input name.
 
     Raises:
-        InvalidRequestError: names, contents, datatypes and shapes do not match, or a parameter is not supported.
+        InvalidRequestError: Names, contents, datatypes and shapes do not match, or a parameter is not supported.
     """
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
@@ -54,10 +54,10 @@ def decode_inputs(request: pb.ModelInferRequest) -> tuple[Arrays, dict[str, str]
 
 
 def requested_outputs(request: pb.ModelInferRequest, signature: Signature) -> Sequence[TensorSpec]:
-    """The outputs that the request names, in its order; all of the model's when it names none.
+    """Return the outputs that the request names, in its order; all of the model's when it names none.
 
     Raises:
-        InvalidRequestError: the model does not have one, one is named twice, or a parameter is not supported.
+        InvalidRequestError: The model does not have one, one is named twice, or a parameter is not supported.
     """
     if not request.outputs:
         return signature.outputs
@@ -79,13 +79,13 @@ def encode_response(
     specs: Sequence[TensorSpec],
     outputs: Mapping[str, npt.NDArray[Any]],
 ) -> pb.ModelInferResponse:
-    """The response with the requested outputs as raw bytes.
+    """Return the response, with the requested outputs as raw bytes.
 
     Args:
-        request: gives the names and the id.
-        version: the version that answered.
-        specs: the requested outputs, in order.
-        outputs: the model's arrays by name.
+        request: Gives the names and the id.
+        version: The version that answered.
+        specs: The requested outputs, in order.
+        outputs: The model's arrays by name.
     """
     return pb.ModelInferResponse(
         model_name=request.model_name,
@@ -102,16 +102,16 @@ def encode_response(
 
 
 def request_deadline(request: pb.ModelInferRequest, deadline: float | None) -> float | None:
-    """The earlier one of the call's deadline and the request's own, which its parameter ``timeout`` sets from now on.
+    """Return the earlier one of the call's deadline and the request's own, which its parameter ``timeout`` sets.
 
     A stream has one deadline for all its requests, so there the parameter alone can give each its own.
 
     Args:
-        request: its timeout is in microseconds, as Triton's is.
-        deadline: the call's, on the monotonic clock in seconds; None when it has none.
+        request: Its timeout is in microseconds, as Triton's is, and counts from now.
+        deadline: The call's, on the monotonic clock in seconds; None when it has none.
 
     Raises:
-        InvalidRequestError: the timeout is not above 0.
+        InvalidRequestError: The timeout is not above 0.
     """
     if _TIMEOUT not in request.parameters:
         return deadline

@@ -8,7 +8,7 @@ QUEUE_NS, COMPUTE_NS, BATCH_SIZE = "hangtag-queue-ns", "hangtag-compute-ns", "ha
 
 
 def cost_metadata(timings: Timings) -> tuple[tuple[str, str], ...]:
-    """The metadata that clients and traces read."""
+    """Return a query's cost as metadata, which clients and traces read."""
     return (
         (QUEUE_NS, str(timings.queue_ns)),
         (COMPUTE_NS, str(timings.compute_ns)),
@@ -17,5 +17,5 @@ def cost_metadata(timings: Timings) -> tuple[tuple[str, str], ...]:
 
 
 def parse_cost(metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, int]:
-    """The costs among a call's trailing metadata, by key."""
+    """Return the costs in a call's trailing metadata, by key."""
     return {key: int(value) for key, value in metadata if key in (QUEUE_NS, COMPUTE_NS, BATCH_SIZE)}

@@ -24,7 +24,7 @@ class RequestImage:
         self._pixels: dict[tuple[int, int, bool], images.Pixels] = {}
 
     def pixels(self, classifier: Classifier) -> images.Pixels:
-        """UINT8 [height, width], as this classifier takes it. Raises InvalidRequestError for an unusable image."""
+        """Return UINT8 [height, width] in the classifier's size. Raises InvalidRequestError for an unusable image."""
         form = (classifier.height, classifier.width, classifier.is_multi_label)
         if form not in self._pixels:
             self._pixels[form] = self._convert(*form)

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol says about a model: its metadata, configuration, state and statistics."""
+"""The Open Inference Protocol's messages about a model: metadata, configuration, index entry and statistics."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _UNPUBLISHED_METADATA = ("training", "reference", "reference_labels")
 
 
 def model_metadata(model: ServedModel, versions: Sequence[ServedModel]) -> pb.ModelMetadataResponse:
-    """A model's tensors. versions: all that are served of it, the latest first."""
+    """Describe a model's tensors. versions: All that are served of it, the latest first."""
     return pb.ModelMetadataResponse(
         name=model.name,
         versions=[each.version for each in versions],
@@ -26,9 +26,9 @@ def model_metadata(model: ServedModel, versions: Sequence[ServedModel]) -> pb.Mo
 
 
 def model_config(model: ServedModel) -> pb.ModelConfig:
-    """How the server runs a model, in the fields of Triton's configuration."""
+    """Describe how the server runs a model, in the fields of Triton's configuration."""
     batched = model.signature.batched
-    unbatched_from = 1 if batched else 0  # Triton's dims leave the batch axis out
+    first_dim = 1 if batched else 0  # Triton's dims leave the batch axis out
     config = pb.ModelConfig(
         name=model.name,
         platform=PLATFORM,
@@ -36,11 +36,11 @@ def model_config(model: ServedModel) -> pb.ModelConfig:
         max_batch_size=model.max_batch_size if batched else 0,
         default_model_filename="model.onnx",
         input=[
-            pb.ModelInput(name=spec.name, data_type=_data_type(spec), dims=spec.wire_shape[unbatched_from:])
+            pb.ModelInput(name=spec.name, data_type=_data_type(spec), dims=spec.wire_shape[first_dim:])
             for spec in model.signature.inputs
         ],
         output=[
-            pb.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=spec.wire_shape[unbatched_from:])
+            pb.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=spec.wire_shape[first_dim:])
             for spec in model.signature.outputs
         ],
         instance_group=[
@@ -58,14 +58,14 @@ def model_config(model: ServedModel) -> pb.ModelConfig:
 
 
 def model_index(state: VersionState) -> pb.RepositoryIndexResponse.ModelIndex:
-    """A version's line in the repository's index."""
+    """Describe a version for the repository's index."""
     return pb.RepositoryIndexResponse.ModelIndex(
         name=state.name, version=state.version, state=state.state, reason=state.reason
     )
 
 
 def model_statistics(state: VersionState) -> pb.ModelStatistics:
-    """What a version has done since it was loaded."""
+    """Report what a version has done since it was loaded."""
     counters = state.counters
     return pb.ModelStatistics(
         name=state.name,

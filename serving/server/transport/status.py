@@ -54,20 +54,20 @@ _MAX_LOGGED_LENGTH = 128  # characters; the log must not grow with what callers 
 
 
 def status_code(error: Exception) -> grpc.StatusCode:
-    """The status code that a call ends with. Any exception that is not in the table is a bug of ours: INTERNAL."""
+    """Return the status code that a call ends with. INTERNAL, for an exception outside the table, means a bug."""
     return next((code for kind, code in STATUS.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
 def call_status(error: Exception, rpc: str, log_fields: Mapping[str, str] = {}) -> tuple[grpc.StatusCode, str]:
-    """The status code and the message that a call ends with.
+    """Return the status code and the message that a call ends with.
 
     The caller gets a domain error's own message. Any other exception is a bug: the caller gets a reference, under which
     the log has the traceback. Only errors that are not the caller's fault are logged.
 
     Args:
-        error: what ended the call.
-        rpc: the method's name, for the log.
-        log_fields: the request's identity, for the log (see `request_log_fields`).
+        error: What ended the call.
+        rpc: The method's name, for the log.
+        log_fields: The request's identity, for the log (see `request_log_fields`).
     """
     code = status_code(error)
     if isinstance(error, ServerError):
@@ -80,7 +80,7 @@ def call_status(error: Exception, rpc: str, log_fields: Mapping[str, str] = {}) 
 
 
 def request_log_fields(request: object, metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
-    """The request's model and id for the log. The id is ModelInfer's ``id``, else the metadata x-request-id."""
+    """Return the request's model and id for the log. The id is ModelInfer's ``id``, else the metadata x-request-id."""
     request_id = str(getattr(request, "id", "") or dict(metadata).get(REQUEST_ID, ""))
     model = str(getattr(request, "model_name", ""))
     return {"model": model[:_MAX_LOGGED_LENGTH], "request_id": request_id[:_MAX_LOGGED_LENGTH]}

@@ -49,11 +49,11 @@ class Query(Protocol[Response]):
         """Decode the request for this model.
 
         Args:
-            model: the version that will compute the query.
-            deadline: the call's deadline; the request may set an earlier one.
+            model: The version that will compute the query.
+            deadline: The call's deadline; the request may set an earlier one.
 
         Raises:
-            InvalidRequestError: the request does not fit the model.
+            InvalidRequestError: The request does not fit the model.
         """
 
 
@@ -104,10 +104,10 @@ def submit(engine: Engine, query: Query[Response], reply: Reply[Response], deadl
     """Queue a query with the model that it names. Never raises: every error is an outcome, and is counted.
 
     Args:
-        engine: looks the model up.
-        query: decoded here, once for each version that is tried.
-        reply: gets the outcome.
-        deadline: the call's, on the monotonic clock in seconds; None if the caller waits for ever.
+        engine: Looks the model up.
+        query: Decoded here, once for each version that is tried.
+        reply: Gets the outcome.
+        deadline: The call's, on the monotonic clock in seconds; None if the caller waits for ever.
 
     Returns:
         A function that cancels the query.
@@ -145,15 +145,15 @@ def submit(engine: Engine, query: Query[Response], reply: Reply[Response], deadl
 
 
 def retry_after_swap(engine: Engine, name: str, version: str, attempt: Callable[[ServedModel], T]) -> T:
-    """Return what ``attempt`` returns for the model of this name and version.
+    """Call ``attempt`` with the model of this name and version, and return what it returns.
 
     A model may be replaced, and closed, between its look-up and the moment when the query is queued. Then ``attempt``
-    raises UnavailableError although the name is served, and is called again with the successor.
+    raises UnavailableError although the name is served, and it is called again with the successor.
 
     Raises:
-        NotFoundError: the model or the version is not served.
-        UnavailableError: the server is loading or stopping.
-        ServerError: whatever else ``attempt`` raises.
+        NotFoundError: The model or the version is not served.
+        UnavailableError: The server is loading or stopping.
+        ServerError: Whatever else ``attempt`` raises.
     """
     while True:
         model = engine.model(name, version)
@@ -168,11 +168,11 @@ def record_failure(engine: Engine, error: Exception, started: int, name: str = "
     """Count a failed request under its status code: the one place where a transport counts failures.
 
     Args:
-        engine: keeps the counters.
-        error: what the request failed with.
-        started: when it came, by time.perf_counter_ns.
-        name: the model's name as the caller sent it; empty for a request that was refused before it was read.
-        version: the model's version, likewise.
+        engine: Keeps the counters.
+        error: What the request failed with.
+        started: When it came, by time.perf_counter_ns.
+        name: The model's name as the caller sent it; empty for a request that was refused before it was read.
+        version: The model's version, likewise.
     """
     engine.record_failure(name, version, status_code(error).name, time.perf_counter_ns() - started)
 

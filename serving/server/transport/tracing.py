@@ -63,10 +63,10 @@ class Tracing:
 
         Args:
             method: /package.Service/Method.
-            metadata: what the caller sent.
-            started_ns: nanoseconds since the epoch.
-            code: the name of the gRPC status code.
-            trailing: what the caller got; the cost is read from it (see `cost_metadata`).
+            metadata: What the caller sent.
+            started_ns: Nanoseconds since the epoch.
+            code: The name of the gRPC status code.
+            trailing: What the caller got; the cost is read from it (see `cost_metadata`).
         """
         from opentelemetry.trace import SpanKind, Status, StatusCode
 

@@ -1,1 +1,2 @@
-"""The gRPC server on grpcio's public API: services, health, reflection and streams on one port."""
+"""The gRPC transport on grpcio's public API: services, streams, health and reflection on one port. A service method
+translates its message, submits a query and waits; interceptors handle tokens, traces and errors."""

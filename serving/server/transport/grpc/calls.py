@@ -25,16 +25,16 @@ INFERENCE_METHODS = (
 
 
 def call_deadline(context: grpc.ServicerContext) -> float | None:
-    """The call's deadline on the monotonic clock, in seconds; None when the caller has set none."""
+    """Return the call's deadline on the monotonic clock, in seconds; None when the caller has set none."""
     remaining = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
 
 
 def infer(engine: Engine, query: Query[Response], context: grpc.ServicerContext) -> Response:
-    """The response to one query; its cost becomes the call's trailing metadata.
+    """Return the response to one query; its cost becomes the call's trailing metadata.
 
     Raises:
-        ServerError: the query was refused, dropped, or failed.
+        ServerError: The query was refused, dropped, or failed.
     """
     (outcome,) = infer_all(engine, [query], context)
     if outcome.timings is not None:
@@ -45,7 +45,7 @@ def infer(engine: Engine, query: Query[Response], context: grpc.ServicerContext)
 def infer_all(
     engine: Engine, queries: Sequence[Query[Response]], context: grpc.ServicerContext
 ) -> list[Outcome[Response]]:
-    """The outcome of each query, in their order. All are queued before the first is waited for.
+    """Return the outcome of each query, in their order. All are queued before the first is waited for.
 
     The call's deadline is the deadline of every query, and the end of the call cancels them all.
     """

@@ -37,9 +37,9 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         """Serve the models of an engine.
 
         Args:
-            engine: this process' models, which answer inference.
-            control: loads, unloads and describes models, of all workers where there are several.
-            streams: answers ModelStreamInfer.
+            engine: This process' models, which answer inference.
+            control: Loads, unloads and describes models, of all workers where there are several.
+            streams: Answers ModelStreamInfer.
         """
         self._engine = engine
         self._control = control

@@ -1,11 +1,14 @@
-"""What one caller may take of the server, as gRPC's core enforces it. Names: grpc/impl/channel_arg_names.h."""
+"""Limits on what one client may use of the server, enforced by gRPC's core.
+
+The names of the arguments are documented in gRPC's grpc/impl/channel_arg_names.h.
+"""
 
 from hangtag.serving.server.config.server_config import ServerConfig
 
 _MAX_PENDING = 100_000
 _NEVER_MS = 2**31 - 1
 _PEER_SECONDS = 20
-"""How long a peer may take to answer a ping, and calls of a connection that is being closed to end."""
+"""The time that a peer has to answer a ping, and that calls have to end when their connection is closed."""
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
@@ -14,28 +17,28 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
-        # Workers share the port. Without them, a second server on it would silently get a part of the calls.
+        # Workers share the port. With a single process it must not be shared: a second server would silently get a
+        # part of the calls.
         ("grpc.so_reuseport", int(config.workers > 1)),
-        # Beyond these gRPC's core answers a bare CANCELLED before anybody here sees the call; what is over
-        # maximum_concurrent_rpcs gets RESOURCE_EXHAUSTED instead.
+        # Above this gRPC's core answers CANCELLED without a message, before the server sees the call. The limit is so
+        # high that maximum_concurrent_rpcs, which answers RESOURCE_EXHAUSTED, comes first.
         ("grpc.server.max_pending_requests", _MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
-        # Also what bounds the calls that wait in gRPC's core until grpcio, on the ordinary path, gets to them.
+        # This also bounds the calls that wait in gRPC's core until a handler thread is free.
         ("grpc.max_concurrent_streams", config.max_concurrent_streams),
-        # By default gRPC's core also refuses streams by itself (REFUSED_STREAM, UNAVAILABLE at the caller) while those
-        # that ended are not cleared away yet, so that a caller who keeps to the limit above loses calls. That limit and
-        # the queues behind it bound what a connection may take.
+        # By default gRPC's core also refuses HTTP/2 streams (UNAVAILABLE at the client) while ended ones are not yet
+        # cleaned up, so a client within the limit above would lose calls. That limit and the models' queues suffice.
         ("grpc.http.overload_protection", 0),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
-        # A peer that vanished without a word frees its connection and its calls; so does one that only sits there.
+        # Pings detect a client that vanished, so that its connection and its calls are freed; an idle one is closed.
         ("grpc.keepalive_time_ms", round(config.keepalive_seconds * 1000)),
         ("grpc.keepalive_timeout_ms", _PEER_SECONDS * 1000),
-        ("grpc.http2.ping_timeout_ms", _PEER_SECONDS * 1000),  # the later of the two counts, and this one's is a minute
+        ("grpc.http2.ping_timeout_ms", _PEER_SECONDS * 1000),  # the longer timeout counts, and this defaults to 60 s
         ("grpc.max_connection_idle_ms", round(config.connection_idle_seconds * 1000)),
-        # It is asked to go, and its calls end first, so that none is lost.
+        # An old connection gets GOAWAY: its client connects again for new calls, and the calls in flight finish.
         ("grpc.max_connection_age_ms", round(config.connection_age_seconds * 1000) or _NEVER_MS),
         ("grpc.max_connection_age_grace_ms", _PEER_SECONDS * 1000),
-        # A client that pings more often, three times, is sent away with "too many pings".
+        # A client that pings more often is disconnected at the third such ping, with "too many pings".
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", round(config.min_ping_seconds * 1000)),
         ("grpc.http2.max_ping_strikes", 2),

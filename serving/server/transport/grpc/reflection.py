@@ -1,4 +1,7 @@
-"""Server reflection, v1 and v1alpha. grpcio ships v1alpha only; v1 has the same messages under another service name."""
+"""Server reflection, v1 and v1alpha: clients such as grpcurl list the services and fetch their descriptors.
+
+grpcio ships v1alpha only; v1 has the same messages under another service name.
+"""
 
 from collections.abc import Iterable
 
@@ -9,7 +12,7 @@ V1 = "grpc.reflection.v1.ServerReflection"
 
 
 def add_reflection(server: grpc.Server, services: Iterable[str]) -> None:
-    """Let clients list these services, and their own two, and fetch their descriptors."""
+    """Add both reflection services, which describe these services and themselves."""
     servicer = reflection.ReflectionServicer((*services, V1, reflection.SERVICE_NAME))
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,

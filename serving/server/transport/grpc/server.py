@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
 from hangtag.protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc
+from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import Control
 from hangtag.serving.server.engine.model_settings import largest_settings
@@ -40,7 +41,7 @@ _SERVICES = (
     classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name,
 )
 _HOT_THREADS = 2  # one computes while the other polls
-_SPARE_THREADS = 32  # for health, metadata and reflection while every other thread waits for an answer
+_SPARE_THREADS = 32  # for health, metadata and reflection while all others wait for answers
 
 
 class GrpcServer:
@@ -58,11 +59,11 @@ class GrpcServer:
         """Build the server; it does not listen yet.
 
         Args:
-            engine: has the models, and the configuration.
-            control: loads, unloads and describes models, of all workers where there are several.
-            authorise: checks every call but those to health; None lets everybody call.
+            engine: Has the models, and the configuration.
+            control: Loads, unloads and describes models, of all workers where there are several.
+            authorise: Checks every call but those to health; None lets everybody call.
             credentials: TLS; None serves clear text.
-            tracing: gets a span for each call of an inference method; None records none.
+            tracing: Gets a span for each call of an inference method; None records none.
 
         Raises:
             StartError: ``--hot-path on``, and the hot path does not work with this grpcio.
@@ -70,10 +71,7 @@ class GrpcServer:
         self._engine = engine
         self._credentials = credentials
         config = engine.config
-        # A call holds its thread until it is answered, so there is a thread for each that may be queued or computed.
-        largest = largest_settings(config)
-        threads = largest.max_queue_size + largest.largest_batch_size * largest.instance_count + MAX_STREAMS
-        threads += MAX_WATCHES + _SPARE_THREADS
+        threads = _handler_threads(config)
         if authorise is not None:
             authorise = record_refusals(authorise, engine)
         pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc")
@@ -83,7 +81,7 @@ class GrpcServer:
             ErrorInterceptor(engine),
         ]
         options = channel_options(config)
-        hot_threads = max(_HOT_THREADS, largest.instance_count)
+        hot_threads = max(_HOT_THREADS, largest_settings(config).instance_count)
         self._hot: HotPath | None = None
         self.why_ordinary = self._no_hot_path()
         """Why ModelInfer takes the ordinary path; empty when it takes the hot one."""
@@ -167,6 +165,13 @@ class GrpcServer:
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", *_SERVICES):
             self._health.set(service, status)
+
+
+def _handler_threads(config: ServerConfig) -> int:
+    """One for each call that may be queued, computed or open as a stream: a call holds its thread until it ends."""
+    largest = largest_settings(config)
+    inference = largest.max_queue_size + largest.largest_batch_size * largest.instance_count
+    return inference + MAX_STREAMS + MAX_WATCHES + _SPARE_THREADS
 
 
 def _hot_server(

@@ -1,1 +1,1 @@
-"""Who may call: bearer tokens, TLS certificates, and the interceptor that refuses everybody else."""
+"""Access to the server: bearer tokens, and TLS certificates of the server and of its clients."""

@@ -1,4 +1,7 @@
-"""The server's certificate, and those it asks of callers: read again, once the files change, for new connections."""
+"""TLS: the server's certificate and key, and the authority of client certificates (mutual TLS).
+
+The files are read again when they change; the new ones serve new connections, and open connections go on.
+"""
 
 import ssl
 from dataclasses import dataclass
@@ -18,7 +21,13 @@ class _Files:
     client_ca: Path | None
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        """Raises StartError when they are no good: gRPC would start all the same, and refuse every connection."""
+        """Check and read the files.
+
+        Without the check gRPC would start with unusable files too, and then refuse every connection.
+
+        Raises:
+            StartError: A file cannot be read, or certificate and key do not belong together.
+        """
         _check(self)
         return grpc.ssl_server_certificate_configuration(
             [(read_bytes(self.key, "--tls-key"), read_bytes(self.certificate, "--tls-cert"))],
@@ -27,28 +36,32 @@ class _Files:
 
 
 def server_credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
-    """None without --tls-cert. With --tls-client-ca every caller must show a certificate that it signed (mTLS).
+    """The credentials for gRPC's secure port; None without --tls-cert.
 
-    Raises StartError when the files cannot be read or do not belong together.
+    With --tls-client-ca each client must present a certificate that this authority has signed.
+
+    Raises:
+        StartError: A file cannot be read, or certificate and key do not belong together.
     """
     if config.tls_cert is None or config.tls_key is None:
         return None
     files = _Files(config.tls_cert, config.tls_key, config.tls_client_ca)
     paths = [path for path in (files.certificate, files.key, files.client_ca) if path is not None]
     watched = WatchedFiles("TLS certificates", paths, files.read)
-    told = watched.current()
+    served = watched.current()
 
-    def renewed() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal told
+    def fetch_renewed() -> grpc.ServerCertificateConfiguration | None:
+        """gRPC calls this for each new connection; None means that nothing has changed."""
+        nonlocal served
         current = watched.current()
-        if current is told:
-            return None  # gRPC's word for: no change
-        told = current
+        if current is served:
+            return None
+        served = current
         return current
 
     return grpc.dynamic_ssl_server_credentials(
-        told,
-        renewed,  # type: ignore[arg-type]  # the stubs leave out that None is an answer
+        served,
+        fetch_renewed,  # type: ignore[arg-type]  # grpcio's stubs do not allow None
         require_client_authentication=config.tls_client_ca is not None,
     )
 
@@ -57,7 +70,7 @@ def _check(files: _Files) -> None:
     read_bytes(files.certificate, "--tls-cert"), read_bytes(files.key, "--tls-key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(files.certificate, files.key, password=lambda: b"")  # never ask a terminal
+        context.load_cert_chain(files.certificate, files.key, password=lambda: b"")  # or OpenSSL would prompt for it
     except (OSError, ValueError) as error:  # SSLError is an OSError
         raise StartError(
             f"{files.certificate} (--tls-cert) and {files.key} (--tls-key) are not a certificate and its key, both PEM "

@@ -1,4 +1,4 @@
-"""Who may call: bearer tokens from a file, compared in constant time and read again when the file changes."""
+"""Bearer tokens from a file, compared in constant time and read again when the file changes."""
 
 import hashlib
 import hmac
@@ -10,32 +10,37 @@ from hangtag.serving.server.host.watched_files import WatchedFiles, read_bytes
 
 Metadata = Iterable[tuple[str, str | bytes]]
 Authorise = Callable[[Metadata], None]
-"""Given a call's metadata, raises UnauthenticatedError unless the caller may call. Thread-safe, cheap, never blocks."""
+"""Takes a call's metadata and raises UnauthenticatedError if the call has no valid credentials. It must be thread-safe
+and must not block, because the thread that polls for calls runs it."""
 
 MIN_LENGTH = 16
+"""Characters of a token."""
 _SCHEME = "bearer "
 
 
 class Tokens:
-    """The tokens of one file, one a line, so that an old and a new one hold while callers change over. Lines that begin
-    with # are comments. An empty file lets nobody in; one that is gone or broken leaves the last good ones valid."""
+    """The valid tokens: those of one file, one per line, so that an old and a new one can be valid at the same time.
+
+    Lines that begin with # are comments. With an empty file no token is valid. If the file disappears or becomes
+    malformed, the tokens that were read last stay valid.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises StartError when the file cannot be read, or holds what is no token."""
+        """Read the file. Raises StartError if it cannot be read, or if a line is not a token."""
         self._digests = WatchedFiles("tokens", [path], lambda: _read(path))
 
     def authorise(self, metadata: Metadata) -> None:
-        """Raises UnauthenticatedError unless the metadata has ``authorization: Bearer <one of the tokens>``."""
-        given = next((value for key, value in metadata if key == "authorization"), None)
-        if not isinstance(given, str) or given[: len(_SCHEME)].lower() != _SCHEME:
+        """Raises UnauthenticatedError unless the metadata has ``authorization: Bearer <a valid token>``."""
+        header = next((value for key, value in metadata if key == "authorization"), None)
+        if not isinstance(header, str) or header[: len(_SCHEME)].lower() != _SCHEME:
             raise UnauthenticatedError(
-                "this server asks for a token: send the metadata 'authorization: Bearer <token>' (--token-file of "
+                "this server requires a token: send the metadata 'authorization: Bearer <token>' (--token-file of "
                 "hangtag's commands)"
             )
-        # Digests are all of one length, and every one is compared: the time tells nothing about any token.
-        digest = _digest(given[len(_SCHEME) :].strip().encode())
+        # All digests have one length, and each is compared, so the time taken reveals nothing about the valid tokens.
+        digest = _digest(header[len(_SCHEME) :].strip().encode())
         if not sum([hmac.compare_digest(digest, known) for known in self._digests.current()]):
-            raise UnauthenticatedError("the token is not valid here; ask whoever runs this server for one")
+            raise UnauthenticatedError("the token is not valid here; its operator can give you one")
 
 
 def _read(path: Path) -> tuple[bytes, ...]:

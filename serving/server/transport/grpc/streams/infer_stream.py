@@ -26,7 +26,7 @@ def answer_stream(
     A request that fails has its error as its response, unless the client's metadata sets ``triton_grpc_error``.
 
     Raises:
-        ServerError: what ends the whole stream (see `OpenStreams.answer`).
+        ServerError: What ends the whole stream (see `OpenStreams.answer`).
     """
     metadata = tuple(context.invocation_metadata())
 

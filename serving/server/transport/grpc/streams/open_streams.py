@@ -27,9 +27,9 @@ class OpenStreams:
         """Set the limits of each stream.
 
         Args:
-            engine: has the models that are queried.
-            window: how many requests of one stream may be unanswered at once.
-            max_bytes: how large these may be altogether; a single request may be larger.
+            engine: Has the models that are queried.
+            window: How many requests of one stream may be unanswered at once.
+            max_bytes: How large these may be altogether; a single request may be larger.
         """
         self._engine = engine
         self._window = window
@@ -48,15 +48,15 @@ class OpenStreams:
         """Answer each request of a stream, in order.
 
         Args:
-            requests: the messages, as grpcio hands them over.
-            context: the stream's call; its deadline is the deadline of every request.
-            query: makes the query of a request.
-            respond: makes the response of a request's outcome; an error that it raises ends the stream.
+            requests: The messages, as grpcio hands them over.
+            context: The stream's call; its deadline is the deadline of every request.
+            query: Makes the query of a request.
+            respond: Makes the response of a request's outcome; an error that it raises ends the stream.
 
         Raises:
-            QueueFullError: too many streams are open.
-            UnavailableError: the server stops, after everything that was read is answered.
-            InvalidRequestError: the client sent bytes that are not a message, likewise.
+            QueueFullError: Too many streams are open.
+            UnavailableError: The server stops, after everything that was read is answered.
+            InvalidRequestError: The client sent bytes that are not a message, likewise.
         """
         stream: OrderedStream[Request, Result] = OrderedStream(self._window, self._max_bytes)
         self._add(stream)

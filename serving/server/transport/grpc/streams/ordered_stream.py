@@ -51,8 +51,8 @@ class OrderedStream(Generic[Request, Result]):
         """Create a stream that has read nothing yet.
 
         Args:
-            window: how many requests may be unanswered at once.
-            max_bytes: how large these may be altogether; a single request may be larger.
+            window: How many requests may be unanswered at once.
+            max_bytes: How large these may be altogether; a single request may be larger.
         """
         self._window = window
         self._max_bytes = max_bytes
@@ -67,8 +67,8 @@ class OrderedStream(Generic[Request, Result]):
         """Submit each request as it arrives, until the client has sent all of them or the stream ends.
 
         Args:
-            requests: blocks until the next request is here; raises grpc.RpcError once the call has ended.
-            submit: queues the query of a request, and never raises.
+            requests: Blocks until the next request is here; raises grpc.RpcError once the call has ended.
+            submit: Queues the query of a request, and never raises.
         """
         try:
             for request in requests:
@@ -85,11 +85,11 @@ class OrderedStream(Generic[Request, Result]):
             self._changed.notify_all()
 
     def outcomes(self) -> Iterator[tuple[Request, Outcome[Result]]]:
-        """Each request with its outcome, in order; ends after the last, or at once when the client has left.
+        """Yield each request with its outcome, in order; end after the last, or at once when the client has left.
 
         Raises:
-            UnavailableError: the server stops, after everything that was read has its outcome.
-            InvalidRequestError: the client sent bytes that are not a message, likewise.
+            UnavailableError: The server stops, after everything that was read has its outcome.
+            InvalidRequestError: The client sent bytes that are not a message, likewise.
         """
         while True:
             with self._changed:
