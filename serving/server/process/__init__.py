@@ -1,1 +1,2 @@
-"""The server as one process or as several: start, listen, drain, stop, and restart of workers that end."""
+"""The server's processes: ``main`` runs the command, ``server`` is a whole server in one process, ``workers`` several
+that share a port."""

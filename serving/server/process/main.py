@@ -1,4 +1,4 @@
-"""The command's life: start a server of one process or of several, serve until a signal, drain, end."""
+"""Runs ``hangtag serve``: starts a server in one process or in several, serves until a signal, drains, and returns."""
 
 import os
 import queue
@@ -21,18 +21,20 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run(config: ServerConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return. A second signal ends the process at once, with 1.
+    """Serve until SIGTERM or SIGINT, then drain and return. A second signal ends the process at once, with code 1.
 
-    Raises StartError when it cannot start, or when workers end that cannot be replaced.
+    Raises:
+        StartError: The server cannot start, or a worker ended and could not be replaced.
     """
-    warn_of_unknown_names(config)
-    # A handler interrupts the main thread anywhere, also inside the log's or an Event's lock, so it takes none itself.
-    asked_to_stop: queue.SimpleQueue[int] = queue.SimpleQueue()
+    warn_of_limits_without_model(config)
+    # The handler interrupts the main thread anywhere, even while the log or an Event holds its lock. It only calls
+    # SimpleQueue.put, which is reentrant.
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         for each in _SIGNALS:
-            signal.signal(each, _end_at_once)
-        asked_to_stop.put(number)
+            signal.signal(each, _exit_at_once)
+        signals.put(number)
 
     server = Server(config) if config.workers == 1 else Supervisor(config)
     workers = server.workers if isinstance(server, Supervisor) else Workers
@@ -45,7 +47,7 @@ def run(config: ServerConfig) -> None:
     if metrics is not None:
         log.info("metrics", url=f"http://{config.address(metrics.port)}/metrics")
     try:
-        received = _wait(asked_to_stop, server)
+        received = _wait_for_signal(signals, server)
         log.info("stopping", signal=signal.Signals(received).name, drain_seconds=config.drain_seconds)
     finally:
         server.stop()
@@ -53,8 +55,12 @@ def run(config: ServerConfig) -> None:
             metrics.close()
 
 
-def warn_of_unknown_names(config: ServerConfig) -> None:
-    """Tell of models that have a limit of their own and do not exist. Raises RepositoryError without a repository."""
+def warn_of_limits_without_model(config: ServerConfig) -> None:
+    """Log a warning if --model-max-batch-size names a model that the repository does not have.
+
+    Raises:
+        RepositoryError: There is no model repository.
+    """
     unknown = sorted(dict(config.model_max_batch_size).keys() - set(names(config.models)))
     if unknown:
         log.warning(
@@ -64,15 +70,16 @@ def warn_of_unknown_names(config: ServerConfig) -> None:
         )
 
 
-def _wait(asked_to_stop: "queue.SimpleQueue[int]", server: Server | Supervisor) -> int:
-    # A signal that the kernel gives to another thread does not wake this one, and only this one runs handlers.
+def _wait_for_signal(signals: "queue.SimpleQueue[int]", server: Server | Supervisor) -> int:
+    # Python runs signal handlers in the main thread only. If the kernel delivers the signal to another thread, a wait
+    # without a timeout would never return, so the main thread wakes up now and then.
     while True:
         try:
-            return asked_to_stop.get(timeout=0.5)
+            return signals.get(timeout=0.5)
         except queue.Empty:
             if isinstance(server, Supervisor) and server.failure:
                 raise StartError(server.failure) from None
 
 
-def _end_at_once(_number: int, _frame: FrameType | None) -> None:
-    os._exit(1)  # whoever asks twice does not want to wait; workers end with their supervisor
+def _exit_at_once(_number: int, _frame: FrameType | None) -> None:
+    os._exit(1)  # workers end with their supervisor

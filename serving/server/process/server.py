@@ -1,4 +1,4 @@
-"""A whole server in one process: listen, load, be ready, drain, end."""
+"""A whole server in one process: it listens, loads the models, answers calls, drains, and ends."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,19 +20,30 @@ log = structlog.get_logger()
 
 
 class Server:
-    """A whole server in this process. Use it as a context manager: ready inside, drained after."""
+    """A whole server in this process. As a context manager it is ready inside the block and drained after it.
+
+    Example:
+        with Server(ServerConfig(models=Path("models"), port=0)) as server:
+            print(server.address)
+    """
 
     def __init__(
         self,
         config: ServerConfig,
         *,
         versions: Mapping[str, tuple[int, ...]] | None = None,
-        answering: Callable[[Control], Control] = lambda own: own,
+        wrap_control: Callable[[Control], Control] | None = None,
     ) -> None:
-        """Raises StartError when the certificates or the tokens are no good.
+        """Prepare the server; it does not listen yet.
 
-        versions: serve these, by model, instead of the latest. answering: from this process' own control to the one
-        that answers calls.
+        Args:
+            config: The settings.
+            versions: The versions to serve, by model, instead of the latest.
+            wrap_control: Gets this process's control of the models, and returns the control for clients' calls. A
+                worker passes clients' calls to all workers. By default clients control this process.
+
+        Raises:
+            StartError: The certificates or the tokens are not valid.
         """
         self.config = config
         self.port = 0
@@ -42,7 +53,7 @@ class Server:
         self._tracing = Tracing.to(config.otlp_endpoint)
         self._transport = GrpcServer(
             self._engine,
-            answering(self.control),
+            self.control if wrap_control is None else wrap_control(self.control),
             authorise=None if config.token_file is None else Tokens(config.token_file).authorise,
             credentials=server_credentials(config),
             tracing=self._tracing,
@@ -55,18 +66,19 @@ class Server:
 
     @property
     def ready(self) -> bool:
-        """It takes calls, and goes on doing so: false while those in flight are finished."""
+        """Whether the server takes new calls: the models are loaded, and the server is not draining."""
         return self._engine.ready and not self._stopping
 
     def state(self) -> ServerState:
-        """What is served, and what was done."""
+        """The state and the counters of the models in this process, and the path that ModelInfer takes."""
         path = (self._transport.path, self._transport.why_ordinary)
         return replace(self.control.state(), paths={path: 1})
 
     def start(self) -> None:
-        """Listen first, so that probes get their NOT_SERVING while models load; then load them all.
+        """Listen, then load all models, so that health probes get NOT_SERVING while models load.
 
-        Raises StartError, with everything closed again, when the address or a model cannot be had.
+        Raises:
+            StartError: The address cannot be bound or a model cannot be loaded. Everything is closed again.
         """
         self.listen()
         try:
@@ -83,11 +95,11 @@ class Server:
         )
 
     def listen(self) -> None:
-        """Only listen. A worker that replaces another does so when all is loaded: it gets callers at once."""
+        """Listen only. A worker that replaces another loads first, because it gets calls as soon as it listens."""
         self.port = self._transport.start()
 
     def stop(self, grace: float | None = None) -> None:
-        """Health says NOT_SERVING, calls in flight are finished within ``grace`` seconds, then everything ends."""
+        """Report NOT_SERVING, finish calls in flight within ``grace`` seconds (default: drain_seconds), and end."""
         grace = self.config.drain_seconds if grace is None else grace
         self._stopping = True
         self.control.stop()

@@ -1,30 +1,30 @@
-"""What supervisor and workers say to each other. A call that fails raises at the caller what it raised at the other."""
+"""The messages between supervisor and workers. What the receiver raises, the sender's call raises."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Load:
-    """Either way: load this model, in this worker or in all."""
+    """Load this model: to a worker, in that worker; to the supervisor, in all workers."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Unload:
-    """Either way: take this model out of service."""
+    """Take this model out of service: to a worker, in that worker; to the supervisor, in all workers."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class GetState:
-    """Either way: the ServerState, of this worker or of all."""
+    """Return the ServerState: of a worker, or from the supervisor of all workers together."""
 
 
 @dataclass(frozen=True)
 class Poll:
-    """To a worker: look at the repository."""
+    """To a worker: read the model repository and serve what has changed."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class Loaded:
-    """From a worker that has loaded its models and does not listen yet. The answer names models that changed
-    meanwhile: which are wanted, and which not any more."""
+    """From a worker that has loaded its models and does not listen yet.
+
+    The answer is the models that clients changed meanwhile: a set to load and a set to unload.
+    """
 
 
 @dataclass(frozen=True)

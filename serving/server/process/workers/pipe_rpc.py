@@ -1,4 +1,4 @@
-"""Calls between two processes, both ways, over one pipe."""
+"""Remote procedure calls between two processes, in both directions, over one pipe."""
 
 import itertools
 import threading
@@ -14,18 +14,24 @@ log = structlog.get_logger()
 
 
 class PeerError(Exception):
-    """The other process is gone, or does not answer in time."""
+    """The other process has ended, or does not answer in time."""
 
 
 class Peer:
-    """The other end. ``call`` asks it; what it asks is answered by ``handle``, each call in a thread of its own."""
+    """The process at the other end of a pipe: ``call`` sends it a message and waits for the answer."""
 
     def __init__(
-        self, connection: Connection, handle: Callable[[Any], Any], on_end: Callable[[], None] = lambda: None
+        self, connection: Connection, answer: Callable[[Any], Any], on_end: Callable[[], None] = lambda: None
     ) -> None:
-        """handle: the caller gets its result, or what it raises. on_end: called once, when the other end is gone."""
+        """
+        Args:
+            connection: This process's end of the pipe.
+            answer: Returns the answer to a message of the peer, or raises what the peer's call is to raise. Runs in a
+                thread of its own for each message, so that it may call the peer in turn.
+            on_end: Called once, when the peer has closed its end.
+        """
         self._connection = connection
-        self._handle = handle
+        self._answer = answer
         self._on_end = on_end
         self._sending = threading.Lock()
         self._pending: dict[int, Future[Any]] = {}
@@ -34,10 +40,16 @@ class Peer:
         self._reader = threading.Thread(target=self._read, name="peer", daemon=True)
 
     def start(self) -> None:
+        """Start to read the pipe."""
         self._reader.start()
 
     def call(self, message: Any, timeout: float | None = None) -> Any:
-        """What the other end answers. Raises PeerError, or what it raised."""
+        """Send a message and return the peer's answer.
+
+        Raises:
+            PeerError: The peer has ended, or did not answer within ``timeout`` seconds.
+            Exception: Whatever the peer's ``answer`` raised.
+        """
         number = next(self._numbers)
         answer: Future[Any] = Future()
         self._pending[number] = answer
@@ -56,7 +68,7 @@ class Peer:
             while True:
                 kind, number, content = self._connection.recv()
                 if kind == "call":
-                    threading.Thread(target=self._answer, args=(number, content), name="peer-call", daemon=True).start()
+                    threading.Thread(target=self._reply, args=(number, content), name="peer-call", daemon=True).start()
                 elif (answer := self._pending.pop(number, None)) is not None:
                     if kind == "raised":
                         answer.set_exception(content)
@@ -68,15 +80,15 @@ class Peer:
                 answer.set_exception(PeerError("the other process ended"))
             self._on_end()
 
-    def _answer(self, number: int, message: Any) -> None:
+    def _reply(self, number: int, message: Any) -> None:
         try:
-            reply = ("answer", number, self._handle(message))
+            reply = ("answer", number, self._answer(message))
         except Exception as error:
             reply = ("raised", number, error)
         try:
             self._send(reply)
         except PeerError:
-            log.info("nobody waits for an answer any more", message=type(message).__name__)
+            log.info("the other process ended before its call was answered", message=type(message).__name__)
 
     def _send(self, message: tuple[str, int, Any]) -> None:
         try:

@@ -1,7 +1,8 @@
-"""Starts the workers, keeps as many as are wanted, and speaks for all of them."""
+"""Starts the workers, replaces those that end or hang, and controls the models of all of them together."""
 
 import threading
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -10,47 +11,44 @@ import structlog
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import require_names
 from hangtag.serving.server.errors import ControlError, StartError
-from hangtag.serving.server.process.workers import shared_port as port
+from hangtag.serving.server.process.workers import shared_port
 from hangtag.serving.server.process.workers.messages import Failed, GetState, Listening, Load, Loaded, Poll, Unload
 from hangtag.serving.server.process.workers.pipe_rpc import PeerError
+from hangtag.serving.server.process.workers.replacement import MAX_ATTEMPTS, ReplacementPolicy
 from hangtag.serving.server.process.workers.worker_process import WorkerProcess
 from hangtag.serving.server.telemetry.prometheus import Workers
 from hangtag.serving.server.telemetry.server_state import READY, ServerState, total
 
 log = structlog.get_logger()
 
-FIRST_DELAY, LONGEST_DELAY = 0.1, 30.0
-"""Seconds before a worker is replaced: doubled each time that one ends within STABLE_SECONDS of its start."""
-STABLE_SECONDS = 60.0
-MAX_ATTEMPTS = 5
-"""Replacements that do not even come to listen, one after the other; then the supervisor gives up."""
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
+"""How often the supervisor checks its workers."""
 HANG_SECONDS = 60.0
-"""A worker that says nothing for so long is killed, and replaced."""
+"""A worker that has not answered for this long is killed and replaced."""
 _SPARE_SECONDS = 10.0
 
 
 class Supervisor:
-    """``start`` it, look for ``failure`` now and then, ``stop`` it."""
+    """Runs a server of several processes: ``start`` it, read ``failure`` now and then, ``stop`` it."""
 
     def __init__(self, config: ServerConfig) -> None:
+        """Reserve the port. Raises StartError where the address cannot be bound."""
         self._config = config
-        self._changed = threading.Condition()
-        self._controlling = threading.Lock()  # one load or unload at a time
+        self._changed = threading.Condition()  # guards the fields below; notified when a worker listens or fails
         self._workers: dict[int, WorkerProcess] = {}
-        self._ended = ServerState()  # what the workers did that are gone
+        self._counts_of_ended = ServerState()
         self._restarts = 0
-        self._short_lives = 0
-        self._attempts = 0  # that came to nothing, since the last that listened
+        self._policy = ReplacementPolicy()
         self._failure = ""
-        self._stopping = threading.Event()
         self._started = False
-        self._wanted: set[str] = set()  # with --model-control explicit
-        self._changes: list[str] = []  # names that were loaded or unloaded, in order
-        self._versions: dict[str, tuple[int, ...]] = {}  # what the workers serve
-        self._held = port.reserve(config)
-        self._worker_config = replace(config, port=self._held.getsockname()[1])
-        self._looking = threading.Thread(target=self._look_after_them, name="looking", daemon=True)
+        self._stopping = threading.Event()
+        self._controlling = threading.Lock()  # one load or unload call at a time; guards the next two
+        self._explicit_models: set[str] = set()  # with --model-control explicit: the models that should be loaded
+        self._changes: list[str] = []  # models in the order of the load and unload calls
+        self._served_versions: dict[str, tuple[int, ...]] = {}
+        self._reserved = shared_port.reserve(config)
+        self._worker_config = replace(config, port=self._reserved.getsockname()[1])
+        self._monitor = threading.Thread(target=self._monitor_workers, name="supervisor", daemon=True)
 
     @property
     def address(self) -> str:
@@ -58,8 +56,13 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """All have come to listen at least once, and one does."""
+        """Whether the server takes new calls: all workers have listened at least once, and one does now."""
         return self._started and not self._stopping.is_set() and self.workers().running > 0
+
+    @property
+    def failure(self) -> str:
+        """Why the supervisor gave up; empty while it goes on."""
+        return self._failure
 
     def workers(self) -> Workers:
         with self._changed:
@@ -67,87 +70,82 @@ class Supervisor:
             return Workers(self._config.workers, running, self._restarts)
 
     def start(self) -> None:
-        """Return once all listen. Raises StartError, with all ended again, when one cannot start."""
+        """Start all workers; returns once all listen.
+
+        Raises:
+            StartError: A worker cannot start. All have ended again.
+        """
         if self._config.model_control == "explicit":
-            asked = self._config.load_model
-            self._wanted = set(require_names(self._config.models) if "*" in asked else asked)
+            models = self._config.load_model
+            self._explicit_models = set(require_names(self._config.models) if "*" in models else models)
         with self._changed:
             for number in range(self._config.workers):
-                self._begin(number)
-        while not self._wait_for_all():
-            self._look()
+                self._start_worker(number)
+        while not self._wait_for_start():
+            self._check_workers()
         if self._failure:
             self.stop(grace=0)
             raise StartError(self._failure)
-        self._look()
+        self._check_workers()
         self._started = True
-        self._looking.start()
-        models = sorted({one.name for one in self.state().versions if one.state == READY})
-        log.info("ready", address=self.address, workers=self._config.workers, models=models)
-
-    @property
-    def failure(self) -> str:
-        """Why it had to give up; empty while it goes on."""
-        return self._failure
+        self._monitor.start()
+        models_served = sorted({version.name for version in self.state().versions if version.state == READY})
+        log.info("ready", address=self.address, workers=self._config.workers, models=models_served)
 
     def stop(self, grace: float | None = None) -> None:
-        """Every worker drains and ends; one that does not is killed."""
+        """Let every worker drain within ``grace`` seconds (default: drain_seconds) and end; kill those that do not."""
         with self._changed:
-            self._stopping.set()  # from now on none begins
+            self._stopping.set()  # no worker starts from now on
             workers = list(self._workers.values())
         grace = self._config.drain_seconds if grace is None else grace
-        asking = [threading.Thread(target=worker.ask_to_stop) for worker in workers]
-        for thread in asking:
-            thread.start()
-        until = time.monotonic() + grace + _SPARE_SECONDS
+        requests = _start_threads(worker.request_stop for worker in workers)
+        deadline = time.monotonic() + grace + _SPARE_SECONDS
         for worker in workers:
-            if not worker.join(max(0.0, until - time.monotonic())):
+            if not worker.join(max(0.0, deadline - time.monotonic())):
                 worker.kill()
                 worker.join()
-        for thread in asking:
-            thread.join()
-        self._held.close()
+        for request in requests:
+            request.join()
+        self._reserved.close()
         log.info("stopped")
 
     def load(self, name: str) -> None:
-        """Load a model in every worker. Raises what the first one raises: then nothing has changed."""
+        """Load a model in every worker. Raises what the first worker raises; then nothing has changed."""
         with self._controlling:
-            self._wanted |= self._all_do(Load(name))
+            self._change_all(Load(name), self._explicit_models.add)
 
     def unload(self, name: str) -> None:
-        """Unload a model in every worker."""
+        """Unload a model in every worker. Raises what the first worker raises; then nothing has changed."""
         with self._controlling:
-            self._wanted -= self._all_do(Unload(name))
+            self._change_all(Unload(name), self._explicit_models.discard)
 
     def state(self) -> ServerState:
-        """Of all workers together; what those did that are gone counts where their model still serves."""
+        """The state of all workers together, with the counts of workers that ended, for versions that still serve."""
         with self._changed:
             workers = [worker for worker in self._workers.values() if worker.listening]
-        asking = [threading.Thread(target=worker.refresh) for worker in workers]
-        for thread in asking:
-            thread.start()
-        for thread in asking:
-            thread.join()
-        now = total(worker.state for worker in workers)
-        served = {(one.name, one.version) for one in now.versions}
+        for refresh in _start_threads(worker.refresh for worker in workers):
+            refresh.join()
+        running = total(worker.state for worker in workers)
+        served = {(version.name, version.version) for version in running.versions}
         with self._changed:
-            gone = self._ended.counts_only()
-        counted = tuple(one for one in gone.versions if (one.name, one.version) in served)
-        return now + replace(gone, versions=counted)
+            ended = self._counts_of_ended.counts_only()
+        versions = tuple(version for version in ended.versions if (version.name, version.version) in served)
+        return running + replace(ended, versions=versions)
 
-    def _wait_for_all(self) -> bool:
-        """For a moment; whether all listen, or one has failed."""
+    def _start_worker(self, number: int) -> None:
+        config = replace(self._worker_config, load_model=tuple(sorted(self._explicit_models)))
+        self._workers[number] = WorkerProcess(
+            number, config, self._served_versions, len(self._changes), self._answer, self._on_end
+        )
+
+    def _wait_for_start(self) -> bool:
+        """Wait for one check's interval; returns whether all workers listen or one has failed."""
         with self._changed:
             return bool(
                 self._changed.wait_for(
-                    lambda: self._failure or all(worker.listening for worker in self._workers.values()), LOOK_SECONDS
+                    lambda: self._failure or all(worker.listening for worker in self._workers.values()), CHECK_SECONDS
                 )
             )
-
-    def _begin(self, number: int) -> None:
-        config = replace(self._worker_config, load_model=tuple(sorted(self._wanted)))
-        changes = len(self._changes)
-        self._workers[number] = WorkerProcess(number, config, self._versions, changes, self._answer, self._on_end)
 
     def _answer(self, worker: WorkerProcess, message: Any) -> Any:
         match message:
@@ -158,70 +156,75 @@ class Supervisor:
             case GetState():
                 return self.state()
             case Loaded():
-                return self._let_follow(worker)
+                return self._send_changes_from_now_on(worker)
             case Listening():
                 return self._on_listening(worker)
             case Failed(reason):
                 worker.failure = reason
                 return None
-        raise TypeError(f"a supervisor does not understand {message!r}")
+        raise TypeError(f"a supervisor has no answer to {message!r}")
 
-    def _let_follow(self, worker: WorkerProcess) -> tuple[set[str], set[str]]:
-        """From now on it hears of changes. What was changed since it began: what is wanted now, and what is not."""
+    def _send_changes_from_now_on(self, worker: WorkerProcess) -> tuple[set[str], set[str]]:
+        """Send load and unload calls to this worker too; returns the models that it has to load and to unload first."""
         with self._controlling:
-            worker.following = True
-            changed = set(self._changes[worker.changes :])
-            return changed & self._wanted, changed - self._wanted
+            worker.gets_changes = True
+            changed = set(self._changes[worker.changes_before :])
+            return changed & self._explicit_models, changed - self._explicit_models
 
     def _on_listening(self, worker: WorkerProcess) -> None:
         with self._changed:
             worker.listening = True
-            worker.told = time.monotonic()
-            self._attempts = 0
+            worker.last_answer = time.monotonic()
+            self._policy.on_listening()
             self._changed.notify_all()
         log.info("worker listens", worker=worker.number, pid=worker.pid)
 
     def _on_end(self, worker: WorkerProcess) -> None:
         worker.join()
         with self._changed:
-            self._ended += worker.state.counts_only()
-            worker.listening = worker.following = False
+            self._counts_of_ended += worker.state.counts_only()
+            worker.listening = worker.gets_changes = False
             worker.state = ServerState()
             if self._stopping.is_set():
                 return
             reason = worker.failure or f"worker {worker.number} ended with {_ending(worker.exit_code)}"
-            if not self._started:  # at the start nothing is tried twice
-                self._failure = reason
-                self._changed.notify_all()
+            if not self._started:  # a server that cannot start says so at once, instead of trying again
+                self._give_up(reason)
                 return
             self._restarts += 1
-            self._attempts += 1
-            stable = time.monotonic() - worker.started >= STABLE_SECONDS
-            self._short_lives = 0 if stable else self._short_lives + 1
-            delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** max(0, self._short_lives - 1))
-            if self._attempts > MAX_ATTEMPTS:
-                self._failure = f"a worker could not be replaced, {MAX_ATTEMPTS} times: {reason}"
-                self._changed.notify_all()
+            delay = self._policy.delay_after(time.monotonic() - worker.started)
+            if delay is None:
+                self._give_up(f"a worker could not be replaced, {MAX_ATTEMPTS} times: {reason}")
                 return
         log.warning("worker ended", worker=worker.number, pid=worker.pid, reason=reason, replaced_in_seconds=delay)
         self._stopping.wait(delay)
         with self._changed:
             if not self._stopping.is_set():
-                self._begin(worker.number)
+                self._start_worker(worker.number)
 
-    def _following(self) -> list[WorkerProcess]:
+    def _give_up(self, reason: str) -> None:
+        self._failure = reason
+        self._changed.notify_all()
+
+    def _workers_that_get_changes(self) -> list[WorkerProcess]:
         with self._changed:
-            return [worker for worker in self._workers.values() if worker.following]
+            return [worker for worker in self._workers.values() if worker.gets_changes]
 
-    def _all_do(self, message: Load | Unload) -> set[str]:
-        """The first worker tries it; then the others can do it too, or are replaced by some that begin with it."""
-        workers = self._following()
+    def _change_all(self, message: Load | Unload, record: Callable[[str], None]) -> None:
+        """Let the first worker try. If it succeeds, the others follow, or are replaced by workers that start with it.
+
+        record: adds the model to those that should be loaded, or removes it.
+        """
+        workers = self._workers_that_get_changes()
         if not workers:
             raise ControlError("no worker is running; try again in a moment")
         try:
             workers[0].call(message)
         except PeerError as error:
             raise ControlError(f"the worker that tried it first has ended; it is replaced: {error}") from error
+        # Before a worker is killed, because its replacement starts with what is recorded. The model comes first,
+        # so that a worker that starts in between repeats the change instead of missing it.
+        record(message.name)
         self._changes.append(message.name)
         for worker in workers[1:]:
             try:
@@ -229,36 +232,41 @@ class Supervisor:
             except Exception as error:
                 log.warning("worker does not follow; it is replaced", worker=worker.number, reason=str(error))
                 worker.kill()
-        self._look()
-        return {message.name}
+        self._check_workers()
 
-    def _look(self) -> None:
-        """Note what is served, for workers that begin later. Kill those that hang."""
+    def _check_workers(self) -> None:
+        """Note the versions that are served, for workers that start later, and kill workers that hang."""
         served: dict[str, list[int]] = {}
-        state = self.state()
-        for one in state.versions:
-            if one.state == READY:
-                served.setdefault(one.name, []).append(int(one.version))
+        for version in self.state().versions:
+            if version.state == READY:
+                served.setdefault(version.name, []).append(int(version.version))
         if self.workers().running:
-            self._versions = {name: tuple(versions) for name, versions in served.items()}
+            self._served_versions = {name: tuple(versions) for name, versions in served.items()}
         for worker in list(self._workers.values()):
-            if not worker.listening:  # loading may take long, but no worker is too busy to say so
-                threading.Thread(target=worker.refresh, daemon=True).start()
-            if time.monotonic() - worker.told > HANG_SECONDS:
+            if not worker.listening:  # loading may take long, but a worker that loads still answers
+                _start_threads([worker.refresh])
+            if time.monotonic() - worker.last_answer > HANG_SECONDS:
                 log.warning("worker hangs; it is replaced", worker=worker.number, pid=worker.pid)
                 worker.kill()
 
-    def _look_after_them(self) -> None:
-        polled = time.monotonic()
-        while not self._stopping.wait(LOOK_SECONDS):
+    def _monitor_workers(self) -> None:
+        last_poll = time.monotonic()
+        while not self._stopping.wait(CHECK_SECONDS):
             try:
-                self._look()
-                if self._config.model_control == "poll" and time.monotonic() - polled >= self._config.poll_seconds:
-                    polled = time.monotonic()
-                    for worker in self._following():
+                self._check_workers()
+                if self._config.model_control == "poll" and time.monotonic() - last_poll >= self._config.poll_seconds:
+                    last_poll = time.monotonic()
+                    for worker in self._workers_that_get_changes():
                         worker.call(Poll(), HANG_SECONDS)
             except Exception as error:
-                log.warning("looking after the workers failed; trying again", reason=str(error))
+                log.warning("checking the workers failed; trying again", reason=str(error))
+
+
+def _start_threads(functions: Iterable[Callable[[], None]]) -> list[threading.Thread]:
+    threads = [threading.Thread(target=function, daemon=True) for function in functions]
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 def _ending(exit_code: int | None) -> str:

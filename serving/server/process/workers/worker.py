@@ -1,4 +1,4 @@
-"""One worker: a whole server in a process of its own, which asks the supervisor where all are concerned."""
+"""One worker: a whole server in a process of its own, whose clients control all workers through the supervisor."""
 
 import queue
 import signal
@@ -33,10 +33,11 @@ log = structlog.get_logger()
 _STATE_TIMEOUT = 5.0
 
 
-class AllWorkers:
-    """The control that a worker's transport gets: of all workers, through the supervisor."""
+class SupervisorControl:
+    """Controls the models of all workers through the supervisor; clients of a worker get this control."""
 
     def __init__(self, supervisor: Peer, own: Control) -> None:
+        """own: the control of this worker alone."""
         self._supervisor = supervisor
         self._own = own
 
@@ -59,24 +60,30 @@ class AllWorkers:
 
 
 class Worker:
-    """The process's life."""
+    """Runs one worker from its start to its end."""
 
     def __init__(self, config: ServerConfig, versions: Mapping[str, tuple[int, ...]], connection: Connection) -> None:
-        """versions: those that the other workers serve, by model; empty at the start."""
+        """versions: the versions that the other workers serve, by model; empty at the start."""
         self._config = config
         self._versions = versions
         self._server: Server | None = None
-        # Ended by the supervisor's word, by its end, or by a signal.
-        self._asked_to_stop: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._supervisor = Peer(connection, self._handle, lambda: self._asked_to_stop.put("the supervisor ended"))
+        # Reasons to stop: a message from the supervisor, the supervisor's end, or a signal.
+        self._stop_reasons: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._supervisor = Peer(connection, self._answer, lambda: self._stop_reasons.put("the supervisor ended"))
         self._supervisor.start()
 
     def run(self) -> bool:
-        """Load, listen, serve until asked to stop, drain. False when it cannot start, which the supervisor is told."""
+        """Load, listen, serve until there is a reason to stop, drain.
+
+        Returns:
+            False if the worker cannot start; it has sent the reason to the supervisor.
+        """
         signal.signal(signal.SIGTERM, self._on_signal)
         try:
             server = self._server = Server(
-                self._config, versions=self._versions, answering=lambda own: AllWorkers(self._supervisor, own)
+                self._config,
+                versions=self._versions,
+                wrap_control=lambda own: SupervisorControl(self._supervisor, own),
             )
             server.control.start(polling=False)
             server.control.catch_up(*self._supervisor.call(Loaded()))
@@ -87,16 +94,16 @@ class Worker:
             self._supervisor.call(Failed(str(error)))
             return False
         except PeerError:
-            self._asked_to_stop.put("the supervisor ended")
-        log.info("stopping", reason=self._wait())
+            self._stop_reasons.put("the supervisor ended")
+        log.info("stopping", reason=self._wait_for_stop())
         server.stop()
         return True
 
-    def _handle(self, message: Any) -> Any:
+    def _answer(self, message: Any) -> Any:
         if isinstance(message, Stop):
-            return self._asked_to_stop.put("asked to")
+            return self._stop_reasons.put("the supervisor stops its workers")
         if self._server is None:
-            raise UnavailableError("the worker has only just begun")
+            raise UnavailableError("the worker is only starting")
         match message:
             case Load(name):
                 return self._server.control.load(name)
@@ -106,14 +113,14 @@ class Worker:
                 return self._server.control.poll()
             case GetState():
                 return self._server.state()
-        raise TypeError(f"a worker does not understand {message!r}")
+        raise TypeError(f"a worker has no answer to {message!r}")
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._asked_to_stop.put(signal.Signals(number).name)
+        self._stop_reasons.put(signal.Signals(number).name)
 
-    def _wait(self) -> str:
-        while True:  # a signal that the kernel gives to another thread does not wake this one
+    def _wait_for_stop(self) -> str:
+        while True:  # only a timeout wakes this thread if the kernel delivers the signal to another
             try:
-                return self._asked_to_stop.get(timeout=0.5)
+                return self._stop_reasons.get(timeout=0.5)
             except queue.Empty:
                 continue

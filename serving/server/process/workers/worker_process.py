@@ -1,4 +1,4 @@
-"""A worker as its supervisor sees it: a process, a pipe, and what it told last."""
+"""A worker from its supervisor's side: the process, the pipe to it, and its last known state."""
 
 import multiprocessing
 import time
@@ -13,41 +13,49 @@ from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
 from hangtag.serving.server.telemetry.server_state import ServerState
 
 ANSWER_SECONDS = 5.0
-_CONTEXT = multiprocessing.get_context("spawn")  # gRPC's and ONNX Runtime's threads do not survive a fork
+_CONTEXT = multiprocessing.get_context("spawn")  # the threads of gRPC and ONNX Runtime do not survive a fork
 
 
 class WorkerProcess:
-    """Started on construction; ``on_end`` is called once it is gone."""
+    """Starts a worker process on construction."""
 
     def __init__(
         self,
         number: int,
         config: ServerConfig,
         versions: Mapping[str, tuple[int, ...]],
-        changes: int,
-        handle: Callable[["WorkerProcess", Any], Any],
+        changes_before: int,
+        answer: Callable[["WorkerProcess", Any], Any],
         on_end: Callable[["WorkerProcess"], None],
     ) -> None:
-        """versions, changes: what is served, and how many changes led to it. handle: answers what it asks."""
+        """
+        Args:
+            number: The worker's place among the workers, for the log; its replacement gets the same.
+            config: The server's settings, with the port that all workers share.
+            versions: The versions that the other workers serve, by model.
+            changes_before: How many load and unload calls led to what the other workers serve.
+            answer: Answers a message of this worker, or raises what the worker's call is to raise.
+            on_end: Called once, when the process has ended.
+        """
         self.number = number
-        self.changes = changes
+        self.changes_before = changes_before
         self.started = time.monotonic()
-        self.following = False
-        """It is told of changes from now on."""
+        self.gets_changes = False
+        """Whether load and unload calls are sent to it; false until it has caught up."""
         self.listening = False
         self.failure = ""
         """Why it could not start."""
         self.state = ServerState()
-        """As it told last."""
-        self.told = self.started
-        """When that was."""
+        """Its last known state."""
+        self.last_answer = self.started
+        """When it last answered, on the monotonic clock."""
         ours, theirs = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(
             target=entry.main, args=(number, config, versions, theirs), name=f"worker-{number}", daemon=True
         )
         self._process.start()
-        theirs.close()  # only the worker holds its end now, so its end is the end of this one
-        self._peer = Peer(ours, lambda message: handle(self, message), lambda: on_end(self))
+        theirs.close()  # only the worker holds its end now, so reading from our end fails when the worker ends
+        self._peer = Peer(ours, lambda message: answer(self, message), lambda: on_end(self))
         self._peer.start()
 
     @property
@@ -56,33 +64,34 @@ class WorkerProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """Minus the signal's number where one ended it."""
+        """The exit code; minus the signal's number if a signal ended the process."""
         return self._process.exitcode
 
     def call(self, message: Any, timeout: float | None = None) -> Any:
-        """Raises PeerError, or what the worker raised."""
+        """Send a message and return the answer. Raises PeerError, or what the worker raised."""
         return self._peer.call(message, timeout)
 
     def refresh(self) -> None:
-        """Ask for the state; where there is no answer the last one stays."""
+        """Read the worker's state; without an answer the last known one stays."""
         try:
             self.state = self.call(GetState(), ANSWER_SECONDS)
         except UnavailableError:
-            pass  # it has only begun, and says so
+            pass  # it is starting, and has answered that
         except Exception:
-            return  # it is gone, or hangs: ``told`` says since when
-        self.told = time.monotonic()
+            return  # it has ended or hangs; last_answer says since when
+        self.last_answer = time.monotonic()
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
+        """Let the worker drain and end."""
         try:
             self.call(Stop(), ANSWER_SECONDS)
         except PeerError:
-            return  # gone already, or killed in the end
+            return  # it has ended already, or the supervisor will kill it
 
     def kill(self) -> None:
         self._process.kill()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Whether it has ended."""
+        """Wait for the process to end; returns whether it has."""
         self._process.join(timeout)
         return self._process.exitcode is not None

@@ -5,17 +5,17 @@ import structlog.testing
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import RepositoryError
-from hangtag.serving.server.process.main import warn_of_unknown_names
+from hangtag.serving.server.process.main import warn_of_limits_without_model
 from tests import onnx_models
 
 
-def test_a_limit_for_a_model_that_is_not_there_is_told_at_the_start(tmp_path: Path) -> None:
+def test_a_limit_for_a_model_that_does_not_exist_is_a_warning(tmp_path: Path) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     with structlog.testing.capture_logs() as log:
-        warn_of_unknown_names(ServerConfig(models=tmp_path, model_max_batch_size=(("gather", 8),)))
+        warn_of_limits_without_model(ServerConfig(models=tmp_path, model_max_batch_size=(("gather", 8),)))
         assert log == []
         limits = (("gahter", 8), ("gather", 0), ("another", 4))
-        warn_of_unknown_names(ServerConfig(models=tmp_path, model_max_batch_size=limits))
+        warn_of_limits_without_model(ServerConfig(models=tmp_path, model_max_batch_size=limits))
     (line,) = log
     assert line["log_level"] == "warning"
     assert line["event"].startswith("--model-max-batch-size names models")
@@ -24,4 +24,4 @@ def test_a_limit_for_a_model_that_is_not_there_is_told_at_the_start(tmp_path: Pa
 
 def test_without_a_repository_the_start_fails(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="is not a folder"):
-        warn_of_unknown_names(ServerConfig(models=tmp_path / "nowhere"))
+        warn_of_limits_without_model(ServerConfig(models=tmp_path / "nowhere"))

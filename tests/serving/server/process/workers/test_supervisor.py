@@ -1,7 +1,8 @@
-"""The supervisor in this process, with real workers: what is hard to make happen from outside."""
+"""The supervisor in this process, with real workers: faults that cannot be caused from outside."""
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def supervised(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
-    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.05)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[5]))
     config = ServerConfig(models=models, port=0, workers=2, model_control="explicit", load_model=("gather",))
     supervised = Supervisor(config)
@@ -70,22 +71,22 @@ def test_a_worker_that_hangs_is_killed_and_replaced(supervised: Supervisor, monk
 def test_a_worker_that_hangs_before_it_listens_is_killed_and_replaced(
     supervised: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[WorkerProcess] = []
+    started: list[WorkerProcess] = []
 
     class FirstHangs(WorkerProcess):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             assert self.pid is not None
-            if not begun:
+            if not started:
                 os.kill(self.pid, signal.SIGSTOP)
-                self.told -= supervisor.HANG_SECONDS + 1  # as if it had said nothing for so long
-            begun.append(self)
+                self.last_answer -= supervisor.HANG_SECONDS + 1  # as if it had not answered for so long
+            started.append(self)
 
     monkeypatch.setattr(supervisor, "WorkerProcess", FirstHangs)
     supervised._workers[0].kill()
     with supervised._changed:
-        assert supervised._changed.wait_for(lambda: begun and begun[-1].listening, TIMEOUT)
-    hanging, good = begun
+        assert supervised._changed.wait_for(lambda: started and started[-1].listening, TIMEOUT)
+    hanging, good = started
     assert hanging.exit_code == -signal.SIGKILL
     assert supervised._workers[0] is good
     assert supervised.workers().running == 2
@@ -97,12 +98,28 @@ def test_a_worker_that_hangs_at_the_first_start_ends_it(models: Path, monkeypatc
             super().__init__(*arguments)
             assert self.pid is not None
             os.kill(self.pid, signal.SIGSTOP)
-            self.told -= supervisor.HANG_SECONDS + 1  # as if it had said nothing for so long
+            self.last_answer -= supervisor.HANG_SECONDS + 1  # as if it had not answered for so long
 
     monkeypatch.setattr(supervisor, "WorkerProcess", Hangs)
-    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.05)
     with pytest.raises(StartError, match="worker 0 ended with signal 9"):
         Supervisor(ServerConfig(models=models, port=0, workers=1)).start()
+
+
+def refuses_to_load(worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = worker.call
+
+    def refuse(message: Any, timeout: float | None = None) -> Any:
+        if isinstance(message, Load):
+            raise PeerError("out of memory")
+        return call(message, timeout)
+
+    monkeypatch.setattr(worker, "call", refuse)
+
+
+def models_of(worker: WorkerProcess) -> set[str]:
+    worker.refresh()
+    return {version.name for version in worker.state.versions}
 
 
 def test_a_worker_that_cannot_follow_is_replaced_by_one_that_begins_with_it(
@@ -110,16 +127,33 @@ def test_a_worker_that_cannot_follow_is_replaced_by_one_that_begins_with_it(
 ) -> None:
     onnx_models.publish(models, "text", onnx_models.text())
     second = supervised._workers[1]
-    call = second.call
-
-    def unwilling(message: Any, timeout: float | None = None) -> Any:
-        if isinstance(message, Load):
-            raise PeerError("out of memory, say")
-        return call(message, timeout)
-
-    monkeypatch.setattr(second, "call", unwilling)
+    refuses_to_load(second, monkeypatch)
     supervised.load("text")
-    replacement = wait_until_replaced(supervised, 1, second)
-    replacement.refresh()
-    assert {one.name for one in replacement.state.versions} == {"gather", "text"}
+    assert models_of(wait_until_replaced(supervised, 1, second)) == {"gather", "text"}
     assert supervised.ready
+
+
+def test_a_replacement_that_starts_before_the_call_ends_has_the_model_too(
+    supervised: Supervisor, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_models.publish(models, "text", onnx_models.text())
+    second = supervised._workers[1]
+    refuses_to_load(second, monkeypatch)
+    replaced = threading.Event()
+
+    class Noted(WorkerProcess):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            replaced.set()
+
+    monkeypatch.setattr(supervisor, "WorkerProcess", Noted)
+    check = supervised._check_workers
+
+    def check_after_the_replacement_has_started() -> None:
+        if threading.current_thread() is threading.main_thread():
+            assert replaced.wait(TIMEOUT)
+        check()
+
+    monkeypatch.setattr(supervised, "_check_workers", check_after_the_replacement_has_started)
+    supervised.load("text")
+    assert models_of(wait_until_replaced(supervised, 1, second)) == {"gather", "text"}

@@ -1,0 +1,27 @@
+"""Decides when a worker that has ended is replaced, and when the supervisor gives up."""
+
+FIRST_DELAY, LONGEST_DELAY = 0.1, 30.0
+"""Seconds before a replacement; doubled for each worker in a row that ended within STABLE_SECONDS of its start."""
+STABLE_SECONDS = 60.0
+MAX_ATTEMPTS = 5
+"""Replacements in a row that end before they listen; after these the supervisor gives up."""
+
+
+class ReplacementPolicy:
+    """Exponential backoff for replacements. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._short_lives = 0
+        self._attempts = 0
+
+    def on_listening(self) -> None:
+        """A worker has come to listen, so replacements work."""
+        self._attempts = 0
+
+    def delay_after(self, lifetime: float) -> float | None:
+        """The seconds to wait before replacing a worker that lived this many seconds; None to give up."""
+        self._attempts += 1
+        self._short_lives = 0 if lifetime >= STABLE_SECONDS else self._short_lives + 1
+        if self._attempts > MAX_ATTEMPTS:
+            return None
+        return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** max(0, self._short_lives - 1))
