@@ -64,7 +64,7 @@ imports: $(VENV)/.dev ## Check which package imports which
 	$(BIN)/lint-imports
 
 stubs: $(VENV)/.dev ## Check that the committed gRPC stubs are what the .proto files generate
-	$(BIN)/python -m tests.stubs $(PROTOS)
+	$(BIN)/python -m tests.protos.generated_stubs $(PROTOS)
 
 unit: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all tests; some with ARGS="-k batcher -x"
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)

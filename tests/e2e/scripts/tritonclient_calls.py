@@ -1,4 +1,4 @@
-"""NVIDIA's Python client against a server: triton_calls.py ADDRESS MODEL IMAGES.npy ANSWERS.npz, in .venv-peers.
+"""NVIDIA's Python client against a server: tritonclient_calls.py ADDRESS MODEL IMAGES.npy ANSWERS.npz, in .venv-peers.
 
 Calls what its users call, writes the answers' arrays to ANSWERS.npz and all else as one JSON object to standard output.
 """

@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.processes import ROOT, ServerProcess, serving
 
 PYTHON = ROOT / ".venv-others/bin/python"
-SCRIPTS = ROOT / "tests/e2e/others"
+SCRIPTS = ROOT / "tests/e2e/scripts"
 VOICE = ("silero_vad", "silero_vad_16k_op15", "silero_vad_16k_sequence")
 RATE = 16_000
 pytestmark = pytest.mark.skipif(
@@ -48,7 +48,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def voices(others: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     audio = tmp_path_factory.mktemp("audio") / "audio.npy"
     np.save(audio, speech())
-    told: dict[str, Any] = run("voice.py", others.address, audio)
+    told: dict[str, Any] = run("silero_vad_answers.py", others.address, audio)
     return told
 
 
@@ -103,7 +103,7 @@ def test_carried_state_forbids_batching_and_the_log_says_so(others: ServerProces
 def test_files_are_recognised_as_in_the_package(others: ServerProcess) -> None:
     files = ["README.md", "pyproject.toml", "Makefile", "LICENSE", "serving/signature.py", "protos/inference.proto"]
     files += ["examples/garments/bag-1.png", "models/lstm/1/model.onnx", "examples/demo.sh", "docs/images/report.png"]
-    told = run("files.py", others.address, *(ROOT / file for file in files))
+    told = run("magika_answers.py", others.address, *(ROOT / file for file in files))
     labels = [label for label, _ in told["own"]]
     assert len(set(labels)) >= 5
     for who in ("served", "one by one"):

@@ -1,6 +1,7 @@
-"""Check that the checked-in stubs are what the .proto files generate, and say how to mend it when they differ.
+"""Checks that the committed gRPC stubs are what the .proto files generate, and names the command that writes them anew.
 
-From the root of the repository: ``python -m tests.stubs hangtag/protos/NAME.proto ...``; exits with 1 on a difference.
+Run in the root of the repository: ``python -m tests.protos.generated_stubs hangtag/protos/NAME.proto ...``.
+Exit code 1: a stub differs or is missing.
 """
 
 import subprocess
@@ -12,7 +13,11 @@ SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
 
 
 def differing(protos: list[str]) -> list[str]:
-    """The stubs that differ from what ``make proto`` would write. Raises CalledProcessError when protoc fails."""
+    """Returns the stubs that differ from what ``make proto`` would write.
+
+    Raises:
+        subprocess.CalledProcessError: protoc failed, for example on a syntax error in a .proto file.
+    """
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [
@@ -32,7 +37,7 @@ def _read(file: Path) -> bytes | None:
 
 def main(protos: list[str]) -> int:
     if not protos:
-        sys.stderr.write("usage: python -m tests.stubs hangtag/protos/NAME.proto ...\n")
+        sys.stderr.write("usage: python -m tests.protos.generated_stubs hangtag/protos/NAME.proto ...\n")
         return 2
     different = differing(protos)
     for stub in different:

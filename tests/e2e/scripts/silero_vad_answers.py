@@ -1,5 +1,5 @@
 """silero-vad's own answers, and those that it gives with our server in the place of its session, as JSON:
-voice.py ADDRESS AUDIO.npy, in .venv-others. AUDIO is float32 [samples] at 16 kHz.
+silero_vad_answers.py ADDRESS AUDIO.npy, in .venv-others. AUDIO is float32 [samples] at 16 kHz.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from served_session import ServedSession
+from remote_session import RemoteSession
 from silero_vad import get_speech_timestamps, load_silero_vad
 
 STREAMS = 4
@@ -26,7 +26,7 @@ def main(address: str, audio: Any) -> None:
         """The package's own answer, and the one with the served model."""
         own = load_silero_vad(onnx=True, **options)
         served = load_silero_vad(onnx=True, **options)
-        served.session = ServedSession(address, model)
+        served.session = RemoteSession(address, model)
         return {"own": ask(own), "served": ask(served)}
 
     def shifted(vad: Any) -> Any:

@@ -22,7 +22,7 @@ from hangtag.training.data.fashion_mnist import LABELS, Split
 from tests.e2e.processes import ROOT, ServerProcess, serving
 
 PEERS = ROOT / ".venv-peers/bin"
-CALLS = ROOT / "tests/e2e/peers/triton_calls.py"
+CALLS = ROOT / "tests/e2e/scripts/tritonclient_calls.py"
 SHIPPED = {model.name: str(model.version) for model in latest_versions(ROOT / "models")}
 MODEL = "lstm"
 VERSION = SHIPPED[MODEL]

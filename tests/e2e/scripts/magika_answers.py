@@ -1,5 +1,5 @@
 """magika's own answers about files, and those that it gives with our server in the place of its session, as JSON:
-files.py ADDRESS FILE..., in .venv-others.
+magika_answers.py ADDRESS FILE..., in .venv-others.
 """
 
 import json
@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from magika import Magika
-from served_session import ServedSession
+from remote_session import RemoteSession
 
 MODEL = "magika"
 
 
 def main(address: str, paths: list[str]) -> None:
     own, served = Magika(), Magika()
-    served._onnx_session = ServedSession(address, MODEL)
+    served._onnx_session = RemoteSession(address, MODEL)
     with ThreadPoolExecutor(len(paths)) as callers:  # all at once, so that they share batches
         one_by_one = list(callers.map(served.identify_path, paths))
     told = {"own": own.identify_paths(paths), "served": served.identify_paths(paths), "one by one": one_by_one}

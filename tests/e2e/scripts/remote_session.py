@@ -8,7 +8,7 @@ from tritonclient import grpc
 from tritonclient.utils import triton_to_np_dtype
 
 
-class ServedSession:
+class RemoteSession:
     """Has the one method of InferenceSession that packages call."""
 
     def __init__(self, address: str, model: str) -> None:
