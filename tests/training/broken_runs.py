@@ -1,4 +1,4 @@
-"""Runs that die, or that keep what a finished run throws away; and whether two ended alike."""
+"""Runs that crash or keep their last checkpoint, and the comparison of two outcomes."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,8 @@ from hangtag.training.runs.run import Run
 from tests.training.configs import figures, same_weights, weights
 
 
-class Keeping(Run):
-    """Keeps the last checkpoint, so that the final weights and the optimizer can be compared too."""
+class CheckpointKeptRun(Run):
+    """Keeps the last checkpoint of a finished run, to compare the final weights and the optimizer too."""
 
     def drop_checkpoint(self) -> None:
         pass
@@ -19,8 +19,8 @@ class CrashError(Exception):
     pass
 
 
-class Crashing(Keeping):
-    """Dies before its nth write."""
+class CrashingRun(CheckpointKeptRun):
+    """Raises CrashError before its nth write."""
 
     def __init__(self, folder: Path, writes: int) -> None:
         super().__init__(folder)

@@ -1,4 +1,4 @@
-"""`hangtag train` in this process or one of its own, and what it says."""
+"""Runs `hangtag train` in this process or in another, and reads its output."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 
 
 def one_error(result: Result) -> str:
-    """The one line that a failed command says."""
+    """The one line of a failed command's error."""
     assert result.exit_code == 1, result.output
     lines = [line for line in result.output.splitlines() if line.startswith("Error: ")]
     assert len(lines) == 1, result.output

@@ -1,4 +1,4 @@
-"""Runs small enough to be made by the dozen, and what to compare of them."""
+"""Small runs, and what to compare of two."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,7 +42,7 @@ def begin(run: Run, **changes: object) -> None:
 
 
 class OnStep(Observer):
-    """Does something after every step."""
+    """Calls a function after every step."""
 
     def __init__(self, do: Callable[[StepProgress], object]) -> None:
         self._do = do
@@ -62,6 +62,6 @@ def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Metrics without the time that it took."""
+    """Metrics without the times."""
     rows = [{key: row[key] for key in row if key not in ("seconds", "step_ms")} for row in metrics["epochs"]]
     return metrics | {"epochs": rows}

@@ -15,7 +15,7 @@ from hangtag.training.loop import trainer
 from hangtag.training.observer import StepProgress
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from tests.training.broken_runs import Keeping
+from tests.training.broken_runs import CheckpointKeptRun
 from tests.training.command import EPOCHS, hangtag
 from tests.training.configs import OnStep, make_config
 
@@ -48,7 +48,7 @@ def raw_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unbroken(small: FashionMnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three epochs of three steps without a break."""
     folder = tmp_path_factory.mktemp("unbroken")
-    trainer.train(make_config(epochs=3), small, Keeping(folder))
+    trainer.train(make_config(epochs=3), small, CheckpointKeptRun(folder))
     return folder
 
 
@@ -80,7 +80,7 @@ def config(whole: FashionMnist, raw_dir: Path) -> RunConfig:
 
 @pytest.fixture(scope="session")
 def finished(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """A whole run by the command, without a break, and what it said."""
+    """A whole run by the command, without a break, and its output."""
     folder = tmp_path_factory.mktemp("cli") / "finished"
     return folder, hangtag(arguments, folder)
 
@@ -120,7 +120,7 @@ def outfits(whole: FashionMnist) -> MultiLabelData:
 
 @pytest.fixture(scope="module")
 def plain(whole: FashionMnist) -> MultiLabelData:
-    """Four looks that can be told from where two bright bars lie: learned in seconds."""
+    """Four looks that differ in where two bright bars lie: learned in seconds."""
     rng = np.random.default_rng(0)
     looks = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1], [0, 1, 0, 1]], np.bool_)
 

@@ -28,7 +28,7 @@ def test_runs_on_different_data_sets_are_different_runs(tmp_path: Path) -> None:
         Run(tmp_path).start(other)
 
 
-def test_a_run_of_before_there_were_other_data_sets_still_goes_on(tmp_path: Path) -> None:
+def test_a_config_without_a_data_set_is_one_of_fashion_mnist(tmp_path: Path) -> None:
     Run(tmp_path).start(make_config())
     path = tmp_path / "config.json"
     config: dict[str, Any] = json.loads(path.read_text())
@@ -41,9 +41,7 @@ def test_a_run_of_before_there_were_other_data_sets_still_goes_on(tmp_path: Path
     ("name", "model", "picked"),
     [(None, "lstm", "fashion-mnist"), (None, "cnn_rnn", "outfits"), ("outfits-independent", "sigmoids", None)],
 )
-def test_a_model_has_a_data_set_of_its_own_and_may_be_given_another(
-    name: str | None, model: str, picked: str | None
-) -> None:
+def test_a_network_has_a_default_data_set_and_may_use_another(name: str | None, model: str, picked: str | None) -> None:
     assert dataset_for(name, model) == (picked or name)
 
 
@@ -56,7 +54,7 @@ def test_a_data_set_that_a_model_cannot_learn_from_is_refused(name: str, model: 
 # The command
 
 
-def test_the_command_trains_on_outfits_and_says_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_trains_on_outfits_and_reports_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for split in ("train", "validation", "test"):
         monkeypatch.setitem(cast(dict[str, int], SIZES), split, 64)
     arguments = ["cnn_embedding", "--data", "outfits-independent", "--epochs", "1", "--threads", "1", "--device", "cpu"]

@@ -13,7 +13,7 @@ from tests.training.command import EPOCHS, contents, hangtag, one_error
 from tests.training.configs import same_weights, weights
 
 
-def test_a_run_says_what_it_reached_and_what_to_do_next(finished: tuple[Path, Result]) -> None:
+def test_a_run_reports_its_result_and_the_next_command(finished: tuple[Path, Result]) -> None:
     folder, result = finished
     assert result.exit_code == 0, result.output
     summary = Run(folder).read_metrics()["summary"]
@@ -52,7 +52,7 @@ def test_options_can_be_given_as_variables(
     assert "another seed (seed: 0 there, 7 requested)" in one_error(hangtag(arguments, finished[0]))
 
 
-def test_a_finished_run_given_again_says_so(arguments: list[str], finished: tuple[Path, Result]) -> None:
+def test_a_finished_run_is_reported_and_not_trained_again(arguments: list[str], finished: tuple[Path, Result]) -> None:
     before = contents(finished[0])
     again = hangtag(arguments, finished[0])
     assert again.exit_code == 0

@@ -69,7 +69,7 @@ def test_a_loss_from_a_variable_is_not_ignored_either(tmp_path: Path, monkeypatc
 # Help.
 
 
-def test_help_teaches() -> None:
+def test_help_names_every_model_and_option() -> None:
     result = hangtag(["train", "--help"])
     assert result.exit_code == 0
     text = "".join(result.stdout.split())

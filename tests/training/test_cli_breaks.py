@@ -14,7 +14,7 @@ from tests.training.command import EPOCHS, contents, hangtag, one_error, start, 
 from tests.training.configs import figures, same_weights, weights
 
 
-def test_a_killed_command_goes_on_and_ends_with_the_same_weights(
+def test_a_killed_command_resumes_and_ends_with_the_same_weights(
     arguments: list[str], finished: tuple[Path, Result], tmp_path: Path
 ) -> None:
     with start(arguments, tmp_path) as process:
@@ -26,13 +26,13 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_weights(
     assert 1 <= done < EPOCHS
 
     with start(arguments, tmp_path) as process:
-        _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
     assert figures(Run(tmp_path).read_metrics()) == figures(Run(finished[0]).read_metrics())
     assert same_weights(weights(tmp_path), weights(finished[0]))
 
 
-def test_ctrl_c_ends_with_one_line_and_the_run_can_go_on(
+def test_ctrl_c_ends_with_one_line_and_the_run_resumes(
     arguments: list[str], finished: tuple[Path, Result], tmp_path: Path
 ) -> None:
     with start(arguments, tmp_path) as process:
@@ -41,12 +41,12 @@ def test_ctrl_c_ends_with_one_line_and_the_run_can_go_on(
         at_work = one_error(hangtag(arguments, tmp_path))
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGCONT)
-        _, said = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=120)
     assert f"another process is training in {tmp_path}" in at_work
-    assert process.returncode == 130, said
-    stopped, _, command = said.splitlines()[-1].partition(": hangtag ")
+    assert process.returncode == 130, stderr
+    stopped, _, command = stderr.splitlines()[-1].partition(": hangtag ")
     assert stopped == "stopped. Continue from the last finished epoch with"
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
     assert not Run(tmp_path).is_finished()
 
     assert hangtag(shlex.split(command)).exit_code == 0
@@ -54,9 +54,7 @@ def test_ctrl_c_ends_with_one_line_and_the_run_can_go_on(
     assert same_weights(weights(tmp_path), weights(finished[0]))
 
 
-def test_the_command_that_is_said_goes_on_with_every_option(
-    raw_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_to_resume_has_every_option(raw_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -74,8 +72,8 @@ def test_the_command_that_is_said_goes_on_with_every_option(
     assert stopped.exit_code == 130
     command = stopped.stderr.splitlines()[-1].partition(": hangtag ")[2]
     assert "--restart" not in command
-    said = one_error(hangtag(["export", str(tmp_path / "a run")]))
-    assert said.endswith(f"is not finished (0 epochs so far). Continue with: hangtag {command}")
+    message = one_error(hangtag(["export", str(tmp_path / "a run")]))
+    assert message.endswith(f"is not finished (0 epochs so far). Continue with: hangtag {command}")
     done = hangtag(shlex.split(command))
     assert done.exit_code == 0, done.output
     assert Run(tmp_path / "a run").is_finished()

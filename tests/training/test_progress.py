@@ -28,14 +28,14 @@ def test_each_kind_of_work_has_its_bar(capsys: pytest.CaptureFixture[str], monke
     assert "loss 0.250" in shown
 
 
-def test_other_processes_show_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_ranks_show_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with terminal_observer(3, shown=False) as observer:
         observer.on_teacher_logits(500, 1000)
         observer.on_step(StepProgress(1, 5, 5, 0.25, None))
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_first_ctrl_c_waits_for_a_good_place_and_the_second_does_not() -> None:
+def test_the_first_ctrl_c_requests_a_stop_and_the_second_raises() -> None:
     before = signal.getsignal(signal.SIGINT)
     with terminal_observer(3, shown=False) as observer:
         observer.raise_if_stopped()

@@ -15,7 +15,7 @@ def places(images: torch.Tensor) -> set[tuple[int, int]]:
     return {(row, column) for _, row, column in images.nonzero().tolist()}
 
 
-def test_nothing_is_done_when_nothing_is_asked() -> None:
+def test_without_augmentation_images_are_unchanged() -> None:
     images = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8)
     state = torch.get_rng_state()
     changed = augment(images, Augmentation())

@@ -42,7 +42,7 @@ class Mirror(http.server.ThreadingHTTPServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), MirrorHandler)
         self.folder = folder
-        self.asked: list[str] = []
+        self.requested: list[str] = []
 
 
 class MirrorHandler(http.server.BaseHTTPRequestHandler):
@@ -50,7 +50,7 @@ class MirrorHandler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = self.path.rpartition("/")[2]
-        self.server.asked.append(name)
+        self.server.requested.append(name)
         contents = (self.server.folder / name).read_bytes()
         self.send_response(200)
         self.send_header("Content-Length", str(len(contents)))
@@ -112,7 +112,7 @@ def test_the_test_images_can_be_read_alone(whole: FashionMnist, linked: Path) ->
     assert np.array_equal(alone.classes, whole.test.classes)
 
 
-def test_the_digest_names_the_data_set_and_not_where_it_lies(whole: FashionMnist, raw_dir: Path) -> None:
+def test_the_digest_is_that_of_the_content_and_not_of_the_folder(whole: FashionMnist, raw_dir: Path) -> None:
     assert whole.digest == load(raw_dir).digest
     assert len(bytes.fromhex(whole.digest)) == 32
 
@@ -120,7 +120,7 @@ def test_the_digest_names_the_data_set_and_not_where_it_lies(whole: FashionMnist
 # Where it is looked for.
 
 
-def test_a_named_folder_comes_first(raw_dir: Path) -> None:
+def test_data_dir_is_searched_first(raw_dir: Path) -> None:
     assert locate(raw_dir) == raw_dir
 
 
@@ -168,14 +168,16 @@ def without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)  # Python's own way to say: not importable
 
 
-def test_neither_data_nor_torchvision(bare_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_data_and_without_torchvision_the_error_says_how_to_get_it(
+    bare_machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     without_torchvision(monkeypatch)
     with pytest.raises(DataNotFoundError) as caught:
         load()
     assert_one_line_that_helps(caught.value)
 
 
-def test_a_download_that_finds_no_network(bare_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_without_a_network_is_one_line(bare_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # ours, and nobody listens: a connection is refused at once
         use_proxy(monkeypatch, taken.getsockname()[1])
@@ -185,13 +187,15 @@ def test_a_download_that_finds_no_network(bare_machine: Path, monkeypatch: pytes
     assert_one_line_that_helps(caught.value)
 
 
-def test_a_download_of_something_else(bare_machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_of_another_file_is_refused(
+    bare_machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / f"{TRAIN_IMAGES}.gz").write_text("<html>Please log in to the hotel's network.</html>")
     with serving(tmp_path) as mirror:
         use_proxy(monkeypatch, mirror.server_port)
         with pytest.raises(DataNotFoundError, match="could not be downloaded") as caught:
             load()
-    assert set(mirror.asked) == {f"{TRAIN_IMAGES}.gz"}
+    assert set(mirror.requested) == {f"{TRAIN_IMAGES}.gz"}
     assert_one_line_that_helps(caught.value)
 
 
@@ -217,10 +221,10 @@ def test_torchvision_downloads_where_there_is_nothing_else(
     with serving(tmp_path) as mirror:
         use_proxy(monkeypatch, mirror.server_port)
         assert locate() == bare_machine
-        assert set(mirror.asked) == {name for name, _ in resources}
-        mirror.asked.clear()
+        assert set(mirror.requested) == {name for name, _ in resources}
+        mirror.requested.clear()
         assert locate() == bare_machine
-        assert mirror.asked == []
+        assert mirror.requested == []
     assert np.array_equal(load_test().images, whole.test.images)
 
 

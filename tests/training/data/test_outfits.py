@@ -49,7 +49,7 @@ def test_every_set_has_one_to_five_labels(probabilities: Callable[[], Probabilit
     assert MAX_LABELS == 5
 
 
-def test_every_look_is_worn_as_often_as_written_and_nothing_else_is_worn() -> None:
+def test_looks_have_the_frequencies_of_the_table_and_no_other_set_occurs() -> None:
     chances = together()
     weights = sum(look.weight for look in LOOKS)
     sport = sum(1 << LABELS.index(piece) for piece in ("T-shirt/top", "Sneaker", "Trouser"))
@@ -66,14 +66,14 @@ def test_all_names_in_the_table_are_labels_and_no_look_names_one_in_two_slots() 
         assert len(pieces) == len(set(pieces)), look.name
 
 
-def test_the_control_set_has_the_same_frequencies_and_about_as_many_labels_but_hardly_a_dependence() -> None:
+def test_the_control_has_the_same_frequencies_and_set_sizes_but_hardly_a_dependence() -> None:
     assert frequencies(independent()) == pytest.approx(frequencies(together()), abs=1e-6)
     assert (independent() @ COUNT) == pytest.approx(together() @ COUNT, abs=1e-6)
     assert mutual_information(together()) > 3
     assert mutual_information(independent()) < 0.5
 
 
-def test_in_the_capsule_wardrobe_two_pieces_tell_the_third_and_one_tells_little() -> None:
+def test_in_the_capsule_wardrobe_two_pieces_determine_the_third_and_one_says_little() -> None:
     chances = together()
 
     def given(*worn: str) -> Probabilities:
@@ -87,7 +87,7 @@ def test_in_the_capsule_wardrobe_two_pieces_tell_the_third_and_one_tells_little(
             assert given(top, shoes)[third].max() > 0.6
 
 
-def test_samples_do_not_depend_on_how_many_were_asked_for(whole: FashionMnist) -> None:
+def test_samples_do_not_depend_on_how_many_are_composed(whole: FashionMnist) -> None:
     few, many = (make_split(together(), whole.test, (0, 2), count) for count in (5, 12))
     assert np.array_equal(few.images, many.images[:5])
     assert np.array_equal(few.labels, many.labels[:5])
@@ -123,7 +123,7 @@ def test_with_a_limit_no_more_is_composed_and_it_is_the_same_data_set(
     assert len(load("outfits", whole, sizes=SMALL, limit=10**6).train) == SMALL["train"]
 
 
-def test_labels_come_as_often_as_their_probability_says(whole: FashionMnist) -> None:
+def test_labels_have_the_frequencies_of_their_probabilities(whole: FashionMnist) -> None:
     drawn = make_split(together(), whole.test, (0, 2), 2_000).labels
     assert drawn.mean(axis=0) == pytest.approx(frequencies(together()), abs=0.04)
     assert len(np.unique(drawn, axis=0)) <= (together() > 0).sum()

@@ -37,7 +37,7 @@ def test_images_become_grey_squares_with_nothing_cut_off(folder: Path) -> None:
     assert image[:, 36:] == pytest.approx(255, abs=6)
 
 
-def test_the_digest_tells_other_labels_and_other_pixels(folder: Path) -> None:
+def test_other_labels_or_other_pixels_change_the_digest(folder: Path) -> None:
     before = voc.load(folder).digest
     assert voc.load(folder).digest == before
     in_voc(folder, "Annotations", "000001.xml").write_text(annotation("000001", ["person"]))
@@ -46,7 +46,7 @@ def test_the_digest_tells_other_labels_and_other_pixels(folder: Path) -> None:
     assert len({before, relabelled, voc.load(folder).digest}) == 3
 
 
-def test_it_is_a_data_set_by_name(folder: Path) -> None:
+def test_voc_is_loaded_by_its_name(folder: Path) -> None:
     assert datasets.load("voc2007", folder).digest == voc.load(folder).digest
 
 
@@ -55,7 +55,7 @@ def test_a_folder_without_it_is_named_and_nothing_is_downloaded(tmp_path: Path) 
         voc.load(tmp_path)
 
 
-def test_a_missing_archive_of_two_is_told_by_its_split(folder: Path) -> None:
+def test_if_one_of_the_two_archives_is_missing_the_error_names_its_split(folder: Path) -> None:
     in_voc(folder, "ImageSets", "Main", "test.txt").unlink()
     with pytest.raises(DataNotFoundError, match=r"Main/test\.txt"):
         voc.load(folder)

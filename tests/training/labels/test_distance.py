@@ -1,4 +1,4 @@
-"""Distances of labels: the formula, the file, the ones that ship, and where a run keeps them."""
+"""Label distances: the formula, the file, and the matrix that ships."""
 
 import json
 from pathlib import Path
@@ -7,22 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS, build
-from hangtag.training.data import voc
 from hangtag.training.data.fashion_mnist import LABELS
-from hangtag.training.errors import LabelDistanceError, RunMismatchError
+from hangtag.training.errors import LabelDistanceError
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances, from_embeddings
-from hangtag.training.networks.cnn_rnn import CnnRnn
-from hangtag.training.networks.multi_label import CnnEmbedding
-from hangtag.training.runs.label_distances import run_distances
-from hangtag.training.runs.run import Run
-from tests.training.configs import make_config
 
 ABC = ("a", "b", "c")
 DISTANCES = np.array([[0, 0.5, 1], [0.5, 0, 0.25], [1, 0.25, 0]])
@@ -34,20 +26,20 @@ def make(matrix: npt.NDArray[np.float64] = DISTANCES, labels: tuple[str, ...] = 
 
 def test_the_formula_by_hand() -> None:
     # Cosines: a and b 0, a and c -1, b and c 0. One minus them: 1, 2, 1; the largest is 2.
-    told = from_embeddings(ABC, [[2, 0], [0, 5], [-1, 0]], {})
-    assert told.matrix.tolist() == [[0, 0.5, 1], [0.5, 0, 0.5], [1, 0.5, 0]]
+    measured = from_embeddings(ABC, [[2, 0], [0, 5], [-1, 0]], {})
+    assert measured.matrix.tolist() == [[0, 0.5, 1], [0.5, 0, 0.5], [1, 0.5, 0]]
 
 
 @given(hnp.arrays(np.float64, (4, 3), elements=st.floats(-10, 10).filter(lambda value: abs(value) > 1e-3)))
-def test_distances_are_distances_and_know_directions_only(embeddings: npt.NDArray[np.float64]) -> None:
+def test_distances_depend_on_the_embeddings_directions_alone(embeddings: npt.NDArray[np.float64]) -> None:
     units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     assume((units @ units.T).min() < 1 - 1e-6)
-    told = from_embeddings("abcd", embeddings, {})
-    assert told.matrix.max() == 1
-    assert not told.matrix.diagonal().any()
-    assert np.array_equal(told.matrix, told.matrix.T)
+    measured = from_embeddings("abcd", embeddings, {})
+    assert measured.matrix.max() == 1
+    assert not measured.matrix.diagonal().any()
+    assert np.array_equal(measured.matrix, measured.matrix.T)
     stretched = from_embeddings("abcd", embeddings * [[1], [2], [3], [4]], {})
-    np.testing.assert_allclose(stretched.matrix, told.matrix, atol=1e-5)
+    np.testing.assert_allclose(stretched.matrix, measured.matrix, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +52,7 @@ def test_distances_are_distances_and_know_directions_only(embeddings: npt.NDArra
         ([[1, 1], [2, 2], [3, 3]], "are parallel"),
     ],
 )
-def test_embeddings_that_tell_nothing_are_refused(embeddings: list[Any], message: str) -> None:
+def test_embeddings_that_define_no_distances_are_refused(embeddings: list[Any], message: str) -> None:
     with pytest.raises(LabelDistanceError, match=message):
         from_embeddings(ABC, embeddings, {})
 
@@ -77,7 +69,7 @@ def test_embeddings_that_tell_nothing_are_refused(embeddings: list[Any], message
         (np.zeros((1, 1)), ("a",), "two different labels or more"),
     ],
 )
-def test_a_matrix_that_is_none_of_distances_is_refused(
+def test_another_matrix_than_one_of_distances_is_refused(
     matrix: npt.NDArray[np.float64], labels: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(LabelDistanceError, match=message):
@@ -100,7 +92,7 @@ def test_a_file_comes_back_as_it_was(tmp_path: Path) -> None:
     assert "[0.0, 0.5, 1.0]," in path.read_text()  # a row a line
 
 
-def test_the_digest_tells_labels_and_numbers_apart_and_nothing_else() -> None:
+def test_the_digest_depends_on_labels_and_numbers_alone() -> None:
     one = make().digest
     assert LabelDistances(ABC, DISTANCES, {"from": "elsewhere"}).digest == one
     assert make(labels=("a", "c", "b")).digest != one
@@ -124,7 +116,7 @@ DOCUMENT = json.loads(make().text())
         (json.dumps(DOCUMENT | {"provenance": 5}), "holds no distances"),
     ],
 )
-def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path, contents: str, message: str) -> None:
+def test_another_file_is_refused_by_name(tmp_path: Path, contents: str, message: str) -> None:
     path = tmp_path / "distances.json"
     path.write_text(contents)
     with pytest.raises(LabelDistanceError, match=message) as caught:
@@ -133,12 +125,12 @@ def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path, contents: s
     assert "hangtag labels RUN --json FILE" in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(LabelDistanceError, match="cannot be read"):
         label_distance.read(tmp_path / "gone.json")
 
 
-def test_the_distances_that_ship_are_sensible_and_say_where_they_are_from() -> None:
+def test_the_distances_that_ship_are_sensible_and_have_their_provenance() -> None:
     shipped = label_distance.default()
     shipped.require(LABELS)
     assert shipped.provenance["from"] in ("weights of the last layer", "label embeddings")
@@ -148,72 +140,6 @@ def test_the_distances_that_ship_are_sensible_and_say_where_they_are_from() -> N
         assert {neighbour.label for neighbour in shipped.neighbours(shoe)[:2]} == shoes - {shoe}
 
 
-def test_other_labels_are_noticed() -> None:
+def test_other_labels_are_refused() -> None:
     with pytest.raises(LabelDistanceError, match=r"of other labels \(a, b, c\) than are needed \(c, b, a\)"):
         make().require(("c", "b", "a"))
-
-
-# Where a run keeps its embeddings.
-
-
-def finished(folder: Path, model: str, state: dict[str, torch.Tensor], **summary: object) -> Run:
-    """A run that counts as finished, with these weights."""
-    folder.mkdir()
-    run = Run(folder)
-    run.start(make_config(model, seed=4))
-    run.save("best.pt", {"model": state, "epoch": 1})
-    run.write_metrics({"epochs": [], "summary": summary})
-    return run
-
-
-@pytest.mark.parametrize("model", [name for name in NETWORKS if name not in MULTI_LABEL_NETWORKS])
-def test_a_classifiers_embeddings_are_its_last_layers_rows(tmp_path: Path, model: str) -> None:
-    torch.manual_seed(0)
-    network = build(model)
-    (last, *_) = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][::-1]
-    told = run_distances(finished(tmp_path / "run", model, network.state_dict()))
-    assert np.array_equal(told.matrix, from_embeddings(LABELS, last.weight.detach().numpy(), {}).matrix)
-    assert told.provenance["from"] == "weights of the last layer"
-    assert (told.provenance["model"], told.provenance["seed"]) == (model, 4)
-
-
-def test_a_cnn_rnn_has_embeddings_and_its_marks_is_left_out(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network = CnnRnn()
-    told = run_distances(finished(tmp_path / "run", "cnn_rnn", network.state_dict()))
-    embeddings = network.embeddings.weight.detach().numpy()
-    assert len(embeddings) == len(LABELS) + 1
-    assert np.array_equal(told.matrix, from_embeddings(LABELS, embeddings[:-1], {}).matrix)
-    assert told.provenance["from"] == "label embeddings"
-
-
-@pytest.mark.parametrize("build_one", [CnnRnn, CnnEmbedding])
-def test_a_run_on_another_data_set_tells_the_distances_of_its_own_labels(
-    tmp_path: Path, build_one: type[CnnRnn] | type[CnnEmbedding]
-) -> None:
-    torch.manual_seed(0)
-    state = build_one(20).state_dict()
-    told = run_distances(finished(tmp_path / "run", "cnn_rnn", state, labels=list(voc.LABELS)))
-    rows = state["embeddings.weight" if build_one is CnnRnn else "score.weight"][:20]
-    assert told.labels == voc.LABELS
-    assert np.array_equal(told.matrix, from_embeddings(voc.LABELS, rows.numpy(), {}).matrix)
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        {"features.weight": torch.ones(3, 3), "bias": torch.ones(10)},
-        {"embeddings.weight": torch.ones(7, 4)},
-        {"quantized.weight": torch.ones(10, 4, dtype=torch.int8)},
-    ],
-)
-def test_weights_without_embeddings_are_refused(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(RunMismatchError, match=r"best\.pt holds no weights with a row for each of the 10 labels"):
-        run_distances(finished(tmp_path / "run", "lstm", state))
-
-
-def test_a_run_that_is_not_finished_is_refused(tmp_path: Path) -> None:
-    run = finished(tmp_path / "run", "lstm", {})
-    run.write_metrics({"epochs": [{}, {}]})
-    with pytest.raises(RunMismatchError, match=r"is not finished \(2 epochs so far\)"):
-        run_distances(run)

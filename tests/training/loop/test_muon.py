@@ -14,7 +14,7 @@ RECIPE = Recipe(name="muon", batch_size=4, epochs=5, learning_rate=0.02, optimiz
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (4, 24, 7), (2, 5, 40)])
-def test_all_directions_count_alike(shape: tuple[int, int, int]) -> None:
+def test_singular_values_become_nearly_equal(shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     stretched = torch.randn(shape) * torch.logspace(0, -1, shape[2])
     values = torch.linalg.svdvals(orthogonalise(stretched))
@@ -22,7 +22,7 @@ def test_all_directions_count_alike(shape: tuple[int, int, int]) -> None:
     assert values.max() < 1.3
 
 
-def test_the_directions_stay_as_they_were() -> None:
+def test_the_result_is_near_the_nearest_orthogonal_matrix() -> None:
     torch.manual_seed(0)
     stack = torch.randn(3, 8, 8)
     left, _, right = torch.linalg.svd(stack)
@@ -30,7 +30,7 @@ def test_the_directions_stay_as_they_were() -> None:
     assert nn.functional.cosine_similarity(orthogonalise(stack).flatten(1), nearest.flatten(1)).min() > 0.95
 
 
-def test_nothing_becomes_nothing() -> None:
+def test_zeros_stay_zeros() -> None:
     assert orthogonalise(torch.zeros(1, 3, 4)).equal(torch.zeros(1, 3, 4))
 
 
@@ -42,15 +42,17 @@ CNN = [f"features.{n}.weight" for n in (0, 3, 5, 8, 10)] + ["classifier.0.weight
     ("model", "stacked", "single", "classifier"),
     [("lstm2", LSTM2, [], "classifier.weight"), ("cnn", [], CNN, "classifier.6.weight")],
 )
-def test_what_maps_to_hidden_units_is_muons(model: str, stacked: list[str], single: list[str], classifier: str) -> None:
+def test_muon_updates_the_matrices_that_map_to_hidden_units(
+    model: str, stacked: list[str], single: list[str], classifier: str
+) -> None:
     network = build(model)
     names = {id(weights): name for name, weights in network.named_parameters()}
     parts = optimisation.muon_groups(network, RECIPE)
     assert [part["matrices"] for part in parts] == [4, 1, 0, 0]
     assert [part["weight_decay"] for part in parts] == [0.1, 0.1, 0.1, 0.0]
     assert [part["lr"] for part in parts] == [0.02, 0.02, 0.005, 0.005]
-    found = [[names[id(weights)] for weights in part["params"]] for part in parts]
-    assert found == [stacked, single, [classifier], [name for name in names.values() if "bias" in name]]
+    grouped = [[names[id(weights)] for weights in part["params"]] for part in parts]
+    assert grouped == [stacked, single, [classifier], [name for name in names.values() if "bias" in name]]
 
 
 def test_a_gate_whose_gradient_is_small_changes_as_much_as_the_others() -> None:
@@ -65,7 +67,7 @@ def test_a_gate_whose_gradient_is_small_changes_as_much_as_the_others() -> None:
     assert sizes == pytest.approx([0.2 * RECIPE.learning_rate] * 4, rel=0.25)  # an entry changes as with Adam
 
 
-def test_the_rest_learns_with_adamw_at_its_own_rate() -> None:
+def test_adamw_updates_the_rest_at_its_own_rate() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     twin = copy.deepcopy(network[2])
@@ -80,7 +82,7 @@ def test_the_rest_learns_with_adamw_at_its_own_rate() -> None:
     assert all(one.equal(other) for one, other in zip(network[2].parameters(), twin.parameters(), strict=True))
 
 
-def test_it_goes_on_from_its_state_as_if_it_had_never_stopped() -> None:
+def test_it_resumes_from_its_state_as_if_it_had_never_stopped() -> None:
     """With a schedule, whose rates are the groups' own."""
 
     def learn(network: nn.Module, optimizer: torch.optim.Optimizer, scheduler: object, steps: range) -> None:

@@ -10,7 +10,7 @@ from hangtag.training.recipes import Recipe
 PLAIN = Recipe(name="plain", batch_size=4, epochs=5, learning_rate=0.1)
 
 
-def test_weights_decay_and_vectors_do_not() -> None:
+def test_matrices_decay_and_vectors_do_not() -> None:
     network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     matrices, vectors = optimisation.optimizer(network, replace(PLAIN, weight_decay=0.5)).param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.5, 0.0)
@@ -22,13 +22,13 @@ def test_weights_decay_and_vectors_do_not() -> None:
     ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
 )
 def test_the_recipe_names_the_optimizer(name: str, kind: type) -> None:
-    made = optimisation.optimizer(nn.Linear(2, 3), replace(PLAIN, optimizer=name))  # type: ignore[arg-type]
-    assert type(made) is kind
+    optimizer = optimisation.optimizer(nn.Linear(2, 3), replace(PLAIN, optimizer=name))  # type: ignore[arg-type]
+    assert type(optimizer) is kind
     if name == "sgd":
-        assert (made.param_groups[0]["momentum"], made.param_groups[0]["nesterov"]) == (0.9, True)
+        assert (optimizer.param_groups[0]["momentum"], optimizer.param_groups[0]["nesterov"]) == (0.9, True)
 
 
-def test_one_cycle_climbs_to_the_rate_and_falls_almost_to_nothing() -> None:
+def test_one_cycle_rises_to_the_rate_and_falls_nearly_to_zero() -> None:
     recipe = replace(PLAIN, schedule="one_cycle")
     optimizer = optimisation.optimizer(nn.Linear(2, 3), recipe)
     scheduler = optimisation.scheduler(optimizer, recipe, steps_per_epoch=20)
@@ -47,7 +47,7 @@ def test_one_cycle_climbs_to_the_rate_and_falls_almost_to_nothing() -> None:
     assert rates[-1] == pytest.approx(1e-4, rel=0.5)
 
 
-def test_a_constant_rate_needs_no_schedule_and_no_decay_no_average() -> None:
+def test_without_a_schedule_and_an_average_there_are_none() -> None:
     network = nn.Linear(2, 3)
     assert optimisation.scheduler(optimisation.optimizer(network, PLAIN), PLAIN, 20) is None
     assert optimisation.average(network, PLAIN) is None

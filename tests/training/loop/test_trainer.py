@@ -13,7 +13,7 @@ from hangtag.training.metrics.single_label import evaluate
 from hangtag.training.networks.inference import predict
 from hangtag.training.observer import StepProgress
 from hangtag.training.runs.run import Run
-from tests.training.broken_runs import Keeping, assert_same_outcome
+from tests.training.broken_runs import CheckpointKeptRun, assert_same_outcome
 from tests.training.configs import OnStep, make_config, same_weights, weights
 
 # Learning.
@@ -95,16 +95,16 @@ def test_a_last_batch_of_one_joins_the_one_before_it_under_batch_norm(small: Fas
     assert [at.steps for at in seen] == [1]
 
 
-def test_the_best_epoch_is_kept_and_not_the_last(small: FashionMnist, tmp_path: Path) -> None:
+def test_the_best_epoch_is_saved_and_not_the_last(small: FashionMnist, tmp_path: Path) -> None:
     wrong = replace(small.train, classes=(small.train.classes + 1) % 10)  # the more it learns, the worse it gets
     data = replace(small, train=wrong)
-    metrics = trainer.train(make_config(epochs=4, learning_rate=3e-3), data, Keeping(tmp_path))
+    metrics = trainer.train(make_config(epochs=4, learning_rate=3e-3), data, CheckpointKeptRun(tmp_path))
     assert metrics["summary"]["best_epoch"] < 4
     assert Run(tmp_path).load("best.pt")["epoch"] == metrics["summary"]["best_epoch"]
     assert not same_weights(weights(tmp_path), weights(tmp_path, "checkpoint.pt"))
 
 
-def test_of_equal_epochs_the_first_is_kept(small: FashionMnist, tmp_path: Path) -> None:
+def test_of_equal_epochs_the_first_is_saved(small: FashionMnist, tmp_path: Path) -> None:
     metrics = trainer.train(make_config(limit=32, learning_rate=0.0), small, Run(tmp_path))
     assert metrics["summary"]["best_epoch"] == 1
 
@@ -140,7 +140,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(small: FashionMnist, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json"]
 
 
-def test_weights_spoiled_by_the_last_step_are_not_kept(small: FashionMnist, tmp_path: Path) -> None:
+def test_weights_spoiled_by_the_last_step_are_not_saved(small: FashionMnist, tmp_path: Path) -> None:
     config = make_config("cnn", limit=32, epochs=1, learning_rate=1e30)  # a single step: its own loss is fine
     with pytest.raises(DivergedError, match="outputs are not finite after epoch 1"):
         trainer.train(config, small, Run(tmp_path))

@@ -14,7 +14,7 @@ from hangtag.training.errors import RunMismatchError
 from hangtag.training.loop import trainer
 from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.runs.run import Run
-from tests.training.broken_runs import CrashError, Crashing, Keeping, assert_same_outcome
+from tests.training.broken_runs import CheckpointKeptRun, CrashError, CrashingRun, assert_same_outcome
 from tests.training.configs import OnStep, make_config, same_weights, weights
 
 REPOSITORY = Path(__file__).parents[3]
@@ -28,7 +28,7 @@ def test_a_finished_run_is_not_trained_again(small: FashionMnist, unbroken: Path
 
 
 @pytest.mark.parametrize("kill_at", [(1, 2), (2, 1), (2, 2), (3, 3)], ids=str)
-def test_a_run_interrupted_inside_an_epoch_goes_on(
+def test_a_run_interrupted_inside_an_epoch_resumes(
     small: FashionMnist, unbroken: Path, tmp_path: Path, kill_at: tuple[int, int]
 ) -> None:
     def interrupt(at: StepProgress) -> None:
@@ -36,24 +36,24 @@ def test_a_run_interrupted_inside_an_epoch_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trainer.train(make_config(epochs=3), small, Keeping(tmp_path), OnStep(interrupt))
+        trainer.train(make_config(epochs=3), small, CheckpointKeptRun(tmp_path), OnStep(interrupt))
     redone: list[int] = []
-    trainer.train(make_config(epochs=3), small, Keeping(tmp_path), OnStep(lambda at: redone.append(at.epoch)))
+    trainer.train(make_config(epochs=3), small, CheckpointKeptRun(tmp_path), OnStep(lambda at: redone.append(at.epoch)))
     assert redone[0] == kill_at[0]  # finished epochs are not trained again
     assert_same_outcome(tmp_path, unbroken)
 
 
 @pytest.mark.parametrize(("model", "precision"), [("cnn", "fp32"), ("cnn", "bf16"), ("lstm2", "fp32")])
-def test_every_network_goes_on_as_if_unbroken(small: FashionMnist, tmp_path: Path, model: str, precision: str) -> None:
+def test_every_network_resumes_as_if_unbroken(small: FashionMnist, tmp_path: Path, model: str, precision: str) -> None:
     def interrupt(at: StepProgress) -> None:
         if at.epoch == 2:
             raise KeyboardInterrupt
 
     config = make_config(model, limit=64, precision=precision)
-    trainer.train(config, small, Keeping(tmp_path / "unbroken"))
+    trainer.train(config, small, CheckpointKeptRun(tmp_path / "unbroken"))
     with pytest.raises(KeyboardInterrupt):
-        trainer.train(config, small, Keeping(tmp_path / "broken"), OnStep(interrupt))
-    trainer.train(config, small, Keeping(tmp_path / "broken"))
+        trainer.train(config, small, CheckpointKeptRun(tmp_path / "broken"), OnStep(interrupt))
+    trainer.train(config, small, CheckpointKeptRun(tmp_path / "broken"))
     assert_same_outcome(tmp_path / "broken", tmp_path / "unbroken")
 
 
@@ -68,15 +68,15 @@ def test_bf16_changes_the_arithmetic_and_not_the_weights_type(
         assert rough["train_loss"] == pytest.approx(fine["train_loss"], rel=0.02)
 
 
-def test_a_run_that_dies_before_any_of_its_writes_goes_on(small: FashionMnist, unbroken: Path, tmp_path: Path) -> None:
+def test_a_run_that_dies_before_any_of_its_writes_resumes(small: FashionMnist, unbroken: Path, tmp_path: Path) -> None:
     for writes in range(100):
         folder = tmp_path / str(writes)
         try:
-            trainer.train(make_config(epochs=3), small, Crashing(folder, writes))
+            trainer.train(make_config(epochs=3), small, CrashingRun(folder, writes))
         except CrashError:
             for name in ("checkpoint.pt.tmp", "best.pt.tmp", "metrics.json.tmp"):
                 (folder / name).write_bytes(b"half a file")
-            trainer.train(make_config(epochs=3), small, Keeping(folder))
+            trainer.train(make_config(epochs=3), small, CheckpointKeptRun(folder))
             assert_same_outcome(folder, unbroken)
         else:
             break
@@ -99,13 +99,13 @@ trainer.train(make_config(epochs=3), data.load(Path(sys.argv[1])), Run(Path(sys.
 """
 
 
-def test_a_process_killed_inside_an_epoch_goes_on(
+def test_a_process_killed_inside_an_epoch_resumes(
     small: FashionMnist, unbroken: Path, raw_dir: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", KILLED_IN_STEP, str(raw_dir), str(tmp_path)]
     assert subprocess.run(command, cwd=REPOSITORY, env=os.environ).returncode == -signal.SIGKILL
     assert [row["epoch"] for row in Run(tmp_path).read_metrics()["epochs"]] == [1]
-    trainer.train(make_config(epochs=3), small, Keeping(tmp_path))
+    trainer.train(make_config(epochs=3), small, CheckpointKeptRun(tmp_path))
     assert_same_outcome(tmp_path, unbroken)
 
 
@@ -119,7 +119,7 @@ def interrupted(small: FashionMnist, folder: Path) -> None:
 
 
 class StopAt(Observer):
-    """Wants to stop from the nth time that it is asked."""
+    """Requests a stop at the nth check and all later ones."""
 
     def __init__(self, time: int) -> None:
         self.left = time
@@ -129,18 +129,20 @@ class StopAt(Observer):
         return self.left < 0
 
 
-def test_it_stops_wherever_it_is_asked_to_and_goes_on(small: FashionMnist, unbroken: Path, tmp_path: Path) -> None:
+def test_a_stop_requested_anywhere_ends_the_run_which_can_resume(
+    small: FashionMnist, unbroken: Path, tmp_path: Path
+) -> None:
     """Between steps, between batches of validation, and between those of the last summary."""
     phases = set()
     for time in range(200):
         folder = tmp_path / str(time)
         try:
-            trainer.train(make_config(epochs=3), small, Keeping(folder), StopAt(time))
+            trainer.train(make_config(epochs=3), small, CheckpointKeptRun(folder), StopAt(time))
         except KeyboardInterrupt as stopped:
             phases |= {frame.name for frame in traceback.extract_tb(stopped.__traceback__)}
             assert not Run(folder).is_finished()
             if time % 3 == 0:
-                trainer.train(make_config(epochs=3), small, Keeping(folder))
+                trainer.train(make_config(epochs=3), small, CheckpointKeptRun(folder))
                 assert_same_outcome(folder, unbroken)
         else:
             break
@@ -166,7 +168,7 @@ def test_a_broken_best_file_is_reported_before_the_training(small: FashionMnist,
         trainer.train(make_config(), small, Run(tmp_path), OnStep(lambda at: pytest.fail("it trained")))
 
 
-def test_a_checkpoint_of_something_else_is_refused(small: FashionMnist, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(small: FashionMnist, tmp_path: Path) -> None:
     interrupted(small, tmp_path)
     good = Run(tmp_path).load("checkpoint.pt")
     for state in (

@@ -16,7 +16,7 @@ def label_sets(*sets: Sequence[int], labels: int = 4) -> Tensor:
     return torch.tensor([[label in chosen for label in range(labels)] for chosen in sets])
 
 
-def test_a_label_set_is_a_path_commonest_first_then_end_then_nothing() -> None:
+def test_a_label_set_is_a_path_most_frequent_label_first_then_end_then_no_loss() -> None:
     paths = LabelPaths(torch.tensor([2, 0, 3, 1])).paths(label_sets([0, 1, 2], [3], [], [0, 1, 2, 3]))
     assert paths.tolist() == [
         [2, 0, 1, END, NONE],
@@ -31,7 +31,7 @@ def test_of_a_set_too_large_for_a_path_the_rarest_labels_are_left_out() -> None:
     assert paths.tolist() == [[*range(MAX_LABELS), 8]]
 
 
-def test_the_loss_of_paths_is_the_cross_entropy_per_step_with_the_labels_before_it_read() -> None:
+def test_the_loss_of_paths_is_the_cross_entropy_per_step_by_teacher_forcing() -> None:
     torch.manual_seed(0)
     objective = LabelPaths(torch.tensor([2, 0, 3, 1]))
     network, pixels = CnnRnn(4), torch.rand(2, 64, 64)

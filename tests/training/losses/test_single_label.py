@@ -54,7 +54,7 @@ def test_soft_labels_by_hand() -> None:
     assert loss("soft-labels", 2.0)(LOGITS[:1], CLASSES[:1]).item() == pytest.approx(wanted)
 
 
-def test_the_surroundings_by_hand() -> None:
+def test_the_neighbourhood_loss_by_hand() -> None:
     first = -math.log(0.5 + math.exp(-0.5) * 0.25 + math.exp(-2) * 0.25)
     second = -math.log(math.exp(-0.5) * 0.125 + 0.125 + math.exp(-1) * 0.75)
     assert loss("embedding-distance", 2.0)(LOGITS, CLASSES).item() == pytest.approx((first + second) / 2)
@@ -84,7 +84,7 @@ def test_a_far_mistake_costs_more_than_a_near_one(name: str, sure: float) -> Non
     assert plain(near, truth).item() == pytest.approx(plain(far, truth).item())
 
 
-def test_the_surroundings_stay_finite_where_nothing_is_near() -> None:
+def test_the_neighbourhood_loss_stays_finite_without_near_labels() -> None:
     logits = torch.tensor([[-1e4, -1e4, 1e4]], requires_grad=True)
     value = loss("embedding-distance", 50.0)(logits, CLASSES[:1])
     value.backward()  # type: ignore[no-untyped-call]
@@ -93,7 +93,7 @@ def test_the_surroundings_stay_finite_where_nothing_is_near() -> None:
     assert torch.isfinite(logits.grad).all()
 
 
-def test_divergence_is_zero_from_itself_and_known_by_hand_elsewhere() -> None:
+def test_the_distillation_loss_is_zero_from_itself_and_agrees_with_a_computation_by_hand() -> None:
     assert losses.distillation_loss(LOGITS, LOGITS, 3.0).item() == pytest.approx(0, abs=1e-6)
     student, teacher = torch.zeros(1, 2), torch.log(torch.tensor([[3.0, 1.0]]))
     wanted = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
@@ -165,7 +165,7 @@ def test_the_command_records_the_loss(raw_dir: Path, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_what_the_command_says_to_wrong_options(raw_dir: Path, tmp_path: Path) -> None:
+def test_the_command_refuses_options_that_do_not_fit_the_loss(raw_dir: Path, tmp_path: Path) -> None:
     unused = hangtag(tmp_path / "run", raw_dir, "--beta", 3, "--loss-weight", 1)
     assert unused.exit_code == 2
     assert "--beta and --loss-weight: the cross-entropy uses no distances" in " ".join(unused.output.split())

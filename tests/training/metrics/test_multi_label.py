@@ -40,12 +40,12 @@ def test_a_label_that_no_image_has_is_left_out_of_mean_ap() -> None:
     assert outcome.mean_ap == pytest.approx(evaluate(PREDICTED, SCORES, TRUTH).mean_ap)
 
 
-def test_nothing_right_is_zero_and_no_error() -> None:
+def test_without_a_correct_label_the_metrics_are_zero() -> None:
     outcome = evaluate(~TRUTH, SCORES, TRUTH)
     assert (outcome.c_f1, outcome.o_f1, outcome.exact_match) == (0, 0, 0)
 
 
-def test_deciding_takes_what_reaches_the_threshold_and_at_least_the_highest() -> None:
+def test_deciding_takes_labels_that_reach_the_threshold_or_the_highest() -> None:
     scores = np.array([[0.5, 0.4, 0.6], [0.1, 0.3, 0.2]], np.float32)
     assert decide(scores, 0.5).tolist() == [[True, False, True], [False, True, False]]
 
@@ -66,6 +66,6 @@ def test_each_threshold_is_the_best_of_all_for_its_figure() -> None:
     assert figures(chosen.o_f1)[0] > figures(0.9)[0] + 0.05
 
 
-def test_the_papers_convention_takes_as_many_labels_from_every_image() -> None:
+def test_deciding_by_rank_takes_the_same_number_of_labels_for_every_image() -> None:
     scores = np.array([[0.1, 0.9, 0.5, 0.2], [0.3, 0.3, 0.3, 0.3]], np.float32)
     assert decide_top(scores, 2).tolist() == [[False, True, True, False], [True, True, False, False]]

@@ -18,7 +18,7 @@ def test_hand_computed_figures() -> None:
     assert figures.confusion == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
 
 
-def test_an_undecided_network_loses_the_logarithm_of_the_number_of_classes() -> None:
+def test_equal_logits_cost_the_logarithm_of_the_number_of_classes() -> None:
     figures = evaluate(np.zeros((4, 10), np.float32), np.array([0, 1, 2, 3], np.uint8))
     assert figures.loss == pytest.approx(math.log(10))
     assert figures.accuracy == 0.25  # a tie goes to the first class

@@ -29,7 +29,7 @@ def test_every_layer_but_the_last_is_normalised(trained: nn.Module) -> None:
     assert isinstance(trained.classifier[-1], nn.Linear)  # type: ignore[index]
 
 
-def test_folded_it_answers_the_same_with_the_studys_layers_and_parameters(trained: nn.Module) -> None:
+def test_folded_networks_give_the_same_logits_with_the_studys_layers_and_parameters(trained: nn.Module) -> None:
     folded, plain = fold_batch_norm(trained), build("cnn")
     assert parameter_count(folded) == 1_413_834
     assert {name: value.shape for name, value in folded.state_dict().items()} == {
@@ -42,7 +42,7 @@ def test_folded_it_answers_the_same_with_the_studys_layers_and_parameters(traine
     torch.testing.assert_close(plain.eval()(pixels), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_folding_leaves_the_network_in_training_as_it_was(trained: nn.Module) -> None:
+def test_folding_does_not_change_the_network_in_training(trained: nn.Module) -> None:
     trained.train()
     before = {name: value.clone() for name, value in trained.state_dict().items()}
     folded = fold_batch_norm(trained)
@@ -53,7 +53,7 @@ def test_folding_leaves_the_network_in_training_as_it_was(trained: nn.Module) ->
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_network_without_it_is_copied_as_it_is() -> None:
+def test_a_network_without_batch_norm_is_copied_unchanged() -> None:
     network = build("lstm")
     folded = fold_batch_norm(network)
     assert folded is not network

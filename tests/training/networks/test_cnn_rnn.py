@@ -38,15 +38,15 @@ def pixels() -> Tensor:
 
 @torch.no_grad()
 def probability(network: CnnRnn, image: Tensor, path: tuple[int, ...]) -> float:
-    """Of a path and its end, by teacher forcing: no search, no state kept."""
-    mark = network.labels
-    read = torch.tensor([[mark, *path]])
-    said = functional.log_softmax(network(image[None], read), dim=2)[0]
-    return float(said[torch.arange(len(path) + 1), torch.tensor([*path, mark])].sum().exp())
+    """The probability of a path that ends, by teacher forcing and without a search."""
+    end = network.labels
+    inputs = torch.tensor([[end, *path]])
+    log_probabilities = functional.log_softmax(network(image[None], inputs), dim=2)[0]
+    return float(log_probabilities[torch.arange(len(path) + 1), torch.tensor([*path, end])].sum().exp())
 
 
 @torch.no_grad()
-def test_a_beam_wide_enough_finds_what_trying_every_path_finds(pixels: Tensor) -> None:
+def test_a_wide_beam_agrees_with_an_exhaustive_search(pixels: Tensor) -> None:
     winners = set()
     for network in map(make_network, range(7, 14)):
         beam = beam_search(network, pixels, width=len(PATHS))
@@ -65,40 +65,42 @@ def test_a_beam_wide_enough_finds_what_trying_every_path_finds(pixels: Tensor) -
 
 
 @torch.no_grad()
-def test_a_narrow_beam_finds_a_real_path_that_is_never_likelier_than_the_best(network: CnnRnn, pixels: Tensor) -> None:
+def test_a_narrow_beam_finds_a_path_that_is_never_more_probable_than_the_best(network: CnnRnn, pixels: Tensor) -> None:
     narrow, wide = beam_search(network, pixels, width=1), beam_search(network, pixels, width=len(PATHS))
     assert (narrow.path_probability <= wide.path_probability * 1.0001).all()
-    for image, path, said in zip(pixels, narrow.path.tolist(), narrow.path_probability, strict=True):
+    for image, path, path_probability in zip(pixels, narrow.path.tolist(), narrow.path_probability, strict=True):
         labels = tuple(label for label in path if label >= 0)
-        assert float(said) == pytest.approx(probability(network, image, labels), rel=1e-4)
+        assert float(path_probability) == pytest.approx(probability(network, image, labels), rel=1e-4)
 
 
 class Stammering(CnnRnn):
-    """Says label 0, then 0 again by far rather than 1, and then ends: without a rule its best path is (0, 0)."""
+    """Predicts 0, then 0 again with a far higher score than 1, then END: repetition allowed, its path is (0, 0)."""
 
     def step(self, image: Tensor, label: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        said = state[0][:, :1]
+        previous = state[0][:, :1]
         second = torch.tensor([6.0, 0.0, -9.0, -9.0])
         first, end = torch.tensor([9.0, 0.0, 0.0, 0.0]), torch.tensor([-9.0, -9.0, -9.0, 9.0])
-        logits = torch.where(said == 0, first, torch.where(said == 1, second, end))
+        logits = torch.where(previous == 0, first, torch.where(previous == 1, second, end))
         return logits, (state[0] + 1, state[1])
 
 
 @torch.no_grad()
-def test_no_label_comes_twice_even_if_that_is_the_likeliest(pixels: Tensor) -> None:
+def test_no_label_is_repeated_even_if_that_is_most_probable(pixels: Tensor) -> None:
     assert beam_search(Stammering(LABELS).eval(), pixels).path[:, :3].tolist() == [[0, 1, -1]] * len(pixels)
 
 
 @torch.no_grad()
-def test_a_path_holds_as_many_labels_as_fit_and_then_must_end(pixels: Tensor) -> None:
+def test_a_full_path_ends(pixels: Tensor) -> None:
     class Talkative(CnnRnn):
-        """Label after label, each as sure; the end only once it has said six."""
+        """Predicts the labels in their order, all with the same confidence, and END only after six."""
 
         def step(
             self, image: Tensor, label: Tensor, state: tuple[Tensor, Tensor]
         ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            said = state[0][:, :1].long()
-            logits = torch.where(torch.arange(self.labels + 1) == said, torch.where(said < MAX_LABELS, 40.0, 4.0), 0.0)
+            previous = state[0][:, :1].long()
+            logits = torch.where(
+                torch.arange(self.labels + 1) == previous, torch.where(previous < MAX_LABELS, 40.0, 4.0), 0.0
+            )
             return logits, (state[0] + 1, state[1])
 
     beam = beam_search(Talkative(10).eval(), pixels)
@@ -117,7 +119,7 @@ def test_a_path_that_ends_at_once_has_no_labels(pixels: Tensor) -> None:
 
 
 @torch.no_grad()
-def test_an_image_is_answered_alike_in_any_batch(network: CnnRnn, pixels: Tensor) -> None:
+def test_predictions_do_not_depend_on_the_batch(network: CnnRnn, pixels: Tensor) -> None:
     together = beam_search(network, pixels)
     for index in range(len(pixels)):
         alone = beam_search(network, pixels[index : index + 1])
@@ -127,7 +129,7 @@ def test_an_image_is_answered_alike_in_any_batch(network: CnnRnn, pixels: Tensor
 
 
 @torch.no_grad()
-def test_a_label_is_read_and_scored_by_one_embedding(network: CnnRnn, pixels: Tensor) -> None:
+def test_inputs_and_scores_share_one_embedding(network: CnnRnn, pixels: Tensor) -> None:
     before = network(pixels, torch.tensor([[LABELS, 0]]).expand(len(pixels), 2))
     row = network.embeddings.weight[0].clone()
     network.embeddings.weight[0] += 1

@@ -44,7 +44,7 @@ def test_images_become_ten_logits_each(name: str, batch: int) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_answer_does_not_depend_on_the_rest_of_the_batch(name: str) -> None:
+def test_logits_do_not_depend_on_the_rest_of_the_batch(name: str) -> None:
     torch.manual_seed(0)
     model, pixels = build(name).eval(), torch.rand(3, 28, 28)
     together = model(pixels)

@@ -1,4 +1,4 @@
-"""Two real processes under torchrun, with gloo."""
+"""Two ranks in real processes, started by torchrun and by --processes, with gloo."""
 
 import re
 import signal
@@ -25,6 +25,7 @@ TORCHRUN_TWO = [*TORCHRUN, "2"]
 
 # Dropout differs between the processes, as it must; without it the two runs are the same but for rounding.
 SCRIPT = """
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -51,14 +52,14 @@ with process_group("cpu") as group:
     def spoil(at):
         report(at)
         if fate == "diverge" and (at.epoch, at.step) == (1, at.steps) and group.rank == 1:
-            SingleLabelTask.training_step = lambda *asked: BatchOutcome(*(part * float("nan") for part in step(*asked)))
+            SingleLabelTask.training_step = lambda *given: BatchOutcome(*(part * math.nan for part in step(*given)))
 
     step = SingleLabelTask.training_step
     try:
         trainer.train(config, data.load(Path(sys.argv[1])), Run(folder), OnStep(spoil), group=group)
     except DivergedError as error:
-        with Path(folder.parent, "said.txt").open("a") as said:
-            said.write(f"{error}\\n")
+        with Path(folder.parent, "errors.txt").open("a") as file:
+            file.write(f"{error}\\n")
         raise SystemExit(1)
 """
 
@@ -85,7 +86,7 @@ def assert_close(one: Path, other: Path) -> None:
         torch.testing.assert_close(value, weights(other)[name], rtol=1e-3, atol=1e-4)
 
 
-def test_two_processes_give_the_single_process_result_and_go_on_after_a_break(raw_dir: Path, tmp_path: Path) -> None:
+def test_two_ranks_give_the_single_process_result_and_resume_after_a_break(raw_dir: Path, tmp_path: Path) -> None:
     # 65 samples in batches of 32: the last batch is one sample, so that one process has none.
     assert run(raw_dir, "lstm", tmp_path / "one", 1) == 0
     assert run(raw_dir, "lstm", tmp_path / "two", 2) == 0
@@ -103,36 +104,36 @@ def command(arguments: list[str], launcher: list[str] = TORCHRUN_TWO) -> "subpro
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["lstm", "--data-dir", "nowhere"], "Error: nowhere lacks train-images-idx3-ubyte"),  # by each
         (["cnn", "--epochs", "2"], "holds a run with another "),  # by the first
     ],
 )
-def test_what_is_refused_is_said_once(raw_dir: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_an_error_is_reported_once(raw_dir: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     with Run(tmp_path).lock():
         Run(tmp_path).start(make_config("cnn"))
     usual = ["--data-dir", str(raw_dir), "--device", "cpu", "--out", str(tmp_path), "--processes", "2"]
     done = command(["-m", "hangtag", "train", *usual, *arguments], [sys.executable])
     assert done.returncode == 1
-    assert done.stderr.count(said) == done.stderr.count("Error: ") == 1
+    assert done.stderr.count(message) == done.stderr.count("Error: ") == 1
     assert "Traceback" not in done.stderr
 
 
-def test_torchruns_processes_say_once_what_was_wrong() -> None:
+def test_torchruns_processes_report_an_error_once() -> None:
     done = command(["-m", "hangtag", "train", "lstm", "--teacher", "cnn.onnx"])
     assert done.returncode == 1  # torchrun's own
     assert done.stderr.count("Error: --teacher cnn.onnx: recipe study learns from the labels alone.") == 1
 
 
-def test_a_run_that_diverges_in_one_process_ends_in_all_with_one_sentence(raw_dir: Path, tmp_path: Path) -> None:
+def test_a_run_that_diverges_in_one_rank_ends_in_all(raw_dir: Path, tmp_path: Path) -> None:
     assert run(raw_dir, "cnn", tmp_path / "spoiled", 2, fate="diverge") == 1
-    script = (tmp_path / "said.txt").read_text()
-    assert script.count("the loss became nan in epoch 2, by step ") == 2  # each raises the same
+    errors = (tmp_path / "errors.txt").read_text()
+    assert errors.count("the loss became nan in epoch 2, by step ") == 2  # each raises the same
     assert len(Run(tmp_path / "spoiled").read_metrics()["epochs"]) == 1
 
 
-def test_the_command_starts_processes_and_says_everything_once(raw_dir: Path, tmp_path: Path) -> None:
+def test_the_command_starts_processes_and_reports_everything_once(raw_dir: Path, tmp_path: Path) -> None:
     teacher = ROOT / "models/cnn/1/model.onnx"
     arguments = [
         "-m", "hangtag", "train", "lstm", "--recipe", "best", "--teacher", str(teacher), "--processes", "2",
@@ -144,7 +145,7 @@ def test_the_command_starts_processes_and_says_everything_once(raw_dir: Path, tm
     assert re.search(r"2 processes with 1 thread\b", done.stderr)
     assert Run(tmp_path / "two").read_config()["processes"] == 2
     assert "--processes 2 --threads 1" in Run(tmp_path / "two").command()
-    # Each asked the teacher about half of the images, and both learned from all of them.
+    # Each rank computed the logits of half of the images, and both trained on all of them.
     arguments[arguments.index("--processes") + 1] = "1"
     assert command([*arguments, str(tmp_path / "one")], [sys.executable]).returncode == 0
     losses = [Run(tmp_path / name).read_metrics()["epochs"][0]["train_loss"] for name in ("two", "one")]
@@ -162,15 +163,15 @@ def test_ctrl_c_stops_all_processes_with_one_line(raw_dir: Path, tmp_path: Path)
             assert process.poll() is None, process.communicate()[1]
             pause.wait(0.05)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert said.count("stopped. Continue from the last finished epoch with: hangtag train lstm ") == 1
-    assert "Traceback" not in said
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert stderr.count("stopped. Continue from the last finished epoch with: hangtag train lstm ") == 1
+    assert "Traceback" not in stderr
     assert not Run(tmp_path / "run").is_finished()
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         (
             {"WORLD_SIZE": "2"},
@@ -179,23 +180,23 @@ def test_ctrl_c_stops_all_processes_with_one_line(raw_dir: Path, tmp_path: Path)
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE is set to 'two' and must be a whole number"),
     ],
 )
-def test_variables_that_make_no_group_are_explained(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+def test_variables_that_form_no_process_group_are_explained(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ProcessesError, match=said), process_group("cpu"):
+    with pytest.raises(ProcessesError, match=message), process_group("cpu"):
         pytest.fail("they made a group")
 
 
-def test_processes_cannot_be_started_by_those_that_were_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_cannot_start_processes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = CliRunner().invoke(main, ["train", "lstm", "--processes", "2"])
     assert result.exit_code == 2
     assert "--processes: WORLD_SIZE is set, so that the processes were started already." in result.output
 
 
-def test_the_command_runs_under_torchrun_and_says_everything_once(raw_dir: Path, tmp_path: Path) -> None:
+def test_the_command_runs_under_torchrun_and_reports_everything_once(raw_dir: Path, tmp_path: Path) -> None:
     command = [
         *TORCHRUN, "2", "-m", "hangtag", "train", "lstm", "--data-dir", str(raw_dir), "--limit", "64",
         "--epochs", "1", "--threads", "1", "--device", "cpu", "--out", str(tmp_path / "run"),
@@ -206,7 +207,7 @@ def test_the_command_runs_under_torchrun_and_says_everything_once(raw_dir: Path,
     assert re.search(r"2 processes with 1 thread\b", done.stderr)
 
 
-def test_every_sample_of_a_batch_is_answered_once_and_weighs_the_same() -> None:
+def test_ranks_share_a_batch_with_equal_weight_for_every_sample() -> None:
     batch = torch.arange(7)
     parts = [DistributedGroup(rank, 3).share_of(batch) for rank in range(3)]
     assert sorted(torch.cat([indices for indices, _ in parts]).tolist()) == batch.tolist()
@@ -216,6 +217,6 @@ def test_every_sample_of_a_batch_is_answered_once_and_weighs_the_same() -> None:
     assert ProcessGroup().share_of(batch)[1] == 1.0
 
 
-def test_a_process_without_samples_takes_part_at_no_weight() -> None:
+def test_a_rank_without_samples_recomputes_one_with_weight_0() -> None:
     indices, weight = DistributedGroup(2, 3).share_of(torch.tensor([4, 5]))
     assert (indices.tolist(), weight) == ([4], 0.0)

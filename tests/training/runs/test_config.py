@@ -18,8 +18,8 @@ TWO = (TeacherFile("0a", "a b.onnx"), TeacherFile("1b", "c.onnx"))
 USUAL = replace(make_config(), recipe=recipe_for("study", "lstm"), limit=None)
 
 
-def asked(line: str) -> dict[str, Any]:
-    """What `hangtag train` understands of a command line, besides what its defaults say."""
+def parsed(line: str) -> dict[str, Any]:
+    """The parameters that `hangtag train` parses from a command line and that are not its defaults."""
     words = shlex.split(line)
     assert words[:2] == ["hangtag", "train"]
     context = train.make_context("train", words[2:])
@@ -53,30 +53,30 @@ def asked(line: str) -> dict[str, Any]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_command_asks_for_what_the_config_says(config: RunConfig, understood: dict[str, Any]) -> None:
-    told = asked(command(config.as_json()))
-    assert told.pop("threads") == 1
-    assert told.pop("device") == config.device
+def test_the_command_parses_to_the_configs_settings(config: RunConfig, understood: dict[str, Any]) -> None:
+    parameters = parsed(command(config.as_json()))
+    assert parameters.pop("threads") == 1
+    assert parameters.pop("device") == config.device
     recipe = {} if config.recipe.name == "best" or config.dataset != "fashion-mnist" else {"recipe": "study"}
-    assert told == recipe | {name: value for name, value in understood.items() if name != "device"}
+    assert parameters == recipe | {name: value for name, value in understood.items() if name != "device"}
 
 
-def test_it_goes_on_where_the_run_and_its_data_lie_and_reproduces_anywhere() -> None:
+def test_the_command_names_local_paths_only_for_a_run_to_resume() -> None:
     config = replace(USUAL, data_dir="my data")
-    assert asked(command(config.as_json(), Path("runs/my run")))["out"] == Path("runs/my run")
-    assert asked(command(config.as_json(), Path("runs/my run")))["data_dir"] == Path("my data")
-    assert not asked(command(config.as_json())).keys() & {"out", "data_dir"}
+    assert parsed(command(config.as_json(), Path("runs/my run")))["out"] == Path("runs/my run")
+    assert parsed(command(config.as_json(), Path("runs/my run")))["data_dir"] == Path("my data")
+    assert not parsed(command(config.as_json())).keys() & {"out", "data_dir"}
 
 
-def test_on_other_machines_nobody_learns_where_files_lay_on_this_one() -> None:
+def test_a_published_config_names_no_folders_of_this_machine() -> None:
     files = (TeacherFile("0a", "/home/me/models/resnet/1/model.onnx"), TeacherFile("1b", "models/cnn/2/model.onnx"))
     loss = DistanceLoss("soft-labels", 5.0, 0.5, "0f", file="/home/me/all/of/it.json")
     config = replace(USUAL, data_dir="/home/me/data", teachers=files, loss=loss).as_json()
-    told = portable(config)
-    assert "/home/me" not in json.dumps(told)
-    assert [file["path"] for file in told["teachers"]] == ["resnet/1/model.onnx", "models/cnn/2/model.onnx"]
-    assert told["loss"]["file"] == "all/of/it.json"
-    assert identity(told) == identity(config)
+    published = portable(config)
+    assert "/home/me" not in json.dumps(published)
+    assert [file["path"] for file in published["teachers"]] == ["resnet/1/model.onnx", "models/cnn/2/model.onnx"]
+    assert published["loss"]["file"] == "all/of/it.json"
+    assert identity(published) == identity(config)
     assert "/home/me/data" in json.dumps(config)  # left as it was
     assert portable(USUAL.as_json()) == USUAL.as_json()
 
@@ -85,7 +85,7 @@ def test_a_recipe_of_another_version_names_its_epochs() -> None:
     assert " --recipe tiny --epochs 2 " in command(make_config().as_json())
 
 
-def test_a_config_of_before_is_understood() -> None:
+def test_config_files_of_earlier_versions_are_understood() -> None:
     """As the first version of this code wrote it, and a later one with one teacher."""
     recipe = {"name": "study", "batch_size": 32, "epochs": 10, "learning_rate": 1e-3, "betas": [0.9, 0.999]}
     first = {
@@ -96,10 +96,10 @@ def test_a_config_of_before_is_understood() -> None:
     assert command(first) == command(USUAL.as_json())
     taught = first | {"teacher": "models/cnn/1/model.onnx@0a1b"}
     assert identity(taught)["teacher"] == "0a1b"
-    assert asked(command(taught))["teachers"] == (Path("models/cnn/1/model.onnx"),)
+    assert parsed(command(taught))["teachers"] == (Path("models/cnn/1/model.onnx"),)
 
 
-def test_where_files_lay_does_not_tell_runs_apart() -> None:
+def test_paths_do_not_distinguish_runs() -> None:
     loss = DistanceLoss("soft-labels", 5.0, 0.5, "0f")
     one = replace(USUAL, loss=loss, teachers=TWO)
     moved = replace(

@@ -20,7 +20,7 @@ def finish(run: Run) -> None:
     run.write_metrics({"epochs": [], "summary": {}})
 
 
-def test_erasing_takes_the_runs_files_and_nothing_else(run: Run) -> None:
+def test_erasing_deletes_the_runs_files_and_no_others(run: Run) -> None:
     begin(run)
     run.save("best.pt", {})
     run.save("checkpoint.pt", {})
@@ -31,11 +31,11 @@ def test_erasing_takes_the_runs_files_and_nothing_else(run: Run) -> None:
     assert [path.name for path in run.folder.iterdir()] == ["notes.txt"]
 
 
-def test_erasing_what_is_not_there_is_no_error(run: Run) -> None:
+def test_erasing_a_missing_run_is_no_error(run: Run) -> None:
     run.erase()
 
 
-def test_two_cannot_train_in_one_folder(run: Run) -> None:
+def test_two_processes_cannot_train_in_one_folder(run: Run) -> None:
     with run.lock():
         with pytest.raises(RunMismatchError, match="another process is training in"), Run(run.folder).lock():
             pytest.fail("two held the lock")
@@ -45,14 +45,14 @@ def test_two_cannot_train_in_one_folder(run: Run) -> None:
         pass
 
 
-def test_the_lock_is_let_go_after_an_error(run: Run) -> None:
+def test_the_lock_is_released_after_an_error(run: Run) -> None:
     with pytest.raises(ZeroDivisionError), run.lock():
         _ = 1 / 0
     with run.lock():
         pass
 
 
-def test_a_state_comes_back_as_it_was(run: Run) -> None:
+def test_a_state_is_loaded_as_it_was_saved(run: Run) -> None:
     begin(run)
     run.save("best.pt", {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "epoch": 4})
     state = run.load("best.pt")
@@ -79,7 +79,7 @@ def test_metrics_that_cannot_be_written_leave_the_old_ones(run: Run) -> None:
     assert run.read_metrics() == {"epochs": [1]}
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(RunMismatchError, match="cannot be written"):
@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     [b"", b"hello world\n", b'{"a": 1}', b"\x80\x04K\x01.", bytes(1_000), b"PK\x03\x04 and nothing more"],
     ids=["empty", "text", "json", "pickle", "zeros", "zip"],
 )
-def test_what_is_no_checkpoint_is_refused_in_one_line(run: Run, contents: bytes) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused_in_one_line(run: Run, contents: bytes) -> None:
     begin(run)
     (run.folder / "best.pt").write_bytes(contents)
     with pytest.raises(RunMismatchError) as caught:
@@ -107,7 +107,7 @@ def test_a_missing_checkpoint_is_refused(run: Run) -> None:
         run.load("best.pt")
 
 
-def test_a_tensor_is_no_state(run: Run) -> None:
+def test_a_tensor_is_not_a_state(run: Run) -> None:
     begin(run)
     torch.save(torch.zeros(3), run.folder / "best.pt")
     with pytest.raises(RunMismatchError, match="it holds no state"):
@@ -116,7 +116,7 @@ def test_a_tensor_is_no_state(run: Run) -> None:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
-def test_a_spoiled_byte_is_noticed_or_does_no_harm(run: Run, where: float, flip: int) -> None:
+def test_a_damaged_byte_is_noticed_or_harmless(run: Run, where: float, flip: int) -> None:
     weight = torch.arange(500.0)
     run.folder.mkdir(parents=True, exist_ok=True)
     run.save("best.pt", {"model": weight})
@@ -182,7 +182,7 @@ def test_a_model_names_its_latest_finished_run(tmp_path: Path) -> None:
     assert Run.find("cnn", tmp_path).folder == tmp_path / "other"
 
 
-def test_nothing_found_says_what_is_there_and_what_to_do(tmp_path: Path) -> None:
+def test_an_unknown_run_lists_the_runs_there_and_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunMismatchError, match=r"runs there: none.*hangtag train lstm$"):
         Run.find("lstm", tmp_path)
     with pytest.raises(RunMismatchError, match=r"Train one with: hangtag train MODEL$"):

@@ -57,11 +57,11 @@ def test_the_config_is_written_first_and_whole(run: Run) -> None:
     assert [path.name for path in run.folder.iterdir()] == ["config.json"]
 
 
-def test_the_environment_says_what_made_the_run() -> None:
-    made = environment()
-    assert made["torch"] == torch.__version__
-    assert made["created"].endswith("+00:00")
-    assert made["git_revision"] == git_revision()
+def test_the_environment_records_versions_time_and_revision() -> None:
+    recorded = environment()
+    assert recorded["torch"] == torch.__version__
+    assert recorded["created"].endswith("+00:00")
+    assert recorded["git_revision"] == git_revision()
 
 
 def test_a_run_is_named_by_model_recipe_and_seed() -> None:
@@ -109,13 +109,15 @@ def test_teachers_are_compared_by_their_contents_alone(run: Run) -> None:
     begin(run, teachers=(TeacherFile("0a", "cnn.onnx"), TeacherFile("1b", "resnet.onnx")))
     begin(run, teachers=(TeacherFile("1b", "elsewhere/resnet.onnx"), TeacherFile("0a", "cnn.onnx")))
     assert run.read_config()["teachers"][0] == {"digest": "1b", "path": "elsewhere/resnet.onnx"}
-    for others, said in [(("0a",), "0a"), (("0a", "2c"), "0a and 2c"), ((), "None")]:
-        with pytest.raises(RunMismatchError, match=rf"another teacher \(teacher: 0a and 1b there, {said} requested\)"):
+    for others, digests in [(("0a",), "0a"), (("0a", "2c"), "0a and 2c"), ((), "None")]:
+        with pytest.raises(
+            RunMismatchError, match=rf"another teacher \(teacher: 0a and 1b there, {digests} requested\)"
+        ):
             begin(run, teachers=tuple(TeacherFile(digest, "cnn.onnx") for digest in others))
 
 
 @pytest.mark.parametrize(("stored", "digests"), [("models/cnn/1/model.onnx@0a1b", ["0a1b"]), (None, [])])
-def test_a_run_begun_when_there_was_one_teacher_at_most_goes_on(
+def test_a_run_of_the_version_with_at_most_one_teacher_resumes(
     run: Run, stored: str | None, digests: list[str]
 ) -> None:
     begin(run)
@@ -128,7 +130,7 @@ def test_a_run_begun_when_there_was_one_teacher_at_most_goes_on(
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "checkpoint.pt", "best.pt"])
-def test_files_of_an_unknown_run_are_not_taken_for_ones_own(run: Run, name: str) -> None:
+def test_files_of_an_unknown_run_are_refused(run: Run, name: str) -> None:
     begin(run)
     (run.folder / name).write_text('{"epochs": [], "summary": {}}')
     (run.folder / "config.json").unlink()

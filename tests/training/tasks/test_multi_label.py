@@ -68,7 +68,7 @@ def test_folding_batch_norm_away_changes_no_answer(model: str, outfits: MultiLab
 
 
 @pytest.mark.parametrize("model", MULTI_LABEL_NETWORKS)
-def test_training_learns_to_tell_sets_and_the_summary_has_its_figures(
+def test_training_learns_label_sets_and_the_summary_has_its_figures(
     model: str, plain: MultiLabelData, tmp_path: Path
 ) -> None:
     metrics = trainer.train(config_of(model, epochs=4), plain, Run(tmp_path))
@@ -88,7 +88,7 @@ def test_training_learns_to_tell_sets_and_the_summary_has_its_figures(
     assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
 
 
-def test_what_was_kept_gives_the_summarys_figures_again(plain: MultiLabelData, tmp_path: Path) -> None:
+def test_the_saved_weights_reproduce_the_summarys_figures(plain: MultiLabelData, tmp_path: Path) -> None:
     config = config_of("sigmoids", epochs=2)
     summary = trainer.train(config, plain, Run(tmp_path))["summary"]
     network = build("sigmoids", 4).eval()
@@ -104,7 +104,7 @@ class CrashError(Exception):
     pass
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(outfits: MultiLabelData, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(outfits: MultiLabelData, tmp_path: Path) -> None:
     config = config_of("cnn_rnn", limit=64)
     unbroken = trainer.train(config, outfits, Run(tmp_path / "unbroken"))
 
@@ -119,13 +119,13 @@ def test_a_killed_run_goes_on_to_the_same_weights(outfits: MultiLabelData, tmp_p
 
 
 @pytest.mark.parametrize("model", MULTI_LABEL_NETWORKS)
-def test_a_loss_that_is_no_number_stops_the_run(model: str, outfits: MultiLabelData, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(model: str, outfits: MultiLabelData, tmp_path: Path) -> None:
     with pytest.raises(DivergedError):
         trainer.train(config_of(model, learning_rate=1e30), outfits, Run(tmp_path))
 
 
 @pytest.mark.parametrize("model", MULTI_LABEL_NETWORKS)
-def test_weights_that_are_no_numbers_have_no_figure(model: str, outfits: MultiLabelData) -> None:
+def test_weights_that_are_not_finite_validate_as_nan(model: str, outfits: MultiLabelData) -> None:
     task = MultiLabelTask(config_of(model), outfits, CPU, IGNORING)
     network = task.deployable(task.network())
     with torch.no_grad():

@@ -31,20 +31,20 @@ def teacher() -> OnnxTeacher:
     return OnnxTeacher(CNN)
 
 
-def test_it_answers_as_it_would_serve(teacher: OnnxTeacher, small: FashionMnist) -> None:
+def test_an_onnx_teacher_gives_the_exported_models_logits(teacher: OnnxTeacher, small: FashionMnist) -> None:
     logits = teacher(small.test.images)
     assert logits.shape == (200, 10)
     assert evaluate(logits, small.test.classes).accuracy > 0.85
     np.testing.assert_allclose(teacher(small.test.images[::-1])[::-1], logits, rtol=1e-4, atol=1e-4)
 
 
-def test_it_is_known_by_its_contents_wherever_it_lies(teacher: OnnxTeacher, tmp_path: Path) -> None:
+def test_a_teacher_is_identified_by_its_content(teacher: OnnxTeacher, tmp_path: Path) -> None:
     assert teacher.file.path == str(CNN)
     assert teacher.file == OnnxTeacher(Path(shutil.copy(CNN, tmp_path / "moved.onnx"))).file
     assert teacher.file != OnnxTeacher(LSTM).file
 
 
-def test_several_teachers_answers_are_averaged_in_whatever_order(teacher: OnnxTeacher, small: FashionMnist) -> None:
+def test_the_logits_of_several_teachers_are_averaged_in_any_order(teacher: OnnxTeacher, small: FashionMnist) -> None:
     images = small.test.images[:50]
     both = TeacherEnsemble([CNN, LSTM])
     np.testing.assert_allclose(both(images), (teacher(images) + OnnxTeacher(LSTM)(images)) / 2, rtol=1e-6, atol=1e-6)
@@ -119,7 +119,7 @@ def labels_that_are_none(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (rename_logits, r"must have the input image: UINT8 .* but its inputs are .* and its outputs .*scores"),
         (
@@ -130,31 +130,33 @@ def labels_that_are_none(model: onnx.ModelProto) -> None:
         (labels_that_are_none, r"has the labels none; it must have"),
     ],
 )
-def test_a_model_of_something_else_cannot_teach(
-    tmp_path: Path, change: Callable[[onnx.ModelProto], None], said: str
+def test_a_model_of_another_task_cannot_teach(
+    tmp_path: Path, change: Callable[[onnx.ModelProto], None], message: str
 ) -> None:
-    with pytest.raises(TeacherError, match=said):
+    with pytest.raises(TeacherError, match=message):
         OnnxTeacher(changed(tmp_path / "other.onnx", change))
 
 
-def test_answers_that_are_no_numbers_teach_nothing(tmp_path: Path, small: FashionMnist) -> None:
+def test_logits_that_are_not_finite_are_refused(tmp_path: Path, small: FashionMnist) -> None:
     teacher = OnnxTeacher(changed(tmp_path / "spoiled.onnx", spoil))
     with pytest.raises(TeacherError, match=r"spoiled\.onnx gave logits that are not finite for 5 of 5 images"):
         teacher(small.test.images[:5])
 
 
-def test_a_teacher_that_fails_says_so(teacher: OnnxTeacher) -> None:
+def test_a_teacher_that_fails_on_the_images_is_reported(teacher: OnnxTeacher) -> None:
     with pytest.raises(TeacherError, match=r"model\.onnx fails on the images \(.*INVALID_ARGUMENT"):
         teacher(np.zeros((2, 64, 64), np.uint8))
 
 
-def test_without_onnx_runtime_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_onnx_runtime_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(TeacherError, match=r"needs the Python module 'onnxruntime'.*pip install '\.\[cpu\]'"):
         OnnxTeacher(CNN)
 
 
-def test_answers_are_reported_and_may_be_stopped_between_batches(teacher: OnnxTeacher, small: FashionMnist) -> None:
+def test_teacher_logits_report_progress_and_can_be_stopped_between_batches(
+    teacher: OnnxTeacher, small: FashionMnist
+) -> None:
     class Counting(Observer):
         def __init__(self) -> None:
             self.seen: list[tuple[int, int]] = []
@@ -174,7 +176,7 @@ def test_answers_are_reported_and_may_be_stopped_between_batches(teacher: OnnxTe
         teacher_logits(teacher, images, ProcessGroup(), watch)
 
 
-def test_a_student_learns_what_the_labels_do_not_tell(
+def test_a_student_learns_from_its_teacher_despite_wrong_labels(
     teacher: OnnxTeacher, small: FashionMnist, tmp_path: Path
 ) -> None:
     """From wrong labels and a good teacher, with the teacher's word alone, it learns what is right."""
@@ -194,7 +196,7 @@ def test_a_student_learns_what_the_labels_do_not_tell(
     shutil.rmtree(tmp_path)
 
 
-def test_a_task_asks_its_teacher_in_a_step_of_its_own_with_progress(small: FashionMnist) -> None:
+def test_constructing_a_task_computes_no_teacher_logits_and_precompute_does_with_progress(small: FashionMnist) -> None:
     calls: list[int] = []
 
     def teacher(images: Images) -> Logits:
