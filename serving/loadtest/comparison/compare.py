@@ -71,10 +71,7 @@ def compare_saved(before: SavedResults, after: SavedResults) -> tuple[Comparison
 def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) -> Comparison:
     """Compare two runs under one load.
 
-    Args:
-        run: The run.
-        baseline: The run to compare with.
-        files: For saved runs of one target, the names of the two runs in a sentence. Their blocks are not paired.
+    `files` names the two runs in a sentence where they are saved runs of one target, whose blocks are not paired.
     """
     paired = files is None
     latencies, baseline_latencies = run.block_latencies(), baseline.block_latencies()

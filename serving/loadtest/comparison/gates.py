@@ -68,12 +68,7 @@ class Outcome:
 
 
 def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
-    """Parse a condition.
-
-    Args:
-        text: The condition, for example `cnn[64].p99 > 2 * lstm.p99`.
-        targets: The names of the measured targets.
-        has_baseline: Whether there are saved results to compare with.
+    """Parse a condition, for example `cnn[64].p99 > 2 * lstm.p99`.
 
     Raises:
         ValueError: When the text is no condition, or refers to a target or a baseline that is missing.
@@ -105,11 +100,6 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
     """Decide whether a gate failed: where its condition holds under any load, or cannot be judged.
 
     A condition that cannot be judged fails, because it would protect nothing.
-
-    Args:
-        gate: The gate.
-        results: The results of this test.
-        baseline: The saved results that the gate may refer to.
     """
     sentences = []
     for load in _loads(gate.figure, results):

@@ -67,12 +67,7 @@ class BlockResult:
 
     @classmethod
     def from_processes(cls, parts: Sequence["BlockResult"], limits: Limits) -> "BlockResult":
-        """Combine the parts that several processes measured of one block at the same time.
-
-        Args:
-            parts: One result per process.
-            limits: The limits of the whole block.
-        """
+        """Combine what several processes measured of one block at the same time. `limits` are the whole block's."""
         total = cls._summed(parts, window=max(part.window for part in parts))
         slices: dict[float, list[TimeSlice]] = {}
         for part in parts:

@@ -29,18 +29,7 @@ class Generator:
         process: int = 0,
         processes: int = 1,
     ) -> None:
-        """Open the channels.
-
-        Args:
-            pools: The requests by target name.
-            settings: How calls are made.
-            counts: Shared by all processes.
-            process: The number of this process, from 0.
-            processes: The number of processes.
-
-        Raises:
-            CredentialsError: When the credentials' files cannot be read.
-        """
+        """Open the channels to the servers of all `pools`, which are by target name. Raises CredentialsError."""
         self._pools = pools
         self._settings = settings
         self._counts, self._process, self._processes = counts, process, processes
@@ -59,9 +48,7 @@ class Generator:
     def run(self, block: Block, keep_going: Callable[[Snapshot], bool]) -> BlockResult:
         """Run this process's share of a block.
 
-        Args:
-            block: The block.
-            keep_going: Called with a snapshot every SNAPSHOT_INTERVAL; the block ends early when it returns False.
+        `keep_going` is called with a snapshot every SNAPSHOT_INTERVAL; the block ends early when it returns False.
         """
         pool = self._pools[block.target]
         channels = self._channels[pool.address]

@@ -34,14 +34,7 @@ class GeneratorProcesses:
     def __init__(
         self, pools: Mapping[str, RequestPool], settings: CallSettings, processes: int, stop: threading.Event
     ) -> None:
-        """Prepare the processes; they start, and connect, when the context opens.
-
-        Args:
-            pools: The requests by target name.
-            settings: How calls are made.
-            processes: The number of processes.
-            stop: Once it is set, a running block ends early.
-        """
+        """Prepare the processes; they start, and connect, when the context opens. `pools` are by target name."""
         # Spawned, not forked: gRPC's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         self._counts = SharedCounts(context, processes)
@@ -82,11 +75,7 @@ class GeneratorProcesses:
         return len(self._processes)
 
     def run(self, block: Block, on_progress: Callable[[Snapshot], None]) -> BlockResult:
-        """Run one block to its end, or until the stop event is set.
-
-        Args:
-            block: The block, the same for all processes; each issues its share.
-            on_progress: Called with a snapshot over all processes, several times a second.
+        """Run one block to its end, or until the stop event is set. Each process issues its share.
 
         Raises:
             GeneratorError: When a process ended.

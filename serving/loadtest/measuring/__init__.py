@@ -1,2 +1,2 @@
-"""Measures a whole load test: interleaved blocks and whether the runs made of them are VALID, and what is measured
-besides: accuracy, caching, peaks, the generator's ceiling."""
+"""Measures a whole load test: the interleaved blocks, whether each run is VALID, and extras: accuracy, caching, peaks,
+the generator's ceiling."""

@@ -74,18 +74,9 @@ def measure(
     stop: threading.Event,
     on_progress: Callable[[AccuracyProgress], None],
 ) -> Accuracy | None:
-    """Classify every sample of the library once.
+    """Classify every sample of the library once, with a deadline in seconds for each call.
 
-    Args:
-        library: The samples, with labels.
-        description: The target's description.
-        probe: A connection to the target's server.
-        deadline: Of each call, in seconds.
-        stop: Ends the pass early.
-        on_progress: Called after each answer.
-
-    Returns:
-        The accuracy, or None when `stop` was set before the end.
+    Returns None when `stop` was set before the end.
 
     Raises:
         SampleError: When the samples have no labels, or the model does not predict one class.

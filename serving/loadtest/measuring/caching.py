@@ -87,18 +87,9 @@ def check(
     stop: threading.Event,
     on_progress: Callable[[Progress], None],
 ) -> CacheCheck | None:
-    """Compare both pools in interleaved blocks.
+    """Compare both `request_pools` of a target, which `generators` hold too, in interleaved blocks.
 
-    Args:
-        scenario: The test's settings.
-        target: The target.
-        pools: Its `request_pools`, which `generators` hold too.
-        generators: The generator's processes.
-        stop: Ends the check early.
-        on_progress: Called several times a second.
-
-    Returns:
-        The check, or None once `stop` is set.
+    Returns None once `stop` is set.
 
     Raises:
         GeneratorError: When a generator process failed.

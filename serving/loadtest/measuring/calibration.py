@@ -43,15 +43,7 @@ def calibrate(
     settings: CallSettings,
     on_progress: Callable[[Progress], None],
 ) -> tuple[Ceiling, ...]:
-    """Measure the ceiling under each load.
-
-    Args:
-        loads: The loads.
-        requests: The serialised requests to send.
-        processes: The number of generator processes.
-        stop: Once it is set, the remaining loads are left out.
-        settings: How calls are made; the null server needs no credentials.
-        on_progress: Called several times a second.
+    """Measure the ceiling under each load with these serialised requests. `stop` leaves out the remaining loads.
 
     Raises:
         GeneratorError: When a generator process failed.

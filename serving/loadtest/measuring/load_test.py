@@ -52,7 +52,7 @@ def measure(
     Args:
         scenario: The settings.
         extras: Samples, and further measurements.
-        credentials: TLS files and token for all servers.
+        credentials: For all servers.
         stop: Once it is set, the test ends early, with the results so far.
         on_progress: Called several times a second.
         command: The command line, for the report.

@@ -66,15 +66,7 @@ class Session:
         on_progress: Callable[[Progress], None],
         read_counters: ReadCounters,
     ) -> None:
-        """Prepare a session; nothing runs yet.
-
-        Args:
-            scenario: The settings.
-            generators: The generator's processes, with a request pool for each target.
-            stop: Once it is set, no further block runs.
-            on_progress: Called several times a second.
-            read_counters: Called before and after each block.
-        """
+        """Prepare a session: `generators` hold a request pool for each target; `stop` ends it early."""
         self._scenario = scenario
         self._generators = generators
         self._stop = stop
@@ -114,14 +106,11 @@ class Session:
             self._results.append(self.run_block(block, sum(map(_min_duration, blocks[index + 1 :])) + later))
 
     def run_block(self, block: Block, later: float = 0.0) -> BlockResult:
-        """Run one block without keeping its result.
+        """Run one block and return its result, with the server's counts, without keeping it.
 
         Args:
             block: The block.
             later: Seconds that later blocks need, for the progress.
-
-        Returns:
-            The result, with what the server counted during the block.
 
         Raises:
             GeneratorError: When a generator process failed.
@@ -146,11 +135,8 @@ class Session:
     def _count(self, block: Block, statuses: Counter[str]) -> tuple[ServerTimings | None, ServerTimings | None]:
         """Read the counters of the block's target, and notice a restart.
 
-        An unreachable server is skipped, and compared with the last known counters once it answers again.
-
-        Args:
-            block: The block before or after which the counters are read.
-            statuses: How the queries since the last call ended.
+        `statuses` are those of the queries since the last call. An unreachable server is skipped, and compared with
+        its last known counters once it answers again.
 
         Returns:
             The counters, and what they counted since they were last read; None where unknown.

@@ -23,12 +23,7 @@ class PeakSearch:
     """
 
     def __init__(self, first: float, lowest: float = LOWEST_RATE) -> None:
-        """Start a search.
-
-        Args:
-            first: The first rate to try, in queries per second.
-            lowest: The rate at which the search gives up.
-        """
+        """Start at the rate `first`, in queries per second, and give up at `lowest`."""
         self._lowest = _three_digits(min(lowest, MAX_RATE))
         self._low: float | None = None  # The highest rate that kept the bound.
         self._high: float | None = None  # The lowest rate that did not.

@@ -27,7 +27,7 @@ def planned_send_times(load: OpenLoop, limits: Limits, warm_up: float, random: n
     Args:
         load: The request rate and the kind of arrivals.
         limits: The block's limits.
-        warm_up: Seconds.
+        warm_up: In seconds.
         random: The source of the gaps.
 
     Returns:

@@ -37,13 +37,7 @@ class Split:
 
 
 def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequence[Outcome] = ()) -> str:
-    """The HTML text.
-
-    Args:
-        results: The results.
-        comparisons: The comparisons between its targets.
-        outcomes: The outcomes of its gates.
-    """
+    """The HTML text."""
     names = results.scenario.names
     measured = [run for run in results.runs if run.total.latency]
     closed = [run for run in measured if isinstance(run.load, ClosedLoop)]

@@ -19,13 +19,7 @@ from hangtag.serving.loadtest.sut.description import Description
 
 
 def build(results: Results, comparisons: Sequence[Comparison], outcomes: Sequence[Outcome] = ()) -> doc.ResultsDocument:
-    """The document of these results, ready for json.dumps.
-
-    Args:
-        results: The results.
-        comparisons: The comparisons between its targets.
-        outcomes: The outcomes of its gates.
-    """
+    """The document of these results, ready for json.dumps."""
     models = {name: description.target.model for name, description in results.descriptions.items()}
     targets = [
         _target(description, results.sources.get(name, ""), results.accuracies.get(name))

@@ -19,14 +19,7 @@ PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 def render(
     results: Results, comparisons: Sequence[Comparison], console: Console, outcomes: Sequence[Outcome] = ()
 ) -> None:
-    """Print the tables, the findings and the problems.
-
-    Args:
-        results: The results.
-        comparisons: The comparisons between its targets.
-        console: Where to print.
-        outcomes: The outcomes of its gates.
-    """
+    """Print the tables, the findings and the problems."""
     for load in results.loads:
         at_load = tuple(comparison for comparison in comparisons if comparison.load == load)
         console.print(_table(results, load, at_load))

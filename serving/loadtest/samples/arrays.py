@@ -34,11 +34,6 @@ class Samples:
 def sample_shape(model: str, tensor: TensorMetadata, batch_size: int) -> list[int]:
     """The shape of one sample of an input, without the batch axis.
 
-    Args:
-        model: The model's name, for messages.
-        tensor: The input's metadata.
-        batch_size: Samples per query.
-
     Raises:
         SampleError: When the model takes no batch of this size, or an axis other than the first has no fixed size.
     """

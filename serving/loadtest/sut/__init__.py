@@ -1,2 +1,2 @@
-"""The system under test (SUT, LoadGen's term): how a server describes itself and its models, its own statistics, and
-the null server, a SUT that computes nothing."""
+"""The system under test (SUT, LoadGen's term): a server's description of itself and its models, its statistics, and the
+null server, which computes nothing."""

@@ -9,13 +9,7 @@ _CLOSED = ("Socket closed", "Connection reset", "recvmsg:Connection", "Broken pi
 
 
 def explain(error: grpc.RpcError, address: str, tls_ca: Path | None) -> str:
-    """One sentence for the user.
-
-    Args:
-        error: What the call of ServerMetadata raised.
-        address: The server's address.
-        tls_ca: The authority's file, where the call used TLS.
-    """
+    """One sentence for the user about a failed call of ServerMetadata; `tls_ca` is set where the call used TLS."""
     code, details = error.code(), str(error.details())
     if code == grpc.StatusCode.UNAVAILABLE and tls_ca is not None and "WRONG_VERSION_NUMBER" in details:
         return f"the server at {address} does not use TLS: leave out --tls-ca."

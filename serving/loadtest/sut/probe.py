@@ -78,14 +78,7 @@ class Probe:
     def call(self, target: Target, method: str, request: bytes, timeout: float) -> bytes:
         """Make one call as the load will make it: a request that fails here would fail every time.
 
-        Args:
-            target: The target, for messages.
-            method: The full gRPC method name.
-            request: The serialised request message.
-            timeout: The deadline in seconds.
-
-        Returns:
-            The serialised response message.
+        `method` is the full gRPC method name, `timeout` the deadline in seconds; messages are serialised.
         """
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method)
         try:

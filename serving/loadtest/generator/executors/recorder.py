@@ -26,10 +26,8 @@ class Recorder:
     def __init__(self, window_start: float, limits: Limits) -> None:
         """Start recording.
 
-        Args:
-            window_start: Queries planned earlier are warm-up: they count towards the throughput alone, and only when
-                answered within the window.
-            limits: The block's limits, which decide the length of a slice.
+        Queries planned before `window_start` are warm-up: they count towards the throughput alone, and only when
+        answered within the window.
         """
         self.window_start = window_start
         self.statuses: Counter[str] = Counter()
@@ -94,14 +92,7 @@ class Recorder:
             ends["failed"] += int(np.count_nonzero(here & ~ok))
 
     def result(self, target: str, load: Load, window_end: float, *, stopped: bool = False) -> BlockResult:
-        """What the block measured. Record nothing afterwards.
-
-        Args:
-            target: The target's name.
-            load: The block's load.
-            window_end: When the measuring ended.
-            stopped: The block was ended early.
-        """
+        """What the block measured until `window_end`; `stopped` says that it was ended early. Record nothing more."""
         self.fold(window_end)
         return BlockResult(
             target=target,

@@ -87,9 +87,8 @@ def throughput_and_latency(runs: Sequence[Run], names: Sequence[str]) -> str:
                         axes.annotate(label, (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
         axes.margins(x=0.08, y=0.12)
         rates = [run.throughput for run in runs if run.total.latency and run.throughput > 0]
-        if rates and max(rates) > LOG_AXIS_RATIO * min(
-            rates
-        ):  # On a linear axis all slow ones would lie on the left edge.
+        # On a linear axis much slower targets would all lie on the left edge.
+        if rates and max(rates) > LOG_AXIS_RATIO * min(rates):
             axes.set_xscale("log")
             plain_log_axis(axes.xaxis, *axes.get_xlim())
         else:
