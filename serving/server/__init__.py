@@ -1,5 +1,5 @@
-"""Model repository, runtime, batcher, engine; transport/ puts them on the wire.
+"""The inference server: it loads the models of a repository and answers clients over gRPC.
 
-A request's way, straight through: bytes -> transport/codec -> engine (look up, validate) -> batcher -> runtime -> codec
--> bytes.
+The way of every request: bytes -> transport (decode) -> engine (look up, validate) -> batcher -> runtime -> transport
+(encode) -> bytes.
 """

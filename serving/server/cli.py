@@ -1,4 +1,4 @@
-"""``hangtag serve``."""
+"""The command ``hangtag serve``."""
 
 from typing import Any
 
@@ -20,17 +20,18 @@ def serve(**options: Any) -> None:
     """Serve every model of a repository over gRPC.
 
     One port has the Open Inference Protocol (the clients of Triton and KServe work unchanged), hangtag's own
-    Classifier, gRPC health, and reflection. SIGTERM drains: calls in flight are finished, then the exit code is 0.
+    Classifier, gRPC health, and reflection. On SIGTERM the server finishes the calls in flight and ends with exit
+    code 0.
 
     \b
     Examples:
       hangtag serve                               the models of ./models on 127.0.0.1:8001
       hangtag serve --models /srv/models --host 0.0.0.0 --tls-cert tls.crt --tls-key tls.key --token-file tokens
-      hangtag health --wait 30                    (elsewhere) returns as soon as it is ready
+      hangtag health --wait 30                    (in another shell) returns when the server is ready
     """
     configure_log()
     environment.prepare()
-    # Imported here, because gRPC and ONNX Runtime read their variables while they are imported.
+    # Imported here and not above, because gRPC and ONNX Runtime read their variables while they are imported.
     from hangtag.serving.server.process import main
 
     try:

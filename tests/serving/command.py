@@ -1,4 +1,4 @@
-"""``hangtag serve`` as a process of its own."""
+"""Runs the command ``hangtag`` in processes of its own, and follows the log of ``hangtag serve``."""
 
 import os
 import re
@@ -15,14 +15,14 @@ TIMEOUT = 60.0
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's, without what would configure the command."""
+    """This process's environment without the variables that configure the command, and with ``more``."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HANGTAG_", "GRPC_", "ORT_"))}
     ours = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "HANGTAG_SERVE_METRICS_PORT": "0"}
     return inherited | ours | more
 
 
 def hangtag(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """The command, run to its end."""
+    """Run the command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "hangtag", *arguments],
         capture_output=True,
@@ -33,7 +33,7 @@ def hangtag(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 class Serving:
-    """A running ``hangtag serve``; its log is read as it comes."""
+    """A running ``hangtag serve``; a thread reads its log."""
 
     def __init__(self, *arguments: str, **more: str) -> None:
         self.process = subprocess.Popen(
@@ -50,29 +50,29 @@ class Serving:
         self._reader.start()
 
     def wait_for(self, event: str) -> str:
-        """The log's line of this event. Raises AssertionError when the process ends without it."""
+        """Wait for the log's line of this event. Raises AssertionError if the process ends without it."""
 
-        def found() -> str | None:
+        def matching_line() -> str | None:
             return next((line for line in self.log if f"event={event} " in f"{line.strip()} "), None)
 
         with self._grew:
-            assert self._grew.wait_for(lambda: found() or self._ended, TIMEOUT), self.log
-            line = found()
+            assert self._grew.wait_for(lambda: matching_line() or self._ended, TIMEOUT), self.log
+            line = matching_line()
         assert line, "".join(self.log)
         return line
 
     def wait_for_count(self, event: str, count: int) -> None:
         """Wait until the log has so many lines of this event."""
 
-        def found() -> int:
+        def matching_lines() -> int:
             return sum(f"event={event} " in f"{line.strip()} " for line in self.log)
 
         with self._grew:
-            assert self._grew.wait_for(lambda: found() >= count or self._ended, TIMEOUT), self.log
-            assert found() >= count, "".join(self.log)
+            assert self._grew.wait_for(lambda: matching_lines() >= count or self._ended, TIMEOUT), self.log
+            assert matching_lines() >= count, "".join(self.log)
 
     def wait_until_ready(self) -> str:
-        """The address."""
+        """Wait for the server to be ready; returns its address."""
         match = re.search(r"address=(\S+)", self.wait_for("ready"))
         assert match
         return match[1]
@@ -81,7 +81,7 @@ class Serving:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """The exit code; everything that was written is in ``log`` then."""
+        """Wait for the process to end; returns its exit code. ``log`` is complete then."""
         code = self.process.wait(TIMEOUT)
         self._reader.join(TIMEOUT)
         return code

@@ -30,11 +30,11 @@ def parsed(*arguments: str, env: dict[str, str] | None = None) -> tuple[Result, 
     return result, configs[0] if configs else None
 
 
-def test_the_options_defaults_are_the_configurations() -> None:
+def test_the_options_have_the_defaults_of_the_dataclass() -> None:
     assert parsed()[1] == ServerConfig()
 
 
-def test_every_value_has_an_option_and_a_help_text() -> None:
+def test_every_setting_has_an_option_and_a_help_text() -> None:
     text = parsed("--help")[0].output
     for declared in dataclasses.fields(ServerConfig):
         assert f"--{declared.name.replace('_', '-')} " in text

@@ -1,4 +1,4 @@
-"""The real command in a process of its own."""
+"""``hangtag serve`` in a process of its own."""
 
 import re
 import signal
@@ -22,7 +22,7 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids
 
 
 def slow() -> onnx.ModelProto:
-    """rounds INT64 [1] -> done INT64 [1]: a loop of as many rounds as its caller wants."""
+    """rounds INT64 [1] -> done INT64 [1]: a loop of that many rounds."""
     make = onnx.helper.make_node
     info = onnx.helper.make_tensor_value_info
     body = onnx.helper.make_graph(
@@ -60,7 +60,7 @@ def models(tmp_path: Path) -> Path:
 
 
 @SIGNALS
-def test_it_says_that_it_is_ready_answers_and_ends_when_asked(models: Path, number: signal.Signals) -> None:
+def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, number: signal.Signals) -> None:
     with serving("--models", str(models), "--port", "0") as server:
         address = server.wait_until_ready()
         with grpc.insecure_channel(address) as channel:
@@ -117,7 +117,7 @@ def test_a_signal_right_after_ready_is_not_lost(models: Path) -> None:
             assert server.wait() == 0
 
 
-def test_metrics_are_at_the_address_that_the_log_tells(models: Path) -> None:
+def test_metrics_are_at_the_address_in_the_log(models: Path) -> None:
     with serving("--models", str(models), "--port", "0") as server:
         server.wait_until_ready()
         match = re.search(r"url=(\S+)", server.wait_for("metrics"))
@@ -128,7 +128,7 @@ def test_metrics_are_at_the_address_that_the_log_tells(models: Path) -> None:
         assert server.wait() == 0
 
 
-def test_metrics_can_be_turned_off_and_a_port_in_use_is_named(models: Path) -> None:
+def test_metrics_can_be_turned_off_and_the_error_names_a_port_in_use(models: Path) -> None:
     with socket.socket() as taken, serving("--models", str(models), "--port", "0", "--metrics-port", "-1") as server:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -158,19 +158,19 @@ def last_line(text: str) -> str:
     return text.splitlines()[-1]
 
 
-def test_a_missing_repository_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_repository(tmp_path: Path) -> None:
     result = hangtag("serve", "--models", str(tmp_path / "nowhere"), "--port", "0")
     assert result.returncode == 1
     assert last_line(result.stderr).startswith(f"Error: {tmp_path}/nowhere is not a folder. Name the model repository")
 
 
-def test_an_empty_repository_is_named(tmp_path: Path) -> None:
+def test_the_error_names_an_empty_repository(tmp_path: Path) -> None:
     result = hangtag("serve", "--models", str(tmp_path), "--port", "0")
     assert result.returncode == 1
     assert last_line(result.stderr).startswith(f"Error: {tmp_path} holds no model")
 
 
-def test_a_broken_model_is_named(models: Path) -> None:
+def test_the_error_names_a_broken_model(models: Path) -> None:
     file = onnx_models.publish(models, "broken", onnx_models.gather())
     file.write_bytes(file.read_bytes()[:50])
     result = hangtag("serve", "--models", str(models), "--port", "0")
@@ -184,7 +184,7 @@ def test_values_that_do_not_fit_together_are_explained(models: Path) -> None:
     assert last_line(result.stderr).startswith("Error: max_queue_size (256) is below max_batch_size (512)")
 
 
-def test_listening_beyond_loopback_is_warned_of(models: Path) -> None:
+def test_listening_beyond_loopback_logs_a_warning(models: Path) -> None:
     with serving("--models", str(models), "--port", "0", "--host", "0.0.0.0") as server:
         server.wait_until_ready()
         (warning,) = [line for line in server.log if "level=warning" in line]
@@ -212,7 +212,7 @@ def test_health_returns_as_soon_as_a_later_server_is_ready(models: Path) -> None
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with serving("--models", str(models), "--port", str(port)) as server:
-        # It begins to ask while the server still imports.
+        # Its first attempts come while the server still imports.
         result = hangtag("health", "--server", f"127.0.0.1:{port}", "--wait", "30", "--model", "gather")
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout == f"gather at 127.0.0.1:{port} is ready\n"

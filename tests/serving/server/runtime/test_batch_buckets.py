@@ -1,9 +1,7 @@
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hangtag.serving.server.runtime.arrays import pad, random_rows
 from hangtag.serving.server.runtime.batch_buckets import bucket_for, bucket_sizes, no_fixed_shapes_because
 from hangtag.serving.signature import Signature, TensorSpec
 
@@ -27,14 +25,6 @@ def test_every_batch_fits_and_less_than_half_is_padding(largest: int, data: st.D
     assert sorted(set(sizes)) == list(sizes)
 
 
-def test_padding_repeats_the_last_row_over_whatever_was_there() -> None:
-    target = np.full((4, 2), 9)
-    pad(target, np.array([[1, 2], [3, 4]]))
-    assert target.tolist() == [[1, 2], [3, 4], [3, 4], [3, 4]]
-    pad(target, np.array([[5, 6]] * 4))
-    assert target.tolist() == [[5, 6]] * 4
-
-
 def spec(name: str, *shape: int | None, datatype: str = "FP32") -> TensorSpec:
     return TensorSpec(name, datatype, shape, ("batch", *[None] * (len(shape) - 1))[: len(shape)])
 
@@ -54,14 +44,3 @@ def test_whether_the_batch_size_determines_every_buffers_size(
 ) -> None:
     problem = no_fixed_shapes_because(Signature(tuple(inputs), tuple(outputs)))
     assert problem is None if reason is None else problem is not None and problem.startswith(reason)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "lowest", "highest"), [("float16", 0, 1), ("uint8", 0, 255), ("int64", 0, 1), ("bool", 0, 1)]
-)
-def test_random_rows_are_in_range_and_differ_by_seed(dtype: str, lowest: int, highest: int) -> None:
-    rows, others = (random_rows((5, 20), np.dtype(dtype), seed) for seed in (1, 2))
-    assert rows.dtype == dtype
-    assert rows.min() >= lowest
-    assert rows.max() <= highest
-    assert (rows != others).any()

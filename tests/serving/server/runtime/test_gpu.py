@@ -1,4 +1,4 @@
-"""What needs a GPU. ``make gpu-check`` measures the same, with every model, on a machine that has one."""
+"""Tests that need a GPU. ``make gpu-check`` measures the same, with every model, on a machine that has one."""
 
 from pathlib import Path
 

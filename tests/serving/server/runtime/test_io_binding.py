@@ -1,4 +1,4 @@
-"""Buffers at fixed addresses, with real sessions: on the CPU, where ONNX Runtime binds them as it does on a GPU."""
+"""IO binding with real sessions on the CPU, where ONNX Runtime binds buffers as it does on a GPU."""
 
 import threading
 from collections.abc import Callable
@@ -25,27 +25,27 @@ from tests.shipped import latest
 
 @pytest.fixture
 def publish(tmp_path: Path) -> Callable[[onnx.ModelProto], Path]:
-    return lambda made: onnx_models.publish(tmp_path / "models", "m", made)
+    return lambda model: onnx_models.publish(tmp_path / "models", "m", model)
 
 
-def bound(file: Path, largest: int = 8, instances: int = 1, cuda_graphs: str = "off") -> Runtime:
+def with_binding(file: Path, largest: int = 8, instances: int = 1, cuda_graphs: str = "off") -> Runtime:
     runtime = Runtime(file, provider="cpu")
     runtime.use_io_binding(largest, instances=instances, cuda_graphs=cuda_graphs)
     return runtime
 
 
 @pytest.mark.parametrize("name", ["lstm", "cnn"])
-def test_the_shipped_models_answer_as_without_at_every_size(name: str) -> None:
+def test_the_shipped_models_answer_the_same_with_and_without_binding(name: str) -> None:
     file = latest(name)
-    plain, fixed = Runtime(file, provider="cpu"), bound(file)
+    plain, fixed = Runtime(file, provider="cpu"), with_binding(file)
     assert fixed.notes == {}
     assert fixed._buffer_pool is not None
     for samples in (1, 2, 3, 5, 8, 1, 9):  # 9: more than there are buffers for
         images = np.random.default_rng(samples).integers(0, 256, (samples, 28, 28), dtype=np.uint8)
-        got, expected = fixed.run({"image": images}), plain.run({"image": images})
-        assert list(got) == list(expected)
+        outputs, expected = fixed.run({"image": images}), plain.run({"image": images})
+        assert list(outputs) == list(expected)
         for output, array in expected.items():
-            np.testing.assert_allclose(got[output], array, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(outputs[output], array, rtol=1e-4, atol=1e-5)
 
 
 def every_number() -> onnx.ModelProto:
@@ -58,8 +58,8 @@ def every_number() -> onnx.ModelProto:
     )
 
 
-def test_every_datatype_but_strings_comes_back_as_it_went(publish: Callable[[onnx.ModelProto], Path]) -> None:
-    runtime = bound(publish(every_number()))
+def test_every_datatype_but_strings_is_computed_with_the_binding(publish: Callable[[onnx.ModelProto], Path]) -> None:
+    runtime = with_binding(publish(every_number()))
     assert runtime._buffer_pool is not None, runtime.notes
     inputs = {spec.name: np.array([[0, 1], [1, 1], [1, 0]], dtype_of(spec)) for spec in runtime.signature.inputs}
     for name, array in runtime.run(inputs).items():
@@ -68,17 +68,17 @@ def test_every_datatype_but_strings_comes_back_as_it_went(publish: Callable[[onn
         assert array.tolist() == right.tolist()
 
 
-def test_an_answer_stays_what_it_is_when_the_buffers_are_written_again(
+def test_the_next_batch_does_not_overwrite_an_answer(
     publish: Callable[[onnx.ModelProto], Path],
 ) -> None:
-    runtime = bound(publish(onnx_models.doubled("batch", "batch")))
+    runtime = with_binding(publish(onnx_models.doubled("batch", "batch")))
     first = runtime.run({"x": np.ones((3, 2), np.float32)})["y"]
     runtime.run({"x": np.full((4, 2), 7, np.float32)})
     assert first.tolist() == [[2, 2]] * 3
 
 
-def test_callers_at_once_get_their_own_answers(publish: Callable[[onnx.ModelProto], Path]) -> None:
-    runtime = bound(publish(onnx_models.doubled("batch", "batch")), instances=2)
+def test_concurrent_callers_get_their_own_answers(publish: Callable[[onnx.ModelProto], Path]) -> None:
+    runtime = with_binding(publish(onnx_models.doubled("batch", "batch")), instances=2)
 
     def ask(number: int) -> bool:
         rows = np.full((1 + number % 8, 2), number, np.float32)
@@ -88,10 +88,10 @@ def test_callers_at_once_get_their_own_answers(publish: Callable[[onnx.ModelProt
         assert all(pool.map(ask, range(400)))
 
 
-def test_values_that_the_model_refuses_are_refused_alike_and_harm_nobody(
+def test_values_that_the_model_refuses_fail_that_batch_only(
     publish: Callable[[onnx.ModelProto], Path],
 ) -> None:
-    runtime = bound(publish(onnx_models.gather()))
+    runtime = with_binding(publish(onnx_models.gather()))
     assert runtime._buffer_pool is not None, runtime.notes
     for _ in range(3):
         with pytest.raises(InvalidValuesError, match="idx=99"):
@@ -100,17 +100,17 @@ def test_values_that_the_model_refuses_are_refused_alike_and_harm_nobody(
     assert RUNNING.count == 0
 
 
-@pytest.mark.parametrize("way", ["session", "bound"])
+@pytest.mark.parametrize("way", ["session", "binding"])
 def test_while_a_batch_is_computed_other_threads_run(publish: Callable[[onnx.ModelProto], Path], way: str) -> None:
     layers = [onnx.helper.make_node("MatMul", [f"x{i}" if i else "x", "w"], [f"x{i + 1}"]) for i in range(20)]
-    made = onnx_models.model(
+    model = onnx_models.model(
         [*layers, onnx.helper.make_node("Identity", ["x20"], ["y"])],
         {"x": (onnx.TensorProto.FLOAT, ["batch", 1000])},
         {"y": (onnx.TensorProto.FLOAT, ["batch", 1000])},
         {"w": np.eye(1000, dtype=np.float32)},
     )
-    runtime = Runtime(publish(made), provider="cpu")
-    if way == "bound":
+    runtime = Runtime(publish(model), provider="cpu")
+    if way == "binding":
         runtime.use_io_binding(64, instances=1)
         assert runtime._buffer_pool is not None, runtime.notes
     rows, steps = np.ones((64, 1000), np.float32), 0
@@ -119,17 +119,17 @@ def test_while_a_batch_is_computed_other_threads_run(publish: Callable[[onnx.Mod
         while not computing.done():
             steps += 1
         computing.result()
-    assert steps > 1000  # a thread that never gives way in between would let this one look a few times only
+    assert steps > 1000  # had computing held the GIL, this loop would have run a few times only
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("free_axis", "input 'x' has free axes"), ("text", "input 'text' has strings"), ("unbatched", "not joined")],
 )
-def test_what_has_no_fixed_sizes_is_computed_as_before(
+def test_a_model_without_fixed_shapes_is_computed_by_its_session(
     publish: Callable[[onnx.ModelProto], Path], name: str, reason: str
 ) -> None:
-    runtime = bound(publish(getattr(onnx_models, name)()), cuda_graphs="on")
+    runtime = with_binding(publish(getattr(onnx_models, name)()), cuda_graphs="on")
     assert reason in runtime.notes["no_io_binding"]
     assert runtime._buffer_pool is None
     runtime.warm_up([1])
@@ -140,25 +140,25 @@ def test_buffers_that_give_other_answers_are_not_used(
 ) -> None:
     run = PinnedInputs.run
     monkeypatch.setattr(PinnedInputs, "run", lambda self, inputs: run(self, {"x": inputs["x"][::-1]}))
-    runtime = bound(publish(onnx_models.doubled("batch", "batch")))
+    runtime = with_binding(publish(onnx_models.doubled("batch", "batch")))
     assert runtime.notes["no_io_binding"] == "output 'y' differs from the session's with 8 samples"
     assert runtime.run({"x": np.array([[1, 1], [2, 2]], np.float32)})["y"].tolist() == [[2, 2], [4, 4]]
 
 
-def test_buffers_that_cannot_be_had_are_done_without(
+def test_buffers_that_cannot_be_allocated_are_not_used(
     publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_memory(*arguments: Any) -> Any:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr("onnxruntime.InferenceSession.io_binding", no_memory)
-    runtime = bound(publish(onnx_models.doubled("batch", "batch")))
+    runtime = with_binding(publish(onnx_models.doubled("batch", "batch")))
     assert runtime.notes["no_io_binding"] == "out of memory"
     assert runtime.run({"x": np.ones((3, 2), np.float32)})["y"].tolist() == [[2, 2]] * 3
 
 
 def test_the_cpu_has_no_graphs() -> None:
-    runtime = bound(latest("cnn"), cuda_graphs="on")
+    runtime = with_binding(latest("cnn"), cuda_graphs="on")
     assert runtime.notes == {"no_cuda_graphs": f"only {CUDA} has CUDA graphs, not CPUExecutionProvider"}
     assert runtime._buffer_pool is not None
     assert not runtime.cuda_graphs
@@ -214,8 +214,8 @@ def test_graphs_run_in_one_thread_whatever_thread_calls(
 def test_padded_batches_answer_as_the_session_does(
     publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    made = onnx_models.doubled("batch", "batch") if name == "doubled" else every_number()
-    runtime = CpuForCuda(publish(made), monkeypatch).runtime
+    model = onnx_models.doubled("batch", "batch") if name == "doubled" else every_number()
+    runtime = CpuForCuda(publish(model), monkeypatch).runtime
     runtime.use_io_binding(8, instances=1, cuda_graphs="on")
     assert (runtime.cuda_graphs, runtime.notes) == (True, {})
     for samples in (8, 3, 1, 5):
@@ -253,7 +253,7 @@ def test_auto_keeps_graphs_where_they_are_faster(
     assert runtime.run({"x": np.ones((3, 2), np.float32)})["y"].tolist() == [[2, 2]] * 3
 
 
-def test_a_capture_that_fails_leaves_the_buffers_without(
+def test_after_a_capture_that_fails_pinned_inputs_are_used(
     publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def captured(self: Any, inputs: Any) -> Any:
@@ -307,7 +307,7 @@ def test_a_binding_that_fails_is_logged_counted_and_not_tried_again(
 def test_batches_that_fail_with_the_binding_at_once_are_all_counted_and_logged_once(
     publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime = bound(publish(onnx_models.gather()), instances=2)
+    runtime = with_binding(publish(onnx_models.gather()), instances=2)
     together = threading.Barrier(2, timeout=60)
 
     def fail(_self: Any, _inputs: Any) -> Any:
@@ -325,7 +325,7 @@ def test_batches_that_fail_with_the_binding_at_once_are_all_counted_and_logged_o
 def test_inputs_that_fail_with_and_without_the_binding_keep_it(
     publish: Callable[[onnx.ModelProto], Path],
 ) -> None:
-    runtime = bound(publish(onnx_models.gather()))
+    runtime = with_binding(publish(onnx_models.gather()))
     pool = runtime._buffer_pool
     with structlog.testing.capture_logs() as log, pytest.raises(InvalidValuesError, match="idx=99"):
         runtime.run({"index": np.array([99])})

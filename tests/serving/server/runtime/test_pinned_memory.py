@@ -37,7 +37,7 @@ def test_arrays_of_every_shape_are_on_pages_of_their_own(shape: tuple[int, ...])
 
 
 @pytest.mark.skipif(not cudart(), reason="the CUDA runtime is not installed here")
-def test_with_the_cuda_runtime_pages_are_locked_or_it_says_with_what_error_they_are_not() -> None:
+def test_with_the_cuda_runtime_pages_are_locked_or_the_problem_names_the_error() -> None:
     memory = PinnedMemory(cudart())
     array = memory.zeros((1000,), np.dtype("float32"))
     array[:] = 1

@@ -10,7 +10,7 @@ def test_the_cpu_alone_has_no_options() -> None:
     assert provider_list("cpu", ALL, Gpu(3, 100)) == [(CPU, {})]
 
 
-def test_cuda_falls_back_to_the_cpu_for_what_it_does_not_know() -> None:
+def test_the_cpu_computes_what_cuda_cannot() -> None:
     (cuda, options), *rest = provider_list("cuda", ALL)
     assert (cuda, rest) == (CUDA, [(CPU, {})])
     assert options == {"device_id": "0", "arena_extend_strategy": "kSameAsRequested"}
@@ -33,7 +33,9 @@ def test_tensorrt_comes_before_cuda_with_the_same_device_and_limit() -> None:
 @pytest.mark.parametrize(
     ("provider", "available", "name"), [("cuda", (CPU,), "CUDA"), ("tensorrt", (CUDA, CPU), "TensorRT")]
 )
-def test_what_this_onnx_runtime_does_not_have_is_refused(provider: str, available: tuple[str, ...], name: str) -> None:
+def test_a_provider_that_this_onnx_runtime_lacks_is_refused(
+    provider: str, available: tuple[str, ...], name: str
+) -> None:
     with pytest.raises(ModelLoadError) as refused:
         provider_list(provider, available)
     assert f"{name} was requested, but this ONNX Runtime has only {', '.join(available)}." in str(refused.value)
@@ -41,7 +43,7 @@ def test_what_this_onnx_runtime_does_not_have_is_refused(provider: str, availabl
 
 
 @pytest.mark.parametrize(("provider", "hint"), [("cuda", "nvidia-smi"), ("tensorrt", "pip install tensorrt")])
-def test_what_was_not_obtained_comes_with_what_to_do(provider: str, hint: str) -> None:
+def test_the_message_about_a_provider_not_obtained_says_what_to_do(provider: str, hint: str) -> None:
     message = not_obtained(provider, CPU)
     assert f"ONNX Runtime uses {CPU}" in message
     assert hint in message

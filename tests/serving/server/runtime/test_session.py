@@ -41,7 +41,7 @@ def test_the_signature_is_read_from_the_file(models: Path) -> None:
     assert set(signature.metadata) == {"labels", "task"}
 
 
-def test_the_shipped_model_says_what_it_is() -> None:
+def test_the_shipped_model_has_ten_labels_and_is_batched() -> None:
     signature = Runtime(LSTM).signature
     assert len(signature.labels) == 10
     assert signature.batched
@@ -50,37 +50,37 @@ def test_the_shipped_model_says_what_it_is() -> None:
 @pytest.mark.parametrize(
     "contents", [b"", b"not a model", LSTM.read_bytes()[:5000]], ids=["empty", "text", "truncated"]
 )
-def test_a_broken_file_is_named(tmp_path: Path, contents: bytes) -> None:
+def test_the_error_names_a_broken_file(tmp_path: Path, contents: bytes) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(contents)
     with pytest.raises(ModelLoadError, match=r"model\.onnx cannot be loaded by ONNX Runtime \d"):
         Runtime(file)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"gone\.onnx cannot be loaded"):
         Runtime(tmp_path / "gone.onnx")
 
 
-def test_an_input_that_the_protocol_cannot_carry_is_named(models: Path) -> None:
-    made = onnx_models.model(
+def test_the_error_names_an_input_that_the_protocol_cannot_carry(models: Path) -> None:
+    model = onnx_models.model(
         [onnx.helper.make_node("Identity", ["x"], ["y"])],
         {"x": (onnx.TensorProto.BFLOAT16, ["batch", 2])},
         {"y": (onnx.TensorProto.BFLOAT16, ["batch", 2])},
     )
     with pytest.raises(ModelLoadError, match=r"model\.onnx: 'x' is a tensor\(bfloat16\), which the Open Inference"):
-        Runtime(onnx_models.publish(models, "m", made))
+        Runtime(onnx_models.publish(models, "m", model))
 
 
 @pytest.mark.parametrize("labels", ["[", '"abc"', "5"])
-def test_bad_labels_are_named(models: Path, labels: str) -> None:
+def test_the_error_names_bad_labels(models: Path, labels: str) -> None:
     file = onnx_models.publish(models, "m", onnx_models.classifier(labels=labels))
     with pytest.raises(ModelLoadError, match=r"model\.onnx: hangtag\.labels is not"):
         Runtime(file)
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
-def test_asking_a_cpu_build_for_cuda_is_an_error_that_says_how_to_get_it() -> None:
+def test_cuda_with_a_cpu_build_is_an_error_that_says_how_to_install_it() -> None:
     with pytest.raises(
         ModelLoadError, match=r"CUDA was requested, but this ONNX Runtime has only .*pip install '\.\[gpu\]'"
     ):
@@ -89,7 +89,7 @@ def test_asking_a_cpu_build_for_cuda_is_an_error_that_says_how_to_get_it() -> No
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
-def test_asking_a_cpu_build_for_tensorrt_is_an_error() -> None:
+def test_tensorrt_with_a_cpu_build_is_an_error() -> None:
     with pytest.raises(ModelLoadError, match="TensorRT was requested, but this ONNX Runtime has only"):
         Runtime(LSTM, provider="tensorrt")
 
@@ -111,7 +111,7 @@ def test_a_provider_that_is_listed_and_not_obtained_is_an_error_or_for_auto_a_no
     assert len(fallen_back.run({"image": np.zeros((2, 28, 28), np.uint8)})["logits"]) == 2
 
 
-def test_a_batch_that_fails_says_so_in_the_runtimes_words(models: Path) -> None:
+def test_a_failed_batch_reports_onnx_runtimes_message(models: Path) -> None:
     runtime = Runtime(onnx_models.publish(models, "m", onnx_models.gather()))
     with pytest.raises(
         InvalidValuesError, match=r"ONNX Runtime refuses the values in the request: .*idx=99 must be within"
@@ -168,32 +168,32 @@ def fails_below(least: int, shape: onnx_models.Shape) -> onnx.ModelProto:
     )
 
 
-def test_a_model_that_loads_but_cannot_compute_is_named(models: Path) -> None:
+def test_the_error_names_a_model_that_loads_but_cannot_compute(models: Path) -> None:
     runtime = Runtime(onnx_models.publish(models, "m", fails_below(5, ["batch", 4])))
     with pytest.raises(ModelLoadError, match=r"model\.onnx loads, but fails on zeros \(x \[8, 4\]\): ONNX Runtime"):
         runtime.warm_up([8])
 
 
 @pytest.mark.parametrize("shape", [["n"], [4]])
-def test_zeros_condemn_no_model_without_a_batch_axis(models: Path, shape: onnx_models.Shape) -> None:
+def test_a_model_without_a_batch_axis_may_fail_on_zeros(models: Path, shape: onnx_models.Shape) -> None:
     runtime = Runtime(onnx_models.publish(models, "m", fails_below(5, shape)))
     assert not runtime.signature.batched
     runtime.warm_up([8])
 
 
-def test_the_operators_word_on_batching_wins(models: Path) -> None:
+def test_the_batching_override_takes_precedence_over_the_file(models: Path) -> None:
     file = onnx_models.publish(models, "m", onnx_models.doubled("batch", "batch", {"hangtag.batched": "true"}))
     assert Runtime(file).signature.batched
     assert not Runtime(file, batching_override=False).signature.batched
 
 
-def test_batching_that_cannot_be_is_named(models: Path) -> None:
+def test_an_impossible_batching_override_is_an_error(models: Path) -> None:
     file = onnx_models.publish(models, "m", onnx_models.unbatched())
     with pytest.raises(ModelLoadError, match=r"model\.onnx: the operator says .* cannot be: the first axis of 'x'"):
         Runtime(file, batching_override=True)
 
 
-def test_a_guessed_size_that_is_too_small_condemns_no_model(models: Path) -> None:
+def test_a_model_with_free_axes_may_fail_on_zeros_of_size_1(models: Path) -> None:
     runtime = Runtime(onnx_models.publish(models, "m", fails_below(4, ["batch", "length"])))
     with pytest.raises(InferenceError):
         runtime.run({"x": np.ones((1, 1), np.float32)})
@@ -254,7 +254,9 @@ class Noting:
         return self._session.run(*arguments)
 
 
-def test_while_anything_else_is_computed_nothing_is_alone(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_another_batch_is_computed_the_second_session_is_not_used(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = with_second_session(models, monkeypatch, 0.010, 0.006)
     used: list[object] = []
     first, second = Noting(runtime._session, used), Noting(runtime._lone_batch_session, used)
@@ -277,7 +279,7 @@ def test_while_anything_else_is_computed_nothing_is_alone(models: Path, monkeypa
 
 
 @pytest.mark.parametrize("seconds", [(0.0001, 0.00001), (0.010, 0.009)], ids=["a short sample", "not faster"])
-def test_a_second_session_that_does_not_pay_is_dropped(
+def test_a_second_session_that_is_not_faster_is_dropped(
     models: Path, monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, ...]
 ) -> None:
     assert with_second_session(models, monkeypatch, *seconds).alone_threads == 0

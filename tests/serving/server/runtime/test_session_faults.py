@@ -1,4 +1,4 @@
-"""Whose fault it is that ONNX Runtime fails: the request's, the model's, or the machine's."""
+"""Which errors of ONNX Runtime are the request's fault, and which the model's or the machine's."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def sized(*sizes: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         ("reshaped", {"x": sized(2, 2), "shape": np.array([-1, -1])}, "At most one dimension can be -1"),
     ],
 )
-def test_what_does_not_fit_together_is_the_requests_fault_where_others_are_computed(
+def test_inputs_that_do_not_fit_together_are_the_requests_fault_if_zeros_are_computed(
     tmp_path: Path, name: str, inputs: dict[str, Any], words: str
 ) -> None:
     runtime = Runtime(onnx_models.publish(tmp_path, "m", getattr(onnx_models, name)()))
@@ -31,19 +31,21 @@ def test_what_does_not_fit_together_is_the_requests_fault_where_others_are_compu
         runtime.run(inputs)
 
 
-def test_what_fails_on_everything_is_not_the_requests_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_fails_on_zeros_too_is_not_the_requests_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = Runtime(onnx_models.publish(tmp_path, "m", onnx_models.added()))
 
     def broken(*_: object) -> None:
-        raise RuntimeError("made up")
+        raise RuntimeError("broken")
 
     monkeypatch.setattr(runtime, "_run_session", broken)
-    with pytest.raises(InferenceError, match="ONNX Runtime failed: made up") as caught:
+    with pytest.raises(InferenceError, match="ONNX Runtime failed: broken") as caught:
         runtime.run({"x": sized(1, 2), "y": sized(1, 2)})
     assert type(caught.value) is InferenceError
 
 
-def test_memory_that_runs_out_is_for_the_operator_to_know(tmp_path: Path) -> None:
+def test_running_out_of_memory_is_not_the_requests_fault(tmp_path: Path) -> None:
     runtime = Runtime(onnx_models.publish(tmp_path, "m", onnx_models.filled()))
     with pytest.raises(InferenceError, match="Failed to allocate memory") as caught:
         runtime.run({"shape": np.array([2**20, 2**20])})

@@ -29,13 +29,13 @@ def problem(compute: Any, reference: Any = lambda x: 2 * x) -> str:
     return reason
 
 
-def test_the_same_but_for_rounding_is_the_same() -> None:
+def test_rounding_is_not_a_difference() -> None:
     assert problem(lambda x: 2 * x) == ""
     assert problem(lambda x: 2 * x + 1e-4) == ""
     assert problem(lambda x: x + np.nan, lambda x: x + np.nan) == ""
 
 
-def test_a_graph_that_reads_what_was_there_when_it_was_captured_is_found() -> None:
+def test_a_graph_that_reads_the_inputs_of_its_capture_is_refused() -> None:
     captured: dict[int, Any] = {}
 
     def replayed(x: Any) -> Any:
@@ -49,11 +49,11 @@ def test_a_graph_that_reads_what_was_there_when_it_was_captured_is_found() -> No
     [lambda x: 2 * x[::-1] if len(x) > 1 else 2 * x, lambda x: 2 * x[:1], lambda x: x + np.nan, lambda x: 2.1 * x],
     ids=["other rows", "too few", "nan", "values"],
 )
-def test_other_answers_are_found(wrong: Any) -> None:
+def test_wrong_answers_are_refused(wrong: Any) -> None:
     assert "differs from the session's" in problem(wrong)
 
 
-def test_whole_numbers_must_be_the_same() -> None:
+def test_whole_numbers_must_be_equal() -> None:
     def rounded(x: Any) -> Any:
         return (100 * x).astype(np.int64)
 
@@ -63,7 +63,7 @@ def test_whole_numbers_must_be_the_same() -> None:
     )
 
 
-def test_whatever_is_raised_is_a_reason() -> None:
+def test_every_exception_is_a_reason() -> None:
     def fails(x: Any) -> Any:
         raise ValueError("no such kernel")
 
@@ -77,7 +77,9 @@ def test_the_shortest_run_of_each_batch_counts(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("share", "faster"), [(1.5, True), (0.1, False)])
-def test_a_gain_is_a_share_of_the_others_time(monkeypatch: pytest.MonkeyPatch, share: float, faster: bool) -> None:
+def test_faster_means_less_than_a_share_of_the_others_time(
+    monkeypatch: pytest.MonkeyPatch, share: float, faster: bool
+) -> None:
     monkeypatch.setattr(verification, "seconds", lambda compute, batches: float(len(batches)))
     pool = Computes(lambda x: x)
     assert Verification(SIGNATURE, lambda inputs: inputs).is_faster(pool, pool, share) is faster

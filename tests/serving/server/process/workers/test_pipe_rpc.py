@@ -32,7 +32,7 @@ class Pair:
 
     def _there(self, message: object) -> object:
         match message:
-            case "ask back":
+            case "call back":
                 return self.there.call("a question", TIMEOUT)
             case "wait":
                 assert self.gate.wait(TIMEOUT)
@@ -51,13 +51,13 @@ def pair() -> Iterator[Pair]:
     assert pair.ended.wait(TIMEOUT)
 
 
-def test_both_ends_ask_and_answer_also_within_a_call(pair: Pair) -> None:
+def test_both_ends_call_and_answer_also_within_a_call(pair: Pair) -> None:
     assert pair.here.call("a word", TIMEOUT) == "there got a word"
     assert pair.there.call("a word", TIMEOUT) == "here got a word"
-    assert pair.here.call("ask back", TIMEOUT) == "here got a question"
+    assert pair.here.call("call back", TIMEOUT) == "here got a question"
 
 
-def test_one_call_does_not_hold_up_another(pair: Pair) -> None:
+def test_one_call_does_not_delay_another(pair: Pair) -> None:
     answers: list[object] = []
     waiting = threading.Thread(target=lambda: answers.append(pair.here.call("wait", TIMEOUT)))
     waiting.start()
@@ -67,7 +67,7 @@ def test_one_call_does_not_hold_up_another(pair: Pair) -> None:
     assert answers == ["waited"]
 
 
-def test_what_the_other_end_raises_is_raised_here(pair: Pair) -> None:
+def test_what_the_peer_raises_is_raised_by_the_call(pair: Pair) -> None:
     with pytest.raises(NotFoundError, match="not there"):
         pair.here.call("fail", TIMEOUT)
 
@@ -77,7 +77,7 @@ def test_no_answer_in_time_is_an_error(pair: Pair) -> None:
         pair.here.call("wait", 0.01)
 
 
-def test_an_end_that_goes_is_noticed_and_ends_what_waits(pair: Pair) -> None:
+def test_when_the_peer_ends_pending_calls_fail(pair: Pair) -> None:
     failures: list[PeerError] = []
 
     def wait() -> None:
@@ -96,7 +96,7 @@ def test_an_end_that_goes_is_noticed_and_ends_what_waits(pair: Pair) -> None:
         pair.here.call("a word", TIMEOUT)
 
 
-def test_an_end_that_goes_with_its_last_answer_is_noticed_too() -> None:
+def test_a_peer_that_ends_after_its_last_answer_is_noticed_too() -> None:
     for _ in range(50):  # the end is often seen before the caller has taken the answer
         ours, theirs = multiprocessing.Pipe()
         ended = threading.Event()

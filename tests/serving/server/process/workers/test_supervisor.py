@@ -92,7 +92,7 @@ def test_a_worker_that_hangs_before_it_listens_is_killed_and_replaced(
     assert supervised.workers().running == 2
 
 
-def test_a_worker_that_hangs_at_the_first_start_ends_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_hangs_at_the_first_start_ends_the_server(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Hangs(WorkerProcess):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
@@ -122,7 +122,7 @@ def models_of(worker: WorkerProcess) -> set[str]:
     return {version.name for version in worker.state.versions}
 
 
-def test_a_worker_that_cannot_follow_is_replaced_by_one_that_begins_with_it(
+def test_a_worker_that_cannot_follow_is_replaced_by_one_that_starts_with_the_model(
     supervised: Supervisor, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnx_models.publish(models, "text", onnx_models.text())

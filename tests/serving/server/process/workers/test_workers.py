@@ -40,14 +40,14 @@ def two_workers(models: Path, *options: str) -> Iterator[Serving]:
 
 @contextmanager
 def connections(server: Serving, count: int = CALLERS) -> Iterator[list[Stub]]:
-    """Each of its own, so that the kernel spreads them over the workers."""
+    """Stubs with a connection each, so that the kernel spreads them over the workers."""
     with ExitStack() as stack:
         address = server.wait_until_ready()
         yield [Stub(stack.enter_context(grpc.insecure_channel(address, OWN_CONNECTION))) for _ in range(count)]
 
 
 def pids(server: Serving) -> list[int]:
-    """Of the workers that listened, the earliest first."""
+    """The process ids of the workers that listened, the earliest first."""
     lines = [line for line in list(server.log) if 'event="worker listens"' in line]
     return [int(re.findall(r"pid=(\d+)", line)[0]) for line in lines]
 
@@ -58,8 +58,8 @@ def ask(stub: Stub) -> float:
 
 
 def answered(stub: Stub) -> int:
-    (told,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name="gather"), timeout=TIMEOUT).model_stats
-    return int(told.inference_stats.success.count)
+    (statistics,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name="gather"), timeout=TIMEOUT).model_stats
+    return int(statistics.inference_stats.success.count)
 
 
 def metrics(server: Serving) -> dict[str, float]:
@@ -81,7 +81,7 @@ def stop(server: Serving) -> None:
     assert not any("Traceback" in line for line in server.log)
 
 
-def test_both_take_calls_and_every_one_tells_of_both(models: Path) -> None:
+def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path) -> None:
     with two_workers(models) as server:
         assert len(pids(server)) == 2
         with connections(server, 16) as stubs:
@@ -99,7 +99,7 @@ def test_both_take_calls_and_every_one_tells_of_both(models: Path) -> None:
             assert not Path(f"/proc/{pid}").exists()
 
 
-def test_loading_and_unloading_reach_both(models: Path) -> None:
+def test_load_and_unload_calls_reach_both(models: Path) -> None:
     with two_workers(models, "--model-control", "explicit") as server, connections(server, 16) as stubs:
         first = stubs[0]
         load = pb.RepositoryModelLoadRequest(model_name="gather")
@@ -155,7 +155,7 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
         stop(server)
 
 
-def test_what_is_loaded_while_a_worker_begins_reaches_it(models: Path) -> None:
+def test_a_model_loaded_while_a_worker_starts_reaches_it(models: Path) -> None:
     with two_workers(models, "--model-control", "explicit", "--load-model", "gather") as server:
         onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
         onnx_models.publish(models, "text", onnx_models.text())
@@ -173,7 +173,7 @@ def test_what_is_loaded_while_a_worker_begins_reaches_it(models: Path) -> None:
         stop(server)
 
 
-def test_a_worker_that_is_asked_to_end_is_replaced_too(models: Path) -> None:
+def test_a_worker_that_gets_sigterm_is_replaced_too(models: Path) -> None:
     with two_workers(models) as server:
         os.kill(pids(server)[0], signal.SIGTERM)
         server.wait_for_count('"worker listens"', 3)
@@ -212,7 +212,7 @@ def test_polling_reaches_both(models: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", [True, False], ids=["a broken model", "no model"])
-def test_what_stops_the_start_is_one_line(models: Path, broken: bool) -> None:
+def test_an_error_at_the_start_is_one_line(models: Path, broken: bool) -> None:
     file = models / "gather/1/model.onnx"
     file.write_bytes(b"broken") if broken else file.unlink()
     result = hangtag("serve", "--models", str(models), "--port", "0", "--workers", "2")
