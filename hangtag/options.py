@@ -12,7 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class FiniteRange(click.FloatRange):
-    """A range of floats; nan and inf, which compare as they like, are in none."""
+    """A range of floats that refuses NaN and infinity, which click's comparisons let through."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
@@ -32,14 +32,17 @@ def runs_option(command: F) -> F:
     )(command)
 
 
-def refuse(*names: str, because: str, variables: bool = False) -> None:
-    """Raises UsageError for those of these options that were given on the command line, as they would go unused.
+def refuse(*names: str, because: str) -> None:
+    """Raise UsageError if the command line has one of these options, which the command would not use.
 
-    variables: and for those given as environment variables, which may otherwise be meant for another call.
+    Environment variables are ignored, since they may be meant for another call.
+
+    Args:
+        names: The options' Python names.
+        because: The reason, which the message ends with.
     """
-    sources = {ParameterSource.COMMANDLINE, *([ParameterSource.ENVIRONMENT] if variables else [])}
     context = click.get_current_context()
-    options = {option.name: max(option.opts, key=len) for option in context.command.params}
-    given = [options[name] for name in names if context.get_parameter_source(name) in sources]
-    if given:
-        raise click.UsageError(f"{' and '.join(given)}: {because}")
+    flags = {option.name: max(option.opts, key=len) for option in context.command.params}
+    unused = [flags[name] for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if unused:
+        raise click.UsageError(f"{' and '.join(unused)}: {because}")

@@ -42,19 +42,19 @@ def _rank_zero_reports() -> Iterator[None]:
 @click.command(cls=ReportedOnce)
 @click.argument("model", type=click.Choice(list(NETWORKS)))
 def train(**options: Any) -> None:
-    """Train MODEL on Fashion-MNIST, or, if it is one for several labels, on canvases composed from it.
+    """Train MODEL on Fashion-MNIST, or, if it predicts several labels, on canvases composed from it.
 
-    The run's folder gets config.json, metrics.json and best.pt, the weights of the epoch that did best on the
-    validation split: by accuracy, or by O-F1 for several labels. A run that was killed, or stopped with Ctrl-C, goes on
-    from its last finished epoch when the same command is given again.
+    The run's folder gets config.json, metrics.json and best.pt, the weights of the epoch that is best on the
+    validation split: by accuracy, or by O-F1 for several labels. A run that was killed, or stopped with Ctrl-C,
+    resumes after its last finished epoch when the same command is run again.
 
     \b
     Examples:
       hangtag train lstm                      the study's recipe, some minutes on two cores
       hangtag train cnn --seed 1              another seed, in a folder of its own
-      hangtag train resnet --precision bf16   what --recipe best learns from, once exported: ten minutes
+      hangtag train resnet --precision bf16   the teacher of --recipe best, once exported: ten minutes
       hangtag train lstm --recipe study --seed 1 --loss embedding-distance
-      hangtag train cnn_rnn                   the labels of a whole outfit, one after another
+      hangtag train cnn_rnn                   predicts the labels of a whole outfit, one after another
       hangtag train lstm --limit 2000 --epochs 1 --out runs/trial
       hangtag train cnn --processes 2         two processes, or GPUs, on every batch
     """
@@ -65,7 +65,7 @@ def train(**options: Any) -> None:
     if settings.processes == 1:
         session.train(settings)
     elif "WORLD_SIZE" in os.environ:
-        raise click.UsageError("--processes: WORLD_SIZE is set, so that the processes were started already.")
+        raise click.UsageError("--processes: WORLD_SIZE is set, so torchrun has started the processes already.")
     else:
         launch(settings.processes, session.train, settings)
 

@@ -77,7 +77,7 @@ def test_help_names_every_model_and_option() -> None:
         *NETWORKS, "--recipe", "--seed", "--data-dir", "--out", "--epochs", "--limit", "--threads", "--device",
         "--processes", "--precision", "--teacher", "--restart", "Debian's package", "runs/MODEL-RECIPE-seedSEED",
         "config.json, metrics.json and best.pt", "by O-F1 for several labels",
-        "goes on from its last finished epoch", "Ctrl-C", "Examples:",
+        "resumes after its last finished epoch", "Ctrl-C", "Examples:",
     ):  # fmt: skip
         assert "".join(taught.split()) in text, taught
 

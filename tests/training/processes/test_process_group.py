@@ -193,7 +193,7 @@ def test_a_rank_cannot_start_processes_itself(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = CliRunner().invoke(main, ["train", "lstm", "--processes", "2"])
     assert result.exit_code == 2
-    assert "--processes: WORLD_SIZE is set, so that the processes were started already." in result.output
+    assert "--processes: WORLD_SIZE is set, so torchrun has started the processes already." in result.output
 
 
 def test_the_command_runs_under_torchrun_and_reports_everything_once(raw_dir: Path, tmp_path: Path) -> None:
