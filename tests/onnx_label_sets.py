@@ -1,4 +1,4 @@
-"""Small real ONNX models that answer with sets of labels. The image says what is answered, so that a test can choose.
+"""Build small real ONNX models that answer with label sets. The pixels determine the answer, so a test can choose it.
 
 image UINT8 [batch, 64, 64]: the first ten pixels of row 0 are the labels' probabilities, in 255ths; the first five of
 row 1 the path, as one more than each label, 0 for none; the first of row 2 the path's probability, in 255ths.
@@ -20,7 +20,7 @@ DISTANCES = [[abs(i - j) / 10 for j in range(10)] for i in range(10)]
 
 
 def image(probabilities: Sequence[int], path: Sequence[int] = (), path_probability: int = 0) -> npt.NDArray[np.uint8]:
-    """The image [64, 64] that is answered so; probabilities in 255ths, the path's labels from 0."""
+    """The image [64, 64] with this answer; probabilities in 255ths, the path's labels from 0."""
     pixels = np.zeros((SIZE, SIZE), np.uint8)
     pixels[0, : len(probabilities)] = probabilities
     pixels[1, : len(path)] = np.array(path, np.uint8) + 1
@@ -53,7 +53,7 @@ def label_path(**metadata: str) -> onnx.ModelProto:
 
 
 def label_threshold(**metadata: str) -> onnx.ModelProto:
-    """probabilities FP32 [batch, 10]: the set is made by the threshold in the metadata."""
+    """probabilities FP32 [batch, 10]: the threshold in the metadata selects the set."""
     nodes, constants = _probabilities()
     outputs: dict[str, tuple[int, Sequence[int | str]]] = {"probabilities": (TensorProto.FLOAT, ["batch", 10])}
     return model(nodes, _IMAGE, outputs, constants, _metadata(metadata))
@@ -89,7 +89,7 @@ def _metadata(changed: dict[str, str]) -> dict[str, str]:
 
 
 def publish_all(models: Path) -> None:
-    """A model that answers with a path, one that has a threshold, and one whose labels are rivals, so far apart."""
+    """Publish a model with a path, one with a threshold, and one with single labels and their distances."""
     publish(models, "path", label_path())
     publish(models, "half", label_threshold())
     publish(models, "rivals", label_threshold(task="single_label", label_distances=json.dumps(DISTANCES)))

@@ -1,4 +1,4 @@
-"""Small real ONNX models, made node by node, and repositories of them."""
+"""Build small real ONNX models node by node, and put them into a model repository."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ def model(
     constants: Mapping[str, npt.NDArray[np.generic]] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """inputs and outputs: name -> element type and shape, a symbol where an axis is free."""
+    """Build a model. inputs and outputs: name -> element type and shape, with a symbol for a free axis."""
     graph = helper.make_graph(
         list(nodes),
         "test",
@@ -44,9 +44,9 @@ def model(
         [helper.make_tensor_value_info(name, type_, shape) for name, (type_, shape) in outputs.items()],
         [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    helper.set_model_props(made, dict(metadata or {}))
-    return made
+    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    helper.set_model_props(built, dict(metadata or {}))
+    return built
 
 
 def classifier(*, labels: str | None = None) -> onnx.ModelProto:
@@ -75,7 +75,7 @@ def weights() -> npt.NDArray[np.float32]:
 
 
 def logits_of(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """What the classifier must answer for images [batch, 28, 28], computed without ONNX Runtime."""
+    """The classifier's expected logits for images [batch, 28, 28], computed without ONNX Runtime."""
     flat = images.reshape(len(images), -1).astype(np.float32)
     return (flat @ weights() + np.arange(10) / 10).astype(np.float32)
 
@@ -113,7 +113,7 @@ def every_type() -> onnx.ModelProto:
 
 
 def unbatched() -> onnx.ModelProto:
-    """x FP32 [4] -> y FP32 [4], twice x. No axis is free, so there is nothing to join requests along."""
+    """x FP32 [4] -> y FP32 [4], twice x. No axis is free, so it cannot be batched."""
     return model(
         [helper.make_node("Add", ["x", "x"], ["y"])],
         {"x": (TensorProto.FLOAT, [4])},
@@ -151,7 +151,7 @@ def added() -> onnx.ModelProto:
 
 
 def reshaped() -> onnx.ModelProto:
-    """x FP32 [n, m] and shape INT64 [2] -> y FP32 [a, b]: x in this shape, where it fits."""
+    """x FP32 [n, m] and shape INT64 [2] -> y FP32 [a, b]: x in this shape, if it fits."""
     return model(
         [helper.make_node("Reshape", ["x", "shape"], ["y"])],
         {"x": (TensorProto.FLOAT, ["n", "m"]), "shape": (TensorProto.INT64, [2])},
@@ -160,7 +160,7 @@ def reshaped() -> onnx.ModelProto:
 
 
 def filled() -> onnx.ModelProto:
-    """shape INT64 [2] -> y FP32 [a, b]: zeros, as many as are asked for."""
+    """shape INT64 [2] -> y FP32 [a, b]: zeros, in this shape."""
     return model(
         [helper.make_node("ConstantOfShape", ["shape"], ["y"])],
         {"shape": (TensorProto.INT64, [2])},
@@ -179,7 +179,7 @@ def recurrent() -> onnx.ModelProto:
 
 
 def not_a_batch_axis() -> onnx.ModelProto:
-    """x FP32 [n] -> y FP32 [m], m = 2 n: both first axes are free, but requests cannot be joined along them."""
+    """x FP32 [n] -> y FP32 [m], m = 2 n: both first axes are free, but neither is a batch."""
     return model(
         [helper.make_node("Concat", ["x", "x"], ["y"], axis=0)],
         {"x": (TensorProto.FLOAT, ["n"])},
@@ -189,7 +189,7 @@ def not_a_batch_axis() -> onnx.ModelProto:
 
 def state() -> onnx.ModelProto:
     """x FP32 [batch, 3], state FP32 [2, batch, 3] and a scalar scale INT64 -> y FP32 [batch, 3] = x · scale + state[0],
-    and next_state FP32 [2, batch, 3] = state + x: as recurrent networks that are called step by step."""
+    and next_state FP32 [2, batch, 3] = state + x: as in a recurrent network that is called step by step."""
     return model(
         [
             helper.make_node("Cast", ["scale"], ["factor"], to=TensorProto.FLOAT),
@@ -218,7 +218,7 @@ def every_scalar() -> onnx.ModelProto:
 
 
 def doubled(first: str, last: str, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
-    """x FP32 [first, 2] -> y FP32 [last, 2], twice x: the first axes called so."""
+    """x FP32 [first, 2] -> y FP32 [last, 2], twice x; first and last are the names of the first axes."""
     return model(
         [helper.make_node("Add", ["x", "x"], ["y"])],
         {"x": (TensorProto.FLOAT, [first, 2])},
@@ -227,9 +227,9 @@ def doubled(first: str, last: str, metadata: Mapping[str, str] | None = None) ->
     )
 
 
-def publish(models: Path, name: str, made: onnx.ModelProto, version: int = 1) -> Path:
+def publish(models: Path, name: str, model: onnx.ModelProto, version: int = 1) -> Path:
     """Write a model into a repository; returns the file."""
     file = models / name / str(version) / "model.onnx"
     file.parent.mkdir(parents=True)
-    file.write_bytes(made.SerializeToString())
+    file.write_bytes(model.SerializeToString())
     return file

@@ -1,4 +1,4 @@
-"""The models that ship, each by its latest version, which is what a server takes."""
+"""The files of the shipped models."""
 
 from pathlib import Path
 
@@ -8,5 +8,5 @@ MODELS = Path(__file__).parents[1] / "models"
 
 
 def latest(name: str) -> Path:
-    """A model's file."""
+    """The file of a model's latest version, which a server takes."""
     return versions(MODELS, name)[0].path

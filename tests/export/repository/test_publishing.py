@@ -56,6 +56,14 @@ def test_a_server_of_another_user_may_read_it(tmp_path: Path) -> None:
             assert path.stat().st_mode & required == required
 
 
+def test_the_folder_is_known_only_when_the_version_is_published(tmp_path: Path) -> None:
+    with publish(tmp_path, "cnn") as publication:
+        publication.model_file.write_text("new")
+        with pytest.raises(RuntimeError, match="published at the end of the with block"):
+            _ = publication.folder
+    assert publication.folder == tmp_path / "cnn/1"
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_server_sees_the_old_state_while_the_file_is_written(tmp_path: Path, is_first: bool) -> None:
     publish_content(tmp_path, "lstm", "beside it")
