@@ -21,7 +21,7 @@ PLAIN = "cross-entropy"
 LOSSES = ("soft-labels", "embedding-distance")
 SEEDS = (0, 1, 2)
 SETTINGS = (("1", "0.5"), ("5", "0.9"), ("2", "0.9"))
-"""Beta and weight of the single trials beside the default settings."""
+"""Beta and weight of the trials of other settings, one run each."""
 SHIPPED = ("lstm", "lstm2", "cnn")
 
 

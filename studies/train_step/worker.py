@@ -12,7 +12,7 @@ import click
 
 
 class Worker:
-    """Sends requests to a worker's stdin and reads its stdout. The worker's stderr is kept for error messages."""
+    """Sends requests to a worker's stdin and reads its stdout. The worker's stderr becomes part of error messages."""
 
     def __init__(self, process: "subprocess.Popen[str]", log: IO[str]) -> None:
         self._process, self._log = process, log

@@ -20,8 +20,8 @@ from hangtag.serving.server.runtime import providers
 WAYS = {
     "no models": "nothing is loaded",
     "as served": "weights in the model's file",
-    "mapped": "weights in a file beside it, which ONNX Runtime maps",
-    "mapped, as they are": "the same, and the weights are not packed anew for the processor",
+    "mapped": "weights in a separate file, which ONNX Runtime maps",
+    "mapped, as they are": "the same, without packing the weights for the processor",
 }
 
 
@@ -29,7 +29,7 @@ WAYS = {
 @click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
 def main(models: Path) -> None:
     """Print a table in Markdown, for docs/performance.md."""
-    click.echo("| weights | anonymous | of files |\n| --- | --- | --- |")
+    click.echo("| weights | anonymous | mapped from files |\n| --- | --- | --- |")
     with tempfile.TemporaryDirectory() as name:
         for way, description in WAYS.items():
             folder = _with_side_files(models, Path(name) / way) if "mapped" in way else models

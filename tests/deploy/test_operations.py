@@ -1,4 +1,4 @@
-"""The commands of docs/operations.md do what the page says, and docs/deploy.md says what envoy.yaml does."""
+"""The commands of docs/operations.md work as the page describes, and docs/deploy.md describes envoy.yaml correctly."""
 
 import os
 import re
@@ -14,12 +14,12 @@ from tests import onnx_models
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / ".venv-peers/bin"
-# Two replicas; each is asked twice until it is healthy.
+# Two replicas; each is healthy at its second inspection.
 DOCKER = """#!/bin/sh
-echo "$*" >> told
+echo "$*" >> calls
 case "$1" in
 compose) echo first; echo second ;;
-inspect) n=$(grep -c "^inspect.*$4$" told); [ "$n" -ge 2 ] && echo healthy || echo starting ;;
+inspect) n=$(grep -c "^inspect.*$4$" calls); [ "$n" -ge 2 ] && echo healthy || echo starting ;;
 esac
 """
 
@@ -31,8 +31,8 @@ def test_one_replica_is_restarted_after_another(tmp_path: Path) -> None:
         (tmp_path / name).chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
     subprocess.run(["sh", "-euc", block], cwd=tmp_path, env={"PATH": path}, check=True, timeout=30)
-    told = [line.split()[0] + " " + line.split()[-1] for line in (tmp_path / "told").read_text().splitlines()]
-    assert told == [
+    calls = [line.split()[0] + " " + line.split()[-1] for line in (tmp_path / "calls").read_text().splitlines()]
+    assert calls == [
         "compose server",
         "restart first", "inspect first", "inspect first",
         "restart second", "inspect second", "inspect second",

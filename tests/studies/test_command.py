@@ -117,7 +117,7 @@ def test_an_unfinished_run_is_refused_and_a_run_on_a_part_of_the_data_is_not_rec
     start(tmp_path / "begun", "lstm")
     with pytest.raises(TrainingError, match="is not finished"):
         training_runs.record(TrainingRun("begun", ()), accuracy.line, out)
-    with pytest.raises(TrainingError, match="is no run's folder"):
+    with pytest.raises(TrainingError, match="is not a run's folder"):
         training_runs.record(TrainingRun("none", ()), accuracy.line, out)
     config = train(tmp_path / "part", "lstm", garments.first(64)).read_config()
     (tmp_path / "part" / "config.json").write_text(json.dumps(config | {"limit": 64}))

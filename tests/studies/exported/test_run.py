@@ -32,7 +32,8 @@ def test_a_goal_is_judged_and_a_missed_one_profiled(
     file = latest("lstm")
     (tmp_path / "models/lstm/1").symlink_to(file.parent.resolve())
     monkeypatch.setattr(run, "GOALS", {"lstm": (1, speed.FILE, bound)})
-    monkeypatch.setattr(speed, "_ROUNDS", (3, 3))
+    monkeypatch.setattr(speed, "_MIN_ROUNDS", 3)
+    monkeypatch.setattr(speed, "_MAX_ROUNDS", 3)
     out = tmp_path / "results.jsonl"
     arguments = ["--models", str(tmp_path / "models"), "--out", str(out)]
     result = CliRunner().invoke(run.main, [*arguments, "--timing", "eager"])

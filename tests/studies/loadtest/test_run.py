@@ -78,10 +78,10 @@ def test_the_tools_are_compared_on_the_real_server(tmp_path: Path, place: str) -
     result = CliRunner().invoke(agreement.main, ["--place", place, *quick])
     # Whether they agree takes a machine that does nothing else.
     assert result.exit_code == 0 or "more than 10%" in result.stderr, result.output
-    found = results.read(file)[place]
-    for tools in found["models"].values():
+    line = results.read(file)[place]
+    for tools in line["models"].values():
         assert all(figures["throughput"] > 10 and 0 < figures["p50"] < 1 for (figures,) in tools.values())
-    assert f"--place {place}" in found["command"]
+    assert f"--place {place}" in line["command"]
 
 
 @pytest.mark.parametrize("server", ["null", "lstm"])

@@ -103,8 +103,8 @@ def test_lines_that_cannot_be_compared_are_refused(other: results.Line, message:
 
 
 def test_runs_of_one_loss_have_the_same_settings(file: Path, lines: list[results.Line]) -> None:
-    kept = [one for one in lines if one["run"] != "soft-labels-losses-seed1-beta5"]
-    results.write(file, [*kept, trained("soft-labels", 1, 0.4, 0.9, beta=7)])
+    others = [line for line in lines if line["run"] != "soft-labels-losses-seed1-beta5"]
+    results.write(file, [*others, trained("soft-labels", 1, 0.4, 0.9, beta=7)])
     with pytest.raises(click.ClickException, match=r"soft-labels differ in settings: beta 5, .*; beta 7, "):
         read(file)
 
