@@ -117,7 +117,7 @@ def test_a_call_in_flight_is_finished_before_the_end(repository: Path) -> None:
         assert live.server.ready
         stopping.start()
         assert list(states) == ["NOT_SERVING"]
-        assert not live.server.ready  # as the metrics port tells
+        assert not live.server.ready  # as the metrics port reports
         assert refusing.wait(TIMEOUT)
         with live.connect() as another:
             stub = inference_pb2_grpc.GRPCInferenceServiceStub(another)
