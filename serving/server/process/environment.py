@@ -1,4 +1,8 @@
-"""Prepares a process that is a server: ``hangtag serve`` and its workers, never a program that imports hangtag."""
+"""Prepares a process that is a server: ``hangtag serve`` and its workers.
+
+An import of hangtag never does this. A program that runs a ``Server`` itself may call ``prepare`` before its imports;
+otherwise the server works with gRPC's defaults, and gRPC's core prints to standard error.
+"""
 
 import os
 

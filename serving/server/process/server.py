@@ -22,6 +22,8 @@ log = structlog.get_logger()
 class Server:
     """A whole server in this process. As a context manager it is ready inside the block and drained after it.
 
+    ``environment.prepare`` says what a program may do before it imports this module.
+
     Example:
         with Server(ServerConfig(models=Path("models"), port=0)) as server:
             print(server.address)

@@ -12,11 +12,7 @@ from hangtag.serving.server.errors import InferenceError, InvalidValuesError, Mo
 from hangtag.serving.server.runtime.arrays import Array, Tensors, zeros
 from hangtag.serving.server.runtime.batch_buckets import bucket_sizes
 from hangtag.serving.server.runtime.binding_factory import BindingFactory
-from hangtag.serving.server.runtime.inference_session import (
-    SessionOpener,
-    graph_options,
-    read_signature,
-)
+from hangtag.serving.server.runtime.inference_session import SessionOpener, graph_options, read_signature
 from hangtag.serving.server.runtime.io_binding import BufferPool, GraphPool
 from hangtag.serving.server.runtime.providers import CPU, Gpu
 from hangtag.serving.server.runtime.verification import Verification, seconds
@@ -220,8 +216,8 @@ class Runtime:
         try:
             return pool.run(inputs)
         except Exception as error:
-            # ONNX Runtime raises the same exception for a failed binding and for bad inputs. The session tells which it
-            # is: where it fails too, the inputs are at fault and the binding stays in use.
+            # ONNX Runtime raises the same exceptions for a failed binding and for bad inputs. Running the session shows
+            # which it is: if it fails too, the inputs are at fault and the binding stays in use.
             outputs = self._run_session(inputs, session)
             self._stop_io_binding(error)
             return outputs
