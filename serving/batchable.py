@@ -1,13 +1,14 @@
-"""May requests be joined along the first axis? What a graph's inputs and outputs say about it, by themselves.
+"""Decide from a graph's inputs and outputs whether requests may be batched, that is joined along the first axis.
 
-Three questions, each stricter than the one before:
+Three tests, each stricter than the one before. Each returns the reason against batching, or None:
 
-    impossibility   could they be joined at all? What the operator, or the file's own word, may allow
-    obstacle        is it worth trying? What is then proven by asking: the same inputs alone and together, which
-                    `hangtag export --onnx` does; its verdict becomes the file's own word, ``hangtag.batched``
-    doubt           would it be right without a proof? A wrong yes mixes up callers' answers, a wrong no costs speed
+    impossibility   The shapes rule batching out. Neither the operator nor ``hangtag.batched`` can demand it.
+    obstacle        The shapes speak against batching. Otherwise `hangtag export --onnx` tries it: it runs the same
+                    inputs alone and together, and records the result in the file as ``hangtag.batched``.
+    doubt           Batching is not safe without that trial. The server uses this test for files without
+                    ``hangtag.batched``: batching by mistake mixes up callers' answers, not batching only costs speed.
 
-Exporters give input and output batch axes different names, or none: only a name that somebody chose says something.
+Exporters give the batch axes of inputs and outputs different names or none, so a name counts only if a person chose it.
 """
 
 import re
@@ -15,16 +16,16 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 Axes: TypeAlias = Sequence[int | str | None]
-"""A shape as ONNX Runtime tells it: a size, the name of a free axis, or None where a free one has no name."""
+"""A shape as ONNX Runtime gives it: a size, the name of a dynamic axis, or None for an unnamed dynamic axis."""
 
-# N is ONNX's own letter for the batch (NCHW); a small n may be a number of anything.
+# N is ONNX's letter for the batch (NCHW). A lower-case n may count anything, so it is not in the list.
 _BATCH_NAMES = ("N", "B", "bs")
-# Names that exporters make up for an axis nobody named: tf2onnx's, torch.onnx's (two kinds), Paddle2ONNX's.
-_MADE_UP = re.compile(r"unk__\d+|.*_dim_\d+|[su]\d+|DynamicDimension\.\d+|\?", re.DOTALL)
+# Names that exporters generate for unnamed axes: tf2onnx's, torch.onnx's (two kinds), Paddle2ONNX's.
+_GENERATED = re.compile(r"unk__\d+|.*_dim_\d+|[su]\d+|DynamicDimension\.\d+|\?", re.DOTALL)
 
 
 def impossibility(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Why requests cannot be joined, for a person to read: there is no first axis everywhere, or it is fixed."""
+    """Return why requests cannot be batched: an input or output has no first axis, or a fixed one. None if they can."""
     if not inputs:
         return "it has no input"
     for name, axes in _every(inputs, outputs):
@@ -36,18 +37,18 @@ def impossibility(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> st
 
 
 def obstacle(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Why the graph may not be batched; None where it may, as far as it tells.
+    """Return why batching is not worth a trial; None if it is.
 
-    n images in may not give m rows out, and a batch that is two axes of one input cannot be cut.
+    First axes with different names differ in size (n images in, m rows out), and a tensor with the batch in two axes
+    cannot be split into requests.
     """
-    impossible = impossibility(inputs, outputs)
-    if impossible:
-        return impossible
+    if reason := impossibility(inputs, outputs):
+        return reason
     every = _every(inputs, outputs)
     names = [axes[0] for _, axes in every]
-    meant = {"batch" if _means_batch(name) else name for name in names if _is_chosen(name)}
-    if len(meant) > 1:
-        return f"first axes have different names: {', '.join(sorted(map(str, meant)))}"
+    chosen = {"batch" if _means_batch(name) else name for name in names if _is_chosen(name)}
+    if len(chosen) > 1:
+        return f"first axes have different names: {', '.join(sorted(map(str, chosen)))}"
     for name, axes in every:
         twice = next((axis for axis in axes[1:] if isinstance(axis, str) and axis and axis in names), None)
         if twice is not None:
@@ -56,23 +57,22 @@ def obstacle(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | N
 
 
 def doubt(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Why the graph had better not be batched without a proof; None where all speaks for it.
+    """Return why batching is not safe without a trial; None if it is.
 
-    A first axis that somebody called otherwise, such as a sequence's length, need not be the batch; one that stands
-    before an axis called so ([length, batch, features]) is not; and inputs that may differ in size have none in common.
+    A first axis with another name, such as a sequence's length, need not be the batch. One before an axis that is named
+    batch ([length, batch, features]) is not. Inputs whose first axes may differ in size have no batch in common.
     """
-    hindered = obstacle(inputs, outputs)
-    if hindered:
-        return hindered
+    if reason := obstacle(inputs, outputs):
+        return reason
     for name, axes in _every(inputs, outputs):
         if _is_chosen(axes[0]) and not _means_batch(axes[0]):
             return f"the first axis of {name!r} is called {axes[0]!r}, which need not be the batch"
         other = next((axis for axis in axes[1:] if isinstance(axis, str) and "batch" in axis.lower()), None)
         if other is not None:
             return f"{other!r} is not the first axis of {name!r}"
-    made_up = {axes[0] for axes in inputs.values() if not _is_chosen(axes[0])}
-    if len(made_up) > 1:
-        return f"the first axes of its inputs may differ in size: {', '.join(sorted(map(str, made_up)))}"
+    generated = {axes[0] for axes in inputs.values() if not _is_chosen(axes[0])}
+    if len(generated) > 1:
+        return f"the first axes of its inputs may differ in size: {', '.join(sorted(map(str, generated)))}"
     return None
 
 
@@ -85,7 +85,7 @@ def _is_fixed(axis: int | str | None) -> bool:
 
 
 def _is_chosen(axis: int | str | None) -> bool:
-    return isinstance(axis, str) and bool(axis) and not _MADE_UP.fullmatch(axis)
+    return isinstance(axis, str) and bool(axis) and not _GENERATED.fullmatch(axis)
 
 
 def _means_batch(axis: int | str | None) -> bool:

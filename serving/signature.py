@@ -1,7 +1,7 @@
-"""What a served model is: its inputs, outputs, labels and task, all read from the ONNX file itself.
+"""Describe a model by its ONNX file alone: inputs, outputs, labels, task, and whether requests may be batched.
 
-No side file is needed to serve a model. Metadata properties whose key begins with ``hangtag.`` carry what the graph
-cannot say: the task, the labels, and where the model came from.
+Serving a model needs no side file. Metadata properties whose key begins with ``hangtag.`` hold what the graph cannot
+express: the task, the labels, and the model's provenance.
 """
 
 import json
@@ -34,14 +34,18 @@ _DATATYPES = {
 
 
 class UnsupportedModelError(ValueError):
-    """The graph has an input or output that the protocol cannot carry, or metadata that cannot be read."""
+    """The protocol cannot carry an input or output of the graph, or a ``hangtag.`` property is malformed."""
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output. A size of None is free: any size goes, and it may differ between requests.
+    """One input or output of a model.
 
-    symbols: what the file calls each axis; None where it is fixed or has no name.
+    Attributes:
+        name: its name in the graph.
+        datatype: of the Open Inference Protocol, such as ``FP32``.
+        shape: the size of each axis; None for a dynamic axis, whose size may differ between requests.
+        symbols: the file's name for each axis; None for an axis that is fixed or unnamed.
     """
 
     name: str
@@ -55,7 +59,11 @@ class TensorSpec:
 
     @classmethod
     def from_onnx(cls, name: str, onnx_type: str, shape: Iterable[int | str | None]) -> "TensorSpec":
-        """From ONNX Runtime's description, where a free axis is a symbol or None."""
+        """Convert ONNX Runtime's description, in which a dynamic axis is a symbol or None.
+
+        Raises:
+            UnsupportedModelError: the protocol has no datatype for ``onnx_type``.
+        """
         datatype = _DATATYPES.get(onnx_type)
         if datatype is None:
             raise UnsupportedModelError(f"{name!r} is a {onnx_type}, which the Open Inference Protocol cannot carry")
@@ -69,12 +77,12 @@ class TensorSpec:
 
     @property
     def axes(self) -> batchable.Axes:
-        """The shape as the file has it: a size, or a free axis' symbol."""
+        """The shape as the file has it: a size, or a dynamic axis' symbol."""
         return tuple(symbol if size is None else size for size, symbol in zip(self.shape, self.symbols, strict=True))
 
     @property
     def wire_shape(self) -> tuple[int, ...]:
-        """The shape as the protocol writes it: -1 where any size goes."""
+        """The shape as the protocol writes it: -1 for a dynamic axis."""
         return tuple(-1 if size is None else size for size in self.shape)
 
     def __str__(self) -> str:
@@ -85,9 +93,13 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """A model's contract. ``metadata`` holds the ``hangtag.`` properties without their prefix.
+    """A model's inputs, outputs and metadata: the contract between training and serving.
 
-    batching_override: the operator's word on whether requests may be joined; None where there is none.
+    Attributes:
+        inputs: in the graph's order.
+        outputs: in the graph's order.
+        metadata: the ``hangtag.`` properties, without their prefix.
+        batching_override: the operator's setting of whether requests may be batched; None without one.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -103,45 +115,47 @@ class Signature:
         properties: Mapping[str, str],
         batching_override: bool | None = None,
     ) -> "Signature":
-        """From a graph's inputs, outputs and metadata_props.
+        """Build the signature from a graph's inputs, outputs and metadata_props.
 
-        Raises UnsupportedModelError for metadata of ours that cannot be read, and for batching that cannot be.
+        Raises:
+            UnsupportedModelError: a ``hangtag.`` property is malformed, or batching is demanded of a graph that cannot
+                be batched.
         """
-        ours = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
-        signature = cls(tuple(inputs), tuple(outputs), ours, batching_override)
-        # Read once now, so that a file that cannot be read is refused when it is loaded, not when it is asked.
+        metadata = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
+        signature = cls(tuple(inputs), tuple(outputs), metadata, batching_override)
+        # Read each property once, so that a malformed file fails when it is loaded, not at its first request.
         _ = signature.labels, signature.label_distances, signature.threshold, signature.min_labels
         _ = signature.why_unbatched
         return signature
 
     @property
     def batched(self) -> bool:
-        """Whether requests may be joined along the first axis."""
+        """Whether requests may be batched, that is joined along the first axis."""
         return self.why_unbatched is None
 
     @cached_property
     def why_unbatched(self) -> str | None:
-        """Why requests may not be joined along the first axis; None where they may.
+        """Why requests may not be batched; None if they may.
 
-        The operator's word wins, then the file's own (``hangtag.batched``), then what inputs and outputs say.
+        The operator's setting overrides the file's ``hangtag.batched``, which overrides what the axes suggest.
         """
-        told = self.metadata.get("batched")
-        if told not in ("true", "false", None):
-            raise UnsupportedModelError(f"{PREFIX}batched must be true or false, not {told!r}")
+        declared = self.metadata.get("batched")
+        if declared not in ("true", "false", None):
+            raise UnsupportedModelError(f"{PREFIX}batched must be true or false, not {declared!r}")
         if self.batching_override is not None:
-            return self._as_told(self.batching_override, "the operator")
-        if told is not None:
-            return self._as_told(told == "true", f"{PREFIX}batched in its file")
+            return self._why_unbatched_by(self.batching_override, "the operator")
+        if declared is not None:
+            return self._why_unbatched_by(declared == "true", f"{PREFIX}batched in its file")
         return batchable.doubt(*self._axes())
 
     @property
     def impossibility(self) -> str | None:
-        """Why requests cannot be joined whoever says that they may; None where they could be."""
+        """Why requests cannot be batched at all, even if a setting demands it; None if they can."""
         return batchable.impossibility(*self._axes())
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """What the outputs' last axis means, in order; empty for a model that does not say."""
+        """The names of the entries of the outputs' last axis, in order; empty for a model without ``hangtag.labels``."""
         labels = self._json("labels", [])
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise UnsupportedModelError(f"{PREFIX}labels is not a JSON list of strings")
@@ -149,7 +163,7 @@ class Signature:
 
     @cached_property
     def label_distances(self) -> tuple[tuple[float, ...], ...] | None:
-        """How far apart two labels are, [labels][labels]: 0 is the same, 1 as far as it gets. None where not said."""
+        """The distance of each pair of labels, [labels][labels], from 0 (the same) to 1; None for a model without them."""
         if "label_distances" not in self.metadata:
             return None
         rows = self._json("label_distances", None)
@@ -169,7 +183,7 @@ class Signature:
 
     @cached_property
     def threshold(self) -> float:
-        """For ``multi_label``: how probable a label must be to be in the set; 0.5 for a model that does not say."""
+        """For ``multi_label``: the probability from which a label is in the set; 0.5 by default."""
         threshold = self._json("threshold", 0.5)
         if not _is_fraction(threshold):
             raise UnsupportedModelError(f"{PREFIX}threshold must be a number from 0 to 1, not {threshold!r}")
@@ -177,8 +191,7 @@ class Signature:
 
     @cached_property
     def min_labels(self) -> int:
-        """For ``multi_label``: how many labels a set has at least, the most probable ones where none reaches the
-        threshold; 0 for a model that does not say."""
+        """For ``multi_label``: the smallest size of a set, filled with the most probable labels; 0 by default."""
         count = self._json("min_labels", 0)
         if type(count) is not int or count < 0:
             raise UnsupportedModelError(f"{PREFIX}min_labels must be a whole number from 0, not {count!r}")
@@ -186,7 +199,7 @@ class Signature:
 
     @property
     def task(self) -> str | None:
-        """``single_label``, ``multi_label``, or None for a model that does not say."""
+        """``single_label``, ``multi_label``, or None for a model without ``hangtag.task``."""
         return self.metadata.get("task")
 
     def input(self, name: str) -> TensorSpec | None:
@@ -195,12 +208,12 @@ class Signature:
     def output(self, name: str) -> TensorSpec | None:
         return next((spec for spec in self.outputs if spec.name == name), None)
 
-    def _as_told(self, batched: bool, by: str) -> str | None:
+    def _why_unbatched_by(self, batched: bool, source: str) -> str | None:
         if not batched:
-            return f"{by} says so"
+            return f"{source} says so"
         if self.impossibility:
             raise UnsupportedModelError(
-                f"{by} says that requests may be joined, but they cannot be: {self.impossibility}"
+                f"{source} says that requests may be joined, but they cannot be: {self.impossibility}"
             )
         return None
 
