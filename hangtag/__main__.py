@@ -1,4 +1,4 @@
-"""``python -m hangtag`` is the command ``hangtag``."""
+"""Run the command: ``python -m hangtag`` is ``hangtag``."""
 
 from hangtag.cli import main
 

@@ -1,4 +1,4 @@
-"""The root command. Subcommands load when they are called, so that ``hangtag serve`` starts fast and without torch."""
+"""The root command. It imports a subcommand only when it is called, so that ``hangtag serve`` needs no torch."""
 
 import importlib
 import os
@@ -13,7 +13,7 @@ from hangtag.output import one_line_errors
 
 
 class Subcommand(NamedTuple):
-    """Where a subcommand lives, its line in --help, and the extra that its imports need."""
+    """A subcommand's module and attribute, its line in --help, and the extra that installs what it imports."""
 
     location: str
     summary: str
@@ -26,12 +26,12 @@ SUBCOMMANDS = {
         "hangtag.commands.evaluate:evaluate", "Measure how good a run, a file or a served model is.", "cpu"
     ),
     "labels": Subcommand(
-        "hangtag.commands.labels:labels", "Say how far apart labels are to a trained network.", "train"
+        "hangtag.commands.labels:labels", "Show how far apart labels are to a trained network.", "train"
     ),
     "export": Subcommand("hangtag.export.cli:export", "Publish a trained network as an ONNX model.", "train"),
     "models": Subcommand("hangtag.commands.models:models", "List, show and verify the models of a repository.", "cpu"),
     "serve": Subcommand("hangtag.serving.server.cli:serve", "Serve the model repository over gRPC.", "cpu"),
-    "health": Subcommand("hangtag.serving.client.health:health", "Ask a server whether it is ready.", "cpu"),
+    "health": Subcommand("hangtag.serving.client.health:health", "Check whether a server is ready.", "cpu"),
     "top": Subcommand("hangtag.serving.client.top:top", "Watch a running server.", "cpu"),
     "classify": Subcommand("hangtag.serving.client.classify:classify", "Classify images with a served model.", "cpu"),
     "loadtest": Subcommand(
@@ -40,8 +40,8 @@ SUBCOMMANDS = {
 }
 
 
-def name_variables_after_flags(command: click.Command, prefix: str) -> None:
-    """Call every option's variable as its flag, where the Python parameter is called otherwise (--json: as_json)."""
+def _name_variables_after_flags(command: click.Command, prefix: str) -> None:
+    """Name each option's environment variable after its flag, not after its Python parameter (as_json for --json)."""
     for option in command.params:
         flag = max(option.opts, key=len).lstrip("-").replace("-", "_")
         if isinstance(option, click.Option) and flag != option.name and option.allow_from_autoenv:
@@ -49,8 +49,8 @@ def name_variables_after_flags(command: click.Command, prefix: str) -> None:
             declared = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
             option.envvar = [*declared, f"{prefix}_{flag.upper()}"]
     if isinstance(command, click.Group):
-        for name, below in command.commands.items():
-            name_variables_after_flags(below, f"{prefix}_{name.upper().replace('-', '_')}")
+        for name, subcommand in command.commands.items():
+            _name_variables_after_flags(subcommand, f"{prefix}_{name.upper().replace('-', '_')}")
 
 
 def quiet_native_libraries() -> None:
@@ -63,6 +63,7 @@ class LazyGroup(click.Group):
     """A click group that imports a subcommand's module only to run it or to show its own help."""
 
     def invoke(self, ctx: click.Context) -> object:
+        """Run a subcommand; a UserError that it raises is shown as one line, with exit code 1."""
         with one_line_errors():
             return super().invoke(ctx)
 
@@ -77,18 +78,18 @@ class LazyGroup(click.Group):
         quiet_native_libraries()
         with needs(entry.extra, f"'hangtag {cmd_name}'"):
             command: click.Command = getattr(importlib.import_module(module_name), attribute)
-        name_variables_after_flags(command, f"HANGTAG_{cmd_name.upper()}")
+        _name_variables_after_flags(command, f"HANGTAG_{cmd_name.upper()}")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # click would import every subcommand for its summary.
+        # click's own version would import every subcommand to read its summary.
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in SUBCOMMANDS.items()])
 
 
 @contextmanager
-def children_leave_the_current_folder_alone() -> Iterator[None]:
-    """Processes that multiprocessing starts look for modules there first, and would run somebody's socket.py."""
+def _safe_path_for_children() -> Iterator[None]:
+    """Keep the current folder off the import path of multiprocessing's children, which would run a socket.py there."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -111,4 +112,4 @@ def main(ctx: click.Context) -> None:
 
     Every option can also be given as a variable: HANGTAG_SERVE_PORT=9000 is --port 9000 of hangtag serve.
     """
-    ctx.with_resource(children_leave_the_current_folder_alone())
+    ctx.with_resource(_safe_path_for_children())

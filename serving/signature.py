@@ -155,7 +155,7 @@ class Signature:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The names of the entries of the outputs' last axis, in order; empty for a model without ``hangtag.labels``."""
+        """The names along the outputs' last axis, in order; empty for a model without ``hangtag.labels``."""
         labels = self._json("labels", [])
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise UnsupportedModelError(f"{PREFIX}labels is not a JSON list of strings")
@@ -163,7 +163,7 @@ class Signature:
 
     @cached_property
     def label_distances(self) -> tuple[tuple[float, ...], ...] | None:
-        """The distance of each pair of labels, [labels][labels], from 0 (the same) to 1; None for a model without them."""
+        """The distance of each pair of labels, [labels][labels], from 0 (the same) to 1; None if the file has none."""
         if "label_distances" not in self.metadata:
             return None
         rows = self._json("label_distances", None)

@@ -1,1 +1,1 @@
-"""Subcommands that join several packages: evaluate, labels and models."""
+"""The subcommands that join several packages: ``evaluate``, ``labels`` and ``models``. They parse, call and print."""

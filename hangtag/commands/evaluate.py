@@ -1,4 +1,4 @@
-"""``hangtag evaluate``: name what is evaluated, ask it, render what came of it."""
+"""``hangtag evaluate``: run a model on a data set, and print, write and draw its figures."""
 
 import json
 import re
@@ -26,22 +26,24 @@ from hangtag.training.labels import distance as label_distance
 @click.command()
 @click.argument("model", metavar="RUN|FILE.onnx|FOLDER|NAME")
 @click.option("--server", metavar="HOST:PORT", help="Evaluate the model NAME of this running server.")
-@click.option(
-    "--model-version", default="", help="A certain version of a served model.  [default: the one that serves]"
-)
+@click.option("--model-version", default="", help="One version of a served model.  [default: the one that serves]")
 @click.option(
     "--timeout", type=FiniteRange(min=0.001), default=30.0, show_default=True, help="Seconds per call to a server."
 )
 @click.option(
-    "--split", type=click.Choice(["validation", "test"]), default="test", show_default=True, help="What to ask about."
+    "--split",
+    type=click.Choice(["validation", "test"]),
+    default="test",
+    show_default=True,
+    help="The split of the data set.",
 )
 @click.option(
     "--data",
     "dataset",
     type=click.Choice(DATASETS),
-    help="The data set to ask about.  [default: what the model learned from, else fashion-mnist or outfits]",
+    help="The data set.  [default: the one that the model was trained on, else fashion-mnist or outfits]",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images: for quick trials.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images, for quick trials.")
 @click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files, or with VOCdevkit."
 )
@@ -49,15 +51,15 @@ from hangtag.training.labels import distance as label_distance
 @click.option(
     "--distances",
     metavar="RUN|FILE.onnx|FILE.json",
-    help="What tells how bad a mistake of a single-label model is: a run, an ONNX file, or JSON of 'hangtag labels'.  "
-    "[default: what ships]",
+    help="Distances of labels, for the severity of mistakes: of a run, an ONNX file, or JSON of 'hangtag labels'.  "
+    "[default: those that ship]",
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write all figures as JSON; - is standard output.")
 @click.option(
     "--pictures",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Draw mistakes.png there, the most confident ones, and for single labels confusion.png, the confusion matrix.",
+    help="Draw the most confident mistakes there, mistakes.png; for single labels also confusion.png.",
 )
 @credentials_options
 def evaluate(
@@ -75,13 +77,14 @@ def evaluate(
     pictures: Path | None,
     credentials: Credentials,
 ) -> None:
-    """Say how good a model is: a finished run, an ONNX file, or a model of a running server, with the same numbers.
+    """Measure how good a finished run, an ONNX file, or a model of a running server is, with the same figures.
 
-    RUN is a run's folder or the checkpoint in it, its name under --runs, or a model's name: then its latest finished
-    run is taken. FOLDER is a model's in a repository, as models/cnn, whose latest version is taken. With --server NAME
-    is a model there. Besides accuracy and cross-entropy this tells how bad the mistakes are: the mean distance of the
-    labels that were mixed up, where 'Shirt' for 'T-shirt/top' is near and for 'Ankle boot' far. Of a model of several
-    labels it tells how many sets are right, and precision, recall and F1 as the CNN-RNN paper does.
+    RUN is a run's folder or the checkpoint in it, its name under --runs, or a network's name, which stands for its
+    latest finished run. FOLDER is a model in a repository, such as models/cnn, and stands for its latest version. With
+    --server, NAME is a served model. The figures of a single-label model are accuracy, cross-entropy, and the severity
+    of mistakes: the mean distance of the labels that were mixed up, where 'Shirt' for 'T-shirt/top' is near and for
+    'Ankle boot' far. Those of a multi-label model are the share of exact sets, and the CNN-RNN paper's precision,
+    recall and F1.
 
     \b
     Examples:
@@ -89,67 +92,67 @@ def evaluate(
       hangtag evaluate models/cnn --pictures reports/cnn
       hangtag evaluate cnn --server 127.0.0.1:8001 --json -  figures for a program
     """
-    _refuse_what_goes_unused(model, server, distances)
-    measured_by = label_distance.default() if distances is None else label_sources.find(distances, runs)
-    measured_by.require(LABELS)
+    _refuse_unused_options(model, server, distances)
+    label_distances = label_distance.default() if distances is None else label_sources.read_distances(distances, runs)
+    label_distances.require(LABELS)
     if json_file not in (None, "-"):
         require_writable(Path(json_file))
     if pictures is not None:
         require_writable(pictures / "mistakes.png")
-        with needs("train", "--pictures"):  # now, not after minutes of computing
+        with needs("train", "--pictures"):  # before minutes of computing
             from hangtag.evaluation import pictures as drawing
-    with subjects.find(
+    with subjects.open_subject(
         model, runs_dir=runs, server=server, version=model_version, timeout=timeout, credentials=credentials
     ) as subject:
         if subject.task == "multi_label":
-            refuse("distances", because=f"{subject.name} answers with sets of labels; distances are of single ones.")
-        asked = samples.load(subject, split, limit, data_dir, dataset)
-        require_labels(subject, asked.labels)
-        with _progress(len(asked)) as report:
-            outputs = subject.answer(asked.images, report)
+            refuse("distances", because=f"{subject.name} predicts sets of labels; distances apply to single labels.")
+        data = samples.load(subject, split, limit, data_dir, dataset)
+        require_labels(subject, data.labels)
+        with _progress(len(data)) as report:
+            outputs = subject.answer(data.images, report)
     quiet = json_file == "-"
     about: document.DataDocument = {
-        "dataset": asked.dataset,
+        "dataset": data.dataset,
         "split": split,
-        "images": len(asked),
-        "source": asked.source,
+        "images": len(data),
+        "source": data.source,
     }
     console = Console(quiet=quiet)
     trial = f" ({subject.details['trial']})" if "trial" in subject.details else ""
     console.print(
-        f"[bold]{escape(subject.name)}[/]{trial} on {len(asked):,} {split} images of {asked.dataset}\n", highlight=False
+        f"[bold]{escape(subject.name)}[/]{trial} on {len(data):,} {split} images of {data.dataset}\n", highlight=False
     )
-    written: document.SingleLabelDocument | document.MultiLabelDocument
-    if isinstance(asked.content, Split):
-        result = single_label.measure(outputs, asked.content, measured_by, subject.name)
+    evaluation: document.SingleLabelDocument | document.MultiLabelDocument
+    if isinstance(data.content, Split):
+        result = single_label.measure(outputs, data.content, label_distances, subject.name)
         table.single_label(result, console)
-        written = document.single_label(subject, about, result, measured_by)
+        evaluation = document.single_label(subject, about, result, label_distances)
         if pictures is not None:
-            drawing.single_label(result, asked.images, f"{subject.name}, {split} split", pictures)
+            drawing.single_label(result, data.images, f"{subject.name}, {split} split", pictures)
     else:
-        sets = multi_label.measure(subject, outputs, asked.content.labels, asked.labels)
+        sets = multi_label.measure(subject, outputs, data.content.labels, data.labels)
         table.multi_label(sets, console)
-        written = document.multi_label(subject, about, sets)
+        evaluation = document.multi_label(subject, about, sets)
         if pictures is not None:
-            drawing.multi_label(sets, asked.images, f"{subject.name}, {split} split", pictures)
+            drawing.multi_label(sets, data.images, f"{subject.name}, {split} split", pictures)
     if json_file is not None:
-        write_text(json_file, json.dumps(written, indent=1, allow_nan=False))
+        write_text(json_file, json.dumps(evaluation, indent=1, allow_nan=False))
 
 
-def _refuse_what_goes_unused(model: str, server: str | None, distances: str | None) -> None:
+def _refuse_unused_options(model: str, server: str | None, distances: str | None) -> None:
     if server is None:
-        refuse("timeout", "model_version", because="of a served model; name its server with --server.")
+        refuse("timeout", "model_version", because="only served models have it; name a server with --server.")
     elif not re.fullmatch(r"\[?[^\s\[\]]+\]?:\d{1,5}", server):
         raise click.UsageError(f"--server {server}: name it as HOST:PORT, for example 127.0.0.1:8001.")
     elif model.endswith(".onnx") or "/" in model:
         raise click.UsageError(f"{model} is a file or a folder; with --server, give the NAME of a model there.")
     if distances is None and (server is not None or model.endswith(".onnx")):
-        refuse("runs", because=f"{model} is not looked for among runs.")
+        refuse("runs", because=f"{model} is not a run.")
 
 
 @contextmanager
 def _progress(images: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, where a person looks at it; gives the function that counts answered images."""
+    """Show a progress bar if standard error is a terminal; yield the function that counts answered images."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:

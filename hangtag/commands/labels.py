@@ -1,4 +1,4 @@
-"""``hangtag labels``: how far apart labels are to a trained network, as a table, a picture and a file."""
+"""``hangtag labels``: show how far apart labels are to a trained network, as a table, a picture and a file."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from hangtag.training.labels.distance import LabelDistances
 @click.option(
     "--nearest",
     type=click.IntRange(min=1),
-    help="How many neighbours to show of each label.  [default: 3; with --label all]",
+    help="How many neighbours of each label to show.  [default: 3; with --label all]",
 )
 @click.option(
     "--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the matrix as a heat map, a PNG file."
@@ -29,12 +29,13 @@ from hangtag.training.labels.distance import LabelDistances
 def labels(
     source: str, runs: Path, label: str | None, nearest: int | None, picture: Path | None, json_file: str | None
 ) -> None:
-    """Say how far apart the labels are to a trained network: 0 is the same, 1 the farthest pair.
+    """Show how far apart the labels are to a trained network: 0 is the same, 1 the farthest pair.
 
-    A CNN-RNN has an embedding of every label; of another network the last layer's weights are taken. The labels are
-    the network's own, be they Fashion-MNIST's or VOC's. The distance of two labels is the cosine distance of theirs,
-    divided by the largest. FOLDER is a model's in a repository, whose latest version is taken. 'hangtag evaluate' tells
-    by it how bad mistakes are, and 'hangtag train --loss embedding-distance' learns by it.
+    A CNN-RNN has an embedding for each label; for another network the last layer's weights are used. The labels are
+    the network's own, such as Fashion-MNIST's or VOC's. The distance of two labels is the cosine distance of their
+    embeddings, divided by the largest one. FOLDER is a model in a repository, and stands for its latest version.
+    'hangtag evaluate' measures the severity of mistakes by these distances, and 'hangtag train --loss
+    embedding-distance' trains with them.
 
     \b
     Examples:
@@ -47,7 +48,7 @@ def labels(
     for path in (picture, None if json_file in (None, "-") else Path(json_file)):
         if path is not None:
             require_writable(path)
-    distances = label_sources.find(source, runs)
+    distances = label_sources.read_distances(source, runs)
     table = _neighbours(distances, nearest or 3) if label is None else _of_one(distances, label, nearest)
     if json_file != "-":
         Console().print(table)

@@ -1,1 +1,2 @@
-"""`hangtag evaluate`: one way to ask a run, an ONNX file and a served model, and one way to judge their answers."""
+"""Evaluate a run, an ONNX file or a served model: ``Subject`` is one interface to the three, and the same metrics judge
+their outputs. `hangtag evaluate` is the command."""

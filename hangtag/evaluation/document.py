@@ -1,6 +1,6 @@
-"""An evaluation as JSON, for programs: the types below are the schema, and `SCHEMA` its version.
+"""Write an evaluation as JSON for programs. The types below are the schema, and `SCHEMA` is its version.
 
-Fields are only ever added within a version. Labels are written out; a confusion matrix is in the order of `labels`.
+Within a version, fields are only added. Labels are given by name; a confusion matrix is in the order of `labels`.
 """
 
 from collections.abc import Sequence
@@ -15,29 +15,29 @@ from hangtag.training.metrics.single_label import ClassFigures
 
 SCHEMA = "hangtag.evaluation/1"
 MISTAKES = 100
-"""The document lists so many mistakes at most, the most confident ones."""
+"""The largest number of mistakes in a document; the most confident ones are listed."""
 
 
 class SubjectDocument(TypedDict):
-    """What was evaluated."""
+    """The evaluated model."""
 
     kind: str  # run, onnx or server
     name: str
     task: str  # single_label or multi_label
-    details: dict[str, str]  # Of a run folder, model, whether it was a trial; of a served model address and version.
+    details: dict[str, str]  # For a run: folder, model, trial. For a served model: address, version.
 
 
 class DataDocument(TypedDict):
-    """What it was asked about."""
+    """The images that it was evaluated on."""
 
     dataset: str
     split: str  # validation or test
     images: int
-    source: str  # The folder that the data set was read from.
+    source: str  # the folder that the data set was read from
 
 
 class ClassDocument(TypedDict):
-    """One class's figures, in [0, 1]; support counts its images."""
+    """One class's precision, recall and F1, in [0, 1]; support is its number of images."""
 
     label: str
     precision: float
@@ -47,42 +47,42 @@ class ClassDocument(TypedDict):
 
 
 class MistakeDocument(TypedDict):
-    """A wrong answer. `image` is its place in the split, `probability` what the wrong label was given."""
+    """A wrong prediction. `image` is its index in the split, `probability` that of the predicted label."""
 
     image: int
     true: str
     predicted: str
     probability: float
-    distance: float  # Of the two labels: 0 the same, 1 the farthest pair.
+    distance: float  # between the two labels: 0 is the same, 1 the farthest pair
 
 
 class SeverityDocument(TypedDict):
-    """How bad the mistakes are, by the distance of labels."""
+    """How severe the mistakes are, measured by the distance of labels."""
 
-    mean: float | None  # Over the mistakes alone; null where there are none.
-    at: dict[str, float]  # "k" to the mean distance of the k likeliest labels from the true one, over all images.
-    distances: dict[str, Any]  # The matrix's digest and provenance.
-    nearest: dict[str, float | None]  # accuracy and mean, if the least expected distance decided.
-    second: float | None  # The share of the mistakes whose true label is the second likeliest; null without any.
+    mean: float | None  # over the mistakes alone; null without any
+    at: dict[str, float]  # "k" -> mean distance of the k most probable labels from the true one, over all images
+    distances: dict[str, Any]  # the matrix's digest and provenance
+    nearest: dict[str, float | None]  # accuracy and mean of the least expected distance rule
+    second: float | None  # share of the mistakes whose true label is second; null without any
 
 
 class SingleLabelDocument(TypedDict):
-    """The whole document of a single-label model."""
+    """The document of a single-label model."""
 
     schema: str
     subject: SubjectDocument
     data: DataDocument
     accuracy: float
-    loss: float  # Mean cross-entropy, in nats.
+    loss: float  # mean cross-entropy, in nats
     severity: SeverityDocument
     labels: list[str]
     classes: list[ClassDocument]
-    confusion: list[list[int]]  # confusion[true][predicted] counts images.
-    mistakes: list[MistakeDocument]  # The most confident ones first.
+    confusion: list[list[int]]  # confusion[true][predicted] is a number of images
+    mistakes: list[MistakeDocument]  # the most confident first
 
 
 class SetMistakeDocument(TypedDict):
-    """A wrong set of labels. `probability` is what the whole set was given; null where the model does not say."""
+    """A wrong set of labels. `probability` is that of the whole predicted set; null if the model does not give it."""
 
     image: int
     true: list[str]
@@ -91,21 +91,21 @@ class SetMistakeDocument(TypedDict):
 
 
 class MultiLabelDocument(TypedDict):
-    """The whole document of a multi-label model."""
+    """The document of a multi-label model."""
 
     schema: str
     subject: SubjectDocument
     data: DataDocument
     figures: dict[str, float]  # c_precision, c_recall, c_f1, o_precision, o_recall, o_f1, mean_ap, exact_match, ...
     labels: list[str]
-    classes: list[ClassDocument]  # Of each label, whether it is in the set.
-    mistakes: list[SetMistakeDocument]  # The most confident ones first; without probabilities the worst.
+    classes: list[ClassDocument]  # for each label: is it in the set?
+    mistakes: list[SetMistakeDocument]  # the most confident first; without probabilities, the most wrong labels first
 
 
 def single_label(
     subject: Subject, data: DataDocument, result: SingleLabelResult, distances: LabelDistances
 ) -> SingleLabelDocument:
-    """The document of a single-label model's evaluation."""
+    """Build the document of a single-label model's evaluation."""
     return {
         "schema": SCHEMA,
         "subject": _subject(subject),
@@ -136,7 +136,7 @@ def single_label(
 
 
 def multi_label(subject: Subject, data: DataDocument, result: MultiLabelResult) -> MultiLabelDocument:
-    """The document of a multi-label model's evaluation."""
+    """Build the document of a multi-label model's evaluation."""
     return {
         "schema": SCHEMA,
         "subject": _subject(subject),

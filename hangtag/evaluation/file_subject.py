@@ -1,4 +1,4 @@
-"""An ONNX file, asked in the runtime that serves it."""
+"""Evaluate an ONNX file in the runtime that the server uses."""
 
 import json
 import os
@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hangtag.evaluation.errors import EvaluationError, sentence
-from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Report, Subject, batches, joined
+from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Progress, Subject, batches, concatenated
 from hangtag.serving.server.errors import InferenceError, ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
 
 
 class FileSubject(Subject):
-    """A file that takes ``image`` and says its task and labels in its own metadata."""
+    """An ONNX file with one image input. Its metadata gives the task and the labels.
+
+    Raises:
+        EvaluationError: the file cannot be loaded, or is not a classifier of such images.
+    """
 
     kind = "onnx"
 
     def __init__(self, path: Path) -> None:
-        """Raises EvaluationError for a file that cannot be loaded, or is no classifier of these pictures."""
         if not path.is_file():
             raise EvaluationError(f"there is no file {path}.")
         try:
@@ -31,28 +34,28 @@ class FileSubject(Subject):
         if [(spec.datatype, spec.shape) for spec in signature.inputs] != [("UINT8", (None, side, side))]:
             raise EvaluationError(
                 f"{path} takes {'; '.join(map(str, signature.inputs)) or 'nothing'}; "
-                f"to be evaluated it must take image: UINT8 [any, {side}, {side}], as what 'hangtag export' publishes."
+                f"to be evaluated it must take image: UINT8 [any, {side}, {side}], as 'hangtag export' publishes it."
             )
         self._input, self.labels = signature.inputs[0].name, signature.labels
         self.dataset = _dataset(signature.metadata)
         self.threshold = signature.threshold
 
-    def answer(self, images: Array, report: Report) -> Outputs:
+    def answer(self, images: Array, progress: Progress) -> Outputs:
         answers: list[Outputs] = []
         for batch in batches(images, BATCH_SIZE):
             try:
                 answers.append(self._runtime.run({self._input: batch}))
             except InferenceError as error:
                 raise EvaluationError(f"{self.name} fails on the data set's images: {sentence(error)}") from error
-            report(len(batch))
-        return joined(answers)
+            progress(len(batch))
+        return concatenated(answers)
 
     def close(self) -> None:
         del self._runtime
 
 
 def _dataset(metadata: Mapping[str, str]) -> str | None:
-    """What the model learned from, by the training log that `hangtag export` puts into its files."""
+    """The data set of the training log that `hangtag export` puts into its files."""
     try:
         name = json.loads(metadata["training"])["config"]["dataset"]
     except (KeyError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Where distances of labels can be had from: a run, an ONNX file, or a JSON file that `hangtag labels` wrote."""
+"""Read distances of labels from a run, an ONNX file, or a JSON file that `hangtag labels` wrote."""
 
 import json
 from pathlib import Path
@@ -11,28 +11,34 @@ from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
 
 
-def find(source: str, runs_dir: Path) -> LabelDistances:
-    """The distances that a source tells, of its own labels, which need not be those that are wanted.
+def read_distances(source: str, runs_dir: Path) -> LabelDistances:
+    """Read the distances of a source's own labels; the caller checks that they are the labels it needs.
 
-    source: FILE.json, FILE.onnx or the folder of one, or a run: its folder, its name under runs_dir, or a model whose
-    latest run is meant.
-    Raises LabelDistanceError or RunMismatchError, for a person to read, where it tells none.
+    Args:
+        source: FILE.json; FILE.onnx or a model's folder; or a run: its folder, its name, or a network's name, which
+            stands for its latest run.
+        runs_dir: the folder in which a run's name is looked up.
+
+    Raises:
+        LabelDistanceError: the source holds no distances, or cannot be read.
+        RunMismatchError: there is no such run.
+        MissingExtraError: the packages that read the source are not installed.
     """
     if source.endswith(".json"):
         return label_distance.read(Path(source))
     if (file := model_repository.find_file(source)) is not None:
         with needs("train", "reading weights from an ONNX file"):
-            return _of_onnx(file)
+            return _read_onnx(file)
     with needs("train", "reading the weights of a run"):
         from hangtag.training.runs.label_distances import run_distances
         from hangtag.training.runs.run import Run
     return run_distances(Run.find(source, runs_dir))
 
 
-def _of_onnx(path: Path) -> LabelDistances:
-    """From the weights in an exported file, which keep the names that they have in the network.
+def _read_onnx(path: Path) -> LabelDistances:
+    """Compute them from the weights in an exported file, where tensors have the names of the network's parameters.
 
-    A file that does not say its labels is taken for one of Fashion-MNIST's.
+    A file without labels is read as a Fashion-MNIST model.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -51,18 +57,22 @@ def _of_onnx(path: Path) -> LabelDistances:
         raise LabelDistanceError(f"{path} cannot be read ({error.strerror}).") from error
     except (DecodeError, ValueError, TypeError) as error:
         raise LabelDistanceError(f"{path} is not a readable ONNX file ({error}).") from error
-    found = find_embeddings(parameters, len(labels))
-    if found is None:
+    embeddings = find_embeddings(parameters, len(labels))
+    if embeddings is None:
         raise LabelDistanceError(
             f"{path} holds no weights with a row for each of the {len(labels)} labels; name a run instead."
         )
-    provenance = {"from": found.origin, "parameter": found.parameter, "file": "/".join(path.absolute().parts[-3:])}
+    provenance = {
+        "from": embeddings.origin,
+        "parameter": embeddings.parameter,
+        "file": "/".join(path.absolute().parts[-3:]),
+    }
     provenance |= {key: properties[key] for key in ("recipe", "seed", "git_revision") if key in properties}
-    return label_distance.from_embeddings(labels, found.vectors, provenance)
+    return label_distance.from_embeddings(labels, embeddings.vectors, provenance)
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """Raises ValueError or TypeError for what is no JSON list of names."""
+    """Parse a JSON list of names; raise ValueError or TypeError for anything else."""
     names = json.loads(text)
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise TypeError("its labels are not a list of names")

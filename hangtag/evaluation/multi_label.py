@@ -1,4 +1,4 @@
-"""Several labels an image: how many of the sets are right, and of the labels in them."""
+"""Measure a multi-label model: how many of its label sets are right, and how many of the labels in them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ from hangtag.training.metrics.single_label import ClassFigures, per_class
 
 @dataclass(frozen=True)
 class SetMistake:
-    """A wrong set: the image's place in the split, both sets, the probability of the wrong one where it is known."""
+    """A wrong set: the image's index in the split, both sets, and the predicted one's probability if it is known."""
 
     image: int
     true: tuple[str, ...]
@@ -24,9 +24,13 @@ class SetMistake:
 
 @dataclass(frozen=True)
 class MultiLabelResult:
-    """figures: those of training/metrics/multi_label.py, by name; classes: of each label, whether it is in the set.
+    """A multi-label model's figures.
 
-    mistakes: all of them, the most confident first; where confidence is not known, those with most wrong labels.
+    Attributes:
+        labels: in the order of ``classes``.
+        figures: those of training/metrics/multi_label.py, by name.
+        classes: for each label precision, recall and F1 of the question whether it is in the set.
+        mistakes: all of them, the most confident first; without probabilities, the most wrong labels first.
     """
 
     labels: tuple[str, ...]
@@ -38,24 +42,35 @@ class MultiLabelResult:
 def measure(
     subject: Subject, outputs: Outputs, truth: npt.NDArray[np.bool_], labels: tuple[str, ...]
 ) -> MultiLabelResult:
-    """Judge a model's outputs against the true label sets [n, labels]. Raises EvaluationError when they do not fit."""
+    """Measure a model's outputs against the true label sets.
+
+    Args:
+        subject: the model, for its threshold and its name.
+        outputs: must have ``probabilities`` [n, labels]; a ``path`` [n, steps] of label indices decides the sets.
+        truth: the true label sets, [n, labels].
+        labels: the data set's labels.
+
+    Raises:
+        EvaluationError: the outputs do not fit, are not finite, or the model's threshold is unknown.
+        MissingExtraError: the metrics need packages that are not installed.
+    """
     with needs("train", "evaluating a model of several labels"):
         from hangtag.training.metrics import multi_label as multi_label_metrics
     probabilities = outputs.get("probabilities")
     if probabilities is None or probabilities.shape != truth.shape:
-        found = "none" if probabilities is None else f"probabilities of the shape {list(probabilities.shape)}"
+        actual = "none" if probabilities is None else f"probabilities of the shape {list(probabilities.shape)}"
         raise EvaluationError(
-            f"{subject.name} must answer {len(truth)} images with probabilities {list(truth.shape)}, and gives {found}."
+            f"{subject.name} must answer {len(truth)} images with probabilities {list(truth.shape)}, not {actual}."
         )
     if not np.isfinite(probabilities).all():
         raise EvaluationError(f"{subject.name} gives probabilities that are not finite: its training went wrong.")
     if "path" in outputs:
-        sets = _of_paths(outputs["path"], len(labels), subject.name)
+        sets = _sets_of_paths(outputs["path"], len(labels), subject.name)
     elif subject.threshold is not None:
         sets = multi_label_metrics.decide(probabilities, subject.threshold)
     else:
         raise EvaluationError(
-            f"{subject.name} decides by a threshold, which its server does not tell: evaluate its run or its ONNX file."
+            f"{subject.name} decides by a threshold, which its server does not give: evaluate its run or its ONNX file."
         )
     return MultiLabelResult(
         labels=labels,
@@ -65,35 +80,35 @@ def measure(
     )
 
 
-def _of_paths(path: Array, count: int, name: str) -> npt.NDArray[np.bool_]:
-    """Label sets [n, labels] from places of labels [n, steps], where -1 is none."""
+def _sets_of_paths(path: Array, count: int, name: str) -> npt.NDArray[np.bool_]:
+    """Convert label indices [n, steps], where -1 is no label, into label sets [n, labels]."""
     if path.ndim != 2 or path.max(initial=-1) >= count:
         raise EvaluationError(f"{name} gives paths with other labels than the {count} of the data set.")
     sets: npt.NDArray[np.bool_] = (path[:, :, None] == np.arange(count)).any(axis=1)
     return sets
 
 
-def _one_label(answered: npt.NDArray[np.bool_], there: npt.NDArray[np.bool_]) -> ClassFigures:
-    outcomes = np.bincount(there * 2 + answered, minlength=4).reshape(2, 2)
+def _one_label(predicted: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> ClassFigures:
+    outcomes = np.bincount(true * 2 + predicted, minlength=4).reshape(2, 2)
     return per_class(outcomes.tolist())[1]
 
 
 def _mistakes(
-    sets: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], labels: tuple[str, ...], certain: Array | None
+    sets: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], labels: tuple[str, ...], confidence: Array | None
 ) -> list[SetMistake]:
     differing = (sets != truth).sum(axis=1)
     wrong = np.flatnonzero(differing)
-    worst_first = differing[wrong] if certain is None else certain[wrong]
+    worst_first = differing[wrong] if confidence is None else confidence[wrong]
     return [
         SetMistake(
             image=int(image),
             true=_names(truth[image], labels),
             predicted=_names(sets[image], labels),
-            probability=None if certain is None else float(certain[image]),
+            probability=None if confidence is None else float(confidence[image]),
         )
         for image in wrong[np.argsort(-worst_first, kind="stable")]
     ]
 
 
 def _names(members: npt.NDArray[np.bool_], labels: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(label for label, there in zip(labels, members, strict=True) if there)
+    return tuple(label for label, member in zip(labels, members, strict=True) if member)

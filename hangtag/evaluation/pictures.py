@@ -1,4 +1,4 @@
-"""An evaluation's pictures, as PNG files that are the same for the same figures."""
+"""Draw an evaluation's pictures as PNG files; the same figures give the same bytes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,11 @@ DPI = 120
 
 
 def single_label(result: SingleLabelResult, images: Images, name: str, folder: Path) -> None:
-    """confusion.png and mistakes.png in the folder."""
+    """Draw confusion.png and mistakes.png into the folder.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
     accuracy, count = result.evaluation.accuracy, len(images)
     confusion_matrix(
         result.evaluation.confusion, f"{name}: {accuracy:.2%} of {count:,} images", folder / "confusion.png"
@@ -31,11 +35,15 @@ def single_label(result: SingleLabelResult, images: Images, name: str, folder: P
 
 
 def multi_label(result: MultiLabelResult, images: Images, name: str, folder: Path) -> None:
-    """mistakes.png in the folder: the true set, what was taken for it, and how surely where that is known."""
+    """Draw mistakes.png into the folder: the true set, the predicted one, and its probability if it is known.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     panels = [
         (
             mistake.image,
-            f"{_joined(mistake.true)}\ntaken for {_joined(mistake.predicted)}"
+            f"{_two_per_line(mistake.true)}\ntaken for {_two_per_line(mistake.predicted)}"
             + ("" if mistake.probability is None else f"\nat {mistake.probability:.1%}"),
         )
         for mistake in result.mistakes[: COLUMNS * ROWS]
@@ -47,7 +55,7 @@ def multi_label(result: MultiLabelResult, images: Images, name: str, folder: Pat
 
 
 def confusion_matrix(confusion: Sequence[Sequence[int]], title: str, path: Path) -> None:
-    """confusion[true][predicted] counts; the diagonal is left pale so that the mistakes show."""
+    """Draw confusion[true][predicted]; the diagonal stays pale, so that the mistakes stand out."""
     counts = np.asarray(confusion)
     mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     figure = _figure(7.4, 6.4)
@@ -60,18 +68,22 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], title: str, path: Path)
 
 
 def label_distances(distances: LabelDistances, path: Path) -> None:
-    """Every pair of labels: dark is near, so that what is alike stands out."""
+    """Draw the distance of every pair of labels; similar labels are dark.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     figure = _figure(7.4, 6.4)
     axes = figure.subplots()
     texts = [[f"{distance:.2f}" for distance in row] for row in distances.matrix]
     _heat_map(axes, distances.matrix, texts, "viridis", distances.labels)
-    made_from = distances.provenance.get("from", "an unknown source")
-    axes.set_title(f"distance of labels by the {made_from} of {_network(distances)}", loc="left", fontsize=10)
+    origin = distances.provenance.get("from", "an unknown source")
+    axes.set_title(f"distance of labels by the {origin} of {_network(distances)}", loc="left", fontsize=10)
     _save(figure, path)
 
 
 def confident_mistakes(mistakes: Sequence[Mistake], images: Images, title: str, path: Path) -> None:
-    """The first mistakes as a grid of the real images: true label, what it was taken for, and how surely."""
+    """Draw a grid of the first mistakes' images, each with true label, predicted label and its probability."""
     panels = [
         (
             mistake.image,
@@ -83,7 +95,7 @@ def confident_mistakes(mistakes: Sequence[Mistake], images: Images, title: str, 
 
 
 def _grid(panels: Sequence[tuple[int, str]], images: Images, title: str, colours: str, path: Path) -> None:
-    """Images by their places, each with a text above it."""
+    """Draw a grid of images, given by their indices, each with a text above it."""
     rows = max(1, -(-len(panels) // COLUMNS))
     figure = _figure(COLUMNS * 1.7, rows * 2.0 + 0.4)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
@@ -96,8 +108,8 @@ def _grid(panels: Sequence[tuple[int, str]], images: Images, title: str, colours
     _save(figure, path)
 
 
-def _joined(labels: Sequence[str]) -> str:
-    """A set in lines of two labels, so that it stays within its panel."""
+def _two_per_line(labels: Sequence[str]) -> str:
+    """Write a set in lines of two labels, so that it fits its panel."""
     lines = [", ".join(labels[at : at + 2]) for at in range(0, len(labels), 2)]
     return ",\n".join(lines) or "nothing"
 
@@ -105,7 +117,7 @@ def _joined(labels: Sequence[str]) -> str:
 def _heat_map(
     axes: Axes, values: npt.NDArray[np.generic], texts: Sequence[Sequence[str]], colours: str, labels: Sequence[str]
 ) -> None:
-    """A matrix of labels against labels: the values as colours, the texts in the cells, readable on any colour."""
+    """Draw a matrix of labels against labels: values as colours, with the texts in black or white on them."""
     shown = axes.imshow(values, cmap=colours, vmin=0, vmax=max(1e-9, float(np.max(values))))
     for row, column in np.ndindex(values.shape):
         red, green, blue, _ = colormaps[colours](shown.norm(values[row, column]))

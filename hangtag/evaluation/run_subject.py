@@ -1,44 +1,48 @@
-"""A finished run, asked in PyTorch: the network and its answer just as they are exported."""
+"""Evaluate a finished run in PyTorch, with the same network and outputs that an export would have."""
 
 import torch
 
-from hangtag.evaluation.subject import Array, Outputs, Report, Subject, batches, joined
-from hangtag.export.network import checkpoint as trained
+from hangtag.evaluation.subject import Array, Outputs, Progress, Subject, batches, concatenated
+from hangtag.export.network import checkpoint
 from hangtag.export.network.served_network import LabelThreshold
 from hangtag.training.runs.run import Run
 
 
 class RunSubject(Subject):
-    """The best epoch's weights, on the CPU."""
+    """A run's weights of the best epoch, on the CPU.
+
+    Raises:
+        RunMismatchError: the run is not finished.
+        ExportError: its weights cannot be used.
+    """
 
     kind = "run"
 
     def __init__(self, run: Run) -> None:
-        """Raises RunMismatchError or ExportError for a run that is not finished or whose weights cannot be used."""
         run.require_finished()
-        self._served = trained.load(run)
+        self._served = checkpoint.load(run)
         self.name, self.task = run.folder.name, self._served.task
         config = run.read_config()
         trial = config.get("limit") is not None
         self.details = {
             "model": run.model,
             "folder": str(run.folder),
-            **({"trial": f"it learned from the first {config['limit']:,} images alone"} if trial else {}),
+            **({"trial": f"trained on the first {config['limit']:,} images only"} if trial else {}),
         }
         self.labels = tuple(run.read_metrics()["summary"].get("labels", ()))
         self.dataset = config.get("dataset")
         if isinstance(self._served, LabelThreshold):
             self.threshold = self._served.threshold
 
-    def answer(self, images: Array, report: Report) -> Outputs:
+    def answer(self, images: Array, progress: Progress) -> Outputs:
         names = [spec.name for spec in self._served.outputs]
         answers: list[Outputs] = []
         with torch.inference_mode():
             for batch in batches(images, 250):
                 outputs = self._served(torch.tensor(batch))
                 answers.append({name: output.numpy() for name, output in zip(names, outputs, strict=True)})
-                report(len(batch))
-        return joined(answers)
+                progress(len(batch))
+        return concatenated(answers)
 
     def close(self) -> None:
         del self._served

@@ -1,4 +1,4 @@
-"""The images that a model is asked about: one split of its data set."""
+"""Load the images that a model is evaluated on: one split of a data set."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ DEFAULTS = {"single_label": SINGLE_LABEL, "multi_label": outfits.NAMES[0]}
 
 @dataclass(frozen=True)
 class Samples:
-    """One split, or its first images, of the data set of this name."""
+    """One split of a data set, or the first images of it."""
 
     dataset: str
     split: str
@@ -34,15 +34,25 @@ class Samples:
 
 
 def load(subject: Subject, split: str, limit: int | None, data_dir: Path | None, name: str | None) -> Samples:
-    """The split of the data set of this name, else of the one that the subject learned from, else of its task's own.
+    """Load a split of a data set.
 
-    Raises EvaluationError for a data set that is not of the subject's task, and as the data sets themselves do.
+    Args:
+        subject: the model to evaluate.
+        split: ``validation`` or ``test``.
+        limit: load only so many images, the first ones.
+        data_dir: the data set's folder; None is its usual places.
+        name: the data set; None is the one that the subject was trained on if that is known, else its task's default.
+
+    Raises:
+        EvaluationError: there is no such data set, or it does not fit the subject's task.
+        MissingExtraError: the data set needs packages that are not installed.
+        TrainingError: the data set is missing or damaged.
     """
     name = name or subject.dataset or DEFAULTS[subject.task]
     if name not in DATASETS:
         raise EvaluationError(f"there is no data set {name!r}; there are {', '.join(DATASETS)}.")
     if (name == SINGLE_LABEL) != (subject.task == "single_label"):
-        raise EvaluationError(f"{subject.name} is a {subject.task} model and cannot be asked about {name}.")
+        raise EvaluationError(f"{subject.name} is a {subject.task} model and cannot be evaluated on {name}.")
     if name == SINGLE_LABEL:
         garments = data.load(data_dir)
         chosen = garments.validation if split == "validation" else garments.test
@@ -58,7 +68,7 @@ def load(subject: Subject, split: str, limit: int | None, data_dir: Path | None,
 
 
 def _outfits(name: str, garments: FashionMnist, split: str, limit: int | None) -> MultiLabelSplit:
-    """Only what is asked for: to compose all splits takes seconds."""
+    """Compose only the images needed, because composing all splits takes seconds."""
     size = outfits.SIZES[split]
     source = garments.validation if split == "validation" else garments.test
     return outfits.load_split(name, split, source, min(size, limit or size))

@@ -1,4 +1,4 @@
-"""A model of a running server, asked over the wire: several requests in flight, as many images in each as it takes."""
+"""Evaluate a model of a running server, with several requests in flight and the largest batches that it takes."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 
 from hangtag.evaluation.errors import EvaluationError, sentence
-from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Report, Subject, batches, joined
+from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Progress, Subject, batches, concatenated
 from hangtag.serving.client import Client, ClientError, Credentials
 from hangtag.training.data.fashion_mnist import LABELS
 
@@ -16,7 +16,19 @@ INPUT = "image"
 
 
 class ServedSubject(Subject):
-    """Any Open Inference Protocol server will do; hangtag's own also says its labels and its task."""
+    """A model of any server of the Open Inference Protocol. A hangtag server also gives the labels and the task.
+
+    Args:
+        model: the model's name.
+        address: HOST:PORT of the server.
+        version: one of its versions; "" is the one that serves.
+        timeout: each request's deadline in seconds.
+        credentials: for a server with TLS or tokens.
+
+    Raises:
+        EvaluationError: no server answers, or it has no such model.
+        CredentialsError: a TLS or token file cannot be read.
+    """
 
     kind = "server"
 
@@ -28,18 +40,17 @@ class ServedSubject(Subject):
         timeout: float = 30.0,
         credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
     ) -> None:
-        """timeout: of each request, in seconds. Raises EvaluationError where nobody answers or it has no such model."""
         self._client = Client(address, timeout=timeout, credentials=credentials)
         self._version = version
         self.name, self._address = model, address
         self.task, self.details = "single_label", {"address": address}
         try:
-            self._introduce()
+            self._read_description()
         except BaseException:
             self.close()
             raise
 
-    def answer(self, images: Array, report: Report) -> Outputs:
+    def answer(self, images: Array, progress: Progress) -> Outputs:
         try:
             size = self._largest_batch(images)
             with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="evaluate") as pool:
@@ -48,41 +59,41 @@ class ServedSubject(Subject):
                     answers: list[Outputs] = []
                     for future in pending:
                         answers.append(future.result())
-                        report(min(size, len(images) - size * (len(answers) - 1)))
+                        progress(min(size, len(images) - size * (len(answers) - 1)))
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
         except ClientError as error:
             raise EvaluationError(f"{self.name} at {self._address}: {sentence(error)}") from error
-        return joined(answers)
+        return concatenated(answers)
 
     def close(self) -> None:
         self._client.close()
 
-    def _introduce(self) -> None:
-        """Learn the model's task, labels and version from hangtag's own service, by asking about a black image."""
+    def _read_description(self) -> None:
+        """Read task, labels and version from hangtag's own service, by classifying a black image."""
         for side in (28, 64):
             blank = np.zeros((side, side), np.uint8)
             try:
                 answer = self._client.classify(blank, self.name, version=self._version, top_k=len(LABELS))
             except ClientError as error:
                 if error.code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT):
-                    continue  # another size or another server, or a model that does not say what its outputs mean
+                    continue  # another image size, another kind of server, or a model without labels
                 raise EvaluationError(self._explained(error)) from error
             self.task = answer.task
             self.details = {"address": self._address, "version": answer.version}
             if answer.task == "single_label":
                 self.labels = tuple(label.name for label in sorted(answer.labels, key=lambda label: label.index))
             else:
-                self._introduce_sets()
+                self._read_label_sets()
             return
 
-    def _introduce_sets(self) -> None:
+    def _read_label_sets(self) -> None:
         """Learn all labels, and the threshold where one decides, from the model's configuration."""
         try:
-            told = self._client.parameters(self.name, version=self._version)
-            self.labels = tuple(json.loads(told["hangtag.labels"])) if "hangtag.labels" in told else ()
-            self.threshold = float(told["hangtag.threshold"]) if "hangtag.threshold" in told else None
+            parameters = self._client.parameters(self.name, version=self._version)
+            self.labels = tuple(json.loads(parameters["hangtag.labels"])) if "hangtag.labels" in parameters else ()
+            self.threshold = float(parameters["hangtag.threshold"]) if "hangtag.threshold" in parameters else None
         except ClientError as error:
             raise EvaluationError(self._explained(error)) from error
         except (ValueError, TypeError) as error:
@@ -95,14 +106,14 @@ class ServedSubject(Subject):
         if error.code is not grpc.StatusCode.NOT_FOUND:
             return sentence(error)
         try:
-            known = ", ".join(self._client.models()) or "none"
+            models = ", ".join(self._client.models()) or "none"
         except ClientError:
             return sentence(error)
         version = f" version {self._version}" if self._version else ""
-        return f"the server at {self._address} has no model {self.name!r}{version}; the models there: {known}."
+        return f"the server at {self._address} has no model {self.name!r}{version}; the models there: {models}."
 
     def _largest_batch(self, images: Array) -> int:
-        """How many images the model takes at once: BATCH_SIZE, or half of it, and so on. One image it must take."""
+        """Find the largest batch that the model takes, by halving BATCH_SIZE. It must take a single image."""
         self._infer(images[:1])
         size = min(BATCH_SIZE, len(images))
         while size > 1:

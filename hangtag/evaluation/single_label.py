@@ -1,4 +1,4 @@
-"""One label an image: how often the model is right, how sure it is, and how bad its mistakes are."""
+"""Measure a single-label model: accuracy, cross-entropy, and how severe its mistakes are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from hangtag.training.metrics.single_label import (
 )
 
 TOP = (1, 3)
-"""Lengths of the short lists whose distance from the truth is told."""
+"""The k of distance@k: the mean distance of the k most probable labels from the true one."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer: the image's place in the split, both labels' indices, the probability given to the wrong one."""
+    """A wrong prediction: the image's index in the split, both labels' indices, and the predicted one's probability."""
 
     image: int
     true: int
@@ -37,7 +37,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Nearest:
-    """If the least expected distance decided (metrics/severity.py), instead of the likeliest label."""
+    """The result if the least expected distance decided (``nearest_expected``) instead of the highest probability."""
 
     accuracy: float
     severity: float | None
@@ -45,9 +45,16 @@ class Nearest:
 
 @dataclass(frozen=True)
 class SingleLabelResult:
-    """severity: the mean distance of mistakes, None without any; distance_at[k]: of the k likeliest, over all images.
+    """A single-label model's figures.
 
-    mistakes: the most confident first, all of them. second: the share of them whose true label is the second likeliest.
+    Attributes:
+        evaluation: accuracy, cross-entropy and the confusion matrix.
+        classes: precision, recall and F1 of each class.
+        severity: the mean distance of the labels that were mixed up, over the mistakes; None without any.
+        distance_at: k -> mean distance of the k most probable labels from the true one, over all images.
+        nearest: accuracy and severity of the least expected distance rule.
+        second: the share of the mistakes whose true label is the second most probable; None without any.
+        mistakes: all of them, the most confident first.
     """
 
     evaluation: Evaluation
@@ -60,7 +67,17 @@ class SingleLabelResult:
 
 
 def measure(outputs: Outputs, split: Split, distances: LabelDistances, name: str) -> SingleLabelResult:
-    """Judge a model's outputs for a whole split. Raises EvaluationError when they are not what a classifier gives."""
+    """Measure a model's outputs for a whole split.
+
+    Args:
+        outputs: must have ``logits`` [images, 10].
+        split: the images with their true classes.
+        distances: of the labels.
+        name: the model's name, for error messages.
+
+    Raises:
+        EvaluationError: there are no such logits, or they are not finite.
+    """
     logits = _logits(outputs, len(split), name)
     evaluation = evaluate(logits, split.classes)
     return SingleLabelResult(
@@ -89,12 +106,12 @@ def _second(logits: npt.NDArray[np.float32], split: Split) -> float | None:
 def _logits(outputs: Outputs, count: int, name: str) -> npt.NDArray[np.float32]:
     if "logits" not in outputs:
         raise EvaluationError(
-            f"{name} has no output `logits` (only {', '.join(outputs) or 'none'}), which accuracy and loss are told by."
+            f"{name} has no output `logits` (only {', '.join(outputs) or 'none'}), which accuracy and loss need."
         )
     logits = outputs["logits"]
     if logits.shape != (count, len(LABELS)):
         raise EvaluationError(
-            f"{name} answers {count} images with logits of the shape {list(logits.shape)}; "
+            f"{name} gives logits of the shape {list(logits.shape)} for {count} images; "
             f"the data set's {len(LABELS)} classes need {[count, len(LABELS)]}."
         )
     broken = np.flatnonzero(~np.isfinite(logits.astype(np.float64)).all(axis=1))

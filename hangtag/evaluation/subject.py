@@ -1,4 +1,4 @@
-"""What is evaluated: something that answers images, wherever it runs."""
+"""The interface to a model that is evaluated, whether it runs in PyTorch, in ONNX Runtime or on a server."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -11,34 +11,42 @@ from hangtag.evaluation.errors import EvaluationError
 
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]
-Report = Callable[[int], None]
+Progress = Callable[[int], None]
 """Called with the number of images that were answered since the last call."""
 
 BATCH_SIZE = 64
-"""Images asked about at once: what `hangtag serve` takes at most unless told otherwise."""
+"""Images in a batch: the default max_batch_size of `hangtag serve`."""
 
 
 class Subject(ABC):
-    """A model that can be asked. A context manager; outside of it the subject cannot be used."""
+    """A model to evaluate. Use it in a ``with`` block, which closes it."""
 
     kind: str  # "run", "onnx" or "server"
-    name: str  # as a person would call it
+    name: str  # for messages and titles
     task: str  # "single_label" or "multi_label"
-    details: Mapping[str, str]  # what exactly answers: version, file, address
-    labels: tuple[str, ...] = ()  # empty where the model does not say
-    dataset: str | None = None  # what it learned from, where that is known
-    threshold: float | None = None  # for several labels: how probable one must be to be in the set, where that is known
+    details: Mapping[str, str]  # what identifies the model: version, file, address
+    labels: tuple[str, ...] = ()  # empty if the model does not name them
+    dataset: str | None = None  # the data set that it was trained on, if known
+    threshold: float | None = None  # multi-label: the probability from which a label is in the set, if known
 
     @abstractmethod
-    def answer(self, images: Array, report: Report) -> Outputs:
-        """Every output of the model for uint8 images [n, height, width], joined along the first axis.
+    def answer(self, images: Array, progress: Progress) -> Outputs:
+        """Run the model on all images, in batches.
 
-        Raises EvaluationError.
+        Args:
+            images: uint8 [n, height, width].
+            progress: is called after each batch.
+
+        Returns:
+            Each output by name, with n rows.
+
+        Raises:
+            EvaluationError: the model fails on the images.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of what the subject holds."""
+        """Free the model, or close the connection to its server."""
 
     def __enter__(self) -> Self:
         return self
@@ -48,17 +56,21 @@ class Subject(ABC):
 
 
 def batches(images: Array, size: int) -> list[Array]:
-    """The images in parts of at most ``size``, in order."""
+    """Split the images into batches of at most ``size``, in order."""
     return [images[at : at + size] for at in range(0, len(images), size)]
 
 
-def joined(outputs: list[Outputs]) -> Outputs:
-    """The outputs of batches as those of one."""
+def concatenated(outputs: list[Outputs]) -> Outputs:
+    """Concatenate the outputs of batches along the first axis."""
     return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
 
 
 def require_labels(subject: Subject, labels: tuple[str, ...]) -> None:
-    """Raises EvaluationError for a model that says that it has other labels than the data set."""
+    """Check that the model's labels are the data set's. A model that names none passes.
+
+    Raises:
+        EvaluationError: its labels are others.
+    """
     if subject.labels and subject.labels != labels:
         raise EvaluationError(
             f"{subject.name} has the labels {', '.join(subject.labels)}; "

@@ -1,4 +1,4 @@
-"""From what was named on the command line to what is evaluated."""
+"""Open the model that a name on the command line stands for: a served model, an ONNX file, or a run."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from hangtag.serving import model_repository
 from hangtag.serving.credentials import Credentials
 
 
-def find(
+def open_subject(
     name: str,
     *,
     runs_dir: Path,
@@ -17,10 +17,24 @@ def find(
     timeout: float = 30.0,
     credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
 ) -> Subject:
-    """A served model where a server is named, else an ONNX file or the folder of one, else a run.
+    """Open a model of ``server`` if one is given, else an ONNX file or a model's folder, else a run.
 
-    Each needs what it runs in and no more: a served model no ONNX Runtime, a file no PyTorch. Raises EvaluationError,
-    RunMismatchError or ExportError, for a person to read, for what cannot be evaluated.
+    Each imports only the packages it runs in: a served model needs no ONNX Runtime, a file no PyTorch.
+
+    Args:
+        name: a served model's name; FILE.onnx or a model's folder; a run's folder, its name, or a network's name.
+        runs_dir: the folder in which a run's name is looked up.
+        server: HOST:PORT.
+        version: a served model's version; "" is the one that serves.
+        timeout: each request's deadline in seconds.
+        credentials: for a server with TLS or tokens.
+
+    Raises:
+        EvaluationError: the model cannot be loaded or called.
+        CredentialsError: a TLS or token file cannot be read.
+        RunMismatchError: there is no such run, or it is not finished.
+        ExportError: the run's weights cannot be used.
+        MissingExtraError: the packages that the model runs in are not installed.
     """
     if server is not None:
         from hangtag.evaluation.served_subject import ServedSubject

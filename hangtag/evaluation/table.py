@@ -1,4 +1,4 @@
-"""An evaluation as a person reads it in a terminal."""
+"""Print an evaluation as tables."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from hangtag.training.metrics.single_label import ClassFigures
 _FIGURES = {
     "exact_match": ("exact match", "images whose whole set is right"),
     "o_precision": ("O-P", "overall precision: of all labels predicted"),
-    "o_recall": ("O-R", "overall recall: of all labels there"),
+    "o_recall": ("O-R", "overall recall: of all true labels"),
     "o_f1": ("O-F1", "their harmonic mean"),
     "c_precision": ("C-P", "precision, the mean over labels"),
     "c_recall": ("C-R", "recall, the mean over labels"),
@@ -26,7 +26,7 @@ _SHORT = 5  # characters of a label above a column of the confusion matrix
 
 
 def single_label(result: SingleLabelResult, console: Console) -> None:
-    """Print the figures, then each class's, then what is taken for what."""
+    """Print the figures, then each class's, then the confusion matrix."""
     evaluation = result.evaluation
     images = sum(figures.support for figures in result.classes)
     summary = Table.grid(padding=(0, 2))
@@ -38,8 +38,8 @@ def single_label(result: SingleLabelResult, console: Console) -> None:
     if result.second is not None:
         summary.add_row("true label second", f"{result.second:.2%}", "of the mistakes, by the model's own order")
     for k, distance in result.distance_at.items():
-        what = "the answer" if k == 1 else f"the {k} likeliest"
-        summary.add_row(f"distance@{k}", f"{distance:.4f}", f"mean distance of {what} from the truth")
+        which = "the answer" if k == 1 else f"the {k} likeliest"
+        summary.add_row(f"distance@{k}", f"{distance:.4f}", f"mean distance of {which} from the truth")
     console.print(summary, highlight=False)
     console.print()
     console.print(_classes(LABELS, result.classes))
@@ -48,11 +48,11 @@ def single_label(result: SingleLabelResult, console: Console) -> None:
 
 
 def multi_label(result: MultiLabelResult, console: Console) -> None:
-    """Print the figures of the paper, then each label's."""
+    """Print the CNN-RNN paper's figures, then each label's."""
     summary = Table.grid(padding=(0, 2))
-    for key, (name, what) in _FIGURES.items():
+    for key, (name, meaning) in _FIGURES.items():
         value = result.figures[key]
-        summary.add_row(name, f"{value:.2f}" if key == "labels_per_image" else f"{value:.2%}", what)
+        summary.add_row(name, f"{value:.2f}" if key == "labels_per_image" else f"{value:.2%}", meaning)
     console.print(summary, highlight=False)
     console.print()
     console.print(_classes(result.labels, result.classes))
@@ -75,7 +75,7 @@ def _classes(labels: Sequence[str], classes: Sequence[ClassFigures]) -> Table:
 
 
 def _confusion(confusion: list[list[int]]) -> Table:
-    """Rows are true classes, columns predicted ones; nothing stands for 0, and the worst confusions are coloured."""
+    """Rows are true classes, columns predicted ones; zeros are left blank, and the most frequent mistakes are red."""
     worst = max(max((count for j, count in enumerate(row) if j != i), default=0) for i, row in enumerate(confusion))
     table = Table(title="true class (rows), taken for (columns)", title_justify="left", title_style="dim")
     table.box, table.pad_edge, table.padding, table.header_style = None, False, (0, 1, 0, 0), "dim"  # 80 columns wide

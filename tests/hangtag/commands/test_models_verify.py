@@ -165,4 +165,4 @@ def test_a_certain_version_is_verified(proven: Path, tmp_path: Path) -> None:
     assert [entry["version"] for entry in json.loads(older.stdout)] == [1]
     for names in ((), ("lstm", "lstm")):
         refused = models("verify", *names, "--version", "1", "--models", tmp_path)
-        assert (refused.exit_code, "--version 1 is of one model" in refused.stderr) == (2, True)
+        assert (refused.exit_code, "--version 1 needs a single model" in refused.stderr) == (2, True)

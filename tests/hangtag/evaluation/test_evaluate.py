@@ -38,7 +38,7 @@ def test_a_run_and_its_export_give_the_same_answers(exported: Exported) -> None:
     assert run["confusion"] == file["confusion"]
     assert run["loss"] == pytest.approx(file["loss"], abs=1e-6)
     assert run["severity"]["mean"] == file["severity"]["mean"]
-    trial = "it learned from the first 32 images alone"
+    trial = "trained on the first 32 images only"
     assert run["subject"]["details"] == {"model": "lstm", "folder": str(exported.run.folder), "trial": trial}
     # What the training measured on the same 300 images.
     assert run["accuracy"] == exported.run.read_metrics()["summary"]["test"]["accuracy"]

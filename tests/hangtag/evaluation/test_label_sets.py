@@ -10,7 +10,7 @@ from PIL import Image
 
 from hangtag.evaluation import multi_label
 from hangtag.evaluation.errors import EvaluationError
-from hangtag.evaluation.subject import Array, Outputs, Report, Subject
+from hangtag.evaluation.subject import Array, Outputs, Progress, Subject
 from hangtag.export.file import torch_export
 from hangtag.export.network import checkpoint
 from hangtag.serving.client import Client
@@ -91,7 +91,7 @@ def test_a_baseline_decides_by_its_threshold_wherever_it_is(
     with Server(ServerConfig(models=tmp_path / "models", port=0, provider="cpu")) as server:
         served = document("sigmoids", "--server", server.address)
         monkeypatch.setattr(Client, "parameters", lambda *_, **__: {})
-        assert "which its server does not tell" in refused("sigmoids", "--server", server.address)
+        assert "which its server does not give" in refused("sigmoids", "--server", server.address)
         monkeypatch.setattr(Client, "parameters", lambda *_, **__: {"hangtag.threshold": "high"})
         assert "whose hangtag.labels or hangtag.threshold cannot be read" in refused(
             "sigmoids", "--server", server.address
@@ -116,13 +116,13 @@ def test_the_table_and_the_picture(cnn_rnn: Exported, tmp_path: Path) -> None:
 
 
 def test_questions_that_do_not_fit(cnn_rnn: Exported) -> None:
-    assert "is a single_label model and cannot be asked about outfits" in refused(LSTM, "--data", "outfits")
-    assert "is a multi_label model and cannot be asked about fashion-mnist" in refused(
+    assert "is a single_label model and cannot be evaluated on outfits" in refused(LSTM, "--data", "outfits")
+    assert "is a multi_label model and cannot be evaluated on fashion-mnist" in refused(
         cnn_rnn.run.folder, "--data", "fashion-mnist"
     )
     unused = hangtag("evaluate", cnn_rnn.file, "--distances", LSTM)
     assert unused.exit_code == 2
-    assert "answers with sets of labels; distances are of single ones" in " ".join(unused.stderr.split())
+    assert "predicts sets of labels; distances apply to single labels" in " ".join(unused.stderr.split())
 
 
 # By hand.
@@ -136,7 +136,7 @@ class Said(Subject):
     def __init__(self, threshold: float | None = None) -> None:
         self.threshold = threshold
 
-    def answer(self, images: Array, report: Report) -> Outputs:
+    def answer(self, images: Array, report: Progress) -> Outputs:
         raise AssertionError
 
     def close(self) -> None:

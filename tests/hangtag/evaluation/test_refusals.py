@@ -92,11 +92,11 @@ def test_a_server_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lstm", "--model-version", 7], "--model-version: of a served model; name its server with --server."),
-        (["lstm", "--timeout", 3], "--timeout: of a served model; name its server with --server."),
+        (["lstm", "--model-version", 7], "--model-version: only served models have it; name a server with --server."),
+        (["lstm", "--timeout", 3], "--timeout: only served models have it; name a server with --server."),
         (["lstm", "--server", NOBODY, "--timeout", "nan"], "'nan' is not a finite number"),
-        (["lstm", "--server", NOBODY, "--runs", "."], "--runs: lstm is not looked for among runs."),
-        ([LSTM, "--runs", "."], "is not looked for among runs."),
+        (["lstm", "--server", NOBODY, "--runs", "."], "--runs: lstm is not a run."),
+        ([LSTM, "--runs", "."], "is not a run."),
         (["lstm", "--server", "foo"], "--server foo: name it as HOST:PORT, for example 127.0.0.1:8001."),
         (["lstm", "--server", "http://foo"], "--server http://foo: name it as HOST:PORT"),
         ([LSTM, "--server", NOBODY], "with --server, give the NAME of a model there."),

@@ -37,7 +37,7 @@ def test_the_tables(server: Server) -> None:
 
 def test_a_trial_is_called_one(exported: Exported) -> None:
     shown = " ".join(hangtag("evaluate", exported.run.folder, "--limit", 100).stdout.split())
-    assert shown.startswith("lstm-tiny (it learned from the first 32 images alone) on 100 test images of fashion-mnist")
+    assert shown.startswith("lstm-tiny (trained on the first 32 images only) on 100 test images of fashion-mnist")
     assert hangtag("evaluate", exported.file.parents[1], "--limit", 100).stdout.startswith(str(exported.file))
 
 

@@ -1,0 +1,167 @@
+"""Render what `hangtag models` shows: tables for a terminal, and objects for --json."""
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hangtag.export.repository import inventory
+from hangtag.export.repository.inventory import Entry
+from hangtag.export.verify import Finding
+
+
+def listing(entries: Sequence[Entry]) -> Table:
+    """Make a table with a row for each model."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("model", "version", "precision", "size", "task", "figure", "batched"):
+        table.add_column(column, justify="right" if column in ("version", "size", "figure") else "left")
+    for entry in entries:
+        table.add_row(
+            entry.name,
+            str(entry.version),
+            entry.precision or "-",
+            f"{entry.megabytes:.1f} MB",
+            entry.metadata.get("task", "-") if entry.signature else "[red]cannot be loaded[/]",
+            _accuracy(entry),
+            {True: "yes", False: "no", None: "-"}[entry.batched],
+        )
+    return table
+
+
+def description(entry: Entry, operators: dict[str, int] | None) -> Table:
+    """Make the table of `hangtag models show`. The model's file must be loadable."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for label, text in _lines(entry, operators):
+        table.add_row(label, escape(text))
+    return table
+
+
+def findings_table(entry: Entry, findings: Sequence[Finding]) -> Table:
+    """Make a table of one model's verification, with a row for each recorded figure."""
+    table = Table(title=f"{entry.name} version {entry.version}", box=None, show_header=False, title_justify="left")
+    for finding in findings:
+        verdict = {True: "[green]holds[/]", False: "[red]DOES NOT HOLD[/]", None: "not checked"}[finding.holds]
+        table.add_row(verdict, finding.check, escape(finding.summary))
+    return table
+
+
+def verification(entry: Entry, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Build the JSON object of one model's verification."""
+    return {
+        "model": entry.name,
+        "version": entry.version,
+        "findings": [{"check": finding.check, "holds": finding.holds, "said": finding.summary} for finding in findings],
+    }
+
+
+def summary(entry: Entry) -> dict[str, Any]:
+    """Build the JSON object of one model in the list."""
+    return {
+        "model": entry.name,
+        "version": entry.version,
+        "file": str(entry.path),
+        "megabytes": round(entry.megabytes, 3),
+        "precision": entry.precision,
+        "task": entry.metadata.get("task"),
+        "batched": entry.batched,
+        **({entry.accuracy[0]: entry.accuracy[1]} if entry.accuracy else {}),
+        **({"trouble": entry.trouble} if entry.trouble else {}),
+    }
+
+
+def details(entry: Entry, operators: dict[str, int] | None) -> dict[str, Any]:
+    """Build what JSON of `hangtag models show` adds to the summary. The model's file must be loadable."""
+    assert entry.signature is not None
+    return {
+        **{
+            side: [{"name": spec.name, "datatype": spec.datatype, "shape": spec.wire_shape} for spec in specs]
+            for side, specs in (("inputs", entry.signature.inputs), ("outputs", entry.signature.outputs))
+        },
+        "labels": list(entry.signature.labels),
+        "operators": operators,
+        "provenance": dict(inventory.provenance(entry)),
+        "gate": entry.json("gate"),
+        "speed": entry.json("speed"),
+    }
+
+
+def _lines(entry: Entry, operators: dict[str, int] | None) -> list[tuple[str, str]]:
+    assert entry.signature is not None
+    lines = [("model", f"{entry.name} version {entry.version}"), ("file", f"{entry.path}, {entry.megabytes:.2f} MB")]
+    lines += [("input", str(spec)) for spec in entry.signature.inputs]
+    lines += [("output", str(spec)) for spec in entry.signature.outputs]
+    lines.append(("batched", "yes" if entry.batched else "no: requests are served one at a time"))
+    if entry.signature.labels:
+        lines.append(("labels", ", ".join(entry.signature.labels)))
+    if operators is None:
+        lines.append(("operators", "unknown: the package onnx is not installed"))
+    else:
+        counted = ", ".join(f"{count} {operator}" for operator, count in operators.items())
+        lines.append(("operators", f"{sum(operators.values())} nodes: {counted}"))
+    lines += list(inventory.provenance(entry))
+    if entry.accuracy:
+        lines.append((entry.accuracy[0], f"{entry.accuracy[1]:.2%}"))
+    for key, lines_of in (("gate", _gate), ("speed", _speed)):
+        try:
+            lines += lines_of(entry.json(key) or {})
+        except (AttributeError, KeyError, TypeError, ValueError):
+            lines.append((key, "the recorded figures cannot be read"))
+    return lines
+
+
+def _gate(gate: dict[str, Any]) -> list[tuple[str, str]]:
+    checks = [(check, figures) for check, figures in gate.items() if isinstance(figures, dict)]
+    return [(f"gate: {check}", _short(figures) or "passed") for check, figures in checks]
+
+
+def _speed(speed: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (f"speed, batch {size}", ", ".join(f"{runtime} {ms:.3g} ms" for runtime, ms in times.items()))
+        for size, times in speed.get("median_ms", {}).items()
+    ]
+
+
+def _short(figures: dict[str, Any]) -> str:
+    """Write a check's figures in one line; a table of figures is reduced to its largest value."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_largest(value)}"
+        for name, value in figures.items()
+        if value is not None and name not in ("operators", "opsets")
+    )
+
+
+def _largest(value: Any) -> str:
+    if isinstance(value, dict):
+        return max((_largest(item) for item in value.values()), key=float, default="0")
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _accuracy(entry: Entry) -> str:
+    if entry.accuracy is None:
+        return "-"
+    figure, value = entry.accuracy
+    return f"{value:.2%}" + ("" if figure == "test_accuracy" else f" {figure.removeprefix('test_').replace('_', ' ')}")
+
+
+def print_plain(content: Table | str) -> None:
+    """Print for a terminal's width; into a pipe or a file print each row on one line, for programs that search it."""
+    if sys.stdout.isatty():
+        Console(highlight=False, soft_wrap=True).print(content)
+        return
+    text = io.StringIO()
+    Console(file=text, width=100_000, highlight=False, color_system=None).print(content)
+    for line in text.getvalue().splitlines():
+        click.echo(line.rstrip())
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    click.echo(json.dumps(value, indent=1))
