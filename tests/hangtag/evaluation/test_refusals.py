@@ -48,7 +48,7 @@ def test_runs_that_cannot_be_evaluated(tmp_path: Path, exported: Exported) -> No
     [
         ("two_inputs", "to be evaluated it must take image: UINT8 [any, 28, 28]"),
         ("other_labels", "has the labels label 0, label 1"),
-        ("seven_classes", "logits of the shape [50, 7]; the data set's 10 classes need [50, 10]"),
+        ("seven_classes", "logits of the shape [50, 7] for 50 images; the data set's 10 classes need [50, 10]"),
         ("no_logits", "has no output `logits` (only scores)"),
         ("broken_numbers", "not finite for 50 of 50 images, first for image 0"),
     ],
