@@ -171,8 +171,8 @@ def test_without_path_probabilities_the_worst_come_first() -> None:
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [
-        ({"logits": PROBABILITIES}, "must answer 4 images with probabilities .4, 3., and gives none"),
-        ({"probabilities": PROBABILITIES[:, :2]}, r"gives probabilities of the shape \[4, 2\]"),
+        ({"logits": PROBABILITIES}, "must answer 4 images with probabilities .4, 3., not none"),
+        ({"probabilities": PROBABILITIES[:, :2]}, r"not probabilities of the shape \[4, 2\]"),
         ({"probabilities": PROBABILITIES * np.nan, "path": PATH}, "not finite"),
         ({"probabilities": PROBABILITIES, "path": PATH + 1}, "other labels than the 3"),
         ({"probabilities": PROBABILITIES}, "decides by a threshold"),

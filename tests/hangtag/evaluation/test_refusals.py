@@ -122,7 +122,7 @@ def test_distances_that_are_none(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written_is_said_before_the_work(
     tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subjects, "find", lambda *_, **__: pytest.fail("it began"))
+    monkeypatch.setattr(subjects, "open_subject", lambda *_, **__: pytest.fail("it began"))
     (tmp_path / "file").write_text("")
     assert "cannot write " in refused(LSTM, option, tmp_path / "file" / "figures")
     if option == "--json":
