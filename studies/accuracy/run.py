@@ -43,6 +43,7 @@ STUDY = (
     _study("lstm2", 0),  # An hour and a half for a run: one seed.
     *(_study("cnn", seed) for seed in SEEDS),
 )
+# The results file also has a group "before-muon": runs of earlier versions of the recipes, which nothing trains again.
 TRAINING_RUNS = (*STUDY, *map(_bf16, SEEDS), *map(_teacher, SEEDS), *map(_best, DRAWN))
 
 

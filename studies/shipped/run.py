@@ -1,12 +1,9 @@
 """Load-tests the shipped models on a server of this machine, and records throughput and latency of each."""
 
 import json
-import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from PIL import Image
 
 from studies import pictures, results, training_runs
 from studies.page import ROOT
+from studies.server.process import served
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 MODELS = ("lstm", "lstm2", "cnn")
@@ -45,25 +43,6 @@ def lines(document: Mapping[str, Any]) -> Iterator[results.Line]:
         }
 
 
-@contextmanager
-def _server() -> Iterator[str]:
-    """The address of `hangtag serve` on a free port."""
-    command = [sys.executable, "-m", "hangtag", "serve", "--port", "0", "--metrics-port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr
-        log = []
-        for row in process.stderr:
-            log.append(row)
-            if address := re.search(r"event=ready .*address=(\S+)", row):
-                break
-        else:
-            raise click.ClickException("the server did not start:\n" + "".join(log))
-        try:
-            yield address[1]
-        finally:
-            process.terminate()
-
-
 @click.command()
 @click.option("--seconds", default=6, show_default=True, help="At least, for each run.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")
@@ -77,8 +56,8 @@ def main(seconds: int, out: Path) -> None:
     document, html = reports / "shipped.json", reports / "shipped.html"
     # The report opens with accuracy against latency where the whole test set is installed.
     samples = [str(DATASET), "--accuracy"] if DATASET.is_dir() else [str(ROOT / "examples/garments")]
-    with _server() as address:
-        arguments = ["loadtest", *MODELS, "--server", address, "--samples", *samples]
+    with served(ROOT / "models", "hot") as server:
+        arguments = ["loadtest", *MODELS, "--server", server.address, "--samples", *samples]
         arguments += ["--min-duration", str(seconds), "--json", str(document), "--html", str(html)]
         training_runs.hangtag(arguments)
     results.write(out, lines(json.loads(document.read_text())))

@@ -15,6 +15,8 @@ from studies import results
 from studies.exported import profile, report, run
 from tests.shipped import latest
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_profile_names_every_node_and_adds_up() -> None:
     nodes = profile.by_node(latest("lstm"), batch_size=2)

@@ -16,6 +16,8 @@ from hangtag.serving.server.runtime.session import Runtime
 from studies.gpu import run, worker
 from tests import onnx_models
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

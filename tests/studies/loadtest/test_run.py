@@ -11,6 +11,8 @@ from studies import results
 from studies.loadtest import agreement, generators, report
 from studies.loadtest.tools import PEERS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

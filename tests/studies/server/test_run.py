@@ -19,6 +19,8 @@ from studies.server.process import Served, served
 from studies.server.scenarios import Bench, _recovery
 from tests.studies.server.document import lines, measurement
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 NEEDS_H2LOAD = pytest.mark.skipif(shutil.which("h2load") is None, reason="needs h2load (Debian: nghttp2-client)")
 

@@ -13,6 +13,8 @@ from studies.shipped.label_sets_part import section
 from studies.shipped.models import ShippedModel, read_all
 from tests.export import label_sets
 
+pytestmark = pytest.mark.slow
+
 FIGURES = {"exact_match": 0.25, "o_f1": 0.75, "c_f1": 0.7, "labels_per_image": 2.5}
 
 

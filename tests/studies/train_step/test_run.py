@@ -15,6 +15,8 @@ from studies.train_step.torch_worker import WAYS, per_step_ms
 from studies.train_step.worker import worker
 from tests.training.configs import computes_lstms_in_bf16
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
