@@ -1,8 +1,8 @@
-"""Adds an image's Debian packages to the CycloneDX list of its Python packages.
+"""Adds an image's Debian packages to the SBOM (CycloneDX, JSON) of its Python packages, and prints the result.
 
     python3 sbom.py PYTHON.json PACKAGES.tsv >SBOM.json
 
-Runs in the image's build, with the standard library alone.
+Runs while the image is built, with the standard library alone.
 """
 
 import json
@@ -12,8 +12,13 @@ from typing import Any
 from urllib.parse import quote
 
 
-def merged(sbom: dict[str, Any], packages: str) -> dict[str, Any]:
-    """packages: a line each, of name, version and architecture with tabs between them, as dpkg-query shows them."""
+def add_debian_packages(sbom: dict[str, Any], packages: str) -> dict[str, Any]:
+    """Returns a copy of the CycloneDX document with one more component for each Debian package.
+
+    Args:
+        sbom: a CycloneDX document.
+        packages: one line per package, with name, version and architecture separated by tabs (dpkg-query's output).
+    """
     components = [_component(*line.split("\t")) for line in packages.splitlines()]
     return {**sbom, "components": [*sbom.get("components", []), *components]}
 
@@ -25,4 +30,5 @@ def _component(name: str, version: str, architecture: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump(merged(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]).read_text()), sys.stdout, indent=1)
+    python_sbom = json.loads(Path(sys.argv[1]).read_text())
+    json.dump(add_debian_packages(python_sbom, Path(sys.argv[2]).read_text()), sys.stdout, indent=1)

@@ -1,3 +1,5 @@
+"""Fixtures of all tests."""
+
 import sys
 from collections.abc import Iterator
 
@@ -8,16 +10,16 @@ from hangtag.training.data.fashion_mnist import Split
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """PyTorch's, where a test uses it: small networks are no faster with more, and results the same everywhere."""
+def one_torch_thread() -> Iterator[None]:
+    """Limits PyTorch to one thread where it is imported: results are then equal on every machine, and no slower."""
     torch = sys.modules.get("torch")
     if torch is None:
         yield
         return
-    before = torch.get_num_threads()
+    thread_count = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(thread_count)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The questions that Grafana asks for the dashboard."""
+"""Reads the PromQL queries that Grafana sends for the dashboard, and the metrics that they name."""
 
 import json
 import re
@@ -9,12 +9,15 @@ METRIC = re.compile(r"\b(?:hangtag|nv)_[a-z0-9_]+")
 
 
 def expressions(file: Path, *, model: str = "$model", rate_interval: str = "$__rate_interval") -> list[tuple[str, str]]:
-    """(panel's title, PromQL) of every panel, with the dashboard's variables filled in."""
+    """Returns the panel title and the PromQL text of every query, with the dashboard's variables replaced."""
     panels = json.loads(file.read_text())["panels"]
-    found = [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
-    return [(title, text.replace("$model", model).replace("$__rate_interval", rate_interval)) for title, text in found]
+    return [
+        (panel["title"], target["expr"].replace("$model", model).replace("$__rate_interval", rate_interval))
+        for panel in panels
+        for target in panel["targets"]
+    ]
 
 
 def metrics(text: str) -> set[str]:
-    """The server's time series that some PromQL speaks of."""
+    """Returns the names of the server's metrics in some PromQL text."""
     return set(METRIC.findall(text))

@@ -1,6 +1,6 @@
-"""Checks a document against KServe's own SDK, whose classes are generated from its CRDs.
+"""Checks a manifest's fields against KServe's SDK, whose classes are generated from KServe's CRDs.
 
-The SDK's sources are read and not imported: it wants versions of libraries that it could not share with hangtag.
+Parses the SDK's sources instead of importing them, since its dependencies conflict with hangtag's.
 """
 
 import ast
@@ -14,14 +14,14 @@ PEERS = Path(__file__).parents[2] / ".venv-peers"
 
 @cache
 def _models() -> Path:
-    found = list(PEERS.glob("lib/python3*/site-packages/kserve/models"))
-    assert found, f"KServe's SDK is not in {PEERS}: run 'make peers'"
-    return found[0]
+    folders = list(PEERS.glob("lib/python3*/site-packages/kserve/models"))
+    assert folders, f"KServe's SDK is not in {PEERS}: run 'make peers'"
+    return folders[0]
 
 
 @cache
 def fields(model: str) -> dict[str, str]:
-    """A class's fields by their names in JSON, with their types as the SDK writes them: str, list[V1Container], …"""
+    """Returns a class's fields: JSON name -> type as the SDK writes it (str, list[V1Container], …)."""
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", model).lower()
     tree = ast.parse((_models() / f"{snake}.py").read_text())
     tables = {
@@ -33,13 +33,21 @@ def fields(model: str) -> dict[str, str]:
 
 
 def problems(value: Any, kind: str, where: str = "") -> list[str]:
-    """What does not fit, a line each. Kubernetes' own types (V1Container) are left to Kubernetes' schemas."""
+    """Returns one line for each field that the SDK does not have or whose type differs.
+
+    Kubernetes' own types (V1Container) are not checked here; Kubernetes' schemas cover them.
+
+    Args:
+        value: the part of the manifest to check.
+        kind: its type in the SDK.
+        where: its path in the manifest, for the messages.
+    """
     if items := re.fullmatch(r"list\[(\w+)\]", kind):
         if not isinstance(value, list):
-            return [f"{where}: {value!r} is no list"]
+            return [f"{where}: {value!r} is not a list"]
         return [line for i, item in enumerate(value) for line in problems(item, items[1], f"{where}[{i}]")]
     if kind in ("str", "int", "bool", "float"):
-        return [] if type(value).__name__ == kind else [f"{where}: {value!r} is no {kind}"]
+        return [] if type(value).__name__ == kind else [f"{where}: {value!r} is not of type {kind}"]
     if not re.match(r"V1(alpha|beta)1", kind):
         return []
     known = fields(kind)

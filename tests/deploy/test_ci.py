@@ -1,4 +1,4 @@
-"""Which way .ci/run takes to a Docker engine, with programs that only tell how they were called."""
+"""How .ci/run reaches a Docker engine, tried with fake programs that print their command lines."""
 
 import os
 import shutil
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TELL = '#!/bin/sh\necho "$(basename "$0") $*"\n'
+PRINT_COMMAND = '#!/bin/sh\necho "$(basename "$0") $*"\n'
 
 
-def program(path: Path, text: str = TELL) -> Path:
+def write_program(path: Path, text: str = PRINT_COMMAND) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o755)
@@ -20,41 +20,42 @@ def program(path: Path, text: str = TELL) -> Path:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A folder beside which there is another one with an executable tools/docker-here that is none of ours."""
+    """A copy of .ci next to an unrelated folder that also has an executable tools/docker-here."""
     shutil.copytree(ROOT / ".ci", tmp_path / "repository/.ci")
-    program(tmp_path / "bin/make")
-    program(tmp_path / "bin/docker", "#!/bin/sh\nexit 1\n")
-    program(tmp_path / "stranger/tools/docker-here")
+    write_program(tmp_path / "bin/make")
+    write_program(tmp_path / "bin/docker", "#!/bin/sh\nexit 1\n")
+    write_program(tmp_path / "unrelated/tools/docker-here")
     return tmp_path / "repository"
 
 
-def told(repository: Path, **variables: str) -> list[str]:
+def run_ci(repository: Path, **variables: str) -> list[str]:
+    """Runs .ci/run and returns the lines that it prints: the commands that it called, then its messages."""
     path = f"{repository.parent / 'bin'}:{os.environ['PATH']}"
-    done = subprocess.run(
+    process = subprocess.run(
         [repository / ".ci/run"], env={"PATH": path, **variables}, capture_output=True, text=True, check=True
     )
-    return (done.stdout + done.stderr).splitlines()
+    return (process.stdout + process.stderr).splitlines()
 
 
-def test_without_an_engine_it_says_so_and_runs_no_strangers_program(repository: Path) -> None:
-    first, said = told(repository)
-    assert first == "make test"
-    assert said.startswith("The deployment was not tested: no Docker engine runs here, and ")
+def test_without_an_engine_it_says_so_and_runs_no_unrelated_program(repository: Path) -> None:
+    command, message = run_ci(repository)
+    assert command == "make test"
+    assert message.startswith("The deployment was not tested: no Docker engine runs here, and ")
 
 
-def test_an_engine_that_runs(repository: Path) -> None:
-    program(repository.parent / "bin/docker", "#!/bin/sh\nexit 0\n")
-    assert told(repository) == ["make test", "make -C deploy build sbom test"]
+def test_with_a_running_engine(repository: Path) -> None:
+    write_program(repository.parent / "bin/docker", "#!/bin/sh\nexit 0\n")
+    assert run_ci(repository) == ["make test", "make -C deploy build sbom test"]
 
 
-def test_a_helper(repository: Path) -> None:
-    beside = program(repository.parent / "shared/tools/docker-here")
-    assert told(repository)[1:] == [
+def test_with_a_helper_that_starts_an_engine(repository: Path) -> None:
+    default_helper = write_program(repository.parent / "shared/tools/docker-here")
+    assert run_ci(repository)[1:] == [
         "docker-here build -- make -C deploy build sbom", "docker-here run -- make -C deploy test",
     ]  # fmt: skip
-    named = program(repository.parent / "elsewhere/mine")
-    assert told(repository, DOCKER_HELPER=str(named))[1:] == [
+    named_helper = write_program(repository.parent / "elsewhere/mine")
+    assert run_ci(repository, DOCKER_HELPER=str(named_helper))[1:] == [
         "mine build -- make -C deploy build sbom", "mine run -- make -C deploy test",
     ]  # fmt: skip
-    beside.chmod(0o644)
-    assert told(repository)[1].startswith("The deployment was not tested")
+    default_helper.chmod(0o644)
+    assert run_ci(repository)[1].startswith("The deployment was not tested")

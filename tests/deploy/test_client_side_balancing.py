@@ -1,4 +1,4 @@
-"""Clients that balance by themselves, as docs/deploy.md tells them to, call replicas that came after they connected."""
+"""A client with docs/deploy.md's round_robin configuration also calls replicas that start after it has connected."""
 
 import ast
 import re
@@ -17,12 +17,12 @@ from tests import onnx_models
 from tests.serving.server.transport.live import index, request
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 30.0
-ADDRESS = 1  # DNS' type A
+TIMEOUT = 30.0  # seconds
+TYPE_A = 1  # DNS record type: an IPv4 address
 
 
 class NameServer:
-    """Tells whoever asks the addresses that stand in ``addresses`` (RFC 1035). Use as a context manager."""
+    """A DNS server (RFC 1035) that answers each query with ``addresses``. Use as a context manager."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = list(addresses)
@@ -36,36 +36,37 @@ class NameServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
-            last.sendto(b"", ("127.0.0.1", self.port))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"", ("127.0.0.1", self.port))  # an empty datagram ends the thread
         self._thread.join()
         self._socket.close()
 
     def _answer_all(self) -> None:
         while True:
-            question, caller = self._socket.recvfrom(512)
-            if not question:
+            query, client = self._socket.recvfrom(512)
+            if not query:
                 return
-            end = question.index(b"\0", 12) + 5  # behind the name come its type and class, of two bytes each
-            (kind,) = struct.unpack("!H", question[end - 4 : end - 2])
-            found = list(self.addresses) if kind == ADDRESS else []
-            head = question[:2] + struct.pack("!HHHHH", 0x8180, 1, len(found), 0, 0)
-            record = b"\xc0\x0c" + struct.pack("!HHIH", ADDRESS, 1, 1, 4)  # the name of byte 12, for a second
-            answers = b"".join(record + socket.inet_aton(address) for address in found)
-            self._socket.sendto(head + question[12:end] + answers, caller)
+            # The name starts at byte 12 and ends with 0. Its type and class follow, with two bytes each.
+            end = query.index(b"\0", 12) + 5
+            (record_type,) = struct.unpack("!H", query[end - 4 : end - 2])
+            addresses = list(self.addresses) if record_type == TYPE_A else []
+            header = query[:2] + struct.pack("!HHHHH", 0x8180, 1, len(addresses), 0, 0)
+            record = b"\xc0\x0c" + struct.pack("!HHIH", TYPE_A, 1, 1, 4)  # points to the name at byte 12; valid for 1 s
+            answers = b"".join(record + socket.inet_aton(address) for address in addresses)
+            self._socket.sendto(header + query[12:end] + answers, client)
 
 
-def answered(server: Server) -> int:
+def inference_count(server: Server) -> int:
     (version,) = server.state().versions
     return version.counters.inference_count
 
 
-def test_a_replica_that_came_later_gets_its_share(tmp_path: Path) -> None:
-    (found,) = re.findall(r"^balanced = (.*)$", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE)
-    # gRPC asks for addresses once in 30 s at most, unless it is told otherwise.
-    options = [ast.literal_eval(found), ("grpc.dns_min_time_between_resolutions_ms", 100)]
+def test_a_replica_that_starts_later_gets_calls(tmp_path: Path) -> None:
+    (option,) = re.findall(r"^balanced = (.*)$", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE)
+    # By default gRPC resolves a name at most once in 30 s.
+    options = [ast.literal_eval(option), ("grpc.dns_min_time_between_resolutions_ms", 100)]
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    asked = request("gather", index=index(1))
+    query = request("gather", index=index(1))
 
     def config(host: str, port: int) -> ServerConfig:
         return ServerConfig(models=tmp_path, host=host, port=port, connection_age_seconds=0.3)
@@ -76,13 +77,11 @@ def test_a_replica_that_came_later_gets_its_share(tmp_path: Path) -> None:
         grpc.insecure_channel(f"dns://127.0.0.1:{names.port}/hangtag.example:{first.port}", options) as channel,
     ):
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-        stub.ModelInfer(asked, timeout=SECONDS)
+        stub.ModelInfer(query, timeout=TIMEOUT)
         with Server(config("127.0.0.2", first.port)) as second:
             names.addresses.append("127.0.0.2")
-            until = time.monotonic() + SECONDS
-            while answered(second) < 50:
-                stub.ModelInfer(asked, timeout=SECONDS)
-                assert time.monotonic() < until, (
-                    f"{answered(first)} calls for the first, {answered(second)} for the other"
-                )
-            assert answered(first) > 1
+            deadline = time.monotonic() + TIMEOUT
+            while inference_count(second) < 50:
+                stub.ModelInfer(query, timeout=TIMEOUT)
+                assert time.monotonic() < deadline, f"{inference_count(first)} and {inference_count(second)} calls"
+            assert inference_count(first) > 1

@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules speak of metrics that the server really exports."""
+"""The dashboard and the alert rules use only metrics that the server exports."""
 
 import json
 import re
@@ -23,7 +23,7 @@ DASHBOARD = MONITORING / "grafana/hangtag.json"
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Sample]]:
-    """What a server with one model exports before its first call."""
+    """The metrics that a server with one model exports before its first call."""
     models = tmp_path_factory.mktemp("models")
     onnx_models.publish(models, "images", onnx_models.classifier())
     config = ServerConfig(models=models, port=0, provider="cpu")
@@ -34,59 +34,59 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Sample]]:
 
 
 @pytest.fixture(scope="module")
-def exported(samples: list[Sample]) -> set[str]:
+def exported_names(samples: list[Sample]) -> set[str]:
     return {sample.name for sample in samples}
 
 
-def test_the_dashboard_shows_what_is_exported(exported: set[str]) -> None:
+def test_the_dashboard_queries_only_exported_metrics(exported_names: set[str]) -> None:
     for title, expression in dashboard.expressions(DASHBOARD):
         named = dashboard.metrics(expression)
-        assert named <= exported, f"{title}: {named - exported}"
+        assert named <= exported_names, f"{title}: {named - exported_names}"
         assert named or "up{" in expression, title
 
 
-def test_the_rules_watch_what_is_exported(exported: set[str]) -> None:
+def test_the_rules_use_only_exported_metrics(exported_names: set[str]) -> None:
     # Recorded series carry colons: level:metric:operations.
     text = re.sub(r"\w+:\w+:\w+", "", (MONITORING / "rules.yml").read_text())
     named = dashboard.metrics(text)
-    assert named <= exported, named - exported
+    assert named <= exported_names, named - exported_names
     assert len(named) > 5
 
 
-def test_what_alerts_wait_for_is_at_zero_before_it_happens(samples: list[Sample]) -> None:
-    """To Prometheus a series that begins at one has not increased: the alert would miss the first time."""
+def test_counters_of_alerts_are_exported_at_zero_from_the_start(samples: list[Sample]) -> None:
+    """Prometheus sees no increase in a series whose first value is 1, so the alert would miss the first event."""
     (group,) = yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"]
-    grown = [
+    matches = [
         re.findall(r"(?:increase|rate)\((\w+)(?:{(.*?)})?\[", rule["expr"])
         for rule in group["rules"]
         if "alert" in rule
     ]
-    awaited = [(name, dict(re.findall(r'(\w+)="(\w+)"', labels))) for found in grown for name, labels in found]
-    assert len(awaited) > 3
-    for name, labels in awaited:
-        found = [one.value for one in samples if one.name == name and labels.items() <= one.labels.items()]
-        assert found == [0], f"{name} {labels}"
+    counters = [(name, dict(re.findall(r'(\w+)="(\w+)"', labels))) for rule in matches for name, labels in rule]
+    assert len(counters) > 3
+    for name, labels in counters:
+        values = [sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items()]
+        assert values == [0], f"{name} {labels}"
 
 
-def test_the_dashboard_is_whole() -> None:
+def test_panels_have_a_description_and_a_place_of_their_own() -> None:
     board = json.loads(DASHBOARD.read_text())
     panels = board["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     assert all(panel["description"] for panel in panels)
-    taken: set[tuple[int, int]] = set()
+    occupied: set[tuple[int, int]] = set()
     for panel in panels:
-        place = panel["gridPos"]
-        cells = {(x + place["x"], y + place["y"]) for x in range(place["w"]) for y in range(place["h"])}
-        assert not cells & taken, f"{panel['title']} lies over another panel"
-        assert max(x for x, _ in cells) < 24, f"{panel['title']} leaves the grid"
-        taken |= cells
+        position = panel["gridPos"]
+        cells = {(x + position["x"], y + position["y"]) for x in range(position["w"]) for y in range(position["h"])}
+        assert not cells & occupied, f"{panel['title']} overlaps another panel"
+        assert max(x for x, _ in cells) < 24, f"{panel['title']} is outside the grid"
+        occupied |= cells
 
 
-def test_the_runbook_has_what_alerts_point_to() -> None:
+def test_every_alert_s_runbook_exists() -> None:
     runbook = (ROOT / "docs/operations.md").read_text()
     anchors = {
         re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", runbook, re.M)
     }
-    wanted = re.findall(r"runbook: docs/operations.md#(\S+)", (MONITORING / "rules.yml").read_text())
-    assert wanted
-    assert set(wanted) <= anchors
+    links = re.findall(r"runbook: docs/operations.md#(\S+)", (MONITORING / "rules.yml").read_text())
+    assert links
+    assert set(links) <= anchors

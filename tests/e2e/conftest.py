@@ -1,3 +1,5 @@
+"""Fixtures of the end-to-end tests: the shipped models, and a server process that serves them."""
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,12 +10,12 @@ from tests.e2e.processes import ROOT, ServerProcess, serving
 
 @pytest.fixture(scope="session")
 def models() -> Path:
-    """The repository that ships."""
+    """The shipped model repository."""
     return ROOT / "models"
 
 
 @pytest.fixture(scope="session")
 def server(models: Path) -> Iterator[ServerProcess]:
-    """A real server, in its own process, on the models that ship."""
+    """One server process for the whole session, on the shipped models."""
     with serving(models) as process:
         yield process

@@ -1,4 +1,4 @@
-"""A network of several labels from its run to the answer: export, serve, classify, load-test, each by its command."""
+"""Exports, serves, classifies and load-tests networks that answer with a set of labels, each step by its command."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.e2e.processes import ROOT, hangtag, serving
 from tests.export import label_sets
 
 
-def test_a_set_of_labels_from_the_run_to_the_answer(garments: Split, tmp_path: Path) -> None:
+def test_export_serve_classify_and_load_test_label_sets(garments: Split, tmp_path: Path) -> None:
     network = label_sets.decisive_cnn_rnn(garments)
     run, models = label_sets.finished(tmp_path / "run", "cnn_rnn", network), tmp_path / "models"
     canvases = label_sets.canvases(garments, 12)
@@ -31,17 +31,20 @@ def test_a_set_of_labels_from_the_run_to_the_answer(garments: Split, tmp_path: P
         answers = [json.loads(line) for line in hangtag("classify", *files, *model, "--json").stdout.splitlines()]
         with torch.inference_mode():
             beam = beam_search(network, normalise(torch.tensor(canvases)))
-        for answer, path, certain, probabilities in zip(answers, *(part.tolist() for part in beam), strict=True):
-            wanted = [label for label in path if label >= 0]
+        for answer, path, path_probability, probabilities in zip(
+            answers, *(part.tolist() for part in beam), strict=True
+        ):
+            expected = [label for label in path if label >= 0]
             assert (answer["model"], answer["task"]) == ("cnn_rnn", "multi_label")
-            assert [label["name"] for label in answer["labels"]] == [LABELS[index] for index in wanted]
-            given = [answer["path_probability"], *(label["probability"] for label in answer["labels"])]
-            np.testing.assert_allclose(given, [certain, *(probabilities[index] for index in wanted)], atol=1e-4)
+            assert [label["name"] for label in answer["labels"]] == [LABELS[index] for index in expected]
+            served = [answer["path_probability"], *(label["probability"] for label in answer["labels"])]
+            local = [path_probability, *(probabilities[index] for index in expected)]
+            np.testing.assert_allclose(served, local, atol=1e-4)
         assert len({len(answer["labels"]) for answer in answers}) > 1
 
-        shown = hangtag("classify", files[0], *model).stdout
-        assert shown.startswith("outfit-00.png: ")
-        assert "for the whole set" in shown
+        text = hangtag("classify", files[0], *model).stdout
+        assert text.startswith("outfit-00.png: ")
+        assert "for the whole set" in text
 
         short = ("--min-duration", "0.3", "--min-query-count", "20", "--blocks", "2", "--warm-up", "0.05")
         for images in ((), ("--images", ROOT / "examples/garments")):
@@ -54,16 +57,16 @@ def test_a_set_of_labels_from_the_run_to_the_answer(garments: Split, tmp_path: P
         assert "4 side by side in a picture of 64x64" in report.read_text()
 
 
-def test_the_example_of_the_readme() -> None:
-    """Canvases named by their labels; three of four are right, as the page about the model lets expect."""
+def test_the_shipped_model_on_the_example_outfits() -> None:
+    """The files are named after their labels. Three of four label sets are right, which fits docs/cnn-rnn.md."""
     outfits = sorted((ROOT / "examples/outfits").glob("*.png"))
     with serving(ROOT / "examples/outfits/models") as server:
-        said = hangtag("classify", *outfits, "--model", "cnn_rnn", "--server", server.address, "--json").stdout
+        output = hangtag("classify", *outfits, "--model", "cnn_rnn", "--server", server.address, "--json").stdout
     right = 0
-    for file, line in zip(outfits, said.splitlines(), strict=True):
+    for file, line in zip(outfits, output.splitlines(), strict=True):
         names = sorted(
             label["name"].lower().replace("/", "-").replace(" ", "-") for label in json.loads(line)["labels"]
         )
-        spelled = file.stem.partition("-")[2]
-        right += len("-".join(names)) == len(spelled) and all(name in spelled for name in names)
+        expected_names = file.stem.partition("-")[2]
+        right += len("-".join(names)) == len(expected_names) and all(name in expected_names for name in names)
     assert (right, len(outfits)) == (3, 4)

@@ -1,4 +1,4 @@
-"""`hangtag loadtest` on the real server, beyond its loads: accuracy, Classify, and what the server says of itself."""
+"""Runs `hangtag loadtest` on the real server: accuracy, the Classify method, and the figures of the server itself."""
 
 import json
 from pathlib import Path
@@ -17,6 +17,7 @@ SHORT = ("--min-duration", "0.3", "--min-query-count", "20", "--blocks", "2", "-
 
 @pytest.fixture(scope="module")
 def labelled(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A samples file with images and their labels."""
     file = tmp_path_factory.mktemp("samples") / "garments.npz"
     np.savez(file, image=garments.images[:SAMPLES], labels=np.asarray(garments.classes[:SAMPLES]))
     return file
@@ -27,15 +28,15 @@ def test_accuracy_through_the_server_is_the_networks_own(
     server: ServerProcess, garments: Split, labelled: Path, tmp_path: Path, method: str
 ) -> None:
     files = ("--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
-    measured = ("--server", server.address, "--samples", labelled, "--accuracy", "--method", method)
-    hangtag("loadtest", "lstm", "cnn", *measured, *SHORT, *files)
+    options = ("--server", server.address, "--samples", labelled, "--accuracy", "--method", method)
+    hangtag("loadtest", "lstm", "cnn", *options, *SHORT, *files)
     document = json.loads((tmp_path / "a.json").read_text())
     for target in document["targets"]:
         file = ROOT / f"models/{target['model']}/{target['model_versions'][0]}/model.onnx"
         network = Runtime(file, provider="cpu")
         answers = network.run({"image": garments.images[:SAMPLES]})["probabilities"].argmax(axis=1)
         correct = int((answers == np.asarray(garments.classes[:SAMPLES])).sum())
-        # Batched otherwise, a probability may differ in its last digits, and with it one image on the border.
+        # Other batches round differently, which may change the label of one borderline image.
         assert abs(target["accuracy"]["correct"] - correct) <= 1
         assert target["accuracy"]["total"] == SAMPLES
         assert target["answering_version"] == target["model_versions"][0]
@@ -44,9 +45,9 @@ def test_accuracy_through_the_server_is_the_networks_own(
         assert target["file_bytes"] == file.stat().st_size
         assert target["method"] == method
     for run in document["runs"]:
-        said = run["total"]["server"]
-        assert said["requests"] >= run["total"]["queries"]
-        assert 0 < said["compute_infer"] < run["total"]["service_time"]["max"]
+        server_figures = run["total"]["server"]
+        assert server_figures["requests"] >= run["total"]["queries"]
+        assert 0 < server_figures["compute_infer"] < run["total"]["service_time"]["max"]
     page = (tmp_path / "a.html").read_text()
     assert 'aria-label="Accuracy against latency"' in page
 

@@ -1,6 +1,6 @@
-"""hangtag's load test, perf_analyzer and h2load say the same of the same closed loop.
+"""hangtag's load test, perf_analyzer and h2load measure the same figures for the same closed loop.
 
-On a server whose answers take 150 ms by the clock: what the tools and machine add is small then, whatever else runs.
+The server waits 150 ms before each answer, so that the overhead of the tools and of a busy machine is small against it.
 `python -m studies loadtest agreement` compares them on the real server, which takes a machine that does nothing else.
 """
 
@@ -23,7 +23,7 @@ SECONDS = 3
 
 @pytest.fixture(scope="module")
 def slow_server() -> Iterator[str]:
-    """A server that answers each call after the same time; it has what perf_analyzer asks for."""
+    """A server that answers each call after ANSWER_SECONDS and has the ModelConfig that perf_analyzer requests."""
     servicer = FakeServer()
     servicer.config = pb.ModelConfig(
         name="fast",
@@ -36,8 +36,8 @@ def slow_server() -> Iterator[str]:
 
     def answer_in_time(number: int, context: grpc.ServicerContext) -> None:
         due = time.monotonic() + ANSWER_SECONDS
-        while (left := due - time.monotonic()) > 0:
-            threading.Event().wait(left)
+        while (remaining := due - time.monotonic()) > 0:
+            threading.Event().wait(remaining)
 
     servicer.behaviour = answer_in_time
     with running(servicer):
@@ -53,12 +53,12 @@ def figures(slow_server: str) -> dict[str, Figures]:
 
 
 @pytest.mark.parametrize("other", ["perf_analyzer", "h2load"])
-def test_they_agree_within_ten_percent(figures: dict[str, Figures], other: str) -> None:
+def test_the_tools_agree_within_ten_percent(figures: dict[str, Figures], other: str) -> None:
     ours, theirs = figures["hangtag"], figures[other]
     assert ours.throughput == pytest.approx(theirs.throughput, rel=0.1)
     assert ours.p50 == pytest.approx(theirs.p50, rel=0.1)
 
 
-def test_and_with_what_is_true(figures: dict[str, Figures]) -> None:
+def test_the_figures_are_those_of_the_server(figures: dict[str, Figures]) -> None:
     assert figures["hangtag"].p50 == pytest.approx(ANSWER_SECONDS, rel=0.1)
     assert figures["hangtag"].throughput == pytest.approx(IN_FLIGHT / ANSWER_SECONDS, rel=0.1)

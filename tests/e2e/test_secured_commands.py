@@ -1,4 +1,4 @@
-"""Every command that calls a server, with mutual TLS and tokens; and what each says without them."""
+"""Runs every command that calls a server against one that demands mutual TLS and a token."""
 
 import json
 import re
@@ -17,7 +17,7 @@ GARMENT = ROOT / "examples/garments/ankle-boot-1.png"
 
 
 class Secured:
-    """A server that wants both, and the options that satisfy it."""
+    """A server that demands a client certificate and a token, the options that supply both, and its metrics URL."""
 
     def __init__(self, server: ServerProcess, options: list[str], metrics: str) -> None:
         self.server = server
@@ -26,34 +26,34 @@ class Secured:
 
     @property
     def credentials(self) -> Credentials:
-        """The same for the client in Python."""
+        """The same credentials for the Python client."""
         ca, cert, key, token = self.options[3::2]
         return Credentials(*map(Path, (ca, cert, key, token)))
 
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    folder = tmp_path_factory.mktemp("papers")
+    folder = tmp_path_factory.mktemp("credentials")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     for name in ("server", "client"):
-        issued = authority.issue_cert("127.0.0.1")
-        issued.private_key_and_cert_chain_pem.write_to_path(str(folder / f"{name}.pem"))
+        certificate = authority.issue_cert("127.0.0.1")
+        certificate.private_key_and_cert_chain_pem.write_to_path(str(folder / f"{name}.pem"))
     (folder / "tokens").write_text("a-token-that-is-long-enough\n")
-    papers = {name: str(folder / name) for name in ("ca.pem", "server.pem", "client.pem", "tokens")}
+    files = {name: str(folder / name) for name in ("ca.pem", "server.pem", "client.pem", "tokens")}
     with serving(
         ROOT / "models",
-        *("--tls-cert", papers["server.pem"], "--tls-key", papers["server.pem"]),
-        *("--tls-client-ca", papers["ca.pem"], "--token-file", papers["tokens"]),
+        *("--tls-cert", files["server.pem"], "--tls-key", files["server.pem"]),
+        *("--tls-client-ca", files["ca.pem"], "--token-file", files["tokens"]),
     ) as server:
         url = re.search(r"url=(\S+)", server.wait_for("event=metrics"))
         assert url
         yield Secured(
             server,
             [
-                *("--server", server.address, "--tls-ca", papers["ca.pem"]),
-                *("--tls-cert", papers["client.pem"], "--tls-key", papers["client.pem"]),
-                *("--token-file", papers["tokens"]),
+                *("--server", server.address, "--tls-ca", files["ca.pem"]),
+                *("--tls-cert", files["client.pem"], "--tls-key", files["client.pem"]),
+                *("--token-file", files["tokens"]),
             ],
             url[1],
         )
@@ -65,10 +65,11 @@ def test_classify_and_health(secured: Secured) -> None:
     assert "is ready" in hangtag("health", "--model", "cnn", *secured.options).stdout
 
 
-def test_streams_and_comparing(secured: Secured) -> None:
-    several = hangtag("classify", GARMENT, "--model", "lstm", "--model", "cnn", "--json", *secured.options)
-    told = json.loads(several.stdout)["models"]
-    assert [(one["model"], one["labels"][0]["name"]) for one in told] == [("lstm", "Ankle boot"), ("cnn", "Ankle boot")]
+def test_streams_and_compare(secured: Secured) -> None:
+    comparison = hangtag("classify", GARMENT, "--model", "lstm", "--model", "cnn", "--json", *secured.options)
+    answers = json.loads(comparison.stdout)["models"]
+    labels = [(answer["model"], answer["labels"][0]["name"]) for answer in answers]
+    assert labels == [("lstm", "Ankle boot"), ("cnn", "Ankle boot")]
     with Client(secured.server.address, credentials=secured.credentials) as client:
         (answer,) = client.classify_stream([GARMENT.read_bytes()], "lstm")
         assert isinstance(answer, Classification)
@@ -84,24 +85,24 @@ def test_streams_and_comparing(secured: Secured) -> None:
 
 def test_loadtest(secured: Secured) -> None:
     quick = ["--concurrency", "2", "--min-duration", "0.2", "--min-query-count", "10", "--blocks", "1"]
-    told = hangtag("loadtest", "lstm", *quick, *secured.options, exit_codes=(0, 1))
-    assert "UNAUTHENTICATED" not in told.stdout
-    assert "UNAVAILABLE" not in told.stdout
-    assert "lstm" in told.stdout
+    loadtest = hangtag("loadtest", "lstm", *quick, *secured.options, exit_codes=(0, 1))
+    assert "UNAUTHENTICATED" not in loadtest.stdout
+    assert "UNAVAILABLE" not in loadtest.stdout
+    assert "lstm" in loadtest.stdout
 
 
 def test_top(secured: Secured) -> None:
-    looked = hangtag("top", "--once", "--json", "--interval", "0.1", "--metrics", secured.metrics, *secured.options)
-    assert [model["model"] for model in json.loads(looked.stdout)["models"]] == ["cnn", "lstm", "lstm2"]
+    top = hangtag("top", "--once", "--json", "--interval", "0.1", "--metrics", secured.metrics, *secured.options)
+    assert [model["model"] for model in json.loads(top.stdout)["models"]] == ["cnn", "lstm", "lstm2"]
 
 
 def test_evaluate(secured: Secured) -> None:
-    written = hangtag("evaluate", "lstm", "--limit", "64", "--json", "-", *secured.options)
-    assert json.loads(written.stdout)["data"]["images"] == 64
+    evaluation = hangtag("evaluate", "lstm", "--limit", "64", "--json", "-", *secured.options)
+    assert json.loads(evaluation.stdout)["data"]["images"] == 64
 
 
 @pytest.mark.parametrize("command", [("classify", str(GARMENT)), ("top", "--once"), ("loadtest", "lstm")], ids=" ".join)
-def test_without_a_token_each_says_so(secured: Secured, command: tuple[str, ...]) -> None:
-    told = hangtag(*command, *secured.options[:-2], exit_codes=(1,))
-    assert "this server requires a token" in told.stderr
-    assert "Traceback" not in told.stderr
+def test_without_a_token_each_command_says_what_is_missing(secured: Secured, command: tuple[str, ...]) -> None:
+    process = hangtag(*command, *secured.options[:-2], exit_codes=(1,))
+    assert "this server requires a token" in process.stderr
+    assert "Traceback" not in process.stderr

@@ -1,4 +1,4 @@
-"""What ships is as accurate served as its file says: all 10,000 test images, through gRPC."""
+"""Classifies all 10,000 test images over gRPC: each shipped model reaches the accuracy that its file states."""
 
 import numpy as np
 import pytest
@@ -15,33 +15,33 @@ BATCH_SIZE = 64
 
 @pytest.fixture(scope="module", params=MODELS, ids=lambda model: model.name)
 def model(request: pytest.FixtureRequest) -> ModelFile:
-    found: ModelFile = request.param
-    return found
+    model: ModelFile = request.param
+    return model
 
 
 @pytest.fixture(scope="module")
 def runtime(model: ModelFile) -> Runtime:
-    """The exported file alone, without a server."""
+    """The model file in ONNX Runtime, without a server."""
     return Runtime(model.path, provider="cpu", threads=2)
 
 
-def test_served_accuracy_is_the_files(
+def test_served_accuracy_is_that_of_the_file(
     model: ModelFile, runtime: Runtime, server: ServerProcess, garments: Split
 ) -> None:
-    batches = [{"image": garments.images[at : at + BATCH_SIZE]} for at in range(0, len(garments), BATCH_SIZE)]
+    batches = [{"image": garments.images[start : start + BATCH_SIZE]} for start in range(0, len(garments), BATCH_SIZE)]
     with Client(server.address, timeout=60) as client:
         served = np.concatenate([client.infer(model.name, batch)["probabilities"].argmax(axis=1) for batch in batches])
     assert len(served) == 10_000
     accuracy = float((served == garments.classes).mean())
     assert f"{accuracy:.4f}" == runtime.signature.metadata["test_accuracy"]
-    alone = np.concatenate([runtime.run(batch)["probabilities"].argmax(axis=1) for batch in batches])
-    assert np.flatnonzero(served != alone).tolist() == []
+    local = np.concatenate([runtime.run(batch)["probabilities"].argmax(axis=1) for batch in batches])
+    assert np.flatnonzero(served != local).tolist() == []
 
 
 def test_classify_gives_the_same_labels(
     model: ModelFile, runtime: Runtime, server: ServerProcess, garments: Split
 ) -> None:
-    """One image a call, at both ends of the test set."""
+    """One image per call: the first and the last 100 of the test set."""
     images = np.concatenate([garments.images[:100], garments.images[-100:]])
     expected = runtime.run({"image": images})["probabilities"]
     with Client(server.address, timeout=60) as client:
@@ -49,14 +49,14 @@ def test_classify_gives_the_same_labels(
     for answer, probabilities in zip(answers, expected, strict=True):
         assert (answer.model, answer.version) == (model.name, str(model.version))
         assert answer.labels[0].name == LABELS[probabilities.argmax()]
-        given = np.zeros(10)
+        served = np.zeros(10)
         for label in answer.labels:
             assert LABELS[label.index] == label.name
-            given[label.index] = label.probability
-        np.testing.assert_allclose(given, probabilities, atol=1e-5)
+            served[label.index] = label.probability
+        np.testing.assert_allclose(served, probabilities, atol=1e-5)
 
 
-def test_every_shipped_file_names_its_figures(runtime: Runtime) -> None:
+def test_every_shipped_file_states_its_accuracy_and_labels(runtime: Runtime) -> None:
     metadata = runtime.signature.metadata
     assert float(metadata["validation_accuracy"]) > 0.89
     assert runtime.signature.labels == LABELS

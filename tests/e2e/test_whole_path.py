@@ -1,4 +1,4 @@
-"""Train, export, serve, classify, load-test, stop: every step by its command, each from what the one before left."""
+"""Trains, exports, serves, classifies, load-tests and stops: each step by its command, on the results of the last."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.e2e.processes import ROOT, hangtag, serving
 GARMENTS = sorted((ROOT / "examples/garments").glob("*.png"))
 
 
-def test_from_images_to_answers(tmp_path: Path) -> None:
+def test_train_export_serve_classify_load_test_stop(tmp_path: Path) -> None:
     run, models = tmp_path / "run", tmp_path / "models"
 
     trained = hangtag("train", "lstm", "--limit", "640", "--epochs", "1", "--threads", "1", "--out", run)
@@ -35,12 +35,12 @@ def test_from_images_to_answers(tmp_path: Path) -> None:
         assert server.stop() == 0
         assert "event=stopping" in server.log
         assert "event=stopped" in server.log
-        gone = hangtag("health", "--server", server.address, exit_codes=(1,))
-        assert f"no server answers at {server.address}" in gone.stderr
+        unreachable = hangtag("health", "--server", server.address, exit_codes=(1,))
+        assert f"no server answers at {server.address}" in unreachable.stderr
 
 
 def _check_answers(lines: str, file: Path) -> None:
-    """One object a line, in the order of the command, and the same answers as the file itself gives."""
+    """`classify --json` prints one object per line in the order of the arguments, each with the model file's answer."""
     answers = [json.loads(line) for line in lines.splitlines()]
     assert [answer["image"] for answer in answers] == [str(path) for path in GARMENTS]
     pixels = np.stack([np.asarray(Image.open(path)) for path in GARMENTS])
@@ -49,24 +49,24 @@ def _check_answers(lines: str, file: Path) -> None:
         assert (answer["model"], answer["version"]) == ("lstm", "1")
         best = np.argsort(-probabilities)[:3]
         assert [label["name"] for label in answer["labels"]] == [LABELS[index] for index in best]
-        given = [label["probability"] for label in answer["labels"]]
-        np.testing.assert_allclose(given, probabilities[best], atol=1e-4)
+        served = [label["probability"] for label in answer["labels"]]
+        np.testing.assert_allclose(served, probabilities[best], atol=1e-4)
 
 
 def _load_test(address: str, folder: Path) -> None:
-    """A closed and an open loop, as short as they come, with both reports."""
+    """One closed and one open loop, with the shortest valid runs, and both reports."""
     short = ("--min-duration", "0.3", "--min-query-count", "20", "--blocks", "2", "--warm-up", "0.05")
     loads = ("--concurrency", "2", "--rate", "20", "--images", "examples/garments")
     reports = ("--json", folder / "load.json", "--html", folder / "load.html")
-    ended = hangtag("loadtest", "lstm", "--server", address, *short, *loads, *reports, exit_codes=(0, 1))
+    process = hangtag("loadtest", "lstm", "--server", address, *short, *loads, *reports, exit_codes=(0, 1))
     results = json.loads((folder / "load.json").read_text())
-    assert ended.returncode == (0 if results["valid"] else 1)
-    closed, opened = results["runs"]
-    assert (closed["load"]["kind"], opened["load"]["kind"]) == ("closed loop", "open loop")
-    assert closed["problems"] == []
-    # A busy machine may send late, which the load test rightly refuses to call valid. Nothing else may be wrong.
-    assert all("the generator could not keep up" in problem for problem in opened["problems"])
-    for run in (closed, opened):
+    assert process.returncode == (0 if results["valid"] else 1)
+    closed_loop, open_loop = results["runs"]
+    assert (closed_loop["load"]["kind"], open_loop["load"]["kind"]) == ("closed loop", "open loop")
+    assert closed_loop["problems"] == []
+    # On a busy machine sends may be late, and the run is then invalid. No other problem is accepted.
+    assert all("the generator could not keep up" in problem for problem in open_loop["problems"])
+    for run in (closed_loop, open_loop):
         assert run["total"]["statuses"] == {"OK": run["total"]["queries"]}
         assert run["total"]["queries"] >= 20
         assert 0 < run["total"]["latency"]["p50"] <= run["total"]["latency"]["p99"]

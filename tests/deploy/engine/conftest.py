@@ -1,4 +1,4 @@
-"""What the engine's tests share. All of them need a Docker engine and the images of `make -C deploy build`."""
+"""Fixtures of the tests on a Docker engine. They need the images of `make -C deploy build`."""
 
 from collections.abc import Iterator
 
@@ -15,8 +15,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def scaled() -> Iterator[Stack]:
-    """Two servers behind the proxy, watched by Prometheus."""
-    with stack("hangtag-test-scale", "scale", "monitoring", "loadtest") as made:
-        made.up("server", "proxy", "prometheus", replicas=2)
-        made.client("health", "--server", "proxy:8000", "--wait", "30")
-        yield made
+    """Two servers behind the proxy, scraped by Prometheus."""
+    with stack("hangtag-test-scale", "scale", "monitoring", "loadtest") as scaled:
+        scaled.up("server", "proxy", "prometheus", replicas=2)
+        scaled.client("health", "--server", "proxy:8000", "--wait", "30")
+        yield scaled

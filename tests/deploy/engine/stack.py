@@ -1,4 +1,4 @@
-"""docker-compose.yml brought up for real, through the docker command, as a person would."""
+"""Starts docker-compose.yml with the docker command, as an operator does."""
 
 import json
 import os
@@ -15,8 +15,12 @@ PROFILES = ("gpu", "loadtest", "monitoring", "scale", "tls")
 
 
 def docker(*arguments: str, env: Mapping[str, str] | None = None, exit_codes: tuple[int, ...] = (0,)) -> str:
-    """What ``docker ARGUMENTS`` says on standard output; AssertionError with all of it when it ends otherwise."""
-    ended = subprocess.run(
+    """Runs ``docker ARGUMENTS`` and returns its standard output.
+
+    Raises:
+        AssertionError: the exit code is not among exit_codes; the message has everything that docker printed.
+    """
+    process = subprocess.run(
         ["docker", *arguments],
         cwd=ROOT,
         env={**os.environ, **(env or {})},
@@ -25,13 +29,13 @@ def docker(*arguments: str, env: Mapping[str, str] | None = None, exit_codes: tu
         timeout=240,
         check=False,
     )
-    said = f"docker {' '.join(arguments)}: exit code {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
-    assert ended.returncode in exit_codes, said
-    return ended.stdout
+    message = f"docker {' '.join(arguments)}: exit code {process.returncode}\n{process.stdout}\n{process.stderr}"
+    assert process.returncode in exit_codes, message
+    return process.stdout
 
 
 class Stack:
-    """One compose project: the services that ``profiles`` add, with ``env`` for the file's variables."""
+    """One compose project: the default services and those of ``profiles``, with ``env`` for the file's variables."""
 
     def __init__(self, project: str, profiles: tuple[str, ...], env: Mapping[str, str] | None = None) -> None:
         self.project = project
@@ -42,7 +46,7 @@ class Stack:
         return docker(*fixed, *FILES, *arguments, env=self._env, exit_codes=exit_codes)
 
     def up(self, *services: str, replicas: int = 1) -> None:
-        """Start them and what they depend on; returns when all are healthy."""
+        """Starts services with their dependencies, and returns when all are healthy."""
         scale = ("--scale", f"server={replicas}") if replicas != 1 else ()
         wait = ("--detach", "--no-build", "--wait", "--wait-timeout", str(UP_SECONDS))
         try:
@@ -51,20 +55,20 @@ class Stack:
             raise AssertionError(f"{error}\n{self.compose('logs', '--tail', '50')}") from error
 
     def address(self, service: str, port: int, index: int = 1) -> str:
-        """Where this machine reaches a container's port."""
+        """Returns the address on this machine, HOST:PORT, at which a container's port is published."""
         return self.compose("port", "--index", str(index), service, str(port)).strip()
 
     def container(self, service: str, index: int = 1) -> dict[str, Any]:
-        """docker inspect of a service's container."""
-        found: list[dict[str, Any]] = json.loads(docker("inspect", f"{self.project}-{service}-{index}"))
-        return found[0]
+        """Returns docker inspect's description of a service's container."""
+        containers: list[dict[str, Any]] = json.loads(docker("inspect", f"{self.project}-{service}-{index}"))
+        return containers[0]
 
     def client(self, *arguments: str, options: tuple[str, ...] = ()) -> str:
-        """``hangtag ARGUMENTS`` in a container of its own beside the services."""
+        """Runs ``hangtag ARGUMENTS`` in a new container on the services' network, and returns what it prints."""
         return self.compose("run", "--rm", "--no-deps", "-T", *options, "loadtest", *arguments)
 
     def report(self, name: str) -> dict[str, Any]:
-        """A load test's JSON file from the volume that it was written to."""
+        """Reads a JSON report of a load test from the volume of reports."""
         volume = f"{self.project}_reports:/reports:ro"
         text = docker("run", "--rm", "--volume", volume, "--entrypoint", "cat", "hangtag:client", f"/reports/{name}")
         document: dict[str, Any] = json.loads(text)
@@ -73,9 +77,9 @@ class Stack:
 
 @contextmanager
 def stack(project: str, *profiles: str, env: Mapping[str, str] | None = None) -> Iterator[Stack]:
-    """A project that is gone afterwards, volumes included, whatever happens."""
-    made = Stack(project, profiles, env)
+    """Yields a compose project, and removes it with its volumes at the end."""
+    project_stack = Stack(project, profiles, env)
     try:
-        yield made
+        yield project_stack
     finally:
-        made.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+        project_stack.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")

@@ -1,4 +1,4 @@
-"""What is, and what is not, in the images."""
+"""The images contain what the server needs, and no more."""
 
 import ast
 import json
@@ -11,8 +11,8 @@ from tests.deploy.engine.stack import ROOT, docker
 
 VERSION = version("hangtag")
 BASE = "debian:trixie-slim"
-MEGABYTE = 1_000_000  # as docker counts
-# What the server's process has computed so far: other load on the machine makes its start longer, but not this.
+MEGABYTE = 1_000_000  # docker's unit
+# Prints the CPU time of the server's process, which other load on the machine does not increase.
 CPU_SECONDS = """
 import os
 used = open("/proc/1/stat").read().split()
@@ -20,50 +20,50 @@ print((int(used[13]) + int(used[14])) / os.sysconf("SC_CLK_TCK"))
 """
 
 
-def inspected(image: str) -> dict[str, Any]:
-    found: list[dict[str, Any]] = json.loads(docker("image", "inspect", image))
-    return found[0]
+def inspect(image: str) -> dict[str, Any]:
+    images: list[dict[str, Any]] = json.loads(docker("image", "inspect", image))
+    return images[0]
 
 
-def within(image: str, code: str) -> str:
-    """What this Python code prints in a container of the image."""
+def run_python(image: str, code: str) -> str:
+    """Returns what this Python code prints in a container of the image."""
     return docker("run", "--rm", "--network", "none", "--entrypoint", "python", image, "-c", code).strip()
 
 
 def test_the_cpu_image_is_small() -> None:
-    above_base = inspected("hangtag:cpu")["Size"] - inspected(BASE)["Size"]
+    above_base = inspect("hangtag:cpu")["Size"] - inspect(BASE)["Size"]
     assert above_base <= 250 * MEGABYTE, f"{above_base / MEGABYTE:.0f} MB above its base"
 
 
 @pytest.mark.parametrize("image", ["hangtag:cpu", "hangtag:client"])
-def test_who_runs_and_what_it_says_of_itself(image: str) -> None:
-    config = inspected(image)["Config"]
+def test_the_user_and_the_labels(image: str) -> None:
+    config = inspect(image)["Config"]
     assert config["User"] == "10001:10001"
     labels = {key.rpartition(".")[2]: value for key, value in config["Labels"].items()}
     assert labels["title"] == "hangtag"
     assert labels["licenses"] == "Apache-2.0"
     assert labels["version"] == VERSION
     assert labels["revision"] != "unknown"
-    assert within(image, "import importlib.metadata as m; print(m.version('hangtag'))") == VERSION
+    assert run_python(image, "import importlib.metadata as m; print(m.version('hangtag'))") == VERSION
 
 
 @pytest.mark.parametrize("image", ["hangtag:cpu", "hangtag:client"])
-def test_nothing_that_builds_or_trains_is_in_it(image: str) -> None:
+def test_tools_for_building_and_training_are_absent(image: str) -> None:
     modules = "pip", "torch", "onnx", "hatchling"
     code = f"import importlib.util as u; print([m for m in {modules} if u.find_spec(m)])"
-    assert within(image, code) == "[]"
+    assert run_python(image, code) == "[]"
     code = "import shutil; print([t for t in ('gcc', 'cc', 'make', 'pip', 'git', 'curl') if shutil.which(t)])"
-    assert within(image, code) == "[]"
+    assert run_python(image, code) == "[]"
 
 
-def test_the_health_check_is_the_service_s_own() -> None:
-    config = inspected("hangtag:cpu")["Config"]
+def test_the_health_check_is_hangtag_health() -> None:
+    config = inspect("hangtag:cpu")["Config"]
     assert config["Healthcheck"]["Test"] == ["CMD", "hangtag", "health"]
     assert "ORT_DISABLE_TELEMETRY=1" in config["Env"]
 
 
-def test_the_shipped_models_are_baked_in_and_soon_ready() -> None:
-    """Nothing mounted, no network."""
+def test_the_image_alone_serves_the_shipped_models_after_little_cpu_time() -> None:
+    """Without a mount and without a network."""
     name = docker(
         "run", "--detach", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "hangtag:cpu"
     ).strip()
@@ -75,22 +75,22 @@ def test_the_shipped_models_are_baked_in_and_soon_ready() -> None:
     assert float(used) < 3
 
 
-def test_the_list_of_parts_is_the_image_s() -> None:
-    """`make -C deploy sbom` made it from the same build."""
+def test_the_sbom_lists_what_is_installed() -> None:
+    """`make -C deploy sbom` must have run after the build that is tested."""
     file = ROOT / "reports/audit/sbom.json"
     assert file.exists(), "run 'make -C deploy sbom'"
-    listed = {part["name"]: part["version"] for part in json.loads(file.read_text())["components"]}
+    components = {part["name"]: part["version"] for part in json.loads(file.read_text())["components"]}
     code = "import importlib.metadata as m; print({d.name: d.version for d in m.distributions()})"
-    installed: dict[str, str] = ast.literal_eval(within("hangtag:cpu", code))
-    assert installed.items() <= listed.items()
-    assert "python3.13" in listed
+    installed: dict[str, str] = ast.literal_eval(run_python("hangtag:cpu", code))
+    assert installed.items() <= components.items()
+    assert "python3.13" in components
     licences = (ROOT / "reports/audit/licences.md").read_text()
     assert all(f"| {name} " in licences for name in installed)
 
 
-def test_several_worker_processes_need_no_more_rights() -> None:
-    confined = ("--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true")
-    name = docker("run", "--detach", *confined, "--env", "HANGTAG_SERVE_WORKERS=2", "hangtag:cpu").strip()
+def test_worker_processes_need_no_further_rights() -> None:
+    restrictions = ("--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true")
+    name = docker("run", "--detach", *restrictions, "--env", "HANGTAG_SERVE_WORKERS=2", "hangtag:cpu").strip()
     metrics = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8002/metrics').read().decode())"
     try:
         docker("exec", name, "hangtag", "health", "--wait", "60")

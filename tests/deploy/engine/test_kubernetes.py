@@ -1,4 +1,4 @@
-"""What kustomize makes of deploy/kubernetes is valid: by Kubernetes' schemas, and KServe's kinds by KServe's SDK."""
+"""The manifests that kustomize builds from deploy/kubernetes are valid by Kubernetes' schemas and by KServe's SDK."""
 
 import re
 import shutil
@@ -16,36 +16,38 @@ from tests.deploy.kserve_fields import problems
 FOLDER = ROOT / "deploy/kubernetes"
 KUSTOMIZATIONS = ("base", "gpu", "kserve")
 VERSIONS = ("1.32", "1.35")
-# Custom kinds, for which Kubernetes has no schema.
+# Custom resources: Kubernetes has no schema for them.
 CUSTOM = {"ServiceMonitor", "ServingRuntime", "InferenceService"}
 Document = dict[str, Any]
 
 
 @pytest.fixture(scope="module", params=KUSTOMIZATIONS)
 def documents(request: pytest.FixtureRequest) -> list[Document]:
-    return built(request.param)
+    """The manifests of one kustomization."""
+    return build(request.param)
 
 
-def built(name: str, folder: Path = FOLDER) -> list[Document]:
+def build(name: str, folder: Path = FOLDER) -> list[Document]:
+    """Runs `kubectl kustomize` on deploy/kubernetes/NAME."""
     mount = f"{folder}:/kubernetes:ro"
     text = docker("run", "--rm", "--volume", mount, "hangtag:stand-ins", "kubectl", "kustomize", f"/kubernetes/{name}")
     return list(yaml.safe_load_all(text))
 
 
 def of_kind(documents: list[Document], kind: str) -> Document:
-    (found,) = [document for document in documents if document["kind"] == kind]
-    return found
+    (match,) = [document for document in documents if document["kind"] == kind]
+    return match
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_it_is_valid(documents: list[Document], version: str) -> None:
+def test_kubernetes_accepts_the_manifests(documents: list[Document], version: str) -> None:
     for document in documents:
         if document["kind"] not in CUSTOM:
             kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_pods_are_restricted(documents: list[Document]) -> None:
-    """By the Pod Security Standard "restricted", and sized."""
+def test_pods_meet_the_restricted_standard_and_have_limits(documents: list[Document]) -> None:
+    """Kubernetes' Pod Security Standard "restricted"."""
     for document in documents:
         pod = document["spec"].get("template", document).get("spec")
         for container in pod.get("containers", []):
@@ -60,18 +62,17 @@ def test_pods_are_restricted(documents: list[Document]) -> None:
             assert re.fullmatch(r"hangtag:(cpu|gpu)", container["image"])
 
 
-def test_pods_on_gpus_get_their_own_image_whatever_the_base_s_is_called(tmp_path: Path) -> None:
-    """Else whoever gives the base an image of a registry, as docs/deploy.md says, has a GPU's pods serve on the CPU."""
-    copied = shutil.copytree(FOLDER, tmp_path / "kubernetes")
-    base = copied / "base/kustomization.yaml"
+def test_gpu_pods_run_the_gpu_image_when_the_base_names_a_registry(tmp_path: Path) -> None:
+    """docs/deploy.md has users set the base's image; if the GPU pods inherited it, they would serve on the CPU."""
+    folder = shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    base = folder / "base/kustomization.yaml"
     base.write_text(base.read_text().replace("newName: hangtag", "newName: registry.example/hangtag"))
     for name, image in (("base", "registry.example/hangtag:cpu"), ("gpu", "hangtag:gpu")):
-        (container,) = of_kind(built(name, copied), "Deployment")["spec"]["template"]["spec"]["containers"]
+        (container,) = of_kind(build(name, folder), "Deployment")["spec"]["template"]["spec"]["containers"]
         assert container["image"] == image
 
 
-def test_who_asks_a_pod_about_its_health(documents: list[Document]) -> None:
-    """Kubernetes' own gRPC probes, at the port of the calls: liveness more patient than readiness."""
+def test_probes_call_the_grpc_port_and_liveness_is_more_patient_than_readiness(documents: list[Document]) -> None:
     for document in documents:
         pod = document["spec"].get("template", document).get("spec")
         for container in pod.get("containers", []):
@@ -82,26 +83,27 @@ def test_who_asks_a_pod_about_its_health(documents: list[Document]) -> None:
             assert readiness < liveness
 
 
-def test_a_rollout_adds_a_pod_first_but_where_it_would_wait_for_a_gpu() -> None:
-    strategies = {name: of_kind(built(name), "Deployment")["spec"]["strategy"] for name in ("base", "gpu")}
+def test_a_rollout_starts_the_new_pod_first_except_on_gpus() -> None:
+    strategies = {name: of_kind(build(name), "Deployment")["spec"]["strategy"] for name in ("base", "gpu")}
     assert strategies["base"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
     assert strategies["gpu"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
 
 
 @pytest.mark.parametrize("name", ["base", "gpu"])
-def test_replicas_are_spread_and_leave_one_at_a_time(name: str) -> None:
-    documents = built(name)
+def test_replicas_are_spread_and_evicted_one_at_a_time(name: str) -> None:
+    documents = build(name)
     template = of_kind(documents, "Deployment")["spec"]["template"]
-    spread = template["spec"]["topologySpreadConstraints"]
-    assert [one["topologyKey"].rpartition("/")[2] for one in spread] == ["hostname", "zone"]
-    assert all(one["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items() for one in spread)
+    constraints = template["spec"]["topologySpreadConstraints"]
+    assert [constraint["topologyKey"].rpartition("/")[2] for constraint in constraints] == ["hostname", "zone"]
+    for constraint in constraints:
+        assert constraint["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
     assert of_kind(documents, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
     assert of_kind(documents, "HorizontalPodAutoscaler")["spec"]["minReplicas"] > 1
 
 
 @pytest.mark.parametrize("name", ["base", "gpu"])
-def test_the_parts_find_one_another(name: str) -> None:
-    documents = built(name)
+def test_selectors_and_ports_match_the_deployment(name: str) -> None:
+    documents = build(name)
     deployment = of_kind(documents, "Deployment")
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     ports = {port["name"] for port in deployment["spec"]["template"]["spec"]["containers"][0]["ports"]}
@@ -118,41 +120,41 @@ def test_the_parts_find_one_another(name: str) -> None:
     for selector in selectors:
         assert selector.items() <= labels.items()
         assert selector["app.kubernetes.io/instance"] == {"base": "hangtag", "gpu": "hangtag-gpu"}[name]
-    monitored = of_kind(documents, "ServiceMonitor")["spec"]
-    assert monitored["selector"]["matchLabels"].items() <= of_kind(documents, "Service")["metadata"]["labels"].items()
-    assert {endpoint["port"] for endpoint in monitored["endpoints"]} <= {port["name"] for port in service["ports"]}
+    monitor = of_kind(documents, "ServiceMonitor")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= of_kind(documents, "Service")["metadata"]["labels"].items()
+    assert {endpoint["port"] for endpoint in monitor["endpoints"]} <= {port["name"] for port in service["ports"]}
     target = of_kind(documents, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
     assert target["name"] == deployment["metadata"]["name"]
 
 
 @pytest.mark.parametrize("name", ["base", "gpu"])
-def test_who_may_call(name: str) -> None:
-    """Kustomize adds common labels to selectors of pods: to the callers' it must not, or only servers could call."""
-    calls, scrapes = of_kind(built(name), "NetworkPolicy")["spec"]["ingress"]
+def test_the_network_policy_admits_clients_and_prometheus(name: str) -> None:
+    """Kustomize adds common labels to podSelectors. In a caller's selector they would admit calls from servers only."""
+    calls, scrapes = of_kind(build(name), "NetworkPolicy")["spec"]["ingress"]
     client = {"matchExpressions": [{"key": "hangtag-client", "operator": "In", "values": ["true"]}]}
     namespace = {"matchLabels": {"hangtag-client": "true"}}
     assert calls["from"] == [{"podSelector": client}, {"namespaceSelector": namespace, "podSelector": client}]
     assert scrapes["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 
 
-def test_the_pod_outlives_its_drain() -> None:
-    pod = of_kind(built("base"), "Deployment")["spec"]["template"]["spec"]
+def test_the_grace_period_covers_prestop_and_drain() -> None:
+    pod = of_kind(build("base"), "Deployment")["spec"]["template"]["spec"]
     pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod["terminationGracePeriodSeconds"] > pause + ServerConfig().drain_seconds
 
 
-def test_the_autoscaler_s_metric_is_made_by_the_adapter() -> None:
-    metric = of_kind(built("base"), "HorizontalPodAutoscaler")["spec"]["metrics"][0]["pods"]["metric"]["name"]
+def test_the_adapter_provides_the_autoscaler_s_metric() -> None:
+    metric = of_kind(build("base"), "HorizontalPodAutoscaler")["spec"]["metrics"][0]["pods"]["metric"]["name"]
     rules = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus-adapter.yaml").read_text())["rules"]["custom"]
     assert [rule["name"]["as"] for rule in rules] == [metric]
 
 
-def test_kserve_knows_every_field() -> None:
-    documents = built("kserve")
+def test_kserve_s_sdk_has_every_field() -> None:
+    documents = build("kserve")
     for kind, model in (("ServingRuntime", "V1alpha1ServingRuntime"), ("InferenceService", "V1beta1InferenceService")):
         assert problems(of_kind(documents, kind), model) == []
     runtime = of_kind(documents, "ServingRuntime")
-    # A runtime's containers are Kubernetes' own.
+    # A ServingRuntime's containers have Kubernetes' own type, so its schema for a Pod checks them.
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",

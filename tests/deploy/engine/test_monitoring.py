@@ -1,4 +1,4 @@
-"""Prometheus finds every replica, its rules do what they say, and the dashboard's questions have answers."""
+"""Prometheus scrapes every replica, the alert rules fire as specified, and the dashboard's queries return data."""
 
 import json
 import threading
@@ -21,27 +21,31 @@ MONITORING = ROOT / "deploy/monitoring"
 SECONDS = 90
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Prometheus tells nobody when it has scraped, so ask until it has."""
-    pause, end = threading.Event(), time.monotonic() + SECONDS
+def wait_until(condition: Callable[[], bool], description: str) -> None:
+    """Polls the condition every 0.5 s, because Prometheus sends no event after a scrape."""
+    pause, deadline = threading.Event(), time.monotonic() + SECONDS
     while not condition():
-        assert time.monotonic() < end, f"not within {SECONDS} s: {what}"
+        assert time.monotonic() < deadline, f"not within {SECONDS} s: {description}"
         pause.wait(0.5)
 
 
 class Prometheus:
+    """Sends PromQL queries to Prometheus' HTTP API."""
+
     def __init__(self, address: str) -> None:
         self._address = address
 
-    def __call__(self, expression: str) -> list[dict[str, Any]]:
-        query = urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(f"http://{self._address}/api/v1/query?{query}", timeout=10) as answer:
-            result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-        return result
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Returns the instant vector's samples."""
+        parameters = urllib.parse.urlencode({"query": expression})
+        with urllib.request.urlopen(f"http://{self._address}/api/v1/query?{parameters}", timeout=10) as response:
+            samples: list[dict[str, Any]] = json.load(response)["data"]["result"]
+        return samples
 
     def value(self, expression: str) -> float:
-        found = self(expression)
-        return float(found[0]["value"][1]) if found else 0.0
+        """Returns the first sample's value, or 0 without a sample."""
+        samples = self.query(expression)
+        return float(samples[0]["value"][1]) if samples else 0.0
 
 
 @pytest.fixture
@@ -56,33 +60,33 @@ def load(scaled: Stack) -> Iterator[SteadyLoad]:
 
 
 def test_every_replica_is_scraped(scaled: Stack, prometheus: Prometheus) -> None:
-    until(lambda: prometheus.value('sum(up{job="hangtag"})') == 2, "two replicas up")
+    wait_until(lambda: prometheus.value('sum(up{job="hangtag"})') == 2, "two replicas up")
 
 
-def test_every_question_of_the_dashboard_has_an_answer(scaled: Stack, prometheus: Prometheus, load: SteadyLoad) -> None:
-    def refused() -> None:  # so that the panel of errors has something to show
+def test_every_query_of_the_dashboard_returns_data(scaled: Stack, prometheus: Prometheus, load: SteadyLoad) -> None:
+    def send_invalid_call() -> None:  # so that the error panel's query returns data
         with Client(scaled.address("proxy", 8000)) as client, pytest.raises(ClientError):
             client.infer("lstm", {"image": np.zeros((1, 2, 2), np.uint8)})
 
     for title, expression in expressions(MONITORING / "grafana/hangtag.json", model=".*", rate_interval="30s"):
 
-        def answered(expression: str = expression) -> bool:
-            refused()
-            return bool(prometheus(expression))
+        def has_data(expression: str = expression) -> bool:
+            send_invalid_call()
+            return bool(prometheus.query(expression))
 
-        until(answered, f"{title}: {expression}")
+        wait_until(has_data, f"{title}: {expression}")
     assert load.failures == []
 
 
 def test_the_autoscaler_s_metric_has_a_value(prometheus: Prometheus, load: SteadyLoad) -> None:
-    """By replica here, as by pod in Kubernetes: some calls are in flight, no more than were sent."""
+    """Grouped by replica here, by pod in Kubernetes: each has calls in flight, and not more than the load keeps."""
     (rule,) = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus-adapter.yaml").read_text())["rules"]["custom"]
     query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'job="hangtag"').replace("<<.GroupBy>>", "instance")
-    until(lambda: [float(found["value"][1]) > 0 for found in prometheus(query)] == [True, True], query)
+    wait_until(lambda: [float(sample["value"][1]) > 0 for sample in prometheus.query(query)] == [True, True], query)
     assert prometheus.value(f"sum({query})") < 2 * IN_FLIGHT
 
 
-def test_the_rules_are_valid_and_fire_when_they_should() -> None:
+def test_promtool_accepts_the_rules_and_their_tests() -> None:
     checks = "promtool check rules rules.yml && promtool test rules rules.test.yml"
     mount = f"{MONITORING}:/rules:ro"
     docker("run", "--rm", "--volume", mount, "--workdir", "/rules", "hangtag:stand-ins", "sh", "-c", checks)

@@ -1,4 +1,4 @@
-"""The tls profile: nobody without the authority's certificate and a token gets in."""
+"""The server of the tls profile refuses calls without TLS or without a token."""
 
 import json
 import subprocess
@@ -23,27 +23,27 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def secured(secrets: Path) -> Iterator[Stack]:
-    with stack("hangtag-test-tls", "tls", "loadtest", env={"HANGTAG_TLS_DIR": str(secrets)}) as made:
-        made.up("server-tls")
-        yield made
+    with stack("hangtag-test-tls", "tls", "loadtest", env={"HANGTAG_TLS_DIR": str(secrets)}) as secured:
+        secured.up("server-tls")
+        yield secured
 
 
 def call(secured: Stack, secrets: Path, *options: str) -> str:
     command = ("classify", "--server", "server-tls:8001", "--json", "/garments/bag-1.png", "--timeout", "10", *options)
-    # The files, since only their owner enters their folder.
+    # Mount files, not their folder: only the folder's owner may enter it.
     mounts = tuple(f"--volume={secrets}/{name}:{MOUNT}/{name}:ro" for name in ("ca.crt", "tokens"))
     return secured.client(*command, options=mounts)
 
 
-def test_with_both(secured: Stack, secrets: Path) -> None:
+def test_a_call_with_tls_and_token_is_answered(secured: Stack, secrets: Path) -> None:
     assert json.loads(call(secured, secrets, *TRUST, *TOKEN))["labels"][0]["name"] == "Bag"
 
 
-def test_without_a_token(secured: Stack, secrets: Path) -> None:
+def test_a_call_without_a_token_is_refused(secured: Stack, secrets: Path) -> None:
     with pytest.raises(AssertionError, match="token"):
         call(secured, secrets, *TRUST)
 
 
-def test_without_tls(secured: Stack, secrets: Path) -> None:
+def test_a_call_without_tls_fails(secured: Stack, secrets: Path) -> None:
     with pytest.raises(AssertionError, match="exit code 1"):
         call(secured, secrets, *TOKEN)

@@ -1,5 +1,6 @@
-"""magika's own answers about files, and those that it gives with our server in the place of its session, as JSON:
-magika_answers.py ADDRESS FILE..., in .venv-others.
+"""Prints magika's file types as JSON, once from its own ONNX Runtime session and once from a model on a server.
+
+Run in .venv-others: ``python magika_answers.py ADDRESS FILE...``.
 """
 
 import json
@@ -14,15 +15,20 @@ MODEL = "magika"
 
 
 def main(address: str, paths: list[str]) -> None:
-    own, served = Magika(), Magika()
+    local, served = Magika(), Magika()
     served._onnx_session = RemoteSession(address, MODEL)
-    with ThreadPoolExecutor(len(paths)) as callers:  # all at once, so that they share batches
+    with ThreadPoolExecutor(len(paths)) as callers:  # concurrent calls, so that the server batches them
         one_by_one = list(callers.map(served.identify_path, paths))
-    told = {"own": own.identify_paths(paths), "served": served.identify_paths(paths), "one by one": one_by_one}
-    sys.stdout.write(json.dumps({who: [_label(result) for result in results] for who, results in told.items()}))
+    results = {
+        "local": local.identify_paths(paths),
+        "served": served.identify_paths(paths),
+        "served one by one": one_by_one,
+    }
+    json.dump({source: [_prediction(result) for result in files] for source, files in results.items()}, sys.stdout)
 
 
-def _label(result: Any) -> tuple[str, float]:
+def _prediction(result: Any) -> tuple[str, float]:
+    """The label and its score."""
     return str(result.prediction.dl.label), float(result.prediction.score)
 
 

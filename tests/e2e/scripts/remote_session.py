@@ -1,4 +1,7 @@
-"""A model that is served, in the place of an onnxruntime.InferenceSession: in .venv-others, where our code is not."""
+"""An object that replaces an onnxruntime.InferenceSession and runs the model on a server.
+
+Runs in .venv-others, where hangtag is not installed, so it calls the server with tritonclient.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,21 +12,26 @@ from tritonclient.utils import triton_to_np_dtype
 
 
 class RemoteSession:
-    """Has the one method of InferenceSession that packages call."""
+    """Has InferenceSession's `run`, the only method that the tested packages call."""
 
     def __init__(self, address: str, model: str) -> None:
         self._client = grpc.InferenceServerClient(address)
         self._model = model
         self._metadata = self._client.get_model_metadata(model)
 
-    def run(self, names: Sequence[str] | None, values: Mapping[str, Any]) -> list[Any]:
-        """The outputs of these names, or all in the model's order. Values are arrays or nested lists."""
-        wanted = names or [output.name for output in self._metadata.outputs]
+    def run(self, output_names: Sequence[str] | None, feed: Mapping[str, Any]) -> list[Any]:
+        """Returns the named outputs; without names, all of them in the model's order.
+
+        Args:
+            output_names: which outputs to return.
+            feed: an array or nested lists for each input.
+        """
+        names = output_names or [output.name for output in self._metadata.outputs]
         inputs = []
         for tensor in self._metadata.inputs:
-            array = np.asarray(values[tensor.name], triton_to_np_dtype(tensor.datatype))
+            array = np.asarray(feed[tensor.name], triton_to_np_dtype(tensor.datatype))
             inputs.append(grpc.InferInput(tensor.name, list(array.shape), tensor.datatype))
             inputs[-1].set_data_from_numpy(array)
-        outputs = [grpc.InferRequestedOutput(name) for name in wanted]
-        answer = self._client.infer(self._model, inputs, outputs=outputs, client_timeout=60)
-        return [answer.as_numpy(name) for name in wanted]
+        outputs = [grpc.InferRequestedOutput(name) for name in names]
+        result = self._client.infer(self._model, inputs, outputs=outputs, client_timeout=60)
+        return [result.as_numpy(name) for name in names]

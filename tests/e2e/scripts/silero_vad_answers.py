@@ -1,5 +1,6 @@
-"""silero-vad's own answers, and those that it gives with our server in the place of its session, as JSON:
-silero_vad_answers.py ADDRESS AUDIO.npy, in .venv-others. AUDIO is float32 [samples] at 16 kHz.
+"""Prints silero-vad's answers as JSON, once from its own ONNX Runtime session and once from models on a server.
+
+Run in .venv-others: ``python silero_vad_answers.py ADDRESS AUDIO.npy``. AUDIO is float32 [samples] at 16 kHz.
 """
 
 import json
@@ -16,49 +17,49 @@ from remote_session import RemoteSession
 from silero_vad import get_speech_timestamps, load_silero_vad
 
 STREAMS = 4
-"""Audio streams that are listened to at once; each carries its own state."""
+"""Number of concurrent audio streams. Each carries its own recurrent state from chunk to chunk."""
 
 
 def main(address: str, audio: Any) -> None:
-    warnings.simplefilter("ignore")  # that the models of 16 kHz take 16 kHz only
+    warnings.simplefilter("ignore")  # the 16 kHz models warn that they accept no other rate
 
-    def pair(model: str, ask: Callable[[Any], Any], **options: Any) -> dict[str, Any]:
-        """The package's own answer, and the one with the served model."""
-        own = load_silero_vad(onnx=True, **options)
+    def both(model: str, detect: Callable[[Any], Any], **options: Any) -> dict[str, Any]:
+        """The answer of the package's own session, and that of the served model."""
+        local = load_silero_vad(onnx=True, **options)
         served = load_silero_vad(onnx=True, **options)
         served.session = RemoteSession(address, model)
-        return {"own": ask(own), "served": ask(served)}
+        return {"local": detect(local), "served": detect(served)}
 
-    def shifted(vad: Any) -> Any:
-        """Of one stream: every listener's audio begins elsewhere."""
-        with ThreadPoolExecutor(STREAMS) as listeners:
+    def detect_in_streams(vad: Any) -> Any:
+        """Answers for STREAMS concurrent streams through one session; each stream starts at another sample."""
+        with ThreadPoolExecutor(STREAMS) as threads:
             streams = [np.roll(audio, 3000 * number) for number in range(STREAMS)]
             vads = [load_silero_vad(onnx=True) for _ in streams]
-            for one in vads:
-                one.session = vad.session
-            return list(listeners.map(lambda one, stream: probabilities(one, stream[np.newaxis], 16000), vads, streams))
+            for stream_vad in vads:
+                stream_vad.session = vad.session
+            return list(threads.map(lambda vad, stream: probabilities(vad, stream[np.newaxis], 16000), vads, streams))
 
-    told = {
-        "16 kHz": pair("silero_vad", lambda vad: probabilities(vad, audio[np.newaxis], 16000)),
-        "8 kHz": pair("silero_vad", lambda vad: probabilities(vad, audio[np.newaxis, ::2], 8000)),
-        "three in one call": pair(
+    answers = {
+        "16 kHz": both("silero_vad", lambda vad: probabilities(vad, audio[np.newaxis], 16000)),
+        "8 kHz": both("silero_vad", lambda vad: probabilities(vad, audio[np.newaxis, ::2], 8000)),
+        "batch of three": both(
             "silero_vad", lambda vad: probabilities(vad, np.stack([audio, audio[::-1], audio / 9]), 16000)
         ),
-        "at once": pair("silero_vad", shifted),
-        "opset 15": pair(
+        "concurrent streams": both("silero_vad", detect_in_streams),
+        "opset 15": both(
             "silero_vad_16k_op15", lambda vad: probabilities(vad, audio[np.newaxis], 16000), opset_version=15
         ),
-        "whole sequence": pair("silero_vad_16k_sequence", lambda vad: vad.audio_forward(audio).tolist(), sequence=True),
-        "timestamps": pair("silero_vad", lambda vad: get_speech_timestamps(torch.from_numpy(audio), vad)),
+        "whole sequence": both("silero_vad_16k_sequence", lambda vad: vad.audio_forward(audio).tolist(), sequence=True),
+        "timestamps": both("silero_vad", lambda vad: get_speech_timestamps(torch.from_numpy(audio), vad)),
     }
-    sys.stdout.write(json.dumps(told))
+    json.dump(answers, sys.stdout)
 
 
 def probabilities(vad: Any, audio: Any, rate: int) -> list[Any]:
-    """[chunks][streams] of audio [streams, samples], a chunk after the other."""
+    """Speech probabilities [chunks][streams] of audio [streams, samples], computed chunk by chunk."""
     samples = 512 if rate == 16000 else 256
     vad.reset_states(len(audio))
-    chunks = [audio[:, at : at + samples] for at in range(0, audio.shape[1] - samples + 1, samples)]
+    chunks = [audio[:, start : start + samples] for start in range(0, audio.shape[1] - samples + 1, samples)]
     return [vad(torch.from_numpy(np.ascontiguousarray(chunk)), rate)[:, 0].tolist() for chunk in chunks]
 
 
