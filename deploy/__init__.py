@@ -1,1 +1,1 @@
-"""How hangtag is deployed. The only Python here makes parts of its documents."""
+"""Images, compose, Kubernetes and monitoring files. A package only so that the tests can import sbom.py."""

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Lock what the images install: versions and hashes, for every platform. What is locked stays until ARGS say --upgrade.
+# Lock the versions and hashes of the images' packages, for every platform. Keeps locked versions unless called with --upgrade.
 set -eu
 cd "$(dirname "$0")/.."
 BIN=${BIN:-.venv/bin}
-# The Python of the base image's Debian.
+# --python-version: that of the base image.
 lock() {
     name=$1 source=$2; shift 2
     "$BIN/uv" pip compile "$source" --output-file "deploy/locks/$name.txt" --universal --python-version 3.13 \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Check that a release works without this repository: build the sdist and the wheel, install the wheel and its dependencies in an
-# empty environment, check that it adds one name to site-packages, and run the demo from there. The working directory holds folders
-# of a user's own that are named as ours are; each raises when it is imported.
+# empty environment, check that it adds one name to site-packages, and run the demo. The demo's working directory has packages
+# of the user named serving, protos, training and export, which raise when they are imported.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 BIN=${BIN:-.venv/bin}
@@ -11,9 +11,9 @@ say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 unset PYTHONPATH
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-say "CHANGELOG.md has something to say about $version"
+say "CHANGELOG.md has an entry for $version"
 "$BIN/python" -m pytest --quiet tests/deploy/test_release.py
-grep -q "^## \[$version\]" CHANGELOG.md || echo "note: [Unreleased] is to become [$version] with its date"
+grep -q "^## \[$version\]" CHANGELOG.md || echo "note: rename [Unreleased] to [$version] and add the date before the release"
 
 say "sdist, and the wheel from the sdist"
 "$BIN/uv" build --quiet --out-dir "$work/dist" .

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Remove from a virtual environment what a server never reads: tests, headers, type stubs, the development tools of ONNX
-# Runtime and NumPy, and Pillow's AVIF decoder (the server takes PNG, JPEG and WebP). The image's tests run what stays.
+# Remove files that a server never reads from the virtual environment in $1: tests, headers, type stubs, the development tools
+# of ONNX Runtime and NumPy, and Pillow's AVIF decoder (the server accepts PNG, JPEG and WebP). `make -C deploy test` runs the
+# trimmed images.
 set -eu
 packages=$(echo "$1"/lib/python3*/site-packages)
 cd "$packages"

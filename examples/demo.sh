@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The whole path on shipped models: serve, classify, load-test, report. `make demo` runs it.
+# Serve the shipped models, classify images, load-test lstm against cnn, and write a report. `make demo` runs this.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 BIN=${BIN:-.venv/bin}
 mkdir -p reports
 
-# A free port, so that a server of yours on 8001 is left alone.
+# A free port, since another server may use 8001.
 PORT=$("$BIN/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 SERVER=127.0.0.1:$PORT
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
@@ -17,7 +17,7 @@ stop() { kill -TERM "$SERVE_PID" 2>/dev/null && wait "$SERVE_PID" || true; }
 trap stop EXIT
 "$BIN/hangtag" health --server "$SERVER" --wait 60 || { cat reports/demo-server.log >&2; exit 1; }
 
-say "hangtag classify: real test images, named by their true label"
+say "hangtag classify: images of the test set; file names state the true label"
 "$BIN/hangtag" classify --server "$SERVER" --model cnn --top-k 3 --draw \
     examples/garments/{ankle-boot-1,dress-1,shirt-1,t-shirt-top-1}.png
 
@@ -26,7 +26,7 @@ rm -f reports/loadtest.html
 if ! "$BIN/hangtag" loadtest lstm cnn --server "$SERVER" --images examples/garments \
     --json reports/loadtest.json --html reports/loadtest.html; then
     [ -e reports/loadtest.html ] || exit 1
-    echo "The load test does not vouch for these numbers (it says why above). On a machine that does nothing else it will."
+    echo "The load test marks these figures INVALID, for the reasons above. Run it on an otherwise idle machine."
 fi
 
 say "stopping the server"
