@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import torch
 
-from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS, RECIPE_NAMES, dataset_for, recipe_for
+from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS, RECIPE_NAMES, build, dataset_for, recipe_for
 from hangtag.training.data.datasets import DATASETS
 from hangtag.training.errors import SettingsError
 from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLossName
+from hangtag.training.networks.bfloat16 import cpu_computes_lstms_in_bf16, has_lstm
 from hangtag.training.recipes import Recipe
 
 
@@ -158,6 +159,14 @@ class TrainSettings:
                     option.check(item)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise SettingsError("--device cuda: PyTorch sees no CUDA device here. Use --device cpu.")
+        if self.precision == "bf16" and self.chosen_device == "cpu" and not cpu_computes_lstms_in_bf16():
+            with torch.device("meta"):  # the layers without their weights
+                network = build(self.model)
+            if has_lstm(network):
+                raise SettingsError(
+                    f"--precision bf16: PyTorch computes no LSTM in bfloat16 on this CPU, and {self.model} has one. "
+                    "Use --precision fp32."
+                )
         dataset_for(self.data, self.model)
         recipe = recipe_for(self.recipe, self.model)
         if self.teachers and recipe.distillation is None:

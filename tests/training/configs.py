@@ -41,16 +41,6 @@ def begin(run: Run, **changes: object) -> None:
         run.start(replace(make_config(), **changes))  # type: ignore[arg-type]
 
 
-def computes_lstms_in_bf16() -> bool:
-    """Whether this CPU's oneDNN has an LSTM in bfloat16: those without AVX-512 have none."""
-    try:
-        with torch.autocast("cpu", torch.bfloat16):
-            torch.nn.LSTM(4, 4)(torch.rand(2, 1, 4))
-    except RuntimeError:
-        return False
-    return True
-
-
 class OnStep(Observer):
     """Calls a function after every step."""
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from hangtag.training import settings
 from hangtag.training.cli import train
 from hangtag.training.errors import SettingsError
+from hangtag.training.networks.bfloat16 import cpu_computes_lstms_in_bf16
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.settings import OPTIONS, TrainSettings
 
@@ -50,3 +52,20 @@ def test_the_configs_fields_are_those_of_the_settings_unless_resolved() -> None:
     config = RunConfig.of_settings(settings, **resolved)
     assert (config.model, config.seed, config.limit, config.precision) == ("cnn", 3, 96, "bf16")
     assert (config.device, config.threads, config.processes, config.dataset) == ("cpu", 2, 1, "fashion-mnist")
+
+
+def test_bf16_is_refused_for_an_lstm_that_the_cpu_cannot_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch would end the first training step with an error about a primitive that it could not create."""
+    monkeypatch.setattr(settings, "cpu_computes_lstms_in_bf16", lambda: False)
+    with pytest.raises(SettingsError, match=r"--precision bf16: .*, and lstm2 has one\. Use --precision fp32\."):
+        TrainSettings("lstm2", precision="bf16", device="cpu")
+    assert TrainSettings("cnn", precision="bf16", device="cpu").precision == "bf16"
+    assert TrainSettings("cnn_rnn", precision="bf16", device="cpu").precision == "bf16"  # nn.LSTMCell has no such limit
+
+
+def test_bf16_is_taken_or_refused_as_this_cpu_can() -> None:
+    if cpu_computes_lstms_in_bf16():
+        assert TrainSettings("lstm", precision="bf16", device="cpu").precision == "bf16"
+    else:
+        with pytest.raises(SettingsError):
+            TrainSettings("lstm", precision="bf16", device="cpu")

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from hangtag.training.data import fashion_mnist as data
+from hangtag.training.networks.bfloat16 import cpu_computes_lstms_in_bf16
 from studies import results
 from studies.train_step import run
 from studies.train_step.torch_worker import WAYS, per_step_ms
 from studies.train_step.worker import worker
-from tests.training.configs import computes_lstms_in_bf16
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def test_a_step_is_timed_from_the_first_to_the_last() -> None:
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script_method` is:DeprecationWarning")
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way_to_train_takes_the_requested_steps(way: str) -> None:
-    if way in ("hangtag", "compiled") and not computes_lstms_in_bf16():
+    if way in ("hangtag", "compiled") and not cpu_computes_lstms_in_bf16():
         pytest.skip("this CPU computes no LSTM in bfloat16")
     few = data.load_test().first(32 * 4)
     assert 0 < WAYS[way]("64" if way == "product" else "lstm", 3, 1, few) < 60_000
@@ -74,7 +74,7 @@ def test_a_missing_program_is_an_error() -> None:
         pytest.fail("it started")
 
 
-@pytest.mark.skipif(not computes_lstms_in_bf16(), reason="this CPU computes no LSTM in bfloat16")
+@pytest.mark.skipif(not cpu_computes_lstms_in_bf16(), reason="this CPU computes no LSTM in bfloat16")
 def test_the_command_measures_all_ways_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Keras: a program that answers with a constant replaces its worker."""
     fake_keras = tmp_path / "keras_worker.py"

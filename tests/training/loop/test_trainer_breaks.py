@@ -12,10 +12,11 @@ from hangtag.training.catalog import build
 from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.errors import RunMismatchError
 from hangtag.training.loop import trainer
+from hangtag.training.networks.bfloat16 import cpu_computes_lstms_in_bf16
 from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.runs.run import Run
 from tests.training.broken_runs import CheckpointKeptRun, CrashError, CrashingRun, assert_same_outcome
-from tests.training.configs import OnStep, computes_lstms_in_bf16, make_config, same_weights, weights
+from tests.training.configs import OnStep, make_config, same_weights, weights
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -57,7 +58,7 @@ def test_every_network_resumes_as_if_unbroken(small: FashionMnist, tmp_path: Pat
     assert_same_outcome(tmp_path / "broken", tmp_path / "unbroken")
 
 
-@pytest.mark.skipif(not computes_lstms_in_bf16(), reason="this CPU computes no LSTM in bfloat16")
+@pytest.mark.skipif(not cpu_computes_lstms_in_bf16(), reason="this CPU computes no LSTM in bfloat16")
 def test_bf16_changes_the_arithmetic_and_not_the_weights_type(
     small: FashionMnist, unbroken: Path, tmp_path: Path
 ) -> None:
@@ -87,7 +88,7 @@ def test_a_run_that_dies_before_any_of_its_writes_resumes(small: FashionMnist, u
 KILLED_IN_STEP = """
 import os, signal, sys
 from pathlib import Path
-from tests.training.configs import OnStep, computes_lstms_in_bf16, make_config
+from tests.training.configs import OnStep, make_config
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.loop import trainer
 from hangtag.training.runs.run import Run
