@@ -50,7 +50,7 @@ class Picture:
 
 
 def few_colours(image: Image.Image, colours: int) -> Image.Image:
-    """The picture with a palette of so many colours, which takes a fraction of the bytes and looks the same."""
+    """The picture with a palette of `colours` entries, which takes a fraction of the bytes and looks the same."""
     return image.quantize(colours, dither=Image.Dither.NONE)
 
 

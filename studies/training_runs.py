@@ -39,7 +39,7 @@ class TrainingRun:
         return RUNS / self.name
 
     def commands(self, options: Sequence[str] = ()) -> list[list[str]]:
-        """The hangtag commands of this run that are not known to be done. A finished training returns at once."""
+        """The hangtag commands of this run, without the next step where its file exists."""
         commands = [["train", *self.arguments, "--out", str(self.folder), *options]]
         if self.next_step and not (self.next_file and self.next_file.exists()):
             commands.append(list(self.next_step))

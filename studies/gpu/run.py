@@ -74,7 +74,7 @@ def run_worker(request: dict[str, Any]) -> dict[str, Any]:
     try:
         finished = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
     except subprocess.TimeoutExpired:
-        return {"failure": f"not done after {_TIMEOUT:g} s"}
+        return {"failure": f"not finished after {_TIMEOUT:g} s"}
     if finished.returncode:
         last = (finished.stderr.strip().splitlines() or [""])[-1]
         return {"failure": f"the process ended with {finished.returncode}: {last}"}

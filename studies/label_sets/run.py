@@ -14,7 +14,7 @@ SEEDS = (0, 1, 2)
 MEASURES = ("c_precision", "c_recall", "c_f1", "o_precision", "o_recall", "o_f1", "mean_ap", "exact_match")
 PATH = "likeliest path"
 TOP = 3
-"""The paper's convention for a model that does not decide by itself: so many labels an image, whatever their scores."""
+"""The paper's convention for the baselines: this many labels for every image, whatever their scores."""
 
 
 def _training(model: str, dataset: str, seed: int) -> TrainingRun:

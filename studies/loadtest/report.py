@@ -21,7 +21,7 @@ SERVERS = {"null": "a server that does nothing", "lstm": "`hangtag serve`, lstm,
 
 def middle(line: Line, model: str, tool: str, figure: str) -> float:
     """The median over the rounds."""
-    return float(median(one[figure] for one in line["models"][model][tool]))
+    return float(median(turn[figure] for turn in line["models"][model][tool]))
 
 
 def ratios(line: Line, model: str) -> Mapping[tuple[str, str], float]:
@@ -43,7 +43,7 @@ def agreement_rows(line: Line) -> list[list[str]]:
             row = [model, tool, f"{middle(line, model, tool, 'throughput'):,.0f}"]
             row.append(units.duration(middle(line, model, tool, "p50")))
             if tool == "hangtag":
-                times = sum(one["bottleneck"] for one in rounds)
+                times = sum(turn["bottleneck"] for turn in rounds)
                 row += [f"reports itself as the bottleneck in {times} of {len(rounds)}", ""]
             else:
                 row += [units.times(compared[tool, figure]) for figure in ("throughput", "p50")]
@@ -58,13 +58,13 @@ def generator_rows(line: Line) -> list[list[str]]:
     ours = _rate(line["ways"]["hangtag"][best["hangtag"]])
     for way, each in line["ways"].items():
         rate = _rate(each[best[way]])
-        per_cpu = median(one["per_cpu_second"] for one in each[best[way]])
+        per_cpu = median(turn["per_cpu_second"] for turn in each[best[way]])
         rows.append([way, f"{rate:,.0f}", best[way], units.times(rate / ours), f"{per_cpu:,.0f}"])
     return rows
 
 
 def _rate(rounds: list[dict[str, float]]) -> float:
-    return float(median(one["throughput"] for one in rounds))
+    return float(median(turn["throughput"] for turn in rounds))
 
 
 def agreement_table(line: Line) -> Table:

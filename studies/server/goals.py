@@ -43,11 +43,11 @@ def goals(measured: Measurement, path: str = "hot") -> list[Goal]:
     starts = [start[path] for start in measured["starts"]]
 
     def each(model: str, scenario: str, figure: str) -> list[float]:
-        return [one[path][model][scenario][figure] for one in rounds]
+        return [turn[path][model][scenario][figure] for turn in rounds]
 
     def shares(model: str, scenario: str) -> tuple[float, ...]:
         rates = each(model, scenario, "samples_per_s")
-        return tuple(rate / bare_rate(one["bare"][model]) for rate, one in zip(rates, rounds, strict=True))
+        return tuple(rate / bare_rate(turn["bare"][model]) for rate, turn in zip(rates, rounds, strict=True))
 
     def high(name: str, bound: float, figures: Iterable[float]) -> Goal:
         return Goal(name, "", bound, True, tuple(figures))
@@ -66,6 +66,6 @@ def goals(measured: Measurement, path: str = "hot") -> list[Goal]:
         high("cnn, 10 x overload, in time, of capacity", 0.85, each("cnn", "overload", "in_time_share")),
         low("cnn, memory gained in overload", "MB", 10, each("cnn", "overload", "memory_growth_mb")),
         low("cnn, recovered after overload in", "s", 0.5, each("cnn", "overload", "recovery_s")),
-        low("memory with every model, PSS", "MB", 150, [one["pss_mb"] for one in starts]),
-        low("ready in", "s", 1, [one["seconds_to_ready"] for one in starts]),
+        low("memory with every model, PSS", "MB", 150, [start["pss_mb"] for start in starts]),
+        low("ready in", "s", 1, [start["seconds_to_ready"] for start in starts]),
     ]

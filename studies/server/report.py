@@ -53,14 +53,14 @@ def _scenario_rows(measured: Measurement) -> Rows:
     rounds = measured["rounds"]
     rows = []
     for model in rounds[0]["bare"]:
-        bare = statistics.median(bare_rate(one["bare"][model]) for one in rounds)
-        single = statistics.median(one["bare"][model]["single"]["all_threads"]["p50_ms"] for one in rounds)
+        bare = statistics.median(bare_rate(turn["bare"][model]) for turn in rounds)
+        single = statistics.median(turn["bare"][model]["single"]["all_threads"]["p50_ms"] for turn in rounds)
         rows.append([model, "batches of 64", "bare ONNX Runtime", f"{bare:,.0f}", "1", "", "", "", "64"])
         rows.append([model, "1 sample", "bare ONNX Runtime", "", "", f"{single:.3f}", "", "", "1"])
         for scenario, load in loads.items():
             for path in ("hot", "ordinary"):
-                turns = [one[path][model][scenario] for one in rounds]
-                median = {figure: statistics.median(one[figure] for one in turns) for figure in turns[0]}
+                turns = [turn[path][model][scenario] for turn in rounds]
+                median = {figure: statistics.median(turn[figure] for turn in turns) for figure in turns[0]}
                 rate = median["samples_per_s"]
                 row = [model, load, path, f"{rate:,.0f}", f"{rate / bare:.2f}"]
                 row += [f"{median['p50_ms']:.3f}", f"{median['p99_ms']:.3f}", f"{median['cpus']:.2f}"]

@@ -50,7 +50,7 @@ def row(**other: Any) -> dict[str, Any]:
         ({"model": "m", "way": "plain", "skipped": "strings"}, ""),
     ],
 )
-def test_what_is_a_problem(figures: dict[str, Any], expected: str) -> None:
+def test_which_figures_are_a_problem(figures: dict[str, Any], expected: str) -> None:
     assert run.problem(figures, "cuda") == expected
 
 
@@ -92,7 +92,7 @@ def test_every_model_is_measured_in_every_way(tmp_path: Path) -> None:
     assert rows["classifier", "bound"]["notes"] == {}
 
 
-def test_a_process_that_ends_is_told_with_its_last_words_and_is_a_problem(tmp_path: Path) -> None:
+def test_a_process_that_fails_is_a_problem_with_its_last_line(tmp_path: Path) -> None:
     file = onnx_models.publish(tmp_path / "models", "m", onnx_models.classifier())
     request = {"file": str(file), "way": "plain", "provider": "cpu", "sizes": [1], "runs": 1}
     assert run.run_worker(request)["provider"] == CPU

@@ -34,14 +34,14 @@ def sigmoids(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Shipp
 
 @pytest.fixture(scope="module")
 def cnn_rnn(sigmoids: ShippedModel) -> ShippedModel:
-    """The same file, if it answered with paths."""
+    """The same file with the metadata of a model that answers with paths."""
     proof = {"tolerance": 1e-4, "images": 1000, "ties": 2, "max_probability_difference": {"1": 1e-6, "64": 2e-6}}
     metadata = {key: value for key, value in sigmoids.metadata.items() if key != "threshold"}
     metadata |= {"parity": json.dumps(proof), "beam_width": "2", "max_labels": "5"}
     return replace(sigmoids, name="cnn_rnn", metadata=metadata)
 
 
-def test_a_published_file_tells_its_figures_its_rule_and_its_proof(sigmoids: ShippedModel) -> None:
+def test_the_page_shows_a_published_files_figures_rule_and_proof(sigmoids: ShippedModel) -> None:
     text = "\n".join(section([sigmoids]))
     assert "| 25.00% | 75.00% | 70.00% | 2.50 | a threshold of 0.200 |" in text
     assert f"- Labels: {', '.join(LABELS)}" in text
@@ -52,7 +52,7 @@ def test_a_published_file_tells_its_figures_its_rule_and_its_proof(sigmoids: Shi
     )
 
 
-def test_one_that_decides_by_paths_tells_its_ties(cnn_rnn: ShippedModel) -> None:
+def test_the_page_shows_the_ties_of_a_model_that_decides_by_paths(cnn_rnn: ShippedModel) -> None:
     text = "\n".join(section([cnn_rnn]))
     assert "| the likeliest path, beam of 2, at most 5 labels |" in text
     assert "Probabilities within 2.0e-06 of PyTorch at batch 1, 64" in text

@@ -14,7 +14,7 @@ NEEDS_H2LOAD = pytest.mark.skipif(shutil.which("h2load") is None, reason="needs 
 
 
 @NEEDS_H2LOAD
-def test_workers_are_measured_by_the_whole_familys_memory() -> None:
+def test_a_servers_memory_includes_that_of_its_workers() -> None:
     command = [sys.executable, "-m", "studies", "workers", "run", "--rounds", "1", "--calls", "200"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     one, two = (line.strip("| \n").split(" | ") for line in done.stdout.splitlines()[-2:])
@@ -24,13 +24,13 @@ def test_workers_are_measured_by_the_whole_familys_memory() -> None:
     assert megabytes[1] > 1.5 * megabytes[0]
 
 
-def test_what_could_be_shared_of_the_models_memory_is_measured() -> None:
+def test_memory_that_processes_could_share_is_measured() -> None:
     command = [sys.executable, "-m", "studies", "workers", "sharing"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     rows = [[int(cell.removesuffix(" MB")) for cell in line.split(" | ")[1:]] for line in _body(done.stdout)]
     nothing, served, mapped, unpacked = (sum(row) for row in rows)
     assert nothing < min(served, mapped, unpacked)
-    assert rows[3][0] < rows[1][0]  # what is mapped as it is, is not anonymous
+    assert rows[3][0] < rows[1][0]  # Mapped weights that are not packed are not anonymous.
 
 
 def _body(table: str) -> list[str]:
