@@ -8,5 +8,5 @@ MODELS = Path(__file__).parents[1] / "models"
 
 
 def latest(name: str) -> Path:
-    """The file of a model's latest version, which a server takes."""
+    """The file of a model's latest version, which a server loads."""
     return versions(MODELS, name)[0].path

@@ -1,0 +1,1 @@
+"""Tests of the deployment files: those here read the files, those in engine/ start containers."""
