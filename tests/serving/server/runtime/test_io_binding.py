@@ -1,6 +1,5 @@
 """IO binding with real sessions on the CPU, where ONNX Runtime binds buffers as it does on a GPU."""
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,29 +8,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import structlog.testing
 
-from hangtag.serving.server.errors import InvalidValuesError, ModelLoadError
-from hangtag.serving.server.runtime import binding_factory
-from hangtag.serving.server.runtime.arrays import dtype_of, random_rows
-from hangtag.serving.server.runtime.binding_factory import BindingFactory
-from hangtag.serving.server.runtime.io_binding import FixedBuffers, GraphPool, PinnedInputs
+from hangtag.serving.server.errors import InvalidValuesError
+from hangtag.serving.server.runtime.arrays import dtype_of
+from hangtag.serving.server.runtime.io_binding import PinnedInputs
 from hangtag.serving.server.runtime.providers import CUDA
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
-from hangtag.serving.server.runtime.verification import Verification
 from tests import onnx_models
+from tests.serving.server.runtime.bindings import every_number, with_binding
 from tests.shipped import latest
-
-
-@pytest.fixture
-def publish(tmp_path: Path) -> Callable[[onnx.ModelProto], Path]:
-    return lambda model: onnx_models.publish(tmp_path / "models", "m", model)
-
-
-def with_binding(file: Path, largest: int = 8, instances: int = 1, cuda_graphs: str = "off") -> Runtime:
-    runtime = Runtime(file, provider="cpu")
-    runtime.use_io_binding(largest, instances=instances, cuda_graphs=cuda_graphs)
-    return runtime
 
 
 @pytest.mark.parametrize("name", ["lstm", "cnn"])
@@ -46,16 +31,6 @@ def test_the_shipped_models_answer_the_same_with_and_without_binding(name: str) 
         assert list(outputs) == list(expected)
         for output, array in expected.items():
             np.testing.assert_allclose(outputs[output], array, rtol=1e-4, atol=1e-5)
-
-
-def every_number() -> onnx.ModelProto:
-    """As onnx_models.every_type, without strings."""
-    types = {name: type_ for name, type_ in onnx_models.TYPES.items() if name != "BYTES"}
-    return onnx_models.model(
-        [onnx.helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in types],
-        {f"in_{name}": (type_, ["batch", 2]) for name, type_ in types.items()},
-        {f"out_{name}": (type_, ["batch", 2]) for name, type_ in types.items()},
-    )
 
 
 def test_every_datatype_but_strings_is_computed_with_the_binding(publish: Callable[[onnx.ModelProto], Path]) -> None:
@@ -162,172 +137,3 @@ def test_the_cpu_has_no_graphs() -> None:
     assert runtime.notes == {"no_cuda_graphs": f"only {CUDA} has CUDA graphs, not CPUExecutionProvider"}
     assert runtime._buffer_pool is not None
     assert not runtime.cuda_graphs
-
-
-def factory_of(runtime: Runtime) -> BindingFactory:
-    return BindingFactory(runtime._opener, runtime._session, runtime.signature, runtime._device)
-
-
-def test_a_network_with_lstm_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = Runtime(latest("lstm"), provider="cpu")
-    monkeypatch.setattr(binding_factory, "CUDA", runtime.provider)
-    with pytest.raises(ModelLoadError, match="the model has LSTM, which reads the host's memory in every run"):
-        factory_of(runtime).graphs((1, 2))
-
-
-class CpuForCuda:
-    """A runtime that takes the CPU for a provider with CUDA graphs: everything around a capture, without a capture.
-
-    ONNX Runtime ignores a graph's number on the CPU.
-    """
-
-    def __init__(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.runtime = Runtime(file, provider="cpu")
-        monkeypatch.setattr(binding_factory, "CUDA", self.runtime.provider)
-        monkeypatch.setattr(BindingFactory, "_graph_session", lambda self: self._opener.open("cpu"))
-
-
-def test_graphs_run_in_one_thread_whatever_thread_calls(
-    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    threads: set[int] = set()
-    run = FixedBuffers.run
-
-    def noting(self: Any, inputs: Any) -> Any:
-        threads.add(threading.get_ident())
-        return run(self, inputs)
-
-    runtime = CpuForCuda(publish(onnx_models.doubled("batch", "batch")), monkeypatch).runtime
-    runtime.use_io_binding(8, instances=2, cuda_graphs="on")
-    assert (runtime.cuda_graphs, runtime.notes) == (True, {})
-    monkeypatch.setattr(FixedBuffers, "run", noting)
-    rows = np.arange(10, dtype=np.float32).reshape(5, 2)
-    with ThreadPoolExecutor(4) as pool:
-        answers = [*pool.map(lambda _: runtime.run({"x": rows})["y"], range(40))]
-    assert all((answer == 2 * rows).all() for answer in answers)
-    assert len(threads) == 1
-    assert threading.get_ident() not in threads
-    assert runtime.run({"x": np.ones((9, 2), np.float32)})["y"].shape == (9, 2)
-
-
-@pytest.mark.parametrize("name", ["doubled", "every_number"])
-def test_padded_batches_answer_as_the_session_does(
-    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    model = onnx_models.doubled("batch", "batch") if name == "doubled" else every_number()
-    runtime = CpuForCuda(publish(model), monkeypatch).runtime
-    runtime.use_io_binding(8, instances=1, cuda_graphs="on")
-    assert (runtime.cuda_graphs, runtime.notes) == (True, {})
-    for samples in (8, 3, 1, 5):
-        inputs = {
-            spec.name: random_rows((samples, 2), dtype_of(spec), seed=samples) for spec in runtime.signature.inputs
-        }
-        expected = runtime._run_session(inputs)
-        for output, array in runtime.run(inputs).items():
-            assert array.dtype == expected[output].dtype
-            assert array.tolist() == expected[output].tolist()
-
-
-def test_graphs_refuse_values_as_the_session_does(
-    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runtime = CpuForCuda(publish(onnx_models.gather()), monkeypatch).runtime
-    runtime.use_io_binding(4, instances=1, cuda_graphs="on")
-    assert runtime.cuda_graphs
-    with pytest.raises(InvalidValuesError, match="idx=99"):
-        runtime.run({"index": np.array([99])})
-    assert runtime.run({"index": np.array([3])})["value"].tolist() == [30]
-
-
-@pytest.mark.parametrize("gains", [True, False])
-def test_auto_keeps_graphs_where_they_are_faster(
-    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch, gains: bool
-) -> None:
-    monkeypatch.setattr(Verification, "is_faster", lambda *_: gains)
-    runtime = CpuForCuda(publish(onnx_models.doubled("batch", "batch")), monkeypatch).runtime
-    session = runtime._session
-    runtime.use_io_binding(4, instances=1, cuda_graphs="auto")
-    assert runtime.cuda_graphs is gains
-    assert (runtime._session is session) is not gains
-    assert runtime.notes == ({} if gains else {"no_cuda_graphs": "they are not faster here"})
-    assert runtime.run({"x": np.ones((3, 2), np.float32)})["y"].tolist() == [[2, 2]] * 3
-
-
-def test_after_a_capture_that_fails_pinned_inputs_are_used(
-    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def captured(self: Any, inputs: Any) -> Any:
-        raise RuntimeError("operation not permitted when stream is capturing")
-
-    monkeypatch.setattr(GraphPool, "run", captured)
-    runtime = CpuForCuda(publish(onnx_models.doubled("batch", "batch")), monkeypatch).runtime
-    runtime.use_io_binding(4, instances=1, cuda_graphs="on")
-    assert not runtime.cuda_graphs
-    assert runtime.notes["no_cuda_graphs"] == "operation not permitted when stream is capturing"
-    assert runtime._buffer_pool is not None
-    assert runtime.run({"x": np.ones((3, 2), np.float32)})["y"].tolist() == [[2, 2]] * 3
-
-
-def failing_bindings(
-    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch, way: str
-) -> tuple[Runtime, list[int]]:
-    """A runtime whose binding worked when it was loaded and has failed since; and how often it was tried."""
-    runtime = CpuForCuda(publish(onnx_models.gather()), monkeypatch).runtime
-    runtime.use_io_binding(4, instances=1, cuda_graphs="on" if way == "graphs" else "off")
-    assert runtime._buffer_pool is not None
-    assert runtime.cuda_graphs is (way == "graphs")
-    runs: list[int] = []
-
-    def fail(_self: Any, inputs: Any) -> Any:
-        runs.append(len(inputs["index"]))
-        raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
-
-    monkeypatch.setattr(FixedBuffers if way == "graphs" else PinnedInputs, "run", fail)
-    return runtime, runs
-
-
-@pytest.mark.parametrize("way", ["pinned inputs", "graphs"])
-def test_a_binding_that_fails_is_logged_counted_and_not_tried_again(
-    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
-    runtime, runs = failing_bindings(publish, monkeypatch, way)
-    with structlog.testing.capture_logs() as log:
-        for _ in range(3):
-            assert runtime.run({"index": np.array([3, 1])})["value"].tolist() == [30, 10]
-    assert runs == [2]
-    assert runtime.io_binding_failures == 1
-    assert not runtime.cuda_graphs
-    (line,) = log
-    assert (line["event"], line["log_level"]) == ("IO binding failed; from now on without", "error")
-    assert line["file"].endswith("m/1/model.onnx")
-    assert "an illegal memory access" in line["reason"]
-    assert RUNNING.count == 0
-
-
-def test_batches_that_fail_with_the_binding_at_once_are_all_counted_and_logged_once(
-    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runtime = with_binding(publish(onnx_models.gather()), instances=2)
-    together = threading.Barrier(2, timeout=60)
-
-    def fail(_self: Any, _inputs: Any) -> Any:
-        together.wait()
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(PinnedInputs, "run", fail)
-    with structlog.testing.capture_logs() as log, ThreadPoolExecutor(2) as pool:
-        answers = [*pool.map(lambda index: runtime.run({"index": np.array([index])})["value"].item(), [1, 2])]
-    assert answers == [10, 20]
-    assert runtime.io_binding_failures == 2
-    assert len(log) == 1
-
-
-def test_inputs_that_fail_with_and_without_the_binding_keep_it(
-    publish: Callable[[onnx.ModelProto], Path],
-) -> None:
-    runtime = with_binding(publish(onnx_models.gather()))
-    pool = runtime._buffer_pool
-    with structlog.testing.capture_logs() as log, pytest.raises(InvalidValuesError, match="idx=99"):
-        runtime.run({"index": np.array([99])})
-    assert runtime._buffer_pool is pool is not None
-    assert (runtime.io_binding_failures, log) == (0, [])

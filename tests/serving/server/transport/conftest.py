@@ -6,6 +6,7 @@ import pytest
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_models, shipped
 from tests.serving.server.transport.live import LiveServer
+from tests.serving.server.transport.watched import Watched
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +55,14 @@ def own(repository: Path, hot_path: str) -> Iterator[LiveServer]:
     )
     with LiveServer(config) as server:
         yield server
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    for name in ("gather", "classifier"):
+        onnx_models.publish(tmp_path, name, getattr(onnx_models, name)(), version=3)
+    config = ServerConfig(models=tmp_path, port=0, metrics_port=0, max_batch_size=4, max_queue_size=4, instances=1)
+    with LiveServer(config) as live:
+        watched = Watched(live)
+        yield watched
+        watched.http.close()

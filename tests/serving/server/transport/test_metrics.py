@@ -1,63 +1,20 @@
 """Prometheus metrics of a real server, read as Prometheus reads them."""
 
-import socket
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-import structlog.testing
-from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.protos import classifier_pb2
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.telemetry.http_endpoint import MAX_CONNECTIONS, MetricsServer
-from hangtag.serving.server.telemetry.prometheus import StateCollector, Workers
+from hangtag.serving.server.telemetry.prometheus import StateCollector
 from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
 from hangtag.serving.server.transport.grpc.calls import INFERENCE_METHODS
 from tests import onnx_models
 from tests.serving.server.transport.grpc.streams.conversation import Conversation
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
-
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-class Watched:
-    """A live server and its metrics port."""
-
-    def __init__(self, live: LiveServer) -> None:
-        self.live = live
-        config = live.server.config
-        collector = StateCollector(live.server.state, lambda: Workers(2, 1, 3))
-        self.http = MetricsServer(config, collector, lambda: live.server.ready)
-
-    def get(self, path: str) -> str:
-        url = f"http://{self.live.server.config.address(self.http.port)}{path}"
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-            return str(response.read().decode())
-
-    def samples(self) -> Samples:
-        families = text_string_to_metric_families(self.get("/metrics"))
-        return {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in families
-            for sample in family.samples
-        }
-
-
-@pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Watched]:
-    for name in ("gather", "classifier"):
-        onnx_models.publish(tmp_path, name, getattr(onnx_models, name)(), version=3)
-    config = ServerConfig(models=tmp_path, port=0, metrics_port=0, max_batch_size=4, max_queue_size=4, instances=1)
-    with LiveServer(config) as live:
-        watched = Watched(live)
-        yield watched
-        watched.http.close()
+from tests.serving.server.transport.watched import Samples, Watched
 
 
 def metric(samples: Samples, name: str, **labels: str) -> float:
@@ -253,54 +210,3 @@ def test_which_path_is_in_use_and_why_not_the_hot_one(tmp_path: Path, hot_path: 
         paths = {key: value for key, value in watched.samples().items() if key[0] == "hangtag_infer_path"}
         watched.http.close()
     assert paths == {("hangtag_infer_path", tuple(sorted(labels.items()))): 1}
-
-
-def test_health_by_http(watched: Watched) -> None:
-    assert watched.get("/v2/health/live") == "live\n"
-    assert watched.get("/v2/health/ready") == "ready\n"
-    watched.live.server.stop(grace=0)
-    with pytest.raises(urllib.error.HTTPError, match="503"):
-        watched.get("/v2/health/ready")
-    with pytest.raises(urllib.error.HTTPError, match="404"):
-        watched.get("/")
-
-
-def test_the_number_of_connections_is_limited(watched: Watched) -> None:
-    address = ("127.0.0.1", watched.http.port)
-    taken = [socket.create_connection(address, TIMEOUT) for _ in range(MAX_CONNECTIONS)]
-    with socket.create_connection(address, TIMEOUT) as another:
-        assert another.recv(1) == b""
-    for connection in taken:  # they are still answered
-        connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
-        assert connection.makefile("rb").read().endswith(b"live\n")
-        connection.close()
-
-
-def test_bad_requests_for_metrics_do_not_fill_the_log(watched: Watched, capfd: pytest.CaptureFixture[str]) -> None:
-    address = ("127.0.0.1", watched.http.port)
-    with structlog.testing.capture_logs() as log:
-        for _ in range(3):
-            with socket.create_connection(address, TIMEOUT) as connection:
-                unreadable = b"Accept: application/openmetrics-text; version=no-number"
-                connection.sendall(b"GET /metrics HTTP/1.0\r\n" + unreadable + b"\r\n\r\n")
-                assert connection.makefile("rb").readline().startswith(b"HTTP/1.0 500")
-    assert {line["event"] for line in log} == {"metrics not sent"}  # which the log's limit holds
-    assert capfd.readouterr().err == ""
-    assert "nv_inference_count" in watched.get("/metrics")
-
-
-def test_a_port_in_use_is_an_error_that_names_it(watched: Watched) -> None:
-    config = ServerConfig(metrics_port=watched.http.port)
-    with pytest.raises(
-        StartError, match=rf"cannot listen on 127.0.0.1:{watched.http.port} for metrics: .*--metrics-port"
-    ):
-        MetricsServer(config, StateCollector(watched.live.server.state), lambda: True)
-
-
-def test_version_6_addresses_have_metrics_too(watched: Watched) -> None:
-    config = ServerConfig(host="::1", metrics_port=0)
-    http = MetricsServer(config, StateCollector(watched.live.server.state), lambda: True)
-    with socket.create_connection(("::1", http.port), TIMEOUT) as connection:
-        connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
-        assert connection.makefile("rb").readline().startswith(b"HTTP/1.0 200")
-    http.close()

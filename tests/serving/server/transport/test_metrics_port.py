@@ -1,0 +1,66 @@
+"""The HTTP port of a real server: health, and what bad requests do to it."""
+
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+import structlog.testing
+
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.telemetry.http_endpoint import MAX_CONNECTIONS, MetricsServer
+from hangtag.serving.server.telemetry.prometheus import StateCollector
+from tests.serving.server.transport.live import TIMEOUT
+from tests.serving.server.transport.watched import Watched
+
+
+def test_health_by_http(watched: Watched) -> None:
+    assert watched.get("/v2/health/live") == "live\n"
+    assert watched.get("/v2/health/ready") == "ready\n"
+    watched.live.server.stop(grace=0)
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        watched.get("/v2/health/ready")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        watched.get("/")
+
+
+def test_the_number_of_connections_is_limited(watched: Watched) -> None:
+    address = ("127.0.0.1", watched.http.port)
+    taken = [socket.create_connection(address, TIMEOUT) for _ in range(MAX_CONNECTIONS)]
+    with socket.create_connection(address, TIMEOUT) as another:
+        assert another.recv(1) == b""
+    for connection in taken:  # they are still answered
+        connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+        assert connection.makefile("rb").read().endswith(b"live\n")
+        connection.close()
+
+
+def test_bad_requests_for_metrics_do_not_fill_the_log(watched: Watched, capfd: pytest.CaptureFixture[str]) -> None:
+    address = ("127.0.0.1", watched.http.port)
+    with structlog.testing.capture_logs() as log:
+        for _ in range(3):
+            with socket.create_connection(address, TIMEOUT) as connection:
+                unreadable = b"Accept: application/openmetrics-text; version=no-number"
+                connection.sendall(b"GET /metrics HTTP/1.0\r\n" + unreadable + b"\r\n\r\n")
+                assert connection.makefile("rb").readline().startswith(b"HTTP/1.0 500")
+    assert {line["event"] for line in log} == {"metrics not sent"}  # which the log's limit holds
+    assert capfd.readouterr().err == ""
+    assert "nv_inference_count" in watched.get("/metrics")
+
+
+def test_a_port_in_use_is_an_error_that_names_it(watched: Watched) -> None:
+    config = ServerConfig(metrics_port=watched.http.port)
+    with pytest.raises(
+        StartError, match=rf"cannot listen on 127.0.0.1:{watched.http.port} for metrics: .*--metrics-port"
+    ):
+        MetricsServer(config, StateCollector(watched.live.server.state), lambda: True)
+
+
+def test_version_6_addresses_have_metrics_too(watched: Watched) -> None:
+    config = ServerConfig(host="::1", metrics_port=0)
+    http = MetricsServer(config, StateCollector(watched.live.server.state), lambda: True)
+    with socket.create_connection(("::1", http.port), TIMEOUT) as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+        assert connection.makefile("rb").readline().startswith(b"HTTP/1.0 200")
+    http.close()
