@@ -37,7 +37,7 @@ from hangtag.training.runs.run import Run
     type=click.Choice(TIMINGS),
     default="compile",
     show_default=True,
-    help="What to time the file beside: PyTorch, torch.compile as well, or nothing.",
+    help="What to compare the file's speed with. eager: PyTorch. compile: torch.compile too. none: nothing.",
 )
 @click.option(
     "--reports",

@@ -55,7 +55,7 @@ def export(
     Args:
         models: the model repository.
         calibration: uint8 images [n, 28, 28] of the training split, which int8 needs.
-        timing: what to time the file beside, one of ``gate.speed.TIMINGS``.
+        timing: what to compare the file's speed with, one of ``gate.speed.TIMINGS``.
 
     Raises:
         RunMismatchError: the run is not finished.
@@ -91,7 +91,7 @@ def export(
 
 @contextmanager
 def _fp32_file(model: onnx.ModelProto, *, needed: bool) -> Iterator[Path | None]:
-    """A temporary file of the network in FP32, to time beside another precision."""
+    """A temporary file of the network in FP32, whose speed is compared with another precision's."""
     if not needed:
         yield None
         return

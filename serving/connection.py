@@ -112,6 +112,8 @@ class Connection:
             details = (
                 f"no server answers at {self._address}; start one with 'hangtag serve', or name another with --server"
             )
+        elif code is grpc.StatusCode.UNAVAILABLE and "resol" in details:  # "errors resolving", "DNS resolution failed"
+            details = f"the host of {self._address} is unknown; name the server with --server, as HOST:PORT"
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
             details = f"no answer from {self._address} within {self._timeout:g} s"
         return ClientError(code, details or code.name)

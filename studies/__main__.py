@@ -35,7 +35,7 @@ class ExperimentGroup(click.Group):
             return click.Command(
                 "report",
                 callback=lambda: write(self.experiment.parts(), self.experiment.pictures()),
-                help="Write the pages and draw the pictures from the results that are recorded. Measures nothing.",
+                help="Write the pages and pictures from recorded results.\n\nMeasures nothing.",
             )
         if name not in self.experiment.commands:
             return None
@@ -44,7 +44,7 @@ class ExperimentGroup(click.Group):
         return command
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.pass_context
 def main(context: click.Context) -> None:
     """Run an experiment, or write the pages from recorded results.
@@ -67,7 +67,10 @@ def main(context: click.Context) -> None:
 
 @main.command()
 def report() -> None:
-    """Write all pages and draw all pictures from the results that are recorded. Measures nothing."""
+    """Write all pages and pictures from recorded results.
+
+    Measures nothing.
+    """
     write(catalog.parts(), catalog.pictures())
 
 

@@ -56,7 +56,7 @@ def command(runs: Sequence[TrainingRun], make_line: MakeLine, file: Path, help_t
     @click.option("--only", default="*", show_default=True, help="Runs whose names fit this pattern, as lstm-*-seed0.")
     @click.option("--dry-run", is_flag=True, help="Print the commands and run none.")
     @click.option("--out", type=click.Path(path_type=Path), default=file, help="The results file to write lines into.")
-    @click.argument("options", nargs=-1, type=click.UNPROCESSED)
+    @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- TRAIN_OPTIONS]")
     def run(only: str, dry_run: bool, out: Path, options: tuple[str, ...]) -> None:
         train(select(runs, only), make_line, out, options, dry_run=dry_run)
 

@@ -170,9 +170,15 @@ class TrainSettings:
         dataset_for(self.data, self.model)
         recipe = recipe_for(self.recipe, self.model)
         if self.teachers and recipe.distillation is None:
-            raise SettingsError(f"--teacher {self.teachers[0]}: recipe {recipe.name} learns from the labels alone.")
+            recipes_with_teacher = [
+                f" or use --recipe {other.name}" for other in NETWORKS[self.model].recipes if other.distillation
+            ]
+            raise SettingsError(
+                f"--teacher {self.teachers[0]}: recipe {recipe.name} learns from the labels alone. Leave --teacher out"
+                f"{''.join(recipes_with_teacher)}."
+            )
         if self.model in MULTI_LABEL_NETWORKS:
-            reason = f"{self.model} has a loss of its own; distances are of single labels."
+            reason = f"{self.model} has a loss of its own; these options are for networks that predict a single label."
             self._require_unset("loss", "beta", "loss_weight", "distances", reason=reason)
         elif self.distance_loss is None:
             reason = "the cross-entropy uses no distances; add --loss embedding-distance."

@@ -10,6 +10,6 @@
     empty_batch      what the runtime does with a batch of 0
     cuda             parity on a GPU, where there is one
 
-``proof`` runs them in order, ``tolerances`` says how exact each precision must be, and ``speed`` times the file beside
-PyTorch, which is reported and never required.
+``proof`` runs them in order, ``tolerances`` says how exact each precision must be, and ``speed`` compares the file's
+speed with PyTorch's, which is reported and never required.
 """

@@ -104,7 +104,7 @@ def prove(
     Args:
         served: the network in PyTorch, in evaluation mode.
         model: the parsed content of the file, so that it is not parsed again.
-        fp32: a file of the same network in FP32, to time beside it.
+        fp32: a file of the same network in FP32, to compare its speed.
         timing: one of ``speed.TIMINGS``.
 
     Raises:

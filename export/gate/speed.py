@@ -22,7 +22,7 @@ from hangtag.serving.server.runtime.session import Runtime
 BATCH_SIZES = (1, 64)
 THREADS = 1
 TIMINGS = ("none", "eager", "compile")
-"""What to time beside a file: nothing; PyTorch in eager mode; or torch.compile as well, if there is a C++ compiler."""
+"""What to compare a file's speed with: nothing; PyTorch in eager mode; torch.compile too, with a C++ compiler."""
 _MIN_ROUNDS, _MAX_ROUNDS = 7, 200
 _SECONDS = 2.0
 """Rounds at one batch size end after this time, within the two bounds above."""

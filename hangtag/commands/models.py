@@ -67,7 +67,7 @@ def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
     """
     entry = inventory.find(folder, name, version)
     if entry.signature is None:
-        raise UserError(f"{entry.trouble}")
+        raise UserError(entry.trouble)
     operators = inventory.operators(entry)
     if as_json:
         view.print_json(view.summary(entry) | view.details(entry, operators))

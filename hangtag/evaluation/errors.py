@@ -1,6 +1,9 @@
-"""The error that stops an evaluation."""
+"""The error that stops an evaluation, and parts of messages."""
 
 from hangtag.errors import UserError
+
+NAMING_AN_EXPORTED_MODEL = "An exported model is named by its file or its folder, such as models/cnn."
+"""What the user may have meant who names no run; the end of a message."""
 
 
 def sentence(error: Exception) -> str:

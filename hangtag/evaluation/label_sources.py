@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from hangtag.evaluation.errors import NAMING_AN_EXPORTED_MODEL
 from hangtag.extras import needs
 from hangtag.serving import model_repository
 from hangtag.training.data.fashion_mnist import LABELS
@@ -32,7 +33,7 @@ def read_distances(source: str, runs_dir: Path) -> LabelDistances:
     with needs("train", "reading the weights of a run"):
         from hangtag.training.runs.label_distances import run_distances
         from hangtag.training.runs.run import Run
-    return run_distances(Run.find(source, runs_dir))
+    return run_distances(Run.find(source, runs_dir, alternative=NAMING_AN_EXPORTED_MODEL))
 
 
 def _read_onnx(path: Path) -> LabelDistances:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hangtag.evaluation.errors import NAMING_AN_EXPORTED_MODEL
 from hangtag.evaluation.subject import Subject
 from hangtag.extras import needs
 from hangtag.serving import model_repository
@@ -47,4 +48,4 @@ def open_subject(
     with needs("train", "evaluating a run"):
         from hangtag.evaluation.run_subject import RunSubject
         from hangtag.training.runs.run import Run
-    return RunSubject(Run.find(name, runs_dir))
+    return RunSubject(Run.find(name, runs_dir, alternative=NAMING_AN_EXPORTED_MODEL))

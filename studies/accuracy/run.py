@@ -85,5 +85,5 @@ main = training_runs.command(
     line,
     RESULTS,
     "Train the study's networks, three teachers, and the best recipes that learn from them.\n\nA finished run costs "
-    "nothing, and a stopped one continues. OPTIONS are further options of hangtag train, as -- --threads 2.",
+    "nothing, and a stopped one continues. TRAIN_OPTIONS are options of hangtag train, such as -- --threads 2.",
 )

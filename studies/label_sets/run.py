@@ -53,5 +53,5 @@ main = training_runs.command(
     line,
     RESULTS,
     "Train CNN-RNN and three baselines with three seeds on two data sets.\n\nA finished run costs nothing, and a "
-    "stopped one continues. OPTIONS are further options of hangtag train, as -- --threads 2.",
+    "stopped one continues. TRAIN_OPTIONS are options of hangtag train, such as -- --threads 2.",
 )

@@ -86,11 +86,11 @@ def _source(provenance: Mapping[str, object]) -> dict[str, object]:
 @click.option("--only", default="*", show_default=True, help="Training runs whose names fit this pattern.")
 @click.option("--dry-run", is_flag=True, help="Print the commands of the training runs and run none.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file to write lines into.")
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- TRAIN_OPTIONS]")
 def main(only: str, dry_run: bool, out: Path, options: tuple[str, ...]) -> None:
     """Train lstm with each loss, evaluate the shipped models, and draw the distances of labels.
 
-    A finished run costs nothing, and a stopped one continues. OPTIONS are further options of hangtag train, as
+    A finished run costs nothing, and a stopped one continues. TRAIN_OPTIONS are options of hangtag train, such as
     -- --threads 2.
     """
     training_runs.train(training_runs.select(TRAINING_RUNS, only), line, out, options, dry_run=dry_run)

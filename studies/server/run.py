@@ -29,9 +29,13 @@ PACKAGES = ("grpcio", "onnxruntime", "numpy", "protobuf")
 
 @click.command()
 @click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns of each path.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Measurements of each path.")
 @click.option(
-    "--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Approximately, for each load."
+    "--seconds",
+    type=click.FloatRange(0.1),
+    default=5.0,
+    show_default=True,
+    help="Duration of each load, approximately.",
 )
 @click.option("--starts", type=click.IntRange(1), default=5, show_default=True, help="Starts of each path's server.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")

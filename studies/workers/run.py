@@ -21,14 +21,15 @@ MODELS = ("lstm", "cnn")
 @click.command()
 @click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
 @click.option("--workers", type=click.IntRange(1), multiple=True, default=(1, 2), show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Turns of each server.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Measurements of each server.")
 @click.option(
     "--calls", type=click.IntRange(1), default=20_000, show_default=True, help="Calls to lstm; cnn gets a fifth."
 )
 def main(models: Path, workers: tuple[int, ...], rounds: int, calls: int) -> None:
-    """Print the medians and the ranges as a table in Markdown, for docs/performance.md.
+    """Measure calls a second and memory, and print a table in Markdown.
 
-    Needs h2load, and a machine that does nothing else.
+    The table has medians and ranges, and belongs into docs/performance.md. Needs h2load, and a
+    machine that does nothing else.
     """
     rates: dict[tuple[int, str], list[float]] = defaultdict(list)
     memory = {}

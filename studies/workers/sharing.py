@@ -28,7 +28,10 @@ WAYS = {
 @click.command()
 @click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
 def main(models: Path) -> None:
-    """Print a table in Markdown, for docs/performance.md."""
+    """Measure the memory that processes could share, and print a table in Markdown.
+
+    The table belongs into docs/performance.md.
+    """
     click.echo("| weights | anonymous | mapped from files |\n| --- | --- | --- |")
     with tempfile.TemporaryDirectory() as name:
         for way, description in WAYS.items():

@@ -13,10 +13,10 @@ def models(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["models", *map(str, arguments)])
 
 
-def rewritten(proven: Path, models_dir: Path, **told: str) -> Path:
+def rewritten(proven: Path, models_dir: Path, **metadata: str) -> Path:
     """The proven model with other metadata."""
     model = onnx.load(proven / "lstm/1/model.onnx")
-    there = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, there | {f"hangtag.{key}": value for key, value in told.items()})
+    own = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, own | {f"hangtag.{key}": value for key, value in metadata.items()})
     publish(models_dir, "lstm", model)
     return models_dir

@@ -39,7 +39,7 @@ def test_help_lists_every_subcommand_and_imports_none_of_them() -> None:
 
 
 def test_the_health_check_loads_little() -> None:
-    """Containers run it every few seconds, within the limits of the server beside it."""
+    """Containers run it every few seconds, within the limits of its server."""
     printed = python(
         "import sys\n"
         "from hangtag.cli import main\n"
@@ -175,6 +175,6 @@ def test_what_serves_leaves_torch_out() -> None:
         "    importlib.import_module(name)\n"
         "print(len(names), sorted({'torch', 'torchvision', 'onnx', 'onnxscript'} & set(sys.modules)))\n"
     )
-    count, _, found = printed.strip().partition(" ")
+    count, _, modules = printed.strip().partition(" ")
     assert int(count) > 20
-    assert found == "[]"
+    assert modules == "[]"

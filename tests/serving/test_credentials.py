@@ -53,7 +53,7 @@ def test_files_that_do_not_fit_together_are_refused() -> None:
 
 
 def test_a_handshake_may_take_its_time() -> None:
-    """Over a far network, or with a machine under load. Here nobody answers it at all."""
+    """As over a far network, or with a machine under load. Here the server never answers it."""
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         Credentials().channel(f"127.0.0.1:{silent.getsockname()[1]}") as channel,
@@ -61,8 +61,8 @@ def test_a_handshake_may_take_its_time() -> None:
         grpc.channel_ready_future(channel)
         caller, _ = silent.accept()
         caller.settimeout(1)
-        with caller, caller.makefile("rb") as said, pytest.raises(TimeoutError):
-            said.read()  # to the end, which is there once the caller hangs up
+        with caller, caller.makefile("rb") as received, pytest.raises(TimeoutError):
+            received.read()  # returns when the caller closes the connection
 
 
 def test_the_options_and_their_shared_variables(tmp_path: Path) -> None:

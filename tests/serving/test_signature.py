@@ -60,24 +60,24 @@ def test_the_files_word_on_batching_beats_what_its_axes_say() -> None:
     assert Signature.from_onnx([rows], [Y], {"hangtag.batched": "true"}).batched
 
 
-def test_the_operators_word_on_batching_beats_the_files() -> None:
-    told = {"hangtag.batched": "true"}
-    assert not Signature.from_onnx([X], [Y], told, False).batched
+def test_the_operators_setting_of_batching_overrides_the_files() -> None:
+    metadata = {"hangtag.batched": "true"}
+    assert not Signature.from_onnx([X], [Y], metadata, False).batched
     assert Signature.from_onnx([X], [Y], {"hangtag.batched": "false"}, True).batched
-    assert Signature.from_onnx([X], [Y], told, False).why_unbatched == "the operator says so"
+    assert Signature.from_onnx([X], [Y], metadata, False).why_unbatched == "the operator says so"
 
 
-@pytest.mark.parametrize("told", ["", "True", "1", "yes", "[true]"])
-def test_a_word_on_batching_that_is_none_is_refused(told: str) -> None:
+@pytest.mark.parametrize("text", ["", "True", "1", "yes", "[true]"])
+def test_batching_metadata_that_is_not_true_or_false_is_refused(text: str) -> None:
     with pytest.raises(UnsupportedModelError, match=r"hangtag\.batched must be true or false, not "):
-        signature(batched=told)
+        signature(batched=text)
 
 
 @pytest.mark.parametrize(("properties", "override"), [({"hangtag.batched": "true"}, None), ({}, True)])
 @pytest.mark.parametrize(
     ("shape", "reason"), [([], "'s' has no axis"), ([2, "batch"], "the first axis of 's' is fixed to 2")]
 )
-def test_nobodys_word_makes_an_axis_that_is_not_there(
+def test_no_setting_batches_a_model_without_a_batch_axis(
     properties: dict[str, str], override: bool | None, shape: list[int | str], reason: str
 ) -> None:
     state = TensorSpec.from_onnx("s", "tensor(float)", shape)

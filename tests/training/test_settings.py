@@ -28,7 +28,10 @@ from hangtag.training.settings import OPTIONS, TrainSettings
         ({"model": "sigmoids", "loss": "cross-entropy"}, "--loss: sigmoids has a loss of its own"),
         ({"data": "outfits"}, "--data outfits: lstm cannot learn from outfits: it takes fashion-mnist."),
         ({"model": "cnn_rnn", "recipe": "study"}, "--recipe study: there is no such recipe for cnn_rnn"),
-        ({"teachers": (Path("cnn.onnx"),)}, "--teacher cnn.onnx: recipe study learns from the labels alone."),
+        (
+            {"teachers": (Path("cnn.onnx"),)},
+            "--teacher cnn.onnx: recipe study learns from the labels alone. Leave --teacher out",
+        ),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

@@ -45,12 +45,13 @@ class Run:
         self.folder = folder
 
     @classmethod
-    def find(cls, run: str, runs_dir: Path) -> "Run":
+    def find(cls, run: str, runs_dir: Path, *, alternative: str = "") -> "Run":
         """Find a run.
 
         Args:
             run: A run's folder or a file in it, its name under runs_dir, or a model, for its latest finished run.
             runs_dir: The folder of runs.
+            alternative: What the caller takes instead of a run, as a sentence for the end of the message.
 
         Raises:
             RunMismatchError: Nothing fits; the message lists the runs that there are.
@@ -67,6 +68,7 @@ class Run:
         raise RunMismatchError(
             f"no finished run {run!r}: not a run's folder, and under {runs_dir} there is no such run or model "
             f"(runs there: {known}). Train one with: hangtag train {run if run in NETWORKS else 'MODEL'}"
+            + (f". {alternative}" if alternative else "")
         )
 
     @property

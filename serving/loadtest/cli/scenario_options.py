@@ -41,16 +41,17 @@ def scenario_from(ctx: click.Context, settings: dict[str, Any], targets: tuple[T
 
 
 def _option(setting: "Field[Any]") -> Callable[[_Command], _Command]:
-    shown: str | bool = setting.default not in ((), None, False)
-    if setting.metadata["unit"] and setting.default is not None:
-        shown = f"{setting.default:g} {setting.metadata['unit']}"
+    help_text, show_default = setting.metadata["help"], setting.default not in ((), None, False)
+    if setting.metadata["unit"] and show_default:  # click would show the number without its unit
+        help_text += f"  [default: {setting.default:g} {setting.metadata['unit']}]"
+        show_default = False
     return click.option(
         f"--{setting.name.replace('_', '-')}",
         type=_parameter_type(setting),
         is_flag=_HINTS[setting.name] is bool,
         default=setting.default,
-        show_default=shown,
-        help=setting.metadata["help"],
+        show_default=show_default,
+        help=help_text,
     )
 
 

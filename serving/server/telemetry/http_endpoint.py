@@ -90,7 +90,7 @@ class MetricsServer:
         except (OSError, OverflowError) as error:
             raise StartError(
                 f"cannot listen on {config.address(config.metrics_port)} for metrics: {error}. Choose another port "
-                "with --metrics-port (0 picks a free one, -1 turns metrics off)."
+                "with --metrics-port (0 picks a free one, -1 turns metrics off), or another address with --host."
             ) from error
         self.port: int = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)

@@ -1,4 +1,4 @@
-"""`hangtag labels`: what is near to what, from every source that can tell."""
+"""`hangtag labels`: what is near to what, from every kind of source."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ CNN = MODELS / str(label_distance.default().provenance["file"])
 
 
 def test_the_shipped_distances_are_what_their_provenance_says(tmp_path: Path) -> None:
-    """Made by this command, from a file that ships."""
+    """This command wrote them, from a shipped model."""
     result = hangtag("labels", CNN, "--json", tmp_path / "distances.json")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "distances.json").read_text() == label_distance.DEFAULT_PATH.read_text()
@@ -33,17 +33,17 @@ def test_each_label_with_its_nearest() -> None:
 
 def test_all_distances_of_one_label() -> None:
     lines = hangtag("labels", CNN, "--label", "Shirt").stdout.splitlines()
-    wanted = label_distance.default().neighbours("Shirt")
-    assert len(lines) == len(wanted) + 1 == 10
-    for line, neighbour in zip(lines[1:], wanted, strict=True):
+    neighbours = label_distance.default().neighbours("Shirt")
+    assert len(lines) == len(neighbours) + 1 == 10
+    for line, neighbour in zip(lines[1:], neighbours, strict=True):
         assert line.startswith(neighbour.label)
         assert f" {neighbour.distance:.3f} " in line
 
 
 def test_the_nearest_of_one_label() -> None:
-    all_of_it = hangtag("labels", CNN, "--label", "Shirt").stdout.splitlines()
+    every_line = hangtag("labels", CNN, "--label", "Shirt").stdout.splitlines()
     few = hangtag("labels", CNN, "--label", "Shirt", "--nearest", 2).stdout.splitlines()
-    assert [line.split() for line in few] == [line.split() for line in all_of_it[:3]]
+    assert [line.split() for line in few] == [line.split() for line in every_line[:3]]
 
 
 def test_runs_of_a_file_are_refused() -> None:
@@ -52,7 +52,7 @@ def test_runs_of_a_file_are_refused() -> None:
     assert "--runs: " in result.stderr
 
 
-def test_a_run_and_its_export_tell_the_same(exported: Exported, tmp_path: Path) -> None:
+def test_a_run_and_its_export_have_the_same_distances(exported: Exported, tmp_path: Path) -> None:
     for name, source in (("run.json", exported.run.folder), ("file.json", exported.file)):
         result = hangtag("labels", source, "--json", tmp_path / name)
         assert result.exit_code == 0, result.output
@@ -111,34 +111,36 @@ def embeddings_only(name: str, rows: int) -> onnx.ModelProto:
 
 
 def test_a_cnn_rnns_file_has_embeddings_by_their_name(tmp_path: Path) -> None:
-    made = embeddings_only("network.embeddings.weight", 11)
-    file = onnx_models.publish(tmp_path, "cnn_rnn", made)
+    model = embeddings_only("network.embeddings.weight", 11)
+    file = onnx_models.publish(tmp_path, "cnn_rnn", model)
     result = hangtag("labels", file, "--json", tmp_path / "out.json")
     assert result.exit_code == 0, result.output
-    told = label_distance.read(tmp_path / "out.json")
-    embeddings = onnx.numpy_helper.to_array(made.graph.initializer[0])
-    assert np.array_equal(told.matrix, from_embeddings(LABELS, embeddings[:10], {}).matrix)
-    assert told.provenance["from"] == "label embeddings"
+    distances = label_distance.read(tmp_path / "out.json")
+    embeddings = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    assert np.array_equal(distances.matrix, from_embeddings(LABELS, embeddings[:10], {}).matrix)
+    assert distances.provenance["from"] == "label embeddings"
 
 
 def test_labels_of_another_data_set_are_its_own_and_measure_no_mistakes_of_this_one(tmp_path: Path) -> None:
-    made = embeddings_only("network.embeddings.weight", 4)
-    onnx.helper.set_model_props(made, {"hangtag.labels": '["bird", "boat", "bus"]'})
-    file, told = onnx_models.publish(tmp_path, "voc", made), tmp_path / "voc.json"
-    result = hangtag("labels", file, "--json", told, "--picture", tmp_path / "voc.png")
+    model = embeddings_only("network.embeddings.weight", 4)
+    onnx.helper.set_model_props(model, {"hangtag.labels": '["bird", "boat", "bus"]'})
+    file, json_file = onnx_models.publish(tmp_path, "voc", model), tmp_path / "voc.json"
+    result = hangtag("labels", file, "--json", json_file, "--picture", tmp_path / "voc.png")
     assert result.exit_code == 0, result.output
     assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["bird", "boat", "bus"]
-    embeddings = onnx.numpy_helper.to_array(made.graph.initializer[0])
-    assert np.array_equal(label_distance.read(told).matrix, from_embeddings("abc", embeddings[:3], {}).matrix)
-    assert hangtag("labels", told).stdout == result.stdout
-    for source in (file, told):
+    embeddings = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    assert np.array_equal(label_distance.read(json_file).matrix, from_embeddings("abc", embeddings[:3], {}).matrix)
+    assert hangtag("labels", json_file).stdout == result.stdout
+    for source in (file, json_file):
         measured = hangtag("evaluate", CNN, "--limit", 5, "--distances", source)
         assert measured.exit_code == 1
         assert "the distances are of other labels (bird, boat, bus) than are needed (T-shirt/top" in measured.stderr
 
 
-def test_sources_that_tell_nothing(tmp_path: Path) -> None:
-    assert "no finished run 'gone'" in refused("gone", "--runs", tmp_path)
+def test_sources_without_distances_are_refused(tmp_path: Path) -> None:
+    missing = refused("gone", "--runs", tmp_path)
+    assert "no finished run 'gone'" in missing
+    assert "An exported model is named by its file or its folder, such as models/cnn." in missing
     assert "gone.onnx cannot be read (No such file or directory)" in refused(tmp_path / "gone.onnx")
     (tmp_path / "text.onnx").write_text("no model")
     assert "is not a readable ONNX file" in refused(tmp_path / "text.onnx")
@@ -154,11 +156,11 @@ def test_sources_that_tell_nothing(tmp_path: Path) -> None:
         assert "is not a readable ONNX file" in refused(onnx_models.publish(tmp_path, f"garbled{number}", named))
 
 
-def test_an_unknown_label() -> None:
+def test_an_unknown_label_is_answered_with_the_labels() -> None:
     assert "there is no label 'Hat'; the labels are T-shirt/top, Trouser" in refused(CNN, "--label", "Hat")
 
 
 @pytest.mark.parametrize("option", ["--picture", "--json"])
-def test_a_place_that_cannot_be_written(tmp_path: Path, option: str) -> None:
+def test_a_file_that_cannot_be_written_is_reported(tmp_path: Path, option: str) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot write" in refused(CNN, option, tmp_path / "file" / "out")

@@ -1,4 +1,4 @@
-"""``hangtag models list`` and ``show``: what they say of a repository and of a model."""
+"""``hangtag models list`` and ``show``: the description of a repository and of a model."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from tests.onnx_models import classifier, publish
 from tests.shipped import MODELS
 
 
-def test_it_lists_what_is_there(tmp_path: Path) -> None:
+def test_it_lists_every_model_with_its_latest_version(tmp_path: Path) -> None:
     shutil.copytree(MODELS / "lstm", tmp_path / "lstm")
     publish(tmp_path, "foreign", classifier(), version=3)
     publish(tmp_path, "broken", classifier()).write_bytes(b"not a model")
@@ -33,7 +33,7 @@ def test_it_lists_what_is_there(tmp_path: Path) -> None:
     assert 0.85 < listed["lstm"]["test_accuracy"] < 0.95
 
 
-def test_without_a_repository_it_says_so(tmp_path: Path) -> None:
+def test_a_missing_repository_is_an_error_and_an_empty_one_is_not(tmp_path: Path) -> None:
     result = models("list", "--models", tmp_path / "none")
     assert result.exit_code == 1
     assert f"{tmp_path / 'none'} is not a folder. Name the model repository with --models;" in result.stderr
@@ -43,12 +43,12 @@ def test_without_a_repository_it_says_so(tmp_path: Path) -> None:
 def test_it_shows_a_model(proven: Path) -> None:
     result = models("show", "lstm", "--models", proven)
     assert result.exit_code == 0, result.output
-    said = " ".join(result.stdout.split())
+    text = " ".join(result.stdout.split())
     for part in (
         "input image: UINT8 [any, 28, 28]", "output logits: FP32 [any, 10]", "labels T-shirt/top, Trouser",
         "1 LSTM", "seed 3", "gate: parity limit 0.0001", "gate: empty batch outcome aborted", "graph_digest",
     ):  # fmt: skip
-        assert part in said, part
+        assert part in text, part
 
     shown = json.loads(models("show", "lstm", "--models", proven, "--json").stdout)
     assert shown["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, 28, 28]}]
@@ -57,8 +57,7 @@ def test_it_shows_a_model(proven: Path) -> None:
     assert shown["provenance"]["recipe"] == "tiny"
 
 
-def test_alone_it_lists(proven: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the options of list."""
+def test_without_a_subcommand_it_lists(proven: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = models("list", "--models", proven).stdout
     assert [line.split()[0] for line in listed.splitlines()] == ["model", "lstm"]
     assert models("--models", proven).stdout == listed
@@ -83,7 +82,7 @@ def test_one_file_with_strange_metadata_hides_no_other(
     key: str, value: str, shown: str, proven: Path, tmp_path: Path
 ) -> None:
     rewritten(proven, tmp_path, **{key: value})
-    publish(tmp_path, "beside", classifier())
+    publish(tmp_path, "another", classifier())
     result = models("list", "--models", tmp_path)
     assert (result.exit_code, len(result.stdout.splitlines())) == (0, 3), result.output
     result = models("show", "lstm", "--models", tmp_path)
@@ -98,7 +97,7 @@ def test_through_a_pipe_nothing_is_wrapped(proven: Path) -> None:
     assert all(line[0] != " " and line == line.rstrip() for line in lines)
 
 
-def test_an_unknown_model_or_version_is_answered_with_those_there(proven: Path) -> None:
+def test_an_unknown_model_or_version_is_answered_with_the_existing_ones(proven: Path) -> None:
     assert "holds no model 'cnn'; the models there: lstm." in models("show", "cnn", "--models", proven).stderr
     unknown = models("show", "lstm", "--version", "7", "--models", proven)
     assert unknown.exit_code == 1
@@ -119,7 +118,7 @@ main()
 
 @pytest.mark.parametrize("command", ["list", "show", "verify"])
 def test_it_needs_neither_torch_nor_onnx(command: str, proven: Path) -> None:
-    """Where a model is served there is only ONNX Runtime."""
+    """A machine that serves has ONNX Runtime alone."""
     arguments = ["models", command, *([] if command == "list" else ["lstm"]), "--models", str(proven)]
     done = subprocess.run([sys.executable, "-c", WITHOUT, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

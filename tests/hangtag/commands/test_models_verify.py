@@ -1,4 +1,4 @@
-"""``hangtag models verify``: figures that hold, and those that do not any more."""
+"""``hangtag models verify``: figures that still hold, and figures that do not."""
 
 import json
 import shutil
@@ -32,21 +32,21 @@ def test_strange_metadata_do_not_hold(
     result = models("verify", "--models", rewritten(proven, tmp_path, **{key: value}), "--json")
     assert result.exit_code == 1, result.output
     ((verified),) = json.loads(result.stdout)
-    found = {finding["check"]: finding["said"] for finding in verified["findings"] if finding["holds"] is False}
-    assert list(found) == list(broken)
-    for check, said in broken.items():
-        assert said in found[check]
+    summaries = {finding["check"]: finding["said"] for finding in verified["findings"] if finding["holds"] is False}
+    assert list(summaries) == list(broken)
+    for check, part in broken.items():
+        assert part in summaries[check]
 
 
-def test_what_was_proven_still_holds(proven: Path) -> None:
+def test_recorded_figures_still_hold(proven: Path) -> None:
     result = models("verify", "--models", proven, "--json")
     assert result.exit_code == 0, result.output
     ((verified),) = json.loads(result.stdout)
-    found: dict[str, Any] = {finding["check"]: finding for finding in verified["findings"]}
-    assert list(found) == ["file", "structure", "parity", "data", "agreement", "batching", "empty batch"]
-    assert all(finding["holds"] is True for finding in found.values()), found
-    assert found["agreement"]["said"].endswith("100.00% of the answers are PyTorch's (recorded 100.00%)")
-    assert "(recorded " in found["parity"]["said"]
+    findings: dict[str, Any] = {finding["check"]: finding for finding in verified["findings"]}
+    assert list(findings) == ["file", "structure", "parity", "data", "agreement", "batching", "empty batch"]
+    assert all(finding["holds"] is True for finding in findings.values()), findings
+    assert findings["agreement"]["said"].endswith("100.00% of the answers are PyTorch's (recorded 100.00%)")
+    assert "(recorded " in findings["parity"]["said"]
     assert " holds " in models("verify", "lstm", "--models", proven).stdout
 
 
@@ -62,7 +62,7 @@ def change(proven: Path, models_dir: Path, scale: float) -> Path:
 @pytest.mark.parametrize(
     ("scale", "broken"), [(1.001, {"file", "parity"}), (-1.0, {"file", "parity", "agreement"})], ids=["louder", "other"]
 )
-def test_weights_that_were_changed_are_found_out(proven: Path, tmp_path: Path, scale: float, broken: set[str]) -> None:
+def test_changed_weights_are_detected(proven: Path, tmp_path: Path, scale: float, broken: set[str]) -> None:
     changed = change(proven, tmp_path, scale)
     result = models("verify", "--models", changed, "--json")
     assert result.exit_code == 1
@@ -96,8 +96,8 @@ def test_a_figure_of_the_gate_that_is_another_now_does_not_hold(proven: Path, tm
 
 def test_figures_of_the_gate_that_are_gone_do_not_hold(proven: Path, tmp_path: Path) -> None:
     model = onnx.load(proven / "lstm/1/model.onnx")
-    kept = [entry for entry in model.metadata_props if entry.key != "hangtag.gate"]
-    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in kept})
+    others = [entry for entry in model.metadata_props if entry.key != "hangtag.gate"]
+    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in others})
     publish(tmp_path, "lstm", model)
     ((verified),) = json.loads(models("verify", "--models", tmp_path, "--json").stdout)
     broken = {finding["check"]: finding["said"] for finding in verified["findings"] if finding["holds"] is False}
@@ -147,14 +147,14 @@ def test_sets_of_labels_are_verified_too(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_what_shipped_before_there_was_a_gate_is_verified_as_far_as_it_goes() -> None:
+def test_a_file_that_is_older_than_the_gate_is_verified_by_its_few_figures() -> None:
     result = models("verify", "lstm", "--models", MODELS)
     assert result.exit_code == 0, result.output
     assert "holds" in result.stdout
 
 
 def test_a_certain_version_is_verified(proven: Path, tmp_path: Path) -> None:
-    """An older one than the latest, as after a rollback; and it must be said of which model."""
+    """Such as an older one than the latest, after a rollback; --version needs the name of one model."""
     rewritten(proven, tmp_path, test_accuracy="0.9999")
     (tmp_path / "lstm/2").mkdir()
     shutil.copy(proven / "lstm/1/model.onnx", tmp_path / "lstm/2")

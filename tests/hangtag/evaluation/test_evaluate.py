@@ -88,7 +88,7 @@ def test_the_other_split_and_other_distances(tmp_path: Path) -> None:
     assert written["confusion"] != document(LSTM, "--limit", 300)["confusion"]
 
 
-# How a server is asked.
+# How a server is called.
 
 
 @pytest.mark.parametrize(("max_batch_size", "sizes"), [(64, {64, 36}), (20, {16, 4}), (1, {1})])

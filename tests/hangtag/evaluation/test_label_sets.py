@@ -125,11 +125,11 @@ def test_questions_that_do_not_fit(cnn_rnn: Exported) -> None:
     assert "predicts sets of labels; distances apply to single labels" in " ".join(unused.stderr.split())
 
 
-# By hand.
+# Figures that are computed by hand.
 
 
-class Said(Subject):
-    """A subject that needs not be asked."""
+class FakeSubject(Subject):
+    """A subject with a threshold of the test's choice. It is never run."""
 
     kind, name, task, details = "run", "a test", "multi_label", {}
 
@@ -151,7 +151,7 @@ PROBABILITIES = np.where((PATH[:, :, None] == np.arange(3)).any(axis=1), 0.9, 0.
 
 def test_sets_by_hand() -> None:
     outputs = {"path": PATH, "probabilities": PROBABILITIES, "path_probability": np.array([0.1, 0.2, 0.3, 0.4])}
-    result = multi_label.measure(Said(), outputs, TRUTH, LABELS3)
+    result = multi_label.measure(FakeSubject(), outputs, TRUTH, LABELS3)
     assert result.figures["exact_match"] == pytest.approx(2 / 4)
     assert result.figures["o_precision"] == pytest.approx(4 / 5)
     assert result.figures["o_recall"] == pytest.approx(4 / 6)
@@ -164,7 +164,7 @@ def test_sets_by_hand() -> None:
 
 
 def test_without_path_probabilities_the_worst_come_first() -> None:
-    decided = multi_label.measure(Said(0.5), {"probabilities": PROBABILITIES}, TRUTH, LABELS3)
+    decided = multi_label.measure(FakeSubject(0.5), {"probabilities": PROBABILITIES}, TRUTH, LABELS3)
     assert [(mistake.image, mistake.probability) for mistake in decided.mistakes] == [(2, None), (3, None)]
 
 
@@ -180,7 +180,7 @@ def test_without_path_probabilities_the_worst_come_first() -> None:
 )
 def test_answers_that_do_not_fit(outputs: dict[str, Array], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
-        multi_label.measure(Said(), outputs, TRUTH, LABELS3)
+        multi_label.measure(FakeSubject(), outputs, TRUTH, LABELS3)
 
 
 def test_other_labels_than_the_data_sets(cnn_rnn: Exported, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.export import runs
 from tests.hangtag.conftest import LSTM, Exported, document, hangtag
 from tests.shipped import MODELS
 
-NOBODY = "127.0.0.1:9"
+UNUSED_ADDRESS = "127.0.0.1:9"
 
 
 def refused(*arguments: object) -> str:
@@ -27,7 +27,9 @@ def refused(*arguments: object) -> str:
 
 
 def test_runs_that_cannot_be_evaluated(tmp_path: Path, exported: Exported) -> None:
-    assert "no finished run 'gone'" in refused("gone", "--runs", tmp_path)
+    missing = refused("gone", "--runs", tmp_path)
+    assert "no finished run 'gone'" in missing
+    assert "An exported model is named by its file or its folder, such as models/cnn." in missing
     started = runs.start(tmp_path / "started", "lstm")
     assert "is not finished (0 epochs so far)" in refused(started.folder)
     for name in ("config.json", "metrics.json"):
@@ -60,9 +62,9 @@ def test_files_of_something_else(repository: Path, name: str, message: str) -> N
 def test_files_that_are_none(tmp_path: Path) -> None:
     assert f"there is no file {tmp_path}/gone.onnx" in refused(tmp_path / "gone.onnx")
     (tmp_path / "text.onnx").write_text("no model")
-    said = refused(tmp_path / "text.onnx")
-    assert "cannot be loaded by ONNX Runtime" in said
-    assert not said.endswith("..\n")
+    message = refused(tmp_path / "text.onnx")
+    assert "cannot be loaded by ONNX Runtime" in message
+    assert not message.endswith("..\n")
 
 
 @pytest.mark.parametrize(
@@ -81,12 +83,12 @@ def test_served_models_of_something_else(server: Server, name: str, message: str
 
 
 def test_a_version_that_is_not_served(server: Server) -> None:
-    said = refused("lstm", "--server", server.address, "--model-version", 7)
-    assert "has no model 'lstm' version 7" in said
+    message = refused("lstm", "--server", server.address, "--model-version", 7)
+    assert "has no model 'lstm' version 7" in message
 
 
 def test_a_server_that_is_not_there() -> None:
-    assert f"no server answers at {NOBODY}" in refused("lstm", "--server", NOBODY)
+    assert f"no server answers at {UNUSED_ADDRESS}" in refused("lstm", "--server", UNUSED_ADDRESS)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +96,12 @@ def test_a_server_that_is_not_there() -> None:
     [
         (["lstm", "--model-version", 7], "--model-version: only served models have it; name a server with --server."),
         (["lstm", "--timeout", 3], "--timeout: only served models have it; name a server with --server."),
-        (["lstm", "--server", NOBODY, "--timeout", "nan"], "'nan' is not a finite number"),
-        (["lstm", "--server", NOBODY, "--runs", "."], "--runs: lstm is not a run."),
+        (["lstm", "--server", UNUSED_ADDRESS, "--timeout", "nan"], "'nan' is not a finite number"),
+        (["lstm", "--server", UNUSED_ADDRESS, "--runs", "."], "--runs: lstm is not a run."),
         ([LSTM, "--runs", "."], "is not a run."),
         (["lstm", "--server", "foo"], "--server foo: name it as HOST:PORT, for example 127.0.0.1:8001."),
         (["lstm", "--server", "http://foo"], "--server http://foo: name it as HOST:PORT"),
-        ([LSTM, "--server", NOBODY], "with --server, give the NAME of a model there."),
+        ([LSTM, "--server", UNUSED_ADDRESS], "with --server, give the NAME of a model there."),
         ([LSTM, "--data", "hats"], "'hats' is not one of 'fashion-mnist', 'outfits', 'outfits-independent', 'voc2007'"),
     ],
 )

@@ -35,7 +35,7 @@ def test_the_tables(server: Server) -> None:
     assert [int(cell) for cell in row.split()[1:]] == [count for count in written["confusion"][0] if count]
 
 
-def test_a_trial_is_called_one(exported: Exported) -> None:
+def test_a_trial_is_named_as_a_trial(exported: Exported) -> None:
     shown = " ".join(hangtag("evaluate", exported.run.folder, "--limit", 100).stdout.split())
     assert shown.startswith("lstm-tiny (trained on the first 32 images only) on 100 test images of fashion-mnist")
     assert hangtag("evaluate", exported.file.parents[1], "--limit", 100).stdout.startswith(str(exported.file))
@@ -56,7 +56,7 @@ def test_pictures_are_the_same_for_the_same_figures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mistakes", "shown"), [(1, 1), (7, 7), (30, 24)])
 def test_each_mistake_has_its_image_in_the_picture(tmp_path: Path, mistakes: int, shown: int) -> None:
-    """Image i is all of one grey, which is found in the picture, and is not where it was not asked for."""
+    """Image i is all of one grey, which is found in the picture, and in no picture that does not show it."""
     images = np.repeat(np.arange(30, dtype=np.uint8) * 5 + 20, 784).reshape(30, 28, 28)
     listed = [Mistake(image, 0, 1, 0.9, 0.5) for image in reversed(range(30))][:mistakes]
     pictures.confident_mistakes(listed, images, "a test", tmp_path / "mistakes.png")
@@ -67,11 +67,11 @@ def test_each_mistake_has_its_image_in_the_picture(tmp_path: Path, mistakes: int
 
 
 @pytest.mark.parametrize(
-    ("probability", "title", "told"),
+    ("probability", "title", "suffix"),
     [(0.875, "a test: the most confident of 1 wrong sets of 2", "\nat 87.5%"), (None, "a test: the worst of 1", "")],
 )
-def test_a_wrong_set_is_told_with_its_probability_where_that_is_known(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probability: float | None, title: str, told: str
+def test_a_wrong_set_is_shown_with_its_probability_if_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probability: float | None, title: str, suffix: str
 ) -> None:
     drawn: list[Figure] = []
     save = pictures._save
@@ -86,7 +86,7 @@ def test_a_wrong_set_is_told_with_its_probability_where_that_is_known(
     pictures.multi_label(result, np.zeros((2, 64, 64), np.uint8), "a test", tmp_path)
     (figure,) = drawn
     assert figure.get_suptitle().startswith(title)
-    assert figure.axes[0].get_title() == f"Coat, Sandal,\nBag\ntaken for Coat{told}"
+    assert figure.axes[0].get_title() == f"Coat, Sandal,\nBag\ntaken for Coat{suffix}"
     assert (tmp_path / "mistakes.png").is_file()
 
 

@@ -15,7 +15,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests import onnx_models
 
-NOBODY = "127.0.0.1:9"
+UNUSED_ADDRESS = "127.0.0.1:9"
 
 
 def hangtag(*arguments: object) -> Result:
@@ -66,7 +66,7 @@ def test_an_image_that_fails_is_reported_and_the_others_are_classified(
     [
         (("--model", "nobody"), "no model 'nobody' is served here; served: classifier"),
         (("--model-version", "7"), "version '7' of 'classifier' is not served here"),
-        (("--server", NOBODY), f"no server answers at {NOBODY}; start one with 'hangtag serve'"),
+        (("--server", UNUSED_ADDRESS), f"no server answers at {UNUSED_ADDRESS}; start one with 'hangtag serve'"),
     ],
 )
 def test_what_cannot_be_asked_is_said_on_standard_error(
@@ -154,8 +154,11 @@ def test_health(server: Server) -> None:
     [
         (("--model", "nobody"), "Error: nobody at {address} is not ready\n"),
         (("--model", "nobody", "--wait", "0.1"), "Error: nobody at {address} was not ready within 0.1 s; its log"),
-        (("--server", NOBODY), f"Error: no server answers at {NOBODY}; start one"),
-        (("--server", NOBODY, "--wait", "0.1"), f"Error: the server at {NOBODY} was not ready within 0.1 s"),
+        (("--server", UNUSED_ADDRESS), f"Error: no server answers at {UNUSED_ADDRESS}; start one"),
+        (
+            ("--server", UNUSED_ADDRESS, "--wait", "0.1"),
+            f"Error: the server at {UNUSED_ADDRESS} was not ready within 0.1 s",
+        ),
     ],
 )
 def test_ill_health_is_exit_code_1(server: Server, arguments: tuple[str, ...], message: str) -> None:

@@ -19,12 +19,12 @@ PIXELS = np.random.default_rng(7).integers(0, 256, (28, 28), dtype=np.uint8)
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
-    with Client(server.address) as made:
-        yield made
+    with Client(server.address) as client:
+        yield client
 
 
 @pytest.fixture
-def nobody() -> str:
+def unused_address() -> str:
     """An address where nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -96,15 +96,29 @@ def test_an_error_carries_the_status_and_the_servers_words(
     assert message in str(caught.value)
 
 
-def test_where_nobody_listens_the_error_says_what_to_do(nobody: str) -> None:
-    with Client(nobody) as client:
+def test_where_nothing_listens_the_error_says_what_to_do(unused_address: str) -> None:
+    with Client(unused_address) as client:
         for call in (client.is_ready, client.models, lambda: client.classify(PIXELS, "lstm")):
-            with pytest.raises(ClientError, match=f"no server answers at {nobody}; start one with 'hangtag serve'"):
+            with pytest.raises(
+                ClientError, match=f"no server answers at {unused_address}; start one with 'hangtag serve'"
+            ):
                 call()
 
 
-def test_waiting_in_vain_ends_in_time(nobody: str, client: Client) -> None:
-    with Client(nobody) as lonely, pytest.raises(ClientError, match=r"was not ready within 0\.2 s; its log says why"):
+def test_a_host_that_cannot_be_resolved_is_reported_with_the_option_that_names_it() -> None:
+    address = f"{'a' * 64}.invalid:8001"  # longer than DNS allows, so that no name server is queried
+    with (
+        Client(address) as client,
+        pytest.raises(ClientError, match=f"the host of {address} is unknown; name the server with --server"),
+    ):
+        client.models()
+
+
+def test_waiting_in_vain_ends_in_time(unused_address: str, client: Client) -> None:
+    with (
+        Client(unused_address) as lonely,
+        pytest.raises(ClientError, match=r"was not ready within 0\.2 s; its log says why"),
+    ):
         lonely.wait_until_ready(0.2)
     with pytest.raises(ClientError, match=r"nobody at 127\.0\.0\.1:\d+ was not ready within 0\.2 s"):
         client.wait_until_ready(0.2, "nobody")
@@ -122,8 +136,8 @@ def test_a_server_that_is_slower_than_the_deadline() -> None:
     assert address in str(caught.value)
 
 
-def test_waiting_outlasts_a_server_that_starts_later(models: Path, nobody: str) -> None:
-    with Client(nobody) as client:
+def test_waiting_outlasts_a_server_that_starts_later(models: Path, unused_address: str) -> None:
+    with Client(unused_address) as client:
         ready = threading.Event()
 
         def wait() -> None:
@@ -133,7 +147,7 @@ def test_waiting_outlasts_a_server_that_starts_later(models: Path, nobody: str) 
         waiting = threading.Thread(target=wait)
         waiting.start()
         assert not ready.is_set()
-        with Server(ServerConfig(models=models, port=int(nobody.rpartition(":")[2]))):
+        with Server(ServerConfig(models=models, port=int(unused_address.rpartition(":")[2]))):
             assert ready.wait(60)
         waiting.join(60)
 
@@ -147,13 +161,13 @@ def test_one_client_serves_many_threads(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "said"),
+    ("image", "message"),
     [
         ("boot.png", r"image must be bytes or a numpy array, not str; for a path, pass path.read_bytes\(\)"),
         (np.zeros((28, 28)), r"pixels must be uint8 \[height, width\], not float64 \[28, 28\]"),
         (np.zeros(784, np.uint8), r"pixels must be uint8 \[height, width\], not uint8 \[784\]"),
     ],
 )
-def test_an_image_of_another_type_is_a_type_error(image: Any, said: str) -> None:
-    with Client("127.0.0.1:1") as client, pytest.raises(TypeError, match=said):
+def test_an_image_of_another_type_is_a_type_error(image: Any, message: str) -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(TypeError, match=message):
         client.classify(image, model="cnn")

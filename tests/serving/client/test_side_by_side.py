@@ -108,7 +108,7 @@ def answer(*names: str, task: str = "single_label") -> Classification:
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("answers", "verdict"),
     [
         ([answer("a", "b"), answer("a", "c")], "2 models agree"),
         ([answer("a", "b"), answer("b", "a")], "2 models differ"),
@@ -118,5 +118,5 @@ def answer(*names: str, task: str = "single_label") -> Classification:
         ([answer("a")], "only m answered"),
     ],
 )
-def test_the_verdict(answers: list[Classification], said: str) -> None:
-    assert side_by_side.verdict(answers) == said
+def test_the_verdict(answers: list[Classification], verdict: str) -> None:
+    assert side_by_side.verdict(answers) == verdict

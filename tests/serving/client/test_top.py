@@ -116,10 +116,10 @@ def test_a_look_as_json(server: Server, metrics: str, monkeypatch: pytest.Monkey
     busy(server, monkeypatch)
     result = top(server, "--json", "--metrics", metrics)
     assert (result.exit_code, result.stderr) == (0, "")
-    told = json.loads(result.stdout)
-    (gather,) = [model for model in told["models"] if model["model"] == "gather"]
-    assert gather["calls"] * told["seconds"] == pytest.approx(3)
-    assert gather["samples"] * told["seconds"] == pytest.approx(6)
+    interval = json.loads(result.stdout)
+    (gather,) = [model for model in interval["models"] if model["model"] == "gather"]
+    assert gather["calls"] * interval["seconds"] == pytest.approx(3)
+    assert gather["samples"] * interval["seconds"] == pytest.approx(6)
     assert (gather["batch_size"], gather["queued"], gather["failures"]) == (2, 0, 0)
     assert 0 < gather["p50_ms"] <= gather["p99_ms"]
 

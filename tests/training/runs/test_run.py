@@ -167,7 +167,7 @@ def test_a_checkpoint_stands_for_the_run_that_it_is_of(run: Run, name: str) -> N
     assert Run.find(str(run.folder / name), Path("elsewhere")).folder == run.folder
     assert Run.find(f"one/{name}", run.folder.parent).folder == run.folder
     with pytest.raises(RunMismatchError, match=rf"no finished run '{name}'"):
-        Run.find(name, run.folder.parent)  # of no run: nothing beside it says of what
+        Run.find(name, run.folder.parent)  # a checkpoint without a config.json belongs to no run
 
 
 def test_a_model_names_its_latest_finished_run(tmp_path: Path) -> None:
