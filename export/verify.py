@@ -196,13 +196,13 @@ class _Verification:
         figures: dict[str, Any] = self._entry.json("gate") or {}
         spread = float(figures.get(PARITY, {}).get("spread", 0.0))
         artificial = artificial_images(*images.shape[1:]).values()
-        company = np.concatenate([images[-16:], *(pixels[:16] for pixels in artificial)])
+        other_images = np.concatenate([images[-16:], *(pixels[:16] for pixels in artificial)])
         ties: list[int] = []
         if self._runtime.signature.output("path") is not None:
             # Either of two tied paths may be answered; which images have ties shows when they are run twice.
             alone, batched = answer(self._runtime, images, 1), answer(self._runtime, images)
             ties = np.flatnonzero((alone["path"] != batched["path"]).any(axis=1)).tolist()
-        return _passed(batching.check(self._runtime, images, company, tolerances, spread, ties))
+        return _passed(batching.check(self._runtime, images, other_images, tolerances, spread, ties))
 
     def _foreign_batching(self) -> Finding:
         """Repeat the proof that the requests of somebody else's model may, or may not, be batched."""
@@ -223,7 +223,7 @@ class _Verification:
 
 
 def _metadata_problem(entry: Entry) -> str:
-    """What no export of ours writes, and without which nothing can be verified; empty if there is no problem."""
+    """Which values of the metadata no export writes, so that nothing can be verified; empty where all are valid."""
     if "training" not in entry.metadata:
         return ""
     allowed = {"precision": tuple(TOLERANCES), "task": ("single_label", "multi_label")}

@@ -114,7 +114,10 @@ def _compare(runtime: Runtime, samples: list[Tensors], expected: list[dict[str, 
 
 
 def _difference(rows: Array, expected: Array) -> float:
-    """The largest difference, as a share of the largest value; 1 or 0 for values that are no real numbers."""
+    """The largest difference, as a share of the largest value; infinite where only one of the two is NaN or infinite.
+
+    For values that are no floats it is 1 if any two differ, else 0.
+    """
     if rows.dtype.kind != "f":
         return float(not np.array_equal(rows, expected))
     actual, wide = rows.astype(np.float64), expected.astype(np.float64)

@@ -138,8 +138,8 @@ def prove(
         probabilities, expected_probabilities = (answers["probabilities"] for answers in (answered, expected[REAL]))
         checks.append(label_threshold.check(probabilities, expected_probabilities, served.threshold, tolerances))
 
-    company = np.concatenate([data.images[-32:], *(pixels[:16] for pixels in artificial.values())])
-    checks.append(batching.check(runtime, data.images, company, tolerances, spread, ties))
+    other_images = np.concatenate([data.images[-32:], *(pixels[:16] for pixels in artificial.values())])
+    checks.append(batching.check(runtime, data.images, other_images, tolerances, spread, ties))
     checks.append(empty_batch.check(path))
     checks.append(cuda.check(path, data.images, expected[REAL], tolerances, spread, ties))
     timed = speed.measure(path, data.images, served, fp32, timing)

@@ -23,17 +23,18 @@ def answer(runtime: Runtime, images: Pixels, batch_size: int = 64, check: str = 
         GateError: the runtime fails on a batch; the message names the check and the batch.
     """
     parts = [
-        answer_batch(runtime, batch, check, f"image {number * batch_size}")
+        answer_batch(runtime, batch, check, f"from image {number * batch_size} on")
         for number, batch in enumerate(batches(images, batch_size))
     ]
     return {name: np.concatenate([outputs[name] for outputs in parts]) for name in parts[0]}
 
 
-def answer_batch(runtime: Runtime, batch: Pixels, check: str, first: str) -> Answers:
+def answer_batch(runtime: Runtime, batch: Pixels, check: str, contents: str) -> Answers:
     """Run a file with one input on one batch.
 
     Args:
-        first: a description of the batch's first image, for the error message.
+        check: the check that needs the answers, for the error message.
+        contents: which images the batch holds, for the error message.
 
     Raises:
         GateError: the runtime fails on the batch.
@@ -43,7 +44,7 @@ def answer_batch(runtime: Runtime, batch: Pixels, check: str, first: str) -> Ans
         return runtime.run({image.name: batch})
     except InferenceError as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise GateError(check, f"the file loads, but fails at batch {len(batch)} from {first} on: {reason}.") from error
+        raise GateError(check, f"the file loads, but fails at batch {len(batch)} {contents}: {reason}.") from error
 
 
 def artificial_images(height: int, width: int) -> dict[str, Pixels]:

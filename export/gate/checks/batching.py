@@ -18,7 +18,7 @@ IMAGES = 128
 def check(
     runtime: Runtime,
     images: Pixels,
-    company: Pixels,
+    other_images: Pixels,
     tolerances: Tolerances,
     spread: float,
     ties: Collection[int] = (),
@@ -26,7 +26,7 @@ def check(
     """Run each image alone, then in batches of every size among images that differ as much as possible from it.
 
     Args:
-        company: the images that fill the batches.
+        other_images: the images that fill the batches.
         spread: the range of PyTorch's logits.
         ties: indices of images whose answer may change, since two paths are tied.
 
@@ -39,7 +39,7 @@ def check(
     differences: dict[str, float] = {}
     changed_labels = 0
     for size in BATCH_SIZES[1:]:
-        batched = _answer_in_company(runtime, images, company, size)
+        batched = _answer_among_others(runtime, images, other_images, size)
         differences[str(size)], changed = _compare(alone, batched, limit, size, ties)
         changed_labels = max(changed_labels, changed)
     largest = max(differences.values())
@@ -53,17 +53,17 @@ def check(
     return PassedCheck(BATCHING, summary, figures)
 
 
-def _answer_in_company(runtime: Runtime, images: Pixels, company: Pixels, size: int) -> Answers:
-    """Run the images in batches of this size of which half, and at least one, are company. Their rows change from
-    batch to batch."""
+def _answer_among_others(runtime: Runtime, images: Pixels, other_images: Pixels, size: int) -> Answers:
+    """Run the images in batches of this size, of which other images fill half. The rows of each change from batch to
+    batch."""
     own = max(1, size // 2)
     outputs: dict[str, list[Array]] = {}
     for turn, start in enumerate(range(0, len(images), own)):
         tested = images[start : start + own]
-        batch = company[np.arange(turn, turn + size) % len(company)].copy()
+        batch = other_images[np.arange(turn, turn + size) % len(other_images)].copy()
         rows = (np.arange(len(tested)) * 2 + turn) % size
         batch[rows] = tested
-        for name, output in answer_batch(runtime, batch, BATCHING, f"image {start} in company").items():
+        for name, output in answer_batch(runtime, batch, BATCHING, f"with image {start} among others").items():
             outputs.setdefault(name, []).append(output[rows])
     return {name: np.concatenate(parts) for name, parts in outputs.items()}
 

@@ -40,18 +40,28 @@ def scenario_from(ctx: click.Context, settings: dict[str, Any], targets: tuple[T
         raise click.UsageError(f"{error}.") from error
 
 
+class _Option(click.Option):
+    """Shows a default that has a unit as it is; click would put it into parentheses."""
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        extra = super().get_help_extra(ctx)
+        if isinstance(self.show_default, str):
+            extra["default"] = self.show_default
+        return extra
+
+
 def _option(setting: "Field[Any]") -> Callable[[_Command], _Command]:
-    help_text, show_default = setting.metadata["help"], setting.default not in ((), None, False)
-    if setting.metadata["unit"] and show_default:  # click would show the number without its unit
-        help_text += f"  [default: {setting.default:g} {setting.metadata['unit']}]"
-        show_default = False
+    shown: str | bool = setting.default not in ((), None, False)
+    if setting.metadata["unit"] and setting.default is not None:
+        shown = f"{setting.default:g} {setting.metadata['unit']}"
     return click.option(
         f"--{setting.name.replace('_', '-')}",
+        cls=_Option,
         type=_parameter_type(setting),
         is_flag=_HINTS[setting.name] is bool,
         default=setting.default,
-        show_default=show_default,
-        help=help_text,
+        show_default=shown,
+        help=setting.metadata["help"],
     )
 
 

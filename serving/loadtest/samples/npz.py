@@ -22,8 +22,17 @@ def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int) ->
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise SampleError(f"{file} cannot be read as an .npz file: {error}") from error
+    except OSError as error:
+        raise SampleError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (
+        EOFError,
+        ValueError,
+        TypeError,
+        zipfile.BadZipFile,
+    ) as error:  # not numpy's message: it suggests to allow pickles
+        raise SampleError(
+            f"{file} is no .npz file of numbers: name a folder, or a file that numpy.savez has written"
+        ) from error
     inputs = {}
     for tensor in metadata.inputs:
         if tensor.name not in arrays:

@@ -53,8 +53,12 @@ def test_a_file_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
 
 
 def test_images_are_the_same_alone_and_in_any_batch(lstm: Exported, garments: Split) -> None:
-    company = np.concatenate([garments.images[-20:], *(pixels[:4] for pixels in artificial_images(28, 28).values())])
-    check = batching.check(Runtime(lstm.file, provider="cpu"), garments.images, company, TOLERANCES["fp32"], spread=1.0)
+    other_images = np.concatenate(
+        [garments.images[-20:], *(pixels[:4] for pixels in artificial_images(28, 28).values())]
+    )
+    check = batching.check(
+        Runtime(lstm.file, provider="cpu"), garments.images, other_images, TOLERANCES["fp32"], spread=1.0
+    )
     assert list(check.figures["max_difference"]) == ["2", "3", "7", "16", "64"]
     assert max(check.figures["max_difference"].values()) <= 1e-4
     assert check.figures["images"] == batching.IMAGES
@@ -65,7 +69,7 @@ def test_only_the_answers_of_tied_images_may_change(lstm: Exported, garments: Sp
     model = onnx.load(lstm.file)
     node = next(node for node in model.graph.node if "logits" in node.output)
     node.output[0] = "alone"
-    # The whole batch's largest logit is added: an answer depends on its company.
+    # The whole batch's largest logit is added: an answer depends on the other images.
     model.graph.node.extend(
         [
             helper.make_node("ReduceMax", ["alone"], ["largest"], keepdims=0),
@@ -163,7 +167,7 @@ def test_a_failure_of_the_runtime_names_check_and_images(size: int, batch: str, 
         runtime_answers.answer(runtime, images, size, "agreement")
     assert "\n" not in str(no.value)
     with pytest.raises(
-        GateError, match=r"^batching: the file loads, but fails at batch 2 from image [0-4] in company on: "
+        GateError, match=r"^batching: the file loads, but fails at batch 2 with image [0-4] among others: "
     ):
         batching.check(runtime, images[:5], images, TOLERANCES["fp32"], 1.0)
 

@@ -27,8 +27,10 @@ def check(model: onnx.ModelProto, folder: Path, garments: Split) -> float:
     """Run the batching check; return the largest difference between an image alone and in a batch."""
     file = folder / "model.onnx"
     file.write_bytes(model.SerializeToString())
-    company = np.concatenate([garments.images[-20:], np.full((1, 28, 28), 255, np.uint8)])
-    checked = batching.check(Runtime(file, provider="cpu"), garments.images, company, TOLERANCES["int8"], spread=25.0)
+    other_images = np.concatenate([garments.images[-20:], np.full((1, 28, 28), 255, np.uint8)])
+    checked = batching.check(
+        Runtime(file, provider="cpu"), garments.images, other_images, TOLERANCES["int8"], spread=25.0
+    )
     assert checked.figures["other_top_label"] == 0
     return float(max(checked.figures["max_difference"].values()))
 
@@ -69,7 +71,7 @@ def test_no_logit_of_a_network_that_is_not_steep_moves_far(model: str, many: Spl
     assert typical <= 0.002
 
 
-def test_an_answer_is_the_same_bit_for_bit_alone_and_in_company(
+def test_an_answer_is_the_same_bit_for_bit_alone_and_among_other_images(
     network: onnx.ModelProto, garments: Split, tmp_path: Path
 ) -> None:
     quantized = quantize_lstms(network)

@@ -241,10 +241,16 @@ def test_an_npz_file_that_does_not_fit_is_refused(tmp_path: Path, arrays: dict[s
         load(metadata("cnn"), 1, 0, tmp_path / "s.npz")
 
 
-def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "s.npz").write_text("no zip")
-    with pytest.raises(SampleError, match=r"s\.npz cannot be read as an \.npz file"):
-        load(metadata("cnn"), 1, 0, tmp_path / "s.npz")
+def test_a_file_that_is_no_npz_of_numbers_is_refused_with_what_to_name(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no zip")
+    (tmp_path / "empty").touch()
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    np.savez(tmp_path / "objects.npz", image=np.array([{}], object))
+    for name in ("text", "empty", "array.npy", "objects.npz"):
+        with pytest.raises(SampleError, match=rf"{name} is no \.npz file of numbers: name a folder, or a file that"):
+            load(metadata("cnn"), 1, 0, tmp_path / name)
+    with pytest.raises(SampleError, match=r"missing\.npz cannot be read: No such file or directory"):
+        load(metadata("cnn"), 1, 0, tmp_path / "missing.npz")
 
 
 def test_classify_sends_an_image_file(folder: Path) -> None:
