@@ -138,6 +138,10 @@ class Signature:
         """Why requests may not be batched; None if they may.
 
         The operator's setting overrides the file's ``hangtag.batched``, which overrides what the axes suggest.
+
+        Raises:
+            UnsupportedModelError: the property is malformed, or batching is demanded of a graph that cannot be batched.
+                This, and each malformed property below, is raised by ``from_onnx`` already.
         """
         declared = self.metadata.get("batched")
         if declared not in ("true", "false", None):
@@ -155,7 +159,11 @@ class Signature:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The names along the outputs' last axis, in order; empty for a model without ``hangtag.labels``."""
+        """The names along the outputs' last axis, in order; empty for a model without ``hangtag.labels``.
+
+        Raises:
+            UnsupportedModelError: the property is malformed.
+        """
         labels = self._json("labels", [])
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise UnsupportedModelError(f"{PREFIX}labels is not a JSON list of strings")
@@ -163,7 +171,11 @@ class Signature:
 
     @cached_property
     def label_distances(self) -> tuple[tuple[float, ...], ...] | None:
-        """The distance of each pair of labels, [labels][labels], from 0 (the same) to 1; None if the file has none."""
+        """The distance of each pair of labels, [labels][labels], from 0 (the same) to 1; None if the file has none.
+
+        Raises:
+            UnsupportedModelError: the property is malformed.
+        """
         if "label_distances" not in self.metadata:
             return None
         rows = self._json("label_distances", None)
@@ -183,7 +195,11 @@ class Signature:
 
     @cached_property
     def threshold(self) -> float:
-        """For ``multi_label``: the probability from which a label is in the set; 0.5 by default."""
+        """For ``multi_label``: the probability from which a label is in the set; 0.5 by default.
+
+        Raises:
+            UnsupportedModelError: the property is malformed.
+        """
         threshold = self._json("threshold", 0.5)
         if not _is_fraction(threshold):
             raise UnsupportedModelError(f"{PREFIX}threshold must be a number from 0 to 1, not {threshold!r}")
@@ -191,7 +207,11 @@ class Signature:
 
     @cached_property
     def min_labels(self) -> int:
-        """For ``multi_label``: the smallest size of a set, filled with the most probable labels; 0 by default."""
+        """For ``multi_label``: the smallest size of a set, filled with the most probable labels; 0 by default.
+
+        Raises:
+            UnsupportedModelError: the property is malformed.
+        """
         count = self._json("min_labels", 0)
         if type(count) is not int or count < 0:
             raise UnsupportedModelError(f"{PREFIX}min_labels must be a whole number from 0, not {count!r}")
@@ -203,9 +223,11 @@ class Signature:
         return self.metadata.get("task")
 
     def input(self, name: str) -> TensorSpec | None:
+        """The input of this name; None if there is none."""
         return next((spec for spec in self.inputs if spec.name == name), None)
 
     def output(self, name: str) -> TensorSpec | None:
+        """The output of this name; None if there is none."""
         return next((spec for spec in self.outputs if spec.name == name), None)
 
     def _why_unbatched_by(self, batched: bool, source: str) -> str | None:

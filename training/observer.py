@@ -1,4 +1,4 @@
-"""The observer of a run: receives its progress, and may ask it to stop."""
+"""The observer of a run: receives its progress, and may request its stop."""
 
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ class Observer:
         """Called while teachers compute logits: how many of this rank's images are done, mirror images included."""
 
     def stop_requested(self) -> bool:
+        """Whether the run should stop. Called after every training step and between batches."""
         return False
 
     def raise_if_stopped(self) -> None:

@@ -31,6 +31,7 @@ class Option:
 
     @property
     def repeatable(self) -> bool:
+        """Whether the option may be given several times."""
         return isinstance(self.default, tuple)
 
     def check(self, value: Any) -> None:
@@ -52,7 +53,8 @@ class Option:
 class TrainSettings:
     """The settings of one run. None stands for the default that the help names.
 
-    Raises SettingsError on construction for values that are out of range or do not fit together.
+    Raises:
+        SettingsError: A value is out of range, or values do not fit together.
 
     Example:
         >>> TrainSettings("lstm", limit=2000, epochs=1, out=Path("runs/trial"))

@@ -30,6 +30,7 @@ class ServedNetwork(nn.Module, ABC):
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
+        """The exported file's inputs."""
         return (TensorSpec("image", "UINT8", (None, self.image_size, self.image_size)),)
 
     @property
@@ -38,7 +39,8 @@ class ServedNetwork(nn.Module, ABC):
         return {"task": self.task}
 
     @abstractmethod
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]: ...
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The outputs, in the order of ``outputs``, for uint8 images [batch, image_size, image_size]."""
 
 
 class Classifier(ServedNetwork):

@@ -30,10 +30,12 @@ class Entry:
 
     @property
     def megabytes(self) -> float:
+        """The size of model.onnx, in 10^6 bytes."""
         return self.path.stat().st_size / 1e6
 
     @property
     def metadata(self) -> Mapping[str, str]:
+        """The file's properties under ``hangtag.``, without that prefix; empty if it cannot be loaded."""
         return self.signature.metadata if self.signature else {}
 
     @property

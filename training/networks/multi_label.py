@@ -23,9 +23,7 @@ class CnnEmbedding(nn.Module):
         super().__init__()
         self.encoder = Encoder()
         self.project_image = nn.Linear(FEATURES, EMBEDDING)  # U_I
-        self.score = nn.Linear(
-            EMBEDDING, labels
-        )  # the weight's rows are the label embeddings, U_l; the bias as in CnnRnn
+        self.score = nn.Linear(EMBEDDING, labels)  # the weight's rows are the label embeddings, U_l; bias as in CnnRnn
 
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.score(functional.relu(self.project_image(self.encoder(pixels))))

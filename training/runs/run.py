@@ -80,6 +80,7 @@ class Run:
         return name
 
     def is_finished(self) -> bool:
+        """Whether the run was trained to its end. Raises RunMismatchError if metrics.json is damaged."""
         return "summary" in self.read_metrics()
 
     def require_finished(self) -> None:
@@ -153,6 +154,7 @@ class Run:
                 (self.folder / f"{name}.tmp").unlink(missing_ok=True)
 
     def read_config(self) -> dict[str, Any]:
+        """The content of config.json. Raises RunMismatchError if it is missing or damaged."""
         return read_json(self.folder / "config.json")
 
     def read_metrics(self) -> dict[str, Any]:
@@ -160,9 +162,11 @@ class Run:
         return read_json(self.folder / "metrics.json") if self.has("metrics.json") else {"epochs": []}
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Replace metrics.json. Raises RunMismatchError if the folder cannot be written."""
         write_json(self.folder / "metrics.json", metrics)
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
+        """Replace a file of PyTorch's, such as best.pt. Raises RunMismatchError if the folder cannot be written."""
         save_state(self.folder / name, state)
 
     def load(self, name: str) -> dict[str, Any]:
@@ -170,7 +174,9 @@ class Run:
         return load_state(self.folder / name)
 
     def has(self, name: str) -> bool:
+        """Whether the folder holds this file."""
         return (self.folder / name).is_file()
 
     def drop_checkpoint(self) -> None:
+        """Delete checkpoint.pt, which a finished run does not need."""
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)

@@ -90,6 +90,7 @@ class OnnxTeacher:
 
 
 def how_to_get_a_teacher(model: str = "resnet") -> str:
+    """What to do without a teacher, as a sentence for the end of an error message."""
     return (
         f"Name an exported model with --teacher FILE.onnx, or train one: hangtag train {model} --recipe teacher, then "
         f"hangtag export {model} --models {TEACHERS}."

@@ -1,4 +1,4 @@
-"""Asks a server about itself and its models before the load. Works with any Open Inference Protocol server."""
+"""Reads from a server, before the load, what it and its models are. Works with any Open Inference Protocol server."""
 
 import functools
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Probe:
 
     @functools.cached_property
     def server(self) -> pb.ServerMetadataResponse:
-        """The server's name and version."""
+        """The server's name and version. Raises TargetError where it does not answer."""
         try:
             response: pb.ServerMetadataResponse = self._stub.ServerMetadata(
                 pb.ServerMetadataRequest(), timeout=PROBE_TIMEOUT, metadata=self.metadata
@@ -78,7 +78,14 @@ class Probe:
     def call(self, target: Target, method: str, request: bytes, timeout: float) -> bytes:
         """Make one call as the load will make it: a request that fails here would fail every time.
 
-        `method` is the full gRPC method name, `timeout` the deadline in seconds; messages are serialised.
+        Args:
+            target: The target, for the error message.
+            method: The full gRPC method name.
+            request: The serialised message.
+            timeout: The deadline in seconds.
+
+        Raises:
+            TargetError: The call failed.
         """
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method)
         try:

@@ -77,6 +77,7 @@ class QueuedRequest:
 
     @property
     def completed(self) -> bool:
+        """Whether the request has its outcome: a result, an error, or a cancellation."""
         return self._on_complete is None
 
     def complete(self, outcome: InferenceResult | ServerError) -> bool:

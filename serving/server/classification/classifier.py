@@ -76,6 +76,7 @@ class Classifier:
 
     @property
     def is_multi_label(self) -> bool:
+        """Whether the model answers with a set of labels."""
         return self.signature.task == MULTI_LABEL
 
     def read(self, outputs: Mapping[str, npt.NDArray[Any]], top_k: int) -> PredictedLabels:

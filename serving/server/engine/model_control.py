@@ -85,7 +85,8 @@ class ModelControl:
             polling: Start the thread that polls the repository, in mode ``poll``.
 
         Raises:
-            StartError: A model that is required cannot be loaded, or there is none.
+            StartError: A model that is required cannot be loaded.
+            RepositoryError: There is no model to serve.
         """
         config = self._config
         if config.model_control == "poll":
@@ -139,7 +140,7 @@ class ModelControl:
                 raise NotFoundError(f"the repository has no model {name!r} with a version to load")
             self._update(name, files, strict=True, reload=True)
         except StartError as error:
-            raise ControlError(f"{error}; what served before serves on") from error
+            raise ControlError(f"{error}; the versions that served before still serve") from error
         self.on_change()
 
     def unload(self, name: str) -> None:

@@ -60,6 +60,7 @@ class ServedModel:
         return len(self._instances)
 
     def start(self) -> None:
+        """Start the threads that compute batches."""
         for instance in self._instances:
             instance.start()
 

@@ -64,6 +64,7 @@ class Server:
 
     @property
     def address(self) -> str:
+        """host:port; the port is known once the server listens."""
         return self.config.address(self.port)
 
     @property

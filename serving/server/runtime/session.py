@@ -41,6 +41,7 @@ class RunningBatches:
             return self.count
 
     def leave(self) -> None:
+        """Count one less."""
         with self._lock:
             self.count -= 1
 
@@ -112,6 +113,7 @@ class Runtime:
 
     @property
     def on_cpu(self) -> bool:
+        """Whether the model computes on the CPU."""
         return self.provider == CPU
 
     def run(self, inputs: Tensors, *, alone: bool = False) -> dict[str, Array]:

@@ -28,5 +28,6 @@ class FailureCounts:
             self._recorders.setdefault((model, version, code), HistogramRecorder(SECONDS_BOUNDS)).add(ns / 1e9)
 
     def snapshot(self) -> dict[FailureKey, BucketHistogram]:
+        """The histograms as they are now, in seconds."""
         with self._lock:
             return {key: recorder.histogram() for key, recorder in self._recorders.items()}

@@ -26,10 +26,12 @@ class BucketHistogram:
 
     @classmethod
     def empty(cls, bounds: tuple[float, ...]) -> "BucketHistogram":
+        """A histogram without values."""
         return cls(bounds, (0,) * (len(bounds) + 1), 0.0)
 
     @property
     def count(self) -> int:
+        """Number of values."""
         return sum(self.counts)
 
     def __add__(self, other: "BucketHistogram") -> "BucketHistogram":
@@ -49,6 +51,7 @@ class HistogramRecorder:
         self._sum = 0.0
 
     def add(self, value: float, times: int = 1) -> None:
+        """Add a value, as often as ``times`` says."""
         self._counts[bisect_left(self._bounds, value)] += times
         self._sum += value * times
 

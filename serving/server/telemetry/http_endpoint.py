@@ -97,6 +97,7 @@ class MetricsServer:
         self._thread.start()
 
     def close(self) -> None:
+        """Stop listening and end the thread."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -48,6 +48,7 @@ class Duration:
     ns: int = 0
 
     def plus(self, ns: int, count: int = 1) -> "Duration":
+        """This duration and ``count`` more of ``ns`` nanoseconds each."""
         return Duration(self.count + count, self.ns + ns * count)
 
     def __add__(self, other: "Duration") -> "Duration":
@@ -172,6 +173,7 @@ class ModelStatistics:
             self._fail = self._fail.plus(ns)
 
     def snapshot(self) -> Counters:
+        """The counters as they are now."""
         with self._lock:
             requests, compute_ns = self._requests, self._input_ns + self._infer_ns + self._output_ns
             return Counters(

@@ -52,6 +52,7 @@ class Supervisor:
 
     @property
     def address(self) -> str:
+        """host:port, which all workers share."""
         return self._config.address(self._worker_config.port)
 
     @property
@@ -65,6 +66,7 @@ class Supervisor:
         return self._failure
 
     def workers(self) -> Workers:
+        """How many workers there should be, how many listen, and how many were replaced."""
         with self._changed:
             running = sum(worker.listening for worker in self._workers.values())
             return Workers(self._config.workers, running, self._restarts)

@@ -73,7 +73,7 @@ def test_a_broken_version_is_refused_and_listed_and_the_old_one_serves(explicit:
     code, message = failure(lambda: load(explicit, "gather"))
     assert code is grpc.StatusCode.FAILED_PRECONDITION
     assert "gather/7/model.onnx cannot be loaded by ONNX Runtime" in message
-    assert message.endswith("what served before serves on")
+    assert message.endswith("the versions that served before still serve")
     assert explicit.infer(request("gather", index=index(2)))["value"].tolist() == [20]
     assert listed(explicit)[:2] == [("gather", "1", "READY"), ("gather", "7", "UNAVAILABLE")]
     assert listed(explicit, ready=True) == [("gather", "1", "READY")]

@@ -96,7 +96,9 @@ def test_a_broken_version_changes_nothing_and_is_reported(models: Path, start: S
     controlled = start("explicit", load_model=("gather",))
     before = controlled.engine.model("gather")
     file = spoil(models, "gather", 2)
-    with pytest.raises(ControlError, match=r"gather/2/model\.onnx cannot be loaded .*; what served before serves on"):
+    with pytest.raises(
+        ControlError, match=r"gather/2/model\.onnx cannot be loaded .*; the versions that served before still serve"
+    ):
         controlled.control.load("gather")
     assert controlled.engine.model("gather") is before
     assert controlled.index() == [("gather", "1", "READY"), ("gather", "2", "UNAVAILABLE")]
