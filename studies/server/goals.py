@@ -56,14 +56,14 @@ def goals(measured: Measurement, path: str = "hot") -> list[Goal]:
         return Goal(name, unit, bound, False, tuple(figures))
 
     return [
-        high("lstm, 64 in flight, of bare", 0.52, shares("lstm", "many")),
-        high("cnn, 64 in flight, of bare", 0.92, shares("cnn", "many")),
+        high("lstm, 64 in flight, share of bare", 0.52, shares("lstm", "many")),
+        high("cnn, 64 in flight, share of bare", 0.92, shares("cnn", "many")),
         low("lstm, 1 in flight, p50", "ms", 0.28, each("lstm", "one", "p50_ms")),
         low("cnn, 1 in flight, p50", "ms", 0.65, each("cnn", "one", "p50_ms")),
-        high("cnn, calls of 64 samples, of bare", 0.95, shares("cnn", "offline")),
-        high("lstm, calls of 64 samples, of bare", 0.90, shares("lstm", "offline")),
-        high("cnn, Poisson with p99 ≤ 15 ms, of bare", 0.85, each("cnn", "poisson", "share")),
-        high("cnn, 10 x overload, in time, of capacity", 0.85, each("cnn", "overload", "in_time_share")),
+        high("cnn, calls of 64 samples, share of bare", 0.95, shares("cnn", "offline")),
+        high("lstm, calls of 64 samples, share of bare", 0.90, shares("lstm", "offline")),
+        high("cnn, Poisson with p99 ≤ 15 ms, share of bare", 0.85, each("cnn", "poisson", "share")),
+        high("cnn, 10 x overload, in time, share of capacity", 0.85, each("cnn", "overload", "in_time_share")),
         low("cnn, memory gained in overload", "MB", 10, each("cnn", "overload", "memory_growth_mb")),
         low("cnn, recovered after overload in", "s", 0.5, each("cnn", "overload", "recovery_s")),
         low("memory with every model, PSS", "MB", 150, [start["pss_mb"] for start in starts]),

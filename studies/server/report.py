@@ -36,7 +36,7 @@ def tables(measured: Measurement) -> list[Table]:
 
 
 GOAL_HEAD = ("figure", "goal", "hot path", "over the rounds", "reached", "ordinary path")
-SCENARIO_HEAD = ("model", "load", "path", "samples/s", "of bare", "p50 ms", "p99 ms", "CPUs", "mean batch")
+SCENARIO_HEAD = ("model", "load", "path", "samples/s", "share of bare", "p50 ms", "p99 ms", "CPUs", "mean batch")
 
 
 def _goal_rows(measured: Measurement) -> Rows:

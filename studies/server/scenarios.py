@@ -33,7 +33,7 @@ class Bench:
         load = Load(8 + 200 // samples, clients, streams, samples)
         per_second = h2load.run(
             self.server.address, model, load
-        ).per_second  # The warm-up estimates the number of calls.
+        ).per_second  # The warm-up shows how many calls it takes.
         load = Load(max(load.calls, round(per_second * self.seconds)), clients, streams, samples)
         cpu = self.server.cpu_seconds()
         before = self.server.answered(model)

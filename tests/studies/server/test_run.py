@@ -45,7 +45,7 @@ def test_the_page_shows_goals_with_their_figures_and_verdicts(tmp_path: Path) ->
     results.write(tmp_path / "results.jsonl", lines(1000, 1200))
     text = report.part(tmp_path / "results.jsonl")
     assert "measured 2026-01-01 on 2 CPUs" in text
-    assert "| lstm, 64 in flight, of bare | ≥ 0.52 | 0.55 | 0.5 to 0.6 | yes | 0.55 |" in text
+    assert "| lstm, 64 in flight, share of bare | ≥ 0.52 | 0.55 | 0.5 to 0.6 | yes | 0.55 |" in text
 
 
 def test_a_body_is_grpcs_prefix_and_the_message() -> None:
