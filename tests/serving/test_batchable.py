@@ -40,7 +40,7 @@ def test_a_first_axis_that_is_free_everywhere_may_be_the_batch(
         ({"x": ["batch", 3]}, {"state": [2, "batch", 8]}, "the first axis of 'state' is fixed to 2"),
     ],
 )
-def test_what_nobody_can_make_possible(inputs: dict[str, Axes], outputs: dict[str, Axes], why: str) -> None:
+def test_axes_that_no_setting_can_batch(inputs: dict[str, Axes], outputs: dict[str, Axes], why: str) -> None:
     assert [question(inputs, outputs) for question in (impossibility, obstacle, doubt)] == [why] * 3
 
 

@@ -51,7 +51,7 @@ def test_a_spec_keeps_the_symbols_of_its_free_axes() -> None:
     assert TensorSpec("x", "UINT8", (None, 28, 28)).symbols == (None, None, None)
 
 
-def test_the_files_word_on_batching_beats_what_its_axes_say() -> None:
+def test_the_files_batching_property_overrides_its_axes() -> None:
     assert signature().batched
     assert not signature(batched="false").batched
     assert signature(batched="false").why_unbatched == "hangtag.batched in its file says so"

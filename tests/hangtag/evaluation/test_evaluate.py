@@ -92,7 +92,7 @@ def test_the_other_split_and_other_distances(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("max_batch_size", "sizes"), [(64, {64, 36}), (20, {16, 4}), (1, {1})])
-def test_a_server_is_asked_for_as_many_as_it_takes(
+def test_a_request_has_at_most_the_servers_max_batch_size(
     repository: Path, garments: Split, monkeypatch: pytest.MonkeyPatch, max_batch_size: int, sizes: set[int]
 ) -> None:
     answered: list[int] = []

@@ -87,7 +87,7 @@ def test_a_version_that_is_not_served(server: Server) -> None:
     assert "has no model 'lstm' version 7" in message
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_a_server_that_does_not_answer_is_reported() -> None:
     assert f"no server answers at {UNUSED_ADDRESS}" in refused("lstm", "--server", UNUSED_ADDRESS)
 
 
@@ -121,7 +121,7 @@ def test_distances_that_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--json", "--pictures"])
-def test_where_nothing_can_be_written_is_said_before_the_work(
+def test_an_unwritable_file_is_reported_before_the_work(
     tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subjects, "open_subject", lambda *_, **__: pytest.fail("it began"))
@@ -133,7 +133,7 @@ def test_where_nothing_can_be_written_is_said_before_the_work(
     assert "Permission denied" in refused(LSTM, option, tmp_path / "new" / "figures")
 
 
-def test_a_disk_that_is_full_is_said_in_one_line() -> None:
+def test_a_full_disk_is_reported_in_one_line() -> None:
     result = hangtag("evaluate", LSTM, "--limit", 5, "--json", "/dev/full")
     assert result.exit_code == 1
     assert result.stderr == "Error: cannot write /dev/full: No space left on device\n"

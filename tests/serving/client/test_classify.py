@@ -69,7 +69,7 @@ def test_an_image_that_fails_is_reported_and_the_others_are_classified(
         (("--server", UNUSED_ADDRESS), f"no server answers at {UNUSED_ADDRESS}; start one with 'hangtag serve'"),
     ],
 )
-def test_what_cannot_be_asked_is_said_on_standard_error(
+def test_a_call_that_fails_is_reported_on_standard_error(
     server: Server, garment: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     model = () if "--model" in arguments else ("--model", "classifier")
@@ -84,7 +84,7 @@ def test_usage_errors(server: Server, arguments: tuple[str, ...]) -> None:
     assert classify(server, *arguments).exit_code == 2
 
 
-def test_a_picture_is_drawn_when_asked(server: Server, garment: Path) -> None:
+def test_a_picture_is_drawn_with_the_option(server: Server, garment: Path) -> None:
     plain, drawn = classify(server, garment), classify(server, garment, "--draw")
     assert drawn.exit_code == 0
     assert drawn.stdout.count("%") == 3

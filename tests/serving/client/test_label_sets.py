@@ -54,7 +54,7 @@ def test_a_set_may_be_cut(server: Server, tmp_path: Path) -> None:
     assert rows == [["label", "4", "80.00%"]]
 
 
-def test_an_empty_set_is_said(server: Server, tmp_path: Path) -> None:
+def test_an_empty_set_of_labels_is_shown(server: Server, tmp_path: Path) -> None:
     (title,) = shown(classify(server, tmp_path, "path", []))
     assert " ".join(title) == "outfit.png: no labels; 20.00% for the whole set"
 
@@ -75,7 +75,7 @@ def test_runners_up_show_their_distance(server: Server, tmp_path: Path) -> None:
     ]
 
 
-def test_json_says_what_kind_of_answer_it_is(server: Server, tmp_path: Path) -> None:
+def test_json_names_the_task_of_the_answer(server: Server, tmp_path: Path) -> None:
     path = json.loads(classify(server, tmp_path, "path", [4, 1], "--json").stdout)
     assert path["task"] == "multi_label"
     assert path["path_probability"] == pytest.approx(0.2)
@@ -89,7 +89,7 @@ def test_json_says_what_kind_of_answer_it_is(server: Server, tmp_path: Path) -> 
     assert [label["distance"] for label in rivals["labels"]] == pytest.approx([0, 0.3])
 
 
-def test_the_client_tells_the_same(server: Server) -> None:
+def test_the_client_returns_the_same_labels(server: Server) -> None:
     with Client(server.address) as client:
         answer = client.classify(image(PROBABILITIES, [4, 1, 7, 0], 255), "path")
         assert (answer.task, answer.path_probability) == ("multi_label", 1.0)

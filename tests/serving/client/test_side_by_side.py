@@ -75,7 +75,7 @@ def test_where_no_model_answers_there_is_no_table(twins: Server, garment: Path) 
 
 
 @pytest.mark.parametrize("columns", [120, 60])
-def test_the_picture_is_beside_the_table_or_above_where_that_is_too_wide(
+def test_the_picture_is_left_of_the_table_or_above_it_on_a_narrow_console(
     twins: Server, garment: Path, columns: int
 ) -> None:
     command = ["classify", "--server", twins.address, str(garment), "--model", "one", "--model", "other", "--draw"]
@@ -97,7 +97,7 @@ def test_usage_errors(twins: Server, garment: Path, arguments: tuple[str, ...], 
     assert message in result.stderr
 
 
-def test_the_same_model_twice_is_told(twins: Server, garment: Path) -> None:
+def test_the_same_model_twice_is_refused(twins: Server, garment: Path) -> None:
     result = classify(twins, garment, "--model", "one", "--model", "one")
     assert result.exit_code == 1
     assert result.stderr == f"{garment}: model 'one' is given twice; name each one once\n"

@@ -78,12 +78,12 @@ def test_what_is_no_image_is_a_mistake_of_the_callers(client: Client) -> None:
         client.compare("boot.png")  # type: ignore[arg-type]
 
 
-def test_a_stream_to_nobody_says_so() -> None:
+def test_a_stream_to_an_unused_address_is_reported() -> None:
     with Client("127.0.0.1:9") as client, pytest.raises(ClientError, match=r"no server answers at 127\.0\.0\.1:9"):
         list(client.classify_stream([PIXELS[0]], "classifier"))
 
 
-def test_a_stream_that_takes_too_long_says_so(client: Client) -> None:
+def test_a_stream_that_takes_too_long_is_reported(client: Client) -> None:
     ended = threading.Event()
 
     def images() -> Iterator[Pixels]:
@@ -95,7 +95,7 @@ def test_a_stream_that_takes_too_long_says_so(client: Client) -> None:
     ended.set()
 
 
-def test_a_stream_that_nobody_reads_to_its_end_is_given_up(client: Client) -> None:
+def test_a_stream_that_is_not_read_to_its_end_is_cancelled(client: Client) -> None:
     outcomes = client.classify_stream(itertools.repeat(PIXELS[0]), "classifier")
     assert labels(next(outcomes))
     readers = [thread for thread in threading.enumerate() if thread.name == "stream"]  # the server's, in this process

@@ -41,7 +41,7 @@ def statistics(calls: int, samples: int, batches: int, failed: int = 0) -> pb.Mo
     )
 
 
-def test_rates_and_means_are_of_what_happened_in_between() -> None:
+def test_rates_and_means_cover_the_interval_between_two_snapshots() -> None:
     before = snapshot(100.0, [statistics(1000, 5000, 10)])
     after = snapshot(102.0, [statistics(1100, 5400, 60, failed=4)])
     (row,) = activities(before, after)
@@ -61,7 +61,7 @@ def test_where_nothing_happened_there_are_no_means() -> None:
     assert (row.calls, row.batch_size, row.queue_ms, row.compute_ms) == (0, None, None, None)
 
 
-def test_percentiles_are_of_what_happened_in_between() -> None:
+def test_percentiles_cover_the_interval_between_two_snapshots() -> None:
     key = ("m", "1")
     before = Metrics(latencies={key: {0.001: 100, 0.002: 100, float("inf"): 100}})
     after = Metrics({key: 3}, {key: 8}, {key: {0.001: 100, 0.002: 199, float("inf"): 200}})

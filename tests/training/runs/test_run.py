@@ -182,7 +182,7 @@ def test_a_model_names_its_latest_finished_run(tmp_path: Path) -> None:
     assert Run.find("cnn", tmp_path).folder == tmp_path / "other"
 
 
-def test_an_unknown_run_lists_the_runs_there_and_says_what_to_do(tmp_path: Path) -> None:
+def test_an_unknown_run_is_answered_with_the_existing_runs_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunMismatchError, match=r"runs there: none.*hangtag train lstm$"):
         Run.find("lstm", tmp_path)
     with pytest.raises(RunMismatchError, match=r"Train one with: hangtag train MODEL$"):

@@ -13,7 +13,7 @@ from tests.export.file.precision.conftest import apart, first, logits, shipped
 from tests.onnx_models import classifier
 
 
-def test_fp32_is_what_it_was(calibration: Images) -> None:
+def test_fp32_returns_the_model_unchanged(calibration: Images) -> None:
     network = shipped("lstm")
     assert convert(network, "fp32", calibration) is network
 

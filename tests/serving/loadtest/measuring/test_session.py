@@ -84,7 +84,7 @@ def test_a_block_needs_both_minima_or_a_maximum(elapsed: float, queries: int, ra
     assert session.remaining(running, now) == pytest.approx(needs)
 
 
-def test_a_stop_leaves_what_was_measured() -> None:
+def test_after_a_stop_the_measured_blocks_remain() -> None:
     generators = FakeGenerators()
     stop = threading.Event()
 
