@@ -15,7 +15,7 @@ from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model, precision, provenance, reference_answers, torch_export
 from hangtag.export.gate.proof import GateData, Proof, prove
 from hangtag.export.network import checkpoint
-from hangtag.export.network.served_network import Classifier, ServedNetwork
+from hangtag.export.network.served_network import ServedNetwork, SingleLabel
 from hangtag.export.repository.publishing import publish
 from hangtag.training.data import outfits
 from hangtag.training.data.fashion_mnist import Images, Split
@@ -71,7 +71,7 @@ def export(
     run.require_finished()
     config, metrics = run.read_config(), run.read_metrics()
     served = checkpoint.load(run)
-    if to != "fp32" and not isinstance(served, Classifier):
+    if to != "fp32" and not isinstance(served, SingleLabel):
         raise ExportError(f"{run.model} answers with sets of labels, which are published in fp32 only, not in {to}.")
     data = _gate_data(served, test, config)
     with publish(models, precision.model_name(run.model, to)) as publication:
@@ -82,7 +82,7 @@ def export(
         file.write_bytes(model.SerializeToString())
         with _fp32_file(fp32_model, needed=to != "fp32") as fp32:
             proof = prove(served, file, model, data, precision=to, fp32=fp32, timing=timing)
-        reference = reference_answers.record(proof.expected, one_label=isinstance(served, Classifier))
+        reference = reference_answers.record(proof.expected, one_label=isinstance(served, SingleLabel))
         # Written again with the proof in its metadata; graph and weights, which were proven, are the same.
         onnx_model.add_metadata(model, proof.metadata | reference | {"graph_digest": onnx_model.digest(model)})
         file.write_bytes(model.SerializeToString())
@@ -106,7 +106,7 @@ def _calibration(images: Images | None) -> Images:
 
 
 def _gate_data(served: ServedNetwork, test: Split, config: Mapping[str, Any]) -> GateData:
-    if isinstance(served, Classifier):
+    if isinstance(served, SingleLabel):
         return GateData(test.images, test.classes)
     return GateData(_canvases(test, config))
 

@@ -19,7 +19,7 @@ from hangtag.training.recipes import CNN_BEST, LSTM2_BEST, LSTM_BEST, MULTI_LABE
 
 
 @dataclass(frozen=True)
-class Entry:
+class NetworkEntry:
     """One network. The first of its data sets and of its recipes is the default."""
 
     build: Callable[[int], nn.Module]  # number of labels -> network with fresh weights
@@ -28,10 +28,10 @@ class Entry:
     objective: type[Objective] | None = None  # for label sets: the loss, and how outputs are read
 
 
-_one_label = partial(Entry, datasets=(SINGLE_LABEL,))
-_label_sets = partial(Entry, datasets=MULTI_LABEL, recipes=(MULTI_LABEL_RECIPE,))
+_one_label = partial(NetworkEntry, datasets=(SINGLE_LABEL,))
+_label_sets = partial(NetworkEntry, datasets=MULTI_LABEL, recipes=(MULTI_LABEL_RECIPE,))
 
-NETWORKS: Mapping[str, Entry] = {
+NETWORKS: Mapping[str, NetworkEntry] = {
     "lstm": _one_label(Lstm, recipes=(STUDY, LSTM_BEST)),
     "lstm-56": _one_label(partial(Lstm, hidden_size=56), recipes=(STUDY,)),  # 28 * 10 / 5: also tried in the study
     "lstm-280": _one_label(partial(Lstm, hidden_size=280), recipes=(STUDY,)),  # 28 * 10

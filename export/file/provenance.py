@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import torch
 
-from hangtag.export.network.served_network import Classifier, ServedNetwork
+from hangtag.export.network.served_network import ServedNetwork, SingleLabel
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.labels import distance as label_distance
@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
 
 def _label_distances(served: ServedNetwork) -> dict[str, str]:
     """How far apart a classifier's labels are, so that an answer can say how wrong its runners-up would be."""
-    if not isinstance(served, Classifier):
+    if not isinstance(served, SingleLabel):
         return {}
     distances = label_distance.default()
     distances.require(LABELS)

@@ -27,7 +27,7 @@ from hangtag.export.gate.runtime_answers import REAL
 from hangtag.export.gate.speed import Speed
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.export.network import pytorch_answers
-from hangtag.export.network.served_network import Classifier, LabelPath, LabelThreshold, ServedNetwork
+from hangtag.export.network.served_network import LabelPath, LabelThreshold, ServedNetwork, SingleLabel
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import Classes
@@ -131,7 +131,7 @@ def prove(
         parity = logits.check(runtime, images, expected, tolerances, spread, _ACTIVATIONS[served.activation])
     checks.append(parity)
     answered = runtime_answers.answer(runtime, data.images, check=AGREEMENT)
-    if isinstance(served, Classifier):
+    if isinstance(served, SingleLabel):
         assert data.classes is not None
         checks.append(agreement.check(answered["logits"], expected[REAL]["logits"], data.classes, tolerances))
     if isinstance(served, LabelThreshold):

@@ -1,7 +1,7 @@
 """Load the network of a finished run, with the weights of its best epoch, in the form in which it is served."""
 
 from hangtag.export.errors import ExportError
-from hangtag.export.network.served_network import Classifier, LabelPath, LabelThreshold, ServedNetwork
+from hangtag.export.network.served_network import LabelPath, LabelThreshold, ServedNetwork, SingleLabel
 from hangtag.training.catalog import NETWORKS, build
 from hangtag.training.losses.multi_label import SoftmaxRanking
 from hangtag.training.networks.cnn_rnn import CnnRnn
@@ -31,7 +31,7 @@ def load(run: Run) -> ServedNetwork:
 def _build(run: Run) -> ServedNetwork:
     if run.model not in NETWORKS:
         raise ExportError(f"{run.folder} is a run of {run.model!r}; the models known here: {', '.join(NETWORKS)}")
-    return Classifier(build(run.model)) if NETWORKS[run.model].objective is None else _build_multi_label(run)
+    return SingleLabel(build(run.model)) if NETWORKS[run.model].objective is None else _build_multi_label(run)
 
 
 def _build_multi_label(run: Run) -> ServedNetwork:

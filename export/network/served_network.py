@@ -1,6 +1,6 @@
 """Define what is deployed of a network: preprocessing, the network, and the conversion of its scores to outputs.
 
-One class per kind of answer: one label (Classifier), a path of labels (LabelPath), a threshold (LabelThreshold).
+One class per kind of answer: one label (SingleLabel), a path of labels (LabelPath), a threshold (LabelThreshold).
 """
 
 import json
@@ -43,7 +43,7 @@ class ServedNetwork(nn.Module, ABC):
         """The outputs, in the order of ``outputs``, for uint8 images [batch, image_size, image_size]."""
 
 
-class Classifier(ServedNetwork):
+class SingleLabel(ServedNetwork):
     """One label per image: logits, and their softmax."""
 
     task = "single_label"

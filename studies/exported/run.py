@@ -15,7 +15,7 @@ from rich.table import Table
 
 from hangtag.export.gate import speed
 from hangtag.export.gate.speed import EAGER, FP32, TIMINGS, Speed
-from hangtag.export.network.served_network import Classifier, ServedNetwork
+from hangtag.export.network.served_network import ServedNetwork, SingleLabel
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
@@ -74,7 +74,7 @@ def _entries(models: Path) -> Iterator[tuple[Entry, Path | None]]:
 
 def _network(entry: Entry) -> ServedNetwork:
     """The network in PyTorch with random weights, whose values do not change the time."""
-    return Classifier(build(str(entry.json("training")["config"]["model"]))).eval()
+    return SingleLabel(build(str(entry.json("training")["config"]["model"]))).eval()
 
 
 def _judge(entry: Entry, measured: Speed, goal: tuple[int, str, float], console: Console) -> results.Line:

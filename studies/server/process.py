@@ -20,7 +20,7 @@ from hangtag.protos import inference_pb2_grpc
 _TIMEOUT = 60.0
 
 
-class Answered(NamedTuple):
+class AnsweredCounts(NamedTuple):
     """A model's successful calls, their samples, and the batches that computed them."""
 
     calls: int
@@ -48,11 +48,11 @@ class Served:
         self._channel = grpc.insecure_channel(self.address)
         self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
-    def answered(self, model: str) -> Answered:
+    def answered(self, model: str) -> AnsweredCounts:
         """The model's statistics so far."""
         request = pb.ModelStatisticsRequest(name=model)
         (statistics,) = self._stub.ModelStatistics(request, timeout=_TIMEOUT).model_stats
-        return Answered(
+        return AnsweredCounts(
             statistics.inference_stats.success.count, statistics.inference_count, statistics.execution_count
         )
 

@@ -22,7 +22,7 @@ class NumberList(click.ParamType[Any]):
             self.fail(f"{value!r} is not a list of numbers such as 1,8,64", param, ctx)
 
 
-class Duration(click.ParamType[float]):
+class DurationParameter(click.ParamType[float]):
     """A duration, as 2, 2s, 500ms, 50us or 1m, to seconds. Without a unit it is seconds."""
 
     name = "duration"

@@ -9,13 +9,13 @@ import click
 
 from hangtag.output import writing
 from hangtag.serving.loadtest.comparison.compare import Comparison
-from hangtag.serving.loadtest.comparison.gates import Outcome
+from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.report import csv, html, json_writer, junit, prometheus
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 Comparisons = Sequence[Comparison]
-Outcomes = Sequence[Outcome]
+Outcomes = Sequence[GateOutcome]
 
 
 class ReportFile(NamedTuple):

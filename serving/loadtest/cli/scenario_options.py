@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from hangtag.serving.loadtest.cli.parameter_types import Duration, NumberList
+from hangtag.serving.loadtest.cli.parameter_types import DurationParameter, NumberList
 from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario
 from hangtag.serving.loadtest.plan.target import Target
 
@@ -70,7 +70,7 @@ def _parameter_type(setting: "Field[Any]") -> Any:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         hint = next(member for member in typing.get_args(hint) if member is not types.NoneType)
     if setting.metadata["unit"] == "s":
-        return Duration()
+        return DurationParameter()
     if typing.get_origin(hint) is tuple:
         return NumberList(typing.get_args(hint)[0])
     if typing.get_origin(hint) is typing.Literal:

@@ -59,7 +59,7 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class GateOutcome:
     """Whether a gate failed, and why, in a sentence."""
 
     condition: str
@@ -96,7 +96,7 @@ def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
     )
 
 
-def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) -> Outcome:
+def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) -> GateOutcome:
     """Decide whether a gate failed: where its condition holds under any load, or cannot be judged.
 
     A condition that cannot be judged fails, because it would protect nothing.
@@ -109,14 +109,14 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
         shown = f"{gate.figure.target}'s {gate.figure.metric}{where} is {_show(gate.figure.metric, value)}"
         if math.isnan(value) or math.isnan(bound):
             missing = shown if math.isnan(value) else f"there is nothing VALID to compare it with{where}"
-            return Outcome(gate.text, True, f"{gate.text} cannot be judged: {missing}")
+            return GateOutcome(gate.text, True, f"{gate.text} cannot be judged: {missing}")
         sentence = f"{shown}, the bound {_show(gate.figure.metric, bound)}"
         if OPERATORS[gate.operator](value, bound):
-            return Outcome(gate.text, True, f"{gate.text}: {sentence}")
+            return GateOutcome(gate.text, True, f"{gate.text}: {sentence}")
         sentences.append(sentence)
     if not sentences:
-        return Outcome(gate.text, True, f"{gate.text} cannot be judged: {gate.figure.target} has no such run")
-    return Outcome(gate.text, False, f"not {gate.text}: {'; '.join(sentences)}")
+        return GateOutcome(gate.text, True, f"{gate.text} cannot be judged: {gate.figure.target} has no such run")
+    return GateOutcome(gate.text, False, f"not {gate.text}: {'; '.join(sentences)}")
 
 
 def _loads(figure: Figure, results: Results) -> Iterator[Load | None]:

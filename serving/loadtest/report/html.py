@@ -11,13 +11,13 @@ from markupsafe import Markup
 
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import Comparison
-from hangtag.serving.loadtest.comparison.gates import Outcome
+from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.generator.block_result import DELAYED_AFTER, OK
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.report import pictures
-from hangtag.serving.loadtest.report.pictures.overview import Choice
+from hangtag.serving.loadtest.report.pictures.overview import ModelPoint
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Headline:
 
 
 @dataclass(frozen=True)
-class Split:
+class TimeSplit:
     """A query's mean time by part: label, CSS class, seconds, and width in percent of the longest bar."""
 
     run: Run
     parts: tuple[tuple[str, str, float, float], ...]
 
 
-def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequence[Outcome] = ()) -> str:
+def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequence[GateOutcome] = ()) -> str:
     """The HTML text."""
     names = results.scenario.names
     measured = [run for run in results.runs if run.total.latency]
@@ -76,7 +76,7 @@ def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequen
     )
 
 
-def accuracy_choices(results: Results) -> tuple[list[Choice], Load | None]:
+def accuracy_choices(results: Results) -> tuple[list[ModelPoint], Load | None]:
     """The targets with their accuracy and p99 latency, and the load of that latency.
 
     The load is the lightest open loop under which every target's run is VALID, since an open loop is most like real
@@ -92,7 +92,7 @@ def accuracy_choices(results: Results) -> tuple[list[Choice], Load | None]:
         return [], None
     load = valid[0]
     return [
-        Choice(
+        ModelPoint(
             target=run.target,
             accuracy=results.accuracies[run.target].share,
             latency=run.total.latency.percentile(99),
@@ -103,7 +103,7 @@ def accuracy_choices(results: Results) -> tuple[list[Choice], Load | None]:
     ], load
 
 
-def _splits(runs: Sequence[Run]) -> list[Split]:
+def _splits(runs: Sequence[Run]) -> list[TimeSplit]:
     """Split mean service times: queue and compute from the server's statistics; the rest is network and generator."""
     splits = []
     longest = max(run.total.service.mean for run in runs)
@@ -116,7 +116,7 @@ def _splits(runs: Sequence[Run]) -> list[Split]:
         rest = max(service_time - queue - compute, 0.0)
         parts = (("queue", "queue", queue), ("compute", "compute", compute), ("network and both ends", "network", rest))
         scale = 100 / max(longest, queue + compute)
-        splits.append(Split(run, tuple((label, css, seconds, seconds * scale) for label, css, seconds in parts)))
+        splits.append(TimeSplit(run, tuple((label, css, seconds, seconds * scale) for label, css, seconds in parts)))
     return splits
 
 

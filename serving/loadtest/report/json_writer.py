@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from hangtag.serving.loadtest.comparison.compare import Comparison
-from hangtag.serving.loadtest.comparison.gates import Outcome
+from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.generator.block_result import BlockResult, TimeSlice
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.results import Results
@@ -18,7 +18,9 @@ from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 from hangtag.serving.loadtest.sut.description import Description
 
 
-def build(results: Results, comparisons: Sequence[Comparison], outcomes: Sequence[Outcome] = ()) -> doc.ResultsDocument:
+def build(
+    results: Results, comparisons: Sequence[Comparison], outcomes: Sequence[GateOutcome] = ()
+) -> doc.ResultsDocument:
     """The document of these results, ready for json.dumps."""
     models = {name: description.target.model for name, description in results.descriptions.items()}
     targets = [

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from hangtag.serving.loadtest.comparison.gates import Outcome
+from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.measuring.results import Results
 
 SUITE = "hangtag loadtest"
 
 
-def render(results: Results, outcomes: Sequence[Outcome]) -> str:
+def render(results: Results, outcomes: Sequence[GateOutcome]) -> str:
     """The XML text. A test case that is INVALID, or a gate that failed, holds the reason."""
     cases = [("the whole test", "validity", 0.0, "; ".join(results.problems))]
     cases += [(f"{run.target}, {run.load}", "runs", run.total.window, "; ".join(run.problems)) for run in results.runs]

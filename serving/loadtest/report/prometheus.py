@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from hangtag.serving.loadtest.comparison.gates import Outcome
+from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.measuring.results import Results
 
 PREFIX = "hangtag_loadtest_"
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 
-def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
+def render(results: Results, outcomes: Sequence[GateOutcome] = ()) -> str:
     """The exposition text. Missing figures are left out."""
     registry = CollectorRegistry()
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import Comparison
-from hangtag.serving.loadtest.comparison.gates import Outcome
+from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load
@@ -17,7 +17,7 @@ PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 
 
 def render(
-    results: Results, comparisons: Sequence[Comparison], console: Console, outcomes: Sequence[Outcome] = ()
+    results: Results, comparisons: Sequence[Comparison], console: Console, outcomes: Sequence[GateOutcome] = ()
 ) -> None:
     """Print the tables, the findings and the problems."""
     for load in results.loads:

@@ -17,7 +17,7 @@ from torch import nn
 
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model, torch_export
-from hangtag.export.network.served_network import Classifier
+from hangtag.export.network.served_network import SingleLabel
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.signature import Signature, TensorSpec
 from hangtag.training.catalog import build
@@ -153,7 +153,7 @@ def test_weights_that_are_computed_in_the_graph_are_refused(monkeypatch: pytest.
     """As another version of onnxscript may leave them."""
     monkeypatch.setattr(onnxscript.optimizer, "optimize", lambda *arguments, **options: None)
     with pytest.raises(ExportError, match=r"the weights of \S+ are computed in the graph"):
-        torch_export.to_onnx(Classifier(build("lstm")), {})
+        torch_export.to_onnx(SingleLabel(build("lstm")), {})
 
 
 def test_dropout_is_off_even_for_a_network_in_training_mode(tmp_path: Path, garments: Split) -> None:
@@ -168,7 +168,7 @@ def test_dropout_is_off_even_for_a_network_in_training_mode(tmp_path: Path, garm
             dropped: torch.Tensor = self.dropout(pixels[:, 14, :10])
             return dropped
 
-    file = write(tmp_path, torch_export.to_onnx(Classifier(Dropped()).train(), {}))
+    file = write(tmp_path, torch_export.to_onnx(SingleLabel(Dropped()).train(), {}))
     logits = Runtime(file, provider="cpu").run({"image": garments.images[:5]})["logits"]
     np.testing.assert_array_equal(logits, garments.images[:5, 14, :10].astype(np.float32) / np.float32(255))
 

@@ -18,7 +18,7 @@ from hangtag.export.file import torch_export
 from hangtag.export.gate import runtime_answers
 from hangtag.export.gate.proof import GateData, Proof
 from hangtag.export.gate.tolerances import BATCH_SIZES
-from hangtag.export.network.served_network import Classifier
+from hangtag.export.network.served_network import SingleLabel
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.catalog import build
 from hangtag.training.data.fashion_mnist import Split
@@ -60,7 +60,7 @@ def test_the_proof_covers_each_batch_size_and_the_whole_test_set(exported: Expor
     ]  # fmt: skip
 
 
-def examine(classifier: Classifier, file: Path, garments: Split) -> Proof:
+def examine(classifier: SingleLabel, file: Path, garments: Split) -> Proof:
     return prove_file(classifier.eval(), file, GateData(garments.images, garments.classes))
 
 
@@ -155,7 +155,7 @@ def test_a_network_that_answers_nan_is_refused(lstm: Exported, garments: Split, 
     network.load_state_dict(lstm.network.state_dict())
     network.get_parameter("classifier.bias").data.fill_(broken)
     with pytest.raises(GateError, match=r"own outputs are not finite for 300 of 300 test images, first for image 0"):
-        examine(Classifier(network), lstm.file, garments)
+        examine(SingleLabel(network), lstm.file, garments)
 
 
 def test_wrong_probabilities_are_refused(lstm: Exported, garments: Split, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_wrong_probabilities_are_refused(lstm: Exported, garments: Split, tmp_pa
     softmax.op_type = "LogSoftmax"
     changed = write(tmp_path, model)
     with pytest.raises(GateError, match=r"^parity: batch 1: probabilities are not those of the file's own logits"):
-        examine(Classifier(lstm.network), changed, garments)
+        examine(SingleLabel(lstm.network), changed, garments)
 
 
 class Reshaped(nn.Module):
@@ -186,9 +186,9 @@ class Reshaped(nn.Module):
 def test_a_shape_that_breaks_the_contract_is_refused(
     network: nn.Module, declared: str, garments: Split, tmp_path: Path
 ) -> None:
-    file = write(tmp_path, torch_export.to_onnx(Classifier(network), {}))
+    file = write(tmp_path, torch_export.to_onnx(SingleLabel(network), {}))
     with pytest.raises(GateError) as refusal:
-        examine(Classifier(network), file, garments)
+        examine(SingleLabel(network), file, garments)
     assert f"logits: FP32 {declared}" in str(refusal.value)
     assert "expected image: UINT8 [any, 28, 28]; logits: FP32 [any, 10]" in str(refusal.value)
 
@@ -203,10 +203,10 @@ def test_a_shape_that_breaks_its_own_declaration_is_refused(lstm: Exported, garm
     model.graph.initializer.append(numpy_helper.from_array(np.array([True]), "first"))
     file = write(tmp_path, model)
     with pytest.raises(GateError, match=r"batch 2: logits have shape \[1, 10\], expected \[2, 10\]"):
-        examine(Classifier(lstm.network), file, garments)
+        examine(SingleLabel(lstm.network), file, garments)
 
 
 def test_a_short_test_set_is_compared_as_far_as_it_goes(lstm: Exported, garments: Split) -> None:
     """An empty batch would abort the whole process in ONNX Runtime."""
-    proof = examine(Classifier(lstm.network), lstm.file, garments.first(10))
+    proof = examine(SingleLabel(lstm.network), lstm.file, garments.first(10))
     assert proof.figures("batching")["images"] == 10

@@ -17,7 +17,7 @@ LOG_AXIS_RATIO = 5.0
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModelPoint:
     """A target to choose from: accuracy (0 to 1), latency (seconds), and its model's size where known."""
 
     target: str
@@ -26,16 +26,16 @@ class Choice:
     file_bytes: int | None = None
 
 
-def pareto_front(choices: Sequence[Choice]) -> list[Choice]:
+def pareto_front(choices: Sequence[ModelPoint]) -> list[ModelPoint]:
     """The targets that no other beats in both accuracy and latency, by latency."""
-    best: list[Choice] = []
+    best: list[ModelPoint] = []
     for choice in sorted(choices, key=lambda choice: (choice.latency, -choice.accuracy)):
         if not best or choice.accuracy > best[-1].accuracy:
             best.append(choice)
     return best
 
 
-def accuracy_and_latency(choices: Sequence[Choice], names: Sequence[str]) -> str:
+def accuracy_and_latency(choices: Sequence[ModelPoint], names: Sequence[str]) -> str:
     """Draw accuracy against latency. A mark's area is the model's size; a dashed line joins the Pareto front."""
     with drawing("pareto", "Accuracy against latency") as picture:
         axes = picture.axes

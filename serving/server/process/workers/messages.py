@@ -46,7 +46,7 @@ class Listening:
 
 
 @dataclass(frozen=True)
-class Failed:
+class StartFailed:
     """From a worker that cannot start, and why; it ends."""
 
     reason: str

@@ -12,7 +12,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import require_names
 from hangtag.serving.server.errors import ControlError, StartError
 from hangtag.serving.server.process.workers import shared_port
-from hangtag.serving.server.process.workers.messages import Failed, GetState, Listening, Load, Loaded, Poll, Unload
+from hangtag.serving.server.process.workers.messages import GetState, Listening, Load, Loaded, Poll, StartFailed, Unload
 from hangtag.serving.server.process.workers.pipe_rpc import PeerError
 from hangtag.serving.server.process.workers.replacement import MAX_ATTEMPTS, ReplacementPolicy
 from hangtag.serving.server.process.workers.worker_process import WorkerProcess
@@ -161,7 +161,7 @@ class Supervisor:
                 return self._send_changes_from_now_on(worker)
             case Listening():
                 return self._on_listening(worker)
-            case Failed(reason):
+            case StartFailed(reason):
                 worker.failure = reason
                 return None
         raise TypeError(f"a supervisor has no answer to {message!r}")

@@ -16,12 +16,12 @@ from hangtag.serving.server.errors import StartError, UnavailableError
 from hangtag.serving.server.host import memory
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.process.workers.messages import (
-    Failed,
     GetState,
     Listening,
     Load,
     Loaded,
     Poll,
+    StartFailed,
     Stop,
     Unload,
 )
@@ -91,7 +91,7 @@ class Worker:
             memory.release_loading_memory()
             self._supervisor.call(Listening())
         except StartError as error:
-            self._supervisor.call(Failed(str(error)))
+            self._supervisor.call(StartFailed(str(error)))
             return False
         except PeerError:
             self._stop_reasons.put("the supervisor ended")

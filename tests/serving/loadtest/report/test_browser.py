@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from hangtag.serving.loadtest.comparison.compare import compare_targets
-from hangtag.serving.loadtest.comparison.gates import Outcome
+from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
@@ -105,7 +105,7 @@ def close_together() -> Results:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The reports, written once."""
     folder = tmp_path_factory.mktemp("reports")
-    outcomes = (Outcome("fast.p99 > 1ms", True, "fast.p99 > 1ms: fast's p99 at 8 in flight is 2.00 ms, too high"),)
+    outcomes = (GateOutcome("fast.p99 > 1ms", True, "fast.p99 > 1ms: fast's p99 at 8 in flight is 2.00 ms, too high"),)
     files = []
     every = {
         "full": full_results(),

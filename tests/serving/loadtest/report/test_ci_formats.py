@@ -7,14 +7,14 @@ from xml.etree import ElementTree
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hangtag.serving.loadtest.comparison.gates import Outcome
+from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.report import csv as csv_report
 from hangtag.serving.loadtest.report import junit, prometheus
 from tests.serving.loadtest.builders import block, full_results, results, two_models
 
-PASSED, FAILED = Outcome("a.p99 > 1s", False, "not a: fine"), Outcome("b.p99 > 1ms", True, "b: <broken>")
+PASSED, FAILED = GateOutcome("a.p99 > 1s", False, "not a: fine"), GateOutcome("b.p99 > 1ms", True, "b: <broken>")
 
 
 def test_csv_has_a_line_for_every_run() -> None:

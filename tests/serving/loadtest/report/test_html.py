@@ -4,16 +4,16 @@ from html.parser import HTMLParser
 import pytest
 
 from hangtag.serving.loadtest.comparison.compare import compare_targets
-from hangtag.serving.loadtest.comparison.gates import Outcome
+from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
 from hangtag.serving.loadtest.report import html
-from hangtag.serving.loadtest.report.pictures.overview import Choice, pareto_front
+from hangtag.serving.loadtest.report.pictures.overview import ModelPoint, pareto_front
 from tests.serving.loadtest.builders import block, full_results, results, two_models
 
 
-def page(measured: Results, outcomes: tuple[Outcome, ...] = ()) -> str:
+def page(measured: Results, outcomes: tuple[GateOutcome, ...] = ()) -> str:
     return html.render(measured, compare_targets(measured), outcomes)
 
 
@@ -122,10 +122,10 @@ def test_an_accuracy_whose_loads_are_invalid_has_no_picture() -> None:
 
 def test_the_pareto_front_joins_targets_that_no_other_beats_in_both() -> None:
     fast, good, bad, same = (
-        Choice("fast", 0.8, 0.001),
-        Choice("good", 0.9, 0.010),
-        Choice("bad", 0.79, 0.005),
-        Choice("same", 0.9, 0.020),
+        ModelPoint("fast", 0.8, 0.001),
+        ModelPoint("good", 0.9, 0.010),
+        ModelPoint("bad", 0.79, 0.005),
+        ModelPoint("same", 0.9, 0.020),
     )
     assert pareto_front([same, bad, good, fast]) == [fast, good]
 
@@ -137,7 +137,7 @@ def test_the_time_split_comes_from_the_servers_statistics() -> None:
 
 
 def test_gates_are_shown() -> None:
-    text = page(two_models(), (Outcome("a", False, "not a: fine"), Outcome("b", True, "b: broken")))
+    text = page(two_models(), (GateOutcome("a", False, "not a: fine"), GateOutcome("b", True, "b: broken")))
     assert re.search(r"PASSED</span> not a: fine", text)
     assert re.search(r"FAILED</span> b: broken", text)
 

@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 
 from hangtag.serving.loadtest.comparison.compare import compare_targets
-from hangtag.serving.loadtest.comparison.gates import Outcome
+from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.errors import SavedResultsError
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
@@ -30,7 +30,7 @@ def strict(schema_part: Any) -> Any:
 @pytest.mark.parametrize("measured", [two_models(), full_results(), results(interrupted=True), FAILED_ENTIRELY])
 def test_the_json_follows_its_schema_and_has_no_other_fields(measured: Results) -> None:
     text = json.dumps(
-        json_writer.build(measured, compare_targets(measured), (Outcome("a", True, "b"),)), allow_nan=False
+        json_writer.build(measured, compare_targets(measured), (GateOutcome("a", True, "b"),)), allow_nan=False
     )
     jsonschema.validate(json.loads(text), strict(schema.json_schema()))
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from hangtag.serving.loadtest.comparison.compare import compare_targets
-from hangtag.serving.loadtest.comparison.gates import Outcome
+from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
@@ -15,7 +15,7 @@ from hangtag.serving.loadtest.report import table
 from tests.serving.loadtest.builders import block, full_results, results, targets, two_models
 
 
-def printed(measured: Results, width: int = 80, outcomes: tuple[Outcome, ...] = ()) -> str:
+def printed(measured: Results, width: int = 80, outcomes: tuple[GateOutcome, ...] = ()) -> str:
     text = io.StringIO()
     table.render(measured, compare_targets(measured), Console(file=text, width=width), outcomes)
     return text.getvalue()
@@ -65,7 +65,7 @@ def test_runs_that_are_invalid_are_not_compared() -> None:
 
 
 def test_accuracy_peaks_caching_and_ceilings_have_sentences() -> None:
-    text = printed(full_results(), 200, (Outcome("fast.p99 > 1ms", True, "fast.p99 > 1ms: it is 2 ms"),))
+    text = printed(full_results(), 200, (GateOutcome("fast.p99 > 1ms", True, "fast.p99 > 1ms: it is 2 ms"),))
     assert "fast is right on 90.00% of 1,000 samples (95 %: 87.98% to 91.71%)." in text
     assert "fast keeps p99 within 10.0 ms up to 1,450 calls/s." in text
     assert "fast shows no sign of cached answers: one sample over and over is 1.01 times as fast as new ones" in text
