@@ -261,7 +261,8 @@ class Batcher:
             request = self._queue.popleft()
             self._samples -= request.samples
             ready_by = math.inf if request.ready_by is None else request.ready_by
-            done_at = now + predict(samples + request.samples)
+            # A request that no longer fits waits for the next batch, which is no larger than a full one.
+            done_at = now + predict(min(samples + request.samples, self.max_batch_size))
             if request.completed:
                 self._waiting -= 1
             elif ready_by <= done_at:

@@ -127,6 +127,16 @@ def test_a_batch_grows_no_larger_than_its_members_deadlines_allow(clock: Clock) 
     assert len(queue) == 0
 
 
+def test_a_request_that_does_not_fit_the_batch_is_not_dropped_for_the_time_of_both(clock: Clock) -> None:
+    """With the batch it would be 6 samples, 1.5 s; the next batch has 4 at most and takes a second."""
+    queue = measured(clock, instances=2)
+    first, second = new_request(3), new_request(3, deadline=clock.now + 1.2)
+    queue.put(first)
+    queue.put(second)
+    assert queue.take(wait=False) == [first]
+    assert queue.take(wait=False) == [second]
+
+
 def test_check_raises_what_put_would_raise(clock: Clock) -> None:
     queue = measured(clock)
     late, soon = new_request(4, deadline=clock.now + 0.5), new_request(4, deadline=clock.now + 1.5)

@@ -42,13 +42,14 @@ class BatcherMachine(RuleBasedStateMachine):
         deadline = None if patience is None else self.clock.now + patience
         caller = Caller()
         request = QueuedRequest({}, samples, caller, batch_key=batch_key, deadline=deadline)
+        now = self.clock.now  # added on both sides, as the batcher does: the sums are rounded alike
         refusal = (
             UnavailableError
             if self.closed
             else QueueFullError
             if len(self.waiting) >= self.batcher.max_queue_size
             else DeadlineError
-            if patience is not None and self.share() * patience < self.batcher._expected(request, self.clock.now)
+            if patience is not None and now + self.share() * patience < now + self.batcher._expected(request, now)
             else None
         )
         if refusal:
