@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -12,6 +13,8 @@ from hangtag.training.networks.cnn_rnn import beam_search
 from hangtag.training.networks.inference import normalise
 from tests.e2e.processes import ROOT, hangtag, serving
 from tests.export import label_sets
+
+pytestmark = pytest.mark.slow
 
 
 def test_export_serve_classify_and_load_test_label_sets(garments: Split, tmp_path: Path) -> None:

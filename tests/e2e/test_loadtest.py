@@ -11,6 +11,8 @@ from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import Split
 from tests.e2e.processes import ROOT, ServerProcess, hangtag
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = 300
 SHORT = ("--min-duration", "0.3", "--min-query-count", "20", "--blocks", "2", "--warm-up", "0.05", "--concurrency", "2")
 

@@ -16,6 +16,8 @@ from hangtag.protos import inference_pb2 as pb
 from studies.loadtest.tools import PEERS, TOOLS, Figures
 from tests.serving.loadtest.fake_server import FakeServer, running
 
+pytestmark = pytest.mark.slow
+
 ANSWER_SECONDS = 0.15
 IN_FLIGHT = 6
 SECONDS = 3

@@ -21,6 +21,8 @@ from hangtag.serving.model_repository import latest_versions
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from tests.e2e.processes import ROOT, ServerProcess, serving
 
+pytestmark = pytest.mark.slow
+
 PEERS = ROOT / ".venv-peers/bin"
 SCRIPT = ROOT / "tests/e2e/scripts/tritonclient_calls.py"
 SHIPPED = {model.name: str(model.version) for model in latest_versions(ROOT / "models")}

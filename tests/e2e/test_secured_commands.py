@@ -13,6 +13,8 @@ import trustme
 from hangtag.serving.client import Classification, Client, ClientError, Credentials
 from tests.e2e.processes import ROOT, ServerProcess, hangtag, serving
 
+pytestmark = pytest.mark.slow
+
 GARMENT = ROOT / "examples/garments/ankle-boot-1.png"
 
 

@@ -9,6 +9,8 @@ from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from tests.e2e.processes import ROOT, ServerProcess
 
+pytestmark = pytest.mark.slow
+
 MODELS = latest_versions(ROOT / "models")
 BATCH_SIZE = 64
 

@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import LABELS
 from tests.e2e.processes import ROOT, hangtag, serving
+
+pytestmark = pytest.mark.slow
 
 GARMENTS = sorted((ROOT / "examples/garments").glob("*.png"))
 

@@ -15,6 +15,8 @@ from tests.export import runs
 from tests.export.conftest import Exported
 from tests.export.files import exported_as
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs_dir(lstm: Exported, garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:

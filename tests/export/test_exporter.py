@@ -22,6 +22,8 @@ from tests.export import runs
 from tests.export.conftest import Exported
 from tests.export.files import exported_as
 
+pytestmark = pytest.mark.slow
+
 
 def finish(run: Run) -> Run:
     """Mark a run as finished, whatever its weights are."""

@@ -17,6 +17,8 @@ from hangtag.training.data.fashion_mnist import Split
 from tests.export.conftest import Exported
 from tests.export.publishing import latest_served, publish_content, publisher
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("gate", ["half written", "written"])
 @pytest.mark.parametrize("name", ["lstm", "other"])

@@ -30,6 +30,8 @@ from hangtag.training.runs.run import Run
 from tests.export import label_sets, runs
 from tests.export.files import prove_file, write
 
+pytestmark = pytest.mark.slow
+
 BASELINES = [model for model in MULTI_LABEL_NETWORKS if model != "cnn_rnn"]
 
 

@@ -19,6 +19,8 @@ from tests.export import label_sets, runs
 from tests.export.eight_bit_products import needs_exact_products
 from tests.export.runs import contents
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Run:

@@ -15,6 +15,8 @@ from click.testing import CliRunner
 from hangtag.cli import SUBCOMMANDS, main
 from hangtag.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -12,6 +12,8 @@ from hypothesis.extra import numpy as hnp
 from hangtag.protos import tensors
 from hangtag.protos.inference_pb2 import InferTensorContents
 
+pytestmark = pytest.mark.slow
+
 Array = npt.NDArray[Any]
 FIELDS = {
     "BOOL": "bool_contents",

@@ -8,6 +8,8 @@ import pytest
 
 from tests.serving.command import environment
 
+pytestmark = pytest.mark.slow
+
 _COMPARE = """
 import json, logging, os, sys
 import PIL.Image

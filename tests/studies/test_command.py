@@ -17,6 +17,8 @@ from studies.mistakes import run as mistakes
 from studies.training_runs import TrainingRun
 from tests.export.runs import start, train
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_lists_every_experiment_with_its_question_cost_and_pages() -> None:
     result = CliRunner().invoke(main, [])

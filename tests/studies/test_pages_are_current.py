@@ -11,13 +11,14 @@ from studies.catalog import EXPERIMENTS
 from studies.page import ROOT, Part
 from studies.pictures import Picture
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("part", list(catalog.parts()), ids=str)
 def test_a_page_is_current(part: Part) -> None:
     assert (ROOT / part.page).read_text() == part.page_text(), "run 'make docs'"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("picture", list(catalog.pictures()), ids=str)
 def test_a_picture_is_current(picture: Picture) -> None:
     stored = Image.open(pictures.FOLDER / picture.file).convert("RGB")

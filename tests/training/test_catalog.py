@@ -17,6 +17,8 @@ from hangtag.training.runs.run import Run
 from tests.training.configs import make_config
 from tests.training.multi_label_configs import config_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_runs_on_different_data_sets_are_different_runs(tmp_path: Path) -> None:
     one, other = (replace(config_of("cnn_rnn"), dataset=name) for name in ("outfits", "outfits-independent"))

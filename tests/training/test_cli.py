@@ -12,6 +12,8 @@ from tests import shipped
 from tests.training.command import EPOCHS, contents, hangtag, one_error
 from tests.training.configs import same_weights, weights
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_reports_its_result_and_the_next_command(finished: tuple[Path, Result]) -> None:
     folder, result = finished

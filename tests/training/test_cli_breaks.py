@@ -13,6 +13,8 @@ from tests import shipped
 from tests.training.command import EPOCHS, contents, hangtag, one_error, start, wait_until
 from tests.training.configs import figures, same_weights, weights
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_killed_command_resumes_and_ends_with_the_same_weights(
     arguments: list[str], finished: tuple[Path, Result], tmp_path: Path

@@ -13,6 +13,8 @@ from hangtag.export.file.onnx_model import operators
 from tests.export.conftest import Exported
 from tests.onnx_models import Shape, model
 
+pytestmark = pytest.mark.slow
+
 STEPS, INPUTS, HIDDEN = 5, 3, 4
 
 

@@ -29,6 +29,8 @@ from tests.export.conftest import Exported
 from tests.export.files import write
 from tests.export.runs import EPOCHS
 
+pytestmark = pytest.mark.slow
+
 PLAIN_KEYS = {"task", "precision", "recipe", "seed", "parameters", "data_digest", "git_revision", "trained"}
 NODES = {"nodes_before_folding"}
 FIGURES = {"validation_accuracy", "test_accuracy"}

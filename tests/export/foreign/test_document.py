@@ -13,6 +13,8 @@ from hangtag.export.foreign import document, intake
 from hangtag.serving.server.runtime.session import Runtime
 from tests import onnx_models
 
+pytestmark = pytest.mark.slow
+
 WHOLE = onnx_models.classifier().SerializeToString()
 
 

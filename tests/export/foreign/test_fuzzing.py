@@ -20,6 +20,8 @@ from tests.export.foreign import forked, mutations
 from tests.export.foreign import models as foreign
 from tests.export.runs import contents
 
+pytestmark = pytest.mark.slow
+
 CASES = int(os.environ.get("FUZZ_FILES", "80"))
 BUILDERS: tuple[Callable[[], onnx.ModelProto], ...] = (
     onnx_models.classifier, onnx_models.recurrent, onnx_models.text, onnx_models.two_inputs, onnx_models.free_axis,

@@ -23,6 +23,8 @@ from tests.export.foreign import forked
 from tests.export.foreign import models as foreign
 from tests.export.runs import contents
 
+pytestmark = pytest.mark.slow
+
 Build = Callable[[], onnx.ModelProto]
 
 

@@ -20,6 +20,8 @@ from tests.export.files import write
 from tests.export.foreign import models as foreign
 from tests.shipped import latest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("build", "outcome"),

@@ -27,6 +27,8 @@ from tests.export.conftest import Exported
 from tests.export.files import exported_as, prove_file, write
 from tests.export.runs import contents
 
+pytestmark = pytest.mark.slow
+
 Model = onnx.ModelProto
 Weights = npt.NDArray[np.float32]
 

@@ -11,6 +11,8 @@ from hangtag.export.network import checkpoint
 from hangtag.training.data.fashion_mnist import Split
 from tests.export.conftest import Exported
 
+pytestmark = pytest.mark.slow
+
 
 def test_contenders_take_turns_on_the_same_threads(lstm: Exported, garments: Split) -> None:
     served = _served(lstm)

@@ -18,6 +18,8 @@ from tests import onnx_models
 from tests.export import label_sets
 from tests.export.conftest import Exported
 
+pytestmark = pytest.mark.slow
+
 
 def pictures(page: str) -> list[ElementTree.Element]:
     return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]

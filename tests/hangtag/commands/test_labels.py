@@ -15,6 +15,8 @@ from tests import onnx_models
 from tests.hangtag.conftest import Exported, classifier_of, hangtag
 from tests.shipped import MODELS
 
+pytestmark = pytest.mark.slow
+
 CNN = MODELS / str(label_distance.default().provenance["file"])
 
 

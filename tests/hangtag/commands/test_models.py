@@ -12,6 +12,8 @@ from tests.hangtag.proven import models, rewritten
 from tests.onnx_models import classifier, publish
 from tests.shipped import MODELS
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_lists_every_model_with_its_latest_version(tmp_path: Path) -> None:
     shutil.copytree(MODELS / "lstm", tmp_path / "lstm")

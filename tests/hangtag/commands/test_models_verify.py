@@ -16,6 +16,8 @@ from tests.hangtag.proven import models, rewritten
 from tests.onnx_models import classifier, publish
 from tests.shipped import MODELS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("key", "value", "broken"),

@@ -17,6 +17,8 @@ from hangtag.training.labels import distance as label_distance
 from hangtag.training.metrics.severity import mean_severity
 from tests.hangtag.conftest import LSTM, Exported, document
 
+pytestmark = pytest.mark.slow
+
 
 def figures(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: document[key] for key in document if key != "subject"}

@@ -21,6 +21,8 @@ from hangtag.training.runs.run import Run
 from tests.export import label_sets
 from tests.hangtag.conftest import LSTM, Exported, hangtag
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 40
 
 

@@ -13,6 +13,8 @@ from tests.export import runs
 from tests.hangtag.conftest import LSTM, Exported, document, hangtag
 from tests.shipped import MODELS
 
+pytestmark = pytest.mark.slow
+
 UNUSED_ADDRESS = "127.0.0.1:9"
 
 

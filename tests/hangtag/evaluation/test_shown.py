@@ -15,6 +15,8 @@ from hangtag.serving.server.process.server import Server
 from hangtag.training.data.fashion_mnist import LABELS
 from tests.hangtag.conftest import LSTM, Exported, document, hangtag
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_tables(server: Server) -> None:
     result = hangtag("evaluate", "lstm", "--server", server.address, "--limit", 1000)

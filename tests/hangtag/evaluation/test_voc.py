@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.hangtag.conftest import hangtag
 from tests.training.data import voc_files
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_network_learns_from_voc_and_is_evaluated_on_it(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import DIGESTS, LABELS, FashionMnist, load, load_test, locate
 from hangtag.training.errors import DataNotFoundError, TrainingError
 
+pytestmark = pytest.mark.slow
+
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = DIGESTS
 
 

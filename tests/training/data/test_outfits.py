@@ -14,6 +14,8 @@ from hangtag.training.data.outfits import LOOKS, independent, load, make_split, 
 from hangtag.training.data.outfits_canvas import Wardrobe, compose
 from studies.label_sets.outfits_picture import PICTURE, draw
 
+pytestmark = pytest.mark.slow
+
 Probabilities = npt.NDArray[np.float64]
 SETS = np.arange(1 << len(LABELS))
 MEMBERS = np.array([[bool(label_set >> label & 1) for label in range(len(LABELS))] for label_set in SETS])

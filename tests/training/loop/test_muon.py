@@ -10,6 +10,8 @@ from hangtag.training.loop import optimisation
 from hangtag.training.loop.muon import orthogonalise
 from hangtag.training.recipes import Recipe
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(name="muon", batch_size=4, epochs=5, learning_rate=0.02, optimizer="muon", weight_decay=0.1)
 
 

@@ -16,6 +16,8 @@ from hangtag.training.runs.run import Run
 from tests.training.broken_runs import CheckpointKeptRun, assert_same_outcome
 from tests.training.configs import OnStep, make_config, same_weights, weights
 
+pytestmark = pytest.mark.slow
+
 # Learning.
 
 

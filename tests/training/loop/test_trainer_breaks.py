@@ -18,6 +18,8 @@ from hangtag.training.runs.run import Run
 from tests.training.broken_runs import CheckpointKeptRun, CrashError, CrashingRun, assert_same_outcome
 from tests.training.configs import OnStep, make_config, same_weights, weights
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[3]
 
 

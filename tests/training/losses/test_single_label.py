@@ -25,6 +25,8 @@ from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
 from tests.training.configs import figures, make_config, same_weights, weights
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 MATRIX = np.array([[0, 0.25, 1], [0.25, 0, 0.5], [1, 0.5, 0]])
 DISTANCES = LabelDistances(("a", "b", "c"), MATRIX, {})

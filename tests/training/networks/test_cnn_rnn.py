@@ -9,6 +9,8 @@ from torch.nn import functional
 from hangtag.training.data.multi_label import MAX_LABELS
 from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 
+pytestmark = pytest.mark.slow
+
 LABELS = 3
 PATHS = [path for length in range(LABELS + 1) for path in permutations(range(LABELS), length)]
 

@@ -5,6 +5,8 @@ from torch import nn
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS, build
 from hangtag.training.networks.single_label import Lstm, parameter_count
 
+pytestmark = pytest.mark.slow
+
 MODELS = [name for name in NETWORKS if name not in MULTI_LABEL_NETWORKS]
 
 

@@ -18,6 +18,8 @@ from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.run import Run
 from tests.training.configs import make_config, weights
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 

@@ -25,6 +25,8 @@ from hangtag.training.tasks.single_label import SingleLabelTask
 from tests.training.configs import OnStep, figures, make_config, same_weights, weights
 from tests.training.multi_label_configs import config_of
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 IGNORING = Observer()
 

@@ -23,6 +23,8 @@ from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers, 
 from tests import shipped
 from tests.training.configs import make_config, same_weights, weights
 
+pytestmark = pytest.mark.slow
+
 CNN, LSTM = (shipped.latest(name) for name in ("cnn", "lstm"))
 
 

@@ -12,6 +12,8 @@ from hangtag.training.data.fashion_mnist import Images, Split
 from tests.export.file.precision.conftest import apart, first, logits, shipped
 from tests.onnx_models import classifier
 
+pytestmark = pytest.mark.slow
+
 
 def test_fp32_returns_the_model_unchanged(calibration: Images) -> None:
     network = shipped("lstm")

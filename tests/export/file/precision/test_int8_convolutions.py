@@ -13,6 +13,8 @@ from hangtag.export.file.torch_export import OPSET
 from hangtag.training.data.fashion_mnist import Images, Split
 from tests.export.file.precision.conftest import logits, shipped
 
+pytestmark = pytest.mark.slow
+
 
 def kinds(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node if node.op_type in ("Conv", "Relu", "MaxPool")]

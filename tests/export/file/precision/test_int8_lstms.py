@@ -17,6 +17,8 @@ from hangtag.training.data.fashion_mnist import Split
 from tests.export.eight_bit_products import needs_exact_products
 from tests.export.file.precision.conftest import apart, first, logits, shipped
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["lstm", "lstm2"])
 def network(request: pytest.FixtureRequest) -> onnx.ModelProto:

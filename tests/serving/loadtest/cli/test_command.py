@@ -17,6 +17,8 @@ from PIL import Image
 from hangtag.cli import main
 from tests.serving.loadtest.fake_server import FakeServer, refuse_one, running
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--min-duration", "200ms", "--min-query-count", "20", "--blocks", "2", "--warm-up", "0"]
 
 

@@ -5,8 +5,12 @@ import re
 import threading
 from pathlib import Path
 
+import pytest
+
 from tests.serving.loadtest.cli.test_command import QUICK, invoke
 from tests.serving.loadtest.fake_server import FakeServer
+
+pytestmark = pytest.mark.slow
 
 
 def saved(server: FakeServer, file: Path, *more: str) -> Path:

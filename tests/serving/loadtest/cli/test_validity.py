@@ -12,6 +12,8 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.loadtest.measuring.accuracy import TEST_SET_SIZE
 from tests.serving.loadtest.fake_server import FakeServer
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--blocks", "1", "--warm-up", "0", "--min-duration", "100ms", "--min-query-count", "10")
 
 

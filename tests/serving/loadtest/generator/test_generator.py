@@ -16,6 +16,8 @@ from hangtag.serving.loadtest.plan.limits import Limits
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from tests.serving.loadtest.fake_server import FakeServer
 
+pytestmark = pytest.mark.slow
+
 STALL = 1.0  # Seconds.
 
 

@@ -16,6 +16,8 @@ from hangtag.serving.loadtest.statistics.intervals import Interval
 from tests.serving.loadtest.builders import targets
 from tests.serving.loadtest.fake_server import FakeServer, metadata
 
+pytestmark = pytest.mark.slow
+
 
 def check_caching(server: FakeServer) -> caching.CacheCheck | None:
     (target,) = targets("fast", address=server.address)

@@ -9,6 +9,8 @@ from hangtag.serving.loadtest.measuring import calibration
 from hangtag.serving.loadtest.measuring.session import Progress
 from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_ceiling_is_measured_on_the_null_server() -> None:
     loads = (ClosedLoop(8), OpenLoop(100.0))

@@ -16,6 +16,8 @@ from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 from tests.serving.loadtest.builders import block, targets
 from tests.serving.loadtest.fake_server import FakeServer
 
+pytestmark = pytest.mark.slow
+
 
 class FakeGenerators(GeneratorProcesses):
     """Answers every block at once: `fast` ten times in a window of a second, `slow` four times."""

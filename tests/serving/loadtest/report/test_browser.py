@@ -19,6 +19,8 @@ from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.report import html
 from tests.serving.loadtest.builders import block, full_results, results
 
+pytestmark = pytest.mark.slow
+
 # Elements that reach beyond the window, or beyond a box that does not scroll; parts of an SVG have no such boxes.
 OVERFLOWING = """() => [...document.querySelectorAll('body *:not(svg *)')]
   .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1

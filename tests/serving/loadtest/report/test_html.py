@@ -12,6 +12,8 @@ from hangtag.serving.loadtest.report import html
 from hangtag.serving.loadtest.report.pictures.overview import ModelPoint, pareto_front
 from tests.serving.loadtest.builders import block, full_results, results, two_models
 
+pytestmark = pytest.mark.slow
+
 
 def page(measured: Results, outcomes: tuple[GateOutcome, ...] = ()) -> str:
     return html.render(measured, compare_targets(measured), outcomes)

@@ -15,6 +15,8 @@ from hangtag.serving.loadtest.report import json_reader, json_writer, schema
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from tests.serving.loadtest.builders import block, full_results, results, two_models
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).parents[4] / "docs"
 FAILED_ENTIRELY = results(Run((block("fast", ClosedLoop(1), (), failed=7, finished=False),), 1))
 

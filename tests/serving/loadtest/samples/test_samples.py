@@ -15,6 +15,8 @@ from hangtag.serving.loadtest.errors import SampleError
 from hangtag.serving.loadtest.plan.target import Method, Target
 from tests.serving.loadtest.fake_server import IMAGE, metadata
 
+pytestmark = pytest.mark.slow
+
 Tensor = pb.ModelMetadataResponse.TensorMetadata
 
 

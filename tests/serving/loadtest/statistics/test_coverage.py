@@ -9,6 +9,8 @@ from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
 from tests.serving.loadtest.builders import targets
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = Scenario(targets("cnn")).blocks
 TESTS = 1500
 # Durations in steps of 0.4 %: a duration counts as the upper end of its bucket, as in a histogram.

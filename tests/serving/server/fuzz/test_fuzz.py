@@ -7,6 +7,7 @@ A few cases here; ``make fuzz`` sends 24,000, and 8,000 that are not even gRPC.
 
 import os
 
+import pytest
 from grpc_health.v1 import health_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,8 @@ from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
 from tests.serving.server.fuzz import requests
 from tests.serving.server.fuzz.conftest import INFER, Target
+
+pytestmark = pytest.mark.slow
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
 """Of each of the six tests."""

@@ -18,6 +18,8 @@ from tests import onnx_models
 from tests.serving.command import TIMEOUT, hangtag, serving
 from tests.serving.server.transport.live import index, outputs, request
 
+pytestmark = pytest.mark.slow
+
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 
 

@@ -19,6 +19,8 @@ from tests.protos.test_tensors import FIELDS
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, outputs, request
 from tests.serving.server.transport.test_wire import VALUES
 
+pytestmark = pytest.mark.slow
+
 
 def identity(datatype: str, shape: list[int | str], metadata: dict[str, str] | None = None) -> Any:
     """in <datatype> -> out, the same."""

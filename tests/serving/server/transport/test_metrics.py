@@ -16,6 +16,8 @@ from tests.serving.server.transport.grpc.streams.conversation import Conversatio
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 from tests.serving.server.transport.watched import Samples, Watched
 
+pytestmark = pytest.mark.slow
+
 
 def metric(samples: Samples, name: str, **labels: str) -> float:
     return samples[name, tuple(sorted({"model": "gather", "version": "3", **labels}.items()))]

@@ -14,6 +14,8 @@ from hangtag.serving.server.telemetry.prometheus import StateCollector
 from tests.serving.server.transport.live import TIMEOUT
 from tests.serving.server.transport.watched import Watched
 
+pytestmark = pytest.mark.slow
+
 
 def test_health_by_http(watched: Watched) -> None:
     assert watched.get("/v2/health/live") == "live\n"

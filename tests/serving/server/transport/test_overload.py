@@ -4,11 +4,14 @@ import threading
 from pathlib import Path
 
 import grpc
+import pytest
 
 from hangtag.serving.server.batching.request import QueuedRequest
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
+
+pytestmark = pytest.mark.slow
 
 CALLERS = 40
 ANSWERS = 600

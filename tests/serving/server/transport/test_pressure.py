@@ -12,6 +12,8 @@ from hangtag.serving.server.batching.deadlines import TOO_LATE
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
 
+pytestmark = pytest.mark.slow
+
 VICTIMS = pytest.mark.parametrize("victim", [0, 1, 2], ids=["first", "middle", "last"])
 
 

@@ -14,6 +14,8 @@ from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.transport.status import STATUS, request_log_fields
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 
+pytestmark = pytest.mark.slow
+
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 Request = pb.ModelInferRequest
 Change = Callable[[Request], object]

@@ -13,6 +13,8 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, outputs, request, status_of
 
+pytestmark = pytest.mark.slow
+
 CALLERS = 4
 RELOADS = 100
 

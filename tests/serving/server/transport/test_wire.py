@@ -16,6 +16,8 @@ from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, number, outputs, request
 from tests.shipped import latest
 
+pytestmark = pytest.mark.slow
+
 VALUES: dict[str, list[object]] = {
     "BOOL": [True, False],
     "UINT8": [0, 255],

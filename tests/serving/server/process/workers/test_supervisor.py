@@ -19,6 +19,8 @@ from hangtag.serving.server.process.workers.supervisor import Supervisor
 from hangtag.serving.server.process.workers.worker_process import WorkerProcess
 from tests import onnx_models
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 60.0
 
 

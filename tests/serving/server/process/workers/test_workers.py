@@ -20,6 +20,8 @@ from tests import onnx_models
 from tests.serving.command import TIMEOUT, Serving, hangtag, serving
 from tests.serving.server.transport.live import failure, index, outputs, request
 
+pytestmark = pytest.mark.slow
+
 CALLERS = 8
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 Stub = inference_pb2_grpc.GRPCInferenceServiceStub

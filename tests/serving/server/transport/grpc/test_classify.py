@@ -13,6 +13,8 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 
+pytestmark = pytest.mark.slow
+
 GARMENTS = Path(__file__).parents[5] / "examples/garments"
 PIXELS = np.random.default_rng(5).integers(0, 256, (28, 28), dtype=np.uint8)
 RAW = pb.RawImage(height=28, width=28, pixels=PIXELS.tobytes())

@@ -14,6 +14,8 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
 
+pytestmark = pytest.mark.slow
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 PING = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]) + bytes(8)
 

@@ -14,6 +14,8 @@ from hangtag.serving.server.transport.grpc.streams import open_streams
 from tests.serving.server.transport.grpc.streams.conversation import Conversation, gather, occupied, opened, value_of
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_stream_is_read_only_as_far_as_it_is_answered(own: LiveServer) -> None:
     """The queue holds 4: more at once would be refused."""

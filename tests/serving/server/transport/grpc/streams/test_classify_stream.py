@@ -17,6 +17,8 @@ from tests import onnx_label_sets, onnx_models
 from tests.serving.server.transport.grpc.streams.conversation import Conversation
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 
+pytestmark = pytest.mark.slow
+
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 PIXELS = np.random.default_rng(7).integers(0, 256, (6, 28, 28), dtype=np.uint8)
 

@@ -3,6 +3,7 @@
 import random
 import threading
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,8 @@ from hangtag.serving.server.transport.submission import Answered, Cancel, Failed
 from tests.serving.server.fuzz.requests import anything
 from tests.serving.server.transport.grpc.streams.conversation import Conversation
 from tests.serving.server.transport.live import LiveServer
+
+pytestmark = pytest.mark.slow
 
 RESULT = InferenceResult({}, Timings(0, 0, 0, 0, 1))
 FATES = st.sampled_from(["at once", "later", "fails", "refused", "unreadable"])
