@@ -41,13 +41,22 @@ class ErrorInterceptor(grpc.ServerInterceptor):
         """engine: counts the undecodable requests of inference methods; their other failures are counted where they
         are submitted."""
         self._engine = engine
+        self._handlers: dict[str, Handler] = {}  # grpcio asks for a handler at every call: each method's is made once
 
     def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Handler],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        handler, method = continuation(handler_call_details), handler_call_details.method
+        method = handler_call_details.method
+        if method not in self._handlers:
+            handler = continuation(handler_call_details)
+            if handler is None:  # an unknown method, of which there is no end
+                return None
+            self._handlers[method] = self._wrapped(handler, method)
+        return self._handlers[method]
+
+    def _wrapped(self, handler: Handler, method: str) -> Handler:
         if handler is None or handler.request_deserializer is None:
             return handler
         parse, serialize = self._parser(handler.request_deserializer, method), handler.response_serializer
