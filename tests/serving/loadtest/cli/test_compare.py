@@ -28,7 +28,9 @@ def test_saved_runs_are_compared(server: FakeServer, tmp_path: Path) -> None:
     result = invoke("compare", str(before), str(after))
     assert result.exit_code == 0, result.output
     text = " ".join(result.stdout.split())
-    assert re.search(r"fast's p99 at 2 in flight is [\d.]+ times what it was \(95 %: [\d.]+ to [\d.]+\); its thr", text)
+    # One pause of a busy machine moves a p99 by more than 20 ms, so only the throughput is sure to differ.
+    assert "fast's p99 at 2 in flight " in text
+    assert re.search(r"its throughput is 0\.[34]\d* times what it was \(95 %: 0\.\d+ to 0\.\d+\)\.", text)
     assert "WARNING" not in text
 
     document = json.loads(before.read_text())
