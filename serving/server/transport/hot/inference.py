@@ -15,7 +15,7 @@ from hangtag.serving.server.transport import codec
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
 from hangtag.serving.server.transport.grpc.interceptors.errors import refuse_undecodable
 from hangtag.serving.server.transport.hot.completion_queue import UnaryCall
-from hangtag.serving.server.transport.hot.forms import Forms
+from hangtag.serving.server.transport.native.request_templates import Forms
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.status import call_status, request_log_fields, status_code
 from hangtag.serving.server.transport.submission import record_failure, retry_after_swap

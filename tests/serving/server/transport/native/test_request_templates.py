@@ -16,7 +16,7 @@ from hangtag.serving.server.engine.loading import load_model
 from hangtag.serving.server.engine.repository import versions
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.transport import codec
-from hangtag.serving.server.transport.hot.forms import MAX_FORMS, Form, Forms, _varint
+from hangtag.serving.server.transport.native.request_templates import MAX_FORMS, Form, Forms, _varint
 from hangtag.serving.signature import Signature
 from tests.serving.server.parts import FakeRuntime, rows, served
 from tests.serving.server.transport.live import request
