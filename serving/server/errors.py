@@ -3,6 +3,7 @@
     ServerError
     ├── InvalidRequestError     the request does not fit the model: names, datatypes, shapes, contents
     ├── NotFoundError           no such model, or no such version of it
+    ├── MessageTooLargeError    the request or the response is larger than --max-message-mib
     ├── QueueFullError          as many requests wait as the queue holds; nothing was started
     ├── DeadlineError           the client's deadline passed, or would pass, before the answer was computed
     ├── CancelledError          the client cancelled
@@ -29,6 +30,10 @@ class InvalidRequestError(ServerError):
 
 class NotFoundError(ServerError):
     """The model, or the version of it, is not served here."""
+
+
+class MessageTooLargeError(ServerError):
+    """The request or the response is larger than the server takes or sends."""
 
 
 class QueueFullError(ServerError):

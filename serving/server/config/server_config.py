@@ -152,12 +152,13 @@ class ServerConfig:
     min_ping_seconds: float = setting(
         10.0, SecondsRange(0), "Close the connections of clients that ping more often than this."
     )
-    hot_path: str = setting(
+    transport: str = setting(
         "auto",
-        Choice(("auto", "on", "off")),
-        "Serve ModelInfer straight from gRPC's completion queue, several times as fast. auto: where this version of "
-        "grpcio was tested and a self-test passes, else by grpcio's public API, which the log says. on: the server "
-        "does not start without it.",
+        Choice(("auto", "native", "grpc")),
+        "What speaks gRPC with the clients. native: pygrpc-native (the extra native), several times as fast, without "
+        "TLS, and without limits on connections, their age and idleness; it reads a message before it refuses it as "
+        "too large, so use it where the network is trusted or a proxy sets limits. grpc: grpcio. auto: native where it "
+        "is installed, TLS is off and the address is loopback; else grpc.",
     )
     drain_seconds: float = setting(20.0, SecondsRange(0), "On SIGTERM, how long calls in flight may take to finish.")
 
@@ -174,6 +175,11 @@ class ServerConfig:
             raise StartError("TLS needs a certificate and its key: give --tls-cert and --tls-key together")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise StartError("--tls-client-ca needs TLS: give --tls-cert and --tls-key too")
+        if self.tls_cert is not None and self.transport == "native":
+            raise StartError(
+                "--transport native has no TLS. Use --transport grpc, or leave TLS to a proxy in front of the server: "
+                "see 'TLS and the native transport' in docs/operations.md."
+            )
 
     @property
     def instance_count(self) -> int:
@@ -199,17 +205,18 @@ class ServerConfig:
         return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
 
     @property
+    def is_loopback(self) -> bool:
+        """Whether only programs on this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
     def dangers(self) -> tuple[str, ...]:
         """What other machines could do to a server with these settings; empty where it listens on loopback only."""
-        if _is_loopback(self.host):
+        if self.is_loopback:
             return ()
         callers = () if self.token_file or self.tls_client_ca else ("anybody may call (set --token-file)",)
         readers = () if self.tls_cert else ("all can be read on the way (set --tls-cert and --tls-key)",)
         return callers + readers
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

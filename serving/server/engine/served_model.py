@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Hashable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import structlog
@@ -18,6 +19,9 @@ from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.server.telemetry.model_statistics import ModelStatistics, Timings
 
 log = structlog.get_logger()
+
+Admission: TypeAlias = tuple[int, Hashable]
+"""What a request's check returns: its number of samples, and its batch key (see ``validation.batch_key``)."""
 
 # After this many batches in a row with nothing else queued or computed, the next batch uses all threads: then a single
 # client sends one request after another. Where requests arrive at random, threads that spin for the next batch would
@@ -65,7 +69,14 @@ class ServedModel:
             instance.start()
 
     def submit(
-        self, inputs: Tensors, datatypes: Mapping[str, str], on_complete: OnComplete, deadline: float | None = None
+        self,
+        inputs: Tensors,
+        datatypes: Mapping[str, str],
+        on_complete: OnComplete,
+        deadline: float | None = None,
+        *,
+        admission: Admission | None = None,
+        wake: bool = True,
     ) -> QueuedRequest:
         """Check a request and queue it. When this raises, on_complete is not called.
 
@@ -74,6 +85,8 @@ class ServedModel:
             datatypes: The protocol's datatype of each input, for example "FP32".
             on_complete: Receives the result or the error, from another thread.
             deadline: Seconds on the monotonic clock; None for no deadline.
+            admission: What ``check`` returned for these shapes and datatypes before; None: they are checked now.
+            wake: Wake an instance (see ``Batcher.put``).
 
         Raises:
             InvalidRequestError: The request does not fit the model.
@@ -81,12 +94,12 @@ class ServedModel:
             DeadlineError: The answer would miss the deadline.
             UnavailableError: The model is closed.
         """
-        samples, key = self.check(inputs, datatypes)
+        samples, key = admission or self.check(inputs, datatypes)
         request = QueuedRequest(inputs, samples, on_complete, batch_key=key, deadline=deadline)
-        self.batcher.put(request)
+        self.batcher.put(request, wake=wake)
         return request
 
-    def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> tuple[int, Hashable]:
+    def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
         """Return a request's number of samples and its batch key. Both depend on shapes and datatypes alone.
 
         Raises:

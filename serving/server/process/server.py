@@ -11,9 +11,10 @@ from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import Control, ModelControl
 from hangtag.serving.server.host import memory
 from hangtag.serving.server.telemetry.server_state import ServerState
+from hangtag.serving.server.transport.choice import NATIVE, Transport, choose_transport
 from hangtag.serving.server.transport.grpc.server import GrpcServer
 from hangtag.serving.server.transport.security.tls import server_credentials
-from hangtag.serving.server.transport.security.tokens import Tokens
+from hangtag.serving.server.transport.security.tokens import Authorise, Tokens
 from hangtag.serving.server.transport.tracing import Tracing
 
 log = structlog.get_logger()
@@ -45,7 +46,7 @@ class Server:
                 worker passes clients' calls to all workers. By default clients control this process.
 
         Raises:
-            StartError: The certificates or the tokens are not valid.
+            StartError: The certificates or the tokens are not valid, or the transport cannot be used.
         """
         self.config = config
         self.port = 0
@@ -53,13 +54,18 @@ class Server:
         self._engine = Engine(config)
         self.control = ModelControl(self._engine, versions or {})
         self._tracing = Tracing.to(config.otlp_endpoint)
-        self._transport = GrpcServer(
+        self.transport = choose_transport(config)
+        authorise = None if config.token_file is None else Tokens(config.token_file).authorise
+        self._grpc = GrpcServer(
             self._engine,
             self.control if wrap_control is None else wrap_control(self.control),
-            authorise=None if config.token_file is None else Tokens(config.token_file).authorise,
+            authorise=authorise,
             credentials=server_credentials(config),
             tracing=self._tracing,
         )
+        self._transport: Transport = self._grpc
+        if self.transport.name == NATIVE:
+            self._transport = self._native_transport(authorise)
         self.control.on_change = self._transport.refresh_health
 
     @property
@@ -73,9 +79,8 @@ class Server:
         return self._engine.ready and not self._stopping
 
     def state(self) -> ServerState:
-        """The state and the counters of the models in this process, and the path that ModelInfer takes."""
-        path = (self._transport.path, self._transport.why_ordinary)
-        return replace(self.control.state(), paths={path: 1})
+        """The state and the counters of the models in this process, and its transport."""
+        return replace(self.control.state(), transports={(self.transport.name, self.transport.reason): 1})
 
     def start(self) -> None:
         """Listen, then load all models, so that health probes get NOT_SERVING while models load.
@@ -93,7 +98,8 @@ class Server:
         log.info(
             "ready",
             address=self.address,
-            path=self._transport.path,
+            transport=self.transport.name,
+            because=self.transport.reason,
             models=[model.name for model in self._engine.models],
         )
 
@@ -113,6 +119,12 @@ class Server:
         if self._tracing is not None:
             self._tracing.close()
         log.info("stopped")
+
+    def _native_transport(self, authorise: Authorise | None) -> Transport:
+        # Imported here and not above, because the library may not be installed.
+        from hangtag.serving.server.transport.native.server import NativeServer
+
+        return NativeServer(self._engine, self._grpc, authorise=authorise, tracing=self._tracing)
 
     def __enter__(self) -> "Server":
         self.start()

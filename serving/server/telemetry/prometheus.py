@@ -155,14 +155,14 @@ def _server(workers: Workers, state: ServerState) -> Iterator[Metric]:
     yield GaugeMetricFamily("hangtag_workers", "Worker processes that run", workers.running)
     yield GaugeMetricFamily("hangtag_workers_wanted", "Worker processes that should run", workers.configured)
     yield CounterMetricFamily("hangtag_worker_restarts", "Worker processes that were replaced", workers.restarts)
-    paths = GaugeMetricFamily(
-        "hangtag_infer_path",
-        "Worker processes by the path of ModelInfer, hot or ordinary, and the reason for not hot",
-        labels=["path", "reason"],
+    transports = GaugeMetricFamily(
+        "hangtag_transport",
+        "Worker processes by their transport, native or grpc, and the reason for it",
+        labels=["transport", "reason"],
     )
-    for path, processes in state.paths.items():
-        paths.add_metric(path, processes)
-    yield paths
+    for transport, processes in state.transports.items():
+        transports.add_metric(transport, processes)
+    yield transports
     info = GaugeMetricFamily("hangtag_build_info", "Versions of hangtag and grpcio", labels=["version", "grpcio"])
     info.add_metric([metadata.version("hangtag"), metadata.version("grpcio")], 1)
     yield info

@@ -52,13 +52,13 @@ class ServerState:
         versions: Every version that serves, is being loaded, or failed to load.
         failures: Requests that ended with an error.
         loads: Number of loads by model and outcome ("ok" or "error").
-        paths: Number of processes by the path of ModelInfer ("hot" or "ordinary") and the reason for not "hot".
+        transports: Number of processes by their transport ("native" or "grpc") and the reason for it.
     """
 
     versions: tuple[VersionState, ...] = ()
     failures: dict[FailureKey, BucketHistogram] = field(default_factory=dict)
     loads: dict[tuple[str, str], int] = field(default_factory=dict)
-    paths: dict[tuple[str, str], int] = field(default_factory=dict)
+    transports: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def __add__(self, other: "ServerState") -> "ServerState":
         versions = {(version.name, version.version): version for version in self.versions}
@@ -68,8 +68,8 @@ class ServerState:
         failures = dict(self.failures)
         for failure, histogram in other.failures.items():
             failures[failure] = failures[failure] + histogram if failure in failures else histogram
-        loads, paths = _summed(self.loads, other.loads), _summed(self.paths, other.paths)
-        return ServerState(tuple(versions.values()), failures, loads, paths)
+        loads, transports = _summed(self.loads, other.loads), _summed(self.transports, other.transports)
+        return ServerState(tuple(versions.values()), failures, loads, transports)
 
     def counts_only(self) -> "ServerState":
         """Return what must be kept of a process that ended: its counters, since Prometheus counters must not fall."""
@@ -77,7 +77,7 @@ class ServerState:
             replace(version, instances=0, queued=0, max_queue_size=0, state=READY, reason="")
             for version in self.versions
         )
-        return replace(self, versions=versions, paths={})
+        return replace(self, versions=versions, transports={})
 
 
 def _summed(one: dict[tuple[str, str], int], other: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:

@@ -1,11 +1,12 @@
 """Convert between ModelInfer's messages and named arrays."""
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
@@ -13,6 +14,7 @@ from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.signature import Signature, TensorSpec
 
 Arrays = dict[str, npt.NDArray[Any]]
+T = TypeVar("T")
 
 _TIMEOUT = "timeout"  # Triton's parameter of a request
 # Triton's parameters of a tensor that change what is sent or answered. They are refused; all others are ignored.
@@ -20,6 +22,25 @@ _UNSUPPORTED = {
     "classification": "ask for the output itself, or Classify of hangtag.v1.Classifier for labels",
     "shared_memory_region": "send tensors in the request, and take them from the answer",
 }
+
+
+def parse_message(parse: Callable[[bytes], T], message: bytes, method: str) -> T:
+    """Return the message that these bytes are.
+
+    Args:
+        parse: The message's FromString.
+        message: What the caller sent.
+        method: /package.Service/Method, for the error.
+
+    Raises:
+        InvalidRequestError: The bytes are not such a message.
+    """
+    try:
+        return parse(message)
+    except DecodeError as error:
+        raise InvalidRequestError(
+            f"the bytes are not a message that {method} takes; generate the caller's stubs from protos/*.proto"
+        ) from error
 
 
 def decode_inputs(request: pb.ModelInferRequest) -> tuple[Arrays, dict[str, str]]:

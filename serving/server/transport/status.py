@@ -16,6 +16,7 @@ from hangtag.serving.server.errors import (
     InferenceError,
     InvalidRequestError,
     InvalidValuesError,
+    MessageTooLargeError,
     NotFoundError,
     QueueFullError,
     ServerError,
@@ -32,6 +33,8 @@ STATUS: dict[type[ServerError], grpc.StatusCode] = {
     NotFoundError: grpc.StatusCode.NOT_FOUND,
     # The queue is full: the model's queue holds max_queue_size requests, or too many streams are open.
     QueueFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    # The message is larger than --max-message-mib: gRPC's own code for it.
+    MessageTooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     # The deadline has passed, or the measured service time shows that the answer would come too late.
     DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     # The caller cancelled or disconnected before the answer was computed.

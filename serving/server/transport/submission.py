@@ -1,29 +1,50 @@
 """Submit a query to the model that serves its name: the one way of a request from a transport into the engine.
 
 A transport wraps its message in a `Query` and passes it to `submit`, which looks the model up, lets the query decode
-itself for that model, and puts the inputs into the model's queue. The transport's `Reply` gets the `Outcome`. Retries
-after a model swap and the counting of failures are here, so that unary calls, streams and comparisons differ in their
-reply alone.
+itself for that model, checks it, and puts the inputs into the model's queue. The transport's `Reply` gets the
+`Outcome`. Retries after a model swap, the counting of failures and the span of each query are here, so that unary
+calls, streams and comparisons differ in their reply alone.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, NoReturn, Protocol, TypeAlias, TypeVar
+
+import grpc
 
 from hangtag.serving.server.batching.request import InferenceResult, Tensors
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.engine.served_model import Admission, ServedModel
 from hangtag.serving.server.errors import ServerError, UnavailableError
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport.status import status_code
+from hangtag.serving.server.transport.tracing import Metadata, Tracing
 
-T = TypeVar("T")
 Response = TypeVar("Response")
 
 
-@dataclass(frozen=True)
+class Call:
+    """The call that a query is a part of: a unary call has one query, streams and comparisons have several."""
+
+    __slots__ = ("metadata", "method", "tracing")
+
+    def __init__(self, method: str, metadata: Metadata = (), tracing: Tracing | None = None) -> None:
+        """Describe a call.
+
+        Args:
+            method: /package.Service/Method.
+            metadata: What the caller sent; a trace continues from its ``traceparent``.
+            tracing: Gets a span for each query; None records none.
+        """
+        self.method = method
+        self.metadata = metadata
+        self.tracing = tracing
+
+
+@dataclass(slots=True)
 class PreparedQuery(Generic[Response]):
     """A query that is decoded for one version of its model."""
 
@@ -33,10 +54,16 @@ class PreparedQuery(Generic[Response]):
     """On the monotonic clock, in seconds."""
     encode: Callable[[InferenceResult], Response]
     """Turns the model's result into the transport's response; may raise ServerError."""
+    admission: Admission | None = None
+    """What the model's check returned for these shapes and datatypes before; None: the inputs are checked now."""
 
 
 class Query(Protocol[Response]):
     """A transport's request for one model, not decoded yet."""
+
+    @property
+    def call(self) -> Call:
+        """The call that brought the request."""
 
     @property
     def model_name(self) -> str: ...
@@ -57,7 +84,7 @@ class Query(Protocol[Response]):
         """
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Answered(Generic[Response]):
     """The outcome of a query that the model answered.
 
@@ -73,11 +100,11 @@ class Answered(Generic[Response]):
         return self.result.timings
 
     def response(self) -> Response:
-        """Encode the result. Raises ServerError if it has no meaning."""
+        """Encode the result. Call it once. Raises ServerError if the result has no meaning."""
         return self.encode(self.result)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Failed:
     """The outcome of a query that was refused, dropped, or failed."""
 
@@ -100,7 +127,9 @@ Cancel: TypeAlias = Callable[[], None]
 """Drops the query if it is still queued; does nothing once it has ended."""
 
 
-def submit(engine: Engine, query: Query[Response], reply: Reply[Response], deadline: float | None) -> Cancel:
+def submit(
+    engine: Engine, query: Query[Response], reply: Reply[Response], deadline: float | None, *, wake: bool = True
+) -> Cancel:
     """Queue a query with the model that it names. Never raises: every error is an outcome, and is counted.
 
     Args:
@@ -108,81 +137,120 @@ def submit(engine: Engine, query: Query[Response], reply: Reply[Response], deadl
         query: Decoded here, once for each version that is tried.
         reply: Gets the outcome.
         deadline: The call's, on the monotonic clock in seconds; None if the caller waits for ever.
+        wake: Wake a thread of the model. A transport whose own thread takes the next batch passes False.
 
     Returns:
         A function that cancels the query.
     """
-    started = time.perf_counter_ns()
-
-    def fail(error: Exception) -> None:
-        record_failure(engine, error, started, query.model_name, query.model_version)
-        reply(Failed(error))
-
-    def queue_with(model: ServedModel) -> Cancel:
-        prepared = query.prepare(model, deadline)
-
-        def encode(result: InferenceResult) -> Response:
-            try:
-                return prepared.encode(result)
-            except Exception as error:
-                record_failure(engine, error, started, query.model_name, query.model_version)
-                raise
-
-        def on_complete(result: InferenceResult | ServerError) -> None:
-            if isinstance(result, ServerError):
-                fail(result)
-            else:
-                reply(Answered(result, encode))
-
-        request = model.submit(prepared.inputs, prepared.datatypes, on_complete, prepared.deadline)
-        return lambda: model.cancel(request)
-
+    submission = _Submission(engine, query, reply)
     try:
-        return retry_after_swap(engine, query.model_name, query.model_version, queue_with)
+        return submission.queue(deadline, wake)
     except Exception as error:
-        fail(error)
-        return lambda: None
+        submission.fail(error)
+        return _nothing
 
 
-def retry_after_swap(engine: Engine, name: str, version: str, attempt: Callable[[ServedModel], T]) -> T:
-    """Call ``attempt`` with the model of this name and version, and return what it returns.
-
-    A model may be replaced, and closed, between its look-up and the moment when the query is queued. Then ``attempt``
-    raises UnavailableError although the name is served, and it is called again with the successor.
-
-    Raises:
-        NotFoundError: The model or the version is not served.
-        UnavailableError: The server is loading or stopping.
-        ServerError: Whatever else ``attempt`` raises.
-    """
-    while True:
-        model = engine.model(name, version)
-        try:
-            return attempt(model)
-        except UnavailableError:
-            if engine.model(name, version) is model:
-                raise
-
-
-def record_failure(engine: Engine, error: Exception, started: int, name: str = "", version: str = "") -> None:
-    """Count a failed request under its status code: the one place where a transport counts failures.
+def record_failure(
+    engine: Engine, call: Call, error: Exception, started: int, name: str = "", version: str = ""
+) -> None:
+    """Count a failed request under its status code, and record its span: the one place where transports do so.
 
     Args:
         engine: Keeps the counters.
+        call: What brought the request.
         error: What the request failed with.
         started: When it came, by time.perf_counter_ns.
         name: The model's name as the caller sent it; empty for a request that was refused before it was read.
         version: The model's version, likewise.
     """
-    engine.record_failure(name, version, status_code(error).name, time.perf_counter_ns() - started)
+    code = status_code(error)
+    ns = time.perf_counter_ns() - started
+    engine.record_failure(name, version, code.name, ns)
+    if call.tracing is not None:
+        call.tracing.record(call.method, call.metadata, ns, code)
 
 
 @contextmanager
-def failures_recorded(engine: Engine) -> Iterator[None]:
-    """Count an error that is raised inside, before there is a query that names a model."""
+def failures_recorded(engine: Engine, call: Call) -> Iterator[None]:
+    """Count and trace an error that is raised inside, before there is a query that names a model."""
     started = time.perf_counter_ns()
     try:
         yield
     except Exception as error:
-        record_failure(engine, error, started)
+        record_failure(engine, call, error, started)
         raise
+
+
+def _nothing() -> None:
+    """Cancels a query that was refused."""
+
+
+class _Submission(Generic[Response]):
+    """One query between `submit` and its outcome."""
+
+    __slots__ = ("_encode", "_engine", "_query", "_reply", "_started")
+
+    def __init__(self, engine: Engine, query: Query[Response], reply: Reply[Response]) -> None:
+        self._started = time.perf_counter_ns()
+        self._engine = engine
+        self._query = query
+        self._reply = reply
+
+    def queue(self, deadline: float | None, wake: bool) -> Cancel:
+        """Put the query into the queue of its model, or of the successor of a model that is closed meanwhile.
+
+        A model may be replaced, and closed, between its look-up and the moment when the query is queued. Then it raises
+        UnavailableError although the name is served.
+
+        Returns:
+            What cancels the query. It does not refer to this submission, which may refer to whoever keeps it: so no
+            circle of references delays the end of an unloaded model.
+
+        Raises:
+            ServerError: The query is refused.
+        """
+        name, version = self._query.model_name, self._query.model_version
+        while True:
+            model = self._engine.model(name, version)
+            try:
+                prepared = self._query.prepare(model, deadline)
+                self._encode = prepared.encode
+                request = model.submit(
+                    prepared.inputs,
+                    prepared.datatypes,
+                    self._complete,
+                    prepared.deadline,
+                    admission=prepared.admission,
+                    wake=wake,
+                )
+            except UnavailableError:
+                if self._engine.model(name, version) is model:
+                    raise
+            else:
+                return partial(model.cancel, request)
+
+    def fail(self, error: Exception) -> None:
+        self._record_failure(error)
+        self._reply(Failed(error))
+
+    def _complete(self, result: InferenceResult | ServerError) -> None:
+        if isinstance(result, ServerError):
+            self.fail(result)
+        else:
+            self._reply(Answered(result, self._respond))
+
+    def _respond(self, result: InferenceResult) -> Response:
+        try:
+            response = self._encode(result)
+        except Exception as error:
+            self._record_failure(error)
+            raise
+        call = self._query.call
+        if call.tracing is not None:
+            ns = time.perf_counter_ns() - self._started
+            call.tracing.record(call.method, call.metadata, ns, grpc.StatusCode.OK, result.timings)
+        return response
+
+    def _record_failure(self, error: Exception) -> None:
+        query = self._query
+        record_failure(self._engine, query.call, error, self._started, query.model_name, query.model_version)

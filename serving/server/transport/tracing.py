@@ -1,13 +1,13 @@
-"""OpenTelemetry spans for calls, as children of the caller's span (W3C's traceparent in the metadata).
+"""OpenTelemetry spans for queries, as children of the caller's span (W3C's traceparent in the metadata).
 
-A span is created when its call has ended, from times that were measured anyway; the queue and the computation are its
-children. So tracing costs a running call nothing, and every transport can record its calls here. Needs the extra
+A span is created when its query has ended, from times that were measured anyway; the queue and the computation are its
+children. So tracing costs a running query nothing. Needs the extra
 ``otel``.
 """
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,7 +15,7 @@ import structlog
 
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.telemetry.log import redirect_library_log
-from hangtag.serving.server.transport.cost_metadata import BATCH_SIZE, COMPUTE_NS, QUEUE_NS, parse_cost
+from hangtag.serving.server.telemetry.model_statistics import Timings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -58,15 +58,17 @@ class Tracing:
             ) from error
         return cls(BatchSpanProcessor(OTLPSpanExporter(endpoint, insecure=endpoint.startswith("http://"))))
 
-    def record(self, method: str, metadata: Metadata, started_ns: int, code: str, trailing: Metadata) -> None:
-        """Record a call that has just ended.
+    def record(
+        self, method: str, metadata: Metadata, duration_ns: int, code: grpc.StatusCode, timings: Timings | None = None
+    ) -> None:
+        """Record a query that has just ended.
 
         Args:
             method: /package.Service/Method.
             metadata: What the caller sent.
-            started_ns: Nanoseconds since the epoch.
-            code: The name of the gRPC status code.
-            trailing: What the caller got; the cost is read from it (see `cost_metadata`).
+            duration_ns: Nanoseconds from the query's arrival until now.
+            code: What the query ended with.
+            timings: What it cost; None if it was not computed.
         """
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
@@ -77,18 +79,21 @@ class Tracing:
             "rpc.system": "grpc",
             "rpc.service": service,
             "rpc.method": name,
-            "rpc.grpc.status_code": getattr(grpc.StatusCode, code).value[0],
+            "rpc.grpc.status_code": code.value[0],
         }
-        cost = parse_cost(trailing)
-        if BATCH_SIZE in cost:
-            attributes["hangtag.batch_size"] = cost[BATCH_SIZE]
+        if timings is not None:
+            attributes["hangtag.batch_size"] = timings.batch_size
         span = self._tracer.start_span(
-            f"{service}/{name}", context, kind=SpanKind.SERVER, attributes=attributes, start_time=started_ns
+            f"{service}/{name}",
+            context,
+            kind=SpanKind.SERVER,
+            attributes=attributes,
+            start_time=ended_ns - duration_ns,
         )
-        if code in _SERVER_FAULTS:
-            span.set_status(Status(StatusCode.ERROR, code))
-        if span.is_recording() and COMPUTE_NS in cost:
-            self._children(span, ended_ns, cost)
+        if code.name in _SERVER_FAULTS:
+            span.set_status(Status(StatusCode.ERROR, code.name))
+        if span.is_recording() and timings is not None:
+            self._children(span, ended_ns, timings)
         span.end(ended_ns)
 
     def close(self) -> None:
@@ -102,11 +107,11 @@ class Tracing:
         if sending.is_alive():
             log.warning("the last spans are lost: the collector has not taken them", seconds=CLOSE_SECONDS)
 
-    def _children(self, span: Any, ended_ns: int, cost: Mapping[str, int]) -> None:
+    def _children(self, span: Any, ended_ns: int, timings: Timings) -> None:
         from opentelemetry.trace import set_span_in_context
 
         parent = set_span_in_context(span)
-        compute_start = ended_ns - cost[COMPUTE_NS]  # the answer leaves as soon as it is computed
-        queue_start = compute_start - cost.get(QUEUE_NS, 0)
+        compute_start = ended_ns - timings.compute_ns  # the answer leaves as soon as it is computed
+        queue_start = compute_start - timings.queue_ns
         for name, start, end in (("queue", queue_start, compute_start), ("compute", compute_start, ended_ns)):
             self._tracer.start_span(name, parent, start_time=start).end(end)

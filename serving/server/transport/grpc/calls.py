@@ -10,18 +10,15 @@ import grpc
 
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
-from hangtag.serving.server.transport.submission import Outcome, Query, submit
+from hangtag.serving.server.transport.submission import Call, Outcome, Query, submit
+from hangtag.serving.server.transport.tracing import Tracing
 
 Response = TypeVar("Response")
 
-INFERENCE_METHODS = (
-    "/inference.GRPCInferenceService/ModelInfer",
-    "/inference.GRPCInferenceService/ModelStreamInfer",
-    "/hangtag.v1.Classifier/Classify",
-    "/hangtag.v1.Classifier/ClassifyStream",
-    "/hangtag.v1.Classifier/Compare",
-)
-"""The methods that query models: these are traced, and their failures are counted."""
+
+def describe_call(method: str, context: grpc.ServicerContext, tracing: Tracing | None) -> Call:
+    """Return what telemetry needs to know of a call."""
+    return Call(method, tuple(context.invocation_metadata()), tracing)
 
 
 def call_deadline(context: grpc.ServicerContext) -> float | None:

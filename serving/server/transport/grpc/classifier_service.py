@@ -12,11 +12,13 @@ from hangtag.protos import classifier_pb2_grpc
 from hangtag.serving.server.classification.classifier import Classifier
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
-from hangtag.serving.server.transport.grpc.calls import infer, infer_all
+from hangtag.serving.server.transport.grpc.calls import describe_call, infer, infer_all
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
-from hangtag.serving.server.transport.image_query import ImageQuery, RequestImage
+from hangtag.serving.server.transport.methods import CLASSIFY, CLASSIFY_STREAM, COMPARE
+from hangtag.serving.server.transport.queries.image_query import ImageQuery, RequestImage, classify_query
 from hangtag.serving.server.transport.status import call_status, request_log_fields
 from hangtag.serving.server.transport.submission import Outcome, failures_recorded
+from hangtag.serving.server.transport.tracing import Tracing
 
 MAX_COMPARED = 32
 """Models that one Compare may name."""
@@ -25,12 +27,13 @@ MAX_COMPARED = 32
 class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
     """Works with every model that takes one UINT8 picture and has labels for its output ``probabilities``."""
 
-    def __init__(self, engine: Engine, streams: OpenStreams) -> None:
+    def __init__(self, engine: Engine, streams: OpenStreams, tracing: Tracing | None = None) -> None:
         self._engine = engine
         self._streams = streams
+        self._tracing = tracing
 
     def Classify(self, request: pb.ClassifyRequest, context: grpc.ServicerContext) -> pb.ClassifyResponse:
-        return infer(self._engine, _query(request), context)
+        return infer(self._engine, classify_query(request, describe_call(CLASSIFY, context, self._tracing)), context)
 
     def ClassifyStream(
         self, request_iterator: Iterator[pb.ClassifyRequest], context: grpc.ServicerContext
@@ -42,13 +45,15 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
                 log_fields = request_log_fields(request, context.invocation_metadata())
                 return pb.ClassifyStreamResponse(id=request.id, failure=_failure(error, "ClassifyStream", log_fields))
 
-        return self._streams.answer(request_iterator, context, _query, respond)
+        call = describe_call(CLASSIFY_STREAM, context, self._tracing)
+        return self._streams.answer(request_iterator, context, lambda request: classify_query(request, call), respond)
 
     def Compare(self, request: pb.CompareRequest, context: grpc.ServicerContext) -> pb.CompareResponse:
-        with failures_recorded(self._engine):
+        call = describe_call(COMPARE, context, self._tracing)
+        with failures_recorded(self._engine, call):
             choices = self._choices(request)
         image = RequestImage(request)
-        queries = [ImageQuery(choice.name, choice.version, image, request.top_k) for choice in choices]
+        queries = [ImageQuery(choice.name, choice.version, image, request.top_k, call) for choice in choices]
         outcomes = infer_all(self._engine, queries, context)
         log_fields = request_log_fields(request, context.invocation_metadata())
         return pb.CompareResponse(
@@ -74,10 +79,6 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
         if not names:
             raise NotFoundError("no served model classifies pictures; call them with ModelInfer")
         return [pb.ModelChoice(name=name) for name in sorted(names)]
-
-
-def _query(request: pb.ClassifyRequest) -> ImageQuery:
-    return ImageQuery(request.model_name, request.model_version, RequestImage(request), request.top_k)
 
 
 def _model_outcome(

@@ -16,16 +16,18 @@ from hangtag.serving.server.engine.model_control import Control
 from hangtag.serving.server.engine.single_flight import SingleFlight
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
 from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE, VersionState
-from hangtag.serving.server.transport.grpc.calls import infer
+from hangtag.serving.server.transport.grpc.calls import describe_call, infer
 from hangtag.serving.server.transport.grpc.streams.infer_stream import answer_stream
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
-from hangtag.serving.server.transport.infer_query import InferQuery
+from hangtag.serving.server.transport.methods import MODEL_INFER, MODEL_STREAM_INFER
 from hangtag.serving.server.transport.model_messages import (
     model_config,
     model_index,
     model_metadata,
     model_statistics,
 )
+from hangtag.serving.server.transport.queries.infer_query import InferQuery
+from hangtag.serving.server.transport.tracing import Tracing
 
 EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 
@@ -33,17 +35,19 @@ EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     """The protocol's methods. Those of the repository and the statistics answer for all workers of the server."""
 
-    def __init__(self, engine: Engine, control: Control, streams: OpenStreams) -> None:
+    def __init__(self, engine: Engine, control: Control, streams: OpenStreams, tracing: Tracing | None = None) -> None:
         """Serve the models of an engine.
 
         Args:
             engine: This process' models, which answer inference.
             control: Loads, unloads and describes models, of all workers where there are several.
             streams: Answers ModelStreamInfer.
+            tracing: Gets a span for each query; None records none.
         """
         self._engine = engine
         self._control = control
         self._streams = streams
+        self._tracing = tracing
         self._loads = SingleFlight()
 
     def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
@@ -74,12 +78,13 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelConfigResponse(config=model_config(self._engine.model(request.name, request.version)))
 
     def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
-        return infer(self._engine, InferQuery(request), context)
+        return infer(self._engine, InferQuery(request, describe_call(MODEL_INFER, context, self._tracing)), context)
 
     def ModelStreamInfer(
         self, request_iterator: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.ModelStreamInferResponse]:
-        return answer_stream(self._streams, request_iterator, context)
+        call = describe_call(MODEL_STREAM_INFER, context, self._tracing)
+        return answer_stream(self._streams, request_iterator, context, call)
 
     def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext

@@ -7,7 +7,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 
 _MAX_PENDING = 100_000
 _NEVER_MS = 2**31 - 1
-_PEER_SECONDS = 20
+PEER_SECONDS = 20
 """The time that a peer has to answer a ping, and that calls have to end when their connection is closed."""
 
 
@@ -32,12 +32,12 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.max_allowed_incoming_connections", config.max_connections),
         # Pings detect a client that vanished, so that its connection and its calls are freed; an idle one is closed.
         ("grpc.keepalive_time_ms", round(config.keepalive_seconds * 1000)),
-        ("grpc.keepalive_timeout_ms", _PEER_SECONDS * 1000),
-        ("grpc.http2.ping_timeout_ms", _PEER_SECONDS * 1000),  # the longer timeout counts, and this defaults to 60 s
+        ("grpc.keepalive_timeout_ms", PEER_SECONDS * 1000),
+        ("grpc.http2.ping_timeout_ms", PEER_SECONDS * 1000),  # the longer timeout counts, and this defaults to 60 s
         ("grpc.max_connection_idle_ms", round(config.connection_idle_seconds * 1000)),
         # An old connection gets GOAWAY: its client connects again for new calls, and the calls in flight finish.
         ("grpc.max_connection_age_ms", round(config.connection_age_seconds * 1000) or _NEVER_MS),
-        ("grpc.max_connection_age_grace_ms", _PEER_SECONDS * 1000),
+        ("grpc.max_connection_age_grace_ms", PEER_SECONDS * 1000),
         # A client that pings more often is disconnected at the third such ping, with "too many pings".
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", round(config.min_ping_seconds * 1000)),

@@ -1,14 +1,8 @@
-"""The gRPC server: both services, health and reflection on one port, on grpcio's public API.
+"""The gRPC server: both services, health and reflection on one address, on grpcio's public API."""
 
-ModelInfer can be taken over by the hot path instead (``--hot-path``), which drives grpcio's completion queue itself.
-"""
-
-from collections.abc import Sequence
 from concurrent import futures
-from typing import TYPE_CHECKING, Any
 
 import grpc
-import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
@@ -23,24 +17,16 @@ from hangtag.serving.server.transport.grpc.health_service import MAX_WATCHES, He
 from hangtag.serving.server.transport.grpc.inference_service import InferenceService
 from hangtag.serving.server.transport.grpc.interceptors.authorisation import AuthorisationInterceptor, record_refusals
 from hangtag.serving.server.transport.grpc.interceptors.errors import ErrorInterceptor
-from hangtag.serving.server.transport.grpc.interceptors.tracing import TracingInterceptor
 from hangtag.serving.server.transport.grpc.limits import channel_options
 from hangtag.serving.server.transport.grpc.reflection import add_reflection
 from hangtag.serving.server.transport.grpc.streams.open_streams import MAX_STREAMS, OpenStreams
-from hangtag.serving.server.transport.hot import availability
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.tracing import Tracing
-
-if TYPE_CHECKING:
-    from hangtag.serving.server.transport.hot.path import HotPath
-
-log = structlog.get_logger()
 
 _SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
     classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name,
 )
-_HOT_THREADS = 2  # one computes while the other polls
 _SPARE_THREADS = 32  # for health, metadata and reflection while all others wait for answers
 
 
@@ -64,9 +50,6 @@ class GrpcServer:
             authorise: Checks every call but those to health; None lets everybody call.
             credentials: TLS; None serves clear text.
             tracing: Gets a span for each call of an inference method; None records none.
-
-        Raises:
-            StartError: ``--hot-path on``, and the hot path does not work with this grpcio.
         """
         self._engine = engine
         self._credentials = credentials
@@ -77,57 +60,34 @@ class GrpcServer:
         pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc")
         interceptors = [
             *([AuthorisationInterceptor(authorise)] if authorise else []),
-            *([TracingInterceptor(tracing)] if tracing else []),
-            ErrorInterceptor(engine),
+            ErrorInterceptor(engine, tracing),
         ]
         options = channel_options(config)
-        hot_threads = max(_HOT_THREADS, largest_settings(config).instance_count)
-        self._hot: HotPath | None = None
-        self.why_ordinary = self._no_hot_path()
-        """Why ModelInfer takes the ordinary path; empty when it takes the hot one."""
-        if not self.why_ordinary:
-            self._server, self._hot = _hot_server(
-                engine, authorise, tracing, hot_threads, pool, interceptors, options, threads
-            )
-        else:
-            self._server = grpc.server(
-                pool, interceptors=interceptors, options=options, maximum_concurrent_rpcs=threads
-            )
+        self._server = grpc.server(pool, interceptors=interceptors, options=options, maximum_concurrent_rpcs=threads)
         self._health = HealthService()
         self._health_names: set[str] = set()  # models with a state of their own in health
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         # So one stream can fill the next batch while another one is computed, but never the whole queue.
         window = min(config.max_queue_size, 2 * config.max_batch_size)
         self._streams = OpenStreams(engine, window, config.max_message_mib * 1024 * 1024)
-        inference = InferenceService(engine, control, self._streams)
+        inference = InferenceService(engine, control, self._streams, tracing)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, self._server)
-        classifier = ClassifierService(engine, self._streams)
+        classifier = ClassifierService(engine, self._streams, tracing)
         classifier_pb2_grpc.add_ClassifierServicer_to_server(classifier, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         add_reflection(self._server, (*_SERVICES, HEALTH))
 
-    @property
-    def path(self) -> str:
-        """The path that ModelInfer takes: ``hot`` or ``ordinary``."""
-        return "hot" if self._hot else "ordinary"
+    def start(self, address: str = "") -> int:
+        """Listen, and return the port.
 
-    def _no_hot_path(self) -> str:
-        """Why the hot path is not used; empty when it is."""
-        setting = self._engine.config.hot_path
-        if setting == "off":
-            return "--hot-path off"
-        problem = availability.problem()
-        if problem is None:
-            return ""
-        if setting == "on":
-            raise StartError(f"the hot path cannot be used: {problem}. Use --hot-path auto, which does without it.")
-        log.warning("no hot path; ModelInfer is served by grpcio's public API, more slowly", reason=problem)
-        return problem
+        Args:
+            address: As grpcio takes it, for example unix:/run/hangtag.sock; empty for the configured host and port.
 
-    def start(self) -> int:
-        """Listen, and return the port. Raises StartError when the address is not free or not this machine's."""
+        Raises:
+            StartError: The address is not free, or not this machine's.
+        """
         config = self._engine.config
-        address = config.address(config.port)
+        address = address or config.address(config.port)
         try:
             if self._credentials is None:
                 port = self._server.add_insecure_port(address)
@@ -138,7 +98,7 @@ class GrpcServer:
                 f"cannot listen on {address}: another program has the port, or the address is not this "
                 "machine's. Choose another with --port (0 picks a free one) or --host."
             ) from error
-        (self._hot or self._server).start()
+        self._server.start()
         return port
 
     def refresh_health(self) -> None:
@@ -158,9 +118,7 @@ class GrpcServer:
         self._server.stop(grace).wait()
 
     def close(self) -> None:
-        """End the hot path's threads. Call it after ``stop`` and after the engine's close, when nothing is computed."""
-        if self._hot:
-            self._hot.close()
+        """Do nothing: the transports' common interface has it for threads that end after the engine's close."""
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", *_SERVICES):
@@ -172,24 +130,3 @@ def _handler_threads(config: ServerConfig) -> int:
     largest = largest_settings(config)
     inference = largest.max_queue_size + largest.largest_batch_size * largest.instance_count
     return inference + MAX_STREAMS + MAX_WATCHES + _SPARE_THREADS
-
-
-def _hot_server(
-    engine: Engine,
-    authorise: Authorise | None,
-    tracing: Tracing | None,
-    threads: int,
-    pool: futures.ThreadPoolExecutor,
-    interceptors: Sequence[grpc.ServerInterceptor],
-    options: Sequence[tuple[str, Any]],
-    maximum_concurrent_rpcs: int,
-) -> "tuple[grpc.Server, HotPath]":
-    # Imported only here, because with an untested grpcio these imports themselves may fail.
-    from hangtag.serving.server.transport.hot.completion_queue import SharedServer
-    from hangtag.serving.server.transport.hot.inference import METHOD, HotInference
-    from hangtag.serving.server.transport.hot.path import HotPath
-
-    server = SharedServer(
-        pool, interceptors=interceptors, options=options, maximum_concurrent_rpcs=maximum_concurrent_rpcs
-    )
-    return server, HotPath(server, METHOD, HotInference(engine, authorise, tracing), threads)

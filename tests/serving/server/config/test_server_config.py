@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[str, object, str]] = {
     "connection_age_seconds": ("inf", math.inf, "inf is not a number of seconds from 0 to 2000000"),
     "keepalive_seconds": ("nan", math.nan, "nan is not a number of seconds from 1 to 2000000"),
     "min_ping_seconds": ("-1.0", -1.0, "-1.0 is not a number of seconds from 0 to 2000000"),
-    "hot_path": ("maybe", "maybe", "'maybe' is not one of 'auto', 'on', 'off'"),
+    "transport": ("quic", "quic", "'quic' is not one of 'auto', 'native', 'grpc'"),
     "drain_seconds": ("long", "long", "'long' is not a number of seconds from 0 to 2000000"),
 }
 

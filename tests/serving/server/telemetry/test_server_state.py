@@ -19,7 +19,7 @@ def test_processes_add_up_by_model_and_version() -> None:
         (VersionState("a", "1", READY, provider="CPU", instances=1, queued=2, max_queue_size=8, counters=counted(3)),),
         {("a", "1", "INTERNAL"): failed(1)},
         {("a", "ok"): 1},
-        {("hot", ""): 1},
+        {("native", "loopback"): 1},
     )
     another = ServerState(
         (
@@ -28,7 +28,7 @@ def test_processes_add_up_by_model_and_version() -> None:
         ),
         {("a", "1", "INTERNAL"): failed(2), ("", "", "NOT_FOUND"): failed(9)},
         {("a", "ok"): 2, ("b", "error"): 1},
-        {("hot", ""): 1, ("ordinary", "--hot-path off"): 1},
+        {("native", "loopback"): 1, ("grpc", "--transport grpc"): 1},
     )
     both = total([one, another])
     assert [(v.name, v.version, v.instances, v.queued) for v in both.versions] == [("a", "1", 2, 7), ("a", "2", 1, 0)]
@@ -36,7 +36,7 @@ def test_processes_add_up_by_model_and_version() -> None:
     assert both.versions[0].counters.execution_count == 7
     assert both.failures == {("a", "1", "INTERNAL"): failed(3), ("", "", "NOT_FOUND"): failed(9)}
     assert both.loads == {("a", "ok"): 3, ("b", "error"): 1}
-    assert both.paths == {("hot", ""): 2, ("ordinary", "--hot-path off"): 1}
+    assert both.transports == {("native", "loopback"): 2, ("grpc", "--transport grpc"): 1}
     assert total([]) == ServerState()
 
 
@@ -61,8 +61,10 @@ def test_a_process_that_ended_leaves_only_its_counters() -> None:
     state = VersionState(
         "a", "1", UNAVAILABLE, "no model", "CPU", instances=2, queued=7, max_queue_size=8, counters=counted(3)
     )
-    done = ServerState((state,), {("a", "1", "INTERNAL"): failed(1)}, paths={("hot", ""): 1}).counts_only()
-    assert done.paths == {}
+    done = ServerState(
+        (state,), {("a", "1", "INTERNAL"): failed(1)}, transports={("native", "loopback"): 1}
+    ).counts_only()
+    assert done.transports == {}
     (left,) = done.versions
     assert (left.instances, left.queued, left.max_queue_size, left.reason) == (0, 0, 0, "")
     assert left.counters == state.counters

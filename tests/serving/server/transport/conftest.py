@@ -23,24 +23,24 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models
 
 
-@pytest.fixture(scope="session", params=["on", "off"], ids=["hot", "ordinary"])
-def hot_path(request: pytest.FixtureRequest) -> str:
-    """Every promise of the wire is kept on both paths."""
+@pytest.fixture(scope="session", params=["native", "grpc"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Every promise of the wire is kept on both transports."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def live(repository: Path, hot_path: str) -> Iterator[LiveServer]:
+def live(repository: Path, transport: str) -> Iterator[LiveServer]:
     """A real server of the whole repository, for tests that leave it as it was."""
     config = ServerConfig(
-        models=repository, port=0, max_batch_size=16, max_queue_size=64, instances=1, hot_path=hot_path
+        models=repository, port=0, max_batch_size=16, max_queue_size=64, instances=1, transport=transport
     )
     with LiveServer(config) as server:
         yield server
 
 
 @pytest.fixture
-def own(repository: Path, hot_path: str) -> Iterator[LiveServer]:
+def own(repository: Path, transport: str) -> Iterator[LiveServer]:
     """A server of this test alone: a queue of 4, batches of 4, one instance, many streams on a connection; two models
     have settings of their own for batching."""
     config = ServerConfig(
@@ -51,7 +51,7 @@ def own(repository: Path, hot_path: str) -> Iterator[LiveServer]:
         model_max_batch_size=(("not_a_batch_axis", 4), ("two_inputs", 0)),
         instances=1,
         max_concurrent_streams=200,
-        hot_path=hot_path,
+        transport=transport,
     )
     with LiveServer(config) as server:
         yield server

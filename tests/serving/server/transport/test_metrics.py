@@ -10,7 +10,7 @@ from hangtag.protos import classifier_pb2
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.telemetry.prometheus import StateCollector
 from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
-from hangtag.serving.server.transport.grpc.calls import INFERENCE_METHODS
+from hangtag.serving.server.transport.methods import INFERENCE_METHODS
 from tests import onnx_models
 from tests.serving.server.transport.grpc.streams.conversation import Conversation
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
@@ -102,10 +102,10 @@ def test_failures_in_a_stream_or_a_comparison_are_counted_by_code(watched: Watch
 
 @pytest.mark.parametrize("method", INFERENCE_METHODS)
 def test_undecodable_bytes_are_counted_without_a_model_on_both_paths(
-    tmp_path: Path, hot_path: str, method: str
+    tmp_path: Path, transport: str, method: str
 ) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    with LiveServer(ServerConfig(models=tmp_path, port=0, metrics_port=0, hot_path=hot_path)) as live:
+    with LiveServer(ServerConfig(models=tmp_path, port=0, metrics_port=0, transport=transport)) as live:
         watched = Watched(live)
         if "Stream" in method:
             stream: Any = live.channel.stream_stream(method)
@@ -202,13 +202,16 @@ def test_a_version_that_is_loading_does_not_look_like_one_that_cannot_be_loaded(
 
 
 @pytest.mark.parametrize(
-    ("hot_path", "labels"),
-    [("auto", {"path": "hot", "reason": ""}), ("off", {"path": "ordinary", "reason": "--hot-path off"})],
+    ("transport", "labels"),
+    [
+        ("auto", {"transport": "native", "reason": "TLS is off and the address is loopback"}),
+        ("grpc", {"transport": "grpc", "reason": "--transport grpc"}),
+    ],
 )
-def test_which_path_is_in_use_and_why_not_the_hot_one(tmp_path: Path, hot_path: str, labels: dict[str, str]) -> None:
+def test_which_transport_serves_and_why(tmp_path: Path, transport: str, labels: dict[str, str]) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    with LiveServer(ServerConfig(models=tmp_path, port=0, metrics_port=0, hot_path=hot_path)) as live:
+    with LiveServer(ServerConfig(models=tmp_path, port=0, metrics_port=0, transport=transport)) as live:
         watched = Watched(live)
-        paths = {key: value for key, value in watched.samples().items() if key[0] == "hangtag_infer_path"}
+        transports = {key: value for key, value in watched.samples().items() if key[0] == "hangtag_transport"}
         watched.http.close()
-    assert paths == {("hangtag_infer_path", tuple(sorted(labels.items()))): 1}
+    assert transports == {("hangtag_transport", tuple(sorted(labels.items()))): 1}

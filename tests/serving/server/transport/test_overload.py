@@ -43,9 +43,9 @@ class Waits:
         model.execute = noting_execute  # type: ignore[method-assign]
 
 
-def test_requests_accepted_in_overload_wait_no_longer_than_a_full_queue_takes(repository: Path, hot_path: str) -> None:
+def test_requests_accepted_in_overload_wait_no_longer_than_a_full_queue_takes(repository: Path, transport: str) -> None:
     config = ServerConfig(
-        models=repository, port=0, max_batch_size=BATCH, max_queue_size=QUEUE, instances=1, hot_path=hot_path
+        models=repository, port=0, max_batch_size=BATCH, max_queue_size=QUEUE, instances=1, transport=transport
     )
     ends: list[grpc.StatusCode] = []
     with LiveServer(config) as live, live.gate("gather") as gate:

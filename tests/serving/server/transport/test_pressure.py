@@ -124,12 +124,11 @@ def test_calls_of_a_client_that_disconnects_are_dropped_and_others_answered(own:
         assert gate.batch_sizes == [1, 1]
 
 
-def test_a_call_that_is_cancelled_while_it_is_computed_fails_no_other(own: LiveServer, hot_path: str) -> None:
+def test_a_call_that_is_cancelled_while_it_is_computed_fails_no_other(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
         computing.cancel()
-        if hot_path == "off":  # the hot path does not watch a call that nothing could be saved on any more
-            gate.wait_until_cancelled()
+        gate.wait_until_cancelled()
         waiting = ask(own, gate, 2)
         gate.open()
         assert value_of(waiting) == 20
@@ -218,15 +217,15 @@ def test_an_invalid_timeout_is_refused(own: LiveServer, microseconds: int) -> No
     assert f"must be an int64 of microseconds above 0, not {microseconds}" in message
 
 
-def test_the_queue_delay_makes_no_call_miss_its_deadline(repository: Path, hot_path: str) -> None:
-    config = ServerConfig(models=repository, port=0, max_queue_delay_microseconds=10_000_000, hot_path=hot_path)
+def test_the_queue_delay_makes_no_call_miss_its_deadline(repository: Path, transport: str) -> None:
+    config = ServerConfig(models=repository, port=0, max_queue_delay_microseconds=10_000_000, transport=transport)
     with LiveServer(config) as live:
         answer = live.inference.ModelInfer(request("gather", index=index(2)), timeout=2)
         assert outputs(answer)["value"].tolist() == [20]
 
 
-def test_the_calls_in_flight_on_a_connection_are_limited(repository: Path, hot_path: str) -> None:
-    config = ServerConfig(models=repository, port=0, max_concurrent_streams=2, instances=1, hot_path=hot_path)
+def test_the_calls_in_flight_on_a_connection_are_limited(repository: Path, transport: str) -> None:
+    config = ServerConfig(models=repository, port=0, max_concurrent_streams=2, instances=1, transport=transport)
     with LiveServer(config) as live, live.gate("gather") as gate:
         warm = live.infer(request("free_axis", x=number(1)))  # the client has the server's limit from here on
         assert warm["total"].tolist() == [[1]]

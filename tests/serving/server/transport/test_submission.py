@@ -18,10 +18,10 @@ from hangtag.serving.server.errors import (
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport.submission import (
     Answered,
+    Call,
     Outcome,
     PreparedQuery,
     failures_recorded,
-    retry_after_swap,
     submit,
 )
 from tests.serving.server.parts import FakeRuntime, engine_of, served
@@ -33,6 +33,7 @@ class TextQuery:
     """A query whose response is a text. It remembers the models that it was prepared for."""
 
     def __init__(self, name: str = "double", version: str = "", encode: Callable[[InferenceResult], str] | None = None):
+        self.call = Call("/test.Service/Method")
         self.model_name = name
         self.model_version = version
         self.models: list[ServedModel] = []
@@ -59,7 +60,7 @@ class Queue:
         monkeypatch.setattr(model, "cancel", self.cancelled.append)
 
     def _submit(
-        self, inputs: Tensors, _datatypes: object, on_complete: OnComplete, deadline: float | None
+        self, inputs: Tensors, _datatypes: object, on_complete: OnComplete, deadline: float | None, **_options: object
     ) -> QueuedRequest:
         self.callbacks.append(on_complete)
         self.deadlines.append(deadline)
@@ -107,7 +108,7 @@ def test_a_model_that_was_replaced_in_between_is_looked_up_again(
     successor = served(FakeRuntime())
     successors_queue = Queue(successor, monkeypatch)
 
-    def submit_to_closed(*_: object) -> None:
+    def submit_to_closed(*_: object, **__: object) -> None:
         engine.serve("double", [successor])
         raise UnavailableError("closed")
 
@@ -122,21 +123,29 @@ def test_a_model_that_was_replaced_in_between_is_looked_up_again(
     assert failed(engine) == {}
 
 
-def test_a_model_that_was_unloaded_in_between_is_not_found(engine: Engine) -> None:
-    def attempt(_model: ServedModel) -> str:
+def test_a_model_that_was_unloaded_in_between_is_not_found(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit_to_closed(*_: object, **__: object) -> None:
         engine.serve("double", [])
         raise UnavailableError("closed")
 
+    monkeypatch.setattr(engine.model("double"), "submit", submit_to_closed)
+    outcomes: list[Outcome[str]] = []
+    submit(engine, TextQuery(), outcomes.append, None)
     with pytest.raises(NotFoundError):
-        retry_after_swap(engine, "double", "3", attempt)
+        outcomes[0].response()
 
 
-def test_a_model_that_is_unavailable_and_was_not_replaced_stays_so(engine: Engine) -> None:
-    def attempt(_model: ServedModel) -> str:
+def test_a_model_that_is_unavailable_and_was_not_replaced_stays_so(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit_to_closed(*_: object, **__: object) -> None:
         raise UnavailableError("for another reason")
 
+    monkeypatch.setattr(engine.model("double"), "submit", submit_to_closed)
+    outcomes: list[Outcome[str]] = []
+    submit(engine, TextQuery(), outcomes.append, None)
     with pytest.raises(UnavailableError, match="for another reason"):
-        retry_after_swap(engine, "double", "", attempt)
+        outcomes[0].response()
 
 
 def test_a_refusal_is_an_outcome_and_is_counted(engine: Engine) -> None:
@@ -177,8 +186,9 @@ def test_a_result_that_cannot_be_encoded_is_counted(engine: Engine, queue: Queue
 
 
 def test_an_error_before_there_is_a_query_is_counted_without_a_model(engine: Engine) -> None:
-    with pytest.raises(InvalidRequestError), failures_recorded(engine):
+    call = Call("/test.Service/Method")
+    with pytest.raises(InvalidRequestError), failures_recorded(engine, call):
         raise InvalidRequestError("not a message")
-    with failures_recorded(engine):
+    with failures_recorded(engine, call):
         pass
     assert failed(engine) == {("", "", "INVALID_ARGUMENT"): 1}

@@ -22,6 +22,7 @@ from hangtag.protos import classifier_pb2
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport import tracing
 from hangtag.serving.server.transport.tracing import Tracing
 from tests import onnx_models
@@ -107,11 +108,11 @@ def test_a_callers_error_is_not_an_error_of_the_server(traced: LiveServer, expor
     assert spans(traced, exporter)["ModelInfer"].status.status_code is StatusCode.UNSET
 
 
-def test_undecodable_bytes_have_a_span_on_both_paths(
-    models: Path, hot_path: str, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+def test_undecodable_bytes_have_a_span_on_both_transports(
+    models: Path, transport: str, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Tracing, "to", lambda _endpoint: Tracing(SimpleSpanProcessor(exporter)))
-    with LiveServer(ServerConfig(models=models, port=0, hot_path=hot_path)) as live:
+    with LiveServer(ServerConfig(models=models, port=0, transport=transport)) as live:
         call: Any = live.channel.unary_unary(METHOD)
         failure(lambda: call(b"\xff\xff\xff", timeout=TIMEOUT, metadata=[("traceparent", TRACEPARENT)]))
         span = spans(live, exporter)["ModelInfer"]
@@ -121,19 +122,19 @@ def test_undecodable_bytes_have_a_span_on_both_paths(
     assert span.attributes["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
 
-def test_a_stream_is_one_span(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
+def test_each_request_of_a_stream_is_a_span(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
     sent = [request("gather", index=index(1)), request("nobody", index=index(1))]
     metadata = [("traceparent", TRACEPARENT)]
     answers = list(traced.inference.ModelStreamInfer(iter(sent), timeout=TIMEOUT, metadata=metadata))
     assert [bool(answer.error_message) for answer in answers] == [False, True]
-    span = spans(traced, exporter)["ModelStreamInfer"]
-    assert span.parent is not None
-    assert span.parent.span_id == PARENT
-    assert span.attributes is not None
-    assert span.attributes["rpc.grpc.status_code"] == 0  # what was refused was one request of it
+    traced.server.stop(grace=10)
+    recorded = [span for span in exporter.get_finished_spans() if span.name.endswith("ModelStreamInfer")]
+    assert [span.parent and span.parent.span_id for span in recorded] == [PARENT, PARENT]
+    codes = {(span.attributes or {})["rpc.grpc.status_code"] for span in recorded}
+    assert codes == {0, grpc.StatusCode.NOT_FOUND.value[0]}
 
 
-def test_the_span_of_a_stream_that_its_client_leaves_is_cancelled(
+def test_the_span_of_a_request_whose_client_leaves_the_stream_is_cancelled(
     traced: LiveServer, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exported = threading.Event()
@@ -146,7 +147,6 @@ def test_the_span_of_a_stream_that_its_client_leaves_is_cancelled(
 
     monkeypatch.setattr(exporter, "export", export_and_signal)
 
-    # With a request that is not answered yet: a stream whose every request is would have ended well.
     with traced.gate("gather") as gate:
         stream = traced.inference.ModelStreamInfer(iter([request("gather", index=index(1))]), timeout=TIMEOUT)
         gate.wait_until_computing()
@@ -157,7 +157,7 @@ def test_the_span_of_a_stream_that_its_client_leaves_is_cancelled(
     assert span.status.status_code is StatusCode.UNSET
 
 
-def test_a_comparison_is_one_span(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
+def test_a_comparison_that_is_refused_is_one_span(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
     choice = classifier_pb2.ModelChoice(name="gather")
     sent = classifier_pb2.CompareRequest(models=[choice, choice], encoded=b"none")
     failure(lambda: traced.classifier.Compare(sent, timeout=TIMEOUT))
@@ -167,24 +167,29 @@ def test_a_comparison_is_one_span(traced: LiveServer, exporter: InMemorySpanExpo
 
 @pytest.mark.parametrize("value", ["", "nonsense", "00-0-0-00", TRACEPARENT[:-1] + "x", "ff" * 5000])
 def test_a_malformed_parent_is_ignored(exporter: InMemorySpanExporter, value: str) -> None:
-    Tracing(SimpleSpanProcessor(exporter)).record(METHOD, [("traceparent", value), ("b-bin", b"\xff")], 1, "OK", [])
+    Tracing(SimpleSpanProcessor(exporter)).record(
+        METHOD, [("traceparent", value), ("b-bin", b"\xff")], 1, grpc.StatusCode.OK
+    )
     (span,) = exporter.get_finished_spans()
     assert span.parent is None
 
 
 def test_a_call_that_its_caller_does_not_sample_is_not_recorded(exporter: InMemorySpanExporter) -> None:
-    Tracing(SimpleSpanProcessor(exporter)).record(METHOD, [("traceparent", TRACEPARENT[:-1] + "0")], 1, "OK", [])
+    Tracing(SimpleSpanProcessor(exporter)).record(
+        METHOD, [("traceparent", TRACEPARENT[:-1] + "0")], 1, grpc.StatusCode.OK
+    )
     assert exporter.get_finished_spans() == ()
 
 
 def test_the_queue_and_the_computation_are_children(exporter: InMemorySpanExporter) -> None:
-    cost = [("hangtag-queue-ns", "2000"), ("hangtag-compute-ns", "500"), ("hangtag-batch-size", "7"), ("other", "x")]
-    Tracing(SimpleSpanProcessor(exporter)).record(METHOD, [], 1, "OK", cost)
+    timings = Timings(queue_ns=2000, compute_input_ns=100, compute_infer_ns=300, compute_output_ns=100, batch_size=7)
+    Tracing(SimpleSpanProcessor(exporter)).record(METHOD, [], 3000, grpc.StatusCode.OK, timings)
     queued, computed, call = exporter.get_finished_spans()
     assert [queued.name, computed.name, call.name] == ["queue", "compute", METHOD[1:]]
     assert (call.attributes or {})["hangtag.batch_size"] == 7
     assert call.end_time == computed.end_time
     assert computed.start_time == queued.end_time
+    assert (call.end_time or 0) - (call.start_time or 0) == 3000
     for child, long in ((queued, 2000), (computed, 500)):
         assert child.parent == call.context
         assert (child.end_time or 0) - (child.start_time or 0) == long

@@ -9,7 +9,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import UnauthenticatedError
 from hangtag.serving.server.transport.security.tokens import Authorise, Metadata
-from hangtag.serving.server.transport.submission import failures_recorded
+from hangtag.serving.server.transport.submission import Call, failures_recorded
 
 OPEN_PREFIX = f"/{HEALTH}/"
 """Methods that need no token: probes of orchestrators and load balancers cannot send one, and health reveals no more
@@ -39,7 +39,7 @@ def record_refusals(authorise: Authorise, engine: Engine) -> Authorise:
     """``authorise``, with each refusal counted as a failure."""
 
     def authorise_and_count(metadata: Metadata) -> None:
-        with failures_recorded(engine):
+        with failures_recorded(engine, Call("")):
             authorise(metadata)
 
     return authorise_and_count

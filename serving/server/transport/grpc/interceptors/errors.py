@@ -8,39 +8,27 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.errors import InvalidRequestError
-from hangtag.serving.server.transport.grpc.calls import INFERENCE_METHODS
+from hangtag.serving.server.transport.codec import parse_message
+from hangtag.serving.server.transport.grpc.calls import describe_call
+from hangtag.serving.server.transport.methods import INFERENCE_METHODS
 from hangtag.serving.server.transport.status import call_status, request_log_fields
 from hangtag.serving.server.transport.submission import failures_recorded
+from hangtag.serving.server.transport.tracing import Tracing
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Parse = Callable[[bytes], Any]
 
 
-def refuse_undecodable(parse: Parse, method: str) -> Parse:
-    """``parse`` with InvalidRequestError, instead of DecodeError, for bytes that are not a message of this method."""
-
-    def parse_or_refuse(message: bytes) -> Any:
-        try:
-            return parse(message)
-        except DecodeError as error:
-            raise InvalidRequestError(
-                f"the bytes are not a message that {method} takes; generate the caller's stubs from protos/*.proto"
-            ) from error
-
-    return parse_or_refuse
-
-
 class ErrorInterceptor(grpc.ServerInterceptor):
     """Ends a call whose request cannot be parsed, or whose method raises, with the error's status and message."""
 
-    def __init__(self, engine: Engine) -> None:
-        """engine: counts the undecodable requests of inference methods; their other failures are counted where they
-        are submitted."""
+    def __init__(self, engine: Engine, tracing: Tracing | None = None) -> None:
+        """engine and tracing count and trace the undecodable requests of inference methods; their other failures are
+        recorded where they are submitted."""
         self._engine = engine
+        self._tracing = tracing
         self._handlers: dict[str, Handler] = {}  # grpcio asks for a handler at every call: each method's is made once
 
     def intercept_service(
@@ -59,13 +47,13 @@ class ErrorInterceptor(grpc.ServerInterceptor):
     def _wrapped(self, handler: Handler, method: str) -> Handler:
         if handler is None or handler.request_deserializer is None:
             return handler
-        parse, serialize = self._parser(handler.request_deserializer, method), handler.response_serializer
+        parse, serialize = handler.request_deserializer, handler.response_serializer
         if (unary_unary := handler.unary_unary) is not None:
 
             def answer(message: bytes, context: grpc.ServicerContext) -> object:
                 request = None
                 try:
-                    request = parse(message)
+                    request = self._parse(parse, message, method, context)
                     return unary_unary(request, context)
                 except Exception as error:
                     _abort(error, method, request, context)
@@ -75,7 +63,8 @@ class ErrorInterceptor(grpc.ServerInterceptor):
 
             def answer_stream(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[object]:
                 try:
-                    yield from stream_stream(map(parse, messages), context)
+                    requests = (self._parse(parse, message, method, context) for message in messages)
+                    yield from stream_stream(requests, context)
                 except Exception as error:
                     _abort(error, method, None, context)
 
@@ -84,23 +73,18 @@ class ErrorInterceptor(grpc.ServerInterceptor):
 
             def answer_with_stream(message: bytes, context: grpc.ServicerContext) -> Iterator[object]:
                 try:
-                    yield from unary_stream(parse(message), context)
+                    yield from unary_stream(self._parse(parse, message, method, context), context)
                 except Exception as error:
                     _abort(error, method, None, context)
 
             return grpc.unary_stream_rpc_method_handler(answer_with_stream, response_serializer=serialize)
         return handler
 
-    def _parser(self, parse: Parse, method: str) -> Parse:
-        parse = refuse_undecodable(parse, method)
+    def _parse(self, parse: Parse, message: bytes, method: str, context: grpc.ServicerContext) -> Any:
         if method not in INFERENCE_METHODS:
-            return parse
-
-        def parse_and_count(message: bytes) -> Any:
-            with failures_recorded(self._engine):
-                return parse(message)
-
-        return parse_and_count
+            return parse_message(parse, message, method)
+        with failures_recorded(self._engine, describe_call(method, context, self._tracing)):
+            return parse_message(parse, message, method)
 
 
 def _abort(error: Exception, method: str, request: object, context: grpc.ServicerContext) -> NoReturn:

@@ -7,9 +7,9 @@ import grpc
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
-from hangtag.serving.server.transport.infer_query import InferQuery
+from hangtag.serving.server.transport.queries.infer_query import InferQuery
 from hangtag.serving.server.transport.status import call_status, request_log_fields
-from hangtag.serving.server.transport.submission import Outcome
+from hangtag.serving.server.transport.submission import Call, Outcome
 
 _RPC = "ModelStreamInfer"
 _FINAL = "triton_final_response"  # always true: every request has exactly one response here
@@ -19,7 +19,7 @@ Response: TypeAlias = pb.ModelStreamInferResponse
 
 
 def answer_stream(
-    streams: OpenStreams, requests: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
+    streams: OpenStreams, requests: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext, call: Call
 ) -> Iterator[Response]:
     """Answer a stream of ModelInfer requests, in order.
 
@@ -44,7 +44,7 @@ def answer_stream(
             response.parameters["batch_size"].int64_param = timings.batch_size
         return Response(infer_response=response)
 
-    return streams.answer(requests, context, InferQuery, respond)
+    return streams.answer(requests, context, lambda request: InferQuery(request, call), respond)
 
 
 def _error_response(request: pb.ModelInferRequest, code: grpc.StatusCode, message: str) -> Response:

@@ -73,7 +73,7 @@ def metrics(server: Serving) -> dict[str, float]:
         sample.name: sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.name.startswith(("hangtag_worker", "nv_inference_count", "hangtag_infer_path"))
+        if sample.name.startswith(("hangtag_worker", "nv_inference_count", "hangtag_transport"))
     }
 
 
@@ -91,7 +91,7 @@ def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path) -
             assert {answered(stub) for stub in stubs} == {16}
             assert metrics(server) == {
                 "nv_inference_count": 16,
-                "hangtag_infer_path": 2,
+                "hangtag_transport": 2,
                 "hangtag_workers": 2,
                 "hangtag_workers_wanted": 2,
                 "hangtag_worker_restarts_total": 0,

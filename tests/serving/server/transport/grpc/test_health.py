@@ -104,7 +104,7 @@ def test_a_call_in_flight_is_finished_before_the_end(repository: Path) -> None:
         gate.wait_until_queued(3)
         gate.wait_until_computing()
         refusing = threading.Event()
-        grpc_server = live.server._transport._server
+        grpc_server = live.server._grpc._server
         stop = grpc_server.stop
 
         def stop_and_tell(grace: float) -> threading.Event:
@@ -158,7 +158,7 @@ def test_clients_that_leave_their_watches_do_not_stop_the_server(own: LiveServer
 
 
 def test_the_number_of_watches_is_limited_and_one_that_ends_makes_room(own: LiveServer) -> None:
-    service = own.server._transport._health
+    service = own.server._grpc._health
     calls = [own.health.Watch(health_pb2.HealthCheckRequest(service=""), timeout=TIMEOUT) for _ in range(MAX_WATCHES)]
     assert all(next(call).status == health_pb2.HealthCheckResponse.SERVING for call in calls)
     code, message = failure(lambda: next(watch(own.health, "")))

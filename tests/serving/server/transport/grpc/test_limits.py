@@ -78,9 +78,9 @@ def test_calls_beyond_a_connections_streams_wait_for_their_turn(models: Path) ->
             assert all(outputs(each.result())["value"].tolist() == [10] for each in (*calls, call))
 
 
-def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, hot_path: str) -> None:
+def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport: str) -> None:
     own = [("grpc.use_local_subchannel_pool", 1)]
-    with LiveServer(ServerConfig(models=models, port=0, hot_path=hot_path)) as live:
+    with LiveServer(ServerConfig(models=models, port=0, transport=transport)) as live:
         for _ in range(3):
             with grpc.insecure_channel(live.server.address, options=own) as channel:
                 stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -90,7 +90,10 @@ def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, hot_path:
 
 
 def test_a_client_that_pings_too_often_is_disconnected(models: Path) -> None:
-    with LiveServer(ServerConfig(models=models, port=0, min_ping_seconds=3600)) as live, connect(live) as connection:
+    with (
+        LiveServer(ServerConfig(models=models, port=0, min_ping_seconds=3600, transport="grpc")) as live,
+        connect(live) as connection,
+    ):
         sender = threading.Thread(target=send_all, args=(connection, PING * 50))
         sender.start()
         assert b"too_many_pings" in read_to_the_end(connection)
@@ -106,7 +109,7 @@ def send_all(connection: socket.socket, data: bytes) -> None:
 
 
 def test_a_connection_without_calls_is_closed(models: Path) -> None:
-    config = ServerConfig(models=models, port=0, connection_idle_seconds=1)
+    config = ServerConfig(models=models, port=0, connection_idle_seconds=1, transport="grpc")
     with LiveServer(config) as live, live.connect() as channel:
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
@@ -121,9 +124,8 @@ def test_a_connection_without_calls_is_closed(models: Path) -> None:
         assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live  # the client comes back by itself
 
 
-@pytest.mark.parametrize("hot_path", ["on", "off"])
-def test_old_connections_are_replaced_without_losing_a_call(models: Path, hot_path: str) -> None:
-    config = ServerConfig(models=models, port=0, connection_age_seconds=0.2, hot_path=hot_path)
+def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> None:
+    config = ServerConfig(models=models, port=0, connection_age_seconds=0.2, transport="grpc")
     with LiveServer(config) as live, live.connect() as channel:
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         left = threading.Semaphore(0)
@@ -142,6 +144,9 @@ def test_old_connections_are_replaced_without_losing_a_call(models: Path, hot_pa
 
 
 def test_a_client_that_does_not_answer_pings_is_disconnected(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hangtag.serving.server.transport.grpc.limits._PEER_SECONDS", 1)
-    with LiveServer(ServerConfig(models=models, port=0, keepalive_seconds=1)) as live, connect(live) as connection:
+    monkeypatch.setattr("hangtag.serving.server.transport.grpc.limits.PEER_SECONDS", 1)
+    with (
+        LiveServer(ServerConfig(models=models, port=0, keepalive_seconds=1, transport="grpc")) as live,
+        connect(live) as connection,
+    ):
         read_to_the_end(connection)  # it ends although this side says nothing more

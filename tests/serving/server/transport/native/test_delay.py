@@ -1,6 +1,5 @@
-"""A delay on the hot path, where the thread that polls may be the only one that knows of a call."""
+"""max_queue_delay on the native transport, where the thread that sweeps may be the only one that knows of a call."""
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,21 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
 
 
-def asked(live: LiveServer, value: int) -> Any:
+def send(live: LiveServer, value: int) -> Any:
     return live.inference.ModelInfer.future(request("gather", index=index(value)), timeout=TIMEOUT)
 
 
 def test_a_delay_holds_a_call_back_until_the_batch_is_full_or_the_time_is_over(repository: Path) -> None:
     config = ServerConfig(
-        models=repository, port=0, max_batch_size=2, max_queue_delay_microseconds=10_000_000, hot_path="on"
+        models=repository, port=0, max_batch_size=2, max_queue_delay_microseconds=10_000_000, transport="native"
     )
     with LiveServer(config) as live:
-        calls = [asked(live, 1), asked(live, 2)]
+        calls = [send(live, 1), send(live, 2)]
         assert [outputs(call.result())["value"].tolist() for call in calls] == [[10], [20]]
         assert live.statistics("gather").execution_count == 1
-    brief = ServerConfig(models=repository, port=0, max_batch_size=2, max_queue_delay_microseconds=2_000, hot_path="on")
+    brief = ServerConfig(
+        models=repository, port=0, max_batch_size=2, max_queue_delay_microseconds=2_000, transport="native"
+    )
     with LiveServer(brief) as live:
         assert live.infer(request("gather", index=index(3)))["value"].tolist() == [30]
 
@@ -40,13 +41,11 @@ def test_a_single_call_that_comes_during_a_computation_is_answered_though_nothin
         max_batch_size=2,
         instances=1,
         max_queue_delay_microseconds=delay_us,
-        hot_path="on",
+        transport="native",
     )
     pictures = np.zeros((2, 28, 28), np.uint8)
     raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
     with LiveServer(config) as live, live.gate("lstm") as gate:
-        path = live.server._transport._hot
-        assert path is not None
         full = live.inference.ModelInfer.future(request("lstm", image=pictures), timeout=TIMEOUT)
         gate.wait_until_computing()
         gate.wait_until_queued()
@@ -57,8 +56,6 @@ def test_a_single_call_that_comes_during_a_computation_is_answered_though_nothin
                 classifier_pb2.ClassifyRequest(model_name="lstm", raw=raw), timeout=TIMEOUT
             )
         gate.wait_until_queued()
-        while path._waiting:  # until whoever polls waits for calls alone: the model is busy
-            threading.Event().wait(0.001)
         gate.open()
         assert full.exception() is None
         assert single.exception() is None

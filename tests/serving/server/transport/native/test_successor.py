@@ -23,8 +23,10 @@ SENT = request("gather", index=index(2))
 
 
 @pytest.fixture
-def hot(repository: Path) -> Iterator[LiveServer]:
-    config = ServerConfig(models=repository, port=0, max_batch_size=4, max_queue_size=8, instances=1, hot_path="on")
+def native(repository: Path) -> Iterator[LiveServer]:
+    config = ServerConfig(
+        models=repository, port=0, max_batch_size=4, max_queue_size=8, instances=1, transport="native"
+    )
     with LiveServer(config) as live:
         yield live
 
@@ -40,27 +42,26 @@ def replace_at_the_next_call(live: LiveServer) -> ServedModel:
         raise UnavailableError("closed meanwhile")
 
     old.batcher.put = put  # type: ignore[method-assign]
-    old.batcher.would_wait = lambda samples: True  # type: ignore[method-assign]
     return new
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["parsed", "a form"])
-def test_a_call_that_meets_a_closed_model_is_answered_by_its_successor(hot: LiveServer, known: bool) -> None:
+@pytest.mark.parametrize("known", [False, True], ids=["parsed", "a template"])
+def test_a_call_that_meets_a_closed_model_is_answered_by_its_successor(native: LiveServer, known: bool) -> None:
     if known:
-        assert hot.infer(SENT)["value"].tolist() == [20]
-    new = replace_at_the_next_call(hot)
-    assert hot.infer(SENT)["value"].tolist() == [20]
-    assert hot.model("gather") is new
+        assert native.infer(SENT)["value"].tolist() == [20]
+    new = replace_at_the_next_call(native)
+    assert native.infer(SENT)["value"].tolist() == [20]
+    assert native.model("gather") is new
     assert new.statistics.snapshot().inference_count == 1
 
 
-def test_who_went_on_to_the_successor_is_cancelled_there(hot: LiveServer) -> None:
-    new = replace_at_the_next_call(hot)
+def test_a_query_that_went_on_to_the_successor_is_cancelled_there(native: LiveServer) -> None:
+    new = replace_at_the_next_call(native)
     first = Caller()
     new.submit({"index": index(1)}, {"index": "INT64"}, first)
     busy = new.batcher.take()
     gate = Gate(new)
-    call = hot.inference.ModelInfer.future(SENT, timeout=TIMEOUT)
+    call = native.inference.ModelInfer.future(SENT, timeout=TIMEOUT)
     gate.wait_until_queued()
     call.cancel()
     gate.wait_until_cancelled()
@@ -69,17 +70,17 @@ def test_who_went_on_to_the_successor_is_cancelled_there(hot: LiveServer) -> Non
     new.execute(busy)
     assert first.answer.outputs["value"].tolist() == [10]
     assert gate.batch_sizes == [1]
-    assert outputs(hot.inference.ModelInfer(SENT, timeout=TIMEOUT))["value"].tolist() == [20]
+    assert outputs(native.inference.ModelInfer(SENT, timeout=TIMEOUT))["value"].tolist() == [20]
 
 
 @pytest.mark.parametrize("calls", [0, 1, 20])
 def test_an_unloaded_model_is_gone_with_its_memory(
-    tmp_path: Path, hot_path: str, calls: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, transport: str, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retirement, "LINGER_SECONDS", 0.0)
     for name in ("gather", "free_axis"):
         onnx_models.publish(tmp_path, name, getattr(onnx_models, name)())
-    config = ServerConfig(models=tmp_path, port=0, model_control="explicit", load_model=("*",), hot_path=hot_path)
+    config = ServerConfig(models=tmp_path, port=0, model_control="explicit", load_model=("*",), transport=transport)
     with LiveServer(config) as live:
         for _ in range(calls):
             assert live.infer(SENT)["value"].tolist() == [20]

@@ -135,7 +135,7 @@ def test_a_stream_that_has_sent_everything_ends_with_ok_at_a_stop(own: LiveServe
     with own.gate("gather") as gate:
         talk = opened(own, gather(1), None)
         gate.wait_until_computing()
-        (stream,) = own.server._transport._streams._streams
+        (stream,) = own.server._grpc._streams._streams
         with stream._changed:
             assert stream._changed.wait_for(lambda: stream._finished, TIMEOUT)
         stopping = threading.Thread(target=own.server.stop, kwargs={"grace": 10 * TIMEOUT})
@@ -147,7 +147,7 @@ def test_a_stream_that_has_sent_everything_ends_with_ok_at_a_stop(own: LiveServe
 
 
 def test_a_stopped_server_takes_no_new_stream(own: LiveServer) -> None:
-    own.server._transport._streams.stop()
+    own.server._grpc._streams.stop()
     code, message = opened(own, gather(1)).end()
     assert code is grpc.StatusCode.UNAVAILABLE
     assert message.startswith("the server is stopping and takes no new streams")
@@ -161,7 +161,7 @@ def test_streams_above_the_limit_are_refused(own: LiveServer, monkeypatch: pytes
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert message.startswith("2 streams are open")
     assert talks.pop().finish() == []
-    (stream,) = set(own.server._transport._streams._streams)
+    (stream,) = set(own.server._grpc._streams._streams)
     assert stream is not None
     assert value_of(opened(own, gather(2)).receive()) == 20
 

@@ -4,13 +4,14 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.transport import codec
-from hangtag.serving.server.transport.submission import PreparedQuery
+from hangtag.serving.server.transport.submission import Call, PreparedQuery
 
 
 class InferQuery:
     """A ModelInferRequest, of a unary call or of a stream."""
 
-    def __init__(self, request: pb.ModelInferRequest) -> None:
+    def __init__(self, request: pb.ModelInferRequest, call: Call) -> None:
+        self.call = call
         self.model_name = request.model_name
         self.model_version = request.model_version
         self._request = request

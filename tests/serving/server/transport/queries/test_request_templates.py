@@ -11,17 +11,25 @@ from hypothesis import strategies as st
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
+from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.loading import load_model
 from hangtag.serving.server.engine.repository import versions
 from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport import codec
-from hangtag.serving.server.transport.native.request_templates import MAX_FORMS, Form, Forms, _varint
+from hangtag.serving.server.transport.queries.request_templates import (
+    MAX_TEMPLATES,
+    RequestTemplate,
+    RequestTemplates,
+    _varint,
+)
 from hangtag.serving.signature import Signature
 from tests.serving.server.parts import FakeRuntime, rows, served
 from tests.serving.server.transport.live import request
 
 Request = pb.ModelInferRequest
+NO_TIME = Timings(0, 0, 0, 0, 1)
 
 
 @pytest.fixture
@@ -33,20 +41,22 @@ def plain(*values: float) -> Request:
     return request("double", **rows(*values))
 
 
-def learn(forms: Forms, model: ServedModel, sent: Request, message: bytes | None = None) -> Form | None:
+def learn(
+    templates: RequestTemplates, model: ServedModel, sent: Request, message: bytes | None = None
+) -> RequestTemplate | None:
     inputs, datatypes = codec.decode_inputs(sent)
     specs = codec.requested_outputs(sent, model.signature)
-    return forms.learn(message or sent.SerializeToString(), sent, model, specs, *model.check(inputs, datatypes))
+    return templates.learn(message or sent.SerializeToString(), sent, model, specs, model.check(inputs, datatypes))
 
 
-def test_other_contents_have_the_same_form(model: ServedModel) -> None:
-    forms = Forms()
-    form = learn(forms, model, plain(1, 2))
-    assert form is not None
+def test_other_contents_have_the_same_template(model: ServedModel) -> None:
+    templates = RequestTemplates()
+    template = learn(templates, model, plain(1, 2))
+    assert template is not None
     other = plain(3, 4).SerializeToString()
-    assert forms.find(other) is form
-    assert form.samples == 2
-    assert form.inputs(other)["x"].tolist() == [[3, 3], [4, 4]]
+    assert templates.find(other) is template
+    assert template.admission == (2, None)
+    assert template.inputs(other)["x"].tolist() == [[3, 3], [4, 4]]
 
 
 @pytest.mark.parametrize(
@@ -65,11 +75,11 @@ def test_other_contents_have_the_same_form(model: ServedModel) -> None:
     ],
 )
 def test_any_other_difference_is_another_form_or_none(model: ServedModel, change: object) -> None:
-    forms = Forms()
-    learn(forms, model, plain(1))
+    templates = RequestTemplates()
+    learn(templates, model, plain(1))
     sent = plain(1)
     change(sent)  # type: ignore[operator]
-    assert forms.find(sent.SerializeToString()) is None
+    assert templates.find(sent.SerializeToString()) is None
 
 
 def typed() -> Request:
@@ -86,11 +96,11 @@ def with_id() -> Request:
 
 
 @pytest.mark.parametrize("sent", [typed(), with_id()], ids=["typed contents", "an id"])
-def test_what_its_head_does_not_decide_has_no_form(model: ServedModel, sent: Request) -> None:
-    assert learn(Forms(), model, sent) is None
+def test_what_its_head_does_not_decide_has_no_template(model: ServedModel, sent: Request) -> None:
+    assert learn(RequestTemplates(), model, sent) is None
 
 
-def test_contents_that_are_not_the_last_field_have_no_form(model: ServedModel) -> None:
+def test_contents_that_are_not_the_last_field_have_no_template(model: ServedModel) -> None:
     sent = plain(1)
     bare = Request()
     bare.CopyFrom(sent)
@@ -98,25 +108,25 @@ def test_contents_that_are_not_the_last_field_have_no_form(model: ServedModel) -
     contents = Request(raw_input_contents=sent.raw_input_contents).SerializeToString()
     message = contents + bare.SerializeToString()
     assert Request.FromString(message) == sent
-    assert learn(Forms(), model, sent, message) is None
+    assert learn(RequestTemplates(), model, sent, message) is None
     unknown_field_after = sent.SerializeToString() + b"\xf8\x07\x01"
-    assert learn(Forms(), model, sent, unknown_field_after) is None
+    assert learn(RequestTemplates(), model, sent, unknown_field_after) is None
 
 
 def test_contents_that_look_like_a_head_are_not_one(model: ServedModel) -> None:
     """The raw contents end with what would be the key, the length and the bytes of other contents."""
-    forms = Forms()
+    templates = RequestTemplates()
     inner = b"\x3a\x08" + bytes(8)
     sent = plain(1, 2, 3)
     sent.raw_input_contents[0] = bytes(24 - len(inner)) + inner
-    learn(forms, model, sent)
+    learn(templates, model, sent)
     short = plain(1)
-    learn(forms, model, short)
+    learn(templates, model, short)
     for message in (sent.SerializeToString(), short.SerializeToString()):
-        form = forms.find(message)
-        assert form is not None
+        template = templates.find(message)
+        assert template is not None
         parsed, _ = codec.decode_inputs(Request.FromString(message))
-        np.testing.assert_array_equal(form.inputs(message)["x"], parsed["x"])
+        np.testing.assert_array_equal(template.inputs(message)["x"], parsed["x"])
 
 
 @settings(max_examples=200, deadline=None)
@@ -127,54 +137,54 @@ def test_contents_that_look_like_a_head_are_not_one(model: ServedModel) -> None:
 )
 def test_the_answer_is_what_the_codec_writes(values: list[float], names: list[str], version: str) -> None:
     model = served(FakeRuntime())
-    forms = Forms()
+    templates = RequestTemplates()
     sent = plain(*values)
     sent.model_version = version
     sent.outputs.extend(Request.InferRequestedOutputTensor(name=name) for name in names)
-    form = learn(forms, model, sent)
-    assert form is not None
+    template = learn(templates, model, sent)
+    assert template is not None
     for _ in range(2):  # the first answer learns its head
-        outputs = model.runtime.run(form.inputs(sent.SerializeToString()))
+        outputs = model.runtime.run(template.inputs(sent.SerializeToString()))
         specs = codec.requested_outputs(sent, model.signature)
         written = codec.encode_response(sent, model.version, specs, outputs)
-        answered = form.answer(outputs)
+        answered = template.encode(InferenceResult(outputs, NO_TIME))
         assert pb.ModelInferResponse.FromString(answered) == written
         assert tensors.from_raw("FP32", (len(values), 2), written.raw_output_contents[0]).shape == (len(values), 2)
 
 
 def test_several_outputs_of_changing_shapes(repository: Path) -> None:
     model = load_model(versions(repository, "classifier")[0], ServerConfig(models=repository))
-    forms = Forms()
+    templates = RequestTemplates()
     for count in (1, 3, 1, 2):
         sent = request("classifier", image=np.full((count, 28, 28), count, np.uint8))
         message = sent.SerializeToString()
-        form = forms.find(message) or learn(forms, model, sent)
-        assert form is not None
-        outputs = model.runtime.run(form.inputs(message))
+        template = templates.find(message) or learn(templates, model, sent)
+        assert template is not None
+        outputs = model.runtime.run(template.inputs(message))
         written = codec.encode_response(sent, model.version, model.signature.outputs, outputs)
-        assert pb.ModelInferResponse.FromString(form.answer(outputs)) == written
+        assert pb.ModelInferResponse.FromString(template.encode(InferenceResult(outputs, NO_TIME))) == written
 
 
-def test_a_flood_of_heads_takes_no_more_than_so_many_forms(model: ServedModel) -> None:
-    forms = Forms()
+def test_a_flood_of_heads_takes_no_more_than_so_many_templates(model: ServedModel) -> None:
+    templates = RequestTemplates()
     for count in range(1, 61):
         for version in ("", "3", "03", "003", "0003"):
             sent = plain(*range(count))
             sent.model_version = version
-            learn(forms, model, sent)
-    assert len(forms._by_head) <= MAX_FORMS
-    assert len(forms._contents_sizes) <= MAX_FORMS
+            learn(templates, model, sent)
+    assert len(templates._by_head) <= MAX_TEMPLATES
+    assert len(templates._contents_sizes) <= MAX_TEMPLATES
     huge = plain(1)
     huge.model_name = "m" * 2000
-    assert learn(forms, model, huge) is None
+    assert learn(templates, model, huge) is None
 
 
-def test_a_text_output_has_no_form() -> None:
+def test_a_text_output_has_no_template() -> None:
     runtime = FakeRuntime()
     (output,) = runtime.signature.outputs
     text = type(output)("y", "BYTES", output.shape)
     runtime.signature = Signature(runtime.signature.inputs, (text,))
-    assert learn(Forms(), served(runtime), plain(1)) is None
+    assert learn(RequestTemplates(), served(runtime), plain(1)) is None
 
 
 @given(st.integers(1, 2**40))
@@ -183,28 +193,28 @@ def test_lengths_are_written_as_protobuf_writes_them(value: int) -> None:
     assert message[1:] == _varint(value)  # after the key, of one byte
 
 
-def test_forms_of_a_model_that_was_replaced_are_forgotten_with_it(repository: Path) -> None:
-    forms = Forms()
+def test_templates_of_a_model_that_was_replaced_are_forgotten_with_it(repository: Path) -> None:
+    templates = RequestTemplates()
     config, file = ServerConfig(models=repository), versions(repository, "classifier")[0]
     old, new = load_model(file, config), load_model(file, config)
     sent = [request("classifier", image=np.zeros((count, 28, 28), np.uint8)) for count in (1, 2, 3)]
     for each in sent:
-        assert learn(forms, old, each)
-    assert learn(forms, new, sent[0])
-    assert [forms.find(each.SerializeToString()) is None for each in sent] == [False, True, True]
+        assert learn(templates, old, each)
+    assert learn(templates, new, sent[0])
+    assert [templates.find(each.SerializeToString()) is None for each in sent] == [False, True, True]
 
 
-def test_a_form_does_not_keep_its_model(repository: Path) -> None:
-    forms = Forms()
+def test_a_template_does_not_keep_its_model(repository: Path) -> None:
+    templates = RequestTemplates()
     model = load_model(versions(repository, "classifier")[0], ServerConfig(models=repository))
     sent = request("classifier", image=np.zeros((1, 28, 28), np.uint8))
-    form = learn(forms, model, sent)
-    assert form is not None
-    assert form.model is model
+    template = learn(templates, model, sent)
+    assert template is not None
+    assert template.model() is model
     gone = weakref.ref(model)
     del model
     gc.collect()  # a model and its threads that were not started refer to each other
     assert gone() is None
-    assert form.model is None
-    assert learn(forms, load_model(versions(repository, "classifier")[0], ServerConfig(models=repository)), sent)
-    assert len(forms._by_head) == 1
+    assert template.model() is None
+    assert learn(templates, load_model(versions(repository, "classifier")[0], ServerConfig(models=repository)), sent)
+    assert len(templates._by_head) == 1

@@ -1,57 +1,56 @@
-"""Requests that differ in their tensor's bytes alone, recognised by the bytes before it, so that each is parsed once.
+"""Recognises requests that differ in their tensor's bytes alone, so that only the first of them is parsed and checked.
 
-A client sends one kind of request over and over: the same model, input, datatype and shape, then 784 other bytes. Here
-what was parsed and checked the first time is kept as a *form* and found again by the message's head, which saves the
-parsing, the checks and the serialisation of most calls. A form answers as the ordinary codec does, to the byte.
+A client sends the same kind of request again and again: one model, input, datatype and shape, then 784 other bytes.
+The bytes before the tensor, the *head*, are then equal. A template keeps what was parsed and checked for one head. For
+the next message with that head it gives the inputs without parsing, and it builds the response from parts that were
+serialized once. The response is byte for byte what the codec makes.
 
-Only requests whose meaning is fixed by their head become forms: one input of a fixed-size datatype as raw contents,
+Only requests whose meaning their head determines become templates: one input of a fixed-size datatype as raw contents,
 at the very end of the message, without an id or parameters.
 """
 
 import weakref
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
-from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.batching.request import InferenceResult, Tensors
+from hangtag.serving.server.engine.served_model import Admission, ServedModel
 from hangtag.serving.server.transport import codec
 from hangtag.serving.signature import TensorSpec
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-
-MAX_FORMS = 256
+MAX_TEMPLATES = 256
 _MAX_HEAD = 1024  # bytes
 _RAW_INPUT = b"\x3a"  # field 7 of ModelInferRequest, length-delimited
 _RAW_OUTPUT = b"\x32"  # field 6 of ModelInferResponse
-_BY_VALUE = frozenset(tensors.DTYPES) - {"BOOL", "BYTES"}  # whose arrays are the raw bytes themselves
+_BY_VALUE = frozenset(tensors.DTYPES) - {"BOOL", "BYTES"}  # datatypes whose arrays are the raw bytes themselves
 
 
-class Form:
+class RequestTemplate:
     """What all requests with one head have in common, for the version of the model that checked the first."""
 
     def __init__(
-        self,
-        request: pb.ModelInferRequest,
-        model: ServedModel,
-        specs: Sequence[TensorSpec],
-        samples: int,
-        batch_key: Hashable,
+        self, request: pb.ModelInferRequest, model: ServedModel, specs: Sequence[TensorSpec], admission: Admission
     ) -> None:
-        """request: without its contents. specs: the outputs that it asks for."""
+        """Keep what was learnt from the first request.
+
+        Args:
+            request: The first request, without its contents.
+            model: The version that admitted it.
+            specs: The outputs that it asks for.
+            admission: What the model's check returned.
+        """
         tensor = request.inputs[0]
+        self.request = request
         self.model_name = request.model_name
         self.model_version = request.model_version
-        # Who is unloaded is to go, with its memory, although it was called once.
-        self._model = weakref.ref(model)
+        # A weak reference, because a cached template must not keep an unloaded model in memory.
+        self.model = weakref.ref(model)
+        self.admission = admission
         self._version = model.version
-        self.samples = samples
-        self.batch_key = batch_key
-        self.request = request
         self._specs = specs
         self._input = tensor.name
         self._dtype = tensors.DTYPES[tensor.datatype]
@@ -60,18 +59,14 @@ class Form:
         self._names = [spec.name for spec in specs]
         self._heads: dict[tuple[tuple[int, ...], ...], list[bytes]] = {}
 
-    @property
-    def model(self) -> ServedModel | None:
-        """None: it is gone."""
-        return self._model()
-
-    def inputs(self, message: bytes) -> Arrays:
-        """The one input, over the message's last bytes."""
+    def inputs(self, message: bytes) -> Tensors:
+        """Return the one input: an array over the message's last bytes, without a copy."""
         array = np.frombuffer(message, self._dtype, offset=len(message) - self.contents_size)
         return {self._input: array.reshape(self._shape)}
 
-    def answer(self, outputs: Arrays) -> bytes:
-        """The serialised response."""
+    def encode(self, result: InferenceResult) -> bytes:
+        """Return the serialized response."""
+        outputs = result.outputs
         arrays = [outputs[name] for name in self._names]
         shapes = tuple([array.shape for array in arrays])
         heads = self._heads.get(shapes) or self._learn_heads(shapes, outputs)
@@ -80,32 +75,29 @@ class Form:
             parts += head, array.tobytes()
         return b"".join(parts)
 
-    def _learn_heads(self, shapes: tuple[tuple[int, ...], ...], outputs: Arrays) -> list[bytes]:
-        """What stands before each output's raw bytes."""
+    def _learn_heads(self, shapes: tuple[tuple[int, ...], ...], outputs: Tensors) -> list[bytes]:
+        """Return what stands before each output's raw bytes, and keep it for these shapes."""
         response = codec.encode_response(self.request, self._version, self._specs, outputs)
         contents = [_RAW_OUTPUT + _varint(len(raw)) for raw in response.raw_output_contents]
         response.ClearField("raw_output_contents")
         contents[0] = response.SerializeToString() + contents[0]
-        if len(self._heads) >= MAX_FORMS:
+        if len(self._heads) >= MAX_TEMPLATES:
             self._heads.clear()
         self._heads[shapes] = contents
         return contents
 
 
-class Forms:
-    """The forms known so far. Not thread-safe: for the thread that polls."""
+class RequestTemplates:
+    """The templates known so far, by head. Not thread-safe: one thread at a time looks up and learns."""
 
     def __init__(self) -> None:
-        self._by_head: dict[bytes, Form] = {}
+        self._by_head: dict[bytes, RequestTemplate] = {}
         self._contents_sizes: dict[int, int] = {}  # by the whole message's size
 
-    def find(self, message: bytes) -> Form | None:
+    def find(self, message: bytes) -> RequestTemplate | None:
+        """Return the template whose head the message has."""
         size = self._contents_sizes.get(len(message))
         return None if size is None else self._by_head.get(message[:-size])
-
-    def forget(self, message: bytes) -> None:
-        """Its model is served no more, or not as it was."""
-        self._by_head.pop(message[: -self._contents_sizes[len(message)]])
 
     def learn(
         self,
@@ -113,34 +105,33 @@ class Forms:
         request: pb.ModelInferRequest,
         model: ServedModel,
         specs: Sequence[TensorSpec],
-        samples: int,
-        batch_key: Hashable,
-    ) -> Form | None:
-        """A form of a request that passed every check, if it can have one."""
-        if not _is_plain(request) or any(spec.datatype not in _BY_VALUE | {"BOOL"} for spec in specs):
+        admission: Admission,
+    ) -> RequestTemplate | None:
+        """Keep a template of a request that passed every check, and return it; None if there can be none."""
+        if not _has_fixed_meaning(request) or any(spec.datatype not in _BY_VALUE | {"BOOL"} for spec in specs):
             return None
         size = len(request.raw_input_contents[0])
         head = message[:-size]
         bare = _without_contents(head, size)
         if bare is None or len(head) > _MAX_HEAD:
             return None
-        form = Form(bare, model, specs, samples, batch_key)
-        asked = (form.model_name, form.model_version)
+        template = RequestTemplate(bare, model, specs, admission)
+        identity = (template.model_name, template.model_version)
         for stale in [
             other
             for other, known in self._by_head.items()
-            if known.model is not model and (known.model_name, known.model_version) == asked
+            if known.model() is not model and (known.model_name, known.model_version) == identity
         ]:
             del self._by_head[stale]
-        if len(self._by_head) >= MAX_FORMS:
+        if len(self._by_head) >= MAX_TEMPLATES:
             self._by_head.clear()
             self._contents_sizes.clear()
-        self._by_head[head] = form
+        self._by_head[head] = template
         self._contents_sizes[len(message)] = size
-        return form
+        return template
 
 
-def _is_plain(request: pb.ModelInferRequest) -> bool:
+def _has_fixed_meaning(request: pb.ModelInferRequest) -> bool:
     return bool(
         len(request.inputs) == 1
         and len(request.raw_input_contents) == 1
@@ -152,7 +143,7 @@ def _is_plain(request: pb.ModelInferRequest) -> bool:
 
 
 def _without_contents(head: bytes, size: int) -> pb.ModelInferRequest | None:
-    """The message that the head is, less the key and length of the raw contents, or None if it is not whole there.
+    """Return the message that the head is without the key and length of the raw contents; None if it is not whole.
 
     So it is certain that the contents are the message's last field, and that whatever bytes follow this head are they.
     """

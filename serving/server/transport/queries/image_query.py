@@ -11,7 +11,7 @@ from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.classification.classifier import Classifier
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import InvalidRequestError
-from hangtag.serving.server.transport.submission import PreparedQuery
+from hangtag.serving.server.transport.submission import Call, PreparedQuery
 
 Request: TypeAlias = pb.ClassifyRequest | pb.CompareRequest
 
@@ -49,7 +49,8 @@ class RequestImage:
 class ImageQuery:
     """One image for one model."""
 
-    def __init__(self, model_name: str, model_version: str, image: RequestImage, top_k: int) -> None:
+    def __init__(self, model_name: str, model_version: str, image: RequestImage, top_k: int, call: Call) -> None:
+        self.call = call
         self.model_name = model_name
         self.model_version = model_version
         self._image = image
@@ -66,6 +67,11 @@ class ImageQuery:
             return _response(model, classifier, result, self._top_k, preprocess_ns)
 
         return PreparedQuery({tensor.name: pixels[np.newaxis]}, {tensor.name: tensor.datatype}, deadline, encode)
+
+
+def classify_query(request: pb.ClassifyRequest, call: Call) -> ImageQuery:
+    """Return the query of a Classify request."""
+    return ImageQuery(request.model_name, request.model_version, RequestImage(request), request.top_k, call)
 
 
 def _response(

@@ -1,0 +1,27 @@
+"""Whether the native transport can be used with what is installed."""
+
+from importlib import metadata
+
+PACKAGE = "pygrpc-native"
+TESTED = ((0, 5), (0, 6))
+"""The range of pygrpc-native's versions, its end excluded. The whole wire test suite passed with 0.5.0."""
+
+
+def problem(version: str | None = None) -> str:
+    """Return why the native transport cannot be used here; empty where it can.
+
+    Args:
+        version: Of pygrpc-native; None for the installed one.
+    """
+    try:
+        version = version or metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
+        return f"{PACKAGE} is not installed (pip install '.[native]')"
+    first, end = TESTED
+    if not first <= tuple(int(part) for part in version.split(".")[:2]) < end:
+        return f"{PACKAGE} {version} is not tested with hangtag; versions from {_text(first)} to below {_text(end)} are"
+    return ""
+
+
+def _text(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

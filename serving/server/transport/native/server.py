@@ -1,0 +1,124 @@
+"""The native server: ModelInfer and Classify over pygrpc-native, and every other method by a gRPC server behind it.
+
+The library's Rust threads speak HTTP/2 and never hold the interpreter lock. They pass calls of the two methods to
+Python as events, and forward every other call over a private Unix socket to a `GrpcServer`.
+
+What the library lacks, and what hangtag does about it: no TLS (a server with TLS uses the grpc transport); no limit on
+a message's size before it is read (hangtag refuses it afterwards, and its memory is given back); no limit on the
+number, age and idleness of connections (a proxy has to set them).
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import structlog
+from pygrpc_native import NativeGrpcFront
+
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.model_settings import largest_settings
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.transport.grpc.limits import PEER_SECONDS
+from hangtag.serving.server.transport.grpc.server import GrpcServer
+from hangtag.serving.server.transport.native.compute_threads import ComputeThreads
+from hangtag.serving.server.transport.native.unary_calls import METHODS, UnaryCalls
+from hangtag.serving.server.transport.security.tokens import Authorise
+from hangtag.serving.server.transport.tracing import Tracing
+
+log = structlog.get_logger()
+
+IO_THREADS = 1
+"""Threads of the library that do network I/O: on two CPUs a second one gains nothing (docs/performance.md)."""
+_MAX_METADATA_BYTES = 16 * 1024  # gRPC's core has this limit too
+_POLL_SECONDS = 0.005
+
+
+class NativeServer:
+    """Listens from ``start`` on; the common interface of the transports is `GrpcServer`'s."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        grpc_server: GrpcServer,
+        *,
+        authorise: Authorise | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        """Build the server; it does not listen yet.
+
+        Args:
+            engine: Has the models, and the configuration.
+            grpc_server: Answers all other methods; started and stopped here.
+            authorise: Checks every call of the two methods; None lets everybody call.
+            tracing: Gets a span for each query; None records none.
+        """
+        config = engine.config
+        self._engine = engine
+        self._grpc_server = grpc_server
+        self._calls = UnaryCalls(engine, authorise, tracing)
+        self._threads = ComputeThreads(self._calls.dispatch, largest_settings(config).instance_count)
+        self._front: NativeGrpcFront | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def start(self) -> int:
+        """Listen, and return the port. Raises StartError when the address is not free or not this machine's."""
+        config = self._engine.config
+        address = config.address(config.port)
+        try:
+            front = NativeGrpcFront(
+                address,
+                [(method, False) for method in METHODS],
+                io_threads=IO_THREADS,
+                call_details=True,
+                keepalive_time_ms=round(config.keepalive_seconds * 1000),
+                keepalive_timeout_ms=PEER_SECONDS * 1000,
+                max_concurrent_streams=config.max_concurrent_streams,
+                max_metadata_size=_MAX_METADATA_BYTES,
+                reuse_port=config.workers > 1,
+            )
+            self._folder = tempfile.TemporaryDirectory(prefix="hangtag-")  # only this user may enter it
+            socket = str(Path(self._folder.name, "grpc.sock"))
+            self._grpc_server.start(f"unix:{socket}")
+            front.set_fallback(socket)
+            front.start()
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {address}: another program has the port, or the address is not this "
+                "machine's. Choose another with --port (0 picks a free one) or --host."
+            ) from error
+        self._front = self._calls.front = front
+        self._threads.start(front.recv_batch_details)
+        log.info(
+            "the native transport sets no limit on connections, their age and idleness, and reads a message before it "
+            "is refused as too large",
+            ignored=[
+                "--max-connections",
+                "--connection-idle-seconds",
+                "--connection-age-seconds",
+                "--min-ping-seconds",
+            ],
+        )
+        return front.bound_port
+
+    def refresh_health(self) -> None:
+        """See `GrpcServer.refresh_health`."""
+        self._grpc_server.refresh_health()
+
+    def stop(self, grace: float) -> None:
+        """Set health to NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
+        self._calls.refuse_new()
+        deadline = time.monotonic() + grace
+        self._grpc_server.stop(grace)
+        while self._calls.open and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        self._calls.cancel_all()
+
+    def close(self) -> None:
+        """Close the connections and end the threads. Call it after ``stop`` and after the engine's close."""
+        if self._front is not None:
+            self._front.close()
+            self._threads.join()
+        self._calls.close()
+        self._grpc_server.close()
+        if self._folder is not None:
+            self._folder.cleanup()

@@ -1,0 +1,180 @@
+"""The calls of ModelInfer and Classify on the native transport: from the library's event to the response."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent import futures
+from typing import Any
+
+from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
+
+from hangtag.protos import classifier_pb2
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.errors import (
+    MessageTooLargeError,
+    QueueFullError,
+    UnavailableError,
+)
+from hangtag.serving.server.transport.codec import parse_message
+from hangtag.serving.server.transport.cost_metadata import cost_metadata
+from hangtag.serving.server.transport.methods import CLASSIFY, MODEL_INFER
+from hangtag.serving.server.transport.native.compute_threads import Computer, Event
+from hangtag.serving.server.transport.queries.image_query import classify_query
+from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
+from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
+from hangtag.serving.server.transport.security.tokens import Authorise
+from hangtag.serving.server.transport.status import call_status, request_log_fields
+from hangtag.serving.server.transport.submission import Call, Cancel, Outcome, record_failure, submit
+from hangtag.serving.server.transport.tracing import Metadata, Tracing
+
+METHODS = (MODEL_INFER, CLASSIFY)
+"""The methods that are served here, in the order in which the library numbers them."""
+_CLASSIFY_ID = METHODS.index(CLASSIFY)
+_DECODING_THREADS = 2
+
+
+class UnaryCalls:
+    """Submits the query of each call, and answers it. Thread-safe but for ``dispatch``, for one thread at a time."""
+
+    def __init__(self, engine: Engine, authorise: Authorise | None, tracing: Tracing | None) -> None:
+        """Serve no call yet; ``front`` has to be set first.
+
+        Args:
+            engine: Has the models, and the configuration.
+            authorise: Checks every call; None lets everybody call.
+            tracing: Gets a span for each query; None records none.
+        """
+        self.front: NativeGrpcFront
+        self._max_message_bytes = engine.config.max_message_mib * 1024 * 1024
+        self.open: dict[int, UnaryCall] = {}
+        """The calls that have not ended, by the library's number."""
+        self._engine = engine
+        self._authorise = authorise
+        self._tracing = tracing
+        self._templates = RequestTemplates()
+        self._stopping = False
+        # Decoding a picture may take long, so it must not hold up the thread that receives calls.
+        self._decoding = futures.ThreadPoolExecutor(_DECODING_THREADS, thread_name_prefix="native-decode")
+        self._free_pictures = threading.Semaphore(engine.config.max_queue_size)
+
+    def dispatch(self, event: Event, wake: bool) -> Computer | None:
+        """Handle an event of the library: see `compute_threads.Dispatch`."""
+        kind, call_id, method_id, message, _key, details = event
+        if kind == EVENT_CANCEL:
+            self._cancel(call_id)
+            return None
+        started = time.perf_counter_ns()
+        metadata, _peer, remaining = details
+        deadline = None if remaining is None else time.monotonic() + remaining
+        call = UnaryCall(self, call_id, METHODS[method_id], metadata, self._tracing)
+        self.open[call_id] = call
+        try:
+            self._require_admission(metadata, message)
+            if method_id == _CLASSIFY_ID:
+                self._decode_and_submit(call, message, deadline)
+                return None
+            query = InferMessageQuery(message, call, self._templates)
+        except Exception as error:
+            record_failure(self._engine, call, error, started)
+            call.fail(error)
+            return None
+        call.request = query.request
+        call.cancel = submit(self._engine, query, call, deadline, wake=wake)
+        return query.model
+
+    def refuse_new(self) -> None:
+        """Answer every further call with UNAVAILABLE."""
+        self._stopping = True
+
+    def cancel_all(self) -> None:
+        """Drop the queries of all calls that have not ended."""
+        for call_id in list(self.open):
+            self._cancel(call_id)
+
+    def require_size(self, direction: str, message: bytes) -> None:
+        """Raise MessageTooLargeError, in the words of gRPC's core, for a message over the limit."""
+        if len(message) > self._max_message_bytes:
+            raise MessageTooLargeError(
+                f"SERVER: {direction} message larger than max ({len(message)} vs. {self._max_message_bytes})"
+            )
+
+    def close(self) -> None:
+        """End the threads that decode pictures."""
+        self._decoding.shutdown()
+
+    def _require_admission(self, metadata: Metadata, message: bytes) -> None:
+        if self._authorise is not None:
+            self._authorise(metadata)
+        if self._stopping:
+            raise UnavailableError("the server is stopping and takes no new requests; try another replica")
+        self.require_size("Received", message)
+
+    def _decode_and_submit(self, call: "UnaryCall", message: bytes, deadline: float | None) -> None:
+        """Raises ServerError for a request that is not decoded at all."""
+        request = parse_message(classifier_pb2.ClassifyRequest.FromString, message, CLASSIFY)
+        if not self._free_pictures.acquire(blocking=False):
+            raise QueueFullError(
+                "as many pictures wait to be decoded as the queue holds (--max-queue-size); try again later with a "
+                "back-off"
+            )
+        call.request = request
+        call.serialize = classifier_pb2.ClassifyResponse.SerializeToString
+        query = classify_query(request, call)
+
+        def decode_and_submit() -> None:
+            self._free_pictures.release()
+            call.cancel = submit(self._engine, query, call, deadline)
+            if call.left:  # the caller left before there was anything to cancel
+                call.cancel()
+
+        self._decoding.submit(decode_and_submit)
+
+    def _cancel(self, call_id: int) -> None:
+        call = self.open.get(call_id)
+        if call is not None:
+            call.left = True
+            if call.cancel is not None:
+                call.cancel()
+
+
+class UnaryCall(Call):
+    """A call that ends once. It is the `Reply` of its query."""
+
+    __slots__ = ("_calls", "_id", "cancel", "left", "request", "serialize")
+
+    def __init__(
+        self, calls: UnaryCalls, call_id: int, method: str, metadata: Metadata, tracing: Tracing | None
+    ) -> None:
+        super().__init__(method, metadata, tracing)
+        self._calls = calls
+        self._id = call_id
+        self.left = False
+        """The caller has left, or its deadline has passed."""
+        self.cancel: Cancel | None = None
+        """Drops the query, once it is submitted."""
+        self.request: object = None
+        """The parsed request, for the log."""
+        self.serialize: Callable[[Any], bytes] | None = None
+        """Turns the query's response into bytes, where it is not bytes already."""
+
+    def __call__(self, outcome: Outcome[Any]) -> None:
+        """Send the response of an outcome, or its error."""
+        calls = self._calls
+        try:
+            response = outcome.response()
+            message = response if self.serialize is None else self.serialize(response)
+            calls.require_size("Sent", message)
+        except Exception as error:
+            self.fail(error)
+            return
+        del calls.open[self._id]
+        timings = outcome.timings
+        assert timings is not None  # a response has been computed
+        calls.front.respond(self._id, message, None, cost_metadata(timings))
+
+    def fail(self, error: Exception) -> None:
+        """End the call with the error's status. The library ignores it where the caller has left."""
+        del self._calls.open[self._id]
+        code, message = call_status(error, self.method, request_log_fields(self.request, self.metadata))
+        number: int = code.value[0]
+        self._calls.front.fail(self._id, number, message)
