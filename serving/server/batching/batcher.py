@@ -261,8 +261,10 @@ class Batcher:
             request = self._queue.popleft()
             self._samples -= request.samples
             ready_by = math.inf if request.ready_by is None else request.ready_by
-            # A request that no longer fits waits for the next batch, which is no larger than a full one.
-            done_at = now + predict(min(samples + request.samples, self.max_batch_size))
+            done_at = now
+            if ready_by < math.inf or earliest < math.inf:  # else nobody asks how long it takes
+                # A request that no longer fits waits for the next batch, which is no larger than a full one.
+                done_at += predict(min(samples + request.samples, self.max_batch_size))
             if request.completed:
                 self._waiting -= 1
             elif ready_by <= done_at:

@@ -1,4 +1,4 @@
-"""Predicts how long a batch of n samples takes to compute: a + b·n seconds, fitted again after every batch."""
+"""Predicts how long a batch of n samples takes to compute: a + b·n seconds, from the batches that were computed."""
 
 import math
 import time
@@ -35,25 +35,30 @@ class ServiceTime:
         self._classes: dict[int, _SizeClass] = {}
         self._last_observed = -math.inf
         self._held = False
+        self._is_fitted = True  # fitted only when a prediction is wanted, and then once for all batches since the last
         self._a = 0.0
         self._b = 0.0
 
     def observe(self, samples: int, seconds: float) -> None:
         """Add a batch that was computed."""
         if self._classes:
-            seconds = min(seconds, _STALL_FACTOR * (self._a + self._b * samples))
-        observed = self._classes.setdefault(samples.bit_length(), _SizeClass(samples, seconds))
+            seconds = min(seconds, _STALL_FACTOR * self._line(samples))
+        size_class = samples.bit_length()
+        observed = self._classes.get(size_class)
+        if observed is None:
+            observed = self._classes[size_class] = _SizeClass(samples, seconds)
         for each in self._classes.values():
-            each.weight = max(_MIN_WEIGHT, _WEIGHT_DECAY * each.weight)
+            weight = _WEIGHT_DECAY * each.weight
+            each.weight = weight if weight > _MIN_WEIGHT else _MIN_WEIGHT
         observed.weight += 1
         observed.samples += _NEWEST_SHARE * (samples - observed.samples)
         observed.seconds += _NEWEST_SHARE * (seconds - observed.seconds)
         self._last_observed = self._clock()
-        self._fit()
+        self._is_fitted = False
 
     def predict(self, samples: int) -> float:
         """Return the expected seconds for a batch of this many samples; 0 while no fresh observation exists."""
-        return self._a + self._b * samples if self._held or self._is_fresh() else 0.0
+        return self._line(samples) if self._held or self._is_fresh() else 0.0
 
     def hold(self) -> None:
         """A batch starts: a prediction that is fresh now stays valid until ``release``, however long the batch takes.
@@ -69,14 +74,25 @@ class ServiceTime:
     def _is_fresh(self) -> bool:
         return self._clock() - self._last_observed <= FRESH_SECONDS
 
+    def _line(self, samples: int) -> float:
+        if not self._is_fitted:
+            self._fit()
+        return self._a + self._b * samples
+
     def _fit(self) -> None:
-        classes = self._classes.values()
-        weight = sum(each.weight for each in classes)
-        samples = sum(each.weight * each.samples for each in classes) / weight
-        seconds = sum(each.weight * each.seconds for each in classes) / weight
-        variance = sum(each.weight * (each.samples - samples) ** 2 for each in classes)
-        covariance = sum(each.weight * (each.samples - samples) * (each.seconds - seconds) for each in classes)
+        total = sum_samples = sum_seconds = 0.0
+        for each in self._classes.values():
+            total += each.weight
+            sum_samples += each.weight * each.samples
+            sum_seconds += each.weight * each.seconds
+        mean_samples, mean_seconds = sum_samples / total, sum_seconds / total
+        variance = covariance = 0.0
+        for each in self._classes.values():
+            deviation = each.samples - mean_samples
+            variance += each.weight * deviation * deviation
+            covariance += each.weight * deviation * (each.seconds - mean_seconds)
         # Neither the fixed cost a nor the cost per sample b is negative. With one size alone all cost counts as b.
-        max_slope = seconds / samples
+        max_slope = mean_seconds / mean_samples
         self._b = min(max(0.0, covariance / variance), max_slope) if variance else max_slope
-        self._a = seconds - self._b * samples
+        self._a = mean_seconds - self._b * mean_samples
+        self._is_fitted = True

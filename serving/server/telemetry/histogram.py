@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,12 +51,12 @@ class HistogramRecorder:
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
-    def add(self, value: float, times: int = 1) -> None:
-        """Add a value, as often as ``times`` says."""
-        self._counts[bisect_left(self._bounds, value)] += times
-        self._sum += value * times
+    def add(self, value: float) -> None:
+        """Add one value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
 
-    def add_all(self, values: npt.NDArray[np.float64]) -> None:
+    def add_all(self, values: npt.NDArray[Any]) -> None:
         """Add many values at once, which is much faster than one by one."""
         for bucket, times in enumerate(np.bincount(np.searchsorted(self._bounds_array, values))):
             self._counts[bucket] += int(times)

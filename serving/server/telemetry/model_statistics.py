@@ -1,11 +1,12 @@
 """Counts what one version of a model has computed since it was loaded, in Triton's terms.
 
 Triton counts samples (inference_count), batches (execution_count), and the nanoseconds that requests spend in each
-step. The histograms, which Triton lacks, add up over processes. Counting takes one lock per batch.
+step. The histograms, which Triton lacks, add up over processes.
 """
 
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,8 +20,8 @@ from hangtag.serving.server.telemetry.histogram import (
     HistogramRecorder,
 )
 
-_NUMPY_FROM = 24
-"""Number of requests in a batch from which numpy counts them faster than Python does."""
+_COUNT_FROM = 256
+"""Batches that are recorded before they are counted, unless somebody reads the counters earlier."""
 
 _NO_SECONDS, _NO_BATCHES = BucketHistogram.empty(SECONDS_BOUNDS), BucketHistogram.empty(BATCH_SIZE_BOUNDS)
 
@@ -46,10 +47,6 @@ class Duration:
 
     count: int = 0
     ns: int = 0
-
-    def plus(self, ns: int, count: int = 1) -> "Duration":
-        """This duration and ``count`` more of ``ns`` nanoseconds each."""
-        return Duration(self.count + count, self.ns + ns * count)
 
     def __add__(self, other: "Duration") -> "Duration":
         return Duration(self.count + other.count, self.ns + other.ns)
@@ -118,11 +115,16 @@ class Counters:
 
 
 class ModelStatistics:
-    """Records batches and failures of one version. Thread-safe."""
+    """Records batches and failures of one version. Thread-safe.
+
+    The thread that computed a batch only appends its timings to a list. They are counted later, many batches at once,
+    because counting a batch of one request takes as long as a part of its answer.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inference_count = self._execution_count = self._last_inference_ms = 0
+        self._recorded: deque[Sequence[Timings]] = deque()  # batches that are not counted yet
+        self._inference_count = self._execution_count = self._last_inference_ns = 0
         self._fail = Duration()
         self._queue_ns = 0
         self._batches: dict[int, BatchCounters] = {}
@@ -138,48 +140,54 @@ class ModelStatistics:
 
     def record_batch(self, timings: Sequence[Timings]) -> None:
         """Count an executed batch. timings: one per request; they differ in queue_ns only."""
-        batch, requests = timings[0], len(timings)
-        compute_ns = batch.compute_input_ns + batch.compute_infer_ns + batch.compute_output_ns
-        waits = [each.queue_ns for each in timings]
-        with self._lock:
-            self._inference_count += batch.batch_size
-            self._execution_count += 1
-            self._last_inference_ms = time.time_ns() // 1_000_000
-            self._requests += requests
-            self._queue_ns += sum(waits)
-            self._input_ns += batch.compute_input_ns * requests
-            self._infer_ns += batch.compute_infer_ns * requests
-            self._output_ns += batch.compute_output_ns * requests
-            same_size = self._batches.get(batch.batch_size, BatchCounters())
-            self._batches[batch.batch_size] = BatchCounters(
-                same_size.compute_input.plus(batch.compute_input_ns),
-                same_size.compute_infer.plus(batch.compute_infer_ns),
-                same_size.compute_output.plus(batch.compute_output_ns),
+        self._recorded.append(timings)
+        self._last_inference_ns = time.time_ns()
+        if len(self._recorded) >= _COUNT_FROM:
+            with self._lock:
+                self._count_recorded()
+
+    def _count_recorded(self) -> None:
+        batches = [self._recorded.popleft() for _ in range(len(self._recorded))]
+        if not batches:
+            return
+        requests = np.array([len(timings) for timings in batches])
+        queue_ns = np.array([each.queue_ns for timings in batches for each in timings])
+        input_ns, infer_ns, output_ns, sizes = np.array([timings[0][1:] for timings in batches]).T
+        compute_ns = np.repeat(input_ns + infer_ns + output_ns, requests)
+        self._inference_count += int(sizes.sum())
+        self._execution_count += len(batches)
+        self._requests += int(requests.sum())
+        self._queue_ns += int(queue_ns.sum())
+        self._input_ns += int(input_ns @ requests)
+        self._infer_ns += int(infer_ns @ requests)
+        self._output_ns += int(output_ns @ requests)
+        for size in np.unique(sizes).tolist():
+            of_size = sizes == size
+            count = int(of_size.sum())
+            self._batches[size] = self._batches.get(size, BatchCounters()) + BatchCounters(
+                Duration(count, int(input_ns[of_size].sum())),
+                Duration(count, int(infer_ns[of_size].sum())),
+                Duration(count, int(output_ns[of_size].sum())),
             )
-            self._batch_sizes.add(batch.batch_size)
-            self._compute_seconds.add(compute_ns / 1e9, requests)
-            if requests < _NUMPY_FROM:
-                for wait in waits:
-                    self._queue_seconds.add(wait / 1e9)
-                    self._request_seconds.add((wait + compute_ns) / 1e9)
-            else:
-                seconds = np.array(waits) / 1e9
-                self._queue_seconds.add_all(seconds)
-                self._request_seconds.add_all(seconds + compute_ns / 1e9)
+        self._batch_sizes.add_all(sizes)
+        self._compute_seconds.add_all(compute_ns / 1e9)
+        self._queue_seconds.add_all(queue_ns / 1e9)
+        self._request_seconds.add_all((queue_ns + compute_ns) / 1e9)
 
     def record_failure(self, ns: int) -> None:
         """Count a request that ended with an error ``ns`` after it arrived. Called by ``Engine.record_failure``."""
         with self._lock:
-            self._fail = self._fail.plus(ns)
+            self._fail = self._fail + Duration(1, ns)
 
     def snapshot(self) -> Counters:
         """The counters as they are now."""
         with self._lock:
+            self._count_recorded()
             requests, compute_ns = self._requests, self._input_ns + self._infer_ns + self._output_ns
             return Counters(
                 inference_count=self._inference_count,
                 execution_count=self._execution_count,
-                last_inference_ms=self._last_inference_ms,
+                last_inference_ms=self._last_inference_ns // 1_000_000,
                 success=Duration(requests, self._queue_ns + compute_ns),
                 fail=self._fail,
                 queue=Duration(requests, self._queue_ns),

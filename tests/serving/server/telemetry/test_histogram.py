@@ -14,12 +14,6 @@ def test_a_value_counts_at_the_first_bound_that_it_does_not_exceed() -> None:
     assert tally.histogram().count == 7
 
 
-def test_a_value_may_count_several_times() -> None:
-    tally = HistogramRecorder(BOUNDS)
-    tally.add(1.5, 64)
-    assert tally.histogram() == BucketHistogram(BOUNDS, (0, 64, 0, 0), 96.0)
-
-
 def test_many_values_at_once_count_as_each_alone() -> None:
     values = np.concatenate([np.random.default_rng(0).random(1000) * 5, [0.0, 1.0, 2.0, 4.0, 100.0]])
     alone, together = HistogramRecorder(BOUNDS), HistogramRecorder(BOUNDS)
