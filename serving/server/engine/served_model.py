@@ -45,6 +45,7 @@ class ServedModel:
         self.runtime = runtime
         self.signature = runtime.signature
         self.statistics = ModelStatistics()
+        self._max_bytes = config.max_message_mib << 20
         self._alone_batches = 0  # in a row
         self.max_batch_size = config.max_batch_size_of(file.name) if self.signature.batched else 1
         self.batcher = Batcher(
@@ -105,7 +106,14 @@ class ServedModel:
         Raises:
             InvalidRequestError: The request does not fit the model.
         """
-        samples = count_samples(self.signature, inputs, datatypes, self.max_batch_size)
+        samples = count_samples(
+            self.signature,
+            inputs,
+            datatypes,
+            self.max_batch_size,
+            no_empty_because=self.runtime.no_empty_because,
+            max_bytes=self._max_bytes,
+        )
         return samples, batch_key(self.signature, inputs)
 
     def cancel(self, request: QueuedRequest) -> None:

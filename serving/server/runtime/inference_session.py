@@ -81,10 +81,15 @@ def read_signature(
 
 
 def operators(session: onnxruntime.InferenceSession) -> set[str]:
-    """The operators of the optimised graph; empty where this version of ONNX Runtime does not report them."""
+    """The operators of the optimised graph, those of subgraphs and functions included.
+
+    Operators of the standard have their bare name, others their domain before it, such as com.microsoft.FusedConv. The
+    set is empty where this version of ONNX Runtime does not report them.
+    """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return set()
-    return {node.op_type for part in session.get_provider_graph_assignment_info() for node in part.get_nodes()}
+    nodes = [node for part in session.get_provider_graph_assignment_info() for node in part.get_nodes()]
+    return {node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}" for node in nodes}
 
 
 def graph_options(number: int) -> onnxruntime.RunOptions:

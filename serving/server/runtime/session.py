@@ -12,7 +12,8 @@ from hangtag.serving.server.errors import InferenceError, InvalidValuesError, Mo
 from hangtag.serving.server.runtime.arrays import Array, Tensors, zeros
 from hangtag.serving.server.runtime.batch_buckets import bucket_sizes
 from hangtag.serving.server.runtime.binding_factory import BindingFactory
-from hangtag.serving.server.runtime.inference_session import SessionOpener, graph_options, read_signature
+from hangtag.serving.server.runtime.empty_tensors import refusal
+from hangtag.serving.server.runtime.inference_session import SessionOpener, graph_options, operators, read_signature
 from hangtag.serving.server.runtime.io_binding import BufferPool, GraphPool
 from hangtag.serving.server.runtime.providers import CPU, Gpu
 from hangtag.serving.server.runtime.verification import Verification, seconds
@@ -65,6 +66,8 @@ class Runtime:
     io_binding_failures: int = 0
     """Batches that failed with IO binding and that the session then computed without it."""
     requested_provider: str = "auto"
+    no_empty_because: str = ""
+    """Why an input must have no axis of size 0; empty where it may have one."""
 
     _lone_batch_session: onnxruntime.InferenceSession | None = None
     _buffer_pool: BufferPool | None = None
@@ -107,6 +110,7 @@ class Runtime:
         self.provider: str = self._session.get_providers()[0]
         self.file_bytes = path.stat().st_size  # about the memory that the weights take
         self.signature = read_signature(self._session, path, batching_override)
+        self.no_empty_because = refusal(operators(self._session), self.signature, self.provider)
         self._device = ("cpu", 0) if self.on_cpu else ("cuda", gpu.device_id)
         self._output_names = [spec.name for spec in self.signature.outputs]
         self._binding_lock = threading.Lock()

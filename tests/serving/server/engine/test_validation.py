@@ -2,6 +2,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hangtag.serving.server.engine.validation import batch_key, count_samples
 from hangtag.serving.server.errors import InvalidRequestError
@@ -13,17 +15,19 @@ PAIRS = Signature(
 )
 FIXED = Signature((TensorSpec("x", "FP32", (4,)),), (TensorSpec("y", "FP32", (4,)),))
 SCALAR = Signature((TensorSpec("x", "FP32", ()),), (TensorSpec("y", "FP32", (None,)),))
+ROWS = Signature((TensorSpec("x", "FP32", (None, None), ("n", "m")),), (TensorSpec("y", "FP32", (None,), ("n",)),))
 STATE = Signature(
     (TensorSpec("x", "FP32", (None, 8)), TensorSpec("state", "FP32", (2, None, 8))),
     (TensorSpec("y", "FP32", (None, 8)),),
 )
 
 
-def count(signature: Signature, limit: int = 8, **inputs: Any) -> int:
+def count(signature: Signature, limit: int = 8, no_empty_because: str = "", **inputs: Any) -> int:
     """Inputs are given as dtype and shape."""
     arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in inputs.items()}
     names = {np.float32: "FP32", np.int64: "INT64", np.uint8: "UINT8"}
-    return count_samples(signature, arrays, {name: names[dtype] for name, (dtype, _) in inputs.items()}, limit)
+    datatypes = {name: names[dtype] for name, (dtype, _) in inputs.items()}
+    return count_samples(signature, arrays, datatypes, limit, no_empty_because=no_empty_because)
 
 
 def test_samples_are_the_common_first_size() -> None:
@@ -53,7 +57,7 @@ def test_a_model_without_a_batch_axis_takes_one_sample() -> None:
         ({"image": (np.uint8, (1, 4, 5))}, r"has shape \[1, 4, 5\]"),
         ({"image": (np.uint8, (1, 4, 0))}, r"has shape \[1, 4, 0\]"),
         ({"image": (np.uint8, ())}, r"has shape \[\]"),
-        ({"image": (np.uint8, (0, 4, 4))}, r"has shape \[0, 4, 4\]; every size must be at least 1"),
+        ({"image": (np.uint8, (0, 4, 4))}, r"has shape \[0, 4, 4\]; the first axis is the batch"),
         ({"image": (np.uint8, (9, 4, 4))}, "9 samples in one request; the model takes at most 8"),
     ],
 )
@@ -67,10 +71,59 @@ def test_batch_sizes_must_agree() -> None:
         count(PAIRS, a=(np.float32, (2, 9)), b=(np.int64, (3, 3)))
 
 
-@pytest.mark.parametrize("shape", [(1, 0), (0, 0)])
-def test_no_free_axis_may_be_empty(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidRequestError, match="every size must be at least 1"):
-        count(PAIRS, a=(np.float32, shape), b=(np.int64, (1, 3)))
+def test_a_free_axis_may_be_empty_where_the_model_allows_it() -> None:
+    assert count(PAIRS, a=(np.float32, (2, 0)), b=(np.int64, (2, 3))) == 2
+    assert count(STATE, x=(np.float32, (0, 8)), state=(np.float32, (2, 0, 8))) == 1
+    with pytest.raises(InvalidRequestError, match=r"\[2, 0\]; every size must be at least 1: it has LSTM"):
+        count(PAIRS, no_empty_because="it has LSTM", a=(np.float32, (2, 0)), b=(np.int64, (2, 3)))
+
+
+@pytest.mark.parametrize(("a", "b"), [((0, 9), (0, 3)), ((0, 0), (0, 3)), ((0, 2), (1, 3)), ((1, 2), (0, 3))])
+def test_a_batch_of_0_is_refused(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidRequestError, match="the first axis is the batch, and a request has at least 1 sample"):
+        count(PAIRS, a=(np.float32, a), b=(np.int64, b))
+
+
+def test_an_empty_tensor_cannot_claim_sizes_that_no_message_has() -> None:
+    """Twenty bytes could otherwise ask for an answer of any size, such as the sum over the empty axis."""
+    assert count(STATE, x=(np.float32, (0, 8)), state=(np.float32, (2, 0, 8))) == 1
+    with pytest.raises(InvalidRequestError, match="with 1 in place of 0 it would have 40,000,000,000 bytes"):
+        count(ROWS, x=(np.float32, (0, 10**10)))
+
+
+def test_axes_of_one_name_are_empty_together() -> None:
+    axes = ("n", None)
+    same = Signature(
+        (TensorSpec("a", "FP32", (None, 3), axes), TensorSpec("b", "FP32", (None, 3), axes)),
+        (TensorSpec("y", "FP32", (None, 3), axes),),
+    )
+    assert not same.batched
+    assert count(same, a=(np.float32, (0, 3)), b=(np.float32, (0, 3))) == 1
+    for sizes in ((0, 2), (2, 0)):
+        with pytest.raises(InvalidRequestError, match="where one axis called 'n' has size 0, each must have it"):
+            count(same, a=(np.float32, (sizes[0], 3)), b=(np.float32, (sizes[1], 3)))
+
+
+_free_or_fixed = st.none() | st.integers(1, 3)
+
+
+@given(spec=st.lists(_free_or_fixed, max_size=4), shape=st.lists(st.integers(0, 3), max_size=4))
+def test_exactly_the_sizes_that_the_signature_allows_are_admitted(spec: list[int | None], shape: list[int]) -> None:
+    signature = Signature((TensorSpec("x", "FP32", tuple(spec)),), (TensorSpec("y", "FP32", (None,)),))
+    fits = len(spec) == len(shape) and all(want in (None, size) for want, size in zip(spec, shape, strict=True))
+    if fits and not (signature.batched and shape[0] == 0):
+        assert count(signature, x=(np.float32, shape)) == (shape[0] if signature.batched else 1)
+    else:
+        with pytest.raises(InvalidRequestError):
+            count(signature, x=(np.float32, shape))
+
+
+@given(first=st.lists(st.integers(0, 2), min_size=2, max_size=2), second=st.lists(st.integers(0, 2), min_size=2))
+def test_only_requests_that_can_be_concatenated_share_a_batch(first: list[int], second: list[int]) -> None:
+    signature = Signature((TensorSpec("x", "FP32", (None, None, None)),), (TensorSpec("y", "FP32", (None,)),))
+    arrays = [np.zeros((1, *sizes[:2])) for sizes in (first, second)]
+    keys = [batch_key(signature, {"x": array}) for array in arrays]
+    assert (keys[0] == keys[1]) == (arrays[0].shape == arrays[1].shape)
 
 
 def test_the_kind_is_the_sizes_of_the_other_free_axes() -> None:

@@ -165,7 +165,7 @@ _bytes = st.binary(max_size=40)
 _mutations = st.one_of(
     st.builds(_set_shape, _places, _shapes),
     st.builds(_set_size, _places, _places, _sizes),
-    st.builds(_resize, _places, _places, st.integers(1, 7)),
+    st.builds(_resize, _places, _places, st.integers(0, 7)),
     st.builds(_raw, _places, st.builds(lambda new: lambda raw: (new * len(raw))[: len(raw)], st.binary(min_size=1))),
     st.builds(_set, _places, st.just("datatype"), _datatypes),
     st.builds(_set, _places, st.just("name"), _names),

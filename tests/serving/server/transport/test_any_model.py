@@ -31,10 +31,12 @@ def identity(datatype: str, shape: list[int | str], metadata: dict[str, str] | N
 
 @pytest.fixture(scope="module")
 def typed(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A model of each datatype, by its name."""
+    """Models of each datatype, by its name: with a batch axis alone, with none, and with another free axis."""
     models = tmp_path_factory.mktemp("typed")
     for datatype in onnx_models.TYPES:
         onnx_models.publish(models, datatype, identity(datatype, ["batch", 2]))
+        onnx_models.publish(models, f"{datatype}_rows", identity(datatype, ["rows", 2]))
+        onnx_models.publish(models, f"{datatype}_lengths", identity(datatype, ["batch", "length"]))
     with LiveServer(ServerConfig(models=models, port=0)) as server:
         yield server
 
@@ -152,6 +154,57 @@ def test_a_model_without_inputs_and_one_whose_answer_may_be_empty(tmp_path: Path
         assert server.infer(request("five"))["out"].item() == 5
         for values, indices in (([0, 0], []), ([0, 3, 4], [1, 2])):
             assert server.infer(request("places", x=np.array(values, np.float32)))["places"].tolist() == [indices]
+
+
+@pytest.mark.parametrize("datatype", onnx_models.TYPES)
+def test_a_free_axis_may_be_empty(typed: LiveServer, datatype: str) -> None:
+    """Where the first axis is not the batch, where another axis is free, as raw and as typed contents."""
+    for model, shape in ((f"{datatype}_rows", (0, 2)), (f"{datatype}_lengths", (3, 0))):
+        sent = request(model, **{"in": np.zeros(shape, tensors.DTYPES[datatype])})
+        assert typed.infer(sent)["out"].shape == shape
+        if datatype in FIELDS:
+            del sent.raw_input_contents[:]
+            assert typed.infer(sent)["out"].shape == shape
+
+
+def test_empty_requests_share_a_batch_with_their_like_alone(own: LiveServer) -> None:
+    sent = [request("free_axis", x=np.ones((1, length), np.float32)) for length in (2, 0, 2, 0, 2)]
+    answers, batches = together(own, "free_axis", sent)
+    assert [answer["total"].tolist() for answer in answers] == [[[2]], [[0]], [[2]], [[0]], [[2]]]
+    assert sorted(batches) == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        (
+            request("free_axis", x=np.ones((0, 5), np.float32)),
+            "the first axis is the batch, and a request has at least 1",
+        ),
+        (request("unbatched", x=np.ones(0, np.float32)), "the model takes x: FP32 [4]"),
+        (request("recurrent", x=np.ones((4, 0, 3), np.float32)), "every size must be at least 1: ONNX Runtime can end"),
+        (request("recurrent", x=np.ones((0, 1, 3), np.float32)), "in a model with LSTM"),
+        (request("not_a_batch_axis", x=np.ones(0, np.float32)), "the first axis is the batch"),
+    ],
+    ids=["a batch", "a fixed axis", "an LSTM's batch", "an LSTM's length", "by the operator"],
+)
+def test_other_empty_axes_are_refused_with_what_is_allowed(
+    own: LiveServer, sent: pb.ModelInferRequest, message: str
+) -> None:
+    code, details = failure(lambda: own.inference.ModelInfer(sent))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert message in details
+
+
+def test_an_empty_tensor_that_onnx_runtime_refuses_is_the_callers_fault(tmp_path: Path) -> None:
+    largest = helper.make_node("ArgMax", ["x"], ["y"], axis=0)
+    model = onnx_models.model([largest], {"x": (TensorProto.FLOAT, ["rows", 2])}, {"y": (TensorProto.INT64, [1, 2])})
+    onnx_models.publish(tmp_path, "m", model)
+    with LiveServer(ServerConfig(models=tmp_path, port=0)) as server:
+        code, message = failure(lambda: server.infer(request("m", x=np.ones((0, 2), np.float32))))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert message.startswith("ONNX Runtime cannot compute what is in the request")
+        assert server.infer(request("m", x=np.ones((3, 2), np.float32)))["y"].tolist() == [[0, 0]]
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "overflowing size": (shaped(2**32, 2**32, 1), "needs 18446744073709551616 bytes"),
     "wrong rank": (shaped(784), "has shape [784]; the model takes image: UINT8 [any, 28, 28]"),
     "wrong size": (shaped(1, 56, 14), "has shape [1, 56, 14]; the model takes"),
-    "no samples": (shaped(0, 28, 28, contents=b""), "every size must be at least 1"),
+    "no samples": (shaped(0, 28, 28, contents=b""), "a request has at least 1 sample"),
     "too many samples": (shaped(17, 28, 28, contents=bytes(17 * 784)), "17 samples in one request; the model takes at"),
     "unknown output": (outputs("logits", "mood"), "unknown output 'mood'; the model gives logits: FP32 [any, 10]"),
     "output twice": (outputs("logits", "logits"), "an output is requested twice"),

@@ -1,0 +1,107 @@
+"""Nothing that the server admits ends ONNX Runtime's process, and what it refuses would."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from hangtag.serving.server.runtime.empty_tensors import refusal
+from hangtag.serving.server.runtime.providers import CPU, CUDA
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.serving.signature import Signature, TensorSpec
+from tests import onnx_models
+from tests.serving.server.runtime.empty_variants import FATAL, OPERATORS
+
+ONE = Signature((TensorSpec("x", "FP32", (None,)),), (TensorSpec("y", "FP32", (None,)),))
+TWO = Signature((*ONE.inputs, TensorSpec("k", "FP32", (None,))), ONE.outputs)
+
+
+def run(folder: Path, only: str = "") -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "tests.serving.server.runtime.empty_variants", str(folder), only]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_no_admitted_operator_ends_the_process(tmp_path: Path) -> None:
+    child = run(tmp_path)
+    assert child.returncode == 0, child.stderr
+    counts = json.loads(child.stdout)
+    assert all(admitted for name, (admitted, _) in counts.items() if name in OPERATORS), counts
+    assert all(not counts[name][0] for name in FATAL), counts
+    assert sum(answered for _, answered in counts.values()) > 300
+
+
+@pytest.mark.parametrize("name", FATAL)
+def test_what_is_refused_would_end_the_process(name: str, tmp_path: Path) -> None:
+    """If this fails with a later ONNX Runtime, its operator can be admitted."""
+    assert run(tmp_path, name).returncode in (-signal.SIGABRT, -signal.SIGFPE, -signal.SIGSEGV)
+
+
+WEIGHTS: dict[str, Any] = {"w": np.ones((1, 8, 3), np.float32), "r": np.ones((1, 8, 2), np.float32)}
+INPUTS: dict[str, Any] = {"x": (TensorProto.FLOAT, ["length", "batch", 3])}
+OUTPUTS: dict[str, Any] = {"y": (TensorProto.FLOAT, ["length", 1, "batch", 2])}
+
+
+def lstm(output: str) -> onnx.NodeProto:
+    return helper.make_node("LSTM", ["x", "w", "r"], [output], hidden_size=2)
+
+
+def in_a_branch() -> onnx.ModelProto:
+    branches = [
+        helper.make_graph([lstm(name)], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
+        for name in ("a", "b")
+    ]
+    choice = helper.make_node("If", ["c"], ["y"], then_branch=branches[0], else_branch=branches[1])
+    return onnx_models.model([choice], INPUTS | {"c": (TensorProto.BOOL, [])}, OUTPUTS, WEIGHTS)
+
+
+def in_a_loop() -> onnx.ModelProto:
+    given = [("step", TensorProto.INT64), ("go", TensorProto.BOOL)]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["went"]), lstm("one")],
+        "body",
+        [helper.make_tensor_value_info(name, type_, []) for name, type_ in given],
+        [
+            helper.make_tensor_value_info("went", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("one", TensorProto.FLOAT, None),
+        ],
+    )
+    loop = helper.make_node("Loop", ["n", ""], ["all"], body=body)
+    first = helper.make_node("Squeeze", ["all", "zero"], ["y"])
+    counts = {"n": np.array(1, np.int64), "zero": np.array([0], np.int64)}
+    return onnx_models.model([loop, first], INPUTS, OUTPUTS, WEIGHTS | counts)
+
+
+def in_a_function() -> onnx.ModelProto:
+    call = helper.make_node("Mine", ["x", "w", "r"], ["y"], domain="my")
+    model = onnx_models.model([call], INPUTS, OUTPUTS, WEIGHTS)
+    opset = helper.make_opsetid("", onnx_models.OPSET)
+    model.functions.append(helper.make_function("my", "Mine", ["x", "w", "r"], ["y"], [lstm("y")], [opset]))
+    model.opset_import.append(helper.make_opsetid("my", 1))
+    return model
+
+
+@pytest.mark.parametrize("make", [onnx_models.recurrent, in_a_branch, in_a_loop, in_a_function])
+def test_an_lstm_is_found_wherever_it_is(make: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
+    runtime = Runtime(onnx_models.publish(tmp_path, "m", make()), provider="cpu")
+    assert "LSTM" in runtime.no_empty_because
+
+
+def test_what_cannot_be_judged_is_refused() -> None:
+    assert "does not report" in refusal(set(), ONE, CPU)
+    assert CUDA in refusal({"Add"}, ONE, CUDA)
+    assert "com.microsoft.Later" in refusal({"Add", "com.microsoft.Later"}, ONE, CPU)
+    assert refusal({"Add", "com.microsoft.FusedMatMul", "ai.onnx.ml.Scaler"}, ONE, CPU) == ""
+
+
+@pytest.mark.parametrize("operator", ["Conv", "NonMaxSuppression"])
+def test_an_operator_with_parameters_is_safe_where_they_are_no_input(operator: str) -> None:
+    assert refusal({operator}, ONE, CPU) == ""
+    assert f"an input may be a parameter of {operator}" in refusal({operator}, TWO, CPU)
