@@ -41,8 +41,8 @@ Receive: TypeAlias = Callable[[int, int | None], Sequence[Event] | None]
 """Takes a number of events and a time limit in milliseconds (None: no limit). Blocks without the interpreter lock until
 there is an event or the time is over, and returns what has come; None once the library is closed."""
 Dispatch: TypeAlias = Callable[[Event, bool], "Computer | None"]
-"""Handles one event and returns the model that it queued a request with. It must not block, and must not raise. The
-second argument says whether to wake the model's own threads, because no thread here will take the batch."""
+"""Handles one event and returns the model that it queued a request with. It must not block. The second argument says
+whether to wake the model's own threads, because no thread here will take the batch."""
 
 
 class ComputeThreads:
@@ -124,7 +124,11 @@ class ComputeThreads:
         if events is None:
             raise EOFError
         for event in events:
-            model = self._dispatch(event, wake)
+            try:
+                model = self._dispatch(event, wake)
+            except Exception:  # a bug of ours must not cost the events that came with this one
+                log.exception("an event was lost")
+                continue
             if model is not None and not wake:
                 self._queued[model] = None
 
