@@ -1,15 +1,14 @@
 """Find out whether a model's requests may be batched: run the same inputs alone and in batches, and compare."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hangtag.export.arrays import Array
-from hangtag.export.foreign.synthetic_inputs import INTEGER_LIMITS, sample
+from hangtag.export.foreign.synthetic_inputs import Sizes, candidates, sample
 from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.serving.signature import Signature
 
 SIZES = (2, 3, 7, 16, 64)
 """The batch sizes that are tried; 64 is the server's default max_batch_size."""
@@ -33,11 +32,14 @@ class Verdict:
     max_difference: float = 0.0
 
 
-def prove(runtime: Runtime, obstacle: str | None) -> Verdict:
+def prove(runtime: Runtime, obstacle: str | None) -> tuple[Verdict, Sizes]:
     """Run samples alone and in batches, at several lengths of the free axes.
 
     Args:
         obstacle: why the graph itself must not be batched, if so; then the model is only run on single samples.
+
+    Returns:
+        The verdict, and sizes at which the model runs.
 
     Raises:
         InferenceError: no synthetic input gets an answer.
@@ -46,12 +48,16 @@ def prove(runtime: Runtime, obstacle: str | None) -> Verdict:
     trials = list(_trials(runtime, _MAX_LENGTHS if obstacle is None else 1, failures))
     if not trials:
         raise InferenceError(f"no synthetic input gets an answer; the last: {failures[-1]}")
-    lengths = tuple(length for length, _ in trials)
+    return _judge(runtime, obstacle, trials), trials[0]
+
+
+def _judge(runtime: Runtime, obstacle: str | None, trials: Sequence[Sizes]) -> Verdict:
+    lengths = tuple(trial.length for trial in trials)
     if obstacle is not None:
         return Verdict(False, obstacle, lengths)
     largest = 0.0
-    for length, below in trials:
-        samples = [sample(runtime.signature, length, seed, below) for seed in range(_SAMPLES)]
+    for trial in trials:
+        samples = [sample(runtime.signature, trial, seed) for seed in range(_SAMPLES)]
         expected = [runtime.run(inputs) for inputs in samples]
         for size in SIZES:
             for start in range(0, _SAMPLES, size):
@@ -63,29 +69,25 @@ def prove(runtime: Runtime, obstacle: str | None) -> Verdict:
     return Verdict(True, f"the same answers alone and in batches of {', '.join(map(str, SIZES))}", lengths, largest)
 
 
-def _trials(runtime: Runtime, count: int, failures: list[InferenceError]) -> Iterator[tuple[int, int]]:
-    """The first ``count`` lengths at which the model runs every sample, each with a limit for integers.
+def _trials(runtime: Runtime, count: int, failures: list[InferenceError]) -> Iterator[Sizes]:
+    """The first ``count`` lengths at which the model runs every sample, with the other sizes at which it does.
 
-    Exceptions at other lengths are appended to ``failures``.
+    Exceptions at other sizes are appended to ``failures``.
     """
     yielded = 0
-    for length in LENGTHS if _has_free_axes(runtime.signature) else (1,):
-        for below in INTEGER_LIMITS:
+    for trials in candidates(runtime.signature, LENGTHS):
+        for trial in trials:
             try:
                 for seed in range(_SAMPLES):
-                    runtime.run(sample(runtime.signature, length, seed, below))
+                    runtime.run(sample(runtime.signature, trial, seed))
             except InferenceError as error:
                 failures.append(error)
                 continue
-            yield length, below
+            yield trial
             yielded += 1
             break
         if yielded == count:
             return
-
-
-def _has_free_axes(signature: Signature) -> bool:
-    return any(None in spec.shape[1:] for spec in signature.inputs)
 
 
 def _compare(runtime: Runtime, samples: list[Tensors], expected: list[dict[str, Array]]) -> tuple[str | None, float]:

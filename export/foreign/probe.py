@@ -35,12 +35,12 @@ def probe(path: Path) -> dict[str, Any]:
         names = {spec.name for spec in runtime.signature.inputs}
         inputs = {value.name: _axes(value) for value in model.graph.input if value.name in names}
         outputs = {value.name: _axes(value) for value in model.graph.output}
-        verdict = batching_proof.prove(runtime, obstacle(inputs, outputs))
+        verdict, sizes = batching_proof.prove(runtime, obstacle(inputs, outputs))
         if verdict.batched and runtime.signature.impossibility:
             # The runtime may see other axes than the graph declares, and the server goes by the runtime's.
             verdict = replace(verdict, batched=False, why=runtime.signature.impossibility)
         runtime.warm_up([1])
-        speed = timing.measure(runtime, verdict)
+        speed = timing.measure(runtime, sizes, batched=verdict.batched)
     except GateError as error:
         return {"refused": error.reason}
     except (ModelLoadError, InferenceError) as error:

@@ -1,7 +1,8 @@
 """Generate random inputs for any signature, by datatype and shape alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,19 +13,35 @@ from hangtag.serving.signature import Signature, TensorSpec
 INTEGER_LIMITS = (10, 2)
 """Integers are drawn below these, in turn: they may be indices into a table of unknown length."""
 
+
+class Sizes(NamedTuple):
+    """What a signature leaves open in a sample."""
+
+    length: int
+    """Of the free axes, other than an input's first."""
+    state: int
+    """The same, of all inputs but the first that has such an axis: in a state it may be the batch."""
+    below: int
+    """Integers are drawn from 0 up to this, exclusive."""
+
+
+def candidates(signature: Signature, lengths: Sequence[int]) -> Iterator[list[Sizes]]:
+    """For each of the lengths, the sizes to try."""
+    with_lengths = sum(None in spec.shape[1:] for spec in signature.inputs)
+    for length in lengths if with_lengths else (1,):
+        states = (length, 1) if with_lengths > 1 and length > 1 else (length,)
+        yield [Sizes(length, state, below) for state in states for below in INTEGER_LIMITS]
+
+
 MAX_VALUES = 2**26
 """The largest input that one sample may have: a file may declare axes for which no machine has memory."""
 
 
-def sample(signature: Signature, length: int, seed: int, below: int) -> Mapping[str, Array]:
+def sample(signature: Signature, sizes: Sizes, seed: int) -> Mapping[str, Array]:
     """Generate one sample.
 
     Seeds differ in scale: every third sample is ten times larger, every fifth all zeros, so that a model whose answers
     depend on the range of a batch is found out.
-
-    Args:
-        length: the size of free axes other than the first.
-        below: integers are drawn from 0 up to this, exclusive.
 
     Returns:
         Input name -> array [1, ...].
@@ -34,7 +51,12 @@ def sample(signature: Signature, length: int, seed: int, below: int) -> Mapping[
     """
     random = np.random.default_rng(seed)
     scale = 0 if seed % 5 == 4 else 10 if seed % 3 == 2 else 1
-    return {spec.name: _array(spec, length, random, scale, below) for spec in signature.inputs}
+    arrays, length = {}, sizes.length
+    for spec in signature.inputs:
+        arrays[spec.name] = _array(spec, length, random, scale, sizes.below)
+        if None in spec.shape[1:]:
+            length = sizes.state
+    return arrays
 
 
 def _array(spec: TensorSpec, length: int, random: np.random.Generator, scale: int, below: int) -> Array:
@@ -48,10 +70,13 @@ def _array(spec: TensorSpec, length: int, random: np.random.Generator, scale: in
     dtype = dtype_of(spec)
     if spec.datatype == "BYTES":
         return np.array([f"text {number}" for number in random.integers(0, 100, shape).ravel()], object).reshape(shape)
+    values: Array
     if spec.datatype == "BOOL":
-        return random.integers(0, 2, shape).astype(dtype)
-    if spec.datatype == "UINT8":  # most often an image
-        return (random.integers(0, 256 if scale != 1 else 64, shape) * min(scale, 1)).astype(dtype)
-    if dtype.kind in "iu":
-        return (random.integers(0, below, shape) * min(scale, 1)).astype(dtype)
-    return np.asarray(random.normal(size=shape) * scale).astype(dtype)
+        values = random.integers(0, 2, shape)
+    elif spec.datatype == "UINT8":  # most often an image
+        values = random.integers(0, 256 if scale != 1 else 64, shape) * min(scale, 1)
+    elif dtype.kind in "iu":
+        values = random.integers(0, below, shape) * min(scale, 1)
+    else:
+        values = random.normal(size=shape) * scale
+    return np.asarray(values, dtype)  # numpy draws a scalar as a number, which is no array

@@ -4,19 +4,22 @@ import time
 
 import numpy as np
 
-from hangtag.export.foreign.batching_proof import Verdict
-from hangtag.export.foreign.synthetic_inputs import INTEGER_LIMITS, sample
+from hangtag.export.foreign.synthetic_inputs import Sizes, sample
 from hangtag.serving.server.runtime.session import Runtime
 
 _MIN_ROUNDS, _MAX_ROUNDS = 3, 50
 _SECONDS = 0.5
 
 
-def measure(runtime: Runtime, verdict: Verdict) -> dict[str, object]:
-    """Median milliseconds at batch 1, and at 64 for a batched model, in the form of the gate's speed figures."""
-    one = sample(runtime.signature, verdict.lengths[0], 0, INTEGER_LIMITS[-1])
+def measure(runtime: Runtime, sizes: Sizes, *, batched: bool) -> dict[str, object]:
+    """Median milliseconds at batch 1, and at 64 for a batched model, in the form of the gate's speed figures.
+
+    Args:
+        sizes: at which the model runs.
+    """
+    one = sample(runtime.signature, sizes, 0)
     medians: dict[str, dict[str, float]] = {}
-    for size in (1, 64) if verdict.batched else (1,):
+    for size in (1, 64) if batched else (1,):
         inputs = {name: np.concatenate([array] * size) for name, array in one.items()} if size > 1 else one
         times: list[float] = []
         begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Serves third-party models: the ONNX files inside silero-vad and magika, unchanged from their wheels.
+"""Serves third-party models: the ONNX files inside silero-vad and magika, unchanged from their wheels, and published.
 
 Each package runs in .venv-others, once on its own ONNX Runtime session and once on a session that calls the server
 (scripts/remote_session.py). The answers must agree.
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.e2e.processes import ROOT, ServerProcess, serving
+from tests.e2e.processes import ROOT, ServerProcess, hangtag, serving
 
 PYTHON = ROOT / ".venv-others/bin/python"
 SCRIPTS = ROOT / "tests/e2e/scripts"
@@ -37,7 +37,7 @@ def run(script: str, *arguments: object) -> Any:
 
 @pytest.fixture(scope="module")
 def third_party_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server whose model repository links to the ONNX files in the installed packages."""
+    """A server whose model repository links to the ONNX files in the installed packages, and holds a published one."""
     (packages,) = (ROOT / ".venv-others/lib").glob("python3*/site-packages")
     (magika,) = packages.glob("magika/models/*/model.onnx")
     models = tmp_path_factory.mktemp("third_party")
@@ -45,6 +45,8 @@ def third_party_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     for name, file in {"magika": magika, **silero}.items():
         (models / name / "1").mkdir(parents=True)
         (models / name / "1/model.onnx").symlink_to(file)
+    options = ("--name", "published_vad", "--models", models, "--reports", models.with_name("reports"))
+    hangtag("export", "--onnx", silero["silero_vad"], *options)
     with serving(models) as server:
         yield server
 
@@ -84,7 +86,7 @@ def _resonator(sound: np.ndarray[Any, Any], hertz: float, bandwidth: float) -> n
 
 
 @pytest.mark.parametrize(
-    "name", ["16 kHz", "8 kHz", "batch of three", "concurrent streams", "opset 15", "whole sequence"]
+    "name", ["16 kHz", "8 kHz", "batch of three", "concurrent streams", "opset 15", "whole sequence", "published"]
 )
 def test_silero_vad_gets_the_probabilities_of_its_own_session(silero_answers: dict[str, Any], name: str) -> None:
     local, served = np.array(silero_answers[name]["local"]), np.array(silero_answers[name]["served"])

@@ -41,6 +41,7 @@ def main(address: str, audio: Any) -> None:
 
     answers = {
         "16 kHz": both("silero_vad", lambda vad: probabilities(vad, audio[np.newaxis], 16000)),
+        "published": both("published_vad", lambda vad: probabilities(vad, audio[np.newaxis], 16000)),
         "8 kHz": both("silero_vad", lambda vad: probabilities(vad, audio[np.newaxis, ::2], 8000)),
         "batch of three": both(
             "silero_vad", lambda vad: probabilities(vad, np.stack([audio, audio[::-1], audio / 9]), 16000)

@@ -118,3 +118,26 @@ def fatal() -> onnx.ModelProto:
             "r": np.ones((1, 8, 2), np.float32),
         },
     )
+
+
+def streamed() -> onnx.ModelProto:
+    """Like silero-vad: x [batch, length] of whole frames of 8, a state [2, batch, 4], and a scalar rate INT64.
+
+    The state has room for one stream, and the answer's gain is the rate.
+    """
+    return model(
+        [
+            helper.make_node("Reshape", ["x", "frames"], ["framed"]),
+            helper.make_node("ReduceMean", ["framed", "axis"], ["mean"], keepdims=1),
+            helper.make_node("Cast", ["rate"], ["gain"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["mean", "gain"], ["y"]),
+            helper.make_node("Squeeze", ["state", "axis"], ["next"]),
+        ],
+        {
+            "x": (TensorProto.FLOAT, ["?", "??"]),
+            "state": (TensorProto.FLOAT, [2, "???", 4]),
+            "rate": (TensorProto.INT64, []),
+        },
+        {"y": (TensorProto.FLOAT, ["frames", 1]), "next": (TensorProto.FLOAT, [2, 4])},
+        {"frames": np.array([-1, 8], np.int64), "axis": np.array([1], np.int64)},
+    )

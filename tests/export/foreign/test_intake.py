@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -96,6 +97,9 @@ def test_a_model_that_may_be_batched_is_published_as_batched(build: Build, tmp_p
         (foreign.only_alone, "a batch of 2 fails: "),
         (foreign.at_most_32, "a batch of 64 fails: "),
         (foreign.declared_with_an_axis_too_many, "'y' has no axis"),
+        (foreign.streamed, "the first axis of 'state' is fixed to 2"),
+        (onnx_models.state, "the first axis of 'state' is fixed to 2"),
+        (onnx_models.every_scalar, "'in_BOOL' has no axis"),
     ],
 )
 def test_a_model_that_must_not_be_batched_is_published_as_unbatched(build: Build, why: str, tmp_path: Path) -> None:
@@ -153,6 +157,21 @@ def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) ->
 def test_no_config_is_written_where_triton_needs_none(build: Build, tmp_path: Path) -> None:
     take(tmp_path, write(tmp_path, build()))
     assert [path.name for path in (tmp_path / "models/theirs").iterdir()] == ["1"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_model_with_scalars_is_published_and_served_as_it_is(tmp_path: Path) -> None:
+    file = write(tmp_path, foreign.streamed())
+    assert take(tmp_path, file).exit_code == 0
+    x, state = np.arange(16, dtype=np.float32).reshape(1, 16), np.ones((2, 1, 4), np.float32)
+    inputs: dict[str, Any] = {"x": x, "state": state, "rate": np.array(3, np.int64)}
+    config = ServerConfig(models=tmp_path / "models", port=0, provider="cpu")
+    with Server(config) as server, Client(server.address) as client:
+        answer = client.infer("theirs", inputs)
+    assert {name: array.tolist() for name, array in answer.items()} == {
+        "y": [[10.5], [34.5]],
+        "next": [[1] * 4] * 2,
+    }
 
 
 def test_a_file_with_labels_serves_classify_requests(tmp_path: Path) -> None:
