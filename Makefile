@@ -13,7 +13,7 @@ DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick lint train export serve loadtest docs clean types imports stubs unit fast fuzz bench-server gpu-check \
-	release-check proto schema peers others dataset programs
+	release-check proto schema peers others triton dataset programs
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,7 +53,7 @@ docs: $(VENV)/.dev ## Make the tables and pictures of docs/ and README.md anew f
 	$(BIN)/python -m studies report
 
 clean: ## Remove environments, caches and reports; keep runs/ and models/
-	rm -rf $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras $(VENV)-triton reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ##@ Parts of make test
@@ -77,7 +77,7 @@ fuzz: $(VENV)/.dev ## Send 24,000 bad requests, publish 1,000 damaged files; mor
 	FUZZ_CASES=$(or $(FUZZ_CASES),4000) FUZZ_FILES=$(or $(FUZZ_FILES),1000) \
 		$(BIN)/pytest tests/serving/server/fuzz tests/export/foreign/test_fuzzing.py --timeout 7200 $(ARGS)
 
-bench-server: $(VENV)/.serve ## Measure the server against bare ONNX Runtime, for docs/performance.md (needs h2load)
+bench-server: $(VENV)/.serve $(VENV)-triton/.triton ## Compare the server with Triton and others for half an hour, for docs/performance.md (needs h2load)
 	$(BIN)/python -m studies server run $(ARGS)
 	$(BIN)/python -m studies server report
 
@@ -97,6 +97,8 @@ schema: $(VENV)/.dev ## Generate docs/loadtest.schema.json from the load test's 
 peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer and grpcurl into .venv-peers
 
 others: $(VENV)-others/.others ## Install silero-vad and magika, whose ONNX models are served in a test, into .venv-others
+
+triton: $(VENV)-triton/.triton ## Install Triton (450 MB), which a benchmark compares the server with, into .venv-triton
 
 # Deployment: make -C deploy help. Experiments and the pages made of them: python -m studies.
 
@@ -148,6 +150,11 @@ $(VENV)-peers/.peers: pyproject.toml
 # Packages that nobody here made may want other versions of what we use, and have a torch and an ONNX Runtime of their own.
 $(VENV)-others/.others: pyproject.toml
 	$(call environment,others,silero-vad and magika)
+	@touch $@
+
+# Triton wants an older NumPy, and registers the protocol's names too.
+$(VENV)-triton/.triton: pyproject.toml
+	$(call environment,triton,Triton)
 	@touch $@
 
 # TensorFlow alone is larger than all that hangtag needs, and only one benchmark asks for it.

@@ -18,7 +18,7 @@ from rich.console import Console
 from studies import results
 from studies.loadtest import conditions, report
 from studies.loadtest.tools import TOOLS
-from studies.server.process import served
+from studies.server.process import hangtag_serve, served
 
 TOLERANCE = 0.1
 MODELS = ("cnn", "lstm")
@@ -70,7 +70,7 @@ def _served(models: Path, *, apart: bool) -> Iterator[str]:
         raise click.ClickException("this machine has one CPU, which cannot be divided: use --place together.")
     if apart:
         os.sched_setaffinity(0, cpus[:half])  # The server inherits it.
-    with served(models, "hot") as server:
+    with served(hangtag_serve(models, "--transport", "native")) as server:
         if apart:
             os.sched_setaffinity(0, cpus[half:])
         try:

@@ -35,7 +35,7 @@ from hangtag.serving.loadtest.sut.null_server import null_server
 from hangtag.serving.loadtest.sut.probe import Probe
 from studies import results
 from studies.loadtest import conditions, report
-from studies.server.process import served
+from studies.server.process import hangtag_serve, served
 
 DEADLINE = 10.0
 SWITCH_INTERVAL = 0.0005  # As in the generator's processes.
@@ -148,7 +148,7 @@ def _target(name: str) -> Iterator[tuple[str, bytes]]:
         with null_server() as address:
             yield address, bytes(830)  # About one Fashion-MNIST image in a ModelInferRequest.
         return
-    with served(Path("models"), "hot") as server, Probe(server.address, Credentials()) as probe:
+    with served(hangtag_serve(Path("models"), "--transport", "native")) as server, Probe(server.address, Credentials()) as probe:
         target = Target(name, name, server.address)
         yield server.address, load(target, probe.describe(target).metadata, 1, seed=0).requests[0]
 

@@ -9,7 +9,10 @@ import click
 from hangtag.protos import inference_pb2
 from studies.page import table
 from studies.server.goals import Measurement
+from studies.server.scenarios import MODELS
 
+SYSTEM = "native"
+"""The server of the table: see systems.SYSTEMS."""
 RATES = (1_000, 10_000, 100_000, 1_000_000)  # calls a second
 UTILISATION = 0.6
 """The share of a replica's throughput to plan with. Waiting grows as 1 / (1 - utilisation): 2.5 at 0.6, 10 at 0.9."""
@@ -52,25 +55,22 @@ def request_bytes(model: str) -> int:
 
 
 def throughputs(measured: Measurement) -> list[Measured]:
-    """The medians over the rounds on the hot path: calls of one image with 64 in flight, and images in calls of 64.
+    """The medians over the rounds on the native transport: calls of one image with 64 in flight, images in calls of 64.
 
     Raises:
         click.ClickException: the measurement lacks one of these figures.
     """
     try:
-        cpus, rounds = int(measured["conditions"]["cpus"]), [turn["hot"] for turn in measured["rounds"]]
+        cpus, rounds = int(measured["conditions"]["cpus"]), [turn[SYSTEM] for turn in measured["rounds"]]
 
-        def median(model: str, load: str, figure: str) -> float:
-            return statistics.median(float(turn[model][load][figure]) for turn in rounds)
+        def median(model: str, load: str) -> float:
+            return statistics.median(float(turn[model][load]["samples_per_s"]) for turn in rounds)
 
-        return [
-            Measured(model, median(model, "many", "calls_per_s"), median(model, "offline", "samples_per_s"), cpus)
-            for model in rounds[0]
-        ]
+        return [Measured(model, median(model, "64"), median(model, "batch"), cpus) for model in MODELS]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise click.ClickException(
-            "studies/server/results.jsonl lacks what 'python -m studies server run' writes: cpus, and in each round on "
-            f'the hot path calls_per_s of the load "many" and samples_per_s of "offline" ({error!r}).'
+            "studies/server/results.jsonl lacks what 'python -m studies server run' writes: cpus, and in each round "
+            f'samples_per_s of {SYSTEM} for the loads "64" and "batch" ({error!r}).'
         ) from error
 
 

@@ -1,13 +1,15 @@
-"""Runs `hangtag serve` as a process, and reads its statistics, memory and processor time."""
+"""Runs a server as a process, and reads its statistics, memory and processor time."""
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +18,33 @@ import grpc
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
+from studies import machine
 
 _TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a server is started.
+
+    Args:
+        command: The program and its arguments.
+        ready: A regular expression for the line on standard error that says that the server answers; its group is the
+            address.
+        environment: Variables beside this process's own.
+        folder: Its working directory; None for this process's.
+    """
+
+    command: tuple[str | Path, ...]
+    ready: str
+    environment: Mapping[str, str | Path] = field(default_factory=dict)
+    folder: Path | None = None
+
+
+def hangtag_serve(models: Path, *options: str) -> Launch:
+    """`hangtag serve` of this repository on free ports, so that several run at once."""
+    command = (sys.executable, "-m", "hangtag", "serve", "--models", models.resolve(), "--port", "0")
+    return Launch((*command, "--metrics-port", "0", *options), r"^(?=.*event=ready ).*?address=(\S+)")
 
 
 class AnsweredCounts(NamedTuple):
@@ -31,19 +58,27 @@ class AnsweredCounts(NamedTuple):
 class Served:
     """A server process. `seconds_to_ready` counts from the start of the process."""
 
-    def __init__(self, models: Path, path: str, workers: int = 1) -> None:
-        """path: hot or ordinary. Raises click.ClickException when the server does not start, or takes another path."""
-        started = time.monotonic()
-        command: list[str | Path] = [sys.executable, "-m", "hangtag", "serve", "--models", models, "--port", "0"]
-        command += ["--metrics-port", "0"]  # Several servers run at once.
-        command += ["--hot-path", "on" if path == "hot" else "off", "--workers", str(workers)]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.address = self._wait_until_ready(f"path={path}" if workers == 1 else "")  # A supervisor logs no path.
-        self.seconds_to_ready = time.monotonic() - started
+    def __init__(self, launch: Launch) -> None:
+        """Start it and wait until it is ready. Raises click.ClickException when it does not start."""
+        started, self._program = time.monotonic(), Path(launch.command[0]).name
+        environment = os.environ | {name: str(value) for name, value in launch.environment.items()}
+        try:
+            self._process = subprocess.Popen(
+                launch.command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+                cwd=launch.folder,
+            )
+        except OSError as error:
+            raise click.ClickException(f"{launch.command[0]} cannot be run ({error}).") from error
         assert self._process.stderr
-        self._log = threading.Thread(
-            target=self._process.stderr.read
-        )  # An unread pipe would fill and block the server.
+        self._stderr = self._process.stderr
+        self.address = self._wait_until_ready(launch.ready)
+        self.seconds_to_ready = time.monotonic() - started
+        # An unread pipe would fill and block the server.
+        self._log = threading.Thread(target=self._stderr.read)
         self._log.start()
         self._channel = grpc.insecure_channel(self.address)
         self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
@@ -57,54 +92,71 @@ class Served:
         )
 
     def cpu_seconds(self) -> float:
-        """User and system time of the process. Source: proc_pid_stat(5), fields 14 and 15."""
-        words = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+        """User and system time of the process and its descendants."""
+        return machine.cpu_seconds(self._process.pid)
 
     def pss_mb(self) -> float:
         """The memory of the process and its workers (PSS: memory that n processes share counts a n-th for each)."""
-        return sum(_pss_mb(pid) for pid in _family(self._process.pid))
+        return sum(_kilobytes(pid, "smaps_rollup", "Pss") for pid in machine.family(self._process.pid)) / 1024
+
+    def resident_mb(self) -> float:
+        """The memory of the process and its workers, with what they share counted for each (RSS)."""
+        return sum(_kilobytes(pid, "status", "VmRSS") for pid in machine.family(self._process.pid)) / 1024
+
+    def forget_peak(self) -> None:
+        """Let `peak_mb` start anew. Source: proc_pid_clear_refs(5)."""
+        for pid in machine.family(self._process.pid):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def peak_mb(self) -> float:
+        """The highest RSS of each process since `forget_peak`, as a sum."""
+        return sum(_kilobytes(pid, "status", "VmHWM") for pid in machine.family(self._process.pid)) / 1024
 
     def close(self) -> None:
+        """Ask the server to stop, and wait for its end.
+
+        Raises:
+            click.ClickException: it did not end and was killed, or ended with another exit code than 0.
+        """
         self._channel.close()
         self._process.terminate()
-        self._process.wait()
+        try:
+            code = self._process.wait(_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
         self._log.join()
-        assert self._process.stderr
-        self._process.stderr.close()
+        self._stderr.close()
+        if code:
+            raise click.ClickException(f"{self._program} did not stop as it should: exit code {code}")
 
-    def _wait_until_ready(self, expected: str) -> str:
-        assert self._process.stderr
+    def _wait_until_ready(self, ready: str) -> str:
         log = []
-        for line in self._process.stderr:
-            log.append(line)
-            if "event=ready " in line:
-                if expected not in line:
-                    self._process.kill()
-                    raise click.ClickException(f"the server is ready without {expected}: {line.strip()}")
-                address = re.search(r"address=(\S+)", line)
-                assert address
-                return address[1]
-        raise click.ClickException("the server did not start:\n" + "".join(log))
+        too_late = threading.Timer(_TIMEOUT, self._process.kill)
+        too_late.start()
+        try:
+            for line in self._stderr:
+                log.append(line)
+                if address := re.search(ready, line):
+                    return address[1]
+        finally:
+            too_late.cancel()
+        code = self._process.wait()
+        self._stderr.close()
+        when = f"within {_TIMEOUT:g} s" if code == -signal.SIGKILL else f"(exit code {code})"
+        raise click.ClickException(f"{self._program} did not start {when}:\n{''.join(log)}")
 
 
-def _family(pid: int) -> list[int]:
-    """The ids of a process and all its descendants. Source: proc_pid_task(5), children."""
-    children = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))
-    return [pid, *(each for child in children.split() for each in _family(int(child)))]
-
-
-def _pss_mb(pid: int) -> float:
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    kilobytes = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
-    assert kilobytes
-    return int(kilobytes[1]) / 1024
+def _kilobytes(pid: int, file: str, field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/{file}").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
 
 
 @contextmanager
-def served(models: Path, path: str, workers: int = 1) -> Iterator[Served]:
+def served(launch: Launch) -> Iterator[Served]:
     """Run a server for the time of the context; see Served."""
-    server = Served(models, path, workers)
+    server = Served(launch)
     try:
         yield server
     finally:

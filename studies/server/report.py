@@ -1,6 +1,7 @@
 """Makes tables of the measured rounds: for a terminal, for docs/performance.md, and for docs/deploy.md."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -8,79 +9,147 @@ from rich.table import Table
 from studies import page, results
 from studies.page import Part
 from studies.server import capacity
-from studies.server.goals import Measurement, bare_rate, goals
+from studies.server.goals import GOALS, UNITS, Goal, Measurement, bare_rate, figure
+from studies.server.scenarios import CLOSED_LOOPS, LOADS, MODELS
+from studies.server.systems import SYSTEMS
 
 RESULTS = Path(__file__).with_name("results.jsonl")
+BUSY = 0.05
+"""From this share of the processors on that other programs took, the page says so."""
+GOAL_HEAD = ("figure", "of", "goal", "median", "over the rounds", "reached")
+LOAD_HEAD = ("model", "load", "system", "images/s", "share of bare", "p50 ms", "p99 ms", "CPUs", "mean batch")
+CLOSED_FIGURES = {"p50_ms": ".3f", "p99_ms": ".3f", "cpus": ".2f", "mean_batch": ".1f"}
 Rows = list[list[str]]
 
 
 def measurement(path: Path = RESULTS) -> Measurement:
-    """The recorded measurement: its conditions, its starts and its rounds. Raises click.ClickException, as read."""
+    """The recorded measurement: its conditions and its rounds. Raises click.ClickException, as read."""
     lines = results.read(path)
     return {
         "conditions": lines["conditions"],
-        "starts": [line for name, line in lines.items() if name.startswith("start ")],
         "rounds": [line for name, line in lines.items() if name.startswith("round ")],
     }
 
 
 def tables(measured: Measurement) -> list[Table]:
-    """For a terminal: the goals, then every scenario."""
-    goal_table = Table(*GOAL_HEAD, title="Goals, medians")
-    for row in _goal_rows(measured):
-        goal_table.add_row(*row)
-    scenario_table = Table(*SCENARIO_HEAD, title="Every scenario, medians")
-    for row in _scenario_rows(measured):
-        scenario_table.add_row(*row)
-    return [goal_table, scenario_table]
+    """For a terminal: the goals, then every closed loop."""
+    made = []
+    for title, rows in (("Goals", goal_rows(measured)), ("Closed loops, medians", load_rows(measured))):
+        made.append(Table(*rows[0], title=title))
+        for row in rows[1:]:
+            made[-1].add_row(*row)
+    return made
 
 
-GOAL_HEAD = ("figure", "goal", "hot path", "over the rounds", "reached", "ordinary path")
-SCENARIO_HEAD = ("model", "load", "path", "samples/s", "share of bare", "p50 ms", "p99 ms", "CPUs", "mean batch")
-
-
-def _goal_rows(measured: Measurement) -> Rows:
-    rows = []
-    for hot, ordinary in zip(goals(measured), goals(measured, "ordinary"), strict=True):
-        spread = f"{min(hot.figures):.3g} to {max(hot.figures):.3g}"
-        reached = "yes" if hot.reached else "no"
-        rows.append([hot.name, hot.text, f"{hot.median:.3g}", spread, reached, f"{ordinary.median:.3g}"])
+def goal_rows(measured: Measurement) -> Rows:
+    """A row for each goal, with the figures of all systems beside it, below a header."""
+    systems = _systems(measured)
+    rows = [[*GOAL_HEAD, *systems]]
+    for goal in GOALS:
+        values = goal.values(measured)
+        verdict = ["not measured", "", ""]
+        if values:
+            spread = f"{min(values):.3g} to {max(values):.3g}"
+            verdict = [f"{statistics.median(values):.3g}", spread, "yes" if goal.reached(values) else "no"]
+        row = [_name(goal), goal.system, _bound(goal), *verdict]
+        rows.append([*row, *(_median(measured, system, goal) for system in systems)])
     return rows
 
 
-def _scenario_rows(measured: Measurement) -> Rows:
-    loads = {"many": "64 in flight", "one": "1 in flight", "offline": "2 in flight, 64 samples each"}
-    rounds = measured["rounds"]
-    rows = []
-    for model in rounds[0]["bare"]:
-        bare = statistics.median(bare_rate(turn["bare"][model]) for turn in rounds)
-        single = statistics.median(turn["bare"][model]["single"]["all_threads"]["p50_ms"] for turn in rounds)
-        rows.append([model, "batches of 64", "bare ONNX Runtime", f"{bare:,.0f}", "1", "", "", "", "64"])
-        rows.append([model, "1 sample", "bare ONNX Runtime", "", "", f"{single:.3f}", "", "", "1"])
-        for scenario, load in loads.items():
-            for path in ("hot", "ordinary"):
-                turns = [turn[path][model][scenario] for turn in rounds]
-                median = {figure: statistics.median(turn[figure] for turn in turns) for figure in turns[0]}
-                rate = median["samples_per_s"]
-                row = [model, load, path, f"{rate:,.0f}", f"{rate / bare:.2f}"]
-                row += [f"{median['p50_ms']:.3f}", f"{median['p99_ms']:.3f}", f"{median['cpus']:.2f}"]
-                rows.append([*row, f"{median['mean_batch']:.1f}"])
+def load_rows(measured: Measurement) -> Rows:
+    """A row for each closed loop of each model on each system, below a header."""
+    rows = [list(LOAD_HEAD)]
+    for model in MODELS:
+        for load, description in CLOSED_LOOPS.items():
+            for system in _systems(measured):
+                if row := _load_row(measured, model, load, system):
+                    rows.append([model, description, system, *row])
     return rows
+
+
+def _load_row(measured: Measurement, model: str, load: str, system: str) -> list[str]:
+    rates, shares = [], []
+    for turn in measured["rounds"]:
+        rate = figure(turn, system, model, load, "samples_per_s")
+        if rate is not None:
+            rates.append(rate)
+            shares += [rate / bare] if (bare := bare_rate(turn, model)) else []
+    if not rates:
+        return []
+    row = [f"{statistics.median(rates):,.0f}", f"{statistics.median(shares):.2f}" if shares else ""]
+    for name, style in CLOSED_FIGURES.items():
+        values = _values(measured, system, model, load, name)
+        row.append(format(statistics.median(values), style) if values else "")
+    return row
+
+
+def _systems(measured: Measurement) -> list[str]:
+    return [system for system in SYSTEMS if any(system in turn for turn in measured["rounds"])]
+
+
+def _values(measured: Measurement, system: str, model: str | None, load: str, name: str) -> list[float]:
+    values = (figure(turn, system, model, load, name) for turn in measured["rounds"])
+    return [value for value in values if value is not None]
+
+
+def _median(measured: Measurement, system: str, goal: Goal) -> str:
+    """A system's own figure beside a goal. For a ratio to bare ONNX Runtime, bare's is that of batches."""
+    load = "batch" if system == "bare" and goal.reference == "bare" else goal.load
+    values = _values(measured, system, goal.model, load, goal.figure)
+    return f"{statistics.median(values):,.{_digits(statistics.median(values))}f}" if values else ""
+
+
+def _digits(value: float) -> int:
+    """Digits after the point, so that three or more are shown."""
+    return 2 if value < 10 else 1 if value < 100 else 0
+
+
+def _name(goal: Goal) -> str:
+    model = f"{goal.model}, " if goal.model else ""
+    return f"{model}{LOADS[goal.load]}, {UNITS[goal.figure]}"
+
+
+def _bound(goal: Goal) -> str:
+    sign, times = "≥" if goal.more_is_better else "≤", f" x {goal.reference}" if goal.reference else ""
+    return f"{sign} {goal.bound:g}{times}"
+
+
+def _others(rounds: Sequence[results.Line]) -> str:
+    """A sentence on the processor time that other programs took in the meantime."""
+    shares = [turn["others"] for turn in rounds]
+    if max(shares) < BUSY:
+        return "Other programs took less than 5 % of the processors' time."
+    low, high = (100 * bound(shares) for bound in (min, max))
+    return (
+        f"**The machine was busy**: other programs took {low:.0f} to {high:.0f} % of the processors' time in a round, "
+        "so the figures are low, and ratios less certain."
+    )
 
 
 def part(path: Path = RESULTS) -> str:
     """Both tables, with their source. Raises click.ClickException, as read."""
     measured = measurement(path)
-    conditions = measured["conditions"]
+    conditions, rounds = measured["conditions"], measured["rounds"]
     versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
+    systems = "\n".join(f"- `{name}`: {SYSTEMS[name]}" for name in _systems(measured))
+    goal_table, load_table = ((page.table(rows[0], rows[1:])) for rows in (goal_rows(measured), load_rows(measured)))
     return f"""Made by `make docs` from [studies/server/results.jsonl](../studies/server/results.jsonl),
 measured {conditions["date"]} on {conditions["cpus"]} CPUs ({conditions["processor"]}; {versions}) by
 
     {conditions["command"]}
 
-{page.table(GOAL_HEAD, _goal_rows(measured))}
+{_others(rounds)} The systems:
 
-{page.table(SCENARIO_HEAD, _scenario_rows(measured))}"""
+{systems}
+
+The earlier server is that of commit {conditions["commit"][:12]}. Goals are for medians over {len(rounds)} rounds, of
+ratios within a round; the last columns are each system's own figures, medians too:
+
+{goal_table}
+
+Every closed loop, medians:
+
+{load_table}"""
 
 
 PARTS = (

@@ -2,8 +2,9 @@
 
 import bisect
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -14,11 +15,36 @@ from studies.server.process import Served
 
 Figures = dict[str, Any]
 
-MANY = {"clients": 16, "streams": 4}  # 64 in flight
-OFFLINE_SAMPLES = 64
+MODELS = ("lstm", "cnn")
+SAMPLES = 64
+CONNECTIONS = 16
+CLOSED_LOOPS: Mapping[str, str] = MappingProxyType(
+    {str(number): f"{number} in flight" for number in (1, 4, 16, 64)}
+    | {"batch": f"2 in flight, {SAMPLES} samples each"}
+)
+"""Load -> its description. One image a call, but for `batch`."""
+LOADS: Mapping[str, str] = MappingProxyType(
+    dict(CLOSED_LOOPS)
+    | {
+        "poisson": "Poisson arrivals",
+        "overload": "10 x overload",
+        "start": "start with every model",
+    }
+)
+
 DEADLINE = 0.5
 OVERLOAD = 10
 BOUND_MS = 15.0  # bound of the 99th percentile in MLPerf's server scenario for ResNet-50
+SHARES = tuple(percent / 100 for percent in range(20, 100, 5))
+
+
+def closed_loop(name: str) -> Load:
+    """The shape of a closed loop, by its name, for a single call."""
+    if name == "batch":
+        return Load(1, clients=2, samples=SAMPLES)
+    number = int(name)
+    clients = min(number, CONNECTIONS)
+    return Load(1, clients, number // clients)
 
 
 @dataclass(frozen=True)
@@ -28,13 +54,12 @@ class Bench:
     server: Served
     seconds: float
 
-    def closed(self, model: str, *, samples: int = 1, clients: int = 1, streams: int = 1) -> Figures:
-        """Closed loop: calls and samples a second, latency, processors used, and the mean batch."""
-        load = Load(8 + 200 // samples, clients, streams, samples)
-        per_second = h2load.run(
-            self.server.address, model, load
-        ).per_second  # The warm-up shows how many calls it takes.
-        load = Load(max(load.calls, round(per_second * self.seconds)), clients, streams, samples)
+    def closed(self, model: str, shape: Load) -> Figures:
+        """Closed loop: samples a second, latency, processors used, and the mean batch. `shape` without its calls."""
+        load = replace(shape, calls=8 + 200 // shape.samples)
+        # The warm-up shows how many calls it takes.
+        per_second = h2load.run(self.server.address, model, load).per_second
+        load = replace(shape, calls=max(load.calls, round(per_second * self.seconds)))
         cpu = self.server.cpu_seconds()
         before = self.server.answered(model)
         outcome = h2load.run(self.server.address, model, load)
@@ -43,8 +68,7 @@ class Bench:
             raise click.ClickException(f"{after.calls - before.calls} of {load.calls} calls for {model} were answered")
         elapsed = load.calls / outcome.per_second
         return {
-            "calls_per_s": outcome.per_second,
-            "samples_per_s": outcome.per_second * samples,
+            "samples_per_s": outcome.per_second * load.samples,
             "p50_ms": outcome.p50_ms,
             "p99_ms": outcome.percentile_ms(99),
             "cpus": (self.server.cpu_seconds() - cpu) / elapsed,
@@ -55,13 +79,11 @@ class Bench:
         """Open loop with Poisson arrivals by `hangtag loadtest`; latency counts from the planned time."""
         run = open_loop.run(self.server.address, model, rate, self.seconds, seed=seed)
         return {
-            "rate": rate,
             "p99_ms": run["latency"]["p99"] * 1e3 if run["latency"]["count"] else math.inf,
             "answered": run["statuses"].get("OK", 0) / run["queries"],
-            "delayed": run["delayed_queries"] / run["queries"],
         }
 
-    def highest_rate(self, model: str, bare: float, shares: Sequence[float]) -> Figures:
+    def highest_rate(self, model: str, bare: float, shares: Sequence[float] = SHARES) -> Figures:
         """The highest share of bare ONNX Runtime's rate at which every call is answered and p99 is within the bound.
 
         A binary search: a server that meets the bound at one share is taken to meet it at all smaller ones.
@@ -83,21 +105,24 @@ class Bench:
 
         The server needs processors of its own: the load generator takes several times as much for a call as h2load, but
         it distinguishes calls that were answered in time from refused ones.
+
+        Returns:
+            The capacity at 64 in flight, what was offered, the share of the capacity that was answered in time, the
+            memory that was gained at most and kept afterwards (RSS), and the time until calls took their usual time.
         """
-        capacity = self.closed(model, **MANY)["calls_per_s"]
+        capacity = self.closed(model, closed_loop("64"))["samples_per_s"]
         usual = h2load.run(self.server.address, model, Load(200))
-        memory = self.server.pss_mb()
-        rate = OVERLOAD * capacity
-        run = open_loop.run(self.server.address, model, rate, self.seconds, deadline=DEADLINE)
+        self.server.forget_peak()
+        memory = self.server.resident_mb()
+        run = open_loop.run(self.server.address, model, OVERLOAD * capacity, self.seconds, deadline=DEADLINE)
+        peak = self.server.peak_mb()
         after = h2load.run(self.server.address, model, Load(max(200, round(usual.per_second))))
-        in_time = run["statuses"].get("OK", 0) / run["duration"]
         return {
             "capacity_per_s": capacity,
             "offered_per_s": run["queries"] / run["duration"],
-            "delayed": run["delayed_queries"] / run["queries"],
-            "in_time_per_s": in_time,
-            "in_time_share": in_time / capacity,
-            "memory_growth_mb": self.server.pss_mb() - memory,
+            "in_time_share": run["statuses"].get("OK", 0) / run["duration"] / capacity,
+            "gained_mb": max(0.0, peak - memory),
+            "kept_mb": max(0.0, self.server.resident_mb() - memory),
             "recovery_s": _recovery(after, 2 * usual.percentile_ms(99)),
         }
 

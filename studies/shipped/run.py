@@ -12,7 +12,7 @@ from PIL import Image
 
 from studies import pictures, results, training_runs
 from studies.page import ROOT
-from studies.server.process import served
+from studies.server.process import hangtag_serve, served
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 MODELS = ("lstm", "lstm2", "cnn")
@@ -56,7 +56,7 @@ def main(seconds: int, out: Path) -> None:
     document, html = reports / "shipped.json", reports / "shipped.html"
     # The report opens with accuracy against latency where the whole test set is installed.
     samples = [str(DATASET), "--accuracy"] if DATASET.is_dir() else [str(ROOT / "examples/garments")]
-    with served(ROOT / "models", "hot") as server:
+    with served(hangtag_serve(ROOT / "models", "--transport", "native")) as server:
         arguments = ["loadtest", *MODELS, "--server", server.address, "--samples", *samples]
         arguments += ["--min-duration", str(seconds), "--json", str(document), "--html", str(html)]
         training_runs.hangtag(arguments)

@@ -13,7 +13,7 @@ from rich.console import Console
 from hangtag.serving.loadtest.measuring.environment import cpu_model
 from studies.server import h2load
 from studies.server.h2load import Load
-from studies.server.process import served
+from studies.server.process import Launch, hangtag_serve, served
 
 MODELS = ("lstm", "cnn")
 
@@ -34,10 +34,10 @@ def main(models: Path, workers: tuple[int, ...], rounds: int, calls: int) -> Non
     rates: dict[tuple[int, str], list[float]] = defaultdict(list)
     memory = {}
     for number in workers:  # One at a time: servers that run together share memory, which PSS would divide.
-        with served(models, "hot", number) as alone:
+        with served(_launch(models, number)) as alone:
             memory[number] = alone.pss_mb()
     with ExitStack() as stack:
-        servers = {number: stack.enter_context(served(models, "hot", number)) for number in workers}
+        servers = {number: stack.enter_context(served(_launch(models, number))) for number in workers}
         for turn in range(rounds):
             for model in MODELS:
                 for number in workers if turn % 2 == 0 else workers[::-1]:
@@ -51,6 +51,10 @@ def main(models: Path, workers: tuple[int, ...], rounds: int, calls: int) -> Non
     for number in workers:
         cells = " | ".join(_range(rates[number, model]) for model in MODELS)
         console.print(f"| {number} | {cells} | {memory[number]:.0f} MB |")
+
+
+def _launch(models: Path, workers: int) -> Launch:
+    return hangtag_serve(models, "--transport", "native", "--workers", str(workers))
 
 
 def _range(rates: list[float]) -> str:

@@ -36,8 +36,8 @@ def test_the_table_follows_the_results() -> None:
         {},
         {**measurement(1), "conditions": {"cpus": "two"}},
         {**measurement(1), "rounds": []},
-        {**measurement(1), "rounds": [{"hot": {"lstm": {"one": {}}}}]},
-        {**measurement(1), "rounds": [{"hot": {"lstm": {"many": {"calls_per_s": 1}}}}]},
+        {**measurement(1), "rounds": [{"hot": {"lstm": {"64": {}}}}]},
+        {**measurement(1), "rounds": [{"native": {"lstm": {"64": {"samples_per_s": 1}}}}]},
         {"cpus": 2, "capacity": {"lstm": 1}},
     ],
 )

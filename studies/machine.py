@@ -1,0 +1,53 @@
+"""Measures how much of the machine's processor time other programs took while something was measured."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_STAT = Path("/proc/stat")
+
+
+@dataclass
+class Others:
+    """The share of all processors' time that other programs took. 0 until the measurement has ended."""
+
+    share: float = 0.0
+
+
+@contextmanager
+def others() -> Iterator[Others]:
+    """Measure the share for the time of the context; this process and its descendants are not among the others."""
+    measured = Others()
+    available, used, own = _times()
+    yield measured
+    now_available, now_used, now_own = _times()
+    elapsed = now_available - available
+    if elapsed > 0:
+        measured.share = min(1.0, max(0.0, ((now_used - used) - (now_own - own)) / elapsed))
+
+
+def family(pid: int) -> list[int]:
+    """The ids of a process and all its descendants. Source: proc_pid_task(5), children."""
+    children = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))
+    return [pid, *(each for child in children.split() for each in family(int(child)))]
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process, its descendants, and those that ended and were waited for.
+
+    Source: proc_pid_stat(5), fields 14 to 17.
+    """
+    ticks = 0
+    for each in family(pid):
+        words = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        ticks += sum(map(int, words[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _times() -> tuple[float, float, float]:
+    """CPU seconds so far: available on all CPUs, used by all programs, used by this one. Source: proc_stat(5)."""
+    ticks = [int(field) for field in _STAT.read_text().partition("\n")[0].split()[1:9]]
+    seconds = [count / os.sysconf("SC_CLK_TCK") for count in ticks]
+    return sum(seconds), sum(seconds) - sum(seconds[3:5]), cpu_seconds(os.getpid())  # idle and iowait

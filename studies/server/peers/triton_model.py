@@ -1,0 +1,35 @@
+"""The model.py that Triton's Python backend runs for each model: one ONNX Runtime session of one thread.
+
+Triton imports it in a process of its own, in .venv-triton.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+# The process that Triton starts embeds an interpreter that does not read PYTHONPATH.
+sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
+
+import numpy as np  # noqa: E402
+import onnxruntime  # noqa: E402
+import triton_python_backend_utils as backend  # noqa: E402
+
+
+class TritonPythonModel:
+    """One instance of a model. Its name and methods are the backend's."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load model.onnx beside this file."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        path = Path(args["model_repository"], args["model_version"], "model.onnx")
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Compute the samples of all requests as one batch, and cut the answers."""
+        images = [backend.get_input_tensor_by_name(request, "image").as_numpy() for request in requests]
+        (logits,) = self._session.run(["logits"], {"image": np.concatenate(images)})
+        ends = np.cumsum([len(image) for image in images])[:-1]
+        return [backend.InferenceResponse([backend.Tensor("logits", part)]) for part in np.split(logits, ends)]

@@ -1,0 +1,43 @@
+"""The servers that are compared, by name, and how each is started."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType
+
+from studies.server.peers.earlier import earlier, worktree
+from studies.server.peers.triton import triton
+from studies.server.process import Launch, hangtag_serve
+
+EARLIER = "6c9f32cf1501abfaaf79fbdd071b44f82a5f51c9"
+"""The last commit whose server had the hot path: grpcio's completion queue, driven directly."""
+
+SYSTEMS: Mapping[str, str] = MappingProxyType(
+    {
+        "native": "hangtag serve --transport native",
+        "grpc": "hangtag serve --transport grpc",
+        "hot": "the earlier server, --hot-path on",
+        "ordinary": "the earlier server, --hot-path off",
+        "triton": "Triton with its Python backend, two instances of each model",
+        "bare": "ONNX Runtime alone, without a server",
+    }
+)
+
+
+def launches(names: Iterable[str], models: Path, commit: str, stack: ExitStack) -> dict[str, Launch]:
+    """How to start each of these servers; what that needs lasts until `stack` ends. Leaves out `bare`.
+
+    Raises:
+        click.ClickException: one of them cannot be had on this machine.
+    """
+    found: dict[str, Launch] = {}
+    folder: Path | None = None
+    for name in names:
+        if name in ("hot", "ordinary"):
+            folder = folder or stack.enter_context(worktree(commit))
+            found[name] = earlier(folder, models, "--hot-path", "on" if name == "hot" else "off")
+        elif name == "triton":
+            found[name] = stack.enter_context(triton(models))
+        elif name != "bare":
+            found[name] = hangtag_serve(models, "--transport", name)
+    return found
