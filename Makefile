@@ -77,7 +77,7 @@ fuzz: $(VENV)/.dev ## Send 24,000 bad requests, publish 1,000 damaged files; mor
 	FUZZ_CASES=$(or $(FUZZ_CASES),4000) FUZZ_FILES=$(or $(FUZZ_FILES),1000) \
 		$(BIN)/pytest tests/serving/server/fuzz tests/export/foreign/test_fuzzing.py --timeout 7200 $(ARGS)
 
-bench-server: $(VENV)/.serve $(VENV)-triton/.triton ## Compare the server with Triton and others for half an hour, for docs/performance.md (needs h2load)
+bench-server: $(VENV)/.serve $(VENV)-triton/.triton ## Compare the server with Triton and others for forty minutes, for docs/performance.md (needs h2load)
 	$(BIN)/python -m studies server run $(ARGS)
 	$(BIN)/python -m studies server report
 

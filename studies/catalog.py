@@ -79,8 +79,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "studies.exported.report",
     ),
     "server": Experiment(
-        "How much of bare ONNX Runtime's throughput and latency does the server keep?",
-        "fifteen minutes on an idle machine; h2load",
+        "How fast is the server, compared with Triton, with an earlier version and with bare ONNX Runtime?",
+        "forty minutes on an idle machine; h2load, git, and Triton (make triton)",
         ("docs/performance.md", "docs/deploy.md"),
         {"run": "studies.server.run:main"},
         "studies.server.report",

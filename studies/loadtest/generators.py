@@ -148,7 +148,8 @@ def _target(name: str) -> Iterator[tuple[str, bytes]]:
         with null_server() as address:
             yield address, bytes(830)  # About one Fashion-MNIST image in a ModelInferRequest.
         return
-    with served(hangtag_serve(Path("models"), "--transport", "native")) as server, Probe(server.address, Credentials()) as probe:
+    launch = hangtag_serve(Path("models"), "--transport", "native")
+    with served(launch) as server, Probe(server.address, Credentials()) as probe:
         target = Target(name, name, server.address)
         yield server.address, load(target, probe.describe(target).metadata, 1, seed=0).requests[0]
 

@@ -33,6 +33,7 @@ class Goal:
         bound: Of the ratio to `reference`, or of the figure itself.
         reference: The system whose figure in the same round is divided by; for `bare` always that of batches.
         system: The system that the goal is for.
+        moonshot: Whether it is a hope rather than a promise.
     """
 
     model: str | None
@@ -41,6 +42,7 @@ class Goal:
     bound: float
     reference: str | None = None
     system: str = "native"
+    moonshot: bool = False
 
     @property
     def more_is_better(self) -> bool:
@@ -101,6 +103,5 @@ GOALS = (
     Goal(None, "start", "pss_mb", 150),
     Goal(None, "start", "seconds_to_ready", 1),
     Goal("lstm", "64", RATE, 1.8, "ordinary", system="grpc"),
-    Goal("lstm", "64", RATE, 0.6, "bare"),
+    Goal("lstm", "64", RATE, 0.6, "bare", moonshot=True),
 )
-"""The last is a hope: the transport of a call then takes no more than two thirds of the time of its computation."""

@@ -9,16 +9,14 @@ from rich.table import Table
 from studies import page, results
 from studies.page import Part
 from studies.server import capacity
-from studies.server.goals import GOALS, UNITS, Goal, Measurement, bare_rate, figure
+from studies.server.goals import GOALS, UNITS, Goal, Measurement, figure
 from studies.server.scenarios import CLOSED_LOOPS, LOADS, MODELS
 from studies.server.systems import SYSTEMS
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 BUSY = 0.05
 """From this share of the processors on that other programs took, the page says so."""
-GOAL_HEAD = ("figure", "of", "goal", "median", "over the rounds", "reached")
-LOAD_HEAD = ("model", "load", "system", "images/s", "share of bare", "p50 ms", "p99 ms", "CPUs", "mean batch")
-CLOSED_FIGURES = {"p50_ms": ".3f", "p99_ms": ".3f", "cpus": ".2f", "mean_batch": ".1f"}
+GOAL_HEAD = ("figure", "system", "goal", "median", "over the rounds", "reached")
 Rows = list[list[str]]
 
 
@@ -34,8 +32,8 @@ def measurement(path: Path = RESULTS) -> Measurement:
 def tables(measured: Measurement) -> list[Table]:
     """For a terminal: the goals, then every closed loop."""
     made = []
-    for title, rows in (("Goals", goal_rows(measured)), ("Closed loops, medians", load_rows(measured))):
-        made.append(Table(*rows[0], title=title))
+    for title, rows in (("Goals", goal_rows(measured)), ("Images/s (p50 / p99 in ms)", load_rows(measured))):
+        made.append(Table(*rows[0], title=title, box=None))
         for row in rows[1:]:
             made[-1].add_row(*row)
     return made
@@ -57,30 +55,22 @@ def goal_rows(measured: Measurement) -> Rows:
 
 
 def load_rows(measured: Measurement) -> Rows:
-    """A row for each closed loop of each model on each system, below a header."""
-    rows = [list(LOAD_HEAD)]
+    """A row for each closed loop of each model, a column for each system, below a header."""
+    systems = _systems(measured)
+    rows = [["model", "load", *systems]]
     for model in MODELS:
         for load, description in CLOSED_LOOPS.items():
-            for system in _systems(measured):
-                if row := _load_row(measured, model, load, system):
-                    rows.append([model, description, system, *row])
+            cells = [_load_cell(measured, system, model, load) for system in systems]
+            if any(cells):
+                rows.append([model, description, *cells])
     return rows
 
 
-def _load_row(measured: Measurement, model: str, load: str, system: str) -> list[str]:
-    rates, shares = [], []
-    for turn in measured["rounds"]:
-        rate = figure(turn, system, model, load, "samples_per_s")
-        if rate is not None:
-            rates.append(rate)
-            shares += [rate / bare] if (bare := bare_rate(turn, model)) else []
-    if not rates:
-        return []
-    row = [f"{statistics.median(rates):,.0f}", f"{statistics.median(shares):.2f}" if shares else ""]
-    for name, style in CLOSED_FIGURES.items():
-        values = _values(measured, system, model, load, name)
-        row.append(format(statistics.median(values), style) if values else "")
-    return row
+def _load_cell(measured: Measurement, system: str, model: str, load: str) -> str:
+    """Images a second, and p50 and p99 in milliseconds."""
+    rates, p50, p99 = (_values(measured, system, model, load, name) for name in ("samples_per_s", "p50_ms", "p99_ms"))
+    times = " / ".join(_number(statistics.median(values)) for values in (p50, p99) if values)
+    return f"{statistics.median(rates):,.0f} ({times})" if rates else ""
 
 
 def _systems(measured: Measurement) -> list[str]:
@@ -96,12 +86,12 @@ def _median(measured: Measurement, system: str, goal: Goal) -> str:
     """A system's own figure beside a goal. For a ratio to bare ONNX Runtime, bare's is that of batches."""
     load = "batch" if system == "bare" and goal.reference == "bare" else goal.load
     values = _values(measured, system, goal.model, load, goal.figure)
-    return f"{statistics.median(values):,.{_digits(statistics.median(values))}f}" if values else ""
+    return _number(statistics.median(values)) if values else ""
 
 
-def _digits(value: float) -> int:
-    """Digits after the point, so that three or more are shown."""
-    return 2 if value < 10 else 1 if value < 100 else 0
+def _number(value: float) -> str:
+    """With at least three digits, and all those before the point."""
+    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def _name(goal: Goal) -> str:
@@ -111,7 +101,7 @@ def _name(goal: Goal) -> str:
 
 def _bound(goal: Goal) -> str:
     sign, times = "≥" if goal.more_is_better else "≤", f" x {goal.reference}" if goal.reference else ""
-    return f"{sign} {goal.bound:g}{times}"
+    return f"{sign} {goal.bound:g}{times}{', a moonshot' if goal.moonshot else ''}"
 
 
 def _others(rounds: Sequence[results.Line]) -> str:
@@ -142,12 +132,12 @@ measured {conditions["date"]} on {conditions["cpus"]} CPUs ({conditions["process
 
 {systems}
 
-The earlier server is that of commit {conditions["commit"][:12]}. Goals are for medians over {len(rounds)} rounds, of
-ratios within a round; the last columns are each system's own figures, medians too:
+The earlier server is that of commit {conditions["commit"][:12]}. Rounds: {len(rounds)}. A goal is for the median of the
+rounds' figures, each a bound or a ratio within a round. The last columns are each system's own figures, medians too:
 
 {goal_table}
 
-Every closed loop, medians:
+Images a second, with the latency's p50 / p99 in ms in brackets, medians:
 
 {load_table}"""
 

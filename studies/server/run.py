@@ -19,6 +19,8 @@ from studies.server.rounds import Rounds
 from studies.server.scenarios import LOADS
 from studies.server.systems import EARLIER, SYSTEMS, launches
 
+WIDTH = 170
+"""Columns of the tables, also where the terminal has fewer: they are read from a log."""
 PACKAGES = ("grpcio", "pygrpc-native", "onnxruntime", "numpy", "protobuf")
 
 
@@ -91,7 +93,10 @@ def main(
         def advance(description: str) -> None:
             progress.update(task, description=description, advance=1)
 
-        measured = Rounds(servers, runtime, loads, seconds, advance, console.print)
+        def say(line: str) -> None:
+            console.print(line, soft_wrap=True)
+
+        measured = Rounds(servers, runtime, loads, seconds, advance, say)
         progress.update(task, total=rounds * measured.steps, completed=-1)
         lines = [conditions]
         for number in range(1, rounds + 1):
@@ -101,8 +106,10 @@ def main(
                 console.print(f"[yellow]other programs took {others:.0%} of the processors' time: figures are low")
             if out:
                 results.write(out, lines)  # What is measured is kept if a later round fails.
+    screen = Console()
+    screen.width = max(screen.width, WIDTH)
     for table in tables({"conditions": conditions, "rounds": lines[1:]}):
-        Console().print(table)
+        screen.print(table)
     click.echo(f"wrote {out}" if out else "wrote nothing: name a file with --out")
 
 

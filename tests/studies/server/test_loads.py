@@ -51,8 +51,9 @@ def test_recovery_is_when_ten_in_a_row_take_the_usual_time() -> None:
 
 
 @NEEDS_H2LOAD
-def test_every_load_is_put_on_a_real_server() -> None:
-    with served(hangtag_serve(MODELS)) as server:
+@pytest.mark.parametrize("transport", ["native", "grpc"])
+def test_every_load_is_put_on_a_real_server(transport: str) -> None:
+    with served(hangtag_serve(MODELS, "--transport", transport)) as server:
         assert server.seconds_to_ready > 0
         assert server.pss_mb() > 10
         bench = Bench(server, seconds=0.1)
