@@ -23,6 +23,9 @@ class Observer:
     def on_teacher_logits(self, done: int, total: int) -> None:
         """Called while teachers compute logits: how many of this rank's images are done, mirror images included."""
 
+    def on_contention(self, slowdown: float) -> None:
+        """Called once, if other programs take the CPUs: a step takes this many times as long as it computes."""
+
     def stop_requested(self) -> bool:
         """Whether the run should stop. Called after every training step and between batches."""
         return False

@@ -41,6 +41,15 @@ class TerminalObserver(Observer):
     def on_teacher_logits(self, done: int, total: int) -> None:
         self._show("teacher", "teacher's logits", done, total)
 
+    def on_contention(self, slowdown: float) -> None:
+        if self._shown:
+            self._bars.console.print(
+                f"Other programs use these CPUs: a training step takes {slowdown:.1f} times as long as it computes. "
+                "Stop them, or stop this run with Ctrl-C and continue it with fewer --threads.",
+                style="yellow",
+                highlight=False,
+            )
+
     def stop_requested(self) -> bool:
         return self._interrupted
 

@@ -19,6 +19,7 @@ from hangtag.training.data.multi_label import MultiLabelData
 from hangtag.training.errors import DivergedError, RunMismatchError
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop.checkpoint import UNFITTING, RandomState, TrainingState, random_state
+from hangtag.training.loop.contention import WARNED_FACTOR, ContentionMeter
 from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.config import RunConfig
@@ -94,6 +95,7 @@ class _Trainer:
     def __init__(self, config: RunConfig, task: Task, run: Run, observer: Observer, group: ProcessGroup) -> None:
         self.config, self.task, self.run, self.observer, self.group = config, task, run, observer, group
         steps_per_epoch = math.ceil(len(task) / config.recipe.batch_size)
+        self._contention = ContentionMeter()
         self.state = TrainingState(task.network(), config.recipe, steps_per_epoch)
         if not group.is_rank_zero:
             torch.manual_seed(config.seed + group.rank)  # dropout and augmentation differ between the ranks
@@ -127,6 +129,8 @@ class _Trainer:
                         f"the loss became {loss} in epoch {epoch}, by step {step} of {len(batches)}. {DIVERGENCE_HINT}"
                     )
             self.observer.on_step(StepProgress(epoch, step, len(batches), loss, last_epoch))
+            if (slowdown := self._contention.after_step()) >= WARNED_FACTOR:
+                self.observer.on_contention(slowdown)
             if not self.group.in_lockstep:
                 self.observer.raise_if_stopped()
         seconds = time.perf_counter() - started

@@ -83,8 +83,8 @@ def test_the_same_config_may_start_again_and_keeps_its_file(run: Run) -> None:
         ({"limit": None}, "another limit (limit: 96 there, None requested)"),
         ({"recipe": make_config(epochs=3).recipe}, "another recipe.epochs (recipe.epochs: 2 there, 3 requested)"),
         (
-            {"seed": 1, "threads": 2},
-            "another seed and threads (seed: 0 there, 1 requested, threads: 1 there, 2 requested)",
+            {"seed": 1, "limit": 2},
+            "another seed and limit (seed: 0 there, 1 requested, limit: 96 there, 2 requested)",
         ),
         (
             {"model": "resnet", "recipe": recipe_for("teacher", "resnet")},
@@ -103,6 +103,12 @@ def test_another_config_is_refused_by_name(run: Run, changes: dict[str, object],
     assert f"{run.folder} holds a run with {difference}. " in str(caught.value)
     assert "--restart" in str(caught.value)
     assert (run.folder / "config.json").read_bytes() == before
+
+
+def test_a_run_may_continue_with_another_number_of_threads(run: Run) -> None:
+    begin(run, threads=2)
+    begin(run, threads=1)
+    assert run.read_config()["threads"] == 1
 
 
 def test_teachers_are_compared_by_their_contents_alone(run: Run) -> None:
