@@ -101,6 +101,7 @@ class ComputeThreads:
                     batch = model.batcher.take(wait=False)
             except Exception:  # a bug of ours
                 log.exception("computing a batch failed")
+                model.batcher.wake()  # the model's own threads take what has gathered for it
             del found, model, batch  # a thread that waits must not keep an unloaded model in memory
 
     def _next_batch(self) -> tuple[Computer, list[QueuedRequest]]:

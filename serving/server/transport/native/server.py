@@ -17,7 +17,7 @@ from pygrpc_native import NativeGrpcFront
 
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_settings import largest_settings
-from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.host.ports import require_free
 from hangtag.serving.server.transport.grpc.limits import PEER_SECONDS
 from hangtag.serving.server.transport.grpc.server import GrpcServer
 from hangtag.serving.server.transport.native.compute_threads import ComputeThreads
@@ -31,6 +31,9 @@ IO_THREADS = 1
 """Threads of the library that do network I/O: on two CPUs a second one gains nothing (docs/performance.md)."""
 _MAX_METADATA_BYTES = 16 * 1024  # gRPC's core has this limit too
 _POLL_SECONDS = 0.005
+_FLUSH_SECONDS = 0.2
+"""How long connections stay open after the last response: the library's ``close`` drops responses that its threads have
+not written yet, up to one in five where it follows at once, and nothing says when they are written."""
 
 
 class NativeServer:
@@ -63,29 +66,24 @@ class NativeServer:
     def start(self) -> int:
         """Listen, and return the port. Raises StartError when the address is not free or not this machine's."""
         config = self._engine.config
-        address = config.address(config.port)
-        try:
-            front = NativeGrpcFront(
-                address,
-                [(method, False) for method in METHODS],
-                io_threads=IO_THREADS,
-                call_details=True,
-                keepalive_time_ms=round(config.keepalive_seconds * 1000),
-                keepalive_timeout_ms=PEER_SECONDS * 1000,
-                max_concurrent_streams=config.max_concurrent_streams,
-                max_metadata_size=_MAX_METADATA_BYTES,
-                reuse_port=config.workers > 1,
-            )
-            self._folder = tempfile.TemporaryDirectory(prefix="hangtag-")  # only this user may enter it
-            socket = str(Path(self._folder.name, "grpc.sock"))
-            self._grpc_server.start(f"unix:{socket}")
-            front.set_fallback(socket)
-            front.start()
-        except OSError as error:
-            raise StartError(
-                f"cannot listen on {address}: another program has the port, or the address is not this "
-                "machine's. Choose another with --port (0 picks a free one) or --host."
-            ) from error
+        if config.workers == 1:  # workers share a port that their supervisor has reserved
+            require_free(config.host, config.port)  # in one clear line: the library would print another one
+        front = NativeGrpcFront(
+            config.address(config.port),
+            [(method, False) for method in METHODS],
+            io_threads=IO_THREADS,
+            call_details=True,
+            keepalive_time_ms=round(config.keepalive_seconds * 1000),
+            keepalive_timeout_ms=PEER_SECONDS * 1000,
+            max_concurrent_streams=config.max_concurrent_streams,
+            max_metadata_size=_MAX_METADATA_BYTES,
+            reuse_port=config.workers > 1,
+        )
+        self._folder = tempfile.TemporaryDirectory(prefix="hangtag-")  # only this user may enter it
+        socket = str(Path(self._folder.name, "grpc.sock"))
+        self._grpc_server.start(f"unix:{socket}")
+        front.set_fallback(socket)
+        front.start()
         self._front = self._calls.front = front
         self._threads.start(front.recv_batch_details)
         log.info(
@@ -112,6 +110,7 @@ class NativeServer:
         while self._calls.open and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         self._calls.cancel_all()
+        time.sleep(max(0.0, min(_FLUSH_SECONDS, deadline - time.monotonic())))
 
     def close(self) -> None:
         """Close the connections and end the threads. Call it after ``stop`` and after the engine's close."""

@@ -167,14 +167,14 @@ class UnaryCall(Call):
         except Exception as error:
             self.fail(error)
             return
-        del calls.open[self._id]
         timings = outcome.timings
         assert timings is not None  # a response has been computed
         calls.front.respond(self._id, message, None, cost_metadata(timings))
+        del calls.open[self._id]  # last: the server is not closed while calls are open
 
     def fail(self, error: Exception) -> None:
         """End the call with the error's status. The library ignores it where the caller has left."""
-        del self._calls.open[self._id]
         code, message = call_status(error, self.method, request_log_fields(self.request, self.metadata))
         number: int = code.value[0]
         self._calls.front.fail(self._id, number, message)
+        del self._calls.open[self._id]  # last: the server is not closed while calls are open

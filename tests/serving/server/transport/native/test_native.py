@@ -1,5 +1,7 @@
 """What only the native transport could get wrong: receiving while every thread computes, and what it trusts."""
 
+import dataclasses
+import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +16,15 @@ from hangtag.protos import classifier_pb2, inference_pb2_grpc
 from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.transport.native.server import NativeServer
+from hangtag.serving.server.transport.native.unary_calls import METHODS
+from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
+from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
 
-HOST = "localhost"
+TOKEN = "a-secret-of-enough-characters"
 PICTURE = Path(__file__).parents[5] / "examples/garments/dress-1.png"
 
 
@@ -42,7 +49,7 @@ def test_while_every_thread_computes_others_are_still_answered(native: LiveServe
         gate.wait_until_computing()
         calls.append(send(native, 2))
         gate.wait_until_computing()
-        for length in (1, 2):  # twice: the reserve thread leads, gives way, and leads again
+        for length in (1, 2):  # twice: the stand-by sweeps, gives way, and sweeps again
             assert native.infer(request("free_axis", x=number(length)))["total"].tolist() == [[length]]
             assert native.statistics("gather").inference_count == 0
         raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
@@ -118,11 +125,124 @@ def test_another_version_that_takes_a_models_place_answers_from_then_on(native: 
 
 
 def test_many_servers_come_and_go(config: ServerConfig) -> None:
-    before = threading.active_count()
-    for _ in range(5):
+    def files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    held = []
+    for _ in range(6):
         with LiveServer(config) as live:
             assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
-    assert threading.active_count() <= before + 2  # grpcio's own, which end by themselves
+            transport = live.server._transport
+            assert isinstance(transport, NativeServer)
+            assert transport._folder is not None
+            folder = Path(transport._folder.name)
+            assert folder.stat().st_mode & 0o777 == 0o700  # only this user may enter it
+        assert not folder.exists()
+        gc.collect()  # a channel ends with its last reference
+        held.append((files(), threading.active_count()))
+    (first_files, first_threads), (last_files, last_threads) = held[2], held[-1]  # grpcio keeps some for later servers
+    assert last_files <= first_files + 2
+    assert last_threads <= first_threads + 1
+
+
+def test_a_port_in_use_is_refused_and_leaves_nothing_behind(native: LiveServer, config: ServerConfig) -> None:
+    threads = threading.active_count()
+    second = Server(dataclasses.replace(config, port=native.server.port))
+    with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{native.server.port}: another program has the"):
+        second.start()
+    assert threading.active_count() == threads
+    assert native.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+
+
+def test_a_model_with_more_instances_than_the_server_has_a_thread_for_each(tmp_path: Path) -> None:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    (tmp_path / "gather" / "serving.toml").write_text("instances = 4\nmax_batch_size = 1\n")
+    config = ServerConfig(models=tmp_path, port=0, instances=1, transport="native")
+    with LiveServer(config) as live, live.gate("gather") as gate:
+        threads: set[str] = set()
+        execute = live.model("gather").execute
+
+        def noting(batch: Any) -> None:
+            threads.add(threading.current_thread().name)
+            execute(batch)
+
+        live.model("gather").execute = noting  # type: ignore[method-assign]
+        calls = [send(live, value) for value in range(4)]
+        for _ in calls:
+            gate.wait_until_computing()
+        assert threads == {f"native-{number}" for number in range(4)}
+        gate.open()
+        assert [outputs(call.result())["value"].item() for call in calls] == [0, 10, 20, 30]
+
+
+def test_while_every_thread_computes_a_full_queue_refuses_at_once(native: LiveServer) -> None:
+    with native.gate("gather") as gate:
+        calls = [send(native, 1)]
+        gate.wait_until_computing()
+        calls.append(send(native, 2))
+        gate.wait_until_computing()
+        calls += [send(native, 3) for _ in range(8)]
+        gate.wait_until_queued(10)
+        refused = [send(native, 1) for _ in range(100)]
+        assert {call.exception(TIMEOUT).code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        gate.open()
+        assert [outputs(call.result())["value"].item() for call in calls] == [10, 20, *[30] * 8]
+
+
+def test_a_token_is_asked_for_before_the_message_is_parsed(
+    config: ServerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tokens").write_text(f"{TOKEN}\n")
+    parsed: list[bytes] = []
+    init = InferMessageQuery.__init__
+
+    def noting(query: InferMessageQuery, message: bytes, *arguments: Any) -> None:
+        parsed.append(message)
+        init(query, message, *arguments)
+
+    monkeypatch.setattr(InferMessageQuery, "__init__", noting)
+    with LiveServer(dataclasses.replace(config, token_file=tmp_path / "tokens")) as live:
+        for method in METHODS:
+            call: Any = live.channel.unary_unary(method)
+            code, _ = failure(lambda call=call: call(b"\xff no message", timeout=TIMEOUT))  # type: ignore[misc]
+            assert code is grpc.StatusCode.UNAUTHENTICATED
+        assert parsed == []
+        token = (("authorization", f"Bearer {TOKEN}"),)
+        answer = live.inference.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT, metadata=token)
+        assert outputs(answer)["value"].tolist() == [10]
+        assert len(parsed) == 1
+
+
+def test_each_call_of_a_batch_gets_its_own_answer(native: LiveServer) -> None:
+    with native.gate("gather") as gate:
+        calls = [send(native, 0)]
+        gate.wait_until_computing()
+        calls.append(send(native, 0))
+        gate.wait_until_computing()
+        calls += [send(native, value % 4) for value in range(8)]
+        gate.wait_until_queued(10)
+        gate.open()
+        assert [outputs(call.result())["value"].item() for call in calls] == [0, 0, *[0, 10, 20, 30] * 2]
+        assert sorted(gate.batch_sizes) == [1, 1, 4, 4]
+
+
+def test_a_call_that_comes_while_it_drains_is_refused_and_those_before_it_are_answered(native: LiveServer) -> None:
+    with native.gate("gather") as gate:
+        call = send(native, 3)
+        gate.wait_until_computing()
+        stopping = threading.Thread(target=native.server.stop, args=(TIMEOUT,))
+        stopping.start()
+        transport = native.server._transport
+        assert isinstance(transport, NativeServer)
+        while not transport._calls._stopping:
+            threading.Event().wait(0.001)
+        code, message = failure(lambda: native.infer(request("gather", index=index(4))))
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert message == "the server is stopping and takes no new requests; try another replica"
+        assert not call.done()
+        gate.open()
+        stopping.join(TIMEOUT)
+        assert outputs(call.result())["value"].tolist() == [30]
 
 
 def test_callers_that_come_and_go_at_random_leave_a_server_that_answers(native: LiveServer) -> None:
