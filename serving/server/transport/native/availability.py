@@ -1,5 +1,6 @@
 """Whether the native transport can be used with what is installed."""
 
+import re
 from importlib import metadata
 
 PACKAGE = "pygrpc-native"
@@ -18,7 +19,8 @@ def problem(version: str | None = None) -> str:
     except metadata.PackageNotFoundError:
         return f"{PACKAGE} is not installed (pip install '.[native]')"
     first, end = TESTED
-    if not first <= tuple(int(part) for part in version.split(".")[:2]) < end:
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or not first <= tuple(map(int, numbers.groups())) < end:
         return f"{PACKAGE} {version} is not tested with hangtag; versions from {_text(first)} to below {_text(end)} are"
     return ""
 
