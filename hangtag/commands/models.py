@@ -1,4 +1,4 @@
-"""``hangtag models``: list, show and verify the models of a repository."""
+"""``hangtag models``: list, show and verify the models of a repository; load and unload those of a server."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from hangtag.commands import models_view as view
 from hangtag.errors import UserError
 from hangtag.export import verify
 from hangtag.export.repository import inventory
+from hangtag.serving.client import model_control
 
 _models = click.option(
     "--models",
@@ -32,10 +33,15 @@ class _ListByDefault(click.Group):
 
 @click.group(cls=_ListByDefault)
 def models() -> None:
-    """List, show and verify the models of a repository, as their files describe them. No server is called.
+    """List, show and verify the models of a repository, as their files describe them.
 
-    Without a command it lists: 'hangtag models --json' is 'hangtag models list --json'.
+    load and unload call a running server; the others call none. Without a command it lists: 'hangtag models --json'
+    is 'hangtag models list --json'.
     """
+
+
+models.add_command(model_control.load)
+models.add_command(model_control.unload)
 
 
 @models.command("list")

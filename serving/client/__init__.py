@@ -1,4 +1,4 @@
-"""The typed client of the server, and the commands ``classify``, ``top`` and ``health``.
+"""The typed client of the server, and the commands ``classify``, ``top``, ``health`` and ``models load``.
 
 Its public names load on first use, because `hangtag health` must not load numpy and the protocol's messages.
 """

@@ -227,6 +227,32 @@ class Client(HealthConnection):
         response = self._call(self._inference.ModelStatistics, inference_pb2.ModelStatisticsRequest())
         return list(response.model_stats)
 
+    def load_model(self, model: str) -> list[str]:
+        """Load a model, or load it again; returns the versions that serve then. Returns once they do.
+
+        Raises:
+            ClientError: the server does not run with --model-control explicit, or has no such model; a file is broken,
+                and what served before still serves; or ``timeout`` passed, in which case the load goes on.
+
+        Example:
+            >>> client.load_model("cnn")
+            ['2']
+        """
+        self._call(self._inference.RepositoryModelLoad, inference_pb2.RepositoryModelLoadRequest(model_name=model))
+        index = self._call(self._inference.RepositoryIndex, inference_pb2.RepositoryIndexRequest(ready=True))
+        return [entry.version for entry in index.models if entry.name == model]
+
+    def unload_model(self, model: str) -> None:
+        """Take a model out of service; it answers the requests that it has.
+
+        Raises:
+            ClientError: the server does not run with --model-control explicit, or serves no such model.
+
+        Example:
+            >>> client.unload_model("lstm2")
+        """
+        self._call(self._inference.RepositoryModelUnload, inference_pb2.RepositoryModelUnloadRequest(model_name=model))
+
     @cached_property
     def _inference(self) -> inference_pb2_grpc.GRPCInferenceServiceStub:
         return inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)

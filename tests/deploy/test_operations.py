@@ -13,7 +13,6 @@ from hangtag.serving.server.process.server import Server
 from tests import onnx_models
 
 ROOT = Path(__file__).parents[2]
-PEERS = ROOT / ".venv-peers/bin"
 # A fake docker that logs its command lines: compose lists two replicas, and each is healthy at its second inspection.
 FAKE_DOCKER = """#!/bin/sh
 echo "$*" >> commands
@@ -41,15 +40,16 @@ def test_replicas_restart_one_after_another(tmp_path: Path) -> None:
 
 def test_a_call_upgrades_a_model_and_another_rolls_it_back(tmp_path: Path) -> None:
     """The page's command loads the newest version; before it, version 2 is published, and then moved away."""
-    (command,) = re.findall(r"```sh\n(grpcurl .*?)```", (ROOT / "docs/operations.md").read_text(), re.DOTALL)
+    (command,) = re.findall(
+        r"```sh\n(\S*hangtag models load .*?)```", (ROOT / "docs/operations.md").read_text(), re.DOTALL
+    )
     models = tmp_path / "models"
     onnx_models.publish(models, "cnn", onnx_models.classifier())
     with Server(ServerConfig(models=models, port=0, model_control="explicit", load_model=("*",))) as server:
 
         def load_and_list_versions() -> list[str]:
-            path = f"{PEERS}:{os.environ['PATH']}"
             local_command = command.replace("127.0.0.1:8001", server.address)
-            subprocess.run(["sh", "-ec", local_command], env={"PATH": path}, check=True, timeout=60)
+            subprocess.run(["sh", "-ec", local_command], cwd=ROOT, check=True, timeout=60)
             return [version.version for version in server.state().versions]
 
         onnx_models.publish(models, "cnn", onnx_models.classifier(), version=2)

@@ -98,12 +98,22 @@ def test_top(secured: Secured) -> None:
     assert [model["model"] for model in json.loads(top.stdout)["models"]] == ["cnn", "lstm", "lstm2"]
 
 
+def test_models_load_and_unload_reach_the_servers_control(secured: Secured) -> None:
+    for command in ("load", "unload"):
+        process = hangtag("models", command, "cnn", *secured.options, exit_codes=(1,))
+        assert "start the server with --model-control explicit" in process.stderr
+
+
 def test_evaluate(secured: Secured) -> None:
     evaluation = hangtag("evaluate", "lstm", "--limit", "64", "--json", "-", *secured.options)
     assert json.loads(evaluation.stdout)["data"]["images"] == 64
 
 
-@pytest.mark.parametrize("command", [("classify", str(GARMENT)), ("top", "--once"), ("loadtest", "lstm")], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [("classify", str(GARMENT)), ("top", "--once"), ("loadtest", "lstm"), ("models", "load", "cnn")],
+    ids=" ".join,
+)
 def test_without_a_token_each_command_says_what_is_missing(secured: Secured, command: tuple[str, ...]) -> None:
     process = hangtag(*command, *secured.options[:-2], exit_codes=(1,))
     assert "this server requires a token" in process.stderr

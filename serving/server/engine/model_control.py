@@ -137,7 +137,8 @@ class ModelControl:
         try:
             files = repository.versions(self._config.models, name)
             if not files:
-                raise NotFoundError(f"the repository has no model {name!r} with a version to load")
+                present = ", ".join(file.name for file in self.published()) or "none"
+                raise NotFoundError(f"the repository has no model {name!r} with a version to load; it has: {present}")
             self._update(name, files, strict=True, reload=True)
         except StartError as error:
             raise ControlError(f"{error}; the versions that served before still serve") from error
@@ -147,7 +148,8 @@ class ModelControl:
         self._require_explicit()
         with self._changing:
             if not self._engine.versions(name):
-                raise NotFoundError(f"no model {name!r} is served here, so there is nothing to unload")
+                served = ", ".join(self._engine.names()) or "none"
+                raise NotFoundError(f"no model {name!r} is served, so there is nothing to unload; served: {served}")
             self._retired.add(self._engine.serve(name, []))
             log.info("model unloaded", model=name)
         self.on_change()

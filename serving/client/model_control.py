@@ -1,0 +1,54 @@
+"""``hangtag models load`` and ``unload``: change what a running server serves."""
+
+import click
+
+from hangtag.serving.client.client import Client
+from hangtag.serving.credentials import Credentials
+from hangtag.serving.options import credentials_options, server_option
+
+
+@click.command()
+@click.argument("name")
+@server_option
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="Seconds to wait for the model; the server goes on loading after that.",
+)
+@credentials_options
+def load(name: str, server: str, timeout: float, credentials: Credentials) -> None:
+    """Load a model on a running server, or load it again.
+
+    It ends when the model serves. The server must run with --model-control explicit. It loads the latest version in its
+    repository, while the version before it answers requests; a broken file changes nothing.
+
+    \b
+    Examples:
+      hangtag models load cnn
+      hangtag models load cnn --server gpu-1:8001 --tls-ca ca.pem --token-file token
+    """
+    with Client(server, timeout=timeout, credentials=credentials) as client:
+        versions = client.load_model(name)
+    click.echo(f"{server} serves {name} version {', '.join(versions)}")
+
+
+@click.command()
+@click.argument("name")
+@server_option
+@credentials_options
+def unload(name: str, server: str, credentials: Credentials) -> None:
+    """Take a model of a running server out of service.
+
+    The model answers the requests that it has, and its files stay in the repository. The server must run with
+    --model-control explicit.
+
+    \b
+    Examples:
+      hangtag models unload cnn
+      hangtag models unload cnn --server gpu-1:8001 --tls-ca ca.pem --token-file token
+    """
+    with Client(server, credentials=credentials) as client:
+        client.unload_model(name)
+    click.echo(f"{server} no longer serves {name}")
