@@ -1,5 +1,6 @@
 """The root command. It imports a subcommand only when it is called, so that ``hangtag serve`` needs no torch."""
 
+import difflib
 import importlib
 import os
 from collections.abc import Iterator
@@ -69,6 +70,16 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(SUBCOMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        # click's own suggestions need the commands themselves, which are not imported here.
+        if args[0].isalpha() and args[0] not in SUBCOMMANDS:
+            near = difflib.get_close_matches(args[0], SUBCOMMANDS, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"The commands: {', '.join(SUBCOMMANDS)}."
+            ctx.fail(f"No such command {args[0]!r}. {hint}")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = SUBCOMMANDS.get(cmd_name)

@@ -11,16 +11,17 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from hangtag.serving.client import pictures, side_by_side
+from hangtag.errors import UserError
+from hangtag.serving.client import image_files, pictures, side_by_side
 from hangtag.serving.client.classification import Classification
 from hangtag.serving.client.client import Client
 from hangtag.serving.connection import ClientError
-from hangtag.serving.credentials import Credentials, CredentialsError
+from hangtag.serving.credentials import Credentials
 from hangtag.serving.options import credentials_options, server_option
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, type=click.Path(allow_dash=True, path_type=Path), metavar="IMAGE...")
 @click.option(
     "--model",
     "models",
@@ -51,7 +52,9 @@ def classify(
     draw: bool | None,
     credentials: Credentials,
 ) -> None:
-    """Classify each IMAGE (PNG, JPEG or WebP) with a served model.
+    """Classify each IMAGE (PNG, JPEG, WebP, BMP, GIF or TIFF) with a served model.
+
+    A folder stands for the images in it, and - for standard input.
 
     An image of the model's input size (28 x 28 grey, bright garment on black) is used as it is; the server converts
     any other as the data set's authors converted their photos. An image that fails is reported on standard error,
@@ -64,26 +67,28 @@ def classify(
     \b
     Examples:
       hangtag classify examples/garments/*.png
-      hangtag classify photo.jpg --model lstm --top-k 5
+      hangtag classify photos/ --model lstm --top-k 5
+      curl -s https://example.org/boot.jpg | hangtag classify -
       hangtag classify outfit.png --model cnn_rnn
       hangtag classify photo.jpg --model cnn --model lstm
       hangtag classify *.png --json | jq -r '.labels[0].name'
     """
     if len(models) > 1 and model_version:
         raise click.UsageError("--model-version needs a single model; give --model once, or leave the version out.")
+    files = [file for path in images for file in image_files.expand(path)]
     console = Console()
     drawn = console.is_terminal if draw is None else draw
     failed = False
     with Client(server, timeout=timeout, credentials=credentials) as client:
-        for path in images:
+        for path in files:
             try:
-                data = path.read_bytes()
+                data = image_files.read(path)
                 if len(models) > 1:
                     outcomes = client.compare(data, models, top_k=top_k or 0)
                     failed |= _show_compared(console, path, data, outcomes, as_json=as_json, drawn=drawn)
                     continue
                 answer = client.classify(data, models[0], version=model_version, top_k=top_k or 0)
-            except (OSError, ClientError, CredentialsError) as error:
+            except (OSError, UserError) as error:
                 failed = True
                 click.echo(f"{path}: {error.strerror if isinstance(error, OSError) else error}", err=True)
                 continue

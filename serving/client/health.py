@@ -2,7 +2,6 @@
 
 import click
 
-from hangtag.errors import UserError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.health import HealthConnection
 from hangtag.serving.options import credentials_options, server_option
@@ -18,6 +17,6 @@ def health(server: str, model: str, wait: float | None, credentials: Credentials
     with HealthConnection(server, credentials=credentials) as connection:
         if wait is not None:
             connection.wait_until_ready(wait, model)
-        elif not connection.is_ready(model):
-            raise UserError(f"{model or 'the server'} at {server} is not ready")
+        else:
+            connection.require_ready(model)
     click.echo(f"{model or 'the server'} at {server} is ready")

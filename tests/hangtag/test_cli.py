@@ -64,10 +64,20 @@ def test_the_version_is_shown_by_its_flag_alone(monkeypatch: pytest.MonkeyPatch)
     assert "List the latest version" in CliRunner().invoke(main, ["models", "--help"]).output
 
 
-def test_an_unknown_command_is_a_usage_error() -> None:
-    result = CliRunner().invoke(main, ["srve"])
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["srve"], "No such command 'srve'. Did you mean 'serve'?"),
+        (["lodtest", "lstm"], "No such command 'lodtest'. Did you mean 'loadtest'?"),
+        (["xyzzy"], "No such command 'xyzzy'. The commands: train, "),
+        (["serve", "--modles", "x"], "No such option '--modles'"),
+        (["serve", "--modles", "x"], "'--models'"),
+    ],
+)
+def test_a_typing_error_is_a_usage_error_with_a_suggestion(typed: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, typed)
     assert result.exit_code == 2
-    assert "No such command 'srve'" in result.output
+    assert message in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)

@@ -54,7 +54,7 @@ def _open(data: bytes) -> Image.Image:
             return reader(io.BytesIO(data))
         except SyntaxError:  # how Pillow says that the file has another format
             continue
-    raise InvalidRequestError("the image is not a PNG, JPEG or WebP file; for bare pixels use `raw`")
+    raise InvalidRequestError("the image is not a PNG, JPEG or WebP file; convert it to one of them")
 
 
 def _require_size(image: Image.Image) -> None:

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from PIL import Image
 
 from hangtag.cli import main
@@ -59,6 +62,53 @@ def test_an_image_that_fails_is_reported_and_the_others_are_classified(
     missing, broken = result.stderr.splitlines()
     assert missing == f"{tmp_path}/gone.png: No such file or directory"
     assert broken.startswith(f"{text}: the image is not a PNG, JPEG or WebP file")
+
+
+@pytest.mark.parametrize("format_", ["BMP", "GIF", "TIFF", "PNG"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "1"])
+def test_formats_that_the_server_does_not_read_are_converted(
+    server: Server, garment: Path, tmp_path: Path, format_: str, mode: str
+) -> None:
+    with Image.open(garment) as image:
+        image.convert(mode).save(tmp_path / "boot.png")
+        image.convert(mode).save(tmp_path / "boot", format_)
+    result = classify(server, tmp_path / "boot", tmp_path / "boot.png", "--json")
+    assert result.exit_code == 0, result.stderr
+    converted, png = (json.loads(line)["labels"] for line in result.stdout.splitlines())
+    assert [label["name"] for label in converted] == [label["name"] for label in png]
+
+
+def test_a_damaged_file_to_convert_and_an_unknown_format_are_refused(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.bmp").write_bytes(b"BM and no more")
+    (tmp_path / "b.avif").write_bytes(b"\0\0\0\x1cftypavif")
+    result = classify(server, tmp_path / "a.bmp", tmp_path / "b.avif")
+    assert result.exit_code == 1
+    damaged, unknown = result.stderr.splitlines()
+    assert damaged.startswith(f"{tmp_path}/a.bmp: the image cannot be decoded: ")
+    assert unknown == f"{tmp_path}/b.avif: the image is not a PNG, JPEG or WebP file; convert it to one of them"
+
+
+def test_a_folder_stands_for_its_images(server: Server, garment: Path, tmp_path: Path) -> None:
+    shutil.copy(garment, tmp_path / "b.PNG")
+    with Image.open(garment) as image:
+        image.save(tmp_path / "a.gif")
+    (tmp_path / "notes.txt").write_text("no image")
+    result = classify(server, tmp_path, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [Path(json.loads(line)["image"]).name for line in result.stdout.splitlines()] == ["a.gif", "b.PNG"]
+
+
+def test_a_folder_without_images_says_what_was_expected(server: Server, tmp_path: Path) -> None:
+    result = classify(server, tmp_path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: {tmp_path} holds no image; expected files that end in .png, .jpg")
+
+
+def test_a_dash_stands_for_standard_input(server: Server, garment: Path) -> None:
+    arguments = ["classify", "--server", server.address, "--model", "classifier", "--json", "-"]
+    result = CliRunner().invoke(main, arguments, input=garment.read_bytes())
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["image"] == "-"
 
 
 @pytest.mark.parametrize(
@@ -152,8 +202,8 @@ def test_health(server: Server) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--model", "nobody"), "Error: nobody at {address} is not ready\n"),
-        (("--model", "nobody", "--wait", "0.1"), "Error: nobody at {address} was not ready within 0.1 s; its log"),
+        (("--model", "nobody"), "Error: the server at {address} serves no model 'nobody'\n"),
+        (("--model", "nobody", "--wait", "0.1"), "Error: the server at {address} served no model 'nobody' within 0.1"),
         (("--server", UNUSED_ADDRESS), f"Error: no server answers at {UNUSED_ADDRESS}; start one"),
         (
             ("--server", UNUSED_ADDRESS, "--wait", "0.1"),
@@ -165,3 +215,20 @@ def test_ill_health_is_exit_code_1(server: Server, arguments: tuple[str, ...], m
     result = hangtag("health", "--server", server.address, *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(message.format(address=server.address))
+
+
+@pytest.mark.parametrize("arguments", [(), ("--model", "cnn")], ids=["the server", "a model"])
+def test_a_server_that_still_loads_is_not_ready(arguments: tuple[str, ...]) -> None:
+    """It does not know its models yet, so an unknown one is no mistake of the caller's."""
+    loading = grpc.server(ThreadPoolExecutor(1))
+    servicer = health.HealthServicer()
+    servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, loading)
+    address = f"127.0.0.1:{loading.add_insecure_port('127.0.0.1:0')}"
+    loading.start()
+    try:
+        result = hangtag("health", "--server", address, *arguments)
+    finally:
+        loading.stop(None)
+    name = arguments[1] if arguments else "the server"
+    assert (result.exit_code, result.stderr) == (1, f"Error: {name} at {address} is not ready; its log says why\n")

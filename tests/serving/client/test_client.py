@@ -120,7 +120,7 @@ def test_waiting_in_vain_ends_in_time(unused_address: str, client: Client) -> No
         pytest.raises(ClientError, match=r"was not ready within 0\.2 s; its log says why"),
     ):
         lonely.wait_until_ready(0.2)
-    with pytest.raises(ClientError, match=r"nobody at 127\.0\.0\.1:\d+ was not ready within 0\.2 s"):
+    with pytest.raises(ClientError, match=r"127\.0\.0\.1:\d+ served no model 'nobody' within 0\.2 s"):
         client.wait_until_ready(0.2, "nobody")
 
 

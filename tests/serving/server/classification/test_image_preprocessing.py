@@ -156,7 +156,7 @@ def test_a_file_that_is_no_picture_is_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("format_", ["GIF", "BMP", "TIFF", "PPM", "ICO"])
 def test_other_formats_are_refused(format_: str) -> None:
-    with pytest.raises(InvalidRequestError, match="the image is not a PNG, JPEG or WebP file; for bare pixels use"):
+    with pytest.raises(InvalidRequestError, match="the image is not a PNG, JPEG or WebP file; convert it"):
         images.preprocess(encoded(photo(255, 0), format_), 28, 28)
 
 
