@@ -146,7 +146,8 @@ def loadtest(
     if not yes_load_remote:
         _refuse_remote(scenario)
     saved = read(baseline) if baseline is not None else None
-    fail_if = _gates(conditions, scenario, saved)
+    fail_if = _gates(conditions, scenario, accuracy, saved)
+    report_files.require_all_writable(files)
     extras = Extras(samples, accuracy, check_caching, calibrate, public_api)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     with stop_event() as stop, progress.live(stderr) as show:
@@ -183,8 +184,13 @@ def _refuse_remote(scenario: Scenario) -> None:
             )
 
 
-def _gates(conditions: tuple[str, ...], scenario: Scenario, baseline: SavedResults | None) -> tuple[gates.Gate, ...]:
+def _gates(
+    conditions: tuple[str, ...], scenario: Scenario, accuracy: bool, baseline: SavedResults | None
+) -> tuple[gates.Gate, ...]:
     try:
-        return tuple(gates.parse(text, scenario.names, baseline is not None) for text in conditions)
+        parsed = tuple(gates.parse(text, scenario.names, baseline is not None) for text in conditions)
+        for gate in parsed:
+            gates.require_judgeable(gate, scenario, accuracy=accuracy, baseline=baseline)
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
+    return parsed

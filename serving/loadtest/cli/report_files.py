@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from hangtag.output import writing
+from hangtag.output import OutputError, require_writable, writing
 from hangtag.serving.loadtest.comparison.compare import Comparison
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.measuring.results import Results
@@ -61,10 +61,28 @@ def report_file_options(command: _Command) -> _Command:
 
 
 def write(files: dict[str, Path | None], results: Results, comparisons: Comparisons, outcomes: Outcomes) -> None:
-    """Write the reports whose option names a file, by parameter name. An unwritable file ends the command."""
+    """Write the reports whose option names a file, by parameter name. A file that fails does not cost the others.
+
+    Raises:
+        OutputError: files could not be written; the message names each of them.
+    """
+    problems = []
     for report in REPORT_FILES:
         file = files[report.parameter]
-        if file is not None:
-            text = report.render(results, comparisons, outcomes)
+        if file is None:
+            continue
+        text = report.render(results, comparisons, outcomes)
+        try:
             with writing(file):
                 file.write_text(text, encoding="utf-8")
+        except OutputError as error:
+            problems.append(str(error))
+    if problems:
+        raise OutputError("; ".join(problems))
+
+
+def require_all_writable(files: dict[str, Path | None]) -> None:
+    """Check before the run that each file can be written. Raises OutputError for the first that cannot."""
+    for file in files.values():
+        if file is not None:
+            require_writable(file)

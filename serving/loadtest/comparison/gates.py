@@ -11,6 +11,7 @@ from hangtag.serving.loadtest.comparison.saved_results import SavedResults
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load
+from hangtag.serving.loadtest.plan.scenario import Scenario
 
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -18,7 +19,9 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
 }
-UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "%": 0.01, "": 1.0}
+DURATION_UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+SHARE_METRICS = ("accuracy", "error_rate")
+PLAIN_METRICS = ("throughput", "samples_per_second", "errors", "peak")
 BASELINE = "baseline"
 
 _METRIC = r"throughput|samples_per_second|p\d{1,2}(?:\.\d+)?|max|errors|error_rate|accuracy|peak"
@@ -57,6 +60,11 @@ class Gate:
     against: Figure | None = None
     against_baseline: bool = False
 
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """What the run has to measure."""
+        return (self.figure,) if self.against is None else (self.figure, self.against)
+
 
 @dataclass(frozen=True)
 class GateOutcome:
@@ -71,7 +79,8 @@ def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
     """Parse a condition, for example `cnn[64].p99 > 2 * lstm.p99`.
 
     Raises:
-        ValueError: When the text is no condition, or refers to a target or a baseline that is missing.
+        ValueError: When the text is no condition, refers to a target or a baseline that is missing, or has a value
+            whose unit does not fit the metric.
     """
     match = _GATE.fullmatch(text)
     if match is None:
@@ -85,15 +94,88 @@ def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
             raise ValueError(f"{text!r} is about {name!r}, which is not measured: {', '.join(targets)} are")
     if match["baseline"] and not has_baseline:
         raise ValueError(f"{text!r} needs the saved results to compare with: give --baseline FILE.json")
-    number = match["value"] or match["factor"] or "1"
+    if match["value"]:
+        factor = _in_unit(text, figure.metric, float(match["value"]), match["unit"] or "")
+    else:
+        factor = float(match["factor"] or "1")
     return Gate(
         text=text.strip(),
         figure=figure,
         operator=match["operator"],
-        factor=float(number) * UNITS[match["unit"] or ""],
+        factor=factor,
         against=against,
         against_baseline=bool(match["baseline"]),
     )
+
+
+def _in_unit(text: str, metric: str, value: float, unit: str) -> float:
+    """The value in seconds, as a share or as a plain number. Raises ValueError for a unit that does not fit."""
+    if metric in PLAIN_METRICS:
+        if unit:
+            raise ValueError(f"{text!r}: {metric} is a plain number, without {unit!r}")
+        return value
+    if metric in SHARE_METRICS:
+        if unit not in ("", "%") or (not unit and value > 1):
+            raise ValueError(f"{text!r}: {metric} is a share: write {value:g} %, or a number from 0 to 1")
+        return value / 100 if unit else value
+    if unit not in DURATION_UNITS:
+        raise ValueError(f"{text!r}: {metric} is a duration: give its unit, for example {value:g}ms")
+    return value * DURATION_UNITS[unit]
+
+
+def require_judgeable(gate: Gate, scenario: Scenario, *, accuracy: bool, baseline: SavedResults | None) -> None:
+    """Refuse, before the run, a condition that nothing in the run can judge: it would fail only after minutes.
+
+    Args:
+        gate: The condition.
+        scenario: What will be measured.
+        accuracy: Whether the accuracy will be measured.
+        baseline: The saved results that the condition may compare with.
+
+    Raises:
+        ValueError: The message names the option that would measure what is missing.
+    """
+    for figure in gate.figures:
+        if figure.metric == "accuracy" and not accuracy:
+            raise ValueError(f"{gate.text!r}: nothing measures the accuracy: add --accuracy, and --samples with labels")
+        if figure.metric == "peak" and not scenario.find_peak:
+            raise ValueError(f"{gate.text!r}: nothing searches the peak: add --find-peak and --target-latency")
+        if not _may_have_load(figure, scenario):
+            planned = ", ".join(map(str, _planned_loads(scenario)))
+            raise ValueError(
+                f"{gate.text!r}: no run has the load {figure.load!r}, only {planned}: add it to --concurrency or --rate"
+            )
+    if gate.against_baseline and baseline is not None:
+        _require_in_baseline(gate, scenario, baseline)
+
+
+def _require_in_baseline(gate: Gate, scenario: Scenario, baseline: SavedResults) -> None:
+    target, metric = gate.figure.target, gate.figure.metric
+    if metric in ("accuracy", "peak"):
+        if target not in (baseline.accuracies if metric == "accuracy" else baseline.peaks):
+            raise ValueError(f"{gate.text!r}: {baseline.file} has no {metric} of {target}")
+        return
+    for load in _planned_loads(scenario):
+        if gate.figure.load is None or _is_named(gate.figure.load, load):
+            run = baseline.run(target, load)
+            if run is None or not run.valid:
+                lacks = f"no run of {target} at {load}" if run is None else f"only an INVALID run of {target} at {load}"
+                raise ValueError(f"{gate.text!r}: {baseline.file} has {lacks}")
+
+
+def _planned_loads(scenario: Scenario) -> tuple[Load, ...]:
+    """The loads that are known before the run: not a rate that is derived from the closed loops."""
+    return scenario.closed_loops + (() if scenario.derives_rate else scenario.open_loops(math.inf))
+
+
+def _may_have_load(figure: Figure, scenario: Scenario) -> bool:
+    if figure.load is None or scenario.derives_rate:
+        return True
+    return any(_is_named(figure.load, load) for load in _planned_loads(scenario))
+
+
+def _is_named(name: str, load: Load) -> bool:
+    return name.strip() in (str(load), str(load).split(" ")[0])
 
 
 def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) -> GateOutcome:
@@ -124,14 +206,15 @@ def _loads(figure: Figure, results: Results) -> Iterator[Load | None]:
         yield None
         return
     for run in results.runs:
-        matches = figure.load is None or figure.load.strip() in (str(run.load), str(run.load).split(" ")[0])
-        if run.target == figure.target and matches:
+        if run.target == figure.target and (figure.load is None or _is_named(figure.load, run.load)):
             yield run.load
 
 
 def _multiplicand(gate: Gate, results: Results, baseline: SavedResults | None, load: Load | None) -> float:
     """The value that the gate's factor multiplies."""
     if gate.against is not None:
+        if gate.against.load is not None:
+            load = next(_loads(gate.against, results), None)
         return _value(gate.against, results, load)
     if not gate.against_baseline:
         return 1.0
@@ -169,7 +252,7 @@ def _run_value(run: Run, metric: str) -> float:
 
 
 def _show(metric: str, value: float) -> str:
-    if metric in ("accuracy", "error_rate"):
+    if metric in SHARE_METRICS:
         return f"{value:.2%}" if not math.isnan(value) else units.NONE
     if metric in ("throughput", "samples_per_second", "peak"):
         return f"{units.three_digits(value)}/s"

@@ -135,15 +135,33 @@ def test_another_machine_is_loaded_with_yes_load_remote() -> None:
     assert "no server answers at nowhere.invalid:1" in result.stderr
 
 
-def test_a_file_that_cannot_be_written_is_reported_after_the_table(server: FakeServer, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported_before_the_run(server: FakeServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = invoke(
         *("fast", "--server", server.address, "--concurrency", "1", *QUICK),
         *("--json", str(tmp_path / "file" / "results.json")),
     )
     assert result.exit_code == 1
-    assert "1 in flight" in result.stdout
     assert "cannot write" in result.stderr
+    assert server.requests == []
+
+
+def test_a_file_that_fails_after_the_run_does_not_cost_the_others(server: FakeServer, tmp_path: Path) -> None:
+    lost, kept = tmp_path / "lost", tmp_path / "kept.csv"
+    server.behaviour = lambda number, context: lost.mkdir() if number == 1 else None  # a folder where a file should be
+    result = invoke(
+        *("fast", "--server", server.address, "--concurrency", "1", *QUICK), *("--json", str(lost), "--csv", str(kept))
+    )
+    assert result.exit_code == 1
+    assert f"cannot write {lost}" in result.stderr
+    assert kept.read_text()
+
+
+def test_a_condition_that_nothing_measures_is_refused_before_the_run(server: FakeServer) -> None:
+    result = invoke("fast", "--server", server.address, *QUICK, "--fail-if", "fast.accuracy < 91 %")
+    assert result.exit_code == 2
+    assert "add --accuracy" in result.stderr
+    assert server.requests == []
 
 
 def test_ctrl_c_ends_with_a_report_of_the_results_so_far(server: FakeServer, tmp_path: Path) -> None:

@@ -23,14 +23,14 @@ def test_saved_runs_are_compared(server: FakeServer, tmp_path: Path) -> None:
     lasting = ("--blocks", "10", "--min-duration", "1s")
     server.behaviour = lambda number, context: (threading.Event().wait(0.01), None)[1]
     before = saved(server, tmp_path / "before.json", *lasting)
-    server.behaviour = lambda number, context: (threading.Event().wait(0.03), None)[1]
+    server.behaviour = lambda number, context: (threading.Event().wait(0.1), None)[1]
     after = saved(server, tmp_path / "after.json", *lasting)
     result = invoke("compare", str(before), str(after))
     assert result.exit_code == 0, result.output
     text = " ".join(result.stdout.split())
     # One pause of a busy machine moves a p99 by more than 20 ms, so only the throughput is sure to differ.
     assert "fast's p99 at 2 in flight " in text
-    assert re.search(r"its throughput is 0\.[34]\d* times what it was \(95 %: 0\.\d+ to 0\.\d+\)\.", text)
+    assert re.search(r"its throughput is 0\.\d+ times what it was \(95 %: 0\.\d+ to 0\.\d+\)\.", text)
     assert "WARNING" not in text
 
     document = json.loads(before.read_text())

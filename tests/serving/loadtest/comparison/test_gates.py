@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hangtag.serving.loadtest.comparison.gates import OPERATORS, judge, parse
+from hangtag.serving.loadtest.comparison.gates import OPERATORS, judge, parse, require_judgeable
 from hangtag.serving.loadtest.comparison.saved_results import SavedResults
 from hangtag.serving.loadtest.plan.load import ClosedLoop
+from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.plan.target import Target
 from tests.serving.loadtest.builders import full_results, two_models
 
 NAMES = ("fast", "slow")
@@ -105,6 +107,11 @@ def test_a_condition_that_holds_under_one_load_fails() -> None:
         ("other.p99 > 5ms", "is about 'other', which is not measured: fast, slow are"),
         ("fast.p99 > 2 * other.p99", "is about 'other'"),
         ("fast.p99 > baseline", "needs the saved results to compare with: give --baseline"),
+        ("fast.p99 > 5", "p99 is a duration: give its unit, for example 5ms"),
+        ("fast.max > 5 %", "max is a duration"),
+        ("fast.throughput < 5ms", "throughput is a plain number, without 'ms'"),
+        ("fast.accuracy < 91", "accuracy is a share: write 91 %"),
+        ("fast.error_rate > 1ms", "error_rate is a share"),
     ],
 )
 def test_other_texts_are_refused(condition: str, message: str) -> None:
@@ -115,12 +122,70 @@ def test_other_texts_are_refused(condition: str, message: str) -> None:
 @given(
     value=st.floats(0.0001, 1000, allow_nan=False).map(lambda value: round(value, 4)),
     operator=st.sampled_from(list(OPERATORS)),
-    unit=st.sampled_from(["", "s", "ms", "us", "%"]),
+    unit=st.sampled_from(["s", "ms", "us"]),
 )
 def test_numbers_and_units_mean_what_they_say(value: float, operator: str, unit: str) -> None:
     gate = parse(f"cnn-int8.p99.9{operator}{value:f}{unit}", ("cnn-int8",), has_baseline=False)
     assert (gate.figure.target, gate.figure.metric, gate.operator) == ("cnn-int8", "p99.9", operator)
-    assert gate.factor == pytest.approx(value * {"": 1, "s": 1, "ms": 1e-3, "us": 1e-6, "%": 0.01}[unit])
+    assert gate.factor == pytest.approx(value * {"s": 1, "ms": 1e-3, "us": 1e-6}[unit])
+
+
+SCENARIO = Scenario((Target("fast", "fast"), Target("slow", "slow")), concurrency=(8,), rate=(500.0,))
+SEARCH = Scenario(SCENARIO.targets, find_peak=True, target_latency=0.01)
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("fast.accuracy < 91 %", "nothing measures the accuracy: add --accuracy"),
+        ("fast.peak < 1", "nothing searches the peak: add --find-peak"),
+        ("fast[64].p99 > 1s", "no run has the load '64', only 8 in flight, 500 calls/s: add it to --concurrency"),
+        ("fast.p99 > 2 * slow[64].p99", "no run has the load '64'"),
+        ("slow.p99 > baseline", "main.json has no run of slow at 8 in flight"),
+    ],
+)
+def test_a_condition_that_nothing_can_judge_is_refused_before_the_run(condition: str, message: str) -> None:
+    gate = parse(condition, NAMES, has_baseline=True)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        require_judgeable(gate, SCENARIO, accuracy=False, baseline=BASELINE)
+
+
+@pytest.mark.parametrize(
+    ("condition", "scenario"),
+    [
+        ("fast.accuracy < baseline", SCENARIO),
+        ("fast[8].p99 > 1s", SCENARIO),
+        ("fast[500 calls/s].p99 > baseline", SCENARIO),
+        ("fast.peak < baseline", SEARCH),
+        ("fast[120].p99 > 1s", Scenario(SCENARIO.targets)),  # may be the rate that is derived from the peaks
+    ],
+)
+def test_a_condition_that_the_run_can_judge_is_accepted(condition: str, scenario: Scenario) -> None:
+    require_judgeable(parse(condition, NAMES, has_baseline=True), scenario, accuracy=True, baseline=BASELINE)
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("slow.accuracy < baseline", "main.json has no accuracy of slow"),
+        ("fast[8].p99 > baseline", "main.json has only an INVALID run of fast at 8 in flight"),
+    ],
+)
+def test_a_baseline_without_the_figure_is_refused_before_the_run(condition: str, message: str) -> None:
+    restarted = replace(BASELINE, runs=tuple(replace(run, restarted=True) for run in BASELINE.runs))
+    gate = parse(condition, NAMES, has_baseline=True)
+    with pytest.raises(ValueError, match=message):
+        require_judgeable(gate, SCENARIO, accuracy=True, baseline=restarted)
+
+
+def test_the_other_figure_may_have_a_load_of_its_own() -> None:
+    results = full_results()
+    same, other = (
+        judge(parse(f"slow[8].throughput < {figure}.throughput", NAMES, has_baseline=False), results)
+        for figure in ("fast", "fast[1,450]")
+    )
+    assert "the bound 1,000/s" in same.sentence
+    assert "the bound 1,450/s" in other.sentence
 
 
 def test_a_load_is_named_by_its_amount_or_in_words() -> None:
