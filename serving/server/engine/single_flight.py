@@ -2,11 +2,11 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class SingleFlight:
-    """Runs work by name, one at a time. Callers share an execution that has not started yet.
+    """Runs work by name, one at a time, in a thread of its own. Callers share an execution that has not started yet.
 
     An execution that has started is not shared: it may have read its input before the caller changed that. So however
     many callers come while one execution runs, at most one more follows.
@@ -14,27 +14,21 @@ class SingleFlight:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._turn = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="single-flight")
         self._waiting: dict[str, Future[None]] = {}
 
-    def do(self, name: str, work: Callable[[], None]) -> None:
-        """Run the work, or wait for one of the same name that has yet to start. Raises what the work raises."""
+    def do(self, name: str, work: Callable[[], None]) -> "Future[None]":
+        """Return the execution of this work, or one of the same name that has yet to start. Do not cancel it."""
         with self._lock:
-            execution = self._waiting.get(name)
-            is_first = execution is None
-            if execution is None:
-                execution = self._waiting[name] = Future()
-        if is_first:
-            self._run(name, work, execution)
-        execution.result()
+            if name not in self._waiting:
+                self._waiting[name] = self._thread.submit(self._run, name, work)
+            return self._waiting[name]
 
-    def _run(self, name: str, work: Callable[[], None], execution: "Future[None]") -> None:
-        with self._turn:
-            with self._lock:
-                del self._waiting[name]
-            try:
-                work()
-            except BaseException as error:
-                execution.set_exception(error)
-            else:
-                execution.set_result(None)
+    def close(self) -> None:
+        """Start nothing more. What waits runs, and nobody waits for it here."""
+        self._thread.shutdown(wait=False)
+
+    def _run(self, name: str, work: Callable[[], None]) -> None:
+        with self._lock:
+            del self._waiting[name]
+        work()

@@ -14,6 +14,7 @@ import pytest
 from hangtag.serving.client import Classification, Client, ClientError
 from hangtag.serving.server.process.server import Server
 from tests import onnx_models
+from tests.serving.server.transport.grpc.streams.conversation import readers, wait_until_ended
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 PIXELS = np.random.default_rng(8).integers(0, 256, (5, 28, 28), dtype=np.uint8)
@@ -95,15 +96,13 @@ def test_a_stream_that_takes_too_long_is_reported(client: Client) -> None:
     ended.set()
 
 
-def test_a_stream_that_is_not_read_to_its_end_is_cancelled(client: Client) -> None:
+def test_a_stream_that_is_not_read_to_its_end_is_cancelled(client: Client, server: Server) -> None:
     outcomes = client.classify_stream(itertools.repeat(PIXELS[0]), "classifier")
     assert labels(next(outcomes))
-    readers = [thread for thread in threading.enumerate() if thread.name == "stream"]  # the server's, in this process
-    assert readers
+    reading = readers(server)
+    assert reading
     outcomes.close()  # type: ignore[attr-defined]
-    for reader in readers:
-        reader.join(30)
-        assert not reader.is_alive()
+    wait_until_ended(reading)
 
 
 def test_inferences_stream_too(client: Client) -> None:

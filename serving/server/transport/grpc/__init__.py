@@ -1,2 +1,2 @@
-"""The gRPC transport on grpcio's public API: services, streams, health and reflection on one port. A service method
-translates its message, submits a query and waits; interceptors handle tokens, traces and errors."""
+"""The gRPC transport on grpcio's public asynchronous API: services, streams, health and reflection on one port. A
+service method translates its message, submits a query and awaits its outcome on the process' event loop."""

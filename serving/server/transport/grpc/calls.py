@@ -1,64 +1,172 @@
-"""Wait for the outcome of queries inside a gRPC call: the handler's thread submits them and waits."""
+"""Wait on the event loop for the outcomes of queries, which other threads compute."""
 
-import queue
+import asyncio
 import time
-from collections.abc import Sequence
-from functools import partial
-from typing import TypeVar
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import get_ident
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import grpc
 
 from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
-from hangtag.serving.server.transport.submission import Call, Outcome, Query, submit
+from hangtag.serving.server.transport.grpc.event_loop import event_loop
+from hangtag.serving.server.transport.submission import Call, Cancel, Outcome, Query, submit
 from hangtag.serving.server.transport.tracing import Tracing
 
 Response = TypeVar("Response")
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
-def describe_call(method: str, context: grpc.ServicerContext, tracing: Tracing | None) -> Call:
-    """Return what telemetry needs to know of a call."""
-    return Call(method, tuple(context.invocation_metadata()), tracing)
+def describe_call(method: str, context: Context, tracing: Tracing | None) -> Call:
+    """Return what telemetry needs to know of a call; its metadata only where there is tracing, which alone reads it."""
+    return Call(method) if tracing is None else Call(method, invocation_metadata(context), tracing)
 
 
-def call_deadline(context: grpc.ServicerContext) -> float | None:
+def invocation_metadata(context: Context) -> tuple[tuple[str, str | bytes], ...]:
+    """Return what the caller sent."""
+    return tuple(context.invocation_metadata() or ())
+
+
+def call_deadline(context: Context) -> float | None:
     """Return the call's deadline on the monotonic clock, in seconds; None when the caller has set none."""
-    remaining = context.time_remaining()
+    remaining: float | None = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
 
 
-def infer(engine: Engine, query: Query[Response], context: grpc.ServicerContext) -> Response:
-    """Return the response to one query; its cost becomes the call's trailing metadata.
+class PendingQuery(Generic[Response]):
+    """A query from before its submission until its outcome. It is the `Reply` of its query."""
 
-    Raises:
-        ServerError: The query was refused, dropped, or failed.
-    """
-    (outcome,) = infer_all(engine, [query], context)
-    if outcome.timings is not None:
+    __slots__ = ("_cancel", "_cancelled", "_hand_over", "_outcome")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, hand_over: "HandOver") -> None:
+        self._outcome: asyncio.Future[Outcome[Response]] | None = loop.create_future()
+        self._hand_over = hand_over
+        self._cancel: Cancel | None = None
+        self._cancelled = False
+
+    def submit(self, engine: Engine, query: Query[Response], deadline: float | None) -> None:
+        """Submit the query, on any thread."""
+        self._cancel = submit(engine, query, self, deadline)
+        if self._cancelled:  # the caller left before there was anything to cancel
+            self._cancel()
+
+    def cancel(self) -> None:
+        """Drop the query. Nobody waits for its outcome any more."""
+        self._cancelled = True
+        if self._cancel is not None:
+            self._cancel()
+
+    def __call__(self, outcome: Outcome[Response]) -> None:
+        if (future := self._outcome) is not None:
+            self._hand_over(future, outcome)
+
+    def __await__(self) -> Generator[Any, None, Outcome[Response]]:
+        """Wait for the outcome, once."""
+        try:
+            assert self._outcome is not None
+            return (yield from self._outcome)
+        finally:
+            # The outcome refers to this object, and a circle of references would delay the end of an unloaded model.
+            self._outcome = None
+
+
+class Queries:
+    """Submits queries from coroutines on the event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        """engine: has the models that are queried."""
+        self._engine = engine
+        self._loop = event_loop()
+        self._hand_over = HandOver(self._loop)
+        # Pictures are decoded here, because that would hold up the loop.
+        self._decoding = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="grpc-decode")
+
+    def pending(self) -> PendingQuery[Any]:
+        """Return what a query can be submitted with."""
+        return PendingQuery(self._loop, self._hand_over)
+
+    async def answer(self, query: Query[Response], context: Context, *, decode: bool = False) -> Response:
+        """Return the response to one query; its cost becomes the call's trailing metadata.
+
+        Args:
+            query: Named after its model.
+            context: The call, whose deadline is the query's and whose end cancels it.
+            decode: Whether the query has a picture to be decoded.
+
+        Raises:
+            ServerError: The query was refused, dropped, or failed.
+        """
+        if decode:
+            (outcome,) = await self.outcomes([query], context)
+        else:
+            pending: PendingQuery[Response] = PendingQuery(self._loop, self._hand_over)
+            pending.submit(self._engine, query, call_deadline(context))
+            try:
+                outcome = await pending
+            except asyncio.CancelledError:
+                pending.cancel()
+                raise
+        response = outcome.response()
+        assert outcome.timings is not None  # a response has been computed
         context.set_trailing_metadata(cost_metadata(outcome.timings))
-    return outcome.response()
+        return response
+
+    async def outcomes(self, queries: Sequence[Query[Response]], context: Context) -> list[Outcome[Response]]:
+        """Decode the pictures of queries and submit all of them; return the outcome of each, in their order."""
+        deadline = call_deadline(context)
+        pending: list[PendingQuery[Response]] = [self.pending() for _ in queries]
+
+        def submit_all() -> None:
+            for each, query in zip(pending, queries, strict=True):
+                each.submit(self._engine, query, deadline)
+
+        try:
+            await self._loop.run_in_executor(self._decoding, submit_all)
+            return [await each for each in pending]
+        except asyncio.CancelledError:
+            for each in pending:
+                each.cancel()
+            raise
+
+    async def submit(
+        self, pending: PendingQuery[Response], query: Query[Response], deadline: float | None, *, decode: bool
+    ) -> None:
+        """Submit one query. decode: whether it has a picture to be decoded."""
+        if decode:
+            await self._loop.run_in_executor(self._decoding, pending.submit, self._engine, query, deadline)
+        else:
+            pending.submit(self._engine, query, deadline)
+
+    def close(self) -> None:
+        """End the threads that decode pictures."""
+        self._decoding.shutdown(cancel_futures=True)
 
 
-def infer_all(
-    engine: Engine, queries: Sequence[Query[Response]], context: grpc.ServicerContext
-) -> list[Outcome[Response]]:
-    """Return the outcome of each query, in their order. All are queued before the first is waited for.
+class HandOver:
+    """Passes outcomes from any thread to the loop, which wakes up once for all that have gathered."""
 
-    The call's deadline is the deadline of every query, and the end of the call cancels them all.
-    """
-    deadline = call_deadline(context)
-    completed: queue.SimpleQueue[tuple[int, Outcome[Response]]] = queue.SimpleQueue()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._loop_thread = 0
+        self._completed: deque[tuple[asyncio.Future[Any], Outcome[Any]]] = deque()
+        self._scheduled = False
 
-    def reply(place: int, outcome: Outcome[Response]) -> None:
-        completed.put((place, outcome))
+    def __call__(self, future: "asyncio.Future[Any]", outcome: Outcome[Any]) -> None:
+        self._completed.append((future, outcome))
+        if get_ident() == self._loop_thread:
+            self._resolve()
+        elif not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon_threadsafe(self._resolve)
 
-    cancels = [submit(engine, query, partial(reply, place), deadline) for place, query in enumerate(queries)]
-
-    def cancel_all() -> None:
-        for cancel in cancels:
-            cancel()
-
-    if not context.add_callback(cancel_all):  # the call has ended already
-        cancel_all()
-    outcomes = dict(completed.get() for _ in queries)
-    return [outcomes[place] for place in range(len(queries))]
+    def _resolve(self) -> None:
+        self._loop_thread = get_ident()
+        self._scheduled = False  # before the outcomes are taken, so that a later one schedules this again
+        while self._completed:
+            future, outcome = self._completed.popleft()
+            if not future.done():  # else the caller has left
+                future.set_result(outcome)

@@ -3,16 +3,13 @@
 One model classifies one image or a stream of images, or several models classify the same image for comparison.
 """
 
-from collections.abc import Iterator, Mapping
-
-import grpc
+from collections.abc import AsyncIterator, Mapping
 
 from hangtag.protos import classifier_pb2 as pb
-from hangtag.protos import classifier_pb2_grpc
 from hangtag.serving.server.classification.classifier import Classifier
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
-from hangtag.serving.server.transport.grpc.calls import describe_call, infer, infer_all
+from hangtag.serving.server.transport.grpc.calls import Context, Queries, describe_call, invocation_metadata
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
 from hangtag.serving.server.transport.methods import CLASSIFY, CLASSIFY_STREAM, COMPARE
 from hangtag.serving.server.transport.queries.image_query import ImageQuery, RequestImage, classify_query
@@ -24,38 +21,40 @@ MAX_COMPARED = 32
 """Models that one Compare may name."""
 
 
-class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
+class ClassifierService:
     """Works with every model that takes one UINT8 picture and has labels for its output ``probabilities``."""
 
-    def __init__(self, engine: Engine, streams: OpenStreams, tracing: Tracing | None = None) -> None:
+    def __init__(self, engine: Engine, queries: Queries, streams: OpenStreams, tracing: Tracing | None = None) -> None:
         self._engine = engine
+        self._queries = queries
         self._streams = streams
         self._tracing = tracing
 
-    def Classify(self, request: pb.ClassifyRequest, context: grpc.ServicerContext) -> pb.ClassifyResponse:
-        return infer(self._engine, classify_query(request, describe_call(CLASSIFY, context, self._tracing)), context)
+    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+        query = classify_query(request, describe_call(CLASSIFY, context, self._tracing))
+        return await self._queries.answer(query, context, decode=True)
 
-    def ClassifyStream(
-        self, request_iterator: Iterator[pb.ClassifyRequest], context: grpc.ServicerContext
-    ) -> Iterator[pb.ClassifyStreamResponse]:
+    async def ClassifyStream(self, requests: AsyncIterator[pb.ClassifyRequest], context: Context) -> None:
         def respond(request: pb.ClassifyRequest, outcome: Outcome[pb.ClassifyResponse]) -> pb.ClassifyStreamResponse:
             try:
                 return pb.ClassifyStreamResponse(id=request.id, answer=outcome.response())
             except Exception as error:
-                log_fields = request_log_fields(request, context.invocation_metadata())
+                log_fields = request_log_fields(request, invocation_metadata(context))
                 return pb.ClassifyStreamResponse(id=request.id, failure=_failure(error, "ClassifyStream", log_fields))
 
         call = describe_call(CLASSIFY_STREAM, context, self._tracing)
-        return self._streams.answer(request_iterator, context, lambda request: classify_query(request, call), respond)
+        await self._streams.answer(
+            requests, context, lambda request: classify_query(request, call), respond, decode=True
+        )
 
-    def Compare(self, request: pb.CompareRequest, context: grpc.ServicerContext) -> pb.CompareResponse:
+    async def Compare(self, request: pb.CompareRequest, context: Context) -> pb.CompareResponse:
         call = describe_call(COMPARE, context, self._tracing)
         with failures_recorded(self._engine, call):
             choices = self._choices(request)
         image = RequestImage(request)
         queries = [ImageQuery(choice.name, choice.version, image, request.top_k, call) for choice in choices]
-        outcomes = infer_all(self._engine, queries, context)
-        log_fields = request_log_fields(request, context.invocation_metadata())
+        outcomes = await self._queries.outcomes(queries, context)
+        log_fields = request_log_fields(request, invocation_metadata(context))
         return pb.CompareResponse(
             outcomes=[_model_outcome(*each, log_fields) for each in zip(choices, outcomes, strict=True)]
         )

@@ -1,22 +1,27 @@
 """inference.GRPCInferenceService: the Open Inference Protocol with Triton's extensions.
 
 Each method translates its message, calls the engine or the model control, and translates the answer. Errors leave as
-domain errors; `ErrorInterceptor` gives them their status.
+domain errors; `Handlers` gives them their status.
+
+Methods that may block run on threads, because they would hold up the event loop: those of the statistics and the index
+ask other processes and read the repository, and loading takes long.
 """
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
-
-import grpc
+from typing import TypeVar
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import Control
 from hangtag.serving.server.engine.single_flight import SingleFlight
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
 from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE, VersionState
-from hangtag.serving.server.transport.grpc.calls import describe_call, infer
+from hangtag.serving.server.transport.grpc.calls import Context, Queries, describe_call
+from hangtag.serving.server.transport.grpc.handlers import abort
 from hangtag.serving.server.transport.grpc.streams.infer_stream import answer_stream
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
 from hangtag.serving.server.transport.methods import MODEL_INFER, MODEL_STREAM_INFER
@@ -26,97 +31,120 @@ from hangtag.serving.server.transport.model_messages import (
     model_metadata,
     model_statistics,
 )
-from hangtag.serving.server.transport.queries.infer_query import InferQuery
+from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
+from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
+from hangtag.serving.server.transport.submission import failures_recorded
 from hangtag.serving.server.transport.tracing import Tracing
 
+Result = TypeVar("Result")
+
+_THREADS = 32  # that may wait for other workers or for a load at once
 EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 
 
-class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
+class InferenceService:
     """The protocol's methods. Those of the repository and the statistics answer for all workers of the server."""
 
-    def __init__(self, engine: Engine, control: Control, streams: OpenStreams, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        control: Control,
+        queries: Queries,
+        streams: OpenStreams,
+        tracing: Tracing | None = None,
+    ) -> None:
         """Serve the models of an engine.
 
         Args:
             engine: This process' models, which answer inference.
             control: Loads, unloads and describes models, of all workers where there are several.
+            queries: Submits ModelInfer.
             streams: Answers ModelStreamInfer.
             tracing: Gets a span for each query; None records none.
         """
         self._engine = engine
         self._control = control
+        self._queries = queries
         self._streams = streams
         self._tracing = tracing
+        self._templates = RequestTemplates()
         self._loads = SingleFlight()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc-control")
 
-    def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
+    async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
 
-    def ServerReady(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
+    async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self._engine.ready)
 
-    def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
+    async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         try:
             self._engine.model(request.name, request.version)
         except (NotFoundError, UnavailableError):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
 
-    def ServerMetadata(
-        self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
-    ) -> pb.ServerMetadataResponse:
+    async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name="hangtag", version=metadata.version("hangtag"), extensions=EXTENSIONS)
 
-    def ModelMetadata(
-        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
-    ) -> pb.ModelMetadataResponse:
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         model = self._engine.model(request.name, request.version)
         return model_metadata(model, self._engine.versions(model.name))
 
-    def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
+    async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
         return pb.ModelConfigResponse(config=model_config(self._engine.model(request.name, request.version)))
 
-    def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
-        return infer(self._engine, InferQuery(request, describe_call(MODEL_INFER, context, self._tracing)), context)
+    async def ModelInfer(self, message: bytes, context: Context) -> bytes:
+        """Answer ModelInfer from bytes to bytes."""
+        request = None
+        call = describe_call(MODEL_INFER, context, self._tracing)
+        try:
+            with failures_recorded(self._engine, call):
+                query = InferMessageQuery(message, call, self._templates)
+            request = query.request
+            return await self._queries.answer(query, context)
+        except Exception as error:
+            await abort(error, MODEL_INFER, request, context)
 
-    def ModelStreamInfer(
-        self, request_iterator: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
-    ) -> Iterator[pb.ModelStreamInferResponse]:
-        call = describe_call(MODEL_STREAM_INFER, context, self._tracing)
-        return answer_stream(self._streams, request_iterator, context, call)
+    async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
+        await answer_stream(self._streams, requests, context, describe_call(MODEL_STREAM_INFER, context, self._tracing))
 
-    def RepositoryIndex(
-        self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
-    ) -> pb.RepositoryIndexResponse:
+    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
         _require_unnamed_repository(request.repository_name)
-        states = _ready(self._control) if request.ready else _known(self._control)
+        states = await self._in_thread(_ready if request.ready else _known)
         return pb.RepositoryIndexResponse(models=[model_index(state) for state in states])
 
-    def RepositoryModelLoad(
-        self, request: pb.RepositoryModelLoadRequest, context: grpc.ServicerContext
+    async def RepositoryModelLoad(
+        self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
         _require_unnamed_repository(request.repository_name)
         if request.parameters:
             name = next(iter(request.parameters))
             raise InvalidRequestError(f"parameter {name!r} is not supported: a model is loaded as its file is")
-        # A load goes on when its caller has left. Calls for one model share its next load, so that callers who come and
-        # leave cannot pile up loads.
-        self._loads.do(request.model_name, lambda: self._control.load(request.model_name))
+        # Calls for one model share its next load, so that callers who come and leave cannot pile up loads. A load goes
+        # on when its caller has left.
+        load = self._loads.do(request.model_name, partial(self._control.load, request.model_name))
+        await asyncio.shield(asyncio.wrap_future(load))
         return pb.RepositoryModelLoadResponse()
 
-    def RepositoryModelUnload(
-        self, request: pb.RepositoryModelUnloadRequest, context: grpc.ServicerContext
+    async def RepositoryModelUnload(
+        self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
         _require_unnamed_repository(request.repository_name)
-        self._control.unload(request.model_name)
+        await self._in_thread(lambda control: control.unload(request.model_name))
         return pb.RepositoryModelUnloadResponse()
 
-    def ModelStatistics(
-        self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
-    ) -> pb.ModelStatisticsResponse:
-        states = _requested(_ready(self._control), request.name, request.version)
+    async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
+        states = _requested(await self._in_thread(_ready), request.name, request.version)
         return pb.ModelStatisticsResponse(model_stats=[model_statistics(state) for state in states])
+
+    def close(self) -> None:
+        """End the threads, once they are idle."""
+        self._loads.close()
+        self._threads.shutdown(wait=False)
+
+    async def _in_thread(self, work: Callable[[Control], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, self._control)
 
 
 def _require_unnamed_repository(name: str) -> None:

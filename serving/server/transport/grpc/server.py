@@ -1,33 +1,35 @@
-"""The gRPC server: both services, health and reflection on one address, on grpcio's public API."""
+"""The gRPC server: both services, health and reflection on one address, on grpcio's public asynchronous API.
 
-from concurrent import futures
+Everything that belongs to a call runs on the process' event loop. The methods here may be called from any other thread.
+"""
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
-from hangtag.protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc
+from hangtag.protos import classifier_pb2, inference_pb2
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import Control
 from hangtag.serving.server.engine.model_settings import largest_settings
 from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.transport.grpc.calls import Queries
 from hangtag.serving.server.transport.grpc.classifier_service import ClassifierService
+from hangtag.serving.server.transport.grpc.event_loop import run
+from hangtag.serving.server.transport.grpc.handlers import Handlers
 from hangtag.serving.server.transport.grpc.health_service import MAX_WATCHES, HealthService
 from hangtag.serving.server.transport.grpc.inference_service import InferenceService
-from hangtag.serving.server.transport.grpc.interceptors.authorisation import AuthorisationInterceptor, record_refusals
-from hangtag.serving.server.transport.grpc.interceptors.errors import ErrorInterceptor
 from hangtag.serving.server.transport.grpc.limits import channel_options
 from hangtag.serving.server.transport.grpc.reflection import add_reflection
 from hangtag.serving.server.transport.grpc.streams.open_streams import MAX_STREAMS, OpenStreams
+from hangtag.serving.server.transport.methods import MODEL_INFER
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.tracing import Tracing
 
-_SERVICES = (
-    inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
-    classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name,
-)
-_SPARE_THREADS = 32  # for health, metadata and reflection while all others wait for answers
+_INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+_CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"]
+_SERVICES = (_INFERENCE.full_name, _CLASSIFIER.full_name)
+_SPARE_CALLS = 32  # for health, metadata and reflection while all others wait for answers
 
 
 class GrpcServer:
@@ -54,28 +56,22 @@ class GrpcServer:
         self._engine = engine
         self._credentials = credentials
         config = engine.config
-        threads = _handler_threads(config)
-        if authorise is not None:
-            authorise = record_refusals(authorise, engine)
-        pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc")
-        interceptors = [
-            *([AuthorisationInterceptor(authorise)] if authorise else []),
-            ErrorInterceptor(engine, tracing),
-        ]
-        options = channel_options(config)
-        self._server = grpc.server(pool, interceptors=interceptors, options=options, maximum_concurrent_rpcs=threads)
+        self._queries = Queries(engine)
+        # So one stream can fill the next batch while another one is computed, but never the whole queue.
+        window = min(config.max_queue_size, 2 * config.max_batch_size)
+        self._streams = OpenStreams(self._queries, window, config.max_message_mib * 1024 * 1024)
+        self._inference = InferenceService(engine, control, self._queries, self._streams, tracing)
+        classifier = ClassifierService(engine, self._queries, self._streams, tracing)
         self._health = HealthService()
         self._health_names: set[str] = set()  # models with a state of their own in health
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        # So one stream can fill the next batch while another one is computed, but never the whole queue.
-        window = min(config.max_queue_size, 2 * config.max_batch_size)
-        self._streams = OpenStreams(engine, window, config.max_message_mib * 1024 * 1024)
-        inference = InferenceService(engine, control, self._streams, tracing)
-        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, self._server)
-        classifier = ClassifierService(engine, self._streams, tracing)
-        classifier_pb2_grpc.add_ClassifierServicer_to_server(classifier, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        add_reflection(self._server, (*_SERVICES, HEALTH))
+        self._handlers = Handlers(engine, authorise, tracing)
+        self._handlers.add_service(_INFERENCE, self._inference)
+        self._handlers.add_bytes(MODEL_INFER, self._inference.ModelInfer)
+        self._handlers.add_service(_CLASSIFIER, classifier)
+        self._handlers.add_service(health_pb2.DESCRIPTOR.services_by_name["Health"], self._health)
+        add_reflection(self._handlers, (*_SERVICES, HEALTH))
+        self._server: grpc.aio.Server | None = None
 
     def start(self, address: str = "") -> int:
         """Listen, and return the port.
@@ -89,44 +85,57 @@ class GrpcServer:
         config = self._engine.config
         address = address or config.address(config.port)
         try:
-            if self._credentials is None:
-                port = self._server.add_insecure_port(address)
-            else:
-                port = self._server.add_secure_port(address, self._credentials)
+            return run(self._start(address))
         except RuntimeError as error:
             raise StartError(
                 f"cannot listen on {address}: another program has the port, or the address is not this "
                 "machine's. Choose another with --port (0 picks a free one) or --host."
             ) from error
-        self._server.start()
-        return port
 
     def refresh_health(self) -> None:
         """Set health to what the engine serves now: the server as a whole, and each model under its own name."""
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
         served = set(self._engine.names())
-        for name in self._health_names - served:
-            self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-        for name in served:
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        gone = self._health_names - served
+        self._health.set(dict.fromkeys(gone, health_pb2.HealthCheckResponse.NOT_SERVING))
+        self._health.set(dict.fromkeys(served, health_pb2.HealthCheckResponse.SERVING))
         self._health_names |= served
 
     def stop(self, grace: float) -> None:
         """Set health to NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
-        self._health.stop()
-        self._streams.stop()
-        self._server.stop(grace).wait()
+        run(self._stop(grace))
 
     def close(self) -> None:
-        """Do nothing: the transports' common interface has it for threads that end after the engine's close."""
+        """End the threads. Call it after ``stop`` and after the engine's close, when nothing is computed."""
+        self._queries.close()
+        self._inference.close()
+
+    async def _start(self, address: str) -> int:
+        config = self._engine.config
+        self._server = server = grpc.aio.server(
+            handlers=[self._handlers],
+            options=channel_options(config),
+            maximum_concurrent_rpcs=_max_calls(config),
+        )
+        if self._credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, self._credentials)
+        await server.start()
+        return port
+
+    async def _stop(self, grace: float) -> None:
+        self._health.stop()
+        self._streams.stop()
+        if self._server is not None:
+            await self._server.stop(grace)
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for service in ("", *_SERVICES):
-            self._health.set(service, status)
+        self._health.set(dict.fromkeys(("", *_SERVICES), status))
 
 
-def _handler_threads(config: ServerConfig) -> int:
-    """One for each call that may be queued, computed or open as a stream: a call holds its thread until it ends."""
+def _max_calls(config: ServerConfig) -> int:
+    """One for each call that may be queued, computed or open as a stream."""
     largest = largest_settings(config)
     inference = largest.max_queue_size + largest.largest_batch_size * largest.instance_count
-    return inference + MAX_STREAMS + MAX_WATCHES + _SPARE_THREADS
+    return inference + MAX_STREAMS + MAX_WATCHES + _SPARE_CALLS

@@ -100,7 +100,7 @@ def test_failures_in_a_stream_or_a_comparison_are_counted_by_code(watched: Watch
     assert metric(samples, "hangtag_request_seconds_count", model="", version="", code="INVALID_ARGUMENT") == 1
 
 
-@pytest.mark.parametrize("method", INFERENCE_METHODS)
+@pytest.mark.parametrize("method", sorted(INFERENCE_METHODS))
 def test_undecodable_bytes_are_counted_without_a_model_on_both_paths(
     tmp_path: Path, transport: str, method: str
 ) -> None:

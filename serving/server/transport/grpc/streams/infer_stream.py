@@ -1,11 +1,12 @@
 """ModelStreamInfer: ModelInfer over a stream, with the fields that Triton's clients expect in its responses."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import TypeAlias
 
 import grpc
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.transport.grpc.calls import Context, invocation_metadata
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
 from hangtag.serving.server.transport.queries.infer_query import InferQuery
 from hangtag.serving.server.transport.status import call_status, request_log_fields
@@ -18,9 +19,9 @@ _END_AT_ERROR = ("triton_grpc_error", "true")  # in the call's metadata: the fir
 Response: TypeAlias = pb.ModelStreamInferResponse
 
 
-def answer_stream(
-    streams: OpenStreams, requests: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext, call: Call
-) -> Iterator[Response]:
+async def answer_stream(
+    streams: OpenStreams, requests: AsyncIterator[pb.ModelInferRequest], context: Context, call: Call
+) -> None:
     """Answer a stream of ModelInfer requests, in order.
 
     A request that fails has its error as its response, unless the client's metadata sets ``triton_grpc_error``.
@@ -28,7 +29,7 @@ def answer_stream(
     Raises:
         ServerError: What ends the whole stream (see `OpenStreams.answer`).
     """
-    metadata = tuple(context.invocation_metadata())
+    metadata = invocation_metadata(context)
 
     def respond(request: pb.ModelInferRequest, outcome: Outcome[pb.ModelInferResponse]) -> Response:
         try:
@@ -44,7 +45,7 @@ def answer_stream(
             response.parameters["batch_size"].int64_param = timings.batch_size
         return Response(infer_response=response)
 
-    return streams.answer(requests, context, lambda request: InferQuery(request, call), respond)
+    await streams.answer(requests, context, lambda request: InferQuery(request, call), respond)
 
 
 def _error_response(request: pb.ModelInferRequest, code: grpc.StatusCode, message: str) -> Response:

@@ -1,6 +1,8 @@
 """Health and the other answers of a server from its first listening to its end."""
 
+import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -17,7 +19,7 @@ from hangtag.serving.server.engine import loading
 from hangtag.serving.server.errors import ModelLoadError, StartError
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.serving.server.transport.grpc.health_service import MAX_WATCHES
+from hangtag.serving.server.transport.grpc import health_service
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, outputs, request, status_of
 
@@ -96,6 +98,12 @@ def test_health_and_readiness_from_loading_to_the_stop(models: Path, monkeypatch
         assert failure(lambda: inference.ServerLive(pb.ServerLiveRequest()))[0] is grpc.StatusCode.UNAVAILABLE
 
 
+def call_until_refused(stub: inference_pb2_grpc.GRPCInferenceServiceStub) -> None:
+    ends = time.monotonic() + TIMEOUT
+    while time.monotonic() < ends:
+        stub.ServerLive(pb.ServerLiveRequest())
+
+
 def test_a_call_in_flight_is_finished_before_the_end(repository: Path) -> None:
     with LiveServer(ServerConfig(models=repository, port=0)) as live, live.gate("gather") as gate:
         states = watch(live.health, "gather")
@@ -103,25 +111,16 @@ def test_a_call_in_flight_is_finished_before_the_end(repository: Path) -> None:
         calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(3)]
         gate.wait_until_queued(3)
         gate.wait_until_computing()
-        refusing = threading.Event()
-        grpc_server = live.server._grpc._server
-        stop = grpc_server.stop
-
-        def stop_and_tell(grace: float) -> threading.Event:
-            stopped = stop(grace)
-            refusing.set()
-            return stopped
-
-        grpc_server.stop = stop_and_tell  # type: ignore[method-assign,assignment]
         stopping = threading.Thread(target=live.server.stop, args=(3600,))
         assert live.server.ready
         stopping.start()
         assert list(states) == ["NOT_SERVING"]
         assert not live.server.ready  # as the metrics port reports
-        assert refusing.wait(TIMEOUT)
         with live.connect() as another:
             stub = inference_pb2_grpc.GRPCInferenceServiceStub(another)
-            assert failure(lambda: stub.ServerLive(pb.ServerLiveRequest()))[0] is grpc.StatusCode.UNAVAILABLE
+            with pytest.raises(grpc.RpcError) as refusal:  # from the moment on when the server refuses calls
+                call_until_refused(stub)
+        assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
         assert stopping.is_alive()
         gate.open()
         assert [outputs(call.result())["value"].tolist() for call in calls] == [[10]] * 3
@@ -130,7 +129,7 @@ def test_a_call_in_flight_is_finished_before_the_end(repository: Path) -> None:
 
 
 def test_calls_that_outlast_the_grace_period_are_cancelled(repository: Path) -> None:
-    with LiveServer(ServerConfig(models=repository, port=0)) as live, live.gate("gather") as gate:
+    with LiveServer(ServerConfig(models=repository, port=0, transport="grpc")) as live, live.gate("gather") as gate:
         call = live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)
         gate.wait_until_computing()
         stopping = threading.Thread(target=live.server.stop, args=(0,))
@@ -157,23 +156,27 @@ def test_clients_that_leave_their_watches_do_not_stop_the_server(own: LiveServer
     own.server.stop(grace=3600)
 
 
-def test_the_number_of_watches_is_limited_and_one_that_ends_makes_room(own: LiveServer) -> None:
-    service = own.server._grpc._health
-    calls = [own.health.Watch(health_pb2.HealthCheckRequest(service=""), timeout=TIMEOUT) for _ in range(MAX_WATCHES)]
+def test_the_number_of_watches_is_limited_and_one_that_ends_makes_room(
+    own: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health_service, "MAX_WATCHES", 5)
+    calls = [own.health.Watch(health_pb2.HealthCheckRequest(service=""), timeout=TIMEOUT) for _ in range(5)]
     assert all(next(call).status == health_pb2.HealthCheckResponse.SERVING for call in calls)
     code, message = failure(lambda: next(watch(own.health, "")))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert message == f"{MAX_WATCHES} Watch streams are open; poll with Check instead"
+    assert message == "5 Watch streams are open; poll with Check instead"
     assert status_of(own.health, "") == "SERVING"
     assert own.infer(request("gather", index=index(1)))["value"].tolist() == [10]
 
-    with service._changed:
-        before = service._watches
-        calls[0].cancel()
-        assert service._changed.wait_for(lambda: service._watches < before, TIMEOUT)
-    assert next(watch(own.health, "")) == "SERVING"
+    calls.pop().cancel()
+    ends = time.monotonic() + TIMEOUT
+    state = ""
+    while state != "SERVING":  # the server hears of the cancelled one a little later
+        assert time.monotonic() < ends
+        with contextlib.suppress(grpc.RpcError):
+            state = next(watch(own.health, ""))
     own.server.stop(grace=3600)
-    for call in calls[1:]:
+    for call in calls:
         assert [response.status for response in call] == [health_pb2.HealthCheckResponse.NOT_SERVING]
 
 

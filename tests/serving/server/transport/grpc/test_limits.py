@@ -46,7 +46,7 @@ def read_to_the_end(connection: socket.socket) -> bytes:
 
 
 def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(models: Path) -> None:
-    with LiveServer(ServerConfig(models=models, port=0, max_connections=3)) as live:
+    with LiveServer(ServerConfig(models=models, port=0, max_connections=3, transport="grpc")) as live:
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]  # the first connection
         taken = [connect(live) for _ in range(2)]
         assert all(connection.recv(9) for connection in taken)  # each got the server's settings: it is accepted

@@ -1,5 +1,6 @@
 """The client's side of a bidirectional stream, a message at a time."""
 
+import asyncio
 import queue
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import grpc
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.transport.grpc.event_loop import run
 from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, index, outputs, request
 
 
@@ -68,3 +71,17 @@ def occupied(own: LiveServer, gate: Gate) -> Any:
     gate.wait_until_queued()
     gate.wait_until_computing()
     return call
+
+
+def readers(server: Server) -> set["asyncio.Task[None]"]:
+    """The server's tasks that read streams."""
+    return set(server._grpc._streams._readers)
+
+
+def wait_until_ended(tasks: set["asyncio.Task[None]"]) -> None:
+    async def wait() -> None:
+        _, running = await asyncio.wait(tasks, timeout=TIMEOUT)
+        assert not running
+
+    if tasks:
+        run(wait())

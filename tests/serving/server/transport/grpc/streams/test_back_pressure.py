@@ -10,8 +10,17 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.transport.grpc.event_loop import event_loop
 from hangtag.serving.server.transport.grpc.streams import open_streams
-from tests.serving.server.transport.grpc.streams.conversation import Conversation, gather, occupied, opened, value_of
+from tests.serving.server.transport.grpc.streams.conversation import (
+    Conversation,
+    gather,
+    occupied,
+    opened,
+    readers,
+    value_of,
+    wait_until_ended,
+)
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
 
 pytestmark = pytest.mark.slow
@@ -135,9 +144,7 @@ def test_a_stream_that_has_sent_everything_ends_with_ok_at_a_stop(own: LiveServe
     with own.gate("gather") as gate:
         talk = opened(own, gather(1), None)
         gate.wait_until_computing()
-        (stream,) = own.server._grpc._streams._streams
-        with stream._changed:
-            assert stream._changed.wait_for(lambda: stream._finished, TIMEOUT)
+        wait_until_ended(readers(own.server))
         stopping = threading.Thread(target=own.server.stop, kwargs={"grace": 10 * TIMEOUT})
         stopping.start()
         gate.open()
@@ -147,7 +154,7 @@ def test_a_stream_that_has_sent_everything_ends_with_ok_at_a_stop(own: LiveServe
 
 
 def test_a_stopped_server_takes_no_new_stream(own: LiveServer) -> None:
-    own.server._grpc._streams.stop()
+    event_loop().call_soon_threadsafe(own.server._grpc._streams.stop)
     code, message = opened(own, gather(1)).end()
     assert code is grpc.StatusCode.UNAVAILABLE
     assert message.startswith("the server is stopping and takes no new streams")
@@ -161,21 +168,17 @@ def test_streams_above_the_limit_are_refused(own: LiveServer, monkeypatch: pytes
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert message.startswith("2 streams are open")
     assert talks.pop().finish() == []
-    (stream,) = set(own.server._grpc._streams._streams)
-    assert stream is not None
     assert value_of(opened(own, gather(2)).receive()) == 20
 
 
-def test_streams_end_with_their_threads(live: LiveServer) -> None:
+def test_readers_end_with_their_streams(live: LiveServer) -> None:
     talks = [opened(live, gather(1)) for _ in range(5)]
     for talk in talks:
         talk.receive()
-    readers = [thread for thread in threading.enumerate() if thread.name == "stream"]
-    assert len(readers) >= 5
+    reading = readers(live.server)
+    assert len(reading) >= 5
     for talk in talks:
         talk.call.cancel()
-    for reader in readers:
-        reader.join(TIMEOUT)
-        assert not reader.is_alive()
+    wait_until_ended(reading)
     assert failure(lambda: live.infer(gather(99)))[0] is grpc.StatusCode.INVALID_ARGUMENT
     assert live.infer(gather(3))["value"].tolist() == [30]

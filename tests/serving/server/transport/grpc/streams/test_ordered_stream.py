@@ -1,7 +1,9 @@
 """A stream answers every request once and in order, whatever the requests are and in whatever order they complete."""
 
+import asyncio
 import random
 import threading
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,8 +13,10 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.errors import InferenceError, QueueFullError
 from hangtag.serving.server.telemetry.model_statistics import Timings
+from hangtag.serving.server.transport.grpc.calls import HandOver, PendingQuery
+from hangtag.serving.server.transport.grpc.event_loop import run
 from hangtag.serving.server.transport.grpc.streams.ordered_stream import OrderedStream
-from hangtag.serving.server.transport.submission import Answered, Cancel, Failed, Outcome, Reply
+from hangtag.serving.server.transport.submission import Answered, Failed, Outcome, Reply
 from tests.serving.server.fuzz.requests import anything
 from tests.serving.server.transport.grpc.streams.conversation import Conversation
 from tests.serving.server.transport.live import LiveServer
@@ -33,7 +37,7 @@ class Model:
         self._changed = threading.Condition()
         self.most_waiting = 0
 
-    def submit(self, request: pb.ModelInferRequest, reply: Reply[str]) -> Cancel:
+    def submit(self, request: pb.ModelInferRequest, reply: Reply[str]) -> None:
         def encode(_result: InferenceResult) -> str:
             if fate == "unreadable":
                 raise InferenceError(request.id)
@@ -50,7 +54,6 @@ class Model:
                 self._waiting.append((outcome, reply))
                 self.most_waiting = max(self.most_waiting, len(self._waiting))
                 self._changed.notify()
-        return lambda: None
 
     def complete(self, count: int) -> None:
         for _ in range(count):
@@ -67,21 +70,36 @@ def described(outcome: Outcome[str]) -> tuple[str, str]:
         return str(error), type(error).__name__
 
 
+async def conversation(model: Model, sent: list[pb.ModelInferRequest], window: int) -> list[tuple[str, str]]:
+    loop = asyncio.get_running_loop()
+    hand_over = HandOver(loop)
+    stream: OrderedStream[pb.ModelInferRequest, str] = OrderedStream(
+        window, 1_000_000, lambda: PendingQuery(loop, hand_over)
+    )
+
+    async def requests() -> AsyncIterator[pb.ModelInferRequest]:
+        for one in sent:
+            yield one
+
+    async def submit(request: pb.ModelInferRequest, query: PendingQuery[str]) -> None:
+        model.submit(request, query)
+
+    reader = asyncio.create_task(stream.read(requests(), submit))
+    answers = [described(outcome) async for _request, outcome in stream.outcomes()]
+    await reader
+    return answers
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(FATES, max_size=30), st.integers(1, 6), st.integers(0, 2**32))
 def test_every_request_is_answered_once_in_its_place(fates: list[str], window: int, seed: int) -> None:
     model = Model(fates, seed)
-    stream: OrderedStream[pb.ModelInferRequest, str] = OrderedStream(window, 1_000_000)
-    sent = iter([pb.ModelInferRequest(id=str(place)) for place in range(len(fates))])
-    threads = [
-        threading.Thread(target=stream.read, args=(sent, model.submit)),
-        threading.Thread(target=model.complete, args=(sum(fate not in ("at once", "refused") for fate in fates),)),
-    ]
-    for thread in threads:
-        thread.start()
-    answers = [described(outcome) for _request, outcome in stream.outcomes()]
-    for thread in threads:
-        thread.join(30)
+    sent = [pb.ModelInferRequest(id=str(place)) for place in range(len(fates))]
+    later = sum(fate not in ("at once", "refused") for fate in fates)
+    completing = threading.Thread(target=model.complete, args=(later,))
+    completing.start()
+    answers = run(conversation(model, sent, window))
+    completing.join(30)
     errors = {"refused": "QueueFullError", "fails": "InferenceError", "unreadable": "InferenceError"}
     assert answers == [(str(place), errors.get(fate, "answered")) for place, fate in enumerate(fates)]
     assert model.most_waiting <= window

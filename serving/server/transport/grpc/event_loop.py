@@ -1,0 +1,58 @@
+"""The event loop of the gRPC servers: one for the whole process, in a thread of its own.
+
+grpc.aio takes its events from one queue for the whole process, and disturbs loops that share it. So every server runs
+on this loop, which starts with the first of them and ends with the process. It is uvloop's where that is installed.
+
+A program that calls grpc.aio on a loop of its own beside a server may see asyncio log a BlockingIOError of
+PollerCompletionQueue: both loops wake up for an event, and one of them finds it taken. It loses no event.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import structlog
+
+Result = TypeVar("Result")
+
+log = structlog.get_logger()
+
+_starting = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_run_loop: Callable[..., object] = asyncio.run
+with contextlib.suppress(ImportError):  # uvloop has no wheel for some platforms
+    import uvloop
+
+    _run_loop = uvloop.run
+
+
+def event_loop() -> asyncio.AbstractEventLoop:
+    """Return the loop; the first call starts it."""
+    global _loop
+    with _starting:
+        if _loop is None:
+            started: Future[asyncio.AbstractEventLoop] = Future()
+            threading.Thread(target=_run_loop, args=(_run_for_ever(started),), name="grpc", daemon=True).start()
+            _loop = started.result()
+    return _loop
+
+
+def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine on the loop and return its result. Call it from any other thread."""
+    return asyncio.run_coroutine_threadsafe(coroutine, event_loop()).result()
+
+
+async def _run_for_ever(started: "Future[asyncio.AbstractEventLoop]") -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_error)
+    started.set_result(loop)
+    await loop.create_future()
+
+
+def _log_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    if not isinstance(error, BlockingIOError):  # see the module's docstring
+        log.error("unexpected error in the event loop", reason=context.get("message"), exc_info=error)
