@@ -33,6 +33,8 @@ class Metrics:
     latencies: Mapping[Version, Buckets] = field(default_factory=dict)
     workers: float = 0
     workers_wanted: float = 0
+    transports: Mapping[str, float] = field(default_factory=dict)
+    """Processes by the name of the transport that they serve with."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ def parse_metrics(text: str) -> Metrics:
     queued: dict[Version, float] = {}
     limits: dict[Version, float] = {}
     latencies: dict[Version, Buckets] = {}
+    transports: dict[str, float] = {}
     unlabelled: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -166,6 +169,9 @@ def parse_metrics(text: str) -> Metrics:
                 limits[key] = sample.value
             elif sample.name == "hangtag_request_seconds_bucket" and sample.labels["code"] == "OK":
                 latencies.setdefault(key, {})[float(sample.labels["le"])] = sample.value
+            elif sample.name == "hangtag_transport":
+                name = sample.labels["transport"]
+                transports[name] = transports.get(name, 0) + sample.value
             elif not sample.labels:
                 unlabelled[sample.name] = sample.value
     return Metrics(
@@ -174,4 +180,5 @@ def parse_metrics(text: str) -> Metrics:
         latencies,
         unlabelled.get("hangtag_workers", 0),
         unlabelled.get("hangtag_workers_wanted", 0),
+        transports,
     )

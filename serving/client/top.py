@@ -20,7 +20,9 @@ from hangtag.serving.options import credentials_options, server_option
 @click.command()
 @server_option
 @click.option(
-    "--metrics", metavar="URL", help="Show its metrics too, http://HOST:8002/metrics: percentiles, queue, workers."
+    "--metrics",
+    metavar="URL",
+    help="Show its metrics too, http://HOST:8002/metrics: percentiles, queue, workers, transport.",
 )
 @click.option(
     "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two snapshots."
@@ -75,7 +77,8 @@ def _print(console: Console, server: str, before: Snapshot, after: Snapshot, as_
             {key: value for key, value in asdict(activity).items() if value is not None}
             for activity in activities(before, after)
         ]
-        click.echo(json.dumps({"seconds": after.time - before.time, "models": models}))
+        transports = {} if after.metrics is None else {"transports": after.metrics.transports}
+        click.echo(json.dumps({"seconds": after.time - before.time, **transports, "models": models}))
     else:
         console.print(_view(server, before, after))
 
@@ -87,6 +90,7 @@ def _view(server: str, before: Snapshot, after: Snapshot) -> RenderableType:
     )
     if after.metrics is not None:
         head += f"   workers {after.metrics.workers:.0f}/{after.metrics.workers_wanted:.0f}"
+        head += f"   transport {' and '.join(after.metrics.transports) or 'unknown'}"
     table = Table(box=None, pad_edge=False)
     table.add_column("model")
     columns = ["version", "calls/s", "samples/s", "failed/s", "batch", "queue ms", "compute ms"]

@@ -26,7 +26,7 @@ exec(sys.argv[1])
 after = settings()
 print(json.dumps({name: [before[name], after[name]] for name in before if before[name] != after[name]}))
 """
-_GRPC_AND_ORT = ("GRPC_VERBOSITY", "GRPC_EXPERIMENTS", "ORT_DISABLE_TELEMETRY")
+_GRPC_AND_ORT = ("GRPC_VERBOSITY", "ORT_DISABLE_TELEMETRY")
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,10 @@ def test_a_servers_process_starts_without_grpc_and_onnx_runtime_so_that_it_can_p
         "from hangtag.serving.server.process import environment\n"
         "environment.prepare()"
     )
-    assert variables_after(code) == {
-        "GRPC_VERBOSITY": "NONE",
-        "GRPC_EXPERIMENTS": "-event_engine_listener",
-        "ORT_DISABLE_TELEMETRY": "1",
-    }
+    assert variables_after(code) == {"GRPC_VERBOSITY": "NONE", "ORT_DISABLE_TELEMETRY": "1"}
 
 
 def test_what_the_operator_has_set_stays() -> None:
     code = "from hangtag.serving.server.process import environment\nenvironment.prepare()\nenvironment.prepare()"
-    mine = {"GRPC_VERBOSITY": "ERROR", "GRPC_EXPERIMENTS": "tcp_rcv_lowat", "ORT_DISABLE_TELEMETRY": "0"}
-    assert variables_after(code, **mine) == {**mine, "GRPC_EXPERIMENTS": "tcp_rcv_lowat,-event_engine_listener"}
+    mine = {"GRPC_VERBOSITY": "ERROR", "ORT_DISABLE_TELEMETRY": "0"}
+    assert variables_after(code, **mine) == mine

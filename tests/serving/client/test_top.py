@@ -117,6 +117,7 @@ def test_a_look_as_json(server: Server, metrics: str, monkeypatch: pytest.Monkey
     result = top(server, "--json", "--metrics", metrics)
     assert (result.exit_code, result.stderr) == (0, "")
     interval = json.loads(result.stdout)
+    assert interval["transports"] == {server.transport.name: 1}
     (gather,) = [model for model in interval["models"] if model["model"] == "gather"]
     assert gather["calls"] * interval["seconds"] == pytest.approx(3)
     assert gather["samples"] * interval["seconds"] == pytest.approx(6)
@@ -131,7 +132,7 @@ def test_a_look_as_a_table(server: Server, metrics: str, monkeypatch: pytest.Mon
     assert plain.stdout.startswith(server.address)
     assert [line.split()[0] for line in plain.stdout.splitlines()[2:]] == ["classifier", "gather", "text", "two_inputs"]
     assert "p99" not in plain.stdout
-    assert "workers 1/1" in with_metrics.stdout
+    assert f"workers 1/1   transport {server.transport.name}" in with_metrics.stdout
     assert "0/256" in with_metrics.stdout
 
 

@@ -1,6 +1,6 @@
 """Records how each query ended: latency from the planned send time, service time from the actual one, status code.
 
-`Recorder.record` is the hot path: it runs once per query, on the channels' threads, and only appends to a list.
+`Recorder.record` runs once per query, on the channels' threads, so it only appends to a list.
 `Recorder.fold` counts the list into histograms now and then, which bounds the memory and gives the live figures.
 """
 
