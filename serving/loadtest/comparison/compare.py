@@ -27,6 +27,11 @@ class Comparison:
     saved: bool = False  # The same target in two files; the baseline is the earlier one.
 
     @property
+    def meaningful(self) -> bool:
+        """Whether both runs are VALID, so that their ratios say something."""
+        return not self.reason
+
+    @property
     def sentence(self) -> str:
         """For example: cnn's p99 at 8 in flight is 4.1 times lstm's (95 %: 3.8 to 4.4)."""
         at = f"at {self.load}"

@@ -138,7 +138,7 @@ def _comparison(comparison: Comparison) -> doc.ComparisonDocument:
         "p50": _interval(comparison.p50),
         "p99": _interval(comparison.p99),
         "sentence": comparison.sentence,
-        "meaningful": not comparison.reason,
+        "meaningful": comparison.meaningful,
     }
 
 

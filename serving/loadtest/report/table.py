@@ -50,6 +50,8 @@ def render(
     if results.generator_share is not None:
         console.print(Text(results.generator_share, style="dim"))
     _problems(results, console)
+    if results.valid:
+        console.print(Text.assemble(("VALID ", "bold green"), "every run measured what it was to measure."))
     for outcome in outcomes:
         style = "bold red" if outcome.failed else "green"
         console.print(Text.assemble(("FAILED " if outcome.failed else "passed ", style), outcome.sentence))
@@ -85,8 +87,12 @@ def _table(results: Results, load: Load, comparisons: tuple[Comparison, ...]) ->
     for run in results.under(load):
         table.add_row(*_cells(run, batched), style=None if run.valid else "red")
     for comparison in comparisons:
-        ratios = [units.times(comparison.throughput.estimate), *([""] if batched else [])]
-        ratios += [units.times(comparison.p50.estimate), "", "", units.times(comparison.p99.estimate)]
+        if comparison.meaningful:
+            throughput = "" if comparison.generator_limited else units.times(comparison.throughput.estimate)
+            ratios = [throughput, *([""] if batched else [])]
+            ratios += [units.times(comparison.p50.estimate), "", "", units.times(comparison.p99.estimate)]
+        else:
+            ratios = ["INVALID"]
         table.add_row(_label(comparison), *ratios, style="dim")
     return table
 

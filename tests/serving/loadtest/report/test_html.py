@@ -104,6 +104,13 @@ def test_the_problems_of_a_run_are_shown() -> None:
     assert "The test was interrupted" in page(results(interrupted=True))
 
 
+def test_no_ratio_of_an_invalid_run_is_shown() -> None:
+    assert page(two_models()).count("\u00d7") == 6  # three for each load
+    text = page(two_models(failed=3))
+    assert text.count("INVALID: no ratio") == 2  # both of slow's runs have failed calls
+    assert "\u00d7" not in text
+
+
 def test_a_problem_keeps_a_targets_name_as_it_is() -> None:
     assert "<li>slow: answers seem to be cached" in page(full_results())
     assert "<li>The test was interrupted: only a part was measured.</li>" in page(results(interrupted=True))

@@ -31,6 +31,7 @@ def test_the_table_sets_models_side_by_side_within_80_columns() -> None:
     assert fast[1] == "1,000"
     assert ratio[:4] == ["slow", "/", "fast", "0.250\u00d7"]
     assert "INVALID" not in printed(two_models())
+    assert lines[-1] == "VALID every run measured what it was to measure."
 
 
 def test_an_open_loop_shows_its_lateness_and_service_time() -> None:
@@ -62,6 +63,9 @@ def test_runs_that_are_invalid_are_not_compared() -> None:
     text = printed(two_models(failed=3), 200)
     assert "slow and fast at 8 in flight cannot be compared: slow is INVALID." in text
     assert "times fast's" not in text
+    assert re.search(r"slow / fast +INVALID", text)
+    assert "\u00d7" not in text
+    assert "\nVALID" not in text
 
 
 def test_accuracy_peaks_caching_and_ceilings_have_sentences() -> None:
