@@ -6,12 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_STAT = Path("/proc/stat")
+from hangtag.serving.loadtest.generator.cpu_times import CpuTimes
+
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
 class Others:
-    """The share of all processors' time that other programs took. 0 until the measurement has ended."""
+    """The share of the usable processors' time that other programs took. 0 until the measurement has ended."""
 
     share: float = 0.0
 
@@ -20,12 +22,12 @@ class Others:
 def others() -> Iterator[Others]:
     """Measure the share for the time of the context; this process and its descendants are not among the others."""
     measured = Others()
-    available, used, own = _times()
+    before, own = CpuTimes.now(), cpu_seconds(os.getpid())
     yield measured
-    now_available, now_used, now_own = _times()
-    elapsed = now_available - available
-    if elapsed > 0:
-        measured.share = min(1.0, max(0.0, ((now_used - used) - (now_own - own)) / elapsed))
+    now = CpuTimes.now()
+    if elapsed := now.all - before.all:
+        used = now.busy - before.busy - _TICKS * (cpu_seconds(os.getpid()) - own)
+        measured.share = min(1.0, max(0.0, used / elapsed))
 
 
 def family(pid: int) -> list[int]:
@@ -43,11 +45,4 @@ def cpu_seconds(pid: int) -> float:
     for each in family(pid):
         words = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
         ticks += sum(map(int, words[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _times() -> tuple[float, float, float]:
-    """CPU seconds so far: available on all CPUs, used by all programs, used by this one. Source: proc_stat(5)."""
-    ticks = [int(field) for field in _STAT.read_text().partition("\n")[0].split()[1:9]]
-    seconds = [count / os.sysconf("SC_CLK_TCK") for count in ticks]
-    return sum(seconds), sum(seconds) - sum(seconds[3:5]), cpu_seconds(os.getpid())  # idle and iowait
+    return ticks / _TICKS

@@ -1,8 +1,8 @@
 """Compares three load generators on the same closed loop against the real server.
 
-Where a tool and the server share the CPUs, a tool that takes more of them leaves less to the server, and so measures a
-slower one. So the judged figures are those of `apart`, where the server has one half of the CPUs and each tool, in its
-turn, has the other half; `together` shows how far the tools differ on shared CPUs.
+Where a tool and the server share the CPUs (`together`), a tool that takes more of them leaves less to the server, and
+so measures a slower one; there hangtag's has to say so where it differs. With `apart` the server has one half of the CPUs
+and each tool, in its turn, has the other half, so the tools should agree.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from studies import results
+from studies import machine, results
 from studies.loadtest import conditions, report
 from studies.loadtest.tools import TOOLS
 from studies.server.process import hangtag_serve, served
@@ -29,29 +29,31 @@ JUDGED = "cnn"
 @click.command()
 @click.option("--place", type=click.Choice(["apart", "together"]), default="apart", show_default=True)
 @click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
-@click.option("--concurrency", default=8, show_default=True)
+@click.option("--concurrency", default=16, show_default=True)
 @click.option("--seconds", default=2, show_default=True, help="Of each run; perf_analyzer's takes three times as long.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=conditions.RESULTS, help="The results file.")
 def main(place: str, models: Path, concurrency: int, seconds: int, rounds: int, out: Path) -> None:
     """Compare hangtag's load test with perf_analyzer and h2load on the same closed loop.
 
-    Needs a machine that does nothing else. Exit code 1 when hangtag's throughput or p50 differs by more than 10 %.
+    Needs a machine that does nothing else. Exit code 1 when hangtag's throughput or p50 differs from h2load's by more
+    than 10 % and it does not report itself as a limit.
     """
     command = f"python -m studies loadtest agreement --place {place} --rounds {rounds} --seconds {seconds}"
     line = conditions.line(place, command) | {"tools": conditions.tool_versions(), "concurrency": concurrency}
     line["models"] = {model: {name: [] for name in TOOLS} for model in MODELS}
-    with _served(models, apart=place == "apart") as address:
+    with machine.others() as others, _served(models, apart=place == "apart") as address:
         for number in range(rounds):
             for model in MODELS:
                 for name in _rotated(list(TOOLS), number):
                     figures = TOOLS[name](address, model, concurrency, seconds)
                     line["models"][model][name].append(asdict(figures))
-    results.record(out, line)
+    results.record(out, line | {"others": others.share})
     Console().print(report.agreement_table(line))
-    worst = max(abs(ratio - 1) for ratio in report.ratios(line, JUDGED).values())
-    if place == "apart" and worst > TOLERANCE:
-        click.echo(f"on {JUDGED} the tools disagree by {worst:.1%}, more than {TOLERANCE:.0%}", err=True)
+    ratios = report.ratios(line, JUDGED)
+    worst = max(abs(ratios["h2load", figure] - 1) for figure in ("throughput", "p50"))
+    if worst > TOLERANCE and not report.says_that_it_is_a_limit(line, JUDGED):
+        click.echo(f"on {JUDGED} hangtag and h2load disagree by {worst:.1%}, more than {TOLERANCE:.0%}", err=True)
         sys.exit(1)
 
 

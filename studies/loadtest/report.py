@@ -11,6 +11,7 @@ from studies import page, results
 from studies.loadtest.conditions import RESULTS
 from studies.page import Part
 from studies.results import Line
+from studies.server.report import BUSY
 
 PLACES = {
     "apart": "the server on one half of the CPUs, the tool on the other",
@@ -34,6 +35,12 @@ def ratios(line: Line, model: str) -> Mapping[tuple[str, str], float]:
     }
 
 
+def says_that_it_is_a_limit(line: Line, model: str) -> bool:
+    """Whether hangtag's load test reports in most rounds that its generator limited the throughput."""
+    rounds = line["models"][model]["hangtag"]
+    return 2 * sum(bool(turn["bottleneck"]) for turn in rounds) > len(rounds)
+
+
 def agreement_rows(line: Line) -> list[list[str]]:
     """A row for each model and tool, below a header."""
     rows = [["model", "tool", "calls/s", "p50", "calls/s, hangtag / tool", "p50, hangtag / tool"]]
@@ -44,7 +51,7 @@ def agreement_rows(line: Line) -> list[list[str]]:
             row.append(units.duration(middle(line, model, tool, "p50")))
             if tool == "hangtag":
                 times = sum(turn["bottleneck"] for turn in rounds)
-                row += [f"reports itself as the bottleneck in {times} of {len(rounds)}", ""]
+                row += [f"reports itself as a limit in {times} of {len(rounds)}", ""]
             else:
                 row += [units.times(compared[tool, figure]) for figure in ("throughput", "p50")]
             rows.append(row)
@@ -106,7 +113,8 @@ def _conditions(line: Line) -> str:
     environment = line["environment"]
     versions = "".join(f", {name} {version}" for name, version in line.get("tools", {}).items())
     machine = f"{environment['CPU']}, {environment['CPUs usable']} CPUs, grpcio {environment['grpcio']}"
-    return f"{line['date']} on {machine}{versions}, `{line['command']}`"
+    others = f", other programs took {line['others']:.0%} of the CPUs" if line.get("others", 0) >= BUSY else ""
+    return f"{line['date']} on {machine}{versions}{others}, `{line['command']}`"
 
 
 def _markdown(rows: list[list[str]]) -> str:

@@ -5,18 +5,15 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-
-import numpy as np
 
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.measuring.load_test import Extras, measure
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.plan.target import Target
-from hangtag.serving.loadtest.samples import load
-from hangtag.serving.loadtest.sut.probe import Probe
+from studies.server.h2load import Load, run
 
 PEERS = Path(__file__).parents[2] / ".venv-peers/bin"
 
@@ -28,7 +25,7 @@ class Figures:
     Args:
         throughput: Answered calls a second.
         p50: The median latency in seconds.
-        bottleneck: Whether the tool reports that it was the bottleneck itself; only hangtag's can.
+        bottleneck: Whether the tool reports that it was a limit itself; only hangtag's can.
     """
 
     throughput: float
@@ -47,10 +44,10 @@ def hangtag(address: str, model: str, concurrency: int, seconds: int) -> Figures
         blocks=1,
         warm_up=0.5,
     )
-    (run,) = measure(scenario, Extras(), Credentials(), threading.Event(), lambda _: None).runs
-    if not run.valid:
-        raise RuntimeError(f"hangtag's own run is INVALID: {'; '.join(run.problems)}")
-    return Figures(run.throughput, run.total.latency.percentile(50), run.generator_limited)
+    (measured,) = measure(scenario, Extras(), Credentials(), threading.Event(), lambda _: None).runs
+    if not measured.valid:
+        raise RuntimeError(f"hangtag's own run is INVALID: {'; '.join(measured.problems)}")
+    return Figures(measured.throughput, measured.total.latency.percentile(50), measured.limited_by_generator)
 
 
 def perf_analyzer(address: str, model: str, concurrency: int, seconds: int) -> Figures:
@@ -76,31 +73,12 @@ def h2load(address: str, model: str, concurrency: int, seconds: int) -> Figures:
     """nghttp2's h2load. It knows HTTP/2 but not gRPC, so a call is a POST request with a prepared body.
 
     Raises:
-        RuntimeError: it failed, or got an answer with another HTTP status than 200.
+        click.ClickException: a call was not answered.
     """
-    target = Target(model, model, address)
-    with Probe(address, Credentials()) as probe:
-        library = load(target, probe.describe(target).metadata, 1, seed=0)
-    message = library.requests[0]
-    with tempfile.TemporaryDirectory() as folder:
-        body, log = Path(folder) / "body", Path(folder) / "log"
-        body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
-        headers = ("-H", "content-type: application/grpc", "-H", "te: trailers")
-        loop = ("-c", "1", "-m", str(concurrency), "-D", str(seconds), "--warm-up-time", "1")
-        _run(
-            "h2load",
-            *loop,
-            *headers,
-            "-d",
-            str(body),
-            f"--log-file={log}",
-            f"http://{address}{library.request_pool.method}",
-        )
-        # A line for each request: start, HTTP status, duration; times are in microseconds.
-        _starts, status, durations = np.loadtxt(log, dtype=np.int64, ndmin=2).T[:3]
-    if not (status == 200).all():
-        raise RuntimeError("h2load got answers with an HTTP status other than 200")
-    return Figures(len(durations) / seconds, float(np.median(durations)) / 1e6)
+    load = Load(100 * concurrency, streams=concurrency)
+    warm_up = run(address, model, load)
+    outcome = run(address, model, replace(load, calls=max(load.calls, round(warm_up.per_second * seconds))))
+    return Figures(outcome.per_second, outcome.p50_ms / 1e3)
 
 
 TOOLS: Mapping[str, Callable[[str, str, int, int], Figures]] = MappingProxyType(

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from hangtag.serving.loadtest.plan.limits import Limits
 from hangtag.serving.loadtest.plan.load import Load
@@ -48,6 +49,8 @@ class BlockResult:
     timeline: tuple[TimeSlice, ...] = ()
     generator_cpu: float = 0.0  # CPUs that the generator's busiest process used, on average.
     generator_busy: float = 0.0  # The share of the time that its busiest thread computed or waited for a CPU.
+    cpu_share: float = 0.0  # The share of the CPUs it may use that the generator took, with all of its processes.
+    cpus_busy: float = 0.0  # The share of the time that these were busy; 0 where they are not the server's too.
     server: ServerTimings | None = None  # What the server counted in the meantime, where it keeps statistics.
 
     @property
@@ -75,6 +78,7 @@ class BlockResult:
                 slices.setdefault(time_slice.start, []).append(time_slice)
         return replace(
             total,
+            cpu_share=sum(part.cpu_share for part in parts),
             finished=total.finished and limits.reached(total.window, total.queries),
             timeline=tuple(
                 TimeSlice(
@@ -117,4 +121,6 @@ class BlockResult:
             finished=all(part.finished for part in parts),
             generator_cpu=max(part.generator_cpu for part in parts),
             generator_busy=max(part.generator_busy for part in parts),
+            cpu_share=fmean(part.cpu_share for part in parts),
+            cpus_busy=fmean(part.cpus_busy for part in parts),
         )

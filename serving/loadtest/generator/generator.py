@@ -1,5 +1,6 @@
 """The generator of one process: holds channels and requests, and runs blocks one after the other."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -70,7 +71,8 @@ class Generator:
         seconds = max(clock() - wall, 1e-9)
         busy = thread_times.busiest_share(threads, thread_times.busy_seconds(), seconds)
         cpus = (time.process_time() - cpu) / seconds
-        return replace(executor.result(), generator_cpu=cpus, generator_busy=busy)
+        share = cpus / len(os.sched_getaffinity(0))
+        return replace(executor.result(), generator_cpu=cpus, generator_busy=busy, cpu_share=share)
 
     def close(self) -> None:
         """Close the channels; calls in flight are cancelled."""

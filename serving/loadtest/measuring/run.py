@@ -16,6 +16,10 @@ DELAYED_SHARE = 0.05
 # A generator process above this share of one CPU has hardly any time left, since Python computes on one CPU at a time.
 # The same holds for one whose busiest thread waits for a CPU that the server or others occupy.
 BUSY_GENERATOR = 0.9
+# On CPUs that are busy for so much of the time, the server lacks what the generator beside it takes.
+BUSY_CPUS = 0.9
+# A generator that takes less of them changes the throughput by less than most measurements vary.
+SMALL_CPU_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,14 @@ class Run:
                 f"the generator was the bottleneck ({self._generator_load}): the server may be faster than this; "
                 "more processes send more"
             )
+        elif self.generator_slows_server:
+            total = self.total
+            faster = total.cpus_busy / max(total.cpus_busy - total.cpu_share, 1e-9)
+            sentences.append(
+                f"the generator was a limit too: it took {total.cpu_share:.0%} of the CPUs that it shared with the "
+                f"server, which were busy {total.cpus_busy:.0%} of the time, so the server alone may be up to "
+                f"{units.ratio(faster)} times as fast"
+            )
         return tuple(sentences)
 
     @property
@@ -134,6 +146,18 @@ class Run:
         if self.ceiling is not None:
             return self.throughput > BUSY_GENERATOR * self.ceiling
         return max(self.total.generator_cpu, self.total.generator_busy) > BUSY_GENERATOR
+
+    @property
+    def generator_slows_server(self) -> bool:
+        """Whether the generator took CPU time that the server beside it would have used, in a closed loop."""
+        if not isinstance(self.load, ClosedLoop):
+            return False
+        return self.total.cpus_busy >= BUSY_CPUS and self.total.cpu_share >= SMALL_CPU_SHARE
+
+    @property
+    def limited_by_generator(self) -> bool:
+        """Whether another generator may see a higher throughput, for either of the two reasons above."""
+        return self.generator_limited or self.generator_slows_server
 
     @property
     def _generator_load(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
 from hangtag.serving.loadtest.generator.channels import clock
+from hangtag.serving.loadtest.generator.cpu_times import CpuTimes
 from hangtag.serving.loadtest.generator.messages import Block, Snapshot
 from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.measuring.run import Run
@@ -120,8 +121,10 @@ class Session:
             self._on_progress(Progress(block, self._done + now.elapsed, remaining(block, now) + later, now))
 
         counters_before, _ = self._count(block, Counter())
-        started = clock() - self._began
+        started, cpus_before = clock() - self._began, CpuTimes.now()
         result = self._generators.run(block, report)
+        # A server on another machine loses nothing to the generator.
+        busy = CpuTimes.now().busy_share(cpus_before) if self._scenario.is_loopback else 0.0
         _, counted = self._count(block, result.statuses)
         self._done += result.window + block.warm_up
         # Without counters from before the block, `counted` covers more than the block.
@@ -130,7 +133,7 @@ class Session:
         timeline = tuple(
             replace(time_slice, start=measuring_began + time_slice.start) for time_slice in result.timeline
         )
-        return replace(result, timeline=timeline, server=timings)
+        return replace(result, timeline=timeline, server=timings, cpus_busy=busy)
 
     def _count(self, block: Block, statuses: Counter[str]) -> tuple[ServerTimings | None, ServerTimings | None]:
         """Read the counters of the block's target, and notice a restart.

@@ -67,6 +67,8 @@ class MeasuredDocument(TypedDict):
     finished: bool  # Both minima were reached, and nothing stopped it early.
     generator_cpu: float  # CPUs that the generator's busiest process used.
     generator_busy: float  # The share of the time that its busiest thread computed or waited for a CPU.
+    generator_cpu_share: float  # The share of the CPUs it may use that the generator took, with all of its processes.
+    cpus_busy: float  # The share of the time that these were busy; 0 where they are not the server's too.
     latency: DurationsDocument  # From the planned send time to the answer; answered calls only.
     service_time: DurationsDocument  # From the actual send time to the answer; answered calls only.
     lateness: DurationsDocument  # From the planned to the actual send time; every call.
@@ -94,6 +96,7 @@ class RunDocument(TypedDict):
     judged: bool  # Judged by the percentile: with too few queries to tell it, the run is not valid.
     restarted: bool
     generator_ceiling: float | None  # Calls a second on a server that computes nothing.
+    limited_by_generator: bool  # A generator that takes less CPU time may see a higher throughput; the notes say why.
     error_messages: dict[str, str]  # The first message of each status but OK.
     total: MeasuredDocument
     blocks: list[MeasuredDocument]  # In the order they ran; block i of every target ran next to each other.

@@ -90,6 +90,8 @@ def _block(block: dict[str, Any], target: str, load: Load, details: dict[str, st
         finished=block.get("finished", True),
         generator_cpu=block.get("generator_cpu", 0.0),
         generator_busy=block.get("generator_busy", 0.0),
+        cpu_share=block.get("generator_cpu_share", 0.0),
+        cpus_busy=block.get("cpus_busy", 0.0),
         server=_timings(server) if server else None,
     )
 

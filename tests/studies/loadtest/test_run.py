@@ -40,7 +40,7 @@ def document() -> dict[str, Any]:
         },
     }
     return {
-        "apart": about | {"tools": {"h2load": "9"}, "concurrency": 8, "models": {"cnn": tools}},
+        "apart": about | {"tools": {"h2load": "9"}, "concurrency": 8, "others": 0.34, "models": {"cnn": tools}},
         "generators on null": about | {"ways": ways},
     }
 
@@ -51,8 +51,15 @@ def test_the_medians_are_compared(document: dict[str, Any]) -> None:
         ("h2load", "p50"): pytest.approx(2.0),
     }
     _, ours, theirs = report.agreement_rows(document["apart"])
-    assert ours == ["cnn", "hangtag", "510", "2.00 ms", "reports itself as the bottleneck in 1 of 3", ""]
+    assert ours == ["cnn", "hangtag", "510", "2.00 ms", "reports itself as a limit in 1 of 3", ""]
     assert theirs == ["cnn", "h2load", "550", "1.00 ms", "0.927\N{MULTIPLICATION SIGN}", "2.00\N{MULTIPLICATION SIGN}"]
+
+
+def test_it_reports_itself_as_a_limit_when_most_rounds_say_so(document: dict[str, Any]) -> None:
+    line = document["apart"]
+    assert not report.says_that_it_is_a_limit(line, "cnn")
+    line["models"]["cnn"]["hangtag"][0]["bottleneck"] = True
+    assert report.says_that_it_is_a_limit(line, "cnn")
 
 
 def test_each_way_is_taken_at_its_best(document: dict[str, Any]) -> None:
@@ -65,7 +72,10 @@ def test_the_page_shows_every_measurement_with_its_conditions(document: dict[str
     results.write(tmp_path / "results.jsonl", ({"run": run} | line for run, line in document.items()))
     text = report.part(tmp_path / "results.jsonl")
     assert "8 in flight, the server on one half of the CPUs" in text
-    assert "2026-01-02 on a processor, 2 of 2 CPUs, grpcio 1.0, h2load 9, `make it`" in text
+    assert (
+        "2026-01-02 on a processor, 2 of 2 CPUs, grpcio 1.0, h2load 9, other programs took 34% of the CPUs, `make"
+        in text
+    )
     assert "Ways to make calls from Python, on a server that does nothing" in text
     assert "| sync | 150 | 8 |" in text
 

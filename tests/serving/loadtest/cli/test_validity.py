@@ -1,6 +1,7 @@
 """The command reports each reason for INVALID. Failed calls and a restarted server are in test_command."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from hangtag.cli import main
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.loadtest.measuring.accuracy import TEST_SET_SIZE
-from tests.serving.loadtest.fake_server import FakeServer
+from tests.serving.loadtest.fake_server import FakeServer, running
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +74,21 @@ def test_the_accuracy_is_off(server: FakeServer, tmp_path: Path) -> None:
     samples = ("--samples", str(tmp_path / "test-set.npz"), "--accuracy", "--concurrency", "1")
     (problem,) = problems(server, tmp_path, *samples)
     assert problem == ("fast: its accuracy is off: 10.00% through the server, where the model's file says 90.00%")
+
+
+def test_a_generator_that_takes_the_servers_cpu_time_says_so(tmp_path: Path) -> None:
+    """Both are on one CPU, which the server's computing keeps busy."""
+    document = tmp_path / "results.json"
+    options = ("--concurrency", "4", "--blocks", "1", "--min-duration", "1s", "--json", str(document))
+    usable = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(usable)})  # Processes that start from now on inherit it.
+        with running(FakeServer()) as server:
+            result = CliRunner().invoke(main, ["loadtest", "fast", "--server", server.address, *options])
+    finally:
+        os.sched_setaffinity(0, usable)
+    (run,) = json.loads(document.read_text())["runs"]
+    assert run["limited_by_generator"], result.output
+    assert run["total"]["cpus_busy"] > 0.9
+    assert 0.1 < run["total"]["generator_cpu_share"] < 1
+    assert "note fast, 4 in flight: the generator was " in " ".join(result.stdout.split())

@@ -113,14 +113,16 @@ def test_the_processes_parts_of_a_block_are_combined() -> None:
         first.record(number / 10, number / 10, number / 10 + 0.05, OK)
     second.record(0.1, 0.1, 0.15, OK)
     parts = [
-        replace(first.result("cnn", LOAD, 1.0), generator_cpu=0.3, generator_busy=0.9),
-        replace(second.result("cnn", LOAD, 1.0), generator_cpu=0.7, generator_busy=0.8),
+        replace(first.result("cnn", LOAD, 1.0), generator_cpu=0.3, generator_busy=0.9, cpu_share=0.1),
+        replace(second.result("cnn", LOAD, 1.0), generator_cpu=0.7, generator_busy=0.8, cpu_share=0.3),
     ]
     joined = BlockResult.from_processes(parts, LIMITS)
     assert joined.window == 1.0
     assert joined.queries == 11
     assert joined.throughput == pytest.approx(11.0)
     assert (joined.generator_cpu, joined.generator_busy) == (0.7, 0.9)
+    assert joined.cpu_share == 0.4
+    assert BlockResult.from_blocks(parts).cpu_share == 0.2
     assert joined.finished
     assert sum(len(one.latency) for one in joined.timeline) == 11
     assert [one.start for one in joined.timeline] == sorted({one.start for one in joined.timeline})

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,25 @@ def test_a_busy_generator_is_noted_as_the_bottleneck() -> None:
     assert "(its busiest thread computed, or waited for a CPU, 96% of the time)" in note
     # A measured ceiling overrides what is inferred from how busy the generator was.
     assert not Run(blocks, 1, ceiling=600.0).generator_limited
+
+
+def test_a_generator_that_takes_the_servers_cpu_time_is_noted() -> None:
+    shared = block("cnn", ClosedLoop(8), (0.001,) * 500, cpu_share=0.12, cpus_busy=0.96)
+    run = Run((shared,), 1)
+    assert run.limited_by_generator
+    assert not run.generator_limited  # The server was still the slower of the two.
+    (note,) = run.notes
+    assert note == (
+        "the generator was a limit too: it took 12% of the CPUs that it shared with the server, which were busy 96% of "
+        "the time, so the server alone may be up to 1.1 times as fast"
+    )
+    for other in ({"cpu_share": 0.04}, {"cpus_busy": 0.85}, {"load": OpenLoop(100.0)}):
+        run = Run((replace(shared, **other),), 1)
+        assert not run.limited_by_generator
+        assert run.notes == ()
+    # A generator that has no time left is said to be the bottleneck, and nothing else.
+    (note,) = Run((replace(shared, generator_cpu=0.97),), 1).notes
+    assert "the generator was the bottleneck" in note
 
 
 def test_an_open_loop_has_no_bottleneck_but_late_queries() -> None:
