@@ -1,7 +1,7 @@
 """Compares three load generators on the same closed loop against the real server.
 
 Where a tool and the server share the CPUs (`together`), a tool that takes more of them leaves less to the server, and
-so measures a slower one; there hangtag's has to say so where it differs. With `apart` the server has one half of the CPUs
+so measures a slower one; hangtag's has to say so where it differs. With `apart` the server has one half of the CPUs,
 and each tool, in its turn, has the other half, so the tools should agree.
 """
 
