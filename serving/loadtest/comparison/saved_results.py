@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load
 
@@ -25,6 +26,14 @@ class SavedResults:
     def run(self, target: str, load: Load) -> Run | None:
         """The run of this target under this load, if there is one."""
         return next((run for run in self.runs if run.target == target and run.load == load), None)
+
+    def environment_differences(self, environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+        """What differs between this environment and another one: both values, by label."""
+        values = {
+            label: (self.environment.get(label, units.NONE), environment.get(label, units.NONE))
+            for label in {**self.environment, **environment}
+        }
+        return {label: (own, other) for label, (own, other) in values.items() if own != other}
 
     def machine_differences(self, environment: Mapping[str, str]) -> tuple[str, ...]:
         """How the machine differs from that of another environment, a line each; empty for the same machine."""

@@ -43,7 +43,7 @@ def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequen
     closed = [run for run in measured if isinstance(run.load, ClosedLoop)]
     loads = tuple(dict.fromkeys(run.load for run in measured))
     choices, choice_load = accuracy_choices(results)
-    return _template().render(
+    return page_template("report.html.j2").render(
         results=results,
         started=datetime.fromisoformat(results.started).strftime("%d %B %Y, %H:%M UTC"),
         comparisons=comparisons,
@@ -143,7 +143,8 @@ def _latency(run: Run, q: float) -> tuple[str, str, str]:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def page_template(name: str) -> jinja2.Template:
+    """Load a template of this package, with the filters that format figures."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hangtag.serving.loadtest.report"),
         autoescape=True,
@@ -158,4 +159,4 @@ def _template() -> jinja2.Template:
         "times": units.times,
     }
     environment.tests["open_loop"] = lambda load: isinstance(load, OpenLoop)
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)

@@ -41,7 +41,7 @@ def build(
         "samples": results.sources,
         "environment": results.environment,
         "runs": [_run(run, models) for run in results.runs],
-        "comparisons": [_comparison(comparison) for comparison in comparisons],
+        "comparisons": [comparison_document(comparison) for comparison in comparisons],
         "peaks": [
             {
                 "target": peak.target,
@@ -130,7 +130,8 @@ def _run(run: Run, models: dict[str, str]) -> doc.RunDocument:
     }
 
 
-def _comparison(comparison: Comparison) -> doc.ComparisonDocument:
+def comparison_document(comparison: Comparison) -> doc.ComparisonDocument:
+    """A comparison as JSON."""
     return {
         "model": comparison.target,
         "baseline": comparison.baseline,

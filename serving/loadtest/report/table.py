@@ -85,15 +85,9 @@ def _table(results: Results, load: Load, comparisons: tuple[Comparison, ...]) ->
     for header in [*rates, *(f"p{q:g}" for q in PERCENTILES), "max", "failed"]:
         table.add_column(header, justify="right", no_wrap=True, min_width=7)
     for run in results.under(load):
-        table.add_row(*_cells(run, batched), style=None if run.valid else "red")
+        table.add_row(*cells(run, batched), style=None if run.valid else "red")
     for comparison in comparisons:
-        if comparison.meaningful:
-            throughput = "" if comparison.generator_limited else units.times(comparison.throughput.estimate)
-            ratios = [throughput, *([""] if batched else [])]
-            ratios += [units.times(comparison.p50.estimate), "", "", units.times(comparison.p99.estimate)]
-        else:
-            ratios = ["INVALID"]
-        table.add_row(_label(comparison), *ratios, style="dim")
+        table.add_row(_label(comparison), *ratio_cells(comparison, batched), style="dim")
     return table
 
 
@@ -106,7 +100,17 @@ def _labels(results: Results) -> list[str]:
     return [*names, *(f"{name} / {names[0]}" for name in names[1:])]
 
 
-def _cells(run: Run, batched: bool) -> list[str]:
+def ratio_cells(comparison: Comparison, batched: bool) -> list[str]:
+    """The cells of a row of ratios, under those of `cells` but the first; no ratio of an INVALID run."""
+    if not comparison.meaningful:
+        return ["INVALID"]
+    throughput = "" if comparison.generator_limited else units.times(comparison.throughput.estimate)
+    ratios = [throughput, *([""] if batched else [])]
+    return [*ratios, units.times(comparison.p50.estimate), "", "", units.times(comparison.p99.estimate)]
+
+
+def cells(run: Run, batched: bool) -> list[str]:
+    """The cells of a run's row: its target, rates, percentiles, maximum and failures."""
     total = run.total
     return [
         run.target,

@@ -1,5 +1,6 @@
 """The command on saved results: `loadtest compare`, and --baseline."""
 
+import html
 import json
 import re
 import threading
@@ -25,8 +26,15 @@ def test_saved_runs_are_compared(server: FakeServer, tmp_path: Path) -> None:
     before = saved(server, tmp_path / "before.json", *lasting)
     server.behaviour = lambda number, context: (threading.Event().wait(0.1), None)[1]
     after = saved(server, tmp_path / "after.json", *lasting)
-    result = invoke("compare", str(before), str(after))
+    page, comparison = tmp_path / "comparison.html", tmp_path / "comparison.json"
+    result = invoke("compare", str(before), str(after), "--html", str(page), "--json", str(comparison))
     assert result.exit_code == 0, result.output
+    assert re.search(r"after / before +0\.\d+\u00d7", result.stdout)
+    written = json.loads(comparison.read_text())
+    assert written["schema"] == "hangtag.loadtest.comparison/1"
+    assert written["comparisons"][0]["throughput"]["ratio"] < 0.5
+    assert written["before"]["file"] == str(before)
+    assert written["comparisons"][0]["sentence"] in html.unescape(page.read_text())
     text = " ".join(result.stdout.split())
     # One pause of a busy machine moves a p99 by more than 20 ms, so only the throughput is sure to differ.
     assert "fast's p99 at 2 in flight " in text
@@ -36,7 +44,8 @@ def test_saved_runs_are_compared(server: FakeServer, tmp_path: Path) -> None:
     document = json.loads(before.read_text())
     document["environment"]["CPU"] = "another processor"
     before.write_text(json.dumps(document))
-    text = " ".join(invoke("compare", str(before), str(after)).stdout.split())
+    text = " ".join(invoke("compare", str(before), str(after), "--html", str(page)).stdout.split())
+    assert "another processor" in page.read_text()
     assert text.startswith("WARNING different machines. CPU: another processor and ")
 
 

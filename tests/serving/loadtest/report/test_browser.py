@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from hangtag.serving.loadtest.comparison.compare import compare_targets
+from hangtag.serving.loadtest.comparison.compare import compare_saved, compare_targets
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.saved_results import SavedResults
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop
-from hangtag.serving.loadtest.report import html
+from hangtag.serving.loadtest.report import html, saved_comparison
 from tests.serving.loadtest.builders import block, full_results, results
 
 pytestmark = pytest.mark.slow
@@ -103,6 +104,17 @@ def close_together() -> Results:
     return results(*runs, accuracies={"fast": Accuracy(894, 1000), "slow": Accuracy(912, 1000)})
 
 
+def before_and_after() -> str:
+    """Two saved results of machines that differ."""
+    machines = [{"CPU": "a processor with quite a long name, 64 cores"}, {"CPU": "another", "hangtag": "1.0"}]
+    before, after = (
+        SavedResults(Path(f"{number}.json"), full_results().runs, {}, {}, machine, "2026-01-02T03:04:05+00:00")
+        for number, machine in enumerate(machines)
+    )
+    pairs = saved_comparison.pairs_of(before, after, compare_saved(before, after))
+    return saved_comparison.render_page(before, after, pairs)
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The reports, written once."""
@@ -118,6 +130,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for name, measured in every.items():
         files.append(folder / f"{name}.html")
         files[-1].write_text(html.render(measured, compare_targets(measured), outcomes), encoding="utf-8")
+    files.append(folder / "comparison.html")
+    files[-1].write_text(before_and_after(), encoding="utf-8")
     return files
 
 
