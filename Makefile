@@ -45,9 +45,9 @@ export: $(VENV)/.dev ## Publish the latest run of a network into models/: make e
 serve: $(VENV)/.serve ## Serve models/ on 127.0.0.1:8001
 	$(BIN)/hangtag serve $(ARGS)
 
-loadtest: $(VENV)/.serve ## Load-test lstm against cnn on a running server; the report goes to reports/
-	@mkdir -p reports
-	$(BIN)/hangtag loadtest lstm cnn --html reports/loadtest.html --json reports/loadtest.json $(ARGS)
+loadtest: $(VENV)/.serve ## Load-test lstm against cnn on a running server; the report goes to reports/latest
+	@folder=reports/$$(date +%Y-%m-%dT%H-%M-%S); mkdir -p $$folder && ln -sfn $$(basename $$folder) reports/latest
+	$(BIN)/hangtag loadtest lstm cnn --html reports/latest/loadtest.html --json reports/latest/loadtest.json $(ARGS)
 
 docs: $(VENV)/.dev ## Make the tables and pictures of docs/ and README.md anew from models, results, options and metrics
 	$(BIN)/python -m studies report

@@ -3,33 +3,34 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 BIN=${BIN:-.venv/bin}
-mkdir -p reports
+# A folder for each time, so that no report is lost; reports/latest is the last one.
+REPORTS=reports/$(date +%Y-%m-%dT%H-%M-%S)
+mkdir -p "$REPORTS" && ln -sfn "$(basename "$REPORTS")" reports/latest
 
 # A free port, since another server may use 8001.
 PORT=$("$BIN/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 SERVER=127.0.0.1:$PORT
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
-say "hangtag serve: the models of models/ on $SERVER (log: reports/demo-server.log)"
-"$BIN/hangtag" serve --models models --port "$PORT" --metrics-port 0 2>reports/demo-server.log &
+say "hangtag serve: the models of models/ on $SERVER (log: $REPORTS/server.log)"
+"$BIN/hangtag" serve --models models --port "$PORT" --metrics-port 0 2>"$REPORTS/server.log" &
 SERVE_PID=$!
 stop() { kill -TERM "$SERVE_PID" 2>/dev/null && wait "$SERVE_PID" || true; }
 trap stop EXIT
-"$BIN/hangtag" health --server "$SERVER" --wait 60 || { cat reports/demo-server.log >&2; exit 1; }
+"$BIN/hangtag" health --server "$SERVER" --wait 60 || { cat "$REPORTS/server.log" >&2; exit 1; }
 
 say "hangtag classify: images of the test set; file names state the true label"
 "$BIN/hangtag" classify --server "$SERVER" --model cnn --top-k 3 --draw \
     examples/garments/{ankle-boot-1,dress-1,shirt-1,t-shirt-top-1}.png
 
 say "hangtag loadtest: lstm against cnn"
-rm -f reports/loadtest.html
 if ! "$BIN/hangtag" loadtest lstm cnn --server "$SERVER" --images examples/garments \
-    --json reports/loadtest.json --html reports/loadtest.html; then
-    [ -e reports/loadtest.html ] || exit 1
+    --json "$REPORTS/loadtest.json" --html "$REPORTS/loadtest.html"; then
+    [ -e "$REPORTS/loadtest.html" ] || exit 1
     echo "The load test marks these figures INVALID, for the reasons above. Run it on an otherwise idle machine."
 fi
 
 say "stopping the server"
 kill -TERM "$SERVE_PID" && wait "$SERVE_PID"
 trap - EXIT
-echo "report: $PWD/reports/loadtest.html"
+echo "report: $PWD/$REPORTS/loadtest.html (also by way of reports/latest)"
