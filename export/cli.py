@@ -1,15 +1,20 @@
 """The command ``hangtag export``."""
 
 import json
+import sys
+from functools import partial
 from pathlib import Path
 
 import click
 
 from hangtag.export import exporter, report
+from hangtag.export.errors import IncomparableError
+from hangtag.export.exporter import Published
 from hangtag.export.file.precision import PRECISIONS
 from hangtag.export.foreign import intake
 from hangtag.export.foreign.document import MAX_BYTES
 from hangtag.export.gate.speed import TIMINGS
+from hangtag.export.repository import inventory
 from hangtag.options import refuse, runs_option
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.runs.run import Run
@@ -48,6 +53,11 @@ from hangtag.training.runs.run import Run
 )
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
 @click.option(
+    "--even-if-worse",
+    is_flag=True,
+    help="Publish also if the version that serves is better, or has no figure to compare with.",
+)
+@click.option(
     "--onnx", "file", type=click.Path(dir_okay=False, path_type=Path), help="Publish this file instead of a run."
 )
 @click.option("--name", help="With --onnx: the model's name in the repository.")
@@ -71,6 +81,7 @@ def export(
     timing: str,
     reports: Path,
     data_dir: Path | None,
+    even_if_worse: bool,
     file: Path | None,
     name: str | None,
     labels: Path | None,
@@ -82,6 +93,9 @@ def export(
     must pass a gate: batches of 1 to 64, the whole test set, each image alone and in batches. When a check fails, the
     message names the worst image, and nothing is published. The proof is written into the file: see 'hangtag models'.
 
+    A run that is worse on the test set than the version that serves, by more than chance explains, is refused; with
+    --even-if-worse it is published all the same.
+
     With --onnx somebody else's file is published. It is checked and run in a process of its own, on the same inputs
     alone and together, to find out whether its requests may be batched.
 
@@ -90,28 +104,46 @@ def export(
       hangtag export lstm                        the latest finished lstm run
       hangtag export runs/cnn-study-seed1        a certain run
       hangtag export cnn --precision int8        publishes cnn-int8
+      hangtag export runs/trial --even-if-worse  although a better version serves
       hangtag export --onnx resnet.onnx --name resnet --labels imagenet.txt
     """
     if (run is None) == (file is None):
         raise click.UsageError("name a RUN to export, or a file with --onnx; not both.")
     if file is not None:
-        refuse("runs", "precision", "timing", "data_dir", because="for a RUN; --onnx takes a file as it is.")
+        refuse(
+            "runs",
+            "precision",
+            "timing",
+            "data_dir",
+            "even_if_worse",
+            because="for a RUN; --onnx takes a file as it is.",
+        )
         if name is None:
             raise click.UsageError("--onnx needs --name: the model's name in the repository.")
         _publish_file(file, name, models, labels, int(max_megabytes * 1e6), reports)
         return
     assert run is not None
     refuse("name", "labels", "max_megabytes", because="for --onnx alone; a run has its own.")
-    _publish_run(Run.find(run, runs), models, precision, timing, data_dir, reports)
-
-
-def _publish_run(run: Run, models: Path, precision: str, timing: str, data_dir: Path | None, reports: Path) -> None:
-    click.echo(f"exporting {run.folder} in {precision}", err=True)
+    found = Run.find(run, runs)
+    click.echo(f"exporting {found.folder} in {precision}", err=True)
     calibration = data.load(data_dir).train.images if precision == "int8" else None
-    published = exporter.export(
-        run, models, data.load_test(data_dir), to=precision, calibration=calibration, timing=timing
+    publish = partial(
+        exporter.export, found, models, data.load_test(data_dir), to=precision, calibration=calibration, timing=timing
     )
+    try:
+        published = publish(even_if_worse=even_if_worse)
+    except IncomparableError as error:
+        if not sys.stdin.isatty():
+            raise
+        click.confirm(f"{error} Publish it all the same?", abort=True, err=True)
+        published = publish(even_if_worse=True)
+    _report_run(published, reports)
+
+
+def _report_run(published: Published, reports: Path) -> None:
     summaries = {check.name: check.summary for check in published.proof.checks}
+    if trial := inventory.trial(published.metadata):
+        summaries = {"TRIAL RUN": trial} | summaries
     if published.proof.speed is not None:
         summaries["speed"] = str(published.proof.speed)
     page = _report_path(reports, published.folder)

@@ -18,3 +18,7 @@ class GateError(ExportError):
         super().__init__(f"{check}: {reason} Nothing was published.")
         self.check = check
         self.reason = reason
+
+
+class IncomparableError(ExportError):
+    """The version that serves has no figure to compare with, so nothing says whether the new one is worse."""

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,16 @@ import numpy as np
 import onnx
 
 from hangtag.export.arrays import Pixels
-from hangtag.export.errors import ExportError
-from hangtag.export.file import onnx_model, precision, provenance, reference_answers, torch_export
+from hangtag.export.errors import ExportError, IncomparableError
+from hangtag.export.file import onnx_model, precision, provenance, quality, reference_answers, torch_export
+from hangtag.export.gate import speed
+from hangtag.export.gate.check import PassedCheck
+from hangtag.export.gate.checks import predecessor
 from hangtag.export.gate.proof import GateData, Proof, prove
 from hangtag.export.network import checkpoint
 from hangtag.export.network.served_network import ServedNetwork, SingleLabel
+from hangtag.export.repository import inventory
+from hangtag.export.repository.inventory import Entry
 from hangtag.export.repository.publishing import publish
 from hangtag.training.data import outfits
 from hangtag.training.data.fashion_mnist import Images, Split
@@ -26,6 +31,7 @@ CANVASES = 1_000
 """A network that answers with several labels is compared on this many canvases."""
 CALIBRATION = 512
 """int8 sees this many images of the training split, to learn how large activations get."""
+_VOC_TEST_IMAGES = 4_952
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ def export(
     to: str = "fp32",
     calibration: Images | None = None,
     timing: str = "none",
+    even_if_worse: bool = False,
 ) -> Published:
     """Export the run's best epoch in the precision ``to``, take it through the gate, and publish it.
 
@@ -56,9 +63,11 @@ def export(
         models: the model repository.
         calibration: uint8 images [n, 28, 28] of the training split, which int8 needs.
         timing: what to compare the file's speed with, one of ``gate.speed.TIMINGS``.
+        even_if_worse: publish it also if the version that serves is better, or cannot be compared.
 
     Raises:
         RunMismatchError: the run is not finished.
+        IncomparableError: the version that serves has no figure on the same test set.
         ExportError: the weights do not fit, the precision is not for this network, or nothing can be written.
         GateError: a check fails.
         Nothing is published in any of these cases.
@@ -73,20 +82,68 @@ def export(
     served = checkpoint.load(run)
     if to != "fp32" and not isinstance(served, SingleLabel):
         raise ExportError(f"{run.model} answers with sets of labels, which are published in fp32 only, not in {to}.")
+    name = precision.model_name(run.model, to)
+    rival = _rival(models, name, config, even_if_worse)
     data = _gate_data(served, test, config)
-    with publish(models, precision.model_name(run.model, to)) as publication:
+    with publish(models, name) as publication:
         file = publication.model_file
         metadata = served.metadata | {"precision": to} | provenance.collect(served, config, metrics)
         fp32_model = torch_export.to_onnx(served, metadata)
         model = precision.convert(fp32_model, to, _calibration(calibration))
         file.write_bytes(model.SerializeToString())
+        proof = prove(served, file, model, data, precision=to)
+        if rival is not None:
+            compared = _compare(
+                metadata | proof.metadata, rival, _test_images(served, test, config), run, even_if_worse
+            )
+            proof = replace(proof, checks=[*proof.checks, compared])
         with _fp32_file(fp32_model, needed=to != "fp32") as fp32:
-            proof = prove(served, file, model, data, precision=to, fp32=fp32, timing=timing)
+            proof = replace(proof, speed=speed.measure(file, data.images, served, fp32, timing))
         reference = reference_answers.record(proof.expected, one_label=isinstance(served, SingleLabel))
         # Written again with the proof in its metadata; graph and weights, which were proven, are the same.
         onnx_model.add_metadata(model, proof.metadata | reference | {"graph_digest": onnx_model.digest(model)})
         file.write_bytes(model.SerializeToString())
     return Published(publication.folder, proof, onnx_model.metadata(model), data.images)
+
+
+def _rival(models: Path, name: str, config: Mapping[str, Any], even_if_worse: bool) -> Entry | None:
+    """The version that serves under this name; None if there is none, or none that can be compared.
+
+    Raises:
+        IncomparableError: it cannot be compared, and not ``even_if_worse``.
+    """
+    rival = inventory.serving(models, name)
+    if rival is None or rival.signature is None:  # a file that cannot be loaded serves nobody
+        return None
+    recorded = quality.read(rival.metadata)
+    if recorded is not None and recorded.data_digest == config["data_digest"]:
+        return rival
+    if even_if_worse:
+        return None
+    why = "records no test figure" if recorded is None else f"was tested on another data set ({recorded})"
+    raise IncomparableError(
+        f"{models / name} version {rival.version}, which serves, {why}, so nothing says whether this run is worse. To "
+        "publish it all the same, add --even-if-worse. Nothing was published."
+    )
+
+
+def _compare(metadata: Mapping[str, str], rival: Entry, test_images: int, run: Run, even_if_worse: bool) -> PassedCheck:
+    own, serving = quality.read(metadata), quality.read(rival.metadata)
+    assert own is not None
+    assert serving is not None
+    trial = f"The run is a trial, {text}. " if (text := inventory.trial(metadata)) else ""
+    remedy = (
+        f"{trial}To publish it all the same, add --even-if-worse (make export MODEL={run.model} ARGS=--even-if-worse), "
+        "or name another repository with --models."
+    )
+    return predecessor.check(own, test_images, serving, rival.version, even_if_worse=even_if_worse, remedy=remedy)
+
+
+def _test_images(served: ServedNetwork, test: Split, config: Mapping[str, Any]) -> int:
+    """How many images the test figure is a share of."""
+    if isinstance(served, SingleLabel):
+        return len(test)
+    return outfits.SIZES["test"] if config.get("dataset") in outfits.NAMES else _VOC_TEST_IMAGES
 
 
 @contextmanager

@@ -11,6 +11,7 @@ AGREEMENT = "agreement"
 BATCHING = "batching"
 EMPTY_BATCH = "empty batch"
 CUDA = "cuda"
+PREDECESSOR = "predecessor"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import onnx
 
 from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import GateError
-from hangtag.export.gate import runtime_answers, speed
+from hangtag.export.gate import runtime_answers
 from hangtag.export.gate.check import AGREEMENT, PARITY, STRUCTURE, PassedCheck
 from hangtag.export.gate.checks import (
     agreement,
@@ -49,11 +49,11 @@ class Proof:
 
     precision: str
     checks: Sequence[PassedCheck]
-    speed: Speed | None
     expected: Answers
     """PyTorch's answers."""
     answered: Answers
     """The file's answers."""
+    speed: Speed | None = None
 
     def figures(self, name: str) -> dict[str, object]:
         """The figures of the check with this name; empty if it was not run."""
@@ -96,16 +96,12 @@ def prove(
     data: GateData,
     *,
     precision: str = "fp32",
-    fp32: Path | None = None,
-    timing: str = "none",
 ) -> Proof:
     """Take the file at ``path`` through every check that applies to this kind of network.
 
     Args:
         served: the network in PyTorch, in evaluation mode.
         model: the parsed content of the file, so that it is not parsed again.
-        fp32: a file of the same network in FP32, to compare its speed.
-        timing: one of ``speed.TIMINGS``.
 
     Raises:
         GateError: a check fails; the message names the check and the worst image.
@@ -142,8 +138,7 @@ def prove(
     checks.append(batching.check(runtime, data.images, other_images, tolerances, spread, ties))
     checks.append(empty_batch.check(path))
     checks.append(cuda.check(path, data.images, expected[REAL], tolerances, spread, ties))
-    timed = speed.measure(path, data.images, served, fp32, timing)
-    return Proof(precision, checks, timed, expected[REAL], answered)
+    return Proof(precision, checks, expected[REAL], answered)
 
 
 def _require_finite(expected: Answers) -> None:

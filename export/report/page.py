@@ -15,8 +15,9 @@ from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import ExportError
 from hangtag.export.exporter import Published
 from hangtag.export.foreign.intake import Accepted
-from hangtag.export.gate.check import PARITY, STRUCTURE
+from hangtag.export.gate.check import PARITY, PREDECESSOR, STRUCTURE
 from hangtag.export.report import pictures
+from hangtag.export.repository import inventory
 
 WORST = 8
 """This many images are shown."""
@@ -57,6 +58,8 @@ def write_run_report(published: Published, images: Pixels, labels: Sequence[str]
         path,
         folder=published.folder,
         precision=proof.precision,
+        trial=inventory.trial(published.metadata),
+        worse=bool(proof.figures(PREDECESSOR).get("worse")),
         checks={check.name: check.summary for check in proof.checks},
         speed=str(proof.speed or ""),
         missing=proof.speed.missing if proof.speed else {},
@@ -79,6 +82,8 @@ def write_file_report(accepted: Accepted, path: Path) -> None:
         path,
         folder=accepted.folder,
         precision=None,
+        trial=None,
+        worse=False,
         checks=accepted.summaries,
         speed="",
         missing={},

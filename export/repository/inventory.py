@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hangtag.export.errors import ExportError
+from hangtag.export.file import quality
 from hangtag.serving import model_repository
 from hangtag.serving.model_repository import ModelFile, ModelRepositoryError
 from hangtag.serving.server.errors import ModelLoadError
@@ -52,12 +52,14 @@ class Entry:
 
     @property
     def accuracy(self) -> tuple[str, float] | None:
-        """The name and value of the most telling test figure; None if the file has none, or it is no number."""
-        for figure in ("test_accuracy", "test_exact_match"):
-            if figure in self.metadata:
-                with suppress(ValueError):
-                    return figure, float(self.metadata[figure])
-        return None
+        """The name and value of the most telling test figure; None if the file has none, or it is no share."""
+        recorded = quality.read(self.metadata)
+        return (recorded.figure, recorded.share) if recorded else None
+
+    @property
+    def trial(self) -> str | None:
+        """What a trial run was trained on, in words; None for a model of a whole run."""
+        return trial(self.metadata)
 
     def json(self, key: str) -> Any:
         """Parse a metadata value; None if it is missing or no JSON."""
@@ -65,6 +67,23 @@ class Entry:
             return json.loads(self.metadata[key])
         except (KeyError, ValueError):
             return None
+
+
+def trial(metadata: Mapping[str, str]) -> str | None:
+    """What a trial run (``hangtag train --limit``) was trained on, in words; None for a model of a whole run."""
+    try:
+        limit = json.loads(metadata["training"])["config"]["limit"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return f"trained on the first {limit:,} images only" if isinstance(limit, int) else None
+
+
+def serving(models: Path, name: str) -> Entry | None:
+    """The version of a model that serves; None if there is no such model yet."""
+    try:
+        return next((_read(file) for file in model_repository.versions(models, name)), None)
+    except ModelRepositoryError as error:
+        raise ExportError(str(error)) from error
 
 
 def latest(models: Path) -> list[Entry]:

@@ -19,8 +19,8 @@ from hangtag.export.verify import Finding
 def listing(entries: Sequence[Entry]) -> Table:
     """Make a table with a row for each model."""
     table = Table(box=None, pad_edge=False)
-    for column in ("model", "version", "precision", "size", "task", "figure", "batched"):
-        table.add_column(column, justify="right" if column in ("version", "size", "figure") else "left")
+    for column in ("model", "version", "precision", "size", "task", "test accuracy", "batched", "remarks"):
+        table.add_column(column, justify="right" if column in ("version", "size", "test accuracy") else "left")
     for entry in entries:
         table.add_row(
             entry.name,
@@ -30,6 +30,7 @@ def listing(entries: Sequence[Entry]) -> Table:
             entry.metadata.get("task", "-") if entry.signature else "[red]cannot be loaded[/]",
             _accuracy(entry),
             {True: "yes", False: "no", None: "-"}[entry.batched],
+            _remarks(entry),
         )
     return table
 
@@ -73,6 +74,7 @@ def summary(entry: Entry) -> dict[str, Any]:
         "task": entry.metadata.get("task"),
         "batched": entry.batched,
         **({entry.accuracy[0]: entry.accuracy[1]} if entry.accuracy else {}),
+        **({"trial": entry.trial} if entry.trial else {}),
         **({"trouble": entry.trouble} if entry.trouble else {}),
     }
 
@@ -106,6 +108,8 @@ def _lines(entry: Entry, operators: dict[str, int] | None) -> list[tuple[str, st
     else:
         counted = ", ".join(f"{count} {operator}" for operator, count in operators.items())
         lines.append(("operators", f"{sum(operators.values())} nodes: {counted}"))
+    if entry.trial:
+        lines.append(("TRIAL RUN", entry.trial))
     lines += list(inventory.provenance(entry))
     if entry.accuracy:
         lines.append((entry.accuracy[0], f"{entry.accuracy[1]:.2%}"))
@@ -149,6 +153,10 @@ def _accuracy(entry: Entry) -> str:
         return "-"
     figure, value = entry.accuracy
     return f"{value:.2%}" + ("" if figure == "test_accuracy" else f" {figure.removeprefix('test_').replace('_', ' ')}")
+
+
+def _remarks(entry: Entry) -> str:
+    return f"trial run, {entry.trial}" if entry.trial else ""
 
 
 def print_plain(content: Table | str) -> None:

@@ -53,6 +53,7 @@ def test_it_publishes_and_lists_the_passed_checks(runs_dir: Path) -> None:
     assert result.stderr.startswith(f"exporting {runs_dir / 'older'} in fp32\n")
     output = re.fullmatch(
         r"published models/lstm/1\n"
+        r"  TRIAL RUN    trained on the first 32 images only\n"
         r"  structure    valid ONNX, 7 nodes \(PyTorch exported \d\d in FP32\), 0\.\d\d MB\n"
         r"  contract     names, datatypes and free batch axis as they should be\n"
         r"  parity       logits within \d\.\de-0\d of PyTorch at batch 1, 2, 3, 7, 16, 64\n"
