@@ -1,6 +1,8 @@
 """The server that is fuzzed: a process of its own, which must live, and neither grow nor fill its log."""
 
 import os
+import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,15 @@ from hangtag.protos import inference_pb2 as pb
 from tests import onnx_models, shipped
 from tests.serving.command import TIMEOUT, Serving, serving
 from tests.serving.server.fuzz import requests
-from tests.serving.server.transport.live import outputs, request
+from tests.serving.server.transport import live
 
 MORE_MEMORY = 300 << 20
 """Bytes that the process may take beyond what it had when it was ready; unpacking a large picture takes the most."""
 MORE_LOG = 50
 """Lines."""
+
+MANY_FILES = 8192
+"""Files that this process and the server may open: a connection takes one in each."""
 
 REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -31,8 +36,9 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 class Target:
     """The server's process, and a channel that takes bytes."""
 
-    def __init__(self, server: Serving) -> None:
+    def __init__(self, server: Serving, transport: str) -> None:
         self._server = server
+        self.transport = transport
         self.address = server.wait_until_ready()
         self._channel = grpc.insecure_channel(self.address)
         self._memory, self._lines = self.memory(), len(server.log)
@@ -53,12 +59,22 @@ class Target:
             return None
         return answer
 
-    def require_health(self) -> None:
-        """It lives, answers as it should, and is as large as before."""
-        sent = request("two_inputs", a=np.ones((1, 3), np.float32), b=np.ones((1, 3), np.int64))
+    def wait_for_memory(self, most: int) -> None:
+        """Wait until it holds no more than this many bytes: what a connection took is freed some time after its end."""
+        ends = time.monotonic() + TIMEOUT
+        while (memory := self.memory()) > most:
+            assert time.monotonic() < ends, f"it still holds {memory >> 20} MiB, more than {most >> 20}"
+
+    def require_answer(self) -> None:
+        """It answers a good request."""
+        sent = live.request("two_inputs", a=np.ones((1, 3), np.float32), b=np.ones((1, 3), np.int64))
         answer = self.send(INFER, sent.SerializeToString())
         assert answer is not None
-        assert outputs(pb.ModelInferResponse.FromString(answer))["sum"].tolist() == [[2, 2, 2]]
+        assert live.outputs(pb.ModelInferResponse.FromString(answer))["sum"].tolist() == [[2, 2, 2]]
+
+    def require_health(self) -> None:
+        """It lives, answers as it should, and is as large as before."""
+        self.require_answer()
         assert self._server.process.poll() is None
         assert self.memory() - self._memory < MORE_MEMORY
         assert len(self._server.log) - self._lines < MORE_LOG, self._server.log[-MORE_LOG:]
@@ -68,16 +84,21 @@ class Target:
         self._channel.close()
 
 
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+@pytest.fixture(scope="module", params=["native", "grpc"])
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    many = min(MANY_FILES, hard) if hard != resource.RLIM_INFINITY else MANY_FILES
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, many), hard))  # the server inherits it
     models = tmp_path_factory.mktemp("models")
     for name in requests.MODELS:
         if name == "lstm":
             (models / name).symlink_to(shipped.MODELS / name)
         else:
             onnx_models.publish(models, name, getattr(onnx_models, name)())
-    with serving("--models", str(models), "--port", "0", "--max-batch-size", "16") as server:
-        target = Target(server)
+    with serving(
+        "--models", str(models), "--port", "0", "--max-batch-size", "16", "--transport", request.param
+    ) as server:
+        target = Target(server, request.param)
         yield target
         target.close()
 

@@ -2,7 +2,7 @@
 
 The server runs in a process of its own. It must not crash, and neither its memory nor its log may grow with refusals.
 
-A few cases here; ``make fuzz`` sends 24,000, and 8,000 that are not even gRPC.
+A few cases here; ``make fuzz`` sends each transport 24,000, and 8,000 that are not even gRPC.
 """
 
 import os

@@ -1,0 +1,114 @@
+"""Messages over --max-message-mib: refused alike on both transports, and their memory is given back."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+
+from hangtag.protos import classifier_pb2_grpc, inference_pb2_grpc
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.transport.methods import CLASSIFY, MODEL_INFER
+from tests import onnx_models
+from tests.serving.command import serving
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
+
+pytestmark = pytest.mark.slow
+
+MIB = 1 << 20
+HUGE = 300 * MIB
+MORE_MEMORY = 48 * MIB
+"""Bytes that a server may hold after it has refused huge messages, beyond what it held before."""
+ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+BOTH = pytest.mark.parametrize("method", [MODEL_INFER, CLASSIFY])
+
+
+def repeated() -> onnx.ModelProto:
+    """x FP32 [batch, 1] -> many FP32 [batch, 300000]: an answer of more than a megabyte to a request of 4 bytes."""
+    tile = onnx.helper.make_node("Tile", ["x", "repeats"], ["many"])
+    floats = onnx.TensorProto.FLOAT
+    many: dict[str, tuple[int, list[int | str]]] = {"many": (floats, ["batch", 300_000])}
+    return onnx_models.model([tile], {"x": (floats, ["batch", 1])}, many, {"repeats": np.array([1, 300_000])})
+
+
+@pytest.fixture
+def small(tmp_path: Path, transport: str) -> Iterator[LiveServer]:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    onnx_models.publish(tmp_path, "repeated", repeated())
+    with LiveServer(ServerConfig(models=tmp_path, port=0, max_message_mib=1, transport=transport)) as live:
+        yield live
+
+
+def send(channel: grpc.Channel, method: str, message: bytes) -> tuple[grpc.StatusCode, str]:
+    call: Any = channel.unary_unary(method)
+    return failure(lambda: call(message, timeout=2 * TIMEOUT))
+
+
+@BOTH
+@pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
+def test_a_request_over_the_limit_is_refused(small: LiveServer, method: str, compression: grpc.Compression) -> None:
+    with grpc.insecure_channel(small.server.address, ANY_SIZE, compression) as channel:
+        assert send(channel, method, bytes(MIB + 1)) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"SERVER: Received message larger than max ({MIB + 1} vs. {MIB})",
+        )
+        code, _ = send(channel, method, bytes(MIB))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT  # it was read, and is no message
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert outputs(stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT))["value"].tolist() == [10]
+
+
+def test_a_response_over_the_limit_is_refused(small: LiveServer) -> None:
+    with grpc.insecure_channel(small.server.address, ANY_SIZE) as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        code, message = failure(lambda: stub.ModelInfer(request("repeated", x=number(1)), timeout=TIMEOUT))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert message.startswith("SERVER: Sent message larger than max (1200")
+        assert message.endswith(f" vs. {MIB})")
+        assert outputs(stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT))["value"].tolist() == [10]
+
+
+def test_a_request_over_the_limit_of_a_stream_or_another_method_is_refused(small: LiveServer) -> None:
+    """On native these pass through to the gRPC server behind it."""
+    huge = pb.ModelInferRequest(model_name="gather", raw_input_contents=[bytes(2 * MIB)])
+    with grpc.insecure_channel(small.server.address, ANY_SIZE) as channel:
+        inference = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        classifier = classifier_pb2_grpc.ClassifierStub(channel)
+        for call in (
+            lambda: list(inference.ModelStreamInfer(iter([huge]), timeout=TIMEOUT)),
+            lambda: inference.ServerLive(pb.ServerLiveRequest.FromString(huge.SerializeToString()), timeout=TIMEOUT),
+            lambda: list(classifier.ClassifyStream(iter([huge]), timeout=TIMEOUT)),
+        ):
+            code, message = failure(call)
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "larger than max" in message
+
+
+def test_the_memory_of_huge_messages_is_given_back(tmp_path: Path, transport: str) -> None:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    with serving("--models", str(tmp_path), "--port", "0", "--transport", transport) as server:
+        address = server.wait_until_ready()
+        with grpc.insecure_channel(address, ANY_SIZE) as channel:
+            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            for _ in range(50):
+                stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT)
+            before = memory(server.process.pid)
+            code, message = send(channel, MODEL_INFER, bytes(HUGE))
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert message == f"SERVER: Received message larger than max ({HUGE} vs. {16 * MIB})"
+            ends = time.monotonic() + TIMEOUT
+            while memory(server.process.pid) - before > MORE_MEMORY:
+                assert time.monotonic() < ends, f"{(memory(server.process.pid) - before) / MIB:.0f} MiB are kept"
+            answer = stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT)
+            assert outputs(answer)["value"].tolist() == [10]
+
+
+def memory(pid: int) -> int:
+    """A process's resident bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
