@@ -3,6 +3,7 @@
 import re
 import signal
 import socket
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -21,6 +22,8 @@ from tests.serving.server.transport.live import index, outputs, request
 pytestmark = pytest.mark.slow
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+
+TRANSPORTS = pytest.mark.parametrize("transport", ["native", "grpc"])
 
 
 def slow() -> onnx.ModelProto:
@@ -76,9 +79,10 @@ def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, num
     assert all(line.startswith(("event=", "time=", "level=")) or "event=" in line for line in server.log)
 
 
-def test_a_call_in_flight_is_finished_first(models: Path) -> None:
+@TRANSPORTS
+def test_a_call_in_flight_is_finished_first(models: Path, transport: str) -> None:
     with (
-        serving("--models", str(models), "--port", "0") as server,
+        serving("--models", str(models), "--port", "0", "--transport", transport) as server,
         grpc.insecure_channel(server.wait_until_ready()) as channel,
     ):
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -95,9 +99,48 @@ def test_a_call_in_flight_is_finished_first(models: Path) -> None:
         assert server.wait() == 0
 
 
-def test_a_second_signal_ends_it_at_once(models: Path) -> None:
+@TRANSPORTS
+def test_a_signal_under_load_loses_no_call_that_was_accepted(models: Path, transport: str) -> None:
+    """Each caller's call in flight is answered; native refuses the next one by name, and grpcio's core by its own."""
+    answered: list[int] = []
+    ends: list[tuple[grpc.StatusCode, str]] = []
+    with serving("--models", str(models), "--port", "0", "--transport", transport) as server:
+        address = server.wait_until_ready()
+
+        def call(number: int) -> None:
+            own = [("grpc.use_local_subchannel_pool", 1)]
+            with grpc.insecure_channel(address, own) as channel:
+                stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+                while True:
+                    try:
+                        stub.ModelInfer(request("slow", rounds=np.array([200])), timeout=TIMEOUT)
+                    except grpc.RpcError as error:
+                        ends.append((error.code(), error.details() or ""))
+                        return
+                    answered.append(number)
+
+        callers = [threading.Thread(target=call, args=(number,)) for number in range(8)]
+        for caller in callers:
+            caller.start()
+        while {*answered} != {*range(8)}:
+            assert all(caller.is_alive() for caller in callers), ends
+            threading.Event().wait(0.001)
+        server.signal(signal.SIGTERM)
+        for caller in callers:
+            caller.join(TIMEOUT)
+        assert server.wait() == 0
+    if transport == "native":  # its connections outlive the calls in flight, so no call ends with one
+        stopping = "the server is stopping and takes no new requests; try another replica"
+        assert ends == [(grpc.StatusCode.UNAVAILABLE, stopping)] * 8
+    else:  # a call that is just arriving is CANCELLED, and a later one finds nobody
+        assert {code for code, _ in ends} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    assert not any("Traceback" in line for line in server.log)
+
+
+@TRANSPORTS
+def test_a_second_signal_ends_it_at_once(models: Path, transport: str) -> None:
     with (
-        serving("--models", str(models), "--port", "0") as server,
+        serving("--models", str(models), "--port", "0", "--transport", transport) as server,
         grpc.insecure_channel(server.wait_until_ready()) as channel,
     ):
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)

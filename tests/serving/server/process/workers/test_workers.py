@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 CALLERS = 8
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+TRANSPORTS = pytest.mark.parametrize("transport", ["native", "grpc"])
 Stub = inference_pb2_grpc.GRPCInferenceServiceStub
 
 
@@ -83,8 +84,9 @@ def stop(server: Serving) -> None:
     assert not any("Traceback" in line for line in server.log)
 
 
-def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path) -> None:
-    with two_workers(models) as server:
+@TRANSPORTS
+def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, transport: str) -> None:
+    with two_workers(models, "--transport", transport) as server:
         assert len(pids(server)) == 2
         with connections(server, 16) as stubs:
             assert [ask(stub) for stub in stubs] == [20] * 16
@@ -118,8 +120,10 @@ def test_load_and_unload_calls_reach_both(models: Path) -> None:
         stop(server)
 
 
-def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(models: Path) -> None:
-    with two_workers(models, "--model-control", "explicit", "--load-model", "gather") as server:
+@TRANSPORTS
+def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(models: Path, transport: str) -> None:
+    options = ("--model-control", "explicit", "--load-model", "gather", "--transport", transport)
+    with two_workers(models, *options) as server:
         failed: list[grpc.StatusCode] = []
         good = [0] * CALLERS
         killed, done = threading.Event(), threading.Event()
