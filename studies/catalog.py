@@ -82,7 +82,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "How fast is the server, compared with Triton, with an earlier version and with bare ONNX Runtime?",
         "forty minutes on an idle machine; h2load, git, and Triton (make triton)",
         ("docs/performance.md", "docs/deploy.md"),
-        {"run": "studies.server.run:main"},
+        {"run": "studies.server.run:main", "profile": "studies.server.profile:main"},
         "studies.server.report",
     ),
     "workers": Experiment(

@@ -91,6 +91,10 @@ class Served:
             statistics.inference_stats.success.count, statistics.inference_count, statistics.execution_count
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def cpu_seconds(self) -> float:
         """User and system time of the process and its descendants."""
         return machine.cpu_seconds(self._process.pid)

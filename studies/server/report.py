@@ -8,7 +8,7 @@ from rich.table import Table
 
 from studies import page, results
 from studies.page import Part
-from studies.server import capacity
+from studies.server import capacity, profile
 from studies.server.goals import GOALS, UNITS, Goal, Measurement, figure
 from studies.server.scenarios import CLOSED_LOOPS, LOADS, MODELS
 from studies.server.systems import SYSTEMS
@@ -144,5 +144,6 @@ Images a second, with the latency's p50 / p99 in ms in brackets, medians:
 
 PARTS = (
     Part("docs/performance.md", part, "figures"),
+    Part("docs/performance.md", profile.table, "profile"),
     Part("docs/deploy.md", lambda: capacity.part(measurement()), "capacity"),
 )
