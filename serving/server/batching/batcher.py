@@ -74,31 +74,6 @@ class Batcher:
         """Number of batches that were taken and are not finished."""
         return len(self._computing)
 
-    @property
-    def queued_samples(self) -> int:
-        """Number of samples that wait."""
-        return self._samples
-
-    @property
-    def unfinished_samples(self) -> int:
-        """Number of samples that wait or are being computed."""
-        with self._lock:
-            return self._samples + sum(samples for _, samples in self._computing.values())
-
-    @property
-    def full(self) -> bool:
-        """Whether a whole batch waits and an instance is free, so that waiting longer gains nothing."""
-        return self._samples >= self.max_batch_size and not self._busy
-
-    def expected_seconds(self, samples: int) -> float:
-        """Return how long a batch of this many samples takes to compute; 0 while that is not known."""
-        with self._lock:
-            return self._service_time.predict(samples)
-
-    def would_wait(self, samples: int) -> bool:
-        """Whether a request of this many samples would miss the next batch, or that batch would not start at once."""
-        return self._busy or bool(self.max_queue_delay) or self._samples + samples > self.max_batch_size
-
     def put(self, request: QueuedRequest, *, wake: bool = True) -> None:
         """Queue a request; when this raises, the request's callback is not called.
 
@@ -124,11 +99,6 @@ class Batcher:
             self._samples += request.samples
             if wake and not self._busy:  # else the first instance that finishes takes it
                 self._changed.notify()
-
-    def check(self, request: QueuedRequest) -> None:
-        """Raise what ``put`` would raise now, so that a caller can skip preparations for a request that is refused."""
-        with self._lock:
-            self._require_place(request, self._clock())
 
     def cancel(self, request: QueuedRequest) -> None:
         """Withdraw a request. While it waits, it is never computed; while it is computed, its result is dropped.

@@ -137,17 +137,6 @@ def test_a_request_that_does_not_fit_the_batch_is_not_dropped_for_the_time_of_bo
     assert queue.take(wait=False) == [second]
 
 
-def test_check_raises_what_put_would_raise(clock: Clock) -> None:
-    queue = measured(clock)
-    late, soon = new_request(4, deadline=clock.now + 0.5), new_request(4, deadline=clock.now + 1.5)
-    with pytest.raises(DeadlineError, match="nothing was started"):
-        queue.check(late)
-    queue.check(soon)
-    assert len(queue) == 0
-    queue.put(soon)
-    assert queue.take() == [soon]
-
-
 def test_a_request_that_would_be_computed_only_just_in_time_is_dropped(clock: Clock) -> None:
     """Sending the answer takes time that the batcher does not see, so the answer would be late."""
     queue = measured(clock)
