@@ -18,7 +18,7 @@ from rich.console import Console
 from studies import machine, results
 from studies.loadtest import conditions, report
 from studies.loadtest.tools import TOOLS
-from studies.server.process import hangtag_serve, served
+from studies.server.process import Served, hangtag_serve, served
 
 TOLERANCE = 0.1
 MODELS = ("cnn", "lstm")
@@ -42,12 +42,14 @@ def main(place: str, models: Path, concurrency: int, seconds: int, rounds: int, 
     command = f"python -m studies loadtest agreement --place {place} --rounds {rounds} --seconds {seconds}"
     line = conditions.line(place, command) | {"tools": conditions.tool_versions(), "concurrency": concurrency}
     line["models"] = {model: {name: [] for name in TOOLS} for model in MODELS}
-    with machine.others() as others, _served(models, apart=place == "apart") as address:
+    with machine.others() as others, _served(models, apart=place == "apart") as server:
         for number in range(rounds):
             for model in MODELS:
                 for name in _rotated(list(TOOLS), number):
-                    figures = TOOLS[name](address, model, concurrency, seconds)
-                    line["models"][model][name].append(asdict(figures))
+                    calls, cpu = server.answered(model).calls, server.cpu_seconds()
+                    figures = TOOLS[name](server.address, model, concurrency, seconds)
+                    cost = (server.cpu_seconds() - cpu) / (server.answered(model).calls - calls)
+                    line["models"][model][name].append(asdict(figures) | {"server_cpu": cost})
     results.record(out, line | {"others": others.share})
     Console().print(report.agreement_table(line))
     ratios = report.ratios(line, JUDGED)
@@ -64,8 +66,8 @@ def _rotated(names: list[str], number: int) -> list[str]:
 
 
 @contextmanager
-def _served(models: Path, *, apart: bool) -> Iterator[str]:
-    """A server's address. With `apart` it has the first half of the CPUs, and this process the other half."""
+def _served(models: Path, *, apart: bool) -> Iterator[Served]:
+    """A server. With `apart` it has the first half of the CPUs, and this process the other half."""
     cpus = sorted(os.sched_getaffinity(0))
     half = len(cpus) // 2
     if apart and not half:
@@ -76,6 +78,6 @@ def _served(models: Path, *, apart: bool) -> Iterator[str]:
         if apart:
             os.sched_setaffinity(0, cpus[half:])
         try:
-            yield server.address
+            yield server
         finally:
             os.sched_setaffinity(0, cpus)

@@ -17,6 +17,7 @@ PLACES = {
     "apart": "the server on one half of the CPUs, the tool on the other",
     "together": "the tool and the server on the same CPUs",
 }
+COSTS = {"cpu": "CPU time a call, tool", "server_cpu": "CPU time a call, server"}
 SERVERS = {"null": "a server that does nothing", "lstm": "`hangtag serve`, lstm, on the same CPUs"}
 
 
@@ -43,12 +44,13 @@ def says_that_it_is_a_limit(line: Line, model: str) -> bool:
 
 def agreement_rows(line: Line) -> list[list[str]]:
     """A row for each model and tool, below a header."""
-    rows = [["model", "tool", "calls/s", "p50", "calls/s, hangtag / tool", "p50, hangtag / tool"]]
+    rows = [["model", "tool", "calls/s", "p50", *COSTS.values(), "calls/s, hangtag / tool", "p50, hangtag / tool"]]
     for model, tools in line["models"].items():
         compared = ratios(line, model)
         for tool, rounds in tools.items():
             row = [model, tool, f"{middle(line, model, tool, 'throughput'):,.0f}"]
             row.append(units.duration(middle(line, model, tool, "p50")))
+            row += ["" if rounds[0].get(cost) is None else _cost(line, model, tool, cost) for cost in COSTS]
             if tool == "hangtag":
                 times = sum(turn["bottleneck"] for turn in rounds)
                 row += [f"reports itself as a limit in {times} of {len(rounds)}", ""]
@@ -56,6 +58,10 @@ def agreement_rows(line: Line) -> list[list[str]]:
                 row += [units.times(compared[tool, figure]) for figure in ("throughput", "p50")]
             rows.append(row)
     return rows
+
+
+def _cost(line: Line, model: str, tool: str, cost: str) -> str:
+    return units.duration(middle(line, model, tool, cost))
 
 
 def generator_rows(line: Line) -> list[list[str]]:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 from types import MappingProxyType
 
 from hangtag.serving.credentials import Credentials
@@ -26,11 +27,13 @@ class Figures:
         throughput: Answered calls a second.
         p50: The median latency in seconds.
         bottleneck: Whether the tool reports that it was a limit itself; only hangtag's can.
+        cpu: CPU seconds that the tool took for a call; None where its warm-up cannot be told from its calls.
     """
 
     throughput: float
     p50: float
     bottleneck: bool = False
+    cpu: float | None = None
 
 
 def hangtag(address: str, model: str, concurrency: int, seconds: int) -> Figures:
@@ -47,7 +50,9 @@ def hangtag(address: str, model: str, concurrency: int, seconds: int) -> Figures
     (measured,) = measure(scenario, Extras(), Credentials(), threading.Event(), lambda _: None).runs
     if not measured.valid:
         raise RuntimeError(f"hangtag's own run is INVALID: {'; '.join(measured.problems)}")
-    return Figures(measured.throughput, measured.total.latency.percentile(50), measured.limited_by_generator)
+    total = measured.total
+    cpu = total.generator_cpu / measured.throughput
+    return Figures(measured.throughput, total.latency.percentile(50), measured.limited_by_generator, cpu)
 
 
 def perf_analyzer(address: str, model: str, concurrency: int, seconds: int) -> Figures:
@@ -77,8 +82,12 @@ def h2load(address: str, model: str, concurrency: int, seconds: int) -> Figures:
     """
     load = Load(100 * concurrency, streams=concurrency)
     warm_up = run(address, model, load)
-    outcome = run(address, model, replace(load, calls=max(load.calls, round(warm_up.per_second * seconds))))
-    return Figures(outcome.per_second, outcome.p50_ms / 1e3)
+    load = replace(load, calls=max(load.calls, round(warm_up.per_second * seconds)))
+    before = getrusage(RUSAGE_CHILDREN)
+    outcome = run(address, model, load)
+    after = getrusage(RUSAGE_CHILDREN)
+    cpu = (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) / load.calls
+    return Figures(outcome.per_second, outcome.p50_ms / 1e3, cpu=cpu)
 
 
 TOOLS: Mapping[str, Callable[[str, str, int, int], Figures]] = MappingProxyType(

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def figures(throughput: float, p50: float, bottleneck: bool = False) -> dict[str, float | bool]:
-    return {"throughput": throughput, "p50": p50, "bottleneck": bottleneck}
+    return {"throughput": throughput, "p50": p50, "bottleneck": bottleneck, "cpu": 1e-4, "server_cpu": 0.002}
 
 
 @pytest.fixture
@@ -51,8 +51,9 @@ def test_the_medians_are_compared(document: dict[str, Any]) -> None:
         ("h2load", "p50"): pytest.approx(2.0),
     }
     _, ours, theirs = report.agreement_rows(document["apart"])
-    assert ours == ["cnn", "hangtag", "510", "2.00 ms", "reports itself as a limit in 1 of 3", ""]
-    assert theirs == ["cnn", "h2load", "550", "1.00 ms", "0.927\N{MULTIPLICATION SIGN}", "2.00\N{MULTIPLICATION SIGN}"]
+    assert ours == ["cnn", "hangtag", "510", "2.00 ms", "100 µs", "2.00 ms", "reports itself as a limit in 1 of 3", ""]
+    ratios = ["0.927\N{MULTIPLICATION SIGN}", "2.00\N{MULTIPLICATION SIGN}"]
+    assert theirs == ["cnn", "h2load", "550", "1.00 ms", "100 µs", "2.00 ms", *ratios]
 
 
 def test_it_reports_itself_as_a_limit_when_most_rounds_say_so(document: dict[str, Any]) -> None:
@@ -93,6 +94,8 @@ def test_the_tools_are_compared_on_the_real_server(tmp_path: Path, place: str) -
     line = results.read(file)[place]
     for tools in line["models"].values():
         assert all(figures["throughput"] > 10 and 0 < figures["p50"] < 1 for (figures,) in tools.values())
+        assert all(figures["server_cpu"] > 0 for (figures,) in tools.values())
+        assert 0 < tools["h2load"][0]["cpu"] < tools["hangtag"][0]["cpu"]
     assert f"--place {place}" in line["command"]
 
 
