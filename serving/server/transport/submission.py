@@ -7,8 +7,7 @@ calls, streams and comparisons differ in their reply alone.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, NoReturn, Protocol, TypeAlias, TypeVar
@@ -170,15 +169,21 @@ def record_failure(
         call.tracing.record(call.method, call.metadata, ns, code)
 
 
-@contextmanager
-def failures_recorded(engine: Engine, call: Call) -> Iterator[None]:
+class failures_recorded:  # noqa: N801 - a context manager, in a class because a generator takes longer
     """Count and trace an error that is raised inside, before there is a query that names a model."""
-    started = time.perf_counter_ns()
-    try:
-        yield
-    except Exception as error:
-        record_failure(engine, call, error, started)
-        raise
+
+    __slots__ = ("_call", "_engine", "_started")
+
+    def __init__(self, engine: Engine, call: Call) -> None:
+        self._engine = engine
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter_ns()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, Exception):
+            record_failure(self._engine, self._call, error, self._started)
 
 
 def _nothing() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import get_ident
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -18,7 +18,12 @@ from hangtag.serving.server.transport.submission import Call, Cancel, Outcome, Q
 from hangtag.serving.server.transport.tracing import Tracing
 
 Response = TypeVar("Response")
+Result = TypeVar("Result")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+LARGE_MESSAGE = 64 * 1024
+"""Bytes from which on a request is decoded, and its answer encoded, on a thread: strings are handled one by one, which
+takes more than a millisecond here, and a second for the largest message."""
 
 
 def describe_call(method: str, context: Context, tracing: Tracing | None) -> Call:
@@ -82,41 +87,41 @@ class Queries:
         self._engine = engine
         self._loop = event_loop()
         self._hand_over = HandOver(self._loop)
-        # Pictures are decoded here, because that would hold up the loop.
-        self._decoding = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="grpc-decode")
+        self._threads = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="grpc-decode")
 
     def pending(self) -> PendingQuery[Any]:
         """Return what a query can be submitted with."""
         return PendingQuery(self._loop, self._hand_over)
 
-    async def answer(self, query: Query[Response], context: Context, *, decode: bool = False) -> Response:
+    async def answer(self, query: Query[Response], context: Context, *, in_thread: bool = False) -> Response:
         """Return the response to one query; its cost becomes the call's trailing metadata.
 
         Args:
-            query: Named after its model.
+            query: Not decoded yet.
             context: The call, whose deadline is the query's and whose end cancels it.
-            decode: Whether the query has a picture to be decoded.
+            in_thread: Whether decoding and encoding may take long, and would hold up the loop.
 
         Raises:
             ServerError: The query was refused, dropped, or failed.
         """
-        if decode:
+        if in_thread:
             (outcome,) = await self.outcomes([query], context)
+            response = await self.in_thread(outcome.response)
         else:
-            pending: PendingQuery[Response] = PendingQuery(self._loop, self._hand_over)
+            pending: PendingQuery[Response] = self.pending()
             pending.submit(self._engine, query, call_deadline(context))
             try:
                 outcome = await pending
             except asyncio.CancelledError:
                 pending.cancel()
                 raise
-        response = outcome.response()
+            response = outcome.response()
         assert outcome.timings is not None  # a response has been computed
         context.set_trailing_metadata(cost_metadata(outcome.timings))
         return response
 
     async def outcomes(self, queries: Sequence[Query[Response]], context: Context) -> list[Outcome[Response]]:
-        """Decode the pictures of queries and submit all of them; return the outcome of each, in their order."""
+        """Decode and submit queries on a thread; return the outcome of each, in their order."""
         deadline = call_deadline(context)
         pending: list[PendingQuery[Response]] = [self.pending() for _ in queries]
 
@@ -125,7 +130,7 @@ class Queries:
                 each.submit(self._engine, query, deadline)
 
         try:
-            await self._loop.run_in_executor(self._decoding, submit_all)
+            await self.in_thread(submit_all)
             return [await each for each in pending]
         except asyncio.CancelledError:
             for each in pending:
@@ -133,17 +138,21 @@ class Queries:
             raise
 
     async def submit(
-        self, pending: PendingQuery[Response], query: Query[Response], deadline: float | None, *, decode: bool
+        self, pending: PendingQuery[Response], query: Query[Response], deadline: float | None, *, in_thread: bool
     ) -> None:
-        """Submit one query. decode: whether it has a picture to be decoded."""
-        if decode:
-            await self._loop.run_in_executor(self._decoding, pending.submit, self._engine, query, deadline)
+        """Submit one query. in_thread: whether decoding may take long, and would hold up the loop."""
+        if in_thread:
+            await self.in_thread(lambda: pending.submit(self._engine, query, deadline))
         else:
             pending.submit(self._engine, query, deadline)
 
+    async def in_thread(self, work: Callable[[], Result]) -> Result:
+        """Return what ``work`` returns, which runs on one of as many threads as there are CPUs."""
+        return await self._loop.run_in_executor(self._threads, work)
+
     def close(self) -> None:
-        """End the threads that decode pictures."""
-        self._decoding.shutdown(cancel_futures=True)
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
 
 
 class HandOver:

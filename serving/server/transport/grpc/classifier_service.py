@@ -32,7 +32,7 @@ class ClassifierService:
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         query = classify_query(request, describe_call(CLASSIFY, context, self._tracing))
-        return await self._queries.answer(query, context, decode=True)
+        return await self._queries.answer(query, context, in_thread=True)
 
     async def ClassifyStream(self, requests: AsyncIterator[pb.ClassifyRequest], context: Context) -> None:
         def respond(request: pb.ClassifyRequest, outcome: Outcome[pb.ClassifyResponse]) -> pb.ClassifyStreamResponse:
@@ -44,7 +44,7 @@ class ClassifierService:
 
         call = describe_call(CLASSIFY_STREAM, context, self._tracing)
         await self._streams.answer(
-            requests, context, lambda request: classify_query(request, call), respond, decode=True
+            requests, context, lambda request: classify_query(request, call), respond, in_thread=True
         )
 
     async def Compare(self, request: pb.CompareRequest, context: Context) -> pb.CompareResponse:

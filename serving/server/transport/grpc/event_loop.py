@@ -3,8 +3,9 @@
 grpc.aio takes its events from one queue for the whole process, and disturbs loops that share it. So every server runs
 on this loop, which starts with the first of them and ends with the process. It is uvloop's where that is installed.
 
-A program that calls grpc.aio on a loop of its own beside a server may see asyncio log a BlockingIOError of
-PollerCompletionQueue: both loops wake up for an event, and one of them finds it taken. It loses no event.
+A program may call grpc.aio on a loop of its own beside a server. With older versions of grpcio (seen with 1.76, not
+with 1.85) both loops wake up for an event, and the second finds it taken and reports a BlockingIOError. No event is
+lost, so this loop does not log it.
 """
 
 import asyncio
@@ -54,5 +55,5 @@ async def _run_for_ever(started: "Future[asyncio.AbstractEventLoop]") -> None:
 
 def _log_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
-    if not isinstance(error, BlockingIOError):  # see the module's docstring
+    if not isinstance(error, BlockingIOError):  # see above
         log.error("unexpected error in the event loop", reason=context.get("message"), exc_info=error)

@@ -20,7 +20,7 @@ from hangtag.serving.server.engine.model_control import Control
 from hangtag.serving.server.engine.single_flight import SingleFlight
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
 from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE, VersionState
-from hangtag.serving.server.transport.grpc.calls import Context, Queries, describe_call
+from hangtag.serving.server.transport.grpc.calls import LARGE_MESSAGE, Context, Queries, describe_call
 from hangtag.serving.server.transport.grpc.handlers import abort
 from hangtag.serving.server.transport.grpc.streams.infer_stream import answer_stream
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
@@ -32,6 +32,7 @@ from hangtag.serving.server.transport.model_messages import (
     model_statistics,
 )
 from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
+from hangtag.serving.server.transport.queries.infer_query import InferQuery
 from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
 from hangtag.serving.server.transport.submission import failures_recorded
 from hangtag.serving.server.transport.tracing import Tracing
@@ -102,7 +103,10 @@ class InferenceService:
             with failures_recorded(self._engine, call):
                 query = InferMessageQuery(message, call, self._templates)
             request = query.request
-            return await self._queries.answer(query, context)
+            if query.is_known or len(message) < LARGE_MESSAGE:
+                return await self._queries.answer(query, context)
+            response = await self._queries.answer(InferQuery(request, call), context, in_thread=True)
+            return response.SerializeToString()
         except Exception as error:
             await abort(error, MODEL_INFER, request, context)
 

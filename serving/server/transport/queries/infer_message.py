@@ -33,6 +33,11 @@ class InferMessageQuery:
         self.model_version: str = self._request.model_version if template is None else template.model_version
 
     @property
+    def is_known(self) -> bool:
+        """Whether the message has a template, so that it costs no time to decode it."""
+        return self._template is not None
+
+    @property
     def request(self) -> pb.ModelInferRequest:
         """The request, possibly without its contents: for the log."""
         return self._request

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from hangtag.serving.server.errors import QueueFullError, UnavailableError
-from hangtag.serving.server.transport.grpc.calls import Context, PendingQuery, Queries, call_deadline
+from hangtag.serving.server.transport.grpc.calls import LARGE_MESSAGE, Context, PendingQuery, Queries, call_deadline
 from hangtag.serving.server.transport.grpc.streams.ordered_stream import OrderedStream
 from hangtag.serving.server.transport.submission import Outcome, Query
 
@@ -42,7 +43,7 @@ class OpenStreams:
         query: Callable[[Request], Query[Result]],
         respond: Callable[[Request, Outcome[Result]], Response],
         *,
-        decode: bool = False,
+        in_thread: bool = False,
     ) -> None:
         """Answer each request of a stream, in order.
 
@@ -51,7 +52,7 @@ class OpenStreams:
             context: The stream's call; its deadline is the deadline of every request.
             query: Makes the query of a request.
             respond: Makes the response of a request's outcome; an error that it raises ends the stream.
-            decode: Whether queries have pictures to be decoded.
+            in_thread: Whether decoding takes long, and would hold up the loop, for small requests too.
 
         Raises:
             QueueFullError: Too many streams are open.
@@ -61,8 +62,9 @@ class OpenStreams:
         stream: OrderedStream[Request, Result] = OrderedStream(self._window, self._max_bytes, self._queries.pending)
         deadline = call_deadline(context)
 
-        async def submit(request: Request, pending: PendingQuery[Result]) -> None:
-            await self._queries.submit(pending, query(request), deadline, decode=decode)
+        async def submit(request: Request, size: int, pending: PendingQuery[Result]) -> None:
+            large = in_thread or size >= LARGE_MESSAGE
+            await self._queries.submit(pending, query(request), deadline, in_thread=large)
 
         self._add(stream)
         # The reader is not cancelled: it ends with the call. grpcio would not free a message that comes for a read
@@ -71,8 +73,12 @@ class OpenStreams:
         self._readers.add(reader)
         reader.add_done_callback(self._readers.discard)
         try:
-            async for request, outcome in stream.outcomes():
-                await context.write(respond(request, outcome))
+            async for request, size, outcome in stream.outcomes():
+                if size < LARGE_MESSAGE:
+                    response = respond(request, outcome)
+                else:
+                    response = await self._queries.in_thread(partial(respond, request, outcome))
+                await context.write(response)
         finally:
             stream.leave()
             self._streams.discard(stream)

@@ -65,20 +65,20 @@ class OrderedStream(Generic[Request, Result]):
         self._left = False
 
     async def read(
-        self, requests: AsyncIterator[Request], submit: Callable[[Request, PendingQuery[Result]], Awaitable[None]]
+        self, requests: AsyncIterator[Request], submit: Callable[[Request, int, PendingQuery[Result]], Awaitable[None]]
     ) -> None:
         """Submit each request as it arrives, until the client has sent all of them or the stream ends.
 
         Args:
             requests: Waits for the next request; raises grpc.aio.BaseError once the call has ended.
-            submit: Queues the query of a request, and never raises.
+            submit: Queues the query of a request of so many bytes, and never raises.
         """
         try:
             async for request in requests:
                 place = await self._add_place(request)
                 if place is None:
                     return
-                await submit(request, place.query)
+                await submit(request, place.size, place.query)
         except grpc.aio.BaseError:  # the call has ended
             return
         except Exception as error:
@@ -86,8 +86,8 @@ class OrderedStream(Generic[Request, Result]):
         self._finished = True
         self._changed.set()
 
-    async def outcomes(self) -> AsyncIterator[tuple[Request, Outcome[Result]]]:
-        """Yield each request with its outcome, in order, and end after the last.
+    async def outcomes(self) -> AsyncIterator[tuple[Request, int, Outcome[Result]]]:
+        """Yield each request, its bytes and its outcome, in order, and end after the last.
 
         Raises:
             UnavailableError: The server stops, after everything that was read has its outcome.
@@ -101,7 +101,7 @@ class OrderedStream(Generic[Request, Result]):
             outcome = await place.query
             self._places.popleft()
             self._changed.set()
-            yield place.request, outcome
+            yield place.request, place.size, outcome
         if self._read_error is not None:
             raise self._read_error
         if not self._finished:

@@ -81,11 +81,11 @@ async def conversation(model: Model, sent: list[pb.ModelInferRequest], window: i
         for one in sent:
             yield one
 
-    async def submit(request: pb.ModelInferRequest, query: PendingQuery[str]) -> None:
+    async def submit(request: pb.ModelInferRequest, _size: int, query: PendingQuery[str]) -> None:
         model.submit(request, query)
 
     reader = asyncio.create_task(stream.read(requests(), submit))
-    answers = [described(outcome) async for _request, outcome in stream.outcomes()]
+    answers = [described(outcome) async for _request, _size, outcome in stream.outcomes()]
     await reader
     return answers
 
