@@ -1,9 +1,7 @@
 """What only the native transport could get wrong: receiving while every thread computes, and what it trusts."""
 
 import dataclasses
-import gc
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +14,14 @@ from hangtag.protos import classifier_pb2, inference_pb2_grpc
 from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.transport.native.server import NativeServer
 from hangtag.serving.server.transport.native.unary_calls import METHODS
 from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
 from tests import onnx_models
-from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
 
 TOKEN = "a-secret-of-enough-characters"
 PICTURE = Path(__file__).parents[5] / "examples/garments/dress-1.png"
-
-
-@pytest.fixture
-def config(repository: Path) -> ServerConfig:
-    return ServerConfig(models=repository, port=0, max_batch_size=4, max_queue_size=8, instances=2, transport="native")
-
-
-@pytest.fixture
-def native(config: ServerConfig) -> Iterator[LiveServer]:
-    with LiveServer(config) as server:
-        yield server
 
 
 def send(live: LiveServer, value: int) -> Any:
@@ -82,6 +67,44 @@ def test_pictures_that_are_being_decoded_hold_up_no_call(native: LiveServer, mon
     assert all(len(call.result().labels) == 3 for call in calls)
 
 
+def test_pictures_beyond_the_queues_size_are_refused_and_one_that_nobody_waits_for_is_not_computed(
+    native: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, finish = threading.Semaphore(0), threading.Semaphore(0)
+    decode = images.preprocess
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        begun.release()
+        assert finish.acquire(timeout=TIMEOUT)
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(images, "preprocess", slowly)
+    picture = classifier_pb2.ClassifyRequest(model_name="lstm", encoded=PICTURE.read_bytes())
+    transport = native.server._transport
+    assert isinstance(transport, NativeServer)
+    try:
+        calls = [native.classifier.Classify.future(picture, timeout=TIMEOUT) for _ in range(8)]
+        for _ in range(2):  # two are decoded, so the queue has room for two more
+            assert begun.acquire(timeout=TIMEOUT)
+        calls += [native.classifier.Classify.future(picture, timeout=TIMEOUT) for _ in range(2)]
+        while len(transport._calls.open) < 10:  # calls of one client may overtake each other
+            threading.Event().wait(0.001)
+        code, message = failure(lambda: native.classifier.Classify(picture, timeout=TIMEOUT))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert message.startswith("as many pictures wait to be decoded as the queue holds (--max-queue-size)")
+        calls.pop().cancel()
+        while not any(call.left for call in list(transport._calls.open.values())):
+            threading.Event().wait(0.001)
+        for open_calls in reversed(range(10)):  # one by one, so that the model's queue never fills
+            finish.release()
+            while len(transport._calls.open) > open_calls:
+                threading.Event().wait(0.001)
+    finally:
+        finish.release(20)
+    assert all(len(call.result().labels) == 3 for call in calls)
+    assert native.statistics("lstm").inference_count == 9
+
+
 def test_what_waits_while_every_thread_computes_can_be_cancelled(native: LiveServer) -> None:
     with native.gate("gather") as gate:
         calls = [send(native, 1)]
@@ -122,36 +145,6 @@ def test_another_version_that_takes_a_models_place_answers_from_then_on(native: 
     code, message = failure(lambda: native.infer(request("gather", index=index(1))))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert message.startswith("unknown input 'index'; the model takes x: FP32 [4]")
-
-
-def test_many_servers_come_and_go(config: ServerConfig) -> None:
-    def files() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
-    held = []
-    for _ in range(6):
-        with LiveServer(config) as live:
-            assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
-            transport = live.server._transport
-            assert isinstance(transport, NativeServer)
-            assert transport._folder is not None
-            folder = Path(transport._folder.name)
-            assert folder.stat().st_mode & 0o777 == 0o700  # only this user may enter it
-        assert not folder.exists()
-        gc.collect()  # a channel ends with its last reference
-        held.append((files(), threading.active_count()))
-    (first_files, first_threads), (last_files, last_threads) = held[2], held[-1]  # grpcio keeps some for later servers
-    assert last_files <= first_files + 2
-    assert last_threads <= first_threads + 1
-
-
-def test_a_port_in_use_is_refused_and_leaves_nothing_behind(native: LiveServer, config: ServerConfig) -> None:
-    threads = threading.active_count()
-    second = Server(dataclasses.replace(config, port=native.server.port))
-    with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{native.server.port}: another program has the"):
-        second.start()
-    assert threading.active_count() == threads
-    assert native.infer(request("gather", index=index(1)))["value"].tolist() == [10]
 
 
 def test_a_model_with_more_instances_than_the_server_has_a_thread_for_each(tmp_path: Path) -> None:
@@ -226,25 +219,6 @@ def test_each_call_of_a_batch_gets_its_own_answer(native: LiveServer) -> None:
         assert sorted(gate.batch_sizes) == [1, 1, 4, 4]
 
 
-def test_a_call_that_comes_while_it_drains_is_refused_and_those_before_it_are_answered(native: LiveServer) -> None:
-    with native.gate("gather") as gate:
-        call = send(native, 3)
-        gate.wait_until_computing()
-        stopping = threading.Thread(target=native.server.stop, args=(TIMEOUT,))
-        stopping.start()
-        transport = native.server._transport
-        assert isinstance(transport, NativeServer)
-        while not transport._calls._stopping:
-            threading.Event().wait(0.001)
-        code, message = failure(lambda: native.infer(request("gather", index=index(4))))
-        assert code is grpc.StatusCode.UNAVAILABLE
-        assert message == "the server is stopping and takes no new requests; try another replica"
-        assert not call.done()
-        gate.open()
-        stopping.join(TIMEOUT)
-        assert outputs(call.result())["value"].tolist() == [30]
-
-
 def test_callers_that_come_and_go_at_random_leave_a_server_that_answers(native: LiveServer) -> None:
     random = np.random.default_rng(5)
     channels = [native.connect() for _ in range(4)]
@@ -268,29 +242,3 @@ def test_callers_that_come_and_go_at_random_leave_a_server_that_answers(native: 
     assert native.infer(request("gather", index=index(3)))["value"].tolist() == [30]
     model = native.model("gather")
     assert (len(model.batcher), model.batcher.computing) == (0, 0)
-
-
-def test_what_is_still_computed_when_the_time_to_drain_is_over_ends_in_peace(config: ServerConfig) -> None:
-    server = Server(config)
-    server.start()
-    ended = threading.Event()
-
-    def stop() -> None:
-        server.stop(grace=0)
-        ended.set()
-
-    with grpc.insecure_channel(server.address) as channel:
-        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-        gate = Gate(server._engine.model("gather"))
-        calls = [stub.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)]
-        gate.wait_until_computing()
-        calls += [stub.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT) for _ in range(3)]
-        gate.wait_until_computing()
-        gate.wait_until_queued(4)
-        stopping = threading.Thread(target=stop)
-        stopping.start()
-        assert all(call.exception(TIMEOUT) is not None for call in calls)  # cancelled, while the gate is closed
-        assert not ended.is_set()
-        gate.open()  # an answer to a call that is gone, on a queue that must still be there
-        assert ended.wait(TIMEOUT)
-        stopping.join()
