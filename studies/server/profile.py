@@ -107,4 +107,5 @@ def table() -> str:
         cells = (f"{figures[group]:.0f}" for group in GROUPS)
         rows.append((f"`{transport}`", in_flight, *cells, f"{sum(figures.values()):.0f}"))
     head = ("transport", "in flight", *GROUPS, "all")
-    return f"`{command}`, {lines['conditions']['date']}, microseconds a call:\n\n{page.table(head, rows)}"
+    source = "Made by `make docs` from [studies/server/profile.jsonl](../studies/server/profile.jsonl)"
+    return f"{source}: `{command}`, {lines['conditions']['date']}, microseconds a call:\n\n{page.table(head, rows)}"
