@@ -16,6 +16,8 @@ from hangtag.export.foreign.document import MAX_BYTES
 from hangtag.export.gate.speed import TIMINGS
 from hangtag.export.repository import inventory
 from hangtag.options import refuse, runs_option
+from hangtag.serving import model_repository
+from hangtag.serving.model_repository import ModelRepositoryError
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.runs.run import Run
 
@@ -167,4 +169,18 @@ def _print_summaries(folder: Path, summaries: dict[str, str], page: Path) -> Non
     click.echo(f"published {folder}")
     for check, summary in summaries.items():
         click.echo(f"  {check:<12} {summary}")
+    if note := _promotion_note(folder):
+        click.echo(note, err=True)
     click.echo(f"report: {page}", err=True)
+
+
+def _promotion_note(folder: Path) -> str | None:
+    """What to do if the published version does not serve; None if it does."""
+    name, version = folder.parent.name, folder.name
+    try:
+        serving = model_repository.versions_in(folder.parent)[0].version
+    except ModelRepositoryError as error:
+        return f"note: {error}"
+    if str(serving) == version:
+        return None
+    return f"note: version {serving} is promoted and goes on serving. Next: hangtag models promote {name} {version}"

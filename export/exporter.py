@@ -112,7 +112,7 @@ def _rival(models: Path, name: str, config: Mapping[str, Any], even_if_worse: bo
     Raises:
         IncomparableError: it cannot be compared, and not ``even_if_worse``.
     """
-    rival = inventory.serving(models, name)
+    rival = inventory.serving_version(models, name)
     if rival is None or rival.signature is None:  # a file that cannot be loaded serves nobody
         return None
     recorded = quality.read(rival.metadata)

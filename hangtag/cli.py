@@ -30,7 +30,9 @@ SUBCOMMANDS = {
         "hangtag.commands.labels:labels", "Show how far apart labels are to a trained network.", "train"
     ),
     "export": Subcommand("hangtag.export.cli:export", "Publish a trained network as an ONNX model.", "train"),
-    "models": Subcommand("hangtag.commands.models:models", "List, show, verify, load and unload models.", "cpu"),
+    "models": Subcommand(
+        "hangtag.commands.models:models", "List, show, verify, promote, load and unload models.", "cpu"
+    ),
     "serve": Subcommand("hangtag.serving.server.cli:serve", "Serve the model repository over gRPC.", "cpu"),
     "health": Subcommand("hangtag.serving.client.health:health", "Check whether a server is ready.", "cpu"),
     "top": Subcommand("hangtag.serving.client.top:top", "Watch a running server.", "cpu"),

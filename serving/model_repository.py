@@ -5,15 +5,22 @@ The layout is Triton's:
     <models>/
         <name>/             letters, digits, '_', '-' and '.', beginning with a letter or a digit
             serving.toml    optional: this model's own server settings
+            promoted.toml   optional: which version serves; without it, the latest
             config.pbtxt    optional: for Triton; hangtag's server does not read it
             <version>/      a whole number from 1
                 model.onnx
+
+promoted.toml is an alias: 'hangtag models promote' and 'rollback' write it (export/repository/promotion.py):
+
+    version = 2         the version that serves
+    history = [1, 3]    the versions that served before, for a rollback; the last one is the most recent
 
 Training (which learns from teachers), the export (which publishes versions) and the server (which loads them) agree on
 this layout as they agree on the ONNX file, so all of them read it here.
 """
 
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +28,11 @@ from pathlib import Path
 MODEL_FILE = "model.onnx"
 SETTINGS_FILE = "serving.toml"
 CONFIG_FILE = "config.pbtxt"
+PROMOTION_FILE = "promoted.toml"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")  # 255 bytes is the longest file name of common file systems
 _VERSION = re.compile(r"[1-9][0-9]*")
+_MEND_PROMOTION = "'hangtag models promote NAME VERSION' writes it anew; without the file the latest version serves"
 _LAYOUT = f"<version>/{MODEL_FILE}, the version a whole number from 1"
 
 
@@ -49,6 +58,16 @@ class ModelFile:
         return self.path.parents[1] / SETTINGS_FILE
 
 
+@dataclass(frozen=True)
+class Promotion:
+    """The content of a promoted.toml."""
+
+    version: int
+    """The version that serves."""
+    history: tuple[int, ...] = ()
+    """The versions that served before, the most recent last."""
+
+
 def is_model_name(name: str) -> bool:
     """Whether a model may have this name. No such name leads out of the repository."""
     return _NAME.fullmatch(name) is not None
@@ -69,11 +88,11 @@ def names(models: Path) -> list[str]:
 
 
 def versions(models: Path, name: str) -> list[ModelFile]:
-    """List a model's versions, the latest first; the list is empty for a model that is not there.
+    """List a model's versions: the one that serves, then the others, the latest first. Empty where there is no model.
 
     Raises:
         ModelNameError: The text cannot be a model's name.
-        ModelRepositoryError: The model's folder cannot be read.
+        ModelRepositoryError: The model's folder or promoted.toml cannot be read, or the promoted version is missing.
     """
     if not is_model_name(name):
         raise ModelNameError(
@@ -84,7 +103,23 @@ def versions(models: Path, name: str) -> list[ModelFile]:
 
 
 def versions_in(folder: Path) -> list[ModelFile]:
-    """List the versions in one model's folder, the latest first; the list is empty where there is no folder.
+    """As ``versions``, for one model's folder."""
+    files = numbered_versions(folder)
+    promoted = promotion(folder) if files else None
+    if promoted is None:
+        return files
+    serving = [file for file in files if file.version == promoted.version]
+    if not serving:
+        there = ", ".join(str(file.version) for file in files)
+        raise ModelRepositoryError(
+            f"{folder / PROMOTION_FILE} promotes version {promoted.version}, which is not there; there are {there}. "
+            f"Promote one of them: 'hangtag models promote {folder.name} VERSION'"
+        )
+    return serving + [file for file in files if file.version != promoted.version]
+
+
+def numbered_versions(folder: Path) -> list[ModelFile]:
+    """List the versions in one model's folder, the latest first, whichever serves.
 
     Raises:
         ModelRepositoryError: The folder cannot be read.
@@ -93,6 +128,28 @@ def versions_in(folder: Path) -> list[ModelFile]:
         return sorted(_versions(folder), key=lambda file: -file.version)
     except OSError as error:
         raise ModelRepositoryError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def promotion(folder: Path) -> Promotion | None:
+    """Read which version of a model was promoted; None where the latest serves.
+
+    Raises:
+        ModelRepositoryError: The model's promoted.toml cannot be read, or holds something else.
+    """
+    file = folder / PROMOTION_FILE
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ModelRepositoryError(f"{file} cannot be read as TOML: {error}. {_MEND_PROMOTION}") from error
+    history = content.pop("history", [])
+    version = content.pop("version", None)
+    if content or not isinstance(history, list) or not all(_is_version(number) for number in (version, *history)):
+        raise ModelRepositoryError(
+            f"{file} is expected to hold version = NUMBER and, optionally, history = [NUMBERS]. {_MEND_PROMOTION}"
+        )
+    return Promotion(version, tuple(history))
 
 
 def require_names(models: Path) -> list[str]:
@@ -116,8 +173,8 @@ def require_versions(models: Path, name: str) -> list[ModelFile]:
     return files
 
 
-def latest_versions(models: Path) -> list[ModelFile]:
-    """Return the highest version of each model, by name.
+def serving_versions(models: Path) -> list[ModelFile]:
+    """Return the version of each model that serves, by name.
 
     Raises:
         ModelRepositoryError: The repository is missing or empty, or one of its models has no version.
@@ -136,7 +193,7 @@ def find_file(source: str) -> Path | None:
     """Resolve what a person names on the command line to an ONNX file.
 
     Args:
-        source: FILE.onnx, the folder of a version, or the folder of a model, which stands for its latest version.
+        source: FILE.onnx, the folder of a version, or the folder of a model, which stands for the one that serves.
 
     Returns:
         The file's path, or None where ``source`` is none of these. A FILE.onnx need not exist.
@@ -150,6 +207,10 @@ def find_file(source: str) -> Path | None:
         return next((file.path for file in versions_in(path)), None)
     except ModelRepositoryError:
         return None
+
+
+def _is_version(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
 def _versions(folder: Path) -> Iterator[ModelFile]:

@@ -27,6 +27,8 @@ class Entry:
     path: Path
     signature: Signature | None
     trouble: str | None = None
+    serves: bool = True
+    """Whether it takes the requests that name no version."""
 
     @property
     def megabytes(self) -> float:
@@ -78,34 +80,47 @@ def trial(metadata: Mapping[str, str]) -> str | None:
     return f"trained on the first {limit:,} images only" if isinstance(limit, int) else None
 
 
-def serving(models: Path, name: str) -> Entry | None:
-    """The version of a model that serves; None if there is no such model yet."""
+def serving_version(models: Path, name: str) -> Entry | None:
+    """The version of a model that serves; None if there is no such model yet.
+
+    Raises:
+        ExportError: its folder cannot be read.
+    """
     try:
-        return next((_read(file) for file in model_repository.versions(models, name)), None)
+        return next((read(file) for file in model_repository.versions(models, name)), None)
     except ModelRepositoryError as error:
         raise ExportError(str(error)) from error
 
 
-def latest(models: Path) -> list[Entry]:
-    """The highest version of each model, by name.
+def serving(models: Path) -> list[Entry]:
+    """The version of each model that serves, by name.
 
     Raises:
         ExportError: there is no repository.
     """
-    return [_read(files[0]) for files in _files(models)]
+    return [read(files[0]) for files in _files(models)]
 
 
-def earlier(models: Path) -> list[Entry]:
+def others(models: Path) -> list[Entry]:
     """Every other version, by name and the highest first.
 
     Raises:
         ExportError: there is no repository.
     """
-    return [_read(file) for files in _files(models) for file in files[1:]]
+    return [read(file, serves=False) for files in _files(models) for file in files[1:]]
+
+
+def versions(models: Path) -> list[Entry]:
+    """Every version of every model, by name and the highest first.
+
+    Raises:
+        ExportError: there is no repository.
+    """
+    return sorted(serving(models) + others(models), key=lambda entry: (entry.name, -entry.version))
 
 
 def _files(models: Path) -> list[list[ModelFile]]:
-    """The versions of each model that has one, by name and the highest first."""
+    """The versions of each model that has one, by name: the one that serves, then the others, the highest first."""
     try:
         files = [model_repository.versions(models, name) for name in model_repository.names(models)]
     except ModelRepositoryError as error:
@@ -114,7 +129,7 @@ def _files(models: Path) -> list[list[ModelFile]]:
 
 
 def find(models: Path, name: str, version: int | None = None) -> Entry:
-    """One version of a model, by default the highest.
+    """One version of a model, by default the one that serves.
 
     Raises:
         ExportError: there is no such model or version; the message lists those that there are.
@@ -126,15 +141,28 @@ def find(models: Path, name: str, version: int | None = None) -> Entry:
     if version is not None and version not in files:
         known = ", ".join(map(str, sorted(files)))
         raise ExportError(f"{models / name} has no version {version}; there are {known}.")
-    return _read(files[max(files) if version is None else version])
+    serving = next(iter(files))
+    chosen = serving if version is None else version
+    return read(files[chosen], serves=chosen == serving)
 
 
-def _read(file: ModelFile) -> Entry:
+def read(file: ModelFile, *, serves: bool = True) -> Entry:
+    """Read what one file says about itself. serves: whether it takes the requests that name no version."""
     try:
         signature, trouble = Runtime(file.path, provider="cpu").signature, None
     except ModelLoadError as error:
         signature, trouble = None, " ".join(str(error).split())
-    return Entry(file.name, file.version, file.path, signature, trouble)
+    return Entry(file.name, file.version, file.path, signature, trouble, serves)
+
+
+def origin(entry: Entry) -> str | None:
+    """Where the model came from, in one line; None if the file does not say."""
+    metadata = entry.metadata
+    if "recipe" not in metadata:
+        return metadata.get("source")
+    trained = f", trained {metadata['trained'][:10]}" if "trained" in metadata else ""
+    trial = f", TRIAL RUN: {entry.trial}" if entry.trial else ""
+    return f"recipe {metadata['recipe']}, seed {metadata.get('seed', 'unknown')}{trained}{trial}"
 
 
 def operators(entry: Entry) -> dict[str, int] | None:

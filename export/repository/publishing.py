@@ -55,7 +55,7 @@ def publish(models: Path, name: str) -> Iterator[Publication]:
     try:
         models.mkdir(parents=True, exist_ok=True)
         for folder in new_folders:
-            _sync(folder.parent)
+            sync(folder.parent)
         try:
             with staging_folder(models, name) as staging:
                 publication = Publication(staging)
@@ -76,7 +76,7 @@ def _finish(staging: Path, publication: Publication) -> None:
     staging.chmod(0o755)  # mkdtemp's 0700 would hide the model from a server that runs as another user
     config = [publication.config_file] if publication.config_file.exists() else []
     for path in (publication.model_file, *config, publication.model_file.parent, staging):
-        _sync(path)
+        sync(path)
 
 
 def _move_into_place(staging: Path, models: Path, name: str) -> Path:
@@ -90,10 +90,10 @@ def _move_into_place(staging: Path, models: Path, name: str) -> Path:
                 _replace_config(staging / CONFIG_FILE, folder / CONFIG_FILE)
                 (staging / "1").rename(version)
                 _remove_config(staging / CONFIG_FILE, folder / CONFIG_FILE)
-                _sync(folder)
+                sync(folder)
             else:
                 version = staging.rename(folder) / "1"
-                _sync(models)
+                sync(models)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
@@ -107,9 +107,9 @@ def _replace_config(staged: Path, target: Path) -> None:
     if staged.exists() and (not target.exists() or triton_config.is_ours(target)):
         copy = staged.with_suffix(".new")
         shutil.copyfile(staged, copy)
-        _sync(copy)
+        sync(copy)
         copy.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
 
 
 def _remove_config(staged: Path, target: Path) -> None:
@@ -117,7 +117,8 @@ def _remove_config(staged: Path, target: Path) -> None:
         target.unlink()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make a file's content, or a folder's list of names, safe from a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -33,7 +33,7 @@ def labels(
 
     A CNN-RNN has an embedding for each label; for another network the last layer's weights are used. The labels are
     the network's own, such as Fashion-MNIST's or VOC's. The distance of two labels is the cosine distance of their
-    embeddings, divided by the largest one. FOLDER is a model in a repository, and stands for its latest version.
+    embeddings, divided by the largest one. FOLDER is a model in a repository, and stands for the version that serves.
     'hangtag evaluate' measures the severity of mistakes by these distances, and 'hangtag train --loss
     embedding-distance' trains with them.
 

@@ -1,4 +1,4 @@
-"""``hangtag models``: list, show and verify the models of a repository; load and unload those of a server."""
+"""``hangtag models``: list, show, verify and promote the models of a repository; load and unload those of a server."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import click
 from hangtag.commands import models_view as view
 from hangtag.errors import UserError
 from hangtag.export import verify
-from hangtag.export.repository import inventory
+from hangtag.export.repository import inventory, promotion
 from hangtag.serving.client import model_control
 
 _models = click.option(
@@ -19,7 +19,9 @@ _models = click.option(
     show_default=True,
     help="The model repository.",
 )
-_version = click.option("--version", type=click.IntRange(min=1), help="One of its versions.  [default: the latest]")
+_version = click.option(
+    "--version", type=click.IntRange(min=1), help="One of its versions.  [default: the one that serves]"
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
 
 
@@ -33,7 +35,7 @@ class _ListByDefault(click.Group):
 
 @click.group(cls=_ListByDefault)
 def models() -> None:
-    """List, show and verify the models of a repository, as their files describe them.
+    """List, show and verify the models of a repository, as their files describe them, and choose which versions serve.
 
     load and unload call a running server; the others call none. Without a command it lists: 'hangtag models --json'
     is 'hangtag models list --json'.
@@ -48,8 +50,8 @@ models.add_command(model_control.unload)
 @_models
 @_json
 def list_models(folder: Path, as_json: bool) -> None:
-    """List the latest version of every model."""
-    entries = inventory.latest(folder)
+    """List every version of every model: which one serves, how accurate it is, and where it came from."""
+    entries = inventory.versions(folder)
     if as_json:
         view.print_json([view.summary(entry) for entry in entries])
     elif entries:
@@ -81,6 +83,47 @@ def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
         view.print_plain(view.description(entry, operators))
 
 
+@models.command()
+@click.argument("name")
+@click.argument("version", metavar="VERSION|latest")
+@_models
+def promote(name: str, version: str, folder: Path) -> None:
+    """Let a VERSION of a model serve, until another one is promoted.
+
+    A newer version that is published meanwhile does not serve, but is there for --num-versions and for a promotion.
+    'latest' returns to the rule that the latest version serves. The choice is a file in the model's folder,
+    promoted.toml. A server with --model-control poll follows it within --poll-seconds, one with explicit at
+    'hangtag models load NAME', any other when it starts.
+
+    \b
+    Examples:
+      hangtag models promote cnn 1
+      hangtag models promote cnn latest
+    """
+    if version != "latest" and not (version.isdecimal() and int(version) > 0):
+        raise click.UsageError(f"VERSION {version}: give a version's number, or latest; see 'hangtag models list'.")
+    before, now = promotion.promote(folder, name, None if version == "latest" else int(version))
+    click.echo(view.change(name, before, now))
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version", type=click.IntRange(min=1), required=False)
+@_models
+def rollback(name: str, version: int | None, folder: Path) -> None:
+    """Let the version serve that served before, or an earlier VERSION. See promote for when servers follow.
+
+    Which version served before is known from the promotions; without any, it is the next lower number.
+
+    \b
+    Examples:
+      hangtag models rollback cnn
+      hangtag models rollback cnn 1
+    """
+    before, now = promotion.roll_back(folder, name, version)
+    click.echo(view.change(name, before, now))
+
+
 @models.command("verify")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @_version
@@ -96,7 +139,7 @@ def verify_models(
     """
     if version is not None and len(names) != 1:
         raise click.UsageError(f"--version {version} needs a single model; name one.")
-    entries = [inventory.find(folder, name, version) for name in names] if names else inventory.latest(folder)
+    entries = [inventory.find(folder, name, version) for name in names] if names else inventory.serving(folder)
     documents = []
     for entry in entries:
         findings = verify.verify(entry, data_dir)

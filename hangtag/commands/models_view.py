@@ -17,20 +17,21 @@ from hangtag.export.verify import Finding
 
 
 def listing(entries: Sequence[Entry]) -> Table:
-    """Make a table with a row for each model."""
+    """Make a table with a row for each version."""
     table = Table(box=None, pad_edge=False)
-    for column in ("model", "version", "precision", "size", "task", "test accuracy", "batched", "remarks"):
+    for column in ("model", "version", "serves", "precision", "size", "task", "test accuracy", "batched", "from"):
         table.add_column(column, justify="right" if column in ("version", "size", "test accuracy") else "left")
     for entry in entries:
         table.add_row(
             entry.name,
             str(entry.version),
+            "yes" if entry.serves else "-",
             entry.precision or "-",
             f"{entry.megabytes:.1f} MB",
             entry.metadata.get("task", "-") if entry.signature else "[red]cannot be loaded[/]",
             _accuracy(entry),
             {True: "yes", False: "no", None: "-"}[entry.batched],
-            _remarks(entry),
+            escape(inventory.origin(entry) or "-"),
         )
     return table
 
@@ -68,11 +69,13 @@ def summary(entry: Entry) -> dict[str, Any]:
     return {
         "model": entry.name,
         "version": entry.version,
+        "serves": entry.serves,
         "file": str(entry.path),
         "megabytes": round(entry.megabytes, 3),
         "precision": entry.precision,
         "task": entry.metadata.get("task"),
         "batched": entry.batched,
+        "from": inventory.origin(entry),
         **({entry.accuracy[0]: entry.accuracy[1]} if entry.accuracy else {}),
         **({"trial": entry.trial} if entry.trial else {}),
         **({"trouble": entry.trouble} if entry.trouble else {}),
@@ -97,7 +100,11 @@ def details(entry: Entry, operators: dict[str, int] | None) -> dict[str, Any]:
 
 def _lines(entry: Entry, operators: dict[str, int] | None) -> list[tuple[str, str]]:
     assert entry.signature is not None
-    lines = [("model", f"{entry.name} version {entry.version}"), ("file", f"{entry.path}, {entry.megabytes:.2f} MB")]
+    serves = "serves" if entry.serves else "another version serves"
+    lines = [
+        ("model", f"{entry.name} version {entry.version}, {serves}"),
+        ("file", f"{entry.path}, {entry.megabytes:.2f} MB"),
+    ]
     lines += [("input", str(spec)) for spec in entry.signature.inputs]
     lines += [("output", str(spec)) for spec in entry.signature.outputs]
     lines.append(("batched", "yes" if entry.batched else "no: requests are served one at a time"))
@@ -155,8 +162,11 @@ def _accuracy(entry: Entry) -> str:
     return f"{value:.2%}" + ("" if figure == "test_accuracy" else f" {figure.removeprefix('test_').replace('_', ' ')}")
 
 
-def _remarks(entry: Entry) -> str:
-    return f"trial run, {entry.trial}" if entry.trial else ""
+def change(name: str, before: int | None, now: int) -> str:
+    """Say which version serves after a promotion, and which one did before it."""
+    if before == now:
+        return f"{name} version {now} serves, as before"
+    return f"{name} version {now} serves" + (f" instead of version {before}" if before else "")
 
 
 def print_plain(content: Table | str) -> None:

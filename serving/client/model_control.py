@@ -21,8 +21,8 @@ from hangtag.serving.options import credentials_options, server_option
 def load(name: str, server: str, timeout: float, credentials: Credentials) -> None:
     """Load a model on a running server, or load it again.
 
-    It ends when the model serves. The server must run with --model-control explicit. It loads the latest version in its
-    repository, while the version before it answers requests; a broken file changes nothing.
+    It ends when the model serves. The server must run with --model-control explicit. It loads the version that its
+    repository promotes, or the latest, while the version before it answers requests; a broken file changes nothing.
 
     \b
     Examples:

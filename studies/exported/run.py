@@ -64,7 +64,7 @@ def main(models: Path, timing: str, out: Path) -> None:
 
 def _entries(models: Path) -> Iterator[tuple[Entry, Path | None]]:
     """Every classifier that was exported here; for one in another precision also the same network's FP32 file."""
-    entries = {entry.name: entry for entry in inventory.latest(models)}
+    entries = {entry.name: entry for entry in inventory.serving(models)}
     for name, entry in entries.items():
         if "training" not in entry.metadata or entry.metadata["task"] != "single_label":
             continue

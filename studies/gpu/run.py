@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from hangtag.serving.model_repository import ModelRepositoryError, latest_versions
+from hangtag.serving.model_repository import ModelRepositoryError, serving_versions
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.batch_buckets import bucket_sizes
 from hangtag.serving.server.runtime.inference_session import VERSION
@@ -122,7 +122,7 @@ def table(document: dict[str, Any]) -> Table:
 
 def _files(models: Path) -> list[Path]:
     try:
-        return [file.path for file in latest_versions(models)]
+        return [file.path for file in serving_versions(models)]
     except ModelRepositoryError as error:
         raise click.ClickException(str(error)) from error
 

@@ -34,17 +34,17 @@ class ShippedModel:
 
 def read_all(models: Path, task: str = "single_label") -> list[ShippedModel]:
     """The latest version of every network of a task that was trained here, in FP32, smallest first."""
-    return [model for model in _trained(inventory.latest(models), task) if model.precision == "fp32"]
+    return [model for model in _trained(inventory.serving(models), task) if model.precision == "fp32"]
 
 
 def read_earlier(models: Path, task: str = "single_label") -> list[ShippedModel]:
     """All versions but the latest of the same networks."""
-    return [model for model in _trained(inventory.earlier(models), task) if model.precision == "fp32"]
+    return [model for model in _trained(inventory.others(models), task) if model.precision == "fp32"]
 
 
 def read_precisions(models: Path, task: str = "single_label") -> list[ShippedModel]:
     """The same networks in their other precisions, each under its own name."""
-    return [model for model in _trained(inventory.latest(models), task) if model.precision != "fp32"]
+    return [model for model in _trained(inventory.serving(models), task) if model.precision != "fp32"]
 
 
 def _trained(entries: Sequence[Entry], task: str) -> list[ShippedModel]:

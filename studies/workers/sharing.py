@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from hangtag.serving.model_repository import latest_versions
+from hangtag.serving.model_repository import serving_versions
 from hangtag.serving.server.host import memory
 from hangtag.serving.server.runtime import providers
 
@@ -46,7 +46,7 @@ def _with_side_files(models: Path, folder: Path) -> Path:
     """A repository with the same models, whose weights are in a file next to model.onnx."""
     import onnx
 
-    for file in latest_versions(models):
+    for file in serving_versions(models):
         path = folder / file.name / "1" / "model.onnx"
         path.parent.mkdir(parents=True)
         onnx.save(onnx.load(file.path), path, save_as_external_data=True, location="weights")
@@ -61,7 +61,7 @@ def _measure(way: str, models: Path) -> None:
 
     share_one_arena()
     sessions = []
-    for file in [] if way == "no models" else latest_versions(models):
+    for file in [] if way == "no models" else serving_versions(models):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.use_env_allocators", "1")

@@ -17,7 +17,7 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.client import Client
-from hangtag.serving.model_repository import latest_versions
+from hangtag.serving.model_repository import serving_versions
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from tests.e2e.processes import ROOT, ServerProcess, serving
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 PEERS = ROOT / ".venv-peers/bin"
 SCRIPT = ROOT / "tests/e2e/scripts/tritonclient_calls.py"
-SHIPPED = {model.name: str(model.version) for model in latest_versions(ROOT / "models")}
+SHIPPED = {model.name: str(model.version) for model in serving_versions(ROOT / "models")}
 MODEL = "lstm"
 VERSION = SHIPPED[MODEL]
 

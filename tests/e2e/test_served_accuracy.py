@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from hangtag.serving.client import Client
-from hangtag.serving.model_repository import ModelFile, latest_versions
+from hangtag.serving.model_repository import ModelFile, serving_versions
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from tests.e2e.processes import ROOT, ServerProcess
 
 pytestmark = pytest.mark.slow
 
-MODELS = latest_versions(ROOT / "models")
+MODELS = serving_versions(ROOT / "models")
 BATCH_SIZE = 64
 
 

@@ -15,7 +15,7 @@ from hangtag.export.repository import publishing
 
 def main(models: Path, name: str, source: Path, stop: str) -> None:
     content = source.read_bytes()
-    setattr(publishing, "_sync", waiting_after_last(publishing._sync, stop))  # noqa: B010  (mypy knows its type)
+    setattr(publishing, "sync", waiting_after_last(publishing.sync, stop))  # noqa: B010  (mypy knows its type)
     with publishing.publish(models, name) as publication, publication.model_file.open("wb") as file:
         file.write(content[: len(content) // 2])
         file.flush()

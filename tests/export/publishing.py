@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hangtag.export.repository.publishing import publish
-from hangtag.serving.model_repository import latest_versions
+from hangtag.serving.model_repository import serving_versions
 
 PUBLISHER = "tests.export.publisher"
 
@@ -21,7 +21,7 @@ def publish_content(models: Path, name: str, content: str | bytes) -> Path:
 
 def latest_served(models: Path) -> dict[str, int]:
     """The version of each model that a server would serve."""
-    return {file.name: file.version for file in latest_versions(models)}
+    return {file.name: file.version for file in serving_versions(models)}
 
 
 @contextmanager

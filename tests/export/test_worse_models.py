@@ -57,8 +57,17 @@ def test_a_trial_run_does_not_replace_the_shipped_model_unless_the_user_says_so(
     assert "passed</span> predecessor" not in page
     assert "TRIAL RUN trained on the first 32 images only" in " ".join(hangtag("models", "show", "lstm").stdout.split())
     listed = hangtag("models", "list").stdout
-    assert "trial run, trained on the first 32 images only" in listed
+    assert "TRIAL RUN: trained on the first 32 images only" in listed
     assert "test accuracy" in listed.splitlines()[0]
+
+
+def test_a_promoted_version_is_the_one_to_compare_with_and_goes_on_serving(lstm: Exported) -> None:
+    shutil.copytree(MODELS / "lstm", "models/lstm")
+    assert hangtag("models", "promote", "lstm", "1").exit_code == 0
+    result = hangtag("export", lstm.run.folder, "--timing", "none", "--even-if-worse")
+    assert result.exit_code == 0, result.output
+    assert "and version 1, which serves, has " in result.stdout
+    assert "note: version 1 is promoted and goes on serving. Next: hangtag models promote lstm 3" in result.stderr
 
 
 def test_a_model_without_a_figure_on_the_same_data_is_replaced_only_on_request(

@@ -61,7 +61,7 @@ def test_the_version_is_the_distributions() -> None:
 def test_the_version_is_shown_by_its_flag_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build's variable of this name would otherwise make every command print the version and do nothing."""
     monkeypatch.setenv("HANGTAG_VERSION", "1.2.3")
-    assert "List the latest version" in CliRunner().invoke(main, ["models", "--help"]).output
+    assert "List every version" in CliRunner().invoke(main, ["models", "--help"]).output
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from hangtag.serving.model_repository import (
     ModelRepositoryError,
     find_file,
     names,
+    next_version,
     require_names,
     require_versions,
     versions,
@@ -85,3 +86,37 @@ def test_a_file_is_named_by_its_path_its_versions_folder_or_its_models_folder(tm
     assert find_file("nowhere/file.onnx") == Path("nowhere/file.onnx")
     assert find_file(str(tmp_path)) is None
     assert find_file("a run's name") is None
+
+
+def promote(models: Path, content: str) -> None:
+    (models / "m/promoted.toml").write_text(content)
+
+
+def test_the_promoted_version_comes_first_whatever_is_published_later(tmp_path: Path) -> None:
+    add(tmp_path, "m/1", "m/2", "m/10")
+    promote(tmp_path, "version = 2\n")
+    assert [file.version for file in versions(tmp_path, "m")] == [2, 10, 1]
+    assert find_file(str(tmp_path / "m")) == tmp_path / "m/2/model.onnx"
+    assert next_version(tmp_path, "m") == 11
+    promote(tmp_path, "version = 1\nhistory = [2, 10]\n")
+    assert require_versions(tmp_path, "m")[0].version == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["version = ", "", "version = 0", "version = true", "version = 'x'", "version = 1\nhistory = 2", "other = 1"],
+)
+def test_a_promotion_that_cannot_be_understood_is_an_error_and_no_guess(tmp_path: Path, content: str) -> None:
+    add(tmp_path, "m/1")
+    promote(tmp_path, content)
+    with pytest.raises(
+        ModelRepositoryError, match=r"m/promoted\.toml .*'hangtag models promote NAME VERSION' writes it"
+    ):
+        versions(tmp_path, "m")
+
+
+def test_a_promoted_version_that_is_gone_is_named(tmp_path: Path) -> None:
+    add(tmp_path, "m/1", "m/3")
+    promote(tmp_path, "version = 2")
+    with pytest.raises(ModelRepositoryError, match=r"promotes version 2, which is not there; there are 3, 1\. Promote"):
+        versions(tmp_path, "m")

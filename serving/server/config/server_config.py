@@ -45,7 +45,9 @@ class ServerConfig:
         15.0, SecondsRange(0.1), "With --model-control poll: how often the server looks for changes."
     )
     num_versions: int = setting(
-        1, WholeNumber(0), "How many of a model's latest versions are served, each by its number. 0: all."
+        1,
+        WholeNumber(0),
+        "How many versions of a model are served, each by its number: the promoted one, then the latest. 0: all.",
     )
     host: str = setting(
         "127.0.0.1", Text(), "The address to listen on. Beyond loopback, use TLS, and tokens or --tls-client-ca."

@@ -14,7 +14,8 @@ class Engine:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.failures = FailureCounts()
-        # A change replaces the whole table and never edits it, so a look-up needs no lock. Versions: the latest first.
+        # A change replaces the whole table and never edits it, so a look-up needs no lock. The first version of a
+        # model takes the requests that name none.
         self._table: dict[str, dict[str, ServedModel]] = {}
         self._ready = False
         self._closing = False
@@ -31,7 +32,7 @@ class Engine:
         return [model for versions in table.values() for model in versions.values()]
 
     def versions(self, name: str) -> list[ServedModel]:
-        """Return a model's loaded versions, the latest first, also before ``open``."""
+        """Return a model's loaded versions, also before ``open``. The first takes the requests that name no version."""
         return list(self._table.get(name, {}).values())
 
     def names(self) -> list[str]:
@@ -50,7 +51,7 @@ class Engine:
 
         Args:
             name: As the client sent it.
-            version: As the client sent it; empty for the latest version.
+            version: As the client sent it; empty for the one that serves by default.
 
         Raises:
             NotFoundError: No such model, or no such version of it, is served.
@@ -84,7 +85,7 @@ class Engine:
 
         Args:
             name: The model's name as the client sent it; empty if the request could not be read.
-            version: The version as the client sent it; empty for the latest.
+            version: The version as the client sent it; empty for the one that serves by default.
             code: Name of the gRPC status code, for example "RESOURCE_EXHAUSTED".
             ns: Nanoseconds from the arrival of the request to its error.
         """
@@ -104,7 +105,8 @@ class Engine:
 
         Args:
             name: The model's name.
-            models: Loaded versions; those that do not serve yet are started. An empty sequence removes the name.
+            models: Loaded versions, first the one for requests that name none; those that do not serve yet are started.
+                An empty sequence removes the name.
 
         Returns:
             The models that were replaced. They finish what they have; the caller closes them.
@@ -113,7 +115,7 @@ class Engine:
         for model in models:
             if model not in before:
                 model.start()
-        versions = {model.version: model for model in sorted(models, key=lambda model: -int(model.version))}
+        versions = {model.version: model for model in models}
         table = {**self._table, name: versions} if versions else {k: v for k, v in self._table.items() if k != name}
         self._table = dict(sorted(table.items()))
         return [model for model in before if model not in models]

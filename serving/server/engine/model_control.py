@@ -29,7 +29,7 @@ class Control(Protocol):
     """What transports may do to the served models: in this process alone, or in all workers."""
 
     def load(self, name: str) -> None:
-        """Load the latest versions of a model, also if they are loaded already.
+        """Load the versions of a model that are to serve, also if they are loaded already.
 
         Raises:
             NotFoundError: The repository has no such model.
@@ -49,7 +49,7 @@ class Control(Protocol):
         """Return what serves, what does not and why, and the counters."""
 
     def published(self) -> list[ModelFile]:
-        """Return the latest version of each model in the repository, whether it serves or not."""
+        """Return the version of each model in the repository that is to serve, whether it does or not."""
 
 
 class ModelControl:
@@ -60,8 +60,8 @@ class ModelControl:
 
         Args:
             engine: Its configuration states the mode and the repository.
-            versions: Versions by model to start with, where they are in the repository, instead of the latest. A worker
-                that replaces another starts with the versions that the other workers serve.
+            versions: Versions by model to start with, where they are in the repository, instead of those that the
+                repository says. A worker that replaces another starts with the versions that the other workers serve.
         """
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change of what serves."""
@@ -187,7 +187,7 @@ class ModelControl:
         versions = self._start_versions.get(files[0].name, ())
         chosen = [file for file in files if file.version in versions]
         if versions and not chosen:
-            log.warning("versions gone from the repository; the latest are loaded", model=files[0].name, gone=versions)
+            log.warning("versions gone from the repository; others are loaded", model=files[0].name, gone=versions)
         return chosen or files
 
     def _require_explicit(self) -> None:
@@ -198,11 +198,11 @@ class ModelControl:
             )
 
     def _update(self, name: str, files: list[ModelFile], *, strict: bool, reload: bool = False) -> None:
-        """Serve the latest of these files that can be loaded, at most num_versions of them (0: all).
+        """Serve the first of these files that can be loaded, at most num_versions of them (0: all).
 
         Args:
             name: The model's name.
-            files: Its versions in the repository, the latest first.
+            files: Its versions in the repository, first the one that is to serve, then the latest.
             strict: Raise StartError, with nothing changed, for a version that cannot be loaded.
             reload: Load versions again although their files have not changed.
 
@@ -236,7 +236,7 @@ class ModelControl:
                         chosen.setdefault(version, model)
             self._stamps |= stamps
             self._loader.forget_removed(name, {str(file.version) for file in files})
-            if chosen != served:
+            if list(chosen.items()) != list(served.items()):  # the order counts: the first one serves by default
                 self._retired.add(self._engine.serve(name, list(chosen.values())))
 
     def _poll_until_stopped(self) -> None:

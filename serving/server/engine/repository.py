@@ -42,7 +42,7 @@ def stamp(file: ModelFile) -> Stamp:
 
 
 def published(models: Path) -> list[ModelFile]:
-    """List the highest version of each model, by name, and leave out what cannot be read."""
+    """List the version of each model that is to serve, by name, and leave out what cannot be read."""
     files: list[ModelFile] = []
     with contextlib.suppress(RepositoryError):
         for name in names(models):

@@ -15,7 +15,7 @@ _UNPUBLISHED_METADATA = ("training", "reference", "reference_labels")
 
 
 def model_metadata(model: ServedModel, versions: Sequence[ServedModel]) -> pb.ModelMetadataResponse:
-    """Describe a model's tensors. versions: All that are served of it, the latest first."""
+    """Describe a model's tensors. versions: All that are served of it, first the one for requests that name none."""
     return pb.ModelMetadataResponse(
         name=model.name,
         versions=[each.version for each in versions],

@@ -69,7 +69,7 @@ class Query(Protocol[Response]):
 
     @property
     def model_version(self) -> str:
-        """Empty: the latest version."""
+        """Empty: the version that serves by default."""
 
     def prepare(self, model: ServedModel, deadline: float | None) -> PreparedQuery[Response]:
         """Decode the request for this model.

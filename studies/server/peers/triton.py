@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from hangtag.serving.model_repository import latest_versions
+from hangtag.serving.model_repository import serving_versions
 from studies.server.process import Launch
 
 ENVIRONMENT = Path(__file__).parents[3] / ".venv-triton"
@@ -78,7 +78,7 @@ def _python_version(packages: Path) -> str:
 
 
 def _write_repository(models: Path, folder: Path) -> None:
-    for file in latest_versions(models):
+    for file in serving_versions(models):
         version = folder / file.name / "1"
         version.mkdir(parents=True)
         (version.parent / "config.pbtxt").write_text(f'name: "{file.name}"\n{CONFIG}')

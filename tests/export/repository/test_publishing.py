@@ -42,7 +42,7 @@ def test_a_missing_repository_is_created(tmp_path: Path) -> None:
 def test_every_new_or_changed_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a published version could be gone after a loss of power: a folder holds the names of its files."""
     synced: list[Path] = []
-    monkeypatch.setattr(publishing, "_sync", synced.append)
+    monkeypatch.setattr(publishing, "sync", synced.append)
     for folder in ("some/where", "some/where/cnn"):  # the one that the new name is in, at last
         publish_content(tmp_path / "some/where", "cnn", "")
         assert synced[-1] == tmp_path / folder

@@ -15,19 +15,21 @@ from tests.shipped import MODELS
 pytestmark = pytest.mark.slow
 
 
-def test_it_lists_every_model_with_its_latest_version(tmp_path: Path) -> None:
+def test_it_lists_every_version_of_every_model(tmp_path: Path) -> None:
     shutil.copytree(MODELS / "lstm", tmp_path / "lstm")
     publish(tmp_path, "foreign", classifier(), version=3)
     publish(tmp_path, "broken", classifier()).write_bytes(b"not a model")
     (tmp_path / ".publishing-x" / "1").mkdir(parents=True)
     result = models("list", "--models", tmp_path)
     assert result.exit_code == 0, result.output
-    rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
-    assert list(rows) == ["model", "broken", "foreign", "lstm"]
-    assert rows["broken"][4:] == ["cannot", "be", "loaded", "-", "-"]
-    assert (rows["foreign"][0], rows["foreign"][1], rows["foreign"][-1]) == ("3", "-", "yes")
-    assert rows["lstm"][1] == "fp32"
-    assert rows["lstm"][-2].endswith("%")
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert [row[0] for row in rows] == ["model", "broken", "foreign", "lstm", "lstm"]
+    broken, foreign, newer, older = rows[1:]
+    assert broken[6:] == ["cannot", "be", "loaded", "-", "-", "-"]
+    assert (foreign[1], foreign[3], foreign[-2]) == ("3", "-", "yes")
+    assert (newer[1:4], older[1:4]) == (["2", "yes", "fp32"], ["1", "-", "fp32"])
+    assert newer[7].endswith("%")
+    assert " ".join(newer[9:]).startswith("recipe best, seed 0, trained 20")
 
     listed = {row["model"]: row for row in json.loads(models("list", "--models", tmp_path, "--json").stdout)}
     assert listed["foreign"]["version"] == 3

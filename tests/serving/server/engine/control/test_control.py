@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hangtag.export.repository import promotion
 from hangtag.serving.server.engine import retirement
 from hangtag.serving.server.errors import ControlError, ModelLoadError, NotFoundError, RepositoryError, UnavailableError
 from hangtag.serving.server.runtime.session import Runtime
@@ -74,6 +75,16 @@ def test_load_serves_the_latest_version_and_unload_ends_it(models: Path, start: 
     with pytest.raises(NotFoundError, match="nothing to unload"):
         controlled.control.unload("gather")
     assert controlled.control.state().loads == {("gather", "ok"): 2}
+
+
+def test_a_load_follows_a_promotion(models: Path, start: Start) -> None:
+    add(models, "gather", 2)
+    controlled = start("explicit", load_model=("gather",))
+    promotion.promote(models, "gather", 1)
+    assert controlled.served() == {"gather": ["2"]}
+    controlled.control.load("gather")
+    assert controlled.served() == {"gather": ["1"]}
+    assert start("none").served()["gather"] == ["1"]
 
 
 def test_a_load_loads_again_although_the_file_is_the_same(models: Path, start: Start) -> None:

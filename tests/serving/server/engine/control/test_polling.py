@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
+from hangtag.export.repository import promotion
 from hangtag.serving.model_repository import SETTINGS_FILE
 from hangtag.serving.server.errors import ControlError, RepositoryError
 from tests import onnx_models
@@ -141,3 +142,52 @@ def test_a_models_folder_that_cannot_be_read_holds_up_no_other(
     with pytest.raises(ControlError, match="cannot be read: Permission denied"):
         explicit.control.load("gather")
     assert [file.name for file in explicit.control.published()] == ["text"]
+
+
+def test_polling_follows_a_promotion_and_a_rollback(models: Path, start: Start) -> None:
+    add(models, "gather", 2)
+    controlled = start("poll")
+    promotion.promote(models, "gather", 1)
+    add(models, "gather", 3)
+    controlled.control.poll()
+    assert controlled.served()["gather"] == ["1"]
+    promotion.promote(models, "gather", 3)
+    controlled.control.poll()
+    assert controlled.served()["gather"] == ["3"]
+    promotion.roll_back(models, "gather")
+    controlled.control.poll()
+    assert controlled.served()["gather"] == ["1"]
+    promotion.promote(models, "gather", None)
+    controlled.control.poll()
+    assert controlled.served()["gather"] == ["3"]
+
+
+def test_the_promoted_version_takes_requests_without_one_and_the_others_stay_reachable(
+    models: Path, start: Start
+) -> None:
+    add(models, "gather", 2), add(models, "gather", 3)
+    controlled = start("poll", num_versions=2)
+    loaded = controlled.engine.model("gather", "2")
+    changes: list[dict[str, list[str]]] = []
+    controlled.control.on_change = lambda: changes.append(controlled.served())
+    promotion.promote(models, "gather", 2)
+    controlled.control.poll()
+    assert controlled.served()["gather"] == ["2", "3"]
+    assert controlled.engine.model("gather") is loaded  # the same versions in another order: nothing is loaded again
+    assert controlled.engine.model("gather", "3").version == "3"
+    promotion.promote(models, "gather", 1)
+    controlled.control.poll()
+    assert controlled.served()["gather"] == ["1", "3"]
+    assert len(changes) == 2
+
+
+def test_a_damaged_promotion_changes_nothing_while_a_server_runs(models: Path, start: Start) -> None:
+    add(models, "gather", 2)
+    controlled = start("poll")
+    (models / "gather/promoted.toml").write_text("version = 7")
+    with structlog.testing.capture_logs() as log:
+        controlled.control.poll()
+    assert controlled.served()["gather"] == ["2"]
+    assert any("promotes version 7, which is not there" in line.get("reason", "") for line in log)
+    with pytest.raises(RepositoryError, match="promotes version 7"):
+        start("none")

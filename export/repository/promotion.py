@@ -1,0 +1,122 @@
+"""Choose which version of a model serves: writes <models>/<name>/promoted.toml, which a server follows."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from hangtag.export.errors import ExportError
+from hangtag.export.repository import inventory
+from hangtag.export.repository.publishing import sync
+from hangtag.serving import model_repository
+from hangtag.serving.model_repository import PROMOTION_FILE, ModelFile, ModelRepositoryError, Promotion
+
+
+def promote(models: Path, name: str, version: int | None) -> tuple[int | None, int]:
+    """Let a version serve, until another one is promoted; newer versions that are published do not serve then.
+
+    Args:
+        models: the model repository.
+        name: the model's name.
+        version: None for the latest one, now and after each export, as without any promotion.
+
+    Returns:
+        The version that served before, None if promoted.toml was damaged, and the one that serves now.
+
+    Raises:
+        ExportError: there is no such model or version, or the file cannot be written.
+
+    Example:
+        >>> promote(Path("models"), "cnn", 1)
+        (2, 1)
+    """
+    files = _files(models, name)
+    latest = next(iter(files))
+    _require_usable(models / name, files, version or latest)
+    file = models / name / PROMOTION_FILE
+    try:
+        before = model_repository.promotion(models / name) or Promotion(latest)
+    except ModelRepositoryError:  # the damaged file is replaced
+        before = None
+    if version is None:
+        _remove(file)
+    elif before is None:
+        _write(file, Promotion(version))
+    else:
+        _write(file, Promotion(version, before.history + ((before.version,) if before.version != version else ())))
+    return before.version if before else None, version or latest
+
+
+def roll_back(models: Path, name: str, version: int | None = None) -> tuple[int, int]:
+    """Let a version serve that served before the present one; the present one is no target of the next rollback.
+
+    Args:
+        models: the model repository.
+        name: the model's name.
+        version: None for the version before by the promotions, or else for the next lower number.
+
+    Returns:
+        The version that served before this call, and the one that serves now.
+
+    Raises:
+        ExportError: there is no such model or version, none to go back to, or the file cannot be read or written.
+    """
+    files = _files(models, name)
+    try:
+        promoted = model_repository.promotion(models / name) or Promotion(next(iter(files)))
+    except ModelRepositoryError as error:
+        raise ExportError(str(error)) from error
+    past = [number for number in promoted.history if number in files]
+    earlier = [*reversed(past), *(number for number in files if number < promoted.version)]
+    target = version or next(iter(earlier), None)
+    if target is None:
+        raise ExportError(
+            f"{models / name} version {promoted.version} serves, and no version served before it. There are "
+            f"{', '.join(map(str, files))}; choose one with: hangtag models promote {name} VERSION"
+        )
+    _require_usable(models / name, files, target)
+    history = past[: past.index(target)] if target in past else []
+    _write(models / name / PROMOTION_FILE, Promotion(target, tuple(history)))
+    return promoted.version, target
+
+
+def _require_usable(folder: Path, files: Mapping[int, ModelFile], version: int) -> None:
+    if version not in files:
+        raise ExportError(f"{folder} has no version {version}; there are {', '.join(map(str, files))}.")
+    if trouble := inventory.read(files[version]).trouble:
+        raise ExportError(f"{trouble}. The same version serves as before.")
+
+
+def _files(models: Path, name: str) -> dict[int, ModelFile]:
+    """The model's versions by number, the latest first."""
+    try:
+        known = model_repository.names(models)
+        files = model_repository.numbered_versions(models / name) if name in known else []
+    except ModelRepositoryError as error:
+        raise ExportError(str(error)) from error
+    if not files:
+        raise ExportError(f"{models} holds no model {name!r}; the models there: {', '.join(known) or 'none'}.")
+    return {file.version: file for file in files}
+
+
+def _remove(file: Path) -> None:
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise ExportError(f"{file} cannot be removed: {error.strerror}. The same version serves as before.") from error
+
+
+def _write(file: Path, promotion: Promotion) -> None:
+    """Replace the file as a whole, so that a server that reads at any moment sees the old state or the new one."""
+    staged = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        staged.write_text(
+            "# The version that serves, by 'hangtag models promote' or 'rollback'. Without this file: the latest.\n"
+            f"version = {promotion.version}\nhistory = {list(promotion.history)}\n",
+            encoding="utf-8",
+        )
+        sync(staged)
+        staged.replace(file)
+        sync(file.parent)
+    except OSError as error:
+        staged.unlink(missing_ok=True)
+        raise ExportError(f"{file} cannot be written: {error.strerror}. The same version serves as before.") from error
