@@ -23,6 +23,7 @@ class Subcommand(NamedTuple):
 
 SUBCOMMANDS = {
     "train": Subcommand("hangtag.training.cli:train", "Train a network on Fashion-MNIST.", "train"),
+    "runs": Subcommand("hangtag.commands.runs:runs", "List, show and compare training runs.", "cpu"),
     "evaluate": Subcommand(
         "hangtag.commands.evaluate:evaluate", "Measure how good a run, a file or a served model is.", "cpu"
     ),

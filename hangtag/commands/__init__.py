@@ -1,1 +1,1 @@
-"""The subcommands that join several packages: ``evaluate``, ``labels`` and ``models``. They parse, call and print."""
+"""The subcommands that join several packages: ``runs``, ``evaluate``, ``labels`` and ``models``."""

@@ -1,0 +1,128 @@
+"""Render what `hangtag runs` shows: tables for a terminal, and objects for --json."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from hangtag.training.runs.overview import FIGURES, RunOverview
+
+Published = Mapping[tuple[object, ...], Sequence[str]]
+"""The exported versions, such as "lstm 3", by the key of the run that they were made of."""
+
+
+def listing(runs: Sequence[RunOverview], published: Published) -> Table:
+    """Make a table with a row for each run."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "recipe", "data", "seed", "epochs", "validation", "test", "minutes", "exported as"):
+        right = ("seed", "epochs", "validation", "test", "minutes")
+        table.add_column(column, justify="right" if column in right else "left")
+    for run in runs:
+        if run.trouble:
+            table.add_row(escape(run.folder.name), f"[red]{escape(run.trouble)}[/]")
+            continue
+        row = list(cells(run, published).values())
+        table.add_row(escape(run.folder.name), *map(escape, row[1:]))
+    return table
+
+
+def description(run: RunOverview, published: Published) -> Table:
+    """Make the table of `hangtag runs show`."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("run", escape(str(run.folder)))
+    for key, value in cells(run, published).items():
+        table.add_row(key, escape(value))
+    for key, value in _flat(run.config).items():
+        if key not in ("model", "recipe.name", "dataset", "seed", "recipe.epochs"):
+            table.add_row(key, escape(_text(value)))
+    return table
+
+
+def epochs(run: RunOverview) -> Table:
+    """Make a table with a row for each finished epoch; the best one is marked."""
+    columns = list(dict.fromkeys(key for row in run.rows for key in row))
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    table.add_column("")
+    for row in run.rows:
+        best = "best" if row.get("epoch") == run.best_epoch else ""
+        table.add_row(*(_text(row.get(column)) for column in columns), best)
+    return table
+
+
+def comparison(runs: Sequence[RunOverview], published: Published) -> Table:
+    """Make a table with a column for each run: the figures, then the settings that differ."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for run in runs:
+        table.add_column(escape(run.folder.name))
+    for key in cells(runs[0], published):
+        table.add_row(key, *(escape(cells(run, published)[key]) for run in runs))
+    for key, values in differences(runs).items():
+        table.add_row(key, *(escape(_text(value)) for value in values))
+    return table
+
+
+def differences(runs: Sequence[RunOverview]) -> dict[str, list[Any]]:
+    """The settings in which the runs differ, flat, such as {"recipe.learning_rate": [0.001, 0.004]}."""
+    configs = [_flat(run.config) for run in runs]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    values = {key: [config.get(key) for config in configs] for key in keys}
+    return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
+
+
+def summary(run: RunOverview, published: Published) -> dict[str, Any]:
+    """Build the JSON object of one run in the list."""
+    if run.trouble:
+        return {"run": run.folder.name, "folder": str(run.folder), "trouble": run.trouble}
+    return {
+        "run": run.folder.name,
+        "folder": str(run.folder),
+        "model": run.model,
+        "recipe": run.recipe,
+        "data": run.config.get("dataset", "fashion-mnist"),
+        "limit": run.config.get("limit"),
+        "seed": run.config.get("seed"),
+        "epochs": len(run.rows),
+        "epochs_planned": run.epochs,
+        "finished": run.is_finished,
+        "best_epoch": run.best_epoch,
+        "figure": run.figure,
+        "validation": run.share("validation"),
+        "test": run.share("test"),
+        "minutes": round(run.minutes, 2),
+        "exported_as": list(published.get(run.key, ())),
+    }
+
+
+def cells(run: RunOverview, published: Published) -> dict[str, str]:
+    """Describe a run by what its row in the list shows, in words, and by its model."""
+    name = "" if run.figure == "accuracy" else f" {FIGURES[run.figure]}"
+    shares = {split: run.share(split) for split in ("validation", "test")}
+    return {
+        "model": run.model,
+        "recipe": run.recipe,
+        "data": run.data,
+        "seed": str(run.config.get("seed", "-")),
+        "epochs": str(len(run.rows)) if run.is_finished else f"{len(run.rows)} of {run.epochs or '?'}",
+        **{split: "-" if share is None else f"{share:.2%}{name}" for split, share in shares.items()},
+        "minutes": f"{run.minutes:.1f}",
+        "exported as": ", ".join(published.get(run.key, ())) or "-",
+    }
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
