@@ -1,7 +1,7 @@
 #!/bin/sh
 # Remove files that a server never reads from the virtual environment in $1: tests, headers, type stubs, the development tools
-# of ONNX Runtime and NumPy, and Pillow's AVIF decoder (the server accepts PNG, JPEG and WebP). `make -C deploy test` runs the
-# trimmed images.
+# of ONNX Runtime and NumPy, Pillow's AVIF decoder (the server accepts PNG, JPEG and WebP), and the debugging symbols of uvloop,
+# which are nine tenths of it. `make -C deploy test` runs the trimmed images.
 set -eu
 packages=$(echo "$1"/lib/python3*/site-packages)
 cd "$packages"
@@ -10,4 +10,5 @@ find . -depth -type d \( -name tests -o -name include \) -exec rm -r {} +
 find . -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.a' -o -name '*.h' \) -delete
 rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools onnxruntime/datasets onnxruntime/backend
 rm -rf numpy/f2py numpy/doc
+[ ! -d uvloop ] || strip --strip-unneeded uvloop/loop.*.so
 rm -f PIL/_avif.*.so pillow.libs/libavif-*.so*
