@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import structlog
 
+from hangtag.serving.server.telemetry.log import redirect_library_log
+
 Result = TypeVar("Result")
 
 log = structlog.get_logger()
@@ -49,6 +51,7 @@ def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
 async def _run_for_ever(started: "Future[asyncio.AbstractEventLoop]") -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_error)
+    redirect_library_log("grpc")  # it logs a traceback for an answer over the message limit
     started.set_result(loop)
     await loop.create_future()
 

@@ -25,7 +25,8 @@ from hangtag.serving.server.transport.grpc.calls import LARGE_MESSAGE, HandOver
 from hangtag.serving.server.transport.grpc.event_loop import event_loop, run
 from hangtag.serving.server.transport.submission import Failed
 from tests import onnx_models
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request, status_of
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request, status_of
+from tests.serving.server.transport.test_message_size import repeated
 
 pytestmark = pytest.mark.slow
 
@@ -140,6 +141,19 @@ def test_outcomes_that_gather_wake_the_loop_once() -> None:
 
     assert len(run(outcomes())) == 64
     assert len(wake_ups) == 1
+
+
+def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """grpcio itself would write a traceback to standard error for an answer over the message limit."""
+    onnx_models.publish(tmp_path, "repeated", repeated())
+    config = ServerConfig(models=tmp_path, port=0, max_message_mib=1, transport="grpc")
+    with LiveServer(config) as live, structlog.testing.capture_logs() as logs:
+        code, message = failure(lambda: live.infer(request("repeated", x=number(1))))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert message.startswith("SERVER: Sent message larger than max")
+        run(asyncio.sleep(0))  # the call's task ends after its client has its status
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["grpc._cython.cygrpc"]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_errors_in_the_loop_are_logged_but_those_of_a_second_loop() -> None:
