@@ -46,12 +46,14 @@ def train(**options: Any) -> None:
 
     The run's folder gets config.json, metrics.json and best.pt, the weights of the epoch that is best on the
     validation split: by accuracy, or by O-F1 for several labels. A run that was killed, or stopped with Ctrl-C,
-    resumes after its last finished epoch when the same command is run again.
+    resumes after its last finished epoch when the same command is run again. A finished run goes on with a larger
+    --epochs, if its recipe has a constant learning rate, as study has.
 
     \b
     Examples:
       hangtag train lstm                      the study's recipe, some minutes on two cores
       hangtag train cnn --seed 1              another seed, in a folder of its own
+      hangtag train cnn --epochs 20           ten epochs more than the study's ten
       hangtag train resnet --precision bf16   the teacher of --recipe best, once exported: ten minutes
       hangtag train lstm --recipe study --seed 1 --loss embedding-distance
       hangtag train cnn_rnn                   predicts the labels of a whole outfit, one after another

@@ -36,7 +36,7 @@ def train(settings: TrainSettings) -> None:
             group.on_rank_zero(run.erase)
         if group.is_rank_zero:
             _report(f"{config.run_name}: data from {inputs.data.source}, {_resources(config)}")
-        finished_before = group.on_rank_zero(run.is_finished)
+        epochs_before = group.on_rank_zero(lambda: _finished_epochs(run))
         try:
             with terminal_observer(config.recipe.epochs, shown=group.is_rank_zero) as observer:
                 metrics = trainer.train(config, inputs.data, run, observer, inputs.teacher, group, inputs.distances)
@@ -46,7 +46,7 @@ def train(settings: TrainSettings) -> None:
                 _report(f"stopped. Continue from the last finished epoch with: {resume}")
             raise SystemExit(130) from None  # the status of a process that SIGINT ended, in a shell
         if group.is_rank_zero:
-            _report_result(run, metrics, finished_before)
+            _report_result(run, metrics, epochs_before)
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,16 @@ def _resources(config: RunConfig) -> str:
     return f"{config.device}, {processes}{threads}{teachers}"
 
 
-def _report_result(run: Run, metrics: dict[str, Any], finished_before: bool) -> None:
-    if finished_before:
+def _finished_epochs(run: Run) -> int | None:
+    """How many epochs a finished run has; None for one that is not finished, or not there."""
+    return len(run.read_metrics()["epochs"]) if run.is_finished() else None
+
+
+def _report_result(run: Run, metrics: dict[str, Any], epochs_before: int | None) -> None:
+    if epochs_before == len(metrics["epochs"]):
         _report("this run had finished already: nothing was trained. --restart trains it anew.")
+    elif epochs_before is not None:
+        _report(f"this run had finished {epochs_before} epochs, and went on to {len(metrics['epochs'])}.")
     summary = metrics["summary"]
     names = {"accuracy": "accuracy", "o_f1": "O-F1", "exact_match": "exact match"}
     figures = [

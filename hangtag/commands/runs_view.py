@@ -15,15 +15,14 @@ Published = Mapping[tuple[object, ...], Sequence[str]]
 def listing(runs: Sequence[RunOverview], published: Published) -> Table:
     """Make a table with a row for each run."""
     table = Table(box=None, pad_edge=False)
-    for column in ("run", "recipe", "data", "seed", "epochs", "validation", "test", "minutes", "exported as"):
-        right = ("seed", "epochs", "validation", "test", "minutes")
-        table.add_column(column, justify="right" if column in right else "left")
+    texts = ("run", "model", "recipe", "data", "exported as")
+    for column in (*texts[:4], "seed", "epochs", "validation accuracy", "test accuracy", "minutes", texts[4]):
+        table.add_column(column, justify="left" if column in texts else "right")
     for run in runs:
         if run.trouble:
             table.add_row(escape(run.folder.name), f"[red]{escape(run.trouble)}[/]")
             continue
-        row = list(cells(run, published).values())
-        table.add_row(escape(run.folder.name), *map(escape, row[1:]))
+        table.add_row(escape(run.folder.name), *map(escape, cells(run, published).values()))
     return table
 
 

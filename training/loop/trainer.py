@@ -48,7 +48,8 @@ def train(
     """Train a run to the end of its recipe and return its metrics, as metrics.json has them.
 
     A run whose folder has a checkpoint continues from there; on one machine the outcome is the same as without the
-    break, bit for bit. A finished run is not trained again.
+    break, bit for bit. A finished run is not trained again; where the config has more epochs and a constant
+    learning rate, it goes on.
 
     Args:
         config: The run's settings.
@@ -186,7 +187,8 @@ class _Trainer:
         summary = {"best_epoch": epoch, f"peak_{metric}": max(figures), f"final_{metric}": figures[-1]}
         metrics = {"epochs": self.state.rows, "summary": summary | self.task.summarise(deployable)}
         self.run.write_metrics(metrics)
-        self.run.drop_checkpoint()
+        if self.config.recipe.schedule != "constant":  # with a constant rate the run may go on to more epochs
+            self.run.drop_checkpoint()
         return metrics
 
     def _save(self, random_states: list[RandomState]) -> None:

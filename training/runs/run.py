@@ -3,7 +3,7 @@
 runs/lstm-study-seed0/
     config.json      model, recipe, seed, data digest, versions: written first
     metrics.json     one row per epoch, then the summary; rewritten after every epoch
-    checkpoint.pt    what a killed run needs to continue; deleted at the end
+    checkpoint.pt    what a killed run needs to continue; at the end it is deleted, unless more epochs may follow
     best.pt          the weights of the best epoch so far
 """
 
@@ -20,6 +20,7 @@ from hangtag.training.errors import RunMismatchError
 from hangtag.training.runs.command import command
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.environment import environment
+from hangtag.training.runs.extension import is_extension, require_possible
 from hangtag.training.runs.files import (
     RESTART_HINT,
     load_state,
@@ -104,13 +105,21 @@ class Run:
     def start(self, config: RunConfig) -> None:
         """Claim the folder for this config, or confirm that it already holds a run with it. Paths are updated.
 
+        A run that differs in its number of epochs alone goes on to the requested number, where its recipe allows it.
+
         Raises:
-            RunMismatchError: The folder holds another run, or files of an unknown run, or cannot be written.
+            RunMismatchError: The folder holds another run, one that cannot go on, or files of an unknown run.
+            RunMismatchError: The folder cannot be written.
         """
         requested = config.as_json()
         if self.has("config.json"):
             stored = self.read_config()
-            if another := difference(stored, requested):
+            rows = self.read_metrics().get("epochs", [])
+            if is_extension(stored, requested, len(rows)):
+                require_possible(self.folder, requested, len(rows), has_checkpoint=self.has("checkpoint.pt"))
+                # The summary goes first: after a kill in between, the run is unfinished, and the same command goes on.
+                self.write_metrics({"epochs": rows})
+            elif another := difference(stored, requested):
                 raise RunMismatchError(
                     f"{self.folder} holds a run with {another}. Choose another --out, or add --restart to replace it."
                 )
@@ -178,5 +187,5 @@ class Run:
         return (self.folder / name).is_file()
 
     def drop_checkpoint(self) -> None:
-        """Delete checkpoint.pt, which a finished run does not need."""
+        """Delete checkpoint.pt, which a finished run needs only to go on to more epochs."""
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)

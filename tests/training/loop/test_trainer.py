@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -111,9 +112,14 @@ def test_of_equal_epochs_the_first_is_saved(small: FashionMnist, tmp_path: Path)
     assert metrics["summary"]["best_epoch"] == 1
 
 
-def test_a_finished_run_leaves_three_files(small: FashionMnist, tmp_path: Path) -> None:
-    trainer.train(make_config(limit=32, epochs=1), small, Run(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "config.json", "metrics.json"]
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
+def test_a_finished_run_keeps_its_checkpoint_only_if_more_epochs_may_follow(
+    small: FashionMnist, tmp_path: Path, schedule: Literal["constant", "one_cycle"]
+) -> None:
+    config = make_config(limit=32, epochs=1)
+    trainer.train(replace(config, recipe=replace(config.recipe, schedule=schedule)), small, Run(tmp_path))
+    kept = ["checkpoint.pt"] if schedule == "constant" else []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", *kept, "config.json", "metrics.json"]
 
 
 # Seeds.
