@@ -1,1 +1,1 @@
-"""The transports: gRPC, and what they share. Only this folder knows gRPC and the protocol's messages."""
+"""The transports: grpc, native, and what they share. Only this folder knows gRPC and the protocol's messages."""

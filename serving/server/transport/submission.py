@@ -208,8 +208,8 @@ class _Submission(Generic[Response]):
         UnavailableError although the name is served.
 
         Returns:
-            What cancels the query. It does not refer to this submission, which may refer to whoever keeps it: so no
-            circle of references delays the end of an unloaded model.
+            What cancels the query. It does not refer to this submission, which may refer to the call that keeps it: so
+            no reference cycle keeps an unloaded model in memory.
 
         Raises:
             ServerError: The query is refused.

@@ -18,6 +18,7 @@ from hangtag.serving.server.process.workers.replacement import MAX_ATTEMPTS, Rep
 from hangtag.serving.server.process.workers.worker_process import WorkerProcess
 from hangtag.serving.server.telemetry.prometheus import Workers
 from hangtag.serving.server.telemetry.server_state import READY, ServerState, total
+from hangtag.serving.server.transport.choice import choose_transport
 
 log = structlog.get_logger()
 
@@ -92,7 +93,15 @@ class Supervisor:
         self._started = True
         self._monitor.start()
         models_served = sorted({version.name for version in self.state().versions if version.state == READY})
-        log.info("ready", address=self.address, workers=self._config.workers, models=models_served)
+        transport = choose_transport(self._config)
+        log.info(
+            "ready",
+            address=self.address,
+            workers=self._config.workers,
+            transport=transport.name,
+            because=transport.reason,
+            models=models_served,
+        )
 
     def stop(self, grace: float | None = None) -> None:
         """Let every worker drain within ``grace`` seconds (default: drain_seconds) and end; kill those that do not."""

@@ -21,10 +21,6 @@ Response = TypeVar("Response")
 Result = TypeVar("Result")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-LARGE_MESSAGE = 64 * 1024
-"""Bytes from which on a request is decoded, and its answer encoded, on a thread: strings are handled one by one, which
-takes more than a millisecond here, and a second for the largest message."""
-
 
 def describe_call(method: str, context: Context, tracing: Tracing | None) -> Call:
     """Return what telemetry needs to know of a call; its metadata only where there is tracing, which alone reads it."""

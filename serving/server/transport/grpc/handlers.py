@@ -62,16 +62,18 @@ class Handlers(grpc.GenericRpcHandler):
 
         Args:
             descriptor: Lists the methods.
-            servicer: Has a coroutine function of the same name for each. It takes the request and the call's context,
-                and returns the response. Where responses are a stream, it writes them to the context; where requests
-                are a stream, it gets an asynchronous iterator of them.
+            servicer: Has a coroutine function of the same name for each that is served. It takes the request and the
+                call's context, and returns the response. Where responses are a stream, it writes them to the context;
+                where requests are a stream, it gets an asynchronous iterator of them.
             name: The service's full name, where it is not the descriptor's.
         """
         for method in descriptor.methods:
             path = f"/{name or descriptor.full_name}/{method.name}"
             parse = GetMessageClass(method.input_type).FromString
             serialize = GetMessageClass(method.output_type).SerializeToString
-            answer = getattr(servicer, method.name)
+            answer = getattr(servicer, method.name, None)
+            if answer is None:  # a method of a newer protocol, such as health's List: UNIMPLEMENTED
+                continue
             if method.client_streaming:
                 self.add_streaming(path, parse, serialize, answer)
             elif method.server_streaming:

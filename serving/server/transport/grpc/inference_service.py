@@ -20,7 +20,8 @@ from hangtag.serving.server.engine.model_control import Control
 from hangtag.serving.server.engine.single_flight import SingleFlight
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
 from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE, VersionState
-from hangtag.serving.server.transport.grpc.calls import LARGE_MESSAGE, Context, Queries, describe_call
+from hangtag.serving.server.transport.codec import LARGE_MESSAGE
+from hangtag.serving.server.transport.grpc.calls import Context, Queries, describe_call
 from hangtag.serving.server.transport.grpc.handlers import abort
 from hangtag.serving.server.transport.grpc.streams.infer_stream import answer_stream
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams

@@ -101,6 +101,10 @@ class GrpcServer:
         self._health.set(dict.fromkeys(served, health_pb2.HealthCheckResponse.SERVING))
         self._health_names |= served
 
+    def announce_stop(self) -> None:
+        """Set health to NOT_SERVING and refuse new streams, and go on to answer all other calls until ``stop``."""
+        run(self._announce_stop())
+
     def stop(self, grace: float) -> None:
         """Set health to NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
         run(self._stop(grace))
@@ -124,9 +128,12 @@ class GrpcServer:
         await server.start()
         return port
 
-    async def _stop(self, grace: float) -> None:
+    async def _announce_stop(self) -> None:
         self._health.stop()
         self._streams.stop()
+
+    async def _stop(self, grace: float) -> None:
+        await self._announce_stop()
         if self._server is not None:
             await self._server.stop(grace)
 

@@ -1,5 +1,6 @@
 """Whether the native transport can be used with what is installed."""
 
+import importlib
 import re
 from importlib import metadata
 
@@ -22,6 +23,10 @@ def problem(version: str | None = None) -> str:
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None or not first <= tuple(map(int, numbers.groups())) < end:
         return f"{PACKAGE} {version} is not tested with hangtag; versions from {_text(first)} to below {_text(end)} are"
+    try:
+        importlib.import_module("pygrpc_native")
+    except ImportError as error:  # a library that it needs is missing, for example
+        return f"{PACKAGE} {version} cannot be imported: {error}"
     return ""
 
 

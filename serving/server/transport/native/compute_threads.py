@@ -4,7 +4,7 @@ A free thread *sweeps*: it takes the events that have come from the library, sub
 from a model's queue. Then it lets the next free thread sweep, and computes its batch. No thread waits for a fuller
 batch: while all compute, calls gather in the library and in the queues, and are the next batches.
 
-While every thread computes, nobody would sweep: calls for other models would wait, and calls over the queue's limit
+While every thread computes, none would sweep: calls for other models would wait, and calls over the queue's limit
 would not be refused. So a further thread, the *stand-by*, sweeps then. It wakes the models' own threads and computes
 nothing itself.
 """
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 MAX_EVENTS = 256
 """Events that one sweep takes at most."""
 STAND_BY_SECONDS = 0.005
-"""How long nobody may have swept until the stand-by does."""
+"""How long no thread may have swept until the stand-by does."""
 
 
 class Computer(Protocol):

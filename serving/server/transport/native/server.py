@@ -106,10 +106,11 @@ class NativeServer:
         """Set health to NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
         self._calls.refuse_new()
         deadline = time.monotonic() + grace
-        self._grpc_server.stop(grace)
+        self._grpc_server.announce_stop()
         while self._calls.open and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         self._calls.cancel_all()
+        self._grpc_server.stop(max(0.0, deadline - time.monotonic()))  # last: until then health says NOT_SERVING
         time.sleep(max(0.0, min(_FLUSH_SECONDS, deadline - time.monotonic())))
 
     def close(self) -> None:

@@ -4,22 +4,19 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent import futures
+from functools import partial
 from typing import Any
 
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from hangtag.protos import classifier_pb2
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.errors import (
-    MessageTooLargeError,
-    QueueFullError,
-    UnavailableError,
-)
-from hangtag.serving.server.transport.codec import parse_message
+from hangtag.serving.server.errors import CancelledError, MessageTooLargeError, QueueFullError, UnavailableError
+from hangtag.serving.server.transport.codec import LARGE_MESSAGE, parse_message
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
 from hangtag.serving.server.transport.methods import CLASSIFY, MODEL_INFER
 from hangtag.serving.server.transport.native.compute_threads import Computer, Event
-from hangtag.serving.server.transport.queries.image_query import classify_query
+from hangtag.serving.server.transport.queries.image_query import ImageQuery, classify_query
 from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
 from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
 from hangtag.serving.server.transport.security.tokens import Authorise
@@ -53,9 +50,9 @@ class UnaryCalls:
         self._tracing = tracing
         self._templates = RequestTemplates()
         self._stopping = False
-        # Decoding a picture may take long, so it must not hold up the thread that receives calls.
+        # Decoding a picture or a large message may take long, so it must not hold up the thread that receives calls.
         self._decoding = futures.ThreadPoolExecutor(_DECODING_THREADS, thread_name_prefix="native-decode")
-        self._free_pictures = threading.Semaphore(engine.config.max_queue_size)
+        self._free_places = threading.Semaphore(engine.config.max_queue_size)  # of those that wait to be decoded
 
     def dispatch(self, event: Event, wake: bool) -> Computer | None:
         """Handle an event of the library: see `compute_threads.Dispatch`."""
@@ -71,7 +68,12 @@ class UnaryCalls:
         try:
             self._require_admission(metadata, message)
             if method_id == _CLASSIFY_ID:
-                self._decode_and_submit(call, message, deadline)
+                self._submit_on_thread(call, lambda: _classify_query(call, message), deadline)
+                return None
+            if len(message) >= LARGE_MESSAGE and self._templates.find(message) is None:
+                call.is_large = True
+                query_of = partial(InferMessageQuery, message, call, self._templates)
+                self._submit_on_thread(call, query_of, deadline)
                 return None
             query = InferMessageQuery(message, call, self._templates)
         except Exception as error:
@@ -98,8 +100,12 @@ class UnaryCalls:
                 f"SERVER: {direction} message larger than max ({len(message)} vs. {self._max_message_bytes})"
             )
 
+    def encode_on_thread(self, send: Callable[[], None]) -> None:
+        """Encode and send a large response where that holds up neither receiving nor computing."""
+        self._decoding.submit(send)
+
     def close(self) -> None:
-        """End the threads that decode pictures."""
+        """End the threads that decode."""
         self._decoding.shutdown()
 
     def _require_admission(self, metadata: Metadata, message: bytes) -> None:
@@ -109,20 +115,24 @@ class UnaryCalls:
             raise UnavailableError("the server is stopping and takes no new requests; try another replica")
         self.require_size("Received", message)
 
-    def _decode_and_submit(self, call: "UnaryCall", message: bytes, deadline: float | None) -> None:
-        """Raises ServerError for a request that is not decoded at all."""
-        request = parse_message(classifier_pb2.ClassifyRequest.FromString, message, CLASSIFY)
-        if not self._free_pictures.acquire(blocking=False):
+    def _submit_on_thread(self, call: "UnaryCall", query_of: Callable[[], Any], deadline: float | None) -> None:
+        """Decode and submit a query on a thread of its own. Raises QueueFullError when too many wait for one."""
+        if not self._free_places.acquire(blocking=False):
             raise QueueFullError(
-                "as many pictures wait to be decoded as the queue holds (--max-queue-size); try again later with a "
-                "back-off"
+                "as many pictures and large messages wait to be decoded as the queue holds (--max-queue-size); try "
+                "again later with a back-off"
             )
-        call.request = request
-        call.serialize = classifier_pb2.ClassifyResponse.SerializeToString
-        query = classify_query(request, call)
+        started = time.perf_counter_ns()
 
         def decode_and_submit() -> None:
-            self._free_pictures.release()
+            self._free_places.release()
+            try:
+                call.require_caller()
+                query = query_of()
+            except Exception as error:
+                record_failure(self._engine, call, error, started)
+                call.fail(error)
+                return
             call.cancel = submit(self._engine, query, call, deadline)
             if call.left:  # the caller left before there was anything to cancel
                 call.cancel()
@@ -137,10 +147,17 @@ class UnaryCalls:
                 call.cancel()
 
 
+def _classify_query(call: "UnaryCall", message: bytes) -> ImageQuery:
+    request = parse_message(classifier_pb2.ClassifyRequest.FromString, message, CLASSIFY)
+    call.request = request
+    call.serialize = classifier_pb2.ClassifyResponse.SerializeToString
+    return classify_query(request, call)
+
+
 class UnaryCall(Call):
     """A call that ends once. It is the `Reply` of its query."""
 
-    __slots__ = ("_calls", "_id", "cancel", "left", "request", "serialize")
+    __slots__ = ("_calls", "_id", "cancel", "is_large", "left", "request", "serialize")
 
     def __init__(
         self, calls: UnaryCalls, call_id: int, method: str, metadata: Metadata, tracing: Tracing | None
@@ -150,6 +167,8 @@ class UnaryCall(Call):
         self._id = call_id
         self.left = False
         """The caller has left, or its deadline has passed."""
+        self.is_large = False
+        """Decoding the request takes long, and so will encoding the response."""
         self.cancel: Cancel | None = None
         """Drops the query, once it is submitted."""
         self.request: object = None
@@ -157,8 +176,19 @@ class UnaryCall(Call):
         self.serialize: Callable[[Any], bytes] | None = None
         """Turns the query's response into bytes, where it is not bytes already."""
 
+    def require_caller(self) -> None:
+        """Raise CancelledError if the caller has left."""
+        if self.left:
+            raise CancelledError("the caller left before the request was decoded")
+
     def __call__(self, outcome: Outcome[Any]) -> None:
         """Send the response of an outcome, or its error."""
+        if self.is_large:
+            self._calls.encode_on_thread(partial(self._send, outcome))
+        else:
+            self._send(outcome)
+
+    def _send(self, outcome: Outcome[Any]) -> None:
         calls = self._calls
         try:
             response = outcome.response()
@@ -174,7 +204,9 @@ class UnaryCall(Call):
 
     def fail(self, error: Exception) -> None:
         """End the call with the error's status. The library ignores it where the caller has left."""
-        code, message = call_status(error, self.method, request_log_fields(self.request, self.metadata))
+        code, message = call_status(
+            error, self.method.rpartition("/")[2], request_log_fields(self.request, self.metadata)
+        )
         number: int = code.value[0]
         self._calls.front.fail(self._id, number, message)
         del self._calls.open[self._id]  # last: the server is not closed while calls are open

@@ -9,6 +9,7 @@ Only requests whose meaning their head determines become templates: one input of
 at the very end of the message, without an id or parameters.
 """
 
+import threading
 import weakref
 from collections.abc import Sequence
 
@@ -88,9 +89,10 @@ class RequestTemplate:
 
 
 class RequestTemplates:
-    """The templates known so far, by head. Not thread-safe: one thread at a time looks up and learns."""
+    """The templates known so far, by head. Thread-safe."""
 
     def __init__(self) -> None:
+        self._learning = threading.Lock()
         self._by_head: dict[bytes, RequestTemplate] = {}
         self._contents_sizes: dict[int, int] = {}  # by the whole message's size
 
@@ -116,6 +118,12 @@ class RequestTemplates:
         if bare is None or len(head) > _MAX_HEAD:
             return None
         template = RequestTemplate(bare, model, specs, admission)
+        with self._learning:
+            self._keep(template, head, len(message))
+        return template
+
+    def _keep(self, template: RequestTemplate, head: bytes, message_size: int) -> None:
+        model = template.model()
         identity = (template.model_name, template.model_version)
         for stale in [
             other
@@ -127,8 +135,7 @@ class RequestTemplates:
             self._by_head.clear()
             self._contents_sizes.clear()
         self._by_head[head] = template
-        self._contents_sizes[len(message)] = size
-        return template
+        self._contents_sizes[message_size] = template.contents_size
 
 
 def _has_fixed_meaning(request: pb.ModelInferRequest) -> bool:

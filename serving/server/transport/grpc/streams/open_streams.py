@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from hangtag.serving.server.errors import QueueFullError, UnavailableError
-from hangtag.serving.server.transport.grpc.calls import LARGE_MESSAGE, Context, PendingQuery, Queries, call_deadline
+from hangtag.serving.server.transport.codec import LARGE_MESSAGE
+from hangtag.serving.server.transport.grpc.calls import Context, PendingQuery, Queries, call_deadline
 from hangtag.serving.server.transport.grpc.streams.ordered_stream import OrderedStream
 from hangtag.serving.server.transport.submission import Outcome, Query
 

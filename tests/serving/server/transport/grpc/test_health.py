@@ -21,7 +21,7 @@ from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.server.transport.grpc import health_service
 from tests import onnx_models
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, outputs, request, status_of
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request, status_of
 
 SERVICES = ("", "inference.GRPCInferenceService", "hangtag.v1.Classifier")
 States = Iterator[Any]
@@ -101,11 +101,12 @@ def test_health_and_readiness_from_loading_to_the_stop(models: Path, monkeypatch
 def call_until_refused(stub: inference_pb2_grpc.GRPCInferenceServiceStub) -> None:
     ends = time.monotonic() + TIMEOUT
     while time.monotonic() < ends:
-        stub.ServerLive(pb.ServerLiveRequest())
+        stub.ModelInfer(request("free_axis", x=number(1)), timeout=TIMEOUT)
 
 
-def test_a_call_in_flight_is_finished_before_the_end(repository: Path) -> None:
-    with LiveServer(ServerConfig(models=repository, port=0)) as live, live.gate("gather") as gate:
+def test_a_call_in_flight_is_finished_before_the_end(repository: Path, transport: str) -> None:
+    config = ServerConfig(models=repository, port=0, transport=transport)
+    with LiveServer(config) as live, live.gate("gather") as gate:
         states = watch(live.health, "gather")
         assert next(states) == "SERVING"
         calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(3)]
@@ -120,6 +121,8 @@ def test_a_call_in_flight_is_finished_before_the_end(repository: Path) -> None:
             stub = inference_pb2_grpc.GRPCInferenceServiceStub(another)
             with pytest.raises(grpc.RpcError) as refusal:  # from the moment on when the server refuses calls
                 call_until_refused(stub)
+            if transport == "native":  # whose connections stay open, so that a probe on one learns that it stops
+                assert status_of(live.health, "") == "NOT_SERVING"
         assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
         assert stopping.is_alive()
         gate.open()

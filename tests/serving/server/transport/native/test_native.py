@@ -11,9 +11,12 @@ import pytest
 import structlog
 
 from hangtag.protos import classifier_pb2, inference_pb2_grpc
+from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.transport import codec
+from hangtag.serving.server.transport.codec import LARGE_MESSAGE
 from hangtag.serving.server.transport.native.server import NativeServer
 from hangtag.serving.server.transport.native.unary_calls import METHODS
 from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
@@ -91,7 +94,7 @@ def test_pictures_beyond_the_queues_size_are_refused_and_one_that_nobody_waits_f
             threading.Event().wait(0.001)
         code, message = failure(lambda: native.classifier.Classify(picture, timeout=TIMEOUT))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert message.startswith("as many pictures wait to be decoded as the queue holds (--max-queue-size)")
+        assert message.startswith("as many pictures and large messages wait to be decoded as the queue holds")
         calls.pop().cancel()
         while not any(call.left for call in list(transport._calls.open.values())):
             threading.Event().wait(0.001)
@@ -103,6 +106,30 @@ def test_pictures_beyond_the_queues_size_are_refused_and_one_that_nobody_waits_f
         finish.release(20)
     assert all(len(call.result().labels) == 3 for call in calls)
     assert native.statistics("lstm").inference_count == 9
+
+
+def test_a_large_message_that_is_being_decoded_holds_up_no_call(
+    native: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, finish = threading.Event(), threading.Event()
+    decode = codec.decode_inputs
+
+    def slowly(request: pb.ModelInferRequest) -> Any:
+        if len(request.raw_input_contents[0]) > LARGE_MESSAGE:
+            begun.set()
+            assert finish.wait(TIMEOUT)
+        return decode(request)
+
+    monkeypatch.setattr(codec, "decode_inputs", slowly)
+    row = np.ones((1, LARGE_MESSAGE), np.float32)
+    large = native.inference.ModelInfer.future(request("free_axis", x=row), timeout=TIMEOUT)
+    try:
+        assert begun.wait(TIMEOUT)
+        for value in (1, 2, 3):
+            assert native.infer(request("gather", index=index(value)))["value"].tolist() == [10 * value]
+    finally:
+        finish.set()
+    assert outputs(large.result())["total"].item() == LARGE_MESSAGE
 
 
 def test_what_waits_while_every_thread_computes_can_be_cancelled(native: LiveServer) -> None:
