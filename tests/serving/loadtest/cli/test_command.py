@@ -214,7 +214,9 @@ def test_a_search_for_the_peak_is_reported(server: FakeServer, tmp_path: Path) -
     file = tmp_path / "results.json"
     result = invoke("fast", "--server", server.address, *quick, *search, "--max-duration", "1", "--json", str(file))
     assert result.exit_code == 1  # Nothing answers within a microsecond.
-    assert "fast keeps p90 within 1.00 µs at no rate from 87.4 calls/s on" in result.stdout
+    # On a busy machine the generator may be late even at these rates, which the sentence then says.
+    too_slow, late = "at no rate from 87.4 calls/s on", "could not keep up even at 87.4 calls/s"
+    assert too_slow in result.stdout or late in " ".join(result.stdout.split())
     (peak,) = json.loads(file.read_text())["peaks"]
     assert [step["load"]["rate"] for step in peak["steps"]] == [100.0, 87.4]
 

@@ -137,13 +137,14 @@ def test_a_call_that_is_cancelled_while_it_is_computed_fails_no_other(own: LiveS
 
 def test_cancelling_makes_room_in_the_queue(own: LiveServer) -> None:
     with own.gate("gather") as gate:
-        occupy(own, gate)
+        computing = occupy(own, gate)  # a call that nothing refers to would be cancelled
         waiting = [ask(own, gate, value) for value in (0, 1, 2, 3)]
         waiting[1].cancel()
         gate.wait_until_cancelled()
         late_comer = ask(own, gate, 1)
         gate.open()
         assert value_of(late_comer) == 10
+        assert value_of(computing) == 0
 
 
 @VICTIMS
