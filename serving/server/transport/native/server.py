@@ -28,7 +28,7 @@ from hangtag.serving.server.transport.tracing import Tracing
 log = structlog.get_logger()
 
 IO_THREADS = 1
-"""Threads of the library that do network I/O: on two CPUs a second one gains nothing (docs/performance.md)."""
+"""Threads of the library that do network I/O. One suffices for what two computing threads answer."""
 _MAX_METADATA_BYTES = 16 * 1024  # gRPC's core has this limit too
 _POLL_SECONDS = 0.005
 _FLUSH_SECONDS = 0.2
