@@ -57,12 +57,6 @@ def _name_variables_after_flags(command: click.Command, prefix: str) -> None:
             _name_variables_after_flags(subcommand, f"{prefix}_{name.upper().replace('-', '_')}")
 
 
-def quiet_native_libraries() -> None:
-    """Set the variables that gRPC and ONNX Runtime read while they are imported, where the user has set none."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core prints what grpcio raises as well
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-
 class LazyGroup(click.Group):
     """A click group that imports a subcommand's module only to run it or to show its own help."""
 
@@ -89,7 +83,10 @@ class LazyGroup(click.Group):
         if entry is None:
             return None
         module_name, _, attribute = entry.location.partition(":")
-        quiet_native_libraries()
+        # Imported here and not above, because --help imports no subcommand.
+        from hangtag.serving.server.process import environment
+
+        environment.prepare()
         with needs(entry.extra, f"'hangtag {cmd_name}'"):
             command: click.Command = getattr(importlib.import_module(module_name), attribute)
         _name_variables_after_flags(command, f"HANGTAG_{cmd_name.upper()}")

@@ -27,7 +27,7 @@ class Figures:
         throughput: Answered calls a second.
         p50: The median latency in seconds.
         bottleneck: Whether the tool reports that it was a limit itself; only hangtag's can.
-        cpu: CPU seconds that the tool took for a call; None where its warm-up cannot be told from its calls.
+        cpu: CPU seconds that the tool took for a call; None where it does not report its warm-up apart from its calls.
     """
 
     throughput: float

@@ -16,6 +16,7 @@ from hangtag.serving.server.config.checks import (
 from hangtag.serving.server.config.setting import setting, validate
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.cpus import usable_cpus
+from hangtag.serving.server.host.ports import address_of
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ class ServerConfig:
 
     def address(self, port: int) -> str:
         """host:port, with brackets around an IPv6 host."""
-        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+        return address_of(self.host, port)
 
     @property
     def is_loopback(self) -> bool:

@@ -5,6 +5,19 @@ import socket
 from hangtag.serving.server.errors import StartError
 
 
+def address_of(host: str, port: int) -> str:
+    """host:port, with brackets around an IPv6 host."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def cannot_listen(address: str) -> StartError:
+    """Return the error of an address that cannot be bound."""
+    return StartError(
+        f"cannot listen on {address}: another program has the port, or the address is not this "
+        "machine's. Choose another with --port (0 picks a free one) or --host."
+    )
+
+
 def require_free(host: str, port: int) -> None:
     """Bind the port for a moment, without SO_REUSEPORT, which fails if any program has it.
 
@@ -17,8 +30,4 @@ def require_free(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise StartError(
-            f"cannot listen on {address}: another program has the port, or the address is not this "
-            "machine's. Choose another with --port (0 picks a free one) or --host."
-        ) from error
+        raise cannot_listen(address_of(host, port)) from error

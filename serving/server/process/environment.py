@@ -1,4 +1,4 @@
-"""Prepares a process that is a server: ``hangtag serve`` and its workers.
+"""Prepares a process of the command ``hangtag``, and the workers of a server.
 
 An import of hangtag never does this. A program that runs a ``Server`` itself may call ``prepare`` before its imports;
 otherwise the server works with gRPC's defaults, and gRPC's core prints to standard error.

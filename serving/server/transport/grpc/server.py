@@ -12,7 +12,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import Control
 from hangtag.serving.server.engine.model_settings import largest_settings
-from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.host.ports import cannot_listen
 from hangtag.serving.server.transport.grpc.calls import Queries
 from hangtag.serving.server.transport.grpc.classifier_service import ClassifierService
 from hangtag.serving.server.transport.grpc.event_loop import run
@@ -87,10 +87,7 @@ class GrpcServer:
         try:
             return run(self._start(address))
         except RuntimeError as error:
-            raise StartError(
-                f"cannot listen on {address}: another program has the port, or the address is not this "
-                "machine's. Choose another with --port (0 picks a free one) or --host."
-            ) from error
+            raise cannot_listen(address) from error
 
     def refresh_health(self) -> None:
         """Set health to what the engine serves now: the server as a whole, and each model under its own name."""

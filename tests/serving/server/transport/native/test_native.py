@@ -21,7 +21,7 @@ from hangtag.serving.server.transport.native.server import NativeServer
 from hangtag.serving.server.transport.native.unary_calls import METHODS
 from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
 from tests import onnx_models
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
+from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
 
 TOKEN = "a-secret-of-enough-characters"
 PICTURE = Path(__file__).parents[5] / "examples/garments/dress-1.png"
@@ -31,12 +31,18 @@ def send(live: LiveServer, value: int) -> Any:
     return live.inference.ModelInfer.future(request("gather", index=index(value)), timeout=TIMEOUT)
 
 
+def occupy_both(live: LiveServer, gate: Gate) -> list[Any]:
+    """Two calls, of 1 and 2, each of which one of the two threads is computing."""
+    calls = []
+    for value in (1, 2):
+        calls.append(send(live, value))
+        gate.wait_until_computing()
+    return calls
+
+
 def test_while_every_thread_computes_others_are_still_answered(native: LiveServer) -> None:
     with native.gate("gather") as gate:
-        calls = [send(native, 1)]
-        gate.wait_until_computing()
-        calls.append(send(native, 2))
-        gate.wait_until_computing()
+        calls = occupy_both(native, gate)
         for length in (1, 2):  # twice: the stand-by sweeps, gives way, and sweeps again
             assert native.infer(request("free_axis", x=number(length)))["total"].tolist() == [[length]]
             assert native.statistics("gather").inference_count == 0
@@ -134,10 +140,7 @@ def test_a_large_message_that_is_being_decoded_holds_up_no_call(
 
 def test_what_waits_while_every_thread_computes_can_be_cancelled(native: LiveServer) -> None:
     with native.gate("gather") as gate:
-        calls = [send(native, 1)]
-        gate.wait_until_computing()
-        calls.append(send(native, 2))
-        gate.wait_until_computing()
+        calls = occupy_both(native, gate)
         gate.wait_until_queued(2)
         waiting = send(native, 3)
         gate.wait_until_queued()
@@ -197,10 +200,7 @@ def test_a_model_with_more_instances_than_the_server_has_a_thread_for_each(tmp_p
 
 def test_while_every_thread_computes_a_full_queue_refuses_at_once(native: LiveServer) -> None:
     with native.gate("gather") as gate:
-        calls = [send(native, 1)]
-        gate.wait_until_computing()
-        calls.append(send(native, 2))
-        gate.wait_until_computing()
+        calls = occupy_both(native, gate)
         calls += [send(native, 3) for _ in range(8)]
         gate.wait_until_queued(10)
         refused = [send(native, 1) for _ in range(100)]
