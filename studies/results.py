@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from hangtag.serving.loadtest.measuring.environment import cpu_model
+from hangtag.serving.loadtest.machine.environment import cpu_model
 
 SIGNIFICANT_DIGITS = 6
 """Pages show four or five digits at most; more would only be noise that changes with every run."""

@@ -8,6 +8,7 @@ Each folder imports only folders further down this list (import-linter checks it
     measuring   a whole load test: interleaved blocks, validity of runs, accuracy, caching, peaks, calibration
     sut         the system under test (SUT, LoadGen's term): a server's description and statistics; the null server
     samples     request messages, serialised before the run
+    machine     this machine: processor, versions, how busy its CPUs are, and what other programs take of them
     generator   the processes that issue queries and record their latencies
     plan        targets, loads, limits, the schedule of an open loop, the peak search
     statistics  percentiles, early stopping, t intervals, duration histograms, server timings

@@ -15,7 +15,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from studies import machine, results
+from hangtag.serving.loadtest.machine.other_programs import other_programs
+from studies import results
 from studies.loadtest import conditions, report
 from studies.loadtest.tools import TOOLS
 from studies.server.process import Served, hangtag_serve, served
@@ -42,7 +43,7 @@ def main(place: str, models: Path, concurrency: int, seconds: int, rounds: int, 
     command = f"python -m studies loadtest agreement --place {place} --rounds {rounds} --seconds {seconds}"
     line = conditions.line(place, command) | {"tools": conditions.tool_versions(), "concurrency": concurrency}
     line["models"] = {model: {name: [] for name in TOOLS} for model in MODELS}
-    with machine.others() as others, _served(models, apart=place == "apart") as server:
+    with other_programs() as others, _served(models, apart=place == "apart") as server:
         for number in range(rounds):
             for model in MODELS:
                 for name in _rotated(list(TOOLS), number):
@@ -50,7 +51,7 @@ def main(place: str, models: Path, concurrency: int, seconds: int, rounds: int, 
                     figures = TOOLS[name](server.address, model, concurrency, seconds)
                     cost = (server.cpu_seconds() - cpu) / (server.answered(model).calls - calls)
                     line["models"][model][name].append(asdict(figures) | {"server_cpu": cost})
-    results.record(out, line | {"others": others.share})
+    results.record(out, line | {"others": others.share or 0.0})
     Console().print(report.agreement_table(line))
     ratios = report.ratios(line, JUDGED)
     worst = max(abs(ratios["h2load", figure] - 1) for figure in ("throughput", "p50"))

@@ -4,7 +4,7 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hangtag.serving.loadtest.measuring.environment import describe
+from hangtag.serving.loadtest.machine.environment import describe
 from studies import results
 from studies.loadtest.tools import PEERS
 

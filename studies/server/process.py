@@ -18,7 +18,7 @@ import grpc
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
-from studies import machine
+from hangtag.serving.loadtest.machine import processes
 
 _TIMEOUT = 60.0
 
@@ -97,24 +97,24 @@ class Served:
 
     def cpu_seconds(self) -> float:
         """User and system time of the process and its descendants."""
-        return machine.cpu_seconds(self._process.pid)
+        return processes.cpu_seconds(processes.family(self._process.pid))
 
     def pss_mb(self) -> float:
         """The memory of the process and its workers (PSS: memory that n processes share counts a n-th for each)."""
-        return sum(_kilobytes(pid, "smaps_rollup", "Pss") for pid in machine.family(self._process.pid)) / 1024
+        return sum(_kilobytes(pid, "smaps_rollup", "Pss") for pid in processes.family(self._process.pid)) / 1024
 
     def resident_mb(self) -> float:
         """The memory of the process and its workers, with what they share counted for each (RSS)."""
-        return sum(_kilobytes(pid, "status", "VmRSS") for pid in machine.family(self._process.pid)) / 1024
+        return sum(_kilobytes(pid, "status", "VmRSS") for pid in processes.family(self._process.pid)) / 1024
 
     def forget_peak(self) -> None:
         """Let `peak_mb` start anew. Source: proc_pid_clear_refs(5)."""
-        for pid in machine.family(self._process.pid):
+        for pid in processes.family(self._process.pid):
             Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def peak_mb(self) -> float:
         """The highest RSS of each process since `forget_peak`, as a sum."""
-        return sum(_kilobytes(pid, "status", "VmHWM") for pid in machine.family(self._process.pid)) / 1024
+        return sum(_kilobytes(pid, "status", "VmHWM") for pid in processes.family(self._process.pid)) / 1024
 
     def close(self) -> None:
         """Ask the server to stop, and wait for its end.

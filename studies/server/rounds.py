@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from studies import machine, results
+from hangtag.serving.loadtest.machine.other_programs import other_programs
+from studies import results
 from studies.server.goals import UNITS
 from studies.server.peers.bare import Bare
 from studies.server.process import Launch, Served, served
@@ -47,7 +48,7 @@ class Rounds:
         order = list(self.launches)
         order = order[number % len(order) :] + order[: number % len(order)]
         line: results.Line = {name: {model: {} for model in MODELS} for name in order}
-        with machine.others() as others:
+        with other_programs() as others:
             if "start" in self.loads:
                 self._each(order, None, "start", line, lambda name: _start(self.launches[name]))
             if self.bare:
@@ -59,7 +60,7 @@ class Rounds:
                 self._loops(order, benches, line)
             if "overload" in self.loads:
                 self._each(order, ALONE, "overload", line, self._overload)
-        return line | {"others": others.share}
+        return line | {"others": others.share or 0.0}
 
     @property
     def _closed_loops(self) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from hangtag.serving.loadtest.measuring.environment import cpu_model
+from hangtag.serving.loadtest.machine.environment import cpu_model
 from studies.server import h2load
 from studies.server.h2load import Load
 from studies.server.process import Launch, hangtag_serve, served

@@ -23,6 +23,7 @@ class Comparison:
     p50: Interval
     p99: Interval
     reason: str = ""  # Why the two cannot be compared; empty when they can.
+    doubt: str = ""  # Which of the two runs are doubtful; empty for none.
     generator_limited: bool = False  # The generator, not the server, limited a throughput.
     saved: bool = False  # The same target in two files; the baseline is the earlier one.
 
@@ -38,14 +39,15 @@ class Comparison:
         if self.reason:
             both = self.target if self.saved else f"{self.target} and {self.baseline}"
             return f"{both} {at} cannot be compared: {self.reason}."
+        doubt = f" Doubtful: {self.doubt}." if self.doubt else ""
         baseline = "what it was" if self.saved else f"{self.baseline}'s"
         p99 = _phrase(f"{self.target}'s p99 {at}", self.p99, baseline)
         if isinstance(self.load, OpenLoop):
-            return p99 + "."
+            return f"{p99}.{doubt}"
         if self.generator_limited:
-            return f"{p99}; their throughputs cannot be compared: the generator was the bottleneck."
+            return f"{p99}; their throughputs cannot be compared: the generator was the bottleneck.{doubt}"
         throughput = _phrase("its throughput", self.throughput, baseline)
-        return f"{p99}; {throughput}."
+        return f"{p99}; {throughput}.{doubt}"
 
 
 def compare_targets(results: Results) -> tuple[Comparison, ...]:
@@ -98,6 +100,7 @@ def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) ->
         p50=p50,
         p99=p99,
         reason=_invalid(((name, run), (baseline_name, baseline))),
+        doubt=_doubt(run, baseline),
         generator_limited=run.generator_limited or baseline.generator_limited,
         saved=files is not None,
     )
@@ -112,6 +115,14 @@ def _invalid(runs: Sequence[tuple[str, Run]]) -> str:
     """Which runs are INVALID: figures that mean nothing alone mean nothing in a ratio."""
     names = [name for name, run in runs if not run.valid]
     return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} INVALID" if names else ""
+
+
+def _doubt(run: Run, baseline: Run) -> str:
+    """How much of the CPUs other programs took during the two runs, where that makes one of them doubtful."""
+    if not (run.doubt or baseline.doubt):
+        return ""
+    shares = [share for each in (run, baseline) if (share := each.total.others) is not None]
+    return f"other programs took up to {max(shares):.0%} of the CPUs meanwhile"
 
 
 def _phrase(subject: str, ratio: Interval, baseline: str) -> str:

@@ -51,6 +51,7 @@ class BlockResult:
     generator_busy: float = 0.0  # The share of the time that its busiest thread computed or waited for a CPU.
     cpu_share: float = 0.0  # The share of the CPUs it may use that the generator took, with all of its processes.
     cpus_busy: float = 0.0  # The share of the time that these were busy; 0 where they are not the server's too.
+    others: float | None = None  # The share of this machine's CPUs that other programs took; None where unknown.
     server: ServerTimings | None = None  # What the server counted in the meantime, where it keeps statistics.
 
     @property
@@ -95,10 +96,12 @@ class BlockResult:
     def from_blocks(cls, blocks: Sequence["BlockResult"]) -> "BlockResult":
         """Combine the blocks of one target under one load, which ran one after the other."""
         timings = [block.server for block in blocks if block.server is not None]
+        others = [block.others for block in blocks if block.others is not None]
         return replace(
             cls._summed(blocks, window=sum(block.window for block in blocks)),
             timeline=tuple(time_slice for block in blocks for time_slice in block.timeline),
             server=ServerTimings.summed(timings) if timings else None,
+            others=fmean(others) if others else None,
         )
 
     @classmethod

@@ -11,7 +11,8 @@ from pathlib import Path
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.generator.messages import CallSettings, RequestPool
 from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
-from hangtag.serving.loadtest.measuring import caching, calibration, environment, peaks
+from hangtag.serving.loadtest.machine import environment
+from hangtag.serving.loadtest.measuring import caching, calibration, peaks
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy, AccuracyProgress
 from hangtag.serving.loadtest.measuring.accuracy import measure as measure_accuracy
 from hangtag.serving.loadtest.measuring.results import Results

@@ -52,6 +52,19 @@ class Results:
         )
 
     @property
+    def others_sentence(self) -> str:
+        """How much of this machine's CPUs other programs took; empty without runs."""
+        if not self.runs:
+            return ""
+        shares = [run.total.others for run in self.runs if run.total.others is not None]
+        if not shares:
+            return (
+                "How much of this machine's CPUs other programs took is not known, since the processes of a server on "
+                "it cannot be told from them."
+            )
+        return f"Other programs took up to {max(shares):.0%} of this machine's CPUs during a run."
+
+    @property
     def warm_up_queries(self) -> int:
         """Queries sent during warm-ups, and discarded."""
         return sum(run.total.warm_up_queries for run in self.runs)
@@ -68,6 +81,11 @@ class Results:
         sentences += [f"{name}: {accuracy.problem}" for name, accuracy in self.accuracies.items() if accuracy.problem]
         sentences += [peak.sentence.removesuffix(".") for peak in self.peaks if peak.rate is None]
         return tuple(sentences)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether other programs took so much of the CPUs that some run's figures are doubtful."""
+        return any(run.doubt for run in self.runs)
 
     @property
     def valid(self) -> bool:

@@ -20,6 +20,9 @@ BUSY_GENERATOR = 0.9
 BUSY_CPUS = 0.9
 # A generator that takes less of them changes the throughput by less than most measurements vary.
 SMALL_CPU_SHARE = 0.05
+# Where other programs take this share of the CPUs, a server that needs all of them loses as much throughput: twice of
+# what most measurements vary by.
+DOUBTFUL_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,14 @@ class Run:
                 f"{units.ratio(faster)} times as fast"
             )
         return tuple(sentences)
+
+    @property
+    def doubt(self) -> str:
+        """Why the run's figures are doubtful although it may be VALID; empty if they are not."""
+        others = self.total.others
+        if others is None or others < DOUBTFUL_SHARE:
+            return ""
+        return f"other programs took {others:.0%} of this machine's CPUs meanwhile"
 
     @property
     def _too_short(self) -> str:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
 from hangtag.serving.loadtest.generator.channels import clock
-from hangtag.serving.loadtest.generator.cpu_times import CpuTimes
 from hangtag.serving.loadtest.generator.messages import Block, Snapshot
 from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
+from hangtag.serving.loadtest.machine.cpu_times import CpuTimes
+from hangtag.serving.loadtest.machine.other_programs import other_programs
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load, sort_key
 from hangtag.serving.loadtest.plan.scenario import Scenario
@@ -122,7 +123,8 @@ class Session:
 
         counters_before, _ = self._count(block, Counter())
         started, cpus_before = clock() - self._began, CpuTimes.now()
-        result = self._generators.run(block, report)
+        with other_programs(target.address for target in self._scenario.targets if target.is_loopback) as others:
+            result = self._generators.run(block, report)
         # A server on another machine loses nothing to the generator.
         busy = CpuTimes.now().busy_share(cpus_before) if self._scenario.is_loopback else 0.0
         _, counted = self._count(block, result.statuses)
@@ -133,7 +135,7 @@ class Session:
         timeline = tuple(
             replace(time_slice, start=measuring_began + time_slice.start) for time_slice in result.timeline
         )
-        return replace(result, timeline=timeline, server=timings, cpus_busy=busy)
+        return replace(result, timeline=timeline, server=timings, cpus_busy=busy, others=others.share)
 
     def _count(self, block: Block, statuses: Counter[str]) -> tuple[ServerTimings | None, ServerTimings | None]:
         """Read the counters of the block's target, and notice a restart.

@@ -69,6 +69,7 @@ class MeasuredDocument(TypedDict):
     generator_busy: float  # The share of the time that its busiest thread computed or waited for a CPU.
     generator_cpu_share: float  # The share of the CPUs it may use that the generator took, with all of its processes.
     cpus_busy: float  # The share of the time that these were busy; 0 where they are not the server's too.
+    others_cpu_share: float | None  # The share of this machine's CPUs that other programs took; null where unknown.
     latency: DurationsDocument  # From the planned send time to the answer; answered calls only.
     service_time: DurationsDocument  # From the actual send time to the answer; answered calls only.
     lateness: DurationsDocument  # From the planned to the actual send time; every call.
@@ -85,6 +86,7 @@ class RunDocument(TypedDict):
     valid: bool
     problems: list[str]  # Why it is not valid.
     notes: list[str]  # What a reader should know of a valid run.
+    doubt: str | None  # Why its figures are doubtful, valid or not: other programs took much of the CPUs.
     batch_size: int
     planned_blocks: int
     samples_per_second: float
@@ -121,6 +123,7 @@ class ComparisonDocument(TypedDict):
     p99: IntervalDocument
     sentence: str
     meaningful: bool  # False where one of the two runs is not valid.
+    doubt: str | None  # Which of the two runs are doubtful.
 
 
 class ServerDocument(TypedDict):

@@ -92,6 +92,7 @@ def _block(block: dict[str, Any], target: str, load: Load, details: dict[str, st
         generator_busy=block.get("generator_busy", 0.0),
         cpu_share=block.get("generator_cpu_share", 0.0),
         cpus_busy=block.get("cpus_busy", 0.0),
+        others=block.get("others_cpu_share"),
         server=_timings(server) if server else None,
     )
 

@@ -113,6 +113,7 @@ def _run(run: Run, models: dict[str, str]) -> doc.RunDocument:
         "valid": run.valid,
         "problems": list(run.problems),
         "notes": list(run.notes),
+        "doubt": run.doubt or None,
         "batch_size": run.batch_size,
         "planned_blocks": run.planned_blocks,
         "samples_per_second": run.samples_per_second,
@@ -141,6 +142,7 @@ def comparison_document(comparison: Comparison) -> doc.ComparisonDocument:
         "p99": _interval(comparison.p99),
         "sentence": comparison.sentence,
         "meaningful": comparison.meaningful,
+        "doubt": comparison.doubt or None,
     }
 
 
@@ -163,6 +165,7 @@ def _measured(block: BlockResult) -> doc.MeasuredDocument:
         "generator_busy": block.generator_busy,
         "generator_cpu_share": block.cpu_share,
         "cpus_busy": block.cpus_busy,
+        "others_cpu_share": block.others,
         "latency": _durations(block.latency),
         "service_time": _durations(block.service),
         "lateness": _durations(block.lateness),

@@ -49,9 +49,16 @@ def render(
         console.print(Text(warm_up, style="dim"))
     if results.generator_share is not None:
         console.print(Text(results.generator_share, style="dim"))
+    if results.others_sentence:
+        console.print(Text(results.others_sentence, style="dim"))
     _problems(results, console)
     if results.valid:
-        console.print(Text.assemble(("VALID ", "bold green"), "every run measured what it was to measure."))
+        console.print(
+            Text.assemble(
+                ("VALID ", "bold green"),
+                f"every run measured what it was to measure{', but some are doubtful' * results.doubtful}.",
+            )
+        )
     for outcome in outcomes:
         style = "bold red" if outcome.failed else "green"
         console.print(Text.assemble(("FAILED " if outcome.failed else "passed ", style), outcome.sentence))
@@ -63,6 +70,8 @@ def _problems(results: Results, console: Console) -> None:
     for run in results.runs:
         for problem in run.problems:
             console.print(Text.assemble(("INVALID ", "bold red"), f"{run.target}, {run.load}: {problem}"))
+        if run.doubt:
+            console.print(Text.assemble(("DOUBTFUL ", "bold yellow"), f"{run.target}, {run.load}: {run.doubt}"))
         for note in run.notes:
             console.print(Text.assemble(("note ", "bold yellow"), f"{run.target}, {run.load}: {note}"))
         for status, message in run.total.details.items():

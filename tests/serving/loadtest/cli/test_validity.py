@@ -1,7 +1,13 @@
 """The command reports each reason for INVALID. Failed calls and a restarted server are in test_command."""
 
+import html
 import json
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +98,41 @@ def test_a_generator_that_takes_the_servers_cpu_time_says_so(tmp_path: Path) -> 
     assert run["total"]["cpus_busy"] > 0.9
     assert 0.1 < run["total"]["generator_cpu_share"] < 1
     assert "note fast, 4 in flight: the generator was " in " ".join(result.stdout.split())
+
+
+STRANGER = "import os\nif child := os.fork(): print(child, flush=True); os._exit(0)\nos.close(1)\nwhile True: pass"
+
+
+def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(server: FakeServer, tmp_path: Path) -> None:
+    """One for each CPU, none of them a descendant of the load test, which runs beside them."""
+    document, page = tmp_path / "results.json", tmp_path / "report.html"
+    options = ("--concurrency", "1", "--blocks", "1", "--min-duration", "1s", "--json", str(document))
+    with strangers():
+        result = CliRunner().invoke(
+            main, ["loadtest", "fast", "--server", server.address, *options, "--html", str(page)]
+        )
+    (run,) = json.loads(document.read_text())["runs"]
+    assert run["total"]["others_cpu_share"] > 0.1
+    assert (
+        run["doubt"] == f"other programs took {run['total']['others_cpu_share']:.0%} of this machine's CPUs meanwhile"
+    )
+    assert run["valid"]
+    assert result.exit_code == 0
+    printed = " ".join(result.stdout.split())
+    assert f"DOUBTFUL fast, 1 in flight: {run['doubt']}" in printed
+    assert "VALID every run measured what it was to measure, but some are doubtful." in printed
+    assert run["doubt"] in html.unescape(page.read_text())
+
+
+@contextmanager
+def strangers() -> Iterator[None]:
+    """Programs that compute on every CPU and are no descendants of this process: each one's parent ends at once."""
+    started = [
+        subprocess.run([sys.executable, "-c", STRANGER], stdout=subprocess.PIPE, check=True, text=True).stdout
+        for _ in os.sched_getaffinity(0)
+    ]
+    try:
+        yield
+    finally:
+        for pid in started:
+            os.kill(int(pid), signal.SIGKILL)

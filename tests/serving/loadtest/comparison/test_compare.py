@@ -85,3 +85,13 @@ def test_saved_runs_of_one_target_are_compared() -> None:
     failed = Run((block("a", ClosedLoop(1), failed=1),), 1)
     comparison = compare(failed, before, files=("the run in b.json", "the run in a.json"))
     assert comparison.sentence == "a at 1 in flight cannot be compared: the run in b.json is INVALID."
+
+
+def test_a_comparison_says_that_other_programs_make_it_doubtful() -> None:
+    runs = [
+        Run((block(name, ClosedLoop(1), others=others), block(name, ClosedLoop(1), others=others)), 1)
+        for name, others in (("a", 0.02), ("b", 0.34))
+    ]
+    (comparison,) = compare_targets(results(*runs))
+    assert comparison.meaningful
+    assert comparison.sentence.endswith(" Doubtful: other programs took up to 34% of the CPUs meanwhile.")

@@ -130,3 +130,19 @@ def test_an_open_loop_has_no_bottleneck_but_late_queries() -> None:
     (problem,) = run.problems
     assert problem.startswith("the generator could not keep up: 5.2% of the queries left more than 5 ms late")
     assert Run((block("cnn", OpenLoop(100.0), (0.001,) * 500, delayed=25),), 1).valid
+
+
+@pytest.mark.parametrize(
+    ("shares", "doubt"),
+    [
+        ((0.09, 0.09), ""),
+        ((None, None), ""),
+        ((0.05, 0.25), "other programs took 15% of this machine's CPUs meanwhile"),
+        ((None, 0.3), "other programs took 30% of this machine's CPUs meanwhile"),
+    ],
+)
+def test_other_programs_make_a_run_doubtful_but_not_invalid(shares: tuple[float | None, ...], doubt: str) -> None:
+    blocks = tuple(block("a", ClosedLoop(1), others=share) for share in shares)
+    run = Run(blocks, 1, planned_blocks=2)
+    assert run.doubt == doubt
+    assert run.valid

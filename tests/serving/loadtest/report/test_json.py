@@ -102,7 +102,15 @@ def test_results_of_the_first_version_are_still_read(tmp_path: Path) -> None:
             del run[name]
         del run["generator_ceiling"], run["limited_by_generator"]
         for saved_block in run["blocks"]:
-            for name in ("finished", "generator_cpu", "generator_busy", "generator_cpu_share", "cpus_busy", "server"):
+            for name in (
+                "finished",
+                "generator_cpu",
+                "generator_busy",
+                "generator_cpu_share",
+                "cpus_busy",
+                "others_cpu_share",
+                "server",
+            ):
                 del saved_block[name]
     (tmp_path / "a.json").write_text(json.dumps(document))
     read = json_reader.read(tmp_path / "a.json")

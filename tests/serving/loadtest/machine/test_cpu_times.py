@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from hangtag.serving.loadtest.generator.cpu_times import CpuTimes
+from hangtag.serving.loadtest.machine.cpu_times import CpuTimes
 
 
 def stat(folder: Path, *lines: str) -> Path:

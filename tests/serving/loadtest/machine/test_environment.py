@@ -1,7 +1,7 @@
 import re
 from pathlib import Path
 
-from hangtag.serving.loadtest.measuring import environment
+from hangtag.serving.loadtest.machine import environment
 
 
 def test_the_environment_names_processor_and_versions() -> None:
