@@ -15,7 +15,7 @@ from hangtag.export.foreign import intake
 from hangtag.export.foreign.document import MAX_BYTES
 from hangtag.export.gate.speed import TIMINGS
 from hangtag.export.repository import inventory
-from hangtag.options import refuse, runs_option
+from hangtag.options import models_option, refuse, runs_option
 from hangtag.serving import model_repository
 from hangtag.serving.model_repository import ModelRepositoryError
 from hangtag.training.data import fashion_mnist as data
@@ -24,13 +24,7 @@ from hangtag.training.runs.run import Run
 
 @click.command()
 @click.argument("run", required=False)
-@click.option(
-    "--models",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("models"),
-    show_default=True,
-    help="The model repository to publish into.",
-)
+@models_option("The model repository to publish into.")
 @runs_option
 @click.option(
     "--precision",

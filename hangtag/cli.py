@@ -44,17 +44,21 @@ SUBCOMMANDS = {
 }
 
 
-def _name_variables_after_flags(command: click.Command, prefix: str) -> None:
-    """Name each option's environment variable after its flag, not after its Python parameter (as_json for --json)."""
+def _name_variables(command: click.Command, prefix: str) -> None:
+    """Name each option's environment variable after the command and the flag: HANGTAG_HEALTH_SERVER for --server.
+
+    click would name it after the Python parameter (as_json for --json), and would read it after the variable that an
+    option declares for all commands (HANGTAG_SERVER), whose value the command's own variable is to replace.
+    """
     for option in command.params:
-        flag = max(option.opts, key=len).lstrip("-").replace("-", "_")
-        if isinstance(option, click.Option) and flag != option.name and option.allow_from_autoenv:
+        if isinstance(option, click.Option) and option.allow_from_autoenv:
             option.allow_from_autoenv = False
-            declared = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
-            option.envvar = [*declared, f"{prefix}_{flag.upper()}"]
+            flag = max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
+            common = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
+            option.envvar = [f"{prefix}_{flag}", *common]
     if isinstance(command, click.Group):
         for name, subcommand in command.commands.items():
-            _name_variables_after_flags(subcommand, f"{prefix}_{name.upper().replace('-', '_')}")
+            _name_variables(subcommand, f"{prefix}_{name.upper().replace('-', '_')}")
 
 
 class LazyGroup(click.Group):
@@ -89,7 +93,7 @@ class LazyGroup(click.Group):
         environment.prepare()
         with needs(entry.extra, f"'hangtag {cmd_name}'"):
             command: click.Command = getattr(importlib.import_module(module_name), attribute)
-        _name_variables_after_flags(command, f"HANGTAG_{cmd_name.upper()}")
+        _name_variables(command, f"HANGTAG_{cmd_name.upper()}")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -122,5 +126,7 @@ def main(ctx: click.Context) -> None:
     """Train Fashion-MNIST classifiers, export them to ONNX, serve them over gRPC, and load-test them.
 
     Every option can also be given as a variable: HANGTAG_SERVE_PORT=9000 is --port 9000 of hangtag serve.
+    HANGTAG_SERVER, HANGTAG_MODELS, HANGTAG_TLS_CA, HANGTAG_TLS_CERT, HANGTAG_TLS_KEY and HANGTAG_TOKEN_FILE hold for
+    every command that calls a server or uses a model repository; a command's own variable replaces them.
     """
     ctx.with_resource(_safe_path_for_children())

@@ -21,6 +21,25 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+def models_option(about: str, parameter: str = "models") -> Callable[[F], F]:
+    """``--models``, a model repository, which HANGTAG_MODELS sets for all commands.
+
+    Args:
+        about: The help text.
+        parameter: The name under which the command receives it.
+    """
+    return click.option(
+        "--models",
+        parameter,
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("models"),
+        envvar="HANGTAG_MODELS",
+        show_default=True,
+        show_envvar=True,
+        help=about,
+    )
+
+
 def runs_option(command: F) -> F:
     """``--runs``, as ``runs``: where a run is looked for by its name."""
     return click.option(

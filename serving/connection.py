@@ -12,10 +12,13 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from hangtag.errors import UserError
+from hangtag.serving import address as server_address
 from hangtag.serving.credentials import Credentials
 
 T = TypeVar("T")
 DEFAULT_TIMEOUT = 10.0
+# gRPC's words for a port that answers in another protocol, to a call without TLS and to one with it.
+_NOT_GRPC = ("Failed parsing HTTP/2", "handshake failed")
 _CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1)]  # the server limits the size of an answer
 
 
@@ -35,22 +38,24 @@ class Connection:
     """One channel to one server, closed by ``close`` or at the end of a ``with`` block. Thread-safe.
 
     Args:
-        address: HOST:PORT of the server.
+        address: HOST:PORT of the server, or an address for one of gRPC's name resolvers (``dns:///HOST:PORT``).
         timeout: each call's deadline in seconds. The deadline travels to the server, which drops a late request
             before it computes it.
         credentials: for a server with TLS or tokens.
 
     Raises:
+        AddressError: the address is a URL, or has no port.
         CredentialsError: a TLS file cannot be read. Calls raise it for the token's file.
     """
 
     def __init__(
         self,
-        address: str = "127.0.0.1:8001",
+        address: str = server_address.DEFAULT,
         *,
         timeout: float = DEFAULT_TIMEOUT,
         credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
     ) -> None:
+        server_address.require(address)
         self._address = address
         self._timeout = timeout
         self._credentials = credentials
@@ -99,7 +104,10 @@ class Connection:
 
     def _explained(self, error: grpc.RpcError) -> ClientError:
         code, details = error.code(), error.details() or ""
-        if code is grpc.StatusCode.UNAVAILABLE and "handshake failed" in details:
+        speaks_no_grpc = code is grpc.StatusCode.UNAVAILABLE and any(words in details for words in _NOT_GRPC)
+        if speaks_no_grpc and (explanation := server_address.http_explanation(self._address)):
+            details = explanation
+        elif code is grpc.StatusCode.UNAVAILABLE and "handshake failed" in details:
             details = (
                 f"no TLS with {self._address}; is --tls-ca its authority, and does it serve TLS? {_reason(details)}"
             )

@@ -5,6 +5,7 @@ from functools import cached_property
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from hangtag.serving import address as server_address
 from hangtag.serving.connection import ClientError, Connection
 
 
@@ -63,6 +64,8 @@ class HealthConnection(Connection):
                 raise self._explained(error) from error
         if model and status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
             message = f"the server at {self._address} served no model {model!r} within {seconds:g} s"
+        elif status is None and (explanation := server_address.http_explanation(self._address)):
+            message = explanation
         else:
             message = f"{model or 'the server'} at {self._address} was not ready within {seconds:g} s; its log says why"
         raise ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from hangtag.serving import address
 from hangtag.serving.credentials import Credentials, CredentialsError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -19,8 +20,28 @@ _CREDENTIALS = {
     "--token-file": "Send the first line of this file as bearer token.",
 }
 
+
+class ServerAddress(click.ParamType[str]):
+    """HOST:PORT of a gRPC server. A URL or a text without a port is a usage error, which says what to write."""
+
+    name = "HOST:PORT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            address.require(value)
+        except address.AddressError as error:
+            self.fail(f"{error}.", param, ctx)
+        return str(value)
+
+
 server_option = click.option(
-    "--server", default="127.0.0.1:8001", show_default=True, show_envvar=True, help="HOST:PORT of the server."
+    "--server",
+    type=ServerAddress(),
+    default=address.DEFAULT,
+    envvar="HANGTAG_SERVER",
+    show_default=True,
+    show_envvar=True,
+    help="The server's gRPC port.",
 )
 
 

@@ -1,7 +1,6 @@
 """``hangtag evaluate``: run a model on a data set, and print, write and draw its figures."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from hangtag.extras import needs
 from hangtag.options import FiniteRange, refuse, runs_option
 from hangtag.output import require_writable, write_text
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.options import credentials_options
+from hangtag.serving.options import ServerAddress, credentials_options
 from hangtag.training.data.datasets import DATASETS
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from hangtag.training.labels import distance as label_distance
@@ -25,7 +24,11 @@ from hangtag.training.labels import distance as label_distance
 
 @click.command()
 @click.argument("model", metavar="RUN|FILE.onnx|FOLDER|NAME")
-@click.option("--server", metavar="HOST:PORT", help="Evaluate the model NAME of this running server.")
+@click.option(
+    "--server",
+    type=ServerAddress(),
+    help="Evaluate the model NAME of the server with this gRPC port.  [default: none, whatever HANGTAG_SERVER says]",
+)
 @click.option("--model-version", default="", help="One version of a served model.  [default: the one that serves]")
 @click.option(
     "--timeout", type=FiniteRange(min=0.001), default=30.0, show_default=True, help="Seconds per call to a server."
@@ -142,8 +145,6 @@ def evaluate(
 def _refuse_unused_options(model: str, server: str | None, distances: str | None) -> None:
     if server is None:
         refuse("timeout", "model_version", because="only served models have it; name a server with --server.")
-    elif not re.fullmatch(r"\[?[^\s\[\]]+\]?:\d{1,5}", server):
-        raise click.UsageError(f"--server {server}: name it as HOST:PORT, for example 127.0.0.1:8001.")
     elif model.endswith(".onnx") or "/" in model:
         raise click.UsageError(f"{model} is a file or a folder; with --server, give the NAME of a model there.")
     if distances is None and (server is not None or model.endswith(".onnx")):

@@ -9,16 +9,10 @@ from hangtag.commands import models_view as view
 from hangtag.errors import UserError
 from hangtag.export import verify
 from hangtag.export.repository import inventory, promotion
+from hangtag.options import models_option
 from hangtag.serving.client import model_control
 
-_models = click.option(
-    "--models",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("models"),
-    show_default=True,
-    help="The model repository.",
-)
+_models = models_option("The model repository.", "folder")
 _version = click.option(
     "--version", type=click.IntRange(min=1), help="One of its versions.  [default: the one that serves]"
 )

@@ -9,18 +9,12 @@ from hangtag.commands import models_view, runs_view
 from hangtag.errors import UserError
 from hangtag.export.repository import inventory
 from hangtag.extras import needs
-from hangtag.options import runs_option
+from hangtag.options import models_option, runs_option
 from hangtag.output import require_writable, write_text
 from hangtag.training.runs import overview
 from hangtag.training.runs.overview import RunOverview
 
-_models = click.option(
-    "--models",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("models"),
-    show_default=True,
-    help="The model repository where exported versions are looked for.",
-)
+_models = models_option("The model repository where exported versions are looked for.")
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
 _html = click.option(
     "--html",

@@ -1,5 +1,6 @@
 """Turn two snapshots of a server's counters, which only grow, into rates, means and percentiles of each model."""
 
+import http.client
 import itertools
 import urllib.error
 import urllib.request
@@ -145,8 +146,11 @@ def fetch_metrics(url: str) -> Metrics:
     try:
         with urllib.request.urlopen(url, timeout=METRICS_TIMEOUT) as response:  # noqa: S310 - checked above
             return parse_metrics(response.read().decode())
-    except (OSError, ValueError) as error:
-        raise MetricsError(f"no metrics at {url}: {error}") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise MetricsError(
+            f"no metrics at {url}: {str(error) or type(error).__name__}. Give --metrics the server's port for metrics, "
+            "8002 unless 'hangtag serve --metrics-port' set another"
+        ) from error
 
 
 def parse_metrics(text: str) -> Metrics:

@@ -150,6 +150,45 @@ def test_every_variable_is_called_as_its_flag(name: str, monkeypatch: pytest.Mon
             assert option.resolve_envvar_value(context) == "given", variable
 
 
+COMMON = {
+    "HANGTAG_SERVER": ("health", "top", "classify", "loadtest", "models load", "models unload"),
+    "HANGTAG_MODELS": ("serve", "export", "models list", "models show", "models promote", "models verify", "runs list"),
+    "HANGTAG_TOKEN_FILE": ("health", "top", "classify", "loadtest", "models load", "models unload", "evaluate"),
+}
+
+
+@pytest.mark.parametrize(("common", "path"), [(variable, path) for variable, paths in COMMON.items() for path in paths])
+def test_a_variable_for_all_commands_gives_way_to_the_command_s_own(
+    common: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, *below = path.split()
+    command = main.get_command(click.Context(main), name)
+    for word in below:
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    assert command is not None
+    flag = f"--{common.removeprefix('HANGTAG_').lower().replace('_', '-')}"
+    own = "_".join(("HANGTAG", *path.upper().split(), common.removeprefix("HANGTAG_")))
+    (option,) = [each for each in command.params if flag in each.opts]
+    context = click.Context(command)
+    monkeypatch.setenv(common, "for all")
+    assert option.resolve_envvar_value(context) == "for all"
+    monkeypatch.setenv(own, "for one")
+    assert option.resolve_envvar_value(context) == "for one"
+    monkeypatch.setenv(own, "")
+    assert option.resolve_envvar_value(context) == "for all"
+    help_text = "".join(CliRunner().invoke(main, [*path.split(), "--help"]).output.split())
+    assert f"{own},{common}" in help_text
+
+
+def test_a_certificate_of_the_client_is_none_of_the_server_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANGTAG_TLS_CERT", "client.pem")
+    command = main.get_command(click.Context(main), "serve")
+    assert command is not None
+    (option,) = [each for each in command.params if "--tls-cert" in each.opts]
+    assert option.resolve_envvar_value(click.Context(command)) is None
+
+
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANGTAG_SERVE_PORT", "eight")
     result = CliRunner().invoke(main, ["serve"])

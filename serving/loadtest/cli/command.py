@@ -23,7 +23,7 @@ from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.report import table
 from hangtag.serving.loadtest.report.json_reader import read
-from hangtag.serving.options import credentials_options
+from hangtag.serving.options import credentials_options, server_option
 
 
 class WithCompare(click.Command):
@@ -42,9 +42,7 @@ class WithCompare(click.Command):
 
 @click.command(cls=WithCompare)
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option(
-    "--server", default=target.DEFAULT_SERVER, show_default=True, help="HOST:PORT of the server that has the MODELs."
-)
+@server_option
 @click.option(
     "--target",
     "others",

@@ -49,7 +49,7 @@ class Peak:
             late = f"the generator could not keep up even at {units.three_digits(lowest)} calls/s"
             return f"{self.target}: whether {bound} holds is not known: {late}."
         if self.rate is None:
-            limit = f" from {units.three_digits(lowest)} calls/s on (lower ones take a longer max_duration)"
+            limit = f" from {units.three_digits(lowest)} calls/s on (lower ones take a longer --max-duration)"
             return f"{self.target} keeps {bound} at no rate{limit * (lowest > LOWEST_RATE)}."
         limited = " (the generator could not send more: the server may keep it further)" * self.limited_by_generator
         return f"{self.target} keeps {bound} up to {units.three_digits(self.rate)} calls/s{limited}."

@@ -142,8 +142,8 @@ class Run:
         needed = early_stopping.samples_needed(0, self.percentile)
         if self.total.queries >= needed:
             return ""
-        # A judged run needs enough queries from the start, so only max_duration can have ended it.
-        setting = "max_duration" if self.judged else "min_query_count"
+        # A judged run needs enough queries from the start, so only --max-duration can have ended it.
+        setting = "--max-duration" if self.judged else "--min-query-count"
         return (
             f"{self.total.queries:,} queries are too few to tell a p{self.percentile:g} with 99 % confidence: that "
             f"takes {needed:,}, so raise {setting}"

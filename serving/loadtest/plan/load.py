@@ -21,7 +21,7 @@ class ClosedLoop:
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
-            raise ValueError(f"a concurrency is 1 or more, not {self.concurrency}")
+            raise ValueError(f"--concurrency must be 1 or more, not {self.concurrency}")
 
     @property
     def kind(self) -> Literal["closed loop"]:
@@ -41,9 +41,9 @@ class OpenLoop:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.rate) and self.rate > 0):
-            raise ValueError(f"a request rate is above 0 calls/s, not {self.rate:g}")
+            raise ValueError(f"--rate must be above 0 calls/s, not {self.rate:g}")
         if self.rate > MAX_RATE:
-            raise ValueError(f"a request rate is at most {MAX_RATE:,} calls/s, not {self.rate:g}")
+            raise ValueError(f"--rate must be at most {MAX_RATE:,} calls/s, not {self.rate:g}")
 
     @property
     def kind(self) -> Literal["open loop"]:

@@ -102,37 +102,44 @@ class Scenario:
 
     def __post_init__(self) -> None:
         if not self.targets:
-            raise ValueError("name at least one model or target")
-        for name, values in (("targets", self.names), ("concurrency", self.concurrency), ("rate", self.rate)):
+            raise ValueError("name at least one MODEL or --target")
+        repeatable = (("the targets", self.names), ("--concurrency", self.concurrency), ("--rate", self.rate))
+        for name, values in repeatable:
             if len(set(values)) != len(values):
-                raise ValueError(f"{name} names something twice: {', '.join(map(str, values))}")
+                raise ValueError(f"{name} must differ from each other: {', '.join(map(str, values))}")
         for setting in fields(self):
-            _check_range(setting.name, getattr(self, setting.name), setting.metadata)
+            _check_range(f"--{setting.name.replace('_', '-')}", getattr(self, setting.name), setting.metadata)
         if not 0 < self.percentile < 100:
-            raise ValueError(f"percentile lies between 0 and 100, not at {self.percentile:g}")
-        if self.max_duration < self.min_duration or self.max_query_count < self.min_query_count:
-            raise ValueError("a maximum (max_duration, max_query_count) lies below its minimum")
+            raise ValueError(f"--percentile must lie between 0 and 100, not at {self.percentile:g}")
+        if self.max_duration < self.min_duration:
+            raise ValueError(f"--max-duration {self.max_duration:g}s is below --min-duration {self.min_duration:g}s")
+        if self.max_query_count < self.min_query_count:
+            raise ValueError(
+                f"--max-query-count {self.max_query_count} is below --min-query-count {self.min_query_count}"
+            )
         if self.max_query_count < self.query_count:
             raise ValueError(
-                f"a p{self.percentile:g} takes {self.query_count:,} queries to tell: max_query_count is at least that"
+                f"it takes {self.query_count} queries to judge a p{self.percentile:g}, "
+                f"and --max-query-count {self.max_query_count} is below that"
             )
         self._check_peak()
         _ = self.closed_loops, self.open_loops(math.inf)  # Each load checks itself.
 
     def _check_peak(self) -> None:
         if self.find_peak and self.target_latency is None:
-            raise ValueError("find_peak searches for the highest rate that keeps a target_latency: give one")
+            raise ValueError("--find-peak searches for the highest rate that keeps --target-latency: give one")
         if self.find_peak and self.concurrency:
-            raise ValueError("find_peak is for rates: leave out the concurrency")
+            raise ValueError("--find-peak is for rates: leave out --concurrency")
         if self.find_peak and len(self.rate) > 1:
-            raise ValueError("find_peak begins at one rate, not at several")
+            raise ValueError("--find-peak begins at one rate: give --rate one value")
         if self.find_peak and self.rate and self.rate[0] < self.lowest_rate:
             raise ValueError(
-                f"find_peak cannot tell a p{self.percentile:g} at {self.rate[0]:g} calls/s, since {self.query_count:,} "
-                f"queries take longer than max_duration: raise it, or begin at {math.ceil(self.lowest_rate):,} calls/s"
+                f"--find-peak cannot judge a p{self.percentile:g} at {self.rate[0]:g} calls/s, since "
+                f"{self.query_count:,} queries take longer than --max-duration: raise it, or begin at --rate "
+                f"{math.ceil(self.lowest_rate)}"
             )
         if self.scenario == "server" and not (self.rate or self.find_peak):
-            raise ValueError("the server scenario needs a rate, or find_peak with a target_latency")
+            raise ValueError("--scenario server needs --rate, or --find-peak with --target-latency")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -203,9 +210,9 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         return
     unit = metadata.get("unit") and f" {metadata['unit']}"
     if value <= metadata.get("above", -math.inf):
-        raise ValueError(f"{name} is above {metadata['above']:g}{unit}, not {value:g}")
+        raise ValueError(f"{name} must be above {metadata['above']:g}{unit}, not {value:g}")
     if value < metadata.get("at_least", -math.inf):
-        raise ValueError(f"{name} is {metadata['at_least']:g}{unit} or more, not {value:g}")
+        raise ValueError(f"{name} must be {metadata['at_least']:g}{unit} or more, not {value:g}")
 
 
 def rounded_down(rate: float) -> float:

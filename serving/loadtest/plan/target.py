@@ -5,10 +5,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from hangtag.serving import address as server_address
+
 Method = Literal["infer", "classify"]
-DEFAULT_SERVER = "127.0.0.1:8001"
 _UNIX = ("unix:", "unix-abstract:")
-_HOST_PORT = re.compile(r"(\[[^\[\]\s/]+\]|[^\[\]\s/:]+):(?P<port>\d{1,5})")
 
 
 @dataclass(frozen=True)
@@ -18,23 +18,20 @@ class Target:
     Attributes:
         name: The name in reports.
         model: The model's name on its server.
-        address: HOST:PORT, or a unix: address.
+        address: HOST:PORT, or an address for one of gRPC's name resolvers.
         method: `infer` calls the Open Inference Protocol's ModelInfer, `classify` hangtag's Classify.
     """
 
     name: str
     model: str
-    address: str = DEFAULT_SERVER
+    address: str = server_address.DEFAULT
     method: Method = "infer"
 
     def __post_init__(self) -> None:
         for attribute in ("name", "model", "address"):
             if not getattr(self, attribute):
                 raise ValueError(f"a target has a {attribute}, and {self} has none")
-        # gRPC accepts any text as an address: it looks up "8001" as a host name, and turns port 99999 into 34463.
-        match = _HOST_PORT.fullmatch(self.address)
-        if not self.address.startswith(_UNIX) and (match is None or not 0 < int(match["port"]) < 1 << 16):
-            raise ValueError(f"{self.address!r} is no address: write HOST:PORT, for example {DEFAULT_SERVER}")
+        server_address.require(self.address)
 
     @property
     def is_loopback(self) -> bool:
@@ -57,5 +54,7 @@ def parse(text: str, method: Method = "infer") -> Target:
     """Parse NAME=HOST:PORT/MODEL. Raises ValueError."""
     match = re.fullmatch(r"(?P<name>[^=/]+)=(?P<address>[^/=]+:\d+)/(?P<model>[^/=]+)", text)
     if match is None:
-        raise ValueError(f"{text!r} is not a target: write NAME=HOST:PORT/MODEL, for example old=127.0.0.1:8001/cnn")
+        raise ValueError(
+            f"{text!r} is not a target: write NAME=HOST:PORT/MODEL, for example old={server_address.DEFAULT}/cnn"
+        )
     return Target(match["name"], match["model"], match["address"], method)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import grpc
 
+from hangtag.serving.address import http_explanation
+
 # gRPC's words for a connection that the server closed, as a TLS server does when a client speaks plain text.
 _CLOSED = ("Socket closed", "Connection reset", "recvmsg:Connection", "Broken pipe")
 
@@ -21,7 +23,7 @@ def explain(error: grpc.RpcError, address: str, tls_ca: Path | None) -> str:
             "give --tls-ca if it has a certificate."
         )
     if code == grpc.StatusCode.UNAVAILABLE and "Failed parsing HTTP/2" in details:
-        return f"the port at {address} does not speak gRPC; it may be for HTTP or metrics: give the gRPC port."
+        return f"{http_explanation(address) or f'the port at {address} does not speak gRPC: give the gRPC port'}."
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return f"no server answers at {address} ({details}): start one with 'hangtag serve' or give --server."
     if code == grpc.StatusCode.UNIMPLEMENTED:

@@ -13,6 +13,9 @@ from hangtag.serving.server.config.setting import check_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_COMMON_VARIABLES = {"models": "HANGTAG_MODELS"}
+"""A variable for all commands, beside the command's own. Not the client's HANGTAG_TLS_CERT: that is another file."""
+
 
 def server_options(command: F) -> F:
     """Give a click command one option per field of ServerConfig; it receives them as keyword arguments."""
@@ -24,6 +27,7 @@ def server_options(command: F) -> F:
             default=declared.default,
             multiple=isinstance(declared.default, tuple),
             metavar="NAME=N" if isinstance(check, ModelLimit) else None,
+            envvar=_COMMON_VARIABLES.get(declared.name),
             help=declared.metadata["help"],
             show_default=True,
             show_envvar=True,

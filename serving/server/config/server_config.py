@@ -169,8 +169,8 @@ class ServerConfig:
         validate(self)
         if self.max_queue_size < self.largest_batch_size:
             raise StartError(
-                f"max_queue_size ({self.max_queue_size}) is below max_batch_size ({self.largest_batch_size}): a full "
-                "batch could never gather. Raise the one or lower the other."
+                f"--max-queue-size ({self.max_queue_size}) is below --max-batch-size ({self.largest_batch_size}): a "
+                "full batch could never gather. Raise the one or lower the other."
             )
         if self.load_model and self.model_control != "explicit":
             raise StartError("--load-model goes with --model-control explicit; otherwise every model is loaded")

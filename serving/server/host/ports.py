@@ -1,8 +1,12 @@
-"""Whether a port of this machine can be bound."""
+"""Whether a port of this machine can be bound, and why not."""
 
+import errno
 import socket
+from pathlib import Path
 
 from hangtag.serving.server.errors import StartError
+
+_FIRST_FREE_FOR_ALL = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 def address_of(host: str, port: int) -> str:
@@ -10,19 +14,25 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def cannot_listen(address: str) -> StartError:
-    """Return the error of an address that cannot be bound."""
-    return StartError(
-        f"cannot listen on {address}: another program has the port, or the address is not this "
-        "machine's. Choose another with --port (0 picks a free one) or --host."
-    )
+def bind_problem(error: OSError, port: int) -> str:
+    """Why a port could not be bound, and for a privileged one who may bind it, as part of a sentence."""
+    if error.errno == errno.EACCES and port < (first := _first_port_for_all()):
+        return (
+            f"permission is missing, because ports below {first} are for root and for programs with the capability "
+            "CAP_NET_BIND_SERVICE (systemd grants it by AmbientCapabilities=CAP_NET_BIND_SERVICE)"
+        )
+    if error.errno == errno.EADDRINUSE:
+        return "another program has the port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "the address is not this machine's"
+    return error.strerror or str(error)
 
 
 def require_free(host: str, port: int) -> None:
     """Bind the port for a moment, without SO_REUSEPORT, which fails if any program has it.
 
     Raises:
-        StartError: The port is taken, or the host is not an address of this machine.
+        StartError: The port is taken or privileged, or the host is not an address of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -30,4 +40,14 @@ def require_free(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        raise cannot_listen(address_of(host, port)) from error
+        raise StartError(
+            f"cannot listen on {address_of(host, port)}: {bind_problem(error, port)}. "
+            "Choose another port with --port (0 picks a free one), or another address with --host."
+        ) from error
+
+
+def _first_port_for_all() -> int:
+    try:
+        return int(_FIRST_FREE_FOR_ALL.read_text())
+    except (OSError, ValueError):  # not Linux
+        return 1024

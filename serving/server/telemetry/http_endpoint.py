@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.host.ports import bind_problem
 from hangtag.serving.server.telemetry.prometheus import StateCollector
 
 log = structlog.get_logger()
@@ -87,9 +88,10 @@ class MetricsServer:
             self._server = make_server(
                 config.host, config.metrics_port, self._answer, server_class=server_class, handler_class=_Handler
             )
-        except (OSError, OverflowError) as error:
+        except OSError as error:
+            problem = bind_problem(error, config.metrics_port)
             raise StartError(
-                f"cannot listen on {config.address(config.metrics_port)} for metrics: {error}. Choose another port "
+                f"cannot listen on {config.address(config.metrics_port)} for metrics: {problem}. Choose another port "
                 "with --metrics-port (0 picks a free one, -1 turns metrics off), or another address with --host."
             ) from error
         self.port: int = self._server.server_port

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hangtag.serving import address as server_address
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult, TimeSlice
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.caching import CacheCheck
@@ -15,7 +16,7 @@ from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.plan.target import DEFAULT_SERVER, Target
+from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from hangtag.serving.loadtest.statistics.intervals import Interval
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
@@ -23,7 +24,7 @@ from hangtag.serving.loadtest.sut.description import Description
 from tests.serving.loadtest.fake_server import metadata
 
 
-def targets(*names: str, address: str = DEFAULT_SERVER) -> tuple[Target, ...]:
+def targets(*names: str, address: str = server_address.DEFAULT) -> tuple[Target, ...]:
     """Targets with the names of their models."""
     return tuple(Target(name, name, address) for name in names)
 

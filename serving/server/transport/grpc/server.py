@@ -12,7 +12,8 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import Control
 from hangtag.serving.server.engine.model_settings import largest_settings
-from hangtag.serving.server.host.ports import cannot_listen
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.host.ports import require_free
 from hangtag.serving.server.transport.grpc.calls import Queries
 from hangtag.serving.server.transport.grpc.classifier_service import ClassifierService
 from hangtag.serving.server.transport.grpc.event_loop import run
@@ -80,14 +81,15 @@ class GrpcServer:
             address: As grpcio takes it, for example unix:/run/hangtag.sock; empty for the configured host and port.
 
         Raises:
-            StartError: The address is not free, or not this machine's.
+            StartError: The address is not free, not this machine's, or needs a permission that is missing.
         """
         config = self._engine.config
-        address = address or config.address(config.port)
         try:
-            return run(self._start(address))
+            return run(self._start(address or config.address(config.port)))
         except RuntimeError as error:
-            raise cannot_listen(address) from error
+            if not address:
+                require_free(config.host, config.port)  # grpcio does not say what is wrong; this does
+            raise StartError(f"cannot listen on {address or config.address(config.port)}: {error}") from error
 
     def refresh_health(self) -> None:
         """Set health to what the engine serves now: the server as a whole, and each model under its own name."""

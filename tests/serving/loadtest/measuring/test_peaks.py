@@ -59,7 +59,7 @@ def test_a_bound_that_is_never_kept_has_no_peak() -> None:
     scenario, running = session(SimulatedServer(edge=0.0), rate=(50.0,))
     (fast, _) = peaks.find(scenario, running)
     assert fast.rate is None
-    least = "from 9.96 calls/s on (lower ones take a longer max_duration)"
+    least = "from 9.96 calls/s on (lower ones take a longer --max-duration)"
     assert fast.sentence == f"fast keeps p99 within 10.0 ms at no rate {least}."
     scenario, running = session(SimulatedServer(edge=0.0), rate=(50.0,), max_duration=600.0)
     (fast, _) = peaks.find(scenario, running)

@@ -24,37 +24,38 @@ def test_only_the_loads_in_the_settings_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "option"),
     [
-        {"targets": ()},
-        {"targets": targets("cnn", "cnn")},
-        {"concurrency": (0,)},
-        {"concurrency": (8, 8)},
-        {"rate": (-1.0,)},
-        {"rate": (float("nan"),)},
-        {"rate": (float("inf"),)},
-        {"min_duration": 0.0},
-        {"min_duration": 61.0},
-        {"min_query_count": 0},
-        {"max_query_count": 10},
-        {"blocks": 0},
-        {"batch_size": 0},
-        {"channels": 0},
-        {"deadline": 0.0},
-        {"warm_up": -1.0},
-        {"seed": -1},
-        {"processes": 0},
-        {"percentile": 100.0},
-        {"target_latency": 0.0},
-        {"find_peak": True},
-        {"find_peak": True, "target_latency": 0.1, "concurrency": (1,)},
-        {"find_peak": True, "target_latency": 0.1, "rate": (1.0, 2.0)},
-        {"scenario": "server"},
+        ({"targets": ()}, "--target"),
+        ({"targets": targets("cnn", "cnn")}, "the targets"),
+        ({"concurrency": (0,)}, "--concurrency"),
+        ({"concurrency": (8, 8)}, "--concurrency"),
+        ({"rate": (-1.0,)}, "--rate"),
+        ({"rate": (float("nan"),)}, "--rate"),
+        ({"rate": (float("inf"),)}, "--rate"),
+        ({"min_duration": 0.0}, "--min-duration"),
+        ({"min_duration": 61.0}, "--max-duration 60s is below --min-duration 61s"),
+        ({"min_query_count": 0}, "--min-query-count"),
+        ({"max_query_count": 10}, "--max-query-count 10 is below --min-query-count 500"),
+        ({"blocks": 0}, "--blocks"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"channels": 0}, "--channels"),
+        ({"deadline": 0.0}, "--deadline"),
+        ({"warm_up": -1.0}, "--warm-up"),
+        ({"seed": -1}, "--seed"),
+        ({"processes": 0}, "--processes"),
+        ({"percentile": 100.0}, "--percentile"),
+        ({"target_latency": 0.0}, "--target-latency"),
+        ({"find_peak": True}, "--find-peak searches for the highest rate that keeps --target-latency"),
+        ({"find_peak": True, "target_latency": 0.1, "concurrency": (1,)}, "--concurrency"),
+        ({"find_peak": True, "target_latency": 0.1, "rate": (1.0, 2.0)}, "--rate"),
+        ({"scenario": "server"}, "--scenario"),
     ],
 )
-def test_settings_out_of_range_or_in_conflict_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"\w"):
+def test_settings_out_of_range_or_in_conflict_are_refused_by_the_option(wrong: dict[str, object], option: str) -> None:
+    with pytest.raises(ValueError, match=option) as caught:
         Scenario(**({"targets": targets("cnn")} | wrong))  # type: ignore[arg-type]
+    assert "_" not in str(caught.value)
 
 
 def test_the_shares_of_blocks_fulfil_the_limits_together() -> None:
@@ -75,7 +76,7 @@ def test_a_run_ends_when_both_minima_are_reached_or_one_maximum() -> None:
 
 
 def test_a_rate_that_no_generator_can_send_is_refused_before_it_is_planned() -> None:
-    with pytest.raises(ValueError, match="a request rate is at most 1,000,000 calls/s, not 1e\\+09"):
+    with pytest.raises(ValueError, match="--rate must be at most 1,000,000 calls/s, not 1e\\+09"):
         OpenLoop(1e9)
 
 
@@ -95,7 +96,7 @@ def test_a_run_that_is_judged_takes_the_queries_that_its_percentile_needs() -> N
         scenario = Scenario(cnn, concurrency=(1,), **(few | judged))
         assert (scenario.judged, scenario.limits.min_query_count) == (True, 4603)
     assert not Scenario(cnn, scenario="offline", **few).judged  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"p99\.9 takes 4,603 queries to tell: max_query_count is at least that"):
+    with pytest.raises(ValueError, match=r"4603 queries to judge a p99\.9, and --max-query-count 4602 is below"):
         Scenario(cnn, target_latency=0.01, max_query_count=4602, **few)  # type: ignore[arg-type]
 
 
@@ -103,7 +104,7 @@ def test_a_search_does_not_start_at_a_rate_too_low_to_tell() -> None:
     search = {"find_peak": True, "target_latency": 0.01, "percentile": 99.9}
     lowest = Scenario(targets("cnn"), **search).lowest_rate  # type: ignore[arg-type]
     assert lowest == pytest.approx(4603 / 60, rel=0.07)
-    with pytest.raises(ValueError, match=r"p99\.9 at 50 calls/s, .* or begin at 82 calls/s"):
+    with pytest.raises(ValueError, match=r"p99\.9 at 50 calls/s, .* or begin at --rate 82"):
         Scenario(targets("cnn"), rate=(50.0,), **search)  # type: ignore[arg-type]
     assert Scenario(targets("cnn"), rate=(50.0,), max_duration=120.0, **search).lowest_rate < 50  # type: ignore[arg-type]
 

@@ -23,7 +23,7 @@ def test_a_target_is_complete(empty: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1", "localhost:", "8001", ":8001", "a:0", "a:65536", "::1:8001", "[::1]", "http://a:1", "a b:1"],
+    ["127.0.0.1", "localhost:", "8001", ":8001", "a:0", "a:65536", "::1:8001", "[::1]", "a b:1"],
 )
 def test_other_addresses_are_refused_before_any_call(address: str) -> None:
     with pytest.raises(ValueError, match=r"is no address: write HOST:PORT, for example 127\.0\.0\.1:8001"):

@@ -139,7 +139,7 @@ def test_a_port_for_http_is_recognised() -> None:
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     threading.Thread(target=web.serve_forever).start()
     try:
-        with pytest.raises(TargetError, match="does not speak gRPC; it may be for HTTP or metrics: give the gRPC port"):
+        with pytest.raises(TargetError, match="speaks HTTP, not gRPC: give --server the gRPC port"):
             describe(f"127.0.0.1:{web.server_port}")
     finally:
         web.shutdown()

@@ -143,9 +143,9 @@ def test_the_declarations_do_not_need_click() -> None:
 
 
 def test_a_queue_that_never_fills_a_batch_is_refused() -> None:
-    with pytest.raises(StartError, match=r"max_queue_size \(8\) is below max_batch_size \(64\)"):
+    with pytest.raises(StartError, match=r"--max-queue-size \(8\) is below --max-batch-size \(64\)"):
         ServerConfig(max_queue_size=8)
-    with pytest.raises(StartError, match=r"max_queue_size \(64\) is below max_batch_size \(128\)"):
+    with pytest.raises(StartError, match=r"--max-queue-size \(64\) is below --max-batch-size \(128\)"):
         ServerConfig(max_queue_size=64, model_max_batch_size=(("lstm", 128),))
 
 

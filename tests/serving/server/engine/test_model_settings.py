@@ -44,7 +44,7 @@ def test_a_models_settings_take_precedence_and_the_rest_is_the_servers(tmp_path:
         ("provider = 'tpu'", "provider: 'tpu' is not one of 'auto', 'cpu', 'cuda', 'tensorrt'"),
         ("cuda_graphs = true", "cuda_graphs: True is not one of 'off', 'auto', 'on'"),
         ("gpu_mem_limit_mib = -1", "gpu_mem_limit_mib: -1 is not a whole number of at least 0"),
-        ("max_batch_size = 101", "max_queue_size (100) is below max_batch_size (101)"),
+        ("max_batch_size = 101", "--max-queue-size (100) is below --max-batch-size (101)"),
     ],
 )
 def test_invalid_settings_name_the_file_and_what_was_expected(tmp_path: Path, text: str, expected: str) -> None:

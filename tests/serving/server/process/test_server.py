@@ -1,8 +1,11 @@
 """``hangtag serve`` in a process of its own."""
 
+import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -16,7 +19,7 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from tests import onnx_models
-from tests.serving.command import TIMEOUT, hangtag, serving
+from tests.serving.command import TIMEOUT, environment, hangtag, serving
 from tests.serving.server.transport.live import index, outputs, request
 
 pytestmark = pytest.mark.slow
@@ -195,7 +198,41 @@ def test_a_port_in_use_gives_one_clear_line(models: Path) -> None:
         result = hangtag("serve", "--models", str(models), "--port", str(port))
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith(f"Error: cannot listen on 127.0.0.1:{port}: another program has the port, or")
+    assert result.stderr.startswith(f"Error: cannot listen on 127.0.0.1:{port}: another program has the port. ")
+
+
+@pytest.mark.parametrize(("option", "what"), [("--port", ""), ("--metrics-port", " for metrics")])
+def test_a_privileged_port_names_the_permission_that_is_missing(models: Path, option: str, what: str) -> None:
+    """Made to happen: the command runs without the capability that root usually has."""
+    first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    if first <= 81:
+        pytest.skip(f"this kernel lets everybody bind ports from {first} on")
+    ports = {"--port": "0", "--metrics-port": "0"} | {option: "81"}
+    result = subprocess.run(
+        [
+            *(("setpriv", "--bounding-set", "-net_bind_service") if os.geteuid() == 0 else ()),
+            *(sys.executable, "-m", "hangtag", "serve", "--models", str(models)),
+            *(word for pair in ports.items() for word in pair),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env=environment(),
+    )
+    assert result.returncode == 1
+    line = last_line(result.stderr)
+    assert line.startswith(
+        f"Error: cannot listen on 127.0.0.1:81{what}: permission is missing, because ports below {first} "
+    )
+    assert f"Choose another port with {option} (0 picks a free one" in line
+
+
+def test_an_address_of_another_machine_is_named(models: Path) -> None:
+    result = hangtag("serve", "--models", str(models), "--host", "192.0.2.1", "--metrics-port", "-1")
+    assert result.returncode == 1
+    assert last_line(result.stderr).startswith(
+        "Error: cannot listen on 192.0.2.1:8001: the address is not this machine's. "
+    )
 
 
 def last_line(text: str) -> str:
@@ -226,7 +263,7 @@ def test_the_error_names_a_broken_model(models: Path) -> None:
 def test_values_that_do_not_fit_together_are_explained(models: Path) -> None:
     result = hangtag("serve", "--models", str(models), "--max-batch-size", "512")
     assert result.returncode == 1
-    assert last_line(result.stderr).startswith("Error: max_queue_size (256) is below max_batch_size (512)")
+    assert last_line(result.stderr).startswith("Error: --max-queue-size (256) is below --max-batch-size (512)")
 
 
 def test_listening_beyond_loopback_logs_a_warning(models: Path) -> None:

@@ -1,0 +1,66 @@
+"""The addresses of servers: which texts are none, and what listens at one."""
+
+import http.server
+import socket
+import threading
+
+import pytest
+
+from hangtag.errors import UserError
+from hangtag.serving import address
+from hangtag.serving.client import Client
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "127.0.0.1:8001",
+        "localhost:1",
+        "[::1]:65535",
+        "gpu-1.example.org:8001",
+        "unix:/run/x",
+        "dns:///hangtag.default:1",
+    ],
+)
+def test_a_host_with_a_port_or_a_resolver_s_address_is_taken(text: str) -> None:
+    address.require(text)
+
+
+@pytest.mark.parametrize("text", ["", "127.0.0.1", "8001", ":8001", "a:0", "a:65536", "::1:8001", "[::1]", "a b:1"])
+def test_other_texts_are_refused_before_any_call(text: str) -> None:
+    with pytest.raises(address.AddressError, match=r"is no address: write HOST:PORT, for example 127\.0\.0\.1:8001"):
+        Client(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("http://127.0.0.1:8001", r"write 127\.0\.0\.1:8001, and make sure that this is the server's gRPC port"),
+        ("HTTP://gpu-1:8001/v2/models", "write gpu-1:8001, and make sure"),
+        ("https://example.org", "write example.org:PORT, and make sure .* for TLS add --tls-ca"),
+        ("https://[::1]:8443/", r"write \[::1\]:8443, .* for TLS add --tls-ca"),
+        ("grpc://gpu-1:8001", "write gpu-1:8001$"),
+        ("grpcs://gpu-1:8001", "write gpu-1:8001; for TLS add --tls-ca"),
+        ("http://", "write HOST:PORT"),
+    ],
+)
+def test_a_url_is_refused_with_what_to_write_instead(url: str, advice: str) -> None:
+    with pytest.raises(UserError, match=advice):
+        Client(url)
+
+
+def test_another_server_of_http_is_no_port_for_metrics() -> None:
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=web.serve_forever).start()
+    try:
+        assert "speaks HTTP, not gRPC: give --server" in address.http_explanation(f"127.0.0.1:{web.server_port}")
+    finally:
+        web.shutdown()
+        web.server_close()
+
+
+def test_where_no_http_is_spoken_there_is_nothing_to_explain() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        assert not address.http_explanation(f"127.0.0.1:{silent.getsockname()[1]}")
+    assert not address.http_explanation("unix:/run/hangtag.sock")
