@@ -31,16 +31,16 @@ JUDGED = "cnn"
 @click.option("--place", type=click.Choice(["apart", "together"]), default="apart", show_default=True)
 @click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
 @click.option("--concurrency", default=16, show_default=True)
-@click.option("--seconds", default=2, show_default=True, help="Of each run; perf_analyzer's takes three times as long.")
+@click.option("--seconds", default=2.0, show_default=True, help="Of each run; perf_analyzer's takes three times that.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=conditions.RESULTS, help="The results file.")
-def main(place: str, models: Path, concurrency: int, seconds: int, rounds: int, out: Path) -> None:
+def main(place: str, models: Path, concurrency: int, seconds: float, rounds: int, out: Path) -> None:
     """Compare hangtag's load test with perf_analyzer and h2load on the same closed loop.
 
     Needs a machine that does nothing else. Exit code 1 when hangtag's throughput or p50 differs from h2load's by more
     than 10 % and it does not report itself as a limit.
     """
-    command = f"python -m studies loadtest agreement --place {place} --rounds {rounds} --seconds {seconds}"
+    command = f"python -m studies loadtest agreement --place {place} --rounds {rounds} --seconds {seconds:g}"
     line = conditions.line(place, command) | {"tools": conditions.tool_versions(), "concurrency": concurrency}
     line["models"] = {model: {name: [] for name in TOOLS} for model in MODELS}
     with other_programs() as others, _served(models, apart=place == "apart") as server:

@@ -36,7 +36,7 @@ class Figures:
     cpu: float | None = None
 
 
-def hangtag(address: str, model: str, concurrency: int, seconds: int) -> Figures:
+def hangtag(address: str, model: str, concurrency: int, seconds: float) -> Figures:
     """This project's load test. Raises RuntimeError when the run is not VALID."""
     scenario = Scenario(
         targets=(Target(model, model, address),),
@@ -55,7 +55,7 @@ def hangtag(address: str, model: str, concurrency: int, seconds: int) -> Figures
     return Figures(measured.throughput, total.latency.percentile(50), measured.limited_by_generator, cpu)
 
 
-def perf_analyzer(address: str, model: str, concurrency: int, seconds: int) -> Figures:
+def perf_analyzer(address: str, model: str, concurrency: int, seconds: float) -> Figures:
     """NVIDIA's perf_analyzer, over time windows. It reports its figures even where it finds them unstable.
 
     Raises:
@@ -63,7 +63,7 @@ def perf_analyzer(address: str, model: str, concurrency: int, seconds: int) -> F
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.csv"
-        window = ("--measurement-interval", str(1000 * seconds), "-s", "1000", "-r", "3", "--percentile", "50")
+        window = ("--measurement-interval", str(round(1000 * seconds)), "-s", "1000", "-r", "3", "--percentile", "50")
         loop = ("--concurrency-range", str(concurrency), "-b", "1")
         target = ("-m", model, "-i", "grpc", "-u", address, "-f", str(report))
         output = _run(str(PEERS / "perf_analyzer"), *target, *window, *loop)
@@ -74,7 +74,7 @@ def perf_analyzer(address: str, model: str, concurrency: int, seconds: int) -> F
     return Figures(float(row["Inferences/Second"]), float(row["p50 latency"]) / 1e6)
 
 
-def h2load(address: str, model: str, concurrency: int, seconds: int) -> Figures:
+def h2load(address: str, model: str, concurrency: int, seconds: float) -> Figures:
     """nghttp2's h2load. It knows HTTP/2 but not gRPC, so a call is a POST request with a prepared body.
 
     Raises:
@@ -90,7 +90,7 @@ def h2load(address: str, model: str, concurrency: int, seconds: int) -> Figures:
     return Figures(outcome.per_second, outcome.p50_ms / 1e3, cpu=cpu)
 
 
-TOOLS: Mapping[str, Callable[[str, str, int, int], Figures]] = MappingProxyType(
+TOOLS: Mapping[str, Callable[[str, str, int, float], Figures]] = MappingProxyType(
     {"hangtag": hangtag, "perf_analyzer": perf_analyzer, "h2load": h2load}
 )
 

@@ -87,8 +87,8 @@ def test_the_tools_are_compared_on_the_real_server(tmp_path: Path, place: str) -
         if shutil.which(program) is None:
             pytest.fail(f"{program} is missing: run 'make test', which installs it")
     file = tmp_path / "results.jsonl"
-    quick = ["--models", str(ROOT / "models"), "--rounds", "1", "--seconds", "1", "--out", str(file)]
-    result = CliRunner().invoke(agreement.main, ["--place", place, *quick])
+    quick = ["--rounds", "1", "--seconds", "0.2", "--concurrency", "2", "--out", str(file)]
+    result = CliRunner().invoke(agreement.main, ["--place", place, "--models", str(ROOT / "models"), *quick])
     # Whether they agree takes a machine that does nothing else.
     assert result.exit_code == 0 or "more than 10%" in result.stderr, result.output
     line = results.read(file)[place]
