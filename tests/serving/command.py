@@ -35,9 +35,10 @@ def hangtag(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 class Serving:
     """A running ``hangtag serve``; a thread reads its log."""
 
-    def __init__(self, *arguments: str, **more: str) -> None:
+    def __init__(self, *arguments: str, first: str = "", **more: str) -> None:
+        """first: Python statements that the process executes before the command."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "hangtag", "serve", *arguments],
+            [sys.executable, "-c", f"{first}\nfrom hangtag.cli import main\nmain()", "serve", *arguments],
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -98,9 +99,9 @@ class Serving:
 
 
 @contextmanager
-def serving(*arguments: str, **more: str) -> Iterator[Serving]:
+def serving(*arguments: str, first: str = "", **more: str) -> Iterator[Serving]:
     """A server process that does not outlive the test."""
-    server = Serving(*arguments, **more)
+    server = Serving(*arguments, first=first, **more)
     try:
         yield server
     finally:

@@ -261,11 +261,13 @@ class Supervisor:
                 worker.kill()
 
     def _monitor_workers(self) -> None:
+        polling = self._config.model_control == "poll"
+        interval = min(CHECK_SECONDS, self._config.poll_seconds) if polling else CHECK_SECONDS
         last_poll = time.monotonic()
-        while not self._stopping.wait(CHECK_SECONDS):
+        while not self._stopping.wait(interval):
             try:
                 self._check_workers()
-                if self._config.model_control == "poll" and time.monotonic() - last_poll >= self._config.poll_seconds:
+                if polling and time.monotonic() - last_poll >= self._config.poll_seconds:
                     last_poll = time.monotonic()
                     for worker in self._workers_that_get_changes():
                         worker.call(Poll(), HANG_SECONDS)
