@@ -1,10 +1,12 @@
 """Quantiles of Student's t distribution, without scipy."""
 
 import math
+from functools import cache
 
 CONFIDENCE = 0.95
 
 
+@cache
 def critical_value(freedom: int, confidence: float = CONFIDENCE) -> float:
     """The t with P[|T| <= t] = confidence, for a T with this many degrees of freedom. Raises ValueError."""
     if freedom < 1:

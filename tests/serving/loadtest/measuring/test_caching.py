@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 def check_caching(server: FakeServer) -> caching.CacheCheck | None:
     (target,) = targets("fast", address=server.address)
-    scenario = Scenario((target,), min_duration=0.6, min_query_count=60)
+    scenario = Scenario((target,), min_duration=0.3, min_query_count=60)
     pools = caching.request_pools(target, metadata("fast"), batch_size=1)
     stop = threading.Event()
     with GeneratorProcesses(pools, CallSettings(), 2, stop) as generators:
