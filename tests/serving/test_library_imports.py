@@ -48,6 +48,11 @@ def test_an_import_changes_nothing_of_the_importing_program(statement: str) -> N
     assert json.loads(result.stdout) == {}
 
 
+def test_a_load_test_starts_without_matplotlib_which_only_its_page_needs() -> None:
+    code = "import hangtag.serving.loadtest.cli, sys; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment())
+
+
 def variables_after(code: str, **variables: str) -> dict[str, str | None]:
     """gRPC's and ONNX Runtime's variables once this code has run in a process of its own."""
     code = f"import os, sys\n{code}\nprint({{name: os.environ.get(name) for name in {_GRPC_AND_ORT!r}}})"

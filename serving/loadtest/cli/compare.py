@@ -11,7 +11,6 @@ from hangtag.output import writing
 from hangtag.serving.loadtest.cli import report_files
 from hangtag.serving.loadtest.comparison.compare import compare_saved
 from hangtag.serving.loadtest.comparison.saved_results import SavedResults
-from hangtag.serving.loadtest.report import saved_comparison
 from hangtag.serving.loadtest.report.json_reader import read
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -44,6 +43,9 @@ def compare(a: Path, b: Path, html_file: Path | None, json_file: Path | None) ->
     \b
     Exit code: 0 compared, 1 a file cannot be used or nothing can be compared.
     """
+    # Not above: it imports matplotlib, which takes half of the start of `hangtag loadtest`.
+    from hangtag.serving.loadtest.report import saved_comparison
+
     report_files.require_all_writable({"html": html_file, "json": json_file})
     before, after = read(a), read(b)
     console = Console()

@@ -11,7 +11,7 @@ from hangtag.output import OutputError, require_writable, writing
 from hangtag.serving.loadtest.comparison.compare import Comparison
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.report import csv, html, json_writer, junit, prometheus
+from hangtag.serving.loadtest.report import csv, json_writer, junit, prometheus
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 Comparisons = Sequence[Comparison]
@@ -35,10 +35,16 @@ def _json(results: Results, comparisons: Comparisons, outcomes: Outcomes) -> str
     return json.dumps(json_writer.build(results, comparisons, outcomes), indent=1, allow_nan=False)
 
 
+def _html(results: Results, comparisons: Comparisons, outcomes: Outcomes) -> str:
+    from hangtag.serving.loadtest.report import html  # not above: matplotlib takes half of the command's start
+
+    return html.render(results, comparisons, outcomes)
+
+
 REPORT_FILES = (
     ReportFile("--json", "Write everything as JSON.", _json),
     ReportFile("--csv", "Write a line for each run.", lambda results, *_: csv.render(results)),
-    ReportFile("--html", "Write a page with pictures.", html.render),
+    ReportFile("--html", "Write a page with pictures.", _html),
     ReportFile(
         "--junit",
         "Write JUnit XML: a test for each run and each --fail-if.",
