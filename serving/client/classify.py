@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hangtag.errors import UserError
-from hangtag.serving.client import image_files, pictures, side_by_side
+from hangtag.serving.client import image_files, picture_check, pictures, side_by_side
 from hangtag.serving.client.classification import Classification
 from hangtag.serving.client.client import Client
 from hangtag.serving.connection import ClientError
@@ -64,6 +64,9 @@ def classify(
     another size is scaled to fit as a whole. If the model's file has distances of labels, each runner-up shows its
     distance from the first label: 0 is the same, 1 the farthest pair.
 
+    A picture that seems blank or inverted is still classified, with a warning that says what helps (with --json:
+    "warning").
+
     \b
     Examples:
       hangtag classify examples/garments/*.png
@@ -92,20 +95,22 @@ def classify(
                 failed = True
                 click.echo(f"{path}: {error.strerror if isinstance(error, OSError) else error}", err=True)
                 continue
+            warning = picture_check.warning(data, answer.task)
             if as_json:
-                click.echo(json.dumps({"image": str(path), **_fields(answer)}))
+                click.echo(json.dumps({"image": str(path), **_fields(answer), **_optional(warning)}))
             else:
-                _show(console, path, data, answer, drawn)
+                _show(console, path, data, answer, drawn, warning)
     if failed:
         raise SystemExit(1)
 
 
-def _show(console: Console, path: Path, data: bytes, answer: Classification, drawn: bool) -> None:
+def _show(console: Console, path: Path, data: bytes, answer: Classification, drawn: bool, warning: str) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for rank, label in enumerate(answer.labels):
         distance = f"distance {label.distance:.2f}" if rank and label.distance is not None else None
         table.add_row(Text(label.name), f"{label.probability:7.2%}", "█" * round(label.probability * 20), distance)
     pictures.print_with_image(console, data if drawn else None, Group(_title(path, answer), table))
+    _print_warning(console, warning)
     console.print(
         f"[dim]{answer.model} version {answer.version}: {answer.queue_ms:.1f} ms queued, "
         f"{answer.compute_ms:.1f} ms computed[/dim]\n",
@@ -125,17 +130,28 @@ def _show_compared(
     """Print the outcomes; return whether a model failed."""
     failures = {model: outcome for model, outcome in outcomes.items() if isinstance(outcome, ClientError)}
     answers = [outcome for outcome in outcomes.values() if isinstance(outcome, Classification)]
+    warning = picture_check.warning(data, answers[0].task) if answers else ""
     if as_json:
         models = [_fields(outcome) | {"model": model} for model, outcome in outcomes.items()]
-        click.echo(json.dumps({"image": str(path), "models": models}))
+        click.echo(json.dumps({"image": str(path), "models": models, **_optional(warning)}))
     elif answers:
         table = side_by_side.table(answers)
         title = Text(f"{path.name}: {side_by_side.verdict(answers)}", style="italic")
         pictures.print_with_image(console, data if drawn else None, Group(title, table))
+        _print_warning(console, warning)
         console.print()
     for model, failure in failures.items():
         click.echo(f"{path}: {model}: {failure}", err=True)
     return bool(failures)
+
+
+def _print_warning(console: Console, warning: str) -> None:
+    if warning:
+        console.print(Text.assemble(("WARNING ", "bold yellow"), warning))
+
+
+def _optional(warning: str) -> dict[str, str]:
+    return {"warning": warning} if warning else {}
 
 
 def _fields(outcome: Classification | ClientError) -> dict[str, Any]:
