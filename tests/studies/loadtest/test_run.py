@@ -82,13 +82,13 @@ def test_the_page_shows_every_measurement_with_its_conditions(document: dict[str
 
 
 @pytest.mark.parametrize("place", ["apart", "together"])
-def test_the_tools_are_compared_on_the_real_server(tmp_path: Path, place: str) -> None:
+def test_the_tools_are_compared_on_the_real_server(lstm_and_cnn: Path, tmp_path: Path, place: str) -> None:
     for program in (PEERS / "perf_analyzer", "h2load"):
         if shutil.which(program) is None:
             pytest.fail(f"{program} is missing: run 'make test', which installs it")
     file = tmp_path / "results.jsonl"
     quick = ["--rounds", "1", "--seconds", "0.2", "--concurrency", "2", "--out", str(file)]
-    result = CliRunner().invoke(agreement.main, ["--place", place, "--models", str(ROOT / "models"), *quick])
+    result = CliRunner().invoke(agreement.main, ["--place", place, "--models", str(lstm_and_cnn), *quick])
     # Whether they agree takes a machine that does nothing else.
     assert result.exit_code == 0 or "more than 10%" in result.stderr, result.output
     line = results.read(file)[place]

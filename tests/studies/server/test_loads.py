@@ -16,7 +16,6 @@ from studies.server.scenarios import Bench, _recovery, closed_loop
 
 pytestmark = pytest.mark.slow
 
-MODELS = Path(__file__).parents[3] / "models"
 NEEDS_H2LOAD = pytest.mark.skipif(shutil.which("h2load") is None, reason="needs h2load (Debian: nghttp2-client)")
 
 
@@ -52,8 +51,8 @@ def test_recovery_is_when_ten_in_a_row_take_the_usual_time() -> None:
 
 @NEEDS_H2LOAD
 @pytest.mark.parametrize("transport", ["native", "grpc"])
-def test_a_closed_loop_is_put_on_a_real_server(transport: str) -> None:
-    with served(hangtag_serve(MODELS, "--transport", transport)) as server:
+def test_a_closed_loop_is_put_on_a_real_server(lstm_and_cnn: Path, transport: str) -> None:
+    with served(hangtag_serve(lstm_and_cnn, "--transport", transport)) as server:
         assert server.seconds_to_ready > 0
         assert server.pss_mb() > 10
         closed = Bench(server, seconds=0.1).closed("lstm", Load(1, clients=2, streams=2, samples=3))
@@ -63,8 +62,8 @@ def test_a_closed_loop_is_put_on_a_real_server(transport: str) -> None:
 
 
 @NEEDS_H2LOAD
-def test_open_loops_are_put_on_a_real_server() -> None:
-    with served(hangtag_serve(MODELS)) as server:
+def test_open_loops_are_put_on_a_real_server(lstm_and_cnn: Path) -> None:
+    with served(hangtag_serve(lstm_and_cnn)) as server:
         bench = Bench(server, seconds=0.1)
         assert bench.poisson("lstm", 400, seed=1)["answered"] == 1
         overloaded = bench.overload("cnn")
@@ -97,8 +96,11 @@ def test_the_highest_rate_is_searched_by_halves(count: int, share: float, monkey
 
 
 @NEEDS_H2LOAD
-def test_a_refused_call_is_not_counted_as_answered() -> None:
-    with served(hangtag_serve(MODELS)) as server, pytest.raises(click.ClickException, match="0 of 11 calls for lstm"):
+def test_a_refused_call_is_not_counted_as_answered(lstm_and_cnn: Path) -> None:
+    with (
+        served(hangtag_serve(lstm_and_cnn)) as server,
+        pytest.raises(click.ClickException, match="0 of 11 calls for lstm"),
+    ):
         Bench(server, seconds=0.001).closed("lstm", Load(1, samples=65))  # more than a batch takes
 
 

@@ -28,12 +28,14 @@ FIGURES = {"samples_per_s", "p50_ms", "p99_ms", "cpus", "mean_batch"}
 @NEEDS_H2LOAD
 @NEEDS_HISTORY
 def test_this_server_an_earlier_one_and_bare_onnx_runtime_are_measured_in_rounds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lstm_and_cnn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     out = tmp_path / "results.jsonl"
     options = ["--only", "native,hot,bare", "--loads", "start,1,batch", "--rounds", "1", "--seconds", "0.1"]
-    result = CliRunner().invoke(main, [*options, "--out", str(out)], catch_exceptions=False)
+    result = CliRunner().invoke(
+        main, [*options, "--models", str(lstm_and_cnn), "--out", str(out)], catch_exceptions=False
+    )
     assert result.exit_code == 0, result.output
     lines = results.read(out)
     assert list(lines) == ["conditions", "round 1"]
@@ -78,6 +80,6 @@ def test_a_commit_that_is_not_there_is_refused_with_what_to_do() -> None:
         earlier.worktree("feed" * 10).__enter__()
 
 
-def test_bare_onnx_runtime_says_that_its_process_ended() -> None:
-    with bare(ROOT / "models", 2) as runtime, pytest.raises(click.ClickException, match="bare ONNX Runtime ended"):
+def test_bare_onnx_runtime_says_that_its_process_ended(lstm_and_cnn: Path) -> None:
+    with bare(lstm_and_cnn, 2) as runtime, pytest.raises(click.ClickException, match="bare ONNX Runtime ended"):
         runtime.measure("no such model", 1, 0.01)

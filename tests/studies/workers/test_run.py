@@ -14,8 +14,9 @@ NEEDS_H2LOAD = pytest.mark.skipif(shutil.which("h2load") is None, reason="needs 
 
 
 @NEEDS_H2LOAD
-def test_a_servers_memory_includes_that_of_its_workers() -> None:
-    command = [sys.executable, "-m", "studies", "workers", "run", "--rounds", "1", "--calls", "200"]
+def test_a_servers_memory_includes_that_of_its_workers(lstm_and_cnn: Path) -> None:
+    command = [sys.executable, "-m", "studies", "workers", "run", "--models", str(lstm_and_cnn)]
+    command += ["--rounds", "1", "--calls", "100"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     one, two = (line.strip("| \n").split(" | ") for line in done.stdout.splitlines()[-2:])
     assert [row[0] for row in (one, two)] == ["1", "2"]

@@ -18,7 +18,7 @@ from tests.serving.loadtest.fake_server import FakeServer
 
 pytestmark = pytest.mark.slow
 
-STALL = 1.0  # Seconds.
+STALL = 0.6  # Seconds.
 
 
 def make_generator(
@@ -111,7 +111,7 @@ def test_a_stall_of_the_server_shows_in_the_open_loop_and_hides_in_the_closed_on
     server.requests.clear()
     server.behaviour = stall_once(at=150)
     opened = run(generator, OpenLoop(300.0, "constant"), limits(count=300))
-    # All queries due during the stall waited: 30 % of the schedule.
+    # All queries due during the stall waited: the second half of the schedule.
     assert opened.latency.percentile(99) > 0.8 * STALL
     assert opened.latency.percentile(80) > STALL / 4
 
@@ -133,7 +133,7 @@ def test_a_stall_of_the_generator_counts_from_the_planned_time_and_makes_the_run
     result = run(generator, OpenLoop(200.0, "constant"), limits(count=200))
     assert result.latency.percentile(99) > 0.8 * STALL
     assert result.service.percentile(99) < STALL / 2
-    assert result.delayed > 100
+    assert result.delayed > 200 * STALL / 2
     (problem,) = Run((result,), batch_size=1).problems
     assert "the generator could not keep up" in problem
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -19,7 +20,7 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from tests import onnx_models
-from tests.serving.command import TIMEOUT, environment, hangtag, serving
+from tests.serving.command import TIMEOUT, Serving, environment, hangtag, serving
 from tests.serving.server.transport.live import index, outputs, request
 
 pytestmark = pytest.mark.slow
@@ -67,6 +68,14 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def metrics(server: Serving) -> str:
+    """The server's metrics, in Prometheus' text format."""
+    match = re.search(r"url=(\S+)", server.wait_for("metrics"))
+    assert match
+    with urllib.request.urlopen(match[1], timeout=TIMEOUT) as response:
+        return str(response.read().decode())
+
+
 @SIGNALS
 def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, number: signal.Signals) -> None:
     with serving("--models", str(models), "--port", "0") as server:
@@ -85,20 +94,21 @@ def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, num
 @TRANSPORTS
 def test_a_call_in_flight_is_finished_first(models: Path, transport: str) -> None:
     with (
-        serving("--models", str(models), "--port", "0", "--transport", transport) as server,
+        serving("--models", str(models), "--port", "0", "--transport", transport, "--instances", "1") as server,
         grpc.insecure_channel(server.wait_until_ready()) as channel,
     ):
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         began = time.monotonic()
         stub.ModelInfer(request("slow", rounds=np.array([1000])), timeout=TIMEOUT)
-        rounds = round(2 * 1000 / (time.monotonic() - began))  # about two seconds of work
-        call = stub.ModelInfer.future(request("slow", rounds=np.array([rounds])), timeout=TIMEOUT)
-        # An answer to a later call on the same channel: the first is with the server.
-        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
-        assert not call.done()
+        rounds = round(500 / (time.monotonic() - began))  # about half a second of work
+        slow_request = request("slow", rounds=np.array([rounds]))
+        calls = [stub.ModelInfer.future(slow_request, timeout=TIMEOUT) for _ in range(2)]
+        # One is queued, so the server has accepted both: it computes the other one.
+        while 'nv_inference_pending_request_count{model="slow",version="1"} 1.0' not in metrics(server):
+            assert not any(call.done() for call in calls)
         server.signal(signal.SIGTERM)
         server.wait_for("stopping")
-        assert outputs(call.result())["done"].tolist() == [rounds]
+        assert [outputs(call.result())["done"].tolist() for call in calls] == [[rounds]] * 2
         assert server.wait() == 0
 
 
@@ -158,22 +168,25 @@ def test_a_second_signal_ends_it_at_once(models: Path, transport: str) -> None:
 
 
 def test_a_signal_right_after_ready_is_not_lost(models: Path) -> None:
-    for _ in range(3):
+    for _ in range(2):
         with serving("--models", str(models), "--port", "0") as server:
             server.wait_for("ready")
             server.signal(signal.SIGTERM)
             assert server.wait() == 0
 
 
-def test_metrics_are_at_the_address_in_the_log(models: Path) -> None:
-    with serving("--models", str(models), "--port", "0") as server:
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server for tests that leave it as it was; its port comes from a variable."""
+    folder = tmp_path_factory.mktemp("models")
+    onnx_models.publish(folder, "gather", onnx_models.gather())
+    with serving("--models", str(folder), HANGTAG_SERVE_PORT="0") as server:
         server.wait_until_ready()
-        match = re.search(r"url=(\S+)", server.wait_for("metrics"))
-        assert match
-        with urllib.request.urlopen(match[1], timeout=TIMEOUT) as response:
-            assert b'hangtag_model_ready{model="gather",version="1"} 1.0' in response.read()
-        server.signal(signal.SIGTERM)
-        assert server.wait() == 0
+        yield server
+
+
+def test_metrics_are_at_the_address_in_the_log(started: Serving) -> None:
+    assert 'hangtag_model_ready{model="gather",version="1"} 1.0' in metrics(started)
 
 
 def test_metrics_can_be_turned_off_and_the_error_names_a_port_in_use(models: Path) -> None:
@@ -275,18 +288,15 @@ def test_listening_beyond_loopback_logs_a_warning(models: Path) -> None:
         assert server.wait() == 0
 
 
-def test_the_port_may_come_from_a_variable(models: Path) -> None:
-    with serving("--models", str(models), HANGTAG_SERVE_PORT="0") as server:
-        assert server.wait_until_ready().startswith("127.0.0.1:")
-        assert not server.wait_until_ready().endswith(":8001")
+def test_the_port_may_come_from_a_variable(started: Serving) -> None:
+    assert started.wait_until_ready().startswith("127.0.0.1:")
+    assert not started.wait_until_ready().endswith(":8001")
 
 
-def test_the_process_has_no_torch(models: Path) -> None:
-    with serving("--models", str(models), "--port", "0") as server:
-        server.wait_until_ready()
-        mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
-        assert "onnxruntime" in mapped
-        assert "torch" not in mapped
+def test_the_process_has_no_torch(started: Serving) -> None:
+    mapped = Path(f"/proc/{started.process.pid}/maps").read_text()
+    assert "onnxruntime" in mapped
+    assert "torch" not in mapped
 
 
 def test_health_returns_as_soon_as_a_later_server_is_ready(models: Path) -> None:
