@@ -1,6 +1,7 @@
 """Serves /metrics for Prometheus and the Open Inference Protocol's two health paths for probes, on its own port."""
 
 import io
+import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -29,6 +30,8 @@ StartResponse = Callable[..., Any]
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = MAX_CONNECTIONS  # with the default of 5, a client of a burst waits a second for its next try
+    timeout = 0  # handle_request never waits: its caller has waited for a connection
 
     def __init__(self, *arguments: Any) -> None:
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
@@ -95,14 +98,24 @@ class MetricsServer:
                 "with --metrics-port (0 picks a free one, -1 turns metrics off), or another address with --host."
             ) from error
         self.port: int = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._stop_sender, self._stop_receiver = socket.socketpair()
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Stop listening and end the thread."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._stop_sender.close()
         self._thread.join()
+        self._server.server_close()
+        self._stop_receiver.close()
+
+    def _serve(self) -> None:
+        """Accept connections until `close`. serve_forever would notice that only after its next poll, half a second."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._server, selectors.EVENT_READ)
+            selector.register(self._stop_receiver, selectors.EVENT_READ)  # it is readable once the sender is closed
+            while self._stop_receiver not in [key.fileobj for key, _ in selector.select()]:
+                self._server.handle_request()
 
     def _answer(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/metrics":

@@ -12,8 +12,8 @@ from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, index
 
 pytestmark = pytest.mark.slow
 
-STOPS = 20
-CALLS = 4
+STOPS = 10
+CALLS = 8
 
 
 @pytest.fixture

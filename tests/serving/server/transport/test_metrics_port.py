@@ -38,6 +38,15 @@ def test_the_number_of_connections_is_limited(watched: Watched) -> None:
         connection.close()
 
 
+def test_it_stops_listening_though_clients_are_connected(watched: Watched) -> None:
+    http = MetricsServer(ServerConfig(metrics_port=0), StateCollector(watched.live.server.state), lambda: True)
+    address = ("127.0.0.1", http.port)
+    with socket.create_connection(address, TIMEOUT):
+        http.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, TIMEOUT)
+
+
 def test_bad_requests_for_metrics_do_not_fill_the_log(watched: Watched, capfd: pytest.CaptureFixture[str]) -> None:
     address = ("127.0.0.1", watched.http.port)
     with structlog.testing.capture_logs() as log:

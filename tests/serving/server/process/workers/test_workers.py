@@ -216,13 +216,17 @@ def test_a_model_loaded_while_a_worker_starts_reaches_it(models: Path) -> None:
         stop(server)
 
 
-def test_a_worker_that_gets_sigterm_is_replaced_too(models: Path) -> None:
+def test_a_worker_that_gets_sigterm_is_replaced_and_all_end_with_their_supervisor(models: Path) -> None:
     with two_workers(models) as server:
         os.kill(pids(server)[0], signal.SIGTERM)
         server.wait_for_count('"worker listens"', 3)
         with connections(server) as stubs:
             assert [ask(stub) for stub in stubs] == [20] * CALLERS
-        stop(server)
+        workers = [os.pidfd_open(pid) for pid in pids(server)[1:]]
+        server.signal(signal.SIGKILL)
+        for worker in workers:
+            assert select.select([worker], [], [], TIMEOUT)[0]
+            os.close(worker)
 
 
 def test_when_a_worker_cannot_be_replaced_the_server_fails(models: Path) -> None:
@@ -237,15 +241,6 @@ def test_when_a_worker_cannot_be_replaced_the_server_fails(models: Path) -> None
         assert "gather/1/model.onnx cannot be loaded" in server.log[-1]
         for pid in pids(server):
             assert not Path(f"/proc/{pid}").exists()
-
-
-def test_workers_end_with_their_supervisor(models: Path) -> None:
-    with two_workers(models) as server:
-        workers = [os.pidfd_open(pid) for pid in pids(server)]
-        server.signal(signal.SIGKILL)
-        for worker in workers:
-            assert select.select([worker], [], [], TIMEOUT)[0]
-            os.close(worker)
 
 
 def test_polling_reaches_both(models: Path) -> None:
