@@ -1,12 +1,12 @@
 """The README's table of models: accuracy from the models' own files, speed from the recorded load test."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import click
 
 from studies import results
 from studies.page import table
+from studies.shipped import measured
+from studies.shipped.measured import Measured
 from studies.shipped.models import ShippedModel
 from studies.shipped.run import RESULTS
 
@@ -17,36 +17,34 @@ def part(shipped: Sequence[ShippedModel], path: Path = RESULTS) -> str:
     """The table, and a paragraph about the source of its figures.
 
     Raises:
-        click.ClickException: a model has no recorded load test.
+        click.ClickException: a model has no recorded load test, or one of a version with another graph.
     """
-    lines = results.read(path)
-    environment = ", ".join(f"{key} {value}" for key, value in lines["conditions"]["environment"].items())
-    return f"""{table(_HEAD, [_row(model, lines) for model in shipped], right=4)}
+    models = measured.read(shipped, path)
+    conditions = results.read(path)["conditions"]
+    environment = ", ".join(f"{key} {value}" for key, value in conditions["environment"].items())
+    return f"""{table(_HEAD, [_row(model) for model in models], right=4)}
 
 Made by `make docs`. Accuracy comes from the models' files, see [docs/models.md](docs/models.md). Speed comes from
-[studies/shipped/results.jsonl](studies/shipped/results.jsonl), measured {lines["conditions"]["date"]} by
-`{lines["conditions"]["command"]}` ({environment})."""
+[studies/shipped/results.jsonl](studies/shipped/results.jsonl), measured {conditions["date"]} by
+`{conditions["command"]}` ({environment}){_earlier_versions(models)}."""
 
 
-def _row(model: ShippedModel, lines: Mapping[str, results.Line]) -> tuple[str, ...]:
-    alone, loaded = (_line(lines, model.name, concurrency) for concurrency in (1, 64))
+def _row(measured: Measured) -> tuple[str, ...]:
+    alone, loaded = measured.run("1 in flight"), measured.run("64 in flight")
     return (
-        f"`{model.name}`",
-        f"{int(model.metadata['parameters']):,}",
-        f"{float(model.metadata['test_accuracy']):.2%}",
+        f"`{measured.model.name}` version {measured.model.version}",
+        f"{int(measured.model.metadata['parameters']):,}",
+        f"{float(measured.model.metadata['test_accuracy']):.2%}",
         f"{_ms(alone['latency_s']['p50'])} / {_ms(alone['latency_s']['p99'])}",
         f"{loaded['throughput']:,.0f} calls/s, {_ms(loaded['latency_s']['p99'])}",
     )
 
 
-def _line(lines: Mapping[str, results.Line], model: str, concurrency: int) -> results.Line:
-    name = f"{model}, {concurrency} in flight"
-    if name not in lines:
-        raise click.ClickException(
-            f"no load test of {model} with {concurrency} in flight is recorded; 'python -m studies shipped run' "
-            "runs them all."
-        )
-    return lines[name]
+def _earlier_versions(models: Sequence[Measured]) -> str:
+    earlier = [f"`{each.model.name}` version {each.version}" for each in models if each.version != each.model.version]
+    if not earlier:
+        return ""
+    return f".\nMeasured were {', '.join(earlier)}, whose graphs differ from those above in nothing but the weights"
 
 
 def _ms(seconds: float) -> str:

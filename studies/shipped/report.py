@@ -8,13 +8,12 @@ from matplotlib.figure import Figure
 
 from hangtag.training.runs.command import command
 from studies.accuracy.report import STUDY
-from studies.page import ROOT, Part, percent
+from studies.page import Part, percent
 from studies.pictures import Picture, confusion_matrix
-from studies.shipped import label_sets_part, pictures, readme_part
+from studies.shipped import label_sets_part, measured, pictures, readme_part
+from studies.shipped.measured import REPOSITORY
 from studies.shipped.models import ShippedModel, read_all, read_earlier, read_precisions
 from studies.shipped.run import MODELS
-
-REPOSITORY = ROOT / "models"
 
 INTRODUCTION = """\
 # The shipped models
@@ -131,6 +130,10 @@ def _curves() -> Figure:
     return pictures.learning_curves({model.name: model.epochs for model in read_all(REPOSITORY)})
 
 
+def _accuracy_and_speed() -> Figure:
+    return pictures.accuracy_and_speed(measured.read(read_all(REPOSITORY)))
+
+
 def _confusion(name: str) -> Figure:
     (model,) = [model for model in read_all(REPOSITORY) if model.name == name]
     return confusion_matrix(model.summary["test"]["confusion"], model.labels, model.name)
@@ -141,6 +144,7 @@ PARTS = (
     Part("README.md", lambda: readme_part.part(read_all(REPOSITORY)), "models"),
 )
 PICTURES = (
+    Picture("accuracy-and-speed.png", _accuracy_and_speed),
     Picture("learning-curves.png", _curves),
     *(Picture(f"confusion-{name}.png", partial(_confusion, name)) for name in MODELS),
 )

@@ -30,12 +30,14 @@ def lines(document: Mapping[str, Any]) -> Iterator[results.Line]:
         "valid": document["valid"],
         "environment": {key: document["environment"][key] for key in ENVIRONMENT},
     }
+    versions = {target["name"]: target["answering_version"] for target in document["targets"]}
     for run in document["runs"]:
         load, total = run["load"], run["total"]
         name = f"{load['concurrency']} in flight" if load["concurrency"] else f"{load['rate']:g} calls/s"
         yield {
             "run": f"{run['model']}, {name}",
             "model": run["model"],
+            "version": versions[run["model"]],
             "concurrency": load["concurrency"],
             "rate": load["rate"],
             "throughput": total["throughput"],
