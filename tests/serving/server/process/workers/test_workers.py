@@ -243,13 +243,6 @@ def test_when_a_worker_cannot_be_replaced_the_server_fails(models: Path) -> None
             assert not Path(f"/proc/{pid}").exists()
 
 
-def test_polling_reaches_both(models: Path) -> None:
-    with two_workers(models, "--model-control", "poll", "--poll-seconds", "0.1") as server:
-        onnx_models.publish(models, "text", onnx_models.text())
-        server.wait_for_count('"model loaded"', 4)
-        stop(server)
-
-
 @pytest.mark.parametrize("broken", [True, False], ids=["a broken model", "no model"])
 def test_an_error_at_the_start_is_one_line(models: Path, broken: bool) -> None:
     file = models / "gather/1/model.onnx"
@@ -261,11 +254,26 @@ def test_an_error_at_the_start_is_one_line(models: Path, broken: bool) -> None:
     assert f"{models}/gather" in error
 
 
-def test_a_port_that_another_server_shares_is_refused(models: Path) -> None:
-    with two_workers(models) as server:
-        port = server.wait_until_ready().rpartition(":")[2]
-        for workers in ("1", "2"):
-            result = hangtag("serve", "--models", str(models), "--port", port, "--workers", workers)
-            assert result.returncode == 1
-            assert f"cannot listen on 127.0.0.1:{port}: another program has the port" in result.stderr
+@pytest.fixture(scope="module")
+def polled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, Path]]:
+    """Two workers that follow their repository, and the repository."""
+    models = tmp_path_factory.mktemp("models")
+    onnx_models.publish(models, "gather", onnx_models.gather())
+    with two_workers(models, "--model-control", "poll", "--poll-seconds", "0.1") as server:
+        yield server, models
         stop(server)
+
+
+def test_polling_reaches_both(polled: tuple[Serving, Path]) -> None:
+    server, models = polled
+    onnx_models.publish(models, "text", onnx_models.text())
+    server.wait_for_count('"model loaded"', 4)
+
+
+def test_a_port_that_another_server_shares_is_refused(polled: tuple[Serving, Path]) -> None:
+    server, models = polled
+    port = server.wait_until_ready().rpartition(":")[2]
+    for workers in ("1", "2"):
+        result = hangtag("serve", "--models", str(models), "--port", port, "--workers", workers)
+        assert result.returncode == 1
+        assert f"cannot listen on 127.0.0.1:{port}: another program has the port" in result.stderr
