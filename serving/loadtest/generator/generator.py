@@ -67,6 +67,7 @@ class Generator:
                     self.close()
                 break
             executor.check_limits()
+            executor.give_up_lost_calls()
         pacer.join()
         seconds = max(clock() - wall, 1e-9)
         busy = thread_times.busiest_share(threads, thread_times.busy_seconds(), seconds)

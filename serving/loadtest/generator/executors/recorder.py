@@ -18,6 +18,8 @@ from hangtag.serving.loadtest.statistics.duration_histogram import DurationHisto
 # The picture of latency over time has about this many slices per block, none shorter than SHORTEST_SLICE seconds.
 SLICES = 10
 SHORTEST_SLICE = 0.1
+LOST = "UNKNOWN"
+"""The status of a query whose end gRPC never reported."""
 
 
 class Recorder:
@@ -50,6 +52,12 @@ class Recorder:
             self._ended.append((planned, sent, ended, status))
         else:
             self._warm_up_ended.append((ended, status))
+
+    def record_lost(self, count: int) -> None:
+        """Record queries whose end gRPC never reported."""
+        self.statuses[LOST] += count
+        self.details.setdefault(LOST, "gRPC did not report the end of the call, not even when its deadline had passed")
+        self._folded += count
 
     @property
     def queries(self) -> int:

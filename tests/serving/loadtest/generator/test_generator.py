@@ -1,3 +1,4 @@
+import itertools
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
@@ -7,7 +8,10 @@ import grpc
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.loadtest.generator import channels
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
+from hangtag.serving.loadtest.generator.channels import CompletionQueueChannel, Metadata, OnEnd
+from hangtag.serving.loadtest.generator.executors import executor
 from hangtag.serving.loadtest.generator.generator import Generator
 from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER, Block, CallSettings, RequestPool, Snapshot
 from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
@@ -278,3 +282,28 @@ def test_a_closed_loop_on_a_dead_server_does_not_spin(server: FakeServer) -> Non
 def test_the_method_names_are_the_protocols() -> None:
     assert INFER == "/inference.GRPCInferenceService/ModelInfer"
     assert CLASSIFY == "/hangtag.v1.Classifier/Classify"
+
+
+@pytest.mark.parametrize("load", [ClosedLoop(2), OpenLoop(200.0)], ids=["closed", "open"])
+def test_a_call_whose_end_grpc_never_reports_is_a_failure_and_the_block_ends(
+    server: FakeServer, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = itertools.count()
+
+    class LosesOneEnd(CompletionQueueChannel):
+        def send(
+            self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd
+        ) -> None:
+            end = (lambda *_: None) if next(ends) == 3 else on_end
+            super().send(method, request, timeout, metadata, token, end)
+
+    monkeypatch.setattr(channels, "CompletionQueueChannel", LosesOneEnd)
+    monkeypatch.setattr(executor, "LOST_AFTER", 0.2)
+    generator = make_generator(server, deadline=0.3)
+    result = run(generator, load, limits(count=20, duration=0.2))
+    generator.close()
+    assert result.statuses["UNKNOWN"] == 1
+    assert "did not report" in result.details["UNKNOWN"]
+    assert result.statuses[OK] >= 19
+    assert set(result.statuses) == {OK, "UNKNOWN"}
+    assert result.queries == sum(result.statuses.values())
