@@ -71,9 +71,16 @@ def test_every_exception_is_a_reason() -> None:
 
 
 def test_the_shortest_run_of_each_batch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = iter(np.cumsum([0, 5, 0, 1, *[0, 9] * 5, 0, 2, *[0, 7] * 6]).tolist())
+    milliseconds = [0, 3, 0, 1, *[0, 4] * 5, 0, 2, *[0, 4] * 6]
+    ticks = iter((np.cumsum(milliseconds) / 1e3).tolist())
     monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
-    assert seconds(lambda inputs: {}, [{}, {}]) == 1 + 2
+    assert seconds(lambda inputs: {}, [{}, {}]) == pytest.approx(0.001 + 0.002)
+
+
+def test_a_slow_model_is_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, 5.0, 5.0, 9.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
+    assert seconds(lambda inputs: {}, [{}]) == 4
 
 
 @pytest.mark.parametrize(("share", "faster"), [(1.5, True), (0.1, False)])
