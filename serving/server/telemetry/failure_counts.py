@@ -25,7 +25,10 @@ class FailureCounts:
             ns: Nanoseconds from the arrival of the request to its error.
         """
         with self._lock:
-            self._recorders.setdefault((model, version, code), HistogramRecorder(SECONDS_BOUNDS)).add(ns / 1e9)
+            recorder = self._recorders.get((model, version, code))
+            if recorder is None:
+                recorder = self._recorders[model, version, code] = HistogramRecorder(SECONDS_BOUNDS)
+            recorder.add(ns / 1e9)
 
     def snapshot(self) -> dict[FailureKey, BucketHistogram]:
         """The histograms as they are now, in seconds."""

@@ -4,7 +4,7 @@ gRPC's codes are the server's vocabulary for failures; the metrics and every tra
 """
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import grpc
 import structlog
@@ -52,16 +52,25 @@ STATUS: dict[type[ServerError], grpc.StatusCode] = {
 }
 """The status code of each error, and of its subclasses; a subclass with a code of its own stands before its base."""
 
+_codes: dict[type[Exception], grpc.StatusCode] = {}  # found so far, because a search takes as long as a refusal
+
 REQUEST_ID = "x-request-id"
 _MAX_LOGGED_LENGTH = 128  # characters; the log must not grow with what callers send
 
 
 def status_code(error: Exception) -> grpc.StatusCode:
     """Return the status code that a call ends with. INTERNAL, for an exception outside the table, means a bug."""
-    return next((code for kind, code in STATUS.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+    kind = type(error)
+    code = _codes.get(kind)
+    if code is None:
+        code = next((code for base, code in STATUS.items() if issubclass(kind, base)), grpc.StatusCode.INTERNAL)
+        _codes[kind] = code
+    return code
 
 
-def call_status(error: Exception, rpc: str, log_fields: Mapping[str, str] = {}) -> tuple[grpc.StatusCode, str]:
+def call_status(
+    error: Exception, rpc: str, request: object = None, metadata: Iterable[tuple[str, str | bytes]] = ()
+) -> tuple[grpc.StatusCode, str]:
     """Return the status code and the message that a call ends with.
 
     The caller gets a domain error's own message. Any other exception is a bug: the caller gets a reference, under which
@@ -69,24 +78,26 @@ def call_status(error: Exception, rpc: str, log_fields: Mapping[str, str] = {}) 
 
     Args:
         error: What ended the call.
-        rpc: The method's name, for the log.
-        log_fields: The request's identity, for the log (see `request_log_fields`).
+        rpc: The method, /package.Service/Method or its name, for the log.
+        request: Its model and its id are logged.
+        metadata: What the caller sent, for the log.
     """
     code = status_code(error)
     if isinstance(error, ServerError):
         if code is grpc.StatusCode.INTERNAL:
-            log.warning("request failed", rpc=rpc, reason=str(error), **log_fields)
+            log.warning("request failed", reason=str(error), **_log_fields(rpc, request, metadata))
         return code, _short(str(error))
     reference = uuid.uuid4().hex[:12]
-    log.error("unexpected error", rpc=rpc, reference=reference, exc_info=error, **log_fields)
+    log.error("unexpected error", reference=reference, exc_info=error, **_log_fields(rpc, request, metadata))
     return code, f"an error inside the server; its log has it under {reference}"
 
 
-def request_log_fields(request: object, metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
-    """Return the request's model and id for the log. The id is ModelInfer's ``id``, else the metadata x-request-id."""
+def _log_fields(rpc: str, request: object, metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
+    """Return what identifies a request in the log. Its id is ModelInfer's ``id``, else the metadata x-request-id."""
     request_id = str(getattr(request, "id", "") or dict(metadata).get(REQUEST_ID, ""))
     model = str(getattr(request, "model_name", ""))
-    return {"model": model[:_MAX_LOGGED_LENGTH], "request_id": request_id[:_MAX_LOGGED_LENGTH]}
+    fields = {"model": model, "request_id": request_id}
+    return {"rpc": rpc.rpartition("/")[2]} | {name: text[:_MAX_LOGGED_LENGTH] for name, text in fields.items()}
 
 
 def _short(message: str) -> str:

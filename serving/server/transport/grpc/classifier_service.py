@@ -3,7 +3,7 @@
 One model classifies one image or a stream of images, or several models classify the same image for comparison.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.classification.classifier import Classifier
@@ -13,7 +13,7 @@ from hangtag.serving.server.transport.grpc.calls import Context, Queries, descri
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
 from hangtag.serving.server.transport.methods import CLASSIFY, CLASSIFY_STREAM, COMPARE
 from hangtag.serving.server.transport.queries.image_query import ImageQuery, RequestImage, classify_query
-from hangtag.serving.server.transport.status import call_status, request_log_fields
+from hangtag.serving.server.transport.status import call_status
 from hangtag.serving.server.transport.submission import Outcome, failures_recorded
 from hangtag.serving.server.transport.tracing import Tracing
 
@@ -39,8 +39,8 @@ class ClassifierService:
             try:
                 return pb.ClassifyStreamResponse(id=request.id, answer=outcome.response())
             except Exception as error:
-                log_fields = request_log_fields(request, invocation_metadata(context))
-                return pb.ClassifyStreamResponse(id=request.id, failure=_failure(error, "ClassifyStream", log_fields))
+                failure = _failure(error, CLASSIFY_STREAM, request, context)
+                return pb.ClassifyStreamResponse(id=request.id, failure=failure)
 
         call = describe_call(CLASSIFY_STREAM, context, self._tracing)
         await self._streams.answer(
@@ -54,9 +54,8 @@ class ClassifierService:
         image = RequestImage(request)
         queries = [ImageQuery(choice.name, choice.version, image, request.top_k, call) for choice in choices]
         outcomes = await self._queries.outcomes(queries, context)
-        log_fields = request_log_fields(request, invocation_metadata(context))
         return pb.CompareResponse(
-            outcomes=[_model_outcome(*each, log_fields) for each in zip(choices, outcomes, strict=True)]
+            outcomes=[_model_outcome(*each, context) for each in zip(queries, outcomes, strict=True)]
         )
 
     def _choices(self, request: pb.CompareRequest) -> list[pb.ModelChoice]:
@@ -80,17 +79,14 @@ class ClassifierService:
         return [pb.ModelChoice(name=name) for name in sorted(names)]
 
 
-def _model_outcome(
-    choice: pb.ModelChoice, outcome: Outcome[pb.ClassifyResponse], log_fields: Mapping[str, str]
-) -> pb.ModelOutcome:
+def _model_outcome(query: ImageQuery, outcome: Outcome[pb.ClassifyResponse], context: Context) -> pb.ModelOutcome:
     try:
-        return pb.ModelOutcome(model_name=choice.name, answer=outcome.response())
+        return pb.ModelOutcome(model_name=query.model_name, answer=outcome.response())
     except Exception as error:
-        failure = _failure(error, "Compare", {**log_fields, "model": choice.name})
-        return pb.ModelOutcome(model_name=choice.name, failure=failure)
+        return pb.ModelOutcome(model_name=query.model_name, failure=_failure(error, COMPARE, query, context))
 
 
-def _failure(error: Exception, rpc: str, log_fields: Mapping[str, str]) -> pb.Failure:
-    code, message = call_status(error, rpc, log_fields)
+def _failure(error: Exception, rpc: str, request: object, context: Context) -> pb.Failure:
+    code, message = call_status(error, rpc, request, invocation_metadata(context))
     number: int = code.value[0]
     return pb.Failure(code=number, message=message)

@@ -18,7 +18,7 @@ from hangtag.serving.server.transport.codec import parse_message
 from hangtag.serving.server.transport.grpc.calls import Context, describe_call, invocation_metadata
 from hangtag.serving.server.transport.methods import INFERENCE_METHODS
 from hangtag.serving.server.transport.security.tokens import Authorise
-from hangtag.serving.server.transport.status import call_status, request_log_fields
+from hangtag.serving.server.transport.status import call_status
 from hangtag.serving.server.transport.submission import Call, failures_recorded
 from hangtag.serving.server.transport.tracing import Tracing
 
@@ -131,8 +131,7 @@ async def abort(error: Exception, path: str, request: object, context: Context) 
     """
     if isinstance(error, grpc.aio.BaseError):  # the call has ended already, and grpcio knows
         raise error
-    log_fields = request_log_fields(request, invocation_metadata(context))
-    await context.abort(*call_status(error, path.rpartition("/")[2], log_fields))
+    await context.abort(*call_status(error, path, request, invocation_metadata(context)))
 
 
 def _refusal(error: UnauthenticatedError, path: str) -> Handler:

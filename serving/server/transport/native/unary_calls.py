@@ -20,7 +20,7 @@ from hangtag.serving.server.transport.queries.image_query import ImageQuery, cla
 from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
 from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
 from hangtag.serving.server.transport.security.tokens import Authorise
-from hangtag.serving.server.transport.status import call_status, request_log_fields
+from hangtag.serving.server.transport.status import call_status
 from hangtag.serving.server.transport.submission import Call, Cancel, Outcome, record_failure, submit
 from hangtag.serving.server.transport.tracing import Metadata, Tracing
 
@@ -204,9 +204,7 @@ class UnaryCall(Call):
 
     def fail(self, error: Exception) -> None:
         """End the call with the error's status. The library ignores it where the caller has left."""
-        code, message = call_status(
-            error, self.method.rpartition("/")[2], request_log_fields(self.request, self.metadata)
-        )
+        code, message = call_status(error, self.method, self.request, self.metadata)
         number: int = code.value[0]
         self._calls.front.fail(self._id, number, message)
         del self._calls.open[self._id]  # last: the server is not closed while calls are open

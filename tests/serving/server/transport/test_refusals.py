@@ -11,7 +11,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.serving.server import errors
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.transport.status import STATUS, request_log_fields
+from hangtag.serving.server.transport.status import STATUS, call_status
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 
 pytestmark = pytest.mark.slow
@@ -265,8 +265,12 @@ def test_a_failed_request_is_logged_with_its_id_and_a_bad_one_is_not(own: LiveSe
 
 
 def test_the_log_cuts_the_names_that_callers_send() -> None:
-    fields = request_log_fields(request("m" * 100_000, index=index(1)), [("x-request-id", "r" * 100_000)])
-    assert fields == {"model": "m" * 128, "request_id": "r" * 128}
+    sent = request("m" * 100_000, index=index(1))
+    with structlog.testing.capture_logs() as log:
+        call_status(RuntimeError("a bug"), "/package.Service/Method", sent, [("x-request-id", "r" * 100_000)])
+    assert log[0]["model"] == "m" * 128
+    assert log[0]["request_id"] == "r" * 128
+    assert log[0]["rpc"] == "Method"
 
 
 def test_joined_requests_never_get_rows_that_are_not_theirs(own: LiveServer) -> None:

@@ -9,7 +9,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.transport.grpc.calls import Context, invocation_metadata
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
 from hangtag.serving.server.transport.queries.infer_query import InferQuery
-from hangtag.serving.server.transport.status import call_status, request_log_fields
+from hangtag.serving.server.transport.status import call_status
 from hangtag.serving.server.transport.submission import Call, Outcome
 
 _RPC = "ModelStreamInfer"
@@ -37,7 +37,7 @@ async def answer_stream(
         except Exception as error:
             if _END_AT_ERROR in metadata:
                 raise
-            return _error_response(request, *call_status(error, _RPC, request_log_fields(request, metadata)))
+            return _error_response(request, *call_status(error, _RPC, request, metadata))
         response.parameters[_FINAL].bool_param = True
         if (timings := outcome.timings) is not None:
             response.parameters["queue_ns"].int64_param = timings.queue_ns
