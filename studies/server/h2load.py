@@ -24,19 +24,23 @@ _HEADERS = ("content-type: application/grpc", "te: trailers")
 
 @dataclass(frozen=True)
 class Load:
-    """A closed loop.
+    """A closed loop, or calls at a rate.
 
     Args:
         calls: Their number.
         clients: Connections.
-        streams: Calls in flight on each connection.
+        streams: Calls in flight on each connection, at most.
         samples: Images in a call.
+        rate: Calls a second, on all connections together; None for a closed loop.
+        deadline: Of each call, in seconds; the server ends a call that is over it, h2load does not.
     """
 
     calls: int
     clients: int = 1
     streams: int = 1
     samples: int = 1
+    rate: float | None = None
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,17 +76,25 @@ def message(model: str, samples: int) -> bytes:
     return struct.pack(">BI", 0, len(data)) + data
 
 
-def run(address: str, model: str, load: Load) -> Outcome:
-    """Put a load on a server. Raises click.ClickException when a call got no answer at all."""
-    url = f"http://{address}{_METHOD}"
+def run(server: str, model: str, load: Load) -> Outcome:
+    """Put a load on a server, http://host:port or https://host:port, whose certificate is not checked.
+
+    Raises:
+        click.ClickException: a call got no answer at all.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         body, log = folder / "body", folder / "log"
         body.write_bytes(message(model, load.samples))
         command = ["h2load", "-t", "1", "-c", str(load.clients), "-m", str(load.streams), "-d", str(body)]
-        for header in _HEADERS:
+        headers = list(_HEADERS)
+        if load.deadline is not None:
+            headers.append(f"grpc-timeout: {round(load.deadline * 1e3)}m")
+        for header in headers:
             command += ["-H", header]
-        command += ["-n", str(load.calls), url, f"--log-file={log}"]
+        if load.rate is not None:
+            command += ["--rps", str(max(1, round(load.rate / load.clients)))]
+        command += ["-n", str(load.calls), f"{server}{_METHOD}", f"--log-file={log}"]
         finished = subprocess.run(command, capture_output=True, text=True)
         return _read(finished.stdout + finished.stderr, log)
 

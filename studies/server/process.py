@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
-import grpc
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.machine import processes
 
 _TIMEOUT = 60.0
@@ -33,12 +33,14 @@ class Launch:
             address.
         environment: Variables beside this process's own.
         folder: Its working directory; None for this process's.
+        ca: Who signed its certificate (PEM); None: it has no TLS.
     """
 
     command: tuple[str | Path, ...]
     ready: str
     environment: Mapping[str, str | Path] = field(default_factory=dict)
     folder: Path | None = None
+    ca: Path | None = None
 
 
 def hangtag_serve(models: Path, *options: str) -> Launch:
@@ -76,11 +78,13 @@ class Served:
         assert self._process.stderr
         self._stderr = self._process.stderr
         self.address = self._wait_until_ready(launch.ready)
+        self.ca = launch.ca
         self.seconds_to_ready = time.monotonic() - started
         # An unread pipe would fill and block the server.
         self._log = threading.Thread(target=self._stderr.read)
         self._log.start()
-        self._channel = grpc.insecure_channel(self.address)
+        credentials = Credentials() if self.ca is None else Credentials(tls_ca=self.ca)
+        self._channel = credentials.channel(self.address)
         self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def answered(self, model: str) -> AnsweredCounts:
@@ -90,6 +94,11 @@ class Served:
         return AnsweredCounts(
             statistics.inference_stats.success.count, statistics.inference_count, statistics.execution_count
         )
+
+    @property
+    def url(self) -> str:
+        """http://host:port, or https://host:port."""
+        return f"{'http' if self.ca is None else 'https'}://{self.address}"
 
     @property
     def pid(self) -> int:

@@ -62,7 +62,7 @@ def profile(server: Served, model: str, in_flight: int, calls: int) -> dict[str,
     """
     clients = min(CONNECTIONS, in_flight)
     load = h2load.Load(calls, clients=clients, streams=in_flight // clients)
-    h2load.run(server.address, model, h2load.Load(calls // 10, clients=load.clients, streams=load.streams))  # warm-up
+    h2load.run(server.url, model, h2load.Load(calls // 10, clients=load.clients, streams=load.streams))  # warm-up
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "perf.data")
         frequency, process = str(_SAMPLES_PER_SECOND), str(server.pid)
@@ -70,7 +70,7 @@ def profile(server: Served, model: str, in_flight: int, calls: int) -> dict[str,
         recording = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         time.sleep(0.5)  # perf says nothing when it has attached
         before = server.cpu_seconds()
-        h2load.run(server.address, model, load)
+        h2load.run(server.url, model, load)
         seconds = server.cpu_seconds() - before
         recording.terminate()
         _, problem = recording.communicate()

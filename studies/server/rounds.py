@@ -1,15 +1,14 @@
 """A round of the comparison: every load on every system in turn, so that what changes on the machine changes all."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from hangtag.serving.loadtest.machine.other_programs import other_programs
 from studies import results
 from studies.server.goals import UNITS
 from studies.server.peers.bare import Bare
-from studies.server.process import Launch, Served, served
+from studies.server.process import Launch, served
 from studies.server.scenarios import CLOSED_LOOPS, LOADS, MODELS, SAMPLES, Bench, Figures, closed_loop
 
 ALONE = "cnn"
@@ -96,7 +95,7 @@ class Rounds:
         return {"1": bare.measure(model, 1, self.seconds / 2), "batch": batches}
 
     def _overload(self, name: str) -> Figures:
-        with _apart(self.launches[name]) as server:
+        with served(self.launches[name]) as server:
             return Bench(server, self.seconds).overload(ALONE)
 
 
@@ -104,17 +103,3 @@ def _start(launch: Launch) -> Figures:
     """Nothing else runs: servers that run together share memory, which PSS would divide."""
     with served(launch) as server:
         return {"seconds_to_ready": server.seconds_to_ready, "pss_mb": server.pss_mb()}
-
-
-@contextmanager
-def _apart(launch: Launch) -> Iterator[Served]:
-    """A server on one half of the processors, and this process on the other half, so that they do not compete."""
-    cpus = sorted(os.sched_getaffinity(0))
-    half = max(1, len(cpus) // 2)
-    try:
-        os.sched_setaffinity(0, cpus[:half])  # The server inherits it.
-        with served(launch) as server:
-            os.sched_setaffinity(0, cpus[half:] or cpus)
-            yield server
-    finally:
-        os.sched_setaffinity(0, cpus)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from studies.server.peers.earlier import earlier, worktree
+from studies.server.peers.tls import with_tls
 from studies.server.peers.triton import triton
 from studies.server.process import Launch, hangtag_serve
 
@@ -16,6 +17,7 @@ SYSTEMS: Mapping[str, str] = MappingProxyType(
     {
         "native": "hangtag serve --transport native",
         "grpc": "hangtag serve --transport grpc",
+        "tls": "hangtag serve --transport grpc, with TLS",
         "hot": "the earlier server, --hot-path on",
         "ordinary": "the earlier server, --hot-path off",
         "triton": "Triton with its Python backend, two instances of each model",
@@ -36,6 +38,8 @@ def launches(names: Iterable[str], models: Path, commit: str, stack: ExitStack) 
         if name in ("hot", "ordinary"):
             folder = folder or stack.enter_context(worktree(commit))
             found[name] = earlier(folder, models, "--hot-path", "on" if name == "hot" else "off")
+        elif name == "tls":
+            found[name] = stack.enter_context(with_tls(models))
         elif name == "triton":
             found[name] = stack.enter_context(triton(models))
         elif name != "bare":

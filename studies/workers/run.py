@@ -42,8 +42,8 @@ def main(models: Path, workers: tuple[int, ...], rounds: int, calls: int) -> Non
             for model in MODELS:
                 for number in workers if turn % 2 == 0 else workers[::-1]:
                     load = Load(calls if model == "lstm" else max(100, calls // 5), clients=16, streams=4)
-                    h2load.run(servers[number].address, model, replace(load, calls=100))  # warm-up
-                    rates[number, model].append(h2load.run(servers[number].address, model, load).per_second)
+                    h2load.run(servers[number].url, model, replace(load, calls=100))  # warm-up
+                    rates[number, model].append(h2load.run(servers[number].url, model, load).per_second)
     console = Console(highlight=False)
     console.print(f"{cpu_model()}, {len(os.sched_getaffinity(0))} CPUs, {rounds} rounds")
     console.print("| workers | " + " | ".join(f"{model}, calls/s" for model in MODELS) + " | memory, PSS |")

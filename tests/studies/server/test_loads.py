@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
@@ -11,8 +12,10 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from studies.server import h2load
 from studies.server.h2load import Load
+from studies.server.peers.tls import with_tls
 from studies.server.process import Launch, Served, hangtag_serve, served
 from studies.server.scenarios import Bench, _recovery, closed_loop
+from studies.server.systems import EARLIER, launches
 
 pytestmark = pytest.mark.slow
 
@@ -50,9 +53,12 @@ def test_recovery_is_when_ten_in_a_row_take_the_usual_time() -> None:
 
 
 @NEEDS_H2LOAD
-@pytest.mark.parametrize("transport", ["native", "grpc"])
-def test_a_closed_loop_is_put_on_a_real_server(lstm_and_cnn: Path, transport: str) -> None:
-    with served(hangtag_serve(lstm_and_cnn, "--transport", transport)) as server:
+@pytest.mark.parametrize("system", ["native", "grpc", "tls"])
+def test_a_closed_loop_is_put_on_a_real_server(lstm_and_cnn: Path, system: str) -> None:
+    with ExitStack() as stack:
+        launch = launches([system], lstm_and_cnn, EARLIER, stack)[system]
+        server = stack.enter_context(served(launch))
+        assert server.url.startswith("https:" if system == "tls" else "http:")
         assert server.seconds_to_ready > 0
         assert server.pss_mb() > 10
         closed = Bench(server, seconds=0.1).closed("lstm", Load(1, clients=2, streams=2, samples=3))
@@ -63,13 +69,12 @@ def test_a_closed_loop_is_put_on_a_real_server(lstm_and_cnn: Path, transport: st
 
 @NEEDS_H2LOAD
 def test_open_loops_are_put_on_a_real_server(lstm_and_cnn: Path) -> None:
-    with served(hangtag_serve(lstm_and_cnn)) as server:
+    with with_tls(lstm_and_cnn) as launch, served(launch) as server:
         bench = Bench(server, seconds=0.1)
         assert bench.poisson("lstm", 400, seed=1)["answered"] == 1
         overloaded = bench.overload("cnn")
-        assert overloaded["offered_per_s"] > 2 * overloaded["capacity_per_s"] > 0
-        # Where other programs disturbed the measurement of the capacity, more than all of it was answered in time.
-        assert 0 <= overloaded["in_time_share"] <= overloaded["offered_per_s"] / overloaded["capacity_per_s"]
+        assert overloaded["offered_per_s"] > overloaded["capacity_per_s"] > 0
+        assert 0 <= overloaded["in_time_share"] * overloaded["capacity_per_s"] < overloaded["offered_per_s"]
         assert overloaded["gained_mb"] >= 0
 
 

@@ -37,7 +37,7 @@ def test_triton_answers_as_hangtag_does_and_ends_cleanly() -> None:
             assert server.answered("cnn").samples == 3
             assert server.pss_mb() > 100  # Its models are in processes of their own.
             if shutil.which("h2load"):
-                assert h2load.run(server.address, "lstm", Load(20, clients=2)).per_second > 1
+                assert h2load.run(server.url, "lstm", Load(20, clients=2)).per_second > 1
     with served(hangtag_serve(MODELS)) as server, Client(server.address) as client:
         images = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(3, 28, 28)
         expected = client.infer("cnn", {"image": images})["logits"]
