@@ -8,6 +8,8 @@ import pytest
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Split
 
+pytest.register_assert_rewrite("tests.browser")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread() -> Iterator[None]:

@@ -13,7 +13,7 @@ from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model, provenance
 from hangtag.export.foreign import document
 from hangtag.export.foreign.probe_process import run_probe
-from hangtag.export.gate.check import BATCHING, EMPTY_BATCH, STRUCTURE
+from hangtag.export.gate.check import BATCHING, EMPTY_BATCH, NOT_RUN, STRUCTURE
 from hangtag.export.gate.checks import empty_batch
 from hangtag.export.repository.publishing import publish
 from hangtag.serving.signature import PREFIX
@@ -130,7 +130,7 @@ def _require_labels_fit(metadata: Mapping[str, str], last_axes: Sequence[int | N
 
 def _check_empty_batch(target: Path, batched: bool) -> dict[str, str]:
     if not batched:
-        return {"outcome": "not asked", "why": "not run: the model is not batched"}
+        return {"outcome": NOT_RUN, "why": "not run: the model is not batched"}
     check = empty_batch.check(target)
     return {"outcome": check.figures["outcome"], "why": check.summary}
 

@@ -1,4 +1,4 @@
-"""A passed check, and the names of the checks as they stand in the metadata of every exported file."""
+"""A check that did not fail, and the names of the checks as they stand in the metadata of every exported file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,11 +12,13 @@ BATCHING = "batching"
 EMPTY_BATCH = "empty batch"
 CUDA = "cuda"
 PREDECESSOR = "predecessor"
+NOT_RUN = "not run"
+"""The outcome of a check that was not run."""
 
 
 @dataclass(frozen=True)
 class PassedCheck:
-    """A check that a file passed; one that fails raises GateError instead.
+    """A check that a file passed, or that was not run; one that fails raises GateError instead.
 
     name: one of the names above.
     summary: one clause for a person.
@@ -26,3 +28,5 @@ class PassedCheck:
     name: str
     summary: str
     figures: Mapping[str, Any] = field(default_factory=dict)
+    ran: bool = True
+    """False for a check that this machine, or this file, has nothing to run on; the summary says why."""

@@ -1,13 +1,12 @@
 """Write the report as one self-contained HTML page, without scripts and without other files."""
 
-import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -15,9 +14,10 @@ from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import ExportError
 from hangtag.export.exporter import Published
 from hangtag.export.foreign.intake import Accepted
-from hangtag.export.gate.check import PARITY, PREDECESSOR, STRUCTURE
+from hangtag.export.gate.check import NOT_RUN, PARITY, PREDECESSOR, STRUCTURE
 from hangtag.export.report import pictures
 from hangtag.export.repository import inventory
+from hangtag.page.environment import environment
 
 WORST = 8
 """This many images are shown."""
@@ -25,11 +25,21 @@ _SINGULAR = {"logits": "logit", "probabilities": "probability"}
 
 
 @dataclass(frozen=True)
+class ShownCheck:
+    """A check, as a row of the page."""
+
+    name: str
+    outcome: str
+    style: str
+    summary: str
+
+
+@dataclass(frozen=True)
 class ShownImage:
     """An image whose answer differs from PyTorch's, or is furthest from it."""
 
     index: int
-    picture: Markup
+    source: str
     caption: str
 
 
@@ -48,25 +58,38 @@ def write_run_report(published: Published, images: Pixels, labels: Sequence[str]
     differences = np.abs(proof.answered[scores].astype(np.float64) - proof.expected[scores]).max(axis=1)
     limit = float(str(proof.figures(PARITY)["limit"]))
     expected, answered = (_label_sets(answers, published.metadata) for answers in (proof.expected, proof.answered))
-    drawn = {
-        "How far answers are from PyTorch's": pictures.error_histogram(differences, limit, _SINGULAR[scores]),
-        "Which answers are PyTorch's": pictures.agreement(expected, answered, labels),
-    }
+    drawn = {"How far answers are from PyTorch's": pictures.error_histogram(differences, limit, _SINGULAR[scores])}
+    sentences = {}
+    if (disagreement := pictures.disagreement(expected, answered, labels)) is not None:
+        drawn["Which answers are not PyTorch's"] = disagreement
+    else:
+        sentences["Which answers are not PyTorch's"] = (
+            f"None: all {len(expected):,} images are answered as PyTorch does."
+        )
     if proof.speed is not None:
         drawn["How long a batch takes"] = pictures.speed(proof.speed.milliseconds)
+    worse = bool(proof.figures(PREDECESSOR).get("worse"))
+    checks = [
+        _worse(check.summary) if worse and check.name == PREDECESSOR else _check(check.name, check.summary, check.ran)
+        for check in proof.checks
+    ]
+    if proof.speed is not None:
+        checks.append(ShownCheck("speed", "measured", "plain", str(proof.speed)))
+        checks += [_check(name, f"not timed: {why}", False) for name, why in proof.speed.missing.items()]
+    else:
+        checks.append(_check("speed", "not run: by --timing none", False))
     _write(
         path,
         folder=published.folder,
         precision=proof.precision,
         trial=inventory.trial(published.metadata),
-        worse=bool(proof.figures(PREDECESSOR).get("worse")),
-        checks={check.name: check.summary for check in proof.checks},
-        speed=str(proof.speed or ""),
-        missing=proof.speed.missing if proof.speed else {},
-        pictures={title: Markup(picture) for title, picture in drawn.items()},  # noqa: S704  (made here)
+        worse=worse,
+        checks=checks,
+        pictures=drawn,
+        sentences=sentences,
         worst=_worst_images(images, expected, answered, differences, labels),
         operators=proof.figures(STRUCTURE)["operators"],
-        metadata=_short_metadata(published.metadata),
+        provenance=_provenance(published.metadata),
     )
 
 
@@ -84,14 +107,25 @@ def write_file_report(accepted: Accepted, path: Path) -> None:
         precision=None,
         trial=None,
         worse=False,
-        checks=accepted.summaries,
-        speed="",
-        missing={},
-        pictures={"How long a batch takes": Markup(pictures.speed(milliseconds))},  # noqa: S704  (made here)
+        checks=[
+            _check(name, summary, accepted.findings.get(name, {}).get("outcome") != NOT_RUN)
+            for name, summary in accepted.summaries.items()
+        ],
+        pictures={"How long a batch takes": pictures.speed(milliseconds)},
+        sentences={},
         worst=[],
         operators=accepted.findings["operators"],
-        metadata=_short_metadata(accepted.metadata),
+        provenance=_provenance(accepted.metadata),
     )
+
+
+def _check(name: str, summary: str, ran: bool) -> ShownCheck:
+    outcome, style = ("passed", "good") if ran else (NOT_RUN, "plain")
+    return ShownCheck(name, outcome, style, summary.removeprefix(f"{NOT_RUN}: "))
+
+
+def _worse(summary: str) -> ShownCheck:
+    return ShownCheck(PREDECESSOR, "worse", "bad", summary)
 
 
 def _label_sets(answers: Answers, metadata: Mapping[str, str]) -> Array:
@@ -121,33 +155,44 @@ def _worst_images(
         )
         same = right == actual
         caption = f"{right}, off by {differences[index]:.2g}" if same else f"{right}; the file says {actual}"
-        shown.append(ShownImage(index, Markup(pictures.image(images[index])), caption))  # noqa: S704  (made here)
+        shown.append(ShownImage(index, pictures.image(images[index]), caption))
     return shown
 
 
-def _short_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Leave out what is too long to read: the training log, the gate's figures and the reference answers."""
-    return {key: value for key, value in metadata.items() if len(value) <= 200}
+def _provenance(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata in words, without what is too long to read: training log, the gate's figures, reference answers."""
+    readable = {key: value for key, value in metadata.items() if len(value) <= 200 and key != "reference_labels"}
+    return {key.replace("_", " "): _in_words(value) for key, value in readable.items()}
 
 
-def _write(path: Path, **content: Any) -> None:
-    page = _template().render(**content, written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"))
+def _in_words(value: str) -> str:
+    """A JSON list or object as its items, separated by commas; any other text as it is."""
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        return value
+    if isinstance(parsed, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {item}" for key, item in parsed.items())
+    return ", ".join(map(str, parsed)) if isinstance(parsed, list) else value
+
+
+def _write(path: Path, *, folder: Path, pictures: Mapping[str, str], **content: Any) -> None:
+    page = (
+        environment("hangtag.export.report")
+        .get_template("page.html.j2")
+        .render(
+            **content,
+            folder=folder,
+            model=folder.parent.name,
+            version=folder.name,
+            pictures={title: Markup(picture) for title, picture in pictures.items()},  # noqa: S704  (made here)
+            written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
+        )
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise ExportError(
-            f"{content['folder']} is published, but its report {path} cannot be written: {error.strerror}."
+            f"{folder} is published, but its report {path} cannot be written: {error.strerror}."
         ) from error
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hangtag.export.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2")

@@ -1,4 +1,4 @@
-"""Check that the file loads on a GPU and answers as PyTorch does; without CUDA the check passes and reports that."""
+"""Check that the file loads on a GPU and answers as PyTorch does; without CUDA it is not run."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from hangtag.export.arrays import Answers, Pixels
 from hangtag.export.errors import GateError
-from hangtag.export.gate.check import CUDA, PassedCheck
+from hangtag.export.gate.check import CUDA, NOT_RUN, PassedCheck
 from hangtag.export.gate.runtime_answers import answer, worst_image
 from hangtag.export.gate.tolerances import Tolerances
 from hangtag.serving.server.errors import ModelLoadError
@@ -32,7 +32,7 @@ def check(
     except ModelLoadError as error:
         raise GateError(CUDA, f"{error}.") from error
     if not runtime.provider.startswith("CUDA"):
-        return PassedCheck(CUDA, "no CUDA on this machine", {"outcome": "no CUDA here"})
+        return PassedCheck(CUDA, "not run: no CUDA on this machine", {"outcome": NOT_RUN, "why": "no CUDA"}, ran=False)
     answers = answer(runtime, images[:_IMAGES], check=CUDA)
     limit = tolerances.logit_limit(spread)
     largest = 0.0

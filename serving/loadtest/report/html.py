@@ -2,13 +2,14 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import jinja2
 from markupsafe import Markup
 
+from hangtag.page.environment import environment
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import Comparison
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
@@ -79,18 +80,12 @@ def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequen
 def accuracy_choices(results: Results) -> tuple[list[ModelPoint], Load | None]:
     """The targets with their accuracy and p99 latency, and the load of that latency.
 
-    The load is the lightest open loop under which every target's run is VALID, since an open loop is most like real
-    use; else the lightest such closed loop.
+    That load is the `common_load`.
     """
     names = set(results.accuracies)
-    valid = [
-        load
-        for load in sorted(results.loads, key=lambda load: isinstance(load, ClosedLoop))
-        if {run.target for run in results.under(load) if run.valid and run.total.latency} >= names
-    ]
-    if not names or not valid:
+    load = common_load(results, names)
+    if not names or load is None:
         return [], None
-    load = valid[0]
     return [
         ModelPoint(
             target=run.target,
@@ -101,6 +96,17 @@ def accuracy_choices(results: Results) -> tuple[list[ModelPoint], Load | None]:
         for run in results.under(load)
         if run.target in names
     ], load
+
+
+def common_load(results: Results, names: Set[str]) -> Load | None:
+    """The load whose figures stand for these targets; None if there is no load under which all of them are VALID.
+
+    It is the lightest open loop, since an open loop is most like real use; else the lightest closed loop.
+    """
+    for load in sorted(results.loads, key=lambda load: isinstance(load, ClosedLoop)):
+        if {run.target for run in results.under(load) if run.valid and run.total.latency} >= names:
+            return load
+    return None
 
 
 def _splits(runs: Sequence[Run]) -> list[TimeSplit]:
@@ -132,31 +138,27 @@ def _headline(results: Results, name: str) -> Headline:
             figures.append(("peak", f"{units.three_digits(peak.rate)}/s", "within the target latency"))
     if closed:
         fastest = max(closed, key=lambda run: run.throughput)
-        figures.append(("peak throughput", f"{units.three_digits(fastest.throughput)}/s", str(fastest.load)))
-        figures.append(_latency(min(closed, key=lambda run: run.total.latency.percentile(50)), 50))
-    figures += [_latency(run, 99) for run in runs if isinstance(run.load, OpenLoop)][:1]
+        figures.append(("peak throughput", f"{units.three_digits(fastest.throughput)}/s", _load_of(fastest)))
+    load = common_load(results, set(results.scenario.names))
+    for run in [run for run in runs if run.load == load] or runs[:1]:
+        for q in (50, 99):
+            figures.append((f"p{q} latency", units.duration(run.total.latency.percentile(q)), _load_of(run)))
     return Headline(name, tuple(figures))
 
 
-def _latency(run: Run, q: float) -> tuple[str, str, str]:
-    return f"p{q:g} latency", units.duration(run.total.latency.percentile(q)), str(run.load)
+def _load_of(run: Run) -> str:
+    return str(run.load) if run.valid else f"{run.load}, INVALID"
 
 
 @functools.cache
 def page_template(name: str) -> jinja2.Template:
     """Load a template of this package, with the filters that format figures."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hangtag.serving.loadtest.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    templates = environment("hangtag.serving.loadtest.report")
+    templates.filters |= {
         "duration": units.duration,
         "rate": units.three_digits,
         "count": units.count,
         "times": units.times,
     }
-    environment.tests["open_loop"] = lambda load: isinstance(load, OpenLoop)
-    return environment.get_template(name)
+    templates.tests["open_loop"] = lambda load: isinstance(load, OpenLoop)
+    return templates.get_template(name)

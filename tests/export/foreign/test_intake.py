@@ -109,7 +109,7 @@ def test_a_model_that_must_not_be_batched_is_published_as_unbatched(build: Build
     written = metadata(tmp_path)
     assert written["batched"] == "false"
     assert json.loads(written["gate"])["batching"]["why"].startswith(why)
-    assert json.loads(written["gate"])["empty batch"]["outcome"] == "not asked"
+    assert json.loads(written["gate"])["empty batch"]["outcome"] == "not run"
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,6 +1,6 @@
 """The pictures of the HTML report, as SVG."""
 
-from hangtag.serving.loadtest.report.pictures.drawing import series_variable
+from hangtag.page.drawing import series_variable
 from hangtag.serving.loadtest.report.pictures.latency import latency_by_percentile, latency_over_time
 from hangtag.serving.loadtest.report.pictures.overview import accuracy_and_latency, throughput_and_latency
 

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from hangtag.page.drawing import BAD, colour, drawing, latency_axis
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import OpenLoop
-from hangtag.serving.loadtest.report.pictures.drawing import BAD, colour, drawing, latency_axis
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 
 _PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
@@ -40,17 +40,21 @@ def latency_by_percentile(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def latency_over_time(runs: Sequence[Run], names: Sequence[str]) -> str:
-    """Draw p50 (dots) and p99 (rings) of each time slice, and crosses where calls failed."""
+    """Draw p50 (dots) and p99 (rings) of each time slice, joined within a block, and crosses where calls failed."""
     load = runs[0].load
     with drawing(f"time-{load}", f"Latency over time, {load}") as picture:
         axes = picture.axes
         for run in runs:
             shade = colour(names.index(run.target))
-            answered = [time_slice for time_slice in run.total.timeline if time_slice.latency]
-            middles = [time_slice.start + time_slice.length / 2 for time_slice in answered]
-            for q, face, size in ((50, shade, 10), (99, "none", 16)):
-                values = [time_slice.latency.percentile(q) * 1e3 for time_slice in answered]
-                axes.scatter(middles, values, s=size, facecolors=face, edgecolors=shade, linewidths=1)
+            for block in run.blocks:
+                answered = [time_slice for time_slice in block.timeline if time_slice.latency]
+                middles = [time_slice.start + time_slice.length / 2 for time_slice in answered]
+                for q, face, size, style in ((50, shade, 3.2, "-"), (99, "none", 4.0, "--")):
+                    values = [time_slice.latency.percentile(q) * 1e3 for time_slice in answered]
+                    axes.plot(
+                        middles, values, style, color=shade, linewidth=0.8,
+                        marker="o", markersize=size, markerfacecolor=face, markeredgewidth=1,
+                    )  # fmt: skip
         axes.set_yscale("log")
         low, high = axes.get_ylim()
         slices = [time_slice for run in runs for time_slice in run.total.timeline]

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import FuncFormatter
 
+from hangtag.page.drawing import INK, colour, drawing, latency_axis, plain_log_axis
+from hangtag.page.labels import Label, place
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop
-from hangtag.serving.loadtest.report.pictures.drawing import INK, colour, drawing, latency_axis, plain_log_axis
 
 # The areas in square points of the largest model's mark, and of the smallest visible mark.
 LARGEST_MARK, SMALLEST_MARK = 700.0, 30.0
@@ -39,6 +40,7 @@ def accuracy_and_latency(choices: Sequence[ModelPoint], names: Sequence[str]) ->
     """Draw accuracy against latency. A mark's area is the model's size; a dashed line joins the Pareto front."""
     with drawing("pareto", "Accuracy against latency") as picture:
         axes = picture.axes
+        labels = []
         largest = max((choice.file_bytes or 0 for choice in choices), default=0)
         for choice in choices:
             area = max(
@@ -47,8 +49,8 @@ def accuracy_and_latency(choices: Sequence[ModelPoint], names: Sequence[str]) ->
             x, y = choice.latency * 1e3, choice.accuracy * 100
             shade = colour(names.index(choice.target))
             axes.scatter([x], [y], s=area, color=shade, alpha=0.75, linewidths=0, zorder=3)
-            above = (0, math.sqrt(area) / 2 + 3)  # A mark's area is that of the square around it.
-            axes.annotate(choice.target, (x, y), above, textcoords="offset points", ha="center", fontsize=9, zorder=4)
+            # A mark's area is that of the square around it.
+            labels.append(Label(choice.target, x, y, radius=math.sqrt(area) / 2))
         best = pareto_front(choices)
         axes.plot(
             [choice.latency * 1e3 for choice in best],
@@ -65,6 +67,7 @@ def accuracy_and_latency(choices: Sequence[ModelPoint], names: Sequence[str]) ->
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
         axes.set_xlabel("p99 latency")
         axes.set_ylabel("accuracy")
+        place(axes, labels)
     return picture.svg
 
 
@@ -72,6 +75,7 @@ def throughput_and_latency(runs: Sequence[Run], names: Sequence[str]) -> str:
     """Draw the closed loops: throughput against p50 (solid) and p99 (dashed), a point for each concurrency."""
     with drawing("throughput", "Throughput against latency") as picture:
         axes = picture.axes
+        labels = []
         for index, name in enumerate(names):
             target_runs = [
                 run for run in runs if run.target == name and isinstance(run.load, ClosedLoop) and run.total.latency
@@ -83,8 +87,7 @@ def throughput_and_latency(runs: Sequence[Run], names: Sequence[str]) -> str:
                 if q == 99:
                     for run, x, y in zip(target_runs, throughputs, latencies, strict=True):
                         assert isinstance(run.load, ClosedLoop)
-                        label = str(run.load.concurrency)
-                        axes.annotate(label, (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+                        labels.append(Label(str(run.load.concurrency), x, y, size=8))
         axes.margins(x=0.08, y=0.12)
         rates = [run.throughput for run in runs if run.total.latency and run.throughput > 0]
         # On a linear axis much slower targets would all lie on the left edge.
@@ -98,4 +101,5 @@ def throughput_and_latency(runs: Sequence[Run], names: Sequence[str]) -> str:
         axes.set_ylabel("latency")
         axes.set_yscale("log")
         latency_axis(axes.yaxis, *axes.get_ylim())
+        place(axes, labels)
     return picture.svg

@@ -1,16 +1,18 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from hangtag.serving.loadtest.comparison.compare import compare_targets
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.generator.block_result import TimeSlice
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
-from hangtag.serving.loadtest.report import html
+from hangtag.serving.loadtest.report import html, pictures
 from hangtag.serving.loadtest.report.pictures.overview import ModelPoint, pareto_front
-from tests.serving.loadtest.builders import block, full_results, results, two_models
+from tests.serving.loadtest.builders import block, full_results, histogram, results, two_models
 
 pytestmark = pytest.mark.slow
 
@@ -160,3 +162,47 @@ def test_a_name_may_have_any_letters() -> None:
     text = page(results(Run((block("a<b>$x$&", OpenLoop(1.0)),), 1), accuracies={}))
     assert "a&lt;b&gt;$x$&amp;" in text
     assert "<b>$x$" not in text
+
+
+def glance(text: str) -> list[tuple[str, str]]:
+    """The figures of the cards at a glance, each with its load."""
+    return re.findall(
+        r'<span class="small muted">([^<]*)</span><b>[^<]*</b><span class="small muted">([^<]*)</span>', text
+    )
+
+
+def test_at_a_glance_the_latencies_are_of_one_load_that_all_targets_share() -> None:
+    assert glance(page(two_models())) == 2 * [
+        ("peak throughput", "8 in flight"),
+        ("p50 latency", "500 calls/s"),
+        ("p99 latency", "500 calls/s"),
+    ]
+    runs = [
+        Run((block(name, load, delayed=delayed),), 1)
+        for load in (ClosedLoop(8), OpenLoop(500.0))
+        for name, delayed in (("fast", 0), ("slow", int(isinstance(load, OpenLoop))))
+    ]
+    where = {load for label, load in glance(page(results(*runs))) if label.endswith("latency")}
+    assert where == {"8 in flight"}  # The open loop's run of `slow` is INVALID.
+
+
+def test_at_a_glance_an_invalid_run_is_named_as_one() -> None:
+    assert glance(page(results(Run((block("fast", ClosedLoop(8), failed=1),), 1)))) == [
+        (label, "8 in flight, INVALID") for label in ("peak throughput", "p50 latency", "p99 latency")
+    ]
+
+
+def test_dots_over_time_are_joined_within_a_block_but_not_between() -> None:
+    blocks = tuple(
+        replace(
+            block("fast", ClosedLoop(8)),
+            timeline=tuple(TimeSlice(10.0 * number + at, 1.0, histogram(0.001 * (1 + at))) for at in range(4)),
+        )
+        for number in range(3)
+    )
+    svg = pictures.latency_over_time([Run(blocks, 1)], ("fast",))
+    lines = [
+        path for path in re.findall(r'<path d="([^"]*)"[^>]*style="[^"]*stroke: var\(--series-0\)', svg) if "L" in path
+    ]
+    joined = [path for path in lines if path.count("M") == 1 and path.count("L") == 3]
+    assert len(joined) == 2 * len(blocks)  # p50 and p99.

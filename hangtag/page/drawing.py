@@ -24,7 +24,7 @@ MIN_LOG_RATIO = 6.3
 MOST_LINES = 4
 
 # Inches: small, so that text keeps its size on a phone; a wide screen shows two pictures side by side.
-_SIZE = (4.4, 3.0)
+SIZE = (4.4, 3.0)
 _STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # A target's name may contain a dollar sign.
@@ -83,24 +83,27 @@ def _short(milliseconds: float) -> str:
 class Drawing:
     """One picture. `svg` is set once the context of `drawing` has closed."""
 
-    def __init__(self, figure: Figure, axes: Axes) -> None:
+    def __init__(self, figure: Figure, panels: list[Axes]) -> None:
         self.figure = figure
-        self.axes = axes
+        self.panels = panels
+        self.axes = panels[0]
         self.svg = ""
 
 
 @contextmanager
-def drawing(name: str, label: str) -> Iterator[Drawing]:
+def drawing(name: str, label: str, size: tuple[float, float] = SIZE, panels: int = 1) -> Iterator[Drawing]:
     """Draw a picture while the context is open.
 
     Args:
         name: Makes the picture's ids unique in the page.
         label: Its description for screen readers.
+        size: Inches; a page shows every picture at the width of its column.
+        panels: How many axes there are side by side.
     """
     with rc_context(_STYLE):
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
-        picture = Drawing(figure, figure.add_subplot())
+        picture = Drawing(figure, figure.subplots(1, panels, squeeze=False)[0].tolist())
         yield picture
         picture.svg = _svg(figure, identifier(name), label)
 

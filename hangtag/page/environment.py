@@ -1,0 +1,17 @@
+"""Loads the templates of a page: a page extends base.html.j2, which holds the style sheet and needs no other file."""
+
+import functools
+
+import jinja2
+
+
+@functools.cache
+def environment(package: str) -> jinja2.Environment:
+    """The templates in the folder `templates` of a package, and those that all pages share."""
+    return jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("hangtag.page")]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,119 @@
+"""Pages in Chromium, and what is wrong with how they look."""
+
+import io
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+# Elements that reach beyond the window, or beyond a box that does not scroll; parts of an SVG have no such boxes.
+OVERFLOWING = """() => [...document.querySelectorAll('body *:not(svg *)')]
+  .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
+    || (e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 && getComputedStyle(e).display !== 'inline'))
+  .map(e => `${e.tagName}.${e.className}: ${e.textContent.trim().slice(0, 60)}`)"""
+# Labels of a picture's horizontal axis that begin before the one to their left has ended.
+COLLIDING = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
+  const labels = [...svg.querySelectorAll('[id*="xtick_"] text')].map(e => [e.getBoundingClientRect(), e.textContent]);
+  labels.sort((a, b) => a[0].left - b[0].left);
+  return labels.slice(1).filter((label, place) => label[0].left < labels[place][0].right + 2)
+    .map(label => `${svg.getAttribute('aria-label')}: ${label[1]}`);
+})"""
+# Words and numbers that a line break falls into. Longer ones, such as a hash or a path, have to be broken.
+BROKEN = """() => {
+  const broken = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    if (node.parentElement.closest('svg, style, code')) continue;
+    for (const word of node.data.matchAll(/[^\\s/]{2,24}/g)) {
+      if (/[^\\s/]/.test(node.data[word.index + word[0].length] || ' ')) continue;  // A part of a longer one.
+      if (word.index > 0 && /[^\\s/]/.test(node.data[word.index - 1])) continue;
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const tops = new Set([...range.getClientRects()].map(box => Math.round(box.top)));
+      if (tops.size > 1 && !word[0].includes('-')) broken.push(word[0]);
+    }
+  }
+  return broken;
+}"""
+# Even the emptiest picture has this share of pixels that differ from its background.
+INK = 0.005
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium. Tests fail without it, because nothing else shows what a reader sees."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.fail("chromium is missing: run 'make test', which installs it, or 'sudo apt-get install chromium'")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+class Seen:
+    """A rendered page, and the browser's complaints about it."""
+
+    def __init__(self, page: Page, file: Path) -> None:
+        self.complaints: list[str] = []
+        page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
+        self._page = page
+        page.goto(file.as_uri())
+
+    @property
+    def overflowing(self) -> list[str]:
+        elements: list[str] = self._page.evaluate(OVERFLOWING)
+        return elements
+
+    @property
+    def colliding(self) -> list[str]:
+        labels: list[str] = self._page.evaluate(COLLIDING)
+        return labels
+
+    @property
+    def broken(self) -> list[str]:
+        words: list[str] = self._page.evaluate(BROKEN)
+        return words
+
+    @property
+    def undrawn(self) -> list[str]:
+        """The labels of empty pictures."""
+        whole = np.asarray(Image.open(io.BytesIO(self._page.screenshot(full_page=True))).convert("RGB")).astype(int)
+        empty = []
+        for picture in self._page.query_selector_all("svg"):
+            box = picture.bounding_box() or {"x": 0, "y": 0, "width": 1, "height": 1}
+            left, top = int(box["x"]), int(box["y"])
+            pixels = whole[top : top + int(box["height"]), left : left + int(box["width"])]
+            different = np.abs(pixels - pixels[0, 0]).sum(axis=2) > 60
+            if different.mean() < INK:
+                empty.append(picture.get_attribute("aria-label") or "?")
+        return empty
+
+    def brightness(self, selector: str, what: str) -> float:
+        """Of a colour (0 black, 255 white)."""
+        colour = self._page.evaluate(f"() => getComputedStyle(document.querySelector('{selector}')).{what}")
+        return float(np.mean([int(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]))
+
+
+def require_good_looks(browser: Browser, file: Path) -> None:
+    """Fail if a page is broken anywhere: on a wide screen and on a phone, in the light and in the dark."""
+    for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+        seen = Seen(page, file)
+        assert seen.complaints == []
+        assert seen.overflowing == []
+        assert seen.colliding == []
+        assert seen.broken == []
+        assert seen.undrawn == []
+        dark = seen.brightness("body", "backgroundColor") < 128
+        assert dark is (scheme == "dark")
+        assert abs(seen.brightness("body", "backgroundColor") - seen.brightness("h1", "color")) > 150
+        page.close()
