@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from hangtag.cli import main
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.training.catalog import recipe_for
@@ -19,12 +22,19 @@ from studies.shipped.models import read_all
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PEERS = ROOT / ".venv-peers" / "bin"
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     with Server(ServerConfig(models=ROOT / "models", port=0, provider="cpu")) as server:
+        yield server.address
+
+
+@pytest.fixture(scope="module")
+def outfits() -> Iterator[str]:
+    with Server(ServerConfig(models=ROOT / "examples/outfits/models", port=0, provider="cpu")) as server:
         yield server.address
 
 
@@ -35,9 +45,15 @@ def example(language: str, containing: str) -> str:
     return str(blocks[0])
 
 
-def run(command: list[str], path: str = os.environ["PATH"]) -> str:
+def run(command: list[str], path: str = os.environ["PATH"], **more: str) -> str:
     process = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False, timeout=120
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, **more},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert process.returncode == 0, process.stderr
     return process.stdout
@@ -65,7 +81,7 @@ def test_the_tritonclient_example(address: str) -> None:
 def test_the_grpcurl_example(address: str) -> None:
     require_peers()
     command = example("sh", "grpcurl").replace(DEFAULT_ADDRESS, address)
-    response = json.loads(run(["bash", "-ec", command], path=f"{PEERS}:{os.environ['PATH']}"))
+    response = json.loads(run(["bash", "-ec", command]))
     assert response["labels"][0]["label"] == "Bag"
 
 
@@ -77,8 +93,56 @@ def test_every_command_in_the_readme_exists() -> None:
     assert set(re.findall(r"\bmake ([a-z][a-z-]*)", README)) - {"alone"} <= make_targets(ROOT / "Makefile")
     for targets in re.findall(r"\bmake -C deploy ([a-z -]+)", README):
         assert set(targets.split()) <= make_targets(ROOT / "deploy/Makefile")
-    for command in set(re.findall(r"\.venv/bin/hangtag ([a-z]+)", README)):
-        run([sys.executable, "-m", "hangtag", command, "--help"])
+
+
+def shell_examples(text: str) -> list[str]:
+    """Return the commands in indented blocks and ```sh blocks, without comments and output, continued lines joined."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    blocks += [
+        "\n".join(line[4:] for line in re.findall(r"^    .*", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.M))
+    ]
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [re.sub(r"\s+# .*", "", line.removeprefix("$ ")) for line in lines]
+
+
+HANGTAG_EXAMPLES = [
+    pytest.param(example, id=f"{document.name}: {example[:60]}")
+    for document in DOCUMENTS
+    for example in shell_examples(document.read_text())
+    if example.startswith("hangtag ")
+]
+
+
+@pytest.mark.parametrize("example", HANGTAG_EXAMPLES)
+def test_an_example_names_options_that_exist(example: str) -> None:
+    """--help is answered only after click has found every option of the command line."""
+    result = CliRunner().invoke(main, [*shlex.split(example)[1:], "--help"])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("example", [line for line in shell_examples(README) if line.startswith("hangtag classify")])
+def test_a_classify_example_runs_as_it_is_written(example: str, address: str, outfits: str) -> None:
+    """But for the servers' ports: the first server is the default one, the second is that on port 8003."""
+    command = example.replace("127.0.0.1:8003", outfits)
+    shown = run(
+        ["bash", "-ec", command], path=f"{Path(sys.executable).parent}:{os.environ['PATH']}", HANGTAG_SERVER=address
+    )
+    (images,) = [word for word in shlex.split(command) if word.startswith("examples/")]
+    files = list(ROOT.glob(images))
+    assert files
+    assert all(file.name in shown for file in files)
+
+
+def test_a_second_server_in_the_readme_has_ports_of_its_own() -> None:
+    (second,) = [shlex.split(line) for line in shell_examples(README) if line.startswith("hangtag serve")]
+    ports = {second[second.index(option) + 1] for option in ("--port", "--metrics-port")}
+    assert len(ports | {"8001", "8002"}) == 4
+
+
+def test_the_deployment_s_tests_are_run_after_the_list_of_parts_that_they_read() -> None:
+    for document in (*DOCUMENTS, ROOT / "CONTRIBUTING.md"):
+        for targets in re.findall(r"make -C deploy (build [a-z -]*test)", document.read_text()):
+            assert targets == "build sbom test"
 
 
 @pytest.mark.parametrize(
