@@ -13,14 +13,15 @@ from tests import onnx_models
 from tests.serving.command import serving
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
     for name in ("gather", "text"):
-        onnx_models.publish(tmp_path, name, getattr(onnx_models, name)())
-    return tmp_path
+        onnx_models.publish(folder, name, getattr(onnx_models, name)())
+    return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def explicit(repository: Path) -> Iterator[str]:
     """The address of a server that serves text, and of whose repository gather can be loaded."""
     control = ("--model-control", "explicit", "--load-model", "text")
@@ -46,6 +47,8 @@ def test_a_model_is_loaded_loaded_anew_and_unloaded(explicit: str, repository: P
     unloaded = hangtag(explicit, "unload", "text")
     assert (unloaded.exit_code, unloaded.stdout) == (0, f"{explicit} no longer serves text\n"), unloaded.output
     assert served(explicit) == ["gather"]
+    # The other tests find what this one found.
+    assert hangtag(explicit, "load", "text").exit_code == hangtag(explicit, "unload", "gather").exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -60,10 +63,12 @@ def test_a_model_is_loaded_loaded_anew_and_unloaded(explicit: str, repository: P
 def test_what_cannot_be_done_is_said_in_one_line(
     explicit: str, repository: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    (repository / "broken/1").mkdir(parents=True)
+    broken = repository / "broken/1/model.onnx"
+    broken.parent.mkdir(parents=True, exist_ok=True)
     if "broken" in arguments:
-        (repository / "broken/1/model.onnx").write_bytes(b"not a model")
+        broken.write_bytes(b"not a model")
     result = hangtag(explicit, *arguments)
+    broken.unlink(missing_ok=True)
     assert result.exit_code == 1
     assert result.stdout == ""
     assert message in result.stderr
