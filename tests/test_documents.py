@@ -133,6 +133,15 @@ def test_a_classify_example_runs_as_it_is_written(example: str, address: str, ou
     assert all(file.name in shown for file in files)
 
 
+def test_the_answer_that_the_page_about_the_server_shows_is_the_answer(outfits: str) -> None:
+    page = (ROOT / "docs/serving.md").read_text()
+    (block,) = re.findall(r"```console\n\$ (.*?)```", page, re.DOTALL)
+    command, *shown = block.splitlines()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    answer = run(["bash", "-ec", command.replace("127.0.0.1:8003", outfits)], path=path, COLUMNS="120")
+    assert [line.rstrip() for line in answer.splitlines()][: len(shown) - 1] == shown[:-1]  # but for the timings
+
+
 def test_a_second_server_in_the_readme_has_ports_of_its_own() -> None:
     (second,) = [shlex.split(line) for line in shell_examples(README) if line.startswith("hangtag serve")]
     ports = {second[second.index(option) + 1] for option in ("--port", "--metrics-port")}
