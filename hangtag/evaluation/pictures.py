@@ -60,7 +60,8 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], title: str, path: Path)
     mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     figure = _figure(7.4, 6.4)
     axes = figure.subplots()
-    _heat_map(axes, mistakes, [[str(count) if count else "" for count in row] for row in counts], "OrRd", LABELS)
+    texts = [[str(count) if count else "" for count in row] for row in counts]
+    _heat_map(axes, mistakes, texts, "OrRd", LABELS, (0, max(1, float(mistakes.max()))))
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title, loc="left", fontsize=10)
@@ -70,13 +71,17 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], title: str, path: Path)
 def label_distances(distances: LabelDistances, path: Path) -> None:
     """Draw the distance of every pair of labels; similar labels are dark.
 
+    The colours span the distances that occur, so that they show what differs. The diagonal, always 0, has none.
+
     Raises:
         OutputError: the file cannot be written.
     """
     figure = _figure(7.4, 6.4)
     axes = figure.subplots()
     texts = [[f"{distance:.2f}" for distance in row] for row in distances.matrix]
-    _heat_map(axes, distances.matrix, texts, "viridis", distances.labels)
+    between = np.where(np.eye(len(texts), dtype=bool), np.nan, distances.matrix)
+    nearest, furthest = (float(bound(between)) for bound in (np.nanmin, np.nanmax)) if len(texts) > 1 else (0.0, 1.0)
+    _heat_map(axes, between, texts, "viridis", distances.labels, (nearest, max(furthest, nearest + 1e-9)))
     origin = distances.provenance.get("from", "an unknown source")
     axes.set_title(f"distance of labels by the {origin} of {_network(distances)}", loc="left", fontsize=10)
     _save(figure, path)
@@ -115,13 +120,21 @@ def _two_per_line(labels: Sequence[str]) -> str:
 
 
 def _heat_map(
-    axes: Axes, values: npt.NDArray[np.generic], texts: Sequence[Sequence[str]], colours: str, labels: Sequence[str]
+    axes: Axes,
+    values: npt.NDArray[np.generic],
+    texts: Sequence[Sequence[str]],
+    colours: str,
+    labels: Sequence[str],
+    bounds: tuple[float, float],
 ) -> None:
-    """Draw a matrix of labels against labels: values as colours, with the texts in black or white on them."""
-    shown = axes.imshow(values, cmap=colours, vmin=0, vmax=max(1e-9, float(np.max(values))))
+    """Draw a matrix of labels against labels: values as colours, with the texts in black or white on them.
+
+    The colours span the bounds; NaN has none.
+    """
+    shown = axes.imshow(values, cmap=colours, vmin=bounds[0], vmax=bounds[1])
     for row, column in np.ndindex(values.shape):
         red, green, blue, _ = colormaps[colours](shown.norm(values[row, column]))
-        bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+        bright = np.isnan(values[row, column]) or 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
         axes.text(
             column, row, texts[row][column], ha="center", va="center", fontsize=8, color="black" if bright else "white",
             fontweight="bold" if row == column else "normal",

@@ -1,16 +1,25 @@
 """``hangtag top`` against a real server, and the arithmetic behind it."""
 
+import contextlib
+import io
 import json
+import os
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from hangtag.cli import main
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.client import Client
-from hangtag.serving.client.activity import Metrics, Snapshot, activities, quantile
+from hangtag.serving.client.top.activity import Metrics, Snapshot, activities, quantile
+from hangtag.serving.client.top.keyboard import keyboard
+from hangtag.serving.client.top.view import History, view
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.telemetry.http_endpoint import MetricsServer
@@ -109,7 +118,7 @@ def busy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
             for _ in range(3):
                 client.infer("gather", {"index": np.array([1, 2])})
 
-    monkeypatch.setattr("hangtag.serving.client.top.sleep", work)
+    monkeypatch.setattr("hangtag.serving.client.top.keyboard.sleep", work)
 
 
 def test_a_look_as_json(server: Server, metrics: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,3 +158,91 @@ def test_what_cannot_be_watched_is_one_line(server: Server, arguments: tuple[str
     assert result.exit_code == 1
     assert result.stderr.startswith(f"Error: {message}")
     assert result.stderr.count("\n") == 1
+
+
+WIDE = statistics(123_456_789, 987_654_321, 1_000_000, failed=12_345)
+
+
+def shown(width: int, *, metrics: bool, model: str = "m") -> list[str]:
+    """The lines that a terminal of this width shows of a busy model."""
+    WIDE.name = model
+    after = Metrics({(model, "1"): 200}, {(model, "1"): 256}, {}, 2, 2, {"native": 2}) if metrics else None
+    console = Console(width=width, file=io.StringIO(), color_system=None, legacy_windows=False)
+    history = History()
+    for _ in range(3):
+        drawn = view("127.0.0.1:8001", snapshot(0.0, []), snapshot(1000.0, [WIDE], after), width, history)
+    with console.capture() as capture:
+        console.print(drawn)
+    return capture.get().splitlines()
+
+
+@pytest.mark.parametrize("metrics", [False, True])
+@pytest.mark.parametrize("model", ["m", "a-model-with-a-rather-long-name-that-does-not-fit"])
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_table_fits_the_terminal(width: int, metrics: bool, model: str) -> None:
+    """Every number is whole; columns are left out, the least important ones first."""
+    lines = shown(width, metrics=metrics, model=model)
+    assert all(len(line) <= width for line in lines)
+    (heads,) = [line for line in lines if line.startswith("model")]
+    cells = lines[lines.index(heads) + 1].split()
+    assert cells[0][:4] == model[:4]
+    assert "123,457" in cells
+    assert "12.3" in cells
+    assert "calls/s" in heads
+    assert "failed/s" in heads
+    assert not any("…" in cell for cell in cells[1:])
+    if width == 120:
+        assert "samples/s" in heads
+    if width == 60 and metrics:
+        assert "p99 ms" in heads
+        assert "queued" not in heads
+
+
+def test_the_history_line_rises_with_the_rate() -> None:
+    history = History()
+    history.rates.extend([0, 50, 100])
+    assert history.line(80) == "▁▅█  at most 100 calls/s"
+    assert len(history.line(24)) <= 24
+    assert History().line(80) == ""
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
+    """A pseudo-terminal as standard input: the end that a person types at, and the program's."""
+    person, program = os.openpty()
+    with open(program, closefd=False) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        yield person, program
+    os.close(person)
+    os.close(program)
+
+
+def test_q_ends_the_wait_at_once_and_other_keys_do_not(terminal: tuple[int, int]) -> None:
+    person, program = terminal
+    before = termios.tcgetattr(program)
+    with keyboard() as keys:
+        os.write(person, b"x")
+        assert not keys.quits_within(0.05)
+        os.write(person, b"q")
+        assert keys.quits_within(60)
+    assert termios.tcgetattr(program) == before
+
+
+def test_the_live_view_ends_with_q(server: Server) -> None:
+    """In a real terminal of 60 columns: q is pressed once the table is there."""
+    person, program = os.openpty()
+    termios.tcsetwinsize(program, (24, 60))
+    command = [sys.executable, "-m", "hangtag", "top", "--server", server.address, "--interval", "0.1"]
+    with subprocess.Popen(
+        command, stdin=program, stdout=program, stderr=program, env=os.environ | {"TERM": "xterm"}
+    ) as process:
+        os.close(program)
+        seen = b""
+        while b"gather" not in seen:
+            seen += os.read(person, 4096)
+        os.write(person, b"q")
+        with contextlib.suppress(OSError):  # The terminal closes with its last program.
+            while os.read(person, 4096):
+                pass
+        assert process.wait(30) == 0
+    os.close(person)
