@@ -1,7 +1,8 @@
-"""Configures the log: rate-limited, one line per event on standard error, coloured at a terminal, else key=value."""
+"""Configures the log: one line per event on standard error, rate-limited, in words at a terminal, else as key=value."""
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -10,6 +11,8 @@ from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict
+
+from hangtag.serving.server.telemetry.terminal_log import TerminalRenderer
 
 BURST = 20
 """Most warnings and errors of one event written in PERIOD seconds; the next line states how many were dropped."""
@@ -76,7 +79,9 @@ def redirect_library_log(library: str) -> None:
 def configure_log(**common: object) -> None:
     """Configure structlog for the whole process. common: keys and values that every line has."""
     terminal = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
-    renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.LogfmtRenderer()
+    # no-color.org: a NO_COLOR that is not empty asks for plain text.
+    in_words = TerminalRenderer(coloured=not os.environ.get("NO_COLOR"))
+    renderer: Any = in_words if terminal else structlog.processors.LogfmtRenderer()
     structlog.configure(
         processors=[
             RateLimit(),
