@@ -12,7 +12,7 @@ from hangtag.cli import main
 from hangtag.export.file import torch_export
 from hangtag.training.data.fashion_mnist import Split
 from tests.export import runs
-from tests.export.conftest import Exported
+from tests.export.exported import Exported
 from tests.export.files import exported_as
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from hangtag.training.errors import RunMismatchError
 from hangtag.training.networks.inference import predict
 from hangtag.training.runs.run import Run
 from tests.export import runs
-from tests.export.conftest import Exported
+from tests.export.exported import Exported
 from tests.export.files import exported_as
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.training.data.fashion_mnist import Split
-from tests.export.conftest import Exported
+from tests.export.exported import Exported
 from tests.export.publishing import latest_served, publish_content, publisher
 
 pytestmark = pytest.mark.slow

@@ -28,6 +28,7 @@ from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, CnnRnn, beam_search
 from hangtag.training.networks.inference import normalise
 from hangtag.training.runs.run import Run
 from tests.export import label_sets, runs
+from tests.export.exported import Exported
 from tests.export.files import prove_file, write
 
 pytestmark = pytest.mark.slow
@@ -35,25 +36,14 @@ pytestmark = pytest.mark.slow
 BASELINES = [model for model in MULTI_LABEL_NETWORKS if model != "cnn_rnn"]
 
 
-class Paths:
-    """An exported CNN-RNN: its run, network and file, and what was proven about it on 1,000 canvases."""
-
-    def __init__(self, garments: Split, folder: Path) -> None:
-        self.network = label_sets.decisive_cnn_rnn(garments)
-        self.run = label_sets.finished(folder / "run", "cnn_rnn", self.network)
-        self.published = exporter.export(self.run, folder / "models", garments)
-        self.file = self.published.folder / "model.onnx"
-        self.served = LabelPath(self.network).eval()
-
-
-@pytest.fixture(scope="module")
-def paths(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Paths:
-    return Paths(garments, tmp_path_factory.mktemp("cnn_rnn"))
-
-
 @pytest.fixture(scope="module")
 def canvases(garments: Split) -> Canvases:
     return label_sets.canvases(garments, 150)
+
+
+def network_of(paths: Exported) -> CnnRnn:
+    assert isinstance(paths.network, CnnRnn)
+    return paths.network
 
 
 def metadata_of(file: Path) -> dict[str, str]:
@@ -64,7 +54,7 @@ def dims(value: onnx.ValueInfoProto) -> list[int | str]:
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
-def test_the_graph_takes_bytes_and_gives_the_path_and_the_probabilities(paths: Paths) -> None:
+def test_the_graph_takes_bytes_and_gives_the_path_and_the_probabilities(paths: Exported) -> None:
     graph = onnx.load(paths.file).graph
     (image,) = graph.input
     batch = dims(image)[0]
@@ -80,24 +70,24 @@ def test_the_graph_takes_bytes_and_gives_the_path_and_the_probabilities(paths: P
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
-def test_the_file_finds_the_paths_that_pytorch_finds(paths: Paths, canvases: Canvases, batch_size: int) -> None:
+def test_the_file_finds_the_paths_that_pytorch_finds(paths: Exported, canvases: Canvases, batch_size: int) -> None:
     images = canvases[:batch_size]
     outputs = Runtime(paths.file, provider="cpu").run({"image": images})
     with torch.inference_mode():
-        beam = beam_search(paths.network, normalise(torch.tensor(images)))
+        beam = beam_search(network_of(paths), normalise(torch.tensor(images)))
     np.testing.assert_array_equal(outputs["path"], beam.path.numpy())
     np.testing.assert_allclose(outputs["path_probability"], beam.path_probability.numpy(), atol=1e-4)
     np.testing.assert_allclose(outputs["probabilities"], beam.probabilities.numpy(), atol=1e-4)
 
 
-def test_the_paths_compared_are_of_every_length(paths: Paths, canvases: Canvases) -> None:
+def test_the_paths_compared_are_of_every_length(paths: Exported, canvases: Canvases) -> None:
     """Otherwise their parity would prove little."""
     with torch.inference_mode():
-        path = beam_search(paths.network, normalise(torch.tensor(canvases))).path
+        path = beam_search(network_of(paths), normalise(torch.tensor(canvases))).path
     assert set((path >= 0).sum(dim=1).tolist()) == set(range(MAX_LABELS + 1))
 
 
-def test_a_thousand_canvases_are_compared(paths: Paths) -> None:
+def test_a_thousand_canvases_are_compared(paths: Exported) -> None:
     figures: dict[str, Any] = paths.published.proof.figures("parity")
     assert figures["images"] == 1000
     differences = figures["max_probability_difference"]
@@ -107,7 +97,7 @@ def test_a_thousand_canvases_are_compared(paths: Paths) -> None:
     assert "; probabilities within " in str(paths.published.proof)
 
 
-def test_the_metadata_says_how_to_read_the_answer_and_holds_the_provenance(paths: Paths) -> None:
+def test_the_metadata_says_how_to_read_the_answer_and_holds_the_provenance(paths: Exported) -> None:
     metadata = metadata_of(paths.file)
     assert (metadata["task"], json.loads(metadata["labels"])) == ("multi_label", list(LABELS))
     assert (metadata["max_labels"], metadata["beam_width"]) == (str(MAX_LABELS), str(BEAM_WIDTH))
@@ -169,7 +159,7 @@ def _refused(run: Run, tmp_path: Path, garments: Split, message: str) -> None:
     assert runs.contents(tmp_path) == before
 
 
-def test_a_network_that_diverged_is_refused(paths: Paths, canvases: Canvases) -> None:
+def test_a_network_that_diverged_is_refused(paths: Exported, canvases: Canvases) -> None:
     broken = checkpoint.load(paths.run)
     assert isinstance(broken, LabelPath)
     broken.network.get_parameter("project_image.bias").data.fill_(torch.nan)
@@ -177,7 +167,7 @@ def test_a_network_that_diverged_is_refused(paths: Paths, canvases: Canvases) ->
         prove_file(broken, paths.file, GateData(canvases))
 
 
-def changed(paths: Paths, folder: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
+def changed(paths: Exported, folder: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
     model = onnx.load(paths.file)
     change(model)
     return write(folder, model)
@@ -197,7 +187,7 @@ def set_bias(label: int, value: float) -> Callable[[onnx.ModelProto], None]:
 
 @pytest.mark.parametrize(("value", "how"), [(0.003, "probabilities differ"), (30.0, "another path is found")])
 def test_a_weight_that_differs_is_refused(
-    paths: Paths, canvases: Canvases, tmp_path: Path, value: float, how: str
+    paths: Exported, canvases: Canvases, tmp_path: Path, value: float, how: str
 ) -> None:
     file = changed(paths, tmp_path, set_bias(3, value))
     with pytest.raises(
@@ -205,15 +195,17 @@ def test_a_weight_that_differs_is_refused(
         match=rf"for \d+ of \d+ images the file answers otherwise than PyTorch, by more than 0\.0001 and not "
         rf"because paths are tied; worst at image \d+, where {how}\. Nothing was published",
     ):
-        prove_file(paths.served, file, GateData(canvases))
+        prove_file(LabelPath(network_of(paths)).eval(), file, GateData(canvases))
 
 
-def test_a_file_that_answers_nan_is_refused(paths: Paths, canvases: Canvases, tmp_path: Path) -> None:
+def test_a_file_that_answers_nan_is_refused(paths: Exported, canvases: Canvases, tmp_path: Path) -> None:
     with pytest.raises(GateError, match=r"^parity: batch 1: for 4 of 4 images the file answers otherwise"):
-        prove_file(paths.served, changed(paths, tmp_path, set_bias(0, np.nan)), GateData(canvases))
+        prove_file(
+            LabelPath(network_of(paths)).eval(), changed(paths, tmp_path, set_bias(0, np.nan)), GateData(canvases)
+        )
 
 
-def test_rows_that_are_missing_are_refused(paths: Paths, canvases: Canvases, tmp_path: Path) -> None:
+def test_rows_that_are_missing_are_refused(paths: Exported, canvases: Canvases, tmp_path: Path) -> None:
     def first_alone(model: onnx.ModelProto) -> None:
         (last,) = [node for node in model.graph.node if "path_probability" in node.output]
         last.output[list(last.output).index("path_probability")] = "all"
@@ -221,10 +213,10 @@ def test_rows_that_are_missing_are_refused(paths: Paths, canvases: Canvases, tmp
         model.graph.initializer.append(numpy_helper.from_array(np.array([True]), "first"))
 
     with pytest.raises(GateError, match=r"batch 2: all path_probability together have shape \[4\], expected \[8\]"):
-        prove_file(paths.served, changed(paths, tmp_path, first_alone), GateData(canvases))
+        prove_file(LabelPath(network_of(paths)).eval(), changed(paths, tmp_path, first_alone), GateData(canvases))
 
 
-def test_another_signature_is_refused(paths: Paths, canvases: Canvases) -> None:
+def test_another_signature_is_refused(paths: Exported, canvases: Canvases) -> None:
     with pytest.raises(
         GateError, match=r"^contract: the file has image: .*; expected image: .*probabilities: FP32 \[a"
     ):
@@ -240,8 +232,26 @@ def with_ties(network: CnnRnn) -> CnnRnn:
     return network
 
 
+def with_weights_of(network: CnnRnn, paths: Exported) -> Callable[[onnx.ModelProto], None]:
+    """Replace the weights of the exported network, some of which the export transposed, by those of another."""
+
+    def change(model: onnx.ModelProto) -> None:
+        replaced = set()
+        for tensor in model.graph.initializer:
+            before = numpy_helper.to_array(tensor)
+            for name, weight in paths.network.state_dict().items():
+                for turned in (False, True):
+                    own, other = (w.numpy().T if turned else w.numpy() for w in (weight, network.state_dict()[name]))
+                    if np.array_equal(before, own):
+                        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(other), tensor.name))
+                        replaced.add(name)
+        assert replaced == set(network.state_dict())
+
+    return change
+
+
 def test_tied_paths_may_differ_and_are_counted(
-    garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    paths: Exported, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file's label 3 is ahead of its label 4 by a millionth, PyTorch's by a millionth behind: either is right."""
     monkeypatch.setattr(label_path, "BATCH_SIZES", (1, 64))
@@ -249,14 +259,14 @@ def test_tied_paths_may_differ_and_are_counted(
     network = with_ties(label_sets.decisive_cnn_rnn(garments, spread=0.3))
     with torch.no_grad():
         network.bias[3] += 1e-6
-    file = write(tmp_path, torch_export.to_onnx(LabelPath(network), {}))
+    file = changed(paths, tmp_path, with_weights_of(network, paths))
     with torch.no_grad():
         network.bias[3] -= 2e-6
-    served = LabelPath(network).eval()
-    proof = prove_file(served, file, GateData(canvases))
+    tied = LabelPath(network).eval()
+    proof = prove_file(tied, file, GateData(canvases))
     ties: Any = proof.figures("parity")["ties"]
     with torch.inference_mode():
-        expected = served(torch.tensor(canvases))[0].numpy()
+        expected = tied(torch.tensor(canvases))[0].numpy()
     actual = Runtime(file, provider="cpu").run({"image": canvases})["path"]
     assert 0 < (actual != expected).any(axis=1).sum() <= ties < len(canvases)
     assert f"but {ties} ties of 20 images" in str(proof)
@@ -268,9 +278,9 @@ def test_another_set_by_the_threshold_is_refused(
 ) -> None:
     """The graph is right, but not for every image: label 0 is added where the last of the canvases is seen."""
     network = label_sets.decisive_scores("sigmoids", garments)
-    served = LabelThreshold(network, 10, label_sets.THRESHOLD, rivals=False)
-    file = write(tmp_path, torch_export.to_onnx(served, {}))
-    assert prove_file(served.eval(), file, GateData(canvases)).figures("agreement")["images"] == 150
+    sets = LabelThreshold(network, 10, label_sets.THRESHOLD, rivals=False)
+    file = write(tmp_path, torch_export.to_onnx(sets, {}))
+    assert prove_file(sets.eval(), file, GateData(canvases)).figures("agreement")["images"] == 150
 
     images = np.zeros((300, 64, 64), np.uint8)
     images[260:] = canvases[:40]  # beyond those whose logits are compared
@@ -281,4 +291,4 @@ def test_another_set_by_the_threshold_is_refused(
     file.write_bytes(model.SerializeToString())
     monkeypatch.setattr(runtime_answers, "artificial_images", lambda height, width: {})  # they would differ first
     with pytest.raises(GateError, match=r"another set of labels than PyTorch for \d+ of 300 .* image 2[6-9]\d\."):
-        prove_file(served, file, GateData(images))
+        prove_file(sets, file, GateData(images))

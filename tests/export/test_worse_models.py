@@ -14,7 +14,7 @@ from hangtag.export.file import torch_export
 from hangtag.training.data.fashion_mnist import Split
 from tests import onnx_models
 from tests.export import runs
-from tests.export.conftest import Exported
+from tests.export.exported import Exported
 from tests.export.files import exported_as
 from tests.shipped import MODELS
 

@@ -1,6 +1,5 @@
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +11,35 @@ from onnx import TensorProto, helper
 
 from hangtag.cli import main
 from hangtag.export import exporter
+from hangtag.export.file import torch_export
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.training.data.fashion_mnist import Split
-from hangtag.training.runs.run import Run
 from tests import onnx_models
-from tests.export import runs
+from tests.export.exported import Exported, single_label
+from tests.export.files import exported_as
+from tests.once import once
 from tests.shipped import MODELS, latest
 
 LSTM = latest("lstm")
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A finished run, and the file that its export published."""
-
-    run: Run
-    file: Path
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return single_label(tmp_path_factory, "lstm")
 
 
 @pytest.fixture(scope="session")
-def exported(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("exported")
-    run = runs.train(folder / "lstm-tiny", "lstm", garments.first(300))
-    published = exporter.export(run, folder / "models", garments.first(300))
-    return Exported(run, published.folder / "model.onnx")
-
-
-@pytest.fixture(scope="session")
-def proven(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def proven(exported: Exported, garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with an lstm that went through the gate on the whole test set."""
-    folder = tmp_path_factory.mktemp("proven")
-    exporter.export(runs.train(folder / "run", "lstm", garments.first(300)), folder / "models", garments)
-    return folder / "models"
+
+    def make(folder: Path) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch_export, "to_onnx", exported_as(exported.file))
+            exporter.export(exported.run, folder, garments)
+        return folder
+
+    return once(tmp_path_factory, "proven", make)
 
 
 @pytest.fixture(scope="session")

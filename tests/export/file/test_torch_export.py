@@ -25,7 +25,7 @@ from hangtag.training.data.fashion_mnist import DIGEST, Split
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.networks import inference
 from hangtag.training.networks.single_label import parameter_count
-from tests.export.conftest import Exported
+from tests.export.exported import Exported
 from tests.export.files import write
 from tests.export.runs import EPOCHS
 

@@ -23,7 +23,7 @@ from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.catalog import build
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.networks.inference import normalise
-from tests.export.conftest import Exported
+from tests.export.exported import Exported
 from tests.export.files import exported_as, prove_file, write
 from tests.export.runs import contents
 

@@ -9,7 +9,7 @@ import torch
 from hangtag.export.gate import speed
 from hangtag.export.network import checkpoint
 from hangtag.training.data.fashion_mnist import Split
-from tests.export.conftest import Exported
+from tests.export.exported import Exported
 
 pytestmark = pytest.mark.slow
 

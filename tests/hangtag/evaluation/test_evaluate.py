@@ -15,7 +15,8 @@ from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.metrics.severity import mean_severity
-from tests.hangtag.conftest import LSTM, Exported, document
+from tests.export.exported import Exported
+from tests.hangtag.conftest import LSTM, document
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,8 @@ from hangtag.serving.server.process.server import Server
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from hangtag.training.runs.run import Run
 from tests.export import label_sets
-from tests.hangtag.conftest import LSTM, Exported, hangtag
+from tests.export.exported import Exported, label_paths
+from tests.hangtag.conftest import LSTM, hangtag
 
 pytestmark = pytest.mark.slow
 
@@ -31,12 +32,10 @@ def garments_few(garments: Split) -> Split:
     return garments.first(300)
 
 
-@pytest.fixture(scope="module")
-def cnn_rnn(garments_few: Split, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+@pytest.fixture(scope="session")
+def cnn_rnn(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Random weights that give paths of every length."""
-    folder = tmp_path_factory.mktemp("cnn_rnn")
-    run = label_sets.finished(folder / "run", "cnn_rnn", label_sets.decisive_cnn_rnn(garments_few))
-    return Exported(run, _exported(run, folder / "models"))
+    return label_paths(tmp_path_factory)
 
 
 def _exported(run: Run, models: Path) -> Path:

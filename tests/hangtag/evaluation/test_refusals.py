@@ -10,7 +10,8 @@ import pytest
 from hangtag.evaluation import subjects
 from hangtag.serving.server.process.server import Server
 from tests.export import runs
-from tests.hangtag.conftest import LSTM, Exported, document, hangtag
+from tests.export.exported import Exported
+from tests.hangtag.conftest import LSTM, document, hangtag
 from tests.shipped import MODELS
 
 pytestmark = pytest.mark.slow

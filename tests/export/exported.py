@@ -1,0 +1,56 @@
+"""Runs and their exports that many test files read, each made once for a whole test run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from hangtag.export import exporter
+from hangtag.training.catalog import build
+from hangtag.training.data import fashion_mnist as data
+from hangtag.training.runs.run import Run
+from tests.export import label_sets, runs
+from tests.once import once
+
+GARMENTS = 300
+"""As many test images as the four batches of 64 that are compared, and some more."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A run, its network in PyTorch, and what its export published into a repository of its own."""
+
+    run: Run
+    network: nn.Module
+    models: Path
+    published: exporter.Published
+
+    @property
+    def file(self) -> Path:
+        return self.published.folder / "model.onnx"
+
+
+def single_label(factory: pytest.TempPathFactory, model: str) -> Exported:
+    """A network for one label, trained for two steps and exported by the real exporter."""
+
+    def make(folder: Path) -> Exported:
+        garments = data.load_test().first(GARMENTS)
+        run = runs.train(folder / f"{model}-tiny", model, garments)
+        network = build(model)
+        network.load_state_dict(run.load("best.pt")["model"])
+        return Exported(run, network.eval(), folder / "models", exporter.export(run, folder / "models", garments))
+
+    return once(factory, model, make)
+
+
+def label_paths(factory: pytest.TempPathFactory) -> Exported:
+    """A CNN-RNN with random weights that give paths of every length, compared on 1,000 canvases."""
+
+    def make(folder: Path) -> Exported:
+        garments = data.load_test().first(GARMENTS)
+        network = label_sets.decisive_cnn_rnn(garments)
+        run = label_sets.finished(folder / "run", "cnn_rnn", network)
+        return Exported(run, network, folder / "models", exporter.export(run, folder / "models", garments))
+
+    return once(factory, "cnn_rnn", make)
