@@ -74,7 +74,7 @@ class WithCompare(click.Command):
     "conditions",
     multiple=True,
     metavar="CONDITION",
-    help="Exit with 1 where this holds, e.g. 'lstm.p99 > 5ms'. May be given several times.",
+    help="Exit with 1 where this holds, e.g. 'lstm[1].p99 > 5ms'. May be given several times.",
 )
 @click.option("--baseline", type=click.Path(dir_okay=False, path_type=Path), help="Saved results, for --fail-if.")
 @report_files.report_file_options
@@ -133,7 +133,7 @@ def loadtest(
       hangtag loadtest cnn --rate 500 --min-duration 1m   what do users see at 500 calls/s?
       hangtag loadtest cnn --scenario server --find-peak --target-latency 10ms
       hangtag loadtest --target a=127.0.0.1:8001/cnn --target b=127.0.0.1:9001/cnn
-      hangtag loadtest lstm cnn --samples examples/garments --fail-if 'cnn.p99 > 20ms'
+      hangtag loadtest lstm cnn --samples examples/garments --fail-if 'cnn[1].p99 > 20ms'
     """
     files = {name: settings.pop(name) for name in list(settings) if name.endswith("_file")}
     stderr = Console(stderr=True)

@@ -54,7 +54,7 @@ def images() -> Pixels:
         (np.asarray, 1, 0),
         (photo_on_white, 10, 0),
         (enlarged, 10, 0),
-        (negated, 1, 10_000),
+        (negated, 10, 1_000),
         (dark_on_dark, 10, 990),
     ],
 )
