@@ -1,8 +1,9 @@
 """Warn of pictures that a model of Fashion-MNIST cannot classify well: blank ones, and inverted ones.
 
-The models learned bright garments on black. Both rules were measured on Fashion-MNIST's test set;
-tests/serving/client/test_picture_check.py repeats the measurement, mostly with every tenth image. They warn of none of its 10,000 images, neither as they are nor as
-larger pictures on white or black, which the server converts; of its 10,000 images negated they warn of all.
+The models learned bright garments on black. Both rules were measured on Fashion-MNIST's test set: they warn of none of
+its 10,000 images, neither as they are nor as larger pictures on white or black, which the server converts; of its
+10,000 images negated they warn of all. tests/serving/client/test_picture_check.py repeats that, mostly with every tenth
+image.
 """
 
 import io
