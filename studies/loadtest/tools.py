@@ -81,10 +81,10 @@ def h2load(address: str, model: str, concurrency: int, seconds: float) -> Figure
         click.ClickException: a call was not answered.
     """
     load = Load(100 * concurrency, streams=concurrency)
-    warm_up = run(address, model, load)
+    warm_up = run(f"http://{address}", model, load)
     load = replace(load, calls=max(load.calls, round(warm_up.per_second * seconds)))
     before = getrusage(RUSAGE_CHILDREN)
-    outcome = run(address, model, load)
+    outcome = run(f"http://{address}", model, load)
     after = getrusage(RUSAGE_CHILDREN)
     cpu = (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) / load.calls
     return Figures(outcome.per_second, outcome.p50_ms / 1e3, cpu=cpu)
