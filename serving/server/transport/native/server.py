@@ -8,6 +8,7 @@ a message's size before it is read (hangtag refuses it afterwards, and its memor
 number, age and idleness of connections (a proxy has to set them).
 """
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from pygrpc_native import NativeGrpcFront
 
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_settings import largest_settings
+from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.ports import require_free
 from hangtag.serving.server.transport.grpc.limits import PEER_SECONDS
 from hangtag.serving.server.transport.grpc.server import GrpcServer
@@ -30,6 +32,7 @@ log = structlog.get_logger()
 IO_THREADS = 1
 """Threads of the library that do network I/O. One suffices for what two computing threads answer."""
 _MAX_METADATA_BYTES = 16 * 1024  # gRPC's core has this limit too
+_MAX_SOCKET_PATH = 107  # bytes; Linux' sockaddr_un, less the zero at its end
 _POLL_SECONDS = 0.005
 _FLUSH_SECONDS = 0.2
 """How long connections stay open after the last response: the library's ``close`` drops responses that its threads have
@@ -64,7 +67,11 @@ class NativeServer:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def start(self) -> int:
-        """Listen, and return the port. Raises StartError when the address is not free or not this machine's."""
+        """Listen, and return the port.
+
+        Raises:
+            StartError: The address is not free or not this machine's, or TMPDIR is too long a path.
+        """
         config = self._engine.config
         if config.workers == 1:  # workers share a port that their supervisor has reserved
             require_free(config.host, config.port)  # in one clear line: the library would print another one
@@ -81,6 +88,12 @@ class NativeServer:
         )
         self._folder = tempfile.TemporaryDirectory(prefix="hangtag-")  # only this user may enter it
         socket = str(Path(self._folder.name, "grpc.sock"))
+        if len(os.fsencode(socket)) > _MAX_SOCKET_PATH:
+            self._folder.cleanup()
+            raise StartError(
+                f"the folder for temporary files has too long a path for a Unix socket ({socket}): set TMPDIR to a "
+                "shorter one, or use --transport grpc"
+            )
         self._grpc_server.start(f"unix:{socket}")
         front.set_fallback(socket)
         front.start()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,17 @@ def test_a_port_in_use_is_refused_and_leaves_nothing_behind(native: LiveServer, 
         second.start()
     assert threading.active_count() == threads
     assert native.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+
+
+def test_a_folder_for_temporary_files_with_too_long_a_path_is_refused(
+    config: ServerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(StartError, match="set TMPDIR to a shorter one, or use --transport grpc"):
+        Server(config).start()
+    assert not list(folder.iterdir())
 
 
 def test_a_call_that_comes_while_it_drains_is_refused_and_those_before_it_are_answered(native: LiveServer) -> None:
