@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-# Elements that reach beyond the window, or beyond a box that does not scroll; parts of an SVG have no such boxes.
+# Elements that reach beyond the window, or beyond a box that does not scroll; parts of an SVG have no such boxes, and
+# what is wide may scroll in a box that is there for it.
 OVERFLOWING = """() => [...document.querySelectorAll('body *:not(svg *)')]
+  .filter(e => !e.closest('.scrolls'))
   .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
     || (e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 && getComputedStyle(e).display !== 'inline'))
   .map(e => `${e.tagName}.${e.className}: ${e.textContent.trim().slice(0, 60)}`)"""

@@ -11,6 +11,7 @@ import pytest
 
 from hangtag.export import exporter
 from hangtag.training.data.fashion_mnist import Split
+from tests.browser import chromium, require_good_looks
 from tests.export import label_sets, runs
 from tests.hangtag.conftest import hangtag
 
@@ -91,6 +92,9 @@ def test_learning_curves_are_a_page_of_its_own(folder: Path, tmp_path: Path) -> 
     assert not re.findall(r"""<script|\b(?:src|href)=["'](?!#|data:)""", page)
     look(folder, "show", "begun", "--html", tmp_path / "begun.html")
     assert "0 of 2" in (tmp_path / "begun.html").read_text()
+    with chromium() as browser:
+        for file in (tmp_path / "curves/page.html", tmp_path / "begun.html"):
+            require_good_looks(browser, file)
 
 
 def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:

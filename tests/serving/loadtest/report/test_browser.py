@@ -57,7 +57,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     outcomes = (GateOutcome("fast.p99 > 1ms", True, "fast.p99 > 1ms: fast's p99 at 8 in flight is 2.00 ms, too high"),)
     files = []
     every = {
-        "full": full_results(),
+        "full": full_results(others=1),
         "long": long_names(),
         "close": close_together(),
         "empty": results(interrupted=True),
