@@ -10,14 +10,12 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
 from hangtag.cli import main
-from hangtag.export import exporter
-from hangtag.export.file import torch_export
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.training.data.fashion_mnist import Split
 from tests import onnx_models
 from tests.export.exported import Exported, single_label
-from tests.export.files import exported_as
+from tests.hangtag.proven import proven_on
 from tests.once import once
 from tests.shipped import MODELS, latest
 
@@ -33,13 +31,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def proven(exported: Exported, garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with an lstm that went through the gate on the whole test set."""
 
-    def make(folder: Path) -> Path:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch_export, "to_onnx", exported_as(exported.file))
-            exporter.export(exported.run, folder, garments)
-        return folder
-
-    return once(tmp_path_factory, "proven", make)
+    return once(tmp_path_factory, "proven", lambda folder: proven_on(exported, garments, folder))
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,30 @@ from onnx import numpy_helper
 
 from hangtag.export import exporter
 from hangtag.training.data import fashion_mnist as data
+from hangtag.training.data.fashion_mnist import Split
 from tests.export import label_sets
-from tests.hangtag.proven import models, rewritten
+from tests.export.exported import Exported
+from tests.hangtag.proven import models, proven_on, rewritten
 from tests.onnx_models import classifier, publish
 from tests.shipped import MODELS
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def few(garments: Split) -> Split:
+    return garments.first(1_000)
+
+
+@pytest.fixture(autouse=True)
+def few_images(few: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These few take the test set's place, also for the proven model below."""
+    monkeypatch.setattr(data, "load_test", lambda *_: few)
+
+
+@pytest.fixture(scope="module")
+def proven(exported: Exported, few: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return proven_on(exported, few, tmp_path_factory.mktemp("proven"))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +167,10 @@ def test_sets_of_labels_are_verified_too(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_file_that_is_older_than_the_gate_is_verified_by_its_few_figures() -> None:
+def test_a_file_that_is_older_than_the_gate_is_verified_by_its_few_figures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()  # its figure is of the whole test set
     result = models("verify", "lstm", "--models", MODELS)
     assert result.exit_code == 0, result.output
     assert "holds" in result.stdout
