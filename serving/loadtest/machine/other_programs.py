@@ -10,8 +10,9 @@ from pathlib import Path
 from hangtag.serving.loadtest.machine import processes
 from hangtag.serving.loadtest.machine.cpu_times import STAT, machine_times
 
-# The kernel counts CPU time in ticks of usually 10 ms, of which a shorter time has too few.
-SHORTEST = 0.5
+# Seconds. The kernel counts CPU time in ticks of usually 10 ms. In a shorter time two ticks more or less are over 4
+# points of the share on two CPUs, where 10 make a run doubtful.
+SHORTEST = 0.25
 
 
 @dataclass
