@@ -1,5 +1,6 @@
 """A model that is worse than the one that serves is published only on request; trial runs are named everywhere."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -50,11 +51,11 @@ def test_a_trial_run_does_not_replace_the_shipped_model_unless_the_user_says_so(
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("published models/lstm/3\n  TRIAL RUN    trained on the first 32 images only\n")
     assert "  predecessor  WORSE, published all the same: test accuracy " in result.stdout
-    page = Path("reports/export/lstm-3.html").read_text()
+    page = " ".join(re.sub(r"<[^>]*>", " ", Path("reports/export/lstm-3.html").read_text()).split())
     assert "A trial run: trained on the first 32 images only." in page
-    assert "Worse than the version that served before" in page
-    assert "passed</span> agreement" in page
-    assert "passed</span> predecessor" not in page
+    assert "It is worse than the version that served before" in page
+    assert "passed agreement" in page
+    assert "worse predecessor" in page
     assert "TRIAL RUN trained on the first 32 images only" in " ".join(hangtag("models", "show", "lstm").stdout.split())
     listed = hangtag("models", "list").stdout
     assert "TRIAL RUN: trained on the first 32 images only" in listed
