@@ -79,8 +79,8 @@ def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
     """Parse a condition, for example `cnn[64].p99 > 2 * lstm.p99`.
 
     Raises:
-        ValueError: When the text is no condition, refers to a target or a baseline that is missing, or has a value
-            whose unit does not fit the metric.
+        ValueError: When the text is no condition, refers to a target or a baseline that is missing, has a value
+            whose unit does not fit the metric, or can never hold.
     """
     match = _GATE.fullmatch(text)
     if match is None:
@@ -96,6 +96,7 @@ def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
         raise ValueError(f"{text!r} needs the saved results to compare with: give --baseline FILE.json")
     if match["value"]:
         factor = _in_unit(text, figure.metric, float(match["value"]), match["unit"] or "")
+        _require_possible(text, figure.metric, match["operator"], factor)
     else:
         factor = float(match["factor"] or "1")
     return Gate(
@@ -115,12 +116,21 @@ def _in_unit(text: str, metric: str, value: float, unit: str) -> float:
             raise ValueError(f"{text!r}: {metric} is a plain number, without {unit!r}")
         return value
     if metric in SHARE_METRICS:
-        if unit not in ("", "%") or (not unit and value > 1):
-            raise ValueError(f"{text!r}: {metric} is a share: write {value:g} %, or a number from 0 to 1")
+        # A plain 1 is refused too, because its author may mean 1 %.
+        if unit not in ("", "%") or (not unit and value >= 1):
+            raise ValueError(f"{text!r}: {metric} is a share: write {value:g} %, or a number below 1")
         return value / 100 if unit else value
     if unit not in DURATION_UNITS:
         raise ValueError(f"{text!r}: {metric} is a duration: give its unit, for example {value:g}ms")
     return value * DURATION_UNITS[unit]
+
+
+def _require_possible(text: str, metric: str, comparison: str, bound: float) -> None:
+    """Refuse a condition that no figure can meet: a gate that cannot fail protects nothing. Raises ValueError."""
+    if comparison == "<" and bound == 0:
+        raise ValueError(f"{text!r} can never hold: {metric} is never below 0")
+    if metric in SHARE_METRICS and (bound > 1 or (comparison == ">" and bound == 1)):
+        raise ValueError(f"{text!r} makes no sense: {metric} is a share, which is at most 100 %")
 
 
 def require_judgeable(gate: Gate, scenario: Scenario, *, accuracy: bool, baseline: SavedResults | None) -> None:

@@ -56,7 +56,14 @@ def test_a_condition_that_holds_fails_with_its_figures(condition: str, sentence:
 
 @pytest.mark.parametrize(
     "condition",
-    ["fast.p99 > 20ms", "fast.errors > 0", "fast[8].throughput < 3 * baseline", "slow.accuracy < 90 %"],
+    [
+        "fast.p99 > 20ms",
+        "fast.errors > 0",
+        "fast.error_rate > 1 %",
+        "fast.error_rate >= 100 %",
+        "fast[8].throughput < 3 * baseline",
+        "slow.accuracy < 90 %",
+    ],
 )
 def test_a_condition_that_does_not_hold_passes(condition: str) -> None:
     outcome = judge(parse(condition, NAMES, has_baseline=True), full_results(), BASELINE)
@@ -112,6 +119,13 @@ def test_a_condition_that_holds_under_one_load_fails() -> None:
         ("fast.throughput < 5ms", "throughput is a plain number, without 'ms'"),
         ("fast.accuracy < 91", "accuracy is a share: write 91 %"),
         ("fast.error_rate > 1ms", "error_rate is a share"),
+        ("fast.error_rate > 1", "error_rate is a share: write 1 %, or a number below 1"),
+        ("fast.error_rate >= 1", "error_rate is a share: write 1 %"),
+        ("fast.accuracy < 1", "accuracy is a share: write 1 %"),
+        ("fast.error_rate > 100 %", "error_rate is a share, which is at most 100 %"),
+        ("fast.accuracy < 910 %", "accuracy is a share, which is at most 100 %"),
+        ("fast.throughput < 0", "can never hold: throughput is never below 0"),
+        ("fast.accuracy < 0 %", "can never hold: accuracy is never below 0"),
     ],
 )
 def test_other_texts_are_refused(condition: str, message: str) -> None:
