@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.machine.other_programs import SHORTEST
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.caching import CacheCheck
 from hangtag.serving.loadtest.measuring.calibration import Ceiling
@@ -58,10 +60,12 @@ class Results:
             return ""
         shares = [run.total.others for run in self.runs if run.total.others is not None]
         if not shares:
-            return (
-                "How much of this machine's CPUs other programs took is not known, since the processes of a server on "
-                "it cannot be told from them."
-            )
+            longest = self.scenario.warm_up + max(block.window for run in self.runs for block in run.blocks)
+            if longest < SHORTEST:
+                reason = f"each block took less than {units.duration(SHORTEST)}: raise --min-duration"
+            else:
+                reason = "the processes of a server on it cannot be told from them"
+            return f"How much of this machine's CPUs other programs took is not known, since {reason}."
         return f"Other programs took up to {max(shares):.0%} of this machine's CPUs during a run."
 
     @property

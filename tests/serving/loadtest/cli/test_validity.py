@@ -124,6 +124,15 @@ def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(server: FakeSe
     assert run["doubt"] in html.unescape(page.read_text())
 
 
+def test_blocks_too_short_to_measure_other_programs_are_named_as_the_reason(server: FakeServer) -> None:
+    options = ("--concurrency", "1", "--blocks", "2", "--min-query-count", "1", "--warm-up", "10ms")
+    command = ("loadtest", "fast", "--server", server.address, *options, "--min-duration")
+    short = " ".join(CliRunner().invoke(main, [*command, "50ms"]).stdout.split())
+    assert "is not known, since each block took less than 250 ms: raise --min-duration" in short
+    enough = " ".join(CliRunner().invoke(main, [*command, "1s"]).stdout.split())
+    assert "of this machine's CPUs during a run." in enough
+
+
 @contextmanager
 def strangers() -> Iterator[None]:
     """Programs that compute on every CPU and are no descendants of this process: each one's parent ends at once."""

@@ -66,6 +66,19 @@ def test_a_program_that_computes_is_another_but_not_where_it_is_the_server() -> 
     assert everybody.share - all_but_the_server.share == pytest.approx(share, rel=0.3)
 
 
+def test_the_processes_of_two_servers_are_both_known() -> None:
+    with stranger() as (one, one_port), stranger() as (two, two_port):
+        addresses = [f"127.0.0.1:{port}" for port in (one_port, two_port)]
+        with other_programs(addresses[:1]) as all_but_one, other_programs(addresses) as all_but_both:
+            begin, before = time.monotonic(), cpu_seconds([two])
+            wait(SECONDS)
+            share = (cpu_seconds([two]) - before) / (time.monotonic() - begin) / (os.cpu_count() or 1)
+        assert one != two
+    assert all_but_one.share is not None
+    assert all_but_both.share is not None
+    assert all_but_one.share - all_but_both.share == pytest.approx(share, rel=0.3)
+
+
 def test_a_time_of_few_ticks_tells_nothing() -> None:
     with other_programs() as others:
         pass
