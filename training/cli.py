@@ -1,5 +1,6 @@
 """``hangtag train``: the options, made from settings.py, and the processes of a run."""
 
+import difflib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,8 +40,19 @@ def _rank_zero_reports() -> Iterator[None]:
         raise SystemExit(getattr(error, "exit_code", 1)) from None
 
 
+class NetworkName(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """The name of a network; the error about an unknown one ends with the nearest known name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            near = difflib.get_close_matches(str(value), self.choices, n=1)
+            self.fail(error.message + (f" Did you mean {near[0]!r}?" if near else ""), param, ctx)
+
+
 @click.command(cls=ReportedOnce)
-@click.argument("model", type=click.Choice(list(NETWORKS)))
+@click.argument("model", type=NetworkName(list(NETWORKS)))
 def train(**options: Any) -> None:
     """Train MODEL on Fashion-MNIST, or, if it predicts several labels, on canvases composed from it.
 

@@ -112,7 +112,8 @@ def _report_result(run: Run, metrics: dict[str, Any], epochs_before: int | None)
     if epochs_before == len(metrics["epochs"]):
         _report("this run had finished already: nothing was trained. --restart trains it anew.")
     elif epochs_before is not None:
-        _report(f"this run had finished {epochs_before} epochs, and went on to {len(metrics['epochs'])}.")
+        epochs = f"{epochs_before} epoch{'' if epochs_before == 1 else 's'}"
+        _report(f"this run had finished {epochs}, and went on to {len(metrics['epochs'])}.")
     summary = metrics["summary"]
     names = {"accuracy": "accuracy", "o_f1": "O-F1", "exact_match": "exact match"}
     figures = [

@@ -29,7 +29,10 @@ def page(runs: Sequence[RunOverview], published: runs_view.Published) -> str:
 
 
 def _curves(runs: Sequence[RunOverview], figure: str, *, percent: bool) -> Markup:
-    """Validation as a solid line, training as a dashed one; a dot at the epoch whose weights were kept."""
+    """Validation as a solid line, training as a dashed one; a dot at the epoch whose weights were kept.
+
+    Of a single epoch both are dots, and training's is hollow.
+    """
     with drawing(f"curves-{figure}", f"{figure} by epoch") as picture:
         axes = picture.axes
         for number, run in enumerate(runs):
@@ -37,7 +40,11 @@ def _curves(runs: Sequence[RunOverview], figure: str, *, percent: bool) -> Marku
                 points = [(row["epoch"], row[key]) for row in run.rows if (key := f"{split}_{figure}") in row]
                 if points:
                     label = f"{run.folder.name}, {'training' if split == 'train' else split}"
-                    axes.plot(*zip(*points, strict=True), style, color=colour(number), label=label, linewidth=1.5)
+                    (line,) = axes.plot(
+                        *zip(*points, strict=True), style, color=colour(number), label=label, linewidth=1.5
+                    )
+                    if len(points) == 1:  # no line can be drawn
+                        line.set(marker="o", fillstyle="none" if split == "train" else "full")
                 best = [point for point in points if split == "validation" and point[0] == run.best_epoch]
                 if best:
                     axes.plot(*best[0], "o", color=colour(number))

@@ -65,6 +65,14 @@ def test_a_finished_run_is_reported_and_not_trained_again(arguments: list[str], 
     assert contents(finished[0]) == before
 
 
+def test_a_finished_run_goes_on_and_says_from_where(raw_dir: Path, tmp_path: Path) -> None:
+    arguments = ["train", "cnn", "--data-dir", str(raw_dir), "--device", "cpu", "--limit", "64", "--threads", "1"]
+    assert hangtag([*arguments, "--epochs", "1"], tmp_path / "run").exit_code == 0
+    longer = hangtag([*arguments, "--epochs", "2"], tmp_path / "run")
+    assert longer.exit_code == 0, longer.output
+    assert "this run had finished 1 epoch, and went on to 2." in longer.stderr.splitlines()
+
+
 def test_another_runs_folder_is_refused_and_restart_replaces_it(
     arguments: list[str], finished: tuple[Path, Result], tmp_path: Path
 ) -> None:

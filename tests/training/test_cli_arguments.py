@@ -28,6 +28,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(arguments: list[str], tmp_p
     ("given", "expected"),
     [
         (["transformer"], "'transformer' is not one of 'lstm', 'lstm-56', 'lstm-280', 'lstm2', 'cnn'"),
+        (["lstmm"], "'cnn_embedding'. Did you mean 'lstm'?"),
         ([], "Missing argument"),
         (["lstm", "--recipe", "better"], "--recipe': 'better' is not"),
         (["lstm-56", "--recipe", "best"], "--recipe best: there is no such recipe for lstm-56; it has: study."),

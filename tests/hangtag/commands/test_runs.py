@@ -97,6 +97,18 @@ def test_learning_curves_are_a_page_of_its_own(folder: Path, tmp_path: Path) -> 
             require_good_looks(browser, file)
 
 
+def test_a_single_epoch_is_drawn_as_dots(garments: Split, tmp_path: Path) -> None:
+    runs.train(tmp_path / "runs/short", "lstm", garments.first(300), epochs=1)
+    look(tmp_path, "show", "short", "--html", tmp_path / "page.html")
+    pictures = re.findall(r"<svg.*?</svg>", (tmp_path / "page.html").read_text(), re.DOTALL)
+    assert len(pictures) == 2  # accuracy and the loss
+    for picture in pictures:
+        curves, legend = picture.split('-legend_1"')
+        for part in (curves, legend):
+            dots = re.findall(r'<use [^>]*style="(fill[^:]*): [^"]*--series-0', part)
+            assert sorted(set(dots)) == ["fill", "fill-opacity"]  # validation's, and training's hollow one
+
+
 def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
     unknown = hangtag("runs", "show", "nosuch", "--runs", folder / "runs")
     assert unknown.exit_code == 1
