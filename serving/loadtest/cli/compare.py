@@ -54,6 +54,7 @@ def compare(a: Path, b: Path, html_file: Path | None, json_file: Path | None) ->
     if not comparisons:
         raise click.ClickException(f"{a} and {b} have no target and load in common, so there is nothing to compare")
     pairs = saved_comparison.pairs_of(before, after, comparisons)
+    saved_comparison.render_differences(before, after, console)
     saved_comparison.render_table(pairs, console)
     for file, render in ((html_file, saved_comparison.render_page), (json_file, saved_comparison.render_json)):
         if file is not None:

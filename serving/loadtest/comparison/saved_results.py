@@ -1,7 +1,7 @@
 """The results of an earlier load test, as far as later ones are compared with them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hangtag.serving.loadtest import units
@@ -22,6 +22,7 @@ class SavedResults:
     peaks: dict[str, float]  # By target, in queries per second.
     environment: dict[str, str]
     started: str
+    settings: dict[str, str] = field(default_factory=dict)  # What was measured and how: models, samples, options.
 
     def run(self, target: str, load: Load) -> Run | None:
         """The run of this target under this load, if there is one."""
@@ -33,6 +34,12 @@ class SavedResults:
             label: (self.environment.get(label, units.NONE), environment.get(label, units.NONE))
             for label in {**self.environment, **environment}
         }
+        return {label: (own, other) for label, (own, other) in values.items() if own != other}
+
+    def setting_differences(self, after: "SavedResults") -> dict[str, tuple[str, str]]:
+        """What differs between these settings and others, of those that both files record: both values, by label."""
+        both = [label for label in self.settings if label in after.settings]
+        values = {label: (self.settings[label], after.settings[label]) for label in both}
         return {label: (own, other) for label, (own, other) in values.items() if own != other}
 
     def machine_differences(self, environment: Mapping[str, str]) -> tuple[str, ...]:

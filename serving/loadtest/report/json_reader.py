@@ -44,9 +44,35 @@ def read(file: Path) -> SavedResults:
             peaks={peak["target"]: peak["rate"] for peak in document.get("peaks", ()) if peak["rate"]},
             environment=document["environment"],
             started=document["started"],
+            settings=_settings(document),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SavedResultsError(f"{file} does not follow its own schema ({type(error).__name__}: {error})") from error
+
+
+def _settings(document: dict[str, Any]) -> dict[str, str]:
+    """What was measured and how, by label; "not recorded" where the file does not say of a target."""
+    settings = {f"--{name.replace('_', '-')}": value for name, value in document["scenario"].items()}
+    del settings["--targets"]  # Each target follows with its properties.
+    for target in document.get("targets", ()):
+        accuracy, name = target["accuracy"], target["name"]
+        properties = {
+            "model": target["model"],
+            "model version": target.get("answering_version") or ", ".join(target.get("model_versions", ())),
+            "samples": target.get("samples"),
+            "accuracy": f"{accuracy['accuracy']:.2%} of {accuracy['total']:,}" if accuracy else "not measured",
+            "execution provider": target.get("execution_provider"),
+            "threads": target.get("threads"),
+            "method": target.get("method"),
+        }
+        settings |= {f"{name}'s {label}": value or "not recorded" for label, value in properties.items()}
+    return {label: _in_words(value) for label, value in settings.items()}
+
+
+def _in_words(value: Any) -> str:
+    if value is None or value == []:
+        return "not set"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 # The defaults are for fields that older files lack.

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hangtag.serving.loadtest.comparison.compare import Comparison
-from hangtag.serving.loadtest.comparison.saved_results import SavedResults
+from hangtag.serving.loadtest.comparison.saved_results import MACHINE, SavedResults
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.report import pictures
 from hangtag.serving.loadtest.report.html import page_template
@@ -47,6 +47,22 @@ def pairs_of(before: SavedResults, after: SavedResults, comparisons: Sequence[Co
     return [SavedPair(each, run(before, each, BEFORE), run(after, each, AFTER)) for each in comparisons]
 
 
+def differences_of(before: SavedResults, after: SavedResults) -> dict[str, tuple[str, str]]:
+    """What differs between the two in what was measured, how, and in which environment: both values, by label."""
+    return before.setting_differences(after) | before.environment_differences(after.environment)
+
+
+def render_differences(before: SavedResults, after: SavedResults, console: Console) -> None:
+    """Print what differs, a line each, or that nothing does; without the machine, which a warning is about."""
+    differences = differences_of(before, after)
+    if not differences:
+        console.print(Text("The same models, samples, options and environment."))
+    for label, (one, other) in differences.items():
+        if label not in MACHINE:
+            console.print(Text.assemble(("differs ", "bold yellow"), f"{label}: {one} {BEFORE}, {other} {AFTER}"))
+    console.print()
+
+
 def render_table(pairs: Sequence[SavedPair], console: Console) -> None:
     """Print a table for each target and load: before, after, and what the one is of the other."""
     for pair in pairs:
@@ -70,14 +86,18 @@ def render_table(pairs: Sequence[SavedPair], console: Console) -> None:
 
 
 def render_json(before: SavedResults, after: SavedResults, pairs: Sequence[SavedPair]) -> str:
-    """The comparison as JSON: the two files, what differs in their environments, and each comparison."""
+    """The comparison as JSON: the two files, what differs in their settings and environments, and each comparison."""
+    differences = {
+        "setting_differences": before.setting_differences(after),
+        "environment_differences": before.environment_differences(after.environment),
+    }
     document: dict[str, Any] = {
         "schema": SCHEMA,
         BEFORE: _source(before),
         AFTER: _source(after),
-        "environment_differences": {
-            label: {BEFORE: values[0], AFTER: values[1]}
-            for label, values in before.environment_differences(after.environment).items()
+        **{
+            name: {label: {BEFORE: values[0], AFTER: values[1]} for label, values in different.items()}
+            for name, different in differences.items()
         },
         "comparisons": [comparison_document(pair.comparison) for pair in pairs],
     }
@@ -90,7 +110,7 @@ def render_page(before: SavedResults, after: SavedResults, pairs: Sequence[Saved
     return page_template("comparison.html.j2").render(
         before=before,
         after=after,
-        differences=before.environment_differences(after.environment),
+        differences=differences_of(before, after),
         series={name: pictures.series_variable(index) for index, name in enumerate(names)},
         pairs=[
             (pair, Markup(pictures.latency_by_percentile([pair.before, pair.after], names)))  # noqa: S704

@@ -6,8 +6,10 @@ import re
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hangtag.protos import inference_pb2 as pb
 from tests.serving.loadtest.cli.test_command import QUICK, invoke
 from tests.serving.loadtest.fake_server import FakeServer
 
@@ -40,6 +42,8 @@ def test_saved_runs_are_compared(server: FakeServer, tmp_path: Path) -> None:
     assert "fast's p99 at 2 in flight " in text
     assert re.search(r"its throughput is 0\.\d+ times what it was \(95 %: 0\.\d+ to 0\.\d+\)\.", text)
     assert "WARNING" not in text
+    assert text.startswith("The same models, samples, options and environment. ")
+    assert written["setting_differences"] == {}
 
     document = json.loads(before.read_text())
     document["environment"]["CPU"] = "another processor"
@@ -47,6 +51,38 @@ def test_saved_runs_are_compared(server: FakeServer, tmp_path: Path) -> None:
     text = " ".join(invoke("compare", str(before), str(after), "--html", str(page)).stdout.split())
     assert "another processor" in page.read_text()
     assert text.startswith("WARNING different machines. CPU: another processor and ")
+
+
+def test_what_was_measured_otherwise_is_listed(server: FakeServer, tmp_path: Path) -> None:
+    np.savez(tmp_path / "samples.npz", image=np.zeros((20, 28, 28), np.uint8), labels=np.arange(20) % 10)
+    before = saved(server, tmp_path / "before.json")
+
+    def version_2(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        response = pb.ModelInferResponse(model_name=request.model_name, model_version="2")
+        scores = np.tile(np.eye(10, dtype=np.float32)[0], (request.inputs[0].shape[0], 1))
+        response.outputs.add(name="probabilities", datatype="FP32", shape=scores.shape)
+        response.raw_output_contents.append(scores.tobytes())
+        return response
+
+    server.answer = version_2
+    server.config = pb.ModelConfig(max_batch_size=64, instance_group=[pb.ModelInstanceGroup(count=2)])
+    more = ("--samples", str(tmp_path / "samples.npz"), "--accuracy", "--channels", "2")
+    after = saved(server, tmp_path / "after.json", *more)
+    page, comparison = tmp_path / "comparison.html", tmp_path / "comparison.json"
+    result = invoke("compare", str(before), str(after), "--html", str(page), "--json", str(comparison))
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert "differs fast's model version: 1 before, 2 after" in text
+    assert "differs fast's accuracy: not measured before, 10.00% of 20 after" in text
+    assert "differs --channels: 1 before, 2 after" in text
+    assert "The same models" not in text
+    written = json.loads(comparison.read_text())["setting_differences"]
+    properties = {f"fast's {name}" for name in ("model version", "samples", "accuracy", "threads")}
+    assert written.keys() == {"--channels"} | properties
+    assert written["fast's threads"] == {"before": "not recorded", "after": "2 instances"}
+    assert str(tmp_path / "samples.npz") in written["fast's samples"]["after"]
+    shown = html.unescape(page.read_text())
+    assert all(label in shown for label in written)
 
 
 def test_saved_runs_with_nothing_in_common_are_not_compared(server: FakeServer, tmp_path: Path) -> None:
