@@ -98,6 +98,7 @@ def promote(name: str, version: str, folder: Path) -> None:
         raise click.UsageError(f"VERSION {version}: give a version's number, or latest; see 'hangtag models list'.")
     before, now = promotion.promote(folder, name, None if version == "latest" else int(version))
     click.echo(view.change(name, before, now))
+    click.echo(view.followers(name), err=True)
 
 
 @models.command()
@@ -116,6 +117,7 @@ def rollback(name: str, version: int | None, folder: Path) -> None:
     """
     before, now = promotion.roll_back(folder, name, version)
     click.echo(view.change(name, before, now))
+    click.echo(view.followers(name), err=True)
 
 
 @models.command("verify")

@@ -163,10 +163,18 @@ def _accuracy(entry: Entry) -> str:
 
 
 def change(name: str, before: int | None, now: int) -> str:
-    """Say which version serves after a promotion, and which one did before it."""
+    """Say which version is to serve after a promotion, and which one was before it. Servers need not follow at once."""
     if before == now:
-        return f"{name} version {now} serves, as before"
-    return f"{name} version {now} serves" + (f" instead of version {before}" if before else "")
+        return f"{name} version {now} is chosen, as before"
+    return f"{name} version {now} is chosen" + (f" instead of version {before}" if before else "")
+
+
+def followers(name: str) -> str:
+    """Say when running servers follow a promotion."""
+    return (
+        "a server with --model-control poll follows within its --poll-seconds, one with explicit at "
+        f"'hangtag models load {name}', any other (the default) when it starts again"
+    )
 
 
 def print_plain(content: Table | str) -> None:

@@ -80,7 +80,7 @@ def test_a_run_that_is_not_finished_is_refused_with_how_to_go_on(tmp_path: Path,
     run.save("best.pt", {"model": build("lstm").state_dict(), "epoch": 1})
     run.write_metrics({"epochs": [{"epoch": 1}]})
     with pytest.raises(
-        RunMismatchError, match=r"run is not finished \(1 epochs so far\)\. Continue with: hangtag train lstm "
+        RunMismatchError, match=r"run is not finished \(1 epoch so far\)\. Continue with: hangtag train lstm "
     ):
         exporter.export(run, tmp_path / "models", garments)
     assert not (tmp_path / "models").exists()

@@ -90,8 +90,9 @@ class Run:
             raise RunMismatchError(f"{self.folder} is not a run's folder: it holds no config.json.")
         metrics = self.read_metrics()
         if "summary" not in metrics:
+            count = len(metrics.get("epochs", []))
             raise RunMismatchError(
-                f"{self.folder} is not finished ({len(metrics.get('epochs', []))} epochs so far). "
+                f"{self.folder} is not finished ({count} epoch{'' if count == 1 else 's'} so far). "
                 f"Continue with: {self.command()}"
             )
 

@@ -3,9 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hangtag import Client
 from hangtag.serving.model_repository import serving_versions
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
 from tests.hangtag.proven import models
 from tests.onnx_models import classifier, publish
 
@@ -35,25 +39,38 @@ def serving(shop: Path) -> int:
 
 
 def test_a_version_is_promoted_and_rolled_back(shop: Path) -> None:
-    assert change(shop, "promote", "m", "1") == "m version 1 serves instead of version 3"
-    assert change(shop, "promote", "m", "2") == "m version 2 serves instead of version 1"
-    assert change(shop, "promote", "m", "2") == "m version 2 serves, as before"
+    assert change(shop, "promote", "m", "1") == "m version 1 is chosen instead of version 3"
+    assert change(shop, "promote", "m", "2") == "m version 2 is chosen instead of version 1"
+    assert change(shop, "promote", "m", "2") == "m version 2 is chosen, as before"
     publish(shop, "m", classifier(), 4)
     assert serving(shop) == 2
-    assert change(shop, "rollback", "m") == "m version 1 serves instead of version 2"
-    assert change(shop, "rollback", "m") == "m version 3 serves instead of version 1"
-    assert change(shop, "rollback", "m") == "m version 2 serves instead of version 3"  # no promotion is left: by number
-    assert change(shop, "promote", "m", "latest") == "m version 4 serves instead of version 2"
+    assert change(shop, "rollback", "m") == "m version 1 is chosen instead of version 2"
+    assert change(shop, "rollback", "m") == "m version 3 is chosen instead of version 1"
+    assert (
+        change(shop, "rollback", "m") == "m version 2 is chosen instead of version 3"
+    )  # no promotion is left: by number
+    assert change(shop, "promote", "m", "latest") == "m version 4 is chosen instead of version 2"
     assert not (shop / "m/promoted.toml").exists()
     assert serving(shop) == 4
+
+
+def test_a_server_that_runs_as_by_default_follows_when_it_starts_again_as_the_command_says(shop: Path) -> None:
+    picture = np.zeros((28, 28), np.uint8)
+    config = ServerConfig(models=shop, port=0)
+    with Server(config) as server, Client(server.address) as client:
+        promoted = models("promote", "m", "1", "--models", shop)
+        assert "'hangtag models load m', any other (the default) when it starts again" in promoted.stderr
+        assert client.classify(picture, "m").version == "3"
+    with Server(config) as server, Client(server.address) as client:
+        assert client.classify(picture, "m").version == "1"
 
 
 def test_a_rollback_to_a_version_forgets_what_served_since(shop: Path) -> None:
     for version in ("1", "2", "3"):
         change(shop, "promote", "m", version)
-    assert change(shop, "rollback", "m", "1") == "m version 1 serves instead of version 3"
+    assert change(shop, "rollback", "m", "1") == "m version 1 is chosen instead of version 3"
     assert (
-        change(shop, "rollback", "m") == "m version 3 serves instead of version 1"
+        change(shop, "rollback", "m") == "m version 3 is chosen instead of version 1"
     )  # which served before all promotions
 
 
@@ -78,7 +95,7 @@ def test_a_damaged_file_is_replaced_by_a_promotion(shop: Path) -> None:
     (shop / "m/promoted.toml").write_text("nothing")
     for arguments in (("list",), ("rollback", "m")):
         assert "m/promoted.toml cannot be read as TOML" in refusal(shop, *arguments)
-    assert change(shop, "promote", "m", "2") == "m version 2 serves"
+    assert change(shop, "promote", "m", "2") == "m version 2 is chosen"
     assert serving(shop) == 2
 
 
