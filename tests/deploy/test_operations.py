@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -49,7 +50,8 @@ def test_a_call_upgrades_a_model_and_another_rolls_it_back(tmp_path: Path) -> No
 
         def load_and_list_versions() -> list[str]:
             local_command = command.replace("127.0.0.1:8001", server.address)
-            subprocess.run(["sh", "-ec", local_command], cwd=ROOT, check=True, timeout=60)
+            activated = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+            subprocess.run(["sh", "-ec", local_command], cwd=ROOT, env=activated, check=True, timeout=60)
             return [version.version for version in server.state().versions]
 
         onnx_models.publish(models, "cnn", onnx_models.classifier(), version=2)
