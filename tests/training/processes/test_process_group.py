@@ -1,4 +1,4 @@
-"""Two ranks in real processes, started by torchrun and by --processes, with gloo."""
+"""Two ranks in real processes, with gloo; some are started by torchrun and by --processes."""
 
 import re
 import signal
@@ -17,63 +17,12 @@ from hangtag.training.processes.distributed import DistributedGroup, process_gro
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.run import Run
 from tests.training.configs import make_config, weights
+from tests.training.processes.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-
-TORCHRUN_TWO = [*TORCHRUN, "2"]
-
-# Dropout differs between the processes, as it must; without it the two runs are the same but for rounding.
-SCRIPT = """
-import math
-import sys
-from dataclasses import replace
-from pathlib import Path
-from tests.training.configs import OnStep, make_config
-from hangtag.training.data import fashion_mnist as data
-from hangtag.training.loop import trainer
-from hangtag.training.processes.distributed import process_group
-from hangtag.training.errors import DivergedError
-from hangtag.training.runs.run import Run
-from hangtag.training.tasks.single_label import SingleLabelTask
-from hangtag.training.losses.outcome import BatchOutcome
-
-model, folder, limit, fate = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
-config = make_config(model, limit=limit, epochs=3)
-config = replace(config, recipe=replace(config.recipe, dropout=0.0, ema_decay=0.9))
-
-def report(at):
-    if fate == "die" and (at.epoch, at.step) == (2, 2):
-        raise SystemExit(3)
-
-with process_group("cpu") as group:
-    config = replace(config, processes=group.world_size)
-
-    def spoil(at):
-        report(at)
-        if fate == "diverge" and (at.epoch, at.step) == (1, at.steps) and group.rank == 1:
-            SingleLabelTask.training_step = lambda *given: BatchOutcome(*(part * math.nan for part in step(*given)))
-
-    step = SingleLabelTask.training_step
-    try:
-        trainer.train(config, data.load(Path(sys.argv[1])), Run(folder), OnStep(spoil), group=group)
-    except DivergedError as error:
-        with Path(folder.parent, "errors.txt").open("a") as file:
-            file.write(f"{error}\\n")
-        raise SystemExit(1)
-"""
-
-
-def run(raw_dir: Path, model: str, folder: Path, processes: int, limit: int = 65, fate: str = "live") -> int:
-    script = folder.parent / "script.py"
-    script.write_text(SCRIPT)
-    launch = [*TORCHRUN, str(processes)] if processes > 1 else [sys.executable]
-    command = [*launch, str(script), str(raw_dir), model, str(folder), str(limit), fate]
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    # What it says is not captured: pytest shows it when a test fails.
-    return subprocess.run(command, cwd=ROOT, env=environment, timeout=240).returncode
+TORCHRUN_TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def assert_close(one: Path, other: Path) -> None:
@@ -90,14 +39,14 @@ def assert_close(one: Path, other: Path) -> None:
 
 def test_two_ranks_give_the_single_process_result_and_resume_after_a_break(raw_dir: Path, tmp_path: Path) -> None:
     # 65 samples in batches of 32: the last batch is one sample, so that one process has none.
-    assert run(raw_dir, "lstm", tmp_path / "one", 1) == 0
-    assert run(raw_dir, "lstm", tmp_path / "two", 2) == 0
+    assert run_ranks(raw_dir, "lstm", tmp_path / "one", 1) == 0
+    assert run_ranks(raw_dir, "lstm", tmp_path / "two", 2) == 0
     assert_close(tmp_path / "two", tmp_path / "one")
     assert Run(tmp_path / "two").read_config()["processes"] == 2
 
-    assert run(raw_dir, "lstm", tmp_path / "broken", 2, fate="die") != 0
+    assert run_ranks(raw_dir, "lstm", tmp_path / "broken", 2, fate="die") != 0
     assert len(Run(tmp_path / "broken").read_metrics()["epochs"]) == 1
-    assert run(raw_dir, "lstm", tmp_path / "broken", 2) == 0
+    assert run_ranks(raw_dir, "lstm", tmp_path / "broken", 2) == 0
     assert_close(tmp_path / "broken", tmp_path / "one")
 
 
@@ -129,7 +78,7 @@ def test_torchruns_processes_report_an_error_once() -> None:
 
 
 def test_a_run_that_diverges_in_one_rank_ends_in_all(raw_dir: Path, tmp_path: Path) -> None:
-    assert run(raw_dir, "cnn", tmp_path / "spoiled", 2, fate="diverge") == 1
+    assert run_ranks(raw_dir, "cnn", tmp_path / "spoiled", 2, fate="diverge") == 1
     errors = (tmp_path / "errors.txt").read_text()
     assert errors.count("the loss became nan in epoch 2, by step ") == 2  # each raises the same
     assert len(Run(tmp_path / "spoiled").read_metrics()["epochs"]) == 1
@@ -200,7 +149,7 @@ def test_a_rank_cannot_start_processes_itself(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_command_runs_under_torchrun_and_reports_everything_once(raw_dir: Path, tmp_path: Path) -> None:
     command = [
-        *TORCHRUN, "2", "-m", "hangtag", "train", "lstm", "--data-dir", str(raw_dir), "--limit", "64",
+        *TORCHRUN_TWO, "-m", "hangtag", "train", "lstm", "--data-dir", str(raw_dir), "--limit", "64",
         "--epochs", "1", "--threads", "1", "--device", "cpu", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
