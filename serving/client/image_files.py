@@ -1,17 +1,19 @@
 """The images that a command line names: files, folders of files, and standard input."""
 
 import io
+import re
 import sys
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hangtag.errors import UserError
 
 STANDARD_INPUT = Path("-")
 _SENT = (".png", ".jpg", ".jpeg", ".webp")
 _CONVERTED = (".bmp", ".gif", ".tif", ".tiff")
-_MAGIC_OF_CONVERTED = (b"BM", b"GIF8", b"II*\0", b"MM\0*")
+_BEGINNING_OF_SENT = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
+_BEGINNING_OF_CONVERTED = re.compile(rb"BM|GIF8|II\*\0|MM\0\*")
 
 
 def expand(path: Path) -> list[Path]:
@@ -36,11 +38,16 @@ def read(path: Path) -> bytes:
 
     Raises:
         OSError: the file cannot be read.
-        UserError: a file to convert is damaged.
+        UserError: it is empty, has another format, or is to be converted and damaged. The server finds out whether a
+            PNG, JPEG or WebP file is.
     """
     data = sys.stdin.buffer.read() if path == STANDARD_INPUT else path.read_bytes()
-    if not data.startswith(_MAGIC_OF_CONVERTED):
+    if not data:
+        raise UserError("nothing came on standard input" if path == STANDARD_INPUT else "the file is empty (0 bytes)")
+    if _BEGINNING_OF_SENT.match(data):
         return data
+    if not _BEGINNING_OF_CONVERTED.match(data):
+        raise UserError("this is not a PNG, JPEG, WebP, BMP, GIF or TIFF image; convert it to one of them")
     try:
         with Image.open(io.BytesIO(data), formats=("BMP", "GIF", "TIFF")) as image:
             upright = ImageOps.exif_transpose(image)
@@ -48,6 +55,8 @@ def read(path: Path) -> bytes:
                 upright = upright.convert("RGB")
             png = io.BytesIO()
             upright.save(png, "PNG")
+    except UnidentifiedImageError:
+        raise UserError("the image cannot be decoded and seems damaged: its header is wrong") from None
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
-        raise UserError(f"the image cannot be decoded: {error}") from error
+        raise UserError(f"the image cannot be decoded and seems damaged: {error}") from error
     return png.getvalue()

@@ -1,6 +1,7 @@
 """Decodes PNG, JPEG and WebP files to grey images, within limits on the memory that decoding takes."""
 
 import io
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,14 +25,18 @@ TURN_SECONDS = 10.0
 
 # Image.open would check the size against Image.MAX_IMAGE_PIXELS, which belongs to the whole program, is looser than
 # MAX_PIXELS and is a warning as often as an error. These read the header, and decode when they are asked to load.
-_READERS = (PngImageFile, JpegImageFile, WebPImageFile)
+_READERS = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
+    (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
+)
 
 
 def decode_grey(data: bytes) -> Image.Image:
     """Decode a file to an upright image of mode "L", with transparent parts on white.
 
     Raises:
-        InvalidRequestError: The file has another format, is damaged, or has more than MAX_PIXELS.
+        InvalidRequestError: The file is empty, has another format, is damaged, or has more than MAX_PIXELS.
         QueueFullError: Too many large images are being decoded.
     """
     try:
@@ -43,17 +48,22 @@ def decode_grey(data: bytes) -> Image.Image:
     except ServerError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
-        raise InvalidRequestError(f"the image cannot be decoded: {error}") from error
+        raise InvalidRequestError(f"the image cannot be decoded and seems damaged: {error}") from error
     return grey
 
 
 def _open(data: bytes) -> Image.Image:
     """Read the header only, which has the size; nothing is decoded yet."""
-    for reader in _READERS:
-        try:
-            return reader(io.BytesIO(data))
-        except SyntaxError:  # how Pillow says that the file has another format
-            continue
+    if not data:
+        raise InvalidRequestError("the image is empty (0 bytes)")
+    for beginning, reader in _READERS:
+        if beginning.match(data):
+            try:
+                return reader(io.BytesIO(data))
+            except SyntaxError:  # how Pillow says that it cannot read the header
+                raise InvalidRequestError(
+                    "the image cannot be decoded and seems damaged: its header is wrong"
+                ) from None
     raise InvalidRequestError("the image is not a PNG, JPEG or WebP file; convert it to one of them")
 
 

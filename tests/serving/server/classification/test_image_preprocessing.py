@@ -150,7 +150,7 @@ def test_another_models_size_is_honoured() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x04\0\0\0WEBP"])
 def test_a_file_that_is_no_picture_is_refused(data: bytes) -> None:
-    with pytest.raises(InvalidRequestError, match=r"the image is not a PNG, JPEG or WebP file|cannot be decoded"):
+    with pytest.raises(InvalidRequestError, match=r"is empty|the image is not a PNG, JPEG or WebP file|seems damaged"):
         images.preprocess(data, 28, 28)
 
 

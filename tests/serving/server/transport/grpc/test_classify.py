@@ -91,9 +91,10 @@ def test_a_photo_is_converted(live: LiveServer) -> None:
     ("fields", "message"),
     [
         ({}, "no image in the request; set `encoded` (a PNG, JPEG or WebP file) or `raw`"),
-        ({"encoded": b""}, "the image is not a PNG, JPEG or WebP file"),
+        ({"encoded": b""}, "the image is empty (0 bytes)"),
         ({"encoded": b"GIF89a"}, "the image is not a PNG, JPEG or WebP file"),
-        ({"encoded": png(Image.fromarray(PIXELS))[:200]}, "the image cannot be decoded: "),
+        ({"encoded": png(Image.fromarray(PIXELS))[:200]}, "the image cannot be decoded and seems damaged: "),
+        ({"encoded": b"\x89PNG\r\n\x1a\n"}, "the image cannot be decoded and seems damaged: its header is wrong"),
         ({"raw": pb.RawImage()}, "raw pixels must be 28 x 28, 784 bytes; got 0 x 0 and 0 bytes"),
         ({"raw": pb.RawImage(height=28, width=28, pixels=bytes(783))}, "got 28 x 28 and 783 bytes"),
         ({"raw": pb.RawImage(height=14, width=56, pixels=bytes(784))}, "got 14 x 56 and 784 bytes"),
