@@ -1,6 +1,7 @@
 """Runs `hangtag loadtest` on the real server: accuracy, the Classify method, and the figures of the server itself."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import Split
-from tests.e2e.processes import ROOT, ServerProcess, hangtag
+from tests.e2e.processes import ROOT, ServerProcess, hangtag, serving
 
 pytestmark = pytest.mark.slow
 
@@ -60,3 +61,25 @@ def test_answers_are_not_cached(server: ServerProcess, tmp_path: Path) -> None:
     hangtag("loadtest", "lstm", "--server", server.address, *SHORT, *more, exit_codes=(0, 1))
     (check,) = json.loads(file.read_text())["caching"]
     assert 0.3 < check["speedup"]["ratio"] < 3
+
+
+@pytest.mark.parametrize("method", ["infer", "classify"])
+def test_two_versions_of_a_model_are_compared(tmp_path: Path, method: str) -> None:
+    repository = tmp_path / "models"
+    for version, model in (("1", "cnn"), ("2", "lstm")):
+        latest = max((ROOT / "models" / model).glob("[0-9]*"), key=lambda folder: int(folder.name))
+        shutil.copytree(latest, repository / "garments" / version)
+    file = tmp_path / "a.json"
+    with serving(repository, "--num-versions", "2") as server:
+        old = f"old={server.address}/garments@1"
+        options = ("--server", server.address, "--target", old, "--method", method, "--json", file)
+        hangtag("loadtest", "garments@2", *options, *SHORT, exit_codes=(0, 1))
+    document = json.loads(file.read_text())
+    assert {target["name"]: target["answering_version"] for target in document["targets"]} == {
+        "garments@2": "2",
+        "old": "1",
+    }
+    sizes = [target["file_bytes"] for target in document["targets"]]
+    assert sizes == [next(repository.glob(f"garments/{version}/*.onnx")).stat().st_size for version in (2, 1)]
+    for run in document["runs"]:
+        assert run["total"]["server"]["requests"] >= run["total"]["queries"]

@@ -47,7 +47,7 @@ class WithCompare(click.Command):
     "--target",
     "others",
     multiple=True,
-    metavar="NAME=HOST:PORT/MODEL",
+    metavar="NAME=HOST:PORT/MODEL[@VERSION]",
     help="Measure this model on this server too, under this name. May be given several times.",
 )
 @click.option(
@@ -100,7 +100,7 @@ def loadtest(
     **settings: Any,
 ) -> None:
     """Measure the latency and throughput of one or several MODELs on a server, and compare them.
-    `hangtag loadtest compare A.json B.json` compares saved runs.
+    `hangtag loadtest compare A.json B.json` compares saved runs. MODEL@VERSION measures one version of a model.
 
     \b
     closed loop  a fixed number of queries in flight; an answer triggers the next query. Finds the peak throughput.
@@ -129,6 +129,7 @@ def loadtest(
     \b
     Examples:
       hangtag loadtest lstm cnn --html report.html        compare two models, with pictures
+      hangtag loadtest cnn@2 cnn@1                        compare two versions that a server serves
       hangtag loadtest cnn --concurrency 1,2,4,8,16       where does throughput stop growing?
       hangtag loadtest cnn --rate 500 --min-duration 1m   what do users see at 500 calls/s?
       hangtag loadtest cnn --scenario server --find-peak --target-latency 10ms
@@ -164,7 +165,7 @@ def _targets(
     models: tuple[str, ...], server: str, others: tuple[str, ...], method: target.Method
 ) -> tuple[Target, ...]:
     try:
-        targets = [Target(model, model, server, method) for model in models]
+        targets = [target.of_model(model, server, method) for model in models]
         targets += [target.parse(text, method) for text in others]
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hangtag.serving.credentials import Credentials
+from hangtag.serving.loadtest.errors import TargetError
 from hangtag.serving.loadtest.generator.messages import CallSettings, RequestPool
 from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.machine import environment
@@ -79,7 +80,10 @@ def measure(
             response = probes[name].call(
                 library.target, library.request_pool.method, library.requests[0], scenario.deadline
             )
-            descriptions[name] = replace(descriptions[name], answering_version=library.answering_version(response))
+            answering = library.answering_version(response)
+            if library.target.version and answering not in ("", library.target.version):
+                raise TargetError(f"{name} was answered by version {answering}: its server ignores requested versions.")
+            descriptions[name] = replace(descriptions[name], answering_version=answering)
         accuracies: dict[str, Accuracy] = {}
         if extras.accuracy:
             accuracies = _accuracies(libraries, descriptions, probes, scenario.deadline, stop, on_progress)
@@ -99,7 +103,7 @@ def measure(
 
             def read_counters(name: str) -> ServerTimings | None:
                 description = descriptions[name]
-                return probes[name].statistics(description.target.model) if description.statistics else None
+                return probes[name].statistics(description.target) if description.statistics else None
 
             session = Session(scenario, generators, stop, on_progress, read_counters)
             runs = session.run()

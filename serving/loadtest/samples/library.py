@@ -117,7 +117,7 @@ def _neighbours(samples: int, batch_size: int, size: int, random: np.random.Gene
 def _serialise(target: Target, metadata: pb.ModelMetadataResponse, samples: Samples, indices: Indices) -> bytes:
     if target.method == "classify":
         return _serialise_classify(target, metadata, samples, int(indices[0]))
-    request = pb.ModelInferRequest(model_name=target.model)
+    request = pb.ModelInferRequest(model_name=target.model, model_version=target.version)
     for tensor in metadata.inputs:
         array = samples.inputs[tensor.name][indices]
         if not has_batch_axis(tensor, len(indices)):
@@ -135,5 +135,7 @@ def _serialise_classify(target: Target, metadata: pb.ModelMetadataResponse, samp
         raise SampleError(f"model {metadata.name!r} takes no grey image, which is all that Classify sends")
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "PNG")
-    request = classifier_pb2.ClassifyRequest(model_name=target.model, encoded=encoded.getvalue(), top_k=1)
+    request = classifier_pb2.ClassifyRequest(
+        model_name=target.model, model_version=target.version, encoded=encoded.getvalue(), top_k=1
+    )
     return request.SerializeToString()

@@ -58,8 +58,8 @@ class Probe:
     def describe(self, target: Target) -> Description:
         """Everything that the server says about the target's model."""
         server = self.server
-        metadata = self._model(target.model)
-        config = self._config(target.model)
+        metadata = self._model(target)
+        config = self._config(target)
         return Description(
             target=target,
             server_name=server.name,
@@ -68,12 +68,12 @@ class Probe:
             max_batch_size=config.max_batch_size if config else None,
             parameters={key: value.string_value for key, value in config.parameters.items()} if config else {},
             instances=(sum(group.count for group in config.instance_group) or None) if config else None,
-            statistics=self.statistics(target.model) is not None,
+            statistics=self.statistics(target) is not None,
         )
 
-    def statistics(self, model: str) -> ServerTimings | None:
-        """The server's counters of this model; None where it keeps none or does not answer."""
-        return server_statistics.read(self._stub, model, self.metadata)
+    def statistics(self, target: Target) -> ServerTimings | None:
+        """The server's counters of the target's model; None where it keeps none or does not answer."""
+        return server_statistics.read(self._stub, target.model, target.version, self.metadata)
 
     def call(self, target: Target, method: str, request: bytes, timeout: float) -> bytes:
         """Make one call as the load will make it: a request that fails here would fail every time.
@@ -99,15 +99,19 @@ class Probe:
             ) from error
         return response
 
-    def _model(self, name: str) -> pb.ModelMetadataResponse:
+    def _model(self, target: Target) -> pb.ModelMetadataResponse:
+        name = target.model
         try:
-            metadata: pb.ModelMetadataResponse = self._stub.ModelMetadata(
-                pb.ModelMetadataRequest(name=name), timeout=PROBE_TIMEOUT, metadata=self.metadata
-            )
-            request = pb.ModelReadyRequest(name=name)
+            metadata = self._metadata(name, target.version)
+            request = pb.ModelReadyRequest(name=name, version=target.version)
             ready = self._stub.ModelReady(request, timeout=PROBE_TIMEOUT, metadata=self.metadata).ready
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.NOT_FOUND:
+                if target.version and (versions := self._served_versions(name)):
+                    raise TargetError(
+                        f"{self._address} does not serve version {target.version} of {name!r}, only {versions}: "
+                        "'hangtag serve --num-versions' serves more."
+                    ) from error
                 raise TargetError(f"{self._address} has no model {name!r}{self._available_models()}.") from error
             status = connection_failure.status(error)
             raise TargetError(f"{self._address} could not describe model {name!r}: {status}.") from error
@@ -115,9 +119,23 @@ class Probe:
             raise TargetError(f"model {name!r} is not ready on {self._address}: wait for it, or see the server's log.")
         return metadata
 
-    def _config(self, name: str) -> pb.ModelConfig | None:
+    def _metadata(self, name: str, version: str = "") -> pb.ModelMetadataResponse:
+        request = pb.ModelMetadataRequest(name=name, version=version)
+        response: pb.ModelMetadataResponse = self._stub.ModelMetadata(
+            request, timeout=PROBE_TIMEOUT, metadata=self.metadata
+        )
+        return response
+
+    def _served_versions(self, name: str) -> str:
+        """The versions of a model that the server serves; empty where it has no such model."""
         try:
-            request = pb.ModelConfigRequest(name=name)
+            return ", ".join(self._metadata(name).versions)
+        except grpc.RpcError:
+            return ""
+
+    def _config(self, target: Target) -> pb.ModelConfig | None:
+        try:
+            request = pb.ModelConfigRequest(name=target.model, version=target.version)
             response: pb.ModelConfigResponse = self._stub.ModelConfig(
                 request, timeout=PROBE_TIMEOUT, metadata=self.metadata
             )

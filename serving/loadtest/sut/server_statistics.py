@@ -10,16 +10,26 @@ TIMEOUT = 2.0  # Seconds.
 
 
 def read(
-    stub: inference_pb2_grpc.GRPCInferenceServiceStub, model: str, metadata: tuple[tuple[str, str], ...] = ()
+    stub: inference_pb2_grpc.GRPCInferenceServiceStub,
+    model: str,
+    version: str = "",
+    metadata: tuple[tuple[str, str], ...] = (),
 ) -> ServerTimings | None:
-    """A model's counters since it was loaded; None where the server keeps no statistics or does not answer."""
-    request = pb.ModelStatisticsRequest(name=model)
+    """The counters of a model, or of one version of it, since it was loaded.
+
+    None where the server keeps no statistics or does not answer.
+    """
+    request = pb.ModelStatisticsRequest(name=model, version=version)
     try:
         response = stub.ModelStatistics(request, timeout=TIMEOUT, metadata=metadata)
     except grpc.RpcError:
         return None
     # A request without a version is answered for every loaded version.
-    versions = [_timings(statistics) for statistics in response.model_stats if statistics.name == model]
+    versions = [
+        _timings(statistics)
+        for statistics in response.model_stats
+        if statistics.name == model and version in ("", statistics.version)
+    ]
     return ServerTimings.summed(versions) if versions else None
 
 

@@ -29,6 +29,7 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self.requests: list[pb.ModelInferRequest] = []
         self.behaviour: Behaviour = lambda number, context: None
         self.lists_models = True
+        self.versions = ["1"]
         self.config: pb.ModelConfig | None = None  # ModelConfig is an extension that not every server has.
         self.keeps_statistics = True  # ModelStatistics is another extension.
         self.forgotten = 0  # Calls that the statistics do not count, as after a restart.
@@ -52,8 +53,14 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ModelStatisticsResponse:
         if not self.keeps_statistics:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
-        count = sum(sent.model_name == request.name for sent in self.requests) - self.forgotten
-        statistics = pb.ModelStatistics(name=request.name, inference_count=count, execution_count=count)
+        version = request.version or self.versions[0]
+        counted = [
+            sent for sent in self.requests if sent.model_name == request.name and sent.model_version in ("", version)
+        ]
+        count = len(counted) - self.forgotten
+        statistics = pb.ModelStatistics(
+            name=request.name, version=version, inference_count=count, execution_count=count
+        )
         statistics.inference_stats.success.count = count
         statistics.inference_stats.queue.ns = count * 2_000_000
         return pb.ModelStatisticsResponse(model_stats=[statistics])
@@ -68,7 +75,11 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ModelMetadataResponse:
         if request.name not in ("fast", "slow", "loading"):
             context.abort(grpc.StatusCode.NOT_FOUND, f"no model {request.name}")
-        return metadata(request.name)
+        if request.version not in ("", *self.versions):
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no version {request.version}")
+        described = metadata(request.name)
+        described.versions[:] = self.versions
+        return described
 
     def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
         return pb.ModelReadyResponse(ready=request.name != "loading")

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from hangtag.cli import main
+from hangtag.protos import inference_pb2 as pb
 from tests.serving.loadtest.fake_server import FakeServer, refuse_one, running
 
 pytestmark = pytest.mark.slow
@@ -85,10 +86,30 @@ def test_images_are_sent(server: FakeServer, tmp_path: Path) -> None:
     assert "samples/s" in result.stdout
 
 
+def test_a_version_that_is_not_served_is_refused_with_those_that_are(server: FakeServer) -> None:
+    server.versions = ["4", "2"]
+    result = invoke("fast@3", "fast@2", "--server", server.address, *QUICK)
+    assert result.exit_code == 1
+    message = f"{server.address} does not serve version 3 of 'fast', only 4, 2: "
+    assert message in " ".join(result.stderr.split())
+    missing = invoke("unknown@3", "--server", server.address, *QUICK)
+    assert f"{server.address} has no model 'unknown'; it has fast, slow" in " ".join(missing.stderr.split())
+
+
+def test_a_server_that_ignores_the_requested_version_is_not_measured(server: FakeServer) -> None:
+    server.versions = ["4", "2"]
+    server.answer = lambda request: pb.ModelInferResponse(model_name=request.model_name, model_version="4")
+    result = invoke("fast@2", "--server", server.address, *QUICK)
+    assert result.exit_code == 1
+    assert "fast@2 was answered by version 4" in " ".join(result.stderr.split())
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "Name at least one MODEL or --target."),
+        (["cnn@"], "'cnn@' is no version of a model: write MODEL@VERSION"),
         (["cnn", "--concurrency", "1,x"], "'1,x' is not a list of numbers"),
         (["cnn", "--rate", "0"], "--rate must be above 0 calls/s, not 0."),
         (["cnn", "--min-duration", "soon"], "'soon' is not a duration such as 2s"),

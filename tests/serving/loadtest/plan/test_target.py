@@ -1,6 +1,6 @@
 import pytest
 
-from hangtag.serving.loadtest.plan.target import Target, parse
+from hangtag.serving.loadtest.plan.target import Target, of_model, parse
 
 
 def test_a_target_is_a_name_a_server_and_a_model() -> None:
@@ -9,9 +9,24 @@ def test_a_target_is_a_name_a_server_and_a_model() -> None:
     assert str(parse("old=localhost:1/cnn")) == "old=localhost:1/cnn"
 
 
+def test_a_model_may_have_a_version() -> None:
+    assert of_model("cnn") == Target("cnn", "cnn")
+    assert of_model("cnn@2", "[::1]:1") == Target("cnn@2", "cnn", "[::1]:1", version="2")
+    assert parse("old=localhost:1/cnn@2") == Target("old", "cnn", "localhost:1", version="2")
+    assert str(parse("old=localhost:1/cnn@2")) == "old=localhost:1/cnn@2"
+
+
+@pytest.mark.parametrize("text", ["@2", "cnn@", "@", "cnn@1@2"])
+def test_other_versions_are_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no version of a model: write MODEL@VERSION"):
+        of_model(text)
+    with pytest.raises(ValueError, match=r"is no version of a model: write MODEL@VERSION"):
+        parse(f"old=localhost:1/{text}")
+
+
 @pytest.mark.parametrize("text", ["cnn", "a=b", "a=host/cnn", "a=host:80", "=host:80/cnn", "a=host:80/", "a=b:1/c/d"])
 def test_other_texts_are_refused_with_an_example(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is not a target: write NAME=HOST:PORT/MODEL, for example old="):
+    with pytest.raises(ValueError, match=r"is not a target: write NAME=HOST:PORT/MODEL\[@VERSION\], for example old="):
         parse(text)
 
 

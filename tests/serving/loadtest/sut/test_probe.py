@@ -100,15 +100,24 @@ def test_malformed_parameters_are_ignored() -> None:
     assert (described.file_bytes, described.expected_accuracy) == (None, None)
 
 
+def test_statistics_are_those_of_the_targets_version(server: FakeServer) -> None:
+    server.versions = ["4", "2"]
+    old, new = Target("old", "fast", version="2"), Target("new", "fast", version="4")
+    with Probe(server.address, Credentials()) as probe:
+        probe.call(old, INFER, pb.ModelInferRequest(model_name="fast", model_version="2").SerializeToString(), 5.0)
+        counts = [counted.count for target in (old, new) if (counted := probe.statistics(target)) is not None]
+    assert counts == [1, 0]
+
+
 def test_statistics_are_read_where_the_server_keeps_them(server: FakeServer) -> None:
     with Probe(server.address, Credentials()) as probe:
         probe.call(FAST, INFER, pb.ModelInferRequest(model_name="fast").SerializeToString(), 5.0)
-        counted = probe.statistics("fast")
+        counted = probe.statistics(FAST)
         assert counted is not None
         assert counted.count == 1
         assert counted.mean("queue") == pytest.approx(0.002)
         server.keeps_statistics = False
-        assert probe.statistics("fast") is None
+        assert probe.statistics(FAST) is None
 
 
 def test_an_unknown_model_is_refused_with_the_available_ones(server: FakeServer) -> None:
