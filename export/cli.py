@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from hangtag.export import exporter, report
+from hangtag.export import exporter, interruption, report
 from hangtag.export.errors import IncomparableError
 from hangtag.export.exporter import Published
-from hangtag.export.file.precision import PRECISIONS
+from hangtag.export.file.precision import PRECISIONS, model_name
 from hangtag.export.foreign import intake
 from hangtag.export.foreign.document import MAX_BYTES
 from hangtag.export.gate.speed import TIMINGS
@@ -116,24 +116,32 @@ def export(
         )
         if name is None:
             raise click.UsageError("--onnx needs --name: the model's name in the repository.")
-        _publish_file(file, name, models, labels, int(max_megabytes * 1e6), reports)
+        with interruption.reported(models, name):
+            _publish_file(file, name, models, labels, int(max_megabytes * 1e6), reports)
         return
     assert run is not None
     refuse("name", "labels", "max_megabytes", because="for --onnx alone; a run has its own.")
     found = Run.find(run, runs)
     click.echo(f"exporting {found.folder} in {precision}", err=True)
+    with interruption.reported(models, model_name(found.model, precision)):
+        published = _publish_run(found, models, precision, timing, data_dir, even_if_worse)
+        _report_run(published, reports)
+
+
+def _publish_run(
+    run: Run, models: Path, precision: str, timing: str, data_dir: Path | None, even_if_worse: bool
+) -> Published:
     calibration = data.load(data_dir).train.images if precision == "int8" else None
     publish = partial(
-        exporter.export, found, models, data.load_test(data_dir), to=precision, calibration=calibration, timing=timing
+        exporter.export, run, models, data.load_test(data_dir), to=precision, calibration=calibration, timing=timing
     )
     try:
-        published = publish(even_if_worse=even_if_worse)
+        return publish(even_if_worse=even_if_worse)
     except IncomparableError as error:
         if not sys.stdin.isatty():
             raise
         click.confirm(f"{error} Publish it all the same?", abort=True, err=True)
-        published = publish(even_if_worse=True)
-    _report_run(published, reports)
+        return publish(even_if_worse=True)
 
 
 def _report_run(published: Published, reports: Path) -> None:

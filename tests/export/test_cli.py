@@ -2,6 +2,8 @@
 
 import os
 import re
+import signal
+import subprocess
 from pathlib import Path
 
 import onnx
@@ -9,11 +11,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
+from hangtag.export import report
 from hangtag.export.file import torch_export
 from hangtag.training.data.fashion_mnist import Split
 from tests.export import runs
 from tests.export.exported import Exported
 from tests.export.files import exported_as
+from tests.training.command import HANGTAG, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +81,32 @@ def test_a_models_name_takes_its_latest_finished_run(runs_dir: Path, tmp_path: P
     assert result.exit_code == 0, result.output
     assert result.stderr.startswith(f"exporting {runs_dir / 'newer'} in fp32\n")
     assert result.stdout.startswith(f"published {tmp_path / 'shop/lstm/1'}\n")
+
+
+def test_ctrl_c_while_the_gate_works_ends_with_one_line(runs_dir: Path, tmp_path: Path) -> None:
+    command: list[str | Path] = [HANGTAG, "export", "older", "--runs", runs_dir]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: bool(list(tmp_path.glob("models/.publishing-*"))), process)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert stderr.splitlines()[-1] == "stopped; nothing was published"
+    assert "Traceback" not in stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("quick")
+def test_ctrl_c_after_publishing_says_that_the_version_is_there(
+    runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "write_run_report", interrupt)
+    result = export("older", "--runs", runs_dir, "--timing", "none")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == "stopped; models/lstm/1 was published, without a report"
+    assert (tmp_path / "models/lstm/1/model.onnx").is_file()
 
 
 def test_the_error_about_an_unknown_run_lists_the_runs(runs_dir: Path, tmp_path: Path) -> None:
