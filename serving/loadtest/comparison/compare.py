@@ -127,6 +127,8 @@ def _doubt(run: Run, baseline: Run) -> str:
 
 def _phrase(subject: str, ratio: Interval, baseline: str) -> str:
     interval = f"95 %: {units.ratio(ratio.low)} to {units.ratio(ratio.high)}" if ratio.known else ""
+    if ratio.too_wide:
+        return f"{subject} cannot be compared with {baseline}: the blocks vary too much ({interval} times)"
     if ratio.known and not ratio.shows_difference:
         return f"{subject} shows no difference to {baseline} ({interval} times)"
     return f"{subject} is {units.ratio(ratio.estimate)} times {baseline}" + (f" ({interval})" if interval else "")

@@ -1,5 +1,6 @@
 """Renders results for a terminal: a table per load with a line per target, then the findings in sentences."""
 
+import re
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load
 
+_FIGURE = re.compile(r"\d[\d,]*(?:\.\d+)?")
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 
 
@@ -70,12 +72,32 @@ def _problems(results: Results, console: Console) -> None:
     for run in results.runs:
         for problem in run.problems:
             console.print(Text.assemble(("INVALID ", "bold red"), f"{run.target}, {run.load}: {problem}"))
-        if run.doubt:
-            console.print(Text.assemble(("DOUBTFUL ", "bold yellow"), f"{run.target}, {run.load}: {run.doubt}"))
-        for note in run.notes:
-            console.print(Text.assemble(("note ", "bold yellow"), f"{run.target}, {run.load}: {note}"))
         for status, message in run.total.details.items():
             console.print(Text(f"  {status}: {message}", style="dim"))
+    doubts = [(run, run.doubt) for run in results.runs if run.doubt]
+    notes = [(run, note) for run in results.runs for note in run.notes]
+    for word, remarks in (("DOUBTFUL ", doubts), ("note ", notes)):
+        for line in _combined(remarks):
+            console.print(Text.assemble((word, "bold yellow"), line))
+
+
+def _combined(remarks: Sequence[tuple[Run, str]]) -> list[str]:
+    """One line for remarks on several runs that differ in their figures alone, with the range of each figure."""
+    alike: dict[str, list[tuple[Run, str]]] = {}
+    for run, text in remarks:
+        alike.setdefault(_FIGURE.sub("#", text), []).append((run, text))
+    lines = []
+    for same in alike.values():
+        figures = zip(*(_FIGURE.findall(text) for _, text in same), strict=True)
+        words = _FIGURE.split(same[0][1])
+        text = "".join(map("".join, zip(words, [*map(_range, figures), ""], strict=True)))
+        lines.append(f"{'; '.join(f'{run.target}, {run.load}' for run, _ in same)}: {text}")
+    return lines
+
+
+def _range(figures: Sequence[str]) -> str:
+    low, *_, high = sorted((*figures, figures[0]), key=lambda figure: float(figure.replace(",", "")))
+    return low if low == high else f"{low} to {high}"
 
 
 def _table(results: Results, load: Load, comparisons: tuple[Comparison, ...]) -> Table:

@@ -19,6 +19,9 @@ import numpy.typing as npt
 from hangtag.serving.loadtest.statistics import student_t
 from hangtag.serving.loadtest.statistics.percentiles import Counts, Values, percentile, percentiles
 
+# An interval around 1 that spans this factor does not even exclude that one figure is twice the other.
+TOO_WIDE = 4
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -37,6 +40,11 @@ class Interval:
     def shows_difference(self) -> bool:
         """Whether a ratio of 1 lies outside the interval."""
         return self.known and not self.low <= 1 <= self.high
+
+    @property
+    def too_wide(self) -> bool:
+        """Whether a ratio's interval holds 1 and also much smaller or larger ratios, so that it says nothing."""
+        return self.known and not self.shows_difference and self.high > TOO_WIDE * self.low
 
 
 def ratio_of_percentiles(

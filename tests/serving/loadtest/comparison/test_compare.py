@@ -18,10 +18,20 @@ def test_the_first_model_is_the_baseline_under_every_load() -> None:
 
 def test_a_difference_within_the_interval_is_not_claimed() -> None:
     load = OpenLoop(100.0)
-    noisy = [(0.001, 0.003), (0.002, 0.001), (0.003, 0.002), (0.001, 0.001)]
+    noisy = [(0.0010, 0.0011), (0.0012, 0.0011), (0.0011, 0.0012), (0.0010, 0.0010)]
     runs = [Run(tuple(block(name, load, (a if name == "a" else b,)) for a, b in noisy), 1) for name in "ab"]
     (comparison,) = compare_targets(results(*runs))
     assert comparison.sentence.startswith("b's p99 at 100 calls/s shows no difference to a's (95 %: ")
+
+
+def test_an_interval_that_is_too_wide_is_not_taken_for_no_difference() -> None:
+    load = OpenLoop(100.0)
+    noisy = [(0.001, 0.003), (0.002, 0.001), (0.003, 0.002), (0.001, 0.001)]
+    runs = [Run(tuple(block(name, load, (a if name == "a" else b,)) for a, b in noisy), 1) for name in "ab"]
+    (comparison,) = compare_targets(results(*runs))
+    assert comparison.sentence.startswith(
+        "b's p99 at 100 calls/s cannot be compared with a's: the blocks vary too much (95 %: "
+    )
 
 
 def test_one_block_has_a_ratio_but_no_interval() -> None:

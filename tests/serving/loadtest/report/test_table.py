@@ -97,6 +97,21 @@ def test_few_queries_are_noted() -> None:
     assert "note fast, 1 in flight: 50 queries are too few to tell a p99 with 99 % confidence: that takes 459" in text
 
 
+def test_remarks_on_several_runs_are_combined() -> None:
+    def run(name: str, load: ClosedLoop, queries: int, others: float) -> Run:
+        return Run((block(name, load, (0.001,) * queries, others=others),), 1)
+
+    one, eight = ClosedLoop(1), ClosedLoop(8)
+    runs = (run("fast", one, 50, 0.5), run("slow", one, 40, 0.42), run("fast", eight, 500, 0.5))
+    lines = printed(results(*runs), 300).splitlines()
+    where = "fast, 1 in flight; slow, 1 in flight"
+    assert [line for line in lines if line.startswith("DOUBTFUL")] == [
+        f"DOUBTFUL {where}; fast, 8 in flight: other programs took 42 to 50% of this machine's CPUs meanwhile"
+    ]
+    (note,) = [line for line in lines if line.startswith("note")]
+    assert note.startswith(f"note {where}: 40 to 50 queries are too few to tell a p99 with 99 % confidence")
+
+
 def test_an_interrupted_test_is_marked() -> None:
     assert "The test was interrupted: only a part was measured." in printed(results(interrupted=True))
     assert "Nothing was measured." in printed(results(interrupted=True))
