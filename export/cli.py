@@ -45,7 +45,7 @@ from hangtag.training.runs.run import Run
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("reports/export"),
     show_default=True,
-    help="Folder for the report about the export, NAME-VERSION.html.",
+    help="Folder for the report about the export, NAME-VERSION.html; in it a repository other than models has its own.",
 )
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
 @click.option(
@@ -150,7 +150,7 @@ def _report_run(published: Published, reports: Path) -> None:
         summaries = {"TRIAL RUN": trial} | summaries
     if published.proof.speed is not None:
         summaries["speed"] = str(published.proof.speed)
-    page = _report_path(reports, published.folder)
+    page = report.report_path(reports, published.folder)
     report.write_run_report(published, published.images, json.loads(published.metadata["labels"]), page)
     _print_summaries(published.folder, summaries, page)
 
@@ -158,13 +158,9 @@ def _report_run(published: Published, reports: Path) -> None:
 def _publish_file(file: Path, name: str, models: Path, labels: Path | None, max_bytes: int, reports: Path) -> None:
     click.echo(f"checking {file}", err=True)
     accepted = intake.accept(file, name, models, labels, max_bytes)
-    page = _report_path(reports, accepted.folder)
+    page = report.report_path(reports, accepted.folder)
     report.write_file_report(accepted, page)
     _print_summaries(accepted.folder, accepted.summaries, page)
-
-
-def _report_path(reports: Path, folder: Path) -> Path:
-    return reports / f"{folder.parent.name}-{folder.name}.html"
 
 
 def _print_summaries(folder: Path, summaries: dict[str, str], page: Path) -> None:

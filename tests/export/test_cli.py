@@ -81,6 +81,7 @@ def test_a_models_name_takes_its_latest_finished_run(runs_dir: Path, tmp_path: P
     assert result.exit_code == 0, result.output
     assert result.stderr.startswith(f"exporting {runs_dir / 'newer'} in fp32\n")
     assert result.stdout.startswith(f"published {tmp_path / 'shop/lstm/1'}\n")
+    assert (tmp_path / "reports/export/shop/lstm-1.html").is_file()  # not lstm-1.html, which is of models/
 
 
 def test_ctrl_c_while_the_gate_works_ends_with_one_line(runs_dir: Path, tmp_path: Path) -> None:
