@@ -40,8 +40,11 @@ def require_free(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
+        where = address_of(host, port)
+        taken = error.errno == errno.EADDRINUSE
+        check = f"It may be a server started earlier: see 'hangtag health --server {where}'. " if taken else ""
         raise StartError(
-            f"cannot listen on {address_of(host, port)}: {bind_problem(error, port)}. "
+            f"cannot listen on {where}: {bind_problem(error, port)}. {check}"
             "Choose another port with --port (0 picks a free one), or another address with --host."
         ) from error
 

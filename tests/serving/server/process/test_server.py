@@ -224,6 +224,16 @@ def test_a_port_in_use_gives_one_clear_line(models: Path) -> None:
     assert result.stderr.startswith(f"Error: cannot listen on 127.0.0.1:{port}: another program has the port. ")
 
 
+def test_the_command_that_shows_which_server_has_the_port_works(models: Path) -> None:
+    with serving("--models", str(models), "--port", "0") as server:
+        port = server.wait_until_ready().rpartition(":")[2]
+        refused = hangtag("serve", "--models", str(models), "--port", port)
+        suggested = re.search(r"see 'hangtag ([^']*)'", refused.stderr)
+        assert suggested, refused.stderr
+        shown = hangtag(*suggested[1].split())
+    assert shown.stdout == f"the server at 127.0.0.1:{port} is ready\n"
+
+
 @pytest.mark.parametrize(("option", "what"), [("--port", ""), ("--metrics-port", " for metrics")])
 def test_a_privileged_port_names_the_permission_that_is_missing(models: Path, option: str, what: str) -> None:
     """Made to happen: the command runs without the capability that root usually has."""
