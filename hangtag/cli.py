@@ -65,9 +65,17 @@ class LazyGroup(click.Group):
     """A click group that imports a subcommand's module only to run it or to show its own help."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a subcommand; a UserError that it raises is shown as one line, with exit code 1."""
-        with one_line_errors():
-            return super().invoke(ctx)
+        """Run a subcommand; a UserError that it raises is shown as one line, with exit code 1.
+
+        After Ctrl-C, where a subcommand does not say more itself, and while it is imported, the exit code is 130: the
+        status that a shell gives a process that SIGINT ended.
+        """
+        try:
+            with one_line_errors():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            raise SystemExit(130) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(SUBCOMMANDS)

@@ -110,6 +110,14 @@ def test_a_user_error_is_shown_as_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     assert (result.exit_code, result.output) == (1, "Error: no hats left\n")
 
 
+def test_ctrl_c_while_a_subcommand_is_imported_ends_with_one_line(tmp_path: Path) -> None:
+    """A real signal, which a module sends that the import of the subcommand meets."""
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from hangtag.cli import main; main(['train', 'lstm'])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
 def test_the_extras_that_are_named_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {subcommand.extra for subcommand in SUBCOMMANDS.values()} <= set(project["optional-dependencies"])
