@@ -1,59 +1,44 @@
 """Notices when other programs take the CPUs that a run trains on, so that the run can say why it is slow."""
 
-import contextlib
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from collections.abc import Callable
 
 MEASURED_STEPS = 50
-"""Steps between two looks at the threads' times."""
+"""Steps over which the slowdown is measured."""
 WARNED_FACTOR = 2.0
 """A step that takes this many times as long as its own computing is worth a warning."""
 
-_TASKS = Path("/proc/self/task")
-
-
-@dataclass(frozen=True)
-class CpuTime:
-    """Seconds that all threads of this process have computed, and have waited for a CPU that other work had."""
-
-    computed: float = 0.0
-    waited: float = 0.0
-
-    def __sub__(self, other: "CpuTime") -> "CpuTime":
-        return CpuTime(self.computed - other.computed, self.waited - other.waited)
-
-    @property
-    def slowdown(self) -> float:
-        """How many times as long as its computing the work took."""
-        return (self.computed + self.waited) / self.computed if self.computed > 0 else 1.0
-
-
-def cpu_time(tasks: Path = _TASKS) -> CpuTime:
-    """Return the times since this process began; zeros where the kernel does not report them.
-
-    Source: Linux' Documentation/scheduler/sched-stats: time on a CPU and time on a run queue, in nanoseconds.
-    """
-    computed = waited = 0
-    for file in tasks.glob("*/schedstat"):
-        with contextlib.suppress(OSError):  # the thread has just ended
-            on_cpu, on_run_queue, _ = file.read_text().split()
-            computed, waited = computed + int(on_cpu), waited + int(on_run_queue)
-    return CpuTime(computed / 1e9, waited / 1e9)
-
 
 class ContentionMeter:
-    """Measures the slowdown over the first steps of a run, after one that warms up."""
+    """Measures over the first steps of a run, after one that warms up, how much longer they take than they compute.
 
-    def __init__(self, tasks: Path = _TASKS) -> None:
-        self._tasks = tasks
+    The thread that trains computes all the time on CPUs of its own. It sleeps where another program has its CPU, and
+    where it waits for a thread of OpenMP whose CPU another program has.
+    """
+
+    def __init__(
+        self, elapsed: Callable[[], float] = time.perf_counter, computed: Callable[[], float] = time.thread_time
+    ) -> None:
+        """Measure nothing yet.
+
+        Args:
+            elapsed: A clock, in seconds.
+            computed: The seconds that the calling thread has had a CPU.
+        """
+        self._elapsed, self._computed = elapsed, computed
         self._steps = 0
-        self._start = CpuTime()
+        self._start = 0.0, 0.0
 
     def after_step(self) -> float:
-        """Call it after each step. Returns the slowdown after MEASURED_STEPS steps, once; otherwise 1."""
+        """Call it after each step, on the thread that trains.
+
+        Returns:
+            After MEASURED_STEPS steps, once: how many times as long as their computing they took. Otherwise 1.
+        """
         self._steps += 1
         if self._steps == 1:
-            self._start = cpu_time(self._tasks)
+            self._start = self._elapsed(), self._computed()
         elif self._steps == 1 + MEASURED_STEPS:
-            return (cpu_time(self._tasks) - self._start).slowdown
+            elapsed, computed = self._elapsed() - self._start[0], self._computed() - self._start[1]
+            return elapsed / computed if computed > 0 else 1.0
         return 1.0

@@ -130,7 +130,7 @@ class _Trainer:
                         f"the loss became {loss} in epoch {epoch}, by step {step} of {len(batches)}. {DIVERGENCE_HINT}"
                     )
             self.observer.on_step(StepProgress(epoch, step, len(batches), loss, last_epoch))
-            if (slowdown := self._contention.after_step()) >= WARNED_FACTOR:
+            if self.config.device == "cpu" and (slowdown := self._contention.after_step()) >= WARNED_FACTOR:
                 self.observer.on_contention(slowdown)
             if not self.group.in_lockstep:
                 self.observer.raise_if_stopped()
