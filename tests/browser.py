@@ -72,18 +72,19 @@ class Seen:
 
     @property
     def overflowing(self) -> list[str]:
-        elements: list[str] = self._page.evaluate(OVERFLOWING)
-        return elements
+        return self._found(OVERFLOWING)
 
     @property
     def colliding(self) -> list[str]:
-        labels: list[str] = self._page.evaluate(COLLIDING)
-        return labels
+        return self._found(COLLIDING)
 
     @property
     def broken(self) -> list[str]:
-        words: list[str] = self._page.evaluate(BROKEN)
-        return words
+        return self._found(BROKEN)
+
+    def _found(self, script: str) -> list[str]:
+        texts: list[str] = self._page.evaluate(script)
+        return texts
 
     @property
     def undrawn(self) -> list[str]:

@@ -28,7 +28,7 @@ def other_programs(addresses: Iterable[str] = (), stat: Path = STAT) -> Iterator
     """Measure the share for the time of the context.
 
     Not counted as others are this process with its descendants, and the processes that listen at the addresses with
-    theirs. If one of those cannot be told, the share stays unknown, since a server's own work would look like others'.
+    theirs. If one of those cannot be identified, the share stays unknown: a server's work would look like others'.
 
     Args:
         addresses: of servers on this machine.

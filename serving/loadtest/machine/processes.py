@@ -40,7 +40,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 def listeners(address: str) -> set[int]:
     """The ids of the processes that accept connections at an address of this machine.
 
-    Empty if they cannot be told: they belong to another user, run in another network namespace, or only forward to a
+    Empty if they cannot be identified: they belong to another user, run in another network namespace, or forward to a
     server elsewhere, for example from a port that Docker publishes.
 
     Args:

@@ -60,7 +60,6 @@ class Executor(ABC):
         self._stopped = threading.Event()
         self._stopped_early = False
         self._abandoned = False
-        self._given_up = False
         self._last_sent = self._start
         self.drained = threading.Event()
 
@@ -105,7 +104,6 @@ class Executor(ABC):
             return
         with self._lock:
             if not self.drained.is_set():
-                self._given_up = True
                 self._recorder.record_lost(self._in_flight)
                 self.drained.set()
 
@@ -144,7 +142,7 @@ class Executor(ABC):
 
     def _on_end(self, token: Token, ended: float, code: int, details: str) -> None:
         channel, planned, sent = token
-        if self._abandoned or self._given_up:
+        if self.drained.is_set():  # abandoned, or given up for lost
             return
         status = OK if code == 0 else STATUS_NAMES.get(code, str(code))
         self._recorder.record(planned, sent, ended, status)
