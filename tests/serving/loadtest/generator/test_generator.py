@@ -1,38 +1,23 @@
-import itertools
-import multiprocessing
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.loadtest.generator import channels
-from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
-from hangtag.serving.loadtest.generator.channels import CompletionQueueChannel, Metadata, OnEnd
-from hangtag.serving.loadtest.generator.executors import executor
+from hangtag.serving.loadtest.generator.block_result import OK
 from hangtag.serving.loadtest.generator.generator import Generator
-from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER, Block, CallSettings, RequestPool, Snapshot
-from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
+from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER, Block, Snapshot
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.limits import Limits
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from tests.serving.loadtest.fake_server import FakeServer
+from tests.serving.loadtest.generator.blocks import generator_run, limits, make_generator, run
 
 pytestmark = pytest.mark.slow
 
 STALL = 0.6  # Seconds.
-
-
-def make_generator(
-    server: FakeServer, *, public: bool = False, deadline: float = 5.0, channels: int = 1, **more: Any
-) -> Generator:
-    """A generator of one process, in this one."""
-    pool = RequestPool(more.pop("address", server.address), INFER, more.pop("requests", (b"",)))
-    settings = CallSettings(channels, deadline, public_api=public)
-    counts = SharedCounts(multiprocessing.get_context("spawn"), more.get("processes", 1))
-    return Generator({"fast": pool}, settings, counts, **more)
 
 
 @pytest.fixture(params=["queue", "futures"])
@@ -42,22 +27,6 @@ def generator(server: FakeServer, request: pytest.FixtureRequest) -> Iterator[Ge
     assert ("futures" in new.channel_names) is (request.param == "futures")
     yield new
     new.close()
-
-
-def limits(duration: float = 0.0, count: int = 1, longest: float = 10.0, most: int = 100_000) -> Limits:
-    return Limits(duration, count, longest, most)
-
-
-def run(generator: Generator, load: Load, within: Limits, warm_up: float = 0.0) -> BlockResult:
-    return generator_run(generator, Block("fast", load, within, warm_up, seed=0, round=0))
-
-
-def generator_run(
-    generator: Generator, block: Block, keep_going: Callable[[Snapshot], bool] = lambda snapshot: True
-) -> BlockResult:
-    """Run a block as GeneratorProcesses does: reset the counts, and combine the parts (here one)."""
-    generator._counts.reset()
-    return BlockResult.from_processes([generator.run(block, keep_going)], block.limits)
 
 
 def stall_once(at: int) -> Any:
@@ -282,28 +251,3 @@ def test_a_closed_loop_on_a_dead_server_does_not_spin(server: FakeServer) -> Non
 def test_the_method_names_are_the_protocols() -> None:
     assert INFER == "/inference.GRPCInferenceService/ModelInfer"
     assert CLASSIFY == "/hangtag.v1.Classifier/Classify"
-
-
-@pytest.mark.parametrize("load", [ClosedLoop(2), OpenLoop(200.0)], ids=["closed", "open"])
-def test_a_call_whose_end_grpc_never_reports_is_a_failure_and_the_block_ends(
-    server: FakeServer, load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ends = itertools.count()
-
-    class LosesOneEnd(CompletionQueueChannel):
-        def send(
-            self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd
-        ) -> None:
-            end = (lambda *_: None) if next(ends) == 3 else on_end
-            super().send(method, request, timeout, metadata, token, end)
-
-    monkeypatch.setattr(channels, "CompletionQueueChannel", LosesOneEnd)
-    monkeypatch.setattr(executor, "LOST_AFTER", 0.2)
-    generator = make_generator(server, deadline=0.3)
-    result = run(generator, load, limits(count=20, duration=0.2))
-    generator.close()
-    assert result.statuses["UNKNOWN"] == 1
-    assert "did not report" in result.details["UNKNOWN"]
-    assert result.statuses[OK] >= 19
-    assert set(result.statuses) == {OK, "UNKNOWN"}
-    assert result.queries == sum(result.statuses.values())
