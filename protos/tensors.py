@@ -103,7 +103,7 @@ def from_contents(datatype: str, shape: Sequence[int], contents: inference_pb2.I
             does not fit the shape, or a value is out of the datatype's range.
     """
     count = _element_count(shape)
-    dtype = _dtype(datatype)
+    _dtype(datatype)
     field = _CONTENTS_FIELDS.get(datatype)
     if field is None:
         raise ValueError(f"{datatype} has no typed contents in the protocol; send it as raw_input_contents")
@@ -114,12 +114,31 @@ def from_contents(datatype: str, shape: Sequence[int], contents: inference_pb2.I
             f"{datatype} {list(shape)} needs {count} elements in {field}, got {len(values)}"
             + (f" (and some in {', '.join(others)})" if others else "")
         )
-    # The widest type first: without one numpy turns small and huge integers together into float64.
-    wide = np.array(values, {"i": np.int64, "u": np.uint64}.get(dtype.kind, dtype))
-    if dtype.kind in "iu" and count:
-        limits = np.iinfo(dtype.name)
-        if wide.min() < limits.min or wide.max() > limits.max:
-            raise ValueError(f"{field} holds values outside {datatype}'s range {limits.min} to {limits.max}")
+    return from_numbers(datatype, shape, values, field)
+
+
+def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], where: str) -> Array:
+    """Return an array of Python's numbers, truth values or bytes, of which there are as many as the shape says.
+
+    Args:
+        datatype: The protocol's name, such as "UINT8".
+        shape: The size of each axis.
+        values: The elements, row-major, each of a type that the datatype's numbers have in Python.
+        where: What holds the values, for the error.
+
+    Raises:
+        ValueError: A number is out of the datatype's range.
+    """
+    dtype = DTYPES[datatype]
+    limits: Any = np.iinfo(dtype.name) if dtype.kind in "iu" else None
+    problem = f"{where} holds values outside {datatype}'s range" + (f" {limits.min} to {limits.max}" if limits else "")
+    try:
+        # The widest type first: without one numpy turns small and huge integers together into float64.
+        wide = np.array(values, {"i": np.int64, "u": np.uint64}.get(dtype.kind, dtype))
+    except OverflowError as error:  # a whole number of more than 64 bits, or a negative one for an unsigned type
+        raise ValueError(problem) from error
+    if limits and wide.size and (wide.min() < limits.min or wide.max() > limits.max):
+        raise ValueError(problem)
     return wide.astype(dtype, copy=False).reshape(shape)
 
 

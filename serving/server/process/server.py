@@ -13,6 +13,7 @@ from hangtag.serving.server.host import memory
 from hangtag.serving.server.telemetry.server_state import ServerState
 from hangtag.serving.server.transport.choice import NATIVE, Transport, choose_transport
 from hangtag.serving.server.transport.grpc.server import GrpcServer
+from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
 from hangtag.serving.server.transport.security.tls import server_credentials
 from hangtag.serving.server.transport.security.tokens import Authorise, Tokens
 from hangtag.serving.server.transport.tracing import Tracing
@@ -56,9 +57,10 @@ class Server:
         self._tracing = Tracing.to(config.otlp_endpoint)
         self.transport = choose_transport(config)
         authorise = None if config.token_file is None else Tokens(config.token_file).authorise
+        self._repository = RepositoryCalls(self.control if wrap_control is None else wrap_control(self.control))
         self._grpc = GrpcServer(
             self._engine,
-            self.control if wrap_control is None else wrap_control(self.control),
+            self._repository,
             authorise=authorise,
             credentials=server_credentials(config),
             tracing=self._tracing,
@@ -116,6 +118,7 @@ class Server:
         self.control.close()
         self._engine.close()
         self._transport.close()
+        self._repository.close()
         if self._tracing is not None:
             self._tracing.close()
         log.info("stopped")

@@ -1,7 +1,7 @@
 """Convert between ModelInfer's messages and named arrays."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ T = TypeVar("T")
 LARGE_MESSAGE = 64 * 1024
 """Bytes from which on a request is decoded, and its answer encoded, on a thread: strings are handled one by one, which
 takes more than a millisecond here, and a second for the largest message."""
-_TIMEOUT = "timeout"  # Triton's parameter of a request
+TIMEOUT = "timeout"  # Triton's parameter of a request
 # Triton's parameters of a tensor that change what is sent or answered. They are refused; all others are ignored.
 _UNSUPPORTED = {
     "classification": "ask for the output itself, or Classify of hangtag.v1.Classifier for labels",
@@ -61,7 +61,7 @@ def decode_inputs(request: pb.ModelInferRequest) -> tuple[Arrays, dict[str, str]
     for index, tensor in enumerate(request.inputs):
         if tensor.name in arrays:
             raise InvalidRequestError(f"input {tensor.name!r} is given twice")
-        _require_supported(tensor)
+        require_supported(tensor.name, tensor.parameters)
         if raw and tensor.HasField("contents"):
             raise InvalidRequestError(
                 f"input {tensor.name!r} has both contents and raw_input_contents; send one of them"
@@ -71,7 +71,7 @@ def decode_inputs(request: pb.ModelInferRequest) -> tuple[Arrays, dict[str, str]
                 array = tensors.from_raw(tensor.datatype, tensor.shape, raw[index])
             else:
                 array = tensors.from_contents(tensor.datatype, tensor.shape, tensor.contents)
-            arrays[tensor.name] = _as_text(array) if tensor.datatype == "BYTES" else array
+            arrays[tensor.name] = as_text(array) if tensor.datatype == "BYTES" else array
         except ValueError as error:
             raise InvalidRequestError(f"input {tensor.name!r}: {error}") from error
     return arrays, {tensor.name: tensor.datatype for tensor in request.inputs}
@@ -83,12 +83,21 @@ def requested_outputs(request: pb.ModelInferRequest, signature: Signature) -> Se
     Raises:
         InvalidRequestError: The model does not have one, one is named twice, or a parameter is not supported.
     """
-    if not request.outputs:
-        return signature.outputs
     for output in request.outputs:
-        _require_supported(output)
-    specs = [(output.name, signature.output(output.name)) for output in request.outputs]
-    if len({name for name, _ in specs}) < len(specs):  # a small request could ask for a huge answer
+        require_supported(output.name, output.parameters)
+    return output_specs([output.name for output in request.outputs], signature)
+
+
+def output_specs(names: Sequence[str], signature: Signature) -> Sequence[TensorSpec]:
+    """Return the outputs of these names, in their order; all of the model's when there is no name.
+
+    Raises:
+        InvalidRequestError: The model does not have one, or one is named twice.
+    """
+    if not names:
+        return signature.outputs
+    specs = [(name, signature.output(name)) for name in names]
+    if len(set(names)) < len(names):  # a small request could ask for a huge answer
         raise InvalidRequestError("an output is requested twice; name each one once")
     unknown = [name for name, spec in specs if spec is None]
     if unknown:
@@ -137,27 +146,30 @@ def request_deadline(request: pb.ModelInferRequest, deadline: float | None) -> f
     Raises:
         InvalidRequestError: The timeout is not above 0.
     """
-    if _TIMEOUT not in request.parameters:
+    if TIMEOUT not in request.parameters:
         return deadline
-    microseconds = request.parameters[_TIMEOUT].int64_param
+    return earlier_deadline(request.parameters[TIMEOUT].int64_param, deadline)
+
+
+def earlier_deadline(microseconds: int, deadline: float | None) -> float:
+    """Return the earlier one of a deadline and of one in so many microseconds, at least 1; else InvalidRequestError."""
     if microseconds <= 0:
         raise InvalidRequestError(
-            f"the parameter {_TIMEOUT!r} must be an int64 of microseconds above 0, not {microseconds}"
+            f"the parameter {TIMEOUT!r} must be an int64 of microseconds above 0, not {microseconds}"
         )
     own = time.monotonic() + microseconds / 1e6
     return own if deadline is None else min(own, deadline)
 
 
-def _require_supported(
-    tensor: pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor,
-) -> None:
-    if tensor.parameters:
+def require_supported(tensor: str, parameters: Container[str]) -> None:
+    """Raise InvalidRequestError if a tensor has a parameter that would change what is sent or answered."""
+    if parameters:
         for name, instead in _UNSUPPORTED.items():
-            if name in tensor.parameters:
-                raise InvalidRequestError(f"{tensor.name!r}: the parameter {name!r} is not supported; {instead}")
+            if name in parameters:
+                raise InvalidRequestError(f"{tensor!r}: the parameter {name!r} is not supported; {instead}")
 
 
-def _as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """BYTES as str, because ONNX's strings are UTF-8 text. Raises ValueError for other bytes."""
     text = np.empty(array.size, np.object_)
     text[:] = [element.decode() for element in array.flat]

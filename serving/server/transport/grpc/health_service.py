@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from grpc_health.v1 import health_pb2 as pb
 
 from hangtag.serving.server.errors import NotFoundError, QueueFullError
+from hangtag.serving.server.transport.event_loop import event_loop
 from hangtag.serving.server.transport.grpc.calls import Context
-from hangtag.serving.server.transport.grpc.event_loop import event_loop
 
 MAX_WATCHES = 1000
 """Open Watch streams at once. They need no token, so without a limit anybody could fill the memory with them."""

@@ -2,46 +2,33 @@
 
 Each method translates its message, calls the engine or the model control, and translates the answer. Errors leave as
 domain errors; `Handlers` gives them their status.
-
-Methods that may block run on threads, because they would hold up the event loop: those of the statistics and the index
-ask other processes and read the repository, and loading takes long.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from importlib import metadata
-from typing import TypeVar
+from collections.abc import AsyncIterator
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.model_control import Control
-from hangtag.serving.server.engine.single_flight import SingleFlight
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
-from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE, VersionState
 from hangtag.serving.server.transport.codec import LARGE_MESSAGE
-from hangtag.serving.server.transport.grpc.calls import Context, Queries, describe_call
+from hangtag.serving.server.transport.grpc.calls import Context, call_deadline, describe_call, set_cost
 from hangtag.serving.server.transport.grpc.handlers import abort
 from hangtag.serving.server.transport.grpc.streams.infer_stream import answer_stream
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
 from hangtag.serving.server.transport.methods import MODEL_INFER, MODEL_STREAM_INFER
-from hangtag.serving.server.transport.model_messages import (
+from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
+from hangtag.serving.server.transport.queries.infer_query import InferQuery
+from hangtag.serving.server.transport.queries.pending import Queries
+from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
+from hangtag.serving.server.transport.repository.model_messages import (
     model_config,
     model_index,
     model_metadata,
     model_statistics,
+    server_metadata,
 )
-from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
-from hangtag.serving.server.transport.queries.infer_query import InferQuery
-from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
+from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
 from hangtag.serving.server.transport.submission import failures_recorded
 from hangtag.serving.server.transport.tracing import Tracing
-
-Result = TypeVar("Result")
-
-_THREADS = 32  # that may wait for other workers or for a load at once
-EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 
 
 class InferenceService:
@@ -50,7 +37,7 @@ class InferenceService:
     def __init__(
         self,
         engine: Engine,
-        control: Control,
+        repository: RepositoryCalls,
         queries: Queries,
         streams: OpenStreams,
         tracing: Tracing | None = None,
@@ -59,19 +46,17 @@ class InferenceService:
 
         Args:
             engine: This process' models, which answer inference.
-            control: Loads, unloads and describes models, of all workers where there are several.
+            repository: Loads, unloads and describes models, of all workers where there are several.
             queries: Submits ModelInfer.
             streams: Answers ModelStreamInfer.
             tracing: Gets a span for each query; None records none.
         """
         self._engine = engine
-        self._control = control
+        self._repository = repository
         self._queries = queries
         self._streams = streams
         self._tracing = tracing
         self._templates = RequestTemplates()
-        self._loads = SingleFlight()
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc-control")
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -87,7 +72,7 @@ class InferenceService:
         return pb.ModelReadyResponse(ready=True)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(name="hangtag", version=metadata.version("hangtag"), extensions=EXTENSIONS)
+        return server_metadata()
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         model = self._engine.model(request.name, request.version)
@@ -105,18 +90,22 @@ class InferenceService:
                 query = InferMessageQuery(message, call, self._templates)
             request = query.request
             if query.is_known or len(message) < LARGE_MESSAGE:
-                return await self._queries.answer(query, context)
-            response = await self._queries.answer(InferQuery(request, call), context, in_thread=True)
-            return response.SerializeToString()
+                message, timings = await self._queries.answer(query, call_deadline(context))
+            else:
+                large = InferQuery(request, call)
+                response, timings = await self._queries.answer(large, call_deadline(context), in_thread=True)
+                message = response.SerializeToString()
         except Exception as error:
             await abort(error, MODEL_INFER, request, context)
+        set_cost(context, timings)
+        return message
 
     async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
         await answer_stream(self._streams, requests, context, describe_call(MODEL_STREAM_INFER, context, self._tracing))
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
         _require_unnamed_repository(request.repository_name)
-        states = await self._in_thread(_ready if request.ready else _known)
+        states = await self._repository.index(ready=request.ready)
         return pb.RepositoryIndexResponse(models=[model_index(state) for state in states])
 
     async def RepositoryModelLoad(
@@ -126,60 +115,21 @@ class InferenceService:
         if request.parameters:
             name = next(iter(request.parameters))
             raise InvalidRequestError(f"parameter {name!r} is not supported: a model is loaded as its file is")
-        # Calls for one model share its next load, so that callers who come and leave cannot pile up loads. A load goes
-        # on when its caller has left.
-        load = self._loads.do(request.model_name, partial(self._control.load, request.model_name))
-        await asyncio.shield(asyncio.wrap_future(load))
+        await self._repository.load(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
         _require_unnamed_repository(request.repository_name)
-        await self._in_thread(lambda control: control.unload(request.model_name))
+        await self._repository.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
-        states = _requested(await self._in_thread(_ready), request.name, request.version)
+        states = await self._repository.statistics(request.name, request.version)
         return pb.ModelStatisticsResponse(model_stats=[model_statistics(state) for state in states])
-
-    def close(self) -> None:
-        """End the threads, once they are idle."""
-        self._loads.close()
-        self._threads.shutdown(wait=False)
-
-    async def _in_thread(self, work: Callable[[Control], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, self._control)
 
 
 def _require_unnamed_repository(name: str) -> None:
     if name:
         raise InvalidRequestError(f"there is no repository {name!r}: this server has one, without a name")
-
-
-def _ready(control: Control) -> list[VersionState]:
-    return [state for state in control.state().versions if state.state == READY]
-
-
-def _known(control: Control) -> list[VersionState]:
-    """Every version that was loaded or tried, then the models of the repository that could be loaded."""
-    states = control.state().versions
-    tried = {state.name for state in states}
-    not_loaded = [
-        VersionState(file.name, str(file.version), UNAVAILABLE, "not loaded")
-        for file in control.published()
-        if file.name not in tried
-    ]
-    return [*states, *not_loaded]
-
-
-def _requested(states: list[VersionState], name: str, version: str) -> list[VersionState]:
-    """The states of this model and version, or of all where these are empty. Raises NotFoundError."""
-    requested = [state for state in states if name in ("", state.name) and version in ("", state.version)]
-    if not name or requested:
-        return requested
-    versions = ", ".join(state.version for state in states if state.name == name)
-    if versions:
-        raise NotFoundError(f"version {version!r} of {name!r} is not served here; served: {versions}")
-    names = ", ".join(dict.fromkeys(state.name for state in states)) or "none"
-    raise NotFoundError(f"no model {name!r} is served here; served: {names}")

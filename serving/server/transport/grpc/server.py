@@ -10,13 +10,11 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from hangtag.protos import classifier_pb2, inference_pb2
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.model_control import Control
 from hangtag.serving.server.engine.model_settings import largest_settings
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.ports import require_free
-from hangtag.serving.server.transport.grpc.calls import Queries
+from hangtag.serving.server.transport.event_loop import run
 from hangtag.serving.server.transport.grpc.classifier_service import ClassifierService
-from hangtag.serving.server.transport.grpc.event_loop import run
 from hangtag.serving.server.transport.grpc.handlers import Handlers
 from hangtag.serving.server.transport.grpc.health_service import MAX_WATCHES, HealthService
 from hangtag.serving.server.transport.grpc.inference_service import InferenceService
@@ -24,6 +22,8 @@ from hangtag.serving.server.transport.grpc.limits import channel_options
 from hangtag.serving.server.transport.grpc.reflection import add_reflection
 from hangtag.serving.server.transport.grpc.streams.open_streams import MAX_STREAMS, OpenStreams
 from hangtag.serving.server.transport.methods import MODEL_INFER
+from hangtag.serving.server.transport.queries.pending import Queries
+from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.tracing import Tracing
 
@@ -39,7 +39,7 @@ class GrpcServer:
     def __init__(
         self,
         engine: Engine,
-        control: Control,
+        repository: RepositoryCalls,
         *,
         authorise: Authorise | None = None,
         credentials: grpc.ServerCredentials | None = None,
@@ -49,7 +49,8 @@ class GrpcServer:
 
         Args:
             engine: Has the models, and the configuration.
-            control: Loads, unloads and describes models, of all workers where there are several.
+            repository: Loads, unloads and describes models, of all workers where there are several; the caller
+                closes it.
             authorise: Checks every call but those to health; None lets everybody call.
             credentials: TLS; None serves clear text.
             tracing: Gets a span for each call of an inference method; None records none.
@@ -61,7 +62,7 @@ class GrpcServer:
         # So one stream can fill the next batch while another one is computed, but never the whole queue.
         window = min(config.max_queue_size, 2 * config.max_batch_size)
         self._streams = OpenStreams(self._queries, window, config.max_message_mib * 1024 * 1024)
-        self._inference = InferenceService(engine, control, self._queries, self._streams, tracing)
+        self._inference = InferenceService(engine, repository, self._queries, self._streams, tracing)
         classifier = ClassifierService(engine, self._queries, self._streams, tracing)
         self._health = HealthService()
         self._health_names: set[str] = set()  # models with a state of their own in health
@@ -111,7 +112,6 @@ class GrpcServer:
     def close(self) -> None:
         """End the threads. Call it after ``stop`` and after the engine's close, when nothing is computed."""
         self._queries.close()
-        self._inference.close()
 
     async def _start(self, address: str) -> int:
         config = self._engine.config

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from hangtag.serving.server.errors import QueueFullError, UnavailableError
 from hangtag.serving.server.transport.codec import LARGE_MESSAGE
-from hangtag.serving.server.transport.grpc.calls import Context, PendingQuery, Queries, call_deadline
+from hangtag.serving.server.transport.grpc.calls import Context, call_deadline
 from hangtag.serving.server.transport.grpc.streams.ordered_stream import OrderedStream
+from hangtag.serving.server.transport.queries.pending import PendingQuery, Queries
 from hangtag.serving.server.transport.submission import Outcome, Query
 
 Request = TypeVar("Request")

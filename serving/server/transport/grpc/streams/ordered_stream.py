@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from hangtag.serving.server.errors import UnavailableError
-from hangtag.serving.server.transport.grpc.calls import PendingQuery
+from hangtag.serving.server.transport.queries.pending import PendingQuery
 from hangtag.serving.server.transport.submission import Outcome
 
 Request = TypeVar("Request")

@@ -9,7 +9,7 @@ import grpc
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.process.server import Server
-from hangtag.serving.server.transport.grpc.event_loop import run
+from hangtag.serving.server.transport.event_loop import run
 from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, index, outputs, request
 
 

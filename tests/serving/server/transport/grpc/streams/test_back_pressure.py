@@ -10,7 +10,7 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.transport.grpc.event_loop import event_loop
+from hangtag.serving.server.transport.event_loop import event_loop
 from hangtag.serving.server.transport.grpc.streams import open_streams
 from tests.serving.server.transport.grpc.streams.conversation import (
     Conversation,

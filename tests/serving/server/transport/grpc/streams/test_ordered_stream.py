@@ -13,9 +13,9 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.errors import InferenceError, QueueFullError
 from hangtag.serving.server.telemetry.model_statistics import Timings
-from hangtag.serving.server.transport.grpc.calls import HandOver, PendingQuery
-from hangtag.serving.server.transport.grpc.event_loop import run
+from hangtag.serving.server.transport.event_loop import run
 from hangtag.serving.server.transport.grpc.streams.ordered_stream import OrderedStream
+from hangtag.serving.server.transport.queries.pending import HandOver, PendingQuery
 from hangtag.serving.server.transport.submission import Answered, Failed, Outcome, Reply
 from tests.serving.server.fuzz.requests import anything
 from tests.serving.server.transport.grpc.streams.conversation import Conversation

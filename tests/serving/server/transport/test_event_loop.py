@@ -22,8 +22,8 @@ from hangtag.serving.server.engine.model_control import ModelControl
 from hangtag.serving.server.errors import QueueFullError
 from hangtag.serving.server.transport import codec
 from hangtag.serving.server.transport.codec import LARGE_MESSAGE
-from hangtag.serving.server.transport.grpc.calls import HandOver
-from hangtag.serving.server.transport.grpc.event_loop import event_loop, run
+from hangtag.serving.server.transport.event_loop import event_loop, run
+from hangtag.serving.server.transport.queries.pending import HandOver
 from hangtag.serving.server.transport.submission import Failed
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request, status_of

@@ -1,6 +1,7 @@
-"""The Open Inference Protocol's messages about a model: metadata, configuration, index entry and statistics."""
+"""The Open Inference Protocol's messages about the server and its models: metadata, configuration, statistics."""
 
 from collections.abc import Sequence
+from importlib import metadata
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.engine.served_model import ServedModel
@@ -10,8 +11,16 @@ from hangtag.serving.server.telemetry.server_state import VersionState
 from hangtag.serving.signature import TensorSpec
 
 PLATFORM = "onnxruntime_onnx"
+_EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 # Metadata of the ONNX file that is long and that only its owner needs: 'hangtag models' reads it from the file.
 _UNPUBLISHED_METADATA = ("training", "reference", "reference_labels")
+
+
+def server_metadata(*more_extensions: str) -> pb.ServerMetadataResponse:
+    """Describe the server. more_extensions: of the protocol, which one transport alone has."""
+    return pb.ServerMetadataResponse(
+        name="hangtag", version=metadata.version("hangtag"), extensions=[*_EXTENSIONS, *more_extensions]
+    )
 
 
 def model_metadata(model: ServedModel, versions: Sequence[ServedModel]) -> pb.ModelMetadataResponse:

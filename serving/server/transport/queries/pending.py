@@ -1,0 +1,156 @@
+"""Wait on the event loop for the outcomes of queries, which other threads compute."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import get_ident
+from typing import Any, Generic, TypeVar
+
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.host.cpus import usable_cpus
+from hangtag.serving.server.telemetry.model_statistics import Timings
+from hangtag.serving.server.transport.event_loop import event_loop
+from hangtag.serving.server.transport.submission import Cancel, Outcome, Query, submit
+
+Response = TypeVar("Response")
+Result = TypeVar("Result")
+
+
+class PendingQuery(Generic[Response]):
+    """A query from before its submission until its outcome. It is the `Reply` of its query."""
+
+    __slots__ = ("_cancel", "_cancelled", "_hand_over", "_outcome")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, hand_over: "HandOver") -> None:
+        self._outcome: asyncio.Future[Outcome[Response]] | None = loop.create_future()
+        self._hand_over = hand_over
+        self._cancel: Cancel | None = None
+        self._cancelled = False
+
+    def submit(self, engine: Engine, query: Query[Response], deadline: float | None) -> None:
+        """Submit the query, on any thread."""
+        self._cancel = submit(engine, query, self, deadline)
+        if self._cancelled:  # the caller left before there was anything to cancel
+            self._cancel()
+
+    def cancel(self) -> None:
+        """Drop the query. Nobody waits for its outcome any more."""
+        self._cancelled = True
+        if self._cancel is not None:
+            self._cancel()
+
+    def __call__(self, outcome: Outcome[Response]) -> None:
+        if (future := self._outcome) is not None:
+            self._hand_over(future, outcome)
+
+    def __await__(self) -> Generator[Any, None, Outcome[Response]]:
+        """Wait for the outcome, once."""
+        try:
+            assert self._outcome is not None
+            return (yield from self._outcome)
+        finally:
+            # The outcome refers to this object, and a circle of references would delay the end of an unloaded model.
+            self._outcome = None
+
+
+class Queries:
+    """Submits queries from coroutines on the event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        """engine: has the models that are queried."""
+        self._engine = engine
+        self._loop = event_loop()
+        self._hand_over = HandOver(self._loop)
+        self._threads = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
+
+    def pending(self) -> PendingQuery[Any]:
+        """Return what a query can be submitted with."""
+        return PendingQuery(self._loop, self._hand_over)
+
+    async def answer(
+        self, query: Query[Response], deadline: float | None, *, in_thread: bool = False
+    ) -> tuple[Response, Timings]:
+        """Return the response to one query, and what it cost. The query is dropped when this coroutine is cancelled.
+
+        Args:
+            query: Not decoded yet.
+            deadline: The call's, on the monotonic clock in seconds; None when it has none.
+            in_thread: Whether decoding and encoding may take long, and would hold up the loop.
+
+        Raises:
+            ServerError: The query was refused, dropped, or failed.
+        """
+        if in_thread:
+            (outcome,) = await self.outcomes([query], deadline)
+            response = await self.in_thread(outcome.response)
+        else:
+            pending: PendingQuery[Response] = self.pending()
+            pending.submit(self._engine, query, deadline)
+            try:
+                outcome = await pending
+            except asyncio.CancelledError:
+                pending.cancel()
+                raise
+            response = outcome.response()
+        assert outcome.timings is not None  # a response has been computed
+        return response, outcome.timings
+
+    async def outcomes(self, queries: Sequence[Query[Response]], deadline: float | None) -> list[Outcome[Response]]:
+        """Decode and submit queries on a thread; return the outcome of each, in their order."""
+        pending: list[PendingQuery[Response]] = [self.pending() for _ in queries]
+
+        def submit_all() -> None:
+            for each, query in zip(pending, queries, strict=True):
+                each.submit(self._engine, query, deadline)
+
+        try:
+            await self.in_thread(submit_all)
+            return [await each for each in pending]
+        except asyncio.CancelledError:
+            for each in pending:
+                each.cancel()
+            raise
+
+    async def submit(
+        self, pending: PendingQuery[Response], query: Query[Response], deadline: float | None, *, in_thread: bool
+    ) -> None:
+        """Submit one query. in_thread: whether decoding may take long, and would hold up the loop."""
+        if in_thread:
+            await self.in_thread(lambda: pending.submit(self._engine, query, deadline))
+        else:
+            pending.submit(self._engine, query, deadline)
+
+    async def in_thread(self, work: Callable[[], Result]) -> Result:
+        """Return what ``work`` returns, which runs on one of as many threads as there are CPUs."""
+        return await self._loop.run_in_executor(self._threads, work)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
+
+
+class HandOver:
+    """Passes outcomes from any thread to the loop, which wakes up once for all that have gathered."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._loop_thread = 0
+        self._completed: deque[tuple[asyncio.Future[Any], Outcome[Any]]] = deque()
+        self._scheduled = False
+
+    def __call__(self, future: "asyncio.Future[Any]", outcome: Outcome[Any]) -> None:
+        self._completed.append((future, outcome))
+        if get_ident() == self._loop_thread:
+            self._resolve()
+        elif not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon_threadsafe(self._resolve)
+
+    def _resolve(self) -> None:
+        self._loop_thread = get_ident()
+        self._scheduled = False  # before the outcomes are taken, so that a later one schedules this again
+        while self._completed:
+            future, outcome = self._completed.popleft()
+            if not future.done():  # else the caller has left
+                future.set_result(outcome)
