@@ -107,7 +107,7 @@ def classify(
 def _show(console: Console, path: Path, data: bytes, answer: Classification, drawn: bool, warning: str) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for rank, label in enumerate(answer.labels):
-        distance = f"distance {label.distance:.2f}" if rank and label.distance is not None else None
+        distance = f"distance {label.distance:.2f} of 1" if rank and label.distance is not None else None
         table.add_row(Text(label.name), f"{label.probability:7.2%}", "█" * round(label.probability * 20), distance)
     pictures.print_with_image(console, data if drawn else None, Group(_title(path, answer), table))
     _print_warning(console, warning)

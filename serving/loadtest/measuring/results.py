@@ -64,7 +64,7 @@ class Results:
             if longest < SHORTEST:
                 reason = f"each block took less than {units.duration(SHORTEST)}: raise --min-duration"
             else:
-                reason = "the processes of a server on it cannot be told from them"
+                reason = "the processes of a server on it cannot be distinguished from them"
             return f"How much of this machine's CPUs other programs took is not known, since {reason}."
         return f"Other programs took up to {max(shares):.0%} of this machine's CPUs during a run."
 

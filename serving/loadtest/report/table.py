@@ -69,11 +69,11 @@ def render(
 def _problems(results: Results, console: Console) -> None:
     for problem in results.problems:
         console.print(Text.assemble(("INVALID ", "bold red"), f"{problem}."))
-    for run in results.runs:
-        for problem in run.problems:
-            console.print(Text.assemble(("INVALID ", "bold red"), f"{run.target}, {run.load}: {problem}"))
-        for status, message in run.total.details.items():
-            console.print(Text(f"  {status}: {message}", style="dim"))
+    for line in _combined([(run, problem) for run in results.runs for problem in run.problems]):
+        console.print(Text.assemble(("INVALID ", "bold red"), line))
+    details = {f"{status}: {message}" for run in results.runs for status, message in run.total.details.items()}
+    for detail in sorted(details):
+        console.print(Text(f"  {detail}", style="dim"))
     doubts = [(run, run.doubt) for run in results.runs if run.doubt]
     notes = [(run, note) for run in results.runs for note in run.notes]
     for word, remarks in (("DOUBTFUL ", doubts), ("note ", notes)):

@@ -54,8 +54,8 @@ def test_batches_are_also_counted_in_samples() -> None:
 def test_the_problems_of_a_run_are_shown() -> None:
     bad = two_models(failed=3, delayed=30)
     text = printed(bad, 200)
-    assert "INVALID slow, 8 in flight: 15 of 1,265 calls failed (15 UNAVAILABLE)" in text
-    assert "UNAVAILABLE: went away <soon>" in text
+    assert "INVALID slow, 8 in flight; slow, 500 calls/s: 15 of 1,265 calls failed (15 UNAVAILABLE)" in text
+    assert text.count("UNAVAILABLE: went away <soon>") == 1
     assert "INVALID slow, 500 calls/s: the generator could not keep up" in text
 
 
