@@ -10,9 +10,28 @@ from typing import TYPE_CHECKING, Any
 from hangtag.errors import UserError
 
 if TYPE_CHECKING:
-    from hangtag.serving.client import Classification, Client, ClientError, Credentials, CredentialsError, Label
+    from hangtag.serving.client import (
+        AsyncClient,
+        Classification,
+        Client,
+        ClientError,
+        ConnectionOptions,
+        Credentials,
+        CredentialsError,
+        Label,
+    )
 
-__all__ = ["Classification", "Client", "ClientError", "Credentials", "CredentialsError", "Label", "UserError"]
+__all__ = [
+    "AsyncClient",
+    "Classification",
+    "Client",
+    "ClientError",
+    "ConnectionOptions",
+    "Credentials",
+    "CredentialsError",
+    "Label",
+    "UserError",
+]
 
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
 

@@ -12,7 +12,7 @@ import grpc
 
 from hangtag.errors import UserError
 
-_CHANNEL_OPTIONS = [
+RECONNECT_ARGUMENTS = [
     # A client that waits for a starting server retries after 0.1 s to 1 s; gRPC's own backoff begins at 1 s.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -61,16 +61,26 @@ class Credentials:
         Raises:
             CredentialsError: a TLS file cannot be read, or ``tls_ca`` holds no certificate.
         """
-        options = [*_CHANNEL_OPTIONS, *options]
-        if self.tls_ca is None:
+        options = [*RECONNECT_ARGUMENTS, *options]
+        credentials = self.channel_credentials()
+        if credentials is None:
             return grpc.insecure_channel(address, options)
+        return grpc.secure_channel(address, credentials, options)
+
+    def channel_credentials(self) -> grpc.ChannelCredentials | None:
+        """Read the TLS files for a channel; None without a ``tls_ca``.
+
+        Raises:
+            CredentialsError: a TLS file cannot be read, or ``tls_ca`` holds no certificate.
+        """
+        if self.tls_ca is None:
+            return None
         authorities = _read(self.tls_ca, "--tls-ca")
         if b"-----BEGIN CERTIFICATE-----" not in authorities:  # gRPC would only report that it cannot connect
             raise CredentialsError(f"{self.tls_ca} (--tls-ca) holds no certificate in PEM form")
         key = None if self.tls_key is None else _read(self.tls_key, "--tls-key")
         certificate = None if self.tls_cert is None else _read(self.tls_cert, "--tls-cert")
-        credentials = grpc.ssl_channel_credentials(authorities, key, certificate)
-        return grpc.secure_channel(address, credentials, options)
+        return grpc.ssl_channel_credentials(authorities, key, certificate)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Return the metadata that each call carries: the bearer token, or nothing without a ``token_file``.

@@ -1,20 +1,53 @@
 """Ask a server's health service whether the server, or one of its models, takes requests."""
 
-from functools import cached_property
+from types import TracebackType
+from typing import Any, Self
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from hangtag.serving import address as server_address
-from hangtag.serving.connection import ClientError, Connection
+from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.connection.grpc_connection import GrpcConnection
+from hangtag.serving.connection.method import Method
+from hangtag.serving.connection.options import ConnectionOptions
+from hangtag.serving.credentials import Credentials
+
+DEFAULT_TIMEOUT = 10.0
+CHECK: Method[Any] = Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse)
+WATCH: Method[Any] = Method("/grpc.health.v1.Health/Watch", health_pb2.HealthCheckResponse)
+SERVING: int = health_pb2.HealthCheckResponse.SERVING
+UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class HealthConnection(Connection):
-    """A connection that can check readiness: the base of ``Client``, and all that `hangtag health` needs."""
+class HealthClient:
+    """A client that can check readiness: the base of ``Client``, and all that `hangtag health` needs.
 
-    @cached_property
-    def _health(self) -> health_pb2_grpc.HealthStub:
-        return health_pb2_grpc.HealthStub(self._channel)
+    The arguments and exceptions of construction are those of ``Client``.
+    """
+
+    def __init__(
+        self,
+        address: str = server_address.DEFAULT,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
+        options: ConnectionOptions = ConnectionOptions(),  # noqa: B008 - it cannot change
+    ) -> None:
+        self._address = address
+        self._connection = GrpcConnection(address, timeout, credentials, options)
+
+    def close(self) -> None:
+        """Close the connection; calls in flight are cancelled."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
     def is_ready(self, model: str = "") -> bool:
         """Return whether the server, or one model, serves; False while it loads or where the model is unknown.
@@ -26,18 +59,13 @@ class HealthConnection(Connection):
             ClientError: no server answers, or it refuses the call.
             CredentialsError: the token's file cannot be read.
         """
-        return bool(self._status(model) == health_pb2.HealthCheckResponse.SERVING)
+        return self._status(model) == SERVING
 
     def require_ready(self, model: str = "") -> None:
         """As ``is_ready``, but raise ClientError with the reason where it returns False."""
         status = self._status(model)
-        if status == health_pb2.HealthCheckResponse.SERVING:
-            return
-        if model and status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN and self.is_ready():
-            raise ClientError(grpc.StatusCode.NOT_FOUND, f"the server at {self._address} serves no model {model!r}")
-        raise ClientError(
-            grpc.StatusCode.UNAVAILABLE, f"{model or 'the server'} at {self._address} is not ready; its log says why"
-        )
+        if status != SERVING:
+            raise not_ready(self._address, model, unknown=bool(model) and status == UNKNOWN and self.is_ready())
 
     def wait_until_ready(self, seconds: float, model: str = "") -> None:
         """Return as soon as the server, or one model, serves. The server need not have started yet.
@@ -51,31 +79,60 @@ class HealthConnection(Connection):
             CredentialsError: the token's file cannot be read.
         """
         request = health_pb2.HealthCheckRequest(service=model)
-        metadata = self._credentials.metadata()
         status = None
         try:
             # Watch reports each change at once, so nothing polls; wait_for_ready outlasts a server that is not up yet.
-            for response in self._health.Watch(request, timeout=seconds, wait_for_ready=True, metadata=metadata):
+            for response in self._connection.stream(WATCH, [request], seconds, wait_for_ready=True):
                 status = response.status
-                if status == health_pb2.HealthCheckResponse.SERVING:
+                if status == SERVING:
                     return
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise self._explained(error) from error
-        if model and status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
-            message = f"the server at {self._address} served no model {model!r} within {seconds:g} s"
-        elif status is None and (explanation := server_address.http_explanation(self._address)):
-            message = explanation
-        else:
-            message = f"{model or 'the server'} at {self._address} was not ready within {seconds:g} s; its log says why"
-        raise ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+        except ClientError as error:
+            if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+        raise not_ready_in_time(self._address, model, seconds, status)
 
     def _status(self, model: str) -> int:
-        """One of HealthCheckResponse.ServingStatus."""
         try:
-            response = self._call(self._health.Check, health_pb2.HealthCheckRequest(service=model))
+            return int(self._connection.call(CHECK, health_pb2.HealthCheckRequest(service=model)).status)
         except ClientError as error:
-            if error.code is grpc.StatusCode.NOT_FOUND:  # the model is unknown, or not loaded yet
-                return int(health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
-            raise
-        return int(response.status)
+            return status_of(error)
+
+
+def status_of(error: ClientError) -> int:
+    """Return the health service's status for a check that failed: UNKNOWN, or else the error is raised."""
+    if error.code is grpc.StatusCode.NOT_FOUND:  # the model is unknown, or not loaded yet
+        return UNKNOWN
+    raise error
+
+
+def not_ready(address: str, model: str, *, unknown: bool) -> ClientError:
+    """Return the error that says that a server, or its model, does not serve.
+
+    Args:
+        address: the server's address.
+        model: a model's name; "" is the whole server.
+        unknown: whether the server is ready and has no such model.
+    """
+    if unknown:
+        return ClientError(grpc.StatusCode.NOT_FOUND, f"the server at {address} serves no model {model!r}")
+    return ClientError(
+        grpc.StatusCode.UNAVAILABLE, f"{model or 'the server'} at {address} is not ready; its log says why"
+    )
+
+
+def not_ready_in_time(address: str, model: str, seconds: float, status: int | None) -> ClientError:
+    """Return the error that ends a wait. It may ask the port for HTTP, as ``http_explanation`` does.
+
+    Args:
+        address: the server's address.
+        model: a model's name; "" is the whole server.
+        seconds: how long the wait was.
+        status: what the health service said last; None if it said nothing.
+    """
+    if model and status == UNKNOWN:
+        message = f"the server at {address} served no model {model!r} within {seconds:g} s"
+    elif status is None and (explanation := server_address.http_explanation(address)):
+        message = explanation
+    else:
+        message = f"{model or 'the server'} at {address} was not ready within {seconds:g} s; its log says why"
+    return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)

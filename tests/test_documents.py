@@ -38,10 +38,10 @@ def outfits() -> Iterator[str]:
         yield server.address
 
 
-def example(language: str, containing: str) -> str:
-    """Returns the README's only code block in this language that contains this text."""
-    blocks = [block for block in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in block]
-    assert len(blocks) == 1, f"the README has {len(blocks)} {language} examples with {containing!r}"
+def example(language: str, containing: str, document: str = README) -> str:
+    """Returns a document's only code block in this language that contains this text; the README's by default."""
+    blocks = [block for block in re.findall(rf"```{language}\n(.*?)```", document, re.DOTALL) if containing in block]
+    assert len(blocks) == 1, f"the document has {len(blocks)} {language} examples with {containing!r}"
     return str(blocks[0])
 
 
@@ -70,6 +70,14 @@ def test_the_python_example(address: str) -> None:
     assert shape == "(2, 10)"
     assert len(streamed) == 2
     assert len(set(streamed)) == 1  # the same image twice
+
+
+@pytest.mark.parametrize(
+    ("opening", "printed"), [("with Client", "Bag\n"), ("async with AsyncClient", "['Bag', 'Bag']\n")]
+)
+def test_the_client_pages_examples(address: str, opening: str, printed: str) -> None:
+    code = example("python", opening, (ROOT / "docs/client.md").read_text()).replace(DEFAULT_ADDRESS, address)
+    assert run([sys.executable, "-W", "error", "-c", code]) == printed
 
 
 def test_the_tritonclient_example(address: str) -> None:

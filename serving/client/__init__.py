@@ -1,4 +1,4 @@
-"""The typed client of the server, and the commands ``classify``, ``top``, ``health`` and ``models load``.
+"""The typed clients of the server, and the commands ``classify``, ``top``, ``health`` and ``models load``.
 
 Its public names load on first use, because `hangtag health` must not load numpy and the protocol's messages.
 """
@@ -7,17 +7,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hangtag.serving.client.async_client import AsyncClient
     from hangtag.serving.client.classification import Classification, Label
     from hangtag.serving.client.client import Client
-    from hangtag.serving.connection import ClientError
+    from hangtag.serving.connection.errors import ClientError
+    from hangtag.serving.connection.options import ConnectionOptions
     from hangtag.serving.credentials import Credentials, CredentialsError
 
-__all__ = ["Classification", "Client", "ClientError", "Credentials", "CredentialsError", "Label"]
+__all__ = [
+    "AsyncClient",
+    "Classification",
+    "Client",
+    "ClientError",
+    "ConnectionOptions",
+    "Credentials",
+    "CredentialsError",
+    "Label",
+]
 
 _MODULES = {
+    "AsyncClient": "hangtag.serving.client.async_client",
     "Classification": "hangtag.serving.client.classification",
     "Client": "hangtag.serving.client.client",
-    "ClientError": "hangtag.serving.connection",
+    "ClientError": "hangtag.serving.connection.errors",
+    "ConnectionOptions": "hangtag.serving.connection.options",
     "Credentials": "hangtag.serving.credentials",
     "CredentialsError": "hangtag.serving.credentials",
     "Label": "hangtag.serving.client.classification",

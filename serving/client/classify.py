@@ -15,7 +15,7 @@ from hangtag.errors import UserError
 from hangtag.serving.client import image_files, picture_check, pictures, side_by_side
 from hangtag.serving.client.classification import Classification
 from hangtag.serving.client.client import Client
-from hangtag.serving.connection import ClientError
+from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.options import credentials_options, server_option
 

@@ -1,28 +1,16 @@
 """The typed client of the server: images and arrays in, labels and arrays out."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import Any
 
-import grpc
-import numpy.typing as npt
-
-from hangtag.protos import classifier_pb2, classifier_pb2_grpc, inference_pb2, inference_pb2_grpc, tensors
-from hangtag.serving.client.classification import (
-    Classification,
-    Image,
-    classify_request,
-    compare_request,
-    from_response,
-)
-from hangtag.serving.connection import ClientError
-from hangtag.serving.health import HealthConnection
-
-_STATUS = {code.value[0]: code for code in grpc.StatusCode}
-Array = npt.NDArray[Any]
+from hangtag.protos import inference_pb2
+from hangtag.serving.client import operations
+from hangtag.serving.client.classification import Classification, Image, classify_request
+from hangtag.serving.client.operations import Answer, Array, Operation
+from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.health import HealthClient
 
 
-class Client(HealthConnection):
+class Client(HealthClient):
     """A client of one server, over one channel. Thread-safe: threads may share it.
 
     Close it with ``close``, or use it in a ``with`` block. In addition to what each method lists, every call raises
@@ -33,8 +21,11 @@ class Client(HealthConnection):
         timeout: each call's deadline in seconds. The deadline travels to the server, which drops a late request
             before it computes it.
         credentials: for a server with TLS or tokens.
+        options: retries, pings and the largest answer; by default a call that the server did not take is tried again
+            three times.
 
     Raises:
+        AddressError: the address is a URL, or has no port.
         CredentialsError: a TLS file cannot be read.
 
     Example:
@@ -66,7 +57,7 @@ class Client(HealthConnection):
             >>> [label.name for label in client.classify(image, "cnn", top_k=1).labels]
             ['Bag']
         """
-        return from_response(self._call(self._classifier.Classify, classify_request(image, model, version, top_k)))
+        return self._run(operations.classify(image, model, version, top_k))
 
     def classify_stream(
         self,
@@ -101,8 +92,8 @@ class Client(HealthConnection):
             ['Bag', 'Bag']
         """
         requests = (classify_request(image, model, version, top_k) for image in images)
-        for response in self._stream(self._classifier.ClassifyStream, requests, timeout):
-            yield _outcome(response)
+        for response in self._connection.stream(operations.CLASSIFY_STREAM, requests, timeout):
+            yield operations.classify_outcome(response)
 
     def compare(
         self, image: Image, models: Sequence[str] = (), *, top_k: int = 0
@@ -125,8 +116,7 @@ class Client(HealthConnection):
             >>> {model: outcome.labels[0].name for model, outcome in client.compare(image, ["lstm", "cnn"]).items()}
             {'lstm': 'Bag', 'cnn': 'Bag'}
         """
-        response = self._call(self._classifier.Compare, compare_request(image, models, top_k))
-        return {outcome.model_name: _outcome(outcome) for outcome in response.outcomes}
+        return self._run(operations.compare(image, models, top_k))
 
     def infer(self, model: str, inputs: Mapping[str, Array], *, version: str = "") -> dict[str, Array]:
         """Run a model on arrays. Works with every server of the Open Inference Protocol.
@@ -148,7 +138,7 @@ class Client(HealthConnection):
             >>> client.infer("cnn", {"image": np.zeros((2, 28, 28), np.uint8)})["logits"].shape
             (2, 10)
         """
-        return _arrays(self._call(self._inference.ModelInfer, _infer_request(model, version, inputs)))
+        return self._run(operations.infer(model, inputs, version))
 
     def infer_stream(
         self, model: str, requests: Iterable[Mapping[str, Array]], *, version: str = "", timeout: float | None = None
@@ -175,13 +165,9 @@ class Client(HealthConnection):
             >>> [answer["logits"].shape for answer in client.infer_stream("cnn", [{"image": one} for one in images])]
             [(1, 10), (1, 10), (1, 10)]
         """
-        messages = (_infer_request(model, version, inputs) for inputs in requests)
-        for response in self._stream(self._inference.ModelStreamInfer, messages, timeout):
-            if response.error_message:
-                status = response.infer_response.parameters["status"].string_param
-                yield ClientError(grpc.StatusCode[status], response.error_message)
-            else:
-                yield _arrays(response.infer_response)
+        messages = (operations.infer_request(model, inputs, version) for inputs in requests)
+        for response in self._connection.stream(operations.INFER_STREAM, messages, timeout):
+            yield operations.infer_outcome(response)
 
     def parameters(self, model: str, *, version: str = "") -> dict[str, str]:
         """Return the parameters of a model's configuration: its file's metadata, and the provider that runs it.
@@ -197,9 +183,7 @@ class Client(HealthConnection):
             >>> client.parameters("cnn")["hangtag.task"]
             'single_label'
         """
-        request = inference_pb2.ModelConfigRequest(name=model, version=version)
-        config = self._call(self._inference.ModelConfig, request).config
-        return {name: parameter.string_value for name, parameter in config.parameters.items()}
+        return self._run(operations.parameters(model, version))
 
     def models(self) -> list[str]:
         """Return the names of the models that take requests.
@@ -211,8 +195,7 @@ class Client(HealthConnection):
             >>> client.models()
             ['cnn', 'lstm', 'lstm2']
         """
-        index = self._call(self._inference.RepositoryIndex, inference_pb2.RepositoryIndexRequest(ready=True))
-        return [model.name for model in index.models]
+        return self._run(operations.models())
 
     def statistics(self) -> list[inference_pb2.ModelStatistics]:
         """Return each model version's statistics since it was loaded, as the protocol's own messages.
@@ -224,8 +207,7 @@ class Client(HealthConnection):
             >>> {one.name: one.inference_count > 0 for one in client.statistics()}
             {'cnn': True, 'lstm': True, 'lstm2': False}
         """
-        response = self._call(self._inference.ModelStatistics, inference_pb2.ModelStatisticsRequest())
-        return list(response.model_stats)
+        return self._run(operations.statistics())
 
     def load_model(self, model: str) -> list[str]:
         """Load a model, or load it again; returns the versions that serve then. Returns once they do.
@@ -238,9 +220,8 @@ class Client(HealthConnection):
             >>> client.load_model("cnn")
             ['2']
         """
-        self._call(self._inference.RepositoryModelLoad, inference_pb2.RepositoryModelLoadRequest(model_name=model))
-        index = self._call(self._inference.RepositoryIndex, inference_pb2.RepositoryIndexRequest(ready=True))
-        return [entry.version for entry in index.models if entry.name == model]
+        self._run(operations.load(model))
+        return self._run(operations.serving_versions(model))
 
     def unload_model(self, model: str) -> None:
         """Take a model out of service; it answers the requests that it has.
@@ -251,41 +232,7 @@ class Client(HealthConnection):
         Example:
             >>> client.unload_model("lstm2")
         """
-        self._call(self._inference.RepositoryModelUnload, inference_pb2.RepositoryModelUnloadRequest(model_name=model))
+        self._run(operations.unload(model))
 
-    @cached_property
-    def _inference(self) -> inference_pb2_grpc.GRPCInferenceServiceStub:
-        return inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-
-    @cached_property
-    def _classifier(self) -> classifier_pb2_grpc.ClassifierStub:
-        return classifier_pb2_grpc.ClassifierStub(self._channel)
-
-
-def _outcome(
-    response: classifier_pb2.ClassifyStreamResponse | classifier_pb2.ModelOutcome,
-) -> Classification | ClientError:
-    if response.HasField("failure"):
-        return ClientError(_STATUS[response.failure.code], response.failure.message)
-    return from_response(response.answer)
-
-
-def _infer_request(model: str, version: str, inputs: Mapping[str, Array]) -> inference_pb2.ModelInferRequest:
-    return inference_pb2.ModelInferRequest(
-        model_name=model,
-        model_version=version,
-        inputs=[
-            inference_pb2.ModelInferRequest.InferInputTensor(
-                name=name, datatype=tensors.datatype_of(array), shape=array.shape
-            )
-            for name, array in inputs.items()
-        ],
-        raw_input_contents=[tensors.to_raw(array) for array in inputs.values()],
-    )
-
-
-def _arrays(response: inference_pb2.ModelInferResponse) -> dict[str, Array]:
-    return {
-        output.name: tensors.from_raw(output.datatype, output.shape, raw)
-        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-    }
+    def _run(self, operation: Operation[Answer]) -> Answer:
+        return operation.read(self._connection.call(operation.method, operation.request))

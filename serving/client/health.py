@@ -3,7 +3,7 @@
 import click
 
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.health import HealthConnection
+from hangtag.serving.health import HealthClient
 from hangtag.serving.options import credentials_options, server_option
 
 
@@ -14,9 +14,9 @@ from hangtag.serving.options import credentials_options, server_option
 @credentials_options
 def health(server: str, model: str, wait: float | None, credentials: Credentials) -> None:
     """Report whether a server is ready: exit code 0 if it is, else 1."""
-    with HealthConnection(server, credentials=credentials) as connection:
+    with HealthClient(server, credentials=credentials) as client:
         if wait is not None:
-            connection.wait_until_ready(wait, model)
+            client.wait_until_ready(wait, model)
         else:
-            connection.require_ready(model)
+            client.require_ready(model)
     click.echo(f"{model or 'the server'} at {server} is ready")

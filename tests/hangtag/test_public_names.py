@@ -7,7 +7,7 @@ import pytest
 
 import hangtag
 from hangtag.serving.client.client import Client
-from hangtag.serving.connection import ClientError
+from hangtag.serving.connection.errors import ClientError
 
 
 def test_importing_hangtag_loads_no_other_package() -> None:

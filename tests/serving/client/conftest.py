@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests import onnx_models
+from tests.serving.client.kinds import KINDS, open_client
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +27,15 @@ def server(models: Path) -> Iterator[Server]:
 @pytest.fixture
 def garment() -> Path:
     return Path(__file__).parents[3] / "examples/garments/ankle-boot-1.png"
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of client in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def client(kind: str, server: Server) -> Iterator[Client]:
+    with open_client(kind, server.address) as opened:
+        yield opened

@@ -1,6 +1,5 @@
 import socket
 import threading
-from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,9 @@ from hangtag.serving.client import Client, ClientError
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests import onnx_models
+from tests.serving.client.kinds import open_client
 
 PIXELS = np.random.default_rng(7).integers(0, 256, (28, 28), dtype=np.uint8)
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(server.address) as client:
-        yield client
 
 
 @pytest.fixture
@@ -67,6 +61,14 @@ def test_an_answer_may_be_large(client: Client) -> None:
     assert client.infer("text", {"text": np.array([word], np.object_)})["shouted"][0] == (word + "!").encode()
 
 
+def test_parameters_and_statistics(client: Client) -> None:
+    before = {one.name: one.inference_count for one in client.statistics()}
+    client.infer("gather", {"index": np.array([1, 2])})
+    after = {one.name: one.inference_count for one in client.statistics()}
+    assert after["gather"] - before["gather"] == 2
+    assert client.parameters("classifier")["hangtag.task"] == "single_label"
+
+
 def test_models_and_readiness(client: Client) -> None:
     assert client.models() == ["classifier", "gather", "text", "two_inputs"]
     assert client.is_ready()
@@ -96,8 +98,24 @@ def test_an_error_carries_the_status_and_the_servers_words(
     assert message in str(caught.value)
 
 
-def test_where_nothing_listens_the_error_says_what_to_do(unused_address: str) -> None:
-    with Client(unused_address) as client:
+def test_readiness_that_is_required_is_explained(client: Client) -> None:
+    client.require_ready("gather")
+    with pytest.raises(ClientError, match="serves no model 'nobody'") as caught:
+        client.require_ready("nobody")
+    assert caught.value.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_closed_client_refuses_calls_and_streams(client: Client) -> None:
+    client.models()
+    client.close()
+    for call in (client.models, client.is_ready, lambda: list(client.classify_stream([PIXELS], "classifier"))):
+        with pytest.raises(ClientError, match="this client is closed; make another one") as caught:
+            call()
+        assert caught.value.code is grpc.StatusCode.CANCELLED
+
+
+def test_where_nothing_listens_the_error_says_what_to_do(kind: str, unused_address: str) -> None:
+    with open_client(kind, unused_address) as client:
         for call in (client.is_ready, client.models, lambda: client.classify(PIXELS, "lstm")):
             with pytest.raises(
                 ClientError, match=f"no server answers at {unused_address}; start one with 'hangtag serve'"
@@ -105,18 +123,18 @@ def test_where_nothing_listens_the_error_says_what_to_do(unused_address: str) ->
                 call()
 
 
-def test_a_host_that_cannot_be_resolved_is_reported_with_the_option_that_names_it() -> None:
+def test_a_host_that_cannot_be_resolved_is_reported_with_the_option_that_names_it(kind: str) -> None:
     address = f"{'a' * 64}.invalid:8001"  # longer than DNS allows, so that no name server is queried
     with (
-        Client(address) as client,
+        open_client(kind, address) as client,
         pytest.raises(ClientError, match=f"the host of {address} is unknown; name the server with --server"),
     ):
         client.models()
 
 
-def test_waiting_in_vain_ends_in_time(unused_address: str, client: Client) -> None:
+def test_waiting_in_vain_ends_in_time(kind: str, unused_address: str, client: Client) -> None:
     with (
-        Client(unused_address) as lonely,
+        open_client(kind, unused_address) as lonely,
         pytest.raises(ClientError, match=r"was not ready within 0\.2 s; its log says why"),
     ):
         lonely.wait_until_ready(0.2)
@@ -124,20 +142,20 @@ def test_waiting_in_vain_ends_in_time(unused_address: str, client: Client) -> No
         client.wait_until_ready(0.2, "nobody")
 
 
-def test_a_server_that_is_slower_than_the_deadline() -> None:
+def test_a_server_that_is_slower_than_the_deadline(kind: str) -> None:
     # A server that accepts the connection and never says a word.
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with Client(address, timeout=0.2) as client, pytest.raises(ClientError) as caught:
+        with open_client(kind, address, timeout=0.2) as client, pytest.raises(ClientError) as caught:
             client.models()
     assert caught.value.code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
     assert address in str(caught.value)
 
 
-def test_waiting_outlasts_a_server_that_starts_later(models: Path, unused_address: str) -> None:
-    with Client(unused_address) as client:
+def test_waiting_outlasts_a_server_that_starts_later(kind: str, models: Path, unused_address: str) -> None:
+    with open_client(kind, unused_address) as client:
         ready = threading.Event()
 
         def wait() -> None:
@@ -168,6 +186,6 @@ def test_one_client_serves_many_threads(client: Client) -> None:
         (np.zeros(784, np.uint8), r"pixels must be uint8 \[height, width\], not uint8 \[784\]"),
     ],
 )
-def test_an_image_of_another_type_is_a_type_error(image: Any, message: str) -> None:
-    with Client("127.0.0.1:1") as client, pytest.raises(TypeError, match=message):
+def test_an_image_of_another_type_is_a_type_error(kind: str, image: Any, message: str) -> None:
+    with open_client(kind, "127.0.0.1:1") as client, pytest.raises(TypeError, match=message):
         client.classify(image, model="cnn")

@@ -1,16 +1,24 @@
-"""The examples in Client's docstrings run as they stand, against a server of the shipped models."""
+"""The examples in the clients' docstrings run as they stand, against a server of the shipped models."""
 
+import ast
+import asyncio
+import contextlib
 import doctest
+import io
 from collections.abc import Iterator
+from inspect import iscoroutine
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
 import numpy as np
 import pytest
 
-from hangtag import Client
+from hangtag import AsyncClient, Client, ConnectionOptions
 from tests.serving.command import serving
 
 ROOT = Path(__file__).parents[3]
+NO_EXAMPLE = {"AsyncClient.close", "AsyncClient.require_ready"}
 
 
 @pytest.fixture(scope="module")
@@ -20,24 +28,50 @@ def address() -> Iterator[str]:
         yield running.wait_until_ready()
 
 
-def public_methods() -> list[str]:
-    return [name for name, member in vars(Client).items() if callable(member) and not name.startswith("_")]
+def documented(kind: type) -> list[str]:
+    """The class and its public methods."""
+    members = [f"{kind.__name__}.{name}" for name in vars(kind) if not name.startswith("_")]
+    return [kind.__name__, *(name for name in members if name not in NO_EXAMPLE)]
 
 
-@pytest.mark.parametrize("name", ["Client", *public_methods()])
-def test_the_example_runs(name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def docstring(name: str) -> str:
+    kind, _, method = name.partition(".")
+    owner = {one.__name__: one for one in (AsyncClient, Client, ConnectionOptions)}[kind]
+    return (getattr(owner, method) if method else owner).__doc__ or ""
+
+
+def run(name: str, code: str, variables: dict[str, Any], runner: asyncio.Runner) -> None:
+    """Run each example of a docstring, which may await, and compare what it prints."""
+    example = doctest.DocTestParser().get_doctest(code, variables, name, None, None)
+    assert example.examples
+    for line in example.examples:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            compiled = compile(line.source, name, "single", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            result = FunctionType(compiled, example.globs)()
+            if iscoroutine(result):
+                runner.run(result)
+        assert printed.getvalue() == line.want, line.source
+
+
+@pytest.fixture
+def variables(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """What the examples use, beside their client; each of the models cnn and lstm has answered a call."""
     monkeypatch.chdir(ROOT)
-    docstring = (Client if name == "Client" else getattr(Client, name)).__doc__ or ""
     image = (ROOT / "examples/garments/bag-1.png").read_bytes()
     with Client(address) as client:
         for model in ("cnn", "lstm"):  # the example of statistics counts these calls
             client.classify(image, model)
-        variables = {"client": client, "image": image, "np": np}
-        code = docstring.replace("127.0.0.1:8001", address)
-        example = doctest.DocTestParser().get_doctest(code, variables, name, None, None)
-        assert example.examples
-        output: list[str] = []
-        result = doctest.DocTestRunner(verbose=False).run(example, out=output.append)
-        if name == "unload_model":  # the other examples need it
+        yield {"image": image, "np": np, "Client": Client, "ConnectionOptions": ConnectionOptions}
+
+
+@pytest.mark.parametrize("name", [*documented(Client), *documented(AsyncClient), "ConnectionOptions"])
+def test_the_example_runs(name: str, address: str, variables: dict[str, Any]) -> None:
+    code = docstring(name).replace("127.0.0.1:8001", address)
+    with asyncio.Runner() as runner, Client(address) as client:
+        own = AsyncClient(address) if name.startswith("AsyncClient") else client
+        run(name, code, {"client": own, **variables}, runner)
+        if name.endswith("unload_model"):  # other examples need it
             client.load_model("lstm2")
-    assert result.failed == 0, "".join(output)
+        if isinstance(own, AsyncClient):
+            runner.run(own.close())

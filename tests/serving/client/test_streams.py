@@ -14,16 +14,11 @@ import pytest
 from hangtag.serving.client import Classification, Client, ClientError
 from hangtag.serving.server.process.server import Server
 from tests import onnx_models
+from tests.serving.client.kinds import open_client
 from tests.serving.server.transport.grpc.streams.conversation import readers, wait_until_ended
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 PIXELS = np.random.default_rng(8).integers(0, 256, (5, 28, 28), dtype=np.uint8)
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(server.address) as made:
-        yield made
 
 
 def labels(outcome: Classification | ClientError) -> list[str]:
@@ -79,8 +74,11 @@ def test_what_is_no_image_is_a_mistake_of_the_callers(client: Client) -> None:
         client.compare("boot.png")  # type: ignore[arg-type]
 
 
-def test_a_stream_to_an_unused_address_is_reported() -> None:
-    with Client("127.0.0.1:9") as client, pytest.raises(ClientError, match=r"no server answers at 127\.0\.0\.1:9"):
+def test_a_stream_to_an_unused_address_is_reported(kind: str) -> None:
+    with (
+        open_client(kind, "127.0.0.1:9") as client,
+        pytest.raises(ClientError, match=r"no server answers at 127\.0\.0\.1:9"),
+    ):
         list(client.classify_stream([PIXELS[0]], "classifier"))
 
 

@@ -1,0 +1,258 @@
+"""The typed client for asyncio: ``Client``'s methods, awaited."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from hangtag.protos import inference_pb2
+from hangtag.serving import address as server_address
+from hangtag.serving import health
+from hangtag.serving.client import operations
+from hangtag.serving.client.classification import Classification, Image, classify_request
+from hangtag.serving.client.operations import Answer, Array, Operation
+from hangtag.serving.connection.aio_connection import AioConnection
+from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.connection.options import ConnectionOptions
+from hangtag.serving.credentials import Credentials
+
+Item = TypeVar("Item")
+
+
+class AsyncClient:
+    """A client of one server for asyncio, over one channel. The tasks of one event loop may share it.
+
+    It has the methods of ``Client``, with the same arguments, answers and exceptions. A task that is cancelled while it
+    waits cancels its call, and the server drops a request that it has not begun to compute. Close it with
+    ``await client.close()``, or use it in an ``async with`` block.
+
+    Args:
+        address: HOST:PORT of the server.
+        timeout: each call's deadline in seconds. The deadline travels to the server, which drops a late request
+            before it computes it.
+        credentials: for a server with TLS or tokens.
+        options: retries, pings and the largest answer; by default a call that the server did not take is tried again
+            three times.
+
+    Raises:
+        AddressError: the address is a URL, or has no port.
+        CredentialsError: a TLS file cannot be read.
+        RuntimeError: a method is awaited in another event loop than the first call was.
+
+    Example:
+        >>> import asyncio
+        >>> from pathlib import Path
+        >>> from hangtag import AsyncClient
+        >>> async def main() -> None:
+        ...     async with AsyncClient("127.0.0.1:8001") as client:
+        ...         images = [path.read_bytes() for path in sorted(Path("examples/garments").glob("bag-*.png"))]
+        ...         answers = await asyncio.gather(*(client.classify(image, "cnn") for image in images))
+        ...     print([answer.labels[0].name for answer in answers])
+        >>> asyncio.run(main())
+        ['Bag', 'Bag']
+    """
+
+    def __init__(
+        self,
+        address: str = server_address.DEFAULT,
+        *,
+        timeout: float = health.DEFAULT_TIMEOUT,
+        credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
+        options: ConnectionOptions = ConnectionOptions(),  # noqa: B008 - it cannot change
+    ) -> None:
+        self._address = address
+        self._connection = AioConnection(address, timeout, credentials, options)
+
+    async def close(self) -> None:
+        """Close the connection; calls in flight are cancelled."""
+        await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def is_ready(self, model: str = "") -> bool:
+        """Return whether the server, or one model, serves. See ``Client.is_ready``.
+
+        Example:
+            >>> await client.is_ready("cnn")
+            True
+        """
+        return await self._status(model) == health.SERVING
+
+    async def require_ready(self, model: str = "") -> None:
+        """As ``is_ready``, but raise ClientError with the reason where it returns False."""
+        status = await self._status(model)
+        if status != health.SERVING:
+            unknown = bool(model) and status == health.UNKNOWN and await self.is_ready()
+            raise health.not_ready(self._address, model, unknown=unknown)
+
+    async def wait_until_ready(self, seconds: float, model: str = "") -> None:
+        """Return as soon as the server, or one model, serves. See ``Client.wait_until_ready``.
+
+        Example:
+            >>> await client.wait_until_ready(30, "cnn")
+        """
+        request = health_pb2.HealthCheckRequest(service=model)
+        status = None
+        try:
+            watching = self._connection.stream(health.WATCH, _each([request]), seconds, wait_for_ready=True)
+            async with aclosing(watching):
+                async for response in watching:
+                    status = response.status
+                    if status == health.SERVING:
+                        return
+        except ClientError as error:
+            if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+        raise await asyncio.to_thread(health.not_ready_in_time, self._address, model, seconds, status)
+
+    async def classify(self, image: Image, model: str, *, version: str = "", top_k: int = 0) -> Classification:
+        """Classify one image. See ``Client.classify`` for the arguments and exceptions.
+
+        Example:
+            >>> [label.name for label in (await client.classify(image, "cnn", top_k=1)).labels]
+            ['Bag']
+        """
+        return await self._run(operations.classify(image, model, version, top_k))
+
+    async def classify_stream(
+        self,
+        images: AsyncIterable[Image] | Iterable[Image],
+        model: str,
+        *,
+        version: str = "",
+        top_k: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Classification | ClientError, None]:
+        """Classify images over one stream, and yield one outcome for each image, in their order.
+
+        ``images`` may be an asynchronous iterable; a plain one must not block, because it is read in the event loop.
+        See ``Client.classify_stream`` for the other arguments and the exceptions.
+
+        Example:
+            >>> [outcome.labels[0].name async for outcome in client.classify_stream([image, image], "cnn")]
+            ['Bag', 'Bag']
+        """
+        requests = (classify_request(image, model, version, top_k) async for image in _each(images))
+        async with aclosing(self._connection.stream(operations.CLASSIFY_STREAM, requests, timeout)) as responses:
+            async for response in responses:
+                yield operations.classify_outcome(response)
+
+    async def compare(
+        self, image: Image, models: Sequence[str] = (), *, top_k: int = 0
+    ) -> dict[str, Classification | ClientError]:
+        """Classify one image with several models in one call. See ``Client.compare`` for the arguments and exceptions.
+
+        Example:
+            >>> outcomes = await client.compare(image, ["lstm", "cnn"])
+            >>> {model: outcome.labels[0].name for model, outcome in outcomes.items()}
+            {'lstm': 'Bag', 'cnn': 'Bag'}
+        """
+        return await self._run(operations.compare(image, models, top_k))
+
+    async def infer(self, model: str, inputs: Mapping[str, Array], *, version: str = "") -> dict[str, Array]:
+        """Run a model on arrays. See ``Client.infer`` for the arguments and exceptions.
+
+        Example:
+            >>> (await client.infer("cnn", {"image": np.zeros((2, 28, 28), np.uint8)}))["logits"].shape
+            (2, 10)
+        """
+        return await self._run(operations.infer(model, inputs, version))
+
+    async def infer_stream(
+        self,
+        model: str,
+        requests: AsyncIterable[Mapping[str, Array]] | Iterable[Mapping[str, Array]],
+        *,
+        version: str = "",
+        timeout: float | None = None,
+    ) -> AsyncGenerator[dict[str, Array] | ClientError, None]:
+        """Run a model on one set of arrays after another over one stream, and yield one outcome for each, in order.
+
+        ``requests`` may be an asynchronous iterable; a plain one must not block, because it is read in the event loop.
+        See ``Client.infer_stream`` for the other arguments and the exceptions.
+
+        Example:
+            >>> images = np.zeros((3, 1, 28, 28), np.uint8)
+            >>> answers = client.infer_stream("cnn", [{"image": one} for one in images])
+            >>> [answer["logits"].shape async for answer in answers]
+            [(1, 10), (1, 10), (1, 10)]
+        """
+        messages = (operations.infer_request(model, inputs, version) async for inputs in _each(requests))
+        async with aclosing(self._connection.stream(operations.INFER_STREAM, messages, timeout)) as responses:
+            async for response in responses:
+                yield operations.infer_outcome(response)
+
+    async def parameters(self, model: str, *, version: str = "") -> dict[str, str]:
+        """Return the parameters of a model's configuration. See ``Client.parameters``.
+
+        Example:
+            >>> (await client.parameters("cnn"))["hangtag.task"]
+            'single_label'
+        """
+        return await self._run(operations.parameters(model, version))
+
+    async def models(self) -> list[str]:
+        """Return the names of the models that take requests. See ``Client.models``.
+
+        Example:
+            >>> await client.models()
+            ['cnn', 'lstm', 'lstm2']
+        """
+        return await self._run(operations.models())
+
+    async def statistics(self) -> list[inference_pb2.ModelStatistics]:
+        """Return each model version's statistics since it was loaded. See ``Client.statistics``.
+
+        Example:
+            >>> {one.name: one.inference_count > 0 for one in await client.statistics()}
+            {'cnn': True, 'lstm': True, 'lstm2': False}
+        """
+        return await self._run(operations.statistics())
+
+    async def load_model(self, model: str) -> list[str]:
+        """Load a model, or load it again; returns the versions that serve then. See ``Client.load_model``.
+
+        Example:
+            >>> await client.load_model("cnn")
+            ['2']
+        """
+        await self._run(operations.load(model))
+        return await self._run(operations.serving_versions(model))
+
+    async def unload_model(self, model: str) -> None:
+        """Take a model out of service; it answers the requests that it has. See ``Client.unload_model``.
+
+        Example:
+            >>> await client.unload_model("lstm2")
+        """
+        await self._run(operations.unload(model))
+
+    async def _run(self, operation: Operation[Answer]) -> Answer:
+        return operation.read(await self._connection.call(operation.method, operation.request))
+
+    async def _status(self, model: str) -> int:
+        try:
+            response = await self._connection.call(health.CHECK, health_pb2.HealthCheckRequest(service=model))
+        except ClientError as error:
+            return health.status_of(error)
+        return int(response.status)
+
+
+async def _each(items: AsyncIterable[Item] | Iterable[Item]) -> AsyncIterator[Item]:
+    """Yield the items of either kind of iterable."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

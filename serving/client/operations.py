@@ -1,0 +1,148 @@
+"""The calls of a client, apart from how they travel: what is asked, and how the answer is read.
+
+``Client`` and ``AsyncClient`` differ only in how they carry these out.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import grpc
+import numpy.typing as npt
+
+from hangtag.protos import classifier_pb2, inference_pb2, tensors
+from hangtag.serving.client.classification import (
+    Classification,
+    Image,
+    classify_request,
+    compare_request,
+    from_response,
+)
+from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.connection.method import Message, Method
+
+Array: TypeAlias = npt.NDArray[Any]
+Arrays: TypeAlias = dict[str, Array]
+Answer = TypeVar("Answer")
+
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+_INFERENCE, _CLASSIFIER = "/inference.GRPCInferenceService/", "/hangtag.v1.Classifier/"
+CLASSIFY = Method(_CLASSIFIER + "Classify", classifier_pb2.ClassifyResponse)
+CLASSIFY_STREAM = Method(_CLASSIFIER + "ClassifyStream", classifier_pb2.ClassifyStreamResponse)
+COMPARE = Method(_CLASSIFIER + "Compare", classifier_pb2.CompareResponse)
+INFER = Method(_INFERENCE + "ModelInfer", inference_pb2.ModelInferResponse)
+INFER_STREAM = Method(_INFERENCE + "ModelStreamInfer", inference_pb2.ModelStreamInferResponse)
+CONFIG = Method(_INFERENCE + "ModelConfig", inference_pb2.ModelConfigResponse)
+STATISTICS = Method(_INFERENCE + "ModelStatistics", inference_pb2.ModelStatisticsResponse)
+INDEX = Method(_INFERENCE + "RepositoryIndex", inference_pb2.RepositoryIndexResponse)
+LOAD = Method(_INFERENCE + "RepositoryModelLoad", inference_pb2.RepositoryModelLoadResponse)
+UNLOAD = Method(_INFERENCE + "RepositoryModelUnload", inference_pb2.RepositoryModelUnloadResponse)
+
+
+@dataclass(frozen=True)
+class Operation(Generic[Answer]):
+    """One call: a method, its request, and how its response is read."""
+
+    method: Method[Any]
+    request: Message
+    read: Callable[[Any], Answer]
+
+
+def classify(image: Image, model: str, version: str, top_k: int) -> Operation[Classification]:
+    """Classify one image. Raises TypeError for what is no image."""
+    return Operation(CLASSIFY, classify_request(image, model, version, top_k), from_response)
+
+
+def compare(image: Image, models: Sequence[str], top_k: int) -> Operation[dict[str, Classification | ClientError]]:
+    """Classify one image with several models. Raises TypeError for what is no image."""
+    return Operation(COMPARE, compare_request(image, models, top_k), _outcomes)
+
+
+def infer(model: str, inputs: Mapping[str, Array], version: str) -> Operation[Arrays]:
+    """Run a model on arrays. Raises ValueError for a dtype outside the protocol."""
+    return Operation(INFER, infer_request(model, inputs, version), _arrays)
+
+
+def parameters(model: str, version: str) -> Operation[dict[str, str]]:
+    """Read the parameters of a model's configuration."""
+    return Operation(CONFIG, inference_pb2.ModelConfigRequest(name=model, version=version), _parameters)
+
+
+def models() -> Operation[list[str]]:
+    """List the models that take requests."""
+    return Operation(INDEX, inference_pb2.RepositoryIndexRequest(ready=True), _names)
+
+
+def serving_versions(model: str) -> Operation[list[str]]:
+    """List the versions of a model that take requests."""
+
+    def read(index: inference_pb2.RepositoryIndexResponse) -> list[str]:
+        return [entry.version for entry in index.models if entry.name == model]
+
+    return Operation(INDEX, inference_pb2.RepositoryIndexRequest(ready=True), read)
+
+
+def statistics() -> Operation[list[inference_pb2.ModelStatistics]]:
+    """Read the statistics of each model version."""
+    return Operation(STATISTICS, inference_pb2.ModelStatisticsRequest(), lambda response: list(response.model_stats))
+
+
+def load(model: str) -> Operation[None]:
+    """Load a model."""
+    return Operation(LOAD, inference_pb2.RepositoryModelLoadRequest(model_name=model), lambda _: None)
+
+
+def unload(model: str) -> Operation[None]:
+    """Take a model out of service."""
+    return Operation(UNLOAD, inference_pb2.RepositoryModelUnloadRequest(model_name=model), lambda _: None)
+
+
+def infer_request(model: str, inputs: Mapping[str, Array], version: str) -> inference_pb2.ModelInferRequest:
+    """Build the request of ``infer``, or one of a stream. Raises ValueError for a dtype outside the protocol."""
+    return inference_pb2.ModelInferRequest(
+        model_name=model,
+        model_version=version,
+        inputs=[
+            inference_pb2.ModelInferRequest.InferInputTensor(
+                name=name, datatype=tensors.datatype_of(array), shape=array.shape
+            )
+            for name, array in inputs.items()
+        ],
+        raw_input_contents=[tensors.to_raw(array) for array in inputs.values()],
+    )
+
+
+def classify_outcome(
+    response: classifier_pb2.ClassifyStreamResponse | classifier_pb2.ModelOutcome,
+) -> Classification | ClientError:
+    """Read one response of a stream of images, or one model's part of a comparison."""
+    if response.HasField("failure"):
+        return ClientError(_STATUS[response.failure.code], response.failure.message)
+    return from_response(response.answer)
+
+
+def infer_outcome(response: inference_pb2.ModelStreamInferResponse) -> Arrays | ClientError:
+    """Read one response of a stream of inferences."""
+    if response.error_message:
+        status = response.infer_response.parameters["status"].string_param
+        return ClientError(grpc.StatusCode[status], response.error_message)
+    return _arrays(response.infer_response)
+
+
+def _outcomes(response: classifier_pb2.CompareResponse) -> dict[str, Classification | ClientError]:
+    return {outcome.model_name: classify_outcome(outcome) for outcome in response.outcomes}
+
+
+def _arrays(response: inference_pb2.ModelInferResponse) -> Arrays:
+    return {
+        output.name: tensors.from_raw(output.datatype, output.shape, raw)
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+
+
+def _parameters(response: inference_pb2.ModelConfigResponse) -> dict[str, str]:
+    return {name: parameter.string_value for name, parameter in response.config.parameters.items()}
+
+
+def _names(index: inference_pb2.RepositoryIndexResponse) -> list[str]:
+    return [model.name for model in index.models]

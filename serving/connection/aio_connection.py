@@ -1,0 +1,107 @@
+"""One gRPC channel for an event loop."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from hangtag.serving import address as server_address
+from hangtag.serving.connection import errors
+from hangtag.serving.connection.grpc_failures import explained
+from hangtag.serving.connection.method import Message, Method
+from hangtag.serving.connection.options import ConnectionOptions
+from hangtag.serving.credentials import RECONNECT_ARGUMENTS, Credentials
+
+Response = TypeVar("Response", bound=Message)
+
+
+class AioConnection:
+    """One channel to one server, for the tasks of one event loop. Its channel opens at the first call.
+
+    The arguments and exceptions of construction are those of ``GrpcConnection``.
+    """
+
+    def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
+        server_address.require(address)
+        self.address = address
+        self._timeout = timeout
+        self._credentials = credentials
+        self._arguments = [*RECONNECT_ARGUMENTS, *options.channel_arguments()]
+        self._tls = credentials.channel_credentials()
+        self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    async def close(self) -> None:
+        """Close the channel; calls in flight are cancelled."""
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def call(self, method: Method[Response], request: Message) -> Response:
+        """Make one call and return its response. Raises ClientError and CredentialsError."""
+        call: grpc.aio.UnaryUnaryMultiCallable[Message, Response] = self._open_channel().unary_unary(
+            method.path, method.serialise, method.response.FromString
+        )
+        try:
+            return await call(request, timeout=self._timeout, metadata=self._credentials.metadata())
+        except grpc.RpcError as error:
+            raise await self._explained(error, self._timeout) from error
+
+    async def stream(
+        self,
+        method: Method[Response],
+        requests: AsyncIterable[Message],
+        timeout: float | None,
+        *,
+        wait_for_ready: bool = False,
+    ) -> AsyncGenerator[Response, None]:
+        """Yield a stream's responses, as ``GrpcConnection.stream`` does; a task of gRPC's takes the requests."""
+        failures: list[Exception] = []
+
+        async def outgoing() -> AsyncIterator[Message]:
+            try:
+                async for request in requests:
+                    yield request
+            except Exception as error:  # gRPC would log it and cancel the requests in flight
+                failures.append(error)
+
+        start: grpc.aio.StreamStreamMultiCallable[Message, Response] = self._open_channel().stream_stream(
+            method.path, method.serialise, method.response.FromString
+        )
+        metadata = self._credentials.metadata()
+        call = start(outgoing(), timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
+        try:
+            async for response in call:
+                yield response
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise errors.stream_too_late(self.address, timeout) from error
+            raise await self._explained(error, timeout) from error
+        finally:
+            call.cancel()  # the caller may have stopped reading
+        if failures:
+            raise failures[0]
+
+    def _open_channel(self) -> grpc.aio.Channel:
+        """The channel. It belongs to the loop of the first call, which need not be running when a client is made."""
+        if self._closed:
+            raise errors.closed()
+        loop = asyncio.get_running_loop()
+        if self._channel is None:
+            self._loop = loop
+            self._channel = self._new_channel()
+        elif loop is not self._loop:
+            raise RuntimeError("this AsyncClient belongs to another event loop; make one for each loop")
+        return self._channel
+
+    def _new_channel(self) -> grpc.aio.Channel:
+        if self._tls is None:
+            return grpc.aio.insecure_channel(self.address, self._arguments)
+        return grpc.aio.secure_channel(self.address, self._tls, self._arguments)
+
+    async def _explained(self, error: grpc.RpcError, timeout: float | None) -> errors.ClientError:
+        # In a thread, because it may ask the port for HTTP.
+        return await asyncio.to_thread(explained, error, self.address, timeout)

@@ -1,0 +1,29 @@
+"""The exception of every failed call, whatever carried it."""
+
+import grpc
+
+from hangtag.errors import UserError
+
+
+class ClientError(UserError):
+    """A call to the server failed. The message is the server's own, or says what to check.
+
+    Attributes:
+        code: gRPC's status code, such as ``grpc.StatusCode.NOT_FOUND`` for an unknown model.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def closed() -> ClientError:
+    """Return the error of a call on a client that was closed."""
+    return ClientError(grpc.StatusCode.CANCELLED, "this client is closed; make another one")
+
+
+def stream_too_late(address: str, seconds: float | None) -> ClientError:
+    """Return the error of a stream whose deadline passed: its own, or one that the server sets."""
+    limit = "in time" if seconds is None else f"within {seconds:g} s"
+    message = f"the stream to {address} was not answered to its end {limit}"
+    return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)

@@ -1,0 +1,104 @@
+"""One gRPC channel for threads."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import grpc
+
+from hangtag.serving import address as server_address
+from hangtag.serving.connection import errors
+from hangtag.serving.connection.grpc_failures import explained
+from hangtag.serving.connection.method import Message, Method
+from hangtag.serving.connection.options import ConnectionOptions
+from hangtag.serving.credentials import Credentials
+
+Response = TypeVar("Response", bound=Message)
+
+
+class GrpcConnection:
+    """One channel to one server. Thread-safe.
+
+    Args:
+        address: HOST:PORT of the server, or an address for one of gRPC's name resolvers (``dns:///HOST:PORT``).
+        timeout: each call's deadline in seconds.
+        credentials: for a server with TLS or tokens.
+        options: retries, pings and the largest answer.
+
+    Raises:
+        AddressError: the address is a URL, or has no port.
+        CredentialsError: a TLS file cannot be read. Calls raise it for the token's file.
+    """
+
+    def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
+        server_address.require(address)
+        self.address = address
+        self._timeout = timeout
+        self._credentials = credentials
+        self._channel = credentials.channel(address, options.channel_arguments())
+        self._closed = False
+
+    def close(self) -> None:
+        """Close the channel; calls in flight are cancelled."""
+        self._closed = True
+        self._channel.close()
+
+    def call(self, method: Method[Response], request: Message) -> Response:
+        """Make one call and return its response. Raises ClientError and CredentialsError."""
+        self._require_open()
+        call: grpc.UnaryUnaryMultiCallable[Message, Response] = self._channel.unary_unary(
+            method.path, method.serialise, method.response.FromString
+        )
+        try:
+            response: Response = call(request, timeout=self._timeout, metadata=self._credentials.metadata())
+        except grpc.RpcError as error:
+            raise explained(error, self.address, self._timeout) from error
+        return response
+
+    def stream(
+        self,
+        method: Method[Response],
+        requests: Iterable[Message],
+        timeout: float | None,
+        *,
+        wait_for_ready: bool = False,
+    ) -> Iterator[Response]:
+        """Yield a stream's responses. An exception of ``requests`` is raised after the answers to those before it.
+
+        Args:
+            method: a method with a stream of responses.
+            requests: taken one by one, by a thread of gRPC's.
+            timeout: deadline of the whole stream in seconds; None is no deadline.
+            wait_for_ready: wait for a server that is not up yet, instead of failing.
+
+        Raises:
+            ClientError: the stream ended with a failure.
+            CredentialsError: the token's file cannot be read.
+        """
+        self._require_open()
+        failures: list[Exception] = []
+
+        def outgoing() -> Iterator[Message]:
+            try:
+                yield from requests
+            except Exception as error:  # gRPC would log it and cancel the requests in flight
+                failures.append(error)
+
+        start: grpc.StreamStreamMultiCallable[Message, Response] = self._channel.stream_stream(
+            method.path, method.serialise, method.response.FromString
+        )
+        metadata = self._credentials.metadata()
+        call = start(outgoing(), timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise errors.stream_too_late(self.address, timeout) from error
+            raise explained(error, self.address, timeout) from error
+        finally:
+            call.cancel()  # the caller may have stopped reading
+        if failures:
+            raise failures[0]
+
+    def _require_open(self) -> None:
+        if self._closed:  # gRPC would raise a ValueError
+            raise errors.closed()

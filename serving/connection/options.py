@@ -1,0 +1,103 @@
+"""How a client keeps its connection, which answers it takes, and when it tries a call again."""
+
+import json
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hangtag.errors import UserError
+
+MAX_RETRIES = 4
+"""gRPC makes five attempts of a call at most, the first included."""
+# Health checks are missing: a check that fails is the answer that its caller waits for.
+RETRIED_SERVICES = ("inference.GRPCInferenceService", "hangtag.v1.Classifier")
+BACKOFF_MULTIPLIER = 2.0
+# gRPC does not retry a call whose requests take more than this, 256 KiB by default. They are in memory in any case,
+# until they are answered.
+_RETRY_BUFFER_BYTES = 1 << 30
+
+
+class OptionsError(UserError, ValueError):
+    """A connection's option is out of its range."""
+
+
+@dataclass(frozen=True)
+class ConnectionOptions:
+    """How a client keeps its connection, which answers it takes, and when it tries a call again.
+
+    Args:
+        retries: how often a call is tried again that ended with UNAVAILABLE, which means that the server did not take
+            it (it is starting, stopping or unreachable) or that the connection broke: 0 to 4. The call's deadline
+            covers all attempts.
+        initial_backoff: seconds before the first retry. Each further pause is twice as long, and each is varied at
+            random by 20 %, so that the clients of a restarted server do not return all at once.
+        max_backoff: the longest pause in seconds.
+        keepalive_seconds: ping the server after so many seconds without traffic, to notice that it vanished; None sends
+            no pings. ``hangtag serve`` closes connections that ping more often than its --min-ping-seconds allows.
+        keepalive_timeout_seconds: close the connection if a ping is not answered for so many seconds.
+        max_message_mib: the largest answer to take, in MiB; None is no limit of the client's own.
+
+    Raises:
+        OptionsError: a value is out of its range.
+
+    Example:
+        >>> patient = ConnectionOptions(retries=4, max_backoff=5.0, keepalive_seconds=60)
+        >>> with Client("127.0.0.1:8001", options=patient) as client:
+        ...     client.models()
+        ['cnn', 'lstm', 'lstm2']
+    """
+
+    retries: int = 3
+    initial_backoff: float = 0.1
+    max_backoff: float = 1.0
+    keepalive_seconds: float | None = None
+    keepalive_timeout_seconds: float = 20.0
+    max_message_mib: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.retries <= MAX_RETRIES:
+            raise OptionsError(f"retries must be from 0 to {MAX_RETRIES}, not {self.retries}")
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            if value is not None and not 0 < value < float("inf"):
+                raise OptionsError(f"{field.name} must be greater than 0, not {value}")
+
+    @property
+    def max_message_bytes(self) -> int | None:
+        """The largest answer in bytes; None is no limit."""
+        return None if self.max_message_mib is None else round(self.max_message_mib * 1024 * 1024)
+
+    def channel_arguments(self) -> list[tuple[str, Any]]:
+        """Return gRPC's channel arguments for these options.
+
+        The retries are gRPC's own: its core repeats a call by the retryPolicy of a service config.
+        """
+        largest = self.max_message_bytes
+        arguments: list[tuple[str, Any]] = [
+            ("grpc.max_receive_message_length", -1 if largest is None else largest),
+            ("grpc.service_config", json.dumps(self._service_config())),
+            ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
+        ]
+        if self.keepalive_seconds is not None:
+            arguments += [
+                ("grpc.keepalive_time_ms", round(self.keepalive_seconds * 1000)),
+                ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_seconds * 1000)),
+                # The longer of the two timeouts counts, and this defaults to 60 s.
+                ("grpc.http2.ping_timeout_ms", round(self.keepalive_timeout_seconds * 1000)),
+                # A connection that waits for its next call is pinged too, so that this call finds it alive.
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.max_pings_without_data", 0),
+            ]
+        return arguments
+
+    def _service_config(self) -> dict[str, Any]:
+        if not self.retries:
+            return {}
+        policy = {
+            "maxAttempts": self.retries + 1,
+            "initialBackoff": f"{self.initial_backoff:f}s",
+            "maxBackoff": f"{self.max_backoff:f}s",
+            "backoffMultiplier": BACKOFF_MULTIPLIER,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+        names = [{"service": service} for service in RETRIED_SERVICES]
+        return {"methodConfig": [{"name": names, "retryPolicy": policy}]}

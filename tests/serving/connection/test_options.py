@@ -1,0 +1,65 @@
+"""The options of a connection: their ranges, and their effect on a real one."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from hangtag.serving.client import Client, ClientError, ConnectionOptions
+from hangtag.serving.connection.options import OptionsError
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
+from tests import onnx_models
+from tests.serving.client.kinds import KINDS, open_client
+from tests.serving.link import link
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    models = tmp_path_factory.mktemp("models")
+    onnx_models.publish(models, "text", onnx_models.text())
+    with Server(ServerConfig(models=models, port=0)) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("retries", 5, "retries must be from 0 to 4, not 5"),
+        ("retries", -1, "retries must be from 0 to 4, not -1"),
+        ("initial_backoff", 0, "initial_backoff must be greater than 0, not 0"),
+        ("max_backoff", float("inf"), "max_backoff must be greater than 0"),
+        ("keepalive_seconds", float("nan"), "keepalive_seconds must be greater than 0, not nan"),
+        ("max_message_mib", -1, "max_message_mib must be greater than 0, not -1"),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused(name: str, value: Any, message: str) -> None:
+    with pytest.raises(OptionsError, match=message):
+        ConnectionOptions(**{name: value})
+
+
+def echo(client: Client, size: int) -> int:
+    answer = client.infer("text", {"text": np.array(["x" * size], np.object_)})
+    return len(answer["shouted"][0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_above_the_limit_is_refused(kind: str, server: Server) -> None:
+    with open_client(kind, server.address, options=ConnectionOptions(max_message_mib=1)) as client:
+        assert echo(client, 1000) == 1001
+        with pytest.raises(ClientError) as caught:
+            echo(client, 1 << 20)
+    assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pings_notice_a_server_that_vanished(kind: str, server: Server) -> None:
+    pings = ConnectionOptions(retries=0, keepalive_seconds=0.2, keepalive_timeout_seconds=0.2)
+    with link(server.address) as to, open_client(kind, to.address, timeout=60, options=pings) as client:
+        assert echo(client, 1) == 2
+        to.freeze()
+        with pytest.raises(ClientError) as caught:  # after half a second, and not after a minute
+            echo(client, 1)
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE

@@ -1,0 +1,80 @@
+"""A TCP link to a server that a test can cut."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+TIMEOUT = 30.0
+
+
+class Link:
+    """Forwards connections to a server, but closes the first ones unanswered, and others when a test says so."""
+
+    def __init__(self, server: str, refused: int = 0) -> None:
+        """
+        server: HOST:PORT where connections go.
+        refused: how many connections are closed at once.
+        """
+        host, _, port = server.rpartition(":")
+        self._server = (host, int(port))
+        self._refused = refused
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self._frozen = threading.Event()
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def cut(self) -> None:
+        """Close the connections that there are; later ones are forwarded."""
+        cut, self._open = self._open, []
+        for end in cut:
+            with suppress(OSError):  # the other side has closed it
+                end.shutdown(socket.SHUT_RDWR)
+
+    def freeze(self) -> None:
+        """Forward nothing any more, as where the server's machine vanished."""
+        self._frozen.set()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # the listener is closed
+            while True:
+                client, _ = self._listener.accept()
+                self.connections += 1
+                if self.connections <= self._refused:
+                    client.close()
+                    continue
+                server = socket.create_connection(self._server)
+                self._open += [client, server]
+                for source, sink in ((client, server), (server, client)):
+                    threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
+
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                if not self._frozen.is_set():
+                    sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        source.close()
+
+
+@contextmanager
+def link(server: str, refused: int = 0) -> Iterator[Link]:
+    """A link that is closed at the end of the context."""
+    opened = Link(server, refused)
+    try:
+        yield opened
+    finally:
+        opened.close()
