@@ -9,14 +9,15 @@ RUNTIME ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 PIP := $(BIN)/python -m pip install --quiet
 PROTOS := hangtag/protos/inference.proto hangtag/protos/classifier.proto
 MODEL ?= lstm
+TRITON_CLIENT := 58a44caa0dce77303115302e6dbdf64626b2b093
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick lint train export serve loadtest docs clean types imports stubs unit fast fuzz bench-server gpu-check \
-	release-check proto schema peers others triton dataset programs
+	release-check triton-examples proto schema peers others triton dataset programs
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "Experiments, benchmarks and the pages made of them: $(BIN)/python -m studies."
 	@echo "Every option of the command: $(BIN)/hangtag COMMAND --help. Options for a target: make serve ARGS=\"--port 9000\"."
@@ -53,7 +54,7 @@ docs: $(VENV)/.dev ## Make the tables and pictures of docs/ and README.md anew f
 	$(BIN)/python -m studies report
 
 clean: ## Remove environments, caches and reports; keep runs/ and models/
-	rm -rf $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras $(VENV)-triton reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .triton-examples $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras $(VENV)-triton reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ##@ Parts of make test
@@ -86,6 +87,12 @@ gpu-check: $(VENV)/.serve ## Check a GPU: are its answers the CPU's, are CUDA gr
 
 release-check: $(VENV)/.dev ## Build the wheel, install it in an empty environment, run the demo from there
 	BIN=$(BIN) deploy/release-check.sh
+
+triton-examples: $(VENV)/.dev $(VENV)-peers/.peers ## Run Triton's own example clients against the server (downloads them from GitHub)
+	@test -e .triton-examples/src || { git init --quiet .triton-examples \
+		&& git -C .triton-examples fetch --quiet --depth 1 https://github.com/triton-inference-server/client $(TRITON_CLIENT) \
+		&& git -C .triton-examples checkout --quiet FETCH_HEAD; }
+	$(BIN)/pytest tests/e2e/test_triton_examples.py $(ARGS)
 
 ##@ Generated files, and environments of other programs
 proto: $(VENV)/.dev ## Generate the gRPC stubs from the .proto files

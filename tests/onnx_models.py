@@ -217,6 +217,25 @@ def every_scalar() -> onnx.ModelProto:
     )
 
 
+def sum_and_difference(datatype: str = "INT32") -> onnx.ModelProto:
+    """INPUT0 and INPUT1 [batch, 16] -> OUTPUT0, their sum, and OUTPUT1, their difference.
+
+    The model ``simple`` of Triton's examples; with BYTES ``simple_string``, which reads numbers from strings.
+    """
+    type_, shape = TYPES[datatype], ["batch", 16]
+    before, after, operands, results = [], [], ["INPUT0", "INPUT1"], ["OUTPUT0", "OUTPUT1"]
+    if datatype == "BYTES":
+        before = [helper.make_node("Cast", [name], [f"{name}_number"], to=TensorProto.INT32) for name in operands]
+        after = [helper.make_node("Cast", [f"{name}_number"], [name], to=TensorProto.STRING) for name in results]
+        operands, results = ([f"{name}_number" for name in names] for names in (operands, results))
+    nodes = [helper.make_node(name, operands, [result]) for name, result in zip(("Add", "Sub"), results, strict=True)]
+    return model(
+        [*before, *nodes, *after],
+        {"INPUT0": (type_, shape), "INPUT1": (type_, shape)},
+        {"OUTPUT0": (type_, shape), "OUTPUT1": (type_, shape)},
+    )
+
+
 def doubled(first: str, last: str, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
     """x FP32 [first, 2] -> y FP32 [last, 2], twice x; first and last are the names of the first axes."""
     return model(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ from hangtag.serving.signature import Signature, TensorSpec
 
 INTEGER_LIMITS = (10, 2)
 """Integers are drawn below these, in turn: they may be indices into a table of unknown length."""
+TEXT_FORMATS = ("text {}", "{}")
+"""Strings are made by these from random numbers, in turn: a model may read numbers from strings."""
 
 
 class Sizes(NamedTuple):
@@ -23,14 +26,17 @@ class Sizes(NamedTuple):
     """The same, of all inputs but the first that has such an axis: in a state it may be the batch."""
     below: int
     """Integers are drawn from 0 up to this, exclusive."""
+    text_format: str = TEXT_FORMATS[0]
+    """Makes a string from a number."""
 
 
 def candidates(signature: Signature, lengths: Sequence[int]) -> Iterator[list[Sizes]]:
     """For each of the lengths, the sizes to try."""
+    texts = TEXT_FORMATS if any(spec.datatype == "BYTES" for spec in signature.inputs) else TEXT_FORMATS[:1]
     with_lengths = sum(None in spec.shape[1:] for spec in signature.inputs)
     for length in lengths if with_lengths else (1,):
         states = (length, 1) if with_lengths > 1 and length > 1 else (length,)
-        yield [Sizes(length, state, below) for state in states for below in INTEGER_LIMITS]
+        yield [Sizes(length, state, *values) for state in states for values in product(INTEGER_LIMITS, texts)]
 
 
 MAX_VALUES = 2**26
@@ -53,13 +59,13 @@ def sample(signature: Signature, sizes: Sizes, seed: int) -> Mapping[str, Array]
     scale = 0 if seed % 5 == 4 else 10 if seed % 3 == 2 else 1
     arrays, length = {}, sizes.length
     for spec in signature.inputs:
-        arrays[spec.name] = _array(spec, length, random, scale, sizes.below)
+        arrays[spec.name] = _array(spec, length, random, scale, sizes)
         if None in spec.shape[1:]:
             length = sizes.state
     return arrays
 
 
-def _array(spec: TensorSpec, length: int, random: np.random.Generator, scale: int, below: int) -> Array:
+def _array(spec: TensorSpec, length: int, random: np.random.Generator, scale: int, sizes: Sizes) -> Array:
     shape = [length if size is None else size for size in spec.shape]
     if spec.shape and spec.shape[0] is None:
         shape[0] = 1
@@ -69,14 +75,15 @@ def _array(spec: TensorSpec, length: int, random: np.random.Generator, scale: in
         )
     dtype = dtype_of(spec)
     if spec.datatype == "BYTES":
-        return np.array([f"text {number}" for number in random.integers(0, 100, shape).ravel()], object).reshape(shape)
+        texts = [sizes.text_format.format(number) for number in random.integers(0, 100, shape).ravel()]
+        return np.array(texts, object).reshape(shape)
     values: Array
     if spec.datatype == "BOOL":
         values = random.integers(0, 2, shape)
     elif spec.datatype == "UINT8":  # most often an image
         values = random.integers(0, 256 if scale != 1 else 64, shape) * min(scale, 1)
     elif dtype.kind in "iu":
-        values = random.integers(0, below, shape) * min(scale, 1)
+        values = random.integers(0, sizes.below, shape) * min(scale, 1)
     else:
         values = random.normal(size=shape) * scale
     return np.asarray(values, dtype)  # numpy draws a scalar as a number, which is no array

@@ -26,12 +26,15 @@ def shape_of(spec: TensorSpec, samples: int) -> tuple[int, ...]:
 
 
 def zeros(spec: TensorSpec, batch_size: int) -> Array:
-    """Zeros, or empty strings: batch_size along a free first axis, 1 along every other free axis."""
+    """Zeros: batch_size along a free first axis, 1 along every other free axis.
+
+    A string is "0", because a model may read numbers from strings, and fails on an empty one.
+    """
     shape = [1 if size is None else size for size in spec.shape]
     if spec.shape and spec.shape[0] is None:
         shape[0] = batch_size
     dtype = dtype_of(spec)
-    return np.full(shape, "", dtype) if spec.datatype == "BYTES" else np.zeros(shape, dtype)
+    return np.full(shape, "0", dtype) if spec.datatype == "BYTES" else np.zeros(shape, dtype)
 
 
 def random_rows(shape: Sequence[int], dtype: np.dtype[Any], seed: int) -> Array:

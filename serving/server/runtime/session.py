@@ -17,6 +17,7 @@ from hangtag.serving.server.runtime.inference_session import SessionOpener, grap
 from hangtag.serving.server.runtime.io_binding import BufferPool, GraphPool
 from hangtag.serving.server.runtime.providers import CPU, Gpu
 from hangtag.serving.server.runtime.verification import Verification, seconds
+from hangtag.serving.signature import TensorSpec
 
 log = structlog.get_logger()
 
@@ -156,8 +157,8 @@ class Runtime:
             try:
                 self.run(inputs)
             except InferenceError as error:
-                if not self.signature.batched or any(None in spec.shape[1:] for spec in self.signature.inputs):
-                    return  # size 1 is a guess for a free axis; the model may compute what callers send
+                if not self.signature.batched or any(_is_guessed(spec) for spec in self.signature.inputs):
+                    return  # the model may compute what callers send
                 shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
                 raise ModelLoadError(f"{self._opener.path} loads, but fails on zeros ({shapes}): {error}") from error
 
@@ -258,3 +259,8 @@ class Runtime:
 
     def _zeros(self, batch_size: int) -> dict[str, Array]:
         return {spec.name: zeros(spec, batch_size) for spec in self.signature.inputs}
+
+
+def _is_guessed(spec: TensorSpec) -> bool:
+    """Whether zeros are a guess for this input: size 1 for a free axis, or a text."""
+    return None in spec.shape[1:] or spec.datatype == "BYTES"

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -66,7 +67,7 @@ def refusal(folder: Path, file: Path, *more: str | Path) -> str:
     "build",
     [
         onnx_models.classifier, onnx_models.two_inputs, onnx_models.text, onnx_models.every_type, onnx_models.free_axis,
-        onnx_models.gather,
+        onnx_models.gather, partial(onnx_models.sum_and_difference, "BYTES"),
     ],
 )  # fmt: skip
 def test_a_model_that_may_be_batched_is_published_as_batched(build: Build, tmp_path: Path) -> None:

@@ -201,6 +201,36 @@ def test_a_model_with_free_axes_may_fail_on_zeros_of_size_1(models: Path) -> Non
     assert runtime.run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[1] * 4]
 
 
+def numbers_in_strings(least: int) -> onnx.ModelProto:
+    """Reads whole numbers from strings, text BYTES [batch] -> number INT32 [batch], and fails on those below least."""
+    make, int32 = onnx.helper.make_node, onnx.TensorProto.INT32
+    return onnx_models.model(
+        [
+            make("Cast", ["text"], ["number"], to=int32),
+            make("Sub", ["number", "least"], ["place"]),
+            make("Abs", ["place"], ["distance"]),
+            make("Sub", ["distance", "place"], ["below"]),
+            make("Gather", ["table", "below"], ["zero"]),
+            make("Add", ["number", "zero"], ["checked"]),
+        ],
+        {"text": (onnx.TensorProto.STRING, ["batch"])},
+        {"checked": (int32, ["batch"])},
+        {"least": np.array(least, np.int32), "table": np.zeros(1, np.int32)},
+    )
+
+
+@pytest.mark.parametrize("least", [0, 5])
+def test_a_model_that_reads_numbers_from_strings_warms_up_and_refuses_other_words(models: Path, least: int) -> None:
+    runtime = Runtime(onnx_models.publish(models, "m", numbers_in_strings(least)))
+    runtime.warm_up([1, 8])
+    assert runtime.run({"text": np.array(["5", "12"], object)})["checked"].tolist() == [5, 12]
+    expected = (
+        InvalidValuesError if least == 0 else InferenceError
+    )  # whether it computes zeros tells one from the other
+    with pytest.raises(expected):
+        runtime.run({"text": np.array(["five"], object)})
+
+
 def test_telemetry_is_off_before_onnx_runtime_is_imported() -> None:
     code = (
         "import builtins, os\n"
