@@ -222,7 +222,8 @@ def sum_and_difference(datatype: str = "INT32") -> onnx.ModelProto:
 
     The model ``simple`` of Triton's examples; with BYTES ``simple_string``, which reads numbers from strings.
     """
-    type_, shape = TYPES[datatype], ["batch", 16]
+    type_ = TYPES[datatype]
+    shape: Shape = ["batch", 16]
     before, after, operands, results = [], [], ["INPUT0", "INPUT1"], ["OUTPUT0", "OUTPUT1"]
     if datatype == "BYTES":
         before = [helper.make_node("Cast", [name], [f"{name}_number"], to=TensorProto.INT32) for name in operands]
