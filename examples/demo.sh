@@ -13,7 +13,7 @@ SERVER=127.0.0.1:$PORT
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
 say "hangtag serve: the models of models/ on $SERVER (log: $REPORTS/server.log)"
-"$BIN/hangtag" serve --models models --port "$PORT" --metrics-port 0 2>"$REPORTS/server.log" &
+"$BIN/hangtag" serve --models models --port "$PORT" --http-port 0 --metrics-port 0 2>"$REPORTS/server.log" &
 SERVE_PID=$!
 stop() { kill -TERM "$SERVE_PID" 2>/dev/null && wait "$SERVE_PID" || true; }
 trap stop EXIT

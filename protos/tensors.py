@@ -76,7 +76,7 @@ def from_raw(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
     Raises:
         ValueError: The datatype is unknown, the shape is not valid, or the number of bytes does not fit them.
     """
-    count = _element_count(shape)
+    count = element_count(shape)
     if datatype == "BYTES":
         return _unpack_bytes(raw, count).reshape(shape)
     dtype = _dtype(datatype)
@@ -102,7 +102,7 @@ def from_contents(datatype: str, shape: Sequence[int], contents: inference_pb2.I
         ValueError: The datatype is unknown, the shape is not valid, the elements are in another field, their number
             does not fit the shape, or a value is out of the datatype's range.
     """
-    count = _element_count(shape)
+    count = element_count(shape)
     _dtype(datatype)
     field = _CONTENTS_FIELDS.get(datatype)
     if field is None:
@@ -149,19 +149,20 @@ def to_raw(array: Array) -> bytes:
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
 
 
-def _dtype(datatype: str) -> np.dtype[Any]:
-    try:
-        return DTYPES[datatype]
-    except KeyError:
-        raise ValueError(f"unknown datatype {datatype!r}; known: {', '.join(DTYPES)}") from None
-
-
-def _element_count(shape: Sequence[int]) -> int:
+def element_count(shape: Sequence[int]) -> int:
+    """Return the number of elements. Raises ValueError for a negative size and more than MAX_RANK axes."""
     if len(shape) > MAX_RANK:  # checked before multiplying, because a million huge sizes would take minutes
         raise ValueError(f"shape has {len(shape)} axes; at most {MAX_RANK} are supported")
     if any(size < 0 for size in shape):
         raise ValueError(f"shape {list(shape)} has a negative size")
     return math.prod(shape)
+
+
+def _dtype(datatype: str) -> np.dtype[Any]:
+    try:
+        return DTYPES[datatype]
+    except KeyError:
+        raise ValueError(f"unknown datatype {datatype!r}; known: {', '.join(DTYPES)}") from None
 
 
 def _pack_element(element: object) -> bytes:

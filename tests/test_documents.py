@@ -28,13 +28,13 @@ DEFAULT_ADDRESS = "127.0.0.1:8001"
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with Server(ServerConfig(models=ROOT / "models", port=0, provider="cpu")) as server:
+    with Server(ServerConfig(models=ROOT / "models", port=0, http_port=-1, provider="cpu")) as server:
         yield server.address
 
 
 @pytest.fixture(scope="module")
 def outfits() -> Iterator[str]:
-    with Server(ServerConfig(models=ROOT / "examples/outfits/models", port=0, provider="cpu")) as server:
+    with Server(ServerConfig(models=ROOT / "examples/outfits/models", port=0, http_port=-1, provider="cpu")) as server:
         yield server.address
 
 
@@ -152,8 +152,8 @@ def test_the_answer_that_the_page_about_the_server_shows_is_the_answer(outfits: 
 
 def test_a_second_server_in_the_readme_has_ports_of_its_own() -> None:
     (second,) = [shlex.split(line) for line in shell_examples(README) if line.startswith("hangtag serve")]
-    ports = {second[second.index(option) + 1] for option in ("--port", "--metrics-port")}
-    assert len(ports | {"8001", "8002"}) == 4
+    ports = {second[second.index(option) + 1] for option in ("--port", "--http-port", "--metrics-port")}
+    assert len(ports | {"8000", "8001", "8002"}) == 6
 
 
 def test_the_deployment_s_tests_are_run_after_the_list_of_parts_that_they_read() -> None:

@@ -46,7 +46,11 @@ class Launch:
 def hangtag_serve(models: Path, *options: str) -> Launch:
     """`hangtag serve` of this repository on free ports, so that several run at once."""
     command = (sys.executable, "-m", "hangtag", "serve", "--models", models.resolve(), "--port", "0")
-    return Launch((*command, "--metrics-port", "0", *options), r"^(?=.*event=ready ).*?address=(\S+)")
+    return Launch(
+        (*command, "--metrics-port", "0", *options),
+        r"^(?=.*event=ready ).*?address=(\S+)",
+        {"HANGTAG_SERVE_HTTP_PORT": "0"},  # not an option, which earlier versions do not have
+    )
 
 
 class AnsweredCounts(NamedTuple):

@@ -69,7 +69,9 @@ def test_a_replica_that_starts_later_gets_calls(tmp_path: Path) -> None:
     query = request("gather", index=index(1))
 
     def config(host: str, port: int) -> ServerConfig:
-        return ServerConfig(models=tmp_path, host=host, port=port, connection_age_seconds=0.3, transport="grpc")
+        return ServerConfig(
+            models=tmp_path, host=host, port=port, http_port=-1, connection_age_seconds=0.3, transport="grpc"
+        )
 
     with (
         Server(config("127.0.0.1", 0)) as first,

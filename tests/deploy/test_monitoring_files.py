@@ -26,7 +26,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Sample]]:
     """The metrics that a server with one model exports before its first call."""
     models = tmp_path_factory.mktemp("models")
     onnx_models.publish(models, "images", onnx_models.classifier())
-    config = ServerConfig(models=models, port=0, provider="cpu")
+    config = ServerConfig(models=models, port=0, http_port=-1, provider="cpu")
     with Server(config) as server:
         registry = CollectorRegistry()
         registry.register(StateCollector(server.state))

@@ -46,7 +46,9 @@ def test_a_call_upgrades_a_model_and_another_rolls_it_back(tmp_path: Path) -> No
     )
     models = tmp_path / "models"
     onnx_models.publish(models, "cnn", onnx_models.classifier())
-    with Server(ServerConfig(models=models, port=0, model_control="explicit", load_model=("*",))) as server:
+    with Server(
+        ServerConfig(models=models, port=0, http_port=-1, model_control="explicit", load_model=("*",))
+    ) as server:
 
         def load_and_list_versions() -> list[str]:
             local_command = command.replace("127.0.0.1:8001", server.address)

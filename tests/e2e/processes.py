@@ -72,7 +72,19 @@ class ServerProcess:
 @contextmanager
 def serving(models: Path, *options: str) -> Iterator[ServerProcess]:
     """Starts a server on a free port, and kills it at the end if it still runs."""
-    command = [str(HANGTAG), "serve", "--models", str(models), "--port", "0", "--metrics-port", "0", *options]
+    command = [
+        str(HANGTAG),
+        "serve",
+        "--models",
+        str(models),
+        "--port",
+        "0",
+        "--http-port",
+        "0",
+        "--metrics-port",
+        "0",
+        *options,
+    ]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield ServerProcess(process)

@@ -44,7 +44,7 @@ def refusal(run: Run, tmp_path: Path, garments: Split) -> str:
 
 def test_the_epoch_that_was_best_is_exported(exported: Exported, garments: Split) -> None:
     """The server gives the classes that PyTorch gives with the weights of best.pt."""
-    config = ServerConfig(models=exported.models, port=0, provider="cpu")
+    config = ServerConfig(models=exported.models, port=0, http_port=-1, provider="cpu")
     with Server(config) as server, Client(server.address, timeout=60) as client:
         answers = [
             client.infer(exported.run.model, {"image": garments.images[start : start + 50]})["logits"]

@@ -33,7 +33,10 @@ def test_a_kill_leaves_a_repository_that_serves(
     assert list(tmp_path.rglob(".publishing-*"))  # it was killed in the middle
     assert (first / "model.onnx").read_bytes() == lstm.file.read_bytes()
 
-    with Server(ServerConfig(models=tmp_path, port=0, provider="cpu")) as server, Client(server.address) as client:
+    with (
+        Server(ServerConfig(models=tmp_path, port=0, http_port=-1, provider="cpu")) as server,
+        Client(server.address) as client,
+    ):
         assert client.models() == ["lstm"]
         answer = client.infer("lstm", {"image": garments.images[:1]})
         assert np.isfinite(answer["logits"]).all()

@@ -52,7 +52,7 @@ def test_each_precision_is_published_as_a_model_of_its_own(
 def test_precisions_are_served_next_to_each_other(run: Run, garments: Split, tmp_path: Path) -> None:
     for precision in ("fp16", "int8"):
         export(run, tmp_path, garments, precision)
-    config = ServerConfig(models=tmp_path, port=0, provider="cpu")
+    config = ServerConfig(models=tmp_path, port=0, http_port=-1, provider="cpu")
     with Server(config) as server, Client(server.address, timeout=60) as client:
         answers = {name: client.infer(name, {"image": garments.images[:20]}) for name in client.models()}
     assert sorted(answers) == ["lstm-fp16", "lstm-int8"]

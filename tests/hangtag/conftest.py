@@ -49,7 +49,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[Server]:
-    with Server(ServerConfig(models=repository, port=0, provider="cpu")) as running:
+    with Server(ServerConfig(models=repository, port=0, http_port=-1, provider="cpu")) as running:
         yield running
 
 

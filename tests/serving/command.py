@@ -17,7 +17,12 @@ TIMEOUT = 60.0
 def environment(**more: str) -> dict[str, str]:
     """This process's environment without the variables that configure the command, and with ``more``."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HANGTAG_", "GRPC_", "ORT_"))}
-    ours = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "HANGTAG_SERVE_METRICS_PORT": "0"}
+    ours = {
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "200",
+        "HANGTAG_SERVE_METRICS_PORT": "0",
+        "HANGTAG_SERVE_HTTP_PORT": "0",
+    }
     return inherited | ours | more
 
 

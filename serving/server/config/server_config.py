@@ -18,6 +18,9 @@ from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.host.ports import address_of
 
+OFF = -1
+"""The number of a port that turns off what it is for."""
+
 
 @dataclass(frozen=True)
 class ServerConfig:
@@ -54,9 +57,15 @@ class ServerConfig:
         "127.0.0.1", Text(), "The address to listen on. Beyond loopback, use TLS, and tokens or --tls-client-ca."
     )
     port: int = setting(8001, WholeNumber(0, 65535), "The gRPC port. 0 picks a free one, which the log names.")
+    http_port: int = setting(
+        8000,
+        WholeNumber(OFF, 65535),
+        "The HTTP port: the Open Inference Protocol over REST, images to classify, /metrics. 0 picks a free one, "
+        "-1: none.",
+    )
     metrics_port: int = setting(
         8002,
-        WholeNumber(-1, 65535),
+        WholeNumber(OFF, 65535),
         "The HTTP port of Prometheus' /metrics and of /v2/health/ready. 0 picks a free one, -1: none.",
     )
     otlp_endpoint: str = setting(

@@ -49,6 +49,32 @@ def require_free(host: str, port: int) -> None:
         ) from error
 
 
+def bind_http(host: str, port: int, *, shared: bool) -> socket.socket:
+    """Return a socket that is bound to the HTTP port and does not listen yet.
+
+    Args:
+        host: An address of this machine.
+        port: 0 for a free one.
+        shared: By SO_REUSEPORT, with the other workers of the server.
+
+    Raises:
+        StartError: The port is taken or privileged, or the host is not an address of this machine.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise StartError(
+            f"cannot listen on {address_of(host, port)} for HTTP: {bind_problem(error, port)}. Choose another port "
+            "with --http-port (0 picks a free one, -1 turns HTTP off), or another address with --host."
+        ) from error
+    return bound
+
+
 def _first_port_for_all() -> int:
     try:
         return int(_FIRST_FREE_FOR_ALL.read_text())

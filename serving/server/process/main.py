@@ -7,13 +7,13 @@ from types import FrameType
 
 import structlog
 
-from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.config.server_config import OFF, ServerConfig
 from hangtag.serving.server.engine.repository import names
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.process.workers.supervisor import Supervisor
-from hangtag.serving.server.telemetry.http_endpoint import OFF, MetricsServer
-from hangtag.serving.server.telemetry.prometheus import StateCollector, Workers
+from hangtag.serving.server.telemetry.http_endpoint import MetricsServer
+from hangtag.serving.server.telemetry.prometheus import StateCollector
 
 log = structlog.get_logger()
 
@@ -37,10 +37,9 @@ def run(config: ServerConfig) -> None:
         signals.put(number)
 
     server = Server(config) if config.workers == 1 else Supervisor(config)
-    workers = server.workers if isinstance(server, Supervisor) else Workers
     metrics = None
     if config.metrics_port != OFF:
-        metrics = MetricsServer(config, StateCollector(server.state, workers), lambda: server.ready)
+        metrics = MetricsServer(config, StateCollector(server.state), lambda: server.ready)
     for number in _SIGNALS:
         signal.signal(number, on_signal)
     server.start()

@@ -1,22 +1,28 @@
 """A whole server in one process: it listens, loads the models, answers calls, drains, and ends."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import structlog
 
-from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.config.server_config import OFF, ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import Control, ModelControl
+from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host import memory
 from hangtag.serving.server.telemetry.server_state import ServerState
 from hangtag.serving.server.transport.choice import NATIVE, Transport, choose_transport
 from hangtag.serving.server.transport.grpc.server import GrpcServer
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
-from hangtag.serving.server.transport.security.tls import server_credentials
+from hangtag.serving.server.transport.security.tls import server_credentials, ssl_context
 from hangtag.serving.server.transport.security.tokens import Authorise, Tokens
 from hangtag.serving.server.transport.tracing import Tracing
+
+if TYPE_CHECKING:
+    from hangtag.serving.server.transport.http.server import HttpServer
 
 log = structlog.get_logger()
 
@@ -51,13 +57,15 @@ class Server:
         """
         self.config = config
         self.port = 0
+        self.http_port = OFF
         self._stopping = False
         self._engine = Engine(config)
         self.control = ModelControl(self._engine, versions or {})
         self._tracing = Tracing.to(config.otlp_endpoint)
         self.transport = choose_transport(config)
         authorise = None if config.token_file is None else Tokens(config.token_file).authorise
-        self._repository = RepositoryCalls(self.control if wrap_control is None else wrap_control(self.control))
+        control = self.control if wrap_control is None else wrap_control(self.control)
+        self._repository = RepositoryCalls(control)
         self._grpc = GrpcServer(
             self._engine,
             self._repository,
@@ -68,12 +76,21 @@ class Server:
         self._transport: Transport = self._grpc
         if self.transport.name == NATIVE:
             self._transport = self._native_transport(authorise)
+        self._http: HttpServer | None = None
+        if config.http_port != OFF:
+            state = self.state if wrap_control is None else control.state
+            self._http = _http_server(self._engine, self._repository, state, authorise, self._tracing)
         self.control.on_change = self._transport.refresh_health
 
     @property
     def address(self) -> str:
         """host:port; the port is known once the server listens."""
         return self.config.address(self.port)
+
+    @property
+    def http_address(self) -> str:
+        """host:port of HTTP, known once the server listens; empty where there is none."""
+        return "" if self.http_port == OFF else self.config.address(self.http_port)
 
     @property
     def ready(self) -> bool:
@@ -103,21 +120,35 @@ class Server:
             transport=self.transport.name,
             because=self.transport.reason,
             models=[model.name for model in self._engine.models],
+            **({"http": self.http_address} if self.http_address else {}),
         )
 
     def listen(self) -> None:
         """Listen only. A worker that replaces another loads first, because it gets calls as soon as it listens."""
         self.port = self._transport.start()
+        if self._http is not None:
+            try:
+                self.http_port = self._http.start()
+            except BaseException:
+                self.stop(grace=0)
+                raise
 
     def stop(self, grace: float | None = None) -> None:
         """Report NOT_SERVING, finish calls in flight within ``grace`` seconds (default: drain_seconds), and end."""
         grace = self.config.drain_seconds if grace is None else grace
+        deadline = time.monotonic() + grace
         self._stopping = True
         self.control.stop()
+        if self._http is not None:
+            self._http.refuse_new()
         self._transport.stop(grace)
+        if self._http is not None:
+            self._http.stop(max(0.0, deadline - time.monotonic()))
         self.control.close()
         self._engine.close()
         self._transport.close()
+        if self._http is not None:
+            self._http.close()
         self._repository.close()
         if self._tracing is not None:
             self._tracing.close()
@@ -137,3 +168,21 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _http_server(
+    engine: Engine,
+    repository: RepositoryCalls,
+    state: Callable[[], ServerState],
+    authorise: Authorise | None,
+    tracing: Tracing | None,
+) -> "HttpServer":
+    try:  # here and not above: a server without HTTP starts without these packages, and faster
+        from hangtag.serving.server.transport.http.server import HttpServer
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"HTTP needs the Python module {error.name!r}; install it with: pip install '.[rest]', or turn HTTP off "
+            "with --http-port -1"
+        ) from error
+    tls = ssl_context(engine.config)
+    return HttpServer(engine, repository, state, authorise=authorise, tls=tls, tracing=tracing)

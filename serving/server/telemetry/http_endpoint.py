@@ -19,9 +19,6 @@ from hangtag.serving.server.telemetry.prometheus import StateCollector
 
 log = structlog.get_logger()
 
-OFF = -1
-"""The port number that turns the endpoint off."""
-
 MAX_CONNECTIONS = 32
 """Most connections at the same time, each with a thread; any further one is closed."""
 

@@ -6,7 +6,7 @@ Triton lacks, above all histograms that add up over processes and machines, are 
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -31,21 +31,11 @@ _ALERTED_CODES = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL")
 _OUTCOMES = ("ok", "error")
 
 
-@dataclass(frozen=True)
-class Workers:
-    """Number of worker processes that should run and that do, and how often one was replaced."""
-
-    configured: int = 1
-    running: int = 1
-    restarts: int = 0
-
-
 class StateCollector(Collector):
     """Builds all metrics from the server's state at each scrape."""
 
-    def __init__(self, state: Callable[[], ServerState], workers: Callable[[], Workers] = Workers) -> None:
+    def __init__(self, state: Callable[[], ServerState]) -> None:
         self._state = state
-        self._workers = workers
 
     def collect(self) -> Iterable[Metric]:
         state = _with_zeros(self._state())
@@ -53,7 +43,7 @@ class StateCollector(Collector):
         yield from _triton(served, state)
         yield from _histograms(served, state)
         yield from _models(state)
-        yield from _server(self._workers(), state)
+        yield from _server(state)
 
 
 def _with_zeros(state: ServerState) -> ServerState:
@@ -151,7 +141,8 @@ def _models(state: ServerState) -> Iterator[Metric]:
     yield loads
 
 
-def _server(workers: Workers, state: ServerState) -> Iterator[Metric]:
+def _server(state: ServerState) -> Iterator[Metric]:
+    workers = state.workers
     yield GaugeMetricFamily("hangtag_workers", "Worker processes that run", workers.running)
     yield GaugeMetricFamily("hangtag_workers_wanted", "Worker processes that should run", workers.configured)
     yield CounterMetricFamily("hangtag_worker_restarts", "Worker processes that were replaced", workers.restarts)

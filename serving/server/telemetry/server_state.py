@@ -45,6 +45,15 @@ class VersionState:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """Number of worker processes that should run and that do, and how often one was replaced."""
+
+    configured: int = 1
+    running: int = 1
+    restarts: int = 0
+
+
+@dataclass(frozen=True)
 class ServerState:
     """The state of one process, or of several together.
 
@@ -53,12 +62,14 @@ class ServerState:
         failures: Requests that ended with an error.
         loads: Number of loads by model and outcome ("ok" or "error").
         transports: Number of processes by their transport ("native" or "grpc") and the reason for it.
+        workers: Set by the supervisor, where there is one; sums leave it out.
     """
 
     versions: tuple[VersionState, ...] = ()
     failures: dict[FailureKey, BucketHistogram] = field(default_factory=dict)
     loads: dict[tuple[str, str], int] = field(default_factory=dict)
     transports: dict[tuple[str, str], int] = field(default_factory=dict)
+    workers: Workers = Workers()
 
     def __add__(self, other: "ServerState") -> "ServerState":
         versions = {(version.name, version.version): version for version in self.versions}

@@ -140,7 +140,7 @@ def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) ->
         'output { name: "y", data_type: TYPE_FP32, dims: [-1, 3] }',
     ]  # fmt: skip
     assert config.stat().st_mode & 0o044 == 0o044
-    with Server(ServerConfig(models=tmp_path / "models", port=0, provider="cpu")) as server:
+    with Server(ServerConfig(models=tmp_path / "models", port=0, http_port=-1, provider="cpu")) as server:
         assert server.address  # hangtag's own server ignores it
 
     take(tmp_path, write(tmp_path, onnx_models.classifier()))
@@ -166,7 +166,7 @@ def test_a_model_with_scalars_is_published_and_served_as_it_is(tmp_path: Path) -
     assert take(tmp_path, file).exit_code == 0
     x, state = np.arange(16, dtype=np.float32).reshape(1, 16), np.ones((2, 1, 4), np.float32)
     inputs: dict[str, Any] = {"x": x, "state": state, "rate": np.array(3, np.int64)}
-    config = ServerConfig(models=tmp_path / "models", port=0, provider="cpu")
+    config = ServerConfig(models=tmp_path / "models", port=0, http_port=-1, provider="cpu")
     with Server(config) as server, Client(server.address) as client:
         answer = client.infer("theirs", inputs)
     assert {name: array.tolist() for name, array in answer.items()} == {
@@ -182,7 +182,7 @@ def test_a_file_with_labels_serves_classify_requests(tmp_path: Path) -> None:
     labels.write_text("\n".join(onnx_models.LABELS) + "\n")
     result = take(tmp_path, write(tmp_path, model), "--labels", labels)
     assert result.exit_code == 0, result.output
-    config = ServerConfig(models=tmp_path / "models", port=0, provider="cpu")
+    config = ServerConfig(models=tmp_path / "models", port=0, http_port=-1, provider="cpu")
     with Server(config) as server, Client(server.address) as client:
         answer = client.classify(np.zeros((28, 28), np.uint8), model="theirs")
     assert answer.labels[0].name == "label 9"

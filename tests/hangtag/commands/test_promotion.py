@@ -56,7 +56,7 @@ def test_a_version_is_promoted_and_rolled_back(shop: Path) -> None:
 
 def test_a_server_that_runs_as_by_default_follows_when_it_starts_again_as_the_command_says(shop: Path) -> None:
     picture = np.zeros((28, 28), np.uint8)
-    config = ServerConfig(models=shop, port=0)
+    config = ServerConfig(models=shop, port=0, http_port=-1)
     with Server(config) as server, Client(server.address) as client:
         promoted = models("promote", "m", "1", "--models", shop)
         assert "'hangtag models load m', any other (the default) when it starts again" in promoted.stderr

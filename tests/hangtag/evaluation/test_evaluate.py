@@ -108,7 +108,7 @@ def test_a_request_has_at_most_the_servers_max_batch_size(
 
     monkeypatch.setattr(Client, "infer", counting)
     reported: list[int] = []
-    config = ServerConfig(models=repository, port=0, provider="cpu", max_batch_size=max_batch_size)
+    config = ServerConfig(models=repository, port=0, http_port=-1, provider="cpu", max_batch_size=max_batch_size)
     with Server(config) as running, ServedSubject("lstm", running.address) as subject:
         outputs = subject.answer(garments.images[:100], reported.append)
     expected = Runtime(LSTM, provider="cpu").run({"image": garments.images[:100]})["logits"]
@@ -120,7 +120,7 @@ def test_a_request_has_at_most_the_servers_max_batch_size(
 
 
 def test_a_server_that_goes_away_is_reported(repository: Path, garments: Split) -> None:
-    with Server(ServerConfig(models=repository, port=0, provider="cpu", drain_seconds=0)) as running:
+    with Server(ServerConfig(models=repository, port=0, http_port=-1, provider="cpu", drain_seconds=0)) as running:
         subject = ServedSubject("lstm", running.address)
     with subject, pytest.raises(Exception, match=rf"lstm at {running.address}: no server answers"):
         subject.answer(garments.images[:10], lambda _: None)

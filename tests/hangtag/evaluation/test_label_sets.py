@@ -64,7 +64,7 @@ def refused(*arguments: object) -> str:
 def test_a_run_its_export_and_its_server_agree(cnn_rnn: Exported) -> None:
     run, file = (document(source, "--data", "outfits") for source in (cnn_rnn.run.folder, cnn_rnn.file))
     models = cnn_rnn.file.parents[2]
-    with Server(ServerConfig(models=models, port=0, provider="cpu")) as server:
+    with Server(ServerConfig(models=models, port=0, http_port=-1, provider="cpu")) as server:
         served = document("cnn_rnn", "--server", server.address)
     assert served["data"] == file["data"] == run["data"]
     assert run["data"]["dataset"] == "outfits"
@@ -89,7 +89,7 @@ def test_a_baseline_decides_by_its_threshold_wherever_it_is(
     here, there = (document(source, "--data", "outfits") for source in (run.folder, file))
     assert here["figures"] == pytest.approx(there["figures"], abs=1e-6)
     assert here["classes"] == there["classes"]
-    with Server(ServerConfig(models=tmp_path / "models", port=0, provider="cpu")) as server:
+    with Server(ServerConfig(models=tmp_path / "models", port=0, http_port=-1, provider="cpu")) as server:
         served = document("sigmoids", "--server", server.address)
         monkeypatch.setattr(Client, "parameters", lambda *_, **__: {})
         assert "which its server does not give" in refused("sigmoids", "--server", server.address)

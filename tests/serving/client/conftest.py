@@ -20,7 +20,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(models: Path) -> Iterator[Server]:
-    with Server(ServerConfig(models=models, port=0)) as running:
+    with Server(ServerConfig(models=models, port=0, http_port=-1)) as running:
         yield running
 
 

@@ -23,7 +23,7 @@ TOKEN = "a-token-of-sixteen-and-more"
 
 @pytest.fixture(scope="module")
 def live(models: Path) -> Iterator[LiveServer]:
-    with LiveServer(ServerConfig(models=models, port=0)) as running:
+    with LiveServer(ServerConfig(models=models, port=0, http_port=-1)) as running:
         yield running
 
 

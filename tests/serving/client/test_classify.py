@@ -159,7 +159,7 @@ def test_names_with_brackets_are_no_markup(tmp_path: Path, garment: Path) -> Non
     onnx_models.publish(tmp_path / "models", "classifier", onnx_models.classifier(labels=labels))
     odd = tmp_path / "[b]oot [red].png"
     shutil.copy(garment, odd)
-    with Server(ServerConfig(models=tmp_path / "models", port=0)) as server:
+    with Server(ServerConfig(models=tmp_path / "models", port=0, http_port=-1)) as server:
         result = classify(server, odd, "--top-k", 10)
     assert (result.exit_code, result.exception) == (0, None)
     for name in ("[b]oot [red].png", "[/bold]", "[red]"):

@@ -165,7 +165,7 @@ def test_waiting_outlasts_a_server_that_starts_later(kind: str, models: Path, un
         waiting = threading.Thread(target=wait)
         waiting.start()
         assert not ready.is_set()
-        with Server(ServerConfig(models=models, port=int(unused_address.rpartition(":")[2]))):
+        with Server(ServerConfig(models=models, port=int(unused_address.rpartition(":")[2]), http_port=-1)):
             assert ready.wait(60)
         waiting.join(60)
 

@@ -22,7 +22,7 @@ PROBABILITIES = [10, 255, 20, 30, 204, 40, 50, 102, 60, 70]  # of 255
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = tmp_path_factory.mktemp("sets")
     onnx_label_sets.publish_all(models)
-    with Server(ServerConfig(models=models, port=0)) as running:
+    with Server(ServerConfig(models=models, port=0, http_port=-1)) as running:
         yield running
 
 

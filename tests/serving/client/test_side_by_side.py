@@ -22,7 +22,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for name in ("one", "other"):
         onnx_models.publish(models, name, onnx_models.classifier())
     onnx_models.publish(models, "gather", onnx_models.gather())
-    with Server(ServerConfig(models=models, port=0)) as running:
+    with Server(ServerConfig(models=models, port=0, http_port=-1)) as running:
         yield running
 
 

@@ -41,7 +41,7 @@ def test_the_port_for_metrics_is_explained_to_a_client_with_tls(metrics_address:
 
 @pytest.mark.parametrize("transport", ["native", "grpc"])
 def test_the_grpc_port_has_no_metrics(models: Path, transport: str) -> None:
-    with Server(ServerConfig(models=models, port=0, transport=transport)) as server:
+    with Server(ServerConfig(models=models, port=0, http_port=-1, transport=transport)) as server:
         url = f"http://{server.address}/metrics"
         result = hangtag("top", "--once", "--server", server.address, "--metrics", url)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)

@@ -20,7 +20,7 @@ from tests.serving.link import link
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = tmp_path_factory.mktemp("models")
     onnx_models.publish(models, "text", onnx_models.text())
-    with Server(ServerConfig(models=models, port=0)) as running:
+    with Server(ServerConfig(models=models, port=0, http_port=-1)) as running:
         yield running
 
 

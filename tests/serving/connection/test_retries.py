@@ -32,7 +32,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def live(models: Path) -> Iterator[LiveServer]:
-    with LiveServer(ServerConfig(models=models, port=0)) as running:
+    with LiveServer(ServerConfig(models=models, port=0, http_port=-1)) as running:
         yield running
 
 
@@ -97,7 +97,7 @@ def test_the_deadline_covers_all_attempts(kind: str, live: LiveServer) -> None:
 
 
 def test_a_client_finds_its_server_again_after_a_restart(kind: str, models: Path) -> None:
-    server = Server(ServerConfig(models=models, port=0))
+    server = Server(ServerConfig(models=models, port=0, http_port=-1))
     with server, open_client(kind, server.address, options=ConnectionOptions(retries=1)) as client:
         assert gathered(client, 1) == [10]
         server.stop(grace=0)
@@ -119,7 +119,7 @@ def test_a_stream_ends_with_the_server(kind: str, models: Path) -> None:
         server.stop(grace=0)
         yield {"index": np.array([2])}
 
-    server = Server(ServerConfig(models=models, port=0))
+    server = Server(ServerConfig(models=models, port=0, http_port=-1))
     with server, open_client(kind, server.address, options=NEVER) as client:
         outcomes = client.infer_stream("gather", requests())
         assert isinstance(next(outcomes), dict)

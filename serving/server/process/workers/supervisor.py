@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.config.server_config import OFF, ServerConfig
 from hangtag.serving.server.engine.repository import require_names
 from hangtag.serving.server.errors import ControlError, StartError
 from hangtag.serving.server.process.workers import shared_port
@@ -16,8 +16,7 @@ from hangtag.serving.server.process.workers.messages import GetState, Listening,
 from hangtag.serving.server.process.workers.pipe_rpc import PeerError
 from hangtag.serving.server.process.workers.replacement import MAX_ATTEMPTS, ReplacementPolicy
 from hangtag.serving.server.process.workers.worker_process import WorkerProcess
-from hangtag.serving.server.telemetry.prometheus import Workers
-from hangtag.serving.server.telemetry.server_state import READY, ServerState, total
+from hangtag.serving.server.telemetry.server_state import READY, ServerState, Workers, total
 from hangtag.serving.server.transport.choice import choose_transport
 
 log = structlog.get_logger()
@@ -33,7 +32,7 @@ class Supervisor:
     """Runs a server of several processes: ``start`` it, read ``failure`` now and then, ``stop`` it."""
 
     def __init__(self, config: ServerConfig) -> None:
-        """Reserve the port. Raises StartError where the address cannot be bound."""
+        """Reserve the ports. Raises StartError where an address cannot be bound."""
         self._config = config
         self._changed = threading.Condition()  # guards the fields below; notified when a worker listens or fails
         self._workers: dict[int, WorkerProcess] = {}
@@ -47,14 +46,23 @@ class Supervisor:
         self._explicit_models: set[str] = set()  # with --model-control explicit: the models that should be loaded
         self._changes: list[str] = []  # models in the order of the load and unload calls
         self._served_versions: dict[str, tuple[int, ...]] = {}
-        self._reserved = shared_port.reserve(config)
-        self._worker_config = replace(config, port=self._reserved.getsockname()[1])
+        self._reserved = [shared_port.reserve(config)]
+        self._worker_config = replace(config, port=self._reserved[0].getsockname()[1])
+        if config.http_port != OFF:
+            self._reserved.append(shared_port.reserve_http(config))
+            self._worker_config = replace(self._worker_config, http_port=self._reserved[1].getsockname()[1])
         self._monitor = threading.Thread(target=self._monitor_workers, name="supervisor", daemon=True)
 
     @property
     def address(self) -> str:
         """host:port, which all workers share."""
         return self._config.address(self._worker_config.port)
+
+    @property
+    def http_address(self) -> str:
+        """host:port of HTTP, which all workers share; empty where there is none."""
+        port = self._worker_config.http_port
+        return "" if port == OFF else self._config.address(port)
 
     @property
     def ready(self) -> bool:
@@ -101,6 +109,7 @@ class Supervisor:
             transport=transport.name,
             because=transport.reason,
             models=models_served,
+            **({"http": self.http_address} if self.http_address else {}),
         )
 
     def stop(self, grace: float | None = None) -> None:
@@ -117,7 +126,8 @@ class Supervisor:
                 worker.join()
         for request in requests:
             request.join()
-        self._reserved.close()
+        for reserved in self._reserved:
+            reserved.close()
         log.info("stopped")
 
     def load(self, name: str) -> None:
@@ -141,7 +151,7 @@ class Supervisor:
         with self._changed:
             ended = self._counts_of_ended.counts_only()
         versions = tuple(version for version in ended.versions if (version.name, version.version) in served)
-        return running + replace(ended, versions=versions)
+        return replace(running + replace(ended, versions=versions), workers=self.workers())
 
     def _start_worker(self, number: int) -> None:
         config = replace(self._worker_config, load_model=tuple(sorted(self._explicit_models)))

@@ -61,6 +61,7 @@ REFUSED: dict[str, tuple[str, object, str]] = {
     "num_versions": ("-1", -1, "-1 is not a whole number of at least 0"),
     "host": ("", 1, "1 is not a text"),
     "port": ("99999", 99999, "99999 is not a whole number from 0 to 65535"),
+    "http_port": ("-2", -2, "-2 is not a whole number from -1 to 65535"),
     "metrics_port": ("-2", -2, "-2 is not a whole number from -1 to 65535"),
     "otlp_endpoint": ("", None, "None is not a text"),
     "provider": ("tpu", "tpu", "'tpu' is not one of 'auto', 'cpu', 'cuda', 'tensorrt'"),

@@ -234,13 +234,15 @@ def test_the_command_that_shows_which_server_has_the_port_works(models: Path) ->
     assert shown.stdout == f"the server at 127.0.0.1:{port} is ready\n"
 
 
-@pytest.mark.parametrize(("option", "what"), [("--port", ""), ("--metrics-port", " for metrics")])
+@pytest.mark.parametrize(
+    ("option", "what"), [("--port", ""), ("--http-port", " for HTTP"), ("--metrics-port", " for metrics")]
+)
 def test_a_privileged_port_names_the_permission_that_is_missing(models: Path, option: str, what: str) -> None:
     """Made to happen: the command runs without the capability that root usually has."""
     first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
     if first <= 81:
         pytest.skip(f"this kernel lets everybody bind ports from {first} on")
-    ports = {"--port": "0", "--metrics-port": "0"} | {option: "81"}
+    ports = {"--port": "0", "--http-port": "0", "--metrics-port": "0"} | {option: "81"}
     result = subprocess.run(
         [
             *(("setpriv", "--bounding-set", "-net_bind_service") if os.geteuid() == 0 else ()),

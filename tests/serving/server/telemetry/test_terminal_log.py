@@ -57,7 +57,9 @@ def test_a_server_at_a_terminal(tmp_path: Path, no_color: bool) -> None:
     person, program = os.openpty()
     command = [sys.executable, "-m", "hangtag", "serve", "--models", str(tmp_path / "models"), "--port", "0"]
     variables = os.environ | {"TERM": "xterm"} | ({"NO_COLOR": "1"} if no_color else {})
-    with subprocess.Popen([*command, "--metrics-port", "-1"], stdout=program, stderr=program, env=variables) as server:
+    with subprocess.Popen(
+        [*command, "--http-port", "-1", "--metrics-port", "-1"], stdout=program, stderr=program, env=variables
+    ) as server:
         os.close(program)
         seen = b""
         while "● ready".encode() not in seen:

@@ -33,7 +33,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 def live(repository: Path, transport: str) -> Iterator[LiveServer]:
     """A real server of the whole repository, for tests that leave it as it was."""
     config = ServerConfig(
-        models=repository, port=0, max_batch_size=16, max_queue_size=64, instances=1, transport=transport
+        models=repository, port=0, http_port=-1, max_batch_size=16, max_queue_size=64, instances=1, transport=transport
     )
     with LiveServer(config) as server:
         yield server
@@ -46,6 +46,7 @@ def own(repository: Path, transport: str) -> Iterator[LiveServer]:
     config = ServerConfig(
         models=repository,
         port=0,
+        http_port=-1,
         max_batch_size=4,
         max_queue_size=4,
         model_max_batch_size=(("not_a_batch_axis", 4), ("two_inputs", 0)),
@@ -61,7 +62,9 @@ def own(repository: Path, transport: str) -> Iterator[LiveServer]:
 def watched(tmp_path: Path) -> Iterator[Watched]:
     for name in ("gather", "classifier"):
         onnx_models.publish(tmp_path, name, getattr(onnx_models, name)(), version=3)
-    config = ServerConfig(models=tmp_path, port=0, metrics_port=0, max_batch_size=4, max_queue_size=4, instances=1)
+    config = ServerConfig(
+        models=tmp_path, port=0, http_port=-1, metrics_port=0, max_batch_size=4, max_queue_size=4, instances=1
+    )
     with LiveServer(config) as live:
         watched = Watched(live)
         yield watched

@@ -37,7 +37,7 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Any:
         onnx_models.publish(models, datatype, identity(datatype, ["batch", 2]))
         onnx_models.publish(models, f"{datatype}_rows", identity(datatype, ["rows", 2]))
         onnx_models.publish(models, f"{datatype}_lengths", identity(datatype, ["batch", "length"]))
-    with LiveServer(ServerConfig(models=models, port=0)) as server:
+    with LiveServer(ServerConfig(models=models, port=0, http_port=-1)) as server:
         yield server
 
 
@@ -150,7 +150,7 @@ def test_a_model_without_inputs_and_one_whose_answer_may_be_empty(tmp_path: Path
         {"places": (TensorProto.INT64, [1, "found"])},
     )
     onnx_models.publish(tmp_path, "places", places)
-    with LiveServer(ServerConfig(models=tmp_path, port=0)) as server:
+    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1)) as server:
         assert server.infer(request("five"))["out"].item() == 5
         for values, indices in (([0, 0], []), ([0, 3, 4], [1, 2])):
             assert server.infer(request("places", x=np.array(values, np.float32)))["places"].tolist() == [indices]
@@ -200,7 +200,7 @@ def test_an_empty_tensor_that_onnx_runtime_refuses_is_the_callers_fault(tmp_path
     largest = helper.make_node("ArgMax", ["x"], ["y"], axis=0)
     model = onnx_models.model([largest], {"x": (TensorProto.FLOAT, ["rows", 2])}, {"y": (TensorProto.INT64, [1, 2])})
     onnx_models.publish(tmp_path, "m", model)
-    with LiveServer(ServerConfig(models=tmp_path, port=0)) as server:
+    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1)) as server:
         code, message = failure(lambda: server.infer(request("m", x=np.ones((0, 2), np.float32))))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert message.startswith("ONNX Runtime cannot compute what is in the request")
@@ -220,7 +220,7 @@ def test_an_empty_tensor_that_onnx_runtime_refuses_is_the_callers_fault(tmp_path
 )
 def test_the_models_file_decides_about_batching(tmp_path: Path, make: Callable[[], Any], limit: int) -> None:
     onnx_models.publish(tmp_path, "m", make())
-    with LiveServer(ServerConfig(models=tmp_path, port=0, max_batch_size=4, instances=1)) as server:
+    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1, max_batch_size=4, instances=1)) as server:
         config = server.inference.ModelConfig(pb.ModelConfigRequest(name="m")).config
         assert config.max_batch_size == limit
         assert list(config.input[0].dims) == ([2] if limit else [-1, 2])
@@ -233,4 +233,4 @@ def test_the_models_file_decides_about_batching(tmp_path: Path, make: Callable[[
 def test_the_server_does_not_start_with_impossible_batching(tmp_path: Path) -> None:
     onnx_models.publish(tmp_path, "m", onnx_models.unbatched())
     with pytest.raises(StartError, match="the operator says that requests may be joined, but they cannot be"):
-        Server(ServerConfig(models=tmp_path, port=0, model_max_batch_size=(("m", 8),))).start()
+        Server(ServerConfig(models=tmp_path, port=0, http_port=-1, model_max_batch_size=(("m", 8),))).start()

@@ -92,7 +92,7 @@ def test_the_log_says_which_and_why_and_what_native_does_not_limit(
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     with (
         structlog.testing.capture_logs() as logs,
-        LiveServer(ServerConfig(models=tmp_path, port=0, **options)) as live,
+        LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1, **options)) as live,
     ):
         assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
         assert live.server.state().transports == {(transport, reason): 1}

@@ -34,7 +34,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def server(repository: Path) -> Iterator[LiveServer]:
-    config = ServerConfig(models=repository, port=0, model_control="explicit", load_model=("*",), transport="grpc")
+    config = ServerConfig(
+        models=repository, port=0, http_port=-1, model_control="explicit", load_model=("*",), transport="grpc"
+    )
     with LiveServer(config) as live:
         yield live
 
@@ -95,7 +97,7 @@ def test_others_are_answered_while_a_call_takes_long(
 
 def test_servers_of_one_process_share_the_loop(server: LiveServer, tmp_path: Path) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    with LiveServer(ServerConfig(models=tmp_path, port=0, transport="grpc")) as other:
+    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1, transport="grpc")) as other:
         for live in (server, other):
             assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
         assert [thread.name for thread in threading.enumerate()].count("grpc") == 1
@@ -147,7 +149,7 @@ def test_outcomes_that_gather_wake_the_loop_once() -> None:
 def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """grpcio itself would write a traceback to standard error for an answer over the message limit."""
     onnx_models.publish(tmp_path, "repeated", repeated())
-    config = ServerConfig(models=tmp_path, port=0, max_message_mib=1, transport="grpc")
+    config = ServerConfig(models=tmp_path, port=0, http_port=-1, max_message_mib=1, transport="grpc")
     with LiveServer(config) as live, structlog.testing.capture_logs() as logs:
         code, message = failure(lambda: live.infer(request("repeated", x=number(1))))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED

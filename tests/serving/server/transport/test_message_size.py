@@ -41,7 +41,9 @@ def repeated() -> onnx.ModelProto:
 def small(tmp_path: Path, transport: str) -> Iterator[LiveServer]:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     onnx_models.publish(tmp_path, "repeated", repeated())
-    with LiveServer(ServerConfig(models=tmp_path, port=0, max_message_mib=1, transport=transport)) as live:
+    with LiveServer(
+        ServerConfig(models=tmp_path, port=0, http_port=-1, max_message_mib=1, transport=transport)
+    ) as live:
         yield live
 
 

@@ -105,7 +105,7 @@ def test_undecodable_bytes_are_counted_without_a_model_on_both_paths(
     tmp_path: Path, transport: str, method: str
 ) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    with LiveServer(ServerConfig(models=tmp_path, port=0, metrics_port=0, transport=transport)) as live:
+    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1, metrics_port=0, transport=transport)) as live:
         watched = Watched(live)
         if "Stream" in method:
             stream: Any = live.channel.stream_stream(method)
@@ -210,7 +210,7 @@ def test_a_version_that_is_loading_does_not_look_like_one_that_cannot_be_loaded(
 )
 def test_which_transport_serves_and_why(tmp_path: Path, transport: str, labels: dict[str, str]) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    with LiveServer(ServerConfig(models=tmp_path, port=0, metrics_port=0, transport=transport)) as live:
+    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1, metrics_port=0, transport=transport)) as live:
         watched = Watched(live)
         transports = {key: value for key, value in watched.samples().items() if key[0] == "hangtag_transport"}
         watched.http.close()

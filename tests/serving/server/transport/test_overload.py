@@ -45,7 +45,13 @@ class Waits:
 
 def test_requests_accepted_in_overload_wait_no_longer_than_a_full_queue_takes(repository: Path, transport: str) -> None:
     config = ServerConfig(
-        models=repository, port=0, max_batch_size=BATCH, max_queue_size=QUEUE, instances=1, transport=transport
+        models=repository,
+        port=0,
+        http_port=-1,
+        max_batch_size=BATCH,
+        max_queue_size=QUEUE,
+        instances=1,
+        transport=transport,
     )
     ends: list[grpc.StatusCode] = []
     with LiveServer(config) as live, live.gate("gather") as gate:

@@ -219,14 +219,18 @@ def test_an_invalid_timeout_is_refused(own: LiveServer, microseconds: int) -> No
 
 
 def test_the_queue_delay_makes_no_call_miss_its_deadline(repository: Path, transport: str) -> None:
-    config = ServerConfig(models=repository, port=0, max_queue_delay_microseconds=10_000_000, transport=transport)
+    config = ServerConfig(
+        models=repository, port=0, http_port=-1, max_queue_delay_microseconds=10_000_000, transport=transport
+    )
     with LiveServer(config) as live:
         answer = live.inference.ModelInfer(request("gather", index=index(2)), timeout=2)
         assert outputs(answer)["value"].tolist() == [20]
 
 
 def test_the_calls_in_flight_on_a_connection_are_limited(repository: Path, transport: str) -> None:
-    config = ServerConfig(models=repository, port=0, max_concurrent_streams=2, instances=1, transport=transport)
+    config = ServerConfig(
+        models=repository, port=0, http_port=-1, max_concurrent_streams=2, instances=1, transport=transport
+    )
     with LiveServer(config) as live, live.gate("gather") as gate:
         warm = live.infer(request("free_axis", x=number(1)))  # the client has the server's limit from here on
         assert warm["total"].tolist() == [[1]]

@@ -30,7 +30,9 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def explicit(models: Path, transport: str) -> Iterator[LiveServer]:
-    config = ServerConfig(models=models, port=0, model_control="explicit", num_versions=2, transport=transport)
+    config = ServerConfig(
+        models=models, port=0, http_port=-1, model_control="explicit", num_versions=2, transport=transport
+    )
     with LiveServer(config) as live:
         yield live
 

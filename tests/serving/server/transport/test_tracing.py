@@ -47,7 +47,7 @@ def exporter() -> InMemorySpanExporter:
 @pytest.fixture
 def traced(models: Path, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveServer]:
     monkeypatch.setattr(Tracing, "to", lambda _endpoint: Tracing(SimpleSpanProcessor(exporter)))
-    with LiveServer(ServerConfig(models=models, port=0)) as live:
+    with LiveServer(ServerConfig(models=models, port=0, http_port=-1)) as live:
         yield live
 
 
@@ -112,7 +112,7 @@ def test_undecodable_bytes_have_a_span_on_both_transports(
     models: Path, transport: str, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Tracing, "to", lambda _endpoint: Tracing(SimpleSpanProcessor(exporter)))
-    with LiveServer(ServerConfig(models=models, port=0, transport=transport)) as live:
+    with LiveServer(ServerConfig(models=models, port=0, http_port=-1, transport=transport)) as live:
         call: Any = live.channel.unary_unary(METHOD)
         failure(lambda: call(b"\xff\xff\xff", timeout=TIMEOUT, metadata=[("traceparent", TRACEPARENT)]))
         span = spans(live, exporter)["ModelInfer"]
@@ -210,7 +210,9 @@ def test_a_collector_gets_the_spans(models: Path) -> None:
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    with LiveServer(ServerConfig(models=models, port=0, otlp_endpoint=f"http://127.0.0.1:{port}")) as live:
+    with LiveServer(
+        ServerConfig(models=models, port=0, http_port=-1, otlp_endpoint=f"http://127.0.0.1:{port}")
+    ) as live:
         live.infer(request("gather", index=index(1)))
     (resource,) = collector.requests.get(timeout=TIMEOUT).resource_spans
     assert ("service.name", "hangtag") in [(one.key, one.value.string_value) for one in resource.resource.attributes]
@@ -228,7 +230,7 @@ def test_a_collector_that_does_not_answer_does_not_delay_the_stop(
         structlog.testing.capture_logs() as logs,
     ):
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with LiveServer(ServerConfig(models=models, port=0, otlp_endpoint=endpoint)) as live:
+        with LiveServer(ServerConfig(models=models, port=0, http_port=-1, otlp_endpoint=endpoint)) as live:
             live.infer(request("gather", index=index(1)))
         warnings = [entry for entry in logs if entry["log_level"] == "warning"]
         assert [entry["event"] for entry in warnings] == ["the last spans are lost: the collector has not taken them"]

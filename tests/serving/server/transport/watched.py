@@ -2,11 +2,13 @@
 
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.serving.server.telemetry.http_endpoint import MetricsServer
-from hangtag.serving.server.telemetry.prometheus import StateCollector, Workers
+from hangtag.serving.server.telemetry.prometheus import StateCollector
+from hangtag.serving.server.telemetry.server_state import ServerState, Workers
 from tests.serving.server.transport.live import TIMEOUT, LiveServer
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -18,7 +20,11 @@ class Watched:
     def __init__(self, live: LiveServer) -> None:
         self.live = live
         config = live.server.config
-        collector = StateCollector(live.server.state, lambda: Workers(2, 1, 3))
+
+        def state() -> ServerState:
+            return replace(live.server.state(), workers=Workers(2, 1, 3))
+
+        collector = StateCollector(state)
         self.http = MetricsServer(config, collector, lambda: live.server.ready)
 
     def get(self, path: str) -> str:

@@ -34,7 +34,9 @@ def models(tmp_path: Path) -> Path:
 def supervised(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.05)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[5]))
-    config = ServerConfig(models=models, port=0, workers=2, model_control="explicit", load_model=("gather",))
+    config = ServerConfig(
+        models=models, port=0, http_port=-1, workers=2, model_control="explicit", load_model=("gather",)
+    )
     supervised = Supervisor(config)
     supervised.start()
     yield supervised
@@ -105,7 +107,7 @@ def test_a_worker_that_hangs_at_the_first_start_ends_the_server(models: Path, mo
     monkeypatch.setattr(supervisor, "WorkerProcess", Hangs)
     monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.05)
     with pytest.raises(StartError, match="worker 0 ended with signal 9"):
-        Supervisor(ServerConfig(models=models, port=0, workers=1)).start()
+        Supervisor(ServerConfig(models=models, port=0, http_port=-1, workers=1)).start()
 
 
 def refuses_to_load(worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def test_the_error_for_a_model_that_is_not_a_classifier_says_what_to_call(live: 
 @pytest.mark.parametrize("labels", ["[]", '["too", "few"]'])
 def test_a_model_whose_labels_do_not_match_is_not_a_classifier(tmp_path: Path, labels: str) -> None:
     onnx_models.publish(tmp_path, "m", onnx_models.classifier(labels=labels))
-    with LiveServer(ServerConfig(models=tmp_path, port=0)) as live:
+    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1)) as live:
         code, message = failure(lambda: classify(live, model_name="m", raw=RAW))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert "is not a classifier of images" in message
@@ -136,7 +136,7 @@ def test_half_precision_probabilities_are_accepted(tmp_path: Path) -> None:
         {"hangtag.labels": '["no", "yes"]'},
     )
     onnx_models.publish(tmp_path, "m", network)
-    with LiveServer(ServerConfig(models=tmp_path, port=0)) as live:
+    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1)) as live:
         response = classify(live, model_name="m", raw=pb.RawImage(height=1, width=2, pixels=b"\1\3"))
         assert [(score.label, score.probability) for score in response.labels] == [("yes", 3), ("no", 1)]
 

@@ -30,7 +30,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     onnx_label_sets.publish_all(models)
     onnx_models.publish(models, "low", onnx_label_sets.label_threshold(threshold="0.15", min_labels="1"))
     onnx_models.publish(models, "path-far", onnx_label_sets.label_path(label_distances=json.dumps(DISTANCES)))
-    with LiveServer(ServerConfig(models=models, port=0)) as server:
+    with LiveServer(ServerConfig(models=models, port=0, http_port=-1)) as server:
         yield server
 
 
@@ -158,7 +158,7 @@ def test_inferences_of_such_a_model_are_batched(live: LiveServer) -> None:
 
 def test_distances_that_do_not_fit_the_labels_stop_the_start(tmp_path: Path) -> None:
     file = onnx_models.publish(tmp_path, "m", onnx_label_sets.label_threshold(label_distances="[[0, 1], [1, 0]]"))
-    with pytest.raises(ModelLoadError) as refused, LiveServer(ServerConfig(models=tmp_path, port=0)):
+    with pytest.raises(ModelLoadError) as refused, LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1)):
         pass
     assert str(refused.value) == (
         f"{file}: hangtag.label_distances is not a JSON matrix with a row and a column for each of the 10 labels"

@@ -56,7 +56,7 @@ def test_health_and_readiness_from_loading_to_the_stop(models: Path, monkeypatch
             super().__init__(path, **options)
 
     monkeypatch.setattr(loading, "Runtime", SlowRuntime)
-    server = Server(ServerConfig(models=models, port=0))
+    server = Server(ServerConfig(models=models, port=0, http_port=-1))
     starting = threading.Thread(target=server.start)
     starting.start()
     assert is_loading.wait(TIMEOUT)
@@ -105,7 +105,7 @@ def call_until_refused(stub: inference_pb2_grpc.GRPCInferenceServiceStub) -> Non
 
 
 def test_a_call_in_flight_is_finished_before_the_end(repository: Path, transport: str) -> None:
-    config = ServerConfig(models=repository, port=0, transport=transport)
+    config = ServerConfig(models=repository, port=0, http_port=-1, transport=transport)
     with LiveServer(config) as live, live.gate("gather") as gate:
         states = watch(live.health, "gather")
         assert next(states) == "SERVING"
@@ -132,7 +132,10 @@ def test_a_call_in_flight_is_finished_before_the_end(repository: Path, transport
 
 
 def test_calls_that_outlast_the_grace_period_are_cancelled(repository: Path) -> None:
-    with LiveServer(ServerConfig(models=repository, port=0, transport="grpc")) as live, live.gate("gather") as gate:
+    with (
+        LiveServer(ServerConfig(models=repository, port=0, http_port=-1, transport="grpc")) as live,
+        live.gate("gather") as gate,
+    ):
         call = live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)
         gate.wait_until_computing()
         stopping = threading.Thread(target=live.server.stop, args=(0,))
@@ -186,28 +189,28 @@ def test_the_number_of_watches_is_limited_and_one_that_ends_makes_room(
 def test_a_server_that_cannot_load_releases_its_port(models: Path) -> None:
     (models / "broken/1").mkdir(parents=True)
     (models / "broken/1/model.onnx").write_bytes(b"nonsense")
-    server = Server(ServerConfig(models=models, port=0))
+    server = Server(ServerConfig(models=models, port=0, http_port=-1))
     with pytest.raises(ModelLoadError, match=r"broken/1/model\.onnx cannot be loaded"):
         server.start()
     (models / "broken/1/model.onnx").unlink()
     (models / "broken/1").rmdir()
     (models / "broken").rmdir()
-    with Server(ServerConfig(models=models, port=server.port)) as again:
+    with Server(ServerConfig(models=models, port=server.port, http_port=-1)) as again:
         assert again.port == server.port
 
 
 def test_a_port_in_use_is_an_error_that_names_it(live: LiveServer, models: Path) -> None:
-    server = Server(ServerConfig(models=models, port=live.server.port))
+    server = Server(ServerConfig(models=models, port=live.server.port, http_port=-1))
     with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{live.server.port}: another program has"):
         server.start()
 
 
 def test_an_address_that_is_not_this_machines_is_an_error(models: Path) -> None:
     with pytest.raises(StartError, match=r"cannot listen on 192\.0\.2\.1:8001"):
-        Server(ServerConfig(models=models, host="192.0.2.1")).start()
+        Server(ServerConfig(models=models, host="192.0.2.1", http_port=-1)).start()
 
 
 def test_it_listens_on_version_6_addresses(models: Path) -> None:
-    with LiveServer(ServerConfig(models=models, host="::1", port=0)) as live:
+    with LiveServer(ServerConfig(models=models, host="::1", port=0, http_port=-1)) as live:
         assert live.server.address.startswith("[::1]:")
         assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]

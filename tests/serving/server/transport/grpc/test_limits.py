@@ -46,7 +46,7 @@ def read_to_the_end(connection: socket.socket) -> bytes:
 
 
 def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(models: Path) -> None:
-    with LiveServer(ServerConfig(models=models, port=0, max_connections=3, transport="grpc")) as live:
+    with LiveServer(ServerConfig(models=models, port=0, http_port=-1, max_connections=3, transport="grpc")) as live:
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]  # the first connection
         taken = [connect(live) for _ in range(2)]
         assert all(connection.recv(9) for connection in taken)  # each got the server's settings: it is accepted
@@ -62,7 +62,7 @@ def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(model
 
 
 def test_calls_beyond_a_connections_streams_wait_for_their_turn(models: Path) -> None:
-    config = ServerConfig(models=models, port=0, max_concurrent_streams=2, max_batch_size=1, instances=1)
+    config = ServerConfig(models=models, port=0, http_port=-1, max_concurrent_streams=2, max_batch_size=1, instances=1)
     with LiveServer(config) as live, live.gate("gather") as gate:
         calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(3)]
         gate.wait_until_queued(2)
@@ -80,7 +80,7 @@ def test_calls_beyond_a_connections_streams_wait_for_their_turn(models: Path) ->
 
 def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport: str) -> None:
     own = [("grpc.use_local_subchannel_pool", 1)]
-    with LiveServer(ServerConfig(models=models, port=0, transport=transport)) as live:
+    with LiveServer(ServerConfig(models=models, port=0, http_port=-1, transport=transport)) as live:
         for _ in range(3):
             with grpc.insecure_channel(live.server.address, options=own) as channel:
                 stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -91,7 +91,7 @@ def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport
 
 def test_a_client_that_pings_too_often_is_disconnected(models: Path) -> None:
     with (
-        LiveServer(ServerConfig(models=models, port=0, min_ping_seconds=3600, transport="grpc")) as live,
+        LiveServer(ServerConfig(models=models, port=0, http_port=-1, min_ping_seconds=3600, transport="grpc")) as live,
         connect(live) as connection,
     ):
         sender = threading.Thread(target=send_all, args=(connection, PING * 50))
@@ -109,7 +109,7 @@ def send_all(connection: socket.socket, data: bytes) -> None:
 
 
 def test_a_connection_without_calls_is_closed(models: Path) -> None:
-    config = ServerConfig(models=models, port=0, connection_idle_seconds=1, transport="grpc")
+    config = ServerConfig(models=models, port=0, http_port=-1, connection_idle_seconds=1, transport="grpc")
     with LiveServer(config) as live, live.connect() as channel:
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
@@ -125,7 +125,7 @@ def test_a_connection_without_calls_is_closed(models: Path) -> None:
 
 
 def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> None:
-    config = ServerConfig(models=models, port=0, connection_age_seconds=0.2, transport="grpc")
+    config = ServerConfig(models=models, port=0, http_port=-1, connection_age_seconds=0.2, transport="grpc")
     with LiveServer(config) as live, live.connect() as channel:
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         left = threading.Semaphore(0)
@@ -146,7 +146,7 @@ def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> Non
 def test_a_client_that_does_not_answer_pings_is_disconnected(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hangtag.serving.server.transport.grpc.limits.PEER_SECONDS", 1)
     with (
-        LiveServer(ServerConfig(models=models, port=0, keepalive_seconds=1, transport="grpc")) as live,
+        LiveServer(ServerConfig(models=models, port=0, http_port=-1, keepalive_seconds=1, transport="grpc")) as live,
         connect(live) as connection,
     ):
         read_to_the_end(connection)  # it ends although this side says nothing more

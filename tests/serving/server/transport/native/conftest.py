@@ -9,7 +9,9 @@ from tests.serving.server.transport.live import LiveServer
 
 @pytest.fixture
 def config(repository: Path) -> ServerConfig:
-    return ServerConfig(models=repository, port=0, max_batch_size=4, max_queue_size=8, instances=2, transport="native")
+    return ServerConfig(
+        models=repository, port=0, http_port=-1, max_batch_size=4, max_queue_size=8, instances=2, transport="native"
+    )
 
 
 @pytest.fixture

@@ -17,14 +17,24 @@ def send(live: LiveServer, value: int) -> Any:
 
 def test_a_delay_holds_a_call_back_until_the_batch_is_full_or_the_time_is_over(repository: Path) -> None:
     config = ServerConfig(
-        models=repository, port=0, max_batch_size=2, max_queue_delay_microseconds=10_000_000, transport="native"
+        models=repository,
+        port=0,
+        http_port=-1,
+        max_batch_size=2,
+        max_queue_delay_microseconds=10_000_000,
+        transport="native",
     )
     with LiveServer(config) as live:
         calls = [send(live, 1), send(live, 2)]
         assert [outputs(call.result())["value"].tolist() for call in calls] == [[10], [20]]
         assert live.statistics("gather").execution_count == 1
     brief = ServerConfig(
-        models=repository, port=0, max_batch_size=2, max_queue_delay_microseconds=2_000, transport="native"
+        models=repository,
+        port=0,
+        http_port=-1,
+        max_batch_size=2,
+        max_queue_delay_microseconds=2_000,
+        transport="native",
     )
     with LiveServer(brief) as live:
         assert live.infer(request("gather", index=index(3)))["value"].tolist() == [30]
@@ -38,6 +48,7 @@ def test_a_single_call_that_comes_during_a_computation_is_answered_though_nothin
     config = ServerConfig(
         models=repository,
         port=0,
+        http_port=-1,
         max_batch_size=2,
         instances=1,
         max_queue_delay_microseconds=delay_us,

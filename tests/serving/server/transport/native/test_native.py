@@ -180,7 +180,7 @@ def test_another_version_that_takes_a_models_place_answers_from_then_on(native: 
 def test_a_model_with_more_instances_than_the_server_has_a_thread_for_each(tmp_path: Path) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     (tmp_path / "gather" / "serving.toml").write_text("instances = 4\nmax_batch_size = 1\n")
-    config = ServerConfig(models=tmp_path, port=0, instances=1, transport="native")
+    config = ServerConfig(models=tmp_path, port=0, http_port=-1, instances=1, transport="native")
     with LiveServer(config) as live, live.gate("gather") as gate:
         threads: set[str] = set()
         execute = live.model("gather").execute

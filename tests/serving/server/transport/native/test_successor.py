@@ -25,7 +25,7 @@ SENT = request("gather", index=index(2))
 @pytest.fixture
 def native(repository: Path) -> Iterator[LiveServer]:
     config = ServerConfig(
-        models=repository, port=0, max_batch_size=4, max_queue_size=8, instances=1, transport="native"
+        models=repository, port=0, http_port=-1, max_batch_size=4, max_queue_size=8, instances=1, transport="native"
     )
     with LiveServer(config) as live:
         yield live
@@ -80,7 +80,9 @@ def test_an_unloaded_model_is_gone_with_its_memory(
     monkeypatch.setattr(retirement, "LINGER_SECONDS", 0.0)
     for name in ("gather", "free_axis"):
         onnx_models.publish(tmp_path, name, getattr(onnx_models, name)())
-    config = ServerConfig(models=tmp_path, port=0, model_control="explicit", load_model=("*",), transport=transport)
+    config = ServerConfig(
+        models=tmp_path, port=0, http_port=-1, model_control="explicit", load_model=("*",), transport=transport
+    )
     with LiveServer(config) as live:
         for _ in range(calls):
             assert live.infer(SENT)["value"].tolist() == [20]

@@ -79,7 +79,7 @@ def models(tmp_path: Path) -> Path:
 
 @contextmanager
 def serving(models: Path, **options: Path) -> Iterator[Server]:
-    with Server(ServerConfig(models=models, port=0, drain_seconds=1, **options)) as server:  # type: ignore[arg-type]
+    with Server(ServerConfig(models=models, port=0, http_port=-1, drain_seconds=1, **options)) as server:  # type: ignore[arg-type]
         yield server
 
 
@@ -165,7 +165,7 @@ def test_a_broken_renewal_leaves_the_certificate_that_was_good(models: Path, pap
     ],
 )
 def test_the_server_does_not_start_with_unusable_files(models: Path, papers: Papers, spoil: str, message: str) -> None:
-    config = ServerConfig(models=models, port=0, **papers.server(tls_client_ca=papers.ca()))  # type: ignore[arg-type]
+    config = ServerConfig(models=models, port=0, http_port=-1, **papers.server(tls_client_ca=papers.ca()))  # type: ignore[arg-type]
     (papers.folder / spoil).write_text("no PEM")
     with pytest.raises(StartError, match=message):
         Server(config)

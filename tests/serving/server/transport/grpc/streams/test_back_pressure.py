@@ -37,7 +37,7 @@ def test_a_stream_is_read_only_as_far_as_it_is_answered(own: LiveServer) -> None
 
 def test_large_requests_are_read_one_by_one(repository: Path) -> None:
     """Each is over half of what may be on its way, so they are never joined, although one model could take them all."""
-    config = ServerConfig(models=repository, port=0, max_message_mib=1)
+    config = ServerConfig(models=repository, port=0, http_port=-1, max_message_mib=1)
     with LiveServer(config) as server, server.gate("free_axis") as gate:
         gate.open()
         large = request("free_axis", x=np.ones((1, 150_000), np.float32))

@@ -143,7 +143,7 @@ def sizes(tmp_path: Path) -> Any:
     onnx_models.publish(tmp_path, "small", onnx_models.classifier())
     onnx_models.publish(tmp_path, "twin", onnx_models.classifier())
     onnx_models.publish(tmp_path, "large", onnx_label_sets.label_threshold(labels=json.dumps(onnx_models.LABELS)))
-    with LiveServer(ServerConfig(models=tmp_path, port=0)) as server:
+    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1)) as server:
         yield server
 
 
@@ -197,7 +197,7 @@ def test_a_request_without_an_image_fails_for_every_model(live: LiveServer) -> N
 
 def test_a_server_without_classifiers_says_so(tmp_path: Path) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    with LiveServer(ServerConfig(models=tmp_path, port=0)) as server:
+    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1)) as server:
         assert failure(lambda: compare(server)) == (
             NOT_FOUND,
             "no served model classifies pictures; call them with ModelInfer",

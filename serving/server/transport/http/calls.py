@@ -1,0 +1,16 @@
+"""What an HTTP request says of itself: its headers, and what telemetry needs to know of it."""
+
+from typing import Any
+
+from hangtag.serving.server.transport.submission import Call
+from hangtag.serving.server.transport.tracing import Tracing
+
+
+def describe_call(method: str, scope: Any, tracing: Tracing | None) -> Call:
+    """Return what telemetry needs to know of a request; its headers only where there is tracing, which reads them."""
+    return Call(method) if tracing is None else Call(method, request_headers(scope), tracing)
+
+
+def request_headers(scope: Any) -> tuple[tuple[str, str], ...]:
+    """Return the headers of a request as text, by lower-case names."""
+    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])

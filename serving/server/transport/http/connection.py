@@ -1,0 +1,130 @@
+"""One connection: uvicorn's protocol with limits on what a client may send before it is served, and on how slowly.
+
+uvicorn itself sets no limit on the size of a request's head, and waits for one for ever.
+"""
+
+import asyncio
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.transport.http.responses import to_json
+
+MAX_HEAD_BYTES = 32 * 1024
+"""The request line and the headers. gRPC's core takes 16 KiB of metadata."""
+REQUEST_SECONDS = 20.0
+"""How long a request may take to come, from the opened connection or its first byte; and longer where much comes."""
+SLOWEST_BYTES_PER_SECOND = 1024
+"""A larger request may take longer, as long as it comes this fast."""
+
+
+class UvicornConfig(uvicorn.Config):
+    """uvicorn's settings, and the server's."""
+
+    def __init__(self, app: Any, settings: ServerConfig, **options: Any) -> None:
+        super().__init__(app, http=Connection, **options)
+        self.settings = settings
+
+
+class Connection(HttpToolsProtocol):
+    """Refuses a client over the limit of connections, and heads that are too large; ends requests that come too slowly;
+    cancels the request of a client that leaves."""
+
+    def __init__(self, config: UvicornConfig, *arguments: Any, **options: Any) -> None:
+        super().__init__(config, *arguments, **options)
+        self._settings = config.settings
+        self._application = self.app
+        self.app = self._serve
+        self._task: asyncio.Task[Any] | None = None  # serves the request
+        self._whole = False  # whether the last request has come to its end
+        self._received = 0  # bytes of the request that comes now
+        self._unread = 0  # those of them that are neither of a complete head nor of a body
+        self._began = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._opened = self._began = self.loop.time()
+        if len(self.connections) > self._settings.max_connections:
+            self.refuse(503, "too many connections are open (--max-connections); try again later, or another replica")
+            return
+        self._timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+        if self._task is not None and self.cycle.disconnected:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        self._unread += len(data)
+        super().data_received(data)
+        if self._whole:
+            self._stop_timer()
+            self._received = 0
+        elif self._unread > MAX_HEAD_BYTES:
+            self.refuse(431, f"the request's head is too large; at most {MAX_HEAD_BYTES:,} bytes are taken")
+        elif self._timer is None:
+            self._began = self.loop.time()
+            self._timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_slow)
+
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(400, "the bytes are not a request of HTTP/1.1")
+
+    def refuse(self, status: int, error: str) -> None:
+        """Close the connection, after a response that says why where none is being sent."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            body = to_json({"error": error})
+            headers = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            self.transport.write(STATUS_LINE[status] + headers + body)
+        self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._whole = False
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._unread = 0
+        super().on_headers_complete()
+        age = self._settings.connection_age_seconds
+        if age and self.loop.time() - self._opened > age:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._whole = True
+        self._unread = 0
+        super().on_message_complete()
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        self._task = asyncio.current_task()
+        try:
+            await self._application(scope, receive, send)
+        except asyncio.CancelledError:  # the client has left, or the server's time to drain is over
+            self.cycle.disconnected = True
+            self.transport.abort()
+        finally:
+            self._task = None
+
+    def _end_if_slow(self) -> None:
+        allowed = REQUEST_SECONDS + self._received / SLOWEST_BYTES_PER_SECOND
+        remaining = self._began + allowed - self.loop.time()
+        if remaining > 0:
+            self._timer = self.loop.call_later(remaining, self._end_if_slow)
+        elif self._received:
+            self.refuse(408, "the request comes too slowly")
+        else:
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

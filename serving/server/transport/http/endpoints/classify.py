@@ -1,0 +1,148 @@
+"""Answers POST /v1/classify/{models}: an image in, labels with probabilities out, of one model or of several."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+from starlette.routing import Route
+
+from hangtag.protos import classifier_pb2 as pb
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.server.transport import codec
+from hangtag.serving.server.transport.http.bodies import read_body
+from hangtag.serving.server.transport.http.calls import describe_call, request_headers
+from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
+from hangtag.serving.server.transport.http.responses import HttpResponse, cost_headers, json_response
+from hangtag.serving.server.transport.http.status import error_response, http_status
+from hangtag.serving.server.transport.methods import HTTP_CLASSIFY
+from hangtag.serving.server.transport.queries.comparison import compare_queries
+from hangtag.serving.server.transport.queries.image_query import ImageQuery, classify_query
+from hangtag.serving.server.transport.queries.pending import Queries
+from hangtag.serving.server.transport.status import call_status
+from hangtag.serving.server.transport.submission import Call, Outcome, failures_recorded
+from hangtag.serving.server.transport.tracing import Tracing
+
+_MAX_FIELDS = 32
+_UINT32_MAX = 2**32 - 1
+_INT64_MAX = 2**63 - 1
+
+
+class ClassifyEndpoint:
+    """Works with every model that takes one UINT8 picture and has labels for its output ``probabilities``."""
+
+    def __init__(self, engine: Engine, queries: Queries, tracing: Tracing | None) -> None:
+        self._engine = engine
+        self._queries = queries
+        self._tracing = tracing
+        self._max_bytes = engine.config.max_message_mib * 1024 * 1024
+
+    def routes(self) -> list[Route]:
+        """Return the routes; the one without a model compares all classifiers that are served."""
+        return [Route(path, self.classify, methods=["POST"]) for path in ("/v1/classify", "/v1/classify/{models}")]
+
+    async def classify(self, request: Request) -> HttpResponse:
+        call = describe_call(HTTP_CLASSIFY, request.scope, self._tracing)
+        with failures_recorded(self._engine, call):
+            body = await read_body(request.receive, dict(request.headers.raw), self._max_bytes)
+            image, fields = await _image_and_fields(request, body)
+            fields += request.query_params.multi_items()
+            choices = _choices(request.path_params.get("models", ""), fields)
+            timeout = _number(fields, codec.TIMEOUT, _INT64_MAX)
+            deadline = codec.earlier_deadline(timeout, None) if timeout is not None else None
+            content = _content(image, fields)
+        if len(choices) == 1:
+            return await self._one(pb.ClassifyRequest(**content), choices[0], call, deadline)
+        comparison = pb.CompareRequest(models=choices, **content)
+        queries = compare_queries(comparison, self._engine, call)
+        outcomes = await self._queries.outcomes(queries, deadline)
+        compared = [_outcome(*each, request) for each in zip(queries, outcomes, strict=True)]
+        return json_response({"outcomes": compared})
+
+    async def _one(
+        self, message: pb.ClassifyRequest, choice: pb.ModelChoice, call: Call, deadline: float | None
+    ) -> HttpResponse:
+        message.model_name, message.model_version = choice.name, choice.version
+        query = classify_query(message, call)
+        try:
+            answer, timings = await self._queries.answer(query, deadline, in_thread=True)
+        except Exception as error:
+            return error_response(error, HTTP_CLASSIFY, query, call.metadata)
+        headers = cost_headers(answer.model_name, answer.model_version, timings, answer.timings.preprocess_ns)
+        return json_response(to_dict(answer), headers=headers)
+
+
+class _FormParser(MultiPartParser):
+    """Keeps files in memory, which the limit on the body bounds, and never on a disk."""
+
+    def __init__(self, headers: Headers, body: bytes) -> None:
+        async def stream() -> AsyncIterator[bytes]:
+            yield body
+
+        super().__init__(headers, stream(), max_files=1, max_fields=_MAX_FIELDS)  # type: ignore[arg-type]
+        self.spool_max_size = len(body) + 1
+
+
+async def _image_and_fields(request: Request, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
+    """Return the image of a request and the fields of its form; a body that is no form is the image.
+
+    Raises:
+        InvalidRequestError: The form is malformed, or has no file.
+    """
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return body, []
+    try:
+        form = await _FormParser(request.headers, body).parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise InvalidRequestError(f"the form cannot be read: {getattr(error, 'message', error)}") from error
+    image: bytes | None = None
+    fields = []
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            image = await value.read()
+        else:
+            fields.append((name, value))
+    if image is None:
+        raise InvalidRequestError("the form has no file; send the image as one (curl: -F image=@coat.png)")
+    return image, fields
+
+
+def _choices(path: str, fields: list[tuple[str, str]]) -> list[pb.ModelChoice]:
+    """Return the models of the path and of the parameter ``model``: NAME or NAME@VERSION, several with commas."""
+    listed = [path, *(value for name, value in fields if name == "model")]
+    named = [text.strip() for each in listed for text in each.split(",")]
+    parted = [text.partition("@") for text in named if text]
+    return [pb.ModelChoice(name=name, version=version) for name, _, version in parted]
+
+
+def _content(image: bytes, fields: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return the image and top_k in the fields that ClassifyRequest and CompareRequest have both.
+
+    With ``height`` and ``width`` the image is raw: 8-bit grey pixels, row by row, in the model's size.
+    """
+    content: dict[str, Any] = {"top_k": _number(fields, "top_k", _UINT32_MAX) or 0}
+    height, width = (_number(fields, name, _UINT32_MAX) for name in ("height", "width"))
+    if (height is None) != (width is None):
+        raise InvalidRequestError("raw pixels need both parameters, 'height' and 'width'")
+    if height is None:
+        return content | {"encoded": image}
+    return content | {"raw": pb.RawImage(height=height, width=width, pixels=image)}
+
+
+def _number(fields: list[tuple[str, str]], name: str, most: int) -> int | None:
+    text = next((value for key, value in fields if key == name), None)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and int(text) <= most):
+        raise InvalidRequestError(f"the parameter {name!r} must be a whole number from 0 to {most}")
+    return int(text)
+
+
+def _outcome(query: ImageQuery, outcome: Outcome[pb.ClassifyResponse], request: Request) -> dict[str, Any]:
+    try:
+        return {"model_name": query.model_name, "answer": to_dict(outcome.response())}
+    except Exception as error:
+        message = call_status(error, HTTP_CLASSIFY, query, request_headers(request.scope))[1]
+        return {"model_name": query.model_name, "error": message, "status": http_status(error)}

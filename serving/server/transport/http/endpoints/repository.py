@@ -1,0 +1,65 @@
+"""The model repository and the statistics, for all workers of the server."""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.routing import Route
+
+from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.server.transport.http.bodies import read_body
+from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
+from hangtag.serving.server.transport.http.endpoints.models import MODEL_PATHS
+from hangtag.serving.server.transport.http.inference.request_head import parse_json
+from hangtag.serving.server.transport.http.responses import HttpResponse, json_response
+from hangtag.serving.server.transport.repository.model_messages import model_index, model_statistics
+from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
+
+_MAX_BODY_BYTES = 64 * 1024
+
+
+class RepositoryEndpoints:
+    """Answers through the calls that all transports share."""
+
+    def __init__(self, repository: RepositoryCalls) -> None:
+        self._repository = repository
+
+    def routes(self) -> list[Route]:
+        """Return the routes. Those of all statistics come first: 'stats' is no model's name there."""
+        return [
+            Route("/v2/models/stats", self.statistics),
+            *[Route(f"{path}/stats", self.statistics) for path in MODEL_PATHS],
+            Route("/v2/repository/index", self.index, methods=["POST"]),
+            Route("/v2/repository/models/{model}/load", self.load, methods=["POST"]),
+            Route("/v2/repository/models/{model}/unload", self.unload, methods=["POST"]),
+        ]
+
+    async def statistics(self, request: Request) -> HttpResponse:
+        states = await self._repository.statistics(
+            request.path_params.get("model", ""), request.path_params.get("version", "")
+        )
+        return json_response({"model_stats": [to_dict(model_statistics(state)) for state in states]})
+
+    async def index(self, request: Request) -> HttpResponse:
+        ready = (await _optional_json(request)).get("ready", False)
+        if type(ready) is not bool:
+            raise InvalidRequestError("'ready' must be true or false")
+        states = await self._repository.index(ready=ready)
+        return json_response([to_dict(model_index(state)) for state in states])
+
+    async def load(self, request: Request) -> HttpResponse:
+        parameters = (await _optional_json(request)).get("parameters") or {}
+        if parameters:
+            name = next(iter(parameters))
+            raise InvalidRequestError(f"parameter {name!r} is not supported: a model is loaded as its file is")
+        await self._repository.load(request.path_params["model"])
+        return json_response({})
+
+    async def unload(self, request: Request) -> HttpResponse:
+        await _optional_json(request)  # it may hold parameters, such as unload_dependents, which change nothing here
+        await self._repository.unload(request.path_params["model"])
+        return json_response({})
+
+
+async def _optional_json(request: Request) -> dict[str, Any]:
+    body = await read_body(request.receive, dict(request.headers.raw), _MAX_BODY_BYTES)
+    return parse_json(body) if body.strip() else {}

@@ -1,0 +1,40 @@
+"""All routes but inference."""
+
+from collections.abc import Callable
+
+from starlette.routing import Router
+
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.telemetry.server_state import ServerState
+from hangtag.serving.server.transport.http.endpoints.classify import ClassifyEndpoint
+from hangtag.serving.server.transport.http.endpoints.metrics import MetricsEndpoint
+from hangtag.serving.server.transport.http.endpoints.models import ModelEndpoints
+from hangtag.serving.server.transport.http.endpoints.repository import RepositoryEndpoints
+from hangtag.serving.server.transport.queries.pending import Queries
+from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
+from hangtag.serving.server.transport.tracing import Tracing
+
+
+def router(
+    engine: Engine,
+    repository: RepositoryCalls,
+    state: Callable[[], ServerState],
+    queries: Queries,
+    tracing: Tracing | None,
+) -> Router:
+    """Return the router of all routes but inference.
+
+    Args:
+        engine: Has the models, and the configuration.
+        repository: Loads, unloads and describes models, of all workers where there are several.
+        state: Of all workers, for the metrics.
+        queries: Submits classifications.
+        tracing: Gets a span for each query; None records none.
+    """
+    routes = [
+        *RepositoryEndpoints(repository).routes(),  # before the models': /v2/models/stats is not a model
+        *ModelEndpoints(engine).routes(),
+        *ClassifyEndpoint(engine, queries, tracing).routes(),
+        *MetricsEndpoint(repository, state).routes(),
+    ]
+    return Router(routes, redirect_slashes=False)

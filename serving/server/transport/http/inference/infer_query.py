@@ -1,0 +1,201 @@
+"""ModelInfer over HTTP as a query: from the bytes of a body to a response."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from hangtag.protos import tensors
+from hangtag.serving.server.batching.request import InferenceResult
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError
+from hangtag.serving.server.transport import codec
+from hangtag.serving.server.transport.http.bodies import compress, decompress, response_encoding
+from hangtag.serving.server.transport.http.inference import json_values
+from hangtag.serving.server.transport.http.inference.request_head import (
+    BINARY_DATA,
+    BINARY_SIZE,
+    InputHead,
+    RequestHead,
+    parse_head,
+)
+from hangtag.serving.server.transport.http.responses import BINARY, JSON, HttpResponse, cost_headers, to_json
+from hangtag.serving.server.transport.submission import Call, PreparedQuery
+from hangtag.serving.signature import Signature, TensorSpec
+
+HEAD_LENGTH = b"inference-header-content-length"
+"""The header that says how many bytes of the body are JSON; binary tensors follow. 0: the body is one tensor."""
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class HttpInferQuery:
+    """A request's body and headers. Decoding and decompressing happen in `prepare`."""
+
+    __slots__ = ("_body", "_decoded", "_headers", "_max_bytes", "call", "id", "model_name", "model_version")
+
+    def __init__(
+        self, name: str, version: str, body: bytes, headers: Mapping[bytes, bytes], max_bytes: int, call: Call
+    ) -> None:
+        """Keep what came; nothing is decoded yet.
+
+        Args:
+            name: The model's.
+            version: Empty for the one that serves by default.
+            body: As it was sent, possibly compressed.
+            headers: The request's, by lower-case names.
+            max_bytes: The most that the decompressed body and the response may have.
+            call: What brought the request.
+        """
+        self.call = call
+        self.model_name = name
+        self.model_version = version
+        self.id = ""
+        """The request's, for the log; known once it is decoded."""
+        self._body = body
+        self._headers = headers
+        self._max_bytes = max_bytes
+        self._decoded: tuple[RequestHead | None, bytes, int] | None = None
+
+    def prepare(self, model: ServedModel, deadline: float | None) -> PreparedQuery[HttpResponse]:
+        if self._decoded is None:  # the query may be prepared again, for a new version
+            self._decoded = self._decode()
+        head, body, offset = self._decoded
+        if head is None:
+            spec, array = _raw_input(model.signature, body)
+            inputs, datatypes = {spec.name: array}, {spec.name: spec.datatype}
+            specs: Sequence[TensorSpec] = model.signature.outputs
+            binary: Sequence[bool] = [True] * len(specs)
+        else:
+            inputs, datatypes = _inputs(head.inputs, body, offset), {each.name: each.datatype for each in head.inputs}
+            specs = codec.output_specs(head.outputs, model.signature)
+            binary = head.binary_outputs or [head.binary_by_default] * len(specs)
+            if head.timeout is not None:
+                deadline = codec.earlier_deadline(head.timeout, deadline)
+
+        def encode(result: InferenceResult) -> HttpResponse:
+            return self._respond(model, specs, binary, result)
+
+        return PreparedQuery(inputs, datatypes, deadline, encode)
+
+    def _decode(self) -> tuple[RequestHead | None, bytes, int]:
+        """Return the request's head, the whole body, and where the binary tensors begin in it."""
+        body = decompress(self._body, self._headers.get(b"content-encoding", b""), self._max_bytes)
+        length = self._headers.get(HEAD_LENGTH)
+        if length is None:
+            head = parse_head(body)
+            offset = len(body)
+        else:
+            offset = _head_length(length, body)
+            if offset == 0:
+                return None, body, 0
+            head = parse_head(body[:offset], cached=offset < len(body))
+        self.id = head.id
+        binary = sum(each.binary_size or 0 for each in head.inputs)
+        if offset + binary != len(body):
+            raise InvalidRequestError(
+                f"the body has {len(body) - offset} bytes after its JSON of {offset} bytes (the header "
+                f"Inference-Header-Content-Length), and the inputs' parameters {BINARY_SIZE!r} add up to {binary}"
+            )
+        return head, body, offset
+
+    def _respond(
+        self, model: ServedModel, specs: Sequence[TensorSpec], binary: Sequence[bool], result: InferenceResult
+    ) -> HttpResponse:
+        outputs: list[dict[str, Any]] = []
+        contents: list[bytes] = []
+        for spec, as_binary in zip(specs, binary, strict=True):
+            array = result.outputs[spec.name]
+            output: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": array.shape}
+            if as_binary:
+                contents.append(tensors.to_raw(array))
+                output["parameters"] = {BINARY_SIZE: len(contents[-1])}
+            else:
+                output["data"] = _values(spec, array)
+            outputs.append(output)
+        answer = {"model_name": model.name, "model_version": model.version, "outputs": outputs}
+        head = to_json({"id": self.id, **answer} if self.id else answer)
+        body, encoding = b"".join((head, *contents)), b""
+        if len(body) > self._max_bytes:
+            raise MessageTooLargeError(f"SERVER: Sent message larger than max ({len(body)} vs. {self._max_bytes})")
+        headers = [*cost_headers(model.name, model.version, result.timings)]
+        if contents:
+            headers.append((HEAD_LENGTH, str(len(head)).encode()))
+        if accepted := self._headers.get(b"accept-encoding"):
+            body, encoding = compress(body, response_encoding(accepted))
+            if encoding:
+                headers.append((b"content-encoding", encoding))
+        return HttpResponse(body, BINARY if contents else JSON, headers=headers)
+
+
+def _head_length(value: bytes, body: bytes) -> int:
+    length = int(value) if value.isdigit() and len(value) < 20 else -1
+    if not 0 <= length <= len(body):
+        raise InvalidRequestError(
+            f"the header Inference-Header-Content-Length is {value.decode('latin-1')[:32]!r}; it must be the length of "
+            f"the JSON, at most the body's {len(body)} bytes"
+        )
+    return length
+
+
+def _inputs(heads: Sequence[InputHead], body: bytes, offset: int) -> Arrays:
+    arrays: Arrays = {}
+    for head in heads:
+        if head.name in arrays:
+            raise InvalidRequestError(f"input {head.name!r} is given twice")
+        try:
+            if head.binary_size is None:
+                arrays[head.name] = json_values.from_json(head.datatype, head.shape, head.data)
+            else:
+                array = tensors.from_raw(head.datatype, head.shape, body[offset : offset + head.binary_size])
+                arrays[head.name] = codec.as_text(array) if head.datatype == "BYTES" else array
+                offset += head.binary_size
+        except ValueError as error:
+            raise InvalidRequestError(f"input {head.name!r}: {error}") from error
+    return arrays
+
+
+def _raw_input(signature: Signature, body: bytes) -> tuple[TensorSpec, npt.NDArray[Any]]:
+    """Return the one input of a request without JSON, whose shape follows from the number of bytes."""
+    if len(signature.inputs) != 1:
+        raise InvalidRequestError(
+            f"a request without JSON has one tensor, and the model takes {len(signature.inputs)} inputs; describe them "
+            "in JSON, with its length in the header Inference-Header-Content-Length"
+        )
+    (spec,) = signature.inputs
+    try:
+        shape = _shape_of(spec, len(body), batched=signature.batched)
+        array = tensors.from_raw(spec.datatype, shape, body if spec.datatype != "BYTES" else _one_element(body))
+        return spec, codec.as_text(array) if spec.datatype == "BYTES" else array
+    except ValueError as error:
+        raise InvalidRequestError(f"input {spec.name!r}: {error}") from error
+
+
+def _shape_of(spec: TensorSpec, size: int, *, batched: bool) -> list[int]:
+    """Return the shape of a tensor of so many bytes. Raises ValueError where the signature leaves it open."""
+    free = [axis for axis, length in enumerate(spec.shape) if length is None]
+    if batched and len(free) > 1:  # one sample, as Triton takes it
+        free = free[1:]
+    if len(free) > 1:
+        raise ValueError(f"the model takes {spec}, so its shape does not follow from {size} bytes; describe it in JSON")
+    shape = [1 if length is None else length for length in spec.shape]
+    if free and spec.datatype != "BYTES":
+        one = tensors.DTYPES[spec.datatype].itemsize
+        for length in shape:
+            one *= length
+        shape[free[0]] = size // one if one else 0
+    return shape
+
+
+def _one_element(body: bytes) -> bytes:
+    return len(body).to_bytes(4, "little") + body
+
+
+def _values(spec: TensorSpec, array: npt.NDArray[Any]) -> list[Any]:
+    try:
+        return json_values.to_json(array)
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"output {spec.name!r} cannot be sent as JSON: {error}. Ask for it as binary data, with its parameter "
+            f"{BINARY_DATA!r}: true"
+        ) from error

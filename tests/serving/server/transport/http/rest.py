@@ -1,0 +1,127 @@
+"""Calls of a server over HTTP with the standard library, and ModelInfer's messages as HTTP requests."""
+
+import http.client
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import tensors
+from tests.serving.server.transport.live import TIMEOUT
+
+Array = npt.NDArray[Any]
+HEAD_LENGTH = "inference-header-content-length"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response that was read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body, or what stands before its binary tensors."""
+        return json.loads(self.body[: int(self.headers.get(HEAD_LENGTH, len(self.body)))])
+
+    @property
+    def error(self) -> str:
+        return str(self.json["error"])
+
+    @property
+    def outputs(self) -> dict[str, Array]:
+        assert self.status == 200, self.body
+        offset = int(self.headers.get(HEAD_LENGTH, 0))
+        arrays: dict[str, Array] = {}
+        for output in self.json["outputs"]:
+            datatype, shape = output["datatype"], output["shape"]
+            if "data" in output:
+                arrays[output["name"]] = np.array(output["data"], tensors.DTYPES[datatype]).reshape(shape)
+            else:
+                size = output["parameters"]["binary_data_size"]
+                arrays[output["name"]] = tensors.from_raw(datatype, shape, self.body[offset : offset + size])
+                offset += size
+        assert offset in (0, len(self.body))
+        return arrays
+
+
+class Rest:
+    """One connection to a server."""
+
+    def __init__(self, address: str, tls: ssl.SSLContext | None = None) -> None:
+        host, _, port = address.rpartition(":")
+        self.connection = (
+            http.client.HTTPConnection(host, int(port), timeout=TIMEOUT)
+            if tls is None
+            else http.client.HTTPSConnection(host, int(port), timeout=TIMEOUT, context=tls)
+        )
+
+    def __enter__(self) -> "Rest":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.connection.close()
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.ask("GET", path, b"", headers)
+
+    def post(self, path: str, body: bytes | str = b"", **headers: str) -> Answer:
+        return self.ask("POST", path, body.encode() if isinstance(body, str) else body, headers)
+
+    def ask(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Answer:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.connection.request(method, path, body, names)
+        response = self.connection.getresponse()
+        received = {name.lower(): value for name, value in response.getheaders()}
+        content = response.read()
+        assert int(received["content-length"]) == len(content) or method == "HEAD"
+        return Answer(response.status, received, content)
+
+    def infer(self, request: pb.ModelInferRequest, **headers: str) -> Answer:
+        """Send ModelInfer's message with binary tensors, and ask for binary outputs."""
+        path, body, own = as_http(request)
+        return self.post(path, body, **own, **headers)
+
+    def infer_json(self, model: str, *inputs: dict[str, Any], **more: Any) -> Answer:
+        """Send inputs as they are."""
+        return self.post(f"/v2/models/{model}/infer", json.dumps({"inputs": inputs, **more}))
+
+
+def as_http(request: pb.ModelInferRequest) -> tuple[str, bytes, dict[str, str]]:
+    """The path, the body and the headers of a request with raw contents."""
+    version = f"/versions/{request.model_version}" if request.model_version else ""
+    inputs = [
+        {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": list(tensor.shape),
+            "parameters": {"binary_data_size": len(raw)},
+        }
+        for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
+    ]
+    parameters: dict[str, Any] = {"binary_data_output": True}
+    if "timeout" in request.parameters:
+        parameters["timeout"] = request.parameters["timeout"].int64_param
+    head: dict[str, Any] = {"inputs": inputs, "parameters": parameters}
+    if request.outputs:
+        head["outputs"] = [{"name": output.name} for output in request.outputs]
+    if request.id:
+        head["id"] = request.id
+    text = json.dumps(head).encode()
+    body = b"".join((text, *request.raw_input_contents))
+    return f"/v2/models/{request.model_name}{version}/infer", body, {HEAD_LENGTH: str(len(text))}
+
+
+def tensor(name: str, datatype: str, shape: list[int], data: Any) -> dict[str, Any]:
+    """An input whose values stand in the JSON."""
+    return {"name": name, "datatype": datatype, "shape": shape, "data": data}

@@ -1,0 +1,85 @@
+"""Health, metadata, statistics and the repository over HTTP say what gRPC says."""
+
+from importlib import metadata
+
+import pytest
+from google.protobuf import json_format
+from prometheus_client.parser import text_string_to_metric_families
+
+from hangtag.protos import inference_pb2 as pb
+from tests.serving.server.transport.http.rest import Rest
+from tests.serving.server.transport.live import LiveServer, index, request
+
+pytestmark = pytest.mark.slow
+
+
+def test_health_and_the_server(rest: Rest) -> None:
+    assert rest.get("/v2/health/live").json == {"live": True}
+    assert rest.get("/v2/health/ready").json == {"ready": True}
+    server = rest.get("/v2").json
+    assert (server["name"], server["version"]) == ("hangtag", metadata.version("hangtag"))
+    assert "binary_tensor_data" in server["extensions"]
+
+
+@pytest.mark.parametrize("path", ["classifier", "classifier/versions/12"])
+def test_a_model_is_described_as_by_grpc(served: LiveServer, rest: Rest, path: str) -> None:
+    model = served.inference.ModelMetadata(pb.ModelMetadataRequest(name="classifier"))
+    described = rest.get(f"/v2/models/{path}").json
+    assert json_format.ParseDict(described, pb.ModelMetadataResponse()) == model
+    assert described["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, 28, 28]}]
+    config = served.inference.ModelConfig(pb.ModelConfigRequest(name="classifier")).config
+    configured = rest.get(f"/v2/models/{path}/config").json
+    assert json_format.ParseDict(configured, pb.ModelConfig()) == config
+    assert (configured["max_batch_size"], configured["input"][0]["dims"]) == (16, [28, 28])  # numbers, not texts
+    assert rest.get(f"/v2/models/{path}/ready").json == {"name": "classifier", "ready": True}
+
+
+@pytest.mark.parametrize("rest_of_path", ["", "/ready", "/config", "/stats"])
+def test_a_model_that_is_not_served(rest: Rest, rest_of_path: str) -> None:
+    answer = rest.get(f"/v2/models/nobody{rest_of_path}")
+    assert (answer.status, answer.error[:18]) == (404, "no model 'nobody' ")
+    answer = rest.get(f"/v2/models/classifier/versions/3{rest_of_path}")
+    assert (answer.status, answer.error[:31]) == (404, "version '3' of 'classifier' is ")
+
+
+def test_statistics_are_grpcs(served: LiveServer, rest: Rest) -> None:
+    rest.infer(request("gather", index=index(1, 2)))
+    of_all = rest.get("/v2/models/stats").json["model_stats"]
+    assert [each["name"] for each in of_all].count("gather") == 1
+    assert len(of_all) == 12
+    (one,) = rest.get("/v2/models/gather/versions/1/stats").json["model_stats"]
+    assert json_format.ParseDict(one, pb.ModelStatistics()) == served.statistics("gather")
+    assert one["inference_count"] >= 2
+
+
+def test_the_index_lists_every_model(served: LiveServer, rest: Rest) -> None:
+    listed = rest.post("/v2/repository/index").json
+    by_grpc = served.inference.RepositoryIndex(pb.RepositoryIndexRequest()).models
+    assert [(each["name"], each["version"], each["state"]) for each in listed] == [
+        (each.name, each.version, each.state) for each in by_grpc
+    ]
+    assert rest.post("/v2/repository/index", '{"ready": true}').json == listed
+
+
+def test_the_metrics_are_there(rest: Rest) -> None:
+    rest.infer(request("gather", index=index(1)))
+    answer = rest.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(answer.body.decode())}
+    counts = {each.labels["model"]: each.value for each in families["nv_inference_count"].samples}
+    assert counts["gather"] >= 1
+    assert rest.get("/metrics", accept="application/openmetrics-text; version=1.0.0").body.endswith(b"# EOF\n")
+    unreadable = rest.get("/metrics", accept="application/openmetrics-text; version=no-number")
+    assert (unreadable.status, unreadable.error[:17]) == (400, "the Accept header")
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "GET"])
+def test_a_method_that_a_path_does_not_take(rest: Rest, method: str) -> None:
+    answer = rest.ask(method, "/v2/repository/index", b"", {})
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    assert "POST" in answer.error
+
+
+def test_a_path_that_does_not_exist(rest: Rest) -> None:
+    assert "/openapi.json" in rest.get("/v3/models").error
+    assert rest.ask("HEAD", "/v2/health/live", b"", {}).status == 200
