@@ -32,6 +32,10 @@ GRPC = [
     "simple_grpc_keepalive_client", "grpc_explicit_int_content_client", "grpc_explicit_int8_content_client",
     "grpc_explicit_byte_content_client",
 ]  # fmt: skip
+HTTP = [
+    "simple_http_infer_client", "simple_http_async_infer_client", "simple_http_aio_infer_client",
+    "simple_http_string_infer_client", "simple_http_health_metadata",
+]  # fmt: skip
 
 
 def identity() -> onnx.ModelProto:
@@ -48,17 +52,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     for name, datatype in (("simple", "INT32"), ("simple_int8", "INT8"), ("simple_string", "BYTES")):
         onnx_models.publish(models, name, onnx_models.sum_and_difference(datatype))
     onnx_models.publish(models, "simple_identity", identity())
-    with serving(models) as process:
+    with serving(models, "--http-port", "0") as process:
         yield process
 
 
-@pytest.mark.parametrize("example", GRPC)
+@pytest.mark.parametrize("example", GRPC + HTTP)
 def test_an_example_ends_well(example: str, server: ServerProcess, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     source = (EXAMPLES / f"{example}.py").read_text()
     for theirs, ours in OUR_WORDS.items():
         source = source.replace(theirs, ours)
     script.write_text("import sys\n" + source)  # some of them call sys.exit without importing it
-    done = subprocess.run([PYTHON, script, "-u", server.address], capture_output=True, text=True, timeout=60)
+    address = server.http_address if example in HTTP else server.address
+    done = subprocess.run([PYTHON, script, "-u", address], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "error" not in done.stdout + done.stderr
