@@ -18,5 +18,5 @@ def scaled() -> Iterator[Stack]:
     """Two servers behind the proxy, scraped by Prometheus."""
     with stack("hangtag-test-scale", "scale", "monitoring", "loadtest") as scaled:
         scaled.up("server", "proxy", "prometheus", replicas=2)
-        scaled.client("health", "--server", "proxy:8000", "--wait", "30")
+        scaled.client("health", "--server", "proxy:8080", "--wait", "30")
         yield scaled

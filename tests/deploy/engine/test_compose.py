@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import urllib.request
 from collections.abc import Iterator
 from itertools import chain
 
@@ -64,6 +65,12 @@ def test_the_server_runs_with_limits_and_without_rights(default_stack: Stack) ->
 def test_classify_from_another_container(default_stack: Stack) -> None:
     answer = default_stack.client("classify", "--server", "server:8001", "--json", "/garments/bag-1.png")
     assert json.loads(answer)["labels"][0]["name"] == "Bag"
+
+
+def test_the_published_http_port_classifies(default_stack: Stack) -> None:
+    url = f"http://{default_stack.address('server', 8000)}/v1/classify/lstm"
+    with urllib.request.urlopen(url, (ROOT / "examples/garments/bag-1.png").read_bytes(), timeout=10) as response:
+        assert json.load(response)["labels"][0]["label"] == "Bag"
 
 
 def test_the_load_test_of_the_compose_file(default_stack: Stack) -> None:

@@ -55,7 +55,7 @@ def prometheus(scaled: Stack) -> Prometheus:
 
 @pytest.fixture
 def load(scaled: Stack) -> Iterator[SteadyLoad]:
-    with SteadyLoad(scaled.address("proxy", 8000)) as load:
+    with SteadyLoad(scaled.address("proxy", 8080)) as load:
         yield load
 
 
@@ -65,7 +65,7 @@ def test_every_replica_is_scraped(scaled: Stack, prometheus: Prometheus) -> None
 
 def test_every_query_of_the_dashboard_returns_data(scaled: Stack, prometheus: Prometheus, load: SteadyLoad) -> None:
     def send_invalid_call() -> None:  # so that the error panel's query returns data
-        with Client(scaled.address("proxy", 8000)) as client, pytest.raises(ClientError):
+        with Client(scaled.address("proxy", 8080)) as client, pytest.raises(ClientError):
             client.infer("lstm", {"image": np.zeros((1, 2, 2), np.uint8)})
 
     for title, expression in expressions(MONITORING / "grafana/hangtag.json", model=".*", rate_interval="30s"):

@@ -41,7 +41,7 @@ def restart_of(stack: Stack, index: int) -> Iterator[Callable[[], None]]:
 
 @pytest.fixture
 def load(scaled: Stack) -> Iterator[SteadyLoad]:
-    with SteadyLoad(scaled.address("proxy", 8000)) as load:
+    with SteadyLoad(scaled.address("proxy", 8080)) as load:
         yield load
 
 
@@ -151,8 +151,8 @@ def test_invalid_calls_eject_no_replica(
     """Calls run one after the other, so that only an ejection can make the replicas' shares unequal."""
     with (
         inference_counter(scaled) as count_since_last,
-        grpc.insecure_channel(scaled.address("proxy", 8000)) as channel,
-        Client(scaled.address("proxy", 8000)) as client,
+        grpc.insecure_channel(scaled.address("proxy", 8080)) as channel,
+        Client(scaled.address("proxy", 8080)) as client,
     ):
         for _ in range(5):
             for _ in range(20):
@@ -165,5 +165,5 @@ def test_invalid_calls_eject_no_replica(
 
 
 def test_a_readiness_call_through_the_proxy(scaled: Stack) -> None:
-    with Client(scaled.address("proxy", 8000)) as client:
+    with Client(scaled.address("proxy", 8080)) as client:
         assert client.is_ready("cnn")

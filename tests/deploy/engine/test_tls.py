@@ -1,7 +1,10 @@
 """The server of the tls profile refuses calls without TLS or without a token."""
 
 import json
+import ssl
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,3 +50,14 @@ def test_a_call_without_a_token_is_refused(secured: Stack, secrets: Path) -> Non
 def test_a_call_without_tls_fails(secured: Stack, secrets: Path) -> None:
     with pytest.raises(AssertionError, match="exit code 1"):
         call(secured, secrets, *TOKEN)
+
+
+def test_https_is_served_to_a_caller_with_a_token(secured: Stack, secrets: Path) -> None:
+    trusted = ssl.create_default_context(cafile=str(secrets / "ca.crt"))
+    url = f"https://localhost:{secured.address('server-tls', 8000).rpartition(':')[2]}/v2/models/lstm"
+    token = (secrets / "tokens").read_text().split()[0]
+    request = urllib.request.Request(url, headers={"authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, context=trusted, timeout=10) as response:
+        assert json.load(response)["name"] == "lstm"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(url, context=trusted, timeout=10)
