@@ -34,7 +34,7 @@ class Call:
         """Describe a call.
 
         Args:
-            method: /package.Service/Method.
+            method: /package.Service/Method, or an HTTP method and its route.
             metadata: What the caller sent; a trace continues from its ``traceparent``.
             tracing: Gets a span for each query; None records none.
         """

@@ -64,7 +64,7 @@ class Tracing:
         """Record a query that has just ended.
 
         Args:
-            method: /package.Service/Method.
+            method: /package.Service/Method, or an HTTP method and its route.
             metadata: What the caller sent.
             duration_ns: Nanoseconds from the query's arrival until now.
             code: What the query ended with.
@@ -74,17 +74,11 @@ class Tracing:
 
         ended_ns = time.time_ns()
         context = self._propagator.extract({key: value for key, value in metadata if isinstance(value, str)})
-        service, _, name = method.removeprefix("/").partition("/")
-        attributes: dict[str, str | int] = {
-            "rpc.system": "grpc",
-            "rpc.service": service,
-            "rpc.method": name,
-            "rpc.grpc.status_code": code.value[0],
-        }
+        attributes = _attributes(method, code)
         if timings is not None:
             attributes["hangtag.batch_size"] = timings.batch_size
         span = self._tracer.start_span(
-            f"{service}/{name}",
+            method.removeprefix("/"),
             context,
             kind=SpanKind.SERVER,
             attributes=attributes,
@@ -115,3 +109,17 @@ class Tracing:
         queue_start = compute_start - timings.queue_ns
         for name, start, end in (("queue", queue_start, compute_start), ("compute", compute_start, ended_ns)):
             self._tracer.start_span(name, parent, start_time=start).end(end)
+
+
+def _attributes(method: str, code: grpc.StatusCode) -> dict[str, str | int]:
+    """Return what a span says of its call, by OpenTelemetry's conventions for RPC and for HTTP."""
+    if not method.startswith("/"):
+        verb, _, route = method.partition(" ")
+        return {"http.request.method": verb, "http.route": route, "hangtag.status": code.name}
+    service, _, name = method.removeprefix("/").partition("/")
+    return {
+        "rpc.system": "grpc",
+        "rpc.service": service,
+        "rpc.method": name,
+        "rpc.grpc.status_code": code.value[0],
+    }

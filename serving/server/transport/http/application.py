@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -27,7 +28,14 @@ class Application:
     """Serves HTTP requests. A plain callable finds the route of inference, which is called often, and a router all
     others: with the router calls with 64 connections took a third longer."""
 
-    def __init__(self, engine: Engine, infer: InferEndpoint, router: Router, authorise: Authorise | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        infer: InferEndpoint,
+        router: Router,
+        authorise: Authorise | None,
+        stopping: Callable[[], bool],
+    ) -> None:
         """Join the routes.
 
         Args:
@@ -35,16 +43,14 @@ class Application:
             infer: Answers inference.
             router: Has all other routes. Their endpoints raise domain errors.
             authorise: Checks every request but those to health; None lets everybody call.
+            stopping: Whether requests but those to health are refused, and each connection is closed after its next
+                response.
         """
         self._engine = engine
         self._infer = infer
         self._router = router
         self._authorise = authorise
-        self._stopping = False
-
-    def refuse_new(self) -> None:
-        """Answer every further request but those to health with UNAVAILABLE, and close its connection."""
-        self._stopping = True
+        self._stopping = stopping
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"]
@@ -59,7 +65,7 @@ class Application:
                 return
         except Exception as error:
             response = error_response(error, f"{scope['method']} {path}", None, request_headers(scope))
-        if self._stopping:
+        if self._stopping():
             response.headers.append((b"connection", b"close"))
         if response.status == 413:
             await _send_before_the_rest(response, receive, send)
@@ -72,7 +78,7 @@ class Application:
         if self._authorise is not None:
             with failures_recorded(self._engine, Call("")):
                 self._authorise(request_headers(scope))
-        if self._stopping:
+        if self._stopping():
             raise UnavailableError("the server is stopping and takes no new requests; try another replica")
 
 

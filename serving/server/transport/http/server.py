@@ -55,16 +55,22 @@ class HttpServer:
         """
         config = engine.config
         self._config = config
+        self._stopping = False
+
+        def stopping() -> bool:
+            return self._stopping
+
         self._queries = Queries(engine)
-        self._application = Application(
+        application = Application(
             engine,
             InferEndpoint(engine, self._queries, tracing),
-            router(engine, repository, state, self._queries, tracing),
+            router(engine, repository, state, self._queries, tracing, stopping),
             authorise,
+            stopping,
         )
         redirect_library_log("uvicorn")
         settings = UvicornConfig(
-            self._application,
+            application,
             config,
             interface="asgi3",
             lifespan="off",
@@ -92,7 +98,7 @@ class HttpServer:
 
     def refuse_new(self) -> None:
         """Answer every further request with UNAVAILABLE, and go on to serve those in flight."""
-        self._application.refuse_new()
+        self._stopping = True
 
     def stop(self, grace: float) -> None:
         """Close the port and idle connections, and let requests in flight finish within ``grace`` seconds."""
@@ -109,7 +115,7 @@ class HttpServer:
 
     async def _stop(self, grace: float) -> None:
         assert self._serving is not None
-        self._application.refuse_new()
+        self._stopping = True
         # uvicorn takes whole seconds by its type, and hands them to asyncio.wait_for, which takes any.
         self._uvicorn.config.timeout_graceful_shutdown = max(grace, _CLOSE_SECONDS)  # type: ignore[assignment]
         self._uvicorn.should_exit = True

@@ -104,6 +104,7 @@ async def _image_and_fields(request: Request, body: bytes) -> tuple[bytes, list[
             image = await value.read()
         else:
             fields.append((name, value))
+    await form.close()
     if image is None:
         raise InvalidRequestError("the form has no file; send the image as one (curl: -F image=@coat.png)")
     return image, fields

@@ -1,5 +1,7 @@
 """Health, and what the server and its models are."""
 
+from collections.abc import Callable
+
 from starlette.requests import Request
 from starlette.routing import Route
 
@@ -15,8 +17,10 @@ MODEL_PATHS = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 class ModelEndpoints:
     """Answers for the models of this process."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, stopping: Callable[[], bool]) -> None:
+        """Describe the models of an engine. stopping: whether the server takes no new requests."""
         self._engine = engine
+        self._stopping = stopping
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -37,7 +41,7 @@ class ModelEndpoints:
         return json_response({"live": True})
 
     async def ready(self, _request: Request) -> HttpResponse:
-        ready = self._engine.ready
+        ready = self._engine.ready and not self._stopping()
         return json_response({"ready": ready}, 200 if ready else 503)
 
     async def server(self, _request: Request) -> HttpResponse:

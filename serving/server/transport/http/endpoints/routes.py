@@ -21,6 +21,7 @@ def router(
     state: Callable[[], ServerState],
     queries: Queries,
     tracing: Tracing | None,
+    stopping: Callable[[], bool],
 ) -> Router:
     """Return the router of all routes but inference.
 
@@ -30,10 +31,11 @@ def router(
         state: Of all workers, for the metrics.
         queries: Submits classifications.
         tracing: Gets a span for each query; None records none.
+        stopping: Whether the server takes no new requests.
     """
     routes = [
         *RepositoryEndpoints(repository).routes(),  # before the models': /v2/models/stats is not a model
-        *ModelEndpoints(engine).routes(),
+        *ModelEndpoints(engine, stopping).routes(),
         *ClassifyEndpoint(engine, queries, tracing).routes(),
         *MetricsEndpoint(repository, state).routes(),
     ]

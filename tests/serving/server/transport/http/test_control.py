@@ -1,0 +1,65 @@
+"""Loading and unloading over HTTP."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hangtag.serving.server.config.server_config import ServerConfig
+from tests import onnx_models
+from tests.serving.server.transport.http.rest import Rest
+from tests.serving.server.transport.live import LiveServer, index, request
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def controlled(tmp_path: Path) -> Iterator[Rest]:
+    """A connection to a server that loads by call; it serves gather."""
+    for name in ("gather", "classifier"):
+        onnx_models.publish(tmp_path, name, getattr(onnx_models, name)())
+    config = ServerConfig(
+        models=tmp_path, port=0, http_port=0, model_control="explicit", load_model=("gather",), transport="grpc"
+    )
+    with LiveServer(config) as live, Rest(live.server.http_address) as rest:
+        yield rest
+
+
+def states(rest: Rest) -> dict[str, str]:
+    return {each["name"]: each["state"] for each in rest.post("/v2/repository/index").json}
+
+
+def test_a_model_is_loaded_and_unloaded(controlled: Rest) -> None:
+    assert states(controlled) == {"gather": "READY", "classifier": "UNAVAILABLE"}
+    assert controlled.get("/v2/models/classifier/ready").status == 404
+    assert controlled.post("/v2/repository/models/classifier/load").status == 200
+    assert controlled.get("/v2/models/classifier/ready").status == 200
+    body = '{"parameters": {"unload_dependents": false}}'
+    assert controlled.post("/v2/repository/models/gather/unload", body).status == 200
+    assert [each["name"] for each in controlled.post("/v2/repository/index", '{"ready": true}').json] == ["classifier"]
+    assert controlled.infer(request("gather", index=index(1))).status == 404
+
+
+def test_what_cannot_be_loaded(controlled: Rest, tmp_path: Path) -> None:
+    answer = controlled.post("/v2/repository/models/nobody/load")
+    assert (answer.status, "nobody" in answer.error) == (404, True)
+    answer = controlled.post("/v2/repository/models/classifier/load", '{"parameters": {"config": "{}"}}')
+    assert (answer.status, answer.error) == (
+        400,
+        "parameter 'config' is not supported: a model is loaded as its file is",
+    )
+    file = next((tmp_path / "classifier").rglob("model.onnx"))
+    file.write_bytes(file.read_bytes()[:50])
+    answer = controlled.post("/v2/repository/models/classifier/load")
+    assert (answer.status, "cannot be loaded by ONNX Runtime" in answer.error) == (400, True)
+    assert controlled.post("/v2/repository/models/nobody/unload").status == 404
+
+
+@pytest.mark.parametrize("body", ["{", "[]", '{"ready": 1}', "x" * 100_000])
+def test_a_body_that_is_not_understood(controlled: Rest, body: str) -> None:
+    assert controlled.post("/v2/repository/index", body).status == (413 if len(body) > 65536 else 400)
+
+
+def test_a_server_without_control_by_call_says_so(rest: Rest) -> None:
+    answer = rest.post("/v2/repository/models/gather/unload")
+    assert (answer.status, "--model-control explicit" in answer.error) == (400, True)
