@@ -80,9 +80,10 @@ def h2load(address: str, model: str, concurrency: int, seconds: float) -> Figure
     Raises:
         click.ClickException: a call was not answered.
     """
-    load = Load(100 * concurrency, streams=concurrency)
-    warm_up = run(f"http://{address}", model, load)
-    load = replace(load, calls=max(load.calls, round(warm_up.per_second * seconds)))
+    load = Load(10 * concurrency, streams=concurrency)
+    while load.calls < seconds / 10 * (rate := run(f"http://{address}", model, load).per_second):
+        load = replace(load, calls=10 * load.calls)  # too few to know the rate by, the start of h2load included
+    load = replace(load, calls=round(rate * seconds))
     before = getrusage(RUSAGE_CHILDREN)
     outcome = run(f"http://{address}", model, load)
     after = getrusage(RUSAGE_CHILDREN)

@@ -1,4 +1,7 @@
-"""Classifies test images over gRPC: each shipped model reaches the accuracy that its file states."""
+"""Classifies test images over gRPC: each shipped model reaches the accuracy that its file states.
+
+`hangtag models verify`, which tests/hangtag/commands runs, finds the stated accuracy on the whole test set.
+"""
 
 import math
 
@@ -15,10 +18,8 @@ pytestmark = pytest.mark.slow
 
 MODELS = serving_versions(ROOT / "models")
 BATCH_SIZE = 64
-IMAGES = {"lstm": 10_000}
-"""The fastest model classifies the whole test set."""
-FEW_IMAGES = 2_000
-"""The others classify its first images, whose accuracy differs by chance from that of all."""
+IMAGES = 1_024
+"""The first images of the test set; their accuracy differs by chance from that of all, which the file states."""
 
 
 @pytest.fixture(scope="module", params=MODELS, ids=lambda model: model.name)
@@ -36,14 +37,14 @@ def runtime(model: ModelFile) -> Runtime:
 def test_served_accuracy_is_that_of_the_file(
     model: ModelFile, runtime: Runtime, server: ServerProcess, garments: Split
 ) -> None:
-    few = garments.first(IMAGES.get(model.name, FEW_IMAGES))
+    few = garments.first(IMAGES)
     batches = [{"image": few.images[start : start + BATCH_SIZE]} for start in range(0, len(few), BATCH_SIZE)]
     with Client(server.address, timeout=60) as client:
         served = np.concatenate([client.infer(model.name, batch)["probabilities"].argmax(axis=1) for batch in batches])
     assert len(served) == len(few)
     accuracy, stated = float((served == few.classes).mean()), float(runtime.signature.metadata["test_accuracy"])
-    standard_error = 0 if len(few) == len(garments) else math.sqrt(stated * (1 - stated) / len(few))
-    assert accuracy == pytest.approx(stated, abs=3 * standard_error + 5e-5)  # it is stated in four digits
+    standard_error = math.sqrt(stated * (1 - stated) / len(few))
+    assert accuracy == pytest.approx(stated, abs=3 * standard_error)
     local = np.concatenate([runtime.run(batch)["probabilities"].argmax(axis=1) for batch in batches])
     assert np.flatnonzero(served != local).tolist() == []
 
@@ -51,8 +52,8 @@ def test_served_accuracy_is_that_of_the_file(
 def test_classify_gives_the_same_labels(
     model: ModelFile, runtime: Runtime, server: ServerProcess, garments: Split
 ) -> None:
-    """One image per call: the first and the last 100 of the test set."""
-    images = np.concatenate([garments.images[:100], garments.images[-100:]])
+    """One image per call: the first and the last 30 of the test set."""
+    images = np.concatenate([garments.images[:30], garments.images[-30:]])
     expected = runtime.run({"image": images})["probabilities"]
     with Client(server.address, timeout=60) as client:
         answers = [client.classify(image, model.name, top_k=10) for image in images]
