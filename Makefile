@@ -74,9 +74,9 @@ fast: $(VENV)/.dev dataset ## Run the tests that need no training, no export, no
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile -m "not engine and not slow" $(ARGS)
 
 ##@ Longer checks, on an idle machine
-fuzz: $(VENV)/.dev ## Send 24,000 bad requests, publish 1,000 damaged files; more with FUZZ_CASES (times six), FUZZ_FILES
+fuzz: $(VENV)/.dev ## Send 24,000 bad requests by gRPC and 20,000 by HTTP, publish 1,000 damaged files; more with FUZZ_CASES, FUZZ_FILES
 	FUZZ_CASES=$(or $(FUZZ_CASES),4000) FUZZ_FILES=$(or $(FUZZ_FILES),1000) \
-		$(BIN)/pytest tests/serving/server/fuzz tests/export/foreign/test_fuzzing.py --timeout 7200 $(ARGS)
+		$(BIN)/pytest tests/serving/server/fuzz tests/serving/server/transport/http/test_openapi.py tests/export/foreign/test_fuzzing.py --timeout 7200 $(ARGS)
 
 bench-server: $(VENV)/.serve $(VENV)-triton/.triton ## Compare the server with Triton and others for forty minutes, for docs/performance.md (needs h2load)
 	$(BIN)/python -m studies server run $(ARGS)

@@ -1,9 +1,11 @@
 """The server that is fuzzed: a process of its own, which must live, and neither grow nor fill its log."""
 
 import os
+import re
 import resource
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ class Target:
         self._server = server
         self.transport = transport
         self.address = server.wait_until_ready()
+        (self.http_address,) = re.findall(r" http=(\S+)", server.wait_for("ready"))
         self._channel = grpc.insecure_channel(self.address)
         self._memory, self._lines = self.memory(), len(server.log)
 
@@ -86,19 +89,23 @@ class Target:
 
 @pytest.fixture(scope="module", params=["native", "grpc"])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    with serving_target(tmp_path_factory.mktemp("models"), request.param) as target:
+        yield target
+
+
+@contextmanager
+def serving_target(models: Path, transport: str) -> Iterator[Target]:
+    """Start the server with one model of every kind in this folder."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     many = min(MANY_FILES, hard) if hard != resource.RLIM_INFINITY else MANY_FILES
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, many), hard))  # the server inherits it
-    models = tmp_path_factory.mktemp("models")
     for name in requests.MODELS:
         if name == "lstm":
             (models / name).symlink_to(shipped.MODELS / name)
         else:
             onnx_models.publish(models, name, getattr(onnx_models, name)())
-    with serving(
-        "--models", str(models), "--port", "0", "--max-batch-size", "16", "--transport", request.param
-    ) as server:
-        target = Target(server, request.param)
+    with serving("--models", str(models), "--port", "0", "--max-batch-size", "16", "--transport", transport) as server:
+        target = Target(server, transport)
         yield target
         target.close()
 

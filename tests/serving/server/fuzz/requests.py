@@ -58,7 +58,7 @@ anything = st.builds(
 )
 
 
-def _good(name: str) -> Request:
+def good(name: str) -> Request:
     """A request that the model answers."""
     arrays: dict[str, dict[str, Any]] = {
         "classifier": {"image": np.zeros((1, 28, 28), np.uint8)},
@@ -185,7 +185,7 @@ _mutations = st.one_of(
 @st.composite
 def nearly_good(draw: st.DrawFn) -> Request:
     """A good request with up to three things changed."""
-    sent = _good(draw(st.sampled_from(MODELS)))
+    sent = good(draw(st.sampled_from(MODELS)))
     for change in draw(st.lists(_mutations, min_size=1, max_size=3)):
         change(sent)
     return sent
@@ -245,7 +245,7 @@ classify_requests = st.builds(
 @st.composite
 def mangled(draw: st.DrawFn) -> bytes:
     """The bytes of a message with some of them changed, so that mostly it is none any more."""
-    message = draw(st.sampled_from([*map(_good, MODELS)]) | classify_requests)
+    message = draw(st.sampled_from([*map(good, MODELS)]) | classify_requests)
     data = bytearray(message.SerializeToString())
     for _ in range(draw(st.integers(1, 5))):
         place = draw(st.integers(0, len(data)))

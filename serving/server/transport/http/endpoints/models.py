@@ -8,6 +8,7 @@ from starlette.routing import Route
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
+from hangtag.serving.server.transport.http.openapi.document import description
 from hangtag.serving.server.transport.http.responses import HttpResponse, json_response
 from hangtag.serving.server.transport.repository.model_messages import model_config, model_metadata, server_metadata
 
@@ -26,6 +27,7 @@ class ModelEndpoints:
         """Return the routes."""
         routes = [
             Route("/v2", self.server),
+            Route("/openapi.json", self.openapi),
             Route("/v2/health/live", self.live),
             Route("/v2/health/ready", self.ready),
         ]
@@ -36,6 +38,9 @@ class ModelEndpoints:
                 Route(f"{path}/config", self.config),
             ]
         return routes
+
+    async def openapi(self, _request: Request) -> HttpResponse:
+        return json_response(description())
 
     async def live(self, _request: Request) -> HttpResponse:
         return json_response({"live": True})

@@ -9,7 +9,7 @@ from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.transport.http.bodies import read_body
 from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
 from hangtag.serving.server.transport.http.endpoints.models import MODEL_PATHS
-from hangtag.serving.server.transport.http.inference.request_head import parse_json
+from hangtag.serving.server.transport.http.inference.request_head import parameters_of, parse_json
 from hangtag.serving.server.transport.http.responses import HttpResponse, json_response
 from hangtag.serving.server.transport.repository.model_messages import model_index, model_statistics
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
@@ -47,7 +47,7 @@ class RepositoryEndpoints:
         return json_response([to_dict(model_index(state)) for state in states])
 
     async def load(self, request: Request) -> HttpResponse:
-        parameters = (await _optional_json(request)).get("parameters") or {}
+        parameters = parameters_of(await _optional_json(request), "the request")
         if parameters:
             name = next(iter(parameters))
             raise InvalidRequestError(f"parameter {name!r} is not supported: a model is loaded as its file is")

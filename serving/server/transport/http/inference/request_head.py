@@ -60,7 +60,7 @@ def parse_head(text: bytes, *, cached: bool = False) -> RequestHead:
 
 def _parse(text: bytes) -> RequestHead:
     request = parse_json(text)
-    parameters = _parameters(request, "the request")
+    parameters = parameters_of(request, "the request")
     inputs = _objects(request, "inputs")
     if not inputs:
         raise InvalidRequestError("'inputs' must be a list of at least one input")
@@ -69,7 +69,7 @@ def _parse(text: bytes) -> RequestHead:
     names, binary = [], []
     for output in outputs:
         names.append(_text(output, "name", "an output"))
-        of_output = _parameters(output, f"output {names[-1]!r}")
+        of_output = parameters_of(output, f"output {names[-1]!r}")
         require_supported(names[-1], of_output)
         binary.append(_flag(of_output, BINARY_DATA, default=by_default))
     timeout = parameters.get(TIMEOUT)
@@ -124,7 +124,7 @@ def _input(tensor: dict[str, Any]) -> InputHead:
     shape = tensor.get("shape")
     if type(shape) is not list or any(type(size) is not int for size in shape):
         raise InvalidRequestError(f"{where}: 'shape' must be a list of whole numbers")
-    parameters = _parameters(tensor, where)
+    parameters = parameters_of(tensor, where)
     require_supported(name, parameters)
     size = parameters.get(BINARY_SIZE)
     if size is not None and (type(size) is not int or size < 0):
@@ -142,7 +142,8 @@ def _objects(owner: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return value
 
 
-def _parameters(owner: dict[str, Any], where: str) -> dict[str, Any]:
+def parameters_of(owner: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the parameters of a request or of a tensor. Raises InvalidRequestError where they are no object."""
     value = owner.get("parameters") or {}
     if type(value) is not dict:
         raise InvalidRequestError(f"{where}: 'parameters' must be an object")

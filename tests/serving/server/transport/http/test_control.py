@@ -53,6 +53,7 @@ def test_what_cannot_be_loaded(controlled: Rest, tmp_path: Path) -> None:
     answer = controlled.post("/v2/repository/models/classifier/load")
     assert (answer.status, "cannot be loaded by ONNX Runtime" in answer.error) == (400, True)
     assert controlled.post("/v2/repository/models/nobody/unload").status == 404
+    assert controlled.post("/v2/repository/models/gather/load", '{"parameters": 7}').status == 400
 
 
 @pytest.mark.parametrize("body", ["{", "[]", '{"ready": 1}', "x" * 100_000])

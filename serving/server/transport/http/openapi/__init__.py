@@ -1,0 +1,1 @@
+"""The OpenAPI description of all routes, which GET /openapi.json returns."""

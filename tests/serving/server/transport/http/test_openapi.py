@@ -1,0 +1,107 @@
+"""The OpenAPI description: complete, with examples that fit, and kept by a real server."""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import one_of
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from hangtag.serving.server.transport.http.endpoints.routes import router
+from hangtag.serving.server.transport.http.openapi.document import description
+from hangtag.serving.server.transport.http.status import STATUS
+from tests.serving.server.transport.http.rest import Rest
+from tests.serving.server.transport.live import TIMEOUT, LiveServer
+
+pytestmark = pytest.mark.slow
+
+DESCRIPTION = description()
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+
+
+def test_the_server_returns_it(rest: Rest) -> None:
+    assert rest.get("/openapi.json").json == DESCRIPTION
+
+
+def test_every_route_is_described(served: LiveServer) -> None:
+    unused: Any = None
+    routes = router(served.server._engine, unused, unused, unused, None, lambda: False).routes
+    paths = {route.path for route in routes}  # type: ignore[attr-defined]
+    paths |= {"/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"}
+    assert set(DESCRIPTION["paths"]) == paths
+
+
+def test_every_status_of_an_error_is_described() -> None:
+    described = {int(status) for status in DESCRIPTION["components"]["responses"]}
+    assert set(STATUS.values()) - {499} <= described  # 499: the caller has left
+
+
+def examples(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each schema that has an example beside it, and the example."""
+    if isinstance(value, dict):
+        if "schema" in value:
+            if "example" in value:
+                yield value["schema"], value["example"]
+            for named in value.get("examples", {}).values():
+                yield value["schema"], named["value"]
+        for each in value.values():
+            yield from examples(each)
+
+
+def test_every_example_fits_its_schema() -> None:
+    found = list(examples(DESCRIPTION))
+    assert len(found) > 30
+    for schema, example in found:
+        jsonschema.Draft202012Validator({**schema, "components": DESCRIPTION["components"]}).validate(example)
+
+
+def test_every_reference_leads_somewhere() -> None:
+    for kind, name in set(re.findall(r"'#/components/(\w+)/(\w+)'", str(DESCRIPTION))):
+        assert name in DESCRIPTION["components"][kind]
+
+
+OPERATIONS: list[Any] = [
+    result.ok()  # type: ignore[union-attr]  # it raises for a schema that is not valid
+    for result in schemathesis.openapi.from_dict(DESCRIPTION).get_all_operations()
+]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
+def test_the_server_keeps_to_it(served: LiveServer, operation: Any) -> None:
+    """Requests that the description allows, and such that it does not, to real models and to others."""
+    names = {"model": "free_axis", "models": "classifier", "version": "1"}
+    fixed = {name: value for name, value in names.items() if f"{{{name}}}" in operation.path}
+    to_real_models = [operation.as_strategy(mode, path_parameters=fixed) for mode in GenerationMode if fixed]
+    strategies = [*to_real_models, *(operation.as_strategy(mode) for mode in GenerationMode)]
+
+    @settings(
+        max_examples=int(os.environ.get("FUZZ_CASES", 15)),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(one_of(*strategies))
+    def send(case: Any) -> None:
+        response = case.call(base_url=f"http://{served.server.http_address}", timeout=TIMEOUT)
+        case.validate_response(response, checks=CHECKS)
+
+    send()
