@@ -1,31 +1,44 @@
-"""The address of a gRPC server: whether a text can be one, and whether HTTP is spoken there instead."""
+"""The address of a server: whether a text can be one, and whether HTTP is spoken where gRPC was expected."""
 
 import re
 
 from hangtag.errors import UserError
 
 DEFAULT = "127.0.0.1:8001"
+DEFAULT_URL = "http://127.0.0.1:8000"
 HTTP_TIMEOUT = 2.0
-_URL = re.compile(r"(?P<scheme>https?|grpcs?)://(?P<address>[^/?#]*)", re.IGNORECASE)
+_GRPC_URL = re.compile(r"(?P<scheme>grpcs?)://(?P<address>[^/?#]*)", re.IGNORECASE)
 _HOST_PORT = re.compile(r"(?P<host>\[[^\[\]\s/]+\]|[^\[\]\s/:]+):(?P<port>\d{1,5})")
+_HTTP_URL = re.compile(r"https?://(\[[^\[\]\s/]+\]|[^\[\]\s/:?#@]+)(:(?P<port>\d{1,5}))?(/[^\s?#]*)?", re.IGNORECASE)
 # The name resolvers of gRPC: dns:///hangtag.default:8001, unix:/run/hangtag.sock.
 _RESOLVED = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "xds:")
 
 
 class AddressError(UserError, ValueError):
-    """A text is not the address of a gRPC server."""
+    """A text is not the address of a server."""
+
+
+def is_http(address: str) -> bool:
+    """Return whether an address asks for HTTP: it begins with http:// or https://."""
+    return address.lower().startswith(("http://", "https://"))
 
 
 def require(address: str) -> None:
-    """Check that gRPC can look for a server by this text.
+    """Check that a client can look for a server by this text.
 
     Args:
-        address: HOST:PORT, or an address for one of gRPC's name resolvers, such as ``dns:///HOST:PORT``.
+        address: HOST:PORT, or an address for one of gRPC's name resolvers, such as ``dns:///HOST:PORT``; for HTTP a
+            URL: http:// or https://, a host, perhaps a port, and perhaps a path.
 
     Raises:
-        AddressError: it is a URL, or has no port or one that cannot be. The message says what to write.
+        AddressError: it is another kind of URL, or has no port or one that cannot be. The message says what to write.
     """
-    if url := _URL.match(address):
+    if is_http(address):
+        match = _HTTP_URL.fullmatch(address)
+        if match is None or not 0 < int(match["port"] or 80) < 1 << 16:
+            raise AddressError(f"{address!r} is no URL of a server: write http://HOST:PORT, for example {DEFAULT_URL}")
+        return
+    if url := _GRPC_URL.match(address):
         raise AddressError(_url_problem(address, url["scheme"].lower(), url["address"]))
     if address.startswith(_RESOLVED):
         return
@@ -38,11 +51,7 @@ def require(address: str) -> None:
 def _url_problem(text: str, scheme: str, address: str) -> str:
     wanted = address if _HOST_PORT.fullmatch(address) else f"{address or 'HOST'}:PORT"
     message = f"{text!r} is a URL, but a gRPC server is named without a scheme or a path: write {wanted}"
-    if scheme in ("http", "https"):
-        message += ", and make sure that this is the server's gRPC port (8001 by default)"
-    if scheme in ("https", "grpcs"):
-        message += "; for TLS add --tls-ca"
-    return message
+    return f"{message}; for TLS add --tls-ca" if scheme == "grpcs" else message
 
 
 def http_explanation(address: str) -> str:
@@ -71,4 +80,4 @@ def http_explanation(address: str) -> str:
             f"{address} is a hangtag server's port for metrics, and speaks HTTP: {grpc_port}. "
             f"'hangtag top --metrics http://{address}/metrics' shows the metrics"
         )
-    return f"the port at {address} speaks HTTP, not gRPC: {grpc_port}"
+    return f"the port at {address} speaks HTTP, not gRPC: {grpc_port}, or write http://{address} to call it over HTTP"

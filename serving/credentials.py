@@ -3,6 +3,7 @@
 It knows nothing of the services that are called.
 """
 
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,30 @@ class Credentials:
         key = None if self.tls_key is None else _read(self.tls_key, "--tls-key")
         certificate = None if self.tls_cert is None else _read(self.tls_cert, "--tls-cert")
         return grpc.ssl_channel_credentials(authorities, key, certificate)
+
+    def ssl_context(self, url: str) -> ssl.SSLContext | None:
+        """Read the TLS files for HTTP; None without a ``tls_ca``, where an https:// server is judged by the system's.
+
+        Raises:
+            CredentialsError: a TLS file cannot be read or is none, or one is given for http://.
+        """
+        if self.tls_ca is None:
+            return None
+        if not url.lower().startswith("https:"):
+            raise CredentialsError(f"--tls-ca is given, but {url} is not encrypted: write https://")
+        for path, flag in ((self.tls_ca, "--tls-ca"), (self.tls_cert, "--tls-cert"), (self.tls_key, "--tls-key")):
+            if path is not None:
+                _read(path, flag)  # ssl's own errors do not name the file
+        try:
+            context = ssl.create_default_context(cafile=self.tls_ca)
+            if self.tls_cert is not None:
+                context.load_cert_chain(self.tls_cert, self.tls_key)
+        except ssl.SSLError as error:
+            raise CredentialsError(
+                f"{self.tls_ca} (--tls-ca) holds no certificate in PEM form, or --tls-cert and --tls-key are no pair: "
+                f"{error.reason or error}"
+            ) from error
+        return context
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Return the metadata that each call carries: the bearer token, or nothing without a ``token_file``.

@@ -7,8 +7,8 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from hangtag.serving import address as server_address
+from hangtag.serving.connection.connect import connect
 from hangtag.serving.connection.errors import ClientError
-from hangtag.serving.connection.grpc_connection import GrpcConnection
 from hangtag.serving.connection.method import Method
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
@@ -35,7 +35,7 @@ class HealthClient:
         options: ConnectionOptions = ConnectionOptions(),  # noqa: B008 - it cannot change
     ) -> None:
         self._address = address
-        self._connection = GrpcConnection(address, timeout, credentials, options)
+        self._connection = connect(address, timeout, credentials, options)
 
     def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""
@@ -81,7 +81,7 @@ class HealthClient:
         request = health_pb2.HealthCheckRequest(service=model)
         status = None
         try:
-            # Watch reports each change at once, so nothing polls; wait_for_ready outlasts a server that is not up yet.
+            # gRPC's Watch reports each change at once, and HTTP polls; wait_for_ready outlasts a server that is not up.
             for response in self._connection.stream(WATCH, [request], seconds, wait_for_ready=True):
                 status = response.status
                 if status == SERVING:

@@ -22,7 +22,7 @@ _CREDENTIALS = {
 
 
 class ServerAddress(click.ParamType[str]):
-    """HOST:PORT of a gRPC server. A URL or a text without a port is a usage error, which says what to write."""
+    """HOST:PORT of a gRPC server, or a URL for HTTP. Any other text is a usage error, which says what to write."""
 
     name = "HOST:PORT"
 
@@ -41,7 +41,7 @@ server_option = click.option(
     envvar="HANGTAG_SERVER",
     show_default=True,
     show_envvar=True,
-    help="The server's gRPC port.",
+    help="The server's gRPC port, or http://HOST:PORT for its HTTP port.",
 )
 
 

@@ -15,7 +15,7 @@ from hangtag.serving import health
 from hangtag.serving.client import operations
 from hangtag.serving.client.classification import Classification, Image, classify_request
 from hangtag.serving.client.operations import Answer, Array, Operation
-from hangtag.serving.connection.aio_connection import AioConnection
+from hangtag.serving.connection.connect import connect_async
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
@@ -31,7 +31,7 @@ class AsyncClient:
     ``await client.close()``, or use it in an ``async with`` block.
 
     Args:
-        address: HOST:PORT of the server.
+        address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port.
         timeout: each call's deadline in seconds. The deadline travels to the server, which drops a late request
             before it computes it.
         credentials: for a server with TLS or tokens.
@@ -39,8 +39,9 @@ class AsyncClient:
             three times.
 
     Raises:
-        AddressError: the address is a URL, or has no port.
+        AddressError: the address has no port, or is another kind of URL.
         CredentialsError: a TLS file cannot be read.
+        MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
         RuntimeError: a method is awaited in another event loop than the first call was.
 
     Example:
@@ -65,7 +66,7 @@ class AsyncClient:
         options: ConnectionOptions = ConnectionOptions(),  # noqa: B008 - it cannot change
     ) -> None:
         self._address = address
-        self._connection = AioConnection(address, timeout, credentials, options)
+        self._connection = connect_async(address, timeout, credentials, options)
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

@@ -17,7 +17,7 @@ class Client(HealthClient):
     CredentialsError when ``token_file`` can no longer be read.
 
     Args:
-        address: HOST:PORT of the server.
+        address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port.
         timeout: each call's deadline in seconds. The deadline travels to the server, which drops a late request
             before it computes it.
         credentials: for a server with TLS or tokens.
@@ -25,8 +25,9 @@ class Client(HealthClient):
             three times.
 
     Raises:
-        AddressError: the address is a URL, or has no port.
+        AddressError: the address has no port, or is another kind of URL.
         CredentialsError: a TLS file cannot be read.
+        MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
 
     Example:
         >>> from pathlib import Path

@@ -11,6 +11,7 @@ from hangtag.serving import address as server_address
 from hangtag.serving.connection import errors
 from hangtag.serving.connection.grpc_failures import explained
 from hangtag.serving.connection.method import Message, Method
+from hangtag.serving.connection.one_loop import OneLoop
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import RECONNECT_ARGUMENTS, Credentials
 
@@ -31,7 +32,7 @@ class AioConnection:
         self._arguments = [*RECONNECT_ARGUMENTS, *options.channel_arguments()]
         self._tls = credentials.channel_credentials()
         self._channel: grpc.aio.Channel | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._one_loop = OneLoop()
         self._closed = False
 
     async def close(self) -> None:
@@ -86,15 +87,11 @@ class AioConnection:
             raise failures[0]
 
     def _open_channel(self) -> grpc.aio.Channel:
-        """The channel. It belongs to the loop of the first call, which need not be running when a client is made."""
         if self._closed:
             raise errors.closed()
-        loop = asyncio.get_running_loop()
+        self._one_loop.require()
         if self._channel is None:
-            self._loop = loop
             self._channel = self._new_channel()
-        elif loop is not self._loop:
-            raise RuntimeError("this AsyncClient belongs to another event loop; make one for each loop")
         return self._channel
 
     def _new_channel(self) -> grpc.aio.Channel:

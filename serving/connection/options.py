@@ -1,6 +1,8 @@
 """How a client keeps its connection, which answers it takes, and when it tries a call again."""
 
 import json
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +13,7 @@ MAX_RETRIES = 4
 # Health checks are missing: a check that fails is the answer that its caller waits for.
 RETRIED_SERVICES = ("inference.GRPCInferenceService", "hangtag.v1.Classifier")
 BACKOFF_MULTIPLIER = 2.0
+_JITTER = 0.2  # gRPC's own
 # gRPC does not retry a call whose requests take more than this, 256 KiB by default. They are in memory in any case,
 # until they are answered.
 _RETRY_BUFFER_BYTES = 1 << 30
@@ -33,6 +36,7 @@ class ConnectionOptions:
         max_backoff: the longest pause in seconds.
         keepalive_seconds: ping the server after so many seconds without traffic, to notice that it vanished; None sends
             no pings. ``hangtag serve`` closes connections that ping more often than its --min-ping-seconds allows.
+            Over HTTP there are no pings: a call's deadline ends it.
         keepalive_timeout_seconds: close the connection if a ping is not answered for so many seconds.
         max_message_mib: the largest answer to take, in MiB; None is no limit of the client's own.
 
@@ -65,6 +69,18 @@ class ConnectionOptions:
     def max_message_bytes(self) -> int | None:
         """The largest answer in bytes; None is no limit."""
         return None if self.max_message_mib is None else round(self.max_message_mib * 1024 * 1024)
+
+    def retry_pauses(self) -> tuple[float, ...]:
+        """Return the pauses before each retry in seconds, varied at random, for connections other than gRPC's."""
+        steps = (self.initial_backoff * BACKOFF_MULTIPLIER**retry for retry in range(self.retries))
+        return tuple(_varied(min(step, self.max_backoff)) for step in steps)
+
+    def polling_pauses(self) -> Iterator[float]:
+        """Yield the pauses in seconds, without end, between questions whether a server is ready."""
+        pause = self.initial_backoff
+        while True:
+            yield _varied(min(pause, self.max_backoff))
+            pause *= BACKOFF_MULTIPLIER
 
     def channel_arguments(self) -> list[tuple[str, Any]]:
         """Return gRPC's channel arguments for these options.
@@ -101,3 +117,7 @@ class ConnectionOptions:
         }
         names = [{"service": service} for service in RETRIED_SERVICES]
         return {"methodConfig": [{"name": names, "retryPolicy": policy}]}
+
+
+def _varied(pause: float) -> float:
+    return pause * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret

@@ -20,9 +20,12 @@ from hangtag.serving.client import Client
         "gpu-1.example.org:8001",
         "unix:/run/x",
         "dns:///hangtag.default:1",
+        "http://127.0.0.1:8000",
+        "HTTPS://[::1]:8443/",
+        "https://example.org/tenant/a",
     ],
 )
-def test_a_host_with_a_port_or_a_resolver_s_address_is_taken(text: str) -> None:
+def test_a_host_with_a_port_a_resolver_s_address_and_a_url_are_taken(text: str) -> None:
     address.require(text)
 
 
@@ -35,16 +38,12 @@ def test_other_texts_are_refused_before_any_call(text: str) -> None:
 @pytest.mark.parametrize(
     ("url", "advice"),
     [
-        ("http://127.0.0.1:8001", r"write 127\.0\.0\.1:8001, and make sure that this is the server's gRPC port"),
-        ("HTTP://gpu-1:8001/v2/models", "write gpu-1:8001, and make sure"),
-        ("https://example.org", "write example.org:PORT, and make sure .* for TLS add --tls-ca"),
-        ("https://[::1]:8443/", r"write \[::1\]:8443, .* for TLS add --tls-ca"),
         ("grpc://gpu-1:8001", "write gpu-1:8001$"),
         ("grpcs://gpu-1:8001", "write gpu-1:8001; for TLS add --tls-ca"),
-        ("http://", "write HOST:PORT"),
+        ("grpc://gpu-1", "write gpu-1:PORT$"),
     ],
 )
-def test_a_url_is_refused_with_what_to_write_instead(url: str, advice: str) -> None:
+def test_a_url_of_grpc_is_refused_with_what_to_write_instead(url: str, advice: str) -> None:
     with pytest.raises(UserError, match=advice):
         Client(url)
 

@@ -103,7 +103,7 @@ def test_a_server_that_does_not_answer_is_reported() -> None:
         (["lstm", "--server", UNUSED_ADDRESS, "--runs", "."], "--runs: lstm is not a run."),
         ([LSTM, "--runs", "."], "is not a run."),
         (["lstm", "--server", "foo"], "'foo' is no address: write HOST:PORT, for example 127.0.0.1:8001."),
-        (["lstm", "--server", "http://foo"], "'http://foo' is a URL, but a gRPC server is named without"),
+        (["lstm", "--server", "grpc://foo"], "'grpc://foo' is a URL, but a gRPC server is named without"),
         ([LSTM, "--server", UNUSED_ADDRESS], "with --server, give the NAME of a model there."),
         ([LSTM, "--data", "hats"], "'hats' is not one of 'fashion-mnist', 'outfits', 'outfits-independent', 'voc2007'"),
     ],

@@ -7,7 +7,7 @@ from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests import onnx_models
-from tests.serving.client.kinds import KINDS, open_client
+from tests.serving.client.kinds import KINDS, Kind
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(models: Path) -> Iterator[Server]:
-    with Server(ServerConfig(models=models, port=0, http_port=-1)) as running:
+    with Server(ServerConfig(models=models, port=0, http_port=0)) as running:
         yield running
 
 
@@ -29,13 +29,14 @@ def garment() -> Path:
     return Path(__file__).parents[3] / "examples/garments/ankle-boot-1.png"
 
 
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=KINDS, ids=str)
+def kind(request: pytest.FixtureRequest) -> Kind:
     """Each kind of client in turn."""
-    return str(request.param)
+    chosen: Kind = request.param
+    return chosen
 
 
 @pytest.fixture
-def client(kind: str, server: Server) -> Iterator[Client]:
-    with open_client(kind, server.address) as opened:
+def client(kind: Kind, server: Server) -> Iterator[Client]:
+    with kind.open(kind.of(server)) as opened:
         yield opened

@@ -3,13 +3,16 @@
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
 from inspect import isasyncgen
 from typing import Any, cast
 
+import pytest
+
 from hangtag.serving.client import AsyncClient, Client
+from hangtag.serving.server.process.server import Server
 
 TIMEOUT = 60.0
-KINDS = ("Client", "AsyncClient")
 _END = object()
 
 
@@ -52,9 +55,39 @@ class Blocking:
         return asyncio.run_coroutine_threadsafe(wait(), self._loop).result(TIMEOUT)
 
 
-def open_client(kind: str, *arguments: Any, **settings: Any) -> Client:
-    """Return a client of this kind."""
-    return Client(*arguments, **settings) if kind == "Client" else cast(Client, Blocking(*arguments, **settings))
+@dataclass(frozen=True)
+class Kind:
+    """A class of client, over one protocol."""
+
+    asynchronous: bool
+    http: bool
+
+    def of(self, server: Server) -> str:
+        """HOST:PORT where a server speaks this protocol."""
+        return server.http_address if self.http else server.address
+
+    def ports(self, address: str) -> dict[str, Any]:
+        """The settings of a server that listens at HOST:PORT."""
+        return {"port": 0, "http_port": 0, "http_port" if self.http else "port": int(address.rpartition(":")[2])}
+
+    def text(self, address: str, *, tls: bool = False) -> str:
+        """What a client is given for HOST:PORT."""
+        scheme = "https://" if tls else "http://"
+        return f"{scheme}{address}" if self.http else address
+
+    def open(self, address: str, **settings: Any) -> Client:
+        """Return a client of the server at HOST:PORT, with TLS if there is an authority to trust."""
+        credentials = settings.get("credentials")
+        text = self.text(address, tls=credentials is not None and credentials.tls_ca is not None)
+        return cast(Client, Blocking(text, **settings)) if self.asynchronous else Client(text, **settings)
+
+    def __str__(self) -> str:
+        return f"{'AsyncClient' if self.asynchronous else 'Client'}, {'HTTP' if self.http else 'gRPC'}"
+
+
+KINDS = [Kind(asynchronous, http) for http in (False, True) for asynchronous in (False, True)]
+asynchronous_kinds = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.asynchronous], ids=str)
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 
 def _iterable(argument: Any) -> Any:

@@ -14,7 +14,7 @@ from hangtag.serving.credentials import CredentialsError
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests import onnx_models
-from tests.serving.client.kinds import KINDS, open_client
+from tests.serving.client.kinds import Kind, asynchronous_kinds, every_kind
 from tests.serving.server.transport.live import LiveServer
 
 PIXELS = np.random.default_rng(9).integers(0, 256, (28, 28), dtype=np.uint8)
@@ -23,26 +23,30 @@ TOKEN = "a-token-of-sixteen-and-more"
 
 @pytest.fixture(scope="module")
 def live(models: Path) -> Iterator[LiveServer]:
-    with LiveServer(ServerConfig(models=models, port=0, http_port=-1)) as running:
+    with LiveServer(ServerConfig(models=models, port=0, http_port=0)) as running:
         yield running
 
 
-def test_many_calls_at_once_share_batches(live: LiveServer) -> None:
+@asynchronous_kinds
+def test_many_calls_at_once_share_batches(kind: Kind, live: LiveServer) -> None:
     async def main() -> list[dict[str, Any]]:
-        async with AsyncClient(live.server.address) as client:
-            calls = [client.infer("gather", {"index": np.array([number % 4])}) for number in range(64)]
-            return await asyncio.gather(*calls)
+        async with AsyncClient(kind.text(kind.of(live.server))) as client:
+            calls = [client.infer("gather", {"index": np.array([number % 4])}) for number in range(32)]
+            answers = asyncio.gather(*calls)
+            await asyncio.to_thread(gate.wait_until_queued, 32)
+            gate.open()
+            return await answers
 
-    before = live.statistics("gather")
-    answers = asyncio.run(main())
-    after = live.statistics("gather")
-    assert [answer["value"].tolist() for answer in answers] == [[10.0 * (number % 4)] for number in range(64)]
-    assert after.execution_count - before.execution_count < after.inference_count - before.inference_count == 64
+    with live.gate("gather") as gate:
+        answers = asyncio.run(main())
+    assert [answer["value"].tolist() for answer in answers] == [[10.0 * (number % 4)] for number in range(32)]
+    assert max(gate.batch_sizes) > 1
 
 
-def test_a_cancelled_task_cancels_its_call_on_the_server(live: LiveServer) -> None:
+@asynchronous_kinds
+def test_a_cancelled_task_cancels_its_call_on_the_server(kind: Kind, live: LiveServer) -> None:
     async def main() -> None:
-        async with AsyncClient(live.server.address) as client:
+        async with AsyncClient(kind.text(kind.of(live.server))) as client:
             first, second = (
                 asyncio.create_task(client.infer("gather", {"index": np.array([number])})) for number in (1, 2)
             )
@@ -59,7 +63,8 @@ def test_a_cancelled_task_cancels_its_call_on_the_server(live: LiveServer) -> No
         asyncio.run(main())
 
 
-def test_asynchronous_images_are_taken_as_they_come(live: LiveServer) -> None:
+@asynchronous_kinds
+def test_asynchronous_images_are_taken_as_they_come(kind: Kind, live: LiveServer) -> None:
     async def main() -> list[str]:
         answered = asyncio.Event()
 
@@ -69,7 +74,7 @@ def test_asynchronous_images_are_taken_as_they_come(live: LiveServer) -> None:
             yield PIXELS.T
 
         models = []
-        async with AsyncClient(live.server.address) as client:
+        async with AsyncClient(kind.text(kind.of(live.server))) as client:
             async for outcome in client.classify_stream(images(), "classifier"):
                 assert isinstance(outcome, Classification)
                 models.append(outcome.model)
@@ -79,8 +84,9 @@ def test_asynchronous_images_are_taken_as_they_come(live: LiveServer) -> None:
     assert asyncio.run(main()) == ["classifier", "classifier"]
 
 
-def test_a_client_may_be_made_before_its_loop_runs_and_refuses_another_loop(live: LiveServer) -> None:
-    client = AsyncClient(live.server.address)
+@asynchronous_kinds
+def test_a_client_may_be_made_before_its_loop_runs_and_refuses_another_loop(kind: Kind, live: LiveServer) -> None:
+    client = AsyncClient(kind.text(kind.of(live.server)))
     with asyncio.Runner() as first, asyncio.Runner() as second:
         assert first.run(client.is_ready("gather"))
         with pytest.raises(RuntimeError, match="belongs to another event loop; make one for each loop"):
@@ -93,8 +99,8 @@ def test_a_missing_tls_file_is_reported_when_the_client_is_made(tmp_path: Path) 
         AsyncClient("127.0.0.1:1", credentials=Credentials(tls_ca=tmp_path / "gone"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_tls_with_a_clients_certificate_and_a_token(kind: str, tmp_path: Path) -> None:
+@every_kind
+def test_tls_with_a_clients_certificate_and_a_token(kind: Kind, tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     for name in ("server", "client"):
@@ -108,11 +114,12 @@ def test_tls_with_a_clients_certificate_and_a_token(kind: str, tmp_path: Path) -
         port=0,
         tls_cert=tmp_path / "server.pem",
         tls_key=tmp_path / "server.key",
+        http_port=0,
         tls_client_ca=tmp_path / "ca.pem",
         token_file=tmp_path / "token",
     )
     mine = Credentials(tmp_path / "ca.pem", tmp_path / "client.pem", tmp_path / "client.key", tmp_path / "token")
-    with Server(config) as server, open_client(kind, server.address, credentials=mine) as client:
+    with Server(config) as server, kind.open(kind.of(server), credentials=mine) as client:
         assert client.infer("gather", {"index": np.array([2])})["value"].tolist() == [20]
 
 

@@ -12,8 +12,9 @@ from hangtag.serving.client import Client, ClientError
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests import onnx_models
-from tests.serving.client.kinds import open_client
+from tests.serving.client.kinds import Kind
 
+ONE = np.ones((1, 3), np.float32)
 PIXELS = np.random.default_rng(7).integers(0, 256, (28, 28), dtype=np.uint8)
 
 
@@ -85,7 +86,7 @@ def test_models_and_readiness(client: Client) -> None:
         (lambda c: c.classify(PIXELS, "classifier", version="9"), grpc.StatusCode.NOT_FOUND, "version '9' of"),
         (lambda c: c.classify(b"no image", "classifier"), grpc.StatusCode.INVALID_ARGUMENT, "not a PNG, JPEG or WebP"),
         (lambda c: c.classify(PIXELS[:5], "classifier"), grpc.StatusCode.INVALID_ARGUMENT, "got 5 x 28 and 140 bytes"),
-        (lambda c: c.infer("gather", {}), grpc.StatusCode.INVALID_ARGUMENT, "input 'index' is missing"),
+        (lambda c: c.infer("two_inputs", {"a": ONE}), grpc.StatusCode.INVALID_ARGUMENT, "input 'b' is missing"),
         (lambda c: c.infer("gather", {"index": PIXELS}), grpc.StatusCode.INVALID_ARGUMENT, "is UINT8; the model takes"),
     ],
 )
@@ -114,27 +115,27 @@ def test_a_closed_client_refuses_calls_and_streams(client: Client) -> None:
         assert caught.value.code is grpc.StatusCode.CANCELLED
 
 
-def test_where_nothing_listens_the_error_says_what_to_do(kind: str, unused_address: str) -> None:
-    with open_client(kind, unused_address) as client:
+def test_where_nothing_listens_the_error_says_what_to_do(kind: Kind, unused_address: str) -> None:
+    with kind.open(unused_address) as client:
         for call in (client.is_ready, client.models, lambda: client.classify(PIXELS, "lstm")):
             with pytest.raises(
-                ClientError, match=f"no server answers at {unused_address}; start one with 'hangtag serve'"
+                ClientError, match=f"no server answers at {kind.text(unused_address)}; start one with 'hangtag serve'"
             ):
                 call()
 
 
-def test_a_host_that_cannot_be_resolved_is_reported_with_the_option_that_names_it(kind: str) -> None:
+def test_a_host_that_cannot_be_resolved_is_reported_with_the_option_that_names_it(kind: Kind) -> None:
     address = f"{'a' * 64}.invalid:8001"  # longer than DNS allows, so that no name server is queried
     with (
-        open_client(kind, address) as client,
-        pytest.raises(ClientError, match=f"the host of {address} is unknown; name the server with --server"),
+        kind.open(address) as client,
+        pytest.raises(ClientError, match=f"the host of {kind.text(address)} is unknown; name the server with --server"),
     ):
         client.models()
 
 
-def test_waiting_in_vain_ends_in_time(kind: str, unused_address: str, client: Client) -> None:
+def test_waiting_in_vain_ends_in_time(kind: Kind, unused_address: str, client: Client) -> None:
     with (
-        open_client(kind, unused_address) as lonely,
+        kind.open(unused_address) as lonely,
         pytest.raises(ClientError, match=r"was not ready within 0\.2 s; its log says why"),
     ):
         lonely.wait_until_ready(0.2)
@@ -142,20 +143,20 @@ def test_waiting_in_vain_ends_in_time(kind: str, unused_address: str, client: Cl
         client.wait_until_ready(0.2, "nobody")
 
 
-def test_a_server_that_is_slower_than_the_deadline(kind: str) -> None:
+def test_a_server_that_is_slower_than_the_deadline(kind: Kind) -> None:
     # A server that accepts the connection and never says a word.
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with open_client(kind, address, timeout=0.2) as client, pytest.raises(ClientError) as caught:
+        with kind.open(address, timeout=0.2) as client, pytest.raises(ClientError) as caught:
             client.models()
     assert caught.value.code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
     assert address in str(caught.value)
 
 
-def test_waiting_outlasts_a_server_that_starts_later(kind: str, models: Path, unused_address: str) -> None:
-    with open_client(kind, unused_address) as client:
+def test_waiting_outlasts_a_server_that_starts_later(kind: Kind, models: Path, unused_address: str) -> None:
+    with kind.open(unused_address) as client:
         ready = threading.Event()
 
         def wait() -> None:
@@ -165,7 +166,7 @@ def test_waiting_outlasts_a_server_that_starts_later(kind: str, models: Path, un
         waiting = threading.Thread(target=wait)
         waiting.start()
         assert not ready.is_set()
-        with Server(ServerConfig(models=models, port=int(unused_address.rpartition(":")[2]), http_port=-1)):
+        with Server(ServerConfig(models=models, **kind.ports(unused_address))):
             assert ready.wait(60)
         waiting.join(60)
 
@@ -186,6 +187,6 @@ def test_one_client_serves_many_threads(client: Client) -> None:
         (np.zeros(784, np.uint8), r"pixels must be uint8 \[height, width\], not uint8 \[784\]"),
     ],
 )
-def test_an_image_of_another_type_is_a_type_error(kind: str, image: Any, message: str) -> None:
-    with open_client(kind, "127.0.0.1:1") as client, pytest.raises(TypeError, match=message):
+def test_an_image_of_another_type_is_a_type_error(kind: Kind, image: Any, message: str) -> None:
+    with kind.open("127.0.0.1:1") as client, pytest.raises(TypeError, match=message):
         client.classify(image, model="cnn")

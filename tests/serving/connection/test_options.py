@@ -12,7 +12,7 @@ from hangtag.serving.connection.options import OptionsError
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests import onnx_models
-from tests.serving.client.kinds import KINDS, open_client
+from tests.serving.client.kinds import KINDS, Kind, every_kind
 from tests.serving.link import link
 
 
@@ -20,7 +20,7 @@ from tests.serving.link import link
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = tmp_path_factory.mktemp("models")
     onnx_models.publish(models, "text", onnx_models.text())
-    with Server(ServerConfig(models=models, port=0, http_port=-1)) as running:
+    with Server(ServerConfig(models=models, port=0, http_port=0)) as running:
         yield running
 
 
@@ -45,19 +45,19 @@ def echo(client: Client, size: int) -> int:
     return len(answer["shouted"][0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_answer_above_the_limit_is_refused(kind: str, server: Server) -> None:
-    with open_client(kind, server.address, options=ConnectionOptions(max_message_mib=1)) as client:
+@every_kind
+def test_an_answer_above_the_limit_is_refused(kind: Kind, server: Server) -> None:
+    with kind.open(kind.of(server), options=ConnectionOptions(max_message_mib=1)) as client:
         assert echo(client, 1000) == 1001
         with pytest.raises(ClientError) as caught:
             echo(client, 1 << 20)
     assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_pings_notice_a_server_that_vanished(kind: str, server: Server) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.http], ids=str)
+def test_pings_notice_a_server_that_vanished(kind: Kind, server: Server) -> None:
     pings = ConnectionOptions(retries=0, keepalive_seconds=0.2, keepalive_timeout_seconds=0.2)
-    with link(server.address) as to, open_client(kind, to.address, timeout=60, options=pings) as client:
+    with link(kind.of(server)) as to, kind.open(to.address, timeout=60, options=pings) as client:
         assert echo(client, 1) == 2
         to.freeze()
         with pytest.raises(ClientError) as caught:  # after half a second, and not after a minute

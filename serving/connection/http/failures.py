@@ -1,0 +1,82 @@
+"""Turn failures of HTTP into the errors that gRPC's failures become."""
+
+import socket
+import ssl
+from collections.abc import Iterator
+
+import grpc
+import httpx2
+
+from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.connection.http.status import error_text, status_code
+from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest
+
+_CONTROL = ("/load", "/unload")
+_QUOTED = 200  # characters of an answer that is not of the protocol
+
+
+def refused(answer: HttpAnswer, request: HttpRequest, address: str) -> ClientError:
+    """Return the error of a call that was answered with a failure."""
+    text = error_text(answer)
+    code = status_code(answer.status)
+    if code is grpc.StatusCode.INVALID_ARGUMENT and request.path.endswith(_CONTROL):
+        code = grpc.StatusCode.FAILED_PRECONDITION  # HTTP has one status for both
+    if text:
+        return ClientError(code, text)
+    if answer.status in (404, 405, 501):
+        return ClientError(
+            grpc.StatusCode.UNIMPLEMENTED,
+            f"the server at {address} has no /{request.path.partition('?')[0]}; is this the address of hangtag's HTTP "
+            "port ('hangtag serve --http-port', by default 8000)?",
+        )
+    if 300 <= answer.status < 400:
+        return ClientError(code, f"{address} redirects to {answer.headers.get('location')}; name that address")
+    quoted = answer.body[:_QUOTED].decode(errors="replace").strip()
+    return ClientError(code, f"{address} answered {answer.status} {quoted}".rstrip())
+
+
+def unreadable(address: str, error: Exception) -> ClientError:
+    """Return the error of an answer that is not of the protocol."""
+    message = f"the answer of {address} is not of the Open Inference Protocol ({type(error).__name__}: {error})"
+    return ClientError(grpc.StatusCode.INTERNAL, message)
+
+
+def too_large(size: int, limit: int) -> ClientError:
+    """Return the error of an answer above the client's own limit."""
+    message = f"the answer is larger than max_message_mib allows ({size:,} vs. {limit:,} bytes)"
+    return ClientError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+
+
+def too_late(address: str, seconds: float) -> ClientError:
+    """Return the error of a call whose deadline passed."""
+    return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer from {address} within {seconds:g} s")
+
+
+def broken(error: httpx2.TransportError | UnicodeError, address: str) -> ClientError:
+    """Return the error of a call that got no answer. A host that DNS cannot have is a UnicodeError."""
+    causes = list(_causes(error))
+    advice = f"if it is a gRPC port, write {address.partition('://')[2]} without a scheme"
+    if any(isinstance(cause, socket.gaierror | UnicodeError) for cause in causes):
+        message = f"the host of {address} is unknown; name the server with --server, as http://HOST:PORT"
+    elif tls := next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None):
+        message = (
+            f"no TLS with {address}; is --tls-ca its authority, does it serve TLS, and does it want a client "
+            f"certificate (--tls-cert, --tls-key)? ({tls.reason or tls})"
+        )
+    elif isinstance(error, httpx2.ConnectError):
+        message = f"no server answers at {address}; start one with 'hangtag serve', or name another with --server"
+    elif isinstance(error, httpx2.RemoteProtocolError) and "illegal" in str(error):
+        message = f"the port at {address} does not speak HTTP/1.1; {advice}"
+    else:
+        reason = str(error) or type(error).__name__
+        message = (
+            f"the connection to {address} broke before the answer came ({reason}); does the server want https://? "
+            f"Or {advice}"
+        )
+    return ClientError(grpc.StatusCode.UNAVAILABLE, message)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,78 @@
+"""What the connections for threads and for asyncio have in common: settings, one attempt's request, and its answer."""
+
+import ssl
+from typing import Any
+
+import httpx2
+from google.protobuf import json_format
+
+from hangtag.serving import address as server_address
+from hangtag.serving.connection.http import failures
+from hangtag.serving.connection.http.routes import ROUTES
+from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest
+from hangtag.serving.connection.method import Method, Response
+from hangtag.serving.connection.options import ConnectionOptions
+from hangtag.serving.credentials import Credentials
+
+_NOT_OF_THE_PROTOCOL = (ValueError, LookupError, TypeError, AttributeError, json_format.ParseError)
+
+
+class HttpSession:
+    """The settings of one connection.
+
+    Args:
+        address: http://HOST:PORT or https://HOST:PORT, perhaps with a path that all requests begin with.
+        credentials: a token, and for https:// the authorities to trust instead of the system's.
+        options: the largest answer.
+
+    Raises:
+        AddressError: the address is no URL of a server.
+        CredentialsError: a TLS file cannot be read, or one is given for http://.
+    """
+
+    def __init__(self, address: str, credentials: Credentials, options: ConnectionOptions) -> None:
+        server_address.require(address)
+        try:
+            httpx2.URL(address)
+        except httpx2.InvalidURL as error:
+            raise server_address.AddressError(f"{address!r} is no URL of a server: {error}") from error
+        self.address = address
+        self._credentials = credentials
+        self._limit = options.max_message_bytes
+        self._ssl: ssl.SSLContext | bool = credentials.ssl_context(address) or True
+
+    def client_settings(self) -> dict[str, Any]:
+        """Return the arguments for httpx2's clients."""
+        return {
+            "base_url": self.address.rstrip("/") + "/",
+            "verify": self._ssl,
+            # Answers are hardly ever larger than what compressing them costs.
+            "headers": {"accept-encoding": "identity"},
+            # One connection for each call in flight: threads and tasks do not wait for each other.
+            "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=256),
+        }
+
+    def encode(self, method: Method[Any], message: Any, seconds: float | None) -> HttpRequest:
+        """Return the request of a call whose deadline is in so many seconds; None is no deadline."""
+        timeout = None if seconds is None else min(max(round(seconds * 1e6), 1), 2**63 - 1)
+        return ROUTES[method.path].encode(message, timeout)
+
+    def headers(self, request: HttpRequest) -> dict[str, str]:
+        """Return the headers to send, the token among them. Raises CredentialsError."""
+        return {**request.headers, **dict(self._credentials.metadata())}
+
+    def require_size(self, size: int) -> None:
+        """Refuse an answer that is too large. Raises ClientError."""
+        if self._limit is not None and size > self._limit:
+            raise failures.too_large(size, self._limit)
+
+    def decode(self, method: Method[Response], message: Any, request: HttpRequest, answer: HttpAnswer) -> Response:
+        """Read the answer to a call. Raises ClientError for a failure, and for what is not of the protocol."""
+        route = ROUTES[method.path]
+        if not route.answers(answer, message):
+            raise failures.refused(answer, request, self.address)
+        try:
+            response: Response = route.decode(answer, message)
+        except _NOT_OF_THE_PROTOCOL as error:
+            raise failures.unreadable(self.address, error) from error
+        return response
