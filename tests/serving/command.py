@@ -4,11 +4,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.serving.forks import Forked
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 60.0
@@ -27,14 +28,15 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def hangtag(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "hangtag", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        env=environment(**more),
-    )
+    """Run the command to its end. What it prints must fit into a pipe."""
+    process = Forked(arguments, environment(**more))
+    try:
+        code = process.wait(TIMEOUT)
+    finally:
+        process.kill()
+        with process.stdout, process.stderr:
+            stdout, stderr = process.stdout.read(), process.stderr.read()
+    return subprocess.CompletedProcess(arguments, code, stdout, stderr)
 
 
 class Serving:
@@ -42,13 +44,7 @@ class Serving:
 
     def __init__(self, *arguments: str, first: str = "", **more: str) -> None:
         """first: Python statements that the process executes before the command."""
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", f"{first}\nfrom hangtag.cli import main\nmain()", "serve", *arguments],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment(**more),
-        )
+        self.process = Forked(("serve", *arguments), environment(**more), first)
         self.log: list[str] = []
         self._grew = threading.Condition()
         self._ended = False
@@ -93,7 +89,6 @@ class Serving:
         return code
 
     def _read(self) -> None:
-        assert self.process.stderr
         for line in self.process.stderr:
             with self._grew:
                 self.log.append(line)
@@ -113,5 +108,4 @@ def serving(*arguments: str, first: str = "", **more: str) -> Iterator[Serving]:
         server.process.kill()
         server.wait()
         for pipe in (server.process.stdout, server.process.stderr):
-            assert pipe
             pipe.close()

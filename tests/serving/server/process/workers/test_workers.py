@@ -230,8 +230,9 @@ def test_a_worker_that_gets_sigterm_is_replaced_and_all_end_with_their_superviso
 
 
 def test_when_a_worker_cannot_be_replaced_the_server_fails(models: Path) -> None:
-    fewer = "from hangtag.serving.server.process.workers import replacement\nreplacement.MAX_ATTEMPTS = 2"
-    with two_workers(models, first=fewer) as server:
+    modules = "from hangtag.serving.server.process.workers import replacement, supervisor"
+    fewer = "replacement.MAX_ATTEMPTS = supervisor.MAX_ATTEMPTS = 2"
+    with two_workers(models, first=f"{modules}\n{fewer}") as server:
         (models / "gather/1/model.onnx").write_bytes(b"broken")
         os.kill(pids(server)[0], signal.SIGKILL)
         assert server.wait() == 1
