@@ -10,6 +10,8 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
+from tests import forkserver
+from tests.forkserver import Forked
 
 HANGTAG = Path(sys.executable).with_name("hangtag")
 EPOCHS = 4
@@ -23,11 +25,11 @@ def hangtag(arguments: list[str], out: Path | None = None) -> Result:
     return result
 
 
-def start(arguments: list[str], out: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([HANGTAG, *arguments, "--out", out], stderr=subprocess.PIPE, text=True)
+def start(arguments: list[str], out: Path) -> Forked:
+    return forkserver.hangtag([*arguments, "--out", out])
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(condition: Callable[[], bool], process: Forked | subprocess.Popen[str]) -> None:
     deadline, pause = time.monotonic() + 120, threading.Event()
     while not condition():
         assert process.poll() is None, process.communicate()[1]

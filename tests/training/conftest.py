@@ -28,8 +28,8 @@ def whole() -> FashionMnist:
 
 @pytest.fixture(scope="session")
 def small(whole: FashionMnist) -> FashionMnist:
-    """The real data set with only the first 200 test images, which every finished run looks at."""
-    return replace(whole, test=whole.test.first(200))
+    """The real data set with only the first 100 test images, which every finished run looks at."""
+    return replace(whole, test=whole.test.first(100))
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def test_a_finished_run_is_reported_and_not_trained_again(arguments: list[str], 
 
 
 def test_a_finished_run_goes_on_and_says_from_where(raw_dir: Path, tmp_path: Path) -> None:
-    arguments = ["train", "cnn", "--data-dir", str(raw_dir), "--device", "cpu", "--limit", "64", "--threads", "1"]
+    arguments = ["train", "lstm", "--data-dir", str(raw_dir), "--device", "cpu", "--limit", "64", "--threads", "1"]
     assert hangtag([*arguments, "--epochs", "1"], tmp_path / "run").exit_code == 0
     longer = hangtag([*arguments, "--epochs", "2"], tmp_path / "run")
     assert longer.exit_code == 0, longer.output

@@ -3,6 +3,7 @@
 import atexit
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ from hangtag.training.processes.process_group import ProcessGroup
 
 T = TypeVar("T")
 _TIMEOUT = timedelta(hours=1)  # of a collective operation: while rank 0 validates, the others wait for it
+_RELEASE_SECONDS = 0.1
+"""How long the interpreter lock is left to gloo's thread, which needs it to free the last operation's tensors.
+
+Without a break, a rank that an error ends may hang: its destructors wait for that thread while they hold the lock.
+"""
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _HOW_TO_START = "Start several processes on one machine with 'hangtag train --processes N', on several with torchrun"
 
@@ -114,6 +120,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     try:
         yield DistributedGroup(dist.get_rank(), world_size)
     finally:
+        time.sleep(_RELEASE_SECONDS)
         dist.destroy_process_group()
     atexit.register(_exit_without_destructors)
 

@@ -58,7 +58,7 @@ def test_a_run_beside_other_programs_says_what_slows_it_down(
         def on_contention(self, slowdown: float) -> None:
             slowdowns.append(slowdown)
 
-    trainer.train(make_config("cnn", epochs=3), small, Run(tmp_path), Listening())
+    trainer.train(make_config("cnn", limit=64, epochs=3), small, Run(tmp_path), Listening())
     assert len(slowdowns) == 1
     assert slowdowns[0] > WARNED_FACTOR
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 # Learning.
 
 
-@pytest.mark.parametrize(("model", "limit", "epochs"), [("lstm", 800, 3), ("lstm2", 224, 2), ("cnn", 480, 2)])
+@pytest.mark.parametrize(("model", "limit", "epochs"), [("lstm", 800, 3), ("lstm2", 160, 2), ("cnn", 480, 2)])
 def test_the_loss_falls(small: FashionMnist, tmp_path: Path, model: str, limit: int, epochs: int) -> None:
     metrics = trainer.train(make_config(model, limit=limit, epochs=epochs), small, Run(tmp_path))
     for name in ("train_loss", "validation_loss"):

@@ -1,7 +1,5 @@
 import os
 import signal
-import subprocess
-import sys
 import traceback
 from pathlib import Path
 
@@ -9,18 +7,18 @@ import pytest
 import torch
 
 from hangtag.training.catalog import build
+from hangtag.training.data import fashion_mnist
 from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.errors import RunMismatchError
 from hangtag.training.loop import trainer
 from hangtag.training.networks.bfloat16 import cpu_computes_lstms_in_bf16
 from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.runs.run import Run
+from tests.forkserver import Forked
 from tests.training.broken_runs import CheckpointKeptRun, CrashError, CrashingRun, assert_same_outcome
 from tests.training.configs import OnStep, make_config, same_weights, weights
 
 pytestmark = pytest.mark.slow
-
-REPOSITORY = Path(__file__).parents[3]
 
 
 def test_a_finished_run_is_not_trained_again(small: FashionMnist, unbroken: Path) -> None:
@@ -87,27 +85,19 @@ def test_a_run_that_dies_before_any_of_its_writes_resumes(small: FashionMnist, u
     assert writes >= 1 + 3 * 2 + 2  # config; checkpoint and metrics of each epoch; a best, the summary
 
 
-KILLED_IN_STEP = """
-import os, signal, sys
-from pathlib import Path
-from tests.training.configs import OnStep, make_config
-from hangtag.training.data import fashion_mnist as data
-from hangtag.training.loop import trainer
-from hangtag.training.runs.run import Run
+def killed_in_step(raw_dir: Path, folder: Path) -> None:
+    def kill(at: StepProgress) -> None:
+        if (at.epoch, at.step) == (2, 2):
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def kill(at):
-    if (at.epoch, at.step) == (2, 2):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-trainer.train(make_config(epochs=3), data.load(Path(sys.argv[1])), Run(Path(sys.argv[2])), OnStep(kill))
-"""
+    trainer.train(make_config(epochs=3), fashion_mnist.load(raw_dir), Run(folder), OnStep(kill))
 
 
 def test_a_process_killed_inside_an_epoch_resumes(
     small: FashionMnist, unbroken: Path, raw_dir: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", KILLED_IN_STEP, str(raw_dir), str(tmp_path)]
-    assert subprocess.run(command, cwd=REPOSITORY, env=os.environ).returncode == -signal.SIGKILL
+    with Forked(killed_in_step, raw_dir, tmp_path) as process:
+        assert process.wait() == -signal.SIGKILL
     assert [row["epoch"] for row in Run(tmp_path).read_metrics()["epochs"]] == [1]
     trainer.train(make_config(epochs=3), small, CheckpointKeptRun(tmp_path))
     assert_same_outcome(tmp_path, unbroken)

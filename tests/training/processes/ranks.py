@@ -1,15 +1,17 @@
-"""Runs ranks as processes that are forked from one in which PyTorch is imported, so that none waits for its import."""
+"""Runs ranks as forked processes: those of a group, and those that ``--processes`` starts."""
 
 import math
-import multiprocessing
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.multiprocessing.spawn import ProcessContext, start_processes
 
 from hangtag.training.data import fashion_mnist
 from hangtag.training.errors import DivergedError
@@ -19,6 +21,7 @@ from hangtag.training.observer import StepProgress
 from hangtag.training.processes.distributed import process_group
 from hangtag.training.runs.run import Run
 from hangtag.training.tasks.single_label import SingleLabelTask
+from tests import forkserver
 from tests.training.configs import OnStep, make_config
 
 _SECONDS = 240.0
@@ -37,13 +40,11 @@ def run_ranks(raw_dir: Path, model: str, folder: Path, processes: int, limit: in
         fate: ``live``, or ``die``: every rank exits with 3 in the second epoch, or ``diverge``: the loss of rank 1
             becomes nan.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     group = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
     ranks = [
-        context.Process(
+        forkserver.CONTEXT.Process(
             target=_train,
             args=(
                 group | {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": port} if processes > 1 else {},
@@ -65,6 +66,25 @@ def run_ranks(raw_dir: Path, model: str, folder: Path, processes: int, limit: in
             rank.kill()
             rank.join()
     return next((rank.exitcode for rank in ranks if rank.exitcode), 0)
+
+
+def fork(work: Callable[..., None], args: tuple[Any, ...], *, stderr: Path, **options: Any) -> ProcessContext | None:
+    """Replaces ``start_processes``: forks the processes instead of starting Python anew for each.
+
+    Args:
+        work: Called in each with its rank and ``args``.
+        stderr: A file, which all their standard errors go to.
+        options: The other arguments of ``start_processes``.
+    """
+    context: ProcessContext | None = start_processes(  # type: ignore[no-untyped-call]
+        partial(_with_errors_in, stderr, work), args, **options | {"start_method": "forkserver"}
+    )
+    return context
+
+
+def _with_errors_in(stderr: Path, work: Callable[..., None], *args: Any) -> None:
+    forkserver.write_output_to(stderr)
+    work(*args)
 
 
 def _train(variables: Mapping[str, str], raw_dir: Path, model: str, folder: Path, limit: int, fate: str) -> None:

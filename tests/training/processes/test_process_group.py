@@ -1,23 +1,24 @@
-"""Two ranks in real processes, with gloo; some are started by torchrun and by --processes."""
+"""Two ranks in real processes, with gloo. Most are forked; one run is started by torchrun, and one by --processes."""
 
 import re
 import signal
 import subprocess
 import sys
-import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 
-from hangtag.cli import main
 from hangtag.training.errors import ProcessesError
+from hangtag.training.processes import launch
 from hangtag.training.processes.distributed import DistributedGroup, process_group
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.run import Run
+from tests import forkserver, shipped
+from tests.training.command import hangtag, wait_until
 from tests.training.configs import make_config, weights
-from tests.training.processes.ranks import run_ranks
+from tests.training.processes.ranks import fork, run_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -50,8 +51,12 @@ def test_two_ranks_give_the_single_process_result_and_resume_after_a_break(raw_d
     assert_close(tmp_path / "broken", tmp_path / "one")
 
 
-def command(arguments: list[str], launcher: list[str] = TORCHRUN_TWO) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*launcher, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240)
+@pytest.fixture
+def stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The standard error of the processes that --processes starts, which are forked here."""
+    file = tmp_path / "stderr.txt"
+    monkeypatch.setattr(launch, "start_processes", partial(fork, stderr=file))
+    return file
 
 
 @pytest.mark.parametrize(
@@ -61,20 +66,27 @@ def command(arguments: list[str], launcher: list[str] = TORCHRUN_TWO) -> "subpro
         (["cnn", "--epochs", "2"], "holds a run with another "),  # by the first
     ],
 )
-def test_an_error_is_reported_once(raw_dir: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
-    with Run(tmp_path).lock():
-        Run(tmp_path).start(make_config("cnn"))
-    usual = ["--data-dir", str(raw_dir), "--device", "cpu", "--out", str(tmp_path), "--processes", "2"]
-    done = command(["-m", "hangtag", "train", *usual, *arguments], [sys.executable])
-    assert done.returncode == 1
-    assert done.stderr.count(message) == done.stderr.count("Error: ") == 1
-    assert "Traceback" not in done.stderr
+def test_an_error_is_reported_once(
+    raw_dir: Path, tmp_path: Path, stderr: Path, arguments: list[str], message: str
+) -> None:
+    run = tmp_path / "run"
+    with Run(run).lock():
+        Run(run).start(make_config("cnn"))
+    usual = ["--data-dir", str(raw_dir), "--device", "cpu", "--out", str(run), "--processes", "2"]
+    assert hangtag(["train", *usual, *arguments]).exit_code == 1
+    errors = stderr.read_text()
+    assert errors.count(message) == errors.count("Error: ") == 1
+    assert "Traceback" not in errors
 
 
-def test_torchruns_processes_report_an_error_once() -> None:
-    done = command(["-m", "hangtag", "train", "lstm", "--teacher", "cnn.onnx"])
-    assert done.returncode == 1  # torchrun's own
-    assert done.stderr.count("Error: --teacher cnn.onnx: recipe study learns from the labels alone.") == 1
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_torchruns_processes_the_first_reports_an_error(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    for arguments, status in ((["--data-dir", "nowhere"], 1), (["--teacher", "cnn.onnx"], 2)):
+        result = hangtag(["train", "lstm", *arguments])
+        assert result.exit_code == status
+        assert result.output.count("Error: ") == (1 if rank == 0 else 0)
+        assert rank == 0 or not result.output
 
 
 def test_a_run_that_diverges_in_one_rank_ends_in_all(raw_dir: Path, tmp_path: Path) -> None:
@@ -84,35 +96,32 @@ def test_a_run_that_diverges_in_one_rank_ends_in_all(raw_dir: Path, tmp_path: Pa
     assert len(Run(tmp_path / "spoiled").read_metrics()["epochs"]) == 1
 
 
-def test_the_command_starts_processes_and_reports_everything_once(raw_dir: Path, tmp_path: Path) -> None:
-    teacher = ROOT / "models/cnn/1/model.onnx"
+def test_the_command_starts_processes_and_reports_everything_once(raw_dir: Path, tmp_path: Path, stderr: Path) -> None:
+    teacher = shipped.latest("cnn")
     arguments = [
-        "-m", "hangtag", "train", "lstm", "--recipe", "best", "--teacher", str(teacher), "--processes", "2",
-        "--data-dir", str(raw_dir), "--limit", "65", "--epochs", "1", "--threads", "1", "--device", "cpu", "--out",
+        "train", "lstm", "--recipe", "best", "--teacher", str(teacher), "--data-dir", str(raw_dir), "--limit", "65",
+        "--epochs", "1", "--threads", "1", "--device", "cpu",
     ]  # fmt: skip
-    done = command([*arguments, str(tmp_path / "two")], [sys.executable])
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("best epoch 1: ") == 1
-    assert re.search(r"2 processes with 1 thread\b", done.stderr)
+    done = hangtag([*arguments, "--processes", "2"], tmp_path / "two")
+    reports = stderr.read_text()
+    assert done.exit_code == 0, reports
+    assert reports.count("best epoch 1: ") == 1
+    assert re.search(r"2 processes with 1 thread\b", reports)
     assert Run(tmp_path / "two").read_config()["processes"] == 2
     assert "--processes 2 --threads 1" in Run(tmp_path / "two").command()
     # Each rank computed the logits of half of the images, and both trained on all of them.
-    arguments[arguments.index("--processes") + 1] = "1"
-    assert command([*arguments, str(tmp_path / "one")], [sys.executable]).returncode == 0
+    assert hangtag(arguments, tmp_path / "one").exit_code == 0
     losses = [Run(tmp_path / name).read_metrics()["epochs"][0]["train_loss"] for name in ("two", "one")]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)  # augmentation differs between the processes
 
 
 def test_ctrl_c_stops_all_processes_with_one_line(raw_dir: Path, tmp_path: Path) -> None:
     arguments = [
-        sys.executable, "-m", "hangtag", "train", "lstm", "--processes", "2", "--data-dir", str(raw_dir), "--limit",
-        "640", "--epochs", "200", "--threads", "1", "--device", "cpu", "--out", str(tmp_path / "run"),
+        "train", "lstm", "--processes", "2", "--data-dir", str(raw_dir), "--limit", "640", "--epochs", "200",
+        "--threads", "1", "--device", "cpu", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
-    with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        pause = threading.Event()
-        while not (tmp_path / "run" / "metrics.json").is_file():
-            assert process.poll() is None, process.communicate()[1]
-            pause.wait(0.05)
+    with forkserver.hangtag(arguments) as process:
+        wait_until((tmp_path / "run" / "metrics.json").is_file, process)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
@@ -142,7 +151,7 @@ def test_variables_that_form_no_process_group_are_explained(
 
 def test_a_rank_cannot_start_processes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    result = CliRunner().invoke(main, ["train", "lstm", "--processes", "2"])
+    result = hangtag(["train", "lstm", "--processes", "2"])
     assert result.exit_code == 2
     assert "--processes: WORLD_SIZE is set, so torchrun has started the processes already." in result.output
 
