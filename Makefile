@@ -101,7 +101,7 @@ proto: $(VENV)/.dev ## Generate the gRPC stubs from the .proto files
 schema: $(VENV)/.dev ## Generate docs/loadtest.schema.json from the load test's types
 	$(BIN)/python -m hangtag.serving.loadtest.report.schema > docs/loadtest.schema.json
 
-peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer and grpcurl into .venv-peers
+peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer, grpcurl and KServe's clients into .venv-peers
 
 others: $(VENV)-others/.others ## Install silero-vad and magika, whose ONNX models are served in a test, into .venv-others
 
@@ -140,6 +140,8 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[$(RUNTIME),loadtest,train,otel]' --group dev
 	@touch $@ $(VENV)/.serve
 
+comma := ,
+
 # An environment beside $(VENV), for one dependency group: $(call environment,GROUP,WHAT IT BRINGS)
 define environment
 	@echo "installing $(2) into $(VENV)-$(1)"
@@ -150,8 +152,7 @@ endef
 
 # NVIDIA's client and load generator register the protocol's names too, so they get an environment of their own.
 $(VENV)-peers/.peers: pyproject.toml
-	$(call environment,peers,tritonclient and perf_analyzer)
-	$(VENV)-peers/bin/python -m pip install --quiet --no-deps --group kserve
+	$(call environment,peers,tritonclient$(comma) perf_analyzer and KServe's clients)
 	@touch $@
 
 # Packages that nobody here made may want other versions of what we use, and have a torch and an ONNX Runtime of their own.

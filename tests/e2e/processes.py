@@ -40,6 +40,8 @@ class ServerProcess:
         ready = re.search(r"^address=(\S+) .*event=ready ", self.log, re.MULTILINE)
         assert ready, f"the server was not ready within {START_SECONDS} s; its log:\n{self.log}"
         self.address = ready[1]
+        http = re.search(r" http=(\S+)", ready.string[ready.start() :])
+        self.http_address = http[1] if http else ""
         http = re.search(r"^address=.* http=(\S+) .*event=ready ", self.log, re.MULTILINE)
         self.http_address = http[1] if http else ""
 

@@ -76,6 +76,13 @@ def redirect_library_log(library: str) -> None:
     logger.propagate = False
 
 
+def silence_library_log(library: str) -> None:
+    """Drop what a library logs, where that says only what a caller did wrong."""
+    logger = logging.getLogger(library)
+    logger.handlers = [logging.NullHandler()]
+    logger.propagate = False
+
+
 def configure_log(**common: object) -> None:
     """Configure structlog for the whole process. common: keys and values that every line has."""
     terminal = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()

@@ -12,7 +12,7 @@ import uvicorn
 
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.host.ports import bind_http
-from hangtag.serving.server.telemetry.log import redirect_library_log
+from hangtag.serving.server.telemetry.log import redirect_library_log, silence_library_log
 from hangtag.serving.server.telemetry.server_state import ServerState
 from hangtag.serving.server.transport.event_loop import run
 from hangtag.serving.server.transport.http.application import Application
@@ -69,6 +69,7 @@ class HttpServer:
             stopping,
         )
         redirect_library_log("uvicorn")
+        silence_library_log("python_multipart")  # it logs every malformed form that a caller sends
         settings = UvicornConfig(
             application,
             config,

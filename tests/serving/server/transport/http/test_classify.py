@@ -114,13 +114,17 @@ def test_what_cannot_be_classified(rest: Rest, path: str, body: bytes, status: i
     [
         ("multipart/form-data", b"--edge--", "the form cannot be read"),
         ("multipart/form-data; boundary=edge", b"no form", "the form"),
+        ("multipart/form-data; boundary=edge", b"--other\r\n\r\n", "the form"),
         ("multipart/form-data; boundary=edge", b"--edge\r\nContent-Disposition: form-data\r\n\r\n\r\n--edge--", "name"),
         ("multipart/form-data; boundary=edge", b"--edge--\r\n", "the form has no file"),
     ],
 )
-def test_a_form_that_cannot_be_read(rest: Rest, content_type: str, body: bytes, sentence: str) -> None:
+def test_a_form_that_cannot_be_read(
+    rest: Rest, content_type: str, body: bytes, sentence: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     answer = rest.post("/v1/classify/lstm", body, content_type=content_type)
     assert (answer.status, sentence in answer.error) == (400, True), answer.error
+    assert capfd.readouterr().err == ""  # a caller cannot fill the log
 
 
 def test_a_form_with_several_files_is_refused(rest: Rest) -> None:
