@@ -1,5 +1,10 @@
-"""Runs hangtag's commands as a user does, each in a process of its own."""
+"""Runs hangtag's commands as a user does, each in a process of its own.
 
+Those that train, export and serve are the console script. Those that call a server, which start in many tests, are
+forked from a process that has imported them; tests/serving/forks.py says how.
+"""
+
+import os
 import re
 import signal
 import subprocess
@@ -9,9 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.serving.command import run_forked
+
 ROOT = Path(__file__).parents[2]
 HANGTAG = Path(sys.executable).with_name("hangtag")
 START_SECONDS = 60
+FORKED = ("health", "classify", "top", "loadtest", "models", "evaluate")
 
 
 def hangtag(*arguments: str | Path, exit_codes: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
@@ -21,7 +29,10 @@ def hangtag(*arguments: str | Path, exit_codes: tuple[int, ...] = (0,)) -> subpr
         AssertionError: the exit code is not among exit_codes; the message has everything that the command printed.
     """
     command = [str(HANGTAG), *map(str, arguments)]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    if arguments[0] in FORKED:
+        process = run_forked(command[1:], os.environ)
+    else:
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert process.returncode in exit_codes, f"exit code {process.returncode}\n{process.stdout}\n{process.stderr}"
     return process
 

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,8 +28,13 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def hangtag(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end. What it prints must fit into a pipe."""
-    process = Forked(arguments, environment(**more))
+    """Run the command to its end."""
+    return run_forked(arguments, environment(**more))
+
+
+def run_forked(arguments: Sequence[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the command in a forked process to its end. What it prints must fit into a pipe."""
+    process = Forked(arguments, variables)
     try:
         code = process.wait(TIMEOUT)
     finally:

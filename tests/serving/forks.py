@@ -1,7 +1,7 @@
 """Runs ``hangtag`` in processes forked from one that has imported what serves and calls: each saves half a second.
 
 They are processes like any other, with an environment, pipes and an exit code of their own, and signals end them. The
-tests of tests/e2e run the console script itself, imports included.
+servers of tests/e2e are the console script itself, imports included.
 """
 
 import atexit
