@@ -144,7 +144,7 @@ def test_tritonclient_reads_the_statistics(report: dict[str, Any]) -> None:
     [
         (("--concurrency-range", "4", "-b", "1"), 1),
         (("--concurrency-range", "4", "-b", "8", "--async"), 8),
-        (("--request-rate-range", "50", "--request-distribution", "poisson", "-b", "1"), 1),
+        (("--request-rate-range", "200", "--request-distribution", "poisson", "-b", "1"), 1),
         (("--concurrency-range", "4", "-b", "2", "--async", "--streaming"), 2),
     ],
     ids=["closed-loop", "async-batches", "request-rate", "stream"],
@@ -155,7 +155,7 @@ def test_perf_analyzer(
     """It measures a throughput, reports no failed call, and its server-side figures come from our statistics."""
     before = statistics(server)
     # Its exit code is always 0, so the test reads its output. -s (percent): accept unstable figures of a busy machine.
-    window = ("--measurement-mode", "count_windows", "--measurement-request-count", "50", "-p", "500", "-s", "1000")
+    window = ("--measurement-mode", "count_windows", "--measurement-request-count", "50", "-p", "100", "-s", "1000")
     csv_file = tmp_path / "report.csv"
     command = [
         peers / "perf_analyzer",
