@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,12 +40,21 @@ def live(repository: Path, transport: str) -> Iterator[LiveServer]:
         yield server
 
 
-@pytest.fixture
-def own(repository: Path, transport: str) -> Iterator[LiveServer]:
-    """A server of this test alone: a queue of 4, batches of 4, one instance, many streams on a connection; two models
-    have settings of their own for batching."""
+@pytest.fixture(scope="session")
+def few(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models that most tests with a server of their own call: each takes time to load."""
+    models = tmp_path_factory.mktemp("few")
+    for name in ("classifier", "gather", "unbatched", "free_axis"):
+        (models / name).symlink_to(repository / name)
+    return models
+
+
+@contextmanager
+def own_server(models: Path, transport: str) -> Iterator[LiveServer]:
+    """A queue of 4, batches of 4, one instance, many streams on a connection; two models have settings of their own for
+    batching."""
     config = ServerConfig(
-        models=repository,
+        models=models,
         port=0,
         http_port=-1,
         max_batch_size=4,
@@ -55,6 +65,20 @@ def own(repository: Path, transport: str) -> Iterator[LiveServer]:
         transport=transport,
     )
     with LiveServer(config) as server:
+        yield server
+
+
+@pytest.fixture
+def own(few: Path, transport: str) -> Iterator[LiveServer]:
+    """A server of this test alone, with a few models."""
+    with own_server(few, transport) as server:
+        yield server
+
+
+@pytest.fixture
+def own_whole(repository: Path, transport: str) -> Iterator[LiveServer]:
+    """A server of this test alone, with every model."""
+    with own_server(repository, transport) as server:
         yield server
 
 

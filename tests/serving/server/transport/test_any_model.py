@@ -112,31 +112,31 @@ def together(own: LiveServer, name: str, sent: list[pb.ModelInferRequest]) -> tu
         return [outputs(call.result()) for call in (first, *waiting)], gate.batch_sizes
 
 
-def test_a_model_with_carried_state_is_never_batched(own: LiveServer) -> None:
+def test_a_model_with_carried_state_is_never_batched(own_whole: LiveServer) -> None:
     sent = [
         request("state", x=np.full((1, 3), n, np.float32), state=np.zeros((2, 1, 3), np.float32), scale=np.array(n))
         for n in range(4)
     ]
-    answers, batches = together(own, "state", sent)
+    answers, batches = together(own_whole, "state", sent)
     assert [answer["y"].tolist() for answer in answers] == [[[n * n] * 3] for n in range(4)]
     assert batches == [1, 1, 1, 1]
 
 
-def test_an_lstm_of_length_first_is_never_batched(own: LiveServer) -> None:
+def test_an_lstm_of_length_first_is_never_batched(own_whole: LiveServer) -> None:
     sent = [request("recurrent", x=np.ones((length, 1, 3), np.float32)) for length in (1, 2, 2)]
-    answers, batches = together(own, "recurrent", sent)
+    answers, batches = together(own_whole, "recurrent", sent)
     assert [answer["y"].shape for answer in answers] == [(1, 1, 1, 2), (2, 1, 1, 2), (2, 1, 1, 2)]
     np.testing.assert_array_equal(answers[1]["y"], answers[2]["y"])
     assert batches == [1, 2, 2]
 
 
-def test_the_operator_can_forbid_batching(own: LiveServer) -> None:
-    assert own.inference.ModelConfig(pb.ModelConfigRequest(name="two_inputs")).config.max_batch_size == 0
+def test_the_operator_can_forbid_batching(own_whole: LiveServer) -> None:
+    assert own_whole.inference.ModelConfig(pb.ModelConfigRequest(name="two_inputs")).config.max_batch_size == 0
     sent = [
         request("two_inputs", a=np.full((rows, 3), rows, np.float32), b=np.zeros((rows, 3), np.int64))
         for rows in (1, 1, 2, 99)
     ]
-    answers, batches = together(own, "two_inputs", sent)
+    answers, batches = together(own_whole, "two_inputs", sent)
     assert [len(answer["sum"]) for answer in answers] == batches == [1, 1, 2, 99]
 
 
@@ -189,9 +189,9 @@ def test_empty_requests_share_a_batch_with_their_like_alone(own: LiveServer) -> 
     ids=["a batch", "a fixed axis", "an LSTM's batch", "an LSTM's length", "by the operator"],
 )
 def test_other_empty_axes_are_refused_with_what_is_allowed(
-    own: LiveServer, sent: pb.ModelInferRequest, message: str
+    own_whole: LiveServer, sent: pb.ModelInferRequest, message: str
 ) -> None:
-    code, details = failure(lambda: own.inference.ModelInfer(sent))
+    code, details = failure(lambda: own_whole.inference.ModelInfer(sent))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert message in details
 

@@ -1,4 +1,7 @@
-"""What happens while every instance is busy: a full queue, late and cancelled calls, a batch that fails."""
+"""What happens while every instance is busy: a full queue, late and cancelled calls, a batch that fails.
+
+Here the one in the middle is late or cancelled; the batcher's own tests have the first and the last too.
+"""
 
 import time
 from pathlib import Path
@@ -65,48 +68,43 @@ def test_a_full_queue_refuses_at_once_and_answers_what_it_holds(own: LiveServer)
     assert own.statistics("gather").inference_count == 5
 
 
-@VICTIMS
-def test_a_cancelled_call_is_not_computed_and_its_neighbours_are_answered(own: LiveServer, victim: int) -> None:
+def test_a_cancelled_call_is_not_computed_and_its_neighbours_are_answered(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
         calls = [ask(own, gate, value) for value in (1, 2, 3)]
-        calls.pop(victim).cancel()
+        calls.pop(1).cancel()
         gate.wait_until_cancelled()
         gate.open()
-        expected = [10.0, 20.0, 30.0]
-        del expected[victim]
-        assert [value_of(call) for call in calls] == expected
+        assert [value_of(call) for call in calls] == [10.0, 30.0]
         assert value_of(computing) == 0
         assert gate.batch_sizes == [1, 2]
     statistics = statistics_after_failures(own, 1)
     assert (statistics.inference_count, statistics.execution_count, statistics.inference_stats.fail.count) == (3, 2, 1)
 
 
-@VICTIMS
-def test_a_late_call_is_not_computed_and_its_neighbours_are_answered(own: LiveServer, victim: int) -> None:
+def test_a_late_call_is_not_computed_and_its_neighbours_are_answered(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
-        calls = [ask(own, gate, value, timeout=0.5 if value == victim else TIMEOUT) for value in range(3)]
-        assert calls.pop(victim).exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        calls = [ask(own, gate, value, timeout=0.5 if value == 1 else TIMEOUT) for value in range(3)]
+        assert calls.pop(1).exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
         gate.wait_until_cancelled()
         gate.open()
-        assert [value_of(call) for call in calls] == [10.0 * value for value in range(3) if value != victim]
+        assert [value_of(call) for call in calls] == [0.0, 20.0]
         assert value_of(computing) == 0
         assert gate.batch_sizes == [1, 2]
     assert own.statistics("gather").inference_count == 3
 
 
-@VICTIMS
-def test_the_callers_deadline_travels_with_the_request(own: LiveServer, victim: int) -> None:
+def test_the_callers_deadline_travels_with_the_request(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
-        calls = [ask(own, gate, value, timeout=TIMEOUT if value == victim else None) for value in range(3)]
+        calls = [ask(own, gate, value, timeout=TIMEOUT if value == 1 else None) for value in range(3)]
         own.model("gather").batcher._clock = lambda: time.monotonic() + 2 * TIMEOUT
         gate.open()
-        late = calls.pop(victim).exception()  # the caller's own clock has not run out
+        late = calls.pop(1).exception()  # the caller's own clock has not run out
         assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert late.details() == TOO_LATE
-        assert [value_of(call) for call in calls] == [10.0 * value for value in range(3) if value != victim]
+        assert [value_of(call) for call in calls] == [0.0, 20.0]
         assert value_of(computing) == 0
         assert gate.batch_sizes == [1, 2]
 
@@ -218,18 +216,18 @@ def test_an_invalid_timeout_is_refused(own: LiveServer, microseconds: int) -> No
     assert f"must be an int64 of microseconds above 0, not {microseconds}" in message
 
 
-def test_the_queue_delay_makes_no_call_miss_its_deadline(repository: Path, transport: str) -> None:
+def test_the_queue_delay_makes_no_call_miss_its_deadline(few: Path, transport: str) -> None:
     config = ServerConfig(
-        models=repository, port=0, http_port=-1, max_queue_delay_microseconds=10_000_000, transport=transport
+        models=few, port=0, http_port=-1, max_queue_delay_microseconds=10_000_000, transport=transport
     )
     with LiveServer(config) as live:
-        answer = live.inference.ModelInfer(request("gather", index=index(2)), timeout=2)
+        answer = live.inference.ModelInfer(request("gather", index=index(2)), timeout=1)
         assert outputs(answer)["value"].tolist() == [20]
 
 
-def test_the_calls_in_flight_on_a_connection_are_limited(repository: Path, transport: str) -> None:
+def test_the_calls_in_flight_on_a_connection_are_limited(few: Path, transport: str) -> None:
     config = ServerConfig(
-        models=repository, port=0, http_port=-1, max_concurrent_streams=2, instances=1, transport=transport
+        models=few, port=0, http_port=-1, max_concurrent_streams=2, instances=1, transport=transport
     )
     with LiveServer(config) as live, live.gate("gather") as gate:
         warm = live.infer(request("free_axis", x=number(1)))  # the client has the server's limit from here on

@@ -273,14 +273,14 @@ def test_the_log_cuts_the_names_that_callers_send() -> None:
     assert log[0]["rpc"] == "Method"
 
 
-def test_joined_requests_never_get_rows_that_are_not_theirs(own: LiveServer) -> None:
-    alone = own.infer(request("not_a_batch_axis", x=np.array([1, 2], np.float32)))["y"]
+def test_joined_requests_never_get_rows_that_are_not_theirs(own_whole: LiveServer) -> None:
+    alone = own_whole.infer(request("not_a_batch_axis", x=np.array([1, 2], np.float32)))["y"]
     assert alone.tolist() == [1, 2, 1, 2]
-    with own.gate("not_a_batch_axis") as gate:
+    with own_whole.gate("not_a_batch_axis") as gate:
         calls = []
         for value in range(3):
             sent = request("not_a_batch_axis", x=np.array([value], np.float32))
-            calls.append(own.inference.ModelInfer.future(sent, timeout=TIMEOUT))
+            calls.append(own_whole.inference.ModelInfer.future(sent, timeout=TIMEOUT))
             gate.wait_until_queued()
             if value == 0:
                 gate.wait_until_computing()

@@ -229,7 +229,7 @@ def test_the_statistics_count_answered_requests(own: LiveServer) -> None:
     assert [(batch.batch_size, batch.compute_infer.count) for batch in statistics.batch_stats] == [(1, 1), (3, 1)]
     assert statistics.last_inference > 0
     everyone = own.inference.ModelStatistics(pb.ModelStatisticsRequest())
-    assert len(everyone.model_stats) == 12
+    assert len(everyone.model_stats) == 4
 
 
 def together(calls: list[Callable[[], None]]) -> None:

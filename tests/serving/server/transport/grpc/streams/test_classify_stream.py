@@ -206,15 +206,15 @@ def test_a_server_without_classifiers_says_so(tmp_path: Path) -> None:
         assert failure(lambda: compare(server))[0] is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_comparison_queries_its_models_at_once_and_is_dropped_when_cancelled(own: LiveServer) -> None:
-    with own.gate("classifier") as one, own.gate("lstm") as other:
-        calls = [own.classifier.Classify.future(image(0, model_name=name)) for name in ("classifier", "lstm")]
+def test_a_comparison_queries_its_models_at_once_and_is_dropped_when_cancelled(own_whole: LiveServer) -> None:
+    with own_whole.gate("classifier") as one, own_whole.gate("lstm") as other:
+        calls = [own_whole.classifier.Classify.future(image(0, model_name=name)) for name in ("classifier", "lstm")]
         one.wait_until_computing()
         other.wait_until_computing()
         one.wait_until_queued()
         other.wait_until_queued()
         sent = pb.CompareRequest(raw=raw(PIXELS[0]))
-        comparison = own.classifier.Compare.future(sent, timeout=TIMEOUT)
+        comparison = own_whole.classifier.Compare.future(sent, timeout=TIMEOUT)
         one.wait_until_queued()
         other.wait_until_queued()  # before the first has answered
         comparison.cancel()
@@ -224,7 +224,7 @@ def test_a_comparison_queries_its_models_at_once_and_is_dropped_when_cancelled(o
         other.open()
         assert all(call.result() for call in calls)
         assert (one.batch_sizes, other.batch_sizes) == ([1], [1])
-    assert own.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+    assert own_whole.infer(request("gather", index=index(1)))["value"].tolist() == [10]
 
 
 def test_the_deadline_of_a_comparison_holds_for_every_model(own: LiveServer) -> None:
