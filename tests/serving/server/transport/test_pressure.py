@@ -226,9 +226,7 @@ def test_the_queue_delay_makes_no_call_miss_its_deadline(few: Path, transport: s
 
 
 def test_the_calls_in_flight_on_a_connection_are_limited(few: Path, transport: str) -> None:
-    config = ServerConfig(
-        models=few, port=0, http_port=-1, max_concurrent_streams=2, instances=1, transport=transport
-    )
+    config = ServerConfig(models=few, port=0, http_port=-1, max_concurrent_streams=2, instances=1, transport=transport)
     with LiveServer(config) as live, live.gate("gather") as gate:
         warm = live.infer(request("free_axis", x=number(1)))  # the client has the server's limit from here on
         assert warm["total"].tolist() == [[1]]
