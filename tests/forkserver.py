@@ -18,6 +18,7 @@ from typing import Any
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
+        "__main__",  # pytest, which each process would import otherwise
         "torch._dynamo",  # which PyTorch's optimizers import when the first is made
         "hangtag.cli",
         "hangtag.training.cli",

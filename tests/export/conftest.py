@@ -1,14 +1,30 @@
 import pytest
 
+from hangtag.export import child_process
 from hangtag.export.gate import speed
 from hangtag.training.data.fashion_mnist import Split
 from tests.export.exported import GARMENTS, Exported, label_paths, single_label
+from tests.export.foreign import forked
+
+_START = child_process.run
 
 
 @pytest.fixture(autouse=True)
 def timed_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fewest rounds at each batch size: what is measured is no matter here."""
     monkeypatch.setattr(speed, "_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def forked_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run files in forked child processes, which do not start Python anew."""
+    monkeypatch.setattr(child_process, "run", forked.run)
+
+
+@pytest.fixture
+def started_children(forked_children: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start the child processes of this test as users do."""
+    monkeypatch.setattr(child_process, "run", _START)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ import pytest
 
 from hangtag.export import child_process
 
+pytestmark = pytest.mark.usefixtures("started_children")
+
 
 class Run(Protocol):
     def __call__(self, code: str, seconds: float = 60.0) -> dict[str, object]: ...

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 from pathlib import Path
 
 import onnx
@@ -13,11 +12,13 @@ from click.testing import CliRunner, Result
 from hangtag.cli import main
 from hangtag.export import report
 from hangtag.export.file import torch_export
+from hangtag.training.data import fashion_mnist
 from hangtag.training.data.fashion_mnist import Split
+from tests import forkserver
 from tests.export import runs
 from tests.export.exported import Exported
 from tests.export.files import exported_as
-from tests.training.command import HANGTAG, wait_until
+from tests.training.command import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -41,9 +42,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def quick(lstm: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph that the exporter made of the same weights before."""
+def quick(lstm: Exported, garments: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph that the exporter made of the same weights before, and few test images."""
     monkeypatch.setattr(torch_export, "to_onnx", exported_as(lstm.file))
+    monkeypatch.setattr(fashion_mnist, "load_test", lambda data_dir: garments)
 
 
 def export(*arguments: str | Path) -> Result:
@@ -85,8 +87,7 @@ def test_a_models_name_takes_its_latest_finished_run(runs_dir: Path, tmp_path: P
 
 
 def test_ctrl_c_while_the_gate_works_ends_with_one_line(runs_dir: Path, tmp_path: Path) -> None:
-    command: list[str | Path] = [HANGTAG, "export", "older", "--runs", runs_dir]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with forkserver.hangtag(["export", "older", "--runs", runs_dir]) as process:
         wait_until(lambda: bool(list(tmp_path.glob("models/.publishing-*"))), process)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=120)
@@ -133,6 +134,7 @@ def test_a_run_that_is_not_finished_is_refused(runs_dir: Path, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_file_that_differs_is_refused(
     runs_dir: Path, lstm: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,9 @@ import pytest
 
 from hangtag.export import exporter
 from hangtag.export.errors import ExportError, GateError
+from hangtag.export.file import torch_export
 from hangtag.export.file.precision import convert
+from hangtag.export.network import checkpoint
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
@@ -17,6 +19,7 @@ from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.run import Run
 from tests.export import label_sets, runs
 from tests.export.eight_bit_products import needs_exact_products
+from tests.export.files import exported_as, write
 from tests.export.runs import contents
 
 pytestmark = pytest.mark.slow
@@ -28,31 +31,36 @@ def run(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return runs.train(tmp_path_factory.mktemp("learned") / "run", "lstm", garments, images=300, epochs=12)
 
 
+@pytest.fixture(scope="module")
+def fp32(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graph of this run in FP32."""
+    return write(tmp_path_factory.mktemp("fp32"), torch_export.to_onnx(checkpoint.load(run), {}))
+
+
+@pytest.fixture(autouse=True)
+def quick(fp32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph that the exporter made of the same weights before."""
+    monkeypatch.setattr(torch_export, "to_onnx", exported_as(fp32))
+
+
 def export(run: Run, models: Path, garments: Split, precision: str) -> exporter.Published:
     return exporter.export(run, models, garments, to=precision, calibration=data.load_test().images[-96:])
 
 
-@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=needs_exact_products)])
-def test_each_precision_is_published_as_a_model_of_its_own(
-    run: Run, garments: Split, tmp_path: Path, precision: str
-) -> None:
-    published = export(run, tmp_path, garments, precision)
-    assert published.folder == tmp_path / f"lstm-{precision}/1"
-    metadata = Runtime(published.folder / "model.onnx", provider="cpu").signature.metadata
-    assert metadata == published.metadata
-    assert metadata["precision"] == precision
-    gate = json.loads(metadata["gate"])
-    assert gate["precision"] == precision
-    assert gate["agreement"]["agreement"] >= gate["agreement"]["least_agreement"]
-    assert gate["batching"]["other_top_label"] == 0
-    assert 1e-4 < max(gate["parity"]["max_logit_difference"]["test"].values()) <= gate["parity"]["limit"]
-
-
 @needs_exact_products
-def test_precisions_are_served_next_to_each_other(run: Run, garments: Split, tmp_path: Path) -> None:
+def test_precisions_are_published_and_served_as_models_of_their_own(run: Run, garments: Split, tmp_path: Path) -> None:
     for precision in ("fp16", "int8"):
-        export(run, tmp_path, garments, precision)
-    config = ServerConfig(models=tmp_path, port=0, http_port=-1, provider="cpu")
+        published = export(run, tmp_path, garments, precision)
+        assert published.folder == tmp_path / f"lstm-{precision}/1"
+        metadata = Runtime(published.folder / "model.onnx", provider="cpu").signature.metadata
+        assert metadata == published.metadata
+        assert metadata["precision"] == precision
+        gate = json.loads(metadata["gate"])
+        assert gate["precision"] == precision
+        assert gate["agreement"]["agreement"] >= gate["agreement"]["least_agreement"]
+        assert gate["batching"]["other_top_label"] == 0
+        assert 1e-4 < max(gate["parity"]["max_logit_difference"]["test"].values()) <= gate["parity"]["limit"]
+    config = ServerConfig(models=tmp_path, port=0, provider="cpu")
     with Server(config) as server, Client(server.address, timeout=60) as client:
         answers = {name: client.infer(name, {"image": garments.images[:20]}) for name in client.models()}
     assert sorted(answers) == ["lstm-fp16", "lstm-int8"]

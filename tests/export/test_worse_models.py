@@ -12,6 +12,7 @@ from hangtag.cli import main
 from hangtag.export import exporter
 from hangtag.export.errors import IncomparableError
 from hangtag.export.file import torch_export
+from hangtag.training.data import fashion_mnist
 from hangtag.training.data.fashion_mnist import Split
 from tests import onnx_models
 from tests.export import runs
@@ -23,9 +24,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def quick(lstm: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph that the exporter made of the same weights before; the default folders outside of the checkout."""
+def quick(lstm: Exported, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph that the exporter made of the same weights before; few test images; the default folders outside of the
+    checkout."""
     monkeypatch.setattr(torch_export, "to_onnx", exported_as(lstm.file))
+    monkeypatch.setattr(fashion_mnist, "load_test", lambda data_dir: garments)
     monkeypatch.chdir(tmp_path)
 
 

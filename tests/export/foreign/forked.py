@@ -1,23 +1,21 @@
-"""Run child processes that are forked from a prepared one, since fuzzing has no time to start Python for each file."""
+"""Run the export's child processes as forked ones, since tests have no time to start Python for each file."""
 
 import importlib
 import json
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
 from hangtag.export.child_process import ChildAbortedError, ChildFailedError
+from tests.forkserver import CONTEXT
 
 FUNCTIONS = {"hangtag.export.foreign.probe": "probe", "hangtag.export.gate.checks.empty_batch": "run_empty_batch"}
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["__main__", *FUNCTIONS])
 
 
 def run(module: str, path: Path, seconds: float) -> dict[str, Any]:
     """Replaces hangtag.export.child_process.run."""
-    receiver, sender = _SERVER.Pipe(duplex=False)
+    receiver, sender = CONTEXT.Pipe(duplex=False)
     with receiver:
-        process = _SERVER.Process(target=_answer, args=(module, path, sender))
+        process = CONTEXT.Process(target=_answer, args=(module, path, sender))
         process.start()
         sender.close()
         try:

@@ -11,13 +11,12 @@ from pathlib import Path
 import onnx
 import pytest
 
-from hangtag.export import child_process
 from hangtag.export.errors import ExportError
 from hangtag.export.foreign import document, intake
 from hangtag.serving.server.runtime.session import Runtime
 from tests import onnx_models
-from tests.export.foreign import forked, mutations
 from tests.export.foreign import models as foreign
+from tests.export.foreign import mutations
 from tests.export.runs import contents
 
 pytestmark = pytest.mark.slow
@@ -49,11 +48,8 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_a_damaged_file_is_published_completely_or_not_at_all(
-    part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_file_is_published_completely_or_not_at_all(part: int, tmp_path: Path) -> None:
     """Through the whole intake, in which ONNX Runtime runs the file in a process of its own."""
-    monkeypatch.setattr(child_process, "run", forked.run)
     published, refusals = [], {}
     for seed in range(part * CASES // 4, (part + 1) * CASES // 4):
         folder = tmp_path / str(seed)

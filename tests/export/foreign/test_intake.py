@@ -14,14 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
-from hangtag.export import child_process
 from hangtag.export.foreign import probe
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import Runtime
 from tests import onnx_models
-from tests.export.foreign import forked
 from tests.export.foreign import models as foreign
 from tests.export.runs import contents
 
@@ -42,12 +40,6 @@ def write(folder: Path, model: onnx.ModelProto) -> Path:
     return file
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run files in forked child processes, which do not start Python anew."""
-    monkeypatch.setattr(child_process, "run", forked.run)
-
-
 def metadata(folder: Path) -> dict[str, str]:
     return dict(Runtime(folder / "models/theirs/1/model.onnx", provider="cpu").signature.metadata)
 
@@ -62,7 +54,6 @@ def refusal(folder: Path, file: Path, *more: str | Path) -> str:
     return result.stderr.partition("Error: ")[2].strip()
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     "build",
     [
@@ -84,7 +75,6 @@ def test_a_model_that_may_be_batched_is_published_as_batched(build: Build, tmp_p
     assert list(json.loads(written["speed"])["median_ms"]) == ["1", "64"]
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("build", "why"),
     [
@@ -113,7 +103,6 @@ def test_a_model_that_must_not_be_batched_is_published_as_unbatched(build: Build
     assert json.loads(written["gate"])["empty batch"]["outcome"] == "not run"
 
 
-@pytest.mark.usefixtures("quick")
 def test_the_file_is_parsed_once_here_and_once_in_the_child_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +116,6 @@ def test_the_file_is_parsed_once_here_and_once_in_the_child_process(
     assert load.call_count == 1  # document.read parses the bytes itself
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) -> None:
     """It names inputs and outputs, since Triton overrides a max_batch_size of 0 without them."""
     config = tmp_path / "models/theirs/config.pbtxt"
@@ -153,14 +141,12 @@ def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) ->
         assert config.read_text().startswith("# mine\n")
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("build", [onnx_models.unbatched, onnx_models.classifier])
 def test_no_config_is_written_where_triton_needs_none(build: Build, tmp_path: Path) -> None:
     take(tmp_path, write(tmp_path, build()))
     assert [path.name for path in (tmp_path / "models/theirs").iterdir()] == ["1"]
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_model_with_scalars_is_published_and_served_as_it_is(tmp_path: Path) -> None:
     file = write(tmp_path, foreign.streamed())
     assert take(tmp_path, file).exit_code == 0
@@ -188,7 +174,6 @@ def test_a_file_with_labels_serves_classify_requests(tmp_path: Path) -> None:
     assert answer.labels[0].name == "label 9"
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -240,6 +225,7 @@ def test_a_foreign_model_can_be_shown_and_verified(tmp_path: Path) -> None:
     assert "DOES NOT HOLD batching" in " ".join(verified.stdout.split())
 
 
+@pytest.mark.usefixtures("started_children")
 def test_a_file_that_aborts_the_process_is_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, write(tmp_path, foreign.fatal()))
     assert message.startswith("runtime: ONNX Runtime ends the process (signal 6) on ")
@@ -253,6 +239,7 @@ def test_a_file_whose_samples_are_too_large_is_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("started_children")
 def test_nothing_in_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither by the child that probes the file, nor by the one that runs an empty batch."""
     marker = tmp_path / "was run"

@@ -24,6 +24,7 @@ from tests.shipped import latest
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.usefixtures("started_children")
 @pytest.mark.parametrize(
     ("build", "outcome"),
     [
@@ -49,6 +50,7 @@ def test_an_empty_batch_that_is_answered_with_rows_is_refused(tmp_path: Path) ->
         empty_batch.check(write(tmp_path, model))
 
 
+@pytest.mark.usefixtures("started_children")
 def test_a_file_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"nothing")
     with pytest.raises(GateError, match=r"a batch of 0 failed: the process ended with exit code 1: .*ModelLoadError"):

@@ -77,9 +77,10 @@ def test_an_answer_is_the_same_bit_for_bit_alone_and_among_other_images(
     network: onnx.ModelProto, garments: Split, tmp_path: Path
 ) -> None:
     quantized = quantize_lstms(network)
-    alone = logits(quantized, garments.images, 1)
+    images = garments.images[:128]
+    alone = logits(quantized, images, 1)
     for size in (2, 7, 64):
-        np.testing.assert_array_equal(logits(quantized, garments.images, size), alone)
+        np.testing.assert_array_equal(logits(quantized, images, size), alone)
     assert check(quantized, tmp_path, garments) == 0
 
 
