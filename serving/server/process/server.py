@@ -180,9 +180,10 @@ def _http_server(
     try:  # here and not above: a server without HTTP starts without these packages, and faster
         from hangtag.serving.server.transport.http.server import HttpServer
     except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
         raise StartError(
-            f"HTTP needs the Python module {error.name!r}; install it with: pip install '.[rest]', or turn HTTP off "
-            "with --http-port -1"
+            f"HTTP needs the Python package {package!r}; install it with: pip install '.[rest]', or turn HTTP off with "
+            "--http-port -1"
         ) from error
     tls = ssl_context(engine.config)
     return HttpServer(engine, repository, state, authorise=authorise, tls=tls, tracing=tracing)

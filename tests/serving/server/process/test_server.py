@@ -224,6 +224,44 @@ def test_a_port_in_use_gives_one_clear_line(models: Path) -> None:
     assert result.stderr.startswith(f"Error: cannot listen on 127.0.0.1:{port}: another program has the port. ")
 
 
+def test_the_http_port_can_be_turned_off_and_one_in_use_is_named(models: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = hangtag("serve", "--models", str(models), "--port", "0", "--http-port", str(port))
+    assert result.returncode == 1
+    assert last_line(result.stderr).startswith(f"Error: cannot listen on 127.0.0.1:{port} for HTTP: another program ")
+    assert "--http-port (0 picks a free one, -1 turns HTTP off)" in last_line(result.stderr)
+    with serving("--models", str(models), "--port", "0", "--http-port", "-1") as server:
+        assert " http=" not in server.wait_for("ready")
+
+
+@pytest.mark.parametrize("module", ["uvicorn", "starlette", "httptools", "python_multipart"])
+def test_a_package_that_is_missing_for_http_is_named(models: Path, module: str) -> None:
+    program = f"import sys; sys.modules[{module!r}] = None; from hangtag.cli import main; main()"
+    command = [sys.executable, "-c", program, "serve", "--models", str(models), "--port", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment())
+    assert result.returncode == 1
+    assert last_line(result.stderr) == (
+        f"Error: HTTP needs the Python package '{module}'; install it with: pip install '.[rest]', or turn HTTP off "
+        "with --http-port -1"
+    )
+
+
+def test_a_server_without_http_does_not_import_what_http_needs(models: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from hangtag.serving.server.config.server_config import ServerConfig\n"
+        "from hangtag.serving.server.process.server import Server\n"
+        "with Server(ServerConfig(models=Path(sys.argv[1]), port=0, http_port=-1)): pass\n"
+        "print(*(name for name in ('uvicorn', 'starlette') if name in sys.modules))"
+    )
+    command = [sys.executable, "-c", program, str(models)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment())
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "")
+
+
 def test_the_command_that_shows_which_server_has_the_port_works(models: Path) -> None:
     with serving("--models", str(models), "--port", "0") as server:
         port = server.wait_until_ready().rpartition(":")[2]

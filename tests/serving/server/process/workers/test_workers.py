@@ -18,6 +18,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from tests import onnx_models
 from tests.serving.command import TIMEOUT, Serving, hangtag, serving
+from tests.serving.server.transport.http.rest import Rest
 from tests.serving.server.transport.live import failure, index, outputs, request
 
 pytestmark = pytest.mark.slow
@@ -101,6 +102,31 @@ def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, t
         stop(server)
         for pid in pids(server):
             assert not Path(f"/proc/{pid}").exists()
+
+
+def test_both_share_the_http_port_and_each_has_the_metrics_of_both(models: Path) -> None:
+    with two_workers(models) as server:
+        (address,) = re.findall(r" http=(\S+)", server.wait_for("ready"))
+        with ExitStack() as stack:
+            rests = [stack.enter_context(Rest(address)) for _ in range(16)]
+            answers = [rest.infer(request("gather", index=index(2))) for rest in rests]
+            assert [answer.outputs["value"].item() for answer in answers] == [20] * 16
+            counts = {
+                sample.value
+                for rest in rests
+                for family in text_string_to_metric_families(rest.get("/metrics").body.decode())
+                for sample in family.samples
+                if sample.name == "nv_inference_count"
+            }
+            assert counts == {16}
+            (workers,) = re.findall(r"^hangtag_workers (\S+)$", rests[0].get("/metrics").body.decode(), re.MULTILINE)
+            assert float(workers) == 2
+            of_each = {rest.get("/v2/models/gather/stats").json["model_stats"][0]["inference_count"] for rest in rests}
+            assert of_each == {16}
+        refused = hangtag("serve", "--models", str(models), "--port", "0", "--http-port", address.rpartition(":")[2])
+        assert refused.returncode == 1
+        assert f"cannot listen on {address} for HTTP: another program has the port" in refused.stderr
+        stop(server)
 
 
 def test_load_and_unload_calls_reach_both(models: Path) -> None:
