@@ -90,6 +90,18 @@ class Choice(Check):
 
 
 @dataclass(frozen=True)
+class Switch(Check):
+    """True or False; on the command line an option without a value, which means True."""
+
+    @property
+    def expected(self) -> str:
+        return "True or False"
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, bool)
+
+
+@dataclass(frozen=True)
 class Text(Check):
     """Any text."""
 

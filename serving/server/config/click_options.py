@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from hangtag.serving.server.config.checks import Check, Choice, FilePath, ModelLimit, SecondsRange, WholeNumber
+from hangtag.serving.server.config.checks import Check, Choice, FilePath, ModelLimit, SecondsRange, Switch, WholeNumber
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.setting import check_of
 
@@ -23,7 +23,8 @@ def server_options(command: F) -> F:
         check = check_of(declared)
         add_option = click.option(
             f"--{declared.name.replace('_', '-')}",
-            type=_option_type(check),
+            type=click.BOOL if isinstance(check, Switch) else _option_type(check),
+            is_flag=isinstance(check, Switch),
             default=declared.default,
             multiple=isinstance(declared.default, tuple),
             metavar="NAME=N" if isinstance(check, ModelLimit) else None,

@@ -10,6 +10,7 @@ from hangtag.serving.server.config.checks import (
     FilePath,
     ModelLimit,
     SecondsRange,
+    Switch,
     Text,
     WholeNumber,
 )
@@ -62,6 +63,9 @@ class ServerConfig:
         WholeNumber(OFF, 65535),
         "The HTTP port: the Open Inference Protocol over REST, images to classify, /metrics. 0 picks a free one, "
         "-1: none.",
+    )
+    no_page: bool = setting(
+        False, Switch(), "Do not serve the page on the HTTP port (GET /) where people try the models in a browser."
     )
     metrics_port: int = setting(
         8002,

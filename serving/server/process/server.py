@@ -79,7 +79,9 @@ class Server:
         self._http: HttpServer | None = None
         if config.http_port != OFF:
             state = self.state if wrap_control is None else control.state
-            self._http = _http_server(self._engine, self._repository, state, authorise, self._tracing)
+            self._http = _http_server(
+                self._engine, self._repository, state, lambda: self.port, authorise, self._tracing
+            )
         self.control.on_change = self._transport.refresh_health
 
     @property
@@ -174,6 +176,7 @@ def _http_server(
     engine: Engine,
     repository: RepositoryCalls,
     state: Callable[[], ServerState],
+    grpc_port: Callable[[], int],
     authorise: Authorise | None,
     tracing: Tracing | None,
 ) -> "HttpServer":
@@ -186,4 +189,4 @@ def _http_server(
             "--http-port -1"
         ) from error
     tls = ssl_context(engine.config)
-    return HttpServer(engine, repository, state, authorise=authorise, tls=tls, tracing=tracing)
+    return HttpServer(engine, repository, state, grpc_port, authorise=authorise, tls=tls, tracing=tracing)

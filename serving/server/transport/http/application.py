@@ -12,6 +12,7 @@ from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import UnavailableError
 from hangtag.serving.server.transport.http.calls import request_headers
 from hangtag.serving.server.transport.http.inference.endpoint import InferEndpoint
+from hangtag.serving.server.transport.http.page.endpoint import is_of_page
 from hangtag.serving.server.transport.http.responses import HttpResponse
 from hangtag.serving.server.transport.http.status import error_response
 from hangtag.serving.server.transport.security.tokens import Authorise
@@ -19,7 +20,7 @@ from hangtag.serving.server.transport.submission import Call, failures_recorded
 
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
-"""Paths that need no token: probes of orchestrators and load balancers cannot send one."""
+"""Paths that need no token, beside the page's: probes of orchestrators and load balancers cannot send one."""
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 64 * 1024 * 1024
 
@@ -42,9 +43,9 @@ class Application:
             engine: Counts refused callers.
             infer: Answers inference.
             router: Has all other routes. Their endpoints raise domain errors.
-            authorise: Checks every request but those to health; None lets everybody call.
-            stopping: Whether requests but those to health are refused, and each connection is closed after its next
-                response.
+            authorise: Checks every request but those to health and the page; None lets everybody call.
+            stopping: Whether requests but those to health and the page are refused, and each connection is closed
+                after its next response.
         """
         self._engine = engine
         self._infer = infer
@@ -73,7 +74,7 @@ class Application:
             await response(scope, receive, send)
 
     def _admit(self, scope: Any, path: str) -> None:
-        if path in OPEN_PATHS:
+        if path in OPEN_PATHS or is_of_page(path):
             return
         if self._authorise is not None:
             with failures_recorded(self._engine, Call("")):

@@ -19,6 +19,7 @@ from hangtag.serving.server.transport.http.application import Application
 from hangtag.serving.server.transport.http.connection import UvicornConfig
 from hangtag.serving.server.transport.http.endpoints.routes import router
 from hangtag.serving.server.transport.http.inference.endpoint import InferEndpoint
+from hangtag.serving.server.transport.http.page.endpoint import PageEndpoint
 from hangtag.serving.server.transport.queries.pending import Queries
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
 from hangtag.serving.server.transport.security.tokens import Authorise
@@ -37,6 +38,7 @@ class HttpServer:
         engine: Engine,
         repository: RepositoryCalls,
         state: Callable[[], ServerState],
+        grpc_port: Callable[[], int],
         *,
         authorise: Authorise | None = None,
         tls: ssl.SSLContext | None = None,
@@ -49,6 +51,7 @@ class HttpServer:
             repository: Loads, unloads and describes models, of all workers where there are several; the caller closes
                 it.
             state: Of all workers, for the metrics.
+            grpc_port: Returns the port of gRPC, for the page. Called once the server listens.
             authorise: Checks every request but those to health; None lets everybody call.
             tls: What connections are encrypted with; None serves clear text.
             tracing: Gets a span for each query; None records none.
@@ -61,10 +64,11 @@ class HttpServer:
             return self._stopping
 
         self._queries = Queries(engine)
+        page = None if config.no_page else PageEndpoint(grpc_port)
         application = Application(
             engine,
             InferEndpoint(engine, self._queries, tracing),
-            router(engine, repository, state, self._queries, tracing, stopping),
+            router(engine, repository, state, self._queries, tracing, stopping, page),
             authorise,
             stopping,
         )

@@ -83,7 +83,7 @@ def test_the_checks_notice_a_broken_page(browser: Browser, tmp_path: Path) -> No
         "</div><svg width='90' height='90' aria-label='empty'></svg><img src='missing.png'>"
         "<script>console.error('oh')</script></body>"
     )
-    seen = Seen(page, tmp_path / "broken.html")
+    seen = Seen(page, (tmp_path / "broken.html").as_uri())
     assert any("wide" in element for element in seen.overflowing)
     assert any("clipped" in element for element in seen.overflowing)
     assert seen.undrawn == ["empty"]

@@ -62,6 +62,7 @@ REFUSED: dict[str, tuple[str, object, str]] = {
     "host": ("", 1, "1 is not a text"),
     "port": ("99999", 99999, "99999 is not a whole number from 0 to 65535"),
     "http_port": ("-2", -2, "-2 is not a whole number from -1 to 65535"),
+    "no_page": ("", "yes", "'yes' is not True or False"),
     "metrics_port": ("-2", -2, "-2 is not a whole number from -1 to 65535"),
     "otlp_endpoint": ("", None, "None is not a text"),
     "provider": ("tpu", "tpu", "'tpu' is not one of 'auto', 'cpu', 'cuda', 'tensorrt'"),
@@ -131,6 +132,12 @@ def test_a_models_limit_is_written_as_name_and_number(text: str) -> None:
     result, config = parsed("--model-max-batch-size", text)
     assert (result.exit_code, config) == (2, None)
     assert f"{text!r} is not a model's name, '=' and a number from 0 to 4096" in result.output
+
+
+def test_a_switch_has_no_value_on_the_command_line() -> None:
+    assert [parsed()[1], parsed("--no-page")[1], parsed(env={"TEST_NO_PAGE": "1"})[1]] == [
+        ServerConfig(no_page=no_page) for no_page in (False, True, True)
+    ]
 
 
 def test_a_repeatable_setting_is_a_tuple() -> None:

@@ -10,6 +10,7 @@ from hangtag.serving.server.transport.http.endpoints.classify import ClassifyEnd
 from hangtag.serving.server.transport.http.endpoints.metrics import MetricsEndpoint
 from hangtag.serving.server.transport.http.endpoints.models import ModelEndpoints
 from hangtag.serving.server.transport.http.endpoints.repository import RepositoryEndpoints
+from hangtag.serving.server.transport.http.page.endpoint import PageEndpoint
 from hangtag.serving.server.transport.queries.pending import Queries
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
 from hangtag.serving.server.transport.tracing import Tracing
@@ -22,6 +23,7 @@ def router(
     queries: Queries,
     tracing: Tracing | None,
     stopping: Callable[[], bool],
+    page: PageEndpoint | None,
 ) -> Router:
     """Return the router of all routes but inference.
 
@@ -32,6 +34,7 @@ def router(
         queries: Submits classifications.
         tracing: Gets a span for each query; None records none.
         stopping: Whether the server takes no new requests.
+        page: Lets people try the models in a browser; None without it.
     """
     routes = [
         *RepositoryEndpoints(repository).routes(),  # before the models': /v2/models/stats is not a model
@@ -39,4 +42,6 @@ def router(
         *ClassifyEndpoint(engine, queries, tracing).routes(),
         *MetricsEndpoint(repository, state).routes(),
     ]
+    if page is not None:
+        routes += page.routes()
     return Router(routes, redirect_slashes=False)

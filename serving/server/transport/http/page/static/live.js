@@ -1,0 +1,124 @@
+// The strip of what the server has done in the last minute, computed from its metrics.
+
+import { byId, make, makeSvg, milliseconds, style } from "./dom.js";
+import { call } from "./server.js";
+
+const INTERVAL_MS = 2000;
+const KEPT = 31; // readings: those of a minute
+const RATE_READINGS = 5; // the rate is of the last ten seconds
+const LINE = /^(\w+)\{(.*)\} (\S+)$/;
+const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
+
+export class Live {
+  /**
+   * @param {() => void} onServed called when other models or versions serve than before.
+   * @param {(error: CallError|null) => void} onReading called after each reading, with what it failed with.
+   */
+  constructor(onServed, onReading) {
+    this.onServed = onServed;
+    this.onReading = onReading;
+    this.readings = [];
+    this.served = null; // what served at the last reading; null until there was one
+    document.addEventListener("visibilitychange", () => this.schedule(0));
+  }
+
+  /** Take the next models that serve for a change, because those that serve now could not be read. */
+  distrust() {
+    this.served = "";
+  }
+
+  /** Read again soon, and from then on every other second while the page is in sight and not refused. */
+  schedule(delay = INTERVAL_MS) {
+    clearTimeout(this.timer);
+    if (!document.hidden) this.timer = setTimeout(() => this.read(), delay);
+  }
+
+  async read() {
+    try {
+      const reading = parse(await (await call("metrics")).text());
+      this.keep(reading);
+      this.show();
+      if (this.served !== null && this.served !== reading.served) this.onServed();
+      this.served = reading.served;
+      await call("v2/health/ready");
+      this.onReading(null);
+    } catch (error) {
+      this.onReading(error);
+      if (error.status === 401) return; // until there is a token, every reading would be refused
+    }
+    this.schedule();
+  }
+
+  keep(reading) {
+    const last = this.readings.at(-1);
+    if (last && reading.total < last.total) this.readings = []; // the server has started again
+    this.readings = [...this.readings, reading].slice(-KEPT);
+  }
+
+  show() {
+    const { readings } = this;
+    const last = readings.at(-1);
+    const rates = readings.slice(1).map((reading, place) => rate(readings[place], reading));
+    const recent = readings.at(-Math.min(readings.length, RATE_READINGS + 1));
+    const perSecond = rate(recent, last);
+    byId("rate").textContent = perSecond >= 10 ? perSecond.toFixed(0) : perSecond.toFixed(1);
+    const buckets = difference(readings[0].buckets, last.buckets);
+    for (const [id, share] of [["p50", 0.5], ["p99", 0.99]]) {
+      const seconds = quantile(buckets, share);
+      byId(id).textContent = seconds === null ? "–" : milliseconds(seconds * 1e3);
+    }
+    const failures = last.failed - readings[0].failed;
+    byId("failed").hidden = failures === 0;
+    byId("failures").textContent = failures;
+    byId("strip").replaceChildren(strip(rates));
+  }
+}
+
+/** Sum up the requests of all models in the text of the metrics. */
+function parse(text) {
+  const reading = { at: performance.now() / 1e3, total: 0, failed: 0, buckets: new Map(), served: [] };
+  for (const line of text.split("\n")) {
+    const [, name, labels, value] = LINE.exec(line) ?? [];
+    if (!name?.startsWith("hangtag_request_seconds") && name !== "hangtag_model_ready") continue;
+    const { code, le, model, version } = Object.fromEntries([...labels.matchAll(LABEL)].map((match) => match.slice(1)));
+    if (name === "hangtag_model_ready") reading.served.push(`${model} ${version} ${value}`);
+    else if (name.endsWith("_count")) reading[code === "OK" ? "total" : "failed"] += Number(value);
+    else if (name.endsWith("_bucket") && code === "OK") {
+      const bound = le === "+Inf" ? Infinity : Number(le);
+      reading.buckets.set(bound, (reading.buckets.get(bound) ?? 0) + Number(value));
+    }
+  }
+  reading.served = reading.served.sort().join(", ");
+  return reading;
+}
+
+function rate(before, after) {
+  const seconds = after.at - before.at;
+  return seconds > 0 ? (after.total + after.failed - before.total - before.failed) / seconds : 0;
+}
+
+const difference = (before, after) => [...after].map(([bound, value]) => [bound, value - (before.get(bound) ?? 0)]);
+
+/** A quantile in seconds, interpolated in its bucket as Prometheus does; null where nothing was counted. */
+function quantile(buckets, share) {
+  const sorted = buckets.sort(([a], [b]) => a - b);
+  const rank = share * (sorted.at(-1)?.[1] ?? 0);
+  if (!rank) return null;
+  const place = sorted.findIndex(([, cumulative]) => cumulative >= rank);
+  const [low, below] = sorted[place - 1] ?? [0, 0];
+  const [bound, cumulative] = sorted[place];
+  return bound === Infinity ? low : low + ((bound - low) * (rank - below)) / (cumulative - below);
+}
+
+/** A bar for every other second, the latest at the right. */
+function strip(rates) {
+  const most = Math.max(...rates, 0);
+  const bars = rates.map((value, place) => {
+    const height = most ? Math.max(1.5, (value / most) * 36) : 1.5;
+    const x = (KEPT - 1 - rates.length + place) * 8;
+    return makeSvg("rect", { x, y: 38 - height, width: 6, height, rx: 1.5, class: value ? "busy" : undefined });
+  });
+  const properties = { viewBox: `0 0 ${(KEPT - 1) * 8} 38`, preserveAspectRatio: "none", role: "img" };
+  const label = `Calls per second in the last minute: at most ${most.toFixed(1)}`;
+  return makeSvg("svg", { ...properties, "aria-label": label }, ...bars);
+}

@@ -1,0 +1,64 @@
+"""The page in a browser: what a person does with it, and what it shows."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from playwright.sync_api import Browser, Page
+
+from tests.browser import Seen
+from tests.serving.server.transport.live import TIMEOUT
+
+HOSTILE = json.dumps([f"<img src=x onerror=document.title='taken'>{number}" for number in range(10)])
+"""Labels that would run a script if they were read as HTML."""
+
+_READY = "() => document.querySelector('.answer') && !document.querySelector('.answer[aria-busy]')"
+
+
+class Shown:
+    """The open page."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        page.set_default_timeout(TIMEOUT * 1e3)
+        self.page = page
+        self.seen = Seen(page, f"http://{address}/")
+
+    def wait_for_answers(self) -> None:
+        self.page.wait_for_function(_READY)
+
+    def ask(self, action: Callable[[], Any]) -> None:
+        """Do something that asks the models, and wait until all have answered."""
+        with self.page.expect_response(lambda response: "/v1/classify/" in response.url):
+            action()
+        self.wait_for_answers()
+
+    def choose(self, *models: str) -> None:
+        """Choose these models, and no others."""
+        for chip in self.page.locator("#chooser label").all():
+            name = chip.locator("input").input_value()
+            if chip.locator("input").is_checked() != (name in models):
+                chip.click()
+        self.wait_for_answers()
+
+    def labels(self, model: str) -> list[str]:
+        return self.texts(f".answer[data-model='{model}'] .name")
+
+    def shares(self, model: str) -> list[str]:
+        return self.texts(f".answer[data-model='{model}'] .share")
+
+    def texts(self, selector: str) -> list[str]:
+        return self.page.locator(selector).all_inner_texts()
+
+    def code(self, language: str) -> str:
+        self.page.get_by_role("tab", name=language, exact=True).click()
+        return self.page.locator("#snippet").inner_text()
+
+
+@contextmanager
+def shown_page(browser: Browser, address: str, **context: Any) -> Iterator[Shown]:
+    """The page, in a browser context of its own, once the first question is answered."""
+    with browser.new_context(viewport={"width": 1200, "height": 900}, **context) as own:
+        shown = Shown(own.new_page(), address)
+        shown.wait_for_answers()
+        yield shown
