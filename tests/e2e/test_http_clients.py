@@ -94,6 +94,35 @@ def test_kserve_s_clients(kserve: Results) -> None:
     assert (status, "no model 'nosuch' is served here" in message) == (404, True)
 
 
+def blocks(language: str) -> list[str]:
+    """The examples of docs/http.md."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs/http.md").read_text(), re.DOTALL)
+
+
+def test_the_examples_of_the_page_about_http_run_as_they_are_written(models: Path, tmp_path: Path) -> None:
+    (health_and_images, any_model), (tritonclient,) = blocks("sh"), blocks("python")
+    with serving(models) as server:
+
+        def run(*command: str | Path) -> str:
+            process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+            assert process.returncode == 0, process.stderr
+            return process.stdout
+
+        def here(text: str) -> str:
+            return text.replace("127.0.0.1:8000", server.http_address).replace("/tmp/", f"{tmp_path}/")
+
+        answers = [run("bash", "-ec", here(line)) for line in health_and_images.splitlines()]
+        ready, lstm, bag, compared, index = (json.loads(answer) for answer in answers[:-1])
+        assert (ready, lstm["name"], bag["labels"][0]["label"]) == ({"ready": True}, "lstm", "Bag")
+        assert [len(outcome["answer"]["labels"]) for outcome in compared["outcomes"]] == [1, 1]
+        assert {each["name"] for each in index} == set(SHIPPED)
+        assert "nv_inference_count" in answers[-1]
+        answer = json.loads(run("bash", "-ec", here(any_model).replace("python -c", "python3 -c")))
+        assert [output["shape"] for output in answer["outputs"]] == [[1, 10], [1, 10]]
+        assert (tmp_path / "answer").read_bytes().startswith(b'{"model_name":"lstm"')
+        assert len(re.findall(r"0\.\d+", run(PEERS / "python", "-c", here(tritonclient)))) == 10
+
+
 @pytest.mark.parametrize(
     "options",
     [
