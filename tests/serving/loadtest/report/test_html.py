@@ -1,5 +1,7 @@
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 
 import pytest
@@ -19,6 +21,17 @@ pytestmark = pytest.mark.slow
 
 def page(measured: Results, outcomes: tuple[GateOutcome, ...] = ()) -> str:
     return html.render(measured, compare_targets(measured), outcomes)
+
+
+@cache
+def page_of_two_models() -> str:
+    """Drawn once, for the tests that look for another part of it each."""
+    return page(two_models())
+
+
+@cache
+def full_page() -> str:
+    return page(full_results())
 
 
 FAILED_ENTIRELY = results(Run((block("fast", ClosedLoop(1), (), failed=7, finished=False),), 1))
@@ -57,10 +70,18 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize(
-    "of", [two_models(), full_results(), two_models(failed=1), results(interrupted=True), FAILED_ENTIRELY]
+    "draw",
+    [
+        page_of_two_models,
+        full_page,
+        lambda: page(two_models(failed=1)),
+        lambda: page(results(interrupted=True)),
+        lambda: page(FAILED_ENTIRELY),
+    ],
+    ids=["two models", "full", "failed calls", "interrupted", "failed entirely"],
 )
-def test_the_page_is_self_contained(of: Results) -> None:
-    text = page(of)
+def test_the_page_is_self_contained(draw: Callable[[], str]) -> None:
+    text = draw()
     assert not re.search(r"https?:|@import|url\((?!#)", text)
     parsed = Page(text)
     assert parsed.loads == []
@@ -71,7 +92,7 @@ def test_the_page_is_self_contained(of: Results) -> None:
 
 
 def test_the_page_draws_every_load_in_colours_that_follow_the_scheme() -> None:
-    text = page(two_models())
+    text = page_of_two_models()
     assert "prefers-color-scheme: dark" in text
     pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
     assert len(pictures) == 5  # Throughput against latency; distribution and course of each load.
@@ -84,7 +105,7 @@ def test_the_page_draws_every_load_in_colours_that_follow_the_scheme() -> None:
 
 def test_without_comparisons_there_is_no_heading_for_them() -> None:
     run = Run((block("fast", OpenLoop(100.0)),), 1)
-    assert "<h2>Compared</h2>" in page(two_models())
+    assert "<h2>Compared</h2>" in page_of_two_models()
     assert "<h2>Compared</h2>" not in page(results(run, interrupted=True))
 
 
@@ -107,23 +128,23 @@ def test_the_problems_of_a_run_are_shown() -> None:
 
 
 def test_no_ratio_of_an_invalid_run_is_shown() -> None:
-    assert page(two_models()).count("\u00d7") == 6  # three for each load
+    assert page_of_two_models().count("\u00d7") == 6  # three for each load
     text = page(two_models(failed=3))
     assert text.count("INVALID: no ratio") == 2  # both of slow's runs have failed calls
     assert "\u00d7" not in text
 
 
 def test_a_problem_keeps_a_targets_name_as_it_is() -> None:
-    assert "<li>slow: answers seem to be cached" in page(full_results())
+    assert "<li>slow: answers seem to be cached" in full_page()
     assert "<li>The test was interrupted: only a part was measured.</li>" in page(results(interrupted=True))
 
 
 def test_the_first_picture_is_accuracy_against_latency() -> None:
-    text = page(full_results())
+    text = full_page()
     (first, *_) = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
     assert 'aria-label="Accuracy against latency"' in first
     assert "p99 at 500 calls/s" in text  # The open loop's, which is most like real use.
-    assert "Accuracy against latency" not in page(two_models())
+    assert "Accuracy against latency" not in page_of_two_models()
 
 
 def test_an_accuracy_whose_loads_are_invalid_has_no_picture() -> None:
@@ -142,7 +163,7 @@ def test_the_pareto_front_joins_targets_that_no_other_beats_in_both() -> None:
 
 
 def test_the_time_split_comes_from_the_servers_statistics() -> None:
-    text = page(two_models())
+    text = page_of_two_models()
     # Of 1,000 requests: 0.1 s in the queue, 0.52 s computing, and 1.5 ms a query on average.
     assert "queue 100 \u00b5s, compute 520 \u00b5s, network and both ends 880 \u00b5s" in text
 
@@ -154,7 +175,7 @@ def test_gates_are_shown() -> None:
 
 
 def test_the_environment_names_provider_and_threads() -> None:
-    text = page(two_models())
+    text = page_of_two_models()
     assert "fast version 1 at 127.0.0.1:8001, CPUExecutionProvider, ONNX Runtime 1.99.0, 2 instances;" in text
 
 
@@ -172,7 +193,7 @@ def glance(text: str) -> list[tuple[str, str]]:
 
 
 def test_at_a_glance_the_latencies_are_of_one_load_that_all_targets_share() -> None:
-    assert glance(page(two_models())) == 2 * [
+    assert glance(page_of_two_models()) == 2 * [
         ("peak throughput", "8 in flight"),
         ("p50 latency", "500 calls/s"),
         ("p99 latency", "500 calls/s"),

@@ -12,7 +12,7 @@ from tests.serving.loadtest.builders import targets
 pytestmark = pytest.mark.slow
 
 BLOCKS = Scenario(targets("cnn")).blocks
-TESTS = 1500
+TESTS = 1000
 # Durations in steps of 0.4 %: a duration counts as the upper end of its bucket, as in a histogram.
 SHORTEST, STEP = 0.05, 0.004
 EDGES = SHORTEST * np.exp(STEP * np.arange(3600))
