@@ -76,9 +76,16 @@ export class Code {
   }
 }
 
-/** Browsers have `navigator.clipboard` only where the connection is encrypted or local. */
+/** Browsers have `navigator.clipboard` only where the connection is encrypted or local, and a person may forbid it. */
 async function copyText(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  try {
+    return await navigator.clipboard.writeText(text);
+  } catch {
+    copySelected(text);
+  }
+}
+
+function copySelected(text) {
   const area = make("textarea", { class: "hidden", readonly: true });
   area.value = text;
   document.body.append(area);

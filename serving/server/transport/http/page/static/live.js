@@ -5,6 +5,7 @@ import { call } from "./server.js";
 
 const INTERVAL_MS = 2000;
 const KEPT = 31; // readings: those of a minute
+const KEPT_SECONDS = 62; // a page that was out of sight has older ones
 const RATE_READINGS = 5; // the rate is of the last ten seconds
 const LINE = /^(\w+)\{(.*)\} (\S+)$/;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
@@ -52,7 +53,8 @@ export class Live {
   keep(reading) {
     const last = this.readings.at(-1);
     if (last && reading.total < last.total) this.readings = []; // the server has started again
-    this.readings = [...this.readings, reading].slice(-KEPT);
+    const recent = this.readings.filter(({ at }) => reading.at - at <= KEPT_SECONDS);
+    this.readings = [...recent, reading].slice(-KEPT);
   }
 
   show() {

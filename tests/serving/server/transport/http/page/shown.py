@@ -19,10 +19,10 @@ _READY = "() => document.querySelector('.answer') && !document.querySelector('.a
 class Shown:
     """The open page."""
 
-    def __init__(self, page: Page, address: str) -> None:
+    def __init__(self, page: Page, url: str) -> None:
         page.set_default_timeout(TIMEOUT * 1e3)
         self.page = page
-        self.seen = Seen(page, f"http://{address}/")
+        self.seen = Seen(page, url)
 
     def wait_for_answers(self) -> None:
         self.page.wait_for_function(_READY)
@@ -59,6 +59,6 @@ class Shown:
 def shown_page(browser: Browser, address: str, **context: Any) -> Iterator[Shown]:
     """The page, in a browser context of its own, once the first question is answered."""
     with browser.new_context(viewport={"width": 1200, "height": 900}, **context) as own:
-        shown = Shown(own.new_page(), address)
+        shown = Shown(own.new_page(), f"http://{address}/")
         shown.wait_for_answers()
         yield shown

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trustme
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
-from hangtag import Client
+from hangtag import Client, Credentials
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests import shipped
 from tests.serving.server.transport.http.page.shown import HOSTILE, Shown, shown_page
@@ -152,7 +153,10 @@ def test_labels_are_never_read_as_html(page: Shown) -> None:
 
 
 def test_copy_copies_the_code(page: Shown) -> None:
-    code = page.code("curl")
+    page.code("curl")
+    page.page.keyboard.press("ArrowRight")
+    code = page.page.locator("#snippet").inner_text()
+    assert code.startswith("from pathlib import Path")
     page.page.get_by_role("button", name="Copy").click()
     expect(page.page.get_by_role("button", name="Copied")).to_be_visible()
     assert page.page.evaluate("() => navigator.clipboard.readText()") == code
@@ -184,8 +188,20 @@ def test_a_refusal_is_shown_in_the_servers_words(page: Shown) -> None:
     page.seen.complaints.clear()
 
 
-def test_a_page_takes_a_token_and_sees_the_server_end(browser: Browser, models: Path, tmp_path: Path) -> None:
-    (tmp_path / "tokens").write_text("sesame-open-the-door-please\n")
+def look_again(page: Shown) -> None:
+    """Let the page read the metrics now, as if the person had come back from another tab."""
+    page.page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def test_a_page_takes_a_token_and_sees_models_come_and_the_server_end(
+    browser: Browser, models: Path, tmp_path: Path
+) -> None:
+    # The files that the code names in capitals, in the folder that it runs in.
+    for name in ("tokens", "TOKEN_FILE"):
+        (tmp_path / name).write_text("sesame-open-the-door-please\n")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "CA_FILE"))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
     config = ServerConfig(
         models=models,
         port=0,
@@ -194,9 +210,11 @@ def test_a_page_takes_a_token_and_sees_the_server_end(browser: Browser, models: 
         model_control="explicit",
         load_model=("lstm",),
         token_file=tmp_path / "tokens",
+        tls_cert=tmp_path / "server.pem",
+        tls_key=tmp_path / "server.pem",
     )
-    with LiveServer(config) as server, browser.new_context() as context:
-        page = Shown(context.new_page(), server.server.http_address)
+    with LiveServer(config) as server, browser.new_context(ignore_https_errors=True) as context:
+        page = Shown(context.new_page(), f"https://{server.server.http_address}/")
         token = page.page.get_by_label("This server wants a token.")
         token.fill("wrong")
         page.page.keyboard.press("Enter")
@@ -208,11 +226,14 @@ def test_a_page_takes_a_token_and_sees_the_server_end(browser: Browser, models: 
         assert "sesame" not in page.code("curl")
         assert "$(cat TOKEN_FILE)" in page.code("grpcurl")
         assert page.page.evaluate("() => Object.keys({...localStorage, ...sessionStorage}).length") == 0
-        (tmp_path / "TOKEN_FILE").write_text("sesame-open-the-door-please")
         (tmp_path / "t-shirt-top-2.png").write_bytes(picture("garments/t-shirt-top-2.png"))
         page.choose("lstm")
         assert set(map(str, labels_by_code(page, tmp_path).values())) == {str([page.labels("lstm")])}
+        credentials = Credentials(tls_ca=tmp_path / "CA_FILE", token_file=tmp_path / "TOKEN_FILE")
+        with Client(server.server.address, credentials=credentials) as client:
+            client.load_model("hostile")
+        look_again(page)
+        expect(page.page.locator("#chooser input")).to_have_count(2)
         server.server.stop(grace=0)
-        # As if the person had looked at another tab and came back: otherwise it reads every other second.
-        page.page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+        look_again(page)
         expect(page.page.locator("#health")).to_have_text("unreachable")

@@ -132,6 +132,7 @@ function provenance({ facts }) {
 }
 
 function running({ config, facts }) {
+  if (!facts.execution_provider) return [];
   const group = config.instance_group?.[0];
   const provider = `${facts.execution_provider} (${facts.execution_provider_asked} was set)`;
   return [

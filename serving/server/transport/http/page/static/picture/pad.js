@@ -29,7 +29,8 @@ export class Pad {
 
   move(event) {
     if (!this.stroke) return;
-    this.stroke.points.push(...(event.getCoalescedEvents?.() ?? [event]).map((each) => this.point(each)));
+    const between = event.getCoalescedEvents?.() ?? []; // the points since the last event, in browsers that have them
+    this.stroke.points.push(...(between.length ? between : [event]).map((each) => this.point(each)));
     this.draw();
   }
 
