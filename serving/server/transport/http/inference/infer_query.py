@@ -12,14 +12,14 @@ from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeEr
 from hangtag.serving.server.transport import codec
 from hangtag.serving.server.transport.http.bodies import compress, decompress, response_encoding
 from hangtag.serving.server.transport.http.inference import json_values
+from hangtag.serving.server.transport.http.inference.answer_plan import AnswerPlan
 from hangtag.serving.server.transport.http.inference.request_head import (
-    BINARY_DATA,
     BINARY_SIZE,
     InputHead,
     RequestHead,
     parse_head,
 )
-from hangtag.serving.server.transport.http.responses import BINARY, JSON, HttpResponse, cost_headers, to_json
+from hangtag.serving.server.transport.http.responses import BINARY, JSON, HttpResponse, cost_headers
 from hangtag.serving.server.transport.submission import Call, PreparedQuery
 from hangtag.serving.signature import Signature, TensorSpec
 
@@ -64,19 +64,19 @@ class HttpInferQuery:
         if head is None:
             spec, array = _raw_input(model.signature, body)
             inputs, datatypes = {spec.name: array}, {spec.name: spec.datatype}
-            specs: Sequence[TensorSpec] = model.signature.outputs
-            binary: Sequence[bool] = [True] * len(specs)
+            outputs = model.signature.outputs
+            admission = model.check(inputs, datatypes)
+            plan = AnswerPlan(model.name, model.version, outputs, [True] * len(outputs), admission)
         else:
             inputs, datatypes = _inputs(head.inputs, body, offset), {each.name: each.datatype for each in head.inputs}
-            specs = codec.output_specs(head.outputs, model.signature)
-            binary = head.binary_outputs or [head.binary_by_default] * len(specs)
+            plan = head.plans.get(model) or _plan(head, model, inputs, datatypes)
             if head.timeout is not None:
                 deadline = codec.earlier_deadline(head.timeout, deadline)
 
         def encode(result: InferenceResult) -> HttpResponse:
-            return self._respond(model, specs, binary, result)
+            return self._respond(model, plan, result)
 
-        return PreparedQuery(inputs, datatypes, deadline, encode)
+        return PreparedQuery(inputs, datatypes, deadline, encode, plan.admission)
 
     def _decode(self) -> tuple[RequestHead | None, bytes, int]:
         """Return the request's head, the whole body, and where the binary tensors begin in it."""
@@ -99,33 +99,28 @@ class HttpInferQuery:
             )
         return head, body, offset
 
-    def _respond(
-        self, model: ServedModel, specs: Sequence[TensorSpec], binary: Sequence[bool], result: InferenceResult
-    ) -> HttpResponse:
-        outputs: list[dict[str, Any]] = []
-        contents: list[bytes] = []
-        for spec, as_binary in zip(specs, binary, strict=True):
-            array = result.outputs[spec.name]
-            output: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": array.shape}
-            if as_binary:
-                contents.append(tensors.to_raw(array))
-                output["parameters"] = {BINARY_SIZE: len(contents[-1])}
-            else:
-                output["data"] = _values(spec, array)
-            outputs.append(output)
-        answer = {"model_name": model.name, "model_version": model.version, "outputs": outputs}
-        head = to_json({"id": self.id, **answer} if self.id else answer)
-        body, encoding = b"".join((head, *contents)), b""
+    def _respond(self, model: ServedModel, plan: AnswerPlan, result: InferenceResult) -> HttpResponse:
+        head, contents = plan.encode(result.outputs, self.id)
+        body = b"".join((head, *contents))
         if len(body) > self._max_bytes:
             raise MessageTooLargeError(f"SERVER: Sent message larger than max ({len(body)} vs. {self._max_bytes})")
         headers = [*cost_headers(model.name, model.version, result.timings)]
-        if contents:
+        if plan.has_contents:
             headers.append((HEAD_LENGTH, str(len(head)).encode()))
         if accepted := self._headers.get(b"accept-encoding"):
             body, encoding = compress(body, response_encoding(accepted))
             if encoding:
                 headers.append((b"content-encoding", encoding))
-        return HttpResponse(body, BINARY if contents else JSON, headers=headers)
+        return HttpResponse(body, BINARY if plan.has_contents else JSON, headers=headers)
+
+
+def _plan(head: RequestHead, model: ServedModel, inputs: Arrays, datatypes: dict[str, str]) -> AnswerPlan:
+    """Decide how requests with this head are answered, and keep it for the next one."""
+    specs = codec.output_specs(head.outputs, model.signature)
+    binary = head.binary_outputs or [head.binary_by_default] * len(specs)
+    plan = AnswerPlan(model.name, model.version, specs, binary, model.check(inputs, datatypes))
+    head.plans[model] = plan
+    return plan
 
 
 def _head_length(value: bytes, body: bytes) -> int:
@@ -189,13 +184,3 @@ def _shape_of(spec: TensorSpec, size: int, *, batched: bool) -> list[int]:
 
 def _one_element(body: bytes) -> bytes:
     return len(body).to_bytes(4, "little") + body
-
-
-def _values(spec: TensorSpec, array: npt.NDArray[Any]) -> list[Any]:
-    try:
-        return json_values.to_json(array)
-    except ValueError as error:
-        raise InvalidRequestError(
-            f"output {spec.name!r} cannot be sent as JSON: {error}. Ask for it as binary data, with its parameter "
-            f"{BINARY_DATA!r}: true"
-        ) from error

@@ -1,12 +1,17 @@
 """The JSON of an inference request: what it asks for, and which tensors it brings."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakKeyDictionary
 
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.transport.codec import TIMEOUT, require_supported
+
+if TYPE_CHECKING:
+    from hangtag.serving.server.engine.served_model import ServedModel
+    from hangtag.serving.server.transport.http.inference.answer_plan import AnswerPlan
 
 BINARY_SIZE, BINARY_DATA, BINARY_OUTPUTS = "binary_data_size", "binary_data", "binary_data_output"
 _CACHED_BYTES = 1024
@@ -35,6 +40,8 @@ class RequestHead:
         binary_outputs: Whether each requested output is wanted as binary data, in their order.
         binary_by_default: Likewise for outputs that the request does not name.
         timeout: In microseconds; None where there is none.
+        plans: By the version that answers. The keys are weak, because a head that is kept for the next request must not
+            keep an unloaded model in memory.
     """
 
     id: str
@@ -43,6 +50,7 @@ class RequestHead:
     binary_outputs: tuple[bool, ...]
     binary_by_default: bool
     timeout: int | None
+    plans: "WeakKeyDictionary[ServedModel, AnswerPlan]" = field(default_factory=WeakKeyDictionary, compare=False)
 
 
 def parse_head(text: bytes, *, cached: bool = False) -> RequestHead:

@@ -1,14 +1,17 @@
 """Loading and unloading over HTTP."""
 
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine import retirement
 from tests import onnx_models
 from tests.serving.server.transport.http.rest import Rest
-from tests.serving.server.transport.live import LiveServer, index, request
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, request
 
 pytestmark = pytest.mark.slow
 
@@ -64,3 +67,35 @@ def test_a_body_that_is_not_understood(controlled: Rest, body: str) -> None:
 def test_a_server_without_control_by_call_says_so(rest: Rest) -> None:
     answer = rest.post("/v2/repository/models/gather/unload")
     assert (answer.status, "--model-control explicit" in answer.error) == (400, True)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 20])
+def test_an_unloaded_model_is_gone_with_its_memory(tmp_path: Path, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the connection that called it stays open, and the head of its requests is kept."""
+    monkeypatch.setattr(retirement, "LINGER_SECONDS", 0.0)
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    config = ServerConfig(
+        models=tmp_path, port=0, http_port=0, model_control="explicit", load_model=("*",), transport="grpc"
+    )
+    with LiveServer(config) as live, Rest(live.server.http_address) as rest:
+        for _ in range(calls):
+            assert rest.infer(request("gather", index=index(2))).outputs["value"].tolist() == [20]
+        gone = threading.Event()
+        runtime = weakref.ref(live.model("gather").runtime, lambda _: gone.set())
+        assert rest.post("/v2/repository/models/gather/unload").status == 200
+        assert gone.wait(TIMEOUT)
+        assert runtime() is None
+
+
+def test_requests_with_one_head_follow_a_reload(tmp_path: Path) -> None:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    config = ServerConfig(models=tmp_path, port=0, http_port=0, model_control="explicit", load_model=("*",))
+    with LiveServer(config) as live, Rest(live.server.http_address) as rest:
+        for version in ("1", "2", "3"):
+            if version != "1":
+                onnx_models.publish(tmp_path, "gather", onnx_models.gather(), version=int(version))
+                assert rest.post("/v2/repository/models/gather/load").status == 200
+            for _ in range(3):
+                answer = rest.infer(request("gather", index=index(1, 2)))
+                assert (answer.json["model_version"], answer.outputs["value"].tolist()) == (version, [10, 20])
+            assert rest.infer(request("gather", index=index(3))).outputs["value"].tolist() == [30]  # another shape
