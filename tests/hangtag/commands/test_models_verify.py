@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def few(garments: Split) -> Split:
-    return garments.first(1_000)
+    return garments.first(300)
 
 
 @pytest.fixture(autouse=True)
