@@ -32,6 +32,7 @@ export class Answers {
       } catch (error) {
         if (error.name === "AbortError") return null;
         failure = error;
+        cards.get(model.id).dataset.summary = `${model.id}: no answer`;
         cards.get(model.id).replaceChildren(...failed(model, error));
       }
       cards.get(model.id).removeAttribute("aria-busy");
@@ -180,7 +181,7 @@ function times(cost, batchSize) {
       make("b", {}, milliseconds(total(cost))),
       make("span", { class: "small muted" }, batchSize === 1 ? "computed alone" : `in a batch of ${batchSize}`),
     ),
-    make("div", { class: "bar", role: "presentation" }, ...Object.keys(PARTS).map((part) => make("span", { class: part }))),
+    make("div", { class: "bar" }, ...Object.keys(PARTS).map((part) => make("span", { class: part }))),
     make(
       "dl",
       { class: "small" },

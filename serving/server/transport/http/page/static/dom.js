@@ -6,7 +6,7 @@ export const byId = (id) => document.getElementById(id);
  * Make an element.
  * @param {string} tag its name.
  * @param {Object} properties attributes; `onEVENT` adds a listener; false and undefined are left out, true is empty.
- * @param {...(Node|string|null|undefined)} children texts and elements.
+ * @param {...(Node|string|false|null|undefined)} children texts and elements; what is neither is left out.
  */
 export function make(tag, properties = {}, ...children) {
   return fill(document.createElement(tag), properties, children);
@@ -23,7 +23,7 @@ function fill(element, properties, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  element.append(...children.filter((child) => child !== false && child !== null && child !== undefined));
   return element;
 }
 

@@ -7,7 +7,7 @@ from playwright.sync_api import Browser
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_models, shipped
 from tests.browser import chromium
-from tests.serving.server.transport.http.page.shown import HOSTILE
+from tests.serving.server.transport.http.page.shown import HOSTILE, HOSTILE_METADATA
 from tests.serving.server.transport.live import LiveServer
 
 
@@ -23,7 +23,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("models")
     (models / "lstm").symlink_to(shipped.MODELS / "lstm")
     (models / "cnn_rnn").symlink_to(shipped.MODELS.parent / "examples/outfits/models/cnn_rnn")
-    onnx_models.publish(models, "hostile", onnx_models.classifier(labels=HOSTILE))
+    hostile = onnx_models.classifier(labels=HOSTILE)
+    for name, value in HOSTILE_METADATA.items():
+        hostile.metadata_props.add(key=f"hangtag.{name}", value=value)
+    onnx_models.publish(models, "hostile", hostile)
     onnx_models.publish(models, "two_inputs", onnx_models.two_inputs())
     return models
 

@@ -12,6 +12,14 @@ from tests.serving.server.transport.live import TIMEOUT
 
 HOSTILE = json.dumps([f"<img src=x onerror=document.title='taken'>{number}" for number in range(10)])
 """Labels that would run a script if they were read as HTML."""
+HOSTILE_METADATA = {
+    "parity": '{"max_logit_difference": null}',
+    "gate": '{"structure": {"nodes": [[null]]}, "cuda": 7}',
+    "test_accuracy": "very good",
+    "parameters": "many",
+    "speed": "[",
+}
+"""What only looks like hangtag's own metadata."""
 
 _READY = "() => document.querySelector('.answer') && !document.querySelector('.answer[aria-busy]')"
 

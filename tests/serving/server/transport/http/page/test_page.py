@@ -146,10 +146,14 @@ def test_the_code_gives_the_same_answers(page: Shown, client: Client, tmp_path: 
         assert labels_by_code(page, tmp_path) == {"curl": expected, "Python": expected, "grpcurl": expected}
 
 
-def test_labels_are_never_read_as_html(page: Shown) -> None:
+def test_labels_are_never_read_as_html_and_malformed_metadata_is_left_out(page: Shown) -> None:
     page.choose("hostile")
+    assert len(page.labels("hostile")) == 3
     assert set(page.labels("hostile")) <= set(json.loads(HOSTILE))
     assert page.page.title() != "taken"
+    card = page.page.locator("#models article", has_text="hostile").inner_text()
+    assert "checked before it was published" in card
+    assert "parameters" not in card
 
 
 def test_copy_copies_the_code(page: Shown) -> None:

@@ -31,7 +31,7 @@ function servedCard(model) {
       "div",
       { class: "figures" },
       rate && figure(percent(rate.value, 2), rate.name),
-      facts["hangtag.parameters"] && figure(short(facts["hangtag.parameters"]), "parameters"),
+      Number(facts["hangtag.parameters"]) > 0 && figure(short(facts["hangtag.parameters"]), "parameters"),
       facts.file_bytes && figure(bytes(Number(facts.file_bytes)), facts["hangtag.precision"] ?? "file"),
     ),
     proof(model),
@@ -52,7 +52,7 @@ const title = (name, version, mark) =>
     {},
     make("span", { class: "model" }, name),
     make("span", { class: "muted" }, ` version ${version} `),
-    mark || null,
+    mark,
   );
 
 const figure = (value, name) => make("div", {}, make("b", {}, value), make("span", { class: "small muted" }, name));
@@ -64,25 +64,31 @@ function short(number) {
   return value >= 1e6 ? `${(value / 1e6).toFixed(2)} M` : value >= 1e4 ? `${Math.round(value / 1e3)} k` : count(value);
 }
 
-/** The sentence of the proof: how far the file's answers are from those of the framework that it came from. */
+/** The sentence of the proof: how far the file's answers are from those of the framework that it came from. Somebody
+ * else's file has no such answers to be compared with, and only the checks of the gate. */
 function proof({ facts }) {
-  const parity = json(facts["hangtag.parity"]);
-  const key = parity && Object.keys(parity).find((name) => name.startsWith("max_") && name.endsWith("_difference"));
-  if (!key) return make("p", { class: "proof small muted" }, "Its file holds no proof.");
-  const largest = Math.max(0, ...Object.values(parity[key]).map(Number));
+  const parity = json(facts["hangtag.parity"]) ?? {};
+  const [key, differences] = Object.entries(parity).find(([name]) => /^max_\w+_difference$/.test(name)) ?? [];
+  if (!differences) {
+    const checked = checks({ facts }).length > 0;
+    return checked ? passed("checked", " before it was published, without other answers to compare its own with.") : unproven();
+  }
   const original = parity.against === "pytorch" ? "PyTorch" : parity.against;
-  const what = key.slice("max_".length, -"_difference".length);
-  return make(
-    "p",
-    { class: "proof small" },
-    make("span", { class: "pill good" }, "proven"),
-    ` ${count(parity.images)} images, against ${original}: a ${what} differs by at most `,
-    small(largest),
+  return passed(
+    "proven",
+    ` ${count(parity.images)} images, against ${original}: a `,
+    `${key.slice("max_".length, -"_difference".length)} differs by at most `,
+    small(Math.max(0, ...Object.values(differences).map(Number))),
     ", allowed ",
     small(parity.tolerance),
     ".",
   );
 }
+
+const passed = (word, ...sentence) =>
+  make("p", { class: "proof small" }, make("span", { class: "pill good" }, word), ...sentence);
+
+const unproven = () => make("p", { class: "proof small muted" }, "Its file holds no proof.");
 
 const small = (number) =>
   make("span", { class: "whole" }, number ? Number(number).toExponential(1).replace(".0e", "e") : "0");
@@ -116,7 +122,9 @@ function summary(figures) {
 }
 
 function largest(value) {
-  if (value && typeof value === "object") return Object.values(value).map(largest).reduce((a, b) => (b > a ? b : a), 0);
+  if (value && typeof value === "object") {
+    return Object.values(value).map(largest).reduce((most, one) => (one > most ? one : most), 0);
+  }
   return typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value;
 }
 
