@@ -7,14 +7,18 @@ import pytest
 from torch import nn
 
 from hangtag.export import exporter
+from hangtag.export.gate.checks import batching
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist as data
+from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.run import Run
 from tests.export import label_sets, runs
 from tests.once import once
 
 GARMENTS = 300
 """As many test images as the four batches of 64 that are compared, and some more."""
+_BATCHED = 32
+"""This many of them are run alone and in batches."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ def single_label(factory: pytest.TempPathFactory, model: str) -> Exported:
         run = runs.train(folder / f"{model}-tiny", model, garments)
         network = build(model)
         network.load_state_dict(run.load("best.pt")["model"])
-        return Exported(run, network.eval(), folder / "models", exporter.export(run, folder / "models", garments))
+        return Exported(run, network.eval(), folder / "models", _export(run, folder / "models", garments))
 
     return once(factory, model, make)
 
@@ -51,6 +55,12 @@ def label_paths(factory: pytest.TempPathFactory) -> Exported:
         garments = data.load_test().first(GARMENTS)
         network = label_sets.decisive_cnn_rnn(garments)
         run = label_sets.finished(folder / "run", "cnn_rnn", network)
-        return Exported(run, network, folder / "models", exporter.export(run, folder / "models", garments))
+        return Exported(run, network, folder / "models", _export(run, folder / "models", garments))
 
     return once(factory, "cnn_rnn", make)
+
+
+def _export(run: Run, models: Path, garments: Split) -> exporter.Published:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(batching, "IMAGES", _BATCHED)
+        return exporter.export(run, models, garments)
