@@ -29,8 +29,8 @@ class UvicornConfig(uvicorn.Config):
 
 
 class Connection(HttpToolsProtocol):
-    """Refuses a client over the limit of connections, and heads that are too large; ends requests that come too slowly;
-    cancels the request of a client that leaves."""
+    """Refuses a client over the limit of connections, and heads that are too large; ends requests that come too slowly,
+    and answers that are not read; cancels the request of a client that leaves."""
 
     def __init__(self, config: UvicornConfig, *arguments: Any, **options: Any) -> None:
         super().__init__(config, *arguments, **options)
@@ -43,6 +43,8 @@ class Connection(HttpToolsProtocol):
         self._unread = 0  # those of them that are neither of a complete head nor of a body
         self._began = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._unsent = 0  # bytes of a response that the client has not read
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -54,6 +56,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self.resume_writing()
         super().connection_lost(exc)
         if self._task is not None and self.cycle.disconnected:
             self._task.cancel()
@@ -70,6 +73,21 @@ class Connection(HttpToolsProtocol):
         elif self._timer is None:
             self._began = self.loop.time()
             self._timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_slow)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unsent = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_not_read)
+
+    def resume_writing(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self.loop.call_later(REQUEST_SECONDS, self.transport.abort)  # of a client that has not read its last response
 
     def send_400_response(self, msg: str) -> None:
         self.refuse(400, "the bytes are not a request of HTTP/1.1")
@@ -123,6 +141,13 @@ class Connection(HttpToolsProtocol):
             self.refuse(408, "the request comes too slowly")
         else:
             self.transport.close()
+
+    def _end_if_not_read(self) -> None:
+        unsent, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        if self._unsent < unsent:
+            self._write_timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_not_read)
+        else:
+            self.transport.abort()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

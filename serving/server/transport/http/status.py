@@ -28,6 +28,10 @@ class UnsupportedEncodingError(InvalidRequestError):
     """The body has a Content-Encoding that the server does not read."""
 
 
+class ForeignOriginError(UnauthenticatedError):
+    """A page of another site asks a browser to change what the server serves."""
+
+
 STATUS: dict[type[ServerError], int] = {
     UnsupportedEncodingError: 415,
     InvalidRequestError: 400,
@@ -38,6 +42,7 @@ STATUS: dict[type[ServerError], int] = {
     CancelledError: 499,  # nginx' number; nobody reads it, because the caller has left
     UnavailableError: 503,
     ControlError: 400,  # Triton's too; Google's mapping of gRPC's FAILED_PRECONDITION
+    ForeignOriginError: 403,
     UnauthenticatedError: 401,
     InvalidValuesError: 400,
     InferenceError: 500,

@@ -11,6 +11,7 @@ from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
 from hangtag.serving.server.transport.http.endpoints.models import MODEL_PATHS
 from hangtag.serving.server.transport.http.inference.request_head import parameters_of, parse_json
 from hangtag.serving.server.transport.http.responses import HttpResponse, json_response
+from hangtag.serving.server.transport.http.status import ForeignOriginError
 from hangtag.serving.server.transport.repository.model_messages import model_index, model_statistics
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
 
@@ -47,6 +48,7 @@ class RepositoryEndpoints:
         return json_response([to_dict(model_index(state)) for state in states])
 
     async def load(self, request: Request) -> HttpResponse:
+        _require_own_origin(request)
         parameters = parameters_of(await _optional_json(request), "the request")
         if parameters:
             name = next(iter(parameters))
@@ -55,9 +57,21 @@ class RepositoryEndpoints:
         return json_response({})
 
     async def unload(self, request: Request) -> HttpResponse:
+        _require_own_origin(request)
         await _optional_json(request)  # it may hold parameters, such as unload_dependents, which change nothing here
         await self._repository.unload(request.path_params["model"])
         return json_response({})
+
+
+def _require_own_origin(request: Request) -> None:
+    """Raise ForeignOriginError for a request that a page of another site sends through somebody's browser: browsers
+    always say so for POST, and send it although the page may not read the answer."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
+        raise ForeignOriginError(
+            f"a page of {origin} may not load and unload models here; only this server's pages may, and programs, "
+            "which send no Origin"
+        )
 
 
 async def _optional_json(request: Request) -> dict[str, Any]:

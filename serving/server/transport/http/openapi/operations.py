@@ -186,7 +186,7 @@ def _of_model(path: str, suffix: str, *parameters: Any) -> dict[str, dict[str, O
 def _control(verb: str, about: str) -> dict[str, Operation]:
     body = {"required": False, "content": _json(f"{verb.capitalize()}Request", {})}
     content = {"application/json": {"schema": {"type": "object"}, "example": {}}}
-    errors = (*_WITH_BODY, "404")
+    errors = (*_WITH_BODY, "403", "404")
     return {"post": _operation(f"{verb}Model", about, content, errors, parameters=(_MODEL,), body=body)}
 
 

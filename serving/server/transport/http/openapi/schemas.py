@@ -184,6 +184,10 @@ ERRORS: dict[str, dict[str, Any]] = {
         "the token is not valid here; its operator can give you one",
         WWW_Authenticate="Bearer",
     ),
+    "403": _error(
+        "A page of another site asks for a change.",
+        "a page of https://example.com may not load and unload models here; only pages of this server may",
+    ),
     "404": _error("No such model or version is served.", "no model 'nobody' is served here; served: cnn, lstm"),
     "405": _error(
         "The path does not take this method.",

@@ -64,6 +64,17 @@ def test_a_body_that_is_not_understood(controlled: Rest, body: str) -> None:
     assert controlled.post("/v2/repository/index", body).status == (413 if len(body) > 65536 else 400)
 
 
+@pytest.mark.parametrize("action", ["load", "unload"])
+def test_a_page_of_another_site_cannot_change_what_is_served(controlled: Rest, action: str) -> None:
+    path = f"/v2/repository/models/gather/{action}"
+    for origin in ("http://example.com", "null", "http://localhost:1"):
+        answer = controlled.post(path, origin=origin)
+        assert (answer.status, answer.error.startswith(f"a page of {origin} may not")) == (403, True)
+    assert states(controlled)["gather"] == "READY"
+    own = f"http://{controlled.connection.host}:{controlled.connection.port}"
+    assert controlled.post(path, origin=own).status == 200
+
+
 def test_a_server_without_control_by_call_says_so(rest: Rest) -> None:
     answer = rest.post("/v2/repository/models/gather/unload")
     assert (answer.status, "--model-control explicit" in answer.error) == (400, True)

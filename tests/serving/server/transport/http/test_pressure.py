@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.http import connection as limits
+from tests import onnx_models
 from tests.serving.server.transport.http.rest import Rest, as_http, tensor
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, request
 
@@ -198,6 +200,28 @@ def test_a_large_body_may_take_longer(served: LiveServer, monkeypatch: pytest.Mo
             assert other.connection.sock.recv(1) == b""
         connection.sendall(INFER[9:])
         assert status_line(connection) == b"HTTP/1.1 200 OK"
+
+
+def test_an_answer_that_is_not_read_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.1)
+    onnx_models.publish(tmp_path, "added", onnx_models.added())
+    large = np.ones((1, 1_800_000), np.float32)  # seven megabytes: more than the kernel holds for a connection
+    path, body, headers = as_http(request("added", x=large, y=large))
+    head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n"
+    sent = "".join([head, *(f"{name}: {value}\r\n" for name, value in headers.items()), "\r\n"]).encode() + body
+    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=0)) as live, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(TIMEOUT)
+        host, _, port = live.server.http_address.rpartition(":")
+        client.connect((host, int(port)))
+        client.sendall(sent)
+        assert client.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 200"
+        connections = live.server._http._uvicorn.server_state.connections  # type: ignore[union-attr]
+        ends = time.monotonic() + TIMEOUT
+        while connections:
+            assert time.monotonic() < ends
+        with Rest(live.server.http_address) as other:
+            assert other.get("/v2/health/live").status == 200
 
 
 def test_pipelined_requests_are_answered_in_order(served: LiveServer) -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server import errors
+from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.transport.http.status import STATUS
+from tests import onnx_models
 from tests.serving.server.transport.http.rest import HEAD_LENGTH, Rest, as_http, tensor
 from tests.serving.server.transport.live import LiveServer, failure, index, request
 
@@ -277,6 +280,18 @@ def test_an_answer_over_the_limit_is_refused(rest: Rest) -> None:
     answer = rest.post("/v2/models/text/infer", sent.encode())  # the answer's JSON is ASCII, six bytes an ö
     assert answer.status == 413
     assert "SERVER: Sent message larger than max" in answer.error
+
+
+def test_more_json_than_is_read_in_one_go_is_refused(tmp_path: Path) -> None:
+    onnx_models.publish(tmp_path, "free_axis", onnx_models.free_axis())
+    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=0, transport="grpc")) as live:
+        with Rest(live.server.http_address) as rest:
+            answer = rest.post("/v2/models/free_axis/infer", b'{"inputs": [' + bytes(5 * MIB))
+            assert answer.status == 413
+            assert "at most 4,194,304 are read. Send large tensors as binary data" in answer.error
+        with Rest(live.server.http_address) as rest:  # as it says
+            large = np.ones((1, 3 * MIB), np.float32)
+            assert rest.infer(request("free_axis", x=large)).outputs["total"].tolist() == [[3 * MIB]]
 
 
 def test_failures_are_counted_by_their_model(served: LiveServer, rest: Rest) -> None:
