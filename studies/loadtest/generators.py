@@ -24,7 +24,8 @@ import grpc
 from rich.console import Console
 
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.generator.channels import Channel, CompletionQueueChannel, FutureChannel
+from hangtag.serving.loadtest.generator.channels.channel import Channel
+from hangtag.serving.loadtest.generator.channels.grpc_channels import CompletionQueueChannel, FutureChannel
 from hangtag.serving.loadtest.generator.messages import INFER, Block, CallSettings, RequestPool
 from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.plan.limits import Limits

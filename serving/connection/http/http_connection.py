@@ -42,9 +42,12 @@ class HttpConnection:
         self._closed.set()
         self._client.close()
 
-    def call(self, method: Method[Response], request: Message) -> Response:
-        """Make one call and return its response. Raises ClientError and CredentialsError."""
-        return self._call(method, request, self._timeout)
+    def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
+        """Make one call and return its response; ``timeout`` in seconds instead of the connection's own.
+
+        Raises ClientError and CredentialsError.
+        """
+        return self._call(method, request, self._timeout if timeout is None else timeout)
 
     def stream(
         self,

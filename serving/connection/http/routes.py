@@ -102,6 +102,18 @@ def _is_health(answer: HttpAnswer, request: health_pb2.HealthCheckRequest) -> bo
     return answer.status in (200, 400, 503) or bool(answer.status == 404 and request.service)
 
 
+def _ready_request(message: inference_pb2.ModelReadyRequest, _timeout: int | None) -> HttpRequest:
+    return HttpRequest("GET", model_path(message.name, message.version, "ready"))
+
+
+def _ready_response(answer: HttpAnswer, _request: Any) -> inference_pb2.ModelReadyResponse:
+    return inference_pb2.ModelReadyResponse(ready=answer.status == 200 and _says_ready(answer))
+
+
+def _is_model_readiness(answer: HttpAnswer, _request: Any) -> bool:
+    return answer.status in (200, 400, 503)
+
+
 ROUTES = {
     CLASSIFY: Route(classification.classify_request, classification.classify_response),
     _CLASSIFIER + "Compare": Route(
@@ -112,6 +124,7 @@ ROUTES = {
     INFER: Route(inference.infer_request, inference.infer_response),
     _INFERENCE + "ServerMetadata": Route(_server_request, _parsed(inference_pb2.ServerMetadataResponse)),
     _INFERENCE + "ModelMetadata": Route(_metadata_request, _parsed(inference_pb2.ModelMetadataResponse)),
+    _INFERENCE + "ModelReady": Route(_ready_request, _ready_response, _is_model_readiness),
     _INFERENCE + "ModelConfig": Route(_config_request, _parsed(inference_pb2.ModelConfigResponse, "config")),
     _INFERENCE + "ModelStatistics": Route(_statistics_request, _parsed(inference_pb2.ModelStatisticsResponse)),
     _INFERENCE + "RepositoryIndex": Route(_index_request, _parsed(inference_pb2.RepositoryIndexResponse, "models")),

@@ -48,14 +48,16 @@ class WithCompare(click.Command):
     "others",
     multiple=True,
     metavar="NAME=HOST:PORT/MODEL[@VERSION]",
-    help="Measure this model on this server too, under this name. May be given several times.",
+    help="Measure this model on this server too, under this name; NAME=http://HOST:PORT/MODEL measures it over HTTP. "
+    "May be given several times.",
 )
 @click.option(
     "--method",
     type=click.Choice(["infer", "classify"]),
     default="infer",
     show_default=True,
-    help="infer: ModelInfer, of the Open Inference Protocol. classify: hangtag's Classify, an image file a call.",
+    help="infer: ModelInfer, of the Open Inference Protocol, over HTTP with binary tensors. classify: hangtag's "
+    "Classify, an image file a call.",
 )
 @scenario_options
 @click.option(
@@ -134,6 +136,7 @@ def loadtest(
       hangtag loadtest cnn --rate 500 --min-duration 1m   what do users see at 500 calls/s?
       hangtag loadtest cnn --scenario server --find-peak --target-latency 10ms
       hangtag loadtest --target a=127.0.0.1:8001/cnn --target b=127.0.0.1:9001/cnn
+      hangtag loadtest --target grpc=127.0.0.1:8001/cnn --target rest=http://127.0.0.1:8000/cnn
       hangtag loadtest lstm cnn --samples examples/garments --fail-if 'cnn[1].p99 > 20ms'
     """
     files = {name: settings.pop(name) for name in list(settings) if name.endswith("_file")}

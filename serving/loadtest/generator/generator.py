@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from hangtag.serving.loadtest.generator import executors, thread_times
 from hangtag.serving.loadtest.generator.block_result import BlockResult
-from hangtag.serving.loadtest.generator.channels import Channel, clock, connect
+from hangtag.serving.loadtest.generator.channels.channel import Channel, clock
+from hangtag.serving.loadtest.generator.channels.connect import connect
 from hangtag.serving.loadtest.generator.executors.executor import Assignment
 from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, Snapshot
 from hangtag.serving.loadtest.generator.shared_counts import SharedCounts

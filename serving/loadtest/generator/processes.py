@@ -12,7 +12,8 @@ from typing import Any, Self
 from hangtag.serving.loadtest.errors import GeneratorError
 from hangtag.serving.loadtest.generator import worker
 from hangtag.serving.loadtest.generator.block_result import BlockResult
-from hangtag.serving.loadtest.generator.channels import CHECK_TIMEOUT, clock
+from hangtag.serving.loadtest.generator.channels.channel import clock
+from hangtag.serving.loadtest.generator.channels.connect import CHECK_TIMEOUT
 from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, Snapshot
 from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
 

@@ -97,7 +97,7 @@ def measure(
         indices, message = request
         if stop.is_set():
             return 0, 0
-        response = probe.call(target, library.request_pool.method, message, deadline)
+        response = probe.call(target, library.method, message, deadline)
         expected = labels[indices.start : indices.stop]
         return int(np.count_nonzero(read_classes(response, target.name) == expected)), len(indices)
 

@@ -59,14 +59,16 @@ class CacheCheck:
         )
 
 
-def request_pools(target: Target, metadata: pb.ModelMetadataResponse, batch_size: int) -> dict[str, RequestPool]:
+def request_pools(
+    target: Target, metadata: pb.ModelMetadataResponse, batch_size: int, deadline: float
+) -> dict[str, RequestPool]:
     """What `check` sends to a target: one repeated request, and as many different requests as it needs.
 
     Raises:
         SampleError: When the model's inputs allow too few different values.
     """
     # Not the test's seed: the server would have cached the previous test's samples.
-    pool = load(target, metadata, batch_size, secrets.randbits(62), size=BLOCKS * BLOCK_SIZE).request_pool
+    pool = load(target, metadata, batch_size, secrets.randbits(62), size=BLOCKS * BLOCK_SIZE).request_pool(deadline)
     first, *others = dict.fromkeys(pool.requests)
     if len(others) < MIN_REQUESTS:
         raise SampleError(

@@ -21,6 +21,7 @@ WARM_UP = 0.2  # Seconds.
 class Ceiling:
     """What the generator reached under one load on the null server. Durations in seconds."""
 
+    protocol: str  # gRPC or HTTP.
     load: Load
     throughput: float  # Queries per second.
     p50: float
@@ -28,14 +29,15 @@ class Ceiling:
     delayed: float  # The share of an open loop's queries that were delayed.
 
     @classmethod
-    def from_block(cls, result: BlockResult) -> "Ceiling":
-        """From a block on the null server."""
+    def from_block(cls, protocol: str, result: BlockResult) -> "Ceiling":
+        """From a block on the null server of a protocol."""
         latency = result.latency
         delayed = result.delayed / result.queries if result.queries else 0.0
-        return cls(result.load, result.throughput, latency.percentile(50), latency.percentile(99), delayed)
+        return cls(protocol, result.load, result.throughput, latency.percentile(50), latency.percentile(99), delayed)
 
 
 def calibrate(
+    protocol: str,
     loads: Sequence[Load],
     requests: tuple[bytes, ...],
     processes: int,
@@ -43,12 +45,14 @@ def calibrate(
     settings: CallSettings,
     on_progress: Callable[[Progress], None],
 ) -> tuple[Ceiling, ...]:
-    """Measure the ceiling under each load with these serialised requests. `stop` leaves out the remaining loads.
+    """Measure the ceiling of a protocol, gRPC or HTTP, under each load with these serialised requests.
+
+    `stop` leaves out the remaining loads.
 
     Raises:
         GeneratorError: When a generator process failed.
     """
-    with null_server() as address:
+    with null_server(protocol) as address:
         pools = {"null": RequestPool(address, INFER, requests)}
         with GeneratorProcesses(pools, settings, processes, stop) as generators:
             ceilings = []
@@ -56,7 +60,7 @@ def calibrate(
                 if not stop.is_set():
                     block = Block("null", load, LIMITS, WARM_UP, seed=0, round=0)
                     report = partial(_report, on_progress, block, index, len(loads))
-                    ceilings.append(Ceiling.from_block(generators.run(block, report)))
+                    ceilings.append(Ceiling.from_block(protocol, generators.run(block, report)))
     return tuple(ceilings)
 
 

@@ -77,9 +77,7 @@ def measure(
         # One call each before any load: a refused request is then one error message, not hundreds of failed calls.
         for library in libraries:
             name = library.target.name
-            response = probes[name].call(
-                library.target, library.request_pool.method, library.requests[0], scenario.deadline
-            )
+            response = probes[name].call(library.target, library.method, library.requests[0], scenario.deadline)
             answering = library.answering_version(response)
             if library.target.version and answering not in ("", library.target.version):
                 raise TargetError(f"{name} was answered by version {answering}: its server ignores requested versions.")
@@ -87,10 +85,12 @@ def measure(
         accuracies: dict[str, Accuracy] = {}
         if extras.accuracy:
             accuracies = _accuracies(libraries, descriptions, probes, scenario.deadline, stop, on_progress)
-        pools = {library.target.name: library.request_pool for library in libraries}
+        pools = {library.target.name: library.request_pool(scenario.deadline) for library in libraries}
         settings = CallSettings(scenario.channels, scenario.deadline, credentials, extras.public_api)
         caching_pools: dict[Target, dict[str, RequestPool]] = {
-            target: caching.request_pools(target, descriptions[target.name].metadata, scenario.batch_size)
+            target: caching.request_pools(
+                target, descriptions[target.name].metadata, scenario.batch_size, scenario.deadline
+            )
             for target in scenario.targets
             if extras.check_caching
         }
@@ -109,19 +109,24 @@ def measure(
             runs = session.run()
             target_peaks = peaks.find(scenario, session) if scenario.find_peak else ()
         runs += tuple(peak.confirmation for peak in target_peaks if peak.confirmation is not None)
-        ceilings: tuple[calibration.Ceiling, ...] = ()
+        ceilings: list[calibration.Ceiling] = []
         if extras.calibrate:
             loads = tuple(dict.fromkeys(run.load for run in runs if isinstance(run.load, ClosedLoop)))
             plain = replace(settings, credentials=Credentials())
-            ceilings = calibration.calibrate(
-                loads, libraries[0].requests, scenario.generator_processes, stop, plain, on_progress
-            )
+            by_protocol: dict[str, RequestPool] = {}
+            for target in scenario.targets:
+                by_protocol.setdefault(target.protocol, pools[target.name])
+            for protocol, pool in by_protocol.items():
+                ceilings += calibration.calibrate(
+                    protocol, loads, pool.requests, scenario.generator_processes, stop, plain, on_progress
+                )
+    protocols = {target.name: target.protocol for target in scenario.targets}
     generator = f"{_processes(scenario.generator_processes)} on {generators.channel_names}"
     return Results(
         scenario=scenario,
         descriptions=descriptions,
         sources={library.target.name: library.samples.source for library in libraries},
-        runs=tuple(_with_ceiling(run, ceilings) for run in runs),
+        runs=tuple(_with_ceiling(run, protocols[run.target], ceilings) for run in runs),
         interrupted=stop.is_set(),
         started=started.isoformat(timespec="seconds"),
         duration=time.monotonic() - start,
@@ -130,7 +135,7 @@ def measure(
         peaks=target_peaks,
         accuracies=accuracies,
         caching=tuple(check for check in checks if check is not None),
-        ceilings=ceilings,
+        ceilings=tuple(ceilings),
     )
 
 
@@ -156,9 +161,9 @@ def _accuracies(
     return accuracies
 
 
-def _with_ceiling(run: Run, ceilings: Sequence[calibration.Ceiling]) -> Run:
-    ceiling = next((ceiling.throughput for ceiling in ceilings if ceiling.load == run.load), None)
-    return replace(run, ceiling=ceiling)
+def _with_ceiling(run: Run, protocol: str, ceilings: Sequence[calibration.Ceiling]) -> Run:
+    same = (ceiling for ceiling in ceilings if (ceiling.protocol, ceiling.load) == (protocol, run.load))
+    return replace(run, ceiling=next((ceiling.throughput for ceiling in same), None))
 
 
 def _processes(count: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
-from hangtag.serving.loadtest.generator.channels import clock
+from hangtag.serving.loadtest.generator.channels.channel import clock
 from hangtag.serving.loadtest.generator.messages import Block, Snapshot
 from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.machine.cpu_times import CpuTimes
@@ -123,7 +123,7 @@ class Session:
 
         counters_before, _ = self._count(block, Counter())
         started, cpus_before = clock() - self._began, CpuTimes.now()
-        with other_programs(target.address for target in self._scenario.targets if target.is_loopback) as others:
+        with other_programs(target.listens_at for target in self._scenario.targets if target.is_loopback) as others:
             result = self._generators.run(block, report)
         # A server on another machine loses nothing to the generator.
         busy = CpuTimes.now().busy_share(cpus_before) if self._scenario.is_loopback else 0.0

@@ -4,6 +4,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
 from hangtag.serving import address as server_address
 
@@ -18,7 +19,7 @@ class Target:
     Attributes:
         name: The name in reports.
         model: The model's name on its server.
-        address: HOST:PORT, or an address for one of gRPC's name resolvers.
+        address: HOST:PORT, or an address for one of gRPC's name resolvers; for HTTP a URL.
         method: `infer` calls the Open Inference Protocol's ModelInfer, `classify` hangtag's Classify.
         version: The model version that every request names; empty for the one that serves by default.
     """
@@ -36,11 +37,25 @@ class Target:
         server_address.require(self.address)
 
     @property
+    def protocol(self) -> Literal["gRPC", "HTTP"]:
+        """What is spoken at the address."""
+        return "HTTP" if server_address.is_http(self.address) else "gRPC"
+
+    @property
+    def listens_at(self) -> str:
+        """Where the server listens: HOST:PORT of a URL, or else the address."""
+        if self.protocol == "gRPC":
+            return self.address
+        url = urlsplit(self.address)
+        host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+        return f"{host}:{url.port or (443 if url.scheme == 'https' else 80)}"
+
+    @property
     def is_loopback(self) -> bool:
         """Whether the address can only be on this machine."""
         if self.address.startswith(_UNIX):
             return True
-        host = self.address.rpartition(":")[0].strip("[]")
+        host = self.listens_at.rpartition(":")[0].strip("[]")
         if host == "localhost":
             return True
         try:
@@ -65,9 +80,11 @@ def _target(name: str, text: str, address: str, method: Method) -> Target:
 
 
 def parse(text: str, method: Method = "infer") -> Target:
-    """Parse NAME=HOST:PORT/MODEL or NAME=HOST:PORT/MODEL@VERSION. Raises ValueError."""
-    match = re.fullmatch(r"(?P<name>[^=/]+)=(?P<address>[^/=]+:\d+)/(?P<model>[^/=]+)", text)
+    """Parse NAME=ADDRESS/MODEL or NAME=ADDRESS/MODEL@VERSION; an address is HOST:PORT or a URL. Raises ValueError."""
+    match = re.fullmatch(
+        r"(?P<name>[^=/]+)=(?P<address>[^/=]+:\d+|https?://[^=?#]+)/(?P<model>[^/=]+)", text, re.IGNORECASE
+    )
     if match is None:
-        example = f"old={server_address.DEFAULT}/cnn"
+        example = f"old={server_address.DEFAULT}/cnn or rest={server_address.DEFAULT_URL}/cnn"
         raise ValueError(f"{text!r} is not a target: write NAME=HOST:PORT/MODEL[@VERSION], for example {example}")
     return _target(match["name"], match["model"], match["address"], method)

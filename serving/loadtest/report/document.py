@@ -181,10 +181,21 @@ class CacheCheckDocument(TypedDict):
     problem: str | None
 
 
+class TransportDocument(TypedDict):
+    """The mean time of a call outside of the model over gRPC and over HTTP, for two targets that are one model."""
+
+    load: LoadDocument
+    grpc: str  # The target's name.
+    http: str
+    grpc_seconds: float
+    http_seconds: float
+
+
 class CeilingDocument(TypedDict):
     """What the generator reached on a server that computes nothing."""
 
     load: LoadDocument
+    protocol: str  # gRPC or HTTP.
     throughput: float
     p50: float | None
     p99: float | None
@@ -216,6 +227,7 @@ class ResultsDocument(TypedDict):
     environment: dict[str, str]
     runs: list[RunDocument]
     comparisons: list[ComparisonDocument]
+    transports: list[TransportDocument]
     peaks: list[PeakDocument]
     caching: list[CacheCheckDocument]
     generator_ceilings: list[CeilingDocument]

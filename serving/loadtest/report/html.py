@@ -13,6 +13,7 @@ from hangtag.page.environment import environment
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import Comparison
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.transports import transport_costs
 from hangtag.serving.loadtest.generator.block_result import DELAYED_AFTER, OK
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
@@ -48,6 +49,7 @@ def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequen
         results=results,
         started=datetime.fromisoformat(results.started).strftime("%d %B %Y, %H:%M UTC"),
         comparisons=comparisons,
+        transport_costs=transport_costs(results),
         outcomes=outcomes,
         series={name: pictures.series_variable(index) for index, name in enumerate(names)},
         headlines=[headline for name in names if (headline := _headline(results, name)).figures],

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from hangtag.serving.loadtest.comparison.compare import Comparison
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.transports import transport_costs
 from hangtag.serving.loadtest.generator.block_result import BlockResult, TimeSlice
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.results import Results
@@ -42,6 +43,16 @@ def build(
         "environment": results.environment,
         "runs": [_run(run, models) for run in results.runs],
         "comparisons": [comparison_document(comparison) for comparison in comparisons],
+        "transports": [
+            {
+                "load": _load(cost.load),
+                "grpc": cost.grpc,
+                "http": cost.http,
+                "grpc_seconds": cost.grpc_seconds,
+                "http_seconds": cost.http_seconds,
+            }
+            for cost in transport_costs(results)
+        ],
         "peaks": [
             {
                 "target": peak.target,
@@ -59,6 +70,7 @@ def build(
         "generator_ceilings": [
             {
                 "load": _load(ceiling.load),
+                "protocol": ceiling.protocol,
                 "throughput": ceiling.throughput,
                 "p50": _number(ceiling.p50),
                 "p99": _number(ceiling.p99),

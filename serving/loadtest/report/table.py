@@ -10,6 +10,7 @@ from rich.text import Text
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import Comparison
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.transports import transport_costs
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load
@@ -37,6 +38,7 @@ def render(
     for sentence in (
         *verdicts,
         *(comparison.sentence for comparison in comparisons),
+        *(cost.sentence for cost in transport_costs(results)),
         *(peak.sentence for peak in results.peaks),
     ):
         console.print(Text(sentence))
@@ -44,8 +46,8 @@ def render(
         if not check.problem:
             console.print(Text(check.sentence))
     for ceiling in results.ceilings:
-        rate = units.three_digits(ceiling.throughput)
-        console.print(Text(f"The generator's own ceiling: {rate} calls/s, {ceiling.load}.", style="dim"))
+        rate = f"{units.three_digits(ceiling.throughput)} calls/s over {ceiling.protocol}"
+        console.print(Text(f"The generator's own ceiling: {rate}, {ceiling.load}.", style="dim"))
     if results.warm_up_queries:
         warm_up = f"Before these, {units.count(results.warm_up_queries)} queries of warm-up were sent and discarded."
         console.print(Text(warm_up, style="dim"))

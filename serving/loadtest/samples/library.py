@@ -1,4 +1,4 @@
-"""A library of requests, serialised before the run, so that the generator only passes bytes to gRPC."""
+"""A library of requests, serialised before the run, so that the generator only passes bytes on."""
 
 import io
 import math
@@ -13,6 +13,7 @@ from PIL import Image
 from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.loadtest.errors import SampleError
+from hangtag.serving.loadtest.generator.channels.http_text import message_as_text
 from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER, RequestPool
 from hangtag.serving.loadtest.plan.schedule import random_generator
 from hangtag.serving.loadtest.plan.target import Target
@@ -30,7 +31,7 @@ Indices = npt.NDArray[np.int64]  # Of samples.
 
 @dataclass(frozen=True)
 class SampleLibrary:
-    """Serialised requests for one target, and the samples in them. LoadGen: query sample library."""
+    """Serialised requests for one target, as gRPC messages, and the samples in them. LoadGen: query sample library."""
 
     target: Target
     requests: tuple[bytes, ...]
@@ -38,9 +39,16 @@ class SampleLibrary:
     metadata: pb.ModelMetadataResponse = field(repr=False)
 
     @property
-    def request_pool(self) -> RequestPool:
-        """The requests as the generator takes them."""
-        return RequestPool(self.target.address, INFER if self.target.method == "infer" else CLASSIFY, self.requests)
+    def method(self) -> str:
+        """The full gRPC method name of the calls, for HTTP too."""
+        return INFER if self.target.method == "infer" else CLASSIFY
+
+    def request_pool(self, deadline: float) -> RequestPool:
+        """The requests as the generator takes them, for calls with a deadline in seconds."""
+        address, requests = self.target.address, self.requests
+        if self.target.protocol == "HTTP":
+            requests = tuple(message_as_text(address, self.method, request, deadline) for request in requests)
+        return RequestPool(address, self.method, requests)
 
     def answering_version(self, response: bytes) -> str:
         """The model version in the response to one of the requests; empty where the server does not say."""

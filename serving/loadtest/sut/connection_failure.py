@@ -4,15 +4,21 @@ from pathlib import Path
 
 import grpc
 
-from hangtag.serving.address import http_explanation
+from hangtag.serving import address as server_address
+from hangtag.serving.connection.errors import ClientError
 
 # gRPC's words for a connection that the server closed, as a TLS server does when a client speaks plain text.
 _CLOSED = ("Socket closed", "Connection reset", "recvmsg:Connection", "Broken pipe")
 
 
-def explain(error: grpc.RpcError, address: str, tls_ca: Path | None) -> str:
+def explain(error: ClientError, address: str, tls_ca: Path | None) -> str:
     """One sentence for the user about a failed call of ServerMetadata; `tls_ca` is set where the call used TLS."""
-    code, details = error.code(), str(error.details())
+    code, details = error.code, str(error)
+    if server_address.is_http(address) and code not in (
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+    ):
+        return f"{details}."  # HTTP's failures are explained already
     if code == grpc.StatusCode.UNAVAILABLE and tls_ca is not None and "WRONG_VERSION_NUMBER" in details:
         return f"the server at {address} does not use TLS: leave out --tls-ca."
     if code == grpc.StatusCode.UNAVAILABLE and tls_ca is not None and "CERTIFICATE_VERIFY_FAILED" in details:
@@ -23,7 +29,8 @@ def explain(error: grpc.RpcError, address: str, tls_ca: Path | None) -> str:
             "give --tls-ca if it has a certificate."
         )
     if code == grpc.StatusCode.UNAVAILABLE and "Failed parsing HTTP/2" in details:
-        return f"{http_explanation(address) or f'the port at {address} does not speak gRPC: give the gRPC port'}."
+        explanation = server_address.http_explanation(address)
+        return f"{explanation or f'the port at {address} does not speak gRPC: give the gRPC port'}."
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return f"no server answers at {address} ({details}): start one with 'hangtag serve' or give --server."
     if code == grpc.StatusCode.UNIMPLEMENTED:
@@ -33,6 +40,6 @@ def explain(error: grpc.RpcError, address: str, tls_ca: Path | None) -> str:
     return f"the server at {address} could not describe itself: {status(error)}."
 
 
-def status(error: grpc.RpcError) -> str:
+def status(error: ClientError) -> str:
     """The status code and the message of a failed call."""
-    return f"{error.code().name} ({error.details()})"
+    return f"{error.code.name} ({error})"

@@ -1,7 +1,7 @@
 """A server that answers every call at once and computes nothing: its throughput is the generator's own ceiling.
 
-It implements the few parts of HTTP/2 that this needs, because a Python gRPC server is slower than the generator: each
-complete request gets the same few bytes, and headers are never decompressed.
+It implements the few parts of HTTP/2 and HTTP/1.1 that this needs, because a Python server is slower than the
+generator: each complete request gets the same few bytes, and HTTP/2's headers are never decompressed.
 Sources: RFC 9113 (frames), RFC 7541 (literal header fields), gRPC over HTTP/2.
 """
 
@@ -47,9 +47,14 @@ _SERVER_PREFACE = frame(SETTINGS, 0, 0, struct.pack(">HIHI", 3, MAX_WINDOW, 4, M
     WINDOW_UPDATE, 0, 0, (MAX_WINDOW - DEFAULT_WINDOW).to_bytes(4, "big")
 )
 
+_HEAD_END, _CONTENT_LENGTH = b"\r\n\r\n", b"\r\ncontent-length: "
+_HTTP_ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+
 
 class NullConnection:
-    """Turns one client's bytes into answers, without I/O."""
+    """Turns one client's bytes of HTTP/2 into answers, without I/O."""
+
+    greeting = _SERVER_PREFACE
 
     def __init__(self) -> None:
         self._incomplete = b""
@@ -104,32 +109,58 @@ class NullConnection:
         return released
 
 
+class NullHttpConnection:
+    """Turns one client's bytes of HTTP/1.1 into answers, without I/O. Requests with a body have a content-length."""
+
+    greeting = b""
+
+    def __init__(self) -> None:
+        self._incomplete = b""
+
+    def receive(self, data: bytes) -> bytes:
+        """Return the answers to the requests that these bytes complete."""
+        data = self._incomplete + data
+        start = answers = 0
+        while (head_end := data.find(_HEAD_END, start)) >= 0:
+            head = data[start:head_end].lower()
+            _, _, length = head.partition(_CONTENT_LENGTH)
+            end = head_end + len(_HEAD_END) + int(length.partition(b"\r\n")[0] or 0)
+            if end > len(data):
+                break
+            start, answers = end, answers + 1
+        self._incomplete = data[start:]
+        return _HTTP_ANSWER * answers
+
+
 @contextmanager
-def null_server() -> Iterator[str]:
-    """Run a null server in another process while the context is open; yields its address."""
+def null_server(protocol: str = "gRPC") -> Iterator[str]:
+    """Run a null server of a protocol, gRPC or HTTP, in another process while the context is open; yields its address.
+
+    The address is HOST:PORT, for HTTP a URL.
+    """
     context = multiprocessing.get_context("spawn")
     parent_end, child_end = context.Pipe()
-    process = context.Process(target=_serve, args=(child_end,), name="null-server", daemon=True)
+    process = context.Process(target=_serve, args=(child_end, protocol), name="null-server", daemon=True)
     process.start()
     child_end.close()
     try:
-        yield f"127.0.0.1:{parent_end.recv()}"
+        yield f"{'http://' * (protocol == 'HTTP')}127.0.0.1:{parent_end.recv()}"
     finally:
         process.kill()
         process.join()
         parent_end.close()
 
 
-def _serve(parent: Connection) -> None:
+def _serve(parent: Connection, protocol: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     listener = socket.create_server(("127.0.0.1", 0))
     parent.send(listener.getsockname()[1])
-    serve_on(listener)
+    serve_on(listener, NullHttpConnection if protocol == "HTTP" else NullConnection)
 
 
-def serve_on(listener: socket.socket) -> None:
-    """Answer every client until the listener is closed."""
-    clients: dict[socket.socket, NullConnection] = {}
+def serve_on(listener: socket.socket, kind: type[NullConnection] | type[NullHttpConnection] = NullConnection) -> None:
+    """Answer every client, with this kind of connection, until the listener is closed."""
+    clients: dict[socket.socket, NullConnection | NullHttpConnection] = {}
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         while listener.fileno() >= 0:
@@ -137,8 +168,8 @@ def serve_on(listener: socket.socket) -> None:
                 if key.fileobj is listener:
                     client, _ = listener.accept()
                     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    client.sendall(_SERVER_PREFACE)
-                    clients[client] = NullConnection()
+                    clients[client] = kind()
+                    client.sendall(clients[client].greeting)
                     selector.register(client, selectors.EVENT_READ, client)
                 elif not _answer(key.data, clients[key.data]):
                     selector.unregister(key.data)
@@ -148,7 +179,7 @@ def serve_on(listener: socket.socket) -> None:
             client.close()
 
 
-def _answer(client: socket.socket, connection: NullConnection) -> bool:
+def _answer(client: socket.socket, connection: NullConnection | NullHttpConnection) -> bool:
     """Answer what the client sent; False once it has disconnected."""
     try:
         data = client.recv(1 << 18)

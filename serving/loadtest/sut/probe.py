@@ -3,22 +3,36 @@
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 
+from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.connection.method import Method
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.errors import TargetError
-from hangtag.serving.loadtest.generator.channels import CHANNEL_OPTIONS
+from hangtag.serving.loadtest.generator.channels.http_text import MESSAGES
+from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 from hangtag.serving.loadtest.sut import connection_failure, server_statistics
+from hangtag.serving.loadtest.sut.callers import open_caller
 from hangtag.serving.loadtest.sut.description import Description
 
 # Seconds: enough for a server across an ocean; a refused connection fails at once.
 PROBE_TIMEOUT = 5.0
-Metadata = tuple[tuple[str, str], ...]
+_SERVICE = "/inference.GRPCInferenceService/"
+_SERVER = Method(_SERVICE + "ServerMetadata", pb.ServerMetadataResponse)
+_MODEL = Method(_SERVICE + "ModelMetadata", pb.ModelMetadataResponse)
+_CONFIG = Method(_SERVICE + "ModelConfig", pb.ModelConfigResponse)
+_INDEX = Method(_SERVICE + "RepositoryIndex", pb.RepositoryIndexResponse)
+_READY = Method(_SERVICE + "ModelReady", pb.ModelReadyResponse)
+_LOAD: dict[str, Method[Any]] = {
+    INFER: Method(INFER, pb.ModelInferResponse),
+    CLASSIFY: Method(CLASSIFY, classifier_pb2.ClassifyResponse),
+}
 
 
 class Probe:
@@ -30,30 +44,25 @@ class Probe:
     """
 
     def __init__(self, address: str, credentials: Credentials) -> None:
-        """Create the channel; nothing is sent yet. Raises CredentialsError when a file cannot be read."""
+        """Create the connection; nothing is sent yet. Raises CredentialsError when a file cannot be read."""
         self._address = address
         self._credentials = credentials
-        self.metadata: Metadata = credentials.metadata()
-        self._channel = credentials.channel(address, CHANNEL_OPTIONS)
-        self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._caller = open_caller(address, credentials)
 
     def __enter__(self) -> "Probe":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._channel.close()
+        self._caller.close()
 
     @functools.cached_property
     def server(self) -> pb.ServerMetadataResponse:
         """The server's name and version. Raises TargetError where it does not answer."""
         try:
-            response: pb.ServerMetadataResponse = self._stub.ServerMetadata(
-                pb.ServerMetadataRequest(), timeout=PROBE_TIMEOUT, metadata=self.metadata
-            )
-        except grpc.RpcError as error:
+            return self._caller.call(_SERVER, pb.ServerMetadataRequest(), PROBE_TIMEOUT)
+        except ClientError as error:
             explanation = connection_failure.explain(error, self._address, self._credentials.tls_ca)
             raise TargetError(explanation) from error
-        return response
 
     def describe(self, target: Target) -> Description:
         """Everything that the server says about the target's model."""
@@ -73,7 +82,7 @@ class Probe:
 
     def statistics(self, target: Target) -> ServerTimings | None:
         """The server's counters of the target's model; None where it keeps none or does not answer."""
-        return server_statistics.read(self._stub, target.model, target.version, self.metadata)
+        return server_statistics.read(self._caller, target.model, target.version)
 
     def call(self, target: Target, method: str, request: bytes, timeout: float) -> bytes:
         """Make one call as the load will make it: a request that fails here would fail every time.
@@ -87,26 +96,27 @@ class Probe:
         Raises:
             TargetError: The call failed.
         """
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method)
         try:
-            response: bytes = call(request, timeout=timeout, metadata=self.metadata)
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNIMPLEMENTED and "Classif" in method:
+            response = self._caller.call(_LOAD[method], MESSAGES[method].FromString(request), timeout)
+        except ClientError as error:
+            if error.code is grpc.StatusCode.UNIMPLEMENTED and method == CLASSIFY:
                 raise TargetError(f"{self._address} has no Classify: leave out --method classify.") from error
             raise TargetError(
                 f"{target.name} does not answer what would be sent ({connection_failure.status(error)}): "
                 "nothing was measured."
             ) from error
-        return response
+        data: bytes = response.SerializeToString()
+        return data
 
     def _model(self, target: Target) -> pb.ModelMetadataResponse:
         name = target.model
         try:
             metadata = self._metadata(name, target.version)
-            request = pb.ModelReadyRequest(name=name, version=target.version)
-            ready = self._stub.ModelReady(request, timeout=PROBE_TIMEOUT, metadata=self.metadata).ready
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.NOT_FOUND:
+            ready = self._caller.call(
+                _READY, pb.ModelReadyRequest(name=name, version=target.version), PROBE_TIMEOUT
+            ).ready
+        except ClientError as error:
+            if error.code is grpc.StatusCode.NOT_FOUND:
                 if target.version and (versions := self._served_versions(name)):
                     raise TargetError(
                         f"{self._address} does not serve version {target.version} of {name!r}, only {versions}: "
@@ -120,36 +130,27 @@ class Probe:
         return metadata
 
     def _metadata(self, name: str, version: str = "") -> pb.ModelMetadataResponse:
-        request = pb.ModelMetadataRequest(name=name, version=version)
-        response: pb.ModelMetadataResponse = self._stub.ModelMetadata(
-            request, timeout=PROBE_TIMEOUT, metadata=self.metadata
-        )
-        return response
+        return self._caller.call(_MODEL, pb.ModelMetadataRequest(name=name, version=version), PROBE_TIMEOUT)
 
     def _served_versions(self, name: str) -> str:
         """The versions of a model that the server serves; empty where it has no such model."""
         try:
             return ", ".join(self._metadata(name).versions)
-        except grpc.RpcError:
+        except ClientError:
             return ""
 
     def _config(self, target: Target) -> pb.ModelConfig | None:
+        request = pb.ModelConfigRequest(name=target.model, version=target.version)
         try:
-            request = pb.ModelConfigRequest(name=target.model, version=target.version)
-            response: pb.ModelConfigResponse = self._stub.ModelConfig(
-                request, timeout=PROBE_TIMEOUT, metadata=self.metadata
-            )
-        except grpc.RpcError:
+            return self._caller.call(_CONFIG, request, PROBE_TIMEOUT).config
+        except ClientError:
             return None  # ModelConfig is an extension that not every server has.
-        return response.config
 
     def _available_models(self) -> str:
         """The server's models, as the end of a sentence; empty where the server cannot list them."""
         try:
-            index = self._stub.RepositoryIndex(
-                pb.RepositoryIndexRequest(), timeout=PROBE_TIMEOUT, metadata=self.metadata
-            )
-        except grpc.RpcError:
+            index = self._caller.call(_INDEX, pb.RepositoryIndexRequest(), PROBE_TIMEOUT)
+        except ClientError:
             return ""
         names = sorted({model.name for model in index.models})
         return f"; it has {', '.join(names)}" if names else "; it has none"

@@ -1,28 +1,23 @@
 """Reads the server's own counters of a model: the statistics extension of the Open Inference Protocol."""
 
-import grpc
-
 from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.connection.method import Method
 from hangtag.serving.loadtest.statistics.server_timings import PARTS, ServerTimings
+from hangtag.serving.loadtest.sut.callers import Caller
 
 TIMEOUT = 2.0  # Seconds.
+_STATISTICS = Method("/inference.GRPCInferenceService/ModelStatistics", pb.ModelStatisticsResponse)
 
 
-def read(
-    stub: inference_pb2_grpc.GRPCInferenceServiceStub,
-    model: str,
-    version: str = "",
-    metadata: tuple[tuple[str, str], ...] = (),
-) -> ServerTimings | None:
+def read(caller: Caller, model: str, version: str = "") -> ServerTimings | None:
     """The counters of a model, or of one version of it, since it was loaded.
 
     None where the server keeps no statistics or does not answer.
     """
-    request = pb.ModelStatisticsRequest(name=model, version=version)
     try:
-        response = stub.ModelStatistics(request, timeout=TIMEOUT, metadata=metadata)
-    except grpc.RpcError:
+        response = caller.call(_STATISTICS, pb.ModelStatisticsRequest(name=model, version=version), TIMEOUT)
+    except ClientError:
         return None
     # A request without a version is answered for every loaded version.
     versions = [

@@ -70,8 +70,8 @@ def test_runners_up_show_their_distance(server: Server, tmp_path: Path) -> None:
     assert title == ["outfit.png"]
     assert rows == [
         ["label", "1", "100.00%"],
-        ["label", "4", "80.00%", "distance", "0.30"],
-        ["label", "7", "40.00%", "distance", "0.60"],
+        ["label", "4", "80.00%", "distance", "0.30", "of", "1"],
+        ["label", "7", "40.00%", "distance", "0.60", "of", "1"],
     ]
 
 

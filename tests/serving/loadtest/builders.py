@@ -122,7 +122,7 @@ def full_results(**slow: int) -> Results:
             CacheCheck("fast", Interval(1.01, 0.98, 1.04)),
             CacheCheck("slow", Interval(3.0, 2.5, 3.5)),
         ),
-        "ceilings": (Ceiling(ClosedLoop(8), 20_000.0, 0.0004, 0.001, 0.0),),
+        "ceilings": (Ceiling("gRPC", ClosedLoop(8), 20_000.0, 0.0004, 0.001, 0.0),),
     }
     measured = two_models(more, **slow)
     return replace(measured, runs=(*measured.runs, steps[-1]))

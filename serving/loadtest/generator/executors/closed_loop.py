@@ -1,6 +1,6 @@
 """The closed loop: keeps a fixed number of queries in flight; each answer triggers the next query."""
 
-from hangtag.serving.loadtest.generator.channels import Channel, clock
+from hangtag.serving.loadtest.generator.channels.channel import Channel, clock
 from hangtag.serving.loadtest.generator.executors.executor import Assignment, Executor
 from hangtag.serving.loadtest.plan.load import ClosedLoop
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
-from hangtag.serving.loadtest.generator.channels import STATUS_NAMES, Channel, Metadata, clock
+from hangtag.serving.loadtest.generator.channels.channel import STATUS_NAMES, Channel, Metadata, clock
 from hangtag.serving.loadtest.generator.executors.recorder import Recorder
 from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, Snapshot
 from hangtag.serving.loadtest.generator.shared_counts import SharedCounts

@@ -1,6 +1,6 @@
 """The open loop: issues queries at the times of a schedule, whether or not earlier queries were answered."""
 
-from hangtag.serving.loadtest.generator.channels import Channel, clock
+from hangtag.serving.loadtest.generator.channels.channel import Channel, clock
 from hangtag.serving.loadtest.generator.executors.executor import Assignment, Executor
 from hangtag.serving.loadtest.plan.load import OpenLoop
 from hangtag.serving.loadtest.plan.schedule import planned_send_times, random_generator

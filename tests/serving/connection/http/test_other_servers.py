@@ -1,10 +1,6 @@
 """Clients over HTTP at the wrong port, and at servers that are not hangtag's."""
 
-import http.server
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import grpc
 import numpy as np
@@ -16,42 +12,11 @@ from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.telemetry.http_endpoint import MetricsServer
 from hangtag.serving.server.telemetry.prometheus import StateCollector
 from tests.serving.client.kinds import KINDS, Kind
+from tests.serving.web_server import Answer, web_server
 
 NEVER = ConnectionOptions(retries=0)
 PIXELS = np.zeros((28, 28), np.uint8)
-Answer = tuple[int, dict[str, str], bytes]
 pytestmark = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.http], ids=str)
-
-
-@contextmanager
-def web_server(answer: Callable[[str], Answer]) -> Iterator[str]:
-    """A server of HTTP that answers each path with a status, headers and a body; yields its HOST:PORT."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length", 0)))
-            status, headers, body = answer(self.path)
-            self.send_response(status)
-            for name, value in {"content-length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_POST = do_GET  # noqa: N815 - the library names its methods
-
-        def log_message(self, *_: object) -> None:
-            """Tests print nothing."""
-
-    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    web.daemon_threads = True
-    threading.Thread(target=web.serve_forever, args=(0.01,)).start()
-    try:
-        yield f"127.0.0.1:{web.server_port}"
-    finally:
-        web.shutdown()
-        web.server_close()
 
 
 def failure(client: Client) -> ClientError:

@@ -117,7 +117,7 @@ def test_a_server_that_ignores_the_requested_version_is_not_measured(server: Fak
         (["cnn", "--server", "192.0.2.1:8001"], "Ask its owner, then add --yes-load-remote."),
         (["cnn", "--samples", "/nonexistent"], "does not exist"),
         (["cnn", "--server", "127.0.0.1"], "'127.0.0.1' is no address: write HOST:PORT, for example 127.0.0.1:8001."),
-        (["cnn", "--server", "http://127.0.0.1:8002"], "'http://127.0.0.1:8002' is a URL"),
+        (["cnn", "--server", "grpc://127.0.0.1:8002"], "'grpc://127.0.0.1:8002' is a URL"),
         (["--target", "cnn"], "'cnn' is not a target: write NAME=HOST:PORT/MODEL"),
         (["--target", "a=192.0.2.1:8001/cnn"], "192.0.2.1:8001 is not on this machine"),
         (["cnn", "--find-peak"], "--find-peak searches for the highest rate that keeps --target-latency: give one."),
@@ -258,7 +258,8 @@ def test_a_scenario_sets_what_the_command_does_not(server: FakeServer, tmp_path:
 def test_the_generator_alone_is_calibrated_without_a_server() -> None:
     result = invoke("--calibrate", "--concurrency", "4")
     assert result.exit_code == 0, result.output
-    assert re.search(r"4 in flight: [\d,.]+ calls/s, p50 ", result.stdout)
+    for protocol in ("gRPC", "HTTP"):
+        assert re.search(rf"^{protocol}, 4 in flight: [\d,.]+ calls/s, p50 ", result.stdout, re.MULTILINE)
 
 
 def test_a_server_that_dies_and_comes_back_is_counted_and_reached_again(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -14,27 +13,16 @@ import trustme
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.generator import channels
-from hangtag.serving.loadtest.generator.channels import Channel, CompletionQueueChannel, FutureChannel, connect
+from hangtag.serving.loadtest.generator.channels.channel import Channel
+from hangtag.serving.loadtest.generator.channels.connect import connect
+from hangtag.serving.loadtest.generator.channels.grpc_channels import CompletionQueueChannel, FutureChannel
 from hangtag.serving.loadtest.generator.messages import INFER
 from tests.serving.loadtest.fake_server import FakeServer
+from tests.serving.loadtest.generator.ends import Ends
 
 MakeChannel = Callable[[str, Credentials], Channel]
 NONE = Credentials()
 both_channels = pytest.mark.parametrize("make_channel", [CompletionQueueChannel, FutureChannel])
-
-
-class Ends:
-    """Collects how calls ended."""
-
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[tuple[Any, int, str]] = SimpleQueue()
-
-    def __call__(self, token: Any, ended: float, code: int, details: str) -> None:
-        self._queue.put((token, code, details))
-
-    def next(self) -> tuple[Any, int, str]:
-        return self._queue.get(timeout=10)
 
 
 @both_channels
@@ -123,8 +111,8 @@ def test_different_internals_of_grpcio_fall_back_to_the_public_api(
                 raise TypeError("integrated_call() takes 3 positional arguments")
             assert broken == "silent"
 
-    monkeypatch.setattr(channels, "CompletionQueueChannel", Other)
-    monkeypatch.setattr(channels, "CHECK_TIMEOUT", 0.5)
+    monkeypatch.setattr(f"{connect.__module__}.CompletionQueueChannel", Other)
+    monkeypatch.setattr(f"{connect.__module__}.CHECK_TIMEOUT", 0.5)
     channel = connect(server.address, NONE)
     assert isinstance(channel, FutureChannel)
     channel.close()

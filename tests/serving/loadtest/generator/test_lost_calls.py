@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from hangtag.serving.loadtest.generator import channels
 from hangtag.serving.loadtest.generator.block_result import OK
-from hangtag.serving.loadtest.generator.channels import CompletionQueueChannel, Metadata, OnEnd
+from hangtag.serving.loadtest.generator.channels.channel import Metadata, OnEnd
+from hangtag.serving.loadtest.generator.channels.connect import connect
+from hangtag.serving.loadtest.generator.channels.grpc_channels import CompletionQueueChannel
 from hangtag.serving.loadtest.generator.executors import executor
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from tests.serving.loadtest.fake_server import FakeServer
@@ -29,7 +30,7 @@ def test_a_call_whose_end_grpc_never_reports_is_a_failure_and_the_block_ends(
             end = (lambda *_: None) if next(ends) == 3 else on_end
             super().send(method, request, timeout, metadata, token, end)
 
-    monkeypatch.setattr(channels, "CompletionQueueChannel", LosesOneEnd)
+    monkeypatch.setattr(f"{connect.__module__}.CompletionQueueChannel", LosesOneEnd)
     monkeypatch.setattr(executor, "LOST_AFTER", 0.2)
     generator = make_generator(server, deadline=0.3)
     result = run(generator, load, limits(count=20, duration=0.2))

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def check_caching(server: FakeServer) -> caching.CacheCheck | None:
     (target,) = targets("fast", address=server.address)
     scenario = Scenario((target,), min_duration=0.3, min_query_count=60)
-    pools = caching.request_pools(target, metadata("fast"), batch_size=1)
+    pools = caching.request_pools(target, metadata("fast"), batch_size=1, deadline=10.0)
     stop = threading.Event()
     with GeneratorProcesses(pools, CallSettings(), 2, stop) as generators:
         return caching.check(scenario, target, pools, generators, stop, lambda progress: None)
@@ -61,7 +61,7 @@ def test_a_caching_check_needs_different_samples() -> None:
     (target,) = targets("fast")
     flag = pb.ModelMetadataResponse.TensorMetadata(name="flag", datatype="BOOL", shape=[-1, 1])
     with pytest.raises(SampleError, match="only 1 different requests that fit into memory can be generated"):
-        caching.request_pools(target, metadata("fast", flag), batch_size=1)
+        caching.request_pools(target, metadata("fast", flag), batch_size=1, deadline=10.0)
 
 
 def test_a_speedup_within_the_interval_is_no_caching() -> None:

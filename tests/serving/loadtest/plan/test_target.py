@@ -57,7 +57,35 @@ def test_other_addresses_are_refused_before_any_call(address: str) -> None:
         ("[2001:db8::1]:8001", False),
         ("localhost.example.org:8001", False),
         ("example.org:8001", False),
+        ("http://127.0.0.1:8000", True),
+        ("https://[::1]", True),
+        ("http://localhost/tenant", True),
+        ("http://10.0.0.1:8000", False),
+        ("https://example.org", False),
     ],
 )
 def test_only_an_address_that_cannot_be_another_machine_is_loopback(server: str, loopback: bool) -> None:
     assert Target("cnn", "cnn", server).is_loopback is loopback
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "model", "version", "listens_at"),
+    [
+        ("rest=http://127.0.0.1:8000/cnn", "http://127.0.0.1:8000", "cnn", "", "127.0.0.1:8000"),
+        ("rest=HTTPS://[::1]/cnn@2", "HTTPS://[::1]", "cnn", "2", "[::1]:443"),
+        ("rest=http://a.example/tenant/b/cnn", "http://a.example/tenant/b", "cnn", "", "a.example:80"),
+    ],
+)
+def test_a_target_may_be_a_url(text: str, address: str, model: str, version: str, listens_at: str) -> None:
+    target = parse(text)
+    assert (target.name, target.address, target.model, target.version) == ("rest", address, model, version)
+    assert (target.protocol, target.listens_at) == ("HTTP", listens_at)
+    assert str(target) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["rest=http://127.0.0.1:8000", "rest=http:///cnn", "rest=http://a:0/cnn", "rest=http://a/b?c=1/cnn"]
+)
+def test_a_url_without_a_server_or_a_model_is_no_target(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a target: write NAME=|is no URL of a server"):
+        parse(text)

@@ -74,7 +74,7 @@ def test_accuracy_peaks_caching_and_ceilings_have_sentences() -> None:
     assert "fast keeps p99 within 10.0 ms up to 1,450 calls/s." in text
     assert "fast shows no sign of cached answers: one sample over and over is 1.01 times as fast as new ones" in text
     assert "INVALID slow: answers seem to be cached: one sample over and over is 3.00 times" in text
-    assert "The generator's own ceiling: 20,000 calls/s, 8 in flight." in text
+    assert "The generator's own ceiling: 20,000 calls/s over gRPC, 8 in flight." in text
     assert "FAILED fast.p99 > 1ms: it is 2 ms" in text
 
 

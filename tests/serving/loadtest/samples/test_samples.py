@@ -261,7 +261,7 @@ def test_classify_sends_an_image_file(folder: Path) -> None:
     assert request.model_name == "cnn"
     sent = np.asarray(Image.open(io.BytesIO(request.encoded)))
     assert sent.shape == (28, 28)
-    assert library.request_pool.method.endswith("/Classify")
+    assert library.method.endswith("/Classify")
 
 
 def test_classify_takes_single_images_only(folder: Path) -> None:

@@ -1,3 +1,4 @@
+import http.client
 import socket
 import threading
 from collections.abc import Iterator
@@ -6,7 +7,14 @@ import grpc
 import pytest
 
 from hangtag.serving.loadtest.generator.messages import INFER
-from hangtag.serving.loadtest.sut.null_server import PREFACE, NullConnection, frame, null_server, serve_on
+from hangtag.serving.loadtest.sut.null_server import (
+    PREFACE,
+    NullConnection,
+    NullHttpConnection,
+    frame,
+    null_server,
+    serve_on,
+)
 
 
 @pytest.fixture
@@ -72,3 +80,22 @@ def test_answers_wait_for_the_clients_window() -> None:
     assert first == alone
     assert connection.receive(frame(0x8, 0, 1, (100).to_bytes(4, "big"))) == b""  # A window for one stream only.
     assert len(connection.receive(frame(0x8, 0, 0, (100).to_bytes(4, "big")))) == len(alone)
+
+
+def test_an_http_client_accepts_its_answers() -> None:
+    with null_server("HTTP") as address:
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=5)
+        for body in (b"x" * 830, b"", bytes(1 << 20)):
+            connection.request("POST", "/v2/models/m/infer", body)
+            answer = connection.getresponse()
+            assert (answer.status, answer.read()) == (200, b"{}")
+        connection.close()
+
+
+def test_requests_of_http_may_arrive_in_any_pieces() -> None:
+    request = b"POST /a HTTP/1.1\r\nContent-Length: 4\r\n\r\nbodyGET /b HTTP/1.1\r\nhost: x\r\n\r\n"
+    whole = NullHttpConnection().receive(request)
+    connection = NullHttpConnection()
+    pieces = b"".join(connection.receive(request[place : place + 1]) for place in range(len(request)))
+    assert pieces == whole
+    assert whole.count(b"HTTP/1.1 200 OK") == 2

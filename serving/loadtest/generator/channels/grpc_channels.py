@@ -1,4 +1,4 @@
-"""Makes asynchronous gRPC calls on one channel, in one of two ways behind one interface.
+"""Makes asynchronous gRPC calls on one channel, in one of two ways.
 
 `CompletionQueueChannel` drives grpcio's completion queue directly: one thread takes completed calls off the queue,
 without the futures, locks and callbacks that grpcio's public API creates for each call. It makes more calls per CPU
@@ -9,47 +9,17 @@ where that call fails.
 
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 
 from hangtag.serving.credentials import Credentials
-
-clock = time.perf_counter
-
-# Called when a call has ended, with: the token passed to `send`, the time on `clock`, gRPC's status code (0 is OK), and
-# the status message.
-OnEnd = Callable[[Any, float, int, str], None]
-Metadata = tuple[tuple[str, str | bytes], ...] | None
+from hangtag.serving.loadtest.generator.channels.channel import Metadata, OnEnd, clock
 
 # gRPC lets channels with equal arguments share one connection, unless each has a subchannel pool of its own.
 CHANNEL_OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-STATUS_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
-CHECK_TIMEOUT = 5.0  # Seconds.
-
-
-class Channel(Protocol):
-    """One channel to one server, for calls on serialised messages."""
-
-    name: str
-
-    def send(self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd) -> None:
-        """Start a call.
-
-        Args:
-            method: The full gRPC method name, for example /inference.GRPCInferenceService/ModelInfer.
-            request: The serialised request message.
-            timeout: The call's deadline in seconds from now.
-            metadata: gRPC metadata of the call.
-            token: Passed to `on_end`, to identify the call.
-            on_end: Called once, on another thread, when the call has ended. It must not raise.
-        """
-
-    def close(self) -> None:
-        """Close the channel. Calls in flight are cancelled, and `on_end` is called for each."""
 
 
 class FutureChannel:
@@ -139,45 +109,6 @@ class CompletionQueueChannel:
             self._open = False
             self._channel.close()  # Returns once the thread has taken the event of every call.
             self._in_flight.put(False)
-
-
-def connect(address: str, credentials: Credentials, *, public_api: bool = False) -> Channel:
-    """Open a channel and make one call, so that no measured query pays for the connection.
-
-    An unreachable server raises nothing here: its calls will end with the status UNAVAILABLE.
-
-    Args:
-        address: HOST:PORT, or a unix: address.
-        credentials: TLS files and token.
-        public_api: Use `FutureChannel` even where the completion queue works.
-
-    Raises:
-        CredentialsError: When the credentials' files cannot be read.
-        TimeoutError: When the first call does not end.
-    """
-    if not public_api:
-        try:
-            fast = CompletionQueueChannel(address, credentials)
-            _check(fast, credentials)
-        except (AttributeError, ImportError, TypeError, ValueError, LookupError, TimeoutError):
-            pass  # This grpcio version has different internals.
-        else:
-            return fast
-    public = FutureChannel(address, credentials)
-    _check(public, credentials)
-    return public
-
-
-def _check(channel: Channel, credentials: Credentials) -> None:
-    """Make one call and wait for its end, whatever its status. Raises TimeoutError when it does not end."""
-    codes: SimpleQueue[int] = SimpleQueue()
-    metadata = credentials.metadata() or None
-    method = "/inference.GRPCInferenceService/ServerLive"
-    channel.send(method, b"", CHECK_TIMEOUT, metadata, None, lambda *end: codes.put(end[2]))
-    try:
-        codes.get(timeout=2 * CHECK_TIMEOUT)
-    except Exception as error:
-        raise TimeoutError("a call did not end") from error
 
 
 def _text(details: Any) -> str:

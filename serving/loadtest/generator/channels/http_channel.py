@@ -1,0 +1,206 @@
+"""Makes asynchronous HTTP/1.1 calls: the requests are whole texts of HTTP, written to a connection as they are.
+
+An event loop in a thread holds the connections, uvloop's where that is installed; httptools (llhttp, Node's parser)
+reads the answers. A general client such as httpx2 takes several times as long for a call, and would be the limit.
+"""
+
+import asyncio
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import httptools
+
+from hangtag.serving.connection.http.status import error_text, status_code
+from hangtag.serving.connection.http.wire import HttpAnswer
+from hangtag.serving.credentials import Credentials
+from hangtag.serving.loadtest.generator.channels.channel import Metadata, OnEnd, clock
+
+_run: Callable[..., object] = asyncio.run
+_LOOP = "asyncio"
+with suppress(ImportError):  # uvloop has no wheel for some platforms
+    import uvloop
+
+    _run, _LOOP = uvloop.run, "uvloop"
+
+_UNAVAILABLE, _DEADLINE_EXCEEDED, _CANCELLED = 14, 4, 1  # gRPC's codes
+SWEEP_SECONDS = 0.05
+"""How often calls are looked for whose deadline has passed."""
+
+
+class HttpChannel:
+    """Connections to one server: one for each call in flight, kept for later calls."""
+
+    name = f"HTTP/1.1 on {_LOOP} and httptools"
+
+    def __init__(self, address: str, credentials: Credentials) -> None:
+        """Open no connection yet. `address` is a URL. Raises CredentialsError."""
+        url = urlsplit(address)
+        self._host = url.hostname or ""
+        self._tls = credentials.ssl_context(address)
+        if url.scheme == "https" and self._tls is None:
+            self._tls = ssl.create_default_context()
+        self._port = url.port or (443 if self._tls else 80)
+        self._idle: deque[_Connection] = deque()
+        self._busy: set[_Connection] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        self._thread = threading.Thread(target=_run, args=(self._serve(started),), name="calls", daemon=True)
+        self._thread.start()
+        self._loop, self._closing = started.result()
+
+    def send(self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd) -> None:
+        """See Channel. `request` is a whole request; `metadata` are headers that are added to it."""
+        call = _Call(_with_headers(request, metadata), clock() + timeout, token, on_end)
+        if threading.current_thread() is self._thread:  # an answer triggers this call
+            self._begin(call)
+        else:
+            self._loop.call_soon_threadsafe(self._begin, call)
+
+    def close(self) -> None:
+        """See Channel."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._closing.set)
+        self._thread.join()
+
+    async def _serve(self, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
+        closing = asyncio.Event()
+        started.set_result((asyncio.get_running_loop(), closing))
+        while not closing.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await closing.wait()
+            now = clock()
+            for connection in [one for one in self._busy if one.deadline < now]:
+                connection.fail(_DEADLINE_EXCEEDED, "no answer within the deadline")
+        for opening in self._opening:
+            opening.cancel()
+        for connection in [*self._busy, *self._idle]:
+            connection.fail(_CANCELLED, "the channel was closed")
+        await asyncio.gather(*self._opening, return_exceptions=True)
+
+    def _begin(self, call: "_Call") -> None:
+        if self._idle:
+            connection = self._idle.pop()  # the one used last: the server closes those that idle
+            self._busy.add(connection)
+            connection.begin(call)
+        else:
+            opening = asyncio.create_task(self._open(call))
+            self._opening.add(opening)
+            opening.add_done_callback(self._opening.discard)
+
+    async def _open(self, call: "_Call") -> None:
+        try:
+            async with asyncio.timeout(max(call.deadline - clock(), 0.0)):
+                _, connection = await self._loop.create_connection(
+                    lambda: _Connection(self._idle, self._busy), self._host, self._port, ssl=self._tls
+                )
+        except TimeoutError:
+            call.end(_DEADLINE_EXCEEDED, "no connection within the deadline")
+        except OSError as error:  # ssl.SSLError too
+            call.end(_UNAVAILABLE, f"no connection to {self._host}:{self._port}: {error.strerror or error}")
+        except asyncio.CancelledError:
+            call.end(_CANCELLED, "the channel was closed")
+            raise
+        else:
+            self._busy.add(connection)
+            connection.begin(call)
+
+
+class _Call:
+    """A call that has not ended."""
+
+    __slots__ = ("_on_end", "_token", "deadline", "request")
+
+    def __init__(self, request: bytes, deadline: float, token: Any, on_end: OnEnd) -> None:
+        self.request = request
+        self.deadline = deadline
+        self._token = token
+        self._on_end = on_end
+
+    def end(self, code: int, details: str, ended: float = 0.0) -> None:
+        self._on_end(self._token, ended or clock(), code, details)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, with one call at a time."""
+
+    def __init__(self, idle: "deque[_Connection]", busy: "set[_Connection]") -> None:
+        self._idle, self._busy = idle, busy
+        self._transport: Any = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._call: _Call | None = None
+        self._body = b""
+        self._received = 0.0
+
+    @property
+    def deadline(self) -> float:
+        return self._call.deadline if self._call else float("inf")
+
+    def begin(self, call: _Call) -> None:
+        self._call = call
+        self._transport.write(call.request)
+
+    def fail(self, code: int, details: str) -> None:
+        """End the call, if there is one, and the connection."""
+        self._transport.abort()
+        self._forget()
+        call, self._call = self._call, None
+        if call is not None:
+            call.end(code, details)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received = clock()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.fail(_UNAVAILABLE, f"the answer is not HTTP/1.1: {error}")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._forget()
+        call, self._call = self._call, None
+        if call is not None:
+            call.end(_UNAVAILABLE, f"the connection broke before the answer came: {error or 'the server closed it'}")
+
+    def on_body(self, body: bytes) -> None:
+        """Keep the body of a failure, for its message. httptools calls it."""
+        if self._parser.get_status_code() != 200:
+            self._body += body
+
+    def on_message_complete(self) -> None:
+        """End the call. httptools calls it."""
+        call, self._call = self._call, None
+        status, body, self._body = self._parser.get_status_code(), self._body, b""
+        self._busy.discard(self)
+        if not self._parser.should_keep_alive():
+            self._transport.close()
+        elif call is not None:
+            self._idle.append(self)
+        if call is None:
+            return
+        if status == 200:
+            call.end(0, "", self._received)
+        else:
+            text = error_text(HttpAnswer(status, {}, body)) or f"HTTP {status}"
+            call.end(int(status_code(status).value[0]), text, self._received)
+
+    def _forget(self) -> None:
+        self._busy.discard(self)
+        with suppress(ValueError):
+            self._idle.remove(self)
+
+
+def _with_headers(request: bytes, metadata: Metadata) -> bytes:
+    if not metadata:
+        return request
+    line, _, rest = request.partition(b"\r\n")
+    headers = [b": ".join(text if isinstance(text, bytes) else text.encode() for text in pair) for pair in metadata]
+    return b"\r\n".join([line, *headers, rest])
