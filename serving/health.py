@@ -38,7 +38,7 @@ class HealthClient:
         self._connection = connect(address, timeout, credentials, options)
 
     def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
+        """Take no more calls. Those in flight are cancelled over gRPC, and end over HTTP."""
         self._connection.close()
 
     def __enter__(self) -> Self:

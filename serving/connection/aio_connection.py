@@ -50,6 +50,9 @@ class AioConnection:
             return await call(request, timeout=self._timeout, metadata=self._credentials.metadata())
         except grpc.RpcError as error:
             raise await self._explained(error, self._timeout) from error
+        except asyncio.CancelledError:
+            self._require_cancelled()
+            raise
 
     async def stream(
         self,
@@ -81,6 +84,9 @@ class AioConnection:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise errors.stream_too_late(self.address, timeout) from error
             raise await self._explained(error, timeout) from error
+        except asyncio.CancelledError:
+            self._require_cancelled()
+            raise
         finally:
             call.cancel()  # the caller may have stopped reading
         if failures:
@@ -98,6 +104,12 @@ class AioConnection:
         if self._tls is None:
             return grpc.aio.insecure_channel(self.address, self._arguments)
         return grpc.aio.secure_channel(self.address, self._tls, self._arguments)
+
+    def _require_cancelled(self) -> None:
+        """Raise ClientError where not the caller's task is cancelled: gRPC raises the same for a closed channel."""
+        task = asyncio.current_task()
+        if self._closed and task is not None and not task.cancelling():
+            raise errors.closed()
 
     async def _explained(self, error: grpc.RpcError, timeout: float | None) -> errors.ClientError:
         # In a thread, because it may ask the port for HTTP.

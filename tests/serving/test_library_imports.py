@@ -53,6 +53,12 @@ def test_a_load_test_starts_without_matplotlib_which_only_its_page_needs() -> No
     subprocess.run([sys.executable, "-c", code], check=True, env=environment())
 
 
+def test_a_health_check_which_containers_run_every_few_seconds_loads_little() -> None:
+    code = "import hangtag.serving.client.health, sys; print({'numpy', 'httpx2', 'hangtag.protos'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment())
+    assert done.stdout == "set()\n"
+
+
 def variables_after(code: str, **variables: str) -> dict[str, str | None]:
     """gRPC's and ONNX Runtime's variables once this code has run in a process of its own."""
     code = f"import os, sys\n{code}\nprint({{name: os.environ.get(name) for name in {_GRPC_AND_ORT!r}}})"

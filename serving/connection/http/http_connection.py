@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -36,11 +37,17 @@ class HttpConnection:
         self._session = HttpSession(address, credentials, options)
         self._client = httpx2.Client(**self._session.client_settings())
         self._closed = threading.Event()
+        self._in_flight = 0
+        self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Close the connections. A call in flight ends with its answer or its deadline."""
-        self._closed.set()
-        self._client.close()
+        """Take no more calls. Calls in flight end with their answers or deadlines, and the last closes the connections:
+        another thread's socket cannot be closed safely while it is read."""
+        with self._lock:
+            self._closed.set()
+            idle = self._in_flight == 0
+        if idle:
+            self._client.close()
 
     def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
         """Make one call and return its response; ``timeout`` in seconds instead of the connection's own.
@@ -114,14 +121,15 @@ class HttpConnection:
 
     def _answer(self, request: HttpRequest, deadline: float | None, seconds: float | None) -> HttpAnswer:
         """Make one attempt, whose reads and writes may each take what remains of the time."""
-        if self._closed.is_set():
-            raise errors.closed()
         chunks, size = [], 0
         headers = self._session.headers(request)
         try:
-            with self._client.stream(
-                request.verb, request.path, content=request.body, headers=headers, timeout=_remaining(deadline)
-            ) as response:
+            with (
+                self._attempt(),
+                self._client.stream(
+                    request.verb, request.path, content=request.body, headers=headers, timeout=_remaining(deadline)
+                ) as response,
+            ):
                 self._session.require_size(int(response.headers.get("content-length", 0)))
                 for chunk in response.iter_raw():
                     chunks.append(chunk)
@@ -132,12 +140,23 @@ class HttpConnection:
                 return HttpAnswer(response.status_code, response.headers, b"".join(chunks))
         except httpx2.TimeoutException as error:
             raise failures.too_late(self.address, seconds or 0) from error
-        except (httpx2.TransportError, UnicodeError, RuntimeError) as error:
-            if self._closed.is_set():  # httpx2 raises a RuntimeError then
-                raise errors.closed() from error
-            if isinstance(error, RuntimeError):
-                raise
+        except (httpx2.TransportError, UnicodeError) as error:
             raise failures.broken(error, self.address) from error
+
+    @contextmanager
+    def _attempt(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed.is_set():
+                raise errors.closed()
+            self._in_flight += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+                last = self._closed.is_set() and self._in_flight == 0
+            if last:
+                self._client.close()
 
 
 def _remaining(deadline: float | None) -> float | None:

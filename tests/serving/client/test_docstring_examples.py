@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import doctest
 import io
+import re
 from collections.abc import Iterator
 from inspect import iscoroutine
 from pathlib import Path
@@ -22,10 +23,19 @@ NO_EXAMPLE = {"AsyncClient.close", "AsyncClient.require_ready"}
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    control = ("--model-control", "explicit", "--load-model", "*")
-    with serving("--models", str(ROOT / "models"), "--port", "0", "--provider", "cpu", *control) as running:
-        yield running.wait_until_ready()
+def server() -> Iterator[str]:
+    """The log line of a server that is ready."""
+    ports, control = ("--port", "0", "--http-port", "0"), ("--model-control", "explicit", "--load-model", "*")
+    with serving("--models", str(ROOT / "models"), *ports, "--provider", "cpu", *control) as running:
+        yield running.wait_for("ready")
+
+
+@pytest.fixture(params=["gRPC", "HTTP"])
+def address(request: pytest.FixtureRequest, server: str) -> str:
+    key, scheme = ("http", "http://") if request.param == "HTTP" else ("address", "")
+    match = re.search(rf"\b{key}=(\S+)", server)
+    assert match
+    return scheme + match[1]
 
 
 def documented(kind: type) -> list[str]:

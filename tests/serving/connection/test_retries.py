@@ -78,6 +78,27 @@ def test_a_call_outlives_the_connection_that_breaks_under_it(kind: Kind, live: L
         assert answer.result(30) == [10]
 
 
+def test_a_call_in_flight_when_its_client_is_closed(kind: Kind, live: LiveServer) -> None:
+    """It is cancelled; a thread's call over HTTP gets its answer instead, since its socket cannot be closed."""
+    with (
+        live.gate("gather") as gate,
+        kind.open(kind.of(live.server), timeout=20) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        answer = pool.submit(gathered, client)
+        gate.wait_until_computing()
+        client.close()
+        if kind.http and not kind.asynchronous:
+            gate.open()
+            assert answer.result(10) == [10]
+        else:
+            with pytest.raises(ClientError) as caught:
+                answer.result(10)
+            assert caught.value.code is grpc.StatusCode.CANCELLED
+        with pytest.raises(ClientError, match="this client is closed"):
+            gathered(client)
+
+
 def test_an_error_of_the_callers_is_not_tried_again(kind: Kind, live: LiveServer) -> None:
     before = live.statistics("gather").inference_stats.fail.count
     with kind.open(kind.of(live.server), options=QUICK) as client, pytest.raises(ClientError) as caught:
