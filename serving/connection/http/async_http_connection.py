@@ -11,11 +11,12 @@ from grpc_health.v1 import health_pb2
 
 from hangtag.serving.connection import errors
 from hangtag.serving.connection.errors import ClientError
-from hangtag.serving.connection.http import failures, routes
+from hangtag.serving.connection.http import failures
+from hangtag.serving.connection.http.codec import routes
+from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest
 from hangtag.serving.connection.http.ordered_tasks import ordered_tasks
 from hangtag.serving.connection.http.session import HttpSession
 from hangtag.serving.connection.http.streams import IN_FLIGHT, STREAMS
-from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest
 from hangtag.serving.connection.method import Message, Method, Response
 from hangtag.serving.connection.one_loop import OneLoop
 from hangtag.serving.connection.options import RETRIED_SERVICES, ConnectionOptions

@@ -8,8 +8,8 @@ import grpc
 import httpx2
 
 from hangtag.serving.connection.errors import ClientError
-from hangtag.serving.connection.http.status import error_text, status_code
-from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest
+from hangtag.serving.connection.http.codec.status import error_text, status_code
+from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest
 
 _CONTROL = ("/load", "/unload")
 _QUOTED = 200  # characters of an answer that is not of the protocol

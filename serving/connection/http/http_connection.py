@@ -12,11 +12,12 @@ from grpc_health.v1 import health_pb2
 
 from hangtag.serving.connection import errors
 from hangtag.serving.connection.errors import ClientError
-from hangtag.serving.connection.http import failures, routes
+from hangtag.serving.connection.http import failures
+from hangtag.serving.connection.http.codec import routes
+from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest
 from hangtag.serving.connection.http.ordered_calls import ordered_calls
 from hangtag.serving.connection.http.session import HttpSession
 from hangtag.serving.connection.http.streams import IN_FLIGHT, STREAMS
-from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest
 from hangtag.serving.connection.method import Message, Method, Response
 from hangtag.serving.connection.options import RETRIED_SERVICES, ConnectionOptions
 from hangtag.serving.credentials import Credentials

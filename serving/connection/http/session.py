@@ -8,8 +8,8 @@ from google.protobuf import json_format
 
 from hangtag.serving import address as server_address
 from hangtag.serving.connection.http import failures
-from hangtag.serving.connection.http.routes import ROUTES
-from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest
+from hangtag.serving.connection.http.codec.routes import ROUTES
+from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest
 from hangtag.serving.connection.method import Method, Response
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials

@@ -8,7 +8,7 @@ import grpc
 
 from hangtag.protos import classifier_pb2, inference_pb2
 from hangtag.serving.connection.errors import ClientError
-from hangtag.serving.connection.http import routes
+from hangtag.serving.connection.http.codec import routes
 from hangtag.serving.connection.method import Method
 
 IN_FLIGHT = 16

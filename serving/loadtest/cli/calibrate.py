@@ -4,7 +4,7 @@ import threading
 
 from rich.console import Console
 
-from hangtag.serving.connection.http.wire import HttpRequest
+from hangtag.serving.connection.http.codec.wire import HttpRequest
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.cli import progress
 from hangtag.serving.loadtest.generator.channels.http_text import as_text

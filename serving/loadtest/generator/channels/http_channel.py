@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from hangtag.serving.connection.http.status import error_text, status_code
-from hangtag.serving.connection.http.wire import HttpAnswer
+from hangtag.serving.connection.http.codec.status import error_text, status_code
+from hangtag.serving.connection.http.codec.wire import HttpAnswer
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.generator.channels.channel import Metadata, OnEnd, clock
 

@@ -5,8 +5,8 @@ from urllib.parse import urlsplit
 from google.protobuf.message import Message
 
 from hangtag.protos import classifier_pb2, inference_pb2
-from hangtag.serving.connection.http.routes import CLASSIFY, INFER, ROUTES
-from hangtag.serving.connection.http.wire import HttpRequest
+from hangtag.serving.connection.http.codec.routes import CLASSIFY, INFER, ROUTES
+from hangtag.serving.connection.http.codec.wire import HttpRequest
 
 LIVE = HttpRequest("GET", "v2/health/live")
 MESSAGES: dict[str, type[Message]] = {INFER: inference_pb2.ModelInferRequest, CLASSIFY: classifier_pb2.ClassifyRequest}

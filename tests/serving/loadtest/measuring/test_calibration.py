@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from hangtag.serving.connection.http.wire import HttpRequest
+from hangtag.serving.connection.http.codec.wire import HttpRequest
 from hangtag.serving.loadtest.generator.channels.http_text import as_text
 from hangtag.serving.loadtest.generator.messages import CallSettings
 from hangtag.serving.loadtest.measuring import calibration

@@ -7,7 +7,7 @@ import numpy as np
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
-from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest, path_to
+from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest, path_to
 
 HEAD_LENGTH = "inference-header-content-length"
 """The header with the length of the JSON, in bytes."""

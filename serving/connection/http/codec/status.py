@@ -2,7 +2,7 @@
 
 import grpc
 
-from hangtag.serving.connection.http.wire import HttpAnswer
+from hangtag.serving.connection.http.codec.wire import HttpAnswer
 
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,

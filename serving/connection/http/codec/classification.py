@@ -7,8 +7,8 @@ import grpc
 from google.protobuf import json_format
 
 from hangtag.protos import classifier_pb2 as pb
-from hangtag.serving.connection.http.status import error_text, status_code
-from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest, path_to
+from hangtag.serving.connection.http.codec.status import error_text, status_code
+from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest, path_to
 
 _OF_THE_CALL = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE)
 

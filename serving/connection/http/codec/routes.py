@@ -8,9 +8,9 @@ from google.protobuf import json_format
 from grpc_health.v1 import health_pb2
 
 from hangtag.protos import inference_pb2
-from hangtag.serving.connection.http import classification, inference
-from hangtag.serving.connection.http.inference import model_path
-from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest, path_to, post_json
+from hangtag.serving.connection.http.codec import classification, inference
+from hangtag.serving.connection.http.codec.inference import model_path
+from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest, path_to, post_json
 
 _INFERENCE, _CLASSIFIER = "/inference.GRPCInferenceService/", "/hangtag.v1.Classifier/"
 INFER, INFER_STREAM = _INFERENCE + "ModelInfer", _INFERENCE + "ModelStreamInfer"
