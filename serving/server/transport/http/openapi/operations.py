@@ -199,7 +199,7 @@ def _health(name: str, about: str, schema: str) -> dict[str, Operation]:
 
 
 _INDEX = [{"name": "lstm", "version": "2", "state": "READY", "reason": ""}]
-_SERVER = {"name": "hangtag", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
+_SERVER = {"name": "hangtag", "version": "2.1.0", "extensions": ["binary_tensor_data"]}
 _MODELS = {
     "name": "models",
     "in": "path",
