@@ -99,11 +99,11 @@ class Credentials:
         try:
             context = ssl.create_default_context(cafile=self.tls_ca)
             if self.tls_cert is not None:
-                context.load_cert_chain(self.tls_cert, self.tls_key)
+                context.load_cert_chain(self.tls_cert, self.tls_key, password="")  # else OpenSSL asks at the terminal
         except ssl.SSLError as error:
             raise CredentialsError(
-                f"{self.tls_ca} (--tls-ca) holds no certificate in PEM form, or --tls-cert and --tls-key are no pair: "
-                f"{error.reason or error}"
+                f"{self.tls_ca} (--tls-ca) holds no certificate in PEM form, or --tls-cert and --tls-key are no "
+                f"certificate with its unencrypted key: {error.reason or error}"
             ) from error
         return context
 

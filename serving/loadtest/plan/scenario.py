@@ -94,7 +94,12 @@ class Scenario:
     batch_size: int = field(default=1, metadata=_setting("Samples in a query.", at_least=1))
     deadline: float = field(default=10.0, metadata=_seconds("Of each call.", above=0))
     # On one connection answers arrive in bursts, which costs least; a server of several processes needs several.
-    channels: int = field(default=1, metadata=_setting("Connections that each process opens to a server.", at_least=1))
+    channels: int = field(
+        default=1,
+        metadata=_setting(
+            "gRPC connections of each process to a server. Over HTTP each call in flight has one.", at_least=1
+        ),
+    )
     processes: int | None = field(
         default=None, metadata=_setting("Generator processes.  [default: one for every four CPUs]", at_least=1)
     )

@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 
 from hangtag.serving.address import AddressError
 from hangtag.serving.client import Client, ClientError, Credentials
@@ -95,6 +96,23 @@ def test_tls_files_need_https_and_must_be_certificates(tmp_path: Path) -> None:
         Client("https://127.0.0.1:1", credentials=Credentials(tmp_path / "ca.pem"))
     with pytest.raises(CredentialsError, match=r"gone \(--tls-ca\) cannot be read"):
         Client("https://127.0.0.1:1", credentials=Credentials(tmp_path / "gone"))
+
+
+def test_an_encrypted_key_is_refused_without_asking_for_its_password(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    issued = authority.issue_cert("127.0.0.1")
+    (tmp_path / "client.pem").write_bytes(issued.cert_chain_pems[0].bytes())
+    key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None)
+    encrypted = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    (tmp_path / "client.key").write_bytes(encrypted)
+    mine = Credentials(tmp_path / "ca.pem", tmp_path / "client.pem", tmp_path / "client.key")
+    with pytest.raises(CredentialsError, match="--tls-cert and --tls-key are no certificate with its unencrypted key"):
+        Client("https://127.0.0.1:1", credentials=mine)
 
 
 @pytest.mark.parametrize("kind", ["Client", "AsyncClient"])
