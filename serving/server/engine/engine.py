@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import NotFoundError, UnavailableError
 from hangtag.serving.server.telemetry.failure_counts import FailureCounts
 
@@ -16,7 +16,7 @@ class Engine:
         self.failures = FailureCounts()
         # A change replaces the whole table and never edits it, so a look-up needs no lock. The first version of a
         # model takes the requests that name none.
-        self._table: dict[str, dict[str, ServedModel]] = {}
+        self._table: dict[str, dict[str, Servable]] = {}
         self._ready = False
         self._closing = False
 
@@ -26,12 +26,12 @@ class Engine:
         return self._ready and not self._closing
 
     @property
-    def models(self) -> list[ServedModel]:
+    def models(self) -> list[Servable]:
         """Every version that takes requests; none before ``open``."""
         table = self._table if self._ready else {}
         return [model for versions in table.values() for model in versions.values()]
 
-    def versions(self, name: str) -> list[ServedModel]:
+    def versions(self, name: str) -> list[Servable]:
         """Return a model's loaded versions, also before ``open``. The first takes the requests that name no version."""
         return list(self._table.get(name, {}).values())
 
@@ -43,7 +43,7 @@ class Engine:
         """Admit requests."""
         self._ready = True
 
-    def model(self, name: str, version: str = "") -> ServedModel:
+    def model(self, name: str, version: str = "") -> Servable:
         """Return the model that takes requests for this name and version.
 
         It may be replaced before the caller queues its request. It then still takes requests for
@@ -100,7 +100,7 @@ class Engine:
             model.statistics.record_failure(ns)
         self.failures.record(name, version, code, ns)
 
-    def serve(self, name: str, models: Sequence[ServedModel]) -> list[ServedModel]:
+    def serve(self, name: str, models: Sequence[Servable]) -> list[Servable]:
         """Let these versions of a model take its requests from now on, and no others.
 
         Args:

@@ -6,7 +6,7 @@ finishes its requests. A version that cannot be loaded changes nothing; Reposito
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 import structlog
@@ -17,10 +17,11 @@ from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.loading import ModelLoader, VersionKey
 from hangtag.serving.server.engine.retirement import RetiredModels
-from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.engine.routes.route_control import RouteControl
+from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import ControlError, NotFoundError, RepositoryError, StartError, UnavailableError
 from hangtag.serving.server.host.watched_files import Stamp
-from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
+from hangtag.serving.server.telemetry.server_state import LOADING, UNAVAILABLE, ServerState, VersionState
 
 log = structlog.get_logger()
 
@@ -72,6 +73,7 @@ class ModelControl:
         self._stamps: dict[VersionKey, Stamp] = {}  # of the files that serve, as they were when they were loaded
         self._loader = ModelLoader(engine.config)
         self._retired = RetiredModels()
+        self._routes = RouteControl(engine, engine.config.models)
         self._stopping = threading.Event()
         self._poller = threading.Thread(target=self._poll_until_stopped, name="model-control", daemon=True)
 
@@ -101,9 +103,15 @@ class ModelControl:
             if polling:
                 self._poller.start()
         else:
-            for name in _start_names(config):
-                files = repository.require_versions(config.models, name)
-                self._update(name, self._restrict_to_start_versions(files), strict=True)
+            names = _start_names(config)
+            routes = {name for name in names if self._routes.is_route(name)}
+            for name in names:
+                if name not in routes:
+                    files = repository.require_versions(config.models, name)
+                    self._update(name, self._restrict_to_start_versions(files), strict=True)
+            self._serve_routes(routes)
+            for problem in self._routes.problems.values():
+                raise RepositoryError(problem)
         self._engine.open()
         self.on_change()
 
@@ -136,10 +144,16 @@ class ModelControl:
         self._require_explicit()
         try:
             files = repository.versions(self._config.models, name)
-            if not files:
+            if self._routes.is_route(name):
+                with self._changing:
+                    self._routes.load(name)
+            elif not files:
                 present = ", ".join(file.name for file in self.published()) or "none"
                 raise NotFoundError(f"the repository has no model {name!r} with a version to load; it has: {present}")
-            self._update(name, files, strict=True, reload=True)
+            else:
+                self._update(name, files, strict=True, reload=True)
+                with self._changing:
+                    self._routes.refresh()
         except StartError as error:
             raise ControlError(f"{error}; the versions that served before still serve") from error
         self.on_change()
@@ -150,7 +164,11 @@ class ModelControl:
             if not self._engine.versions(name):
                 served = ", ".join(self._engine.names()) or "none"
                 raise NotFoundError(f"no model {name!r} is served, so there is nothing to unload; served: {served}")
-            self._retired.add(self._engine.serve(name, []))
+            if self._routes.is_route(name):
+                self._routes.unload(name)
+            else:
+                self._retired.add(self._engine.serve(name, []))
+                self._routes.refresh()
             log.info("model unloaded", model=name)
         self.on_change()
 
@@ -162,17 +180,20 @@ class ModelControl:
             log.warning("repository not readable; the models that serve go on", reason=str(error))
             return
         before = self._engine.models
+        routes = {name for name in present if self._routes.is_route(name)}
         with contextlib.suppress(UnavailableError):  # the server is stopping
-            for name in sorted({*present, *self._engine.names()}):
+            for name in sorted({*present, *self._engine.names()} - routes):
                 try:
                     self._update(name, repository.versions(self._config.models, name), strict=False)
                 except RepositoryError as error:
                     log.warning("model not readable; its versions that serve go on", model=name, reason=str(error))
+            self._serve_routes(routes)
         if self._engine.models != before:
             self.on_change()
 
     def state(self) -> ServerState:
-        states = {(model.name, model.version): _state_of(model) for model in self._engine.models}
+        states = {(model.name, model.version): model.state() for model in self._engine.models}
+        states |= {(state.name, state.version): state for state in self._routes.states()}
         for (name, version), failure in list(self._loader.failures.items()):
             states.setdefault((name, version), VersionState(name, version, UNAVAILABLE, failure.reason))
         for name, version in list(self._loader.loading):
@@ -212,7 +233,7 @@ class ModelControl:
         """
         with self._changing:
             served = {model.version: model for model in self._engine.versions(name)}
-            chosen: dict[str, ServedModel] = {}
+            chosen: dict[str, Servable] = {}
             stamps: dict[VersionKey, Stamp] = {}
             limit = self._config.num_versions or max(len(files), len(served))
             any_failed = False
@@ -239,6 +260,11 @@ class ModelControl:
             if list(chosen.items()) != list(served.items()):  # the order counts: the first one serves by default
                 self._retired.add(self._engine.serve(name, list(chosen.values())))
 
+    def _serve_routes(self, names: Collection[str]) -> None:
+        with self._changing:
+            self._routes.want(names)
+            self._routes.refresh()
+
     def _poll_until_stopped(self) -> None:
         while not self._stopping.wait(self._config.poll_seconds):
             try:
@@ -251,19 +277,3 @@ def _start_names(config: ServerConfig) -> list[str]:
     if config.model_control == "explicit" and "*" not in config.load_model:
         return sorted(set(config.load_model))
     return repository.require_names(config.models)
-
-
-def _state_of(model: ServedModel) -> VersionState:
-    return VersionState(
-        model.name,
-        model.version,
-        READY,
-        requested_provider=model.runtime.requested_provider,
-        provider=model.runtime.provider,
-        cuda_graphs=model.runtime.cuda_graphs,
-        io_binding_failures=model.runtime.io_binding_failures,
-        instances=model.instances,
-        queued=len(model.batcher),
-        max_queue_size=model.batcher.max_queue_size,
-        counters=model.statistics.snapshot(),
-    )

@@ -13,7 +13,7 @@ import threading
 
 import structlog
 
-from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.engine.servable import Servable
 
 log = structlog.get_logger()
 
@@ -25,9 +25,9 @@ class RetiredModels:
     """Models that no look-up finds any more and that are not closed yet."""
 
     def __init__(self) -> None:
-        self._timers: dict[ServedModel, threading.Timer] = {}
+        self._timers: dict[Servable, threading.Timer] = {}
 
-    def add(self, models: list[ServedModel]) -> None:
+    def add(self, models: list[Servable]) -> None:
         """Close these models after LINGER_SECONDS."""
         for model in models:
             timer = self._timers[model] = threading.Timer(LINGER_SECONDS, self._retire, [model])
@@ -40,7 +40,7 @@ class RetiredModels:
             timer.cancel()
             model.close()
 
-    def _retire(self, model: ServedModel) -> None:
+    def _retire(self, model: Servable) -> None:
         model.close()
         self._timers.pop(model, None)
         log.info("model retired", model=model.name, version=model.version)

@@ -3,8 +3,8 @@
 import itertools
 import threading
 import time
-from collections.abc import Hashable, Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import structlog
@@ -13,15 +13,15 @@ from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, QueuedRequest, Tensors
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.servable import Admission, Cancel
 from hangtag.serving.server.engine.validation import batch_key, count_samples
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ServerError
+from hangtag.serving.server.runtime.inference_session import VERSION
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.server.telemetry.model_statistics import ModelStatistics, Timings
+from hangtag.serving.server.telemetry.server_state import READY, VersionState
 
 log = structlog.get_logger()
-
-Admission: TypeAlias = tuple[int, Hashable]
-"""What a request's check returns: its number of samples, and its batch key (see ``validation.batch_key``)."""
 
 # After this many batches in a row with nothing else queued or computed, the next batch uses all threads: then a single
 # client sends one request after another. Where requests arrive at random, threads that spin for the next batch would
@@ -30,7 +30,7 @@ _ALONE_BATCHES = 16
 
 
 class ServedModel:
-    """One version of one model. Call ``start`` before the first request and ``close`` after the last."""
+    """One version of one model. It is a `Servable`, which documents the methods that routes have too."""
 
     def __init__(self, file: ModelFile, runtime: Runtime, config: ServerConfig) -> None:
         """Wrap a loaded session.
@@ -60,6 +60,14 @@ class ServedModel:
         ]
 
     @property
+    def on_cpu(self) -> bool:
+        return self.runtime.on_cpu
+
+    @property
+    def max_queue_delay(self) -> float:
+        return self.batcher.max_queue_delay
+
+    @property
     def instances(self) -> int:
         """Number of threads that compute batches."""
         return len(self._instances)
@@ -78,34 +86,14 @@ class ServedModel:
         *,
         admission: Admission | None = None,
         wake: bool = True,
-    ) -> QueuedRequest:
-        """Check a request and queue it. When this raises, on_complete is not called.
-
-        Args:
-            inputs: An array for each input of the signature.
-            datatypes: The protocol's datatype of each input, for example "FP32".
-            on_complete: Receives the result or the error, from another thread.
-            deadline: Seconds on the monotonic clock; None for no deadline.
-            admission: What ``check`` returned for these shapes and datatypes before; None: they are checked now.
-            wake: Wake an instance (see ``Batcher.put``).
-
-        Raises:
-            InvalidRequestError: The request does not fit the model.
-            QueueFullError: The queue is full.
-            DeadlineError: The answer would miss the deadline.
-            UnavailableError: The model is closed.
-        """
-        samples, key = admission or self.check(inputs, datatypes)
-        request = QueuedRequest(inputs, samples, on_complete, batch_key=key, deadline=deadline)
+        key: Callable[[str], str] | None = None,
+    ) -> Cancel:
+        samples, equal_key = admission or self.check(inputs, datatypes)
+        request = QueuedRequest(inputs, samples, on_complete, batch_key=equal_key, deadline=deadline)
         self.batcher.put(request, wake=wake)
-        return request
+        return partial(self.batcher.cancel, request)
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
-        """Return a request's number of samples and its batch key. Both depend on shapes and datatypes alone.
-
-        Raises:
-            InvalidRequestError: The request does not fit the model.
-        """
         samples = count_samples(
             self.signature,
             inputs,
@@ -115,10 +103,6 @@ class ServedModel:
             max_bytes=self._max_bytes,
         )
         return samples, batch_key(self.signature, inputs)
-
-    def cancel(self, request: QueuedRequest) -> None:
-        """Drop a request whose client has gone: before it is computed if it still waits, else its result."""
-        self.batcher.cancel(request)
 
     def execute(self, batch: list[QueuedRequest]) -> None:
         """Compute a batch that ``batcher.take`` returned, and complete its requests. Never raises.
@@ -159,6 +143,33 @@ class ServedModel:
             return self._compute([request], time.monotonic())[0]
         except Exception as error:
             return _failure(error)
+
+    def state(self) -> VersionState:
+        return VersionState(
+            self.name,
+            self.version,
+            READY,
+            requested_provider=self.runtime.requested_provider,
+            provider=self.runtime.provider,
+            cuda_graphs=self.runtime.cuda_graphs,
+            io_binding_failures=self.runtime.io_binding_failures,
+            instances=self.instances,
+            queued=len(self.batcher),
+            max_queue_size=self.batcher.max_queue_size,
+            counters=self.statistics.snapshot(),
+        )
+
+    def parameters(self) -> Mapping[str, str]:
+        runtime = self.runtime
+        return {
+            "execution_provider_asked": runtime.requested_provider,
+            "execution_provider": runtime.provider,
+            "cuda_graphs": "on" if runtime.cuda_graphs else "off",
+            "onnxruntime_version": VERSION,
+            "file_bytes": str(runtime.file_bytes),
+            "intra_op_threads": str(runtime.threads),
+            "alone_threads": str(runtime.alone_threads or runtime.threads),
+        }
 
     def close(self) -> None:
         """Compute what is queued, then end the threads."""

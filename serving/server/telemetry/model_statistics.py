@@ -26,6 +26,18 @@ _COUNT_FROM = 256
 _NO_SECONDS, _NO_BATCHES = BucketHistogram.empty(SECONDS_BOUNDS), BucketHistogram.empty(BATCH_SIZE_BOUNDS)
 
 
+class StageTimings(NamedTuple):
+    """What one member of a route answered of a request, and what that cost."""
+
+    member: str
+    """NAME or NAME@VERSION, as the route has it."""
+    rows: tuple[int, ...]
+    """The samples that it got, by their place in the request."""
+    queue_ns: int
+    compute_ns: int
+    batch_size: int
+
+
 class Timings(NamedTuple):  # a tuple, because creating one per request must be cheap
     """Nanoseconds that one request spent in each step, and the number of samples in its batch."""
 
@@ -34,6 +46,11 @@ class Timings(NamedTuple):  # a tuple, because creating one per request must be 
     compute_infer_ns: int
     compute_output_ns: int
     batch_size: int
+    stages: tuple[StageTimings, ...] = ()
+    """Of a request to a route: its members' parts, in their order."""
+    unsure: int = 0
+    """Of a request to a cascade: samples whose answer is that of a member that was not sure of it, because the next one
+    had no time for them."""
 
     @property
     def compute_ns(self) -> int:
@@ -152,7 +169,7 @@ class ModelStatistics:
             return
         requests = np.array([len(timings) for timings in batches])
         queue_ns = np.array([each.queue_ns for timings in batches for each in timings])
-        input_ns, infer_ns, output_ns, sizes = np.array([timings[0][1:] for timings in batches]).T
+        input_ns, infer_ns, output_ns, sizes = np.array([timings[0][1:5] for timings in batches]).T
         compute_ns = np.repeat(input_ns + infer_ns + output_ns, requests)
         self._inference_count += int(sizes.sum())
         self._execution_count += len(batches)

@@ -42,6 +42,7 @@ class StateCollector(Collector):
         served = [version for version in state.versions if version.state == READY]
         yield from _triton(served, state)
         yield from _histograms(served, state)
+        yield from _routes(served)
         yield from _models(state)
         yield from _server(state)
 
@@ -108,6 +109,18 @@ def _histograms(served: list[VersionState], state: ServerState) -> Iterator[Metr
         for version in served:
             _add(family, [version.name, version.version], getattr(version.counters, field))
         yield family
+
+
+def _routes(served: list[VersionState]) -> Iterator[Metric]:
+    labels = [*_MODEL, "stage", "member"]
+    requests = CounterMetricFamily("hangtag_route_requests", "Requests that a route's member answered", labels=labels)
+    samples = CounterMetricFamily("hangtag_route_samples", "Samples that a route's member answered", labels=labels)
+    for route in served:
+        for (stage, member), counts in route.route.items():
+            values = [route.name, route.version, str(stage), member]
+            requests.add_metric(values, counts.requests)
+            samples.add_metric(values, counts.samples)
+    yield from (requests, samples)
 
 
 def _models(state: ServerState) -> Iterator[Metric]:

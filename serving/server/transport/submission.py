@@ -7,22 +7,33 @@ calls, streams and comparisons differ in their reply alone.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Generic, NoReturn, Protocol, TypeAlias, TypeVar
 
 import grpc
 
 from hangtag.serving.server.batching.request import InferenceResult, Tensors
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.served_model import Admission, ServedModel
+from hangtag.serving.server.engine.servable import Admission, Servable
 from hangtag.serving.server.errors import ServerError, UnavailableError
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport.status import status_code
 from hangtag.serving.server.transport.tracing import Metadata, Tracing
 
 Response = TypeVar("Response")
+
+
+class LazyMetadata:
+    """A call's metadata, read when something iterates over it: most calls are answered without."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[[], Metadata]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
+        return iter(self._read())
 
 
 class Call:
@@ -35,7 +46,7 @@ class Call:
 
         Args:
             method: /package.Service/Method, or an HTTP method and its route.
-            metadata: What the caller sent; a trace continues from its ``traceparent``.
+            metadata: What the caller sent; a trace continues from its ``traceparent``, and a route may go by one key.
             tracing: Gets a span for each query; None records none.
         """
         self.method = method
@@ -71,7 +82,7 @@ class Query(Protocol[Response]):
     def model_version(self) -> str:
         """Empty: the version that serves by default."""
 
-    def prepare(self, model: ServedModel, deadline: float | None) -> PreparedQuery[Response]:
+    def prepare(self, model: Servable, deadline: float | None) -> PreparedQuery[Response]:
         """Decode the request for this model.
 
         Args:
@@ -220,19 +231,24 @@ class _Submission(Generic[Response]):
             try:
                 prepared = self._query.prepare(model, deadline)
                 self._encode = prepared.encode
-                request = model.submit(
+                cancel = model.submit(
                     prepared.inputs,
                     prepared.datatypes,
                     self._complete,
                     prepared.deadline,
                     admission=prepared.admission,
                     wake=wake,
+                    key=self._metadata_value,
                 )
             except UnavailableError:
                 if self._engine.model(name, version) is model:
                     raise
             else:
-                return partial(model.cancel, request)
+                return cancel
+
+    def _metadata_value(self, key: str) -> str:
+        values = (value for name, value in self._query.call.metadata if name == key and isinstance(value, str))
+        return next(values, "")
 
     def fail(self, error: Exception) -> None:
         self._record_failure(error)

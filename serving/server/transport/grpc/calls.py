@@ -7,15 +7,15 @@ import grpc
 
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
-from hangtag.serving.server.transport.submission import Call
+from hangtag.serving.server.transport.submission import Call, LazyMetadata
 from hangtag.serving.server.transport.tracing import Tracing
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 def describe_call(method: str, context: Context, tracing: Tracing | None) -> Call:
-    """Return what telemetry needs to know of a call; its metadata only where there is tracing, which alone reads it."""
-    return Call(method) if tracing is None else Call(method, invocation_metadata(context), tracing)
+    """Return what telemetry and routes need to know of a call."""
+    return Call(method, LazyMetadata(lambda: invocation_metadata(context)), tracing)
 
 
 def invocation_metadata(context: Context) -> tuple[tuple[str, str | bytes], ...]:

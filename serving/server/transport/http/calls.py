@@ -1,14 +1,14 @@
-"""What an HTTP request says of itself: its headers, and what telemetry needs to know of it."""
+"""What an HTTP request says of itself: its headers, for telemetry and for routes."""
 
 from typing import Any
 
-from hangtag.serving.server.transport.submission import Call
+from hangtag.serving.server.transport.submission import Call, LazyMetadata
 from hangtag.serving.server.transport.tracing import Tracing
 
 
 def describe_call(method: str, scope: Any, tracing: Tracing | None) -> Call:
-    """Return what telemetry needs to know of a request; its headers only where there is tracing, which reads them."""
-    return Call(method) if tracing is None else Call(method, request_headers(scope), tracing)
+    """Return what telemetry and routes need to know of a request."""
+    return Call(method, LazyMetadata(lambda: request_headers(scope)), tracing)
 
 
 def request_headers(scope: Any) -> tuple[tuple[str, str], ...]:

@@ -51,8 +51,9 @@ def cost_headers(model: str, version: str, timings: Timings, preprocess_ns: int 
     times = [("queue", timings.queue_ns), ("compute", timings.compute_ns)]
     if preprocess_ns:
         times.insert(0, ("preprocess", preprocess_ns))
+    answered = () if timings.stages else ((b"hangtag-model", quote(model).encode()),)  # else the members, below
     return (
-        (b"hangtag-model", quote(model).encode()),
+        *answered,
         (b"hangtag-model-version", version.encode()),
         *[(name.encode(), value.encode()) for name, value in cost_metadata(timings)],
         (b"server-timing", ", ".join(f"{name};dur={ns / 1e6:.3f}" for name, ns in times).encode()),

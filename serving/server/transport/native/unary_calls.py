@@ -11,6 +11,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from hangtag.protos import classifier_pb2
 from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import CancelledError, MessageTooLargeError, QueueFullError, UnavailableError
 from hangtag.serving.server.transport.codec import LARGE_MESSAGE, parse_message
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
@@ -82,7 +83,8 @@ class UnaryCalls:
             return None
         call.request = query.request
         call.cancel = submit(self._engine, query, call, deadline, wake=wake)
-        return query.model
+        # A route's members compute on their own threads, which it wakes.
+        return query.model if isinstance(query.model, ServedModel) else None
 
     def refuse_new(self) -> None:
         """Answer every further call with UNAVAILABLE."""

@@ -9,7 +9,7 @@ from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.classification.classifier import Classifier
-from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.transport.submission import Call, PreparedQuery
 
@@ -56,7 +56,7 @@ class ImageQuery:
         self._image = image
         self._top_k = top_k
 
-    def prepare(self, model: ServedModel, deadline: float | None) -> PreparedQuery[pb.ClassifyResponse]:
+    def prepare(self, model: Servable, deadline: float | None) -> PreparedQuery[pb.ClassifyResponse]:
         classifier = Classifier.from_signature(model.name, model.signature)
         started = time.perf_counter_ns()
         pixels = self._image.pixels(classifier)
@@ -75,7 +75,7 @@ def classify_query(request: pb.ClassifyRequest, call: Call) -> ImageQuery:
 
 
 def _response(
-    model: ServedModel, classifier: Classifier, result: InferenceResult, top_k: int, preprocess_ns: int
+    model: Servable, classifier: Classifier, result: InferenceResult, top_k: int, preprocess_ns: int
 ) -> pb.ClassifyResponse:
     """Raises InferenceError for a result that has no meaning."""
     predicted = classifier.read(result.outputs, top_k)

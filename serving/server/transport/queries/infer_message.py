@@ -2,7 +2,7 @@
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.batching.request import InferenceResult
-from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.transport import codec
 from hangtag.serving.server.transport.methods import MODEL_INFER
 from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
@@ -23,7 +23,7 @@ class InferMessageQuery:
             InvalidRequestError: The bytes are not a ModelInferRequest.
         """
         self.call = call
-        self.model: ServedModel | None = None
+        self.model: Servable | None = None
         """The version that the query was last prepared for."""
         self._message = message
         self._templates = templates
@@ -42,7 +42,7 @@ class InferMessageQuery:
         """The request, possibly without its contents: for the log."""
         return self._request
 
-    def prepare(self, model: ServedModel, deadline: float | None) -> PreparedQuery[bytes]:
+    def prepare(self, model: Servable, deadline: float | None) -> PreparedQuery[bytes]:
         self.model = model
         template = self._template
         if template is not None:

@@ -2,7 +2,7 @@
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.batching.request import InferenceResult
-from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.transport import codec
 from hangtag.serving.server.transport.submission import Call, PreparedQuery
 
@@ -16,7 +16,7 @@ class InferQuery:
         self.model_version = request.model_version
         self._request = request
 
-    def prepare(self, model: ServedModel, deadline: float | None) -> PreparedQuery[pb.ModelInferResponse]:
+    def prepare(self, model: Servable, deadline: float | None) -> PreparedQuery[pb.ModelInferResponse]:
         inputs, datatypes = codec.decode_inputs(self._request)
         specs = codec.requested_outputs(self._request, model.signature)
 

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.serving.server.batching.request import InferenceResult, Tensors
-from hangtag.serving.server.engine.served_model import Admission, ServedModel
+from hangtag.serving.server.engine.servable import Admission, Servable
 from hangtag.serving.server.transport import codec
 from hangtag.serving.signature import TensorSpec
 
@@ -34,7 +34,7 @@ class RequestTemplate:
     """What all requests with one head have in common, for the version of the model that checked the first."""
 
     def __init__(
-        self, request: pb.ModelInferRequest, model: ServedModel, specs: Sequence[TensorSpec], admission: Admission
+        self, request: pb.ModelInferRequest, model: Servable, specs: Sequence[TensorSpec], admission: Admission
     ) -> None:
         """Keep what was learnt from the first request.
 
@@ -105,7 +105,7 @@ class RequestTemplates:
         self,
         message: bytes,
         request: pb.ModelInferRequest,
-        model: ServedModel,
+        model: Servable,
         specs: Sequence[TensorSpec],
         admission: Admission,
     ) -> RequestTemplate | None:

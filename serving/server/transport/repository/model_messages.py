@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.runtime.inference_session import VERSION
+from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.telemetry.model_statistics import Duration
 from hangtag.serving.server.telemetry.server_state import VersionState
 from hangtag.serving.signature import TensorSpec
@@ -23,7 +22,7 @@ def server_metadata(*more_extensions: str) -> pb.ServerMetadataResponse:
     )
 
 
-def model_metadata(model: ServedModel, versions: Sequence[ServedModel]) -> pb.ModelMetadataResponse:
+def model_metadata(model: Servable, versions: Sequence[Servable]) -> pb.ModelMetadataResponse:
     """Describe a model's tensors. versions: All that are served of it, first the one for requests that name none."""
     return pb.ModelMetadataResponse(
         name=model.name,
@@ -34,7 +33,7 @@ def model_metadata(model: ServedModel, versions: Sequence[ServedModel]) -> pb.Mo
     )
 
 
-def model_config(model: ServedModel) -> pb.ModelConfig:
+def model_config(model: Servable) -> pb.ModelConfig:
     """Describe how the server runs a model, in the fields of Triton's configuration."""
     batched = model.signature.batched
     first_dim = 1 if batched else 0  # Triton's dims leave the batch axis out
@@ -56,13 +55,13 @@ def model_config(model: ServedModel) -> pb.ModelConfig:
             pb.ModelInstanceGroup(
                 name=model.name,
                 count=model.instances,
-                kind=pb.ModelInstanceGroup.KIND_CPU if model.runtime.on_cpu else pb.ModelInstanceGroup.KIND_GPU,
+                kind=pb.ModelInstanceGroup.KIND_CPU if model.on_cpu else pb.ModelInstanceGroup.KIND_GPU,
             )
         ],
         parameters={key: pb.ModelParameter(string_value=value) for key, value in _parameters(model).items()},
     )
     if batched:
-        config.dynamic_batching.max_queue_delay_microseconds = round(model.batcher.max_queue_delay * 1e6)
+        config.dynamic_batching.max_queue_delay_microseconds = round(model.max_queue_delay * 1e6)
     return config
 
 
@@ -102,20 +101,11 @@ def model_statistics(state: VersionState) -> pb.ModelStatistics:
     )
 
 
-def _parameters(model: ServedModel) -> dict[str, str]:
-    runtime = model.runtime
+def _parameters(model: Servable) -> dict[str, str]:
     published = {
         f"hangtag.{key}": value for key, value in model.signature.metadata.items() if key not in _UNPUBLISHED_METADATA
     }
-    return published | {
-        "execution_provider_asked": runtime.requested_provider,
-        "execution_provider": runtime.provider,
-        "cuda_graphs": "on" if runtime.cuda_graphs else "off",
-        "onnxruntime_version": VERSION,
-        "file_bytes": str(runtime.file_bytes),
-        "intra_op_threads": str(runtime.threads),
-        "alone_threads": str(runtime.alone_threads or runtime.threads),
-    }
+    return published | dict(model.parameters())
 
 
 def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:

@@ -111,9 +111,9 @@ def test_a_request_that_makes_its_batch_fail_fails_alone(
     runtime.compute = fail_on_two
     callers = [submit(model, value) for value in range(4)]
     gone = Caller()
-    request = model.submit(rows(9), FP32, gone)
+    cancel = model.submit(rows(9), FP32, gone)
     batch = model.batcher.take()
-    model.cancel(request)
+    cancel()
     with structlog.testing.capture_logs() as log:
         model.execute(batch)
     assert isinstance(callers.pop(2).outcome, error if issubclass(error, InferenceError) else InferenceError)
@@ -195,10 +195,10 @@ def test_a_request_cancelled_while_it_is_computed_does_not_hurt_its_neighbours(
     model: ServedModel, runtime: FakeRuntime
 ) -> None:
     callers = [Caller(), Caller(), Caller()]
-    requests = [model.submit(rows(value), FP32, caller) for value, caller in enumerate(callers)]
+    cancels = [model.submit(rows(value), FP32, caller) for value, caller in enumerate(callers)]
 
     def cancelled_meanwhile(x: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Outputs:
-        model.cancel(requests[1])
+        cancels[1]()
         return {"y": x * 2}
 
     runtime.compute = cancelled_meanwhile

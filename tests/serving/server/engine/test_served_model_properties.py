@@ -54,13 +54,13 @@ class ModelMachine(RuleBasedStateMachine):
         self.next += len(values)
         caller = Caller()
         try:
-            request = model.submit(rows(*values), {"x": "FP32"}, caller)
+            model.submit(rows(*values), {"x": "FP32"}, caller)
         except QueueFullError:
             assert len(model.batcher) == self.config.max_queue_size
         except UnavailableError:
             assert model is not self.models[-1] or self.closed
         else:
-            self.callers[request] = model, caller, values
+            self.callers[model.batcher._queue[-1]] = model, caller, values
             return
         assert caller.outcomes == []
 
@@ -78,7 +78,7 @@ class ModelMachine(RuleBasedStateMachine):
         model, caller, _ = self.callers[request]
         if not caller.outcomes:
             self.gone.add(request)
-        model.cancel(request)
+        model.batcher.cancel(request)
 
     @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:

@@ -86,7 +86,9 @@ class LiveServer:
         self.server.stop(grace=0)
 
     def model(self, name: str) -> ServedModel:
-        return self.server._engine.model(name)
+        model = self.server._engine.model(name)
+        assert isinstance(model, ServedModel)
+        return model
 
     @contextmanager
     def gate(self, name: str) -> Iterator[Gate]:

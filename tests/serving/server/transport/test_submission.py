@@ -1,12 +1,13 @@
 """A submitted query goes to the model that serves its name at that moment, and each failure is counted once."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from hangtag.serving.server.batching.request import InferenceResult, OnComplete, QueuedRequest, Tensors
+from hangtag.serving.server.batching.request import InferenceResult, OnComplete, Tensors
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.engine.servable import Cancel, Servable
 from hangtag.serving.server.errors import (
     CancelledError,
     InferenceError,
@@ -36,12 +37,12 @@ class TextQuery:
         self.call = Call("/test.Service/Method")
         self.model_name = name
         self.model_version = version
-        self.models: list[ServedModel] = []
+        self.models: list[Servable] = []
         self.deadlines: list[float | None] = []
         self.error: ServerError | None = None
         self._encode = encode or (lambda _result: "response")
 
-    def prepare(self, model: ServedModel, deadline: float | None) -> PreparedQuery[str]:
+    def prepare(self, model: Servable, deadline: float | None) -> PreparedQuery[str]:
         self.models.append(model)
         self.deadlines.append(deadline)
         if self.error is not None:
@@ -52,19 +53,18 @@ class TextQuery:
 class Queue:
     """Takes the place of a model's queue: a test completes its requests."""
 
-    def __init__(self, model: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, model: Servable, monkeypatch: pytest.MonkeyPatch) -> None:
         self.callbacks: list[OnComplete] = []
-        self.cancelled: list[QueuedRequest] = []
+        self.cancelled: list[OnComplete] = []
         self.deadlines: list[float | None] = []
         monkeypatch.setattr(model, "submit", self._submit)
-        monkeypatch.setattr(model, "cancel", self.cancelled.append)
 
     def _submit(
         self, inputs: Tensors, _datatypes: object, on_complete: OnComplete, deadline: float | None, **_options: object
-    ) -> QueuedRequest:
+    ) -> Cancel:
         self.callbacks.append(on_complete)
         self.deadlines.append(deadline)
-        return QueuedRequest(inputs, 1, on_complete)
+        return partial(self.cancelled.append, on_complete)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
 from hangtag.serving.server.transport.http.openapi.document import description
 from hangtag.serving.server.transport.http.responses import HttpResponse, json_response
@@ -62,5 +62,5 @@ class ModelEndpoints:
     async def config(self, request: Request) -> HttpResponse:
         return json_response(to_dict(model_config(self._requested(request))))
 
-    def _requested(self, request: Request) -> ServedModel:
+    def _requested(self, request: Request) -> Servable:
         return self._engine.model(request.path_params["model"], request.path_params.get("version", ""))

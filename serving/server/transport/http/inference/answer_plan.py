@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from hangtag.protos import tensors
 from hangtag.serving.server.batching.request import Tensors
-from hangtag.serving.server.engine.served_model import Admission
+from hangtag.serving.server.engine.servable import Admission
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.transport.http.inference import json_values
 from hangtag.serving.server.transport.http.inference.request_head import BINARY_DATA, BINARY_SIZE

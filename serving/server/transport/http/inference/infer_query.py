@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from hangtag.protos import tensors
 from hangtag.serving.server.batching.request import InferenceResult
-from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError
 from hangtag.serving.server.transport import codec
 from hangtag.serving.server.transport.http.bodies import compress, decompress, response_encoding
@@ -57,7 +57,7 @@ class HttpInferQuery:
         self._max_bytes = max_bytes
         self._decoded: tuple[RequestHead | None, bytes, int] | None = None
 
-    def prepare(self, model: ServedModel, deadline: float | None) -> PreparedQuery[HttpResponse]:
+    def prepare(self, model: Servable, deadline: float | None) -> PreparedQuery[HttpResponse]:
         if self._decoded is None:  # the query may be prepared again, for a new version
             self._decoded = self._decode()
         head, body, offset = self._decoded
@@ -99,7 +99,7 @@ class HttpInferQuery:
             )
         return head, body, offset
 
-    def _respond(self, model: ServedModel, plan: AnswerPlan, result: InferenceResult) -> HttpResponse:
+    def _respond(self, model: Servable, plan: AnswerPlan, result: InferenceResult) -> HttpResponse:
         head, contents = plan.encode(result.outputs, self.id)
         body = b"".join((head, *contents))
         if len(body) > self._max_bytes:
@@ -114,7 +114,7 @@ class HttpInferQuery:
         return HttpResponse(body, BINARY if plan.has_contents else JSON, headers=headers)
 
 
-def _plan(head: RequestHead, model: ServedModel, inputs: Arrays, datatypes: dict[str, str]) -> AnswerPlan:
+def _plan(head: RequestHead, model: Servable, inputs: Arrays, datatypes: dict[str, str]) -> AnswerPlan:
     """Decide how requests with this head are answered, and keep it for the next one."""
     specs = codec.output_specs(head.outputs, model.signature)
     binary = head.binary_outputs or [head.binary_by_default] * len(specs)

@@ -10,7 +10,7 @@ from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeEr
 from hangtag.serving.server.transport.codec import TIMEOUT, require_supported
 
 if TYPE_CHECKING:
-    from hangtag.serving.server.engine.served_model import ServedModel
+    from hangtag.serving.server.engine.servable import Servable
     from hangtag.serving.server.transport.http.inference.answer_plan import AnswerPlan
 
 BINARY_SIZE, BINARY_DATA, BINARY_OUTPUTS = "binary_data_size", "binary_data", "binary_data_output"
@@ -53,7 +53,7 @@ class RequestHead:
     binary_outputs: tuple[bool, ...]
     binary_by_default: bool
     timeout: int | None
-    plans: "WeakKeyDictionary[ServedModel, AnswerPlan]" = field(default_factory=WeakKeyDictionary, compare=False)
+    plans: "WeakKeyDictionary[Servable, AnswerPlan]" = field(default_factory=WeakKeyDictionary, compare=False)
 
 
 def parse_head(text: bytes, *, cached: bool = False) -> RequestHead:

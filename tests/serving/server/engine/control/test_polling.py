@@ -51,13 +51,13 @@ def test_polling_sees_a_models_own_settings_change(models: Path, start: Start) -
     settings = models / "text" / SETTINGS_FILE
     settings.write_text("max_queue_size = 1")
     controlled.control.poll()
-    assert controlled.engine.model("text").batcher.max_queue_size == 256
+    assert controlled.engine.model("text").state().max_queue_size == 256
     settings.write_text("max_queue_size = 300")
     controlled.control.poll()
-    assert controlled.engine.model("text").batcher.max_queue_size == 300
+    assert controlled.engine.model("text").state().max_queue_size == 300
     settings.unlink()
     controlled.control.poll()
-    assert controlled.engine.model("text").batcher.max_queue_size == 256
+    assert controlled.engine.model("text").state().max_queue_size == 256
 
 
 def test_polling_loads_a_model_whose_settings_were_corrected(models: Path, start: Start) -> None:

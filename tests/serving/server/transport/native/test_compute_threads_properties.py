@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.servable import Cancel
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.transport.native.compute_threads import Event
 from tests.serving.server.parts import FakeRuntime, rows, served
@@ -45,16 +46,16 @@ def test_no_request_is_left_waiting(
 
         runtime.compute = compute
         models.append(served(runtime, config))
-    requests: dict[int, Any] = {}
+    cancels: dict[int, Cancel] = {}
 
     def dispatch_or_cancel(event: Event, wake: bool) -> ServedModel | None:
         model, value, answer = event
         if value == CANCELLED:
-            request = requests.get(id(answer))
-            if request is not None:
-                model.cancel(request)
+            cancel = cancels.get(id(answer))
+            if cancel is not None:
+                cancel()
             return None
-        requests[id(answer)] = model.submit(rows(value), {"x": "FP32"}, answer, wake=wake)
+        cancels[id(answer)] = model.submit(rows(value), {"x": "FP32"}, answer, wake=wake)
         served_model: ServedModel = model
         return served_model
 

@@ -12,6 +12,7 @@ import pytest
 
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.transport.native.server import NativeServer
@@ -93,7 +94,9 @@ def test_what_is_still_computed_when_the_time_to_drain_is_over_ends_in_peace(con
 
     with grpc.insecure_channel(server.address) as channel:
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-        gate = Gate(server._engine.model("gather"))
+        model = server._engine.model("gather")
+        assert isinstance(model, ServedModel)
+        gate = Gate(model)
         calls = [stub.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)]
         gate.wait_until_computing()
         calls += [stub.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT) for _ in range(3)]

@@ -34,7 +34,7 @@ def native(repository: Path) -> Iterator[LiveServer]:
 def replace_at_the_next_call(live: LiveServer) -> ServedModel:
     """The successor of ``gather``, which takes its place after the next call looked the old one up."""
     engine = live.server._engine
-    old, new = engine.model("gather"), load_model(versions(engine.config.models, "gather")[0], engine.config)
+    old, new = live.model("gather"), load_model(versions(engine.config.models, "gather")[0], engine.config)
 
     def put(*_: object, **__: object) -> None:
         engine.serve("gather", [new])

@@ -1,0 +1,204 @@
+"""One request on its way through the members of a cascade."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from hangtag.serving.server.batching.request import InferenceResult, OnComplete, Tensors
+from hangtag.serving.server.engine.routes.route_file import ANSWER, CascadeSettings, Member
+from hangtag.serving.server.engine.servable import Admission, Cancel, Servable
+from hangtag.serving.server.errors import (
+    DeadlineError,
+    InferenceError,
+    QueueFullError,
+    ServerError,
+    UnavailableError,
+)
+from hangtag.serving.server.telemetry.model_statistics import StageTimings, Timings
+
+log = structlog.get_logger()
+
+LookUp = Callable[[Member], Servable]
+OnStage = Callable[[int, Member, int], None]
+"""Gets a stage, its member and its number of samples, once the member has answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """What all requests of a cascade have in common.
+
+    Args:
+        settings: Of the route.
+        look_up: Returns the model that serves a member now. Raises NotFoundError and UnavailableError.
+        on_stage: Counts what the members answered.
+    """
+
+    settings: CascadeSettings
+    look_up: LookUp
+    on_stage: OnStage
+
+
+class CascadeRequest:
+    """Submits a request to the first member, and the samples of which a member is not sure to the next one.
+
+    A member's thread calls `_staged` when it has answered. Only one stage of a request is under way at a time.
+    """
+
+    __slots__ = (
+        "_admission",
+        "_cancel_stage",
+        "_cancelled",
+        "_cascade",
+        "_datatypes",
+        "_deadline",
+        "_ended",
+        "_inputs",
+        "_lock",
+        "_on_complete",
+        "_outputs",
+        "_rows",
+        "_stages",
+    )
+
+    def __init__(
+        self,
+        cascade: Cascade,
+        inputs: Tensors,
+        datatypes: Mapping[str, str],
+        on_complete: OnComplete,
+        deadline: float | None,
+        admission: Admission,
+    ) -> None:
+        """Submit nothing yet.
+
+        Args:
+            cascade: Its members.
+            inputs: An array for each input, the first axis the batch's.
+            datatypes: The protocol's datatype of each input.
+            on_complete: Gets the outcome, from a member's thread.
+            deadline: One for all stages, on the monotonic clock in seconds; None for none.
+            admission: What the check of the first member returned.
+        """
+        self._cascade = cascade
+        self._inputs = inputs
+        self._datatypes = datatypes
+        self._on_complete = on_complete
+        self._deadline = deadline
+        self._admission = admission
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._ended = False
+        self._cancel_stage: Cancel | None = None
+        self._outputs: Tensors = {}
+        self._rows: npt.NDArray[np.intp] | None = None  # of the request's samples, those that the current stage has
+        self._stages: list[StageTimings] = []
+
+    def start(self) -> None:
+        """Submit to the first member. Raises ServerError, and never calls on_complete then, if it refuses."""
+        self._submit(0, self._inputs, self._admission)
+
+    def cancel(self) -> None:
+        """Drop what still waits. The current member completes the request with an error."""
+        with self._lock:
+            self._cancelled = True
+            cancel = self._cancel_stage
+        if cancel is not None:
+            cancel()
+
+    def _submit(self, stage: int, inputs: Tensors, admission: Admission) -> None:
+        member = self._cascade.settings.members[stage]
+        on_complete = partial(self._staged, stage)
+        while True:
+            model = self._cascade.look_up(member)
+            try:
+                cancel = model.submit(inputs, self._datatypes, on_complete, self._deadline, admission=admission)
+            except UnavailableError:  # the model was replaced, and closed, since it was looked up
+                if self._cascade.look_up(member) is model:
+                    raise
+            else:
+                break
+        with self._lock:
+            if self._ended:
+                return
+            self._cancel_stage = cancel
+            cancelled = self._cancelled
+        if cancelled:  # the caller left while the request was between two stages
+            cancel()
+
+    def _staged(self, stage: int, outcome: InferenceResult | ServerError) -> None:
+        """A member has answered, or failed."""
+        try:
+            outcome = _answered(outcome)
+            doubtful = self._take(stage, outcome)
+            if doubtful is None:
+                self._answer()
+                return
+            stage += 1
+            self._rows = doubtful
+            inputs = {name: array[doubtful] for name, array in self._inputs.items()}
+            self._submit(stage, inputs, (len(doubtful), self._admission[1]))
+        except (QueueFullError, DeadlineError) as error:
+            if stage and self._cascade.settings.on_overload == ANSWER and not self._cancelled:
+                self._answer(unsure=0 if self._rows is None else len(self._rows))
+            else:
+                self._end(error)
+        except ServerError as error:
+            self._end(error)
+        except Exception as error:  # a bug of ours, or outputs that are not as the signature says
+            log.exception("joining the answers of a cascade failed", stage=stage)
+            self._end(InferenceError(f"the answers of the cascade's members cannot be joined: {error}"))
+
+    def _take(self, stage: int, result: InferenceResult) -> npt.NDArray[np.intp] | None:
+        """Keep a member's answers; returns the samples that it is not sure of, None if there are none."""
+        settings, rows, timings = self._cascade.settings, self._rows, result.timings
+        member = settings.members[stage]
+        got = tuple(range(self._admission[0]) if rows is None else rows.tolist())
+        self._stages.append(StageTimings(str(member), got, timings.queue_ns, timings.compute_ns, timings.batch_size))
+        self._cascade.on_stage(stage, member, len(got))
+        if rows is None:
+            self._outputs = result.outputs
+        else:
+            for name, array in result.outputs.items():
+                self._outputs[name][rows] = array
+        if stage == len(settings.members) - 1:
+            return None
+        doubtful = np.flatnonzero(~settings.acceptance.accepts(result.outputs[settings.acceptance.output]))
+        if not len(doubtful):
+            return None
+        if rows is not None:
+            return np.asarray(rows[doubtful])
+        # Copies, because these are views into the batch's outputs, which belong to other requests too.
+        self._outputs = {name: array.copy() for name, array in self._outputs.items()}
+        return doubtful
+
+    def _answer(self, unsure: int = 0) -> None:
+        stages = tuple(self._stages)
+        queue_ns = sum(stage.queue_ns for stage in stages)
+        compute_ns = sum(stage.compute_ns for stage in stages)
+        timings = Timings(queue_ns, 0, compute_ns, 0, stages[0].batch_size, stages, unsure)
+        self._end(InferenceResult(self._outputs, timings))
+
+    def _end(self, outcome: InferenceResult | ServerError) -> None:
+        on_complete = self._on_complete
+        with self._lock:
+            self._ended = True
+            # What cancels this request refers to it, and what completes it to what cancels it: without this, the circle
+            # of references would keep an unloaded model in memory.
+            self._cancel_stage = None
+            self._on_complete = _nothing
+        on_complete(outcome)
+
+
+def _answered(outcome: InferenceResult | ServerError) -> InferenceResult:
+    if isinstance(outcome, ServerError):
+        raise outcome
+    return outcome
+
+
+def _nothing(_outcome: InferenceResult | ServerError) -> None:
+    """Takes no outcome, since the request has ended."""

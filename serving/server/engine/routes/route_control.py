@@ -1,0 +1,158 @@
+"""Decides which routes serve, after each change of the models and of the routes' files."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import structlog
+
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.routes import route_file
+from hangtag.serving.server.engine.routes.route_file import ROUTE_FILE, Member, RouteSettings
+from hangtag.serving.server.engine.routes.served_route import VERSION, ServedRoute
+from hangtag.serving.server.engine.servable import Servable
+from hangtag.serving.server.errors import NotFoundError, RepositoryError, StartError, UnavailableError
+from hangtag.serving.server.host.watched_files import Stamp, stamp_of
+from hangtag.serving.server.telemetry.server_state import UNAVAILABLE, VersionState
+
+log = structlog.get_logger()
+
+
+class RouteControl:
+    """Serves routes while all their members serve. For one thread at a time."""
+
+    def __init__(self, engine: Engine, models: Path) -> None:
+        """Serve nothing yet.
+
+        Args:
+            engine: Has the members, and gets the routes.
+            models: The model repository.
+        """
+        self.problems: dict[str, str] = {}
+        """Why a route does not serve, or why its file, which was changed, is not followed; by name."""
+        self._engine = engine
+        self._models = models
+        self._wanted: set[str] = set()
+        self._served: dict[str, tuple[RouteSettings, tuple[Servable, ...]]] = {}
+        self._read: dict[str, tuple[Stamp, RouteSettings]] = {}
+
+    def is_route(self, name: str) -> bool:
+        """Whether the repository has a route of this name."""
+        return (self._models / name / ROUTE_FILE).is_file()
+
+    def want(self, names: Iterable[str]) -> None:
+        """Serve these routes from the next ``refresh`` on, and no others."""
+        self._wanted = set(names)
+
+    def load(self, name: str) -> None:
+        """Serve one route more. Raises StartError, and changes nothing, if it cannot serve."""
+        self._read.pop(name, None)
+        self._wanted.add(name)
+        self.refresh()
+        if name in self.problems:
+            if name not in self._served:
+                self._wanted.discard(name)
+            raise RepositoryError(self.problems[name])
+
+    def unload(self, name: str) -> None:
+        """Serve one route less."""
+        self._wanted.discard(name)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Serve the routes whose files are valid and whose members serve, and take the others out."""
+        problems: dict[str, str] = {}
+        done: dict[str, Servable | None] = {}
+        for name in sorted(self._wanted):
+            self._resolve(name, (), done, problems)
+        for name in [name for name in self._served if done.get(name) is None]:
+            del self._served[name]
+            self._engine.serve(name, [])
+            log.warning("route taken out", model=name, reason=problems.get(name, "it was removed"))
+        for name, problem in problems.items():
+            if self.problems.get(name) != problem:
+                log.warning("route not loaded", model=name, reason=problem)
+        self.problems = problems
+
+    def states(self) -> list[VersionState]:
+        """Return the routes that should serve and do not."""
+        return [
+            VersionState(name, VERSION, UNAVAILABLE, problem)
+            for name, problem in self.problems.items()
+            if name not in self._served
+        ]
+
+    def _resolve(
+        self, name: str, above: tuple[str, ...], done: dict[str, Servable | None], problems: dict[str, str]
+    ) -> Servable | None:
+        """Serve a route and those that it needs; None, with the reason among the problems, if it cannot serve.
+
+        Args:
+            name: The route's.
+            above: The routes that need it, the outermost first.
+            done: The routes that were resolved before.
+            problems: Gets the reasons.
+        """
+        if name in above:
+            circle = " -> ".join((*above[above.index(name) :], name))
+            raise RepositoryError(f"routes must not lead to themselves: {circle}")
+        if name not in done:
+            done[name] = None
+            try:
+                done[name] = self._follow(name, above, done, problems)
+            except StartError as error:
+                problems[name] = f"route {name}: {error}"
+        return done[name]
+
+    def _follow(
+        self, name: str, above: tuple[str, ...], done: dict[str, Servable | None], problems: dict[str, str]
+    ) -> Servable:
+        try:
+            settings = self._settings(name)
+        except StartError as error:
+            if name not in self._served:
+                raise
+            settings = self._served[name][0]  # a file that was spoiled: what was read before goes on
+            problems[name] = f"route {name}: {error}"
+        members = {}
+        for member in settings.members:
+            if self.is_route(member.name):
+                model = self._resolve(member.name, (*above, name), done, problems)
+                if model is None:
+                    raise RepositoryError(f"its member {member} does not serve: {problems[member.name]}")
+                if member.version not in ("", VERSION):
+                    raise RepositoryError(f"its member {member} does not serve; a route has version {VERSION} alone")
+            else:
+                model = self._model(member)
+            members[member] = model
+        key = (settings, tuple(members.values()))
+        before = next((each for each in self._engine.versions(name) if isinstance(each, ServedRoute)), None)
+        if before is not None and self._served.get(name) == key:
+            return before
+
+        def look_up(member: Member) -> Servable:
+            try:
+                return self._engine.model(member.name, member.version)
+            except NotFoundError as error:
+                raise UnavailableError(f"the member {member} of route {name} does not serve now") from error
+
+        route = ServedRoute(name, settings, members, look_up, before)
+        self._engine.serve(name, [route])
+        self._served[name] = key
+        log.info("route loaded", model=name, **route.parameters())
+        return route
+
+    def _settings(self, name: str) -> RouteSettings:
+        file = self._models / name / ROUTE_FILE
+        stamp = stamp_of(file)
+        known = self._read.get(name)
+        if known is None or known[0] != stamp:
+            known = self._read[name] = (stamp, route_file.read(file))
+        return known[1]
+
+    def _model(self, member: Member) -> Servable:
+        versions = self._engine.versions(member.name)
+        for model in versions:
+            if member.version in ("", model.version):
+                return model
+        served = ", ".join(f"{each.name}@{each.version}" for each in versions) or "none of its versions"
+        raise RepositoryError(f"its member {member} does not serve; of {member.name}: {served}")

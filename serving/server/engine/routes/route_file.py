@@ -1,0 +1,142 @@
+"""Reads a route, ``<models>/<name>/route.toml``: which models answer, and which of them answers what.
+
+A cascade lets its first member answer every sample, and only those of which it is not sure go on to the next one:
+
+    cascade = ["lstm", "cnn"]
+    accept = {output = "probabilities", at_least = 0.9}     # or margin_at_least, or entropy_at_most
+    on_overload = "answer"      # or "refuse": what becomes of a sample that the next member cannot take in time
+
+A split sends each call to one of its members, by weight:
+
+    split = {cnn = 90, "cnn@1" = 10}
+    sticky = "x-user-id"        # calls with the same value of this metadata key go to the same member
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hangtag.serving.model_repository import is_model_name
+from hangtag.serving.server.engine.routes.acceptance import RULES, Acceptance
+from hangtag.serving.server.errors import StartError
+
+ROUTE_FILE = "route.toml"
+_KINDS = ("cascade", "split")
+_KEYS = {"cascade": ("cascade", "accept", "on_overload"), "split": ("split", "sticky")}
+ANSWER, REFUSE = "answer", "refuse"
+_MAX_KEY_LENGTH = 255
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model that a route sends samples to. version: empty for the one that serves by default."""
+
+    name: str
+    version: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}" if self.version else self.name
+
+
+@dataclass(frozen=True)
+class CascadeSettings:
+    """A cascade. members: at least two; on_overload: ANSWER or REFUSE."""
+
+    members: tuple[Member, ...]
+    acceptance: Acceptance
+    on_overload: str = ANSWER
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """A split. weights: one for each member, above 0; sticky: a metadata key in lower case, empty for none."""
+
+    members: tuple[Member, ...]
+    weights: tuple[float, ...]
+    sticky: str = ""
+
+
+RouteSettings = CascadeSettings | SplitSettings
+
+
+def read(file: Path) -> RouteSettings:
+    """Read a route's settings.
+
+    Raises:
+        StartError: The file is not TOML, or has an unknown key or a value that is not valid.
+    """
+    try:
+        values = tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StartError(f"{file} cannot be read as TOML: {error}") from error
+    try:
+        return _settings(values)
+    except ValueError as error:
+        raise StartError(f"{file}: {error}") from error
+
+
+def _settings(values: Mapping[str, Any]) -> RouteSettings:
+    kinds = [kind for kind in _KINDS if kind in values]
+    if len(kinds) != 1:
+        raise ValueError(
+            f"a route has one of the keys {' and '.join(_KINDS)}; this one has {' and '.join(kinds) or 'none'}"
+        )
+    (kind,) = kinds
+    for key in values:
+        if key not in _KEYS[kind]:
+            raise ValueError(f"unknown key {key!r}; a {kind} may have {', '.join(_KEYS[kind])}")
+    return _cascade(values) if kind == "cascade" else _split(values)
+
+
+def _cascade(values: Mapping[str, Any]) -> CascadeSettings:
+    listed = values["cascade"]
+    if not isinstance(listed, list) or len(listed) < 2:
+        raise ValueError('cascade must be a list of at least two models, such as ["lstm", "cnn"]')
+    members = tuple(_member(text) for text in listed)
+    if len(set(members)) < len(members):
+        raise ValueError(f"cascade names a model twice: {', '.join(map(str, members))}")
+    on_overload = values.get("on_overload", ANSWER)
+    if on_overload not in (ANSWER, REFUSE):
+        raise ValueError(f'on_overload must be "{ANSWER}" or "{REFUSE}", not {on_overload!r}')
+    return CascadeSettings(members, _acceptance(values.get("accept")), on_overload)
+
+
+def _acceptance(value: Any) -> Acceptance:
+    expected = 'such as {output = "probabilities", at_least = 0.9}'
+    if not isinstance(value, dict) or not isinstance(value.get("output"), str):
+        raise ValueError(f"a cascade needs accept with the name of an output, {expected}")  # noqa: TRY004
+    rules = [key for key in value if key != "output"]
+    if len(rules) != 1 or rules[0] not in RULES:
+        raise ValueError(f"accept needs one of {', '.join(RULES)}, {expected}; it has {', '.join(rules) or 'none'}")
+    (rule,) = rules
+    bound = value[rule]
+    if not isinstance(bound, int | float) or isinstance(bound, bool) or not 0 <= bound <= RULES[rule]:
+        raise ValueError(f"accept: {rule} must be a number from 0 to {RULES[rule]:g}, not {bound!r}")
+    return Acceptance(value["output"], rule, float(bound))
+
+
+def _split(values: Mapping[str, Any]) -> SplitSettings:
+    listed = values["split"]
+    if not isinstance(listed, dict) or not listed:
+        raise ValueError('split must be a table of weights, such as {cnn = 90, "cnn@1" = 10}')
+    for text, weight in listed.items():
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight <= 100:
+            raise ValueError(f"split: the share of {text!r} must be a number above 0 and up to 100, not {weight!r}")
+    total = sum(listed.values())
+    if abs(total - 100) > 1e-6:
+        raise ValueError(f"split: the shares add up to {total:g}, and must to 100")
+    sticky = values.get("sticky", "")
+    if not isinstance(sticky, str) or len(sticky) > _MAX_KEY_LENGTH or sticky != sticky.lower():
+        raise ValueError(
+            f'sticky must be the name of a metadata key in lower case, such as "x-user-id", not {sticky!r}'
+        )
+    return SplitSettings(tuple(_member(text) for text in listed), tuple(map(float, listed.values())), sticky)
+
+
+def _member(text: Any) -> Member:
+    name, at, version = text.partition("@") if isinstance(text, str) else ("", "", "")
+    if not is_model_name(name) or (at and not (version.isascii() and version.isdigit() and version[0] != "0")):
+        raise ValueError(f'{text!r} is not a model; name it as "cnn" or, with a version, as "cnn@1"')
+    return Member(name, version)

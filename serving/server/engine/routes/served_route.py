@@ -1,0 +1,207 @@
+"""A route that serves under a name of its own, as a model's version does."""
+
+import random
+import zlib
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+from hangtag.serving.server.batching.request import InferenceResult, OnComplete, Tensors
+from hangtag.serving.server.engine.routes.cascade import Cascade, CascadeRequest, LookUp
+from hangtag.serving.server.engine.routes.route_file import CascadeSettings, Member, RouteSettings, SplitSettings
+from hangtag.serving.server.engine.servable import Admission, Cancel, Servable
+from hangtag.serving.server.errors import ModelLoadError, ServerError, UnavailableError
+from hangtag.serving.server.telemetry.model_statistics import ModelStatistics, StageTimings
+from hangtag.serving.server.telemetry.route_statistics import RouteStatistics
+from hangtag.serving.server.telemetry.server_state import READY, VersionState
+from hangtag.serving.signature import Signature
+
+VERSION = "1"
+"""A route has one version; the models of its members have theirs."""
+
+
+class ServedRoute:
+    """A route of one name. It is a `Servable`.
+
+    It looks each member up for each request, so that a new version of a member answers as soon as it serves.
+    """
+
+    version: ClassVar[str] = VERSION
+
+    def __init__(
+        self,
+        name: str,
+        settings: RouteSettings,
+        members: Mapping[Member, Servable],
+        look_up: LookUp,
+        previous: "ServedRoute | None" = None,
+    ) -> None:
+        """Join the members.
+
+        Args:
+            name: The route's.
+            settings: Its file's content.
+            members: What serves each member now.
+            look_up: Returns what serves a member at a later time.
+            previous: The route that this one replaces. Its counters go on, because they must not fall.
+
+        Raises:
+            ModelLoadError: The members' signatures differ, or the route's rule does not fit them.
+        """
+        first, *others = (members[member] for member in settings.members)
+        for other in others:
+            if difference := _difference(first.signature, other.signature):
+                raise ModelLoadError(
+                    "the members of a route must have one signature; "
+                    f"{first.name} and {other.name} differ in {difference}"
+                )
+        if isinstance(settings, CascadeSettings) and (problem := _unfit(settings, first.signature)):
+            raise ModelLoadError(problem)
+        self.name = name
+        self.signature = _own(first.signature)
+        self.statistics: ModelStatistics = ModelStatistics() if previous is None else previous.statistics
+        self.instances = sum(members[member].instances for member in settings.members)
+        self.on_cpu = all(model.on_cpu for model in members.values())
+        self.max_queue_delay = max(model.max_queue_delay for model in members.values())
+        self._strictest = min(members.values(), key=lambda model: model.max_batch_size)
+        self.max_batch_size = self._strictest.max_batch_size
+        self._settings = settings
+        self._look_up = look_up
+        self._stages: RouteStatistics = RouteStatistics() if previous is None else previous._stages
+        if isinstance(settings, CascadeSettings):
+            self._cascade = Cascade(settings, look_up, self._on_stage)
+
+    def start(self) -> None:
+        """The members compute."""
+
+    def close(self) -> None:
+        """The members finish what is queued."""
+
+    def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
+        return self._strictest.check(inputs, datatypes)
+
+    def submit(
+        self,
+        inputs: Tensors,
+        datatypes: Mapping[str, str],
+        on_complete: OnComplete,
+        deadline: float | None = None,
+        *,
+        admission: Admission | None = None,
+        wake: bool = True,
+        key: Callable[[str], str] | None = None,
+    ) -> Cancel:
+        admission = admission or self.check(inputs, datatypes)
+
+        def completed(outcome: InferenceResult | ServerError) -> None:
+            if isinstance(outcome, InferenceResult):
+                self.statistics.record_batch([outcome.timings._replace(batch_size=admission[0])])
+            on_complete(outcome)
+
+        if isinstance(self._settings, SplitSettings):
+            return self._submit_to_one(self._settings, inputs, datatypes, completed, deadline, admission, key)
+        request = CascadeRequest(self._cascade, inputs, datatypes, completed, deadline, admission)
+        request.start()
+        return request.cancel
+
+    def state(self) -> VersionState:
+        return VersionState(
+            self.name,
+            self.version,
+            READY,
+            instances=self.instances,
+            counters=self.statistics.snapshot(),
+            route=self._stages.snapshot(),
+        )
+
+    def parameters(self) -> Mapping[str, str]:
+        settings = self._settings
+        members = ", ".join(map(str, settings.members))
+        if isinstance(settings, CascadeSettings):
+            rule = settings.acceptance
+            return {
+                "route": "cascade",
+                "route_members": members,
+                "route_accept": f"{rule.output} {rule.rule} {rule.bound:g}",
+                "route_on_overload": settings.on_overload,
+            }
+        weights = ", ".join(f"{weight:g}" for weight in settings.weights)
+        return {"route": "split", "route_members": members, "route_weights": weights, "route_sticky": settings.sticky}
+
+    def _submit_to_one(
+        self,
+        settings: SplitSettings,
+        inputs: Tensors,
+        datatypes: Mapping[str, str],
+        on_complete: OnComplete,
+        deadline: float | None,
+        admission: Admission,
+        key: Callable[[str], str] | None,
+    ) -> Cancel:
+        member = chosen(settings, key(settings.sticky) if settings.sticky and key is not None else "")
+
+        def completed(outcome: InferenceResult | ServerError) -> None:
+            if isinstance(outcome, InferenceResult):
+                timings = outcome.timings
+                self._on_stage(0, member, admission[0])
+                rows = tuple(range(admission[0]))
+                stage = StageTimings(str(member), rows, timings.queue_ns, timings.compute_ns, timings.batch_size)
+                outcome = outcome._replace(timings=timings._replace(stages=timings.stages or (stage,)))
+            on_complete(outcome)
+
+        while True:
+            model = self._look_up(member)
+            try:
+                return model.submit(inputs, datatypes, completed, deadline, admission=admission, key=key)
+            except UnavailableError:  # the model was replaced, and closed, since it was looked up
+                if self._look_up(member) is model:
+                    raise
+
+    def _on_stage(self, stage: int, member: Member, samples: int) -> None:
+        self._stages.record(stage + 1, str(member), samples)
+
+
+def chosen(settings: SplitSettings, key: str) -> Member:
+    """Choose a member by weight: the same for the same key, at random for an empty one.
+
+    The keys' hashes are spread evenly over the weights, so a change of the weights moves as few keys as it must.
+    """
+    place = zlib.crc32(key.encode()) / 2**32 if key else random.random()  # noqa: S311 - chooses a model, not a secret
+    bound, total = 0.0, sum(settings.weights)
+    for member, weight in zip(settings.members, settings.weights, strict=True):
+        bound += weight / total
+        if place < bound:
+            return member
+    return settings.members[-1]
+
+
+def _difference(one: Signature, other: Signature) -> str:
+    """What differs between two signatures, for a message; empty if nothing does that an answer depends on."""
+    for what, left, right in (
+        ("their inputs", one.inputs, other.inputs),
+        ("their outputs", one.outputs, other.outputs),
+        ("their task", one.task, other.task),
+        ("their labels", one.labels, other.labels),
+        ("whether requests are batched", one.batched, other.batched),
+    ):
+        if left != right:
+            return f"{what}: {_shown(left)} and {_shown(right)}"
+    return ""
+
+
+def _unfit(settings: CascadeSettings, signature: Signature) -> str:
+    """Why a cascade cannot join the answers of models with this signature; empty if it can."""
+    free = [str(spec) for spec in signature.outputs if None in spec.shape[1:]]
+    if free:
+        return f"a cascade joins the members' answers, and theirs may differ in size: {'; '.join(free)}"
+    return settings.acceptance.problem(signature)
+
+
+def _shown(value: object) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _own(signature: Signature) -> Signature:
+    """The members' signature without what is the first one's alone, such as its accuracy."""
+    common = ("task", "labels", "label_distances", "threshold", "min_labels", "batched")
+    metadata = {key: value for key, value in signature.metadata.items() if key in common}
+    return Signature(signature.inputs, signature.outputs, metadata, signature.batching_override)

@@ -1,0 +1,179 @@
+"""Routes in a model repository: which serve, and what their files and their members change."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog.testing
+
+from hangtag.serving.server.errors import ControlError, NotFoundError, RepositoryError, UnavailableError
+from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE
+from tests import onnx_models
+from tests.serving.server.engine.control.controlled import Controlled, Start
+from tests.serving.server.parts import Caller
+
+SPLIT = "split = {one = 50, two = 50}"
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    for name in ("one", "two"):
+        onnx_models.publish(tmp_path, name, onnx_models.doubled("batch", "batch"))
+    return tmp_path
+
+
+def write(models: Path, name: str, text: str) -> Path:
+    file = models / name / "route.toml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def problem(controlled: Controlled, name: str) -> str:
+    (state,) = [state for state in controlled.control.state().versions if state.name == name]
+    assert state.state == UNAVAILABLE
+    return state.reason
+
+
+def answers(controlled: Controlled, name: str) -> bool:
+    caller = Caller()
+    controlled.engine.model(name).submit({"x": np.ones((1, 2), np.float32)}, {"x": "FP32"}, caller)
+    for _ in range(2):
+        for member in ("one", "two"):
+            controlled.engine.model(member).close()
+    return bool(caller.answer.outputs["y"].tolist() == [[2, 2]])
+
+
+@pytest.mark.parametrize("mode", ["none", "poll"])
+def test_a_route_is_loaded_with_its_members(models: Path, start: Start, mode: str) -> None:
+    write(models, "both", SPLIT)
+    controlled = start(mode)
+    assert controlled.engine.names() == ["both", "one", "two"]
+    (state,) = [state for state in controlled.control.state().versions if state.name == "both"]
+    assert (state.version, state.state) == ("1", READY)
+    assert answers(controlled, "both")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("split = {one = 50, three = 50}", "its member three does not serve; of three: none of its versions"),
+        ('split = {one = 50, "two@7" = 50}', "its member two@7 does not serve; of two: two@1"),
+        ("split = {one = 50, gather = 50}", "one and gather differ in their inputs: x: FP32 [any, 2] and index"),
+        ("split = {one = 90}", "the shares add up to 90"),
+        ("split = {one = 50, both = 50}", "routes must not lead to themselves: both -> both"),
+        ("split = {one = 50, other = 50}", "routes must not lead to themselves: both -> other -> both"),
+        ('cascade = ["one", "two"]\naccept = {output = "z", at_least = 0.9}', "the models have no output 'z'"),
+    ],
+)
+def test_a_route_that_cannot_serve_is_reported_and_everything_else_serves(
+    models: Path, start: Start, text: str, reason: str
+) -> None:
+    onnx_models.publish(models, "gather", onnx_models.gather())
+    write(models, "both", text)
+    write(models, "other", "split = {two = 50, both = 50}")
+    write(models, "sound", SPLIT)
+    with structlog.testing.capture_logs() as logs:
+        controlled = start("poll")
+    assert reason in problem(controlled, "both")
+    assert {"one", "two", "gather", "sound"} <= set(controlled.engine.names())
+    assert "both" not in controlled.engine.names()
+    assert any(entry["event"] == "route not loaded" and entry["model"] == "both" for entry in logs)
+    with structlog.testing.capture_logs() as logs:
+        controlled.control.poll()
+    assert logs == []  # what has not changed is not reported again
+
+
+def test_a_route_that_cannot_serve_is_an_error_at_a_start_without_polling(models: Path, start: Start) -> None:
+    write(models, "both", "split = {one = 50, three = 50}")
+    with pytest.raises(RepositoryError, match="its member three does not serve"):
+        start("none")
+
+
+def test_a_route_of_routes_is_loaded_whatever_their_names_order(models: Path, start: Start) -> None:
+    write(models, "a", "split = {z = 100}")
+    write(models, "z", SPLIT)
+    controlled = start("poll")
+    assert controlled.engine.names() == ["a", "one", "two", "z"]
+    assert answers(controlled, "a")
+
+
+def test_a_changed_file_is_followed_and_a_spoiled_one_is_not(models: Path, start: Start) -> None:
+    file = write(models, "both", SPLIT)
+    controlled = start("poll")
+    file.write_text("split = {one = 10, two = 90}")
+    controlled.control.poll()
+    assert controlled.engine.model("both").parameters()["route_weights"] == "10, 90"
+    file.write_text("split = {one = 10}")
+    with structlog.testing.capture_logs() as logs:
+        controlled.control.poll()
+    assert controlled.engine.model("both").parameters()["route_weights"] == "10, 90"
+    assert "the shares add up to 10" in str(logs)
+    file.unlink()
+    file.parent.rmdir()
+    controlled.control.poll()
+    assert controlled.engine.names() == ["one", "two"]
+
+
+def test_a_route_goes_with_a_member_that_goes_and_comes_back_with_it(models: Path, start: Start) -> None:
+    write(models, "both", SPLIT)
+    controlled = start("poll")
+    (models / "two").rename(models.parent / "away")
+    controlled.control.poll()
+    assert controlled.engine.names() == ["one"]
+    assert "its member two does not serve" in problem(controlled, "both")
+    (models.parent / "away").rename(models / "two")
+    controlled.control.poll()
+    assert controlled.engine.names() == ["both", "one", "two"]
+
+
+def test_a_new_version_of_a_member_answers_and_the_routes_counters_go_on(models: Path, start: Start) -> None:
+    write(models, "both", "split = {one = 100}")
+    controlled = start("poll")
+    before = controlled.engine.model("both")
+    onnx_models.publish(models, "one", onnx_models.doubled("batch", "batch"), version=2)
+    controlled.control.poll()
+    after = controlled.engine.model("both")
+    assert after is not before
+    assert after.statistics is before.statistics
+    caller = Caller()
+    # A thread that looked the old one up before reaches the new version too.
+    before.submit({"x": np.ones((1, 2), np.float32)}, {"x": "FP32"}, caller)
+    controlled.engine.model("one").close()
+    assert caller.answer.timings.stages[0].member == "one"
+    assert controlled.engine.model("one").statistics.snapshot().inference_count == 1
+
+
+def test_a_member_of_another_signature_takes_the_route_out(models: Path, start: Start) -> None:
+    write(models, "both", SPLIT)
+    controlled = start("poll")
+    onnx_models.publish(models, "two", onnx_models.gather(), version=2)
+    controlled.control.poll()
+    assert "one and two differ in their inputs" in problem(controlled, "both")
+
+
+def test_routes_are_loaded_and_unloaded_by_call(models: Path, start: Start) -> None:
+    write(models, "both", SPLIT)
+    controlled = start("explicit", load_model=("one",))
+    with pytest.raises(ControlError, match="its member two does not serve"):
+        controlled.control.load("both")
+    controlled.control.load("two")
+    controlled.control.load("both")
+    assert controlled.engine.names() == ["both", "one", "two"]
+    controlled.control.unload("two")
+    assert controlled.engine.names() == ["one"]
+    controlled.control.load("two")
+    assert controlled.engine.names() == ["both", "one", "two"]
+    controlled.control.unload("both")
+    assert controlled.engine.names() == ["one", "two"]
+    with pytest.raises(NotFoundError):
+        controlled.control.unload("both")
+
+
+def test_a_call_for_a_member_that_has_just_gone_says_so(models: Path, start: Start) -> None:
+    write(models, "both", "split = {one = 100}")
+    controlled = start("explicit", load_model=("one", "both"))
+    route = controlled.engine.model("both")
+    controlled.control.unload("one")
+    with pytest.raises(UnavailableError, match="the member one of route both does not serve now"):
+        route.submit({"x": np.ones((1, 2), np.float32)}, {"x": "FP32"}, Caller())
