@@ -17,15 +17,15 @@ log = structlog.get_logger()
 @click.command()
 @server_options
 def serve(**options: Any) -> None:
-    """Serve every model of a repository over gRPC.
+    """Serve every model of a repository over gRPC and HTTP.
 
-    One port has the Open Inference Protocol (the clients of Triton and KServe work unchanged), hangtag's own
-    Classifier, gRPC health, and reflection. On SIGTERM the server finishes the calls in flight and ends with exit
-    code 0.
+    Both have the Open Inference Protocol (the clients of Triton and KServe work unchanged) and classify images. gRPC
+    has streams, health, and reflection too, and HTTP a page that tries the models. On SIGTERM the server finishes the
+    calls in flight and ends with exit code 0.
 
     \b
     Examples:
-      hangtag serve                               the models of ./models on 127.0.0.1:8001
+      hangtag serve                               the models of ./models on 127.0.0.1:8001 and :8000
       hangtag serve --models /srv/models --host 0.0.0.0 --tls-cert tls.crt --tls-key tls.key --token-file tokens
       hangtag health --wait 30                    (in another shell) returns when the server is ready
     """

@@ -97,8 +97,11 @@ def test_a_quantile_is_linear_within_its_bucket(buckets: dict[float, float], par
     assert quantile(buckets, part) == (None if expected is None else pytest.approx(expected))
 
 
-@pytest.fixture
-def metrics(server: Server) -> Iterator[str]:
+@pytest.fixture(params=["metrics port", "HTTP port"])
+def metrics(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "HTTP port":
+        yield f"http://{server.http_address}/metrics"
+        return
     config = ServerConfig(metrics_port=0)
     http = MetricsServer(config, StateCollector(server.state), lambda: True)
     yield f"http://127.0.0.1:{http.port}/metrics"

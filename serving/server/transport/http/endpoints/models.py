@@ -8,7 +8,6 @@ from starlette.routing import Route
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
-from hangtag.serving.server.transport.http.openapi.document import description
 from hangtag.serving.server.transport.http.responses import HttpResponse, json_response
 from hangtag.serving.server.transport.repository.model_messages import model_config, model_metadata, server_metadata
 
@@ -40,6 +39,9 @@ class ModelEndpoints:
         return routes
 
     async def openapi(self, _request: Request) -> HttpResponse:
+        # Imported here and not above: few ask for it, and it would delay every start.
+        from hangtag.serving.server.transport.http.openapi.document import description
+
         return json_response(description())
 
     async def live(self, _request: Request) -> HttpResponse:
