@@ -4,6 +4,7 @@ uvicorn itself sets no limit on the size of a request's head, and waits for one 
 """
 
 import asyncio
+import re
 from typing import Any
 
 import uvicorn
@@ -18,6 +19,7 @@ REQUEST_SECONDS = 20.0
 """How long a request may take to come, from the opened connection or its first byte; and longer where much comes."""
 SLOWEST_BYTES_PER_SECOND = 1024
 """A larger request may take longer, as long as it comes this fast."""
+_UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade:")
 
 
 class UvicornConfig(uvicorn.Config):
@@ -62,6 +64,8 @@ class Connection(HttpToolsProtocol):
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
+        if not self._received and b"pgrade" in data:
+            data = _without_upgrade(data)
         self._received += len(data)
         self._unread += len(data)
         super().data_received(data)
@@ -153,3 +157,12 @@ class Connection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Rename the header Upgrade in a request's head, so that it is ignored, as HTTP allows.
+
+    httptools reads no body of a request that has it, and Java's client sends ``Upgrade: h2c`` with its first one.
+    """
+    head, end, body = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"X-Upgrade:", head) + end + body

@@ -224,6 +224,17 @@ def test_an_answer_that_is_not_read_is_cut(tmp_path: Path, monkeypatch: pytest.M
             assert other.get("/v2/health/live").status == 200
 
 
+def test_an_upgrade_to_another_protocol_is_ignored(served: LiveServer) -> None:
+    """Java's client and curl --http2 ask for one with their first request."""
+    asks = b"Connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAQAAAAIAAAAA\r\n"
+    with connected(served) as connection, connection.makefile("rb") as answers:
+        for _ in range(2):
+            connection.sendall(POST + asks + b"Content-Length: %d\r\n\r\n" % len(INFER) + INFER)
+            assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+            headers = dict(line.split(b": ", 1) for line in iter(answers.readline, b"\r\n"))
+            assert b'"data":[10.0]' in answers.read(int(headers[b"content-length"]))
+
+
 def test_pipelined_requests_are_answered_in_order(served: LiveServer) -> None:
     with connected(served) as connection:
         get = b"GET %s HTTP/1.1\r\nHost: here\r\n%s\r\n"
