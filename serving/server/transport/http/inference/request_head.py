@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 BINARY_SIZE, BINARY_DATA, BINARY_OUTPUTS = "binary_data_size", "binary_data", "binary_data_output"
 MAX_JSON_BYTES = 4 * 1024 * 1024
-"""Most JSON of a request. Python reads it without a pause in which other requests would go on: a tenth of a second for
-this much."""
+"""Most JSON of a request: Python reads it without a pause in which other requests would go on."""
 _CACHED_BYTES = 1024
 _INT64_MAX = 2**63 - 1
 
