@@ -142,6 +142,8 @@ class HttpConnection:
         except httpx2.TimeoutException as error:
             raise failures.too_late(self.address, seconds or 0) from error
         except (httpx2.TransportError, UnicodeError) as error:
+            if _remaining(deadline) == 0:  # a socket with no time left fails as if nothing listened
+                raise failures.too_late(self.address, seconds or 0) from error
             raise failures.broken(error, self.address) from error
 
     @contextmanager

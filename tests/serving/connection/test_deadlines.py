@@ -1,0 +1,45 @@
+"""A call's deadline ends it at the client, travels to the server, and frees the server of it."""
+
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+import pytest
+
+from hangtag.serving.client import ClientError
+from hangtag.serving.server.config.server_config import ServerConfig
+from tests import onnx_models
+from tests.serving.client.kinds import KINDS, Kind, every_kind
+from tests.serving.server.transport.live import LiveServer
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("models")
+    onnx_models.publish(folder, "gather", onnx_models.gather())
+    for number, _ in enumerate(KINDS):
+        onnx_models.publish(folder, f"classifier{number}", onnx_models.classifier())
+    with LiveServer(ServerConfig(models=folder, port=0, http_port=0)) as running:
+        yield running
+
+
+@every_kind
+def test_a_late_call_ends_and_the_server_drops_it(kind: Kind, live: LiveServer) -> None:
+    pixels = np.zeros((28, 28), np.uint8)
+    # A model for each kind: once it has held a call back, the server refuses others that cannot be in time.
+    model = f"classifier{KINDS.index(kind)}"
+    with live.gate(model) as gate, kind.open(kind.of(live.server), timeout=1) as client:
+        with pytest.raises(ClientError) as caught:
+            client.classify(pixels, model)
+        gate.wait_until_cancelled()
+    assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert str(caught.value) == f"no answer from {kind.text(kind.of(live.server))} within 1 s"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.http], ids=str)
+def test_a_deadline_that_passes_before_there_is_a_connection_is_no_unreachable_server(
+    kind: Kind, live: LiveServer
+) -> None:
+    with kind.open(kind.of(live.server), timeout=1e-6) as client, pytest.raises(ClientError) as caught:
+        client.infer("gather", {"index": np.array([1])})
+    assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
