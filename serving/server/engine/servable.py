@@ -38,6 +38,10 @@ class Servable(Protocol):
         """Number of batches that may be computed at once."""
 
     @property
+    def queued(self) -> int:
+        """Number of requests that wait."""
+
+    @property
     def on_cpu(self) -> bool:
         """Whether the CPU computes."""
 

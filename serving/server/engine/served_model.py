@@ -60,6 +60,10 @@ class ServedModel:
         ]
 
     @property
+    def queued(self) -> int:
+        return len(self.batcher)
+
+    @property
     def on_cpu(self) -> bool:
         return self.runtime.on_cpu
 
@@ -154,7 +158,7 @@ class ServedModel:
             cuda_graphs=self.runtime.cuda_graphs,
             io_binding_failures=self.runtime.io_binding_failures,
             instances=self.instances,
-            queued=len(self.batcher),
+            queued=self.queued,
             max_queue_size=self.batcher.max_queue_size,
             counters=self.statistics.snapshot(),
         )

@@ -116,11 +116,33 @@ def _routes(served: list[VersionState]) -> Iterator[Metric]:
     requests = CounterMetricFamily("hangtag_route_requests", "Requests that a route's member answered", labels=labels)
     samples = CounterMetricFamily("hangtag_route_samples", "Samples that a route's member answered", labels=labels)
     for route in served:
-        for (stage, member), counts in route.route.items():
+        for (stage, member), counts in route.route.stages.items():
             values = [route.name, route.version, str(stage), member]
             requests.add_metric(values, counts.requests)
             samples.add_metric(values, counts.samples)
-    yield from (requests, samples)
+    copies = CounterMetricFamily(
+        "hangtag_route_shadow_requests",
+        "Copies of a route's requests for its shadow: compared, skipped for other work, or failed",
+        labels=[*_MODEL, "outcome"],
+    )
+    compared = CounterMetricFamily(
+        "hangtag_route_shadow_samples", "Samples of a route that its shadow answered too", labels=_MODEL
+    )
+    agreed = CounterMetricFamily(
+        "hangtag_route_shadow_agreements", "Those of them whose most probable label is the same", labels=_MODEL
+    )
+    difference = GaugeMetricFamily(
+        "hangtag_route_shadow_largest_difference", "Of any value of an output, since the start", labels=_MODEL
+    )
+    for route in served:
+        if (shadow := route.route.shadow) is not None:
+            values = [route.name, route.version]
+            for outcome in ("compared", "skipped", "failed"):
+                copies.add_metric([*values, outcome], getattr(shadow, outcome))
+            compared.add_metric(values, shadow.samples)
+            agreed.add_metric(values, shadow.agreed)
+            difference.add_metric(values, shadow.largest_difference)
+    yield from (requests, samples, copies, compared, agreed, difference)
 
 
 def _models(state: ServerState) -> Iterator[Metric]:

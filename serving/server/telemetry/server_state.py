@@ -1,12 +1,12 @@
 """The state and the counters of a server, as plain values that processes send to each other and add up."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from hangtag.serving.server.telemetry.failure_counts import FailureKey
 from hangtag.serving.server.telemetry.histogram import BucketHistogram
 from hangtag.serving.server.telemetry.model_statistics import Counters
-from hangtag.serving.server.telemetry.route_statistics import StageCounts, StageKey, added
+from hangtag.serving.server.telemetry.route_statistics import RouteCounts
 
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
 """States of a version, in the words of RepositoryIndex."""
@@ -28,7 +28,7 @@ class VersionState:
     requested_provider: str = ""
     cuda_graphs: bool = False
     io_binding_failures: int = 0
-    route: Mapping[StageKey, StageCounts] = field(default_factory=dict)
+    route: RouteCounts = field(default_factory=RouteCounts)
     """Of a route: what its members answered."""
 
     def __add__(self, other: "VersionState") -> "VersionState":
@@ -44,7 +44,7 @@ class VersionState:
             max_queue_size=self.max_queue_size + other.max_queue_size,
             counters=self.counters + other.counters,
             io_binding_failures=self.io_binding_failures + other.io_binding_failures,
-            route=added(self.route, other.route),
+            route=self.route.plus(other.route),
         )
 
 

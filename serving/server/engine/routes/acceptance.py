@@ -12,7 +12,8 @@ from hangtag.serving.signature import Signature
 RULES = {"at_least": 1.0, "margin_at_least": 1.0, "entropy_at_most": 64.0}
 """Rule -> the largest bound that makes sense: of the highest probability, of the difference of the two highest, and of
 the entropy of the whole distribution in bits."""
-_FLOATS = ("FP16", "FP32", "FP64")
+FLOATS = ("FP16", "FP32", "FP64")
+"""Datatypes of probabilities."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Acceptance:
         if spec is None:
             listed = ", ".join(output.name for output in signature.outputs)
             return f"accept: the models have no output {self.output!r}; they have {listed}"
-        if spec.datatype not in _FLOATS or len(spec.shape) != 2 or (spec.shape[1] or 2) < 2:
+        if spec.datatype not in FLOATS or len(spec.shape) != 2 or (spec.shape[1] or 2) < 2:
             return f"accept: the output {spec} is not probabilities of at least two labels, [batch, labels]"
         if not signature.batched:
             return f"a cascade decides for each sample, and the models have no batch axis: {signature.why_unbatched}"

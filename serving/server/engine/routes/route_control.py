@@ -113,17 +113,14 @@ class RouteControl:
                 raise
             settings = self._served[name][0]  # a file that was spoiled: what was read before goes on
             problems[name] = f"route {name}: {error}"
-        members = {}
-        for member in settings.members:
-            if self.is_route(member.name):
-                model = self._resolve(member.name, (*above, name), done, problems)
-                if model is None:
-                    raise RepositoryError(f"its member {member} does not serve: {problems[member.name]}")
-                if member.version not in ("", VERSION):
-                    raise RepositoryError(f"its member {member} does not serve; a route has version {VERSION} alone")
-            else:
-                model = self._model(member)
-            members[member] = model
+        members = {member: self._serving(member, (*above, name), done, problems) for member in settings.members}
+        if settings.shadow is not None:
+            try:
+                members[settings.shadow.member] = self._serving(settings.shadow.member, (*above, name), done, problems)
+            except StartError as error:
+                if name not in self._served:
+                    raise
+                problems[name] = f"route {name} goes on without its shadow: {error}"
         key = (settings, tuple(members.values()))
         before = next((each for each in self._engine.versions(name) if isinstance(each, ServedRoute)), None)
         if before is not None and self._served.get(name) == key:
@@ -139,6 +136,19 @@ class RouteControl:
         self._engine.serve(name, [route])
         self._served[name] = key
         log.info("route loaded", model=name, **route.parameters())
+        return route
+
+    def _serving(
+        self, member: Member, above: tuple[str, ...], done: dict[str, Servable | None], problems: dict[str, str]
+    ) -> Servable:
+        """Return what serves a member. Raises RepositoryError if nothing does. The other arguments: see `_resolve`."""
+        if not self.is_route(member.name):
+            return self._model(member)
+        route = self._resolve(member.name, above, done, problems)
+        if route is None:
+            raise RepositoryError(f"its member {member} does not serve: {problems[member.name]}")
+        if member.version not in ("", VERSION):
+            raise RepositoryError(f"its member {member} does not serve; a route has version {VERSION} alone")
         return route
 
     def _settings(self, name: str) -> RouteSettings:

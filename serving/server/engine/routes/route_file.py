@@ -10,6 +10,10 @@ A split sends each call to one of its members, by weight:
 
     split = {cnn = 90, "cnn@1" = 10}
     sticky = "x-user-id"        # calls with the same value of this metadata key go to the same member
+
+Either may have a shadow, which gets copies of some requests, whose answers are compared and thrown away:
+
+    shadow = {model = "lstm2", share = 0.1}
 """
 
 import tomllib
@@ -24,7 +28,7 @@ from hangtag.serving.server.errors import StartError
 
 ROUTE_FILE = "route.toml"
 _KINDS = ("cascade", "split")
-_KEYS = {"cascade": ("cascade", "accept", "on_overload"), "split": ("split", "sticky")}
+_KEYS = {"cascade": ("cascade", "accept", "on_overload", "shadow"), "split": ("split", "sticky", "shadow")}
 ANSWER, REFUSE = "answer", "refuse"
 _MAX_KEY_LENGTH = 255
 
@@ -41,12 +45,21 @@ class Member:
 
 
 @dataclass(frozen=True)
+class ShadowSettings:
+    """Which model gets copies, of which share of the requests, above 0 and at most 1."""
+
+    member: Member
+    share: float
+
+
+@dataclass(frozen=True)
 class CascadeSettings:
     """A cascade. members: at least two; on_overload: ANSWER or REFUSE."""
 
     members: tuple[Member, ...]
     acceptance: Acceptance
     on_overload: str = ANSWER
+    shadow: ShadowSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,7 @@ class SplitSettings:
     members: tuple[Member, ...]
     weights: tuple[float, ...]
     sticky: str = ""
+    shadow: ShadowSettings | None = None
 
 
 RouteSettings = CascadeSettings | SplitSettings
@@ -100,7 +114,7 @@ def _cascade(values: Mapping[str, Any]) -> CascadeSettings:
     on_overload = values.get("on_overload", ANSWER)
     if on_overload not in (ANSWER, REFUSE):
         raise ValueError(f'on_overload must be "{ANSWER}" or "{REFUSE}", not {on_overload!r}')
-    return CascadeSettings(members, _acceptance(values.get("accept")), on_overload)
+    return CascadeSettings(members, _acceptance(values.get("accept")), on_overload, _shadow(values))
 
 
 def _acceptance(value: Any) -> Acceptance:
@@ -132,7 +146,20 @@ def _split(values: Mapping[str, Any]) -> SplitSettings:
         raise ValueError(
             f'sticky must be the name of a metadata key in lower case, such as "x-user-id", not {sticky!r}'
         )
-    return SplitSettings(tuple(_member(text) for text in listed), tuple(map(float, listed.values())), sticky)
+    members = tuple(_member(text) for text in listed)
+    return SplitSettings(members, tuple(map(float, listed.values())), sticky, _shadow(values))
+
+
+def _shadow(values: Mapping[str, Any]) -> ShadowSettings | None:
+    if "shadow" not in values:
+        return None
+    value = values["shadow"]
+    if not isinstance(value, dict) or set(value) != {"model", "share"}:
+        raise ValueError('shadow must have a model and a share, such as {model = "lstm", share = 0.1}')
+    share = value["share"]
+    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
+        raise ValueError(f"shadow: share must be a number above 0 and at most 1, not {share!r}")
+    return ShadowSettings(_member(value["model"]), float(share))
 
 
 def _member(text: Any) -> Member:

@@ -3,11 +3,14 @@
 import random
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar
 
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, Tensors
+from hangtag.serving.server.engine.routes.acceptance import FLOATS
 from hangtag.serving.server.engine.routes.cascade import Cascade, CascadeRequest, LookUp
 from hangtag.serving.server.engine.routes.route_file import CascadeSettings, Member, RouteSettings, SplitSettings
+from hangtag.serving.server.engine.routes.shadow import Shadow
 from hangtag.serving.server.engine.servable import Admission, Cancel, Servable
 from hangtag.serving.server.errors import ModelLoadError, ServerError, UnavailableError
 from hangtag.serving.server.telemetry.model_statistics import ModelStatistics, StageTimings
@@ -40,14 +43,14 @@ class ServedRoute:
         Args:
             name: The route's.
             settings: Its file's content.
-            members: What serves each member now.
+            members: What serves each member now, and the shadow last.
             look_up: Returns what serves a member at a later time.
             previous: The route that this one replaces. Its counters go on, because they must not fall.
 
         Raises:
             ModelLoadError: The members' signatures differ, or the route's rule does not fit them.
         """
-        first, *others = (members[member] for member in settings.members)
+        first, *others = members.values()
         for other in others:
             if difference := _difference(first.signature, other.signature):
                 raise ModelLoadError(
@@ -66,9 +69,15 @@ class ServedRoute:
         self.max_batch_size = self._strictest.max_batch_size
         self._settings = settings
         self._look_up = look_up
+        self._shadow: Shadow | None = None
         self._stages: RouteStatistics = RouteStatistics() if previous is None else previous._stages
         if isinstance(settings, CascadeSettings):
             self._cascade = Cascade(settings, look_up, self._on_stage)
+        if settings.shadow is not None:
+            output = _compared_output(settings, self.signature)
+            shadow = partial(look_up, settings.shadow.member)
+            self._shadow = Shadow(settings.shadow.share, shadow, self._is_busy, output, self._stages)
+            self._stages.has_shadow = True
 
     def start(self) -> None:
         """The members compute."""
@@ -92,10 +101,14 @@ class ServedRoute:
     ) -> Cancel:
         admission = admission or self.check(inputs, datatypes)
 
+        shadow = self._shadow if self._shadow is not None and self._shadow.wants() else None
+
         def completed(outcome: InferenceResult | ServerError) -> None:
             if isinstance(outcome, InferenceResult):
                 self.statistics.record_batch([outcome.timings._replace(batch_size=admission[0])])
             on_complete(outcome)
+            if shadow is not None and isinstance(outcome, InferenceResult):
+                shadow.compare(inputs, datatypes, admission, outcome)
 
         if isinstance(self._settings, SplitSettings):
             return self._submit_to_one(self._settings, inputs, datatypes, completed, deadline, admission, key)
@@ -156,6 +169,14 @@ class ServedRoute:
                 if self._look_up(member) is model:
                     raise
 
+    @property
+    def queued(self) -> int:
+        """Number of requests that wait for the members, for whomever they were sent."""
+        return sum(self._look_up(member).queued for member in self._settings.members)
+
+    def _is_busy(self) -> bool:
+        return self.queued > 0
+
     def _on_stage(self, stage: int, member: Member, samples: int) -> None:
         self._stages.record(stage + 1, str(member), samples)
 
@@ -172,6 +193,16 @@ def chosen(settings: SplitSettings, key: str) -> Member:
         if place < bound:
             return member
     return settings.members[-1]
+
+
+def _compared_output(settings: RouteSettings, signature: Signature) -> str:
+    """The output whose highest values are a sample's label. Raises ModelLoadError if there is none."""
+    if isinstance(settings, CascadeSettings):
+        return settings.acceptance.output
+    for spec in signature.outputs:
+        if spec.datatype in FLOATS and len(spec.shape) == 2:
+            return spec.name
+    raise ModelLoadError("a shadow compares labels, and the models have no output of floating point [batch, labels]")
 
 
 def _difference(one: Signature, other: Signature) -> str:

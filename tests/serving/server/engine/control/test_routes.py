@@ -177,3 +177,16 @@ def test_a_call_for_a_member_that_has_just_gone_says_so(models: Path, start: Sta
     controlled.control.unload("one")
     with pytest.raises(UnavailableError, match="the member one of route both does not serve now"):
         route.submit({"x": np.ones((1, 2), np.float32)}, {"x": "FP32"}, Caller())
+
+
+def test_a_route_goes_on_without_a_shadow_that_goes(models: Path, start: Start) -> None:
+    write(models, "both", 'split = {one = 100}\nshadow = {model = "two", share = 1}')
+    write(models, "typo", 'split = {one = 100}\nshadow = {model = "tow", share = 1}')
+    controlled = start("poll")
+    assert "its member tow does not serve" in problem(controlled, "typo")
+    (models / "two" / "1" / "model.onnx").unlink()
+    (models / "two" / "1").rmdir()
+    with structlog.testing.capture_logs() as logs:
+        controlled.control.poll()
+    assert "route both goes on without its shadow" in str(logs)
+    assert controlled.engine.names() == ["both", "one"]

@@ -47,7 +47,7 @@ def test_only_the_samples_that_the_first_member_is_not_sure_of_go_on() -> None:
         ("slow", (1, 3)),
     ]
     assert caller.answer.timings.unsure == 0
-    assert {key: tuple(counts) for key, counts in both.state().route.items()} == {
+    assert {key: tuple(counts) for key, counts in both.state().route.stages.items()} == {
         (1, "fast"): (1, 4),
         (2, "slow"): (1, 2),
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hangtag.serving.server.engine.routes.acceptance import Acceptance
-from hangtag.serving.server.engine.routes.route_file import CascadeSettings, Member, SplitSettings, read
+from hangtag.serving.server.engine.routes.route_file import CascadeSettings, Member, ShadowSettings, SplitSettings, read
 from hangtag.serving.server.errors import StartError
 
 ACCEPT = 'accept = {output = "probabilities", at_least = 0.9}'
@@ -23,6 +23,11 @@ def test_a_cascade_is_read(file: Path) -> None:
     assert read(file) == CascadeSettings(members, Acceptance("probabilities", "at_least", 0.9), "refuse")
 
 
+def test_a_shadow_is_read(file: Path) -> None:
+    file.write_text(CASCADE + 'shadow = {model = "lstm@1", share = 0.25}')
+    assert read(file).shadow == ShadowSettings(Member("lstm", "1"), 0.25)
+
+
 def test_a_split_is_read(file: Path) -> None:
     file.write_text('split = {cnn = 99.5, "cnn@1" = 0.5}\nsticky = "x-user-id"')
     assert read(file) == SplitSettings((Member("cnn"), Member("cnn", "1")), (99.5, 0.5), "x-user-id")
@@ -34,8 +39,8 @@ def test_a_split_is_read(file: Path) -> None:
         ("cascade =", "cannot be read as TOML"),
         ("", "a route has one of the keys cascade and split; this one has none"),
         ("cascade = []\nsplit = {}", "this one has cascade and split"),
-        (CASCADE + "acept = 1", "unknown key 'acept'; a cascade may have cascade, accept, on_overload"),
-        ("split = {cnn = 100}\non_overload = 1", "unknown key 'on_overload'; a split may have split, sticky"),
+        (CASCADE + "acept = 1", "unknown key 'acept'; a cascade may have cascade, accept, on_overload, shadow"),
+        ("split = {cnn = 100}\non_overload = 1", "unknown key 'on_overload'; a split may have split, sticky, shadow"),
         (f'cascade = ["lstm"]\n{ACCEPT}', "cascade must be a list of at least two models"),
         (f'cascade = "lstm"\n{ACCEPT}', "cascade must be a list of at least two models"),
         (f'cascade = ["lstm", "lstm"]\n{ACCEPT}', "cascade names a model twice: lstm, lstm"),
@@ -51,6 +56,10 @@ def test_a_split_is_read(file: Path) -> None:
         (CASCADE.replace("0.9", "nan"), "at_least must be a number from 0 to 1, not nan"),
         (CASCADE.replace("0.9", "true"), "at_least must be a number from 0 to 1, not True"),
         (CASCADE + 'on_overload = "wait"', 'on_overload must be "answer" or "refuse", not \'wait\''),
+        (CASCADE + 'shadow = "lstm"', "shadow must have a model and a share"),
+        (CASCADE + 'shadow = {model = "lstm"}', "shadow must have a model and a share"),
+        (CASCADE + 'shadow = {model = "lstm", share = 10}', "share must be a number above 0 and at most 1, not 10"),
+        (CASCADE + 'shadow = {model = "/", share = 1}', "'/' is not a model"),
         ("split = {}", "split must be a table of weights"),
         ("split = {cnn = 90}", "the shares add up to 90, and must to 100"),
         ("split = {cnn = 100, lstm = 0}", "the share of 'lstm' must be a number above 0 and up to 100, not 0"),
