@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.transport.event_loop import run
 from hangtag.serving.server.transport.http import connection as limits
 from tests import onnx_models
 from tests.serving.server.transport.http.rest import Rest, as_http, tensor
@@ -183,27 +184,37 @@ def test_a_huge_declared_length_is_refused_before_it_comes(served: LiveServer) -
 def test_a_request_that_comes_too_slowly_is_ended(
     served: LiveServer, part: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.05)
-    with connected(served) as connection, Rest(served.server.http_address) as other:
-        connection.sendall(part)
-        assert other.infer_json("gather", tensor("index", "INT64", [1], [1])).status == 200  # meanwhile
-        assert status_line(connection) == (b"HTTP/1.1 408 Request Timeout" if part else b"")
+    with Rest(served.server.http_address) as other:
+        assert other.get("/v2/health/live").status == 200
+        monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.05)
+        with connected(served) as connection:
+            connection.sendall(part)
+            assert other.infer_json("gather", tensor("index", "INT64", [1], [1])).status == 200  # meanwhile
+            assert status_line(connection) == (b"HTTP/1.1 408 Request Timeout" if part else b"")
 
 
-def test_a_large_body_may_take_longer(served: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.001)
+def test_a_large_body_may_take_longer(own_http: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SLOWEST_BYTES_PER_SECOND", 1)  # so a second for each byte that has come
-    with connected(served) as connection:
+    with connected(own_http) as connection:
         connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(INFER) + INFER[:9])
-        with Rest(served.server.http_address) as other:  # its timer, set later, has run out by its end
-            other.connection.connect()
-            assert other.connection.sock.recv(1) == b""
+        connections = own_http.server._http._uvicorn.server_state.connections  # type: ignore[union-attr]
+        ends = time.monotonic() + TIMEOUT
+        while not any(getattr(each, "_received", 0) for each in list(connections)):
+            assert time.monotonic() < ends
+        monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.0)
+        (served,) = connections
+        assert isinstance(served, limits.Connection)
+
+        async def look() -> None:
+            served._end_if_slow()  # as its timer would
+
+        run(look())
         connection.sendall(INFER[9:])
         assert status_line(connection) == b"HTTP/1.1 200 OK"
 
 
 def test_an_answer_that_is_not_read_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.5)
     onnx_models.publish(tmp_path, "added", onnx_models.added())
     large = np.ones((1, 1_800_000), np.float32)  # seven megabytes: more than the kernel holds for a connection
     path, body, headers = as_http(request("added", x=large, y=large))
