@@ -77,9 +77,20 @@ def compare_request(image: Image, models: Sequence[str], top_k: int) -> pb.Compa
     Raises:
         TypeError: ``image`` is neither bytes nor uint8 pixels [height, width].
     """
-    request = pb.CompareRequest(models=[pb.ModelChoice(name=model) for model in models], top_k=top_k)
+    request = pb.CompareRequest(models=[_choice(model) for model in models], top_k=top_k)
     _set_image(request, image)
     return request
+
+
+def split_version(model: str) -> tuple[str, str]:
+    """Split NAME@VERSION; the version of a plain NAME is ""."""
+    name, _, version = model.partition("@")
+    return name, version
+
+
+def _choice(model: str) -> pb.ModelChoice:
+    name, version = split_version(model)
+    return pb.ModelChoice(name=name, version=version)
 
 
 def from_response(response: pb.ClassifyResponse) -> Classification:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hangtag.errors import UserError
 from hangtag.serving.client import image_files, picture_check, pictures, side_by_side
-from hangtag.serving.client.classification import Classification
+from hangtag.serving.client.classification import Classification, split_version
 from hangtag.serving.client.client import Client
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.credentials import Credentials
@@ -28,7 +28,7 @@ from hangtag.serving.options import credentials_options, server_option
     multiple=True,
     default=["cnn"],
     show_default=True,
-    help="The served model. Give it several times to show their answers side by side.",
+    help="The served model, NAME or NAME@VERSION. Give it several times to show their answers side by side.",
 )
 @click.option("--model-version", default="", help="One of its versions.  [default: the one that serves]")
 @server_option
@@ -74,10 +74,14 @@ def classify(
       curl -s https://example.org/boot.jpg | hangtag classify -
       hangtag classify outfit.png --model cnn_rnn
       hangtag classify photo.jpg --model cnn --model lstm
+      hangtag classify photo.jpg --model cnn@2 --model cnn@1
       hangtag classify *.png --json | jq -r '.labels[0].name'
     """
     if len(models) > 1 and model_version:
-        raise click.UsageError("--model-version needs a single model; give --model once, or leave the version out.")
+        raise click.UsageError("--model-version needs a single model: write --model NAME@VERSION for each instead.")
+    name, version = split_version(models[0])
+    if version and model_version:
+        raise click.UsageError("--model NAME@VERSION and --model-version both name a version; give one of them.")
     files = [file for path in images for file in image_files.expand(path)]
     console = Console()
     drawn = console.is_terminal if draw is None else draw
@@ -90,7 +94,7 @@ def classify(
                     outcomes = client.compare(data, models, top_k=top_k or 0)
                     failed |= _show_compared(console, path, data, outcomes, as_json=as_json, drawn=drawn)
                     continue
-                answer = client.classify(data, models[0], version=model_version, top_k=top_k or 0)
+                answer = client.classify(data, name, version=version or model_version, top_k=top_k or 0)
             except (OSError, UserError) as error:
                 failed = True
                 click.echo(f"{path}: {error.strerror if isinstance(error, OSError) else error}", err=True)
@@ -132,7 +136,7 @@ def _show_compared(
     answers = [outcome for outcome in outcomes.values() if isinstance(outcome, Classification)]
     warning = picture_check.warning(data, answers[0].task) if answers else ""
     if as_json:
-        models = [_fields(outcome) | {"model": model} for model, outcome in outcomes.items()]
+        models = [{"model": model} | _fields(outcome) for model, outcome in outcomes.items()]
         click.echo(json.dumps({"image": str(path), "models": models, **_optional(warning)}))
     elif answers:
         table = side_by_side.table(answers)

@@ -103,11 +103,11 @@ class Client(HealthClient):
 
         Args:
             image: as for ``classify``.
-            models: the models' names; without any, all models of the server that classify images.
+            models: the models' names, or NAME@VERSION; without any, all models of the server that classify images.
             top_k: the largest number of labels of each model; 0 is 3, or the whole set of a multi-label model.
 
         Returns:
-            For each model's name, in order, its classification, or the ClientError that says why there is none.
+            For each model, as it was named, its classification, or the ClientError that says why there is none.
 
         Raises:
             ClientError: the call as a whole failed, or a model is named twice.
@@ -133,6 +133,7 @@ class Client(HealthClient):
 
         Raises:
             ClientError: the model is unknown, an input does not fit its signature, or the call failed.
+            TypeError: an input is no numpy array.
             ValueError: the protocol has no datatype for an array's dtype.
 
         Example:
@@ -159,6 +160,7 @@ class Client(HealthClient):
 
         Raises:
             ClientError: the stream ended before its last answer.
+            TypeError: an input is no numpy array.
             ValueError: the protocol has no datatype for an array's dtype.
 
         Example:

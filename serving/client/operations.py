@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import grpc
+import numpy as np
 import numpy.typing as npt
 
 from hangtag.protos import classifier_pb2, inference_pb2, tensors
@@ -55,11 +56,16 @@ def classify(image: Image, model: str, version: str, top_k: int) -> Operation[Cl
 
 def compare(image: Image, models: Sequence[str], top_k: int) -> Operation[dict[str, Classification | ClientError]]:
     """Classify one image with several models. Raises TypeError for what is no image."""
-    return Operation(COMPARE, compare_request(image, models, top_k), _outcomes)
+
+    def read(response: classifier_pb2.CompareResponse) -> dict[str, Classification | ClientError]:
+        names = models or [outcome.model_name for outcome in response.outcomes]
+        return dict(zip(names, map(classify_outcome, response.outcomes), strict=True))
+
+    return Operation(COMPARE, compare_request(image, models, top_k), read)
 
 
 def infer(model: str, inputs: Mapping[str, Array], version: str) -> Operation[Arrays]:
-    """Run a model on arrays. Raises ValueError for a dtype outside the protocol."""
+    """Run a model on arrays. Raises what ``infer_request`` raises."""
     return Operation(INFER, infer_request(model, inputs, version), _arrays)
 
 
@@ -98,7 +104,15 @@ def unload(model: str) -> Operation[None]:
 
 
 def infer_request(model: str, inputs: Mapping[str, Array], version: str) -> inference_pb2.ModelInferRequest:
-    """Build the request of ``infer``, or one of a stream. Raises ValueError for a dtype outside the protocol."""
+    """Build the request of ``infer``, or one of a stream.
+
+    Raises:
+        TypeError: An input is no array.
+        ValueError: The protocol has no datatype for an array's dtype.
+    """
+    for name, array in inputs.items():
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"input {name!r} must be a numpy array with the input's dtype, not {type(array).__name__}")
     return inference_pb2.ModelInferRequest(
         model_name=model,
         model_version=version,
@@ -127,10 +141,6 @@ def infer_outcome(response: inference_pb2.ModelStreamInferResponse) -> Arrays | 
         status = response.infer_response.parameters["status"].string_param
         return ClientError(grpc.StatusCode[status], response.error_message)
     return _arrays(response.infer_response)
-
-
-def _outcomes(response: classifier_pb2.CompareResponse) -> dict[str, Classification | ClientError]:
-    return {outcome.model_name: classify_outcome(outcome) for outcome in response.outcomes}
 
 
 def _arrays(response: inference_pb2.ModelInferResponse) -> Arrays:

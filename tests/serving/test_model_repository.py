@@ -79,6 +79,12 @@ def test_a_model_without_a_version_is_named(tmp_path: Path) -> None:
         require_versions(tmp_path, "bad")
 
 
+def test_one_models_folder_is_not_taken_for_a_repository(tmp_path: Path) -> None:
+    add(tmp_path, "m/2", "m/10")
+    with pytest.raises(ModelRepositoryError, match=r"m is one model's folder, .*: name the folder above it"):
+        require_versions(tmp_path / "m", "10")
+
+
 def test_a_file_is_named_by_its_path_its_versions_folder_or_its_models_folder(tmp_path: Path) -> None:
     add(tmp_path, "m/2", "m/10")
     assert find_file(str(tmp_path / "m")) == find_file(str(tmp_path / "m/10")) == tmp_path / "m/10/model.onnx"

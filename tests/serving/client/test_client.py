@@ -46,11 +46,29 @@ def test_classify_a_file(client: Client, garment: Path) -> None:
     assert len(client.classify(garment.read_bytes(), "classifier", version="1").labels) == 3
 
 
+def test_compare_tells_the_versions_of_a_model_apart(client: Client) -> None:
+    outcomes = client.compare(PIXELS, ["classifier@7", "classifier", "classifier@1"])
+    assert list(outcomes) == ["classifier@7", "classifier", "classifier@1"]
+    unknown, serving, first = outcomes.values()
+    assert isinstance(unknown, ClientError)
+    assert unknown.code is grpc.StatusCode.NOT_FOUND
+    assert not isinstance(serving, ClientError)
+    assert not isinstance(first, ClientError)
+    assert (first.version, first.labels) == (serving.version, serving.labels)
+    (alone,) = client.compare(PIXELS, ["classifier@1"])
+    assert alone == "classifier@1"
+
+
 def test_infer(client: Client) -> None:
     a, b = np.array([[1, 2, 3]], np.float32), np.array([[4, 5, 6]], np.int64)
     answer = client.infer("two_inputs", {"a": a, "b": b})
     assert answer["sum"].tolist() == [[5, 7, 9]]
     assert answer["double"].tolist() == [[8, 10, 12]]
+
+
+def test_infer_names_an_input_that_is_no_array(client: Client) -> None:
+    with pytest.raises(TypeError, match="input 'index' must be a numpy array with the input's dtype, not list"):
+        client.infer("gather", {"index": [1, 2]})  # type: ignore[dict-item]
 
 
 def test_infer_text(client: Client) -> None:

@@ -60,6 +60,16 @@ def test_json_has_every_models_answer_in_one_line(twins: Server, garment: Path) 
     assert result.stderr.count("ankle-boot-1.png: gather: 'gather' is not a classifier of images") == 2
 
 
+def test_versions_stand_side_by_side(twins: Server, garment: Path) -> None:
+    result = classify(twins, garment, "--model", "one@1", "--model", "other", "--model", "one@7", "--json")
+    first, other, missing = json.loads(result.stdout)["models"]
+    assert [(each["model"], each["version"]) for each in (first, other)] == [("one", "1"), ("other", "1")]
+    assert missing["model"] == "one@7"
+    assert result.stderr == f"{garment}: one@7: {missing['error']}\n"
+    assert "version 1:" in classify(twins, garment, "--model", "one@1").stdout
+    assert "version '7' of 'one' is not served here" in classify(twins, garment, "--model", "one@7").stderr
+
+
 def test_a_model_that_fails_hides_no_other(twins: Server, garment: Path) -> None:
     result = classify(twins, garment, "--model", "one", "--model", "nobody")
     assert result.exit_code == 1
@@ -89,6 +99,7 @@ def test_the_picture_is_left_of_the_table_or_above_it_on_a_narrow_console(
     ("arguments", "message"),
     [
         (("--model", "one", "--model", "other", "--model-version", "1"), "--model-version needs a single model"),
+        (("--model", "one@1", "--model-version", "1"), "both name a version"),
     ],
 )
 def test_usage_errors(twins: Server, garment: Path, arguments: tuple[str, ...], message: str) -> None:

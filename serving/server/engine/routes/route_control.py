@@ -5,6 +5,7 @@ from pathlib import Path
 
 import structlog
 
+from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.routes import route_file
 from hangtag.serving.server.engine.routes.route_file import ROUTE_FILE, Member, RouteSettings
@@ -165,4 +166,7 @@ class RouteControl:
             if member.version in ("", model.version):
                 return model
         served = ", ".join(f"{each.name}@{each.version}" for each in versions) or "none of its versions"
-        raise RepositoryError(f"its member {member} does not serve; of {member.name}: {served}")
+        published = {str(file.version) for file in repository.versions(self._models, member.name)}
+        unserved = versions and member.version in published
+        remedy = " ('hangtag serve --num-versions' serves more than one)" if unserved else ""
+        raise RepositoryError(f"its member {member} does not serve; of {member.name}: {served}{remedy}")

@@ -90,6 +90,13 @@ def test_a_route_that_cannot_serve_is_an_error_at_a_start_without_polling(models
         start("none")
 
 
+def test_a_member_version_that_is_published_but_not_served_names_the_option(models: Path, start: Start) -> None:
+    onnx_models.publish(models, "two", onnx_models.doubled("batch", "batch"), version=2)
+    write(models, "both", 'split = {one = 50, "two@1" = 50}')
+    with pytest.raises(RepositoryError, match=r"two@1 does not serve; of two: two@2 \('hangtag serve --num-versions'"):
+        start("none")
+
+
 def test_a_route_of_routes_is_loaded_whatever_their_names_order(models: Path, start: Start) -> None:
     write(models, "a", "split = {z = 100}")
     write(models, "z", SPLIT)
