@@ -5,6 +5,7 @@ The layout is Triton's:
     <models>/
         <name>/             letters, digits, '_', '-' and '.', beginning with a letter or a digit
             serving.toml    optional: this model's own server settings
+            route.toml      in place of versions: a route, which answers by other models (docs/routes.md)
             promoted.toml   optional: which version serves; without it, the latest
             config.pbtxt    optional: for Triton; hangtag's server does not read it
             <version>/      a whole number from 1
@@ -29,6 +30,7 @@ MODEL_FILE = "model.onnx"
 SETTINGS_FILE = "serving.toml"
 CONFIG_FILE = "config.pbtxt"
 PROMOTION_FILE = "promoted.toml"
+ROUTE_FILE = "route.toml"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")  # 255 bytes is the longest file name of common file systems
 _VERSION = re.compile(r"[1-9][0-9]*")
@@ -85,6 +87,11 @@ def names(models: Path) -> list[str]:
         raise ModelRepositoryError(
             f"{models} is not a folder. Name the model repository with --models; 'hangtag export' fills one."
         ) from error
+
+
+def is_route(models: Path, name: str) -> bool:
+    """Whether a name in the repository is a route, which answers by other models and has no versions."""
+    return is_model_name(name) and (models / name / ROUTE_FILE).is_file()
 
 
 def versions(models: Path, name: str) -> list[ModelFile]:

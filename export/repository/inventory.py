@@ -119,6 +119,25 @@ def versions(models: Path) -> list[Entry]:
     return sorted(serving(models) + others(models), key=lambda entry: (entry.name, -entry.version))
 
 
+def routes(models: Path) -> list[str]:
+    """The names that are routes (docs/routes.md), which answer by other models and have no version of their own.
+
+    Raises:
+        ExportError: there is no repository.
+    """
+    try:
+        return [name for name in model_repository.names(models) if model_repository.is_route(models, name)]
+    except ModelRepositoryError as error:
+        raise ExportError(str(error)) from error
+
+
+def refuse_route(models: Path, name: str) -> None:
+    """Raise ExportError for a name that is a route, where a model's version is wanted."""
+    if model_repository.is_route(models, name):
+        file = models / name / model_repository.ROUTE_FILE
+        raise ExportError(f"{name} is a route, which has no versions of its own: {file} names the models that answer.")
+
+
 def _files(models: Path) -> list[list[ModelFile]]:
     """The versions of each model that has one, by name: the one that serves, then the others, the highest first."""
     try:
@@ -136,6 +155,7 @@ def find(models: Path, name: str, version: int | None = None) -> Entry:
     """
     files = {file.version: file for versions in _files(models) for file in versions if file.name == name}
     if not files:
+        refuse_route(models, name)
         known = ", ".join(versions[0].name for versions in _files(models)) or "none"
         raise ExportError(f"{models} holds no model {name!r}; the models there: {known}.")
     if version is not None and version not in files:

@@ -94,6 +94,7 @@ def _files(models: Path, name: str) -> dict[int, ModelFile]:
     except ModelRepositoryError as error:
         raise ExportError(str(error)) from error
     if not files:
+        inventory.refuse_route(models, name)
         raise ExportError(f"{models} holds no model {name!r}; the models there: {', '.join(known) or 'none'}.")
     return {file.version: file for file in files}
 

@@ -50,6 +50,8 @@ def list_models(folder: Path, as_json: bool) -> None:
         view.print_json([view.summary(entry) for entry in entries])
     elif entries:
         view.print_plain(view.listing(entries))
+        if routes := inventory.routes(folder):
+            view.print_plain(f"\nroutes, which answer by these models: {', '.join(routes)}")
     else:
         view.print_plain(f"{folder} holds no model; 'hangtag export' publishes one.")
 

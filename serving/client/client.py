@@ -189,7 +189,7 @@ class Client(HealthClient):
         return self._run(operations.parameters(model, version))
 
     def models(self) -> list[str]:
-        """Return the names of the models that take requests.
+        """Return the names of the models that take requests, each once, whichever of its versions serve.
 
         Raises:
             ClientError: the call failed.

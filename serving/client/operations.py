@@ -155,4 +155,4 @@ def _parameters(response: inference_pb2.ModelConfigResponse) -> dict[str, str]:
 
 
 def _names(index: inference_pb2.RepositoryIndexResponse) -> list[str]:
-    return [model.name for model in index.models]
+    return list(dict.fromkeys(model.name for model in index.models))

@@ -66,6 +66,15 @@ def test_infer(client: Client) -> None:
     assert answer["double"].tolist() == [[8, 10, 12]]
 
 
+def test_a_model_is_named_once_whichever_versions_serve(tmp_path: Path) -> None:
+    for version in (1, 2):
+        onnx_models.publish(tmp_path, "gather", onnx_models.gather(), version=version)
+    config = ServerConfig(models=tmp_path, num_versions=2, port=0, http_port=-1)
+    with Server(config) as server, Client(server.address) as client:
+        assert {each.version for each in client.statistics()} == {"1", "2"}
+        assert client.models() == ["gather"]
+
+
 def test_infer_names_an_input_that_is_no_array(client: Client) -> None:
     with pytest.raises(TypeError, match="input 'index' must be a numpy array with the input's dtype, not list"):
         client.infer("gather", {"index": [1, 2]})  # type: ignore[dict-item]

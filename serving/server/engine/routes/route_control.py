@@ -5,10 +5,11 @@ from pathlib import Path
 
 import structlog
 
+from hangtag.serving.model_repository import ROUTE_FILE, is_route
 from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.routes import route_file
-from hangtag.serving.server.engine.routes.route_file import ROUTE_FILE, Member, RouteSettings
+from hangtag.serving.server.engine.routes.route_file import Member, RouteSettings
 from hangtag.serving.server.engine.routes.served_route import VERSION, ServedRoute
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import NotFoundError, RepositoryError, StartError, UnavailableError
@@ -38,7 +39,7 @@ class RouteControl:
 
     def is_route(self, name: str) -> bool:
         """Whether the repository has a route of this name."""
-        return (self._models / name / ROUTE_FILE).is_file()
+        return is_route(self._models, name)
 
     def want(self, names: Iterable[str]) -> None:
         """Serve these routes from the next ``refresh`` on, and no others."""

@@ -26,7 +26,6 @@ from hangtag.serving.model_repository import is_model_name
 from hangtag.serving.server.engine.routes.acceptance import RULES, Acceptance
 from hangtag.serving.server.errors import StartError
 
-ROUTE_FILE = "route.toml"
 _KINDS = ("cascade", "split")
 _KEYS = {"cascade": ("cascade", "accept", "on_overload", "shadow"), "split": ("split", "sticky", "shadow")}
 ANSWER, REFUSE = "answer", "refuse"
