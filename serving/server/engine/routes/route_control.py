@@ -168,6 +168,9 @@ class RouteControl:
                 return model
         served = ", ".join(f"{each.name}@{each.version}" for each in versions) or "none of its versions"
         published = {str(file.version) for file in repository.versions(self._models, member.name)}
-        unserved = versions and member.version in published
-        remedy = " ('hangtag serve --num-versions' serves more than one)" if unserved else ""
+        remedy = ""
+        if versions and member.version in published:
+            remedy = " ('hangtag serve --num-versions' serves more than one)"
+        elif published and not versions:
+            remedy = f" (with --model-control explicit, load it first: 'hangtag models load {member.name}')"
         raise RepositoryError(f"its member {member} does not serve; of {member.name}: {served}{remedy}")

@@ -97,6 +97,13 @@ def test_a_member_version_that_is_published_but_not_served_names_the_option(mode
         start("none")
 
 
+def test_a_route_that_is_loaded_before_its_members_says_which_to_load(models: Path, start: Start) -> None:
+    write(models, "both", SPLIT)
+    controlled = start("explicit")
+    with pytest.raises(ControlError, match="load it first: 'hangtag models load one'"):
+        controlled.control.load("both")
+
+
 def test_a_route_of_routes_is_loaded_whatever_their_names_order(models: Path, start: Start) -> None:
     write(models, "a", "split = {z = 100}")
     write(models, "z", SPLIT)
