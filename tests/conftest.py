@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -9,6 +10,10 @@ from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Split
 
 pytest.register_assert_rewrite("tests.browser")
+
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 StageKey = tuple[int, str]
@@ -45,10 +45,11 @@ class ShadowCounts(NamedTuple):
         )
 
 
-class RouteCounts(NamedTuple):
+@dataclass(frozen=True)
+class RouteCounts:
     """The counters of a route at one moment; of a model's version, which has none, they are empty."""
 
-    stages: Mapping[StageKey, StageCounts] = MappingProxyType({})
+    stages: Mapping[StageKey, StageCounts] = field(default_factory=dict)
     shadow: ShadowCounts | None = None
     """None where the route has no shadow."""
 

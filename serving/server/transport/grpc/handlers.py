@@ -13,14 +13,14 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.errors import UnauthenticatedError
+from hangtag.serving.server.errors import ServerError, UnauthenticatedError, UnavailableError
 from hangtag.serving.server.transport.codec import parse_message
 from hangtag.serving.server.transport.grpc.calls import Context, describe_call, invocation_metadata
 from hangtag.serving.server.transport.methods import INFERENCE_METHODS
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.status import call_status
 from hangtag.serving.server.transport.submission import Call, failures_recorded
-from hangtag.serving.server.transport.tracing import Tracing
+from hangtag.serving.server.transport.tracing import Metadata, Tracing
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Parse = Callable[[bytes], Any]
@@ -46,16 +46,27 @@ class Handlers(grpc.GenericRpcHandler):
         self._authorise = authorise
         self._tracing = tracing
         self._handlers: dict[str, Handler] = {}
+        self._stopping = False
+
+    def refuse_new(self) -> None:
+        """Answer every further call, but those to health, with UNAVAILABLE."""
+        self._stopping = True
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler:
         """Return the handler of a call; None if there is no such method. grpcio asks before it receives a message."""
-        if self._authorise is not None and not details.method.startswith(OPEN_PREFIX):
+        if (self._authorise is not None or self._stopping) and not details.method.startswith(OPEN_PREFIX):
             try:
                 with failures_recorded(self._engine, Call("")):
-                    self._authorise(details.invocation_metadata)
-            except UnauthenticatedError as error:
+                    self._admit(details.invocation_metadata)
+            except (UnauthenticatedError, UnavailableError) as error:
                 return _refusal(error, details.method)
         return self._handlers.get(details.method)
+
+    def _admit(self, metadata: Metadata) -> None:
+        if self._authorise is not None:
+            self._authorise(metadata)
+        if self._stopping:
+            raise UnavailableError("the server is stopping and takes no new requests; try another replica")
 
     def add_service(self, descriptor: ServiceDescriptor, servicer: object, name: str = "") -> None:
         """Add the methods of a service.
@@ -134,7 +145,7 @@ async def abort(error: Exception, path: str, request: object, context: Context) 
     await context.abort(*call_status(error, path, request, invocation_metadata(context)))
 
 
-def _refusal(error: UnauthenticatedError, path: str) -> Handler:
+def _refusal(error: ServerError, path: str) -> Handler:
     async def refuse(_requests: object, context: Context) -> None:
         await abort(error, path, None, context)
 

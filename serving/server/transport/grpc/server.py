@@ -3,6 +3,8 @@
 Everything that belongs to a call runs on the process' event loop. The methods here may be called from any other thread.
 """
 
+import asyncio
+
 import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
@@ -30,6 +32,11 @@ from hangtag.serving.server.transport.tracing import Tracing
 _INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"]
 _SERVICES = (_INFERENCE.full_name, _CLASSIFIER.full_name)
+_POLL_SECONDS = 0.005
+_FLUSH_SECONDS = 0.2
+"""How long connections stay open after the last response. gRPC's core closes a connection once its last response is
+written; where the client has sent something that is not read yet, the kernel then resets it, and the client may lose
+the end of a large response."""
 _SPARE_CALLS = 32  # for health, metadata and reflection while all others wait for answers
 
 
@@ -132,9 +139,16 @@ class GrpcServer:
         self._streams.stop()
 
     async def _stop(self, grace: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace
         await self._announce_stop()
+        self._handlers.refuse_new()
+        while (self._queries.open or len(self._streams)) and loop.time() < deadline:
+            await asyncio.sleep(_POLL_SECONDS)
+        flushed = max(self._queries.last_answer, self._streams.last_end) + _FLUSH_SECONDS
+        await asyncio.sleep(max(0.0, min(flushed, deadline) - loop.time()))
         if self._server is not None:
-            await self._server.stop(grace)
+            await self._server.stop(max(0.0, deadline - loop.time()))
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         self._health.set(dict.fromkeys(("", *_SERVICES), status))

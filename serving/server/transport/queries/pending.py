@@ -1,6 +1,7 @@
 """Wait on the event loop for the outcomes of queries, which other threads compute."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,10 @@ class Queries:
 
     def __init__(self, engine: Engine) -> None:
         """engine: has the models that are queried."""
+        self.open = 0
+        """Calls whose queries are being answered; those of streams do not count. Of the loop's thread alone."""
+        self.last_answer = -math.inf
+        """When the last of them was answered, by the loop's clock."""
         self._engine = engine
         self._loop = event_loop()
         self._hand_over = HandOver(self._loop)
@@ -87,11 +92,14 @@ class Queries:
         else:
             pending: PendingQuery[Response] = self.pending()
             pending.submit(self._engine, query, deadline)
+            self.open += 1
             try:
                 outcome = await pending
             except asyncio.CancelledError:
                 pending.cancel()
                 raise
+            finally:
+                self._ended()
             response = outcome.response()
         assert outcome.timings is not None  # a response has been computed
         return response, outcome.timings
@@ -104,6 +112,7 @@ class Queries:
             for each, query in zip(pending, queries, strict=True):
                 each.submit(self._engine, query, deadline)
 
+        self.open += 1
         try:
             await self.in_thread(submit_all)
             return [await each for each in pending]
@@ -111,6 +120,12 @@ class Queries:
             for each in pending:
                 each.cancel()
             raise
+        finally:
+            self._ended()
+
+    def _ended(self) -> None:
+        self.open -= 1
+        self.last_answer = self._loop.time()
 
     async def submit(
         self, pending: PendingQuery[Response], query: Query[Response], deadline: float | None, *, in_thread: bool

@@ -1,6 +1,7 @@
 """All open streams of a server: how many there may be, and how they end when the server stops."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -37,6 +38,8 @@ class OpenStreams:
         self._streams: set[OrderedStream[Any, Any]] = set()
         self._readers: set[asyncio.Task[None]] = set()  # asyncio itself keeps weak references only
         self._stopped = False
+        self.last_end = -math.inf
+        """When a stream ended last, by the loop's clock."""
 
     async def answer(
         self,
@@ -84,6 +87,10 @@ class OpenStreams:
         finally:
             stream.leave()
             self._streams.discard(stream)
+            self.last_end = asyncio.get_running_loop().time()
+
+    def __len__(self) -> int:
+        return len(self._streams)
 
     def stop(self) -> None:
         """Read nothing more; each stream ends once it has answered what it has read. New streams are refused."""

@@ -1,5 +1,6 @@
 """Routes in a model repository: which serve, and what their files and their members change."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -204,3 +205,15 @@ def test_a_route_goes_on_without_a_shadow_that_goes(models: Path, start: Start) 
         controlled.control.poll()
     assert "route both goes on without its shadow" in str(logs)
     assert controlled.engine.names() == ["both", "one"]
+
+
+def test_the_state_of_routes_and_models_goes_through_a_pipe_between_processes(models: Path, start: Start) -> None:
+    write(
+        models,
+        "both",
+        'cascade = ["one", "two"]\naccept = {output = "y", at_least = 0.9}\nshadow = {model = "one", share = 1}',
+    )
+    controlled = start("poll")
+    assert answers(controlled, "both")
+    state = controlled.control.state()
+    assert pickle.loads(pickle.dumps(state)) == state
