@@ -10,6 +10,9 @@ PIP := $(BIN)/python -m pip install --quiet
 PROTOS := hangtag/protos/inference.proto hangtag/protos/classifier.proto
 MODEL ?= lstm
 TRITON_CLIENT := 58a44caa0dce77303115302e6dbdf64626b2b093
+# Tests wait for servers and timers for a third of their time, so one worker more than there are CPUs uses both.
+WORKERS := $(shell cpus=$$(nproc); echo $$((cpus < 4 ? cpus + 1 : 4)))
+IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
@@ -68,10 +71,10 @@ stubs: $(VENV)/.dev ## Check that the committed gRPC stubs are what the .proto f
 	$(BIN)/python -m tests.protos.generated_stubs $(PROTOS)
 
 unit: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all tests; some with ARGS="-k batcher -x"
-	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/pytest $(IN_PARALLEL) $(ARGS)
 
 fast: $(VENV)/.dev dataset ## Run the tests that need no training, no export, no server under load and no browser
-	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile -m "not engine and not slow" $(ARGS)
+	$(BIN)/pytest $(IN_PARALLEL) -m "not engine and not slow" $(ARGS)
 
 ##@ Longer checks, on an idle machine
 fuzz: $(VENV)/.dev ## Send 24,000 bad requests by gRPC and 20,000 by HTTP, publish 1,000 damaged files; more with FUZZ_CASES, FUZZ_FILES

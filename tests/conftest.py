@@ -16,6 +16,11 @@ pytest.register_assert_rewrite("tests.browser")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow files, so that the quick ones fill what time the workers of pytest-xdist have at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread() -> Iterator[None]:
     """Limits PyTorch to one thread where it is imported: results are then equal on every machine, and no slower."""
