@@ -17,7 +17,7 @@ DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick lint train export serve loadtest docs clean types imports stubs unit fast fuzz bench-server gpu-check \
-	release-check triton-examples proto schema peers others triton dataset programs
+	release-check triton-examples proto schema peers others triton fastapi dataset programs
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,7 +57,7 @@ docs: $(VENV)/.dev ## Make the tables and pictures of docs/ and README.md anew f
 	$(BIN)/python -m studies report
 
 clean: ## Remove environments, caches and reports; keep runs/ and models/
-	rm -rf .triton-examples $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras $(VENV)-triton reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .triton-examples $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras $(VENV)-triton $(VENV)-fastapi reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ##@ Parts of make test
@@ -109,6 +109,8 @@ peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer, grpcurl and 
 others: $(VENV)-others/.others ## Install silero-vad and magika, whose ONNX models are served in a test, into .venv-others
 
 triton: $(VENV)-triton/.triton ## Install Triton (450 MB), which a benchmark compares the server with, into .venv-triton
+
+fastapi: $(VENV)-fastapi/.fastapi ## Install FastAPI, which a benchmark compares the server over HTTP with, into .venv-fastapi
 
 # Deployment: make -C deploy help. Experiments and the pages made of them: python -m studies.
 
@@ -166,6 +168,11 @@ $(VENV)-others/.others: pyproject.toml
 # Triton wants an older NumPy, and registers the protocol's names too.
 $(VENV)-triton/.triton: pyproject.toml
 	$(call environment,triton,Triton)
+	@touch $@
+
+# For one benchmark: what a user of FastAPI would install.
+$(VENV)-fastapi/.fastapi: pyproject.toml
+	$(call environment,fastapi,FastAPI)
 	@touch $@
 
 # TensorFlow alone is larger than all that hangtag needs, and only one benchmark asks for it.

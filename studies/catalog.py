@@ -85,6 +85,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         {"run": "studies.server.run:main", "profile": "studies.server.profile:main"},
         "studies.server.report",
     ),
+    "http": Experiment(
+        "How fast is the server over HTTP, compared with FastAPI and with Triton's HTTP endpoint?",
+        "ten minutes on an idle machine; FastAPI (make fastapi) and Triton (make triton)",
+        ("docs/performance.md",),
+        {"run": "studies.http.run:main"},
+        "studies.http.report",
+    ),
     "workers": Experiment(
         "What do several server processes gain, and what memory do they take?",
         "five minutes on an idle machine; h2load",

@@ -82,19 +82,35 @@ def run(server: str, model: str, load: Load) -> Outcome:
     Raises:
         click.ClickException: a call got no answer at all.
     """
+    headers = list(_HEADERS)
+    if load.deadline is not None:
+        headers.append(f"grpc-timeout: {round(load.deadline * 1e3)}m")
+    return post(f"{server}{_METHOD}", message(model, load.samples), headers, load)
+
+
+def post(url: str, body: bytes, headers: Sequence[str], load: Load, *options: str) -> Outcome:
+    """Put a load of POST requests on a URL.
+
+    Args:
+        url: http://host:port/path or https://…, whose certificate is not checked.
+        body: Of each request.
+        headers: Of each request, each as "name: value".
+        load: Its deadline is the headers' affair.
+        options: More of h2load's options, such as ``--h1`` for HTTP/1.1.
+
+    Raises:
+        click.ClickException: a request got no answer, or another status than 200 to 399.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        body, log = folder / "body", folder / "log"
-        body.write_bytes(message(model, load.samples))
-        command = ["h2load", "-t", "1", "-c", str(load.clients), "-m", str(load.streams), "-d", str(body)]
-        headers = list(_HEADERS)
-        if load.deadline is not None:
-            headers.append(f"grpc-timeout: {round(load.deadline * 1e3)}m")
+        data, log = folder / "body", folder / "log"
+        data.write_bytes(body)
+        command = ["h2load", "-t", "1", "-c", str(load.clients), "-m", str(load.streams), "-d", str(data), *options]
         for header in headers:
             command += ["-H", header]
         if load.rate is not None:
             command += ["--rps", str(max(1, round(load.rate / load.clients)))]
-        command += ["-n", str(load.calls), f"{server}{_METHOD}", f"--log-file={log}"]
+        command += ["-n", str(load.calls), url, f"--log-file={log}"]
         finished = subprocess.run(command, capture_output=True, text=True)
         return _read(finished.stdout + finished.stderr, log)
 

@@ -34,6 +34,7 @@ class Launch:
         environment: Variables beside this process's own.
         folder: Its working directory; None for this process's.
         ca: Who signed its certificate (PEM); None: it has no TLS.
+        http: host:port where it speaks HTTP; empty where it does not.
     """
 
     command: tuple[str | Path, ...]
@@ -41,6 +42,7 @@ class Launch:
     environment: Mapping[str, str | Path] = field(default_factory=dict)
     folder: Path | None = None
     ca: Path | None = None
+    http: str = ""
 
 
 def hangtag_serve(models: Path, *options: str) -> Launch:
@@ -83,6 +85,7 @@ class Served:
         self._stderr = self._process.stderr
         self.address = self._wait_until_ready(launch.ready)
         self.ca = launch.ca
+        self.http = launch.http
         self.seconds_to_ready = time.monotonic() - started
         # An unread pipe would fill and block the server.
         self._log = threading.Thread(target=self._stderr.read)

@@ -1,7 +1,7 @@
 """Makes tables of the measured rounds: for a terminal, for docs/performance.md, and for docs/deploy.md."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -31,19 +31,24 @@ def measurement(path: Path = RESULTS) -> Measurement:
 
 def tables(measured: Measurement) -> list[Table]:
     """For a terminal: the goals, then every closed loop."""
+    return as_tables(goal_rows(measured), load_rows(measured))
+
+
+def as_tables(goals: Rows, loads: Rows) -> list[Table]:
+    """The rows of both functions below, for a terminal."""
     made = []
-    for title, rows in (("Goals", goal_rows(measured)), ("Images/s (p50 / p99 in ms)", load_rows(measured))):
+    for title, rows in (("Goals", goals), ("Images/s (p50 / p99 in ms)", loads)):
         made.append(Table(*rows[0], title=title, box=None))
         for row in rows[1:]:
             made[-1].add_row(*row)
     return made
 
 
-def goal_rows(measured: Measurement) -> Rows:
-    """A row for each goal, with the figures of all systems beside it, below a header."""
-    systems = _systems(measured)
+def goal_rows(measured: Measurement, goals: Sequence[Goal] = GOALS, known: Mapping[str, str] = SYSTEMS) -> Rows:
+    """A row for each goal, with the figures of all systems beside it, below a header. known: system -> description."""
+    systems = _systems(measured, known)
     rows = [[*GOAL_HEAD, *systems]]
-    for goal in GOALS:
+    for goal in goals:
         values = goal.values(measured)
         verdict = ["not measured", "", ""]
         if values:
@@ -54,9 +59,9 @@ def goal_rows(measured: Measurement) -> Rows:
     return rows
 
 
-def load_rows(measured: Measurement) -> Rows:
+def load_rows(measured: Measurement, known: Mapping[str, str] = SYSTEMS) -> Rows:
     """A row for each closed loop of each model, a column for each system, below a header."""
-    systems = _systems(measured)
+    systems = _systems(measured, known)
     rows = [["model", "load", *systems]]
     for model in MODELS:
         for load, description in CLOSED_LOOPS.items():
@@ -73,8 +78,8 @@ def _load_cell(measured: Measurement, system: str, model: str, load: str) -> str
     return f"{statistics.median(rates):,.0f} ({times})" if rates else ""
 
 
-def _systems(measured: Measurement) -> list[str]:
-    return [system for system in SYSTEMS if any(system in turn for turn in measured["rounds"])]
+def _systems(measured: Measurement, known: Mapping[str, str]) -> list[str]:
+    return [system for system in known if any(system in turn for turn in measured["rounds"])]
 
 
 def _values(measured: Measurement, system: str, model: str | None, load: str, name: str) -> list[float]:
@@ -116,21 +121,27 @@ def _others(rounds: Sequence[results.Line]) -> str:
     )
 
 
-def part(path: Path = RESULTS) -> str:
-    """Both tables, with their source. Raises click.ClickException, as read."""
-    measured = measurement(path)
-    conditions, rounds = measured["conditions"], measured["rounds"]
+def source(measured: Measurement, file: str, known: Mapping[str, str]) -> str:
+    """How a measurement came about, and its systems. file: from the repository's root; known: system -> description."""
+    conditions = measured["conditions"]
     versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
-    systems = "\n".join(f"- `{name}`: {SYSTEMS[name]}" for name in _systems(measured))
-    goal_table, load_table = ((page.table(rows[0], rows[1:])) for rows in (goal_rows(measured), load_rows(measured)))
-    return f"""Made by `make docs` from [studies/server/results.jsonl](../studies/server/results.jsonl),
+    systems = "\n".join(f"- `{name}`: {known[name]}" for name in _systems(measured, known))
+    return f"""Made by `make docs` from [{file}](../{file}),
 measured {conditions["date"]} on {conditions["cpus"]} CPUs ({conditions["processor"]}; {versions}) by
 
     {conditions["command"]}
 
-{_others(rounds)} The systems:
+{_others(measured["rounds"])} The systems:
 
-{systems}
+{systems}"""
+
+
+def part(path: Path = RESULTS) -> str:
+    """Both tables, with their source. Raises click.ClickException, as read."""
+    measured = measurement(path)
+    conditions, rounds = measured["conditions"], measured["rounds"]
+    goal_table, load_table = ((page.table(rows[0], rows[1:])) for rows in (goal_rows(measured), load_rows(measured)))
+    return f"""{source(measured, "studies/server/results.jsonl", SYSTEMS)}
 
 The earlier server is that of commit {conditions["commit"][:12]}. Rounds: {len(rounds)}. A goal is for the median of the
 rounds' figures, each a bound or a ratio within a round. The last columns are each system's own figures, medians too:

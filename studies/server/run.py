@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +24,7 @@ WIDTH = 170
 PACKAGES = ("grpcio", "pygrpc-native", "onnxruntime", "numpy", "protobuf")
 
 
-def _names(known: Callable[[], tuple[str, ...]]) -> Callable[..., tuple[str, ...]]:
+def names_option(known: Callable[[], tuple[str, ...]]) -> Callable[..., tuple[str, ...]]:
     """A callback for an option that lists names, with a comma between them."""
 
     def read(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -39,8 +39,12 @@ def _names(known: Callable[[], tuple[str, ...]]) -> Callable[..., tuple[str, ...
 
 
 @click.command()
-@click.option("--only", callback=_names(lambda: tuple(SYSTEMS)), help=f"The systems: {','.join(SYSTEMS)}; default all.")
-@click.option("--loads", callback=_names(lambda: tuple(LOADS)), help=f"The loads: {','.join(LOADS)}; default all.")
+@click.option(
+    "--only", callback=names_option(lambda: tuple(SYSTEMS)), help=f"The systems: {','.join(SYSTEMS)}; default all."
+)
+@click.option(
+    "--loads", callback=names_option(lambda: tuple(LOADS)), help=f"The loads: {','.join(LOADS)}; default all."
+)
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Measurements of each system.")
 @click.option(
     "--seconds",
@@ -81,7 +85,7 @@ def main(
     console = Console(stderr=True)
     command = f"python -m studies server run --rounds {rounds} --seconds {seconds:g}"
     command += "" if complete else f" --only {','.join(only)} --loads {','.join(loads)}"
-    conditions = results.conditions(command, _versions()) | {"commit": commit}
+    conditions = results.conditions(command, versions(PACKAGES)) | {"commit": commit}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ExitStack() as stack:
         servers = launches(only, models, commit, stack)
@@ -113,11 +117,12 @@ def main(
     click.echo(f"wrote {out}" if out else "wrote nothing: name a file with --out")
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "h2load": h2load.version()}
-    for package in PACKAGES:
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of Python, h2load and those of these packages that are installed."""
+    found = {"python": platform.python_version(), "h2load": h2load.version()}
+    for package in packages:
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue  # pygrpc-native is optional.
-    return versions
+    return found

@@ -44,7 +44,7 @@ def triton(models: Path, environment: Path = ENVIRONMENT) -> Iterator[Launch]:
         folder = Path(name)
         _write_repository(models, folder / "models")
         _write_backend(server, folder / "backends/python", _python_version(packages))
-        grpc_port, http_port, metrics_port = _free_ports(3)
+        grpc_port, http_port, metrics_port = free_ports(3)
         command = (
             server / "bin/tritonserver",
             f"--model-repository={folder / 'models'}",
@@ -59,7 +59,7 @@ def triton(models: Path, environment: Path = ENVIRONMENT) -> Iterator[Launch]:
         libraries = f"{sysconfig.get_config_var('LIBDIR')}:{packages / 'nvidia_pytriton.libs'}"
         variables: dict[str, str | Path] = {"PYTHONPATH": packages, "LD_LIBRARY_PATH": libraries}
         # Triton listens only once its models are loaded.
-        yield Launch(command, r"Started GRPCInferenceService at ([\d.:]+)", variables)
+        yield Launch(command, r"Started GRPCInferenceService at ([\d.:]+)", variables, http=f"127.0.0.1:{http_port}")
 
 
 def _packages(environment: Path) -> Path:
@@ -92,7 +92,7 @@ def _write_backend(server: Path, folder: Path, python: str) -> None:
     shutil.copy2(server / "python_backend_stubs" / python / "triton_python_backend_stub", folder)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago: Triton cannot choose its own."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

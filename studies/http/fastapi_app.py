@@ -1,0 +1,25 @@
+"""A classifier behind FastAPI, as a stranger would write it for speed: raw bytes both ways, no batching.
+
+uvicorn imports it in .venv-fastapi, in each of its workers; the variable MODEL_FILE names the model.
+"""
+
+import os
+
+import numpy as np
+import onnxruntime
+from fastapi import FastAPI, Request, Response
+
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+options.inter_op_num_threads = 1
+session = onnxruntime.InferenceSession(os.environ["MODEL_FILE"], options, providers=["CPUExecutionProvider"])
+app = FastAPI()
+
+
+@app.post("/infer")  # type: ignore[untyped-decorator]  # FastAPI is in .venv-fastapi alone
+async def infer(request: Request) -> Response:
+    """Answer an image, 784 bytes, with its logits and probabilities, 20 FP32 values."""
+    image = np.frombuffer(await request.body(), np.uint8).reshape(1, 28, 28)
+    # In the event loop: a computation of 0.2 ms takes less than its way to a thread and back.
+    outputs = session.run(None, {"image": image})
+    return Response(np.concatenate(outputs, axis=1).tobytes(), media_type="application/octet-stream")
