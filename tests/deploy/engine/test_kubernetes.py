@@ -76,7 +76,7 @@ def test_probes_call_the_grpc_port_and_liveness_is_more_patient_than_readiness(d
     for document in documents:
         pod = document["spec"].get("template", document).get("spec")
         for container in pod.get("containers", []):
-            port = container["ports"][0]["containerPort"]
+            (port,) = (port["containerPort"] for port in container["ports"] if port["name"] in ("grpc", "h2c"))
             probes = [container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")]
             assert all(probe["grpc"] == {"port": port} for probe in probes)
             _, readiness, liveness = (probe["periodSeconds"] * probe["failureThreshold"] for probe in probes)
