@@ -66,7 +66,8 @@ def classify_request(image: Image, model: str, version: str, top_k: int) -> pb.C
     Raises:
         TypeError: ``image`` is neither bytes nor uint8 pixels [height, width].
     """
-    request = pb.ClassifyRequest(model_name=model, model_version=version, top_k=top_k)
+    name, version = (model, version) if version else split_version(model)
+    request = pb.ClassifyRequest(model_name=name, model_version=version, top_k=top_k)
     _set_image(request, image)
     return request
 

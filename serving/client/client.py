@@ -43,7 +43,7 @@ class Client(HealthClient):
 
         Args:
             image: the bytes of a PNG, JPEG or WebP file, or uint8 grey pixels [height, width] of the model's size.
-            model: the model's name.
+            model: the model's name, or NAME@VERSION.
             version: one of its versions; "" is the one that serves.
             top_k: the largest number of labels to return; 0 is 3, or the whole set of a multi-label model.
 
@@ -76,7 +76,7 @@ class Client(HealthClient):
 
         Args:
             images: as for ``classify``; a generator may produce them one by one.
-            model: the model's name.
+            model: the model's name, or NAME@VERSION.
             version: one of its versions; "" is the one that serves.
             top_k: the largest number of labels for each image; 0 is 3, or the whole set of a multi-label model.
             timeout: deadline of the whole stream in seconds; None is no deadline.

@@ -35,9 +35,10 @@ def require_time(request: QueuedRequest, expected: float, *, busy: bool, now: fl
     share = 1 - RESERVED_SHARE if busy else 1.0
     request.ready_by = now + share * remaining
     if request.ready_by < now + expected:
+        left = f"is in {remaining * 1e3:.1f} ms" if remaining > 0 else "has passed"
         raise DeadlineError(
-            f"an answer needs about {expected / share * 1e3:.1f} ms now and the deadline is in "
-            f"{remaining * 1e3:.1f} ms; nothing was started. Allow more time, or try again later"
+            f"an answer needs about {expected / share * 1e3:.1f} ms now and the deadline {left}; nothing was started. "
+            "Allow more time, or try again later"
         )
 
 

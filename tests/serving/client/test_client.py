@@ -59,6 +59,14 @@ def test_compare_tells_the_versions_of_a_model_apart(client: Client) -> None:
     assert alone == "classifier@1"
 
 
+def test_classify_takes_a_version_with_the_name(client: Client) -> None:
+    assert client.classify(PIXELS, "classifier@1").labels == client.classify(PIXELS, "classifier").labels
+    for model, version in (("classifier@7", ""), ("classifier@1", "7")):
+        with pytest.raises(ClientError) as caught:
+            client.classify(PIXELS, model, version=version)
+        assert caught.value.code is grpc.StatusCode.NOT_FOUND
+
+
 def test_infer(client: Client) -> None:
     a, b = np.array([[1, 2, 3]], np.float32), np.array([[4, 5, 6]], np.int64)
     answer = client.infer("two_inputs", {"a": a, "b": b})

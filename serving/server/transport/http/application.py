@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.routing import Router
 
 from hangtag.serving.server.engine.engine import Engine
@@ -57,7 +58,8 @@ class Application:
         path = scope["path"]
         try:
             self._admit(scope, path)
-            if scope["method"] == "POST" and (match := _INFER.fullmatch(path)):
+            if match := _INFER.fullmatch(path):
+                _require_post(scope["method"])
                 headers = dict(scope["headers"])
                 response = await self._infer.answer(scope, receive, headers, match[1], match[2] or "")
             else:
@@ -81,6 +83,11 @@ class Application:
                 self._authorise(request_headers(scope))
         if self._stopping():
             raise UnavailableError("the server is stopping and takes no new requests; try another replica")
+
+
+def _require_post(method: str) -> None:
+    if method != "POST":
+        raise HTTPException(405, headers={"Allow": "POST"})
 
 
 async def _send_before_the_rest(response: HttpResponse, receive: Any, send: Any) -> None:

@@ -3,6 +3,7 @@
 The connection (see `connection`) ends a body that comes too slowly.
 """
 
+import asyncio
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -46,6 +47,25 @@ async def read_body(receive: Any, headers: Mapping[bytes, bytes], limit: int) ->
         parts += message["body"]
         _require_within(parts, limit)
     return bytes(parts)
+
+
+async def read_decompressed(receive: Any, headers: Mapping[bytes, bytes], limit: int) -> bytes:
+    """Return the body without its Content-Encoding. A thread decompresses, so that other requests go on meanwhile.
+
+    Args:
+        receive: ASGI's.
+        headers: The request's, by lower-case names.
+        limit: The most bytes, before and after.
+
+    Raises:
+        UnsupportedEncodingError: The encoding is neither gzip nor deflate.
+        MessageTooLargeError: The body is larger, or would become so.
+        InvalidRequestError: The body is damaged or ends early.
+        CancelledError: The caller left.
+    """
+    body = await read_body(receive, headers, limit)
+    encoding = headers.get(b"content-encoding")
+    return body if encoding is None else await asyncio.to_thread(decompress, body, encoding, limit)
 
 
 def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:

@@ -73,7 +73,7 @@ class Connection(HttpToolsProtocol):
             self._stop_timer()
             self._received = 0
         elif self._unread > MAX_HEAD_BYTES:
-            self.refuse(431, f"the request's head is too large; at most {MAX_HEAD_BYTES:,} bytes are taken")
+            self._refuse_head()
         elif self._timer is None:
             self._began = self.loop.time()
             self._timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_slow)
@@ -106,12 +106,21 @@ class Connection(HttpToolsProtocol):
             self.transport.write(STATUS_LINE[status] + headers + body)
         self.transport.close()
 
+    def _refuse_head(self) -> None:
+        self.refuse(431, f"the request's head is too large; at most {MAX_HEAD_BYTES:,} bytes are taken")
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
+
     def on_message_begin(self) -> None:
         self._whole = False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._unread = 0
+        if self._received > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
+            self._refuse_head()
+            raise ValueError("the head is too large")  # ends the parser, which serves nothing of what it has read
         super().on_headers_complete()
         age = self._settings.connection_age_seconds
         if age and self.loop.time() - self._opened > age:

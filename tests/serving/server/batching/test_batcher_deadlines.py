@@ -58,6 +58,12 @@ def test_the_message_states_the_times_and_what_to_do(clock: Clock) -> None:
     assert refused.outcomes == []
 
 
+def test_a_deadline_that_has_passed_is_called_so(clock: Clock) -> None:
+    queue = measured(clock)
+    with pytest.raises(DeadlineError, match="now and the deadline has passed; nothing was started"):
+        queue.put(new_request(4, Caller(), deadline=clock.now - 0.0001))
+
+
 def test_a_request_waits_for_the_batch_that_is_being_computed(clock: Clock) -> None:
     queue = measured(clock)
     compute(queue, 4)

@@ -13,7 +13,7 @@ from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.transport import codec
-from hangtag.serving.server.transport.http.bodies import read_body
+from hangtag.serving.server.transport.http.bodies import read_decompressed
 from hangtag.serving.server.transport.http.calls import describe_call, request_headers
 from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
 from hangtag.serving.server.transport.http.responses import HttpResponse, cost_headers, json_response
@@ -47,7 +47,7 @@ class ClassifyEndpoint:
     async def classify(self, request: Request) -> HttpResponse:
         call = describe_call(HTTP_CLASSIFY, request.scope, self._tracing)
         with failures_recorded(self._engine, call):
-            body = await read_body(request.receive, dict(request.headers.raw), self._max_bytes)
+            body = await read_decompressed(request.receive, dict(request.headers.raw), self._max_bytes)
             image, fields = await _image_and_fields(request, body)
             fields += request.query_params.multi_items()
             choices = _choices(request.path_params.get("models", ""), fields)

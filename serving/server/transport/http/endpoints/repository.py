@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from hangtag.serving.server.errors import InvalidRequestError
-from hangtag.serving.server.transport.http.bodies import read_body
+from hangtag.serving.server.transport.http.bodies import read_decompressed
 from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
 from hangtag.serving.server.transport.http.endpoints.models import MODEL_PATHS
 from hangtag.serving.server.transport.http.inference.request_head import parameters_of, parse_json
@@ -75,5 +75,5 @@ def _require_own_origin(request: Request) -> None:
 
 
 async def _optional_json(request: Request) -> dict[str, Any]:
-    body = await read_body(request.receive, dict(request.headers.raw), _MAX_BODY_BYTES)
+    body = await read_decompressed(request.receive, dict(request.headers.raw), _MAX_BODY_BYTES)
     return parse_json(body) if body.strip() else {}

@@ -118,7 +118,7 @@ def parse_json(text: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidRequestError(f"the request is not JSON in UTF-8: {error}") from error
     if not isinstance(value, dict):
-        raise InvalidRequestError('the request\'s JSON must be an object: {"inputs": [...]}')
+        raise InvalidRequestError("the request's JSON must be an object, {...}")
     return value
 
 
@@ -147,8 +147,8 @@ def _input(tensor: dict[str, Any]) -> InputHead:
     if size is not None and (type(size) is not int or size < 0):
         raise InvalidRequestError(f"{where}: the parameter {BINARY_SIZE!r} must be a number of bytes")
     if (size is None) == ("data" not in tensor):
-        problem = "has neither" if size is None else "has both"
-        raise InvalidRequestError(f"{where} {problem} 'data' and the parameter {BINARY_SIZE!r}; send one of them")
+        problem = "neither 'data' nor" if size is None else "both 'data' and"
+        raise InvalidRequestError(f"{where} has {problem} the parameter {BINARY_SIZE!r}; send one of them")
     return InputHead(name, _text(tensor, "datatype", where), tuple(shape), tensor.get("data"), size)
 
 

@@ -10,9 +10,10 @@ _MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "s
 _VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 _HEAD_LENGTH = "Inference-Header-Content-Length"
 _ALWAYS = ("401", "405", "408", "431", "500", "503")
-_WITH_BODY = ("400", "413")
+_WITH_BODY = ("400", "413", "415")
 _OF_MODEL = ("404",)
-_COMPUTING = ("400", "404", "413", "429", "504")
+_COMPUTING = ("400", "404", "413", "415", "429", "504")
+_ENCODING = {"name": "Content-Encoding", "in": "header", "schema": {"enum": ["gzip", "deflate", "identity"]}}
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
 _TENSOR = {"name": "image", "datatype": "UINT8", "shape": [1, 28, 28]}
 _LOGITS = [1.5, -0.25, 0.0, 2.0, 7.5, 0.5, 0.25, -1.0, -3.0, 1.0]
@@ -90,7 +91,7 @@ _INFER_PARAMETERS = (
         "description": "The length of the body's JSON in bytes, where binary tensors follow it.",
         "schema": {"type": "integer", "minimum": 0},
     },
-    {"name": "Content-Encoding", "in": "header", "schema": {"enum": ["gzip", "deflate", "identity"]}},
+    _ENCODING,
 )
 _CLASSIFICATION = {
     "model_name": "lstm",
@@ -131,6 +132,7 @@ _CLASSIFY_PARAMETERS = (
     _query("timeout", "In microseconds.", {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}),
     _query("height", "With width: the body is raw 8-bit grey pixels, row by row.", _UINT32),
     _query("width", "With height.", _UINT32),
+    _ENCODING,
 )
 
 
@@ -174,7 +176,7 @@ def _of_model(path: str, suffix: str, *parameters: Any) -> dict[str, dict[str, O
                 f"infer{suffix}",
                 "Compute a model's outputs.",
                 _INFER_RESPONSE,
-                (*_COMPUTING, "415"),
+                _COMPUTING,
                 parameters=(*parameters, *_INFER_PARAMETERS),
                 body=_INFER_BODY,
                 headers=_INFER_HEADERS,
@@ -187,7 +189,7 @@ def _control(verb: str, about: str) -> dict[str, Operation]:
     body = {"required": False, "content": _json(f"{verb.capitalize()}Request", {})}
     content = {"application/json": {"schema": {"type": "object"}, "example": {}}}
     errors = (*_WITH_BODY, "403", "404")
-    return {"post": _operation(f"{verb}Model", about, content, errors, parameters=(_MODEL,), body=body)}
+    return {"post": _operation(f"{verb}Model", about, content, errors, parameters=(_MODEL, _ENCODING), body=body)}
 
 
 def _health(name: str, about: str, schema: str) -> dict[str, Operation]:
@@ -223,6 +225,7 @@ PATHS: dict[str, dict[str, Operation]] = {
             "List the models of the repository.",
             _json("Index", _INDEX),
             _WITH_BODY,
+            parameters=(_ENCODING,),
             body={"required": False, "content": _json("IndexRequest", {"ready": True})},
         )
     },

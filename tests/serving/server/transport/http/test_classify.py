@@ -1,5 +1,8 @@
 """POST /v1/classify: an image in, labels out, by one model or by several."""
 
+import gzip
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +133,23 @@ def test_a_form_that_cannot_be_read(
 def test_a_form_with_several_files_is_refused(rest: Rest) -> None:
     file = ('; filename="a.png"', IMAGE)
     assert form(rest, "/v1/classify/lstm", {"a": file, "b": file}).status == 400
+
+
+@pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_an_image_or_a_form_may_be_compressed(rest: Rest, encoding: str, compress: Callable[[bytes], bytes]) -> None:
+    plain = rest.post("/v1/classify/lstm", IMAGE).json["labels"]
+    answer = rest.post("/v1/classify/lstm", compress(IMAGE), content_encoding=encoding)
+    assert (answer.status, answer.json["labels"]) == (200, plain)
+    part = b'--edge\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n%b\r\n--edge--\r\n' % IMAGE
+    kind = "multipart/form-data; boundary=edge"
+    answer = rest.post("/v1/classify/lstm", compress(part), content_encoding=encoding, content_type=kind)
+    assert (answer.status, answer.json["labels"]) == (200, plain)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status"),
+    [("br", IMAGE, 415), ("gzip", IMAGE, 400), ("gzip", gzip.compress(bytes(64 << 20)), 413)],
+    ids=["not read", "damaged", "too large"],
+)
+def test_an_image_that_cannot_be_decompressed(rest: Rest, encoding: str, body: bytes, status: int) -> None:
+    assert rest.post("/v1/classify/lstm", body, content_encoding=encoding).status == status

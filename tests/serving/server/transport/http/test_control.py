@@ -1,5 +1,6 @@
 """Loading and unloading over HTTP."""
 
+import gzip
 import threading
 import weakref
 from collections.abc import Iterator
@@ -41,6 +42,9 @@ def test_a_model_is_loaded_and_unloaded(controlled: Rest) -> None:
     assert controlled.post("/v2/repository/models/gather/unload", body).status == 200
     assert [each["name"] for each in controlled.post("/v2/repository/index", '{"ready": true}').json] == ["classifier"]
     assert controlled.infer(request("gather", index=index(1))).status == 404
+    compressed = gzip.compress(b'{"ready": true}')
+    answer = controlled.post("/v2/repository/index", compressed, content_encoding="gzip")
+    assert [each["name"] for each in answer.json] == ["classifier"]
 
 
 def test_what_cannot_be_loaded(controlled: Rest, tmp_path: Path) -> None:

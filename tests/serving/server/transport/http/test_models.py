@@ -74,8 +74,11 @@ def test_the_metrics_are_there(rest: Rest) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "GET"])
-def test_a_method_that_a_path_does_not_take(rest: Rest, method: str) -> None:
-    answer = rest.ask(method, "/v2/repository/index", b"", {})
+@pytest.mark.parametrize(
+    "path", ["/v2/repository/index", "/v2/models/gather/infer", "/v2/models/gather/versions/1/infer"]
+)
+def test_a_method_that_a_path_does_not_take(rest: Rest, method: str, path: str) -> None:
+    answer = rest.ask(method, path, b"", {})
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
     assert "POST" in answer.error
 

@@ -130,10 +130,13 @@ def test_the_connections_are_limited(own_http: LiveServer) -> None:
         b"GET /" + b"a" * 40_000,
         b"GET / HTTP/1.1\r\nHost: here\r\nX: " + b"a" * 40_000,
         b"GET / HTTP/1.1\r\nHost: here\r\n" + b"X: a\r\n" * 8_000,
+        b"GET /v2 HTTP/1.1\r\nHost: here\r\nX: " + b"a" * 40_000 + b"\r\n\r\n",
+        b"GET /v2?" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: here\r\n\r\n",
+        b"GET /v2 HTTP/1.1\r\nHost: here\r\n" + b"X: a\r\n" * 8_000 + b"\r\n",
     ],
-    ids=["path", "header", "headers"],
+    ids=["path", "header", "headers", "whole with a header", "whole with a query", "whole with headers"],
 )
-def test_a_head_without_end_is_refused(served: LiveServer, head: bytes) -> None:
+def test_a_head_that_is_too_large_is_refused(served: LiveServer, head: bytes) -> None:
     with connected(served) as connection:
         connection.sendall(head)
         assert status_line(connection).startswith(b"HTTP/1.1 431 ")

@@ -130,7 +130,7 @@ MALFORMED: dict[str, tuple[Any, str]] = {
         {"inputs": [X], "parameters": {"binary_data_output": 1}},
         "the parameter 'binary_data_output' must be true or false",
     ),
-    "no data": ({"inputs": [{k: v for k, v in X.items() if k != "data"}]}, "input 'x' has neither 'data' and the"),
+    "no data": ({"inputs": [{k: v for k, v in X.items() if k != "data"}]}, "input 'x' has neither 'data' nor the"),
     "data of another kind": ({"inputs": [X | {"data": 7}]}, "input 'x': data must be one flat list"),
     "data and size": ({"inputs": [X | BINARY_X]}, "input 'x' has both 'data' and the parameter 'binary_data_size'"),
     "too few values": ({"inputs": [X | {"data": []}]}, "FP32 [1, 1] needs 1 values in data, got 0"),
