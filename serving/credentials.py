@@ -3,15 +3,18 @@
 It knows nothing of the services that are called.
 """
 
+import os
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
 from hangtag.errors import UserError
+
+StrPath: TypeAlias = str | os.PathLike[str]
 
 RECONNECT_ARGUMENTS = [
     # A client that waits for a starting server retries after 0.1 s to 1 s; gRPC's own backoff begins at 1 s.
@@ -42,13 +45,13 @@ class Credentials:
         CredentialsError: ``tls_cert`` or ``tls_key`` is given without the other, or without ``tls_ca``.
 
     Example:
-        >>> Client("models.example:8001", credentials=Credentials(tls_ca=Path("ca.pem"), token_file=Path("token")))
+        >>> Client("models.example:8001", credentials=Credentials(tls_ca="ca.pem", token_file="token"))
     """
 
-    tls_ca: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    token_file: Path | None = None
+    tls_ca: StrPath | None = None
+    tls_cert: StrPath | None = None
+    tls_key: StrPath | None = None
+    token_file: StrPath | None = None
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -126,8 +129,8 @@ class Credentials:
         return (("authorization", f"Bearer {token}"),)
 
 
-def _read(path: Path, flag: str) -> bytes:
+def _read(path: StrPath, flag: str) -> bytes:
     try:
-        return path.read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise CredentialsError(f"{path} ({flag}) cannot be read: {error.strerror}") from error

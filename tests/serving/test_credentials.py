@@ -23,6 +23,17 @@ def test_the_token_is_the_files_first_line_as_it_stands_now(tmp_path: Path) -> N
     assert credentials.metadata() == (("authorization", "Bearer renewed"),)
 
 
+def test_paths_may_be_texts(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("first")
+    (tmp_path / "ca.pem").write_text("no certificate")
+    credentials = Credentials(tls_ca=str(tmp_path / "ca.pem"), token_file=str(tmp_path / "token"))
+    assert credentials.metadata() == (("authorization", "Bearer first"),)
+    with pytest.raises(CredentialsError, match="holds no certificate"):
+        credentials.channel("127.0.0.1:1")
+    with pytest.raises(CredentialsError, match="holds no certificate"):
+        credentials.ssl_context("https://127.0.0.1:1")
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n", b" ", b"\xff\xfe", "schl\u00fcssel".encode(), b"a\x00b"])
 def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "token").write_bytes(content)

@@ -1,17 +1,16 @@
 """Explains why a server did not describe itself, with what to do about it."""
 
-from pathlib import Path
-
 import grpc
 
 from hangtag.serving import address as server_address
 from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.credentials import StrPath
 
 # gRPC's words for a connection that the server closed, as a TLS server does when a client speaks plain text.
 _CLOSED = ("Socket closed", "Connection reset", "recvmsg:Connection", "Broken pipe")
 
 
-def explain(error: ClientError, address: str, tls_ca: Path | None) -> str:
+def explain(error: ClientError, address: str, tls_ca: StrPath | None) -> str:
     """One sentence for the user about a failed call of ServerMetadata; `tls_ca` is set where the call used TLS."""
     code, details = error.code, str(error)
     if server_address.is_http(address) and code not in (
