@@ -170,13 +170,16 @@ def require_names(models: Path) -> list[str]:
 
 
 def require_versions(models: Path, name: str) -> list[ModelFile]:
-    """As ``versions``, but raise ModelRepositoryError for a model without a version too."""
+    """As ``versions``, but raise ModelRepositoryError for a model without a version, or that is not there, too."""
     files = versions(models, name)
     if not files:
         if _VERSION.fullmatch(name) and (models / name / MODEL_FILE).is_file():
             raise ModelRepositoryError(
                 f"{models} is one model's folder, not a model repository: name the folder above it with --models."
             )
+        if not (models / name).is_dir():
+            there = ", ".join(names(models)) or "none"
+            raise ModelRepositoryError(f"{models} holds no model {name!r}; the models there: {there}.")
         raise ModelRepositoryError(
             f"{models / name} has no version to serve: expected {models / name}/{_LAYOUT}. "
             "Publish one, or move the folder out of the repository."

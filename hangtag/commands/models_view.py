@@ -170,7 +170,7 @@ def change(name: str, before: int | None, now: int) -> str:
 
 
 def followers(name: str) -> str:
-    """Say when running servers follow a promotion."""
+    """Say when running servers follow a promotion or a new route."""
     return (
         "a server with --model-control poll follows within its --poll-seconds, one with explicit after "
         f"'hangtag models load {name}', any other (the default) when it starts again"

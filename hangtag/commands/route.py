@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from hangtag.commands.models_view import followers
 from hangtag.evaluation import samples
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.file_subject import FileSubject
@@ -63,7 +64,7 @@ def tune(
 
     Both models answer the validation images, which neither was trained on; the test images are not looked at. The
     lowest threshold that loses at most --lose-at-most points of ACCURATE's accuracy is written to
-    <models>/NAME/route.toml, with where it came from. A server that polls its repository follows it.
+    <models>/NAME/route.toml, with where it came from. The command says when a running server follows it.
 
     \b
     Examples:
@@ -95,7 +96,7 @@ def tune(
     if dry_run:
         return
     write_text(str(file), _document((fast, accurate), chosen, tried, lose_at_most, len(data)))
-    click.echo(f"A server with --model-control poll follows it, one with explicit after 'hangtag models load {name}'.")
+    click.echo(followers(name), err=True)
 
 
 def _serving_file(models: Path, model: str) -> Path:

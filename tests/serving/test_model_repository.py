@@ -77,6 +77,8 @@ def test_a_model_without_a_version_is_named(tmp_path: Path) -> None:
     assert versions(tmp_path, "bad") == []
     with pytest.raises(ModelRepositoryError, match=r"bad has no version to serve: expected .*bad/<version>/model.onnx"):
         require_versions(tmp_path, "bad")
+    with pytest.raises(ModelRepositoryError, match="holds no model 'good'; the models there: bad\\."):
+        require_versions(tmp_path, "good")
 
 
 def test_one_models_folder_is_not_taken_for_a_repository(tmp_path: Path) -> None:

@@ -37,7 +37,10 @@ _GATE = re.compile(
     rf"(?:(?:(?P<factor>{_NUMBER})\s*\*\s*)?(?:(?P<baseline>{BASELINE})|{_figure('other_')})"
     rf"|(?P<value>{_NUMBER})\s*(?P<unit>us|µs|ms|s|%)?)\s*"
 )
-SYNTAX = "write TARGET.METRIC > VALUE, for example 'lstm.p99 > 5ms' or 'cnn.throughput < 0.95 * baseline'"
+SYNTAX = (
+    "write TARGET.METRIC > VALUE, for example 'lstm.p99 > 5ms' or 'cnn.throughput < 0.95 * baseline'; the metrics are "
+    "throughput, samples_per_second, percentiles such as p50, max, errors, error_rate, accuracy and peak"
+)
 
 
 @dataclass(frozen=True)

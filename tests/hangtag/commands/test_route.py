@@ -39,6 +39,7 @@ def test_the_threshold_is_chosen_and_written_with_where_it_came_from(models: Pat
     assert "hangtag route tune lstm cnn --lose-at-most 0.5" in file.read_text()
     assert "on 300 validation images" in file.read_text()
     assert f"Chosen: {settings.acceptance.bound:g}." in result.output
+    assert "'hangtag models load chosen', any other (the default) when it starts again" in result.output
     # A larger loss sends fewer images on.
     assert tune(models, "lstm", "cnn", "--lose-at-most", "2", "--name", "looser").exit_code == 0
     looser = tomllib.loads((models / "looser/route.toml").read_text())
@@ -62,7 +63,7 @@ def test_a_route_is_replaced_only_by_name_and_a_dry_run_writes_nothing(models: P
     ("arguments", "message"),
     [
         (("lstm", "lstm"), "FAST and ACCURATE are the same model."),
-        (("lstm", "cnm"), "cnm"),
+        (("lstm", "cnm"), "holds no model 'cnm'; the models there: "),
         (("lstm", "cnn", "--name", "../x"), "cannot be a route's name"),
         (("lstm", "gather"), "takes index: INT64 [any]"),
     ],

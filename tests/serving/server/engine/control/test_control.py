@@ -57,7 +57,7 @@ def test_in_explicit_mode_only_requested_models_serve(models: Path, start: Start
     assert start("explicit").served() == {}
     assert start("explicit", load_model=("text",)).served() == {"text": ["1"]}
     assert start("explicit", load_model=("*",)).served() == {"gather": ["1"], "text": ["1"]}
-    with pytest.raises(RepositoryError, match="nobody has no version to serve"):
+    with pytest.raises(RepositoryError, match="holds no model 'nobody'; the models there: gather, text"):
         start("explicit", load_model=("nobody",))
 
 
