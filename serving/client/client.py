@@ -28,6 +28,7 @@ class Client(HealthClient):
         AddressError: the address has no port, or is another kind of URL.
         CredentialsError: a TLS file cannot be read.
         MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
+        OptionsError: ``timeout`` is infinite or no number.
 
     Example:
         >>> from pathlib import Path

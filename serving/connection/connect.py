@@ -1,5 +1,6 @@
 """Open the kind of connection that an address asks for: gRPC, or HTTP for a URL."""
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from typing import Protocol
 
@@ -8,7 +9,7 @@ from hangtag.serving import address as server_address
 from hangtag.serving.connection.aio_connection import AioConnection
 from hangtag.serving.connection.grpc_connection import GrpcConnection
 from hangtag.serving.connection.method import Message, Method, Response
-from hangtag.serving.connection.options import ConnectionOptions
+from hangtag.serving.connection.options import ConnectionOptions, OptionsError
 from hangtag.serving.credentials import Credentials
 
 _FEATURE = "An http:// address"
@@ -55,7 +56,9 @@ def connect(address: str, timeout: float, credentials: Credentials, options: Con
         AddressError: the address cannot be one.
         CredentialsError: a TLS file cannot be read.
         MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
+        OptionsError: the timeout is infinite or no number.
     """
+    _require_finite(timeout)
     if not server_address.is_http(address):
         return GrpcConnection(address, timeout, credentials, options)
     with needs("http", _FEATURE):
@@ -67,8 +70,14 @@ def connect_async(
     address: str, timeout: float, credentials: Credentials, options: ConnectionOptions
 ) -> AsyncConnection:
     """Return a connection for asyncio. Nothing is sent yet. It raises what ``connect`` does."""
+    _require_finite(timeout)
     if not server_address.is_http(address):
         return AioConnection(address, timeout, credentials, options)
     with needs("http", _FEATURE):
         from hangtag.serving.connection.http.async_http_connection import AsyncHttpConnection
     return AsyncHttpConnection(address, timeout, credentials, options)
+
+
+def _require_finite(timeout: float) -> None:
+    if not math.isfinite(timeout):  # neither protocol has a deadline for it
+        raise OptionsError(f"timeout must be a number of seconds, not {timeout}")

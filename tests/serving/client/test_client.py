@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hangtag.serving.client import Client, ClientError
+from hangtag.serving.connection.options import OptionsError
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests import onnx_models
@@ -148,6 +149,12 @@ def test_a_closed_client_refuses_calls_and_streams(client: Client) -> None:
         with pytest.raises(ClientError, match="this client is closed; make another one") as caught:
             call()
         assert caught.value.code is grpc.StatusCode.CANCELLED
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), float("nan")])
+def test_a_timeout_that_no_deadline_can_be_is_refused(kind: Kind, timeout: float) -> None:
+    with pytest.raises(OptionsError, match="timeout must be a number of seconds"):
+        kind.open("127.0.0.1:1", timeout=timeout)
 
 
 def test_where_nothing_listens_the_error_says_what_to_do(kind: Kind, unused_address: str) -> None:
