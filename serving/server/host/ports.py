@@ -22,7 +22,10 @@ def bind_problem(error: OSError, port: int) -> str:
             "CAP_NET_BIND_SERVICE (systemd grants it by AmbientCapabilities=CAP_NET_BIND_SERVICE)"
         )
     if error.errno == errno.EADDRINUSE:
-        return "another program has the port"
+        return (
+            "another program has the port. A server that runs beside another one needs a --port, an --http-port and a "
+            "--metrics-port of its own"
+        )
     if error.errno == errno.EADDRNOTAVAIL:
         return "the address is not this machine's"
     return error.strerror or str(error)

@@ -27,6 +27,7 @@ from hangtag.serving.server.transport.submission import Call, Outcome, failures_
 from hangtag.serving.server.transport.tracing import Tracing
 
 _MAX_FIELDS = 32
+_PARAMETERS = ("model", "top_k", "height", "width", codec.TIMEOUT)
 _UINT32_MAX = 2**32 - 1
 _INT64_MAX = 2**63 - 1
 
@@ -50,6 +51,7 @@ class ClassifyEndpoint:
             body = await read_decompressed(request.receive, dict(request.headers.raw), self._max_bytes)
             image, fields = await _image_and_fields(request, body)
             fields += request.query_params.multi_items()
+            _require_known(fields)
             choices = _choices(request.path_params.get("models", ""), fields)
             timeout = _number(fields, codec.TIMEOUT, _INT64_MAX)
             deadline = codec.earlier_deadline(timeout, None) if timeout is not None else None
@@ -117,6 +119,13 @@ def _choices(path: str, fields: list[tuple[str, str]]) -> list[pb.ModelChoice]:
     named = [text.strip() for each in listed for text in each.split(",")]
     parted = [text.partition("@") for text in named if text]
     return [pb.ModelChoice(name=name, version=version) for name, _, version in parted]
+
+
+def _require_known(fields: list[tuple[str, str]]) -> None:
+    """Raises InvalidRequestError for a parameter that does not exist, such as a misspelt one."""
+    for name, _ in fields:
+        if name not in _PARAMETERS:
+            raise InvalidRequestError(f"unknown parameter {name[:64]!r}; there are {', '.join(_PARAMETERS)}")
 
 
 def _content(image: bytes, fields: list[tuple[str, str]]) -> dict[str, Any]:

@@ -153,3 +153,9 @@ def test_an_image_or_a_form_may_be_compressed(rest: Rest, encoding: str, compres
 )
 def test_an_image_that_cannot_be_decompressed(rest: Rest, encoding: str, body: bytes, status: int) -> None:
     assert rest.post("/v1/classify/lstm", body, content_encoding=encoding).status == status
+
+
+def test_a_parameter_that_does_not_exist_is_named(rest: Rest) -> None:
+    answer = rest.post("/v1/classify/lstm?topk=1", IMAGE)
+    assert answer.status == 400
+    assert answer.error == "unknown parameter 'topk'; there are model, top_k, height, width, timeout"
