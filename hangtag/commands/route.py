@@ -20,7 +20,7 @@ from hangtag.evaluation.subject import BATCH_SIZE, Outputs, require_labels
 from hangtag.evaluation.threshold import Curve, Point, curve
 from hangtag.options import FiniteRange, models_option
 from hangtag.output import write_text
-from hangtag.serving.model_repository import ModelRepositoryError, is_model_name, require_versions
+from hangtag.serving.model_repository import ROUTE_FILE, ModelRepositoryError, is_model_name, require_versions
 from hangtag.training.data.fashion_mnist import Split
 
 OUTPUT = "probabilities"
@@ -76,7 +76,7 @@ def tune(
         raise click.BadParameter(f"{name!r} cannot be a route's name.", param_hint="--name")
     if fast == accurate:
         raise click.UsageError("FAST and ACCURATE are the same model.")
-    file = models / name / "route.toml"
+    file = models / name / ROUTE_FILE
     if file.exists() and not (replace or dry_run):
         raise EvaluationError(f"{file} is there already. Name another route with --name, or replace it with --replace.")
     answers, microseconds, data = [], [], None

@@ -19,6 +19,9 @@
 Every message says what was wrong, what was expected, and what to do.
 """
 
+STOPPING = "the server is stopping and takes no new requests; try another replica"
+"""Message of the UnavailableError that each layer raises while the server drains."""
+
 
 class ServerError(Exception):
     """Base of every exception that the server raises on purpose. Any other exception is a bug of the server."""

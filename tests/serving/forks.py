@@ -113,7 +113,8 @@ def serve(connection: int) -> None:
 
     gc.freeze()  # so that no collection touches, and thereby copies, the memory that the processes share
     requests = socket.socket(fileno=connection)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets those who wait below once they have ended
+    # The kernel removes each child that has ended, so that none stays a zombie.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         data, files, _, _ = socket.recv_fds(requests, _LONGEST_REQUEST, _FILES)
         if not data:

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from hangtag.serving.server.batching.deadlines import TOO_LATE, cancellation_error, hold_seconds, require_time
 from hangtag.serving.server.batching.request import QueuedRequest
 from hangtag.serving.server.batching.service_time import ServiceTime
-from hangtag.serving.server.errors import DeadlineError, QueueFullError, UnavailableError
+from hangtag.serving.server.errors import STOPPING, DeadlineError, QueueFullError, UnavailableError
 
 
 class Batcher:
@@ -184,7 +184,7 @@ class Batcher:
 
     def _require_place(self, request: QueuedRequest, now: float) -> None:
         if self._closed:
-            raise UnavailableError("the server is stopping and takes no new requests; try another replica")
+            raise UnavailableError(STOPPING)
         if self._waiting >= self.max_queue_size:
             raise QueueFullError(
                 f"{self._waiting} requests are waiting, as many as the queue holds; "

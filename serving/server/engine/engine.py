@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.servable import Servable
-from hangtag.serving.server.errors import NotFoundError, UnavailableError
+from hangtag.serving.server.errors import STOPPING, NotFoundError, UnavailableError
 from hangtag.serving.server.telemetry.failure_counts import FailureCounts
 
 
@@ -58,7 +58,7 @@ class Engine:
             UnavailableError: The models are still being loaded, or the engine is closing.
         """
         if self._closing:
-            raise UnavailableError("the server is stopping and takes no new requests; try another replica")
+            raise UnavailableError(STOPPING)
         if not self._ready:
             raise UnavailableError(
                 "the models are being loaded; wait until the server is ready (hangtag health --wait 30)"

@@ -28,6 +28,21 @@ OnStage = Callable[[int, Member, int], None]
 """Gets a stage, its member and its number of samples, once the member has answered."""
 
 
+def submit_to_member(look_up: LookUp, member: Member, submit: Callable[[Servable], Cancel]) -> Cancel:
+    """Submit to what serves a member, or to its successor where that was closed since it was looked up.
+
+    Raises:
+        ServerError: The request is refused.
+    """
+    while True:
+        model = look_up(member)
+        try:
+            return submit(model)
+        except UnavailableError:
+            if look_up(member) is model:
+                raise
+
+
 @dataclass(frozen=True, slots=True)
 class Cascade:
     """What all requests of a cascade have in common.
@@ -112,16 +127,13 @@ class CascadeRequest:
 
     def _submit(self, stage: int, inputs: Tensors, admission: Admission) -> None:
         member = self._cascade.settings.members[stage]
-        on_complete = partial(self._staged, stage)
-        while True:
-            model = self._cascade.look_up(member)
-            try:
-                cancel = model.submit(inputs, self._datatypes, on_complete, self._deadline, admission=admission)
-            except UnavailableError:  # the model was replaced, and closed, since it was looked up
-                if self._cascade.look_up(member) is model:
-                    raise
-            else:
-                break
+        cancel = submit_to_member(
+            self._cascade.look_up,
+            member,
+            lambda model: model.submit(
+                inputs, self._datatypes, partial(self._staged, stage), self._deadline, admission=admission
+            ),
+        )
         with self._lock:
             if self._ended:
                 return

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, Tensors
 from hangtag.serving.server.engine.routes.acceptance import FLOATS
-from hangtag.serving.server.engine.routes.cascade import Cascade, CascadeRequest, LookUp
+from hangtag.serving.server.engine.routes.cascade import Cascade, CascadeRequest, LookUp, submit_to_member
 from hangtag.serving.server.engine.routes.route_file import CascadeSettings, Member, RouteSettings, SplitSettings
 from hangtag.serving.server.engine.routes.shadow import Shadow
 from hangtag.serving.server.engine.servable import Admission, Cancel, Servable
-from hangtag.serving.server.errors import ModelLoadError, ServerError, UnavailableError
+from hangtag.serving.server.errors import ModelLoadError, ServerError
 from hangtag.serving.server.telemetry.model_statistics import ModelStatistics, StageTimings
 from hangtag.serving.server.telemetry.route_statistics import RouteStatistics
 from hangtag.serving.server.telemetry.server_state import READY, VersionState
@@ -161,13 +161,11 @@ class ServedRoute:
                 outcome = outcome._replace(timings=timings._replace(stages=timings.stages or (stage,)))
             on_complete(outcome)
 
-        while True:
-            model = self._look_up(member)
-            try:
-                return model.submit(inputs, datatypes, completed, deadline, admission=admission, key=key)
-            except UnavailableError:  # the model was replaced, and closed, since it was looked up
-                if self._look_up(member) is model:
-                    raise
+        return submit_to_member(
+            self._look_up,
+            member,
+            lambda model: model.submit(inputs, datatypes, completed, deadline, admission=admission, key=key),
+        )
 
     @property
     def queued(self) -> int:

@@ -13,7 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.errors import ServerError, UnauthenticatedError, UnavailableError
+from hangtag.serving.server.errors import STOPPING, ServerError, UnauthenticatedError, UnavailableError
 from hangtag.serving.server.transport.codec import parse_message
 from hangtag.serving.server.transport.grpc.calls import Context, describe_call, invocation_metadata
 from hangtag.serving.server.transport.methods import INFERENCE_METHODS
@@ -66,7 +66,7 @@ class Handlers(grpc.GenericRpcHandler):
         if self._authorise is not None:
             self._authorise(metadata)
         if self._stopping:
-            raise UnavailableError("the server is stopping and takes no new requests; try another replica")
+            raise UnavailableError(STOPPING)
 
     def add_service(self, descriptor: ServiceDescriptor, servicer: object, name: str = "") -> None:
         """Add the methods of a service.

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Router
 
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.errors import UnavailableError
+from hangtag.serving.server.errors import STOPPING, UnavailableError
 from hangtag.serving.server.transport.http.calls import request_headers
 from hangtag.serving.server.transport.http.inference.endpoint import InferEndpoint
 from hangtag.serving.server.transport.http.page.endpoint import is_of_page
@@ -82,7 +82,7 @@ class Application:
             with failures_recorded(self._engine, Call("")):
                 self._authorise(request_headers(scope))
         if self._stopping():
-            raise UnavailableError("the server is stopping and takes no new requests; try another replica")
+            raise UnavailableError(STOPPING)
 
 
 def _require_post(method: str) -> None:

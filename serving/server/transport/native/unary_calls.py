@@ -12,7 +12,13 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 from hangtag.protos import classifier_pb2
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.errors import CancelledError, MessageTooLargeError, QueueFullError, UnavailableError
+from hangtag.serving.server.errors import (
+    STOPPING,
+    CancelledError,
+    MessageTooLargeError,
+    QueueFullError,
+    UnavailableError,
+)
 from hangtag.serving.server.transport.codec import LARGE_MESSAGE, parse_message
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
 from hangtag.serving.server.transport.methods import CLASSIFY, MODEL_INFER
@@ -114,7 +120,7 @@ class UnaryCalls:
         if self._authorise is not None:
             self._authorise(metadata)
         if self._stopping:
-            raise UnavailableError("the server is stopping and takes no new requests; try another replica")
+            raise UnavailableError(STOPPING)
         self.require_size("Received", message)
 
     def _submit_on_thread(self, call: "UnaryCall", query_of: Callable[[], Any], deadline: float | None) -> None:
