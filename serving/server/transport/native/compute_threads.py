@@ -170,5 +170,6 @@ class ComputeThreads:
     def _rest(self) -> None:
         """Let the stand-by sleep while one thread waits for calls, until that one leaves to compute."""
         self._active.clear()
-        if not self._sweeping.locked():  # it left just now, and may have found the event still set
+        # Whoever sets the event may have done so just before it was cleared: a thread that leaves, or join.
+        if self._closed.is_set() or not self._sweeping.locked():
             self._active.set()

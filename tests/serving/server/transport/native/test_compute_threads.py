@@ -11,7 +11,7 @@ import structlog
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.transport.native import compute_threads
-from hangtag.serving.server.transport.native.compute_threads import Event
+from hangtag.serving.server.transport.native.compute_threads import ComputeThreads, Event
 from tests.serving.server.parts import FakeRuntime, served
 from tests.serving.server.transport.native.events import TIMEOUT, Held, dispatch, running
 
@@ -69,6 +69,26 @@ def test_a_batch_that_is_held_back_is_due_when_its_time_is_over() -> None:
         waits = [wait_ms for _, wait_ms in library.asked if wait_ms]
         assert waits
         assert max(waits) <= 20
+
+
+def test_a_stand_by_that_goes_to_rest_while_the_server_stops_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    rest, stops = ComputeThreads._rest, []
+
+    def rest_after_join_has_begun(threads: ComputeThreads) -> None:
+        if not stops:
+            stops.append(threading.Thread(target=threads.join, daemon=True))
+            stops[0].start()
+            assert threads._closed.wait(TIMEOUT)
+            threads._active.set()  # as join does next
+        rest(threads)
+
+    monkeypatch.setattr(ComputeThreads, "_rest", rest_after_join_has_begun)
+    model = served(FakeRuntime(), CONFIG)
+    with running(1, model) as (threads, library):
+        assert library.send(model, 1).value == 2
+        stand_by = threads._threads[-1]
+        stand_by.join(TIMEOUT)
+        assert not stand_by.is_alive()
 
 
 def test_a_quiet_server_wakes_no_thread() -> None:
