@@ -72,7 +72,8 @@ def test_a_batch_that_is_held_back_is_due_when_its_time_is_over() -> None:
 
 
 def test_a_stand_by_that_goes_to_rest_while_the_server_stops_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    rest, stops = ComputeThreads._rest, []
+    rest = ComputeThreads._rest
+    stops: list[threading.Thread] = []
 
     def rest_after_join_has_begun(threads: ComputeThreads) -> None:
         if not stops:
