@@ -180,6 +180,11 @@ def require_versions(models: Path, name: str) -> list[ModelFile]:
         if not (models / name).is_dir():
             there = ", ".join(names(models)) or "none"
             raise ModelRepositoryError(f"{models} holds no model {name!r}; the models there: {there}.")
+        if is_route(models, name):
+            raise ModelRepositoryError(
+                f"{name} is a route, which has no versions of its own: {models / name / ROUTE_FILE} names the models "
+                "that answer."
+            )
         raise ModelRepositoryError(
             f"{models / name} has no version to serve: expected {models / name}/{_LAYOUT}. "
             "Publish one, or move the folder out of the repository."
@@ -188,12 +193,12 @@ def require_versions(models: Path, name: str) -> list[ModelFile]:
 
 
 def serving_versions(models: Path) -> list[ModelFile]:
-    """Return the version of each model that serves, by name.
+    """Return the version of each model that serves, by name; routes have no version, and are left out.
 
     Raises:
         ModelRepositoryError: The repository is missing or empty, or one of its models has no version.
     """
-    return [require_versions(models, name)[0] for name in require_names(models)]
+    return [require_versions(models, name)[0] for name in require_names(models) if not is_route(models, name)]
 
 
 def next_version(models: Path, name: str) -> int:

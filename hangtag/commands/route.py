@@ -20,7 +20,13 @@ from hangtag.evaluation.subject import BATCH_SIZE, Outputs, require_labels
 from hangtag.evaluation.threshold import Curve, Point, curve
 from hangtag.options import FiniteRange, models_option
 from hangtag.output import write_text
-from hangtag.serving.model_repository import ROUTE_FILE, ModelRepositoryError, is_model_name, require_versions
+from hangtag.serving.model_repository import (
+    ROUTE_FILE,
+    ModelFile,
+    ModelRepositoryError,
+    is_model_name,
+    require_versions,
+)
 from hangtag.training.data.fashion_mnist import Split
 
 OUTPUT = "probabilities"
@@ -80,8 +86,9 @@ def tune(
     if file.exists() and not (replace or dry_run):
         raise EvaluationError(f"{file} is there already. Name another route with --name, or replace it with --replace.")
     answers, microseconds, data = [], [], None
-    for model in (fast, accurate):
-        with FileSubject(_serving_file(models, model)) as subject:
+    files = [_serving_file(models, model) for model in (fast, accurate)]
+    for model, model_file in zip((fast, accurate), files, strict=True):
+        with FileSubject(model_file.path) as subject:
             if subject.task != "single_label":
                 raise EvaluationError(f"{model} predicts sets of labels; a cascade goes by the most probable label.")
             data = data or samples.load(subject, "validation", limit, data_dir, None)
@@ -95,13 +102,13 @@ def tune(
     _print(tried, chosen, (fast, accurate), microseconds, len(data))
     if dry_run:
         return
-    write_text(str(file), _document((fast, accurate), chosen, tried, lose_at_most, len(data)))
+    write_text(str(file), _document(files, chosen, tried, lose_at_most, len(data)))
     click.echo(followers(name), err=True)
 
 
-def _serving_file(models: Path, model: str) -> Path:
+def _serving_file(models: Path, model: str) -> ModelFile:
     try:
-        return require_versions(models, model)[0].path
+        return require_versions(models, model)[0]
     except ModelRepositoryError as error:
         raise EvaluationError(str(error)) from error
 
@@ -149,16 +156,19 @@ def _print(tried: Curve, chosen: Point, names: Sequence[str], microseconds: Sequ
     )
 
 
-def _document(names: Sequence[str], chosen: Point, tried: Curve, lose_at_most: float, count: int) -> str:
-    fast, accurate = names
+def _document(files: Sequence[ModelFile], chosen: Point, tried: Curve, lose_at_most: float, count: int) -> str:
+    fast, accurate = files
+    description = (
+        f"Chosen by 'hangtag route tune {fast.name} {accurate.name} --lose-at-most {lose_at_most:g}' on "
+        f"{datetime.now(UTC):%Y-%m-%d}: of {count:,} validation images {chosen.sent_on:.1%} go on to "
+        f"{accurate.name}, and {chosen.accuracy:.2%} are right; {fast.name}@{fast.version} alone has "
+        f"{tried.first:.2%}, {accurate.name}@{accurate.version} {tried.second:.2%}."
+    )
     return "\n".join(
         (
-            f"# Chosen on {datetime.now(UTC):%Y-%m-%d}, on {count:,} validation images, by",
-            f"#     hangtag route tune {fast} {accurate} --lose-at-most {lose_at_most:g}",
-            f"# Of them {chosen.sent_on:.1%} go on to {accurate}, and {chosen.accuracy:.2%} are right; {fast} alone "
-            f"has {tried.first:.2%}, {accurate} alone {tried.second:.2%}.",
-            f'cascade = ["{fast}", "{accurate}"]',
+            f'cascade = ["{fast.name}", "{accurate.name}"]',
             f'accept = {{output = "{OUTPUT}", at_least = {chosen.threshold:g}}}',
             'on_overload = "answer"',
+            f'description = "{description}"',
         )
     )

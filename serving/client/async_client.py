@@ -207,7 +207,7 @@ class AsyncClient:
 
         Example:
             >>> await client.models()
-            ['cnn', 'lstm', 'lstm2']
+            ['cnn', 'fast-and-accurate', 'lstm', 'lstm2']
         """
         return await self._run(operations.models())
 
@@ -216,7 +216,7 @@ class AsyncClient:
 
         Example:
             >>> {one.name: one.inference_count > 0 for one in await client.statistics()}
-            {'cnn': True, 'lstm': True, 'lstm2': False}
+            {'cnn': True, 'fast-and-accurate': False, 'lstm': True, 'lstm2': False}
         """
         return await self._run(operations.statistics())
 

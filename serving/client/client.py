@@ -197,7 +197,7 @@ class Client(HealthClient):
 
         Example:
             >>> client.models()
-            ['cnn', 'lstm', 'lstm2']
+            ['cnn', 'fast-and-accurate', 'lstm', 'lstm2']
         """
         return self._run(operations.models())
 
@@ -209,7 +209,7 @@ class Client(HealthClient):
 
         Example:
             >>> {one.name: one.inference_count > 0 for one in client.statistics()}
-            {'cnn': True, 'lstm': True, 'lstm2': False}
+            {'cnn': True, 'fast-and-accurate': False, 'lstm': True, 'lstm2': False}
         """
         return self._run(operations.statistics())
 

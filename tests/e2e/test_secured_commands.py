@@ -95,7 +95,9 @@ def test_loadtest(secured: Secured) -> None:
 
 def test_top(secured: Secured) -> None:
     top = hangtag("top", "--once", "--json", "--interval", "0.1", "--metrics", secured.metrics, *secured.options)
-    assert [model["model"] for model in json.loads(top.stdout)["models"]] == ["cnn", "lstm", "lstm2"]
+    assert [model["model"] for model in json.loads(top.stdout)["models"]] == [
+        *("cnn", "fast-and-accurate", "lstm", "lstm2")
+    ]
 
 
 def test_models_load_and_unload_reach_the_servers_control(secured: Secured) -> None:

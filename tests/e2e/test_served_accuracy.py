@@ -10,6 +10,7 @@ import pytest
 
 from hangtag.serving.client import Client
 from hangtag.serving.model_repository import ModelFile, serving_versions
+from hangtag.serving.server.engine.routes import route_file
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from tests.e2e.processes import ROOT, ServerProcess
@@ -47,6 +48,21 @@ def test_served_accuracy_is_that_of_the_file(
     assert accuracy == pytest.approx(stated, abs=3 * standard_error)
     local = np.concatenate([runtime.run(batch)["probabilities"].argmax(axis=1) for batch in batches])
     assert np.flatnonzero(served != local).tolist() == []
+
+
+def test_the_shipped_route_takes_lstm_s_answer_where_it_is_sure_and_else_cnn_s(
+    server: ServerProcess, garments: Split
+) -> None:
+    settings = route_file.read(ROOT / "models/fast-and-accurate/route.toml")
+    assert isinstance(settings, route_file.CascadeSettings)
+    images = garments.images[:BATCH_SIZE]
+    with Client(server.address, timeout=60) as client:
+        lstm, cnn, both = (
+            client.infer(name, {"image": images})["probabilities"] for name in ("lstm", "cnn", "fast-and-accurate")
+        )
+    sure = lstm.max(axis=1) >= settings.acceptance.bound
+    assert 0.7 < sure.mean() < 1, "about a sixth of the images goes on"
+    np.testing.assert_allclose(both, np.where(sure[:, np.newaxis], lstm, cnn), rtol=1e-4, atol=1e-5)
 
 
 def test_classify_gives_the_same_labels(

@@ -11,6 +11,7 @@ from hangtag.serving.model_repository import (
     next_version,
     require_names,
     require_versions,
+    serving_versions,
     versions,
 )
 
@@ -79,6 +80,15 @@ def test_a_model_without_a_version_is_named(tmp_path: Path) -> None:
         require_versions(tmp_path, "bad")
     with pytest.raises(ModelRepositoryError, match="holds no model 'good'; the models there: bad\\."):
         require_versions(tmp_path, "good")
+
+
+def test_a_route_has_no_version(tmp_path: Path) -> None:
+    add(tmp_path, "m/2")
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both/route.toml").touch()
+    assert [file.name for file in serving_versions(tmp_path)] == ["m"]
+    with pytest.raises(ModelRepositoryError, match=r"both is a route, which has no versions of its own: .*route\.toml"):
+        require_versions(tmp_path, "both")
 
 
 def test_one_models_folder_is_not_taken_for_a_repository(tmp_path: Path) -> None:

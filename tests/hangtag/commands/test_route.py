@@ -36,8 +36,9 @@ def test_the_threshold_is_chosen_and_written_with_where_it_came_from(models: Pat
     assert settings.members == (Member("lstm"), Member("cnn"))
     assert isinstance(settings.acceptance, Acceptance)
     assert 0.3 < settings.acceptance.bound < 1
-    assert "hangtag route tune lstm cnn --lose-at-most 0.5" in file.read_text()
-    assert "on 300 validation images" in file.read_text()
+    assert settings.description.startswith("Chosen by 'hangtag route tune lstm cnn --lose-at-most 0.5' on 2")
+    assert ": of 300 validation images " in settings.description
+    assert "; lstm@2 alone has " in settings.description
     assert f"Chosen: {settings.acceptance.bound:g}." in result.output
     assert "'hangtag models load chosen', any other (the default) when it starts again" in result.output
     # A larger loss sends fewer images on.

@@ -14,6 +14,10 @@ A split sends each call to one of its members, by weight:
 Either may have a shadow, which gets copies of some requests, whose answers are compared and thrown away:
 
     shadow = {model = "lstm2", share = 0.1}
+
+And a text for people, which ModelConfig and the page show:
+
+    description = "Chosen by 'hangtag route tune lstm cnn'."
 """
 
 import tomllib
@@ -27,7 +31,8 @@ from hangtag.serving.server.engine.routes.acceptance import RULES, Acceptance
 from hangtag.serving.server.errors import StartError
 
 _KINDS = ("cascade", "split")
-_KEYS = {"cascade": ("cascade", "accept", "on_overload", "shadow"), "split": ("split", "sticky", "shadow")}
+_OF_BOTH = ("shadow", "description")
+_KEYS = {"cascade": ("cascade", "accept", "on_overload", *_OF_BOTH), "split": ("split", "sticky", *_OF_BOTH)}
 ANSWER, REFUSE = "answer", "refuse"
 _MAX_KEY_LENGTH = 255
 
@@ -59,6 +64,7 @@ class CascadeSettings:
     acceptance: Acceptance
     on_overload: str = ANSWER
     shadow: ShadowSettings | None = None
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class SplitSettings:
     weights: tuple[float, ...]
     sticky: str = ""
     shadow: ShadowSettings | None = None
+    description: str = ""
 
 
 RouteSettings = CascadeSettings | SplitSettings
@@ -113,7 +120,7 @@ def _cascade(values: Mapping[str, Any]) -> CascadeSettings:
     on_overload = values.get("on_overload", ANSWER)
     if on_overload not in (ANSWER, REFUSE):
         raise ValueError(f'on_overload must be "{ANSWER}" or "{REFUSE}", not {on_overload!r}')
-    return CascadeSettings(members, _acceptance(values.get("accept")), on_overload, _shadow(values))
+    return CascadeSettings(members, _acceptance(values.get("accept")), on_overload, **_of_both(values))
 
 
 def _acceptance(value: Any) -> Acceptance:
@@ -146,7 +153,15 @@ def _split(values: Mapping[str, Any]) -> SplitSettings:
             f'sticky must be the name of a metadata key in lower case, such as "x-user-id", not {sticky!r}'
         )
     members = tuple(_member(text) for text in listed)
-    return SplitSettings(members, tuple(map(float, listed.values())), sticky, _shadow(values))
+    return SplitSettings(members, tuple(map(float, listed.values())), sticky, **_of_both(values))
+
+
+def _of_both(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that both kinds of a route have."""
+    description = values.get("description", "")
+    if not isinstance(description, str):
+        raise ValueError(f"description must be a text, not {description!r}")  # noqa: TRY004
+    return {"shadow": _shadow(values), "description": description}
 
 
 def _shadow(values: Mapping[str, Any]) -> ShadowSettings | None:

@@ -128,17 +128,19 @@ class ServedRoute:
 
     def parameters(self) -> Mapping[str, str]:
         settings = self._settings
-        members = ", ".join(map(str, settings.members))
+        shared = {"route_members": ", ".join(map(str, settings.members))}
+        if settings.description:
+            shared["route_description"] = settings.description
         if isinstance(settings, CascadeSettings):
             rule = settings.acceptance
             return {
                 "route": "cascade",
-                "route_members": members,
+                **shared,
                 "route_accept": f"{rule.output} {rule.rule} {rule.bound:g}",
                 "route_on_overload": settings.on_overload,
             }
         weights = ", ".join(f"{weight:g}" for weight in settings.weights)
-        return {"route": "split", "route_members": members, "route_weights": weights, "route_sticky": settings.sticky}
+        return {"route": "split", **shared, "route_weights": weights, "route_sticky": settings.sticky}
 
     def _submit_to_one(
         self,

@@ -29,7 +29,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (models / name).symlink_to(shipped.MODELS / name)
     for name, text in {
         "both": f'cascade = ["lstm", "cnn"]\naccept = {{output = "probabilities", at_least = {AT_LEAST}}}',
-        "canary": 'split = {cnn = 75, lstm = 25}\nsticky = "x-user-id"',
+        "canary": 'split = {cnn = 75, lstm = 25}\nsticky = "x-user-id"\ndescription = "Chosen by hand."',
     }.items():
         (models / name).mkdir()
         (models / name / "route.toml").write_text(text)
@@ -100,7 +100,9 @@ def test_a_route_is_described_listed_and_healthy_as_a_model_is(routed: LiveServe
     assert parameters["route"] == "cascade"
     assert parameters["route_members"] == "lstm, cnn"
     assert parameters["route_accept"] == "probabilities at_least 0.9"
-    assert "hangtag.accuracy" not in parameters
+    assert not {"hangtag.accuracy", "hangtag.test_accuracy"} & parameters.keys(), "that is the first member's"
+    canary = routed.inference.ModelConfig(pb.ModelConfigRequest(name="canary"), timeout=TIMEOUT).config
+    assert canary.parameters["route_description"].string_value == "Chosen by hand."
     health = routed.health.Check(health_pb2.HealthCheckRequest(service="both"), timeout=TIMEOUT)
     assert health.status == health_pb2.HealthCheckResponse.SERVING
     statistics = routed.inference.ModelStatistics(pb.ModelStatisticsRequest(name="both"), timeout=TIMEOUT)

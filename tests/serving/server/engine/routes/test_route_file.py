@@ -39,8 +39,11 @@ def test_a_split_is_read(file: Path) -> None:
         ("cascade =", "cannot be read as TOML"),
         ("", "a route has one of the keys cascade and split; this one has none"),
         ("cascade = []\nsplit = {}", "this one has cascade and split"),
-        (CASCADE + "acept = 1", "unknown key 'acept'; a cascade may have cascade, accept, on_overload, shadow"),
-        ("split = {cnn = 100}\non_overload = 1", "unknown key 'on_overload'; a split may have split, sticky, shadow"),
+        (CASCADE + "acept = 1", "unknown key 'acept'; a cascade may have cascade, accept, on_overload, shadow, d"),
+        (
+            "split = {cnn = 100}\non_overload = 1",
+            "unknown key 'on_overload'; a split may have split, sticky, shadow, d",
+        ),
         (f'cascade = ["lstm"]\n{ACCEPT}', "cascade must be a list of at least two models"),
         (f'cascade = "lstm"\n{ACCEPT}', "cascade must be a list of at least two models"),
         (f'cascade = ["lstm", "lstm"]\n{ACCEPT}', "cascade names a model twice: lstm, lstm"),
@@ -65,6 +68,7 @@ def test_a_split_is_read(file: Path) -> None:
         ("split = {cnn = 100, lstm = 0}", "the share of 'lstm' must be a number above 0 and up to 100, not 0"),
         ('split = {cnn = "all"}', "the share of 'cnn' must be a number"),
         ("split = {cnn = 100}\nsticky = 1", "sticky must be the name of a metadata key in lower case"),
+        ("split = {cnn = 100}\ndescription = 1", "description must be a text, not 1"),
         ('split = {cnn = 100}\nsticky = "X-User"', "sticky must be the name of a metadata key in lower case"),
     ],
 )
