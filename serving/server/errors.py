@@ -4,7 +4,7 @@
     ├── InvalidRequestError     the request does not fit the model: names, datatypes, shapes, contents
     ├── NotFoundError           no such model, or no such version of it
     ├── MessageTooLargeError    the request or the response is larger than --max-message-mib
-    ├── QueueFullError          as many requests wait as the queue holds; nothing was started
+    ├── QueueFullError          as many requests wait, or take as much memory, as they may; nothing was started
     ├── DeadlineError           the client's deadline passed, or would pass, before the answer was computed
     ├── CancelledError          the client cancelled
     ├── UnavailableError        the models are being loaded, or the server is stopping
@@ -40,7 +40,7 @@ class MessageTooLargeError(ServerError):
 
 
 class QueueFullError(ServerError):
-    """The model's queue is full."""
+    """The model's queue is full, or requests take all that they may in common."""
 
 
 class DeadlineError(ServerError):

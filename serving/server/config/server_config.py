@@ -21,6 +21,7 @@ from hangtag.serving.server.host.ports import address_of
 
 OFF = -1
 """The number of a port that turns off what it is for."""
+_LARGEST_BODIES = 16
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,12 @@ class ServerConfig:
         "Require of every call but health's a bearer token of this file, one per line. Read again when it changes.",
     )
     max_message_mib: int = setting(16, WholeNumber(1, 1024), "The largest message received or sent, in MiB.")
+    max_http_bodies_mib: int = setting(
+        0,
+        WholeNumber(0, 1_048_576),
+        "The most that the bodies of a process's HTTP requests in flight take together, in MiB; one more gets 429. "
+        "0: 16 times --max-message-mib.",
+    )
     max_concurrent_streams: int = setting(
         100,
         WholeNumber(1, 100_000),
@@ -185,6 +192,12 @@ class ServerConfig:
                 f"--max-queue-size ({self.max_queue_size}) is below --max-batch-size ({self.largest_batch_size}): a "
                 "full batch could never gather. Raise the one or lower the other."
             )
+        if 0 < self.max_http_bodies_mib < self.max_message_mib:
+            raise StartError(
+                f"--max-http-bodies-mib ({self.max_http_bodies_mib}) is below --max-message-mib "
+                f"({self.max_message_mib}): the largest request could never come by HTTP. Raise the one or lower the "
+                "other."
+            )
         if self.load_model and self.model_control != "explicit":
             raise StartError("--load-model goes with --model-control explicit; otherwise every model is loaded")
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -201,6 +214,11 @@ class ServerConfig:
     def instance_count(self) -> int:
         """``instances``; for 0 two where the machine has two CPUs: one computes while the other gathers its batch."""
         return self.instances or min(2, usable_cpus())
+
+    @property
+    def http_bodies_bytes(self) -> int:
+        """``max_http_bodies_mib`` in bytes; for 0 room for 16 of the largest messages."""
+        return (self.max_http_bodies_mib or _LARGEST_BODIES * self.max_message_mib) << 20
 
     @property
     def largest_batch_size(self) -> int:

@@ -1,84 +1,94 @@
-"""Reads the bodies of requests within a limit, and compresses those of responses.
+"""Reads the bodies of requests within limits, and compresses those of responses.
 
 The connection (see `connection`) ends a body that comes too slowly.
 """
 
 import asyncio
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hangtag.serving.server.errors import CancelledError, InvalidRequestError, MessageTooLargeError
+from hangtag.serving.server.transport.http.body_budget import HeldBytes
 from hangtag.serving.server.transport.http.status import UnsupportedEncodingError
 
 _FORMATS = {b"gzip": 31, b"deflate": 15}  # zlib's wbits; HTTP's deflate is the zlib format
+_CHUNK = 64 * 1024
+_MAX_MEMBERS = 16 * 1024
+"""Of a gzip body. Each takes microseconds, however small it is, and a large body could have a million empty ones."""
 _COMPRESS_FROM = 1024
 """Bytes from which on a response is compressed: a smaller one gains less than it costs."""
 _FASTEST = 1
 
 
-async def read_body(receive: Any, headers: Mapping[bytes, bytes], limit: int) -> bytes:
+async def read_body(receive: Any, headers: Mapping[bytes, bytes], held: HeldBytes) -> bytes:
     """Return the body as it was sent.
 
     Args:
         receive: ASGI's.
         headers: The request's, by lower-case names.
-        limit: The most bytes.
+        held: Takes the body's bytes as they come, and has its limit.
 
     Raises:
-        MessageTooLargeError: The body is larger; what remains of it is not read.
+        MessageTooLargeError: The body is larger than the limit; what remains of it is not read.
+        QueueFullError: The bodies in flight take all that they may.
         CancelledError: The caller left.
     """
     declared = headers.get(b"content-length")
-    if declared is not None and int(declared) > limit:  # httptools takes digits alone
-        raise _too_large(int(declared), limit)
+    if declared is not None and int(declared) > held.limit:  # httptools takes digits alone
+        raise _too_large(int(declared), held.limit)
     message = await receive()
     if not message.get("more_body"):
         if message["type"] == "http.disconnect":
             raise CancelledError("the caller left before the request was read")
         body: bytes = message["body"]
-        _require_within(body, limit)
+        _take(held, len(body), len(body))
         return body
     parts = bytearray(message["body"])
+    _take(held, len(parts), len(parts))
     while message.get("more_body"):
         message = await receive()
         if message["type"] == "http.disconnect":
             raise CancelledError("the caller left before the request was read")
-        parts += message["body"]
-        _require_within(parts, limit)
+        part = message["body"]
+        _take(held, len(part), len(parts) + len(part))
+        parts += part
     return bytes(parts)
 
 
-async def read_decompressed(receive: Any, headers: Mapping[bytes, bytes], limit: int) -> bytes:
+async def read_decompressed(receive: Any, headers: Mapping[bytes, bytes], held: HeldBytes) -> bytes:
     """Return the body without its Content-Encoding. A thread decompresses, so that other requests go on meanwhile.
 
     Args:
         receive: ASGI's.
         headers: The request's, by lower-case names.
-        limit: The most bytes, before and after.
+        held: Takes the body's bytes, before and after, and has its limit.
 
     Raises:
         UnsupportedEncodingError: The encoding is neither gzip nor deflate.
         MessageTooLargeError: The body is larger, or would become so.
+        QueueFullError: The bodies in flight take all that they may.
         InvalidRequestError: The body is damaged or ends early.
         CancelledError: The caller left.
     """
-    body = await read_body(receive, headers, limit)
+    body = await read_body(receive, headers, held)
     encoding = headers.get(b"content-encoding")
-    return body if encoding is None else await asyncio.to_thread(decompress, body, encoding, limit)
+    return body if encoding is None else await asyncio.to_thread(decompress, body, encoding, held)
 
 
-def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
+def decompress(body: bytes, encoding: bytes, held: HeldBytes) -> bytes:
     """Return a body without its Content-Encoding.
 
     Args:
-        body: As it was sent.
+        body: As it was sent; for gzip one or several members (RFC 1952).
         encoding: The header's value; empty where there is none.
-        limit: The most bytes of the result. A body that would become larger is not decompressed further.
+        held: Takes the bytes of the result, and has its limit. A body that would become larger is not decompressed
+            further.
 
     Raises:
         UnsupportedEncodingError: The encoding is neither gzip nor deflate.
         MessageTooLargeError: The result would be larger than the limit.
+        QueueFullError: The bodies in flight take all that they may.
         InvalidRequestError: The body is damaged or ends early.
     """
     name = encoding.strip().lower()
@@ -88,16 +98,36 @@ def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
         raise UnsupportedEncodingError(
             f"the Content-Encoding {name.decode('latin-1')!r} is not supported; send gzip, deflate, or none"
         )
-    stream = zlib.decompressobj(_FORMATS[name])
     try:
-        result = stream.decompress(body, limit + 1)
+        return b"".join(_decompressed(body, name, held))
     except zlib.error as error:
         raise InvalidRequestError(f"the body is not {name.decode()}, as its Content-Encoding says: {error}") from error
-    if len(result) > limit:
-        raise MessageTooLargeError(f"SERVER: Received message larger than max ({limit} bytes when decompressed)")
-    if not stream.eof or stream.unused_data:
-        raise InvalidRequestError(f"the {name.decode()} body ends early, or has more bytes after its end")
-    return result
+
+
+def _decompressed(body: bytes, name: bytes, held: HeldBytes) -> Iterator[bytes]:
+    """Yield the decompressed parts. Raises zlib.error for bytes that are not of the format, and decompress's errors."""
+    view, at, size, members = memoryview(body), 0, 0, 1
+    stream = zlib.decompressobj(_FORMATS[name])
+    while at < len(body):
+        if stream.eof:  # another member follows
+            members += 1
+            if name != b"gzip":
+                raise InvalidRequestError(f"the {name.decode()} body has more bytes after its end")
+            if members > _MAX_MEMBERS:
+                raise InvalidRequestError(f"the gzip body has more than {_MAX_MEMBERS:,} members")
+            stream = zlib.decompressobj(_FORMATS[name])
+        chunk = view[at : at + _CHUNK]
+        part = stream.decompress(chunk, held.limit + 1 - size)
+        at += len(chunk) - len(stream.unused_data)
+        size += len(part)
+        if size > held.limit:
+            raise MessageTooLargeError(
+                f"SERVER: Received message larger than max ({held.limit} bytes when decompressed)"
+            )
+        held.take(len(part))
+        yield part
+    if not stream.eof:
+        raise InvalidRequestError(f"the {name.decode()} body ends early")
 
 
 def response_encoding(accepted: bytes) -> bytes:
@@ -118,9 +148,11 @@ def _parts(header: bytes) -> list[tuple[bytes, bytes, bytes]]:
     return [part.partition(b";") for part in header[:1024].split(b",")]
 
 
-def _require_within(body: bytes | bytearray, limit: int) -> None:
-    if len(body) > limit:
-        raise _too_large(len(body), limit)
+def _take(held: HeldBytes, count: int, size: int) -> None:
+    """Take bytes of a body that has ``size`` bytes with them."""
+    if size > held.limit:
+        raise _too_large(size, held.limit)
+    held.take(count)
 
 
 def _too_large(size: int, limit: int) -> MessageTooLargeError:

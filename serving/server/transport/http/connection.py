@@ -16,9 +16,10 @@ from hangtag.serving.server.transport.http.responses import to_json
 MAX_HEAD_BYTES = 32 * 1024
 """The request line and the headers. gRPC's core takes 16 KiB of metadata."""
 REQUEST_SECONDS = 20.0
-"""How long a request may take to come, from the opened connection or its first byte; and longer where much comes."""
+"""How long a request may take to come, from the opened connection or its first byte."""
 SLOWEST_BYTES_PER_SECOND = 1024
-"""A larger request may take longer, as long as it comes this fast."""
+"""A request that comes this fast in each further REQUEST_SECONDS may take longer."""
+_HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*")  # RFC 9110: a name or an address, and a port
 _UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade:")
 
 
@@ -31,8 +32,8 @@ class UvicornConfig(uvicorn.Config):
 
 
 class Connection(HttpToolsProtocol):
-    """Refuses a client over the limit of connections, and heads that are too large; ends requests that come too slowly,
-    and answers that are not read; cancels the request of a client that leaves."""
+    """Refuses a client over the limit of connections, and heads that are too large or have no valid Host; ends requests
+    that come too slowly, and answers that are not read; cancels the request of a client that leaves."""
 
     def __init__(self, config: UvicornConfig, *arguments: Any, **options: Any) -> None:
         super().__init__(config, *arguments, **options)
@@ -43,14 +44,14 @@ class Connection(HttpToolsProtocol):
         self._whole = False  # whether the last request has come to its end
         self._received = 0  # bytes of the request that comes now
         self._unread = 0  # those of them that are neither of a complete head nor of a body
-        self._began = 0.0
+        self._counted = 0  # bytes of the request that had come when its speed was last measured
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = 0  # bytes of a response that the client has not read
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._opened = self._began = self.loop.time()
+        self._opened = self.loop.time()
         if len(self.connections) > self._settings.max_connections:
             self.refuse(503, "too many connections are open (--max-connections); try again later, or another replica")
             return
@@ -71,11 +72,10 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._whole:
             self._stop_timer()
-            self._received = 0
+            self._received = self._counted = 0
         elif self._unread > MAX_HEAD_BYTES:
             self._refuse_head()
         elif self._timer is None:
-            self._began = self.loop.time()
             self._timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_slow)
 
     def pause_writing(self) -> None:
@@ -112,6 +112,13 @@ class Connection(HttpToolsProtocol):
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
 
+    def _has_host(self) -> bool:
+        """Whether the Host header is as RFC 9112 requires. Proxies that read several differently reach two servers."""
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if not hosts:
+            return self.parser.get_http_version() == "1.0"
+        return len(hosts) == 1 and _HOST.fullmatch(hosts[0]) is not None
+
     def on_message_begin(self) -> None:
         self._whole = False
         super().on_message_begin()
@@ -121,6 +128,9 @@ class Connection(HttpToolsProtocol):
         if self._received > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
             self._refuse_head()
             raise ValueError("the head is too large")  # ends the parser, which serves nothing of what it has read
+        if not self._has_host():
+            self.refuse(400, "a request of HTTP/1.1 needs one Host header, and it must be a host")
+            raise ValueError("the Host header is missing or not valid")
         super().on_headers_complete()
         age = self._settings.connection_age_seconds
         if age and self.loop.time() - self._opened > age:
@@ -146,10 +156,9 @@ class Connection(HttpToolsProtocol):
             self._task = None
 
     def _end_if_slow(self) -> None:
-        allowed = REQUEST_SECONDS + self._received / SLOWEST_BYTES_PER_SECOND
-        remaining = self._began + allowed - self.loop.time()
-        if remaining > 0:
-            self._timer = self.loop.call_later(remaining, self._end_if_slow)
+        came, self._counted = self._received - self._counted, self._received
+        if came >= REQUEST_SECONDS * SLOWEST_BYTES_PER_SECOND or self.flow.read_paused:
+            self._timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_slow)
         elif self._received:
             self.refuse(408, "the request comes too slowly")
         else:

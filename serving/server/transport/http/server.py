@@ -16,6 +16,7 @@ from hangtag.serving.server.telemetry.log import redirect_library_log, silence_l
 from hangtag.serving.server.telemetry.server_state import ServerState
 from hangtag.serving.server.transport.event_loop import run
 from hangtag.serving.server.transport.http.application import Application
+from hangtag.serving.server.transport.http.body_budget import BodyBudget
 from hangtag.serving.server.transport.http.connection import UvicornConfig
 from hangtag.serving.server.transport.http.endpoints.routes import router
 from hangtag.serving.server.transport.http.inference.endpoint import InferEndpoint
@@ -64,11 +65,12 @@ class HttpServer:
             return self._stopping
 
         self._queries = Queries(engine)
+        budget = BodyBudget(config.http_bodies_bytes, config.max_message_mib << 20)
         page = None if config.no_page else PageEndpoint(grpc_port)
         application = Application(
             engine,
-            InferEndpoint(engine, self._queries, tracing),
-            router(engine, repository, state, self._queries, tracing, stopping, page),
+            InferEndpoint(engine, self._queries, budget, tracing),
+            router(engine, repository, state, self._queries, budget, tracing, stopping, page),
             authorise,
             stopping,
         )

@@ -85,6 +85,7 @@ REFUSED: dict[str, tuple[str, object, str]] = {
     "tls_client_ca": ("/", Path("/"), "/ is not the path of a file"),
     "token_file": ("/", Path("/"), "/ is not the path of a file"),
     "max_message_mib": ("0", 0, "0 is not a whole number from 1 to 1024"),
+    "max_http_bodies_mib": ("-1", -1, "-1 is not a whole number from 0 to 1048576"),
     "max_concurrent_streams": ("0", 0, "0 is not a whole number from 1 to 100000"),
     "max_connections": ("0", 0, "0 is not a whole number from 1 to 1000000"),
     "connection_idle_seconds": ("0.0", 0.0, "0.0 is not a number of seconds from 1 to 2000000"),
@@ -155,6 +156,13 @@ def test_a_queue_that_never_fills_a_batch_is_refused() -> None:
         ServerConfig(max_queue_size=8)
     with pytest.raises(StartError, match=r"--max-queue-size \(64\) is below --max-batch-size \(128\)"):
         ServerConfig(max_queue_size=64, model_max_batch_size=(("lstm", 128),))
+
+
+def test_memory_for_http_bodies_follows_the_largest_message_unless_it_is_set() -> None:
+    assert ServerConfig(max_message_mib=2).http_bodies_bytes == 32 << 20
+    assert ServerConfig(max_message_mib=2, max_http_bodies_mib=2).http_bodies_bytes == 2 << 20
+    with pytest.raises(StartError, match=r"--max-http-bodies-mib \(2\) is below --max-message-mib \(3\)"):
+        ServerConfig(max_message_mib=3, max_http_bodies_mib=2)
 
 
 def test_a_models_own_limit_is_given_by_its_name() -> None:

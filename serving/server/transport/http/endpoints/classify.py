@@ -14,6 +14,7 @@ from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.transport import codec
 from hangtag.serving.server.transport.http.bodies import read_decompressed
+from hangtag.serving.server.transport.http.body_budget import BodyBudget, HeldBytes
 from hangtag.serving.server.transport.http.calls import describe_call, request_headers
 from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
 from hangtag.serving.server.transport.http.responses import HttpResponse, cost_headers, json_response
@@ -35,20 +36,24 @@ _INT64_MAX = 2**63 - 1
 class ClassifyEndpoint:
     """Works with every model that takes one UINT8 picture and has labels for its output ``probabilities``."""
 
-    def __init__(self, engine: Engine, queries: Queries, tracing: Tracing | None) -> None:
+    def __init__(self, engine: Engine, queries: Queries, budget: BodyBudget, tracing: Tracing | None) -> None:
         self._engine = engine
         self._queries = queries
         self._tracing = tracing
-        self._max_bytes = engine.config.max_message_mib * 1024 * 1024
+        self._budget = budget
 
     def routes(self) -> list[Route]:
         """Return the routes; the one without a model compares all classifiers that are served."""
         return [Route(path, self.classify, methods=["POST"]) for path in ("/v1/classify", "/v1/classify/{models}")]
 
     async def classify(self, request: Request) -> HttpResponse:
+        with self._budget.hold() as held:
+            return await self._classify(request, held)
+
+    async def _classify(self, request: Request, held: HeldBytes) -> HttpResponse:
         call = describe_call(HTTP_CLASSIFY, request.scope, self._tracing)
         with failures_recorded(self._engine, call):
-            body = await read_decompressed(request.receive, dict(request.headers.raw), self._max_bytes)
+            body = await read_decompressed(request.receive, dict(request.headers.raw), held)
             image, fields = await _image_and_fields(request, body)
             fields += request.query_params.multi_items()
             _require_known(fields)

@@ -7,6 +7,7 @@ from starlette.routing import Route
 
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.transport.http.bodies import read_decompressed
+from hangtag.serving.server.transport.http.body_budget import BodyBudget
 from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
 from hangtag.serving.server.transport.http.endpoints.models import MODEL_PATHS
 from hangtag.serving.server.transport.http.inference.request_head import parameters_of, parse_json
@@ -21,8 +22,9 @@ _MAX_BODY_BYTES = 64 * 1024
 class RepositoryEndpoints:
     """Answers through the calls that all transports share."""
 
-    def __init__(self, repository: RepositoryCalls) -> None:
+    def __init__(self, repository: RepositoryCalls, budget: BodyBudget) -> None:
         self._repository = repository
+        self._budget = budget
 
     def routes(self) -> list[Route]:
         """Return the routes. Those of all statistics come first: 'stats' is no model's name there."""
@@ -41,7 +43,7 @@ class RepositoryEndpoints:
         return json_response({"model_stats": [to_dict(model_statistics(state)) for state in states]})
 
     async def index(self, request: Request) -> HttpResponse:
-        ready = (await _optional_json(request)).get("ready", False)
+        ready = (await self._optional_json(request)).get("ready", False)
         if type(ready) is not bool:
             raise InvalidRequestError("'ready' must be true or false")
         states = await self._repository.index(ready=ready)
@@ -49,7 +51,7 @@ class RepositoryEndpoints:
 
     async def load(self, request: Request) -> HttpResponse:
         _require_own_origin(request)
-        parameters = parameters_of(await _optional_json(request), "the request")
+        parameters = parameters_of(await self._optional_json(request), "the request")
         if parameters:
             name = next(iter(parameters))
             raise InvalidRequestError(f"parameter {name!r} is not supported: a model is loaded as its file is")
@@ -58,9 +60,16 @@ class RepositoryEndpoints:
 
     async def unload(self, request: Request) -> HttpResponse:
         _require_own_origin(request)
-        await _optional_json(request)  # it may hold parameters, such as unload_dependents, which change nothing here
+        await self._optional_json(
+            request
+        )  # it may hold parameters, such as unload_dependents, which change nothing here
         await self._repository.unload(request.path_params["model"])
         return json_response({})
+
+    async def _optional_json(self, request: Request) -> dict[str, Any]:
+        with self._budget.hold(_MAX_BODY_BYTES) as held:
+            body = await read_decompressed(request.receive, dict(request.headers.raw), held)
+            return parse_json(body) if body.strip() else {}
 
 
 def _require_own_origin(request: Request) -> None:
@@ -72,8 +81,3 @@ def _require_own_origin(request: Request) -> None:
             f"a page of {origin} may not load and unload models here; only this server's pages may, and programs, "
             "which send no Origin"
         )
-
-
-async def _optional_json(request: Request) -> dict[str, Any]:
-    body = await read_decompressed(request.receive, dict(request.headers.raw), _MAX_BODY_BYTES)
-    return parse_json(body) if body.strip() else {}

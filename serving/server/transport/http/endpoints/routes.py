@@ -6,6 +6,7 @@ from starlette.routing import Router
 
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.telemetry.server_state import ServerState
+from hangtag.serving.server.transport.http.body_budget import BodyBudget
 from hangtag.serving.server.transport.http.endpoints.classify import ClassifyEndpoint
 from hangtag.serving.server.transport.http.endpoints.metrics import MetricsEndpoint
 from hangtag.serving.server.transport.http.endpoints.models import ModelEndpoints
@@ -21,6 +22,7 @@ def router(
     repository: RepositoryCalls,
     state: Callable[[], ServerState],
     queries: Queries,
+    budget: BodyBudget,
     tracing: Tracing | None,
     stopping: Callable[[], bool],
     page: PageEndpoint | None,
@@ -32,14 +34,15 @@ def router(
         repository: Loads, unloads and describes models, of all workers where there are several.
         state: Of all workers, for the metrics.
         queries: Submits classifications.
+        budget: Of the bodies in flight.
         tracing: Gets a span for each query; None records none.
         stopping: Whether the server takes no new requests.
         page: Lets people try the models in a browser; None without it.
     """
     routes = [
-        *RepositoryEndpoints(repository).routes(),  # before the models': /v2/models/stats is not a model
+        *RepositoryEndpoints(repository, budget).routes(),  # before the models': /v2/models/stats is not a model
         *ModelEndpoints(engine, stopping).routes(),
-        *ClassifyEndpoint(engine, queries, tracing).routes(),
+        *ClassifyEndpoint(engine, queries, budget, tracing).routes(),
         *MetricsEndpoint(repository, state).routes(),
     ]
     if page is not None:

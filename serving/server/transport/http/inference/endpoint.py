@@ -6,6 +6,7 @@ from typing import Any
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.transport.codec import LARGE_MESSAGE
 from hangtag.serving.server.transport.http.bodies import read_body
+from hangtag.serving.server.transport.http.body_budget import BodyBudget
 from hangtag.serving.server.transport.http.calls import describe_call
 from hangtag.serving.server.transport.http.inference.infer_query import HttpInferQuery
 from hangtag.serving.server.transport.http.responses import HttpResponse
@@ -19,30 +20,32 @@ from hangtag.serving.server.transport.tracing import Tracing
 class InferEndpoint:
     """The one route that is called often, so it is called without a router."""
 
-    def __init__(self, engine: Engine, queries: Queries, tracing: Tracing | None) -> None:
+    def __init__(self, engine: Engine, queries: Queries, budget: BodyBudget, tracing: Tracing | None) -> None:
         """Answer for the models of an engine.
 
         Args:
-            engine: Has the configuration, and counts failures.
+            engine: Counts failures.
             queries: Submits requests.
+            budget: Of the bodies in flight.
             tracing: Gets a span for each query; None records none.
         """
         self._engine = engine
         self._queries = queries
         self._tracing = tracing
-        self._max_bytes = engine.config.max_message_mib * 1024 * 1024
+        self._budget = budget
 
     async def answer(
         self, scope: Any, receive: Any, headers: Mapping[bytes, bytes], model: str, version: str
     ) -> HttpResponse:
         """Return the response to one request, or what went wrong."""
         call = describe_call(HTTP_INFER, scope, self._tracing)
-        with failures_recorded(self._engine, call):
-            body = await read_body(receive, headers, self._max_bytes)
-        query = HttpInferQuery(model, version, body, headers, self._max_bytes, call)
-        in_thread = len(body) >= LARGE_MESSAGE or b"content-encoding" in headers
-        try:
-            response, _ = await self._queries.answer(query, None, in_thread=in_thread)
-        except Exception as error:
-            return error_response(error, HTTP_INFER, query, scope)
-        return response
+        with self._budget.hold() as held:
+            with failures_recorded(self._engine, call):
+                body = await read_body(receive, headers, held)
+            query = HttpInferQuery(model, version, body, headers, held, call)
+            in_thread = len(body) >= LARGE_MESSAGE or b"content-encoding" in headers
+            try:
+                response, _ = await self._queries.answer(query, None, in_thread=in_thread)
+            except Exception as error:
+                return error_response(error, HTTP_INFER, query, scope)
+            return response

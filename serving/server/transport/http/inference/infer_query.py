@@ -11,6 +11,7 @@ from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError
 from hangtag.serving.server.transport import codec
 from hangtag.serving.server.transport.http.bodies import compress, decompress, response_encoding
+from hangtag.serving.server.transport.http.body_budget import HeldBytes
 from hangtag.serving.server.transport.http.inference import json_values
 from hangtag.serving.server.transport.http.inference.answer_plan import AnswerPlan
 from hangtag.serving.server.transport.http.inference.request_head import (
@@ -32,10 +33,10 @@ Arrays = dict[str, npt.NDArray[Any]]
 class HttpInferQuery:
     """A request's body and headers. Decoding and decompressing happen in `prepare`."""
 
-    __slots__ = ("_body", "_decoded", "_headers", "_max_bytes", "call", "id", "model_name", "model_version")
+    __slots__ = ("_body", "_decoded", "_headers", "_held", "call", "id", "model_name", "model_version")
 
     def __init__(
-        self, name: str, version: str, body: bytes, headers: Mapping[bytes, bytes], max_bytes: int, call: Call
+        self, name: str, version: str, body: bytes, headers: Mapping[bytes, bytes], held: HeldBytes, call: Call
     ) -> None:
         """Keep what came; nothing is decoded yet.
 
@@ -44,7 +45,7 @@ class HttpInferQuery:
             version: Empty for the one that serves by default.
             body: As it was sent, possibly compressed.
             headers: The request's, by lower-case names.
-            max_bytes: The most that the decompressed body and the response may have.
+            held: Takes the bytes of the decompressed body; its limit is the response's too.
             call: What brought the request.
         """
         self.call = call
@@ -54,7 +55,7 @@ class HttpInferQuery:
         """The request's, for the log; known once it is decoded."""
         self._body = body
         self._headers = headers
-        self._max_bytes = max_bytes
+        self._held = held
         self._decoded: tuple[RequestHead | None, bytes, int] | None = None
 
     def prepare(self, model: Servable, deadline: float | None) -> PreparedQuery[HttpResponse]:
@@ -80,7 +81,7 @@ class HttpInferQuery:
 
     def _decode(self) -> tuple[RequestHead | None, bytes, int]:
         """Return the request's head, the whole body, and where the binary tensors begin in it."""
-        body = decompress(self._body, self._headers.get(b"content-encoding", b""), self._max_bytes)
+        body = decompress(self._body, self._headers.get(b"content-encoding", b""), self._held)
         length = self._headers.get(HEAD_LENGTH)
         if length is None:
             head = parse_head(body)
@@ -102,8 +103,8 @@ class HttpInferQuery:
     def _respond(self, model: Servable, plan: AnswerPlan, result: InferenceResult) -> HttpResponse:
         head, contents = plan.encode(result.outputs, self.id)
         body = b"".join((head, *contents))
-        if len(body) > self._max_bytes:
-            raise MessageTooLargeError(f"SERVER: Sent message larger than max ({len(body)} vs. {self._max_bytes})")
+        if len(body) > self._held.limit:
+            raise MessageTooLargeError(f"SERVER: Sent message larger than max ({len(body)} vs. {self._held.limit})")
         headers = [*cost_headers(model.name, model.version, result.timings)]
         if plan.has_contents:
             headers.append((HEAD_LENGTH, str(len(head)).encode()))

@@ -203,7 +203,11 @@ ERRORS: dict[str, dict[str, Any]] = {
         "The Content-Encoding is neither gzip nor deflate.",
         "the Content-Encoding 'br' is not supported; send gzip, deflate, or none",
     ),
-    "429": _error("The queue is full; nothing was computed.", "the queue of lstm is full", **_RETRY),
+    "429": _error(
+        "The queue is full, or the memory for the bodies of requests; nothing was computed.",
+        "the queue of lstm is full",
+        **_RETRY,
+    ),
     "431": _error(
         "The request's head is too large.", "the request's head is too large; at most 32,768 bytes are taken"
     ),

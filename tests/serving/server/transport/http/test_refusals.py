@@ -1,10 +1,7 @@
 """Bad requests over HTTP: each has its status and a sentence that says what to do: gRPC's, where it has one."""
 
-import gzip
 import json
-import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +9,8 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server import errors
-from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.transport.http.status import STATUS
-from tests import onnx_models
 from tests.serving.server.transport.http.rest import HEAD_LENGTH, Rest, as_http, tensor
 from tests.serving.server.transport.live import LiveServer, failure, index, request
 
@@ -234,64 +229,6 @@ def test_an_output_that_json_cannot_hold_says_how_to_get_it(rest: Rest) -> None:
     assert answer.status == 400
     assert "hold infinity or NaN, which JSON does not have. Ask for it as binary data" in answer.error
     assert np.isinf(rest.infer(infinite).outputs["total"]).all()
-
-
-def test_an_encoding_that_is_not_read(rest: Rest) -> None:
-    answer = rest.post("/v2/models/free_axis/infer", b"{}", content_encoding="br")
-    assert (answer.status, answer.error) == (
-        415,
-        "the Content-Encoding 'br' is not supported; send gzip, deflate, or none",
-    )
-
-
-@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-@pytest.mark.parametrize("damage", ["cut", "more", "other"])
-def test_a_damaged_encoding(rest: Rest, encoding: str, damage: str) -> None:
-    body = (gzip.compress if encoding == "gzip" else zlib.compress)(json.dumps({"inputs": [X]}).encode())
-    damaged = {"cut": body[:-6], "more": body + b"x", "other": b"{}"}[damage]
-    answer = rest.post("/v2/models/free_axis/infer", damaged, content_encoding=encoding)
-    assert answer.status == 400
-    assert encoding in answer.error
-
-
-@pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
-def test_a_body_that_decompresses_to_more_than_the_limit_is_refused(rest: Rest, compress: Any) -> None:
-    bomb = compress(bytes(200 * MIB))
-    assert len(bomb) < MIB
-    encoding = "gzip" if compress is gzip.compress else "deflate"
-    answer = rest.post("/v2/models/free_axis/infer", bomb, content_encoding=encoding)
-    assert (answer.status, answer.headers["connection"]) == (413, "close")
-    assert "larger than max (1048576 bytes when decompressed)" in answer.error
-
-
-@pytest.mark.parametrize("path", ["/v2/models/free_axis/infer", "/v1/classify/classifier"])
-def test_a_body_over_the_limit_is_refused_though_the_client_sends_it_first(rest: Rest, path: str) -> None:
-    answer = rest.post(path, bytes(8 * MIB))
-    assert answer.status == 413
-    assert answer.error == f"SERVER: Received message larger than max ({8 * MIB} vs. {MIB})"
-    assert rest.infer_json("free_axis", X).status == 200  # on a new connection
-
-
-def test_an_answer_over_the_limit_is_refused(rest: Rest) -> None:
-    answer = rest.infer(request("text", text=np.array(["x" * 1000] * 16, np.object_)))
-    assert answer.status == 200
-    sent = json.dumps({"inputs": [tensor("text", "BYTES", [16], ["ö" * 30_000] * 16)]}, ensure_ascii=False)
-    assert len(sent.encode()) < MIB
-    answer = rest.post("/v2/models/text/infer", sent.encode())  # the answer's JSON is ASCII, six bytes an ö
-    assert answer.status == 413
-    assert "SERVER: Sent message larger than max" in answer.error
-
-
-def test_more_json_than_is_read_in_one_go_is_refused(tmp_path: Path) -> None:
-    onnx_models.publish(tmp_path, "free_axis", onnx_models.free_axis())
-    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=0, transport="grpc")) as live:
-        with Rest(live.server.http_address) as rest:
-            answer = rest.post("/v2/models/free_axis/infer", b'{"inputs": [' + bytes(5 * MIB))
-            assert answer.status == 413
-            assert "at most 4,194,304 are read. Send large tensors as binary data" in answer.error
-        with Rest(live.server.http_address) as rest:  # as it says
-            large = np.ones((1, 3 * MIB), np.float32)
-            assert rest.infer(request("free_axis", x=large)).outputs["total"].tolist() == [[3 * MIB]]
 
 
 def test_failures_are_counted_by_their_model(served: LiveServer, rest: Rest) -> None:
