@@ -43,7 +43,7 @@ def test_the_server_returns_it(rest: Rest) -> None:
 
 def test_every_route_is_described(served: LiveServer) -> None:
     unused: Any = None
-    routes = router(served.server._engine, unused, unused, unused, None, lambda: False, None).routes
+    routes = router(served.server._engine, unused, unused, unused, unused, None, lambda: False, None).routes
     paths = {route.path for route in routes}  # type: ignore[attr-defined]
     paths |= {"/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"}
     assert set(DESCRIPTION["paths"]) == paths
