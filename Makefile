@@ -141,8 +141,8 @@ $(VENV)/.serve: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	@echo "installing hangtag[$(RUNTIME),loadtest,train,otel] and the development tools into $(VENV)"
-	$(PIP) --editable '.[$(RUNTIME),loadtest,train,otel]' --group dev
+	@echo "installing hangtag[$(RUNTIME),loadtest,train,tensorboard,otel] and the development tools into $(VENV)"
+	$(PIP) --editable '.[$(RUNTIME),loadtest,train,tensorboard,otel]' --group dev
 	@touch $@ $(VENV)/.serve
 
 comma := ,

@@ -1,11 +1,15 @@
 """The session of ``hangtag train`` in one process: reads the data, trains, and reports the result."""
 
+import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hangtag.extras import needs
 from hangtag.training.data import datasets
 from hangtag.training.data.fashion_mnist import LABELS, FashionMnist
 from hangtag.training.data.multi_label import MultiLabelData
@@ -13,6 +17,7 @@ from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop import trainer
 from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLoss
+from hangtag.training.observer import Observer, Observers
 from hangtag.training.processes.distributed import process_group
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.progress import terminal_observer
@@ -26,8 +31,12 @@ from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 def train(settings: TrainSettings) -> None:
     """Train a run by its settings, as this process's rank of it. Raises SystemExit with 130 after Ctrl-C.
 
-    Raises TrainingError, in every rank, for data, teachers, distances or a folder that cannot be used.
+    Raises TrainingError, in every rank, for data, teachers, distances or a folder that cannot be used, and
+    MissingExtraError for --tensorboard without its extra.
     """
+    if settings.tensorboard:
+        with needs("tensorboard", "--tensorboard"):
+            importlib.import_module("tensorboardX")
     with process_group(settings.chosen_device) as group:
         inputs = group.on_every_rank(lambda: _read(settings))
         config = _config(settings, inputs, group)
@@ -38,7 +47,11 @@ def train(settings: TrainSettings) -> None:
             _report(f"{config.run_name}: data from {inputs.data.source}, {_resources(config)}")
         epochs_before = group.on_rank_zero(lambda: _finished_epochs(run))
         try:
-            with terminal_observer(config.recipe.epochs, shown=group.is_rank_zero) as observer:
+            with (
+                terminal_observer(config.recipe.epochs, shown=group.is_rank_zero) as terminal,
+                _event_log(config, run, group) as log,
+            ):
+                observer = Observers(terminal, log)
                 metrics = trainer.train(config, inputs.data, run, observer, inputs.teacher, group, inputs.distances)
         except KeyboardInterrupt:
             if group.is_rank_zero:
@@ -47,6 +60,18 @@ def train(settings: TrainSettings) -> None:
             raise SystemExit(130) from None  # the status of a process that SIGINT ended, in a shell
         if group.is_rank_zero:
             _report_result(run, metrics, epochs_before)
+
+
+@contextmanager
+def _event_log(config: RunConfig, run: Run, group: ProcessGroup) -> Iterator[Observer]:
+    """The observer that logs for TensorBoard, if the run is to have one."""
+    if not (config.tensorboard and group.is_rank_zero):
+        yield Observer()
+        return
+    from hangtag.training.tensorboard import EventLog  # its package is an extra, and slow to import
+
+    with EventLog(run.folder, config.as_json()) as log:
+        yield log
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,10 @@ class TrainSettings:
         Path | None,
         Option("The run's folder.  [default: runs/MODEL-RECIPE-seedSEED, with other data or another loss named too]"),
     ] = None
+    tensorboard: Annotated[
+        bool,
+        Option("Log losses, accuracies and the learning rate for TensorBoard. Needs the extra tensorboard."),
+    ] = False
     restart: Annotated[bool, Option("Discard the run in the folder and start anew.")] = False
 
     def __post_init__(self) -> None:

@@ -29,6 +29,11 @@ class TrainingState:
         """The network to validate and save: the moving average of the weights if the recipe has one."""
         return self.network if self.average is None else self.average.module
 
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next step; with muon, of its matrices."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
     def step(self, loss: torch.Tensor) -> None:
         """Change the weights along the loss's gradient, and advance the schedule and the moving average."""
         self.optimizer.zero_grad(set_to_none=True)

@@ -20,7 +20,7 @@ from hangtag.training.errors import DivergedError, RunMismatchError
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop.checkpoint import UNFITTING, RandomState, TrainingState, random_state
 from hangtag.training.loop.contention import WARNED_FACTOR, ContentionMeter
-from hangtag.training.observer import Observer, StepProgress
+from hangtag.training.observer import Observer, StepFigures, StepProgress
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.files import RESTART_HINT
@@ -95,14 +95,15 @@ class _Trainer:
 
     def __init__(self, config: RunConfig, task: Task, run: Run, observer: Observer, group: ProcessGroup) -> None:
         self.config, self.task, self.run, self.observer, self.group = config, task, run, observer, group
-        steps_per_epoch = math.ceil(len(task) / config.recipe.batch_size)
+        self._steps_per_epoch = math.ceil(len(task) / config.recipe.batch_size)
         self._contention = ContentionMeter()
-        self.state = TrainingState(task.network(), config.recipe, steps_per_epoch)
+        self.state = TrainingState(task.network(), config.recipe, self._steps_per_epoch)
         if not group.is_rank_zero:
             torch.manual_seed(config.seed + group.rank)  # dropout and augmentation differ between the ranks
 
     def train(self) -> dict[str, Any]:
         self._resume()
+        self.group.on_rank_zero(partial(self.observer.on_start, self.state.rows, self._steps_per_epoch))
         network = self.group.wrap(self.state.network)
         for epoch in range(len(self.state.rows) + 1, self.config.recipe.epochs + 1):
             row = self._train_epoch(epoch, network)
@@ -118,18 +119,23 @@ class _Trainer:
         last_epoch = self.state.rows[-1] if self.state.rows else None
         batches = self._batches()
         # The sums [2] of loss and correct samples stay on the device.
-        sums, loss, seen = torch.zeros(2, dtype=torch.float64, device=self.config.device), math.nan, 0
+        sums, loss = torch.zeros(2, dtype=torch.float64, device=self.config.device), math.nan
+        total, correct, seen, summed = 0.0, 0.0, 0, 0
         for step, batch in enumerate(batches, 1):
+            learning_rate, figures = self.state.learning_rate, None
             sums += self._train_step(network, batch)
             seen += len(batch)
             if step % _SYNC_INTERVAL == 1 or step == len(batches):
+                before = total, correct
                 total, correct = self._sum_over_ranks(sums)
+                recent, summed = seen - summed, seen
+                figures = StepFigures((total - before[0]) / recent, (correct - before[1]) / recent, learning_rate)
                 loss = total / seen
                 if not math.isfinite(loss):
                     raise DivergedError(
                         f"the loss became {loss} in epoch {epoch}, by step {step} of {len(batches)}. {DIVERGENCE_HINT}"
                     )
-            self.observer.on_step(StepProgress(epoch, step, len(batches), loss, last_epoch))
+            self.observer.on_step(StepProgress(epoch, step, len(batches), loss, last_epoch, figures))
             if self.config.device == "cpu" and (slowdown := self._contention.after_step()) >= WARNED_FACTOR:
                 self.observer.on_contention(slowdown)
             if not self.group.in_lockstep:
@@ -139,6 +145,7 @@ class _Trainer:
             "epoch": epoch,
             "train_loss": total / len(self.task),
             "train_accuracy": correct / len(self.task),
+            "learning_rate": learning_rate,
             "seconds": round(seconds, 3),
             "step_ms": round(seconds / len(batches) * 1000, 4),
         }
@@ -194,6 +201,7 @@ class _Trainer:
     def _save(self, random_states: list[RandomState]) -> None:
         self.run.save("checkpoint.pt", self.state.checkpoint(random_states))
         self.run.write_metrics({"epochs": self.state.rows})
+        self.observer.on_epoch(self.state.rows[-1])
 
     def _resume(self) -> None:
         """Restore the last checkpoint, if there is one."""

@@ -28,6 +28,7 @@ def command(config: Mapping[str, Any], out: Path | None = None) -> str:
         "beta": f"{loss['beta']:g}" if loss else None,
         "loss_weight": f"{loss['weight']:g}" if loss else None,
         "distances": loss.get("file"),
+        "tensorboard": bool(out and config.get("tensorboard")),
         "out": out,
     }
     words = ["hangtag", "train", model]
@@ -35,7 +36,7 @@ def command(config: Mapping[str, Any], out: Path | None = None) -> str:
         value = values.get(name, option.default)
         if value != option.default or name == "seed":
             for item in value if option.repeatable else [value]:
-                words += [option.flag, str(item)]
+                words += [option.flag] if option.type is bool else [option.flag, str(item)]
     return shlex.join(words)
 
 

@@ -23,7 +23,7 @@ class TeacherFile:
 class RunConfig:
     """Two runs of equal configs on one machine end with equal weights.
 
-    Paths are stored too, for the command that continues the run, and are never compared.
+    Paths and ``tensorboard`` are stored too, for the command that continues the run, and are never compared.
     """
 
     model: str
@@ -39,6 +39,7 @@ class RunConfig:
     teachers: tuple[TeacherFile, ...] = ()  # the run learns from the average of their logits
     loss: DistanceLoss | None = None  # None: the cross-entropy
     data_dir: str | None = field(default=None, compare=False)  # None: the data set's usual place
+    tensorboard: bool = field(default=False, compare=False)  # whether the run logs events
 
     @classmethod
     def of_settings(cls, settings: TrainSettings, **resolved: Any) -> "RunConfig":
@@ -65,11 +66,11 @@ class RunConfig:
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json's content to publish: without this machine's folders.
+    """A config.json's content to publish: without this machine's folders and log.
 
     An absolute path is shortened to its last three parts, such as resnet/1/model.onnx.
     """
-    published = dict(config) | {"data_dir": None}
+    published = dict(config) | {"data_dir": None, "tensorboard": False}
     if isinstance(files := config.get("teachers"), list):
         published["teachers"] = [file | {"path": _shortened(file["path"])} for file in files]
     if isinstance(loss := config.get("loss"), dict) and loss.get("file"):

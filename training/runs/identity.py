@@ -10,13 +10,16 @@ from hangtag.training.runs.config import RunConfig
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """What two runs of equal outcome have in common, flat, as {"recipe.epochs": 10}.
 
-    The environment, paths and the number of threads are left out: threads change how sums are rounded, and a run that a
-    busy machine slows down may continue with fewer. Teachers count by their content, in any order.
+    The environment, paths, the log and the number of threads are left out: threads change how sums are rounded, and a
+    run that a busy machine slows down may continue with fewer. Teachers count by their content, in any order.
     """
     compared = {key: value for key, value in config.items() if key != "environment"}
     digests = " and ".join(sorted(teacher_files(config, "digest"))) or None
     flat = _DEFAULTS | _flattened(compared) | {"teacher": digests}
-    return {key: value for key, value in flat.items() if key not in ("teachers", "threads", "data_dir", "loss.file")}
+    return {key: value for key, value in flat.items() if key not in _NOT_COMPARED}
+
+
+_NOT_COMPARED = ("teachers", "threads", "data_dir", "loss.file", "tensorboard")
 
 
 def difference(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str | None:

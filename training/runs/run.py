@@ -5,6 +5,7 @@ runs/lstm-study-seed0/
     metrics.json     one row per epoch, then the summary; rewritten after every epoch
     checkpoint.pt    what a killed run needs to continue; at the end it is deleted, unless more epochs may follow
     best.pt          the weights of the best epoch so far
+    events.out.*     with --tensorboard: TensorBoard's events, one file for each time that the run was begun or resumed
 """
 
 import fcntl
@@ -32,6 +33,7 @@ from hangtag.training.runs.files import (
 from hangtag.training.runs.identity import difference
 
 FILES = ("checkpoint.pt", "best.pt", "metrics.json", "config.json")
+EVENT_FILES = "events.out.tfevents.*"
 
 
 class Run:
@@ -162,6 +164,8 @@ class Run:
             for name in FILES:
                 (self.folder / name).unlink(missing_ok=True)
                 (self.folder / f"{name}.tmp").unlink(missing_ok=True)
+            for file in self.folder.glob(EVENT_FILES):
+                file.unlink()
 
     def read_config(self) -> dict[str, Any]:
         """The content of config.json. Raises RunMismatchError if it is missing or damaged."""

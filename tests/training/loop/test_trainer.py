@@ -50,7 +50,8 @@ def test_rows_and_summary(small: FashionMnist, unbroken: Path) -> None:
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     for row in rows:
         assert row.keys() == {
-            "epoch", "train_loss", "train_accuracy", "seconds", "step_ms", "validation_loss", "validation_accuracy",
+            "epoch", "train_loss", "train_accuracy", "learning_rate", "seconds", "step_ms",
+            "validation_loss", "validation_accuracy",
         }  # fmt: skip
         assert row["seconds"] > 0
         assert row["step_ms"] == pytest.approx(row["seconds"] * 1000 / 3, abs=0.4)

@@ -53,6 +53,7 @@ def test_the_config_is_written_first_and_whole(run: Run) -> None:
         "teachers": [],
         "loss": None,
         "data_dir": None,
+        "tensorboard": False,
     }
     assert [path.name for path in run.folder.iterdir()] == ["config.json"]
 
