@@ -74,6 +74,15 @@ class Batcher:
         """Number of batches that were taken and are not finished."""
         return len(self._computing)
 
+    def require_place(self) -> None:
+        """Raise QueueFullError while max_queue_size requests wait. ``put`` does so too; a caller that asks first need
+        not decode what would be refused."""
+        if self._waiting >= self.max_queue_size:
+            raise QueueFullError(
+                f"{self._waiting} requests are waiting, as many as the queue holds; "
+                "try again later with a back-off, or raise --max-queue-size"
+            )
+
     def put(self, request: QueuedRequest, *, wake: bool = True) -> None:
         """Queue a request; when this raises, the request's callback is not called.
 
@@ -185,11 +194,7 @@ class Batcher:
     def _require_place(self, request: QueuedRequest, now: float) -> None:
         if self._closed:
             raise UnavailableError(STOPPING)
-        if self._waiting >= self.max_queue_size:
-            raise QueueFullError(
-                f"{self._waiting} requests are waiting, as many as the queue holds; "
-                "try again later with a back-off, or raise --max-queue-size"
-            )
+        self.require_place()
         if request.deadline is not None:
             require_time(request, self._expected(request, now), busy=self._busy, now=now)
 

@@ -13,7 +13,7 @@ from hangtag.serving.server.engine.model_settings import settings_of
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.cpus import usable_cpus
-from hangtag.serving.server.host.watched_files import Stamp
+from hangtag.serving.server.host.watched_files import Stamp, stamp_of
 from hangtag.serving.server.runtime.providers import Gpu
 from hangtag.serving.server.runtime.session import Runtime
 
@@ -45,6 +45,7 @@ def load_model(file: ModelFile, server_config: ServerConfig) -> ServedModel:
     config = settings_of(server_config.models / file.name, server_config)
     cpus = max(1, usable_cpus() // config.workers)
     threads = config.intra_op_threads or max(1, cpus // config.instance_count)
+    content = _content(file)
     runtime = Runtime(
         file.path,
         provider=config.provider,
@@ -55,7 +56,7 @@ def load_model(file: ModelFile, server_config: ServerConfig) -> ServedModel:
     model = ServedModel(file, runtime, config)
     runtime.warm_up(sorted({1, model.max_batch_size}))
     if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
-        runtime.try_more_threads(cpus)
+        runtime.allow_more_threads(cpus, lambda: _content(file) == content)
     if not runtime.on_cpu:
         runtime.use_io_binding(model.max_batch_size, instances=config.instance_count, cuda_graphs=config.cuda_graphs)
     log.info(
@@ -67,13 +68,17 @@ def load_model(file: ModelFile, server_config: ServerConfig) -> ServedModel:
         **({} if runtime.on_cpu else {"cuda_graphs": runtime.cuda_graphs}),
         **runtime.notes,
         intra_op_threads=threads,
-        alone_threads=runtime.alone_threads or threads,
         instances=config.instance_count,
         max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
         **({} if runtime.signature.batched else {"unbatched_because": runtime.signature.why_unbatched}),
         seconds=round(time.perf_counter() - started, 3),
     )
     return model
+
+
+def _content(file: ModelFile) -> Stamp:
+    """Identify the file and all that it may refer to, such as its weights."""
+    return stamp_of(*sorted(file.path.parent.iterdir()))
 
 
 class ModelLoader:

@@ -52,6 +52,9 @@ class Servable(Protocol):
     def start(self) -> None:
         """Take requests from now on."""
 
+    def require_place(self) -> None:
+        """Raise QueueFullError where it is certain, before a request is decoded, that its queue is full."""
+
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
         """Return a request's number of samples and its batch key. Both depend on shapes and datatypes alone.
 

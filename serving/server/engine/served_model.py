@@ -23,9 +23,9 @@ from hangtag.serving.server.telemetry.server_state import READY, VersionState
 
 log = structlog.get_logger()
 
-# After this many batches in a row with nothing else queued or computed, the next batch uses all threads: then a single
-# client sends one request after another. Where requests arrive at random, threads that spin for the next batch would
-# take the CPU from all other work.
+# After this many batches in a row with nothing else queued or computed, the next batch may use all threads: then a
+# single client sends one request after another. Where requests arrive at random, threads that spin for the next batch
+# would take the CPU from all other work.
 _ALONE_BATCHES = 16
 
 
@@ -96,6 +96,9 @@ class ServedModel:
         request = QueuedRequest(inputs, samples, on_complete, batch_key=equal_key, deadline=deadline)
         self.batcher.put(request, wake=wake)
         return partial(self.batcher.cancel, request)
+
+    def require_place(self) -> None:
+        self.batcher.require_place()
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
         samples = count_samples(
@@ -172,7 +175,7 @@ class ServedModel:
             "onnxruntime_version": VERSION,
             "file_bytes": str(runtime.file_bytes),
             "intra_op_threads": str(runtime.threads),
-            "alone_threads": str(runtime.alone_threads or runtime.threads),
+            "alone_threads": str(runtime.alone_threads),
         }
 
     def close(self) -> None:

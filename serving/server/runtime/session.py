@@ -1,7 +1,7 @@
 """A loaded model that computes batches: ``Runtime``, the facade over ONNX Runtime's sessions."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnxruntime
@@ -15,16 +15,13 @@ from hangtag.serving.server.runtime.binding_factory import BindingFactory
 from hangtag.serving.server.runtime.empty_tensors import refusal
 from hangtag.serving.server.runtime.inference_session import SessionOpener, graph_options, operators, read_signature
 from hangtag.serving.server.runtime.io_binding import BufferPool, GraphPool
+from hangtag.serving.server.runtime.lone_batches import LoneBatches
 from hangtag.serving.server.runtime.providers import CPU, Gpu
-from hangtag.serving.server.runtime.verification import Verification, seconds
+from hangtag.serving.server.runtime.verification import Verification
 from hangtag.serving.signature import TensorSpec
 
 log = structlog.get_logger()
 
-# A second session with more threads is tried where one sample takes longer than this, and kept where it takes less than
-# this share of the time.
-_WORTH_THREADS_SECONDS = 0.0002
-_THREADS_GAIN = 0.85
 # CUDA graphs are kept where batches take less than this share of the time without, hand-over to a thread included.
 _GRAPHS_GAIN = 0.95
 
@@ -60,8 +57,6 @@ class Runtime:
         outputs = runtime.run({"image": images})  # images: uint8 [batch, 28, 28]
     """
 
-    alone_threads: int = 0
-    """Threads of the second session, for batches that are computed alone; 0: there is none."""
     cuda_graphs: bool = False
     """Whether captured CUDA graphs compute the batches."""
     io_binding_failures: int = 0
@@ -70,7 +65,7 @@ class Runtime:
     no_empty_because: str = ""
     """Why an input must have no axis of size 0; empty where it may have one."""
 
-    _lone_batch_session: onnxruntime.InferenceSession | None = None
+    _lone_batches: LoneBatches | None = None
     _buffer_pool: BufferPool | None = None
     _run_options: onnxruntime.RunOptions | None = None
 
@@ -121,13 +116,18 @@ class Runtime:
         """Whether the model computes on the CPU."""
         return self.provider == CPU
 
+    @property
+    def alone_threads(self) -> int:
+        """Threads that compute a batch while nothing else is computed."""
+        return self._lone_batches.threads if self._lone_batches is not None else self.threads
+
     def run(self, inputs: Tensors, *, alone: bool = False) -> dict[str, Array]:
         """Compute every output of a batch.
 
         Args:
             inputs: An array for each of the model's inputs, of its dtype and shape.
-            alone: No other batch of this model waits or is being computed. Where no other model computes either, the
-                session with more threads is used.
+            alone: No other batch of this model waits or is being computed. Where no other model computes either, a
+                session with more threads may be used.
 
         Raises:
             InvalidValuesError: The inputs are at fault: ONNX Runtime refuses them, or fails on them and not on others.
@@ -135,8 +135,9 @@ class Runtime:
         """
         running = RUNNING.enter()
         try:
-            lone_batch_session = self._lone_batch_session if alone and running == 1 else None
-            return self._compute(inputs, lone_batch_session or self._session)
+            if self._lone_batches is not None and alone and running == 1:
+                return self._lone_batches.compute(lambda session: self._compute(inputs, session))
+            return self._compute(inputs, self._session)
         except InvalidArgument as error:
             raise InvalidValuesError(f"ONNX Runtime refuses the values in the request: {error}") from error
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
@@ -162,24 +163,21 @@ class Runtime:
                 shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
                 raise ModelLoadError(f"{self._opener.path} loads, but fails on zeros ({shapes}): {error}") from error
 
-    def try_more_threads(self, threads: int) -> None:
-        """Open a second session with more threads for batches that are computed alone, and keep it if it is faster.
+    def allow_more_threads(self, threads: int, is_unchanged: Callable[[], bool]) -> None:
+        """Let lone batches be computed with more threads where that is faster (see `lone_batches`).
 
-        Instances of one thread each are best for many calls in flight, and all threads together for one call. Both are
-        timed on one sample of zeros.
+        Args:
+            threads: At most so many.
+            is_unchanged: Whether the model's files are still those that this runtime has loaded.
         """
-        inputs = self._zeros(1)
-        try:
-            duration = seconds(self._run_session, [inputs])
-            if duration < _WORTH_THREADS_SECONDS:
-                return
+
+        def open_session(threads: int) -> onnxruntime.InferenceSession:
             session = self._opener.open("cpu", threads=threads)
-            if seconds(lambda inputs: self._run_session(inputs, session), [inputs]) > _THREADS_GAIN * duration:
-                return
-        except Exception:  # a model that does not compute zeros of size 1; warm_up has judged it
-            return
-        self._lone_batch_session = session
-        self.alone_threads = threads
+            if not is_unchanged():
+                raise ModelLoadError("the model's files have changed since they were loaded")
+            return session
+
+        self._lone_batches = LoneBatches(self._opener.path, self._session, self.threads, open_session, threads)
 
     def use_io_binding(self, max_batch_size: int, *, instances: int, cuda_graphs: str = "off") -> None:
         """Compute batches of up to this size by IO binding with pinned inputs, and by CUDA graphs if requested.

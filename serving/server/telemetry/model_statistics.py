@@ -142,7 +142,7 @@ class ModelStatistics:
         self._lock = threading.Lock()
         self._recorded: deque[Sequence[Timings]] = deque()  # batches that are not counted yet
         self._inference_count = self._execution_count = self._last_inference_ns = 0
-        self._fail = Duration()
+        self._fails = self._fail_ns = 0
         self._queue_ns = 0
         self._batches: dict[int, BatchCounters] = {}
         # Summed over requests: each of a batch waits for the whole batch, so sums over batches would be smaller.
@@ -194,7 +194,8 @@ class ModelStatistics:
     def record_failure(self, ns: int) -> None:
         """Count a request that ended with an error ``ns`` after it arrived. Called by ``Engine.record_failure``."""
         with self._lock:
-            self._fail = self._fail + Duration(1, ns)
+            self._fails += 1
+            self._fail_ns += ns
 
     def snapshot(self) -> Counters:
         """The counters as they are now."""
@@ -206,7 +207,7 @@ class ModelStatistics:
                 execution_count=self._execution_count,
                 last_inference_ms=self._last_inference_ns // 1_000_000,
                 success=Duration(requests, self._queue_ns + compute_ns),
-                fail=self._fail,
+                fail=Duration(self._fails, self._fail_ns),
                 queue=Duration(requests, self._queue_ns),
                 compute_input=Duration(requests, self._input_ns),
                 compute_infer=Duration(requests, self._infer_ns),

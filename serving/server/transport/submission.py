@@ -229,6 +229,7 @@ class _Submission(Generic[Response]):
         while True:
             model = self._engine.model(name, version)
             try:
+                model.require_place()
                 prepared = self._query.prepare(model, deadline)
                 self._encode = prepared.encode
                 cancel = model.submit(

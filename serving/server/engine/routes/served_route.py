@@ -85,6 +85,9 @@ class ServedRoute:
     def close(self) -> None:
         """The members finish what is queued."""
 
+    def require_place(self) -> None:
+        """Which member's queue a request needs is not known yet; that member refuses it."""
+
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
         return self._strictest.check(inputs, datatypes)
 

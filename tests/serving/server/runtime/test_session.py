@@ -1,16 +1,13 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
-from hangtag.serving.server.runtime import session
-from hangtag.serving.server.runtime.session import RUNNING, Runtime
+from hangtag.serving.server.runtime.session import Runtime
 from tests import onnx_models
 
 LSTM = Path(__file__).parents[4] / "models/lstm/1/model.onnx"
@@ -247,69 +244,3 @@ def test_telemetry_is_off_before_onnx_runtime_is_imported() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "['1'] None"
-
-
-def with_second_session(models: Path, monkeypatch: pytest.MonkeyPatch, *seconds: float) -> Runtime:
-    """A runtime whose sessions are timed as a test says: with one thread, then with two."""
-    times = iter(seconds)
-    monkeypatch.setattr(session, "seconds", lambda compute, batches: next(times))
-    runtime = Runtime(onnx_models.publish(models, "c", onnx_models.classifier()), provider="cpu", threads=1)
-    runtime.try_more_threads(2)
-    return runtime
-
-
-def test_a_second_session_is_kept_where_it_is_faster_and_answers_alike(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runtime = with_second_session(models, monkeypatch, 0.010, 0.006)
-    assert runtime.alone_threads == 2
-    images = np.random.default_rng(1).integers(0, 256, (5, 28, 28), dtype=np.uint8)
-    used: list[object] = []
-    for name in ("_session", "_lone_batch_session"):
-        monkeypatch.setattr(runtime, name, Noting(getattr(runtime, name), used))
-    alone, together = (runtime.run({"image": images}, alone=alone) for alone in (True, False))
-    assert used == [runtime._lone_batch_session, runtime._session]
-    np.testing.assert_allclose(alone["logits"], together["logits"], rtol=1e-5, atol=1e-5)
-
-
-class Noting:
-    """A session that notes each of its runs."""
-
-    def __init__(self, session: Any, used: list[object]) -> None:
-        self._session = session
-        self._used = used
-
-    def run(self, *arguments: Any) -> Any:
-        self._used.append(self)
-        return self._session.run(*arguments)
-
-
-def test_while_another_batch_is_computed_the_second_session_is_not_used(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runtime = with_second_session(models, monkeypatch, 0.010, 0.006)
-    used: list[object] = []
-    first, second = Noting(runtime._session, used), Noting(runtime._lone_batch_session, used)
-    monkeypatch.setattr(runtime, "_session", first)
-    monkeypatch.setattr(runtime, "_lone_batch_session", second)
-    image = np.zeros((1, 28, 28), np.uint8)
-    run = second._session.run
-
-    def another_meanwhile(*arguments: Any) -> Any:
-        assert runtime.run({"image": image}, alone=True)
-        return run(*arguments)
-
-    monkeypatch.setattr(second, "_session", SimpleNamespace(run=another_meanwhile))
-    runtime.run({"image": image}, alone=True)
-    assert used == [second, first]
-    with pytest.raises(InferenceError):
-        runtime.run({"image": image[0]})
-    runtime.run({"image": image}, alone=False)
-    assert RUNNING.count == 0
-
-
-@pytest.mark.parametrize("seconds", [(0.0001, 0.00001), (0.010, 0.009)], ids=["a short sample", "not faster"])
-def test_a_second_session_that_is_not_faster_is_dropped(
-    models: Path, monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, ...]
-) -> None:
-    assert with_second_session(models, monkeypatch, *seconds).alone_threads == 0

@@ -5,7 +5,8 @@ from functools import partial
 
 import pytest
 
-from hangtag.serving.server.batching.request import InferenceResult, OnComplete, Tensors
+from hangtag.serving.server.batching.request import InferenceResult, OnComplete, QueuedRequest, Tensors
+from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.servable import Cancel, Servable
 from hangtag.serving.server.errors import (
@@ -13,6 +14,7 @@ from hangtag.serving.server.errors import (
     InferenceError,
     InvalidRequestError,
     NotFoundError,
+    QueueFullError,
     ServerError,
     UnavailableError,
 )
@@ -100,6 +102,18 @@ def test_an_answer_is_encoded_when_its_response_is_read(engine: Engine, queue: Q
     cancel()
     assert len(queue.cancelled) == 1
     assert failed(engine) == {}
+
+
+def test_a_full_queue_refuses_a_query_before_it_is_decoded() -> None:
+    model = served(FakeRuntime(), ServerConfig(max_batch_size=1, max_queue_size=1))  # not started: what is queued stays
+    engine = engine_of(model)
+    model.batcher.put(QueuedRequest({}, 1, lambda _: None))
+    query, outcomes = TextQuery(), list[Outcome[str]]()
+    submit(engine, query, outcomes.append, None)
+    with pytest.raises(QueueFullError, match="1 requests are waiting"):
+        outcomes[0].response()
+    assert query.models == []
+    assert failed(engine) == {("double", model.version, "RESOURCE_EXHAUSTED"): 1}
 
 
 def test_a_model_that_was_replaced_in_between_is_looked_up_again(

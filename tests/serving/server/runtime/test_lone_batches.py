@@ -1,0 +1,175 @@
+"""Which session computes a batch while nothing else is computed, and what it takes for a second one to be opened."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hangtag.serving.model_repository import versions
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine import loading
+from hangtag.serving.server.errors import InferenceError
+from hangtag.serving.server.runtime import lone_batches
+from hangtag.serving.server.runtime.lone_batches import LoneBatches
+from hangtag.serving.server.runtime.session import RUNNING, Runtime
+from tests import onnx_models
+
+IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
+
+
+class Clock:
+    """Goes on when a session computes."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(lone_batches, "time", SimpleNamespace(perf_counter=clock))
+    return clock
+
+
+class TimedSession:
+    """A real session that takes, by the clock, as long as a test says, and notes each of its runs."""
+
+    def __init__(self, session: Any, clock: Clock, seconds: float, used: list[object]) -> None:
+        self.before: Callable[[], object] = lambda: None
+        self._session = session
+        self._clock, self._seconds, self._used = clock, seconds, used
+
+    def run(self, *arguments: Any) -> Any:
+        self._used.append(self)
+        self.before()
+        self._clock.now += self._seconds
+        return self._session.run(*arguments)
+
+
+class Timed:
+    """A runtime whose first session has one thread, and the second one two."""
+
+    def __init__(self, path: Path, clock: Clock, first: float, second: float) -> None:
+        self.runtime = Runtime(path, provider="cpu", threads=1)
+        self.used: list[object] = []
+        self.is_unchanged = True
+        open_session = self.runtime._opener.open
+        self.first: Any = TimedSession(self.runtime._session, clock, first, self.used)
+        self.second: Any = None
+
+        def open_second(provider: str, *, threads: int) -> Any:
+            self.second = TimedSession(open_session(provider, threads=threads), clock, second, self.used)
+            return self.second
+
+        self.runtime._session = self.first
+        self.runtime._opener.open = open_second  # type: ignore[method-assign, assignment]
+        self.runtime.allow_more_threads(2, lambda: self.is_unchanged)
+
+    def alone(self, times: int = 1) -> list[Any]:
+        return [self.runtime.run(IMAGE, alone=True) for _ in range(times)]
+
+    def wait_until_open(self) -> None:
+        opening = self.lone_batches._opening
+        assert opening is not None
+        opening.join(30)
+
+    @property
+    def lone_batches(self) -> LoneBatches:
+        assert self.runtime._lone_batches is not None
+        return self.runtime._lone_batches
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return onnx_models.publish(tmp_path, "c", onnx_models.classifier())
+
+
+def test_the_faster_session_computes_lone_batches_and_answers_alike(path: Path, clock: Clock) -> None:
+    timed = Timed(path, clock, 0.010, 0.006)
+    timed.alone()
+    timed.wait_until_open()
+    assert timed.runtime.alone_threads == 1
+    timed.alone(7)
+    assert timed.runtime.alone_threads == 2
+    assert timed.used == [timed.first] + 7 * [timed.first, timed.second]
+    timed.used.clear()
+    alone, together = (timed.runtime.run(IMAGE, alone=alone) for alone in (True, False))
+    assert timed.used == [timed.second, timed.first]
+    np.testing.assert_allclose(alone["logits"], together["logits"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_second_session_that_is_not_faster_is_dropped(path: Path, clock: Clock) -> None:
+    timed = Timed(path, clock, 0.010, 0.009)
+    timed.alone()
+    timed.wait_until_open()
+    timed.alone(7)
+    timed.used.clear()
+    timed.alone(3)
+    assert timed.used == 3 * [timed.first]
+    assert timed.runtime.alone_threads == 1
+    assert timed.lone_batches._second is None
+
+
+def test_no_second_session_is_opened_for_short_batches_or_before_a_batch_comes_alone(path: Path, clock: Clock) -> None:
+    timed = Timed(path, clock, 0.0001, 0.00001)
+    timed.alone(20)
+    slow = Timed(path, clock, 0.010, 0.001)
+    for _ in range(20):
+        slow.runtime.run(IMAGE)
+    assert timed.second is slow.second is None
+
+
+@pytest.mark.parametrize("what", ["the files have changed", "it cannot be opened", "it fails"])
+def test_a_second_session_that_cannot_be_used_costs_no_request(path: Path, clock: Clock, what: str) -> None:
+    timed = Timed(path, clock, 0.010, 0.001)
+    if what == "the files have changed":
+        timed.is_unchanged = False
+    elif what == "it cannot be opened":
+        path.unlink()
+    timed.alone()
+    timed.wait_until_open()
+    if what == "it fails":
+        timed.second._session = None
+    answers = timed.alone(10)
+    assert all(answer["logits"].shape == (1, 10) for answer in answers)
+    assert timed.runtime.alone_threads == 1
+
+
+def test_while_another_batch_is_computed_the_second_session_is_not_used(path: Path, clock: Clock) -> None:
+    timed = Timed(path, clock, 0.010, 0.001)
+    timed.alone()
+    timed.wait_until_open()
+    timed.alone(7)
+    timed.used.clear()
+    timed.second.before = timed.alone
+    timed.alone()
+    assert timed.used == [timed.second, timed.first]
+    with pytest.raises(InferenceError):
+        timed.runtime.run({"image": IMAGE["image"][0]})
+    assert RUNNING.count == 0
+
+
+def test_a_file_that_changed_after_its_model_was_loaded_is_not_opened_a_second_time(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "usable_cpus", lambda: 4)
+    monkeypatch.setattr(lone_batches, "_WORTH_THREADS_SECONDS", 0.0)
+    kept = []
+    for change in (False, True):
+        runtime = loading.load_model(versions(tmp_path, "c")[0], ServerConfig(models=tmp_path)).runtime
+        assert isinstance(runtime, Runtime)
+        lone = runtime._lone_batches
+        assert lone is not None
+        if change:
+            path.write_bytes(path.read_bytes() + b"\0")
+        runtime.run(IMAGE, alone=True)
+        assert isinstance(lone._opening, threading.Thread)
+        lone._opening.join(30)
+        kept.append(lone._second is not None)
+    assert kept == [True, False]
