@@ -18,7 +18,7 @@ from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.loading import ModelLoader, VersionKey
 from hangtag.serving.server.engine.retirement import RetiredModels
 from hangtag.serving.server.engine.routes.route_control import RouteControl
-from hangtag.serving.server.engine.servable import Servable
+from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ControlError, NotFoundError, RepositoryError, StartError, UnavailableError
 from hangtag.serving.server.host.watched_files import Stamp
 from hangtag.serving.server.telemetry.server_state import LOADING, UNAVAILABLE, ServerState, VersionState
@@ -73,7 +73,7 @@ class ModelControl:
         self._stamps: dict[VersionKey, Stamp] = {}  # of the files that serve, as they were when they were loaded
         self._loader = ModelLoader(engine.config)
         self._retired = RetiredModels()
-        self._routes = RouteControl(engine, engine.config.models)
+        self._routes = RouteControl(engine, engine.config.models, self._retired.add)
         self._stopping = threading.Event()
         self._poller = threading.Thread(target=self._poll_until_stopped, name="model-control", daemon=True)
 
@@ -153,6 +153,7 @@ class ModelControl:
             else:
                 self._update(name, files, strict=True, reload=True)
                 with self._changing:
+                    self._routes.drop(name)
                     self._routes.refresh()
         except StartError as error:
             raise ControlError(f"{error}; the versions that served before still serve") from error
@@ -164,16 +165,18 @@ class ModelControl:
             if not self._engine.versions(name):
                 served = ", ".join(self._engine.names()) or "none"
                 raise NotFoundError(f"no model {name!r} is served, so there is nothing to unload; served: {served}")
-            if self._routes.is_route(name):
-                self._routes.unload(name)
-            else:
-                self._retired.add(self._engine.serve(name, []))
-                self._routes.refresh()
+            self._retired.add(self._engine.serve(name, []))
+            self._routes.drop(name)
+            self._routes.refresh()
             log.info("model unloaded", model=name)
         self.on_change()
 
     def poll(self) -> None:
-        """Read the repository once and serve what it holds now. A broken model is logged, never raised."""
+        """Read the repository once and serve what it holds now. A broken model is logged, never raised.
+
+        Routes follow their files before a model that is gone stops to serve: a route that no longer names it loses no
+        request to it.
+        """
         try:
             present = repository.names(self._config.models)
         except RepositoryError as error:
@@ -182,14 +185,22 @@ class ModelControl:
         before = self._engine.models
         routes = {name for name in present if self._routes.is_route(name)}
         with contextlib.suppress(UnavailableError):  # the server is stopping
-            for name in sorted({*present, *self._engine.names()} - routes):
-                try:
-                    self._update(name, repository.versions(self._config.models, name), strict=False)
-                except RepositoryError as error:
-                    log.warning("model not readable; its versions that serve go on", model=name, reason=str(error))
+            for name in present:
+                if name not in routes:
+                    self._follow(name)
+            self._serve_routes(routes)
+            for name in {*self._engine.names()} - {*present}:
+                self._follow(name)
             self._serve_routes(routes)
         if self._engine.models != before:
             self.on_change()
+
+    def _follow(self, name: str) -> None:
+        """Serve the versions of a model that the repository has now, and none where it has none."""
+        try:
+            self._update(name, repository.versions(self._config.models, name), strict=False)
+        except RepositoryError as error:
+            log.warning("model not readable; its versions that serve go on", model=name, reason=str(error))
 
     def state(self) -> ServerState:
         states = {(model.name, model.version): model.state() for model in self._engine.models}
@@ -232,8 +243,9 @@ class ModelControl:
             UnavailableError: The server is stopping; nothing was changed.
         """
         with self._changing:
-            served = {model.version: model for model in self._engine.versions(name)}
-            chosen: dict[str, Servable] = {}
+            versions = self._engine.versions(name)
+            served = {model.version: model for model in versions if isinstance(model, ServedModel)}
+            chosen: dict[str, ServedModel] = {}
             stamps: dict[VersionKey, Stamp] = {}
             limit = self._config.num_versions or max(len(files), len(served))
             any_failed = False

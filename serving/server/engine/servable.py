@@ -1,9 +1,10 @@
 """What the engine and the transports need of a name that serves: of a model's version, and of a route."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
-from hangtag.serving.server.batching.request import OnComplete, Tensors
+from hangtag.serving.server.batching.batcher import Batcher
+from hangtag.serving.server.batching.request import OnComplete, QueuedRequest, Tensors
 from hangtag.serving.server.telemetry.model_statistics import ModelStatistics
 from hangtag.serving.server.telemetry.server_state import VersionState
 from hangtag.serving.signature import Signature
@@ -12,6 +13,16 @@ Admission: TypeAlias = tuple[int, Hashable]
 """What a request's check returns: its number of samples, and its batch key (see ``validation.batch_key``)."""
 Cancel: TypeAlias = Callable[[], None]
 """Drops a request, whose outcome is then an error; does nothing once it has ended."""
+
+
+class Computer(Protocol):
+    """What batches are taken from and computed by: a version of a model."""
+
+    @property
+    def batcher(self) -> Batcher: ...
+
+    def execute(self, batch: list[QueuedRequest]) -> None:
+        """Compute a batch that ``batcher.take`` returned, and complete its requests. Never raises."""
 
 
 class Servable(Protocol):
@@ -49,6 +60,10 @@ class Servable(Protocol):
     def max_queue_delay(self) -> float:
         """Seconds that a request may be held back to fill a batch."""
 
+    @property
+    def computers(self) -> Sequence[Computer]:
+        """The models one of whose queues a request is put into first."""
+
     def start(self) -> None:
         """Take requests from now on."""
 
@@ -81,7 +96,8 @@ class Servable(Protocol):
             on_complete: Receives the result or the error, from another thread.
             deadline: Seconds on the monotonic clock; None for no deadline.
             admission: What ``check`` returned for these shapes and datatypes before; None: they are checked now.
-            wake: Wake a thread that computes (see ``Batcher.put``).
+            wake: Wake a thread that computes (see ``Batcher.put``). A caller that passes False takes a batch from
+                ``computers`` itself.
             key: Returns the value of one of the call's metadata keys, empty where the call has none; for a route that
                 sends calls with one value to one member.
 

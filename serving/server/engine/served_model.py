@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -13,7 +13,7 @@ from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, QueuedRequest, Tensors
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.servable import Admission, Cancel
+from hangtag.serving.server.engine.servable import Admission, Cancel, Computer
 from hangtag.serving.server.engine.validation import batch_key, count_samples
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ServerError
 from hangtag.serving.server.runtime.inference_session import VERSION
@@ -62,6 +62,10 @@ class ServedModel:
     @property
     def queued(self) -> int:
         return len(self.batcher)
+
+    @property
+    def computers(self) -> Sequence[Computer]:
+        return (self,)
 
     @property
     def on_cpu(self) -> bool:

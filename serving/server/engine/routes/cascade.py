@@ -10,37 +10,21 @@ import numpy.typing as npt
 import structlog
 
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, Tensors
+from hangtag.serving.server.engine.routes.members import RouteMembers
 from hangtag.serving.server.engine.routes.route_file import ANSWER, CascadeSettings, Member
-from hangtag.serving.server.engine.servable import Admission, Cancel, Servable
+from hangtag.serving.server.engine.servable import Admission, Cancel
 from hangtag.serving.server.errors import (
     DeadlineError,
     InferenceError,
     QueueFullError,
     ServerError,
-    UnavailableError,
 )
 from hangtag.serving.server.telemetry.model_statistics import StageTimings, Timings
 
 log = structlog.get_logger()
 
-LookUp = Callable[[Member], Servable]
 OnStage = Callable[[int, Member, int], None]
 """Gets a stage, its member and its number of samples, once the member has answered."""
-
-
-def submit_to_member(look_up: LookUp, member: Member, submit: Callable[[Servable], Cancel]) -> Cancel:
-    """Submit to what serves a member, or to its successor where that was closed since it was looked up.
-
-    Raises:
-        ServerError: The request is refused.
-    """
-    while True:
-        model = look_up(member)
-        try:
-            return submit(model)
-        except UnavailableError:
-            if look_up(member) is model:
-                raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +33,12 @@ class Cascade:
 
     Args:
         settings: Of the route.
-        look_up: Returns the model that serves a member now. Raises NotFoundError and UnavailableError.
+        members: Take the samples.
         on_stage: Counts what the members answered.
     """
 
     settings: CascadeSettings
-    look_up: LookUp
+    members: RouteMembers
     on_stage: OnStage
 
 
@@ -73,6 +57,7 @@ class CascadeRequest:
         "_deadline",
         "_ended",
         "_inputs",
+        "_key",
         "_lock",
         "_on_complete",
         "_outputs",
@@ -88,6 +73,7 @@ class CascadeRequest:
         on_complete: OnComplete,
         deadline: float | None,
         admission: Admission,
+        key: Callable[[str], str] | None,
     ) -> None:
         """Submit nothing yet.
 
@@ -97,7 +83,8 @@ class CascadeRequest:
             datatypes: The protocol's datatype of each input.
             on_complete: Gets the outcome, from a member's thread.
             deadline: One for all stages, on the monotonic clock in seconds; None for none.
-            admission: What the check of the first member returned.
+            admission: What the check of the members returned.
+            key: See `Servable.submit`.
         """
         self._cascade = cascade
         self._inputs = inputs
@@ -105,6 +92,7 @@ class CascadeRequest:
         self._on_complete = on_complete
         self._deadline = deadline
         self._admission = admission
+        self._key = key
         self._lock = threading.Lock()
         self._cancelled = False
         self._ended = False
@@ -113,9 +101,13 @@ class CascadeRequest:
         self._rows: npt.NDArray[np.intp] | None = None  # of the request's samples, those that the current stage has
         self._stages: list[StageTimings] = []
 
-    def start(self) -> None:
-        """Submit to the first member. Raises ServerError, and never calls on_complete then, if it refuses."""
-        self._submit(0, self._inputs, self._admission)
+    def start(self, *, wake: bool) -> None:
+        """Submit to the first member. Raises ServerError, and never calls on_complete then, if it refuses.
+
+        Args:
+            wake: See `Servable.submit`.
+        """
+        self._submit(0, self._inputs, self._admission, wake)
 
     def cancel(self) -> None:
         """Drop what still waits. The current member completes the request with an error."""
@@ -125,14 +117,16 @@ class CascadeRequest:
         if cancel is not None:
             cancel()
 
-    def _submit(self, stage: int, inputs: Tensors, admission: Admission) -> None:
-        member = self._cascade.settings.members[stage]
-        cancel = submit_to_member(
-            self._cascade.look_up,
-            member,
-            lambda model: model.submit(
-                inputs, self._datatypes, partial(self._staged, stage), self._deadline, admission=admission
-            ),
+    def _submit(self, stage: int, inputs: Tensors, admission: Admission, wake: bool) -> None:
+        cancel = self._cascade.members.submit(
+            self._cascade.settings.members[stage],
+            inputs,
+            self._datatypes,
+            partial(self._staged, stage),
+            self._deadline,
+            admission,
+            wake=wake,
+            key=self._key,
         )
         with self._lock:
             if self._ended:
@@ -153,7 +147,7 @@ class CascadeRequest:
             stage += 1
             self._rows = doubtful
             inputs = {name: array[doubtful] for name, array in self._inputs.items()}
-            self._submit(stage, inputs, (len(doubtful), self._admission[1]))
+            self._submit(stage, inputs, (len(doubtful), self._admission[1]), True)
         except (QueueFullError, DeadlineError) as error:
             if stage and self._cascade.settings.on_overload == ANSWER and not self._cancelled:
                 self._answer(unsure=0 if self._rows is None else len(self._rows))

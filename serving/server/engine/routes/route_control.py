@@ -1,6 +1,6 @@
 """Decides which routes serve, after each change of the models and of the routes' files."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
@@ -22,17 +22,19 @@ log = structlog.get_logger()
 class RouteControl:
     """Serves routes while all their members serve. For one thread at a time."""
 
-    def __init__(self, engine: Engine, models: Path) -> None:
+    def __init__(self, engine: Engine, models: Path, retire: Callable[[list[Servable]], None]) -> None:
         """Serve nothing yet.
 
         Args:
             engine: Has the members, and gets the routes.
             models: The model repository.
+            retire: Closes the models of a name that has become a route's.
         """
         self.problems: dict[str, str] = {}
         """Why a route does not serve, or why its file, which was changed, is not followed; by name."""
         self._engine = engine
         self._models = models
+        self._retire = retire
         self._wanted: set[str] = set()
         self._served: dict[str, tuple[RouteSettings, tuple[Servable, ...]]] = {}
         self._read: dict[str, tuple[Stamp, RouteSettings]] = {}
@@ -42,11 +44,12 @@ class RouteControl:
         return is_route(self._models, name)
 
     def want(self, names: Iterable[str]) -> None:
-        """Serve these routes from the next ``refresh`` on, and no others."""
+        """Serve these routes from the next ``refresh`` on, as their files are now, and no others."""
         self._wanted = set(names)
+        self._read = {name: known for name, known in self._read.items() if known[0] == self._stamp(name)}
 
     def load(self, name: str) -> None:
-        """Serve one route more. Raises StartError, and changes nothing, if it cannot serve."""
+        """Serve one route more, as its file is now. Raises StartError, and changes nothing, if it cannot serve."""
         self._read.pop(name, None)
         self._wanted.add(name)
         self.refresh()
@@ -55,10 +58,10 @@ class RouteControl:
                 self._wanted.discard(name)
             raise RepositoryError(self.problems[name])
 
-    def unload(self, name: str) -> None:
-        """Serve one route less."""
+    def drop(self, name: str) -> None:
+        """Forget a route that was taken out of the engine's table, or whose name is a model's now."""
         self._wanted.discard(name)
-        self.refresh()
+        self._served.pop(name, None)
 
     def refresh(self) -> None:
         """Serve the routes whose files are valid and whose members serve, and take the others out."""
@@ -68,7 +71,8 @@ class RouteControl:
             self._resolve(name, (), done, problems)
         for name in [name for name in self._served if done.get(name) is None]:
             del self._served[name]
-            self._engine.serve(name, [])
+            if self._route(name) is not None:
+                self._engine.serve(name, [])
             log.warning("route taken out", model=name, reason=problems.get(name, "it was removed"))
         for name, problem in problems.items():
             if self.problems.get(name) != problem:
@@ -108,13 +112,25 @@ class RouteControl:
     def _follow(
         self, name: str, above: tuple[str, ...], done: dict[str, Servable | None], problems: dict[str, str]
     ) -> Servable:
+        """Serve a route as its file says; where that cannot be, as it said before. The arguments: see `_resolve`."""
         try:
-            settings = self._settings(name)
+            return self._serve(name, self._settings(name), above, done, problems)
         except StartError as error:
             if name not in self._served:
                 raise
-            settings = self._served[name][0]  # a file that was spoiled: what was read before goes on
-            problems[name] = f"route {name}: {error}"
+            problem = f"route {name}: {error}"
+        route = self._serve(name, self._served[name][0], above, done, problems)
+        problems[name] = problem
+        return route
+
+    def _serve(
+        self,
+        name: str,
+        settings: RouteSettings,
+        above: tuple[str, ...],
+        done: dict[str, Servable | None],
+        problems: dict[str, str],
+    ) -> Servable:
         members = {member: self._serving(member, (*above, name), done, problems) for member in settings.members}
         if settings.shadow is not None:
             try:
@@ -124,7 +140,7 @@ class RouteControl:
                     raise
                 problems[name] = f"route {name} goes on without its shadow: {error}"
         key = (settings, tuple(members.values()))
-        before = next((each for each in self._engine.versions(name) if isinstance(each, ServedRoute)), None)
+        before = self._route(name)
         if before is not None and self._served.get(name) == key:
             return before
 
@@ -135,10 +151,15 @@ class RouteControl:
                 raise UnavailableError(f"the member {member} of route {name} does not serve now") from error
 
         route = ServedRoute(name, settings, members, look_up, before)
-        self._engine.serve(name, [route])
+        replaced = self._engine.serve(name, [route])
+        self._retire([model for model in replaced if not isinstance(model, ServedRoute)])
         self._served[name] = key
         log.info("route loaded", model=name, **route.parameters())
         return route
+
+    def _route(self, name: str) -> ServedRoute | None:
+        """What the engine serves under this name, if that is a route."""
+        return next((each for each in self._engine.versions(name) if isinstance(each, ServedRoute)), None)
 
     def _serving(
         self, member: Member, above: tuple[str, ...], done: dict[str, Servable | None], problems: dict[str, str]
@@ -154,12 +175,14 @@ class RouteControl:
         return route
 
     def _settings(self, name: str) -> RouteSettings:
-        file = self._models / name / ROUTE_FILE
-        stamp = stamp_of(file)
-        known = self._read.get(name)
-        if known is None or known[0] != stamp:
-            known = self._read[name] = (stamp, route_file.read(file))
-        return known[1]
+        """What the route's file said when it was read first, or after ``want`` and ``load`` found it changed."""
+        if name not in self._read:
+            stamp = self._stamp(name)  # before the file is read, so that a later change is noticed
+            self._read[name] = (stamp, route_file.read(self._models / name / ROUTE_FILE))
+        return self._read[name][1]
+
+    def _stamp(self, name: str) -> Stamp:
+        return stamp_of(self._models / name / ROUTE_FILE)
 
     def _model(self, member: Member) -> Servable:
         versions = self._engine.versions(member.name)

@@ -3,12 +3,12 @@
 import random
 import zlib
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import ClassVar
 
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, Tensors
 from hangtag.serving.server.engine.routes.acceptance import FLOATS
-from hangtag.serving.server.engine.routes.cascade import Cascade, CascadeRequest, LookUp, submit_to_member
+from hangtag.serving.server.engine.routes.cascade import Cascade, CascadeRequest
+from hangtag.serving.server.engine.routes.members import LookUp, RouteMembers
 from hangtag.serving.server.engine.routes.route_file import CascadeSettings, Member, RouteSettings, SplitSettings
 from hangtag.serving.server.engine.routes.shadow import Shadow
 from hangtag.serving.server.engine.servable import Admission, Cancel, Servable
@@ -25,7 +25,7 @@ VERSION = "1"
 class ServedRoute:
     """A route of one name. It is a `Servable`.
 
-    It looks each member up for each request, so that a new version of a member answers as soon as it serves.
+    It is made anew, with the counters of the one before, whenever its file or what serves one of its members changes.
     """
 
     version: ClassVar[str] = VERSION
@@ -44,19 +44,14 @@ class ServedRoute:
             name: The route's.
             settings: Its file's content.
             members: What serves each member now, and the shadow last.
-            look_up: Returns what serves a member at a later time.
+            look_up: Returns what serves a member at a later time. Raises UnavailableError where nothing does.
             previous: The route that this one replaces. Its counters go on, because they must not fall.
 
         Raises:
             ModelLoadError: The members' signatures differ, or the route's rule does not fit them.
         """
-        first, *others = members.values()
-        for other in others:
-            if difference := _difference(first.signature, other.signature):
-                raise ModelLoadError(
-                    "the members of a route must have one signature; "
-                    f"{first.name} and {other.name} differ in {difference}"
-                )
+        self._members = RouteMembers(members, look_up)
+        first = members[settings.members[0]]
         if isinstance(settings, CascadeSettings) and (problem := _unfit(settings, first.signature)):
             raise ModelLoadError(problem)
         self.name = name
@@ -65,18 +60,18 @@ class ServedRoute:
         self.instances = sum(members[member].instances for member in settings.members)
         self.on_cpu = all(model.on_cpu for model in members.values())
         self.max_queue_delay = max(model.max_queue_delay for model in members.values())
-        self._strictest = min(members.values(), key=lambda model: model.max_batch_size)
-        self.max_batch_size = self._strictest.max_batch_size
+        self.max_batch_size = self._members.strictest.max_batch_size
+        entries = settings.members if isinstance(settings, SplitSettings) else settings.members[:1]
+        self.computers = tuple(dict.fromkeys(each for entry in entries for each in members[entry].computers))
         self._settings = settings
-        self._look_up = look_up
         self._shadow: Shadow | None = None
         self._stages: RouteStatistics = RouteStatistics() if previous is None else previous._stages
         if isinstance(settings, CascadeSettings):
-            self._cascade = Cascade(settings, look_up, self._on_stage)
+            self._cascade = Cascade(settings, self._members, self._on_stage)
         if settings.shadow is not None:
             output = _compared_output(settings, self.signature)
-            shadow = partial(look_up, settings.shadow.member)
-            self._shadow = Shadow(settings.shadow.share, shadow, self._is_busy, output, self._stages)
+            model = members.get(settings.shadow.member)
+            self._shadow = Shadow(settings.shadow.share, model, self._is_busy, output, self._stages)
             self._stages.has_shadow = True
 
     def start(self) -> None:
@@ -89,7 +84,7 @@ class ServedRoute:
         """Which member's queue a request needs is not known yet; that member refuses it."""
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
-        return self._strictest.check(inputs, datatypes)
+        return self._members.check(inputs, datatypes)
 
     def submit(
         self,
@@ -103,7 +98,6 @@ class ServedRoute:
         key: Callable[[str], str] | None = None,
     ) -> Cancel:
         admission = admission or self.check(inputs, datatypes)
-
         shadow = self._shadow if self._shadow is not None and self._shadow.wants() else None
 
         def completed(outcome: InferenceResult | ServerError) -> None:
@@ -114,9 +108,9 @@ class ServedRoute:
                 shadow.compare(inputs, datatypes, admission, outcome)
 
         if isinstance(self._settings, SplitSettings):
-            return self._submit_to_one(self._settings, inputs, datatypes, completed, deadline, admission, key)
-        request = CascadeRequest(self._cascade, inputs, datatypes, completed, deadline, admission)
-        request.start()
+            return self._submit_to_one(self._settings, inputs, datatypes, completed, deadline, admission, wake, key)
+        request = CascadeRequest(self._cascade, inputs, datatypes, completed, deadline, admission, key)
+        request.start(wake=wake)
         return request.cancel
 
     def state(self) -> VersionState:
@@ -153,6 +147,7 @@ class ServedRoute:
         on_complete: OnComplete,
         deadline: float | None,
         admission: Admission,
+        wake: bool,
         key: Callable[[str], str] | None,
     ) -> Cancel:
         member = chosen(settings, key(settings.sticky) if settings.sticky and key is not None else "")
@@ -166,16 +161,12 @@ class ServedRoute:
                 outcome = outcome._replace(timings=timings._replace(stages=timings.stages or (stage,)))
             on_complete(outcome)
 
-        return submit_to_member(
-            self._look_up,
-            member,
-            lambda model: model.submit(inputs, datatypes, completed, deadline, admission=admission, key=key),
-        )
+        return self._members.submit(member, inputs, datatypes, completed, deadline, admission, wake=wake, key=key)
 
     @property
     def queued(self) -> int:
         """Number of requests that wait for the members, for whomever they were sent."""
-        return sum(self._look_up(member).queued for member in self._settings.members)
+        return sum(self._members.model(member).queued for member in self._settings.members)
 
     def _is_busy(self) -> bool:
         return self.queued > 0
@@ -208,30 +199,12 @@ def _compared_output(settings: RouteSettings, signature: Signature) -> str:
     raise ModelLoadError("a shadow compares labels, and the models have no output of floating point [batch, labels]")
 
 
-def _difference(one: Signature, other: Signature) -> str:
-    """What differs between two signatures, for a message; empty if nothing does that an answer depends on."""
-    for what, left, right in (
-        ("their inputs", one.inputs, other.inputs),
-        ("their outputs", one.outputs, other.outputs),
-        ("their task", one.task, other.task),
-        ("their labels", one.labels, other.labels),
-        ("whether requests are batched", one.batched, other.batched),
-    ):
-        if left != right:
-            return f"{what}: {_shown(left)} and {_shown(right)}"
-    return ""
-
-
 def _unfit(settings: CascadeSettings, signature: Signature) -> str:
     """Why a cascade cannot join the answers of models with this signature; empty if it can."""
     free = [str(spec) for spec in signature.outputs if None in spec.shape[1:]]
     if free:
         return f"a cascade joins the members' answers, and theirs may differ in size: {'; '.join(free)}"
     return settings.acceptance.problem(signature)
-
-
-def _shown(value: object) -> str:
-    return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _own(signature: Signature) -> Signature:

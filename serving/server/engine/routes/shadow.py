@@ -12,7 +12,7 @@ import numpy as np
 
 from hangtag.serving.server.batching.request import InferenceResult, Tensors
 from hangtag.serving.server.engine.servable import Admission, Servable
-from hangtag.serving.server.errors import QueueFullError, ServerError
+from hangtag.serving.server.errors import QueueFullError, ServerError, UnavailableError
 from hangtag.serving.server.telemetry.route_statistics import RouteStatistics
 
 MAX_OPEN = 64
@@ -25,7 +25,7 @@ class Shadow:
     def __init__(
         self,
         share: float,
-        look_up: Callable[[], Servable],
+        model: Servable | None,
         busy: Callable[[], bool],
         output: str,
         statistics: RouteStatistics,
@@ -34,13 +34,13 @@ class Shadow:
 
         Args:
             share: Of the requests that are copied, above 0 and at most 1.
-            look_up: Returns the model that gets the copies. Raises ServerError if it does not serve.
+            model: Gets the copies; None where it does not serve.
             busy: Whether requests wait for the route's own members.
             output: The output whose highest values name the labels that are compared.
             statistics: Count what is compared.
         """
         self._share = share
-        self._look_up = look_up
+        self._model = model
         self._busy = busy
         self._output = output
         self._statistics = statistics
@@ -78,14 +78,16 @@ class Shadow:
             else:
                 self._record(answered.outputs, outcome.outputs)
 
-        try:
-            model = self._look_up()
-            if model.queued or self._busy():
-                completed(QueueFullError("requests wait"))
-            else:
+        model = self._model
+        if model is None:
+            completed(UnavailableError("the shadow's model does not serve"))
+        elif model.queued or self._busy():
+            completed(QueueFullError("requests wait"))
+        else:
+            try:
                 model.submit(inputs, datatypes, completed, admission=admission)
-        except ServerError as error:
-            completed(error)
+            except ServerError as error:
+                completed(error)
 
     def _record(self, answered: Tensors, shadow: Tensors) -> None:
         labels, others = (outputs[self._output].argmax(axis=-1) for outputs in (answered, shadow))

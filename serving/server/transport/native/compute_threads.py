@@ -12,12 +12,12 @@ nothing itself.
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import structlog
 
-from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.request import QueuedRequest
+from hangtag.serving.server.engine.servable import Computer
 
 log = structlog.get_logger()
 
@@ -27,22 +27,13 @@ STAND_BY_SECONDS = 0.005
 """How long no thread may have swept until the stand-by does."""
 
 
-class Computer(Protocol):
-    """What a batch is taken from and computed by: a served model."""
-
-    @property
-    def batcher(self) -> Batcher: ...
-
-    def execute(self, batch: list[QueuedRequest]) -> None: ...
-
-
 Event: TypeAlias = tuple[Any, ...]
 Receive: TypeAlias = Callable[[int, int | None], Sequence[Event] | None]
 """Takes a number of events and a time limit in milliseconds (None: no limit). Blocks without the interpreter lock until
 there is an event or the time is over, and returns what has come; None once the library is closed."""
-Dispatch: TypeAlias = Callable[[Event, bool], "Computer | None"]
-"""Handles one event and returns the model that it queued a request with. It must not block. The second argument says
-whether to wake the model's own threads, because no thread here will take the batch."""
+Dispatch: TypeAlias = Callable[[Event, bool], Sequence[Computer]]
+"""Handles one event and returns the models one of which it may have queued a request with. It must not block. The
+second argument says whether to wake that model's own threads, because no thread here will take the batch."""
 
 
 class ComputeThreads:
@@ -126,12 +117,13 @@ class ComputeThreads:
             raise EOFError
         for event in events:
             try:
-                model = self._dispatch(event, wake)
+                models = self._dispatch(event, wake)
             except Exception:  # a bug of ours must not cost the events that came with this one
                 log.exception("an event was lost")
                 continue
-            if model is not None and not wake:
-                self._queued[model] = None
+            if not wake:
+                for model in models:
+                    self._queued[model] = None
 
     def _milliseconds_to_due(self) -> int | None:
         """Milliseconds until a batch that is held back is due. Forgets models without one: what is queued while every

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from hangtag.protos import classifier_pb2
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.engine.servable import Computer
 from hangtag.serving.server.errors import (
     STOPPING,
     CancelledError,
@@ -22,7 +22,7 @@ from hangtag.serving.server.errors import (
 from hangtag.serving.server.transport.codec import LARGE_MESSAGE, parse_message
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
 from hangtag.serving.server.transport.methods import CLASSIFY, MODEL_INFER
-from hangtag.serving.server.transport.native.compute_threads import Computer, Event
+from hangtag.serving.server.transport.native.compute_threads import Event
 from hangtag.serving.server.transport.queries.image_query import ImageQuery, classify_query
 from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
 from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
@@ -61,12 +61,12 @@ class UnaryCalls:
         self._decoding = futures.ThreadPoolExecutor(_DECODING_THREADS, thread_name_prefix="native-decode")
         self._free_places = threading.Semaphore(engine.config.max_queue_size)  # of those that wait to be decoded
 
-    def dispatch(self, event: Event, wake: bool) -> Computer | None:
+    def dispatch(self, event: Event, wake: bool) -> Sequence[Computer]:
         """Handle an event of the library: see `compute_threads.Dispatch`."""
         kind, call_id, method_id, message, _key, details = event
         if kind == EVENT_CANCEL:
             self._cancel(call_id)
-            return None
+            return ()
         started = time.perf_counter_ns()
         metadata, _peer, remaining = details
         deadline = None if remaining is None else time.monotonic() + remaining
@@ -76,21 +76,20 @@ class UnaryCalls:
             self._require_admission(metadata, message)
             if method_id == _CLASSIFY_ID:
                 self._submit_on_thread(call, lambda: _classify_query(call, message), deadline)
-                return None
+                return ()
             if len(message) >= LARGE_MESSAGE and self._templates.find(message) is None:
                 call.is_large = True
                 query_of = partial(InferMessageQuery, message, call, self._templates)
                 self._submit_on_thread(call, query_of, deadline)
-                return None
+                return ()
             query = InferMessageQuery(message, call, self._templates)
         except Exception as error:
             record_failure(self._engine, call, error, started)
             call.fail(error)
-            return None
+            return ()
         call.request = query.request
         call.cancel = submit(self._engine, query, call, deadline, wake=wake)
-        # A route's members compute on their own threads, which it wakes.
-        return query.model if isinstance(query.model, ServedModel) else None
+        return () if query.model is None else query.model.computers
 
     def refuse_new(self) -> None:
         """Answer every further call with UNAVAILABLE."""

@@ -1,12 +1,15 @@
 """Routes in a model repository: which serve, and what their files and their members change."""
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import structlog.testing
 
+from hangtag.serving.server.engine.servable import Servable
+from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ControlError, NotFoundError, RepositoryError, UnavailableError
 from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE
 from tests import onnx_models
@@ -14,6 +17,7 @@ from tests.serving.server.engine.control.controlled import Controlled, Start
 from tests.serving.server.parts import Caller
 
 SPLIT = "split = {one = 50, two = 50}"
+TIMEOUT = 30.0
 
 
 @pytest.fixture
@@ -43,6 +47,14 @@ def answers(controlled: Controlled, name: str) -> bool:
         for member in ("one", "two"):
             controlled.engine.model(member).close()
     return bool(caller.answer.outputs["y"].tolist() == [[2, 2]])
+
+
+def until_closed(model: Servable) -> None:
+    """Wait for the end of the threads of a model that was replaced."""
+    assert isinstance(model, ServedModel)
+    for instance in model._instances:
+        instance.join(TIMEOUT)
+        assert not instance.is_alive()
 
 
 @pytest.mark.parametrize("mode", ["none", "poll"])
@@ -130,6 +142,64 @@ def test_a_changed_file_is_followed_and_a_spoiled_one_is_not(models: Path, start
     assert controlled.engine.names() == ["one", "two"]
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("split = {one = 50, tow = 50}", "its member tow does not serve"),
+        ("split = {one = 50, both = 50}", "routes must not lead to themselves: both -> both"),
+        ("split = {one = 50, gather = 50}", "one and gather differ in their inputs"),
+    ],
+)
+def test_a_changed_file_that_cannot_serve_is_reported_and_the_route_goes_on_as_before(
+    models: Path, start: Start, text: str, reason: str
+) -> None:
+    onnx_models.publish(models, "gather", onnx_models.gather())
+    file = write(models, "both", SPLIT)
+    controlled = start("poll")
+    before = controlled.engine.model("both")
+    file.write_text(text)
+    with structlog.testing.capture_logs() as logs:
+        controlled.control.poll()
+    assert reason in str(logs)
+    assert controlled.engine.model("both") is before
+    file.write_text("split = {two = 100}")
+    controlled.control.poll()
+    assert controlled.engine.model("both").parameters()["route_members"] == "two"
+
+
+def test_a_route_follows_its_file_before_a_model_that_is_gone_stops_to_serve(
+    models: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(models, "both", "split = {one = 100}")
+    controlled = start("poll")
+    changes: list[tuple[str, int]] = []
+    serve = controlled.engine.serve
+
+    def recorded(name: str, versions: Sequence[Servable]) -> list[Servable]:
+        changes.append((name, len(versions)))
+        return serve(name, versions)
+
+    monkeypatch.setattr(controlled.engine, "serve", recorded)
+    file.write_text("split = {three = 100}")
+    (models / "one").rename(models / "three")
+    controlled.control.poll()
+    assert changes == [("three", 1), ("both", 1), ("one", 0)]
+
+
+def test_a_name_may_become_a_routes_and_a_models_again(models: Path, start: Start) -> None:
+    onnx_models.publish(models, "both", onnx_models.doubled("batch", "batch"))
+    controlled = start("poll")
+    model = controlled.engine.model("both")
+    file = write(models, "both", SPLIT)
+    controlled.control.poll()
+    assert controlled.engine.model("both").parameters()["route"] == "split"
+    until_closed(model)
+    file.unlink()
+    controlled.control.poll()
+    assert isinstance(controlled.engine.model("both"), ServedModel)
+    assert controlled.engine.names() == ["both", "one", "two"]
+
+
 def test_a_route_goes_with_a_member_that_goes_and_comes_back_with_it(models: Path, start: Start) -> None:
     write(models, "both", SPLIT)
     controlled = start("poll")
@@ -145,9 +215,10 @@ def test_a_route_goes_with_a_member_that_goes_and_comes_back_with_it(models: Pat
 def test_a_new_version_of_a_member_answers_and_the_routes_counters_go_on(models: Path, start: Start) -> None:
     write(models, "both", "split = {one = 100}")
     controlled = start("poll")
-    before = controlled.engine.model("both")
+    before, member = controlled.engine.model("both"), controlled.engine.model("one")
     onnx_models.publish(models, "one", onnx_models.doubled("batch", "batch"), version=2)
     controlled.control.poll()
+    until_closed(member)
     after = controlled.engine.model("both")
     assert after is not before
     assert after.statistics is before.statistics
@@ -185,11 +256,42 @@ def test_routes_are_loaded_and_unloaded_by_call(models: Path, start: Start) -> N
         controlled.control.unload("both")
 
 
+def test_by_call_a_route_follows_its_file_only_when_it_is_loaded(models: Path, start: Start) -> None:
+    file = write(models, "both", SPLIT)
+    controlled = start("explicit", load_model=("*",))
+    file.write_text("split = {one = 10, two = 90}")
+    controlled.control.load("one")
+    assert controlled.engine.model("both").parameters()["route_weights"] == "50, 50"
+    controlled.control.load("both")
+    assert controlled.engine.model("both").parameters()["route_weights"] == "10, 90"
+    file.write_text("split = {one = 10}")
+    with pytest.raises(ControlError, match="the shares add up to 10"):
+        controlled.control.load("both")
+    assert controlled.engine.model("both").parameters()["route_weights"] == "10, 90"
+
+
+def test_a_route_whose_folder_is_gone_can_be_unloaded_by_call_and_become_a_model(models: Path, start: Start) -> None:
+    file = write(models, "both", SPLIT)
+    controlled = start("explicit", load_model=("*",))
+    file.unlink()
+    onnx_models.publish(models, "both", onnx_models.doubled("batch", "batch"))
+    controlled.control.load("both")
+    assert isinstance(controlled.engine.model("both"), ServedModel)
+    write(models, "both", SPLIT)
+    controlled.control.load("both")
+    file.unlink()
+    (models / "both").rename(models.parent / "away")
+    controlled.control.unload("both")
+    controlled.control.load("one")
+    assert controlled.engine.names() == ["one", "two"]
+
+
 def test_a_call_for_a_member_that_has_just_gone_says_so(models: Path, start: Start) -> None:
     write(models, "both", "split = {one = 100}")
     controlled = start("explicit", load_model=("one", "both"))
-    route = controlled.engine.model("both")
+    route, member = controlled.engine.model("both"), controlled.engine.model("one")
     controlled.control.unload("one")
+    until_closed(member)
     with pytest.raises(UnavailableError, match="the member one of route both does not serve now"):
         route.submit({"x": np.ones((1, 2), np.float32)}, {"x": "FP32"}, Caller())
 

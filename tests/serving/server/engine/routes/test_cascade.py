@@ -10,6 +10,7 @@ import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.servable import Cancel
+from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import (
     CancelledError,
     DeadlineError,
@@ -18,6 +19,7 @@ from hangtag.serving.server.errors import (
     QueueFullError,
     UnavailableError,
 )
+from hangtag.serving.signature import Signature, TensorSpec
 from tests.serving.server.engine.routes.parts import (
     FP32,
     answers,
@@ -194,20 +196,60 @@ def test_answers_of_another_shape_than_the_signatures_are_an_error() -> None:
     assert "cannot be joined" in str(caller.outcome)
 
 
-def test_a_member_that_is_replaced_meanwhile_is_answered_for_by_its_successor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_member_that_is_replaced_meanwhile_is_answered_for_by_its_successor() -> None:
     first, second, successor = fast(), slow(), slow(version=2)
     engine = engine_with(first, second)
     both = route(engine, cascade())
+    callers = [Caller(), Caller()]
+    both.submit(rows(0.5), FP32, callers[0])
+    execute_all(first)
+    engine._table["slow"] = {"2": successor}
+    both.submit(rows(0.5), FP32, callers[1])
+    execute_all(first)
+    second.batcher.close()  # as the control does a moment after it was replaced
+    late = Caller()
+    both.submit(rows(0.5), FP32, late)
+    execute_all(first, second, successor)
+    assert [answers(caller.answer) for caller in callers] == [[20.5], [20.5]]
+    assert answers(late.answer) == [40.5]
+
+
+def test_a_successor_of_another_signature_gets_no_request_that_was_checked_for_the_one_before() -> None:
+    first, second, successor = fast(), slow(), slow(version=2)
+    successor.signature = Signature(second.signature.inputs, (TensorSpec("z", "FP32", (None, 2)),))
+    engine = engine_with(first, second)
+    both = route(engine, cascade())
+    engine._table["slow"] = {"2": successor}
+    second.batcher.close()
     caller = Caller()
     both.submit(rows(0.5), FP32, caller)
+    execute_all(first)
+    assert isinstance(caller.outcome, UnavailableError)
+    assert len(successor.batcher) == 0
 
-    def closed(*_arguments: object, **_options: object) -> None:
-        engine._table["slow"] = {"2": successor}
-        raise UnavailableError("closed meanwhile")
 
-    monkeypatch.setattr(second, "submit", closed)
-    execute_all(first, second, successor)
-    assert answers(caller.answer) == [40.5]
+def test_requests_under_way_go_on_to_their_next_member_while_the_server_stops() -> None:
+    first, second = fast(), slow()
+    engine = engine_with(first, second)
+    caller = Caller()
+    route(engine, cascade()).submit(rows(0.5), FP32, caller)
+    engine.stop_admission()
+    execute_all(first, second)
+    assert answers(caller.answer) == [20.5]
+
+
+def test_an_empty_tensor_is_refused_if_any_member_must_not_get_it() -> None:
+    def takes_any_length(each: ServedModel) -> ServedModel:
+        each.signature = Signature((TensorSpec("x", "FP32", (None, None)),), each.signature.outputs)
+        return each
+
+    first, second = takes_any_length(fast(ServerConfig(max_batch_size=2))), takes_any_length(slow())
+    both = route(engine_with(first, second), cascade())
+    empty = {"x": np.zeros((1, 0), np.float32)}
+    assert both.check(empty, FP32)[0] == 1
+    second.runtime.no_empty_because = "made up"
+    with pytest.raises(InvalidRequestError, match="made up"):
+        both.check(empty, FP32)
 
 
 def test_more_samples_than_the_smallest_member_takes_are_refused() -> None:

@@ -8,8 +8,7 @@ from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.routes import shadow
 from hangtag.serving.server.engine.routes.route_file import Member, ShadowSettings, SplitSettings
 from hangtag.serving.server.engine.routes.served_route import ServedRoute
-from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.errors import InferenceError, NotFoundError, UnavailableError
+from hangtag.serving.server.errors import InferenceError, UnavailableError
 from hangtag.serving.server.telemetry.route_statistics import RouteCounts, ShadowCounts
 from tests.serving.server.engine.routes.parts import FP32, answers, echo, engine_with, execute_all, fast, model, route
 from tests.serving.server.parts import Caller, Outputs, rows
@@ -82,38 +81,31 @@ def test_only_so_many_copies_are_under_way(monkeypatch: pytest.MonkeyPatch) -> N
     assert counts(both)[:3] == (1, 1, 0)
 
 
-def test_a_shadow_that_fails_or_is_gone_is_counted() -> None:
-    def broken(_x: object) -> Outputs:
-        raise InferenceError("made up")
+def broken(_x: object) -> Outputs:
+    raise InferenceError("made up")
 
+
+@pytest.mark.parametrize("fault", ["it fails", "it is closed", "it is gone"])
+def test_a_shadow_that_fails_or_is_gone_is_counted_and_its_caller_has_an_answer(fault: str) -> None:
     first, other = fast(), model("other", broken)
-    engine = engine_with(first, other)
-    both = shadowed(engine)
-    callers = [Caller(), Caller()]
-    both.submit(rows(0.9), FP32, callers[0])
+    both = shadowed(engine_with(first) if fault == "it is gone" else engine_with(first, other))
+    if fault == "it is closed":
+        other.batcher.close()
+    caller = Caller()
+    both.submit(rows(0.9), FP32, caller)
     execute_all(first, other)
-    del engine._table["other"]
-    # As the control's look-up does for a member that is gone.
-    both._shadow._look_up = gone  # type: ignore[union-attr]
-    both.submit(rows(0.9), FP32, callers[1])
-    execute_all(first)
-    assert [answers(caller.answer) for caller in callers] == [[10.9]] * 2
-    assert counts(both)[:3] == (0, 0, 2)
-
-
-def gone() -> ServedModel:
-    raise UnavailableError("gone")
+    assert answers(caller.answer) == [10.9]
+    assert counts(both)[:3] == (0, 0, 1)
 
 
 def test_a_request_that_failed_is_not_copied() -> None:
     first, other = fast(), model("other", echo(10))
-    engine = engine_with(first, other)
-    both = shadowed(engine)
+    both = shadowed(engine_with(first, other))
     cancel = both.submit(rows(0.9), FP32, Caller())
     cancel()
     assert len(other.batcher) == 0
-    del engine._table["fast"]
-    with pytest.raises(NotFoundError):
+    first.batcher.close()
+    with pytest.raises(UnavailableError):
         both.submit(rows(0.9), FP32, Caller())
     assert counts(both) == ShadowCounts()
 

@@ -125,7 +125,7 @@ def test_bugs_of_ours_end_neither_a_thread_nor_other_calls() -> None:
         execute(batch)
         fail_once("execute")
 
-    def dispatching(event: Event, wake: bool) -> ServedModel:
+    def dispatching(event: Event, wake: bool) -> Sequence[ServedModel]:
         if event[1] == 0:
             fail_once("dispatch")
         return dispatch(event, wake)

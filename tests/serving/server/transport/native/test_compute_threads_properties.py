@@ -1,6 +1,7 @@
 """Whatever calls come, in whatever order, the threads of the native transport leave none of them waiting."""
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,16 +49,15 @@ def test_no_request_is_left_waiting(
         models.append(served(runtime, config))
     cancels: dict[int, Cancel] = {}
 
-    def dispatch_or_cancel(event: Event, wake: bool) -> ServedModel | None:
+    def dispatch_or_cancel(event: Event, wake: bool) -> Sequence[ServedModel]:
         model, value, answer = event
         if value == CANCELLED:
             cancel = cancels.get(id(answer))
             if cancel is not None:
                 cancel()
-            return None
+            return []
         cancels[id(answer)] = model.submit(rows(value), {"x": "FP32"}, answer, wake=wake)
-        served_model: ServedModel = model
-        return served_model
+        return [model]
 
     with running(threads, *models, with_dispatch=dispatch_or_cancel) as (_, library):
         answers = []

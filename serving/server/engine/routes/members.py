@@ -1,0 +1,109 @@
+"""What serves the members of one route, and how a request reaches them while models are replaced."""
+
+from collections.abc import Callable, Mapping
+
+from hangtag.serving.server.batching.request import OnComplete, Tensors
+from hangtag.serving.server.engine.routes.route_file import Member
+from hangtag.serving.server.engine.servable import Admission, Cancel, Servable
+from hangtag.serving.server.errors import ModelLoadError, UnavailableError
+from hangtag.serving.signature import Signature
+
+LookUp = Callable[[Member], Servable]
+
+
+class RouteMembers:
+    """The models of one route, as they were when it was made. Thread-safe.
+
+    A route keeps its models, so that a request that was checked for them is computed by them, also while others take
+    their place. A model that was replaced closes a moment later (see ``retirement``), and by then a new route has
+    replaced this one; a request that is still on its way here follows the model's successor.
+    """
+
+    def __init__(self, models: Mapping[Member, Servable], look_up: LookUp) -> None:
+        """Check that the models fit each other.
+
+        Args:
+            models: What serves each member now.
+            look_up: Returns what serves a member at a later time. Raises UnavailableError where nothing does.
+
+        Raises:
+            ModelLoadError: The models' signatures differ.
+        """
+        first, *others = models.values()
+        for other in others:
+            if difference := _difference(first.signature, other.signature):
+                raise ModelLoadError(
+                    "the members of a route must have one signature; "
+                    f"{first.name} and {other.name} differ in {difference}"
+                )
+        self._models = models
+        self._look_up = look_up
+        self.strictest = min(models.values(), key=lambda model: model.max_batch_size)
+        """The model that takes the fewest samples in a request."""
+
+    def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
+        """As `Servable.check`: a request is admitted if every model takes it. Raises InvalidRequestError."""
+        admission = self.strictest.check(inputs, datatypes)
+        if any(0 in array.shape for array in inputs.values()):  # some models take empty tensors, and others do not
+            for model in self._models.values():
+                model.check(inputs, datatypes)
+        return admission
+
+    def model(self, member: Member) -> Servable:
+        """What served a member when the route was made."""
+        return self._models[member]
+
+    def submit(
+        self,
+        member: Member,
+        inputs: Tensors,
+        datatypes: Mapping[str, str],
+        on_complete: OnComplete,
+        deadline: float | None,
+        admission: Admission,
+        *,
+        wake: bool = True,
+        key: Callable[[str], str] | None = None,
+    ) -> Cancel:
+        """Submit a request to a member's model, or to its successor where it is closed: see `Servable.submit`.
+
+        Args:
+            member: One of the route's.
+            inputs: See `Servable.submit`, as for all other arguments.
+            datatypes: Likewise.
+            on_complete: Likewise.
+            deadline: Likewise.
+            admission: Likewise.
+            wake: Likewise.
+            key: Likewise.
+
+        Raises:
+            ServerError: The request is refused.
+        """
+        model = self._models[member]
+        while True:
+            try:
+                return model.submit(inputs, datatypes, on_complete, deadline, admission=admission, wake=wake, key=key)
+            except UnavailableError:
+                successor = self._look_up(member)
+                if successor is model or _difference(model.signature, successor.signature):
+                    raise
+                model = successor
+
+
+def _difference(one: Signature, other: Signature) -> str:
+    """What differs between two signatures, for a message; empty if nothing does that an answer depends on."""
+    for what, left, right in (
+        ("their inputs", one.inputs, other.inputs),
+        ("their outputs", one.outputs, other.outputs),
+        ("their task", one.task, other.task),
+        ("their labels", one.labels, other.labels),
+        ("whether requests are batched", one.batched, other.batched),
+    ):
+        if left != right:
+            return f"{what}: {_shown(left)} and {_shown(right)}"
+    return ""
+
+
+def _shown(value: object) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
