@@ -24,37 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fhangtag/protos/classifier.proto\x12\nhangtag.v1\"\x98\x01\n\x0f\x43lassifyRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x11\n\x07\x65ncoded\x18\x03 \x01(\x0cH\x00\x12#\n\x03raw\x18\x04 \x01(\x0b\x32\x14.hangtag.v1.RawImageH\x00\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\n\n\x02id\x18\x06 \x01(\tB\x07\n\x05image\"9\n\x08RawImage\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06pixels\x18\x03 \x01(\x0c\"\xdf\x01\n\x10\x43lassifyResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12&\n\x06labels\x18\x03 \x03(\x0b\x32\x16.hangtag.v1.LabelScore\x12$\n\x07timings\x18\x04 \x01(\x0b\x32\x13.hangtag.v1.Timings\x12\x1e\n\x04task\x18\x05 \x01(\x0e\x32\x10.hangtag.v1.Task\x12\x1d\n\x10path_probability\x18\x06 \x01(\x02H\x00\x88\x01\x01\x42\x13\n\x11_path_probability\"c\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\x12\x15\n\x08\x64istance\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x0b\n\t_distance\"Z\n\x07Timings\x12\x15\n\rpreprocess_ns\x18\x01 \x01(\x04\x12\x10\n\x08queue_ns\x18\x02 \x01(\x04\x12\x12\n\ncompute_ns\x18\x03 \x01(\x04\x12\x12\n\nbatch_size\x18\x04 \x01(\r\"\x87\x01\n\x16\x43lassifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1c.hangtag.v1.ClassifyResponseH\x00\x12&\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.hangtag.v1.FailureH\x00\x42\t\n\x07outcome\"\x89\x01\n\x0e\x43ompareRequest\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.hangtag.v1.ModelChoice\x12\x11\n\x07\x65ncoded\x18\x02 \x01(\x0cH\x00\x12#\n\x03raw\x18\x03 \x01(\x0b\x32\x14.hangtag.v1.RawImageH\x00\x12\r\n\x05top_k\x18\x04 \x01(\rB\x07\n\x05image\",\n\x0bModelChoice\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"=\n\x0f\x43ompareResponse\x12*\n\x08outcomes\x18\x01 \x03(\x0b\x32\x18.hangtag.v1.ModelOutcome\"\x85\x01\n\x0cModelOutcome\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12.\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1c.hangtag.v1.ClassifyResponseH\x00\x12&\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.hangtag.v1.FailureH\x00\x42\t\n\x07outcome\"(\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t*I\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_SINGLE_LABEL\x10\x01\x12\x14\n\x10TASK_MULTI_LABEL\x10\x02\x32\xee\x01\n\nClassifier\x12\x45\n\x08\x43lassify\x12\x1b.hangtag.v1.ClassifyRequest\x1a\x1c.hangtag.v1.ClassifyResponse\x12U\n\x0e\x43lassifyStream\x12\x1b.hangtag.v1.ClassifyRequest\x1a\".hangtag.v1.ClassifyStreamResponse(\x01\x30\x01\x12\x42\n\x07\x43ompare\x12\x1a.hangtag.v1.CompareRequest\x1a\x1b.hangtag.v1.CompareResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fhangtag/protos/classifier.proto\x12\nhangtag.v1\"\x98\x01\n\x0f\x43lassifyRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x11\n\x07\x65ncoded\x18\x03 \x01(\x0cH\x00\x12#\n\x03raw\x18\x04 \x01(\x0b\x32\x14.hangtag.v1.RawImageH\x00\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\n\n\x02id\x18\x06 \x01(\tB\x07\n\x05image\"9\n\x08RawImage\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06pixels\x18\x03 \x01(\x0c\"\xef\x01\n\x10\x43lassifyResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12&\n\x06labels\x18\x03 \x03(\x0b\x32\x16.hangtag.v1.LabelScore\x12$\n\x07timings\x18\x04 \x01(\x0b\x32\x13.hangtag.v1.Timings\x12\x1e\n\x04task\x18\x05 \x01(\x0e\x32\x10.hangtag.v1.Task\x12\x1d\n\x10path_probability\x18\x06 \x01(\x02H\x00\x88\x01\x01\x12\x0e\n\x06unsure\x18\x07 \x01(\x08\x42\x13\n\x11_path_probability\"c\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\x12\x15\n\x08\x64istance\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x0b\n\t_distance\"}\n\x07Timings\x12\x15\n\rpreprocess_ns\x18\x01 \x01(\x04\x12\x10\n\x08queue_ns\x18\x02 \x01(\x04\x12\x12\n\ncompute_ns\x18\x03 \x01(\x04\x12\x12\n\nbatch_size\x18\x04 \x01(\r\x12!\n\x06stages\x18\x05 \x03(\x0b\x32\x11.hangtag.v1.Stage\"P\n\x05Stage\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08queue_ns\x18\x02 \x01(\x04\x12\x12\n\ncompute_ns\x18\x03 \x01(\x04\x12\x12\n\nbatch_size\x18\x04 \x01(\r\"\x87\x01\n\x16\x43lassifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1c.hangtag.v1.ClassifyResponseH\x00\x12&\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.hangtag.v1.FailureH\x00\x42\t\n\x07outcome\"\x89\x01\n\x0e\x43ompareRequest\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.hangtag.v1.ModelChoice\x12\x11\n\x07\x65ncoded\x18\x02 \x01(\x0cH\x00\x12#\n\x03raw\x18\x03 \x01(\x0b\x32\x14.hangtag.v1.RawImageH\x00\x12\r\n\x05top_k\x18\x04 \x01(\rB\x07\n\x05image\",\n\x0bModelChoice\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"=\n\x0f\x43ompareResponse\x12*\n\x08outcomes\x18\x01 \x03(\x0b\x32\x18.hangtag.v1.ModelOutcome\"\x85\x01\n\x0cModelOutcome\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12.\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1c.hangtag.v1.ClassifyResponseH\x00\x12&\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.hangtag.v1.FailureH\x00\x42\t\n\x07outcome\"(\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t*I\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_SINGLE_LABEL\x10\x01\x12\x14\n\x10TASK_MULTI_LABEL\x10\x02\x32\xee\x01\n\nClassifier\x12\x45\n\x08\x43lassify\x12\x1b.hangtag.v1.ClassifyRequest\x1a\x1c.hangtag.v1.ClassifyResponse\x12U\n\x0e\x43lassifyStream\x12\x1b.hangtag.v1.ClassifyRequest\x1a\".hangtag.v1.ClassifyStreamResponse(\x01\x30\x01\x12\x42\n\x07\x43ompare\x12\x1a.hangtag.v1.CompareRequest\x1a\x1b.hangtag.v1.CompareResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hangtag.protos.classifier_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASK']._serialized_start=1245
-  _globals['_TASK']._serialized_end=1318
+  _globals['_TASK']._serialized_start=1378
+  _globals['_TASK']._serialized_end=1451
   _globals['_CLASSIFYREQUEST']._serialized_start=48
   _globals['_CLASSIFYREQUEST']._serialized_end=200
   _globals['_RAWIMAGE']._serialized_start=202
   _globals['_RAWIMAGE']._serialized_end=259
   _globals['_CLASSIFYRESPONSE']._serialized_start=262
-  _globals['_CLASSIFYRESPONSE']._serialized_end=485
-  _globals['_LABELSCORE']._serialized_start=487
-  _globals['_LABELSCORE']._serialized_end=586
-  _globals['_TIMINGS']._serialized_start=588
-  _globals['_TIMINGS']._serialized_end=678
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=681
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=816
-  _globals['_COMPAREREQUEST']._serialized_start=819
-  _globals['_COMPAREREQUEST']._serialized_end=956
-  _globals['_MODELCHOICE']._serialized_start=958
-  _globals['_MODELCHOICE']._serialized_end=1002
-  _globals['_COMPARERESPONSE']._serialized_start=1004
-  _globals['_COMPARERESPONSE']._serialized_end=1065
-  _globals['_MODELOUTCOME']._serialized_start=1068
-  _globals['_MODELOUTCOME']._serialized_end=1201
-  _globals['_FAILURE']._serialized_start=1203
-  _globals['_FAILURE']._serialized_end=1243
-  _globals['_CLASSIFIER']._serialized_start=1321
-  _globals['_CLASSIFIER']._serialized_end=1559
+  _globals['_CLASSIFYRESPONSE']._serialized_end=501
+  _globals['_LABELSCORE']._serialized_start=503
+  _globals['_LABELSCORE']._serialized_end=602
+  _globals['_TIMINGS']._serialized_start=604
+  _globals['_TIMINGS']._serialized_end=729
+  _globals['_STAGE']._serialized_start=731
+  _globals['_STAGE']._serialized_end=811
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=814
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=949
+  _globals['_COMPAREREQUEST']._serialized_start=952
+  _globals['_COMPAREREQUEST']._serialized_end=1089
+  _globals['_MODELCHOICE']._serialized_start=1091
+  _globals['_MODELCHOICE']._serialized_end=1135
+  _globals['_COMPARERESPONSE']._serialized_start=1137
+  _globals['_COMPARERESPONSE']._serialized_end=1198
+  _globals['_MODELOUTCOME']._serialized_start=1201
+  _globals['_MODELOUTCOME']._serialized_end=1334
+  _globals['_FAILURE']._serialized_start=1336
+  _globals['_FAILURE']._serialized_end=1376
+  _globals['_CLASSIFIER']._serialized_start=1454
+  _globals['_CLASSIFIER']._serialized_end=1692
 # @@protoc_insertion_point(module_scope)

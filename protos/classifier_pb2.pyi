@@ -43,20 +43,22 @@ class RawImage(_message.Message):
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., pixels: _Optional[bytes] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "labels", "timings", "task", "path_probability")
+    __slots__ = ("model_name", "model_version", "labels", "timings", "task", "path_probability", "unsure")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     PATH_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    UNSURE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     labels: _containers.RepeatedCompositeFieldContainer[LabelScore]
     timings: Timings
     task: Task
     path_probability: float
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., task: _Optional[_Union[Task, str]] = ..., path_probability: _Optional[float] = ...) -> None: ...
+    unsure: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., task: _Optional[_Union[Task, str]] = ..., path_probability: _Optional[float] = ..., unsure: bool = ...) -> None: ...
 
 class LabelScore(_message.Message):
     __slots__ = ("label", "index", "probability", "distance")
@@ -71,16 +73,30 @@ class LabelScore(_message.Message):
     def __init__(self, label: _Optional[str] = ..., index: _Optional[int] = ..., probability: _Optional[float] = ..., distance: _Optional[float] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("preprocess_ns", "queue_ns", "compute_ns", "batch_size")
+    __slots__ = ("preprocess_ns", "queue_ns", "compute_ns", "batch_size", "stages")
     PREPROCESS_NS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_NS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
     preprocess_ns: int
     queue_ns: int
     compute_ns: int
     batch_size: int
-    def __init__(self, preprocess_ns: _Optional[int] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., batch_size: _Optional[int] = ...) -> None: ...
+    stages: _containers.RepeatedCompositeFieldContainer[Stage]
+    def __init__(self, preprocess_ns: _Optional[int] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., batch_size: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
+
+class Stage(_message.Message):
+    __slots__ = ("model", "queue_ns", "compute_ns", "batch_size")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_NS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    queue_ns: int
+    compute_ns: int
+    batch_size: int
+    def __init__(self, model: _Optional[str] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., batch_size: _Optional[int] = ...) -> None: ...
 
 class ClassifyStreamResponse(_message.Message):
     __slots__ = ("id", "answer", "failure")

@@ -32,21 +32,41 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """What one member of a route computed for an answer.
+
+    Attributes:
+        model: its name, or NAME@VERSION where the route names a version.
+        queue_ms: milliseconds in its queue.
+        compute_ms: milliseconds of inference.
+        batch_size: images in the batch that it computed.
+    """
+
+    model: str
+    queue_ms: float
+    compute_ms: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
 class Classification:
     """A model's labels for one image, with the server's timings.
 
     Attributes:
-        model: the name of the model that answered.
+        model: the name of the model, or of the route.
         version: its version.
         labels: for the task ``single_label`` the candidates, most probable first. For ``multi_label`` the predicted
             set, which may be empty, in the order of prediction if the model predicts one label after another, else
             most probable first.
         preprocess_ms: milliseconds that the server spent on decoding and resizing the image.
-        queue_ms: milliseconds in the server's queue.
+        queue_ms: milliseconds in the server's queues.
         compute_ms: milliseconds of inference.
-        batch_size: images in the batch that this image was computed in.
+        batch_size: images in the batch that this image was computed in; of a route, in that of its first stage.
         task: ``single_label`` or ``multi_label``.
         path_probability: the probability of the whole set; None for a model that does not give one.
+        stages: of a route, what each of its members computed, one after another; empty for a model.
+        unsure: True where a cascade's next model could not answer in time, and the answer is that of a model that was
+            not sure of it.
     """
 
     model: str
@@ -58,6 +78,13 @@ class Classification:
     batch_size: int
     task: str = "single_label"
     path_probability: float | None = None
+    stages: tuple[Stage, ...] = ()
+    unsure: bool = False
+
+    @property
+    def answered_by(self) -> str:
+        """The model whose answer this is: of a route, the last member that computed."""
+        return self.stages[-1].model if self.stages else self.model
 
 
 def classify_request(image: Image, model: str, version: str, top_k: int) -> pb.ClassifyRequest:
@@ -107,6 +134,11 @@ def from_response(response: pb.ClassifyResponse) -> Classification:
         batch_size=timings.batch_size,
         task="multi_label" if response.task == pb.TASK_MULTI_LABEL else "single_label",
         path_probability=response.path_probability if response.HasField("path_probability") else None,
+        stages=tuple(
+            Stage(stage.model, stage.queue_ns / 1e6, stage.compute_ns / 1e6, stage.batch_size)
+            for stage in timings.stages
+        ),
+        unsure=response.unsure,
     )
 
 

@@ -64,6 +64,8 @@ def classify(
     another size is scaled to fit as a whole. If the model's file has distances of labels, each runner-up shows its
     distance from the first label: 0 is the same, 1 the farthest pair.
 
+    A route (docs/routes.md) says which of its models answered (with --json: "answered_by"), and what each one took.
+
     A picture that seems blank or inverted is still classified, with a warning that says what helps (with --json:
     "warning").
 
@@ -74,6 +76,7 @@ def classify(
       curl -s https://example.org/boot.jpg | hangtag classify -
       hangtag classify outfit.png --model cnn_rnn
       hangtag classify photo.jpg --model cnn --model lstm
+      hangtag classify photo.jpg --model fast-and-accurate
       hangtag classify photo.jpg --model cnn@2 --model cnn@1
       hangtag classify *.png --json | jq -r '.labels[0].name'
     """
@@ -115,11 +118,19 @@ def _show(console: Console, path: Path, data: bytes, answer: Classification, dra
         table.add_row(Text(label.name), f"{label.probability:7.2%}", "█" * round(label.probability * 20), distance)
     pictures.print_with_image(console, data if drawn else None, Group(_title(path, answer), table))
     _print_warning(console, warning)
-    console.print(
-        f"[dim]{answer.model} version {answer.version}: {answer.queue_ms:.1f} ms queued, "
-        f"{answer.compute_ms:.1f} ms computed[/dim]\n",
-        highlight=False,
-    )
+    console.print(f"[dim]{cost_line(answer)}[/dim]\n", highlight=False)
+
+
+def cost_line(answer: Classification) -> str:
+    """Say which model answered and what that took; of a route, which member did, and what each one took."""
+    line = f"{answer.model} version {answer.version}"
+    if answer.stages:
+        line += f", answered by {answer.answered_by}" + (", which was not sure" if answer.unsure else "")
+    line += f": {answer.queue_ms:.1f} ms queued, {answer.compute_ms:.1f} ms computed"
+    if len(answer.stages) > 1:
+        took = [f"{stage.model} {stage.queue_ms + stage.compute_ms:.1f} ms" for stage in answer.stages]
+        line += f" ({', then '.join(took)})"
+    return line
 
 
 def _show_compared(
@@ -161,7 +172,10 @@ def _optional(warning: str) -> dict[str, str]:
 def _fields(outcome: Classification | ClientError) -> dict[str, Any]:
     if isinstance(outcome, ClientError):
         return {"error": str(outcome), "code": outcome.code.name}
-    return asdict(outcome, dict_factory=_without_none)
+    fields = asdict(outcome, dict_factory=_without_none)
+    if outcome.stages:
+        return fields | {"answered_by": outcome.answered_by}
+    return {name: value for name, value in fields.items() if name not in ("stages", "unsure")}
 
 
 def _title(path: Path, answer: Classification) -> Text:

@@ -14,6 +14,8 @@ def table(answers: Sequence[Classification]) -> Table:
     result = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_footer=True, footer_style="dim")
     for answer in answers:
         timings = Text(f"{answer.queue_ms:.1f} ms queued\n{answer.compute_ms:.1f} ms computed")
+        if answer.stages:
+            timings.append(f"\nanswered by {answer.answered_by}")
         result.add_column(Text(f"{answer.model} version {answer.version}"), timings, no_wrap=True)
     for rank in zip_longest(*(answer.labels for answer in answers)):
         agreed = len({label and label.name for label in rank}) == 1

@@ -97,7 +97,17 @@ def _response(
             queue_ns=timings.queue_ns,
             compute_ns=timings.compute_ns,
             batch_size=timings.batch_size,
+            stages=[
+                pb.Stage(
+                    model=stage.member,
+                    queue_ns=stage.queue_ns,
+                    compute_ns=stage.compute_ns,
+                    batch_size=stage.batch_size,
+                )
+                for stage in timings.stages
+            ],
         ),
         task=pb.TASK_MULTI_LABEL if classifier.is_multi_label else pb.TASK_SINGLE_LABEL,
         path_probability=predicted.path_probability,
+        unsure=timings.unsure > 0,
     )

@@ -13,7 +13,11 @@ from grpc_health.v1 import health_pb2
 
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.telemetry.model_statistics import StageTimings, Timings
+from hangtag.serving.server.transport.queries import image_query
+from hangtag.serving.server.transport.submission import Call
 from tests import shipped
 from tests.serving.server.transport.http.rest import Rest
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, outputs, request
@@ -115,11 +119,26 @@ def test_a_route_classifies_and_is_compared(routed: LiveServer) -> None:
         classifier_pb2.ClassifyRequest(model_name="both", encoded=garment), timeout=TIMEOUT
     )
     assert (answer.model_name, answer.labels[0].label) == ("both", "Bag")
+    assert [stage.model for stage in answer.timings.stages] == ["lstm"]
+    assert answer.timings.stages[0].compute_ns == answer.timings.compute_ns > 0
     choices = [classifier_pb2.ModelChoice(name=name) for name in ("both", "cnn", "canary")]
     compared = routed.classifier.Compare(
         classifier_pb2.CompareRequest(models=choices, encoded=garment), timeout=TIMEOUT
     )
     assert [outcome.answer.labels[0].label for outcome in compared.outcomes] == ["Bag"] * 3
+    assert [len(outcome.answer.timings.stages) for outcome in compared.outcomes] == [1, 0, 1]
+
+
+def test_a_classification_tells_whether_the_member_that_answered_was_sure(routed: LiveServer, images: Images) -> None:
+    """A server without load has time for all stages, so the result is made here."""
+    model = routed.server._engine.model("both")
+    message = classifier_pb2.ClassifyRequest(raw={"height": 28, "width": 28, "pixels": images[0].tobytes()})
+    prepared = image_query.classify_query(message, Call("/Classify")).prepare(model, None)
+    logits = np.zeros((1, 10), np.float32)
+    for unsure in (0, 1):
+        timings = Timings(1, 0, 2, 0, 1, (StageTimings("lstm", (0,), 1, 2, 1),), unsure)
+        result = InferenceResult({"logits": logits, "probabilities": logits + 0.1}, timings)
+        assert prepared.encode(result).unsure == bool(unsure)
 
 
 def test_calls_with_one_key_go_to_one_member_and_others_by_their_shares(routed: LiveServer, images: Images) -> None:

@@ -154,7 +154,20 @@ SCHEMAS: dict[str, Schema] = {
             queue_ns=_COUNT,
             compute_ns=_COUNT,
             batch_size=_COUNT,
+            stages={
+                **_array(
+                    _object(
+                        "model queue_ns compute_ns batch_size",
+                        model=_TEXT,
+                        queue_ns=_COUNT,
+                        compute_ns=_COUNT,
+                        batch_size=_COUNT,
+                    )
+                ),
+                "description": "Of a route: the members that computed; the answer is the last one's.",
+            },
         ),
+        unsure={"type": "boolean", "description": "Of a cascade: true where the next member had no time."},
     ),
     "Comparison": _object(
         "outcomes",

@@ -2,15 +2,23 @@
 
 import { byId, make, milliseconds, percent, style } from "./dom.js";
 import { classify } from "./server.js";
+import { isRoute, whoAnswered } from "./models/routes.js";
 
 // The page is painted before it asks: the work of painting would be taken for the network's.
 const PAINT_MS = 40;
-const PARTS = { preprocess: "decoding", queue: "queue", compute: "compute", network: "network" };
+
+/**
+ * A part of an answer's time.
+ * @typedef {Object} Part
+ * @property {string} kind preprocess, queue, compute or network; its colour goes by it.
+ * @property {string} name
+ * @property {number} ms
+ */
 
 export class Answers {
   constructor() {
     this.calls = new AbortController();
-    this.costs = new Map(); // milliseconds of each part, by card
+    this.costs = new Map(); // Part[] of each card
   }
 
   /**
@@ -61,32 +69,26 @@ export class Answers {
   }
 
   answered(card, model, answer, roundTrip) {
-    const timings = answer.timings;
-    const cost = {
-      preprocess: timings.preprocess_ns / 1e6,
-      queue: timings.queue_ns / 1e6,
-      compute: timings.compute_ns / 1e6,
-    };
-    cost.network = Math.max(0, roundTrip - cost.preprocess - cost.queue - cost.compute);
+    const cost = parts(answer.timings, roundTrip);
     this.costs.set(card, cost);
     const first = answer.labels[0];
     card.dataset.summary = `${model.id}: ${first ? `${first.label}, ${percent(first.probability)}` : "no label"}`;
     if (answer.labels.some((label) => label.distance > 0)) byId("distances").hidden = false;
     const isSet = answer.task === "TASK_MULTI_LABEL";
     return [
-      heading(model.name, answer.model_version, answer.model_name),
+      heading(model, answer.model_version),
+      whoAnswered(model, answer),
       isSet ? labelSet(answer) : ranking(answer.labels),
-      times(cost, timings.batch_size),
-    ];
+      times(cost, answer.timings),
+    ].filter(Boolean);
   }
 
   /** Draw all times to one scale. */
   compareTimes() {
     const longest = Math.max(...[...this.costs.values()].map(total));
     for (const [card, cost] of this.costs) {
-      for (const [part, ms] of Object.entries(cost)) {
-        style(card.querySelector(`.bar .${part}`), { width: percent(ms / longest, 2) });
-      }
+      const bars = card.querySelectorAll(".bar span");
+      cost.forEach(({ ms }, place) => style(bars[place], { width: percent(ms / longest, 2) }));
     }
   }
 }
@@ -95,29 +97,36 @@ function waiting(model) {
   const card = make(
     "article",
     { class: "card headline answer", "data-model": model.id, "data-summary": "" },
-    heading(model.name, model.version),
+    heading(model, model.version),
     make("div", { class: "skeleton" }, ...Array.from({ length: 3 }, () => make("i"))),
   );
   return style(card, { "--series": model.colour });
 }
 
-/** A model's name, the version, and the name of the model that answered where this is another. */
-function heading(name, version, answering = name) {
-  const by = answering === name ? "" : `, answered by ${answering}`;
-  return make(
-    "h3",
-    {},
-    make("span", { class: "model" }, name),
-    make("span", { class: "muted small" }, ` version ${version}${by}`),
-  );
+function heading(model, version) {
+  const kind = isRoute(model) ? " route" : ` version ${version}`;
+  return make("h3", {}, make("span", { class: "model" }, model.name), make("span", { class: "muted small" }, kind));
 }
 
-const total = (cost) => Object.values(cost).reduce((sum, ms) => sum + ms, 0);
+/** The parts of a round trip in their order: of a route, those of each member that computed. */
+function parts({ preprocess_ns, queue_ns, compute_ns, stages }, roundTrip) {
+  const computed = stages.length > 1 ? stages : [{ model: "", queue_ns, compute_ns }];
+  const known = [
+    { kind: "preprocess", name: "decoding", ms: preprocess_ns / 1e6 },
+    ...computed.flatMap((stage) => [
+      { kind: "queue", name: `${stage.model} queue`.trim(), ms: stage.queue_ns / 1e6 },
+      { kind: "compute", name: `${stage.model} compute`.trim(), ms: stage.compute_ns / 1e6 },
+    ]),
+  ];
+  return [...known, { kind: "network", name: "network", ms: Math.max(0, roundTrip - total(known)) }];
+}
+
+const total = (cost) => cost.reduce((sum, { ms }) => sum + ms, 0);
 
 function failed(model, error) {
   const status = error.status ? ` (${error.status})` : "";
   return [
-    heading(model.name, model.version),
+    heading(model, model.version),
     make("div", { class: "refusal" }, make("b", {}, `No answer${status}`), make("p", {}, error.message)),
   ];
 }
@@ -171,7 +180,8 @@ function probabilityBar(probability) {
   return bar;
 }
 
-function times(cost, batchSize) {
+function times(cost, { batch_size, stages }) {
+  const batchSize = stages.at(-1)?.batch_size ?? batch_size;
   return make(
     "div",
     { class: "times" },
@@ -181,13 +191,13 @@ function times(cost, batchSize) {
       make("b", {}, milliseconds(total(cost))),
       make("span", { class: "small muted" }, batchSize === 1 ? "computed alone" : `in a batch of ${batchSize}`),
     ),
-    make("div", { class: "bar" }, ...Object.keys(PARTS).map((part) => make("span", { class: part }))),
+    make("div", { class: "bar" }, ...cost.map(({ kind }) => make("span", { class: kind }))),
     make(
       "dl",
       { class: "small" },
-      ...Object.entries(PARTS).flatMap(([part, name]) => [
-        make("dt", { class: `key ${part}` }, name),
-        make("dd", {}, milliseconds(cost[part])),
+      ...cost.flatMap(({ kind, name, ms }) => [
+        make("dt", { class: `key ${kind}` }, name),
+        make("dd", {}, milliseconds(ms)),
       ]),
     ),
   );

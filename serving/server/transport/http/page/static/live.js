@@ -52,7 +52,7 @@ export class Live {
 
   keep(reading) {
     const last = this.readings.at(-1);
-    if (last && reading.total < last.total) this.readings = []; // the server has started again
+    if (last && reading.counted < last.counted) this.readings = []; // the server has started again
     const recent = this.readings.filter(({ at }) => reading.at - at <= KEPT_SECONDS);
     this.readings = [...recent, reading].slice(-KEPT);
   }
@@ -76,27 +76,35 @@ export class Live {
   }
 }
 
-/** Sum up the requests of all models in the text of the metrics. */
-function parse(text) {
-  const reading = { at: performance.now() / 1e3, total: 0, failed: 0, buckets: new Map(), served: [] };
+/**
+ * Sum up the requests of all models in the text of the metrics. `counted` has those that routes made to their members
+ * and shadows, too, and `total` the callers' alone.
+ */
+export function parse(text) {
+  const reading = { at: performance.now() / 1e3, counted: 0, total: 0, failed: 0, buckets: new Map(), served: [] };
+  let ofRoutes = 0;
   for (const line of text.split("\n")) {
     const [, name, labels, value] = LINE.exec(line) ?? [];
-    if (!name?.startsWith("hangtag_request_seconds") && name !== "hangtag_model_ready") continue;
-    const { code, le, model, version } = Object.fromEntries([...labels.matchAll(LABEL)].map((match) => match.slice(1)));
+    if (!/^hangtag_(request_seconds_|model_ready|route_(shadow_)?requests_total)/.test(name)) continue;
+    const pairs = [...labels.matchAll(LABEL)].map((match) => match.slice(1));
+    const { code, le, model, version, outcome } = Object.fromEntries(pairs);
     if (name === "hangtag_model_ready") reading.served.push(`${model} ${version} ${value}`);
-    else if (name.endsWith("_count")) reading[code === "OK" ? "total" : "failed"] += Number(value);
+    else if (name.endsWith("requests_total")) ofRoutes += outcome && outcome !== "compared" ? 0 : Number(value);
+    else if (name.endsWith("_count")) reading[code === "OK" ? "counted" : "failed"] += Number(value);
     else if (name.endsWith("_bucket") && code === "OK") {
       const bound = le === "+Inf" ? Infinity : Number(le);
       reading.buckets.set(bound, (reading.buckets.get(bound) ?? 0) + Number(value));
     }
   }
+  reading.total = reading.counted - ofRoutes;
   reading.served = reading.served.sort().join(", ");
   return reading;
 }
 
 function rate(before, after) {
   const seconds = after.at - before.at;
-  return seconds > 0 ? (after.total + after.failed - before.total - before.failed) / seconds : 0;
+  // A route counts a member's answer a moment before the member does, so a difference may be below zero.
+  return seconds > 0 ? Math.max(0, after.total + after.failed - before.total - before.failed) / seconds : 0;
 }
 
 const difference = (before, after) => [...after].map(([bound, value]) => [bound, value - (before.get(bound) ?? 0)]);

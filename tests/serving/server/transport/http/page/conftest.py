@@ -19,7 +19,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two versions of a classifier, one that predicts sets, one with HTML as labels, and one that takes no pictures."""
+    """A classifier in two versions, one of sets, one with HTML as labels, one that takes no pictures, and routes."""
     models = tmp_path_factory.mktemp("models")
     (models / "lstm").symlink_to(shipped.MODELS / "lstm")
     (models / "cnn_rnn").symlink_to(shipped.MODELS.parent / "examples/outfits/models/cnn_rnn")
@@ -28,6 +28,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         hostile.metadata_props.add(key=f"hangtag.{name}", value=value)
     onnx_models.publish(models, "hostile", hostile)
     onnx_models.publish(models, "two_inputs", onnx_models.two_inputs())
+    for name, at_least in (("sure", 0), ("unsure", 1)):
+        (models / name).mkdir()
+        (models / name / "route.toml").write_text(
+            'cascade = ["lstm@1", "lstm@2"]\n'
+            f'accept = {{output = "probabilities", at_least = {at_least}}}\n'
+            'description = "<b>Chosen</b> by hand."'
+        )
+    (models / "canary").mkdir()
+    (models / "canary/route.toml").write_text('split = {"lstm@2" = 100}\nsticky = "x-user-id"')
     return models
 
 

@@ -177,6 +177,54 @@ def test_models_are_shown_with_what_proves_them(page: Shown, client: Client) -> 
     assert "a FP32 [batch, 3]" in other
 
 
+def test_a_route_says_which_member_answered_and_what_each_stage_cost(page: Shown, client: Client) -> None:
+    page.choose("sure", "unsure", "canary")
+    for route, sentence, parts in (
+        ("sure", "lstm@1 answered, and was sure.", ["decoding", "queue", "compute", "network"]),
+        (
+            *("unsure", "lstm@1 was not sure, so lstm@2 answered."),
+            ["decoding", "lstm@1 queue", "lstm@1 compute", "lstm@2 queue", "lstm@2 compute", "network"],
+        ),
+        ("canary", "lstm@2 answered.", ["decoding", "queue", "compute", "network"]),
+    ):
+        card = f".answer[data-model='{route}']"
+        assert page.texts(f"{card} .who") == [sentence]
+        assert page.texts(f"{card} .times dt") == parts
+        assert page.texts(f"{card} h3") == [f"{route} route"]
+        assert page.page.locator(f"{card} .bar span").count() == len(parts)
+    assert page.labels("unsure") == [
+        label.name for label in client.classify(picture("garments/bag-2.png"), "lstm@2").labels
+    ]
+    for width in (390, 1200):
+        page.page.set_viewport_size({"width": width, "height": 900})
+        assert page.seen.overflowing == []
+
+
+def test_a_route_is_described_by_its_members_its_rule_and_its_own_words(page: Shown) -> None:
+    card = page.page.locator("#models article", has_text="unsure route").inner_text()
+    assert "<b>Chosen</b> by hand." in card
+    assert "lstm@1, then lstm@2" in card
+    assert "the highest of probabilities is at least 1;" in card
+    assert "Its file holds no proof" not in card
+    canary = page.page.locator("#models article", has_text="canary route").inner_text()
+    assert "lstm@2 100%" in canary
+    assert "calls with the same x-user-id go to the same member" in canary
+    assert "Its file has no description." in canary
+
+
+def test_the_calls_of_a_route_to_its_members_are_not_counted_as_callers(page: Shown) -> None:
+    """Two calls of one route with two stages, and nothing else, are two calls."""
+    page.choose("unsure")
+    total = """async () => {
+      const { parse } = await import('/page/live.js');
+      return parse(await (await fetch('/metrics')).text()).total;
+    }"""
+    before = page.page.evaluate(total)
+    for _ in range(2):
+        page.ask(lambda: page.page.get_by_role("button", name="Bag", exact=True).click())
+    assert page.page.evaluate(total) - before == 2
+
+
 def test_the_strip_counts_calls(page: Shown) -> None:
     expect(page.page.locator("#strip rect.busy").first).to_be_visible()
     expect(page.page.locator("#p99")).to_contain_text("ms")

@@ -2,6 +2,7 @@
 
 import { byId, bytes, count, make, percent, style } from "../dom.js";
 import { accuracy, json } from "./catalog.js";
+import { about, isRoute, settings } from "./routes.js";
 
 export function showModels(models) {
   const cards = models.map((model) => (model.ready ? servedCard(model) : otherCard(model)));
@@ -15,7 +16,7 @@ function otherCard({ name, version, state, reason }) {
   return make(
     "article",
     { class: "card other" },
-    title(name, version, make("span", { class: "pill plain" }, state.toLowerCase())),
+    title(name, `version ${version}`, make("span", { class: "pill plain" }, state.toLowerCase())),
     make("p", { class: "small muted" }, reason || "No reason is known."),
   );
 }
@@ -23,35 +24,42 @@ function otherCard({ name, version, state, reason }) {
 function servedCard(model) {
   const { facts, name, version, isDefault, colour } = model;
   const rate = accuracy(model);
+  const remark = isRoute(model) ? facts.route : !isDefault && "not the default";
   const card = make(
     "article",
     { class: "card headline" },
-    title(name, version, !isDefault && make("span", { class: "pill plain" }, "not the default")),
-    make(
-      "div",
-      { class: "figures" },
-      rate && figure(percent(rate.value, 2), rate.name),
-      Number(facts["hangtag.parameters"]) > 0 && figure(short(facts["hangtag.parameters"]), "parameters"),
-      facts.file_bytes && figure(bytes(Number(facts.file_bytes)), facts["hangtag.precision"] ?? "file"),
+    title(
+      name,
+      isRoute(model) ? "route" : `version ${version}`,
+      remark && make("span", { class: "pill plain" }, remark),
     ),
-    proof(model),
-    make("dl", { class: "small" }, ...rows(signature(model))),
-    make(
-      "details",
-      { class: "small" },
-      make("summary", {}, "Checks, provenance, how it runs"),
-      make("dl", {}, ...rows([...checks(model), ...provenance(model), ...running(model)])),
-    ),
+    !isRoute(model) &&
+      make(
+        "div",
+        { class: "figures" },
+        rate && figure(percent(rate.value, 2), rate.name),
+        Number(facts["hangtag.parameters"]) > 0 && figure(short(facts["hangtag.parameters"]), "parameters"),
+        facts.file_bytes && figure(bytes(Number(facts.file_bytes)), facts["hangtag.precision"] ?? "file"),
+      ),
+    isRoute(model) ? about(model) : proof(model),
+    make("dl", { class: "small" }, ...rows([...(isRoute(model) ? settings(model) : []), ...signature(model)])),
+    !isRoute(model) &&
+      make(
+        "details",
+        { class: "small" },
+        make("summary", {}, "Checks, provenance, how it runs"),
+        make("dl", {}, ...rows([...checks(model), ...provenance(model), ...running(model)])),
+      ),
   );
   return style(card, { "--series": colour });
 }
 
-const title = (name, version, mark) =>
+const title = (name, kind, mark) =>
   make(
     "h3",
     {},
     make("span", { class: "model" }, name),
-    make("span", { class: "muted" }, ` version ${version} `),
+    make("span", { class: "muted" }, ` ${kind} `),
     mark,
   );
 

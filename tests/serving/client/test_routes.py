@@ -1,0 +1,90 @@
+"""What a classification by a route says about the members that computed: in the clients and in ``hangtag classify``."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hangtag.cli import main
+from hangtag.serving.client import Client
+from hangtag.serving.client.classification import Classification, Label, Stage
+from hangtag.serving.client.classify import cost_line
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
+from tests import onnx_models
+from tests.serving.client.kinds import Kind
+
+
+@pytest.fixture(scope="module")
+def routed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A cascade that always accepts its first member's answer, one that never does, and a split."""
+    models = tmp_path_factory.mktemp("routed")
+    for name in ("first", "second"):
+        onnx_models.publish(models, name, onnx_models.classifier())
+    cascade = 'cascade = ["first", "second"]\naccept = {output = "probabilities", at_least = %s}'
+    for name, text in {"sure": cascade % 0, "unsure": cascade % 1, "split": 'split = {"second@1" = 100}'}.items():
+        (models / name).mkdir()
+        (models / name / "route.toml").write_text(text)
+    with Server(ServerConfig(models=models, port=0, http_port=0)) as running:
+        yield running
+
+
+@pytest.fixture
+def client(kind: Kind, routed: Server) -> Iterator[Client]:
+    with kind.open(kind.of(routed)) as opened:
+        yield opened
+
+
+def classify(server: Server, *arguments: object) -> Result:
+    command = ["classify", "--server", server.address, *map(str, arguments)]
+    return CliRunner().invoke(main, command, env={"COLUMNS": "120"})
+
+
+def test_every_way_to_classify_says_which_members_computed(client: Client, garment: Path) -> None:
+    image = garment.read_bytes()
+    alone, compared = client.classify(image, "unsure"), client.compare(image, ["sure", "unsure", "split", "first"])
+    (streamed,) = client.classify_stream([image], "unsure")
+    for answer in (alone, compared["unsure"], streamed):
+        assert isinstance(answer, Classification)
+        assert [stage.model for stage in answer.stages] == ["first", "second"]
+        assert answer.answered_by == "second"
+        assert not answer.unsure
+        assert answer.queue_ms == pytest.approx(sum(stage.queue_ms for stage in answer.stages))
+        assert answer.compute_ms == pytest.approx(sum(stage.compute_ms for stage in answer.stages))
+        assert all(stage.compute_ms > 0 and stage.batch_size >= 1 for stage in answer.stages)
+    members = {}
+    for name in ("sure", "split", "first"):
+        other = compared[name]
+        assert isinstance(other, Classification)
+        members[name] = (other.answered_by, len(other.stages))
+    assert members == {"sure": ("first", 1), "split": ("second@1", 1), "first": ("first", 0)}
+
+
+def test_classify_says_who_answered(routed: Server, garment: Path) -> None:
+    shown = classify(routed, garment, "--model", "unsure").stdout
+    assert "unsure version 1, answered by second: " in shown
+    assert " ms computed (first " in shown
+    assert "sure version 1, answered by first: " in classify(routed, garment, "--model", "sure").stdout
+    assert "first version 1: " in classify(routed, garment, "--model", "first").stdout
+    beside = classify(routed, garment, "--model", "unsure", "--model", "first").stdout
+    assert beside.count("answered by") == beside.count("answered by second") == 1
+
+
+def test_json_names_the_member_of_a_route_and_nothing_more_of_a_model(routed: Server, garment: Path) -> None:
+    (line,) = classify(routed, garment, "--model", "unsure", "--json").stdout.splitlines()
+    answer = json.loads(line)
+    assert answer["answered_by"] == "second"
+    assert answer["unsure"] is False
+    assert [set(stage) for stage in answer["stages"]] == [{"model", "queue_ms", "compute_ms", "batch_size"}] * 2
+    (line,) = classify(routed, garment, "--model", "first", "--json").stdout.splitlines()
+    assert not {"answered_by", "unsure", "stages"} & json.loads(line).keys()
+
+
+def test_an_answer_for_want_of_time_is_marked() -> None:
+    stages = (Stage("first", 0.25, 1.0, 4),)
+    answer = Classification("route", "1", (Label("Bag", 0.5, 8),), 0.1, 0.25, 1.0, 4, stages=stages, unsure=True)
+    assert cost_line(answer) == (
+        "route version 1, answered by first, which was not sure: 0.2 ms queued, 1.0 ms computed"
+    )
