@@ -81,9 +81,7 @@ def from_raw(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
         return _unpack_bytes(raw, count).reshape(shape)
     dtype = _dtype(datatype)
     if len(raw) != count * dtype.itemsize:
-        raise ValueError(
-            f"{datatype} {list(shape)} needs {count * dtype.itemsize} bytes of raw contents, got {len(raw)}"
-        )
+        raise ValueError(f"{datatype} {list(shape)} needs {count * dtype.itemsize} bytes, got {len(raw)}")
     array = np.frombuffer(raw, dtype)
     if datatype == "BOOL":
         array = array.view(np.uint8) != 0  # a bool with another byte than 0 or 1 is undefined in numpy
@@ -173,18 +171,18 @@ def _pack_element(element: object) -> bytes:
 def _unpack_bytes(raw: bytes, count: int) -> npt.NDArray[np.object_]:
     # Each element takes four bytes at least, so a huge count is refused before memory is allocated for it.
     if len(raw) < 4 * count:
-        raise ValueError(f"{count} BYTES elements need at least {4 * count} bytes of raw contents, got {len(raw)}")
+        raise ValueError(f"{count} BYTES elements need at least {4 * count} bytes, got {len(raw)}")
     elements = np.empty(count, np.object_)
     offset = 0
     for index in range(count):
         if offset + 4 > len(raw):
-            raise ValueError(f"raw BYTES contents end before element {index + 1} of {count}")
+            raise ValueError(f"BYTES data ends before element {index + 1} of {count}")
         (length,) = struct.unpack_from("<I", raw, offset)
         offset += 4
         if offset + length > len(raw):
-            raise ValueError(f"raw BYTES contents: element {index + 1} of {count} runs past the end")
+            raise ValueError(f"BYTES data: element {index + 1} of {count} runs past the end")
         elements[index] = raw[offset : offset + length]
         offset += length
     if offset != len(raw):
-        raise ValueError(f"raw BYTES contents hold {len(raw) - offset} bytes after the last of {count} elements")
+        raise ValueError(f"BYTES data holds {len(raw) - offset} bytes after the last of {count} elements")
     return elements

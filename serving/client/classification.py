@@ -93,7 +93,7 @@ def classify_request(image: Image, model: str, version: str, top_k: int) -> pb.C
     Raises:
         TypeError: ``image`` is neither bytes nor uint8 pixels [height, width].
     """
-    name, version = (model, version) if version else split_version(model)
+    name, version = model_choice(model, version)
     request = pb.ClassifyRequest(model_name=name, model_version=version, top_k=top_k)
     _set_image(request, image)
     return request
@@ -114,6 +114,11 @@ def split_version(model: str) -> tuple[str, str]:
     """Split NAME@VERSION; the version of a plain NAME is ""."""
     name, _, version = model.partition("@")
     return name, version
+
+
+def model_choice(model: str, version: str) -> tuple[str, str]:
+    """Return the name and the version of ``model``, NAME or NAME@VERSION. With a version apart, all of it is a name."""
+    return (model, version) if version else split_version(model)
 
 
 def _choice(model: str) -> pb.ModelChoice:

@@ -124,7 +124,7 @@ class Client(HealthClient):
         """Run a model on arrays. Works with every server of the Open Inference Protocol.
 
         Args:
-            model: the model's name.
+            model: the model's name, or NAME@VERSION.
             inputs: an array for each input, with the shape that the model's signature gives, batch axis included. The
                 array's dtype sets the datatype on the wire, so it must be the input's own.
             version: one of its versions; "" is the one that serves.
@@ -151,7 +151,7 @@ class Client(HealthClient):
         An exception that ``requests`` raises is raised here, after the outcomes of the requests before it.
 
         Args:
-            model: the model's name.
+            model: the model's name, or NAME@VERSION.
             requests: the ``inputs`` of ``infer``, for each request.
             version: one of its versions; "" is the one that serves.
             timeout: deadline of the whole stream in seconds; None is no deadline.
@@ -177,7 +177,7 @@ class Client(HealthClient):
         """Return the parameters of a model's configuration: its file's metadata, and the provider that runs it.
 
         Args:
-            model: the model's name.
+            model: the model's name, or NAME@VERSION.
             version: one of its versions; "" is the one that serves.
 
         Raises:

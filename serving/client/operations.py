@@ -18,6 +18,7 @@ from hangtag.serving.client.classification import (
     classify_request,
     compare_request,
     from_response,
+    model_choice,
 )
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.method import Message, Method
@@ -71,6 +72,7 @@ def infer(model: str, inputs: Mapping[str, Array], version: str) -> Operation[Ar
 
 def parameters(model: str, version: str) -> Operation[dict[str, str]]:
     """Read the parameters of a model's configuration."""
+    model, version = model_choice(model, version)
     return Operation(CONFIG, inference_pb2.ModelConfigRequest(name=model, version=version), _parameters)
 
 
@@ -113,6 +115,7 @@ def infer_request(model: str, inputs: Mapping[str, Array], version: str) -> infe
     for name, array in inputs.items():
         if not isinstance(array, np.ndarray):
             raise TypeError(f"input {name!r} must be a numpy array with the input's dtype, not {type(array).__name__}")
+    model, version = model_choice(model, version)
     return inference_pb2.ModelInferRequest(
         model_name=model,
         model_version=version,

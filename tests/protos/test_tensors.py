@@ -99,7 +99,7 @@ def test_any_byte_but_0_is_true() -> None:
 @pytest.mark.parametrize("wrong", [-1, 1])
 def test_raw_contents_of_another_size_are_refused(datatype: str, wrong: int) -> None:
     needed = 6 * tensors.DTYPES[datatype].itemsize
-    with pytest.raises(ValueError, match=rf"{datatype} \[2, 3\] needs {needed} bytes of raw contents, got"):
+    with pytest.raises(ValueError, match=rf"{datatype} \[2, 3\] needs {needed} bytes, got"):
         tensors.from_raw(datatype, [2, 3], bytes(needed + wrong))
 
 
@@ -167,9 +167,9 @@ def test_an_unknown_datatype_is_refused(parse: Callable[[str, list[int]], Array]
         (b"\0\0\0\0", 2**60, "elements need at least"),
         (b"\3\0\0\0ab", 1, "element 1 of 1 runs past the end"),
         (b"\xff\xff\xff\xff", 1, "element 1 of 1 runs past the end"),
-        (b"\5\0\0\0abcde\1\0", 2, "end before element 2 of 2"),
-        (b"\1\0\0\0ab", 1, "hold 1 bytes after the last of 1 elements"),
-        (b"x", 0, "hold 1 bytes after the last of 0 elements"),
+        (b"\5\0\0\0abcde\1\0", 2, "ends before element 2 of 2"),
+        (b"\1\0\0\0ab", 1, "holds 1 bytes after the last of 1 elements"),
+        (b"x", 0, "holds 1 bytes after the last of 0 elements"),
     ],
 )
 def test_broken_raw_bytes_elements_are_refused(raw: bytes, count: int, message: str) -> None:

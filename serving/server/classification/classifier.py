@@ -65,7 +65,8 @@ class Classifier:
         if size is None:
             raise InvalidRequestError(
                 f"{name!r} is not a classifier of images (it needs one UINT8 [batch, height, width] input, an output "
-                "`probabilities`, and hangtag.labels in its metadata); call it with ModelInfer"
+                "`probabilities`, and hangtag.labels in its metadata); call it for "
+                "inference instead"
             )
         return cls(signature, *size)
 

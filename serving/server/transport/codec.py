@@ -22,7 +22,7 @@ takes more than a millisecond here, and a second for the largest message."""
 TIMEOUT = "timeout"  # Triton's parameter of a request
 # Triton's parameters of a tensor that change what is sent or answered. They are refused; all others are ignored.
 _UNSUPPORTED = {
-    "classification": "ask for the output itself, or Classify of hangtag.v1.Classifier for labels",
+    "classification": "ask for the output itself, or for labels with Classify (POST /v1/classify over HTTP)",
     "shared_memory_region": "send tensors in the request, and take them from the answer",
 }
 

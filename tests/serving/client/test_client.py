@@ -1,5 +1,6 @@
 import socket
 import threading
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,29 @@ def test_compare_tells_the_versions_of_a_model_apart(client: Client) -> None:
     assert alone == "classifier@1"
 
 
-def test_classify_takes_a_version_with_the_name(client: Client) -> None:
-    assert client.classify(PIXELS, "classifier@1").labels == client.classify(PIXELS, "classifier").labels
-    for model, version in (("classifier@7", ""), ("classifier@1", "7")):
-        with pytest.raises(ClientError) as caught:
-            client.classify(PIXELS, model, version=version)
-        assert caught.value.code is grpc.StatusCode.NOT_FOUND
+def test_a_version_may_stand_with_the_name(client: Client) -> None:
+    inputs = {"image": PIXELS[None]}
+    calls: list[Callable[[str, str], Any]] = [
+        lambda model, version: client.classify(PIXELS, model, version=version).labels,
+        lambda model, version: client.infer(model, inputs, version=version)["logits"].tolist(),
+        lambda model, version: client.parameters(model, version=version),
+    ]
+    for call in calls:
+        assert call("classifier@1", "") == call("classifier", "1") == call("classifier", "")
+        for model, version in (("classifier@7", ""), ("classifier@1", "7")):
+            with pytest.raises(ClientError) as caught:
+                call(model, version)
+            assert caught.value.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_version_may_stand_with_the_name_of_a_stream(client: Client) -> None:
+    inputs = {"index": np.array([2])}
+    (served,) = client.infer_stream("gather@1", [inputs])
+    assert isinstance(served, dict)
+    assert served["value"].tolist() == [20]
+    (missing,) = client.infer_stream("gather@7", [inputs])
+    assert isinstance(missing, ClientError)
+    assert missing.code is grpc.StatusCode.NOT_FOUND
 
 
 def test_infer(client: Client) -> None:

@@ -42,5 +42,5 @@ def _every_classifier(engine: Engine) -> list[pb.ModelChoice]:
         raise UnavailableError("the server is loading its models, or stopping; name the models, or try again later")
     names = {model.name for model in engine.models if Classifier.fits(model.signature)}
     if not names:
-        raise NotFoundError("no served model classifies pictures; call them with ModelInfer")
+        raise NotFoundError("no served model classifies pictures; call them for inference instead")
     return [pb.ModelChoice(name=name) for name in sorted(names)]

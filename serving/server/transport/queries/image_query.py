@@ -39,7 +39,7 @@ class RequestImage:
                 if (raw.height, raw.width) != (height, width) or len(raw.pixels) != height * width:
                     raise InvalidRequestError(
                         f"raw pixels must be {height} x {width}, {height * width} bytes; got {raw.height} x "
-                        f"{raw.width} and {len(raw.pixels)} bytes. Send a file as `encoded` to have it converted."
+                        f"{raw.width} and {len(raw.pixels)} bytes. Send a PNG, JPEG or WebP file to have it converted."
                     )
                 return np.frombuffer(raw.pixels, np.uint8).reshape(height, width)
             case _:

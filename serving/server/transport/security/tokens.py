@@ -34,8 +34,8 @@ class Tokens:
         header = next((value for key, value in metadata if key == "authorization"), None)
         if not isinstance(header, str) or header[: len(_SCHEME)].lower() != _SCHEME:
             raise UnauthenticatedError(
-                "this server requires a token: send the metadata 'authorization: Bearer <token>' (--token-file of "
-                "hangtag's commands)"
+                "this server requires a token: send 'authorization: Bearer <token>' with each call, in gRPC's metadata "
+                "or HTTP's headers (--token-file of hangtag's commands)"
             )
         # All digests have one length, and each is compared, so the time taken reveals nothing about the valid tokens.
         digest = _digest(header[len(_SCHEME) :].strip().encode())

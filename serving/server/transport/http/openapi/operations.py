@@ -2,21 +2,17 @@
 
 from typing import Any
 
+from hangtag.serving.server.transport.http.openapi import classification, inference
 from hangtag.serving.server.transport.http.openapi.schemas import reference
 
 Operation = dict[str, Any]
 
 _MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 _VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-_HEAD_LENGTH = "Inference-Header-Content-Length"
 _ALWAYS = ("401", "405", "408", "431", "500", "503")
-_WITH_BODY = ("400", "413", "415")
+_WITH_BODY = ("400", "413", "415", "429")
 _OF_MODEL = ("404",)
 _COMPUTING = ("400", "404", "413", "415", "429", "504")
-_ENCODING = {"name": "Content-Encoding", "in": "header", "schema": {"enum": ["gzip", "deflate", "identity"]}}
-_IMAGE = {"schema": {"type": "string", "format": "binary"}}
-_TENSOR = {"name": "image", "datatype": "UINT8", "shape": [1, 28, 28]}
-_LOGITS = [1.5, -0.25, 0.0, 2.0, 7.5, 0.5, 0.25, -1.0, -3.0, 1.0]
 
 
 def _json(schema: str, example: Any) -> dict[str, Any]:
@@ -53,87 +49,6 @@ _COST_HEADERS = {
     "Hangtag-Batch-Size": "Samples computed together.",
     "Server-Timing": "The same times in milliseconds, for browsers.",
 }
-_INFER_HEADERS = {**_COST_HEADERS, _HEAD_LENGTH: "The length of the JSON, where binary tensors follow it."}
-_INFER_BODY = {
-    "required": True,
-    "content": {
-        "application/json": {
-            "schema": reference("InferRequest"),
-            "examples": {
-                "one image": {"value": {"inputs": [{**_TENSOR, "data": [0] * 784}], "outputs": [{"name": "logits"}]}}
-            },
-        },
-        "application/octet-stream": {
-            "schema": {
-                "type": "string",
-                "format": "binary",
-                "description": f"JSON, whose length is in {_HEAD_LENGTH}, and the binary tensors. With a length of 0 "
-                "the body is the model's only input.",
-            }
-        },
-    },
-}
-_INFER_RESPONSE = {
-    "application/json": {
-        "schema": reference("InferResponse"),
-        "example": {
-            "model_name": "lstm",
-            "model_version": "2",
-            "outputs": [{"name": "logits", "datatype": "FP32", "shape": [1, 10], "data": _LOGITS}],
-        },
-    },
-    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-}
-_INFER_PARAMETERS = (
-    {
-        "name": _HEAD_LENGTH,
-        "in": "header",
-        "description": "The length of the body's JSON in bytes, where binary tensors follow it.",
-        "schema": {"type": "integer", "minimum": 0},
-    },
-    _ENCODING,
-)
-_CLASSIFICATION = {
-    "model_name": "lstm",
-    "model_version": "2",
-    "labels": [{"label": "Coat", "index": 4, "probability": 0.96875, "distance": 0.0}],
-    "timings": {"preprocess_ns": 310000, "queue_ns": 12000, "compute_ns": 340000, "batch_size": 1},
-    "task": "TASK_SINGLE_LABEL",
-}
-_FAILED = {"model_name": "nobody", "error": "no model 'nobody' is served here; served: lstm", "status": 404}
-_CLASSIFY_BODY = {
-    "required": True,
-    "content": {
-        **{f"image/{kind}": _IMAGE for kind in ("png", "jpeg", "webp")},
-        "application/octet-stream": _IMAGE,
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["image"],
-                "properties": {"image": {"type": "string", "format": "binary"}},
-            }
-        },
-    },
-}
-
-
-def _query(name: str, about: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": "query", "description": about, "schema": schema}
-
-
-_UINT32 = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1}
-_CLASSIFY_PARAMETERS = (
-    _query(
-        "model",
-        "More models, NAME or NAME@VERSION; several with commas, or the parameter several times.",
-        {"type": "array", "items": {"type": "string"}},
-    ),
-    _query("top_k", "The most labels; 0: three of a ranking, all of a set.", _UINT32),
-    _query("timeout", "In microseconds.", {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}),
-    _query("height", "With width: the body is raw 8-bit grey pixels, row by row.", _UINT32),
-    _query("width", "With height.", _UINT32),
-    _ENCODING,
-)
 
 
 def _classify(name: str, summary: str, schema: dict[str, Any], example: Any, *parameters: Any) -> Operation:
@@ -143,8 +58,8 @@ def _classify(name: str, summary: str, schema: dict[str, Any], example: Any, *pa
         summary,
         content,
         _COMPUTING,
-        parameters=(*parameters, *_CLASSIFY_PARAMETERS),
-        body=_CLASSIFY_BODY,
+        parameters=(*parameters, *classification.PARAMETERS),
+        body=classification.REQUEST,
         headers=_COST_HEADERS if parameters else None,
     )
 
@@ -175,11 +90,11 @@ def _of_model(path: str, suffix: str, *parameters: Any) -> dict[str, dict[str, O
             "post": _operation(
                 f"infer{suffix}",
                 "Compute a model's outputs.",
-                _INFER_RESPONSE,
+                inference.RESPONSE,
                 _COMPUTING,
-                parameters=(*parameters, *_INFER_PARAMETERS),
-                body=_INFER_BODY,
-                headers=_INFER_HEADERS,
+                parameters=(*parameters, *inference.PARAMETERS),
+                body=inference.REQUEST,
+                headers={**_COST_HEADERS, **inference.HEADERS},
             )
         },
     }
@@ -189,7 +104,11 @@ def _control(verb: str, about: str) -> dict[str, Operation]:
     body = {"required": False, "content": _json(f"{verb.capitalize()}Request", {})}
     content = {"application/json": {"schema": {"type": "object"}, "example": {}}}
     errors = (*_WITH_BODY, "403", "404")
-    return {"post": _operation(f"{verb}Model", about, content, errors, parameters=(_MODEL, _ENCODING), body=body)}
+    return {
+        "post": _operation(
+            f"{verb}Model", about, content, errors, parameters=(_MODEL, inference.CONTENT_ENCODING), body=body
+        )
+    }
 
 
 def _health(name: str, about: str, schema: str) -> dict[str, Operation]:
@@ -225,7 +144,7 @@ PATHS: dict[str, dict[str, Operation]] = {
             "List the models of the repository.",
             _json("Index", _INDEX),
             _WITH_BODY,
-            parameters=(_ENCODING,),
+            parameters=(inference.CONTENT_ENCODING,),
             body={"required": False, "content": _json("IndexRequest", {"ready": True})},
         )
     },
@@ -236,7 +155,7 @@ PATHS: dict[str, dict[str, Operation]] = {
             "compare",
             "Classify an image with the models of the parameter, or with all that classify images.",
             {"oneOf": [reference("Comparison"), reference("Classification")]},
-            {"outcomes": [{"model_name": "lstm", "answer": _CLASSIFICATION}, _FAILED]},
+            {"outcomes": [{"model_name": "lstm", "answer": classification.ANSWER}, classification.FAILURE]},
         )
     },
     "/v1/classify/{models}": {
@@ -244,7 +163,7 @@ PATHS: dict[str, dict[str, Operation]] = {
             "classify",
             "Classify an image with one model, or compare several on it.",
             {"oneOf": [reference("Classification"), reference("Comparison")]},
-            _CLASSIFICATION,
+            classification.ANSWER,
             _MODELS,
         )
     },

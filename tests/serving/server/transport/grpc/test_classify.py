@@ -112,7 +112,7 @@ def test_the_error_for_a_model_that_is_not_a_classifier_says_what_to_call(live: 
     code, message = failure(lambda: classify(live, model_name=model, raw=RAW))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert message.startswith(f"'{model}' is not a classifier of images")
-    assert message.endswith("call it with ModelInfer")
+    assert message.endswith("call it for inference instead")
 
 
 @pytest.mark.parametrize("labels", ["[]", '["too", "few"]'])

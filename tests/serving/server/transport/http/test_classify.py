@@ -12,7 +12,7 @@ from google.protobuf import json_format
 
 from hangtag.protos import classifier_pb2 as pb
 from tests.serving.server.transport.http.rest import Answer, Rest
-from tests.serving.server.transport.live import TIMEOUT, LiveServer
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure
 
 pytestmark = pytest.mark.slow
 
@@ -110,6 +110,23 @@ def test_raw_pixels_are_not_converted(served: LiveServer, rest: Rest) -> None:
 def test_what_cannot_be_classified(rest: Rest, path: str, body: bytes, status: int, sentence: str) -> None:
     answer = rest.post(f"/v1/classify/{path}", body)
     assert (answer.status, sentence in answer.error) == (status, True), answer.error
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("lstm", pb.ClassifyRequest(encoded=b"GIF89a")),
+        ("nobody", pb.ClassifyRequest(encoded=IMAGE)),
+        ("gather", pb.ClassifyRequest(encoded=IMAGE)),
+        ("lstm?height=2&width=2", pb.ClassifyRequest(raw=pb.RawImage(height=2, width=2, pixels=b"1234"))),
+    ],
+)
+def test_the_sentence_is_grpcs(served: LiveServer, rest: Rest, path: str, sent: pb.ClassifyRequest) -> None:
+    sent.model_name = path.partition("?")[0]
+    _, sentence = failure(lambda: served.classifier.Classify(sent, timeout=TIMEOUT))
+    assert rest.post(f"/v1/classify/{path}", sent.encoded or sent.raw.pixels).error == sentence
+    assert "ModelInfer" not in sentence
+    assert "`encoded`" not in sentence
 
 
 @pytest.mark.parametrize(

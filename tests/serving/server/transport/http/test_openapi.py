@@ -1,5 +1,6 @@
 """The OpenAPI description: complete, with examples that fit, and kept by a real server."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 from hangtag.serving.server.transport.http.endpoints.routes import router
 from hangtag.serving.server.transport.http.openapi.document import description
 from hangtag.serving.server.transport.http.status import STATUS
-from tests.serving.server.transport.http.rest import Rest
+from tests.serving.server.transport.http.rest import HEAD_LENGTH, Answer, Rest
 from tests.serving.server.transport.live import TIMEOUT, LiveServer
 
 pytestmark = pytest.mark.slow
@@ -71,6 +72,47 @@ def test_every_example_fits_its_schema() -> None:
     assert len(found) > 30
     for schema, example in found:
         jsonschema.Draft202012Validator({**schema, "components": DESCRIPTION["components"]}).validate(example)
+
+
+INFER = DESCRIPTION["paths"]["/v2/models/{model}/infer"]["post"]
+CLASSIFY = DESCRIPTION["paths"]["/v1/classify/{models}"]["post"]
+
+
+@pytest.mark.parametrize("kind", INFER["requestBody"]["content"])
+def test_the_examples_of_inference_are_answered(rest: Rest, kind: str) -> None:
+    for name, example in INFER["requestBody"]["content"][kind]["examples"].items():
+        if kind == "application/json":
+            answer = rest.post("/v2/models/lstm/infer", json.dumps(example["value"]))
+        else:
+            length = re.search(r"\d+", example["summary"])
+            assert length is not None
+            body = example["value"].encode("latin-1")
+            answer = rest.post("/v2/models/lstm/infer", body, **{HEAD_LENGTH: length[0]})
+            assert answer.headers["content-type"] == "application/octet-stream"
+        assert answer.outputs["logits"].shape == (1, 10), name
+    lengths = {each["value"] for each in INFER["parameters"][1]["examples"].values()}
+    assert lengths == {0, len(re.sub(" +$", "", example_of("one image")))}
+
+
+def example_of(name: str) -> str:
+    return str(INFER["requestBody"]["content"]["application/octet-stream"]["examples"][name]["value"])
+
+
+def test_the_example_of_a_binary_answer_says_what_the_one_in_json_says() -> None:
+    content = INFER["responses"]["200"]["content"]
+    example = content["application/octet-stream"]["examples"]["logits"]
+    length = re.search(r"\d+", example["summary"])
+    assert length is not None
+    binary = Answer(200, {HEAD_LENGTH: length[0]}, example["value"].encode("latin-1"))
+    in_json = Answer(200, {}, json.dumps(content["application/json"]["example"]).encode())
+    assert binary.outputs["logits"].tolist() == in_json.outputs["logits"].tolist()
+
+
+def test_a_form_has_the_fields_that_the_server_knows(rest: Rest) -> None:
+    known = rest.post("/v1/classify/lstm?nothing=1").error.partition("there are ")[2].split(", ")
+    form = CLASSIFY["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    assert sorted(form) == sorted(["image", *known])
+    assert sorted(each["name"] for each in CLASSIFY["parameters"] if each["in"] == "query") == sorted(known)
 
 
 def test_every_reference_leads_somewhere() -> None:

@@ -1,6 +1,7 @@
 """Bad requests over HTTP: each has its status and a sentence that says what to do: gRPC's, where it has one."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ pytestmark = pytest.mark.slow
 MIB = 1 << 20
 X = tensor("x", "FP32", [1, 1], [1])
 WRITTEN = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [%s]}]}'
+GRPC_WORDS = re.compile(r"(?i:grpc|metadata|contents)|ModelInfer|Classify\b|RESOURCE_EXHAUSTED|`")
+"""What only callers over gRPC know."""
 BINARY_X = {"name": "x", "datatype": "FP32", "shape": [1, 1], "parameters": {"binary_data_size": 4}}
 
 
@@ -73,6 +76,12 @@ def changed(change: Callable[[pb.ModelInferRequest], object]) -> pb.ModelInferRe
     return sent
 
 
+def text(contents: bytes) -> pb.ModelInferRequest:
+    sent = request("text", text=np.array(["a"], np.object_))
+    sent.raw_input_contents[0] = contents
+    return sent
+
+
 SAME_AS_GRPC = {
     "unknown model": changed(lambda sent: setattr(sent, "model_name", "nobody")),
     "unknown version": changed(lambda sent: setattr(sent, "model_version", "3")),
@@ -89,6 +98,10 @@ SAME_AS_GRPC = {
     "output twice": changed(lambda sent: [sent.outputs.add(name="logits") for _ in range(2)]),
     "no timeout": changed(lambda sent: sent.parameters["timeout"].__setattr__("int64_param", -5)),
     "values out of range": request("gather", index=index(99)),
+    "too few bytes": changed(lambda sent: sent.raw_input_contents.__setitem__(0, bytes(783))),
+    "too few bytes of texts": text(b"\3\0\0"),
+    "a text without its end": text(b"\4\0\0\0abc"),
+    "bytes after the texts": text(b"\1\0\0\0abc"),
 }
 
 
@@ -98,6 +111,7 @@ def test_the_sentence_is_grpcs(served: LiveServer, rest: Rest, sent: pb.ModelInf
     _, sentence = failure(lambda: served.inference.ModelInfer(sent))
     assert answer.status == (404 if sent.model_name == "nobody" or sent.model_version else 400)
     assert answer.error == sentence
+    assert not GRPC_WORDS.search(sentence)
 
 
 MALFORMED: dict[str, tuple[Any, str]] = {
@@ -209,9 +223,9 @@ def test_lengths_that_do_not_add_up(rest: Rest, change: int) -> None:
     ("model", "body", "sentence"),
     [
         ("two_inputs", bytes(12), "a request without JSON has one tensor, and the model takes 2 inputs"),
-        ("classifier", bytes(785), "needs 784 bytes of raw contents, got 785"),
+        ("classifier", bytes(785), "needs 784 bytes, got 785"),
         ("classifier", b"", "the first axis is the batch"),
-        ("unbatched", bytes(12), "needs 16 bytes of raw contents, got 12"),
+        ("unbatched", bytes(12), "needs 16 bytes, got 12"),
         ("text", b"\xff", "'utf-8' codec can't decode byte 0xff"),
     ],
 )

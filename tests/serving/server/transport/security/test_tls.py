@@ -194,7 +194,7 @@ def test_every_call_but_those_to_health_requires_a_token(models: Path, tokens: P
         ):
             code, message = failure(call)
             assert code is grpc.StatusCode.UNAUTHENTICATED
-            assert message.startswith("this server requires a token: send the metadata")
+            assert message.startswith("this server requires a token: send 'authorization: Bearer <token>'")
         wrong = [("authorization", f"Bearer {TOKEN}s")]
         code, message = failure(lambda: inference.ServerLive(pb.ServerLiveRequest(), metadata=wrong, timeout=TIMEOUT))
         assert (code, message[:25]) == (grpc.StatusCode.UNAUTHENTICATED, "the token is not valid he")

@@ -50,7 +50,10 @@ def test_nothing_else_is_valid(file: Path, value: str | bytes) -> None:
 
 
 def test_the_refusal_says_how_to_send_a_token(file: Path) -> None:
-    with pytest.raises(UnauthenticatedError, match="send the metadata 'authorization: Bearer <token>'"):
+    with pytest.raises(
+        UnauthenticatedError,
+        match="send 'authorization: Bearer <token>' with each call, in gRPC's metadata or HTTP's headers",
+    ):
         Tokens(file).authorise([])
     with pytest.raises(UnauthenticatedError, match="the token is not valid here") as refused:
         Tokens(file).authorise([("authorization", "Bearer secret-of-mine")])

@@ -200,7 +200,7 @@ def test_a_server_without_classifiers_says_so(tmp_path: Path) -> None:
     with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1)) as server:
         assert failure(lambda: compare(server)) == (
             NOT_FOUND,
-            "no served model classifies pictures; call them with ModelInfer",
+            "no served model classifies pictures; call them for inference instead",
         )
         server.server._engine.stop_admission()
         assert failure(lambda: compare(server))[0] is grpc.StatusCode.UNAVAILABLE
