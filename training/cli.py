@@ -70,6 +70,7 @@ def train(**options: Any) -> None:
       hangtag train lstm --recipe study --seed 1 --loss embedding-distance
       hangtag train cnn_rnn                   predicts the labels of a whole outfit, one after another
       hangtag train lstm --limit 2000 --epochs 1 --out runs/trial
+      hangtag train cnn --recipe best --dry-run   how long, and how much memory, before it begins
       hangtag train cnn --processes 2         two processes, or GPUs, on every batch
     """
     try:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hangtag.extras import needs
+from hangtag.output import require_writable
+from hangtag.training import dry_run
 from hangtag.training.data import datasets
 from hangtag.training.data.fashion_mnist import LABELS, FashionMnist
 from hangtag.training.data.multi_label import MultiLabelData
@@ -41,6 +43,9 @@ def train(settings: TrainSettings) -> None:
         inputs = group.on_every_rank(lambda: _read(settings))
         config = _config(settings, inputs, group)
         run = Run(settings.out or Path("runs") / config.run_name)
+        if settings.dry_run:
+            _dry_run(settings, config, inputs, run, group)
+            return
         if settings.restart:
             group.on_rank_zero(run.erase)
         if group.is_rank_zero:
@@ -60,6 +65,30 @@ def train(settings: TrainSettings) -> None:
             raise SystemExit(130) from None  # the status of a process that SIGINT ended, in a shell
         if group.is_rank_zero:
             _report_result(run, metrics, epochs_before)
+
+
+def _dry_run(settings: TrainSettings, config: RunConfig, inputs: "_Inputs", run: Run, group: ProcessGroup) -> None:
+    """Print what the run would take; see dry_run.py."""
+    state = group.on_rank_zero(lambda: _state(run, config, restart=settings.restart))
+    if group.is_rank_zero:
+        _report(f"{config.run_name}: measuring, on {_resources(config)}")
+    forecast = dry_run.measure(config, inputs.data, inputs.teacher, group, inputs.distances)
+    if group.is_rank_zero:
+        shown = [("run", f"{run.folder}: {state}"), ("data", f"{config.dataset} from {inputs.data.source}")]
+        for heading, text in [*shown, *forecast.lines()]:
+            sys.stdout.write(f"{heading:<8}  {text}\n")
+
+
+def _state(run: Run, config: RunConfig, *, restart: bool) -> str:
+    """What the run would do with its folder. Raises RunMismatchError or OutputError where it could not begin."""
+    require_writable(run.folder / "config.json")
+    if restart and run.has("config.json"):
+        return "the run there would be replaced"
+    run.require_fitting(config)
+    done, epochs = len(run.read_metrics()["epochs"]), config.recipe.epochs
+    if done == epochs and run.is_finished():
+        return "it holds this run, finished; nothing would be trained"
+    return f"it holds this run, {done} of {epochs} epochs; it would go on" if done else "a new run"
 
 
 @contextmanager

@@ -153,6 +153,12 @@ class TrainSettings:
         bool,
         Option("Log losses, accuracies and the learning rate for TensorBoard. Needs the extra tensorboard."),
     ] = False
+    dry_run: Annotated[
+        bool,
+        Option(
+            "Say what the run would take: data, steps, memory, and the time, from a few measured steps. Leave no run."
+        ),
+    ] = False
     restart: Annotated[bool, Option("Discard the run in the folder and start anew.")] = False
 
     def __post_init__(self) -> None:

@@ -91,7 +91,7 @@ def test_help_names_every_model_and_option() -> None:
 
 def test_the_examples_in_the_help_are_valid() -> None:
     examples = re.findall(r"^ *.*hangtag train (.+?)(?:   .*)?$", hangtag(["train", "--help"]).stdout, re.MULTILINE)
-    assert len(examples) == 8
+    assert len(examples) == 9
     for example in examples:
         assert train.make_context("train", shlex.split(example)).params["model"] in NETWORKS
 

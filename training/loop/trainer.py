@@ -87,7 +87,12 @@ def train(
         torch.manual_seed(config.seed)
         task = build_task(config, data, torch.device(config.device), teacher, distances, observer)
         task.precompute(group)
-        return _Trainer(config, task, run, observer, group).train()
+        return train_task(config, task, run, observer, group)
+
+
+def train_task(config: RunConfig, task: Task, run: Run, observer: Observer, group: ProcessGroup) -> dict[str, Any]:
+    """Train a task in a folder that exists and is claimed; args, result and errors are those of ``train``."""
+    return _Trainer(config, task, run, observer, group).train()
 
 
 class _Trainer:

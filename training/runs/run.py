@@ -114,29 +114,40 @@ class Run:
             RunMismatchError: The folder holds another run, one that cannot go on, or files of an unknown run.
             RunMismatchError: The folder cannot be written.
         """
+        self.require_fitting(config)
         requested = config.as_json()
         if self.has("config.json"):
             stored = self.read_config()
             rows = self.read_metrics().get("epochs", [])
             if is_extension(stored, requested, len(rows)):
-                require_possible(self.folder, requested, len(rows), has_checkpoint=self.has("checkpoint.pt"))
                 # The summary goes first: after a kill in between, the run is unfinished, and the same command goes on.
                 self.write_metrics({"epochs": rows})
-            elif another := difference(stored, requested):
-                raise RunMismatchError(
-                    f"{self.folder} holds a run with {another}. Choose another --out, or add --restart to replace it."
-                )
             updated = requested | {"environment": stored.get("environment", {})}
             if json.dumps(updated) != json.dumps(stored):
                 write_json(self.folder / "config.json", updated)
             return
-        orphans = [name for name in FILES if self.has(name)]
-        if orphans:
+        write_json(self.folder / "config.json", requested | {"environment": environment()})
+
+    def require_fitting(self, config: RunConfig) -> None:
+        """Check that ``start`` takes this config, without writing anything.
+
+        Raises:
+            RunMismatchError: The folder holds another run, one that cannot go on, or files of an unknown run.
+        """
+        if self.has("config.json"):
+            stored, requested = self.read_config(), config.as_json()
+            rows = self.read_metrics().get("epochs", [])
+            if is_extension(stored, requested, len(rows)):
+                require_possible(self.folder, requested, len(rows), has_checkpoint=self.has("checkpoint.pt"))
+            elif another := difference(stored, requested):
+                raise RunMismatchError(
+                    f"{self.folder} holds a run with {another}. Choose another --out, or add --restart to replace it."
+                )
+        elif orphans := [name for name in FILES if self.has(name)]:
             raise RunMismatchError(
                 f"{self.folder} holds {' and '.join(orphans)} but no config.json, so their run is unknown. "
                 "Choose another --out, or add --restart to replace it."
             )
-        write_json(self.folder / "config.json", requested | {"environment": environment()})
 
     @contextmanager
     def lock(self) -> Iterator[None]:

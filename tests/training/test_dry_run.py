@@ -1,0 +1,153 @@
+"""A dry run says what the real run then takes, leaves nothing, and refuses what the real run would refuse."""
+
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from click.testing import Result
+
+from hangtag.training import dry_run
+from hangtag.training.catalog import recipe_for
+from hangtag.training.data.fashion_mnist import FashionMnist, Images
+from hangtag.training.data.multi_label import MultiLabelData
+from hangtag.training.dry_run import Forecast
+from tests.training.command import HANGTAG, contents, hangtag, one_error
+from tests.training.configs import make_config
+
+pytestmark = pytest.mark.slow
+
+FORECAST = Forecast(
+    samples={"train": 55_000, "validation": 5_000, "test": 10_000},
+    image_size=(28, 28),
+    labels=10,
+    parameters=162_574,
+    epochs=10,
+    steps=1_719,
+    measured_steps=30,
+    step_seconds=0.007,
+    epoch_seconds=1.5,
+    teacher_seconds=20.0,
+    final_seconds=4.0,
+    memory=512_000_000,
+    gpu_memory=None,
+    slowdown=1.0,
+)
+
+
+def test_what_repeats_is_multiplied() -> None:
+    assert FORECAST.seconds == pytest.approx(20 + 10 * (1_719 * 0.007 + 1.5) + 4)
+    shown = dict(FORECAST.lines())
+    assert shown["images"] == ("train 55,000, validation 5,000, test 10,000, each of 28 by 28 pixels; 10 labels")
+    assert shown["network"] == "162,574 parameters, 0.7 MB in FP32"
+    assert shown["steps"] == "10 epochs of 1,719: 17,190"
+    assert shown["memory"] == "about 512 MB: the peak of this dry run"
+    assert shown["time"].startswith("about 2.7 minutes on this machine: 7.00 ms a step, measured over 30; ")
+    assert shown["time"].endswith("20 s for the teacher's logits")
+    assert dict(replace(FORECAST, gpu_memory=10**9).lines())["memory"].startswith(
+        "about 512 MB, and 1,000 MB of the GPU"
+    )
+    assert "a step took 3.0 times as long as it computes" in dict(replace(FORECAST, slowdown=3.0).lines())[""]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(12.6, "13 seconds"), (648, "10.8 minutes"), (18_360, "5.1 hours")])
+def test_times_have_a_unit_that_suits_them(seconds: float, text: str) -> None:
+    step = replace(
+        FORECAST, epochs=1, steps=1, step_seconds=seconds, epoch_seconds=0, teacher_seconds=0, final_seconds=0
+    )
+    assert dict(step.lines())["time"].startswith(f"about {text} on this machine: {seconds * 1000:,.0f} ms a step")
+
+
+def test_it_needs_the_memory_of_the_real_run_and_leaves_nothing(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both as commands of their own, since the memory is that of a process."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    command = [sys.executable, "-c", _REPORTING_ITS_PEAK, *arguments, "--out", "run"]
+    dry = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert dry.returncode == 0, dry.stderr
+    assert not [path.name for path in tmp_path.iterdir() if path.name == "run" or "dry-run" in path.name]
+    real = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert real.returncode == 0, real.stderr
+    (said,) = re.findall(r"^memory +about (\d+) MB: ", dry.stdout, re.MULTILINE)
+    assert int(said) == pytest.approx(int(real.stdout) / 1e6, rel=0.1)
+
+
+_REPORTING_ITS_PEAK = """
+import sys
+from hangtag.cli import main
+from hangtag.training.dry_run import peak_memory
+main(standalone_mode=False)
+if "--dry-run" not in sys.argv:
+    print(peak_memory())
+"""
+
+
+def test_it_says_what_the_run_would_do_with_its_folder_and_changes_nothing(
+    arguments: list[str], finished: tuple[Path, Result], broken_off: Path, tmp_path: Path
+) -> None:
+    def state(folder: Path, *more: str) -> str:
+        before = contents(folder) if folder.exists() else None
+        result = hangtag([*arguments, "--dry-run", *more], folder)
+        assert result.exit_code == 0, result.output
+        assert (contents(folder) if folder.exists() else None) == before
+        head, *rest = result.stdout.splitlines()
+        assert [line.split()[0] for line in rest[:6]] == ["data", "images", "network", "steps", "memory", "time"]
+        assert "4 epochs of 20: 80" in result.stdout
+        return head.removeprefix(f"run       {folder}: ")
+
+    assert state(tmp_path / "new") == "a new run"
+    assert state(broken_off) == "it holds this run, 1 of 4 epochs; it would go on"
+    assert state(finished[0]) == "it holds this run, finished; nothing would be trained"
+    assert state(finished[0], "--restart") == "the run there would be replaced"
+
+
+def test_it_refuses_what_the_run_would_refuse(
+    arguments: list[str], finished: tuple[Path, Result], tmp_path: Path
+) -> None:
+    other = [*arguments, "--seed", "1"]
+    assert one_error(hangtag([*other, "--dry-run"], finished[0])) == one_error(hangtag(other, finished[0]))
+    orphan = tmp_path / "orphan"
+    orphan.mkdir()
+    shutil.copy(finished[0] / "best.pt", orphan)
+    assert "so their run is unknown" in one_error(hangtag([*arguments, "--dry-run"], orphan))
+    (tmp_path / "file").touch()
+    assert "Not a directory" in one_error(hangtag([*arguments, "--dry-run"], tmp_path / "file/run"))
+
+
+def test_a_teacher_answers_a_few_batches(small: FashionMnist) -> None:
+    answered = []
+
+    def teacher(images: Images) -> npt.NDArray[np.float32]:
+        answered.append(len(images))
+        return np.zeros((len(images), 10), np.float32)
+
+    config = replace(make_config(limit=1_600), recipe=replace(recipe_for("best", "lstm"), epochs=7, batch_size=32))
+    forecast = dry_run.measure(config, small, teacher)
+    assert answered == [500, 500, 500]
+    assert forecast.teacher_seconds > 0
+    assert (forecast.epochs, forecast.steps, forecast.measured_steps) == (7, 50, 30)
+    assert forecast.samples == {"train": 1_600, "validation": 1_600, "test": 100}
+
+
+def test_a_run_of_a_few_steps_is_measured_over_what_there_is(small: FashionMnist, plain: MultiLabelData) -> None:
+    forecast = dry_run.measure(make_config(limit=32), small)
+    assert (forecast.steps, forecast.measured_steps) == (1, 1)
+    assert forecast.step_seconds > 0
+    sets = dry_run.measure(replace(make_config("sigmoids", limit=96), dataset="outfits"), plain)
+    assert (sets.steps, sets.measured_steps, sets.labels, sets.image_size) == (3, 1, 4, (64, 64))
+
+
+def test_the_ranks_memory_is_added_up(arguments: list[str], tmp_path: Path) -> None:
+    command = [str(HANGTAG), *arguments, "--limit", "128", "--out", "run", "--dry-run", "--processes", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+    assert done.stdout.count("a new run") == 1
+    (memory,) = re.findall(r"^memory +about ([\d,]+) MB: ", done.stdout, re.MULTILINE)
+    assert int(memory.replace(",", "")) > 600  # the data and PyTorch take more than 300 in each
