@@ -47,6 +47,11 @@ from hangtag.training.runs.run import Run
     show_default=True,
     help="Folder for the report about the export, NAME-VERSION.html; in it a repository other than models has its own.",
 )
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Let the probabilities match how often they are right, by a temperature fitted on the validation images.",
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
 @click.option(
     "--even-if-worse",
@@ -76,6 +81,7 @@ def export(
     precision: str,
     timing: str,
     reports: Path,
+    calibrate: bool,
     data_dir: Path | None,
     even_if_worse: bool,
     file: Path | None,
@@ -100,6 +106,7 @@ def export(
       hangtag export lstm                        the latest finished lstm run
       hangtag export runs/cnn-study-seed1        a certain run
       hangtag export cnn --precision int8        publishes cnn-int8
+      hangtag export cnn --calibrate             with probabilities to set thresholds by
       hangtag export runs/trial --even-if-worse  although a better version serves
       hangtag export --onnx resnet.onnx --name resnet --labels imagenet.txt
     """
@@ -110,6 +117,7 @@ def export(
             "runs",
             "precision",
             "timing",
+            "calibrate",
             "data_dir",
             "even_if_worse",
             because="for a RUN; --onnx takes a file as it is.",
@@ -124,16 +132,23 @@ def export(
     found = Run.find(run, runs)
     click.echo(f"exporting {found.folder} in {precision}", err=True)
     with interruption.reported(models, model_name(found.model, precision)):
-        published = _publish_run(found, models, precision, timing, data_dir, even_if_worse)
+        published = _publish_run(found, models, precision, timing, calibrate, data_dir, even_if_worse)
         _report_run(published, reports)
 
 
 def _publish_run(
-    run: Run, models: Path, precision: str, timing: str, data_dir: Path | None, even_if_worse: bool
+    run: Run, models: Path, precision: str, timing: str, calibrate: bool, data_dir: Path | None, even_if_worse: bool
 ) -> Published:
-    calibration = data.load(data_dir).train.images if precision == "int8" else None
+    whole = data.load(data_dir) if calibrate or precision == "int8" else None
     publish = partial(
-        exporter.export, run, models, data.load_test(data_dir), to=precision, calibration=calibration, timing=timing
+        exporter.export,
+        run,
+        models,
+        data.load_test(data_dir),
+        to=precision,
+        quantize_on=whole.train.images if whole and precision == "int8" else None,
+        calibrate_on=whole.validation if whole and calibrate else None,
+        timing=timing,
     )
     try:
         return publish(even_if_worse=even_if_worse)

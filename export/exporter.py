@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from hangtag.export import calibration
 from hangtag.export.arrays import Pixels
 from hangtag.export.errors import ExportError, IncomparableError
 from hangtag.export.file import onnx_model, precision, provenance, quality, reference_answers, torch_export
@@ -29,7 +30,7 @@ from hangtag.training.runs.run import Run
 
 CANVASES = 1_000
 """A network that answers with several labels is compared on this many canvases."""
-CALIBRATION = 512
+QUANTIZATION_IMAGES = 512
 """int8 sees this many images of the training split, to learn how large activations get."""
 _VOC_TEST_IMAGES = 4_952
 
@@ -53,7 +54,8 @@ def export(
     test: Split,
     *,
     to: str = "fp32",
-    calibration: Images | None = None,
+    quantize_on: Images | None = None,
+    calibrate_on: Split | None = None,
     timing: str = "none",
     even_if_worse: bool = False,
 ) -> Published:
@@ -61,15 +63,18 @@ def export(
 
     Args:
         models: the model repository.
-        calibration: uint8 images [n, 28, 28] of the training split, which int8 needs.
+        quantize_on: uint8 images [n, 28, 28] of the training split, which int8 needs.
+        calibrate_on: the validation split, to fit a temperature on, which becomes part of the file's probabilities;
+            None to leave them as the network computes them. For one label per image only.
         timing: what to compare the file's speed with, one of ``gate.speed.TIMINGS``.
         even_if_worse: publish it also if the version that serves is better, or cannot be compared.
 
     Raises:
         RunMismatchError: the run is not finished.
         IncomparableError: the version that serves has no figure on the same test set.
-        ExportError: the weights do not fit, the precision is not for this network, or nothing can be written.
-        GateError: a check fails.
+        ExportError: the weights do not fit, the precision or a temperature is not for this network, or nothing can be
+            written.
+        GateError: a check fails, or no temperature fits.
         Nothing is published in any of these cases.
 
     Example:
@@ -82,6 +87,11 @@ def export(
     served = checkpoint.load(run)
     if to != "fp32" and not isinstance(served, SingleLabel):
         raise ExportError(f"{run.model} answers with sets of labels, which are published in fp32 only, not in {to}.")
+    if calibrate_on is not None and not isinstance(served, SingleLabel):
+        raise ExportError(
+            f"{run.model} answers with sets of labels, and a temperature is fitted to one label per image. Export it "
+            "without --calibrate."
+        )
     name = precision.model_name(run.model, to)
     rival = _rival(models, name, config, even_if_worse)
     data = _gate_data(served, test, config)
@@ -89,8 +99,13 @@ def export(
         file = publication.model_file
         metadata = served.metadata | {"precision": to} | provenance.collect(served, config, metrics)
         fp32_model = torch_export.to_onnx(served, metadata)
-        model = precision.convert(fp32_model, to, _calibration(calibration))
+        model = precision.convert(fp32_model, to, _first(quantize_on))
         file.write_bytes(model.SerializeToString())
+        if calibrate_on is not None:
+            calibrated = calibration.calibrate(file, model, calibrate_on, data.images)
+            model, served.temperature = calibrated.model, calibrated.temperature
+            data = replace(data, logits_before=calibrated.logits_before)
+            file.write_bytes(model.SerializeToString())
         proof = prove(served, file, model, data, precision=to)
         if rival is not None:
             compared = _compare(
@@ -158,8 +173,8 @@ def _fp32_file(model: onnx.ModelProto, *, needed: bool) -> Iterator[Path | None]
         yield file
 
 
-def _calibration(images: Images | None) -> Images:
-    return np.empty((0, 28, 28), np.uint8) if images is None else images[:CALIBRATION]
+def _first(images: Images | None) -> Images:
+    return np.empty((0, 28, 28), np.uint8) if images is None else images[:QUANTIZATION_IMAGES]
 
 
 def _gate_data(served: ServedNetwork, test: Split, config: Mapping[str, Any]) -> GateData:

@@ -14,20 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from hangtag.export.arrays import Pixels
+from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import reference_answers
 from hangtag.export.file.reference_answers import ReferenceAnswers
 from hangtag.export.foreign.probe_process import run_probe
-from hangtag.export.gate.check import AGREEMENT, BATCHING, EMPTY_BATCH, PARITY, STRUCTURE, PassedCheck
-from hangtag.export.gate.checks import batching, empty_batch, logits
+from hangtag.export.gate.check import AGREEMENT, BATCHING, CALIBRATION, EMPTY_BATCH, PARITY, STRUCTURE, PassedCheck
+from hangtag.export.gate.checks import batching, calibration, empty_batch, logits
 from hangtag.export.gate.runtime_answers import REAL, answer, artificial_images, softmax
 from hangtag.export.gate.tolerances import TOLERANCES, Tolerances
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import fashion_mnist
-
-_ACTIVATIONS = {"single_label": softmax}
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,9 @@ class _Verification:
             if entry.metadata["task"] == "single_label":
                 yield "data", self._data
                 yield AGREEMENT, partial(self._agreement, tolerances)
+                gate = entry.json("gate")
+                if isinstance(gate, dict) and CALIBRATION in gate:  # older files have no such figure
+                    yield CALIBRATION, partial(self._calibration, tolerances)
             yield BATCHING, partial(self._batching, images, tolerances)
         elif "batched" in entry.metadata:
             yield BATCHING, self._foreign_batching
@@ -106,6 +107,12 @@ class _Verification:
         except ModuleNotFoundError:
             return None
         return onnx.load(self._entry.path)
+
+    @cached_property
+    def _test_answers(self) -> tuple[fashion_mnist.Split, Answers]:
+        """The test split, and the file's answers to its images."""
+        test = fashion_mnist.load_test(self._data_dir)
+        return test, answer(self._runtime, test.images)
 
     def _file(self) -> Finding:
         recorded = self._entry.metadata.get("graph_digest")
@@ -153,9 +160,13 @@ class _Verification:
             return self._path_parity(reference, images, tolerances)
         recorded = self._recorded(PARITY)
         spread, worst = float(recorded["spread"]), max(recorded["max_logit_difference"][REAL].values())
-        activation = _ACTIVATIONS.get(self._entry.metadata["task"])
+        activation = self._softmax if self._entry.metadata["task"] == "single_label" else None
         check = logits.check(self._runtime, {REAL: images}, {REAL: reference.answers}, tolerances, spread, activation)
         return Finding(check.name, True, f"{check.summary} (recorded {worst:.1e})")
+
+    def _softmax(self, scores: Array) -> Array:
+        """Probabilities from logits [n, labels], by the temperature that is recorded; without one it is 1."""
+        return softmax(scores / float(self._entry.metadata.get("temperature", "1")))
 
     def _path_parity(self, reference: ReferenceAnswers, images: Pixels, tolerances: Tolerances) -> Finding:
         """Of tied paths either may be answered; their probabilities must be the same."""
@@ -176,8 +187,8 @@ class _Verification:
         return Finding("data", False, f"it was trained on another data set: SHA-256 {recorded[:12]}, here {here[:12]}")
 
     def _agreement(self, tolerances: Tolerances) -> Finding:
-        test = fashion_mnist.load_test(self._data_dir)
-        labels = answer(self._runtime, test.images)["logits"].argmax(axis=1)
+        test, answers = self._test_answers
+        labels = answers["logits"].argmax(axis=1)
         recorded = float(self._entry.metadata["test_accuracy"])
         accuracy = float((labels == test.classes).mean())
         summary = f"test accuracy {accuracy:.2%} (recorded {recorded:.2%})"
@@ -191,6 +202,13 @@ class _Verification:
             for figure, now in (("accuracy", accuracy), ("agreement", agreement)):  # the gate's figures must hold too
                 holds = holds and abs(now - gate[figure]) <= tolerances.verification
         return Finding(AGREEMENT, holds, summary)
+
+    def _calibration(self, tolerances: Tolerances) -> Finding:
+        test, answers = self._test_answers
+        error = float(calibration.check(answers, test.classes).figures["expected_calibration_error"])
+        recorded = float(self._recorded(CALIBRATION)["expected_calibration_error"])
+        summary = f"expected calibration error {error:.2%} (recorded {recorded:.2%})"
+        return Finding(CALIBRATION, abs(error - recorded) <= tolerances.verification, summary)
 
     def _batching(self, images: Pixels, tolerances: Tolerances) -> Finding:
         figures: dict[str, Any] = self._entry.json("gate") or {}

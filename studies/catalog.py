@@ -64,6 +64,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         {"run": "studies.shipped.run:main"},
         "studies.shipped.report",
     ),
+    "calibration": Experiment(
+        "Do the shipped models' probabilities match how often they are right, and what does a temperature change?",
+        "two minutes; nothing is timed",
+        ("docs/models.md",),
+        {"run": "studies.calibration.run:main"},
+        "studies.calibration.report",
+    ),
     "train_step": Experiment(
         "How long does a training step take, compared with Keras and with plain PyTorch?",
         "ten minutes on an idle machine; an environment with Keras (make .venv-keras/.keras)",

@@ -5,6 +5,7 @@
     logits           parity: each number equals PyTorch's, at every batch size, on real and artificial images
     label_path       parity, for a network that answers with a path of labels
     agreement        the predicted label equals PyTorch's on the whole test set, and no accuracy is lost
+    calibration      how well probabilities match accuracy; a temperature changes no logit and no label
     label_threshold  agreement, for a network whose label sets are made by a threshold
     batching         an image gets the same answer alone and inside any batch
     empty_batch      what the runtime does with a batch of 0

@@ -15,6 +15,7 @@ from hangtag.export.gate.check import AGREEMENT, PARITY, STRUCTURE, PassedCheck
 from hangtag.export.gate.checks import (
     agreement,
     batching,
+    calibration,
     contract,
     cuda,
     empty_batch,
@@ -41,6 +42,8 @@ class GateData:
 
     images: Pixels
     classes: Classes | None = None
+    logits_before: Array | None = None
+    """Where a temperature was folded into the file: the logits [n, labels] of the file without it."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +127,16 @@ def prove(
     if isinstance(served, LabelPath):
         parity, ties = label_path.check(served, runtime, images, expected, tolerances)
     else:
-        parity = logits.check(runtime, images, expected, tolerances, spread, _ACTIVATIONS[served.activation])
+        activation = _ACTIVATIONS[served.activation]
+        parity = logits.check(
+            runtime, images, expected, tolerances, spread, lambda scores: activation(scores / served.temperature)
+        )
     checks.append(parity)
     answered = runtime_answers.answer(runtime, data.images, check=AGREEMENT)
     if isinstance(served, SingleLabel):
         assert data.classes is not None
         checks.append(agreement.check(answered["logits"], expected[REAL]["logits"], data.classes, tolerances))
+        checks.append(calibration.check(answered, data.classes, served.temperature, data.logits_before))
     if isinstance(served, LabelThreshold):
         probabilities, expected_probabilities = (answers["probabilities"] for answers in (answered, expected[REAL]))
         checks.append(label_threshold.check(probabilities, expected_probabilities, served.threshold, tolerances))

@@ -23,6 +23,8 @@ class ServedNetwork(nn.Module, ABC):
     outputs: tuple[TensorSpec, ...]
     activation = "softmax"
     """Turns ``logits`` into ``probabilities``, where there are both: softmax or sigmoid."""
+    temperature = 1.0
+    """Divides the logits before that. Only one label per image has another, once it is fitted."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -44,7 +46,7 @@ class ServedNetwork(nn.Module, ABC):
 
 
 class SingleLabel(ServedNetwork):
-    """One label per image: logits, and their softmax."""
+    """One label per image: logits, and the softmax of logits / temperature."""
 
     task = "single_label"
     image_size = 28
@@ -52,7 +54,8 @@ class SingleLabel(ServedNetwork):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.network(normalise(image))  # [batch, 28, 28] -> [batch, 10]
-        return logits, logits.softmax(dim=1)
+        scaled = logits if self.temperature == 1 else logits / self.temperature
+        return logits, scaled.softmax(dim=1)
 
 
 class LabelPath(ServedNetwork):

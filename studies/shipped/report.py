@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from hangtag.training.runs.command import command
 from studies.accuracy.report import STUDY
+from studies.calibration import section as calibration_section
 from studies.page import Part, percent
 from studies.pictures import Picture, confusion_matrix
 from studies.shipped import label_sets_part, measured, pictures, readme_part
@@ -35,6 +36,7 @@ def page(
     precisions: Sequence[ShippedModel],
     sets: Sequence[ShippedModel],
     earlier: Sequence[ShippedModel] = (),
+    calibration: Sequence[str] = (),
 ) -> str:
     """The page, in Markdown.
 
@@ -43,6 +45,7 @@ def page(
         precisions: The same models in other precisions.
         sets: Models of several labels.
         earlier: Earlier versions of models of one label, which get a row in the first table alone.
+        calibration: The lines of the section about calibration.
     """
     lines = INTRODUCTION.splitlines()
     for model in shipped:
@@ -57,6 +60,7 @@ def page(
     ]
     if precisions:
         lines += _precisions(precisions)
+    lines += calibration
     for model in shipped:
         lines += _section(model)
     lines += label_sets_part.section(sets)
@@ -118,11 +122,13 @@ def _section(model: ShippedModel) -> list[str]:
 
 
 def _models_page() -> str:
+    shipped = read_all(REPOSITORY)
     return page(
-        read_all(REPOSITORY),
+        shipped,
         read_precisions(REPOSITORY),
         read_all(REPOSITORY, "multi_label"),
         read_earlier(REPOSITORY),
+        calibration_section.lines_of(shipped),
     )
 
 

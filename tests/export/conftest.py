@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 
 from hangtag.export import child_process
 from hangtag.export.gate import speed
 from hangtag.training.data.fashion_mnist import Split
-from tests.export.exported import GARMENTS, Exported, label_paths, single_label
+from hangtag.training.runs.run import Run
+from tests.export.exported import GARMENTS, Exported, label_paths, learned_lstm, single_label
 from tests.export.foreign import forked
 
 _START = child_process.run
@@ -43,6 +46,12 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def lstm(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The smallest of them, for what is the same with all."""
     return single_label(tmp_path_factory, "lstm")
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    """A run whose network has learned something, and its graph in FP32."""
+    return learned_lstm(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,15 @@ import pytest
 from torch import nn
 
 from hangtag.export import exporter
+from hangtag.export.file import torch_export
 from hangtag.export.gate.checks import batching
+from hangtag.export.network import checkpoint
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.run import Run
 from tests.export import label_sets, runs
+from tests.export.files import write
 from tests.once import once
 
 GARMENTS = 300
@@ -46,6 +49,17 @@ def single_label(factory: pytest.TempPathFactory, model: str) -> Exported:
         return Exported(run, network.eval(), folder / "models", _export(run, folder / "models", garments))
 
     return once(factory, model, make)
+
+
+def learned_lstm(factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    """An LSTM that has learned 300 images, and its graph in FP32: its answers tell rounding from a fault."""
+
+    def make(folder: Path) -> tuple[Run, Path]:
+        garments = data.load_test().first(GARMENTS)
+        run = runs.train(folder / "run", "lstm", garments, images=GARMENTS, epochs=12)
+        return run, write(folder, torch_export.to_onnx(checkpoint.load(run), {}))
+
+    return once(factory, "learned-lstm", make)
 
 
 def label_paths(factory: pytest.TempPathFactory) -> Exported:

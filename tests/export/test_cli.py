@@ -64,6 +64,7 @@ def test_it_publishes_and_lists_the_passed_checks(runs_dir: Path) -> None:
         r"  contract     names, datatypes and free batch axis as they should be\n"
         r"  parity       logits within \d\.\de-0\d of PyTorch at batch 1, 2, 3, 7, 16, 64\n"
         r"  agreement    test accuracy (\d+\.\d\d)%, every answer the same\n"
+        r"  calibration  expected calibration error \d+\.\d\d%\n"
         r"  batching     the same answer alone and in any batch.*\n"
         r"  empty batch  the runtime ends the process on an empty batch, which the server refuses first\n"
         r"  cuda         .*\n"

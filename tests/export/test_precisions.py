@@ -9,7 +9,6 @@ from hangtag.export import exporter
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import torch_export
 from hangtag.export.file.precision import convert
-from hangtag.export.network import checkpoint
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
@@ -17,34 +16,24 @@ from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.run import Run
-from tests.export import label_sets, runs
+from tests.export import label_sets
 from tests.export.eight_bit_products import needs_exact_products
-from tests.export.files import exported_as, write
+from tests.export.files import exported_as
 from tests.export.runs import contents
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def run(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """An LSTM that has learned these garments: its answers are far enough apart to tell rounding from a fault."""
-    return runs.train(tmp_path_factory.mktemp("learned") / "run", "lstm", garments, images=300, epochs=12)
-
-
-@pytest.fixture(scope="module")
-def fp32(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The graph of this run in FP32."""
-    return write(tmp_path_factory.mktemp("fp32"), torch_export.to_onnx(checkpoint.load(run), {}))
-
-
-@pytest.fixture(autouse=True)
-def quick(fp32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph that the exporter made of the same weights before."""
+@pytest.fixture
+def run(learned: tuple[Run, Path], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """An LSTM that has learned these garments; the exporter takes the graph that was made of its weights before."""
+    run, fp32 = learned
     monkeypatch.setattr(torch_export, "to_onnx", exported_as(fp32))
+    return run
 
 
 def export(run: Run, models: Path, garments: Split, precision: str) -> exporter.Published:
-    return exporter.export(run, models, garments, to=precision, calibration=data.load_test().images[-96:])
+    return exporter.export(run, models, garments, to=precision, quantize_on=data.load_test().images[-96:])
 
 
 @needs_exact_products

@@ -58,7 +58,7 @@ def test_the_proof_covers_each_batch_size_and_the_whole_test_set(exported: Expor
     assert max(figures["max_logit_difference"]["random"].values()) > 0  # they were compared
     assert proof.figures("agreement")["images"] == len(garments)
     assert [check.name for check in proof.checks] == [
-        "structure", "contract", "parity", "agreement", "batching", "empty batch", "cuda",
+        "structure", "contract", "parity", "agreement", "calibration", "batching", "empty batch", "cuda",
     ]  # fmt: skip
 
 

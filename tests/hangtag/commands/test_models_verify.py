@@ -63,7 +63,16 @@ def test_recorded_figures_still_hold(proven: Path) -> None:
     assert result.exit_code == 0, result.output
     ((verified),) = json.loads(result.stdout)
     findings: dict[str, Any] = {finding["check"]: finding for finding in verified["findings"]}
-    assert list(findings) == ["file", "structure", "parity", "data", "agreement", "batching", "empty batch"]
+    assert list(findings) == [
+        "file",
+        "structure",
+        "parity",
+        "data",
+        "agreement",
+        "calibration",
+        "batching",
+        "empty batch",
+    ]
     assert all(finding["holds"] is True for finding in findings.values()), findings
     assert findings["agreement"]["said"].endswith("100.00% of the answers are PyTorch's (recorded 100.00%)")
     assert "(recorded " in findings["parity"]["said"]
