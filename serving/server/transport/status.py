@@ -79,7 +79,7 @@ def call_status(
 
     Args:
         error: What ended the call.
-        rpc: The method, /package.Service/Method or its name, for the log.
+        rpc: The method, /package.Service/Method or an HTTP method and its path, for the log.
         request: Its model and its id are logged.
         metadata: What the caller sent, for the log.
     """
@@ -97,8 +97,9 @@ def _log_fields(rpc: str, request: object, metadata: Iterable[tuple[str, str | b
     """Return what identifies a request in the log. Its id is ModelInfer's ``id``, else the metadata x-request-id."""
     request_id = str(getattr(request, "id", "") or dict(metadata).get(REQUEST_ID, ""))
     model = str(getattr(request, "model_name", ""))
-    fields = {"model": model, "request_id": request_id}
-    return {"rpc": rpc.rpartition("/")[2]} | {name: text[:_MAX_LOGGED_LENGTH] for name, text in fields.items()}
+    method = rpc.rpartition("/")[2] if rpc.startswith("/") else rpc  # HTTP's begin with a verb
+    fields = {"rpc": method, "model": model, "request_id": request_id}
+    return {name: text[:_MAX_LOGGED_LENGTH] for name, text in fields.items()}
 
 
 def _short(message: str) -> str:

@@ -7,6 +7,7 @@ import pytest
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_models, shipped
 from tests.serving.server.transport.live import LiveServer
+from tests.serving.server.transport.over_http import live_server
 from tests.serving.server.transport.watched import Watched
 
 
@@ -26,17 +27,14 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", params=["native", "grpc"])
 def transport(request: pytest.FixtureRequest) -> str:
-    """Every promise of the wire is kept on both transports."""
+    """Every promise of gRPC's wire is kept on both transports; a test with EVERY_TRANSPORT states one of HTTP too."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def live(repository: Path, transport: str) -> Iterator[LiveServer]:
     """A real server of the whole repository, for tests that leave it as it was."""
-    config = ServerConfig(
-        models=repository, port=0, http_port=-1, max_batch_size=16, max_queue_size=64, instances=1, transport=transport
-    )
-    with LiveServer(config) as server:
+    with live_server(transport, repository, max_batch_size=16, max_queue_size=64, instances=1) as server:
         yield server
 
 
@@ -53,18 +51,15 @@ def few(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_server(models: Path, transport: str) -> Iterator[LiveServer]:
     """A queue of 4, batches of 4, one instance, many streams on a connection; two models have settings of their own for
     batching."""
-    config = ServerConfig(
-        models=models,
-        port=0,
-        http_port=-1,
+    with live_server(
+        transport,
+        models,
         max_batch_size=4,
         max_queue_size=4,
         model_max_batch_size=(("not_a_batch_axis", 4), ("two_inputs", 0)),
         instances=1,
         max_concurrent_streams=200,
-        transport=transport,
-    )
-    with LiveServer(config) as server:
+    ) as server:
         yield server
 
 

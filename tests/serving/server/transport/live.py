@@ -85,6 +85,13 @@ class LiveServer:
         self.channel.close()
         self.server.stop(grace=0)
 
+    @contextmanager
+    def caller(self) -> Iterator[Callable[[pb.ModelInferRequest], pb.ModelInferResponse]]:
+        """ModelInfer on a connection of its own, which all its calls share."""
+        with self.connect() as channel:
+            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            yield lambda request: stub.ModelInfer(request, timeout=TIMEOUT)
+
     def model(self, name: str) -> ServedModel:
         model = self.server._engine.model(name)
         assert isinstance(model, ServedModel)

@@ -17,6 +17,7 @@ from hangtag.serving.server.process.server import Server
 from tests import onnx_models
 from tests.protos.test_tensors import FIELDS
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, outputs, request
+from tests.serving.server.transport.over_http import EVERY_TRANSPORT
 from tests.serving.server.transport.test_wire import VALUES
 
 pytestmark = pytest.mark.slow
@@ -77,6 +78,7 @@ def test_typed_contents_that_do_not_fit_are_refused(typed: LiveServer, datatype:
         assert f"{datatype} [1, 2] needs 2 elements in {FIELDS[datatype]}" in message
 
 
+@EVERY_TRANSPORT
 def test_scalars_of_every_datatype_come_and_go(live: LiveServer) -> None:
     arrays = {name: np.array(values[1], tensors.DTYPES[name]) for name, values in VALUES.items()}
     response = live.inference.ModelInfer(request("every_scalar", **{f"in_{n}": a for n, a in arrays.items()}))
@@ -86,6 +88,7 @@ def test_scalars_of_every_datatype_come_and_go(live: LiveServer) -> None:
     }
 
 
+@EVERY_TRANSPORT
 def test_carried_state_goes_round(live: LiveServer) -> None:
     """Calls of one and of two streams; each call gets back its own state."""
     for streams in (1, 2):
@@ -112,6 +115,7 @@ def together(own: LiveServer, name: str, sent: list[pb.ModelInferRequest]) -> tu
         return [outputs(call.result()) for call in (first, *waiting)], gate.batch_sizes
 
 
+@EVERY_TRANSPORT
 def test_a_model_with_carried_state_is_never_batched(own_whole: LiveServer) -> None:
     sent = [
         request("state", x=np.full((1, 3), n, np.float32), state=np.zeros((2, 1, 3), np.float32), scale=np.array(n))
@@ -122,6 +126,7 @@ def test_a_model_with_carried_state_is_never_batched(own_whole: LiveServer) -> N
     assert batches == [1, 1, 1, 1]
 
 
+@EVERY_TRANSPORT
 def test_an_lstm_of_length_first_is_never_batched(own_whole: LiveServer) -> None:
     sent = [request("recurrent", x=np.ones((length, 1, 3), np.float32)) for length in (1, 2, 2)]
     answers, batches = together(own_whole, "recurrent", sent)
@@ -130,6 +135,7 @@ def test_an_lstm_of_length_first_is_never_batched(own_whole: LiveServer) -> None
     assert batches == [1, 2, 2]
 
 
+@EVERY_TRANSPORT
 def test_the_operator_can_forbid_batching(own_whole: LiveServer) -> None:
     assert own_whole.inference.ModelConfig(pb.ModelConfigRequest(name="two_inputs")).config.max_batch_size == 0
     sent = [
@@ -167,6 +173,7 @@ def test_a_free_axis_may_be_empty(typed: LiveServer, datatype: str) -> None:
             assert typed.infer(sent)["out"].shape == shape
 
 
+@EVERY_TRANSPORT
 def test_empty_requests_share_a_batch_with_their_like_alone(own: LiveServer) -> None:
     sent = [request("free_axis", x=np.ones((1, length), np.float32)) for length in (2, 0, 2, 0, 2)]
     answers, batches = together(own, "free_axis", sent)
@@ -188,6 +195,7 @@ def test_empty_requests_share_a_batch_with_their_like_alone(own: LiveServer) -> 
     ],
     ids=["a batch", "a fixed axis", "an LSTM's batch", "an LSTM's length", "by the operator"],
 )
+@EVERY_TRANSPORT
 def test_other_empty_axes_are_refused_with_what_is_allowed(
     own_whole: LiveServer, sent: pb.ModelInferRequest, message: str
 ) -> None:

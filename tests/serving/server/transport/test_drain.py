@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, index, outputs, request
+from tests.serving.server.transport.over_http import EVERY_TRANSPORT, live_server
 
 pytestmark = pytest.mark.slow
 
@@ -38,10 +38,11 @@ def stop(live: LiveServer) -> threading.Thread:
     return stopping
 
 
+@EVERY_TRANSPORT
 def test_no_call_that_was_accepted_is_lost(models: Path, transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hangtag.serving.server.transport.native.server._POLL_SECONDS", 0)  # it closes at once
     for _ in range(STOPS):
-        with LiveServer(ServerConfig(models=models, port=0, http_port=-1, transport=transport)) as live:
+        with live_server(transport, models) as live:
             gate = Gate(live.model("gather"))
             calls = [
                 live.inference.ModelInfer.future(request("gather", index=index(3)), timeout=TIMEOUT)
@@ -55,10 +56,11 @@ def test_no_call_that_was_accepted_is_lost(models: Path, transport: str, monkeyp
             assert not stopping.is_alive()
 
 
+@EVERY_TRANSPORT
 def test_a_large_response_leaves_whole(models: Path, transport: str) -> None:
     """Four megabytes, which the transport still writes when the model is long done."""
     million = np.ones((1, 1_000_000), np.float32)
-    with LiveServer(ServerConfig(models=models, port=0, http_port=-1, transport=transport)) as live:
+    with live_server(transport, models) as live:
         gate = Gate(live.model("added"))
         call = live.inference.ModelInfer.future(request("added", x=million, y=million), timeout=TIMEOUT)
         gate.wait_until_queued()

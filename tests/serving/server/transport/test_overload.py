@@ -7,9 +7,9 @@ import grpc
 import pytest
 
 from hangtag.serving.server.batching.request import QueuedRequest
-from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
+from tests.serving.server.transport.live import TIMEOUT, index, outputs, request
+from tests.serving.server.transport.over_http import EVERY_TRANSPORT, live_server
 
 pytestmark = pytest.mark.slow
 
@@ -43,18 +43,11 @@ class Waits:
         model.execute = noting_execute  # type: ignore[method-assign]
 
 
+@EVERY_TRANSPORT
 def test_requests_accepted_in_overload_wait_no_longer_than_a_full_queue_takes(repository: Path, transport: str) -> None:
-    config = ServerConfig(
-        models=repository,
-        port=0,
-        http_port=-1,
-        max_batch_size=BATCH,
-        max_queue_size=QUEUE,
-        instances=1,
-        transport=transport,
-    )
+    server = live_server(transport, repository, max_batch_size=BATCH, max_queue_size=QUEUE, instances=1)
     ends: list[grpc.StatusCode] = []
-    with LiveServer(config) as live, live.gate("gather") as gate:
+    with server as live, live.gate("gather") as gate:
         waits = Waits(live.model("gather"))
 
         def ask() -> grpc.StatusCode:

@@ -14,6 +14,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.batching.deadlines import TOO_LATE
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
+from tests.serving.server.transport.over_http import EVERY_TRANSPORT, live_server
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +55,7 @@ def value_of(call: Any) -> float:
     return float(value)
 
 
+@EVERY_TRANSPORT
 def test_a_full_queue_refuses_at_once_and_answers_what_it_holds(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
@@ -68,6 +70,7 @@ def test_a_full_queue_refuses_at_once_and_answers_what_it_holds(own: LiveServer)
     assert own.statistics("gather").inference_count == 5
 
 
+@EVERY_TRANSPORT
 def test_a_cancelled_call_is_not_computed_and_its_neighbours_are_answered(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
@@ -82,6 +85,7 @@ def test_a_cancelled_call_is_not_computed_and_its_neighbours_are_answered(own: L
     assert (statistics.inference_count, statistics.execution_count, statistics.inference_stats.fail.count) == (3, 2, 1)
 
 
+@EVERY_TRANSPORT
 def test_a_late_call_is_not_computed_and_its_neighbours_are_answered(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
@@ -95,6 +99,7 @@ def test_a_late_call_is_not_computed_and_its_neighbours_are_answered(own: LiveSe
     assert own.statistics("gather").inference_count == 3
 
 
+@EVERY_TRANSPORT
 def test_the_callers_deadline_travels_with_the_request(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
@@ -122,6 +127,7 @@ def test_calls_of_a_client_that_disconnects_are_dropped_and_others_answered(own:
         assert gate.batch_sizes == [1, 1]
 
 
+@EVERY_TRANSPORT
 def test_a_call_that_is_cancelled_while_it_is_computed_fails_no_other(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
@@ -133,6 +139,7 @@ def test_a_call_that_is_cancelled_while_it_is_computed_fails_no_other(own: LiveS
     assert own.infer(request("gather", index=index(3)))["value"].tolist() == [30]
 
 
+@EVERY_TRANSPORT
 def test_cancelling_makes_room_in_the_queue(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)  # a call that nothing refers to would be cancelled
@@ -145,6 +152,7 @@ def test_cancelling_makes_room_in_the_queue(own: LiveServer) -> None:
         assert value_of(computing) == 0
 
 
+@EVERY_TRANSPORT
 @VICTIMS
 def test_a_request_with_invalid_values_fails_alone(own: LiveServer, victim: int) -> None:
     with own.gate("gather") as gate:
@@ -162,6 +170,7 @@ def test_a_request_with_invalid_values_fails_alone(own: LiveServer, victim: int)
     assert (statistics.inference_stats.success.count, statistics.inference_stats.fail.count) == (3, 1)
 
 
+@EVERY_TRANSPORT
 def test_a_failed_batch_fails_alone(own: LiveServer) -> None:
     with own.gate("gather") as gate:
         computing = occupy(own, gate)
@@ -179,6 +188,7 @@ def test_a_failed_batch_fails_alone(own: LiveServer) -> None:
     assert (statistics.inference_stats.success.count, statistics.inference_stats.fail.count) == (2, 4)
 
 
+@EVERY_TRANSPORT
 def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(own: LiveServer) -> None:
     own.infer(request("gather", index=index(1)))
     model = own.model("gather")
@@ -190,6 +200,7 @@ def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(own: LiveServ
     assert own.statistics("gather").inference_count == 1
 
 
+@EVERY_TRANSPORT
 def test_a_requests_own_timeout_is_a_deadline_too(own: LiveServer) -> None:
     """Triton's parameter, in microseconds."""
     with own.gate("gather") as gate:
@@ -207,6 +218,7 @@ def test_a_requests_own_timeout_is_a_deadline_too(own: LiveServer) -> None:
     assert own.statistics("gather").inference_count == 2
 
 
+@EVERY_TRANSPORT
 @pytest.mark.parametrize("microseconds", [0, -1])
 def test_an_invalid_timeout_is_refused(own: LiveServer, microseconds: int) -> None:
     sent = request("gather", index=index(1))
@@ -216,11 +228,9 @@ def test_an_invalid_timeout_is_refused(own: LiveServer, microseconds: int) -> No
     assert f"must be an int64 of microseconds above 0, not {microseconds}" in message
 
 
+@EVERY_TRANSPORT
 def test_the_queue_delay_makes_no_call_miss_its_deadline(few: Path, transport: str) -> None:
-    config = ServerConfig(
-        models=few, port=0, http_port=-1, max_queue_delay_microseconds=10_000_000, transport=transport
-    )
-    with LiveServer(config) as live:
+    with live_server(transport, few, max_queue_delay_microseconds=10_000_000) as live:
         answer = live.inference.ModelInfer(request("gather", index=index(2)), timeout=1)
         assert outputs(answer)["value"].tolist() == [20]
 

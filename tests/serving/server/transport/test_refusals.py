@@ -13,6 +13,7 @@ from hangtag.serving.server import errors
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.transport.status import STATUS, call_status
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
+from tests.serving.server.transport.over_http import EVERY_TRANSPORT
 
 pytestmark = pytest.mark.slow
 
@@ -127,8 +128,8 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "no input": (lambda sent: sent.inputs.pop() and sent.raw_input_contents.pop(), "input 'image' is missing; the"),
     "no contents": (lambda sent: sent.raw_input_contents.pop(), "needs 784 elements in uint_contents, got 0"),
     "too many contents": (lambda sent: sent.raw_input_contents.append(b""), "2 raw_input_contents for 1 inputs"),
-    "short contents": (lambda sent: sent.raw_input_contents.__setitem__(0, bytes(783)), "needs 784 bytes of raw"),
-    "long contents": (lambda sent: sent.raw_input_contents.__setitem__(0, bytes(785)), "contents, got 785"),
+    "short contents": (lambda sent: sent.raw_input_contents.__setitem__(0, bytes(783)), "needs 784 bytes, got 783"),
+    "long contents": (lambda sent: sent.raw_input_contents.__setitem__(0, bytes(785)), "needs 784 bytes, got 785"),
     "unknown input": (lambda sent: setattr(sent.inputs[0], "name", "picture"), "unknown input 'picture'; the model"),
     "another input": (add_input, "unknown input 'more'; the model takes image: UINT8 [any, 28, 28]"),
     "input twice": (twice, "input 'image' is given twice"),
@@ -183,6 +184,7 @@ def test_nothing_of_size_0_reaches_a_network_that_would_abort_the_process(
     assert live.infer(request("recurrent", x=np.zeros((2, 1, 3), np.float32)))["y"].shape == (2, 1, 1, 2)
 
 
+@EVERY_TRANSPORT
 def test_a_batch_of_0_for_the_shipped_model_is_refused_and_the_process_lives(live: LiveServer) -> None:
     assert refused(live, request("lstm", image=np.zeros((0, 28, 28), np.uint8)))[0] is INVALID
     assert live.infer(request("lstm", image=np.zeros((1, 28, 28), np.uint8)))["logits"].shape == (1, 10)
@@ -233,6 +235,7 @@ def test_a_message_that_is_too_large_is_refused(live: LiveServer) -> None:
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+@EVERY_TRANSPORT
 def test_a_model_that_fails_on_a_request_serves_on(live: LiveServer) -> None:
     code, message = refused(live, request("gather", index=index(99)))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
@@ -244,6 +247,7 @@ def test_a_model_that_fails_on_a_request_serves_on(live: LiveServer) -> None:
     assert live.infer(request("gather", index=index(3)))["value"].tolist() == [30]
 
 
+@EVERY_TRANSPORT
 def test_a_failed_request_is_logged_with_its_id_and_a_bad_one_is_not(own: LiveServer) -> None:
     sent = request("gather", index=index(1))
     with structlog.testing.capture_logs() as log:
@@ -271,8 +275,12 @@ def test_the_log_cuts_the_names_that_callers_send() -> None:
     assert log[0]["model"] == "m" * 128
     assert log[0]["request_id"] == "r" * 128
     assert log[0]["rpc"] == "Method"
+    with structlog.testing.capture_logs() as log:
+        call_status(RuntimeError("a bug"), "GET /v2/models/" + "m" * 100_000)
+    assert log[0]["rpc"] == "GET /v2/models/" + "m" * 113
 
 
+@EVERY_TRANSPORT
 def test_joined_requests_never_get_rows_that_are_not_theirs(own_whole: LiveServer) -> None:
     alone = own_whole.infer(request("not_a_batch_axis", x=np.array([1, 2], np.float32)))["y"]
     assert alone.tolist() == [1, 2, 1, 2]

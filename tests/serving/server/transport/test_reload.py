@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, outputs, request, status_of
+from tests.serving.server.transport.over_http import EVERY_TRANSPORT, live_server
 
 pytestmark = pytest.mark.slow
 
@@ -30,10 +30,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def explicit(models: Path, transport: str) -> Iterator[LiveServer]:
-    config = ServerConfig(
-        models=models, port=0, http_port=-1, model_control="explicit", num_versions=2, transport=transport
-    )
-    with LiveServer(config) as live:
+    with live_server(transport, models, model_control="explicit", num_versions=2) as live:
         yield live
 
 
@@ -50,6 +47,7 @@ def listed(live: LiveServer, *, ready: bool = False) -> list[tuple[str, str, str
     return [(model.name, model.version, model.state) for model in index_.models]
 
 
+@EVERY_TRANSPORT
 def test_load_and_unload_by_call(explicit: LiveServer, models: Path) -> None:
     assert explicit.inference.ServerReady(pb.ServerReadyRequest()).ready
     assert listed(explicit, ready=True) == []
@@ -73,6 +71,7 @@ def test_load_and_unload_by_call(explicit: LiveServer, models: Path) -> None:
     assert failure(lambda: explicit.infer(request("gather", index=index(2))))[0] is grpc.StatusCode.NOT_FOUND
 
 
+@EVERY_TRANSPORT
 def test_a_broken_version_is_refused_and_listed_and_the_old_one_serves(explicit: LiveServer, models: Path) -> None:
     load(explicit, "gather")
     (models / "gather/7").mkdir()
@@ -102,6 +101,7 @@ def test_impossible_loads_and_unloads_are_refused(explicit: LiveServer, live: Li
     assert "start the server with --model-control explicit" in message
 
 
+@EVERY_TRANSPORT
 def test_reloads_under_load_fail_no_request(explicit: LiveServer) -> None:
     load(explicit, "classifier")
     done = threading.Event()
@@ -111,11 +111,10 @@ def test_reloads_under_load_fail_no_request(explicit: LiveServer) -> None:
     def call(number: int) -> None:
         images = np.full((1, 28, 28), number, np.uint8)
         expected = onnx_models.logits_of(images)
-        with explicit.connect() as channel:
-            infer = explicit.inference.__class__(channel).ModelInfer
+        with explicit.caller() as infer:
             try:
                 while not done.is_set():
-                    answer = outputs(infer(request("classifier", image=images), timeout=TIMEOUT))
+                    answer = outputs(infer(request("classifier", image=images)))
                     np.testing.assert_allclose(answer["logits"], expected, rtol=1e-4, atol=1e-4)
                     answered[number] += 1
             except BaseException as error:
@@ -155,6 +154,7 @@ def test_reloads_during_a_stream_fail_none_of_its_requests(explicit: LiveServer)
     assert all(outputs(one.infer_response)["value"].tolist() == [30] for one in answers)
 
 
+@EVERY_TRANSPORT
 def test_a_call_that_waits_in_a_replaced_model_is_answered_by_it(explicit: LiveServer, models: Path) -> None:
     load(explicit, "gather")
     with explicit.gate("gather") as gate:

@@ -14,6 +14,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, number, outputs, request
+from tests.serving.server.transport.over_http import EVERY_TRANSPORT
 from tests.shipped import latest
 
 pytestmark = pytest.mark.slow
@@ -131,6 +132,7 @@ def test_reflection_lists_the_services_and_describes_them(live: LiveServer, vers
     } <= services
 
 
+@EVERY_TRANSPORT
 def test_a_classifiers_outputs(live: LiveServer) -> None:
     images = np.random.default_rng(3).integers(0, 256, (7, 28, 28), dtype=np.uint8)
     sent = request("classifier", image=images)
@@ -156,6 +158,7 @@ def test_only_the_requested_outputs_are_returned_in_their_order(live: LiveServer
         assert list(live.infer(sent)) == names
 
 
+@EVERY_TRANSPORT
 def test_several_inputs_go_by_name(live: LiveServer) -> None:
     a, b = np.array([[1, 2, 3]], np.float32), np.array([[10, 20, 30]], np.int64)
     for sent in (request("two_inputs", a=a, b=b), request("two_inputs", b=b, a=a)):
@@ -171,6 +174,7 @@ def raw(datatype: str, values: list[object]) -> tuple[pb.ModelInferRequest.Infer
     return tensor, tensors.to_raw(array)
 
 
+@EVERY_TRANSPORT
 def test_every_datatype_goes_and_comes_as_raw_contents(live: LiveServer) -> None:
     pairs = [raw(datatype, values) for datatype, values in VALUES.items()]
     answer = live.infer(
@@ -208,6 +212,7 @@ def test_text_is_utf8_both_ways(live: LiveServer) -> None:
     assert answer["shouted"].tolist() == [b"b!", b"a!"]
 
 
+@EVERY_TRANSPORT
 def test_a_model_without_a_batch_axis(live: LiveServer) -> None:
     answer = live.infer(request("unbatched", x=np.array([1, 2, 3, 4], np.float32)))
     assert answer["y"].tolist() == [2, 4, 6, 8]
@@ -219,6 +224,7 @@ def test_other_free_axes_take_any_size(live: LiveServer, length: int) -> None:
     assert answer["total"].tolist() == [[length]] * 3
 
 
+@EVERY_TRANSPORT
 def test_the_statistics_count_answered_requests(own: LiveServer) -> None:
     own.infer(request("gather", index=index(1, 2, 3)))
     own.infer(request("gather", index=index(1)))
@@ -253,6 +259,7 @@ def together(calls: list[Callable[[], None]]) -> None:
         raise failures[0]
 
 
+@EVERY_TRANSPORT
 def test_many_callers_at_once_get_each_their_own_answers(live: LiveServer) -> None:
     def ask(seed: int) -> None:
         random = np.random.default_rng(seed)
@@ -269,6 +276,7 @@ def test_many_callers_at_once_get_each_their_own_answers(live: LiveServer) -> No
     assert live.statistics("classifier").execution_count - before < 24 * 15  # some shared a batch
 
 
+@EVERY_TRANSPORT
 def test_queued_calls_with_equal_shapes_share_a_batch(own: LiveServer) -> None:
     with own.gate("free_axis") as gate:
         first = own.inference.ModelInfer.future(request("free_axis", x=number(1)), timeout=TIMEOUT)

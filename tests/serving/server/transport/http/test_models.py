@@ -1,12 +1,14 @@
 """Health, metadata, statistics and the repository over HTTP say what gRPC says."""
 
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from google.protobuf import json_format
 from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.config.server_config import ServerConfig
 from tests.serving.server.transport.http.rest import Rest
 from tests.serving.server.transport.live import LiveServer, index, request
 
@@ -86,3 +88,27 @@ def test_a_method_that_a_path_does_not_take(rest: Rest, method: str, path: str) 
 def test_a_path_that_does_not_exist(rest: Rest) -> None:
     assert "/openapi.json" in rest.get("/v3/models").error
     assert rest.ask("HEAD", "/v2/health/live", b"", {}).status == 200
+
+
+def test_failures_are_counted_by_code_and_by_models_that_there_are(repository: Path) -> None:
+    config = ServerConfig(models=repository, port=0, http_port=0, model_control="explicit", load_model=("gather",))
+    with LiveServer(config) as live, Rest(live.server.http_address) as rest:
+        with live.broken("gather"):
+            assert rest.infer(request("gather", index=index(1))).status == 500
+        assert rest.infer(request("gather", index=index(99))).status == 400
+        assert rest.post("/v1/classify/gather", b"").status == 400
+        assert rest.post("/v2/models/gather/infer", b"{").status == 400
+        assert rest.infer(request("made-up", index=index(1))).status == 404
+        assert rest.infer(request("gather", index=index(1))).status == 200
+        families = {one.name: one for one in text_string_to_metric_families(rest.get("/metrics").body.decode())}
+    counts = {
+        (sample.labels["model"], sample.labels["code"]): sample.value
+        for sample in families["hangtag_request_seconds"].samples
+        if sample.name.endswith("_count") and sample.value
+    }
+    assert counts == {
+        ("gather", "INTERNAL"): 1,
+        ("gather", "INVALID_ARGUMENT"): 3,
+        ("gather", "OK"): 1,
+        ("", "NOT_FOUND"): 1,
+    }
