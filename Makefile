@@ -26,7 +26,7 @@ help: ## Show this list
 	@echo "Every option of the command: $(BIN)/hangtag COMMAND --help. Options for a target: make serve ARGS=\"--port 9000\"."
 
 ##@ Start here
-demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test lstm against cnn (no training, no GPU, no Docker)
+demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test cnn, lstm and both together (no training, no GPU, no Docker)
 	BIN=$(BIN) examples/demo.sh
 
 test: lint types imports stubs unit ## Run everything that CI checks, in under 10 minutes on 2 cores
@@ -49,9 +49,10 @@ export: $(VENV)/.dev ## Publish the latest run of a network into models/: make e
 serve: $(VENV)/.serve ## Serve models/ on 127.0.0.1:8001
 	$(BIN)/hangtag serve $(ARGS)
 
-loadtest: $(VENV)/.serve ## Load-test lstm against cnn on a running server; the report goes to reports/latest
+loadtest: $(VENV)/.serve ## Load-test cnn, lstm and both together on a running server; the report goes to reports/latest
 	@folder=reports/$$(date +%Y-%m-%dT%H-%M-%S); mkdir -p $$folder && ln -sfn $$(basename $$folder) reports/latest
-	$(BIN)/hangtag loadtest lstm cnn --html reports/latest/loadtest.html --json reports/latest/loadtest.json $(ARGS)
+	$(BIN)/hangtag loadtest cnn lstm fast-and-accurate --samples examples/test-images.npz --accuracy \
+		--html reports/latest/loadtest.html --json reports/latest/loadtest.json $(ARGS)
 
 docs: $(VENV)/.dev ## Make the tables and pictures of docs/ and README.md anew from models, results, options and metrics
 	$(BIN)/python -m studies report

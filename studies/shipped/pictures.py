@@ -37,17 +37,16 @@ def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
     """Test accuracy over p99 latency at one rate, and throughput over p99 latency at rising numbers in flight.
 
     Args:
-        models: With runs of closed loops, and one open loop at the same rate for all.
+        models: Models and routes with runs of closed loops, and one open loop at the same rate for all.
     """
     (rate,) = {load for each in models for load, line in each.runs.items() if line["rate"]}
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     accuracy, throughput = figure.subplots(1, 2)
     for each, colour in zip(models, COLOURS, strict=False):
         p99 = each.run(rate)["latency_s"]["p99"] * 1000
-        label = f"{each.model.name} version {each.model.version}"
-        right = float(each.model.metadata["test_accuracy"])
-        accuracy.plot(p99, right, marker="o", markersize=9, color=colour)
-        accuracy.annotate(label, (p99, right), (0, 9), textcoords="offset points", ha="center")
+        label = each.title
+        accuracy.plot(p99, each.accuracy, marker="o", markersize=9, color=colour)
+        accuracy.annotate(label, (p99, each.accuracy), (0, 9), textcoords="offset points", ha="center")
         closed = sorted(
             (line for line in each.runs.values() if line["concurrency"]), key=lambda line: line["concurrency"]
         )

@@ -1,4 +1,7 @@
-"""Load-tests the shipped models on a server of this machine, and records throughput and latency of each."""
+"""Load-tests the shipped models and the route over them on a server of this machine, with all test images.
+
+It records throughput and latency of each, and how many of the test images each has right.
+"""
 
 import json
 import shutil
@@ -13,16 +16,23 @@ from PIL import Image
 from studies import pictures, results, training_runs
 from studies.page import ROOT
 from studies.server.process import hangtag_serve, served
+from studies.shipped import route
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 MODELS = ("lstm", "lstm2", "cnn")
 DATASET = Path("/usr/share/datasets/fashion-mnist")
+ACCURACY = "accuracy"
 LATENCIES = ("p50", "p90", "p95", "p99")
 ENVIRONMENT = ("CPU", "CPUs usable", "Python", "hangtag", "grpcio")
 
 
-def lines(document: Mapping[str, Any]) -> Iterator[results.Line]:
-    """The lines of a document of `hangtag loadtest --json`: the conditions, then one of each run."""
+def lines(document: Mapping[str, Any], definition: Mapping[str, Any]) -> Iterator[results.Line]:
+    """The lines of a document of `hangtag loadtest --json`: the conditions, the accuracies, then one of each run.
+
+    Args:
+        document: The load test's.
+        definition: What the route answered by (see route.definition).
+    """
     yield {
         "run": "conditions",
         "command": "python -m studies shipped run",
@@ -31,6 +41,16 @@ def lines(document: Mapping[str, Any]) -> Iterator[results.Line]:
         "environment": {key: document["environment"][key] for key in ENVIRONMENT},
     }
     versions = {target["name"]: target["answering_version"] for target in document["targets"]}
+    for target in document["targets"]:
+        measured = target["accuracy"]
+        yield {
+            "run": f"{target['name']}, {ACCURACY}",
+            "model": target["name"],
+            "version": versions[target["name"]],
+            "accuracy": measured["accuracy"],
+            "images": measured["total"],
+            **({"route": definition} if target["name"] == route.NAME else {}),
+        }
     for run in document["runs"]:
         load, total = run["load"], run["total"]
         name = f"{load['concurrency']} in flight" if load["concurrency"] else f"{load['rate']:g} calls/s"
@@ -49,20 +69,25 @@ def lines(document: Mapping[str, Any]) -> Iterator[results.Line]:
 @click.option("--seconds", default=6, show_default=True, help="At least, for each run.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")
 def main(seconds: int, out: Path) -> None:
-    """Load-test every shipped model on this machine, which should do nothing else.
+    """Load-test every shipped model and the route over them on this machine, which should do nothing else.
+
+    The test images come from Debian's package dataset-fashion-mnist. Every target answers each of them once; the load
+    has 256 of them, drawn at random.
 
     Where Chromium is installed, docs/images/report.png is taken anew from the load test's report.
     """
     reports = ROOT / "reports"
     reports.mkdir(exist_ok=True)
     document, html = reports / "shipped.json", reports / "shipped.html"
-    # The report opens with accuracy against latency where the whole test set is installed.
-    samples = [str(DATASET), "--accuracy"] if DATASET.is_dir() else [str(ROOT / "examples/garments")]
-    with served(hangtag_serve(ROOT / "models", "--transport", "native")) as server:
-        arguments = ["loadtest", *MODELS, "--server", server.address, "--samples", *samples]
+    if not DATASET.is_dir():
+        raise click.ClickException(f"{DATASET} is missing: 'apt-get install dataset-fashion-mnist' brings it.")
+    models = ROOT / "models"
+    with served(hangtag_serve(models, "--transport", "native")) as server:
+        arguments = ["loadtest", *MODELS, route.NAME, "--server", server.address]
+        arguments += ["--samples", str(DATASET), "--accuracy"]
         arguments += ["--min-duration", str(seconds), "--json", str(document), "--html", str(html)]
         training_runs.hangtag(arguments)
-    results.write(out, lines(json.loads(document.read_text())))
+    results.write(out, lines(json.loads(document.read_text()), route.definition(models)))
     click.echo(f"wrote {out}")
     if chromium := shutil.which("chromium"):
         file = pictures.FOLDER / "report.png"

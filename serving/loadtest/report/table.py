@@ -1,7 +1,7 @@
 """Renders results for a terminal: a table per load with a line per target, then the findings in sentences."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -48,6 +48,8 @@ def render(
     for ceiling in results.ceilings:
         rate = f"{units.three_digits(ceiling.throughput)} calls/s over {ceiling.protocol}"
         console.print(Text(f"The generator's own ceiling: {rate}, {ceiling.load}.", style="dim"))
+    for sent in _sent(results.sources):
+        console.print(Text(sent, style="dim"))
     if results.warm_up_queries:
         warm_up = f"Before these, {units.count(results.warm_up_queries)} queries of warm-up were sent and discarded."
         console.print(Text(warm_up, style="dim"))
@@ -66,6 +68,13 @@ def render(
     for outcome in outcomes:
         style = "bold red" if outcome.failed else "green"
         console.print(Text.assemble(("FAILED " if outcome.failed else "passed ", style), outcome.sentence))
+
+
+def _sent(sources: Mapping[str, str]) -> list[str]:
+    """Where the samples of each target come from; in one sentence where all have the same source."""
+    if len(set(sources.values())) == 1:
+        return [f"Sent: {next(iter(sources.values()))}."]
+    return [f"Sent to {name}: {source}." for name, source in sources.items()]
 
 
 def _problems(results: Results, console: Console) -> None:

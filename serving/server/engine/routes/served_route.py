@@ -125,7 +125,8 @@ class ServedRoute:
 
     def parameters(self) -> Mapping[str, str]:
         settings = self._settings
-        shared = {"route_members": ", ".join(map(str, settings.members))}
+        sizes = [self._members.model(member).parameters().get("file_bytes", "0") for member in settings.members]
+        shared = {"route_members": ", ".join(map(str, settings.members)), "file_bytes": str(sum(map(int, sizes)))}
         if settings.description:
             shared["route_description"] = settings.description
         if isinstance(settings, CascadeSettings):

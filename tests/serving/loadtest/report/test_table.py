@@ -45,6 +45,14 @@ def test_the_warm_up_is_counted() -> None:
     assert "warm-up" not in printed(results())
 
 
+def test_the_sources_of_the_samples_are_named() -> None:
+    assert "Sent: random values." in printed(two_models())
+    unlike = replace(two_models(), sources={"fast": "random values", "slow": "500 samples from x.npz"})
+    text = printed(unlike)
+    assert "Sent to fast: random values." in text
+    assert "Sent to slow: 500 samples from x.npz." in text
+
+
 def test_batches_are_also_counted_in_samples() -> None:
     text = printed(results(Run((block("fast", ClosedLoop(1), (0.001,) * 5),), batch_size=8), batch_size=8), 120)
     assert re.search(r"calls/s\s+samples/s", text)

@@ -21,6 +21,7 @@ from hangtag.serving.server.transport.submission import Call
 from tests import shipped
 from tests.serving.server.transport.http.rest import Rest
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, outputs, request
+from tests.shipped import latest
 
 AT_LEAST = 0.9
 Images = npt.NDArray[np.uint8]
@@ -104,6 +105,8 @@ def test_a_route_is_described_listed_and_healthy_as_a_model_is(routed: LiveServe
     assert parameters["route"] == "cascade"
     assert parameters["route_members"] == "lstm, cnn"
     assert parameters["route_accept"] == "probabilities at_least 0.9"
+    files = [latest(name) for name in ("lstm", "cnn")]
+    assert parameters["file_bytes"] == str(sum(file.stat().st_size for file in files))
     assert not {"hangtag.accuracy", "hangtag.test_accuracy"} & parameters.keys(), "that is the first member's"
     canary = routed.inference.ModelConfig(pb.ModelConfigRequest(name="canary"), timeout=TIMEOUT).config
     assert canary.parameters["route_description"].string_value == "Chosen by hand."
