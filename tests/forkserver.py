@@ -1,32 +1,36 @@
-"""Processes that are forked from one in which PyTorch and ONNX are imported, so that none imports them for seconds.
+"""Processes that are forked from one that has imported what they need, so that none spends seconds on imports.
 
-They are processes like any other: each has its own working directory, environment, standard output and standard error,
-and gets signals.
+They are processes like any other: each has its own working directory, environment, standard output, standard error and
+exit code, and gets signals. Only the imports at their start and Python's finalisation at their end are left out; the
+servers of tests/e2e are the console script itself, with both.
 """
 
 import multiprocessing
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from subprocess import TimeoutExpired
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "__main__",  # pytest, which each process would import otherwise
-        "torch._dynamo",  # which PyTorch's optimizers import when the first is made
-        "hangtag.cli",
-        "hangtag.training.cli",
-        "hangtag.export.cli",
-        "hangtag.export.foreign.probe",
-        "hangtag.export.gate.checks.empty_batch",
-    ]
-)
+_ALWAYS = ["__main__", "tests.preloaded"]  # __main__: pytest
+_FOR_TRAINING = [
+    "torch._dynamo",  # which PyTorch's optimizers import when the first is made
+    "hangtag.training.cli",
+    "hangtag.export.cli",
+    "hangtag.export.foreign.probe",
+    "hangtag.export.gate.checks.empty_batch",
+]
+CONTEXT.set_forkserver_preload(_ALWAYS)
+
+
+def preload_training() -> None:
+    """Let the server import PyTorch too. The conftest of tests that need it calls this; others do without the wait."""
+    CONTEXT.set_forkserver_preload(_ALWAYS + _FOR_TRAINING)
 
 
 class Forked:
@@ -35,14 +39,25 @@ class Forked:
     Leaving the context kills the process if it still runs.
     """
 
-    def __init__(self, work: Callable[..., object], *arguments: Any) -> None:
-        """Start ``work(*arguments)``, which can be pickled, in this process's working directory and environment."""
-        self._folder = tempfile.TemporaryDirectory()
-        self._outputs = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
+    def __init__(
+        self, work: Callable[..., object], *arguments: Any, variables: Mapping[str, str] | None = None
+    ) -> None:
+        """Start ``work(*arguments)``, which can be pickled, in this process's working directory.
+
+        Args:
+            work: What the process does.
+            arguments: Of ``work``.
+            variables: The whole environment; None: this process's.
+        """
+        readers, writers = zip(*(CONTEXT.Pipe(duplex=False) for _ in range(2)), strict=True)
         self._process = CONTEXT.Process(
-            target=_run, args=(self._outputs, Path.cwd(), dict(os.environ), work, arguments)
+            target=_run,
+            args=(writers, Path.cwd(), dict(os.environ if variables is None else variables), work, arguments),
         )
         self._process.start()
+        for writer in writers:
+            writer.close()
+        self.stdout, self.stderr = map(_text, readers)
 
     @property
     def pid(self) -> int:
@@ -51,67 +66,77 @@ class Forked:
 
     @property
     def returncode(self) -> int | None:
+        """The exit code, minus the signal's number if a signal ended the process; None while it runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
         return self._process.exitcode
 
     def send_signal(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
-        self._process.kill()
+        self.send_signal(signal.SIGKILL)
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit status: negative if a signal ended the process. Raises TimeoutExpired."""
+        """Wait for the exit code. Raises TimeoutExpired."""
         self._process.join(timeout)
         if self._process.exitcode is None:
             assert timeout is not None
-            raise TimeoutExpired("a forked process", timeout)
+            raise TimeoutExpired(f"process {self.pid}", timeout)
         return self._process.exitcode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What the process wrote to standard output and to standard error, once it has ended. Raises TimeoutExpired."""
+        """What the process wrote, once it has ended; each output must fit into a pipe. Raises TimeoutExpired."""
         self.wait(timeout)
-        stdout, stderr = (path.read_text() if path.exists() else "" for path in self._outputs)
-        return stdout, stderr
+        return self.stdout.read(), self.stderr.read()
 
     def __enter__(self) -> "Forked":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._process.kill()
-        self._process.join()
-        self._folder.cleanup()
+        self.kill()
+        self.wait()
+        self.stdout.close()
+        self.stderr.close()
 
 
-def hangtag(arguments: Sequence[str | Path]) -> Forked:
-    """Start the command with these arguments, as its console script does."""
-    return Forked(_command, list(map(str, arguments)))
+def hangtag(arguments: Sequence[str | Path], *, variables: Mapping[str, str] | None = None, first: str = "") -> Forked:
+    """Start the command with these arguments, as its console script does.
+
+    Args:
+        arguments: The command's.
+        variables: The whole environment; None: this process's.
+        first: Python statements that the process executes before the command.
+    """
+    return Forked(_command, list(map(str, arguments)), first, variables=variables)
 
 
-def _command(arguments: list[str]) -> None:
+def _command(arguments: list[str], first: str) -> None:
     from hangtag.cli import main
 
+    exec(first, {})
     sys.argv[:] = ["hangtag", *arguments]
     main()
 
 
-def write_output_to(*paths: Path) -> None:
-    """Let this process's standard output and standard error, or standard error alone, go into files."""
-    for path, stream in zip(reversed(paths), (2, 1), strict=False):
-        with path.open("ab") as file:
-            os.dup2(file.fileno(), stream)
+def _text(reader: Connection) -> IO[str]:
+    with reader:
+        return os.fdopen(os.dup(reader.fileno()), encoding="utf-8")
 
 
 def _run(
-    outputs: Sequence[Path],
+    outputs: Sequence[Connection],
     folder: Path,
     variables: dict[str, str],
     work: Callable[..., object],
     arguments: Sequence[Any],
 ) -> None:
-    write_output_to(*outputs)
+    for output, standard in zip(outputs, (1, 2), strict=True):
+        os.dup2(output.fileno(), standard)
+        output.close()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)

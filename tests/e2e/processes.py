@@ -1,7 +1,7 @@
 """Runs hangtag's commands as a user does, each in a process of its own.
 
 Those that train, export and serve are the console script. Those that call a server, which start in many tests, are
-forked from a process that has imported them; tests/serving/forks.py says how.
+forked from a process that has imported them; tests/forkserver.py says how.
 """
 
 import os
@@ -51,8 +51,6 @@ class ServerProcess:
         ready = re.search(r"^address=(\S+) .*event=ready ", self.log, re.MULTILINE)
         assert ready, f"the server was not ready within {START_SECONDS} s; its log:\n{self.log}"
         self.address = ready[1]
-        http = re.search(r" http=(\S+)", ready.string[ready.start() :])
-        self.http_address = http[1] if http else ""
         http = re.search(r"^address=.* http=(\S+) .*event=ready ", self.log, re.MULTILINE)
         self.http_address = http[1] if http else ""
 

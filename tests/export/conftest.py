@@ -6,10 +6,12 @@ from hangtag.export import child_process
 from hangtag.export.gate import speed
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.run import Run
+from tests import forkserver
 from tests.export.exported import GARMENTS, Exported, label_paths, learned_lstm, single_label
 from tests.export.foreign import forked
 
 _START = child_process.run
+forkserver.preload_training()
 
 
 @pytest.fixture(autouse=True)

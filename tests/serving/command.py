@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.serving.forks import Forked
+from tests import forkserver
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 60.0
@@ -34,14 +34,9 @@ def hangtag(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 def run_forked(arguments: Sequence[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """Run the command in a forked process to its end. What it prints must fit into a pipe."""
-    process = Forked(arguments, variables)
-    try:
-        code = process.wait(TIMEOUT)
-    finally:
-        process.kill()
-        with process.stdout, process.stderr:
-            stdout, stderr = process.stdout.read(), process.stderr.read()
-    return subprocess.CompletedProcess(arguments, code, stdout, stderr)
+    with forkserver.hangtag(arguments, variables=variables) as process:
+        stdout, stderr = process.communicate(TIMEOUT)
+        return subprocess.CompletedProcess(arguments, process.wait(), stdout, stderr)
 
 
 class Serving:
@@ -49,7 +44,7 @@ class Serving:
 
     def __init__(self, *arguments: str, first: str = "", **more: str) -> None:
         """first: Python statements that the process executes before the command."""
-        self.process = Forked(("serve", *arguments), environment(**more), first)
+        self.process = forkserver.hangtag(["serve", *arguments], variables=environment(**more), first=first)
         self.log: list[str] = []
         self._grew = threading.Condition()
         self._ended = False
@@ -107,10 +102,9 @@ class Serving:
 def serving(*arguments: str, first: str = "", **more: str) -> Iterator[Serving]:
     """A server process that does not outlive the test."""
     server = Serving(*arguments, first=first, **more)
-    try:
-        yield server
-    finally:
-        server.process.kill()
-        server.wait()
-        for pipe in (server.process.stdout, server.process.stderr):
-            pipe.close()
+    with server.process:
+        try:
+            yield server
+        finally:
+            server.process.kill()
+            server.wait()

@@ -15,9 +15,12 @@ from hangtag.training.loop import trainer
 from hangtag.training.observer import StepProgress
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
+from tests import forkserver
 from tests.training.broken_runs import CheckpointKeptRun
 from tests.training.command import EPOCHS, hangtag
 from tests.training.configs import OnStep, make_config
+
+forkserver.preload_training()
 
 
 @pytest.fixture(scope="session")

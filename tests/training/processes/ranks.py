@@ -21,7 +21,7 @@ from hangtag.training.observer import StepProgress
 from hangtag.training.processes.distributed import process_group
 from hangtag.training.runs.run import Run
 from hangtag.training.tasks.single_label import SingleLabelTask
-from tests import forkserver
+from tests.forkserver import CONTEXT
 from tests.training.configs import OnStep, make_config
 
 _SECONDS = 240.0
@@ -44,7 +44,7 @@ def run_ranks(raw_dir: Path, model: str, folder: Path, processes: int, limit: in
         port = str(free.getsockname()[1])
     group = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
     ranks = [
-        forkserver.CONTEXT.Process(
+        CONTEXT.Process(
             target=_train,
             args=(
                 group | {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": port} if processes > 1 else {},
@@ -83,7 +83,8 @@ def fork(work: Callable[..., None], args: tuple[Any, ...], *, stderr: Path, **op
 
 
 def _with_errors_in(stderr: Path, work: Callable[..., None], *args: Any) -> None:
-    forkserver.write_output_to(stderr)
+    with stderr.open("ab") as file:
+        os.dup2(file.fileno(), 2)
     work(*args)
 
 

@@ -353,8 +353,15 @@ def test_the_port_may_come_from_a_variable(started: Serving) -> None:
     assert not started.wait_until_ready().endswith(":8001")
 
 
-def test_the_process_has_no_torch(started: Serving) -> None:
-    mapped = Path(f"/proc/{started.process.pid}/maps").read_text()
+def test_the_process_has_no_torch(models: Path) -> None:
+    command = [sys.executable, "-m", "hangtag", "serve", "--models", str(models), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stderr
+        try:
+            assert any("event=ready " in line for line in process.stderr)
+            mapped = Path(f"/proc/{process.pid}/maps").read_text()
+        finally:
+            process.kill()
     assert "onnxruntime" in mapped
     assert "torch" not in mapped
 
