@@ -21,7 +21,7 @@ from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist
-from studies import results
+from studies import options, results
 from studies.exported import profile
 
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -39,7 +39,7 @@ ACCURACY_GOALS = {"cnn-int8": 0.002}
 
 
 @click.command()
-@click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
+@options.MODELS
 @click.option("--timing", type=click.Choice(TIMINGS[1:]), default="compile", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")
 def main(models: Path, timing: str, out: Path) -> None:

@@ -7,17 +7,15 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hangtag.serving.loadtest.machine.other_programs import other_programs
-from studies import results
+from studies import options, results
 from studies.http.report import LOADS, RESULTS, tables
 from studies.http.systems import MODEL, SYSTEMS, launches, requests
 from studies.server import h2load
+from studies.server.comparison import measure_rounds, print_tables, progress_bar, versions
 from studies.server.h2load import Load, Outcome
 from studies.server.process import Served, served
-from studies.server.report import BUSY
-from studies.server.run import WIDTH, names_option, versions
 from studies.server.scenarios import Figures, closed_loop
 
 PACKAGES = ("uvicorn", "starlette", "pygrpc-native", "onnxruntime", "numpy")
@@ -25,23 +23,11 @@ _WARM_UP = 200
 
 
 @click.command()
-@click.option(
-    "--only", callback=names_option(lambda: tuple(SYSTEMS)), help=f"The systems: {','.join(SYSTEMS)}; default all."
-)
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Measurements of each system.")
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0.05),
-    default=3.0,
-    show_default=True,
-    help="Duration of each load, approximately.",
-)
-@click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="The results file. [default: the page's, if all systems are measured]",
-)
+@click.option("--only", type=options.Names(SYSTEMS), default=",".join(SYSTEMS), show_default=True, help="The systems.")
+@options.ROUNDS
+@options.SECONDS
+@options.MODELS
+@options.OUT
 def main(only: tuple[str, ...], rounds: int, seconds: float, models: Path, out: Path | None) -> None:
     """Compare the ways into a server on a machine that does nothing else, with lstm and one image a request.
 
@@ -52,8 +38,7 @@ def main(only: tuple[str, ...], rounds: int, seconds: float, models: Path, out: 
     console = Console(stderr=True)
     command = f"python -m studies http run --rounds {rounds} --seconds {seconds:g}"
     command += "" if set(only) == set(SYSTEMS) else f" --only {','.join(only)}"
-    lines = [results.conditions(command, versions(PACKAGES))]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    conditions = results.conditions(command, versions(PACKAGES))
     with ExitStack() as stack:
         starts = launches(only, models, stack)
         started = {
@@ -61,25 +46,17 @@ def main(only: tuple[str, ...], rounds: int, seconds: float, models: Path, out: 
             for launch in {id(launch): launch for launch in starts.values()}.values()
         }
         servers = {name: started[id(launch)] for name, launch in starts.items()}
-        progress = stack.enter_context(Progress(*columns, console=console))
+        progress = stack.enter_context(progress_bar(console))
         task = progress.add_task("", total=rounds * len(LOADS) * len(servers))
 
         def advance(description: str) -> None:
             progress.update(task, description=description)
             progress.advance(task)
 
-        for number in range(1, rounds + 1):
-            line = _round(number, servers, seconds, advance)
-            lines.append({"run": f"round {number}"} | line)
-            if line["others"] > BUSY:
-                console.print(f"[yellow]other programs took {line['others']:.0%} of the processors' time")
-            if out:
-                results.write(out, lines)  # What is measured is kept if a later round fails.
-    screen = Console()
-    screen.width = max(screen.width, WIDTH)
-    for table in tables({"conditions": lines[0], "rounds": lines[1:]}):
-        screen.print(table)
-    click.echo(f"wrote {out}" if out else "wrote nothing: name a file with --out")
+        lines = measure_rounds(
+            rounds, lambda number: _round(number, servers, seconds, advance), conditions, out, console
+        )
+    print_tables(tables, lines, out)
 
 
 def _round(number: int, servers: Mapping[str, Served], seconds: float, advance: Callable[[str], None]) -> results.Line:

@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 
 from hangtag.serving.loadtest.machine.other_programs import other_programs
-from studies import results
+from studies import options, results
 from studies.loadtest import conditions, report
 from studies.loadtest.tools import TOOLS
 from studies.server.process import Served, hangtag_serve, served
@@ -29,7 +29,7 @@ JUDGED = "cnn"
 
 @click.command()
 @click.option("--place", type=click.Choice(["apart", "together"]), default="apart", show_default=True)
-@click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
+@options.MODELS
 @click.option("--concurrency", default=16, show_default=True)
 @click.option("--seconds", default=2.0, show_default=True, help="Of each run; perf_analyzer's takes three times that.")
 @click.option("--rounds", default=3, show_default=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from studies import page, results
+from studies import options, page, results
 from studies.server import h2load
 from studies.server.process import Served, hangtag_serve
 
@@ -34,7 +34,7 @@ _LINE = re.compile(r"^\s*([\d.]+)%\s+(\S+)")
 @click.command()
 @click.option("--model", default="lstm", show_default=True)
 @click.option("--calls", type=click.IntRange(100), default=20_000, show_default=True, help="Calls of each measurement.")
-@click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
+@options.MODELS
 def main(model: str, calls: int, models: Path) -> None:
     """Profile the server with one image a call, on both transports, with 1, 16 and 64 calls in flight.
 

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from hangtag.serving.loadtest.machine.environment import cpu_model
+from studies import options
 from studies.server import h2load
 from studies.server.h2load import Load
 from studies.server.process import Launch, hangtag_serve, served
@@ -19,7 +20,7 @@ MODELS = ("lstm", "cnn")
 
 
 @click.command()
-@click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
+@options.MODELS
 @click.option("--workers", type=click.IntRange(1), multiple=True, default=(1, 2), show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Measurements of each server.")
 @click.option(

@@ -16,6 +16,7 @@ import numpy as np
 from hangtag.serving.model_repository import serving_versions
 from hangtag.serving.server.host import memory
 from hangtag.serving.server.runtime import providers
+from studies import options
 
 WAYS = {
     "no models": "nothing is loaded",
@@ -26,7 +27,7 @@ WAYS = {
 
 
 @click.command()
-@click.option("--models", type=click.Path(exists=True, path_type=Path), default=Path("models"), show_default=True)
+@options.MODELS
 def main(models: Path) -> None:
     """Measure the memory that processes could share, and print a table in Markdown.
 
