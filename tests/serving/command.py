@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,12 @@ def run_forked(arguments: Sequence[str], variables: Mapping[str, str]) -> subpro
     with forkserver.hangtag(arguments, variables=variables) as process:
         stdout, stderr = process.communicate(TIMEOUT)
         return subprocess.CompletedProcess(arguments, process.wait(), stdout, stderr)
+
+
+def last_line(text: str) -> str:
+    """The last line of what a command wrote, which has no traceback."""
+    assert "Traceback" not in text
+    return text.splitlines()[-1]
 
 
 class Serving:
@@ -78,6 +85,13 @@ class Serving:
         match = re.search(r"address=(\S+)", self.wait_for("ready"))
         assert match
         return match[1]
+
+    def metrics(self) -> str:
+        """The server's metrics, in Prometheus' text format."""
+        match = re.search(r"url=(\S+)", self.wait_for("metrics"))
+        assert match
+        with urllib.request.urlopen(match[1], timeout=TIMEOUT) as response:
+            return str(response.read().decode())
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

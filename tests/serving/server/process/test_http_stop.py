@@ -11,7 +11,7 @@ import pytest
 
 from tests import onnx_models
 from tests.serving.command import TIMEOUT, Serving, serving
-from tests.serving.server.process.test_server import slow
+from tests.serving.server.process.slow_model import slow
 from tests.serving.server.transport.http.rest import Rest, as_http
 from tests.serving.server.transport.live import request
 
