@@ -132,24 +132,16 @@ ${pythonCalls(models)}
 `;
 }
 
-/** A call of Classify for one model, of Compare for several; Compare of the client takes no versions. */
+/** A call of Classify for one model, of Compare for several. */
 function pythonCalls(models) {
-  const choices = models.map((model) => model.split("@").map(quoted));
   if (models.length === 1) {
-    const [name, version] = choices[0];
-    return `    answer = client.classify(picture, ${name}${version ? `, version=${version}` : ""})
+    return `    answer = client.classify(picture, ${quoted(models[0])})
     for label in answer.labels:
         print(f"{label.name} {label.probability:.1%}")`;
   }
-  const printed = `labels = [f"{label.name} {label.probability:.1%}" for label in answer.labels]
+  return `    for model, answer in client.compare(picture, [${models.map(quoted).join(", ")}]).items():
+        labels = [f"{label.name} {label.probability:.1%}" for label in answer.labels]
         print(model, *labels, sep=", ")`;
-  if (choices.every(([, version]) => !version)) {
-    return `    for model, answer in client.compare(picture, [${choices.join(", ")}]).items():
-        ${printed}`;
-  }
-  return `    for model, version in [${choices.map(([name, version]) => `(${name}, ${version ?? '""'})`).join(", ")}]:
-        answer = client.classify(picture, model, version=version)
-        ${printed}`;
 }
 
 /** A word of the shell, in quotes where it has other characters than those that no shell treats specially. */

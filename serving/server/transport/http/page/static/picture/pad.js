@@ -1,8 +1,10 @@
-// The pad to draw on: white on black, sent as a picture of 28 x 28 pixels.
+// The pad to draw on, with a pointer or with keys: white on black, sent as a picture of 28 x 28 pixels.
 
-import { byId } from "../dom.js";
+import { byId, style } from "../dom.js";
 
 const SENT = 28;
+const STEP = 12; // of the pen for one key, in the canvas's pixels: one pixel of what is sent
+const ARROWS = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
 
 export class Pad {
   /** @param {(blob: Blob, name: string) => void} onPicture called after each stroke. */
@@ -13,7 +15,9 @@ export class Pad {
     this.strokes = []; // each a width and its points
     this.canvas.addEventListener("pointerdown", (event) => this.begin(event));
     this.canvas.addEventListener("pointermove", (event) => this.move(event));
-    for (const end of ["pointerup", "pointercancel"]) this.canvas.addEventListener(end, (event) => this.end(event));
+    for (const end of ["pointerup", "pointercancel", "blur"]) this.canvas.addEventListener(end, () => this.end());
+    this.pen = [this.canvas.width / 2, this.canvas.height / 2]; // where keys draw
+    this.canvas.addEventListener("keydown", (event) => this.key(event));
     byId("undo").addEventListener("click", () => this.change(() => this.strokes.pop()));
     byId("clear").addEventListener("click", () => this.change(() => (this.strokes = [])));
     this.draw();
@@ -22,8 +26,23 @@ export class Pad {
   begin(event) {
     if (event.button !== 0) return;
     this.canvas.setPointerCapture(event.pointerId);
-    this.stroke = { width: Number(byId("brush").value), points: [this.point(event)] };
+    this.start(this.point(event));
+  }
+
+  start(point) {
+    this.stroke = { width: Number(byId("brush").value), points: [point] };
     this.strokes.push(this.stroke);
+    this.draw();
+  }
+
+  /** Arrows move the pen; the space bar sets it down, and lifts it. */
+  key(event) {
+    const step = ARROWS[event.key];
+    if (!step && event.key !== " ") return;
+    event.preventDefault(); // the page would scroll
+    if (!step) return this.stroke ? this.end() : this.start(this.pen);
+    this.pen = this.pen.map((place, axis) => Math.min(Math.max(place + step[axis], 0), this.canvas.width));
+    this.stroke?.points.push(this.pen);
     this.draw();
   }
 
@@ -37,6 +56,7 @@ export class Pad {
   end() {
     if (!this.stroke) return;
     this.stroke = null;
+    this.draw();
     this.send();
   }
 
@@ -65,6 +85,8 @@ export class Pad {
       for (const point of points.length > 1 ? points : [points[0]]) context.lineTo(...point);
       context.stroke();
     }
+    const [left, top] = this.pen.map((place) => `${(100 * place) / canvas.width}%`);
+    style(byId("pen"), { left, top }).classList.toggle("down", Boolean(this.stroke));
     byId("pad-hint").hidden = this.strokes.length > 0;
   }
 
