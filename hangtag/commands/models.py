@@ -6,11 +6,13 @@ from pathlib import Path
 import click
 
 from hangtag.commands import models_view as view
+from hangtag.commands import routes_view
 from hangtag.errors import UserError
 from hangtag.export import verify
 from hangtag.export.repository import inventory, promotion
 from hangtag.options import models_option
 from hangtag.serving.client import model_control
+from hangtag.serving.model_repository import is_route
 
 _models = models_option("The model repository.", "folder")
 _version = click.option(
@@ -64,11 +66,20 @@ def list_models(folder: Path, as_json: bool) -> None:
 def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
     """Show a model: its signature, labels, size, operators, provenance, and the export gate's figures.
 
+    Of a route: its members, its rule, and where that came from.
+
     \b
     Examples:
       hangtag models show cnn
+      hangtag models show fast-and-accurate
       hangtag models show cnn --version 1 --json
     """
+    if version is None and is_route(folder, name):
+        if as_json:
+            view.print_json(routes_view.details(folder, name))
+        else:
+            view.print_plain(routes_view.description(folder, name))
+        return
     entry = inventory.find(folder, name, version)
     if entry.signature is None:
         raise UserError(entry.trouble)

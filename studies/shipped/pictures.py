@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
+from hangtag.page.labels import Label, place
 from studies.pictures import COLOURS, accuracy_axes
 from studies.shipped.measured import Measured
 
@@ -42,16 +43,16 @@ def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
     (rate,) = {load for each in models for load, line in each.runs.items() if line["rate"]}
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     accuracy, throughput = figure.subplots(1, 2)
+    labels = []
     for each, colour in zip(models, COLOURS, strict=False):
         p99 = each.run(rate)["latency_s"]["p99"] * 1000
-        label = each.title
         accuracy.plot(p99, each.accuracy, marker="o", markersize=9, color=colour)
-        accuracy.annotate(label, (p99, each.accuracy), (0, 9), textcoords="offset points", ha="center")
+        labels.append(Label(each.title, p99, each.accuracy, radius=4.5, size=10))
         closed = sorted(
             (line for line in each.runs.values() if line["concurrency"]), key=lambda line: line["concurrency"]
         )
         points = [(line["throughput"], line["latency_s"]["p99"] * 1000) for line in closed]
-        throughput.plot(*zip(*points, strict=True), marker="o", markersize=4, color=colour, label=label)
+        throughput.plot(*zip(*points, strict=True), marker="o", markersize=4, color=colour, label=each.title)
         for line, point in zip(closed, points, strict=True):
             throughput.annotate(str(line["concurrency"]), point, (0, 5), textcoords="offset points", fontsize=8)
     accuracy.set_title(f"accuracy against latency at {rate}", loc="left", fontsize=10)
@@ -73,4 +74,5 @@ def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
     for axes in (accuracy, throughput):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
+    place(accuracy, labels)  # the route has nearly the accuracy of its last member
     return figure

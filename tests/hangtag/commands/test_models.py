@@ -101,17 +101,6 @@ def test_through_a_pipe_nothing_is_wrapped(proven: Path) -> None:
     assert all(line[0] != " " and line == line.rstrip() for line in lines)
 
 
-def test_a_route_is_listed_and_refused_as_one(tmp_path: Path) -> None:
-    publish(tmp_path, "one", classifier())
-    (tmp_path / "half").mkdir()
-    (tmp_path / "half/route.toml").write_text("split = {one = 100}")
-    assert models("list", "--models", tmp_path).stdout.splitlines()[-1].endswith(": half")
-    for command in (("show", "half"), ("promote", "half", "1"), ("rollback", "half"), ("verify", "half")):
-        result = models(*command, "--models", tmp_path)
-        assert (result.exit_code, "half is a route" in result.stderr) == (1, True), command
-    assert [entry["model"] for entry in json.loads(models("--json", "--models", tmp_path).stdout)] == ["one"]
-
-
 def test_an_unknown_model_or_version_is_answered_with_the_existing_ones(proven: Path) -> None:
     assert "holds no model 'cnn'; the models there: lstm." in models("show", "cnn", "--models", proven).stderr
     unknown = models("show", "lstm", "--version", "7", "--models", proven)

@@ -1,0 +1,96 @@
+"""Describe a route of a model repository, for `hangtag models show`: as a table, and as an object for --json."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from hangtag.errors import UserError
+from hangtag.export.errors import ExportError
+from hangtag.export.repository import inventory
+from hangtag.export.repository.inventory import Entry
+from hangtag.serving.model_repository import ROUTE_FILE, is_route
+from hangtag.serving.server.engine.routes import route_file
+from hangtag.serving.server.engine.routes.route_file import CascadeSettings, Member
+from hangtag.serving.server.errors import StartError
+
+
+def details(models: Path, name: str) -> dict[str, Any]:
+    """Build the JSON object of a route: its file's content, and of each member the version that answers.
+
+    Raises:
+        UserError: The route's file is not valid.
+    """
+    file = models / name / ROUTE_FILE
+    try:
+        settings = route_file.read(file)
+    except StartError as error:
+        raise UserError(str(error)) from error
+    is_cascade = isinstance(settings, CascadeSettings)
+    shadow = settings.shadow
+    return {
+        "route": name,
+        "kind": "cascade" if is_cascade else "split",
+        "file": str(file),
+        "members": [_member(models, member) for member in settings.members],
+        **(
+            {
+                "accept": {"output": settings.acceptance.output, settings.acceptance.rule: settings.acceptance.bound},
+                "on_overload": settings.on_overload,
+            }
+            if isinstance(settings, CascadeSettings)
+            else {"shares": list(settings.weights), "sticky": settings.sticky or None}
+        ),
+        "shadow": {"share": shadow.share, **_member(models, shadow.member)} if shadow else None,
+        "description": settings.description,
+    }
+
+
+def description(models: Path, name: str) -> Table:
+    """Make the table of `hangtag models show` for a route. Raises UserError: the route's file is not valid."""
+    shown = details(models, name)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    lines = [("route", f"{name}, a {shown['kind']}"), ("file", shown["file"])]
+    if shown["kind"] == "cascade":
+        lines += [(f"stage {stage}", _words(member)) for stage, member in enumerate(shown["members"], start=1)]
+        lines.append(("accept", ", ".join(f"{key} {value}" for key, value in shown["accept"].items())))
+        lines.append(("on_overload", shown["on_overload"]))
+    else:
+        for member, share in zip(shown["members"], shown["shares"], strict=True):
+            lines.append((f"share {share:g}%", _words(member)))
+        lines += [("sticky", shown["sticky"])] if shown["sticky"] else []
+    if shown["shadow"]:
+        lines.append(("shadow", f"{_words(shown['shadow'])}, of {shown['shadow']['share']:.0%} of the requests"))
+    if shown["description"]:
+        lines.append(("description", shown["description"]))
+    for label, text in lines:
+        table.add_row(label, escape(text))
+    return table
+
+
+def _member(models: Path, member: Member) -> dict[str, Any]:
+    """What is known of a member: a model's version and accuracy; nothing of a route, and what is wrong with others."""
+    if is_route(models, member.name):
+        return {"model": member.name, "is_route": True}
+    try:
+        entry: Entry = inventory.find(models, member.name, int(member.version) if member.version else None)
+    except ExportError as error:
+        return {"model": str(member), "trouble": str(error)}
+    accuracy = {entry.accuracy[0]: entry.accuracy[1]} if entry.accuracy else {}
+    return {"model": entry.name, "version": entry.version, **accuracy}
+
+
+def _words(member: dict[str, Any]) -> str:
+    if "trouble" in member:
+        return f"{member['model']}: {member['trouble']}"
+    if "is_route" in member:
+        return f"{member['model']}, a route"
+    figures = [
+        f"{key.replace('_', ' ')} {value:.2%}"
+        for key, value in member.items()
+        if isinstance(value, float) and key != "share"
+    ]
+    return ", ".join([f"{member['model']} version {member['version']}", *figures])
