@@ -17,6 +17,9 @@ Version = tuple[str, str]
 Buckets = dict[float, float]
 """Upper bound in seconds -> number of requests that took at most so long: a Prometheus histogram."""
 
+Stage = tuple[str, int, str]
+"""A route's name, the stage from 1, and the member that answered in it."""
+
 METRICS_TIMEOUT = 5.0
 _PERCENTILES = (0.5, 0.99)
 
@@ -36,6 +39,11 @@ class Metrics:
     workers_wanted: float = 0
     transports: Mapping[str, float] = field(default_factory=dict)
     """Processes by the name of the transport that they serve with."""
+    stage_requests: Mapping[Stage, float] = field(default_factory=dict)
+    stage_samples: Mapping[Stage, float] = field(default_factory=dict)
+    copies: float = 0
+    """Requests that shadows of routes answered, and their samples."""
+    copied_samples: float = 0
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,8 @@ def parse_metrics(text: str) -> Metrics:
     limits: dict[Version, float] = {}
     latencies: dict[Version, Buckets] = {}
     transports: dict[str, float] = {}
+    stages: dict[str, dict[Stage, float]] = {"requests": {}, "samples": {}}
+    copies = copied_samples = 0.0
     unlabelled: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -176,6 +186,13 @@ def parse_metrics(text: str) -> Metrics:
             elif sample.name == "hangtag_transport":
                 name = sample.labels["transport"]
                 transports[name] = transports.get(name, 0) + sample.value
+            elif sample.name in ("hangtag_route_requests_total", "hangtag_route_samples_total"):
+                stage = (key[0], int(sample.labels["stage"]), sample.labels["member"])
+                stages[sample.name.split("_")[2]][stage] = sample.value
+            elif sample.name == "hangtag_route_shadow_requests_total" and sample.labels["outcome"] == "compared":
+                copies += sample.value
+            elif sample.name == "hangtag_route_shadow_samples_total":
+                copied_samples += sample.value
             elif not sample.labels:
                 unlabelled[sample.name] = sample.value
     return Metrics(
@@ -185,4 +202,8 @@ def parse_metrics(text: str) -> Metrics:
         unlabelled.get("hangtag_workers", 0),
         unlabelled.get("hangtag_workers_wanted", 0),
         transports,
+        stages["requests"],
+        stages["samples"],
+        copies,
+        copied_samples,
     )

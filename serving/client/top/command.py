@@ -13,6 +13,7 @@ from rich.text import Text
 from hangtag.serving.client.client import Client
 from hangtag.serving.client.top.activity import Snapshot, activities, fetch_metrics
 from hangtag.serving.client.top.keyboard import Keyboard, keyboard
+from hangtag.serving.client.top.routes import shares
 from hangtag.serving.client.top.view import History, view
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.options import credentials_options, server_option
@@ -35,7 +36,8 @@ def top(server: str, metrics: str | None, interval: float, once: bool, as_json: 
     """Show what a running server is doing: calls, samples and failures a second, batch size and times of each model.
 
     It calls the protocol's ModelStatistics, so it works with Triton too. Times are means over the requests answered
-    in the interval; percentiles need --metrics. q or Ctrl-C ends it. A narrow terminal shows the most
+    in the interval; percentiles need --metrics, and so do the members of routes (docs/routes.md): without it the total
+    counts a route's calls once more for each member. q or Ctrl-C ends it. A narrow terminal shows the most
     important columns.
 
     \b
@@ -82,6 +84,7 @@ def _print(console: Console, server: str, before: Snapshot, after: Snapshot, as_
             for activity in activities(before, after)
         ]
         transports = {} if after.metrics is None else {"transports": after.metrics.transports}
-        click.echo(json.dumps({"seconds": after.time - before.time, **transports, "models": models}))
+        routes = {"routes": members} if (members := shares(before, after)) else {}
+        click.echo(json.dumps({"seconds": after.time - before.time, **transports, **routes, "models": models}))
     else:
         console.print(view(server, before, after, console.width))

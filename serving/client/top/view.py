@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hangtag.serving.client.top.activity import Activity, Snapshot, activities
+from hangtag.serving.client.top.routes import callers, shares
 
 _GAP = 2  # Columns of the terminal between two of the table.
 _MIN_MODEL = 12
@@ -42,7 +43,10 @@ COLUMNS = (
     Column("compute ms", lambda row: _number(row.compute_ms, 2), 4),
     Column("p50 ms", lambda row: _number(row.p50_ms, 2), 6, needs_metrics=True),
     Column("p99 ms", lambda row: _number(row.p99_ms, 2), 8, needs_metrics=True),
-    Column("queued", lambda row: f"{row.queued}/{row.max_queue_size}", 1, needs_metrics=True),
+    # A route has no queue of its own.
+    Column(
+        "queued", lambda row: f"{row.queued}/{row.max_queue_size}" if row.max_queue_size else "-", 1, needs_metrics=True
+    ),
 )
 
 
@@ -65,8 +69,8 @@ class History:
 def view(server: str, before: Snapshot, after: Snapshot, width: int, history: History | None = None) -> RenderableType:
     """Draw what happened between two snapshots. The history, where there is one, gets another interval."""
     rows = activities(before, after)
-    calls = sum(row.calls for row in rows)
-    facts = [server, f"{calls:,.0f} calls/s", f"{sum(row.samples for row in rows):,.0f} samples/s"]
+    calls, samples = callers(rows, before, after)
+    facts = [server, f"{calls:,.0f} calls/s", f"{samples:,.0f} samples/s"]
     if after.metrics is not None:
         facts.append(f"workers {after.metrics.workers:.0f}/{after.metrics.workers_wanted:.0f}")
         facts.append(f"transport {' and '.join(after.metrics.transports) or 'unknown'}")
@@ -76,6 +80,9 @@ def view(server: str, before: Snapshot, after: Snapshot, width: int, history: Hi
         if line := history.line(width):
             parts.append(Text(line, style="cyan", no_wrap=True))
     parts.append(_table(rows, width, with_metrics=after.metrics is not None))
+    for route, members in shares(before, after).items():
+        listed = ", ".join(f"{member} {share:.1%}" for member, share in members.items())
+        parts.append(Text(f"{route}: {listed} of its samples", style="dim"))
     if history is not None:
         parts.append(Text("q quits", style="dim"))
     return Group(*parts)

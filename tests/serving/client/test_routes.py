@@ -1,7 +1,9 @@
 """What a classification by a route says about the members that computed: in the clients and in ``hangtag classify``."""
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from hangtag.cli import main
 from hangtag.serving.client import Client
 from hangtag.serving.client.classification import Classification, Label, Stage
 from hangtag.serving.client.classify import cost_line
+from hangtag.serving.client.top.activity import Activity, Metrics, Snapshot
+from hangtag.serving.client.top.routes import callers
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests import onnx_models
@@ -80,6 +84,46 @@ def test_json_names_the_member_of_a_route_and_nothing_more_of_a_model(routed: Se
     assert [set(stage) for stage in answer["stages"]] == [{"model", "queue_ms", "compute_ms", "batch_size"}] * 2
     (line,) = classify(routed, garment, "--model", "first", "--json").stdout.splitlines()
     assert not {"answered_by", "unsure", "stages"} & json.loads(line).keys()
+
+
+def test_top_counts_callers_and_says_which_members_answered(
+    routed: Server, garment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three calls of a cascade with two stages are three calls, though the server counts nine."""
+
+    def work(_seconds: float) -> None:
+        with Client(routed.address) as client:
+            for _ in range(3):
+                client.classify(garment.read_bytes(), "unsure")
+
+    monkeypatch.setattr("hangtag.serving.client.top.keyboard.sleep", work)
+    arguments = ["top", "--once", "--server", routed.address, "--metrics", f"http://{routed.http_address}/metrics"]
+    document = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
+    assert document["routes"] == {"unsure": {"first": 1.0, "second": 1.0}}
+    rates = {row["model"]: row["calls"] * document["seconds"] for row in document["models"]}
+    assert {name: round(rate) for name, rate in rates.items() if rate} == {"first": 3, "second": 3, "unsure": 3}
+    shown = CliRunner().invoke(main, arguments, env={"COLUMNS": "150"}).stdout
+    assert "unsure: first 100.0%, second 100.0% of its samples" in shown
+    (total,) = re.findall(r" ([\d,]+) calls/s", shown)
+    (own,) = re.findall(r"unsure +1 +([\d,]+) ", shown)
+    assert total == own
+
+
+def test_copies_for_a_shadow_are_no_callers() -> None:
+    def after(requests: float, copies: float) -> Snapshot:
+        stage = ("both", 1, "one")
+        metrics = Metrics(
+            stage_requests={stage: requests},
+            stage_samples={stage: 4 * requests},
+            copies=copies,
+            copied_samples=4 * copies,
+        )
+        return Snapshot(10.0 if requests else 0.0, {}, metrics)
+
+    rows = [Activity(name, "1", 10, 40, 0, None, None, None) for name in ("both", "one", "shadow")]
+    assert callers(rows, after(0, 0), after(100, 100)) == (10, 40)
+    assert callers(rows, after(0, 0), after(1000, 1000)) == (0, 0)
+    assert callers(rows, replace(after(0, 0), metrics=None), after(100, 100)) == (30, 120)
 
 
 def test_an_answer_for_want_of_time_is_marked() -> None:
