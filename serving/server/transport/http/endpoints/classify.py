@@ -1,10 +1,11 @@
 """Answers POST /v1/classify/{models}: an image in, labels with probabilities out, of one model or of several."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import python_multipart  # noqa: F401 - Starlette uses it, and would say only at the first form that it is missing
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.routing import Route
@@ -101,21 +102,35 @@ async def _image_and_fields(request: Request, body: bytes) -> tuple[bytes, list[
     """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return body, []
+    return await asyncio.to_thread(_parse_form, request.headers, body)  # so that other requests go on meanwhile
+
+
+def _parse_form(headers: Headers, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
     try:
-        form = await _FormParser(request.headers, body).parse()
+        form = _result(_FormParser(headers, body).parse())
     except (MultiPartException, KeyError, ValueError) as error:
         raise InvalidRequestError(f"the form cannot be read: {getattr(error, 'message', error)}") from error
     image: bytes | None = None
     fields = []
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
-            image = await value.read()
+            with value.file as file:
+                image = file.read()
         else:
             fields.append((name, value))
-    await form.close()
     if image is None:
         raise InvalidRequestError("the form has no file; send the image as one (curl: -F image=@coat.png)")
     return image, fields
+
+
+def _result(parsing: Coroutine[Any, Any, FormData]) -> FormData:
+    """Return what the parser's coroutine returns. It never waits, because the body and the files are in memory."""
+    try:
+        parsing.send(None)
+    except StopIteration as end:
+        form: FormData = end.value
+        return form
+    raise AssertionError("the parser of forms waited")
 
 
 def _choices(path: str, fields: list[tuple[str, str]]) -> list[pb.ModelChoice]:

@@ -42,11 +42,14 @@ def _operation(
 
 
 _COST_HEADERS = {
-    "Hangtag-Model": "The model that answered, percent-encoded.",
+    "Hangtag-Model": "The model that answered, percent-encoded; of a route the members that did.",
     "Hangtag-Model-Version": "Its version.",
     "Hangtag-Queue-Ns": "Nanoseconds in the queue.",
     "Hangtag-Compute-Ns": "Nanoseconds until the batch was computed.",
     "Hangtag-Batch-Size": "Samples computed together.",
+    "Hangtag-Stage": "Of a route: the stage, from 1, that answered; one for each sample where they differ.",
+    "Hangtag-Stages": "Of a route: what each stage cost.",
+    "Hangtag-Unsure": "Of a cascade: samples whose answer is of a model that was not sure, for want of time.",
     "Server-Timing": "The same times in milliseconds, for browsers.",
 }
 

@@ -16,14 +16,16 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.model_control import ModelControl
 from hangtag.serving.server.transport.codec import LARGE_MESSAGE
 from hangtag.serving.server.transport.http import bodies
+from hangtag.serving.server.transport.http.endpoints import classify
 from hangtag.serving.server.transport.http.inference import answer_plan, infer_query
 from tests.serving.server.transport.http.rest import Answer, Rest, as_http, tensor
-from tests.serving.server.transport.http.test_classify import IMAGE
+from tests.serving.server.transport.http.test_classify import IMAGE, form
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, request
 
 pytestmark = pytest.mark.slow
 
 GZIP = {"content_encoding": "gzip"}
+FILE = ('; filename="a.png"', IMAGE)
 LARGE = request("text", text=np.array(["x" * LARGE_MESSAGE], np.object_))
 LARGE_JSON = json.dumps({"inputs": [tensor("text", "BYTES", [1], ["x" * LARGE_MESSAGE])]})
 
@@ -49,6 +51,7 @@ def compressed(rest: Rest) -> Answer:
         (image_preprocessing, "preprocess", lambda rest: rest.post("/v1/classify/classifier", IMAGE)),
         (image_preprocessing, "preprocess", lambda rest: rest.post("/v1/classify/classifier,text", IMAGE)),
         (bodies.zlib, "decompressobj", lambda rest: rest.post("/v1/classify", gzip.compress(IMAGE), **GZIP)),  # type: ignore[attr-defined]
+        (classify, "_FormParser", lambda rest: form(rest, "/v1/classify/classifier", {"image": FILE})),
         (infer_query, "decompress", compressed),
         (infer_query, "parse_head", lambda rest: rest.post("/v2/models/text/infer", LARGE_JSON)),
         (infer_query.tensors, "from_raw", lambda rest: rest.infer(LARGE)),  # type: ignore[attr-defined]
