@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hangtag.extras import needs
-from hangtag.output import require_writable
+from hangtag.output import require_writable, writing
 from hangtag.training import dry_run
 from hangtag.training.data import datasets
 from hangtag.training.data.fashion_mnist import LABELS, FashionMnist
@@ -23,9 +23,10 @@ from hangtag.training.observer import Observer, Observers
 from hangtag.training.processes.distributed import process_group
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.progress import terminal_observer
+from hangtag.training.runs import overview
 from hangtag.training.runs.command import command
 from hangtag.training.runs.config import RunConfig
-from hangtag.training.runs.run import Run
+from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.settings import TrainSettings
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
@@ -64,6 +65,8 @@ def train(settings: TrainSettings) -> None:
                 _report(f"stopped. Continue from the last finished epoch with: {resume}")
             raise SystemExit(130) from None  # the status of a process that SIGINT ended, in a shell
         if group.is_rank_zero:
+            if epochs_before != len(metrics["epochs"]):
+                _write_page(run, inputs.data)
             _report_result(run, metrics, epochs_before)
 
 
@@ -155,6 +158,16 @@ def _resources(config: RunConfig) -> str:
     threads = "1 thread" if config.threads == 1 else f"{config.threads} threads"
     teachers = f", learning from {' and '.join(file.path for file in config.teachers)}" if config.teachers else ""
     return f"{config.device}, {processes}{threads}{teachers}"
+
+
+def _write_page(run: Run, data: FashionMnist | MultiLabelData) -> None:
+    """Write the run's page into its folder. Raises OutputError if it cannot be written; the run is complete then."""
+    from hangtag.training.report.page import run_page  # imports matplotlib, which takes a second
+
+    validation = data.validation.images if isinstance(data, FashionMnist) else None
+    path = run.folder / REPORT
+    with writing(path):
+        path.write_text(run_page(overview.read(run.folder), validation=validation), encoding="utf-8")
 
 
 def _finished_epochs(run: Run) -> int | None:

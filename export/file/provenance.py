@@ -19,6 +19,9 @@ from hangtag.training.runs.environment import git_revision
 def collect(served: ServedNetwork, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
     """Describe a finished run by its config.json and metrics.json (keys without their prefix)."""
     summary, environment = metrics["summary"], config["environment"]
+    published = {
+        key: value for key, value in summary.items() if key != "worst"
+    }  # images, which a file needs no list of
     return {
         "labels": json.dumps(summary.get("labels", LABELS)),
         "recipe": config["recipe"]["name"],
@@ -31,7 +34,7 @@ def collect(served: ServedNetwork, config: Mapping[str, Any], metrics: Mapping[s
         "versions": json.dumps(versions() | {"torch": environment["torch"], "torch_export": torch.__version__}),
         **_figures(summary),
         **_label_distances(served),
-        "training": json.dumps({"config": portable(config), "metrics": dict(metrics)}),
+        "training": json.dumps({"config": portable(config), "metrics": {**metrics, "summary": published}}),
     }
 
 

@@ -18,6 +18,7 @@ from hangtag.export.gate.check import NOT_RUN, PARITY, PREDECESSOR, STRUCTURE
 from hangtag.export.report import pictures
 from hangtag.export.repository import inventory
 from hangtag.page.environment import environment
+from hangtag.page.images import png_address
 
 WORST = 8
 """This many images are shown."""
@@ -155,7 +156,7 @@ def _worst_images(
         )
         same = right == actual
         caption = f"{right}, off by {differences[index]:.2g}" if same else f"{right}; the file says {actual}"
-        shown.append(ShownImage(index, pictures.image(images[index]), caption))
+        shown.append(ShownImage(index, png_address(images[index]), caption))
     return shown
 
 

@@ -1,14 +1,11 @@
 """Draw the report's pictures, as SVG text and images that are embedded in the page."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
-from PIL import Image
 
-from hangtag.export.arrays import Array, Pixels
+from hangtag.export.arrays import Array
 from hangtag.page.drawing import BAD, INK, colour, drawing
 
 _WIDTH = 4.4  # inches
@@ -77,13 +74,6 @@ def speed(milliseconds: Mapping[int, Mapping[str, float]]) -> str:
             axes.xaxis.set_major_locator(MaxNLocator(3))
             axes.set_title(f"batch {batch}, ms", loc="left", fontsize=9, color=INK)
     return picture.svg
-
-
-def image(pixels: Pixels) -> str:
-    """One image, [height, width], as the address of an embedded PNG file: garments dark on white."""
-    buffer = io.BytesIO()
-    Image.fromarray(255 - pixels).save(buffer, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _power(value: float) -> str:

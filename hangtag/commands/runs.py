@@ -11,6 +11,7 @@ from hangtag.export.repository import inventory
 from hangtag.extras import needs
 from hangtag.options import models_option, runs_option
 from hangtag.output import require_writable, write_text
+from hangtag.training.report import tables
 from hangtag.training.runs import overview
 from hangtag.training.runs.overview import RunOverview
 
@@ -20,7 +21,7 @@ _html = click.option(
     "--html",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write a page with the learning curves.",
+    help="Write a page with the learning curves; of a single run with its mistakes, recipe and provenance too.",
 )
 
 
@@ -95,7 +96,7 @@ def compare(names: Sequence[str], html: Path | None, runs: Path, models: Path, a
     published = _published(models)
     if as_json:
         documents = [runs_view.summary(run, published) for run in found]
-        models_view.print_json({"runs": documents, "differences": runs_view.differences(found)})
+        models_view.print_json({"runs": documents, "differences": tables.differences(found)})
     else:
         models_view.print_plain(runs_view.comparison(found, published))
     if html:
@@ -120,5 +121,6 @@ def _published(models: Path) -> runs_view.Published:
 def _write_page(found: Sequence[RunOverview], published: runs_view.Published, path: Path) -> None:
     require_writable(path)
     with needs("train", "--html"):
-        from hangtag.commands import runs_page
-    write_text(str(path), runs_page.page(found, published))
+        from hangtag.training.report.page import comparison_page, run_page
+    versions = [runs_view.exported_as(run, published) for run in found]
+    write_text(str(path), run_page(found[0], versions[0]) if len(found) == 1 else comparison_page(found, versions))

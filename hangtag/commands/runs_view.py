@@ -6,7 +6,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from hangtag.training.runs.overview import FIGURES, RunOverview
+from hangtag.training.report import tables
+from hangtag.training.runs.overview import RunOverview
 
 Published = Mapping[tuple[object, ...], Sequence[str]]
 """The exported versions, such as "lstm 3", by the key of the run that they were made of."""
@@ -22,7 +23,7 @@ def listing(runs: Sequence[RunOverview], published: Published) -> Table:
         if run.trouble:
             table.add_row(escape(run.folder.name), f"[red]{escape(run.trouble)}[/]")
             continue
-        table.add_row(escape(run.folder.name), *map(escape, cells(run, published).values()))
+        table.add_row(escape(run.folder.name), *map(escape, tables.cells(run, exported_as(run, published)).values()))
     return table
 
 
@@ -32,11 +33,11 @@ def description(run: RunOverview, published: Published) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("run", escape(str(run.folder)))
-    for key, value in cells(run, published).items():
+    for key, value in tables.cells(run, exported_as(run, published)).items():
         table.add_row(key, escape(value))
-    for key, value in _flat(run.config).items():
+    for key, value in tables.flat(run.config).items():
         if key not in ("model", "recipe.name", "dataset", "seed", "recipe.epochs"):
-            table.add_row(key, escape(_text(value)))
+            table.add_row(key, escape(tables.text(value)))
     return table
 
 
@@ -49,7 +50,7 @@ def epochs(run: RunOverview) -> Table:
     table.add_column("")
     for row in run.rows:
         best = "best" if row.get("epoch") == run.best_epoch else ""
-        table.add_row(*(_text(row.get(column)) for column in columns), best)
+        table.add_row(*(tables.text(row.get(column)) for column in columns), best)
     return table
 
 
@@ -59,19 +60,11 @@ def comparison(runs: Sequence[RunOverview], published: Published) -> Table:
     table.add_column("")
     for run in runs:
         table.add_column(escape(run.folder.name))
-    for key in cells(runs[0], published):
-        table.add_row(key, *(escape(cells(run, published)[key]) for run in runs))
-    for key, values in differences(runs).items():
-        table.add_row(key, *(escape(_text(value)) for value in values))
+    for key in tables.cells(runs[0]):
+        table.add_row(key, *(escape(tables.cells(run, exported_as(run, published))[key]) for run in runs))
+    for key, values in tables.differences(runs).items():
+        table.add_row(key, *(escape(tables.text(value)) for value in values))
     return table
-
-
-def differences(runs: Sequence[RunOverview]) -> dict[str, list[Any]]:
-    """The settings in which the runs differ, flat, such as {"recipe.learning_rate": [0.001, 0.004]}."""
-    configs = [_flat(run.config) for run in runs]
-    keys = dict.fromkeys(key for config in configs for key in config)
-    values = {key: [config.get(key) for config in configs] for key in keys}
-    return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
 
 
 def summary(run: RunOverview, published: Published) -> dict[str, Any]:
@@ -94,34 +87,10 @@ def summary(run: RunOverview, published: Published) -> dict[str, Any]:
         "validation": run.share("validation"),
         "test": run.share("test"),
         "minutes": round(run.minutes, 2),
-        "exported_as": list(published.get(run.key, ())),
+        "exported_as": exported_as(run, published),
     }
 
 
-def cells(run: RunOverview, published: Published) -> dict[str, str]:
-    """Describe a run by what its row in the list shows, in words, and by its model."""
-    name = "" if run.figure == "accuracy" else f" {FIGURES[run.figure]}"
-    shares = {split: run.share(split) for split in ("validation", "test")}
-    return {
-        "model": run.model,
-        "recipe": run.recipe,
-        "data": run.data,
-        "seed": str(run.config.get("seed", "-")),
-        "epochs": str(len(run.rows)) if run.is_finished else f"{len(run.rows)} of {run.epochs or '?'}",
-        **{split: "-" if share is None else f"{share:.2%}{name}" for split, share in shares.items()},
-        "minutes": f"{run.minutes:.1f}",
-        "exported as": ", ".join(published.get(run.key, ())) or "-",
-    }
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return flat
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def exported_as(run: RunOverview, published: Published) -> list[str]:
+    """The versions that were exported from a run."""
+    return list(published.get(run.key, ()))

@@ -27,6 +27,7 @@ MOST_LINES = 4
 SIZE = (4.4, 3.0)
 _STYLE: Any = {
     "svg.fonttype": "none",
+    "svg.hashsalt": "hangtag",  # the same figures give the same page
     "text.parse_math": False,  # A target's name may contain a dollar sign.
     "font.size": 9,
     "text.color": INK,

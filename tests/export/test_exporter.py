@@ -73,6 +73,9 @@ def test_the_graph_is_never_parsed_again(
     file = onnx.load(published.folder / "model.onnx")
     assert onnx_model.metadata(file) == published.metadata
     assert onnx_model.digest(file) == published.metadata["graph_digest"]
+    summary = lstm.run.read_metrics()["summary"]
+    del summary["worst"]  # a list of images, of no use in the file
+    assert json.loads(published.metadata["training"])["metrics"]["summary"] == summary
 
 
 def test_a_run_that_is_not_finished_is_refused_with_how_to_go_on(tmp_path: Path, garments: Split) -> None:

@@ -108,8 +108,23 @@ def load_test(data_dir: Path | None = None) -> Split:
     )
 
 
-def locate(data_dir: Path | None = None) -> Path:
-    """The folder that holds the four files; never another than ``data_dir``. Raises DataNotFoundError."""
+def load_validation(data_dir: Path | None = None) -> Split:
+    """Read and check only the training images, without a download, and take the 5,000 that validate from them.
+
+    Raises as load() does.
+    """
+    folder = locate(data_dir, download=False)
+    return Split(
+        _images(_read_checked(folder, "train-images-idx3-ubyte")),
+        _classes(_read_checked(folder, "train-labels-idx1-ubyte")),
+    ).first(VALIDATION_SIZE)
+
+
+def locate(data_dir: Path | None = None, *, download: bool = True) -> Path:
+    """The folder that holds the four files; never another than ``data_dir``.
+
+    Raises DataNotFoundError, without ``download`` also where the files would be downloaded.
+    """
     if data_dir is not None:
         folder = min((data_dir, data_dir / TORCHVISION_LAYOUT), key=lambda folder: len(_missing(folder)))
         if missing := _missing(folder):
@@ -118,6 +133,8 @@ def locate(data_dir: Path | None = None) -> Path:
     for folder in (DEBIAN_DIR, cache_dir() / TORCHVISION_LAYOUT):
         if not _missing(folder):
             return folder
+    if not download:
+        raise DataNotFoundError(f"Fashion-MNIST is not on this machine. {HOW_TO_GET_IT}")
     return _download()
 
 

@@ -5,6 +5,7 @@ runs/lstm-study-seed0/
     metrics.json     one row per epoch, then the summary; rewritten after every epoch
     checkpoint.pt    what a killed run needs to continue; at the end it is deleted, unless more epochs may follow
     best.pt          the weights of the best epoch so far
+    report.html      the run as a page, once it is finished
     events.out.*     with --tensorboard: TensorBoard's events, one file for each time that the run was begun or resumed
 """
 
@@ -32,7 +33,8 @@ from hangtag.training.runs.files import (
 )
 from hangtag.training.runs.identity import difference
 
-FILES = ("checkpoint.pt", "best.pt", "metrics.json", "config.json")
+FILES = ("checkpoint.pt", "best.pt", "metrics.json", "config.json", "report.html")
+REPORT = "report.html"
 EVENT_FILES = "events.out.tfevents.*"
 
 

@@ -13,7 +13,7 @@ from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.losses.outcome import BatchOutcome
 from hangtag.training.losses.single_label import class_loss, distillation_loss
-from hangtag.training.metrics.single_label import evaluate
+from hangtag.training.metrics.single_label import evaluate, worst
 from hangtag.training.networks.batch_norm import fold_batch_norm
 from hangtag.training.networks.inference import normalise, predict
 from hangtag.training.networks.single_label import parameter_count
@@ -23,6 +23,9 @@ from hangtag.training.runs.config import RunConfig
 from hangtag.training.tasks.preparation import prepare
 from hangtag.training.tasks.task import Teacher
 from hangtag.training.tasks.teacher import teacher_logits
+
+WORST = 24
+"""Validation images with the highest loss that the summary lists."""
 
 
 class SingleLabelTask:
@@ -90,4 +93,6 @@ class SingleLabelTask:
         for name, split in (("validation", self._validation), ("test", self._test)):
             logits = predict(deployable, split.images, check=self._observer.raise_if_stopped)
             summary[name] = asdict(evaluate(logits, split.classes))
+            if name == "validation":  # nobody should choose by the mistakes on the test split
+                summary["worst"] = [asdict(sample) for sample in worst(logits, split.classes, WORST)]
         return summary

@@ -85,7 +85,7 @@ def test_learning_curves_are_a_page_of_its_own(folder: Path, tmp_path: Path) -> 
     look(folder, "compare", "lstm-a", "lstm-b", "sets", "--html", tmp_path / "curves/page.html")
     page = (tmp_path / "curves/page.html").read_text()
     drawn = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
-    assert len(drawn) == 3  # accuracy, O-F1 and the loss
+    assert len(drawn) == 4  # accuracy, O-F1, the loss and the learning rate
     assert "lstm-b, validation" in page
     assert "lstm-b, training" in page
     assert "<th>limit</th>" in page
@@ -101,8 +101,8 @@ def test_a_single_epoch_is_drawn_as_dots(garments: Split, tmp_path: Path) -> Non
     runs.train(tmp_path / "runs/short", "lstm", garments.first(300), epochs=1)
     look(tmp_path, "show", "short", "--html", tmp_path / "page.html")
     pictures = re.findall(r"<svg.*?</svg>", (tmp_path / "page.html").read_text(), re.DOTALL)
-    assert len(pictures) == 2  # accuracy and the loss
-    for picture in pictures:
+    assert len(pictures) == 3
+    for picture in pictures[:2]:  # accuracy and the loss
         curves, legend = picture.split('-legend_1"')
         for part in (curves, legend):
             dots = re.findall(r'<use [^>]*style="(fill[^:]*): [^"]*--series-0', part)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hangtag.training.data import fashion_mnist as data
-from hangtag.training.data.fashion_mnist import DIGESTS, LABELS, FashionMnist, load, load_test, locate
+from hangtag.training.data.fashion_mnist import DIGESTS, LABELS, FashionMnist, load, load_test, load_validation, locate
 from hangtag.training.errors import DataNotFoundError, TrainingError
 
 pytestmark = pytest.mark.slow
@@ -163,6 +163,17 @@ def test_an_earlier_download_is_used_again_even_without_torchvision(
     without_torchvision(monkeypatch)
     assert locate() == bare_machine
     assert len(load_test()) == 10_000
+
+
+def test_the_validation_images_are_read_alone_and_never_downloaded(
+    raw_dir: Path, whole: FashionMnist, bare_machine: Path
+) -> None:
+    alone = load_validation(raw_dir)
+    assert np.array_equal(alone.images, whole.validation.images)
+    assert np.array_equal(alone.classes, whole.validation.classes)
+    with pytest.raises(DataNotFoundError, match="Fashion-MNIST is not on this machine"):
+        load_validation()
+    assert not bare_machine.exists()
 
 
 def without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:

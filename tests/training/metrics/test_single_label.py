@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 
-from hangtag.training.metrics.single_label import evaluate, per_class
+from hangtag.training.metrics.single_label import evaluate, per_class, worst
 from tests.training.metrics.cases import cases
 
 
@@ -75,3 +75,15 @@ def test_per_class_agrees_with_accuracy(case: tuple[npt.NDArray[np.float32], npt
     for one in each:  # the harmonic mean
         both = one.precision + one.recall
         assert one.f1 == pytest.approx(2 * one.precision * one.recall / both if both else 0)
+
+
+def test_the_worst_samples_by_hand() -> None:
+    probabilities = np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8], [0.01, 0.99]])
+    logits, classes = np.log(probabilities).astype(np.float32), np.array([0, 1, 0, 1], np.uint8)
+    first, second = worst(logits, classes, 2)
+    assert (first.image, first.true, first.predicted) == (1, 1, 0)
+    assert first.probability == pytest.approx(0.9)
+    assert first.loss == pytest.approx(-math.log(0.1))
+    assert second.image == 2
+    assert second.loss == pytest.approx(-math.log(0.2))
+    assert [sample.image for sample in worst(logits, classes, 9)] == [1, 2, 0, 3]

@@ -1,0 +1,111 @@
+"""The mistakes of a run on the validation split, as its page shows them: the confusion matrix, and the worst images.
+
+The test split is left out on purpose: who looks at its mistakes while choosing settings chooses by it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hangtag.page.images import png_address
+from hangtag.training.data.fashion_mnist import LABELS, Images, load_validation
+from hangtag.training.errors import TrainingError
+from hangtag.training.metrics.single_label import per_class
+from hangtag.training.runs.overview import RunOverview
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the confusion matrix; ``depth``, in percent, is how deep its colour is."""
+
+    count: int
+    depth: int
+    meaning: str
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """A true label: how often each label was predicted for it, and its precision, recall and F1."""
+
+    label: str
+    cells: Sequence[Cell]
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """An image that the network is most wrong about."""
+
+    source: str
+    name: str
+    caption: str
+
+
+_DEEPEST = 55  # percent of the colour, which leaves the numbers readable in light and dark
+
+
+def confusion(run: RunOverview) -> list[MatrixRow]:
+    """The confusion matrix of the validation split by rows; empty for runs that have none.
+
+    The most frequent mistake has the deepest colour; the diagonal has none, so that the mistakes stand out.
+    """
+    counts = _validation(run).get("confusion")
+    if not isinstance(counts, list) or len(counts) != len(LABELS):
+        return []
+    mistakes = np.where(np.eye(len(LABELS), dtype=bool), 0, counts)
+    depths = np.ceil(mistakes * _DEEPEST / max(1, mistakes.max())).astype(int).tolist()
+    return [
+        MatrixRow(
+            label,
+            [
+                Cell(count, depth, f"{count:,} of {label} taken for {predicted}")
+                for count, depth, predicted in zip(row, shades, LABELS, strict=True)
+            ],
+            figures.precision,
+            figures.recall,
+            figures.f1,
+        )
+        for label, row, shades, figures in zip(LABELS, counts, depths, per_class(counts), strict=True)
+    ]
+
+
+def worst_images(run: RunOverview, validation: Images | None = None) -> tuple[list[ShownImage], str]:
+    """The images with the highest loss, and a sentence that says why where there are none.
+
+    Args:
+        run: The run, whose metrics.json names the images.
+        validation: The images of the validation split, [n, 28, 28]; None reads them from the data set's files.
+    """
+    worst = _summary(run).get("worst")
+    if not isinstance(worst, list):
+        return [], "An earlier hangtag trained this run, and did not record them."
+    if validation is None:
+        folder = run.config.get("data_dir")
+        try:
+            validation = load_validation(Path(folder) if folder else None).images
+        except TrainingError as error:
+            return [], f"The images cannot be read: {error}"
+    return [
+        ShownImage(
+            png_address(validation[entry["image"]]),
+            f"validation image {entry['image']}",
+            f"{LABELS[entry['true']]}, "
+            + (f"taken for {LABELS[entry['predicted']]}" if entry["predicted"] != entry["true"] else "as it is,")
+            + f" at {entry['probability']:.1%}; loss {entry['loss']:.2f}",
+        )
+        for entry in worst
+    ], ""
+
+
+def _summary(run: RunOverview) -> Mapping[str, object]:
+    summary = run.metrics.get("summary")
+    return summary if isinstance(summary, dict) else {}
+
+
+def _validation(run: RunOverview) -> Mapping[str, object]:
+    figures = _summary(run).get("validation")
+    return figures if isinstance(figures, dict) else {}

@@ -1,0 +1,72 @@
+"""What a terminal and a page say about runs in words: figures, settings that differ, recipe, and provenance."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hangtag.training.runs.overview import FIGURES, RunOverview
+
+_SHOWN_ELSEWHERE = ("model", "seed", "dataset", "limit", "recipe", "tensorboard")
+
+
+def cells(run: RunOverview, exported_as: Sequence[str] = ()) -> dict[str, str]:
+    """Describe a run by what its row in a list shows, in words, and by its model.
+
+    Args:
+        run: The run.
+        exported_as: The versions that were exported from it, such as "lstm 3".
+    """
+    name = "" if run.figure == "accuracy" else f" {FIGURES[run.figure]}"
+    shares = {split: run.share(split) for split in ("validation", "test")}
+    return {
+        "model": run.model,
+        "recipe": run.recipe,
+        "data": run.data,
+        "seed": str(run.config.get("seed", "-")),
+        "epochs": str(len(run.rows)) if run.is_finished else f"{len(run.rows)} of {run.epochs or '?'}",
+        **{split: "-" if share is None else f"{share:.2%}{name}" for split, share in shares.items()},
+        "minutes": f"{run.minutes:.1f}",
+        "exported as": ", ".join(exported_as) or "-",
+    }
+
+
+def differences(runs: Sequence[RunOverview]) -> dict[str, list[Any]]:
+    """The settings in which the runs differ, flat, such as {"recipe.learning_rate": [0.001, 0.004]}."""
+    configs = [flat(run.config) for run in runs]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    values = {key: [config.get(key) for config in configs] for key in keys}
+    return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
+
+
+def recipe(run: RunOverview) -> dict[str, str]:
+    """Every hyperparameter of the run's recipe, in words."""
+    settings = flat(part) if isinstance(part := run.config.get("recipe"), dict) else {}
+    return {key.replace("_", " ").replace(".", ": "): text(value) for key, value in settings.items()}
+
+
+def provenance(run: RunOverview) -> dict[str, str]:
+    """What the run was made of and where: data, teachers, loss, machine and versions, in words."""
+    rest = {key: value for key, value in run.config.items() if key not in _SHOWN_ELSEWHERE}
+    return {
+        key.removeprefix("environment.").replace("_", " ").replace(".", ": "): text(value)
+        for key, value in flat(rest).items()
+        if value not in (None, [])
+    }
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"recipe": {"epochs": 10}} as {"recipe.epochs": 10}."""
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        result |= flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return result
+
+
+def text(value: Any) -> str:
+    """A setting or figure in words: four digits of a float, yes and no, a dash for None, and lists with commas."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(" ".join(map(str, one.values())) if isinstance(one, dict) else text(one) for one in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
