@@ -25,7 +25,8 @@ pytestmark = pytest.mark.slow
 
 PEERS = ROOT / ".venv-peers/bin"
 SCRIPT = ROOT / "tests/e2e/scripts/tritonclient_calls.py"
-SHIPPED = {model.name: str(model.version) for model in serving_versions(ROOT / "models")}
+ROUTE = {"fast-and-accurate": "1"}
+SHIPPED = {model.name: str(model.version) for model in serving_versions(ROOT / "models")} | ROUTE
 MODEL = "lstm"
 VERSION = SHIPPED[MODEL]
 
