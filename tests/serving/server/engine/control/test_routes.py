@@ -10,51 +10,24 @@ import structlog.testing
 
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.errors import ControlError, NotFoundError, RepositoryError, UnavailableError
-from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE
+from hangtag.serving.server.errors import ControlError, RepositoryError
+from hangtag.serving.server.telemetry.server_state import READY
 from tests import onnx_models
-from tests.serving.server.engine.control.controlled import Controlled, Start
+from tests.serving.server.engine.control.controlled import Start
+from tests.serving.server.engine.control.route_files import (
+    SPLIT,
+    answers,
+    problem,
+    publish_members,
+    until_closed,
+    write,
+)
 from tests.serving.server.parts import Caller
-
-SPLIT = "split = {one = 50, two = 50}"
-TIMEOUT = 30.0
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    for name in ("one", "two"):
-        onnx_models.publish(tmp_path, name, onnx_models.doubled("batch", "batch"))
-    return tmp_path
-
-
-def write(models: Path, name: str, text: str) -> Path:
-    file = models / name / "route.toml"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(text)
-    return file
-
-
-def problem(controlled: Controlled, name: str) -> str:
-    (state,) = [state for state in controlled.control.state().versions if state.name == name]
-    assert state.state == UNAVAILABLE
-    return state.reason
-
-
-def answers(controlled: Controlled, name: str) -> bool:
-    caller = Caller()
-    controlled.engine.model(name).submit({"x": np.ones((1, 2), np.float32)}, {"x": "FP32"}, caller)
-    for _ in range(2):
-        for member in ("one", "two"):
-            controlled.engine.model(member).close()
-    return bool(caller.answer.outputs["y"].tolist() == [[2, 2]])
-
-
-def until_closed(model: Servable) -> None:
-    """Wait for the end of the threads of a model that was replaced."""
-    assert isinstance(model, ServedModel)
-    for instance in model._instances:
-        instance.join(TIMEOUT)
-        assert not instance.is_alive()
+    return publish_members(tmp_path / "models")
 
 
 @pytest.mark.parametrize("mode", ["none", "poll"])
@@ -236,64 +209,6 @@ def test_a_member_of_another_signature_takes_the_route_out(models: Path, start: 
     onnx_models.publish(models, "two", onnx_models.gather(), version=2)
     controlled.control.poll()
     assert "one and two differ in their inputs" in problem(controlled, "both")
-
-
-def test_routes_are_loaded_and_unloaded_by_call(models: Path, start: Start) -> None:
-    write(models, "both", SPLIT)
-    controlled = start("explicit", load_model=("one",))
-    with pytest.raises(ControlError, match="its member two does not serve"):
-        controlled.control.load("both")
-    controlled.control.load("two")
-    controlled.control.load("both")
-    assert controlled.engine.names() == ["both", "one", "two"]
-    controlled.control.unload("two")
-    assert controlled.engine.names() == ["one"]
-    controlled.control.load("two")
-    assert controlled.engine.names() == ["both", "one", "two"]
-    controlled.control.unload("both")
-    assert controlled.engine.names() == ["one", "two"]
-    with pytest.raises(NotFoundError):
-        controlled.control.unload("both")
-
-
-def test_by_call_a_route_follows_its_file_only_when_it_is_loaded(models: Path, start: Start) -> None:
-    file = write(models, "both", SPLIT)
-    controlled = start("explicit", load_model=("*",))
-    file.write_text("split = {one = 10, two = 90}")
-    controlled.control.load("one")
-    assert controlled.engine.model("both").parameters()["route_weights"] == "50, 50"
-    controlled.control.load("both")
-    assert controlled.engine.model("both").parameters()["route_weights"] == "10, 90"
-    file.write_text("split = {one = 10}")
-    with pytest.raises(ControlError, match="the shares add up to 10"):
-        controlled.control.load("both")
-    assert controlled.engine.model("both").parameters()["route_weights"] == "10, 90"
-
-
-def test_a_route_whose_folder_is_gone_can_be_unloaded_by_call_and_become_a_model(models: Path, start: Start) -> None:
-    file = write(models, "both", SPLIT)
-    controlled = start("explicit", load_model=("*",))
-    file.unlink()
-    onnx_models.publish(models, "both", onnx_models.doubled("batch", "batch"))
-    controlled.control.load("both")
-    assert isinstance(controlled.engine.model("both"), ServedModel)
-    write(models, "both", SPLIT)
-    controlled.control.load("both")
-    file.unlink()
-    (models / "both").rename(models.parent / "away")
-    controlled.control.unload("both")
-    controlled.control.load("one")
-    assert controlled.engine.names() == ["one", "two"]
-
-
-def test_a_call_for_a_member_that_has_just_gone_says_so(models: Path, start: Start) -> None:
-    write(models, "both", "split = {one = 100}")
-    controlled = start("explicit", load_model=("one", "both"))
-    route, member = controlled.engine.model("both"), controlled.engine.model("one")
-    controlled.control.unload("one")
-    until_closed(member)
-    with pytest.raises(UnavailableError, match="the member one of route both does not serve now"):
-        route.submit({"x": np.ones((1, 2), np.float32)}, {"x": "FP32"}, Caller())
 
 
 def test_a_route_goes_on_without_a_shadow_that_goes(models: Path, start: Start) -> None:

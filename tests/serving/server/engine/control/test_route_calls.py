@@ -1,0 +1,76 @@
+"""Routes that are loaded and unloaded by call."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import ControlError, NotFoundError, UnavailableError
+from tests import onnx_models
+from tests.serving.server.engine.control.controlled import Start
+from tests.serving.server.engine.control.route_files import SPLIT, publish_members, until_closed, write
+from tests.serving.server.parts import Caller
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return publish_members(tmp_path / "models")
+
+
+def test_routes_are_loaded_and_unloaded_by_call(models: Path, start: Start) -> None:
+    write(models, "both", SPLIT)
+    controlled = start("explicit", load_model=("one",))
+    with pytest.raises(ControlError, match="its member two does not serve"):
+        controlled.control.load("both")
+    controlled.control.load("two")
+    controlled.control.load("both")
+    assert controlled.engine.names() == ["both", "one", "two"]
+    controlled.control.unload("two")
+    assert controlled.engine.names() == ["one"]
+    controlled.control.load("two")
+    assert controlled.engine.names() == ["both", "one", "two"]
+    controlled.control.unload("both")
+    assert controlled.engine.names() == ["one", "two"]
+    with pytest.raises(NotFoundError):
+        controlled.control.unload("both")
+
+
+def test_by_call_a_route_follows_its_file_only_when_it_is_loaded(models: Path, start: Start) -> None:
+    file = write(models, "both", SPLIT)
+    controlled = start("explicit", load_model=("*",))
+    file.write_text("split = {one = 10, two = 90}")
+    controlled.control.load("one")
+    assert controlled.engine.model("both").parameters()["route_weights"] == "50, 50"
+    controlled.control.load("both")
+    assert controlled.engine.model("both").parameters()["route_weights"] == "10, 90"
+    file.write_text("split = {one = 10}")
+    with pytest.raises(ControlError, match="the shares add up to 10"):
+        controlled.control.load("both")
+    assert controlled.engine.model("both").parameters()["route_weights"] == "10, 90"
+
+
+def test_a_route_whose_folder_is_gone_can_be_unloaded_by_call_and_become_a_model(models: Path, start: Start) -> None:
+    file = write(models, "both", SPLIT)
+    controlled = start("explicit", load_model=("*",))
+    file.unlink()
+    onnx_models.publish(models, "both", onnx_models.doubled("batch", "batch"))
+    controlled.control.load("both")
+    assert isinstance(controlled.engine.model("both"), ServedModel)
+    write(models, "both", SPLIT)
+    controlled.control.load("both")
+    file.unlink()
+    (models / "both").rename(models.parent / "away")
+    controlled.control.unload("both")
+    controlled.control.load("one")
+    assert controlled.engine.names() == ["one", "two"]
+
+
+def test_a_call_for_a_member_that_has_just_gone_says_so(models: Path, start: Start) -> None:
+    write(models, "both", "split = {one = 100}")
+    controlled = start("explicit", load_model=("one", "both"))
+    route, member = controlled.engine.model("both"), controlled.engine.model("one")
+    controlled.control.unload("one")
+    until_closed(member)
+    with pytest.raises(UnavailableError, match="the member one of route both does not serve now"):
+        route.submit({"x": np.ones((1, 2), np.float32)}, {"x": "FP32"}, Caller())
