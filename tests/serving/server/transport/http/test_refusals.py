@@ -25,18 +25,6 @@ GRPC_WORDS = re.compile(r"(?i:grpc|metadata|contents)|ModelInfer|Classify\b|RESO
 BINARY_X = {"name": "x", "datatype": "FP32", "shape": [1, 1], "parameters": {"binary_data_size": 4}}
 
 
-def test_every_error_that_a_request_can_meet_has_a_status() -> None:
-    for error in vars(errors).values():
-        if isinstance(error, type) and not issubclass(error, errors.StartError) and error is not errors.ServerError:
-            assert error in STATUS
-
-
-def test_a_subclass_stands_before_its_base_in_the_table() -> None:
-    kinds = list(STATUS)
-    for place, kind in enumerate(kinds):
-        assert not any(issubclass(later, kind) for later in kinds[place + 1 :])
-
-
 @pytest.mark.parametrize("base", STATUS, ids=lambda error: error.__name__)
 def test_a_subclass_of_an_error_has_its_parents_status(
     served: LiveServer, rest: Rest, monkeypatch: pytest.MonkeyPatch, base: type[errors.ServerError]
