@@ -129,10 +129,10 @@ def export(
         return
     assert run is not None
     refuse("name", "labels", "max_megabytes", because="for --onnx alone; a run has its own.")
-    found = Run.find(run, runs)
-    click.echo(f"exporting {found.folder} in {precision}", err=True)
-    with interruption.reported(models, model_name(found.model, precision)):
-        published = _publish_run(found, models, precision, timing, calibrate, data_dir, even_if_worse)
+    exported = Run.find(run, runs)
+    click.echo(f"exporting {exported.folder} in {precision}", err=True)
+    with interruption.reported(models, model_name(exported.model, precision)):
+        published = _publish_run(exported, models, precision, timing, calibrate, data_dir, even_if_worse)
         _report_run(published, reports)
 
 

@@ -132,7 +132,7 @@ def _safe_path_for_children() -> Iterator[None]:
 @click.version_option(package_name="hangtag", allow_from_autoenv=False)
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Train Fashion-MNIST classifiers, export them to ONNX, serve them over gRPC, and load-test them.
+    """Train Fashion-MNIST classifiers, export them to ONNX, serve them over gRPC and HTTP, and load-test them.
 
     Every option can also be given as a variable: HANGTAG_SERVE_PORT=9000 is --port 9000 of hangtag serve.
     HANGTAG_SERVER, HANGTAG_MODELS, HANGTAG_TLS_CA, HANGTAG_TLS_CERT, HANGTAG_TLS_KEY and HANGTAG_TOKEN_FILE hold for

@@ -1,1 +1,1 @@
-"""Serve the models of a repository over gRPC, call such a server, and load-test it. Nothing in here imports torch."""
+"""Serve the models of a repository over gRPC and HTTP, call it, and load-test it. Nothing in here imports torch."""

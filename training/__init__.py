@@ -1,1 +1,12 @@
-"""Data set -> trained weights. catalog.py lists the networks; loop/trainer.py has the training loop."""
+"""Data set -> trained weights. catalog.py lists the networks, recipes.py the recipes.
+
+loop        the training loop, checkpoints, optimizers
+tasks       what a network learns: one label or several, from a teacher too
+runs        a run on disk
+losses      logits and labels to a scalar to differentiate
+labels      distances between labels, for losses that know which are alike
+metrics     how right predictions are
+networks    the networks, layer by layer
+data        data sets, whose files are checked against published digests, and augmentation
+processes   ranks, and how they are started
+"""

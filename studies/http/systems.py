@@ -59,21 +59,21 @@ def launches(names: Iterable[str], models: Path, stack: ExitStack) -> dict[str, 
     Raises:
         click.ClickException: one of them cannot be had on this machine.
     """
-    found: dict[str, Launch] = {}
+    by_name: dict[str, Launch] = {}
     both = None
     for name in names:
         if name == "fastapi":
-            found[name] = fastapi(models)
+            by_name[name] = fastapi(models)
         elif name == "triton":
-            found[name] = stack.enter_context(triton(models))
+            by_name[name] = stack.enter_context(triton(models))
         elif name == "http-2":
-            found[name] = _with_http(models, "--workers", "2")
+            by_name[name] = _with_http(models, "--workers", "2")
         elif name == "grpc-alone":
-            found[name] = hangtag_serve(models, "--transport", "native")
+            by_name[name] = hangtag_serve(models, "--transport", "native")
         else:
             both = both or _with_http(models)
-            found[name] = both
-    return found
+            by_name[name] = both
+    return by_name
 
 
 def requests(name: str, server: Served) -> Requests:

@@ -168,9 +168,9 @@ class Served:
 
 
 def _kilobytes(pid: int, file: str, field: str) -> int:
-    found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/{file}").read_text(), re.MULTILINE)
-    assert found
-    return int(found[1])
+    line = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/{file}").read_text(), re.MULTILINE)
+    assert line
+    return int(line[1])
 
 
 @contextmanager

@@ -36,12 +36,12 @@ def tables(measured: Measurement) -> list[Table]:
 
 def as_tables(goals: Rows, loads: Rows) -> list[Table]:
     """The rows of both functions below, for a terminal."""
-    made = []
+    both = []
     for title, rows in (("Goals", goals), ("Images/s (p50 / p99 in ms)", loads)):
-        made.append(Table(*rows[0], title=title, box=None))
+        both.append(Table(*rows[0], title=title, box=None))
         for row in rows[1:]:
-            made[-1].add_row(*row)
-    return made
+            both[-1].add_row(*row)
+    return both
 
 
 def goal_rows(measured: Measurement, goals: Sequence[Goal] = GOALS, known: Mapping[str, str] = SYSTEMS) -> Rows:

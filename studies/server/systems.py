@@ -32,16 +32,16 @@ def launches(names: Iterable[str], models: Path, commit: str, stack: ExitStack) 
     Raises:
         click.ClickException: one of them cannot be had on this machine.
     """
-    found: dict[str, Launch] = {}
+    by_name: dict[str, Launch] = {}
     folder: Path | None = None
     for name in names:
         if name in ("hot", "ordinary"):
             folder = folder or stack.enter_context(worktree(commit))
-            found[name] = earlier(folder, models, "--hot-path", "on" if name == "hot" else "off")
+            by_name[name] = earlier(folder, models, "--hot-path", "on" if name == "hot" else "off")
         elif name == "tls":
-            found[name] = stack.enter_context(with_tls(models))
+            by_name[name] = stack.enter_context(with_tls(models))
         elif name == "triton":
-            found[name] = stack.enter_context(triton(models))
+            by_name[name] = stack.enter_context(triton(models))
         elif name != "bare":
-            found[name] = hangtag_serve(models, "--transport", name)
-    return found
+            by_name[name] = hangtag_serve(models, "--transport", name)
+    return by_name

@@ -47,7 +47,7 @@ def listeners(address: str) -> set[int]:
         address: HOST:PORT, unix:PATH or unix-abstract:NAME.
     """
     wanted = {f"socket:[{inode}]" for inode in _inodes(address)}
-    unseen, found = set(wanted), set()
+    unseen, processes = set(wanted), set()
     if not wanted:
         return set()  # Without a look at every open file of the machine, which would delay each block.
     for process in PROC.glob("[0-9]*"):
@@ -58,9 +58,9 @@ def listeners(address: str) -> set[int]:
         except OSError:
             continue  # It ended, or belongs to another user.
         if sockets:
-            found.add(int(process.name))
+            processes.add(int(process.name))
             unseen -= sockets
-    return set() if unseen else found
+    return set() if unseen else processes
 
 
 def _inodes(address: str) -> set[str]:

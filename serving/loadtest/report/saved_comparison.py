@@ -40,9 +40,9 @@ def pairs_of(before: SavedResults, after: SavedResults, comparisons: Sequence[Co
     """Return the two runs behind each comparison, in its order."""
 
     def run(saved: SavedResults, comparison: Comparison, name: str) -> Run:
-        found = saved.run(comparison.target, comparison.load)
-        assert found is not None  # both files have what is compared
-        return replace(found, blocks=tuple(replace(block, target=name) for block in found.blocks))
+        measured = saved.run(comparison.target, comparison.load)
+        assert measured is not None  # both files have what is compared
+        return replace(measured, blocks=tuple(replace(block, target=name) for block in measured.blocks))
 
     return [SavedPair(each, run(before, each, BEFORE), run(after, each, AFTER)) for each in comparisons]
 

@@ -46,8 +46,8 @@ class HttpAnswer:
 def path_to(*segments: str, **query: object) -> str:
     """Return a path of segments that may hold any character, and a query of the values that are not None."""
     path = "/".join(quote(segment, safe="") for segment in segments)
-    given = {name: value for name, value in query.items() if value is not None}
-    return f"{path}?{urlencode(given)}" if given else path
+    values = {name: value for name, value in query.items() if value is not None}
+    return f"{path}?{urlencode(values)}" if values else path
 
 
 def post_json(path: str, value: object) -> HttpRequest:

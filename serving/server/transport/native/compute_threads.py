@@ -77,7 +77,7 @@ class ComputeThreads:
                 self._waiting_to_sweep.pop()
                 self._sweeps += 1
                 try:
-                    found = self._next_batch()
+                    model, batch = self._next_batch()
                 except EOFError:
                     return
                 except Exception:  # a bug of ours must not end the thread
@@ -85,7 +85,6 @@ class ComputeThreads:
                     continue
             if not self._active.is_set():
                 self._active.set()
-            model, batch = found
             try:
                 while batch:  # an instance that finishes takes what has gathered for it
                     model.execute(batch)
@@ -93,7 +92,7 @@ class ComputeThreads:
             except Exception:  # a bug of ours
                 log.exception("computing a batch failed")
                 model.batcher.wake()  # the model's own threads take what has gathered for it
-            del found, model, batch  # a thread that waits must not keep an unloaded model in memory
+            del model, batch  # a thread that waits must not keep an unloaded model in memory
 
     def _next_batch(self) -> tuple[Computer, list[QueuedRequest]]:
         """Sweep until a batch is due. Raises EOFError once the library is closed."""
@@ -162,6 +161,6 @@ class ComputeThreads:
     def _rest(self) -> None:
         """Let the stand-by sleep while one thread waits for calls, until that one leaves to compute."""
         self._active.clear()
-        # Whoever sets the event may have done so just before it was cleared: a thread that leaves, or join.
+        # The thread that sets the event may have done so just before it was cleared: a thread that leaves, or join.
         if self._closed.is_set() or not self._sweeping.locked():
             self._active.set()
