@@ -99,6 +99,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         {"run": "studies.http.run:main"},
         "studies.http.report",
     ),
+    "routes": Experiment(
+        "What does a cascade gain over its members, and what do a split and a shadow cost?",
+        "eight minutes on an idle machine; h2load",
+        ("docs/routes.md",),
+        {"run": "studies.routes.run:main"},
+        "studies.routes.report",
+    ),
     "workers": Experiment(
         "What do several server processes gain, and what memory do they take?",
         "five minutes on an idle machine; h2load",

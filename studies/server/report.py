@@ -109,7 +109,7 @@ def _bound(goal: Goal) -> str:
     return f"{sign} {goal.bound:g}{times}{', a moonshot' if goal.moonshot else ''}"
 
 
-def _others(rounds: Sequence[results.Line]) -> str:
+def others_sentence(rounds: Sequence[results.Line]) -> str:
     """A sentence on the processor time that other programs took in the meantime."""
     shares = [turn["others"] for turn in rounds]
     if max(shares) < BUSY:
@@ -131,7 +131,7 @@ measured {conditions["date"]} on {conditions["cpus"]} CPUs ({conditions["process
 
     {conditions["command"]}
 
-{_others(measured["rounds"])} The systems:
+{others_sentence(measured["rounds"])} The systems:
 
 {systems}"""
 

@@ -1,7 +1,8 @@
 """Sends copies of a route's requests to another model, and compares its answers with those that the callers got.
 
-A copy is submitted after its caller was answered, so that it delays and fails nobody. While other requests wait for the
-shadow's model, or too many copies are under way, a copy is skipped and counted.
+A copy is submitted after its caller was answered, so that it delays and fails nobody. While requests other than copies
+wait for the shadow's model, while requests wait for the route's members, and while too many copies are under way, a
+copy is skipped and counted.
 """
 
 import random
@@ -66,6 +67,7 @@ class Shadow:
             if self._open >= MAX_OPEN:
                 self._statistics.shadow_skipped()
                 return
+            copies = self._open
             self._open += 1
 
         def completed(outcome: InferenceResult | ServerError) -> None:
@@ -81,7 +83,7 @@ class Shadow:
         model = self._model
         if model is None:
             completed(UnavailableError("the shadow's model does not serve"))
-        elif model.queued or self._busy():
+        elif model.queued > copies or self._busy():  # more wait than the copies that wait or are being computed
             completed(QueueFullError("requests wait"))
         else:
             try:

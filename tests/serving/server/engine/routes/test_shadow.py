@@ -67,6 +67,21 @@ def test_a_copy_is_skipped_while_requests_wait(waiting: str) -> None:
     assert counts(both).skipped == 1
 
 
+def test_copies_may_wait_for_each_other() -> None:
+    first, other = fast(), model("other", echo(10))
+    both = shadowed(engine_with(first, other))
+    for _ in range(3):
+        both.submit(rows(0.9), FP32, Caller())
+    execute_all(first)
+    assert len(other.batcher) == 3
+    other.submit(rows(0.9), FP32, Caller())
+    both.submit(rows(0.9), FP32, Caller())
+    execute_all(first)
+    assert counts(both).skipped == 1
+    execute_all(other)
+    assert counts(both)[:2] == (3, 1)
+
+
 def test_only_so_many_copies_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shadow, "MAX_OPEN", 1)
     first, other = fast(ServerConfig(max_batch_size=1)), model("other", echo(10))
