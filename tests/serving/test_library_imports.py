@@ -39,6 +39,8 @@ _GRPC_AND_ORT = ("GRPC_VERBOSITY", "ORT_DISABLE_TELEMETRY")
         "import hangtag.serving.server.process.workers.worker",
         "import hangtag.serving.server.cli, hangtag.cli",
         "import hangtag.export.verify",
+        "from pathlib import Path; from hangtag.training.tasks.onnx_teacher import OnnxTeacher as Teacher\n"
+        "Teacher(Path('models/cnn/2/model.onnx'))",
     ],
 )
 def test_an_import_changes_nothing_of_the_importing_program(statement: str) -> None:

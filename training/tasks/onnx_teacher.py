@@ -14,6 +14,7 @@ from hangtag.training.errors import TeacherError
 from hangtag.training.runs.config import TeacherFile
 
 Logits = npt.NDArray[np.float32]
+_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 TEACHERS = Path("runs", "teachers")
 """The model repository of teachers, which are not served."""
 
@@ -23,9 +24,8 @@ class OnnxTeacher:
 
     def __init__(self, path: Path) -> None:
         """Raises TeacherError for a file that is missing, broken, or not a classifier of these images and labels."""
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it on import
         try:
-            import onnxruntime  # an extra that only distillation needs
+            onnxruntime = _import_onnxruntime()
         except ModuleNotFoundError as error:
             raise TeacherError(
                 "learning from a teacher needs the Python module 'onnxruntime', which is not installed here. "
@@ -102,6 +102,18 @@ def _tuple(labels: str) -> tuple[Any, ...]:
         return tuple(json.loads(labels))
     except (ValueError, TypeError):
         return ()
+
+
+def _import_onnxruntime() -> Any:
+    """Import an extra that only distillation needs, with its telemetry off; the environment stays as it was."""
+    before = os.environ.get(_TELEMETRY)
+    os.environ[_TELEMETRY] = before or "1"  # ONNX Runtime reads it while it is imported
+    try:
+        import onnxruntime
+    finally:
+        if before is None:
+            del os.environ[_TELEMETRY]
+    return onnxruntime
 
 
 def _reason(error: Exception) -> str:
