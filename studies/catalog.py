@@ -59,9 +59,9 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "shipped": Experiment(
         "How accurate and how fast are the models in models/?",
-        "two minutes on an idle machine; Chromium for the picture of the load test's report",
+        "five minutes on an idle machine; Chromium for the pictures of the page and of the load test's report",
         ("docs/models.md", "README.md"),
-        {"run": "studies.shipped.run:main"},
+        {"run": "studies.shipped.run:main", "page-picture": "studies.shipped.page_picture:main"},
         "studies.shipped.report",
     ),
     "calibration": Experiment(

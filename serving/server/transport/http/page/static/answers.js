@@ -77,8 +77,8 @@ export class Answers {
     const isSet = answer.task === "TASK_MULTI_LABEL";
     return [
       heading(model, answer.model_version),
-      whoAnswered(model, answer),
       isSet ? labelSet(answer) : ranking(answer.labels),
+      whoAnswered(model, answer),
       times(cost, answer.timings),
     ].filter(Boolean);
   }

@@ -14,7 +14,7 @@ const OVERLOAD = {
 
 export const isRoute = ({ facts }) => Boolean(facts.route);
 
-/** The line below the name on a route's answer; null for a model, or for a server that does not say. */
+/** The line below the labels of a route's answer; null for a model, or for a server that does not say. */
 export function whoAnswered({ facts }, { timings: { stages }, unsure }) {
   if (!facts.route || !stages.length) return null;
   const members = stages.map((stage) => stage.model);
@@ -22,7 +22,7 @@ export function whoAnswered({ facts }, { timings: { stages }, unsure }) {
   const doubtful = members.length > 0 && `${list(members)} ${members.length > 1 ? "were" : "was"} not sure, so `;
   const sure = facts.route === "cascade" && !members.length && ", and was sure";
   const end = unsure ? " without being sure, because the next model had no time" : sure;
-  return make("p", { class: "small who" }, doubtful, make("b", {}, last), " answered", end, ".");
+  return make("p", { class: "who small" }, doubtful, make("b", {}, last), " answered", end, ".");
 }
 
 /** What takes the place of a proof on a route's card: where it comes from, in the words of its file. */
