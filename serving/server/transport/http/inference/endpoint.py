@@ -44,6 +44,7 @@ class InferEndpoint:
                 body = await read_body(receive, headers, held)
             query = HttpInferQuery(model, version, body, headers, held, call)
             in_thread = len(body) >= LARGE_MESSAGE or b"content-encoding" in headers
+            del body  # the query lets go of it when it is decoded
             try:
                 response, _ = await self._queries.answer(query, None, in_thread=in_thread)
             except Exception as error:

@@ -33,7 +33,10 @@ Arrays = dict[str, npt.NDArray[Any]]
 class HttpInferQuery:
     """A request's body and headers. Decoding and decompressing happen in `prepare`."""
 
-    __slots__ = ("_body", "_decoded", "_headers", "_held", "call", "id", "model_name", "model_version")
+    __slots__ = (
+        *("_body", "_encoding", "_head", "_headers", "_held", "_inputs"),
+        *("call", "id", "model_name", "model_version"),
+    )
 
     def __init__(
         self, name: str, version: str, body: bytes, headers: Mapping[bytes, bytes], held: HeldBytes, call: Call
@@ -54,22 +57,24 @@ class HttpInferQuery:
         self.id = ""
         """The request's, for the log; known once it is decoded."""
         self._body = body
+        self._encoding = headers.get(b"content-encoding", b"")
         self._headers = headers
         self._held = held
-        self._decoded: tuple[RequestHead | None, bytes, int] | None = None
+        self._head: RequestHead | None = None
+        self._inputs: Arrays | None = None
 
     def prepare(self, model: Servable, deadline: float | None) -> PreparedQuery[HttpResponse]:
-        if self._decoded is None:  # the query may be prepared again, for a new version
-            self._decoded = self._decode()
-        head, body, offset = self._decoded
-        if head is None:
-            spec, array = _raw_input(model.signature, body)
+        if self._inputs is None:  # the query may be prepared again, for a new version
+            self._decode()
+        head, inputs = self._head, self._inputs
+        if head is None or inputs is None:
+            spec, array = _raw_input(model.signature, self._body)
             inputs, datatypes = {spec.name: array}, {spec.name: spec.datatype}
             outputs = model.signature.outputs
             admission = model.check(inputs, datatypes)
             plan = AnswerPlan(model.name, model.version, outputs, [True] * len(outputs), admission)
         else:
-            inputs, datatypes = _inputs(head.inputs, body, offset), {each.name: each.datatype for each in head.inputs}
+            datatypes = {each.name: each.datatype for each in head.inputs}
             plan = head.plans.get(model) or _plan(head, model, inputs, datatypes)
             if head.timeout is not None:
                 deadline = codec.earlier_deadline(head.timeout, deadline)
@@ -79,9 +84,11 @@ class HttpInferQuery:
 
         return PreparedQuery(inputs, datatypes, deadline, encode, plan.admission)
 
-    def _decode(self) -> tuple[RequestHead | None, bytes, int]:
-        """Return the request's head, the whole body, and where the binary tensors begin in it."""
-        body = decompress(self._body, self._headers.get(b"content-encoding", b""), self._held)
+    def _decode(self) -> None:
+        """Read the head and the arrays, and let go of the body, which would wait in the queue with them. The body of a
+        request without JSON stays, decompressed, because its shape depends on the model."""
+        self._body = body = decompress(self._body, self._encoding, self._held)
+        self._encoding = b""
         length = self._headers.get(HEAD_LENGTH)
         if length is None:
             head = parse_head(body)
@@ -89,7 +96,7 @@ class HttpInferQuery:
         else:
             offset = _head_length(length, body)
             if offset == 0:
-                return None, body, 0
+                return
             head = parse_head(body[:offset], cached=offset < len(body))
         self.id = head.id
         binary = sum(each.binary_size or 0 for each in head.inputs)
@@ -98,7 +105,9 @@ class HttpInferQuery:
                 f"the body has {len(body) - offset} bytes after its JSON of {offset} bytes (the header "
                 f"Inference-Header-Content-Length), and the inputs' parameters {BINARY_SIZE!r} add up to {binary}"
             )
-        return head, body, offset
+        self._inputs = _inputs(head.inputs, body, offset)
+        self._head = head.without_values()
+        self._body = b""
 
     def _respond(self, model: Servable, plan: AnswerPlan, result: InferenceResult) -> HttpResponse:
         head, contents = plan.encode(result.outputs, self.id)

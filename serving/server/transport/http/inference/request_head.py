@@ -1,7 +1,7 @@
 """The JSON of an inference request: what it asks for, and which tensors it brings."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
@@ -53,6 +53,13 @@ class RequestHead:
     binary_by_default: bool
     timeout: int | None
     plans: "WeakKeyDictionary[Servable, AnswerPlan]" = field(default_factory=WeakKeyDictionary, compare=False)
+
+    def without_values(self) -> "RequestHead":
+        """Return the head without the values that stand in the JSON: as Python's numbers they take many times what they
+        take in an array."""
+        if all(each.data is None for each in self.inputs):
+            return self
+        return replace(self, inputs=tuple(replace(each, data=None) for each in self.inputs))
 
 
 def parse_head(text: bytes, *, cached: bool = False) -> RequestHead:

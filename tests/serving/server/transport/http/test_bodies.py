@@ -1,11 +1,14 @@
 """Bodies that are compressed, too large, or too many at once."""
 
+import asyncio
 import gzip
 import json
 import re
 import selectors
 import socket
+import sys
 import time
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,6 +19,11 @@ import numpy as np
 import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import CancelledError, QueueFullError
+from hangtag.serving.server.transport.http.bodies import read_body
+from hangtag.serving.server.transport.http.body_budget import BodyBudget
+from hangtag.serving.server.transport.http.inference.infer_query import HttpInferQuery
+from hangtag.serving.server.transport.submission import Call
 from tests import onnx_models
 from tests.serving.command import serving
 from tests.serving.server.transport.http.raw import POST, connected, status_line
@@ -161,17 +169,38 @@ def test_the_bodies_in_flight_share_their_memory(narrow: LiveServer) -> None:
 
 
 def test_a_client_that_leaves_gives_its_memory_back(narrow: LiveServer) -> None:
-    path, body, headers = large_request(MIB - 1024)
-    with connected(narrow) as leaving:
-        leaving.sendall(POST + b"Content-Length: 1000000\r\n\r\n" + bytes(900_000))
-        with Rest(narrow.server.http_address) as other:
-            ends = time.monotonic() + TIMEOUT
-            while other.post(path, body, **headers).status != 429:
-                assert time.monotonic() < ends
-    with Rest(narrow.server.http_address) as other:
+    path, body, headers = large_request(700_000)
+    with narrow.gate("free_axis") as gate, Rest(narrow.server.http_address) as other:
+        with Rest(narrow.server.http_address) as leaving:
+            leaving.connection.request("POST", path, body, headers)
+            gate.wait_until_computing()
+            assert other.post("/v1/classify/classifier", body).status == 429
         ends = time.monotonic() + TIMEOUT
-        while other.post(path, body, **headers).status != 200:
+        while other.post("/v1/classify/classifier", body).status != 400:  # it is no image
             assert time.monotonic() < ends
+
+
+def test_a_body_that_is_not_whole_gives_its_memory_back() -> None:
+    budget = BodyBudget(10, 10)
+    parts: list[dict[str, object]] = [
+        {"type": "http.request", "body": b"123456", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    messages = iter(parts)
+
+    async def receive() -> dict[str, object]:
+        return next(messages)
+
+    async def read() -> None:
+        with budget.hold() as held:
+            await read_body(receive, {}, held)
+
+    with pytest.raises(CancelledError):
+        asyncio.run(read())
+    with budget.hold() as held:
+        held.take(10)
+        with pytest.raises(QueueFullError), budget.hold() as other:
+            other.take(1)
 
 
 def test_many_connections_with_large_bodies_take_no_more_memory(few: Path) -> None:
@@ -196,6 +225,23 @@ def test_many_connections_with_large_bodies_take_no_more_memory(few: Path) -> No
         assert peak_memory(server.process.pid) - before < (16 + 48) * MIB
         with Rest(address) as rest:
             assert rest.infer(request("gather", index=index(2))).outputs["value"].tolist() == [20]
+
+
+def test_a_request_that_waits_holds_its_arrays_alone(narrow: LiveServer) -> None:
+    """Not the JSON that they were read from, nor its numbers as Python's objects."""
+    count = 400_000
+    body = json.dumps({"inputs": [tensor("x", "FP32", [1, count], [0.5] * count)]}, separators=(",", ":")).encode()
+    tracemalloc.start()
+    try:
+        with BodyBudget(4 * MIB, 4 * MIB).hold() as held:
+            query = HttpInferQuery("free_axis", "", body, {}, held, Call(""))
+            before = tracemalloc.get_traced_memory()[0]
+            prepared = query.prepare(narrow.model("free_axis"), None)
+            assert tracemalloc.get_traced_memory()[0] - before < prepared.inputs["x"].nbytes + 50_000
+            assert sys.getrefcount(body) == 2  # this function, and the call of getrefcount
+    finally:
+        tracemalloc.stop()
+    assert prepared.inputs["x"].sum() == count / 2
 
 
 def peak_memory(pid: int) -> int:
