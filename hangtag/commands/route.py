@@ -169,6 +169,7 @@ def _document(files: Sequence[ModelFile], chosen: Point, tried: Curve, lose_at_m
             f'cascade = ["{fast.name}", "{accurate.name}"]',
             f'accept = {{output = "{OUTPUT}", at_least = {chosen.threshold:g}}}',
             'on_overload = "answer"',
+            f"expected_sent_on = {chosen.sent_on:.4g}",
             f'description = "{description}"',
         )
     )

@@ -1,12 +1,14 @@
 """Makes a table of every metric that the server exports, with its help text and the alerts that watch it."""
 
 import re
+from dataclasses import replace
 
 import yaml
 from prometheus_client.core import Metric
 
 from hangtag.serving.server.telemetry.histogram import BucketHistogram
 from hangtag.serving.server.telemetry.prometheus import StateCollector
+from hangtag.serving.server.telemetry.route_statistics import RouteCounts, ShadowCounts, StageCounts
 from hangtag.serving.server.telemetry.server_state import READY, ServerState, VersionState
 from studies.page import ROOT, table
 
@@ -31,10 +33,11 @@ def _expanded(expression: str, recorded: dict[str, str]) -> str:
 
 
 def _exported() -> list[Metric]:
-    """As of a server with one model, of which one call failed: so that every metric has a sample."""
+    """As of a server with one model, of which one call failed, and a route: so that every metric has a sample."""
     one = VersionState("cnn", "1", READY, requested_provider="auto", provider="CPUExecutionProvider", instances=1)
+    route = replace(one, name="both", route=RouteCounts({(1, "cnn"): StageCounts()}, ShadowCounts(), 0, 0.2))
     histogram = one.counters.request_seconds
-    state = ServerState((one,), {("cnn", "1", "INTERNAL"): histogram}, {("cnn", "ok"): 1}, {("hot", ""): 1})
+    state = ServerState((one, route), {("cnn", "1", "INTERNAL"): histogram}, {("cnn", "ok"): 1}, {("hot", ""): 1})
     assert isinstance(histogram, BucketHistogram)
     return list(StateCollector(lambda: state).collect())
 

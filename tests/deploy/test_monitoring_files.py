@@ -23,9 +23,15 @@ DASHBOARD = MONITORING / "grafana/hangtag.json"
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Sample]]:
-    """The metrics that a server with one model exports before its first call."""
+    """The metrics that a server with a model and a cascade exports before its first call."""
     models = tmp_path_factory.mktemp("models")
-    onnx_models.publish(models, "images", onnx_models.classifier())
+    for name in ("images", "others"):
+        onnx_models.publish(models, name, onnx_models.classifier())
+    (models / "both").mkdir()
+    (models / "both/route.toml").write_text(
+        'cascade = ["images", "others"]\naccept = {output = "probabilities", at_least = 0.9}\nexpected_sent_on = 0.2\n'
+        'shadow = {model = "others", share = 1}'
+    )
     config = ServerConfig(models=models, port=0, http_port=-1, provider="cpu")
     with Server(config) as server:
         registry = CollectorRegistry()
@@ -65,7 +71,8 @@ def test_counters_of_alerts_are_exported_at_zero_from_the_start(samples: list[Sa
     assert len(counters) > 3
     for name, labels in counters:
         values = [sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items()]
-        assert values == [0], f"{name} {labels}"
+        assert values, f"{name} {labels}"
+        assert not any(values), f"{name} {labels}"
 
 
 def test_panels_have_a_description_and_a_place_of_their_own() -> None:

@@ -210,7 +210,9 @@ class ModelControl:
         for name, version in list(self._loader.loading):
             states.setdefault((name, version), VersionState(name, version, LOADING))
         versions = tuple(states[key] for key in sorted(states))
-        return ServerState(versions, self._engine.failures.snapshot(), dict(self._loader.outcomes))
+        return ServerState(
+            versions, self._engine.failures.snapshot(), dict(self._loader.outcomes + self._routes.outcomes)
+        )
 
     def published(self) -> list[ModelFile]:
         return repository.published(self._config.models)

@@ -120,6 +120,21 @@ def _routes(served: list[VersionState]) -> Iterator[Metric]:
             values = [route.name, route.version, str(stage), member]
             requests.add_metric(values, counts.requests)
             samples.add_metric(values, counts.samples)
+    unsure = CounterMetricFamily(
+        "hangtag_route_unsure_samples",
+        "Samples of a cascade with the answer of a member that was not sure, as the next one could not take them",
+        labels=_MODEL,
+    )
+    expected = GaugeMetricFamily(
+        "hangtag_route_expected_sent_on",
+        "Share of the samples that goes on to a cascade's second member, by its route.toml",
+        labels=_MODEL,
+    )
+    for route in served:
+        if route.route.unsure is not None:
+            unsure.add_metric([route.name, route.version], route.route.unsure)
+        if route.route.expected_sent_on is not None:
+            expected.add_metric([route.name, route.version], route.route.expected_sent_on)
     copies = CounterMetricFamily(
         "hangtag_route_shadow_requests",
         "Copies of a route's requests for its shadow: compared, skipped for other work, or failed",
@@ -142,7 +157,7 @@ def _routes(served: list[VersionState]) -> Iterator[Metric]:
             compared.add_metric(values, shadow.samples)
             agreed.add_metric(values, shadow.agreed)
             difference.add_metric(values, shadow.largest_difference)
-    yield from (requests, samples, copies, compared, agreed, difference)
+    yield from (requests, samples, unsure, expected, copies, compared, agreed, difference)
 
 
 def _models(state: ServerState) -> Iterator[Metric]:

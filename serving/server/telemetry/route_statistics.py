@@ -1,7 +1,7 @@
 """Counts what each member of a route has answered, and how a shadow's answers compare."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -52,14 +52,21 @@ class RouteCounts:
     stages: Mapping[StageKey, StageCounts] = field(default_factory=dict)
     shadow: ShadowCounts | None = None
     """None where the route has no shadow."""
+    unsure: int | None = None
+    """Samples with the answer of a member that was not sure, for want of time; None where the route is no cascade."""
+    expected_sent_on: float | None = None
+    """The share of the samples that go on to the second member by the route's file; None where it states none."""
 
     def plus(self, other: "RouteCounts") -> "RouteCounts":
         """The counters of one route in two processes, together."""
         keys, none = {**self.stages, **other.stages}, StageCounts()
         stages = {key: self.stages.get(key, none).plus(other.stages.get(key, none)) for key in keys}
-        if self.shadow is None or other.shadow is None:
-            return RouteCounts(stages, self.shadow or other.shadow)
-        return RouteCounts(stages, self.shadow.plus(other.shadow))
+        shadow = self.shadow or other.shadow
+        if self.shadow is not None and other.shadow is not None:
+            shadow = self.shadow.plus(other.shadow)
+        unsure = None if self.unsure is None and other.unsure is None else (self.unsure or 0) + (other.unsure or 0)
+        expected = other.expected_sent_on if self.expected_sent_on is None else self.expected_sent_on
+        return RouteCounts(stages, shadow, unsure, expected)
 
 
 class RouteStatistics:
@@ -67,15 +74,47 @@ class RouteStatistics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[StageKey, StageCounts] = {}
-        self.has_shadow = False
+        self._counts: dict[StageKey, list[int]] = {}  # requests and samples
+        self._expected_sent_on: float | None = None
+        self._has_shadow = False
         self._shadow = ShadowCounts()
+        self._unsure: int | None = None
 
-    def record(self, stage: int, member: str, samples: int) -> None:
-        """Count what a member answered of one request."""
-        key = (stage, member)
+    def begin_cascade(self, stages: Iterable[StageKey], expected_sent_on: float | None) -> None:
+        """Count a cascade from 0: an alert sees an increase only in a series that has begun before it.
+
+        Args:
+            stages: Those of the route.
+            expected_sent_on: See `RouteCounts`.
+        """
+        self.begin_split(stages)
         with self._lock:
-            self._counts[key] = self._counts.get(key, StageCounts()).plus(StageCounts(1, samples))
+            self._unsure = self._unsure or 0
+            self._expected_sent_on = expected_sent_on
+
+    def begin_split(self, members: Iterable[StageKey]) -> None:
+        """Count a split from 0, and what was counted of these members before goes on."""
+        with self._lock:
+            for key in members:
+                self._counts.setdefault(key, [0, 0])
+            self._expected_sent_on = None
+
+    def begin_shadow(self) -> None:
+        """Count copies from 0."""
+        with self._lock:
+            self._has_shadow = True
+
+    def record(self, key: StageKey, samples: int) -> None:
+        """Count what a member answered of one request. key: one that has begun."""
+        counts = self._counts[key]
+        with self._lock:
+            counts[0] += 1
+            counts[1] += samples
+
+    def record_unsure(self, samples: int) -> None:
+        """Count samples of one request to a cascade whose answer is that of a member that was not sure."""
+        with self._lock:
+            self._unsure = (self._unsure or 0) + samples
 
     def shadow_compared(self, samples: int, agreed: int, largest_difference: float) -> None:
         """Count a request whose copy was answered."""
@@ -97,4 +136,6 @@ class RouteStatistics:
     def snapshot(self) -> RouteCounts:
         """The counters as they are now."""
         with self._lock:
-            return RouteCounts(dict(self._counts), self._shadow if self.has_shadow else None)
+            stages = {key: StageCounts(*counts) for key, counts in self._counts.items()}
+            shadow = self._shadow if self._has_shadow else None
+            return RouteCounts(stages, shadow, self._unsure, self._expected_sent_on)

@@ -69,6 +69,8 @@ def test_every_query_of_the_dashboard_returns_data(scaled: Stack, prometheus: Pr
             client.infer("lstm", {"image": np.zeros((1, 2, 2), np.uint8)})
 
     for title, expression in expressions(MONITORING / "grafana/hangtag.json", model=".*", rate_interval="30s"):
+        if "_shadow_" in expression:  # no route that is shipped has a shadow
+            continue
 
         def has_data(expression: str = expression) -> bool:
             send_invalid_call()

@@ -36,6 +36,8 @@ def test_the_threshold_is_chosen_and_written_with_where_it_came_from(models: Pat
     assert settings.members == (Member("lstm"), Member("cnn"))
     assert isinstance(settings.acceptance, Acceptance)
     assert 0.3 < settings.acceptance.bound < 1
+    assert settings.expected_sent_on is not None
+    assert f"To expect: {settings.expected_sent_on:.1%} of such images go on to cnn" in " ".join(result.output.split())
     assert settings.description.startswith("Chosen by 'hangtag route tune lstm cnn --lose-at-most 0.5' on 2")
     assert ": of 300 validation images " in settings.description
     assert "; lstm@2 alone has " in settings.description

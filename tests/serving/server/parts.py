@@ -56,6 +56,9 @@ class FakeRuntime(Runtime):
     def __init__(self, *, batched: bool = True) -> None:
         shape = (None, 2) if batched else (1, 2)
         self.provider = "CPUExecutionProvider"
+        self.requested_provider = "cpu"
+        self.file_bytes = 1
+        self.threads = 1
         self.signature = Signature((TensorSpec("x", "FP32", shape),), (TensorSpec("y", "FP32", shape),))
         self.batches: list[npt.NDArray[Any]] = []
         self.alone: list[bool] = []

@@ -11,7 +11,7 @@ import structlog
 
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, Tensors
 from hangtag.serving.server.engine.routes.members import RouteMembers
-from hangtag.serving.server.engine.routes.route_file import ANSWER, CascadeSettings, Member
+from hangtag.serving.server.engine.routes.route_file import ANSWER, CascadeSettings
 from hangtag.serving.server.engine.servable import Admission, Cancel
 from hangtag.serving.server.errors import (
     DeadlineError,
@@ -20,11 +20,9 @@ from hangtag.serving.server.errors import (
     ServerError,
 )
 from hangtag.serving.server.telemetry.model_statistics import StageTimings, Timings
+from hangtag.serving.server.telemetry.route_statistics import RouteStatistics, StageKey
 
 log = structlog.get_logger()
-
-OnStage = Callable[[int, Member, int], None]
-"""Gets a stage, its member and its number of samples, once the member has answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +31,15 @@ class Cascade:
 
     Args:
         settings: Of the route.
+        stages: The number of each stage, from 1, and the name of its member.
         members: Take the samples.
-        on_stage: Counts what the members answered.
+        statistics: Count what the members answered.
     """
 
     settings: CascadeSettings
+    stages: tuple[StageKey, ...]
     members: RouteMembers
-    on_stage: OnStage
+    statistics: RouteStatistics
 
 
 class CascadeRequest:
@@ -162,10 +162,10 @@ class CascadeRequest:
     def _take(self, stage: int, result: InferenceResult) -> npt.NDArray[np.intp] | None:
         """Keep a member's answers; returns the samples that it is not sure of, None if there are none."""
         settings, rows, timings = self._cascade.settings, self._rows, result.timings
-        member = settings.members[stage]
+        key = self._cascade.stages[stage]
         got = tuple(range(self._admission[0]) if rows is None else rows.tolist())
-        self._stages.append(StageTimings(str(member), got, timings.queue_ns, timings.compute_ns, timings.batch_size))
-        self._cascade.on_stage(stage, member, len(got))
+        self._stages.append(StageTimings(key[1], got, timings.queue_ns, timings.compute_ns, timings.batch_size))
+        self._cascade.statistics.record(key, len(got))
         if rows is None:
             self._outputs = result.outputs
         else:

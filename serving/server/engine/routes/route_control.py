@@ -1,5 +1,6 @@
 """Decides which routes serve, after each change of the models and of the routes' files."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -32,6 +33,8 @@ class RouteControl:
         """
         self.problems: dict[str, str] = {}
         """Why a route does not serve, or why its file, which was changed, is not followed; by name."""
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        """Number of times by route and outcome that it was loaded ("ok"), or that a new problem was found ("error")."""
         self._engine = engine
         self._models = models
         self._retire = retire
@@ -77,6 +80,7 @@ class RouteControl:
         for name, problem in problems.items():
             if self.problems.get(name) != problem:
                 log.warning("route not loaded", model=name, reason=problem)
+                self.outcomes[name, "error"] += 1
         self.problems = problems
 
     def states(self) -> list[VersionState]:
@@ -154,6 +158,7 @@ class RouteControl:
         replaced = self._engine.serve(name, [route])
         self._retire([model for model in replaced if not isinstance(model, ServedRoute)])
         self._served[name] = key
+        self.outcomes[name, "ok"] += 1
         log.info("route loaded", model=name, **route.parameters())
         return route
 

@@ -5,6 +5,7 @@ A cascade lets its first member answer every sample, and only those of which it 
     cascade = ["lstm", "cnn"]
     accept = {output = "probabilities", at_least = 0.9}     # or margin_at_least, or entropy_at_most
     on_overload = "answer"      # or "refuse": what becomes of a sample that the next member cannot take in time
+    expected_sent_on = 0.168    # optional: the share that went on when the rule was chosen, for the alert
 
 A split sends each call to one of its members, by weight:
 
@@ -32,7 +33,10 @@ from hangtag.serving.server.errors import StartError
 
 _KINDS = ("cascade", "split")
 _OF_BOTH = ("shadow", "description")
-_KEYS = {"cascade": ("cascade", "accept", "on_overload", *_OF_BOTH), "split": ("split", "sticky", *_OF_BOTH)}
+_KEYS = {
+    "cascade": ("cascade", "accept", "on_overload", "expected_sent_on", *_OF_BOTH),
+    "split": ("split", "sticky", *_OF_BOTH),
+}
 ANSWER, REFUSE = "answer", "refuse"
 _MAX_KEY_LENGTH = 255
 
@@ -58,13 +62,24 @@ class ShadowSettings:
 
 @dataclass(frozen=True)
 class CascadeSettings:
-    """A cascade. members: at least two; on_overload: ANSWER or REFUSE."""
+    """A cascade.
+
+    Args:
+        members: At least two.
+        acceptance: Decides which samples go on.
+        on_overload: ANSWER or REFUSE.
+        shadow: None for none.
+        description: For people.
+        expected_sent_on: The share of the samples that went on to the second member when the rule was chosen, which
+            the metrics export beside the share that does; None where it is not known.
+    """
 
     members: tuple[Member, ...]
     acceptance: Acceptance
     on_overload: str = ANSWER
     shadow: ShadowSettings | None = None
     description: str = ""
+    expected_sent_on: float | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +135,17 @@ def _cascade(values: Mapping[str, Any]) -> CascadeSettings:
     on_overload = values.get("on_overload", ANSWER)
     if on_overload not in (ANSWER, REFUSE):
         raise ValueError(f'on_overload must be "{ANSWER}" or "{REFUSE}", not {on_overload!r}')
-    return CascadeSettings(members, _acceptance(values.get("accept")), on_overload, **_of_both(values))
+    expected = values.get("expected_sent_on")
+    is_number = isinstance(expected, int | float) and not isinstance(expected, bool)
+    if expected is not None and not (is_number and 0 <= expected <= 1):
+        raise ValueError(f"expected_sent_on must be a share of the samples from 0 to 1, not {expected!r}")
+    return CascadeSettings(
+        members,
+        _acceptance(values.get("accept")),
+        on_overload,
+        expected_sent_on=None if expected is None else float(expected),
+        **_of_both(values),
+    )
 
 
 def _acceptance(value: Any) -> Acceptance:

@@ -66,13 +66,18 @@ class ServedRoute:
         self._settings = settings
         self._shadow: Shadow | None = None
         self._stages: RouteStatistics = RouteStatistics() if previous is None else previous._stages
-        if isinstance(settings, CascadeSettings):
-            self._cascade = Cascade(settings, self._members, self._on_stage)
         if settings.shadow is not None:
             output = _compared_output(settings, self.signature)
             model = members.get(settings.shadow.member)
             self._shadow = Shadow(settings.shadow.share, model, self._is_busy, output, self._stages)
-            self._stages.has_shadow = True
+        names = map(str, settings.members)
+        if isinstance(settings, CascadeSettings):
+            self._cascade = Cascade(settings, tuple(enumerate(names, start=1)), self._members, self._stages)
+            self._stages.begin_cascade(self._cascade.stages, settings.expected_sent_on)
+        else:
+            self._stages.begin_split((1, name) for name in names)
+        if settings.shadow is not None:
+            self._stages.begin_shadow()
 
     def start(self) -> None:
         """The members compute."""
@@ -103,6 +108,8 @@ class ServedRoute:
         def completed(outcome: InferenceResult | ServerError) -> None:
             if isinstance(outcome, InferenceResult):
                 self.statistics.record_batch([outcome.timings._replace(batch_size=admission[0])])
+                if outcome.timings.unsure:
+                    self._stages.record_unsure(outcome.timings.unsure)
             on_complete(outcome)
             if shadow is not None and isinstance(outcome, InferenceResult):
                 shadow.compare(inputs, datatypes, admission, outcome)
@@ -156,7 +163,7 @@ class ServedRoute:
         def completed(outcome: InferenceResult | ServerError) -> None:
             if isinstance(outcome, InferenceResult):
                 timings = outcome.timings
-                self._on_stage(0, member, admission[0])
+                self._stages.record((1, str(member)), admission[0])
                 rows = tuple(range(admission[0]))
                 stage = StageTimings(str(member), rows, timings.queue_ns, timings.compute_ns, timings.batch_size)
                 outcome = outcome._replace(timings=timings._replace(stages=timings.stages or (stage,)))
@@ -171,9 +178,6 @@ class ServedRoute:
 
     def _is_busy(self) -> bool:
         return self.queued > 0
-
-    def _on_stage(self, stage: int, member: Member, samples: int) -> None:
-        self._stages.record(stage + 1, str(member), samples)
 
 
 def chosen(settings: SplitSettings, key: str) -> Member:

@@ -109,6 +109,8 @@ def test_a_changed_file_is_followed_and_a_spoiled_one_is_not(models: Path, start
         controlled.control.poll()
     assert controlled.engine.model("both").parameters()["route_weights"] == "10, 90"
     assert "the shares add up to 10" in str(logs)
+    assert controlled.control.state().loads["both", "error"] == 1
+    assert controlled.control.state().loads["both", "ok"] == 2
     file.unlink()
     file.parent.rmdir()
     controlled.control.poll()

@@ -19,6 +19,7 @@ from hangtag.serving.server.errors import (
     QueueFullError,
     UnavailableError,
 )
+from hangtag.serving.server.telemetry.route_statistics import RouteCounts
 from hangtag.serving.signature import Signature, TensorSpec
 from tests.serving.server.engine.routes.parts import (
     FP32,
@@ -90,7 +91,8 @@ def test_three_members_pass_on_what_each_is_not_sure_of() -> None:
     assert [stage.rows for stage in caller.answer.timings.stages] == [(0, 1, 2), (0, 2), (0,)]
 
 
-def full(on_overload: str) -> Caller:
+def full(on_overload: str) -> tuple[Caller, RouteCounts]:
+    """A call to a cascade whose second member's queue is full, and the route's counters after it."""
     first, second = fast(), slow(ServerConfig(max_batch_size=4, max_queue_size=4))
     both = route(engine_with(first, second), cascade(on_overload=on_overload))
     for _ in range(4):
@@ -98,18 +100,21 @@ def full(on_overload: str) -> Caller:
     caller = Caller()
     both.submit(rows(0.95, 0.5), FP32, caller)
     execute_all(first)
-    return caller
+    return caller, both.state().route
 
 
 def test_the_answer_at_hand_is_given_where_the_next_queue_is_full() -> None:
-    caller = full("answer")
+    caller, counts = full("answer")
     assert answers(caller.answer) == [10.95, 10.5]
     assert caller.answer.timings.unsure == 1
     assert [stage.member for stage in caller.answer.timings.stages] == ["fast"]
+    assert counts.unsure == 1
 
 
 def test_or_the_request_is_refused_where_the_route_says_so() -> None:
-    assert isinstance(full("refuse").outcome, QueueFullError)
+    caller, counts = full("refuse")
+    assert isinstance(caller.outcome, QueueFullError)
+    assert counts.unsure == 0
 
 
 @pytest.mark.parametrize("on_overload", ["answer", "refuse"])

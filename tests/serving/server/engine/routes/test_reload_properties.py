@@ -136,6 +136,8 @@ class ReloadMachine(RuleBasedStateMachine):
             call.check()
 
     def teardown(self) -> None:
+        if hasattr(self, "folder"):
+            self.folder.cleanup()
         if not hasattr(self, "calls"):
             return
         while any(len(model.batcher) for model in self.models):
@@ -145,7 +147,6 @@ class ReloadMachine(RuleBasedStateMachine):
         assert all(len(call.outcomes) == 1 for call, _ in self.calls)
         self.every_outcome_is_the_calls_own()
         require_counted(self.engine, [call for call, _ in self.calls])
-        self.folder.cleanup()
 
 
 def require_counted(engine: Engine, calls: Sequence[RoutedCall]) -> None:

@@ -39,7 +39,16 @@ def test_a_split_is_read(file: Path) -> None:
         ("cascade =", "cannot be read as TOML"),
         ("", "a route has one of the keys cascade and split; this one has none"),
         ("cascade = []\nsplit = {}", "this one has cascade and split"),
-        (CASCADE + "acept = 1", "unknown key 'acept'; a cascade may have cascade, accept, on_overload, shadow, d"),
+        (
+            CASCADE + "acept = 1",
+            "unknown key 'acept'; a cascade may have cascade, accept, on_overload, expected_sent_on, ",
+        ),
+        (CASCADE + "expected_sent_on = 16.8", "expected_sent_on must be a share of the samples from 0 to 1, not 16.8"),
+        (CASCADE + "expected_sent_on = true", "expected_sent_on must be a share of the samples from 0 to 1, not True"),
+        (
+            CASCADE + 'expected_sent_on = "0.1"',
+            "expected_sent_on must be a share of the samples from 0 to 1, not '0.1'",
+        ),
         (
             "split = {cnn = 100}\non_overload = 1",
             "unknown key 'on_overload'; a split may have split, sticky, shadow, d",

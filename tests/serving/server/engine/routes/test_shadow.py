@@ -129,3 +129,6 @@ def test_counters_of_two_processes_are_added() -> None:
     one = RouteCounts({}, ShadowCounts(1, 2, 3, 4, 5, 0.5))
     assert one.plus(RouteCounts({}, ShadowCounts(1, 1, 1, 1, 1, 0.7))).shadow == ShadowCounts(2, 3, 4, 5, 6, 0.7)
     assert one.plus(RouteCounts()).shadow == one.shadow
+    assert one.plus(RouteCounts(unsure=2)).plus(RouteCounts(unsure=3)).unsure == 5
+    assert one.plus(RouteCounts(expected_sent_on=0.0)).expected_sent_on == 0
+    assert one.plus(one).unsure is None
