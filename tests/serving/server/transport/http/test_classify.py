@@ -102,6 +102,7 @@ def test_raw_pixels_are_not_converted(served: LiveServer, rest: Rest) -> None:
         ("lstm?top_k=4294967296", IMAGE, 400, "the parameter 'top_k' must be a whole number"),
         ("lstm?top_k=" + "9" * 5000, IMAGE, 400, "the parameter 'top_k' must be a whole number"),
         ("lstm?timeout=soon", IMAGE, 400, "the parameter 'timeout' must be a whole number"),
+        ("lstm?timeout=1", IMAGE, 504, "Allow more time, or try again later"),
         ("lstm?timeout=0", IMAGE, 400, "the parameter 'timeout' must be an int64 of microseconds above 0"),
         ("lstm?height=28", IMAGE, 400, "raw pixels need both parameters, 'height' and 'width'"),
         ("lstm?height=28&width=28", IMAGE, 400, "raw pixels must be 28 x 28"),

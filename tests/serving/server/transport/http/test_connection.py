@@ -179,6 +179,14 @@ def test_pipelined_requests_are_answered_in_order(served: LiveServer) -> None:
     assert text.index(b'{"live":true}') < text.index(b'{"ready":true}')
 
 
+def test_a_connection_without_requests_is_closed(few: Path) -> None:
+    config = ServerConfig(models=few, port=0, http_port=0, connection_idle_seconds=1)
+    with LiveServer(config) as live, connected(live) as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n")
+        with connection.makefile("rb") as answers:
+            assert answers.read().endswith(b'{"live":true}')  # and then the end of the connection
+
+
 def test_an_old_connection_is_closed_after_its_answer(repository: Path) -> None:
     config = ServerConfig(models=repository, port=0, http_port=0, connection_age_seconds=0.01)
     with LiveServer(config) as live, Rest(live.server.http_address) as rest:

@@ -1,5 +1,6 @@
 """Clients that leave or are late, a full queue, batches of several transports, and a server that stops."""
 
+import json
 import threading
 import time
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.serving.server.transport.http.raw import connected, send, status_line
 from tests.serving.server.transport.http.rest import Rest, as_http
+from tests.serving.server.transport.http.test_classify import IMAGE
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, request
 
 pytestmark = pytest.mark.slow
@@ -57,6 +59,28 @@ def test_a_request_whose_client_leaves_is_not_computed(own_http: LiveServer) -> 
         gate.open()
         assert status_line(first) == b"HTTP/1.1 200 OK"
         assert gate.batch_sizes == [1]
+
+
+def test_a_comparison_whose_client_leaves_is_dropped_by_every_model(own_http: LiveServer) -> None:
+    with (
+        own_http.gate("classifier") as first_gate,
+        own_http.gate("lstm") as second_gate,
+        Rest(own_http.server.http_address) as stays,
+    ):
+        gates = (first_gate, second_gate)
+        stays.connection.request("POST", "/v1/classify/classifier,lstm", IMAGE)
+        for gate in gates:
+            gate.wait_until_computing()
+        with Rest(own_http.server.http_address) as leaving:
+            leaving.connection.request("POST", "/v1/classify/classifier,lstm", IMAGE)
+            for gate in gates:
+                gate.wait_until_queued(2)
+        for gate in gates:
+            gate.wait_until_cancelled()
+            gate.open()
+        outcomes = json.loads(stays.connection.getresponse().read())["outcomes"]
+        assert all("answer" in outcome for outcome in outcomes)
+        assert [gate.batch_sizes for gate in gates] == [[1], [1]]
 
 
 def test_a_request_past_its_own_timeout_is_dropped(own_http: LiveServer) -> None:
