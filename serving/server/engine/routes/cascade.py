@@ -173,9 +173,10 @@ class CascadeRequest:
                 self._outputs[name][rows] = array
         if stage == len(settings.members) - 1:
             return None
-        doubtful = np.flatnonzero(~settings.acceptance.accepts(result.outputs[settings.acceptance.output]))
-        if not len(doubtful):
+        accepted = settings.acceptance.accepts(result.outputs[settings.acceptance.output])
+        if accepted.all():
             return None
+        doubtful = np.flatnonzero(~accepted)
         if rows is not None:
             return np.asarray(rows[doubtful])
         # Copies, because these are views into the batch's outputs, which belong to other requests too.
@@ -184,8 +185,10 @@ class CascadeRequest:
 
     def _answer(self, unsure: int = 0) -> None:
         stages = tuple(self._stages)
-        queue_ns = sum(stage.queue_ns for stage in stages)
-        compute_ns = sum(stage.compute_ns for stage in stages)
+        queue_ns, compute_ns = stages[0].queue_ns, stages[0].compute_ns
+        for stage in stages[1:]:
+            queue_ns += stage.queue_ns
+            compute_ns += stage.compute_ns
         timings = Timings(queue_ns, 0, compute_ns, 0, stages[0].batch_size, stages, unsure)
         self._end(InferenceResult(self._outputs, timings))
 

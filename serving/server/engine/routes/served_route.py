@@ -107,9 +107,12 @@ class ServedRoute:
 
         def completed(outcome: InferenceResult | ServerError) -> None:
             if isinstance(outcome, InferenceResult):
-                self.statistics.record_batch([outcome.timings._replace(batch_size=admission[0])])
-                if outcome.timings.unsure:
-                    self._stages.record_unsure(outcome.timings.unsure)
+                timings = outcome.timings
+                # The members count the batches that they computed; the route counts each request as one of its own.
+                whole = timings if timings.batch_size == admission[0] else timings._replace(batch_size=admission[0])
+                self.statistics.record_batch([whole])
+                if timings.unsure:
+                    self._stages.record_unsure(timings.unsure)
             on_complete(outcome)
             if shadow is not None and isinstance(outcome, InferenceResult):
                 shadow.compare(inputs, datatypes, admission, outcome)
@@ -162,11 +165,13 @@ class ServedRoute:
 
         def completed(outcome: InferenceResult | ServerError) -> None:
             if isinstance(outcome, InferenceResult):
-                timings = outcome.timings
-                self._stages.record((1, str(member)), admission[0])
-                rows = tuple(range(admission[0]))
-                stage = StageTimings(str(member), rows, timings.queue_ns, timings.compute_ns, timings.batch_size)
-                outcome = outcome._replace(timings=timings._replace(stages=timings.stages or (stage,)))
+                outputs, timings = outcome
+                stage = (1, str(member))
+                self._stages.record(stage, admission[0])
+                if not timings.stages:  # else the member is a route, which says more
+                    rows = tuple(range(admission[0]))
+                    cost = StageTimings(stage[1], rows, timings.queue_ns, timings.compute_ns, timings.batch_size)
+                    outcome = InferenceResult(outputs, timings._replace(stages=(cost,)))
             on_complete(outcome)
 
         return self._members.submit(member, inputs, datatypes, completed, deadline, admission, wake=wake, key=key)
