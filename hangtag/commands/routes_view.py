@@ -38,6 +38,7 @@ def details(models: Path, name: str) -> dict[str, Any]:
             {
                 "accept": {"output": settings.acceptance.output, settings.acceptance.rule: settings.acceptance.bound},
                 "on_overload": settings.on_overload,
+                "expected_sent_on": settings.expected_sent_on,
             }
             if isinstance(settings, CascadeSettings)
             else {"shares": list(settings.weights), "sticky": settings.sticky or None}
@@ -58,6 +59,8 @@ def description(models: Path, name: str) -> Table:
         lines += [(f"stage {stage}", _words(member)) for stage, member in enumerate(shown["members"], start=1)]
         lines.append(("accept", ", ".join(f"{key} {value}" for key, value in shown["accept"].items())))
         lines.append(("on_overload", shown["on_overload"]))
+        if (share := shown["expected_sent_on"]) is not None:
+            lines.append(("expected", f"{share:.1%} of the samples go on to stage 2"))
     else:
         for member, share in zip(shown["members"], shown["shares"], strict=True):
             lines.append((f"share {share:g}%", _words(member)))

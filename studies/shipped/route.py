@@ -10,14 +10,15 @@ NAME = "fast-and-accurate"
 
 
 def definition(repository: Path, name: str = NAME) -> dict[str, Any]:
-    """What the route's answers depend on: its file without the description, and the version of each member.
+    """What the route's answers depend on: its members with their versions, its rule, and what it does for want of time.
 
     Raises:
         OSError: There is no such route.
         ModelRepositoryError: A member is missing.
     """
     settings = tomllib.loads((repository / name / model_repository.ROUTE_FILE).read_text())
-    settings.pop("description", None)
+    for about in ("description", "expected_sent_on"):
+        settings.pop(about, None)
     versions = {}
     for member in settings["cascade"]:
         model, _, version = member.partition("@")

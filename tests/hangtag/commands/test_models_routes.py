@@ -37,12 +37,14 @@ def test_the_shipped_route_is_shown_with_its_members_its_rule_and_where_that_cam
     ]
     assert shown["accept"] == "output probabilities, at_least 0.9"
     assert shown["on_overload"] == "answer"
+    assert shown["expected"] == "16.8% of the samples go on to stage 2"
     assert shown["description"].startswith("Chosen by 'hangtag route tune lstm cnn --lose-at-most 0.05' on 20")
     document = json.loads(models("show", "fast-and-accurate", "--models", MODELS, "--json").stdout)
     assert document["members"] == [
         {"model": "lstm", "version": 2, "test_accuracy": 0.9309},
         {"model": "cnn", "version": 2, "test_accuracy": 0.9467},
     ]
+    assert document["expected_sent_on"] == 0.168
     assert document["accept"] == {"output": "probabilities", "at_least": 0.9}
     assert (document["kind"], document["on_overload"], document["shadow"]) == ("cascade", "answer", None)
 

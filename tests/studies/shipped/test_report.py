@@ -117,7 +117,9 @@ def test_figures_of_another_route_of_this_name_or_of_some_images_are_refused(tmp
 
 def test_a_route_s_definition_has_its_members_versions(tmp_path: Path) -> None:
     (tmp_path / "both").mkdir()
-    (tmp_path / "both/route.toml").write_text('cascade = ["lstm", "cnn@1"]\ndescription = "By hand."')
+    (tmp_path / "both/route.toml").write_text(
+        'cascade = ["lstm", "cnn@1"]\ndescription = "By hand."\nexpected_sent_on = 0.1'
+    )
     (tmp_path / "lstm").symlink_to(ROOT / "models/lstm")
     assert route.definition(tmp_path, "both") == {
         "settings": {"cascade": ["lstm", "cnn@1"]},

@@ -137,15 +137,18 @@ class ServedRoute:
         settings = self._settings
         sizes = [self._members.model(member).parameters().get("file_bytes", "0") for member in settings.members]
         shared = {"route_members": ", ".join(map(str, settings.members)), "file_bytes": str(sum(map(int, sizes)))}
+        if settings.shadow is not None:
+            shared["route_shadow"] = f"{settings.shadow.member} {settings.shadow.share:g}"
         if settings.description:
             shared["route_description"] = settings.description
         if isinstance(settings, CascadeSettings):
-            rule = settings.acceptance
+            rule, expected = settings.acceptance, settings.expected_sent_on
             return {
                 "route": "cascade",
                 **shared,
                 "route_accept": f"{rule.output} {rule.rule} {rule.bound:g}",
                 "route_on_overload": settings.on_overload,
+                **({} if expected is None else {"route_expected_sent_on": f"{expected:g}"}),
             }
         weights = ", ".join(f"{weight:g}" for weight in settings.weights)
         return {"route": "split", **shared, "route_weights": weights, "route_sticky": settings.sticky}

@@ -33,7 +33,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("lstm", "cnn"):
         (models / name).symlink_to(shipped.MODELS / name)
     for name, text in {
-        "both": f'cascade = ["lstm", "cnn"]\naccept = {{output = "probabilities", at_least = {AT_LEAST}}}',
+        "both": f'cascade = ["lstm", "cnn"]\naccept = {{output = "probabilities", at_least = {AT_LEAST}}}\n'
+        'expected_sent_on = 0.25\nshadow = {model = "lstm", share = 0.01}',
         "canary": 'split = {cnn = 75, lstm = 25}\nsticky = "x-user-id"\ndescription = "Chosen by hand."',
     }.items():
         (models / name).mkdir()
@@ -105,6 +106,7 @@ def test_a_route_is_described_listed_and_healthy_as_a_model_is(routed: LiveServe
     assert parameters["route"] == "cascade"
     assert parameters["route_members"] == "lstm, cnn"
     assert parameters["route_accept"] == "probabilities at_least 0.9"
+    assert (parameters["route_expected_sent_on"], parameters["route_shadow"]) == ("0.25", "lstm 0.01")
     files = [latest(name) for name in ("lstm", "cnn")]
     assert parameters["file_bytes"] == str(sum(file.stat().st_size for file in files))
     assert not {"hangtag.accuracy", "hangtag.test_accuracy"} & parameters.keys(), "that is the first member's"

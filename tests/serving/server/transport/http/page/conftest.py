@@ -36,7 +36,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             'description = "<b>Chosen</b> by hand."'
         )
     (models / "canary").mkdir()
-    (models / "canary/route.toml").write_text('split = {"lstm@2" = 100}\nsticky = "x-user-id"')
+    (models / "canary/route.toml").write_text(
+        'split = {"lstm@2" = 100}\nsticky = "x-user-id"\nshadow = {model = "lstm", share = 0.25}'
+    )
     return models
 
 

@@ -209,6 +209,7 @@ def test_a_route_is_described_by_its_members_its_rule_and_its_own_words(page: Sh
     canary = page.page.locator("#models article", has_text="canary route").inner_text()
     assert "lstm@2 100%" in canary
     assert "calls with the same x-user-id go to the same member" in canary
+    assert "lstm gets copies of 25% of the requests" in canary
     assert "Its file has no description." in canary
 
 

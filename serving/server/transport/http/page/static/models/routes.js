@@ -32,7 +32,10 @@ export const about = ({ facts: { route_description: text } }) =>
 /** The rows of a route's card: pairs of a name and a text. */
 export function settings({ facts }) {
   const members = facts.route_members.split(", ");
-  if (facts.route === "split") return split(members, facts);
+  return [...(facts.route === "split" ? split(members, facts) : cascade(members, facts)), ...shadow(facts)];
+}
+
+function cascade(members, facts) {
   const [output, rule, bound] = facts.route_accept.split(" ");
   return [
     ["members", members.join(", then ")],
@@ -47,6 +50,12 @@ function split(members, { route_weights: weights, route_sticky: sticky }) {
     ["members", members.map((member, place) => `${member} ${percent(shares[place] / 100, 0)}`).join(", ")],
     ...(sticky ? [["sticky", `calls with the same ${sticky} go to the same member`]] : []),
   ];
+}
+
+function shadow({ route_shadow: text }) {
+  if (!text) return [];
+  const [member, share] = text.split(" ");
+  return [["shadow", `${member} gets copies of ${percent(share, 0)} of the requests`]];
 }
 
 const list = (names) => (names.length < 2 ? names.join() : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
