@@ -81,7 +81,8 @@ class ModelControl:
         """Load the models to start with, then open the engine.
 
         In mode ``poll``, an older version serves where the latest is broken, as it would have done while running, and
-        one model is enough. In the other modes every model must load.
+        one model is enough. In the other modes every model must load, and every route that ``load_model`` names. Other
+        routes that cannot serve are logged, in every mode.
 
         Args:
             polling: Start the thread that polls the repository, in mode ``poll``.
@@ -94,7 +95,8 @@ class ModelControl:
         if config.model_control == "poll":
             self.poll()
             if not self._engine.names():
-                reasons = "; ".join(failure.reason for failure in self._loader.failures.values())
+                failures = [failure.reason for failure in self._loader.failures.values()]
+                reasons = "; ".join([*failures, *self._routes.problems.values()])
                 raise RepositoryError(
                     f"no model of {config.models} can be served. {reasons}"
                     if reasons
@@ -110,8 +112,9 @@ class ModelControl:
                     files = repository.require_versions(config.models, name)
                     self._update(name, self._restrict_to_start_versions(files), strict=True)
             self._serve_routes(routes)
-            for problem in self._routes.problems.values():
-                raise RepositoryError(problem)
+            required = routes & {*config.load_model} if self._engine.names() else routes
+            for name in sorted(required & self._routes.problems.keys()):
+                raise RepositoryError(self._routes.problems[name])
         self._engine.open()
         self.on_change()
 

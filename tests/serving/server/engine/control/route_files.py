@@ -25,7 +25,7 @@ def publish_members(models: Path) -> Path:
 def write(models: Path, name: str, text: str) -> Path:
     """Write a route's file; its folder is made."""
     file = models / name / "route.toml"
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     return file
 

@@ -1,6 +1,7 @@
 """Routes in a model repository: which serve, and what their files and their members change."""
 
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from tests.serving.server.engine.control.route_files import (
 )
 from tests.serving.server.parts import Caller
 
+CASCADE = 'cascade = ["one", "two"]\naccept = {output = "y", at_least = 0.9}'
+
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
@@ -40,47 +43,66 @@ def test_a_route_is_loaded_with_its_members(models: Path, start: Start, mode: st
     assert answers(controlled, "both")
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("split = {one = 50, three = 50}", "its member three does not serve; of three: none of its versions"),
-        ('split = {one = 50, "two@7" = 50}', "its member two@7 does not serve; of two: two@1"),
-        ("split = {one = 50, gather = 50}", "one and gather differ in their inputs: x: FP32 [any, 2] and index"),
-        ("split = {one = 90}", "the shares add up to 90"),
-        ("split = {one = 50, both = 50}", "routes must not lead to themselves: both -> both"),
-        ("split = {one = 50, other = 50}", "routes must not lead to themselves: both -> other -> both"),
-        ('cascade = ["one", "two"]\naccept = {output = "z", at_least = 0.9}', "the models have no output 'z'"),
-    ],
-)
+MISTAKES = [
+    ("split = {one = 50, three = 50}", "its member three does not serve; of three: none of its versions"),
+    ('split = {one = 50, "two@7" = 50}', "its member two@7 does not serve; of two: two@1"),
+    ("split = {one = 50, gather = 50}", "one and gather differ in their inputs: x: FP32 [any, 2] and index"),
+    ("split = {one = 90}", "the shares add up to 90"),
+    ("split = {one = 50, both = 50}", "routes must not lead to themselves: both -> both"),
+    ("split = {one = 50, other = 50}", "routes must not lead to themselves: both -> other -> both"),
+    (CASCADE.replace('"y"', '"z"'), "the models have no output 'z'"),
+    (CASCADE.replace("0.9", "1.1"), "at_least must be a number from 0 to 1, not 1.1"),
+    (CASCADE.replace("accept", "acept"), "unknown key 'acept'"),
+    ("cascade = [", "cannot be read as TOML"),
+]
+
+
+@pytest.mark.parametrize("mode", ["none", "poll", "explicit"])
+@pytest.mark.parametrize(("text", "reason"), MISTAKES)
 def test_a_route_that_cannot_serve_is_reported_and_everything_else_serves(
-    models: Path, start: Start, text: str, reason: str
+    models: Path, start: Start, mode: str, text: str, reason: str
 ) -> None:
     onnx_models.publish(models, "gather", onnx_models.gather())
     write(models, "both", text)
     write(models, "other", "split = {two = 50, both = 50}")
     write(models, "sound", SPLIT)
+    loaded = ("one", "two", "gather", "sound") if mode == "explicit" else ()
     with structlog.testing.capture_logs() as logs:
-        controlled = start("poll")
-    assert reason in problem(controlled, "both")
+        controlled = start(mode, load_model=loaded)
+        if mode == "explicit":
+            with pytest.raises(ControlError, match=re.escape(reason)):
+                controlled.control.load("both")
+        else:
+            assert reason in problem(controlled, "both")
     assert {"one", "two", "gather", "sound"} <= set(controlled.engine.names())
     assert "both" not in controlled.engine.names()
-    assert any(entry["event"] == "route not loaded" and entry["model"] == "both" for entry in logs)
-    with structlog.testing.capture_logs() as logs:
-        controlled.control.poll()
-    assert logs == []  # what has not changed is not reported again
+    (entry,) = [entry for entry in logs if entry["event"] == "route not loaded" and entry["model"] == "both"]
+    assert reason in entry["reason"]
+    if mode == "poll":
+        with structlog.testing.capture_logs() as logs:
+            controlled.control.poll()
+        assert logs == []  # what has not changed is not reported again
 
 
-def test_a_route_that_cannot_serve_is_an_error_at_a_start_without_polling(models: Path, start: Start) -> None:
+def test_a_route_that_the_start_names_must_serve(models: Path, start: Start) -> None:
     write(models, "both", "split = {one = 50, three = 50}")
     with pytest.raises(RepositoryError, match="its member three does not serve"):
-        start("none")
+        start("explicit", load_model=("one", "both"))
+
+
+@pytest.mark.parametrize("mode", ["none", "poll"])
+def test_a_server_that_has_a_route_without_members_alone_does_not_start(models: Path, start: Start, mode: str) -> None:
+    write(models, "both", "split = {one = 100}")
+    for name in ("one", "two"):
+        (models / name).rename(models.parent / name)
+    with pytest.raises(RepositoryError, match="its member one does not serve"):
+        start(mode)
 
 
 def test_a_member_version_that_is_published_but_not_served_names_the_option(models: Path, start: Start) -> None:
     onnx_models.publish(models, "two", onnx_models.doubled("batch", "batch"), version=2)
     write(models, "both", 'split = {one = 50, "two@1" = 50}')
-    with pytest.raises(RepositoryError, match=r"two@1 does not serve; of two: two@2 \('hangtag serve --num-versions'"):
-        start("none")
+    assert "two@1 does not serve; of two: two@2 ('hangtag serve --num-versions'" in problem(start("none"), "both")
 
 
 def test_a_route_that_is_loaded_before_its_members_says_which_to_load(models: Path, start: Start) -> None:
