@@ -71,6 +71,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         {"run": "studies.calibration.run:main"},
         "studies.calibration.report",
     ),
+    "cascades": Experiment(
+        "What does a cascade of the shipped models keep of the accuracy, what does it send on, and what does it cost?",
+        "two minutes; for the times one minute on an idle machine",
+        ("docs/routes.md",),
+        {"run": "studies.cascades.run:main", "times": "studies.cascades.run:times"},
+        "studies.cascades.report",
+    ),
     "train_step": Experiment(
         "How long does a training step take, compared with Keras and with plain PyTorch?",
         "ten minutes on an idle machine; an environment with Keras (make .venv-keras/.keras)",

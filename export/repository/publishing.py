@@ -10,7 +10,7 @@ from pathlib import Path
 from hangtag.export.errors import ExportError
 from hangtag.export.repository import triton_config
 from hangtag.export.repository.staging import staging_folder
-from hangtag.serving.model_repository import CONFIG_FILE, MODEL_FILE, is_model_name, next_version
+from hangtag.serving.model_repository import CONFIG_FILE, MODEL_FILE, ROUTE_FILE, is_model_name, is_route, next_version
 
 
 class Publication:
@@ -39,7 +39,7 @@ def publish(models: Path, name: str) -> Iterator[Publication]:
     also after a kill, sees the old state or the new one. A block that raises leaves nothing behind.
 
     Raises:
-        ExportError: the name cannot be a model's, or the repository cannot be written.
+        ExportError: the name cannot be a model's, or is a route's, or the repository cannot be written.
 
     Example:
         >>> with publish(Path("models"), "cnn") as publication:
@@ -50,6 +50,11 @@ def publish(models: Path, name: str) -> Iterator[Publication]:
     if not is_model_name(name):
         raise ExportError(
             f"model name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit"
+        )
+    if is_route(models, name):
+        raise ExportError(
+            f"{name} is a route, which answers by other models: {models / name / ROUTE_FILE}. Publish the model under "
+            "another name, or remove the route. Nothing was published."
         )
     new_folders = [folder for folder in (models, *models.parents) if not folder.exists()]
     try:

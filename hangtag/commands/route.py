@@ -1,37 +1,22 @@
 """``hangtag route``: choose a cascade's threshold from data, and write its route.toml."""
 
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
 from hangtag.commands.models_view import followers
-from hangtag.evaluation import samples
+from hangtag.evaluation.cascade import members as cascade_members
+from hangtag.evaluation.cascade import route_text
+from hangtag.evaluation.cascade.curve import Curve, Point
+from hangtag.evaluation.cascade.members import Members
 from hangtag.evaluation.errors import EvaluationError
-from hangtag.evaluation.file_subject import FileSubject
-from hangtag.evaluation.samples import Samples
-from hangtag.evaluation.subject import BATCH_SIZE, Outputs, require_labels
-from hangtag.evaluation.threshold import Curve, Point, curve
+from hangtag.extras import MissingExtraError, needs
 from hangtag.options import FiniteRange, models_option
 from hangtag.output import write_text
-from hangtag.serving.model_repository import (
-    ROUTE_FILE,
-    ModelFile,
-    ModelRepositoryError,
-    is_model_name,
-    require_versions,
-)
-from hangtag.training.data.fashion_mnist import Split
-
-OUTPUT = "probabilities"
-_SHOWN = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
-_TIMED_BATCHES = 5
+from hangtag.serving.model_repository import ROUTE_FILE, is_model_name, numbered_versions
 
 
 @click.group()
@@ -40,8 +25,7 @@ def route() -> None:
 
 
 @route.command()
-@click.argument("fast", metavar="FAST")
-@click.argument("accurate", metavar="ACCURATE")
+@click.argument("names", metavar="FAST [MORE]... ACCURATE", nargs=-1, required=True)
 @click.option(
     "--lose-at-most",
     type=FiniteRange(min=0, max=100),
@@ -54,122 +38,109 @@ def route() -> None:
 @click.option("--dry-run", is_flag=True, help="Print the curve and the choice, and write nothing.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images, for quick trials.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
-@models_option("The model repository that has both models, and gets the route.")
+@click.option(
+    "--reports",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("reports/route"),
+    show_default=True,
+    help="Folder for the report with the curves, NAME.html.",
+)
+@models_option("The model repository that has the models, and gets the route.")
 def tune(
-    fast: str,
-    accurate: str,
+    names: Sequence[str],
     lose_at_most: float,
     name: str,
     replace: bool,
     dry_run: bool,
     limit: int | None,
     data_dir: Path | None,
+    reports: Path,
     models: Path,
 ) -> None:
-    """Choose from which probability on FAST's answer is taken, and what goes on to ACCURATE.
+    """Choose from which probability on FAST's answer is taken, and what goes on to the next model.
 
-    Both models answer the validation images, which neither was trained on; the test images are not looked at. The
-    lowest threshold that loses at most --lose-at-most points of ACCURATE's accuracy is written to
-    <models>/NAME/route.toml, with where it came from. The command says when a running server follows it.
+    The models answer the validation images, which none was trained on; the test images are not looked at. The lowest
+    threshold that loses at most --lose-at-most points of ACCURATE's accuracy is written to <models>/NAME/route.toml,
+    with where it came from; one threshold is for all models but the last. The command says when a running server
+    follows it.
 
     \b
     Examples:
       hangtag route tune lstm cnn                           at most 0.1 points less than cnn
       hangtag route tune lstm cnn --lose-at-most 1 --dry-run
+      hangtag route tune lstm lstm2 cnn --name three        three models
       hangtag evaluate fast-and-accurate --server 127.0.0.1:8001
     """
     if not is_model_name(name):
         raise click.BadParameter(f"{name!r} cannot be a route's name.", param_hint="--name")
-    if fast == accurate:
-        raise click.UsageError("FAST and ACCURATE are the same model.")
+    if len(names) < 2:
+        raise click.UsageError("a cascade needs at least two models, the fastest first.")
+    if len(set(names)) < len(names):
+        raise click.UsageError(f"a model is named twice: {', '.join(names)}.")
     file = models / name / ROUTE_FILE
     if file.exists() and not (replace or dry_run):
         raise EvaluationError(f"{file} is there already. Name another route with --name, or replace it with --replace.")
-    answers, microseconds, data = [], [], None
-    files = [_serving_file(models, model) for model in (fast, accurate)]
-    for model, model_file in zip((fast, accurate), files, strict=True):
-        with FileSubject(model_file.path) as subject:
-            if subject.task != "single_label":
-                raise EvaluationError(f"{model} predicts sets of labels; a cascade goes by the most probable label.")
-            data = data or samples.load(subject, "validation", limit, data_dir, None)
-            require_labels(subject, data.labels)
-            answers.append(_probabilities(model, subject.answer(data.images, lambda _count: None)))
-            microseconds.append(_microseconds(subject, data))
-    assert data is not None
-    assert isinstance(data.content, Split)
-    tried = curve(answers[0], answers[1], data.content.classes)
+    if numbered_versions(models / name):
+        raise EvaluationError(f"{models / name} holds a model; a route needs another name, given with --name.")
+    members = cascade_members.measure(models, names, limit=limit, data_dir=data_dir)
+    tried = members.curve()
     chosen = tried.cheapest(lose_at_most / 100)
-    _print(tried, chosen, (fast, accurate), microseconds, len(data))
+    _print(members, tried, chosen, lose_at_most)
     if dry_run:
         return
-    write_text(str(file), _document(files, chosen, tried, lose_at_most, len(data)))
+    write_text(str(file), route_text.text(members, tried, chosen, lose_at_most))
+    _write_report(reports / f"{name}.html", members, tried, chosen, lose_at_most)
     click.echo(followers(name), err=True)
 
 
-def _serving_file(models: Path, model: str) -> ModelFile:
+def _write_report(file: Path, members: Members, tried: Curve, chosen: Point, lose_at_most: float) -> None:
     try:
-        return require_versions(models, model)[0]
-    except ModelRepositoryError as error:
-        raise EvaluationError(str(error)) from error
+        with needs("train", "the report"):
+            from hangtag.evaluation.cascade.page import page
+    except MissingExtraError as error:  # the route is written all the same: it may be chosen where it serves
+        click.echo(f"no report: {error}", err=True)
+        return
+    write_text(str(file), page(members, tried, chosen, file.stem, lose_at_most))
 
 
-def _probabilities(model: str, outputs: Outputs) -> npt.NDArray[np.floating]:
-    if OUTPUT not in outputs:
-        raise EvaluationError(f"{model} has no output {OUTPUT!r}; it has {', '.join(outputs)}.")
-    return outputs[OUTPUT]
-
-
-def _microseconds(subject: FileSubject, data: Samples) -> float:
-    """What an image costs in a full batch, on all CPUs: the shortest of a few."""
-    images = data.images[:BATCH_SIZE]
-    seconds = []
-    for _ in range(_TIMED_BATCHES):
-        started = time.perf_counter()
-        subject.answer(images, lambda _count: None)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds) / len(images) * 1e6
-
-
-def _print(tried: Curve, chosen: Point, names: Sequence[str], microseconds: Sequence[float], count: int) -> None:
-    fast, accurate = names
+def _print(members: Members, tried: Curve, chosen: Point, lose_at_most: float) -> None:
+    names, times = members.names, members.microseconds
+    last = names[-1]
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for header in ("at least", f"sent on to {accurate}", "accuracy", f"against {accurate}", "cost of an image"):
+    for header in ("at least", *(f"sent on to {name}" for name in names[1:]), "accuracy", f"against {last}", "cost"):
         table.add_column(header, justify="right")
-    thresholds = sorted({*_SHOWN, chosen.threshold})
-    for point in [point for point in tried.points if point.threshold in thresholds]:
-        cost = microseconds[0] + point.sent_on * microseconds[1]
+    for point in tried.shown(chosen):
         table.add_row(
             f"{point.threshold:g}",
-            f"{point.sent_on:.1%}",
+            *(f"{share:.1%}" for share in point.reached[1:]),
             f"{point.accuracy:.2%}",
-            f"{100 * (point.accuracy - tried.second):+.2f} points",
-            f"{cost / microseconds[1]:.2f} of {accurate}'s",
+            f"{100 * (point.accuracy - tried.alone[-1]):+.2f} points",
+            f"{point.cost(times):.2f} of {last}'s",
             style="bold green" if point is chosen else None,
         )
     console = Console()
-    console.print(f"{count:,} validation images; alone {fast} has {tried.first:.2%}, {accurate} {tried.second:.2%}")
+    alone = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in zip(names, tried.alone, strict=True))
+    console.print(f"{len(members.classes):,} validation images; right alone: {alone}")
     console.print(table)
-    cost = (microseconds[0] + chosen.sent_on * microseconds[1]) / microseconds[1]
+    cost = chosen.cost(times)
     console.print(
-        f"Chosen: {chosen.threshold:g}. To expect: {chosen.sent_on:.1%} of such images go on to {accurate}, and an "
-        f"image costs {cost:.2f} of what {accurate} alone takes."
+        f"Chosen: {chosen.threshold:g}. To expect: of such images {route_text.sent_on(names, chosen)}, and an image "
+        f"costs {cost:.2f} of what {last} alone takes."
     )
+    if cost >= 1:
+        console.print(f"This cascade saves nothing: {last} alone takes no longer.")
+    for place in range(1, len(names) - 1):
+        _print_without(members, place, lose_at_most)
 
 
-def _document(files: Sequence[ModelFile], chosen: Point, tried: Curve, lose_at_most: float, count: int) -> str:
-    fast, accurate = files
-    description = (
-        f"Chosen by 'hangtag route tune {fast.name} {accurate.name} --lose-at-most {lose_at_most:g}' on "
-        f"{datetime.now(UTC):%Y-%m-%d}: of {count:,} validation images {chosen.sent_on:.1%} go on to "
-        f"{accurate.name}, and {chosen.accuracy:.2%} are right; {fast.name}@{fast.version} alone has "
-        f"{tried.first:.2%}, {accurate.name}@{accurate.version} {tried.second:.2%}."
-    )
-    return "\n".join(
-        (
-            f'cascade = ["{fast.name}", "{accurate.name}"]',
-            f'accept = {{output = "{OUTPUT}", at_least = {chosen.threshold:g}}}',
-            'on_overload = "answer"',
-            f"expected_sent_on = {chosen.sent_on:.4g}",
-            f'description = "{description}"',
-        )
+def _print_without(members: Members, place: int, lose_at_most: float) -> None:
+    """Say what the cascade costs without one of its middle models, which may not be worth its time."""
+    fewer = members.without(place)
+    try:
+        point = fewer.curve().cheapest(lose_at_most / 100)
+    except EvaluationError:
+        return  # without it, every threshold loses more
+    Console().print(
+        f"Without {members.names[place]}: {point.threshold:g}, {route_text.sent_on(fewer.names, point)}, and an image "
+        f"costs {point.cost(fewer.microseconds):.2f}."
     )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hangtag.evaluation.errors import NAMING_AN_EXPORTED_MODEL
+from hangtag.evaluation.errors import NAMING_AN_EXPORTED_MODEL, EvaluationError
 from hangtag.evaluation.subject import Subject
 from hangtag.extras import needs
 from hangtag.serving import model_repository
@@ -45,6 +45,12 @@ def open_subject(
         with needs("cpu", "evaluating an ONNX file"):
             from hangtag.evaluation.file_subject import FileSubject
         return FileSubject(file)
+    folder = Path(name)
+    if model_repository.is_route(folder.parent, folder.name):
+        raise EvaluationError(
+            f"{name} is a route, which answers on a server alone; evaluate it there: hangtag evaluate {folder.name} "
+            "--server HOST:PORT."
+        )
     with needs("train", "evaluating a run"):
         from hangtag.evaluation.run_subject import RunSubject
         from hangtag.training.runs.run import Run

@@ -129,6 +129,15 @@ def test_a_name_that_would_leave_the_repository_is_refused(tmp_path: Path, name:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_name_of_a_route_is_refused(tmp_path: Path) -> None:
+    route = tmp_path / "both/route.toml"
+    route.parent.mkdir()
+    route.write_text("split = {cnn = 100}")
+    with pytest.raises(ExportError, match=f"^both is a route, which answers by other models: {route}. Publish the"):
+        publish_content(tmp_path, "both", "content")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["both", "route.toml"]
+
+
 @pytest.mark.parametrize("name", ["cnn", "cnn-int8", "a..b", "7", "Resnet_50.v2"])
 def test_other_names_are_accepted(tmp_path: Path, name: str) -> None:
     publish_content(tmp_path, name, "")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hangtag.evaluation.cascade import members
 from hangtag.evaluation.served_subject import ServedSubject
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
@@ -17,6 +18,7 @@ from hangtag.training.labels import distance as label_distance
 from hangtag.training.metrics.severity import mean_severity
 from tests.export.exported import Exported
 from tests.hangtag.conftest import LSTM, document
+from tests.shipped import MODELS
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +36,22 @@ def test_a_file_and_its_server_give_identical_figures(server: Server) -> None:
     shipped = Runtime(LSTM, provider="cpu").signature.metadata
     assert f"{alone['accuracy']:.4f}" == shipped["test_accuracy"]
     assert alone["data"]["images"] == 10_000
+
+
+def test_a_route_on_a_server_is_right_as_often_as_its_curve_says(tmp_path: Path) -> None:
+    for name in ("lstm", "cnn"):
+        (tmp_path / name).symlink_to(MODELS / name)
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both/route.toml").write_text(
+        'cascade = ["lstm", "cnn"]\naccept = {output = "probabilities", at_least = 0.7}'
+    )
+    with Server(ServerConfig(models=tmp_path, port=0, http_port=-1, provider="cpu")) as running:
+        served = document("both", "--server", running.address, "--limit", 800)
+    tried = members.measure(tmp_path, ["lstm", "cnn"], split="test", limit=800).curve()
+    (at,) = [point for point in tried.points if point.threshold == 0.7]
+    assert served["accuracy"] == pytest.approx(at.accuracy)
+    assert at.accuracy not in tried.alone
+    assert served["subject"]["details"]["version"] == "1"
 
 
 def test_a_run_and_its_export_give_the_same_answers(exported: Exported) -> None:

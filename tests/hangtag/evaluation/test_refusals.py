@@ -62,6 +62,14 @@ def test_files_of_something_else(repository: Path, name: str, message: str) -> N
     assert message in refused(repository / name / "1/model.onnx", "--limit", 50)
 
 
+def test_a_route_without_a_server(tmp_path: Path) -> None:
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both/route.toml").write_text("split = {cnn = 100}")
+    message = refused(tmp_path / "both")
+    assert f"{tmp_path / 'both'} is a route, which answers on a server alone; evaluate it there: " in message
+    assert "hangtag evaluate both --server HOST:PORT." in message
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     assert f"there is no file {tmp_path}/gone.onnx" in refused(tmp_path / "gone.onnx")
     (tmp_path / "text.onnx").write_text("no model")

@@ -1,0 +1,119 @@
+"""Lets the models of a cascade answer the validation images, and measures what an image takes in each of them."""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hangtag.evaluation import samples
+from hangtag.evaluation.cascade.curve import Curve, Floats, curve
+from hangtag.evaluation.errors import EvaluationError
+from hangtag.evaluation.file_subject import FileSubject
+from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, require_labels
+from hangtag.serving.model_repository import ModelFile, ModelRepositoryError, require_versions
+from hangtag.training.data.fashion_mnist import Split
+
+OUTPUT = "probabilities"
+_ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Members:
+    """The models of a cascade, with what they answered and how long they took.
+
+    Attributes:
+        files: The models' files, the fastest model first.
+        answers: Probabilities of each model, [images, labels].
+        classes: The right label of each image, [images].
+        microseconds: What an image takes in each model, in a full batch, on all CPUs.
+    """
+
+    files: Sequence[ModelFile]
+    answers: Sequence[Floats]
+    classes: npt.NDArray[np.uint8]
+    microseconds: Sequence[float]
+
+    @property
+    def names(self) -> list[str]:
+        """The models' names."""
+        return [file.name for file in self.files]
+
+    def curve(self) -> Curve:
+        """What each threshold makes of the images."""
+        return curve(self.answers, self.classes)
+
+    def without(self, place: int) -> "Members":
+        """The cascade without the model in this place, from 0."""
+        kept = [at for at in range(len(self.files)) if at != place]
+        return Members(
+            [self.files[at] for at in kept],
+            [self.answers[at] for at in kept],
+            self.classes,
+            [self.microseconds[at] for at in kept],
+        )
+
+
+def measure(
+    models: Path, names: Sequence[str], *, split: str = "validation", limit: int | None = None,
+    data_dir: Path | None = None,
+) -> Members:  # fmt: skip
+    """Let the versions that serve answer a split of Fashion-MNIST.
+
+    Args:
+        models: The model repository.
+        names: The models, the fastest first.
+        split: ``validation`` or ``test``.
+        limit: Use only so many images, the first ones.
+        data_dir: The data set's folder; None for its usual places.
+
+    Raises:
+        EvaluationError: A model is missing, fails, or is no classifier with probabilities of the data set's labels.
+        TrainingError: The data set is missing or damaged.
+    """
+    files = [_serving_file(models, name) for name in names]
+    with ExitStack() as stack:
+        subjects = [stack.enter_context(FileSubject(file.path)) for file in files]
+        for name, subject in zip(names, subjects, strict=True):
+            if subject.task != "single_label":
+                raise EvaluationError(f"{name} predicts sets of labels; a cascade goes by the most probable label.")
+        data = samples.load(subjects[0], split, limit, data_dir, None)
+        assert isinstance(data.content, Split)
+        for subject in subjects:
+            require_labels(subject, data.labels)
+        answers = [
+            _probabilities(name, subject.answer(data.images, _ignore))
+            for name, subject in zip(names, subjects, strict=True)
+        ]
+        return Members(files, answers, data.content.classes, _microseconds(subjects, data.images[:BATCH_SIZE]))
+
+
+def _serving_file(models: Path, name: str) -> ModelFile:
+    try:
+        return require_versions(models, name)[0]
+    except ModelRepositoryError as error:
+        raise EvaluationError(str(error)) from error
+
+
+def _probabilities(name: str, outputs: Outputs) -> Floats:
+    if OUTPUT not in outputs:
+        raise EvaluationError(f"{name} has no output {OUTPUT!r}; it has {', '.join(outputs)}.")
+    return outputs[OUTPUT]
+
+
+def _microseconds(subjects: Sequence[FileSubject], batch: Array) -> list[float]:
+    """The shortest of a few rounds, in which the models take turns, so that other programs disturb all of them."""
+    seconds: list[list[float]] = [[] for _ in subjects]
+    for _ in range(_ROUNDS):
+        for subject, times in zip(subjects, seconds, strict=True):
+            started = time.perf_counter()
+            subject.answer(batch, _ignore)
+            times.append(time.perf_counter() - started)
+    return [min(times) / len(batch) * 1e6 for times in seconds]
+
+
+def _ignore(_count: int) -> None:
+    """No progress is shown."""
