@@ -56,6 +56,22 @@ def test_accuracy_through_the_server_is_the_networks_own(
         assert 'aria-label="Accuracy against latency"' in (tmp_path / "a.html").read_text()
 
 
+def test_a_route_is_tested_beside_its_members_on_the_shipped_images(server: ServerProcess, tmp_path: Path) -> None:
+    file, page = tmp_path / "a.json", tmp_path / "a.html"
+    options = ("--server", server.address, "--samples", ROOT / "examples/test-images.npz", "--accuracy")
+    names = ("cnn", "lstm", "fast-and-accurate")
+    process = hangtag("loadtest", *names, *options, *SHORT, "--json", file, "--html", page, exit_codes=(0, 1))
+    targets = {target["name"]: target for target in json.loads(file.read_text())["targets"]}
+    correct = {name: targets[name]["accuracy"]["correct"] for name in names}
+    assert correct["lstm"] < correct["fast-and-accurate"] <= correct["cnn"]
+    assert targets["fast-and-accurate"]["accuracy"]["total"] == 500
+    assert targets["fast-and-accurate"]["accuracy"]["expected"] is None
+    sizes = {name: targets[name]["file_bytes"] for name in names}
+    assert sizes["fast-and-accurate"] == sizes["lstm"] + sizes["cnn"]
+    assert "500 samples from " in process.stdout
+    assert page.read_text().count("examples/test-images.npz") >= 2
+
+
 def test_answers_are_not_cached(server: ServerProcess, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     more = ("--check-caching", "--json", file)

@@ -56,6 +56,7 @@ def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequen
         pareto_picture=Markup(pictures.accuracy_and_latency(choices, names)) if choices else None,  # noqa: S704
         pareto_load=choice_load,
         choices=choices,
+        sources=list(dict.fromkeys(results.sources[choice.target] for choice in choices)),
         throughput_picture=Markup(pictures.throughput_and_latency(closed, names)) if closed else None,  # noqa: S704
         load_pictures=[
             (
