@@ -49,8 +49,8 @@ class Control(Protocol):
     def state(self) -> ServerState:
         """Return what serves, what does not and why, and the counters."""
 
-    def published(self) -> list[ModelFile]:
-        """Return the version of each model in the repository that is to serve, whether it does or not."""
+    def published(self) -> list[VersionKey]:
+        """Return the version of each model and route in the repository that is to serve, whether it does or not."""
 
 
 class ModelControl:
@@ -151,7 +151,7 @@ class ModelControl:
                 with self._changing:
                     self._routes.load(name)
             elif not files:
-                present = ", ".join(file.name for file in self.published()) or "none"
+                present = ", ".join(each for each, _ in self.published()) or "none"
                 raise NotFoundError(f"the repository has no model {name!r} with a version to load; it has: {present}")
             else:
                 self._update(name, files, strict=True, reload=True)
@@ -217,7 +217,7 @@ class ModelControl:
             versions, self._engine.failures.snapshot(), dict(self._loader.outcomes + self._routes.outcomes)
         )
 
-    def published(self) -> list[ModelFile]:
+    def published(self) -> list[VersionKey]:
         return repository.published(self._config.models)
 
     def _restrict_to_start_versions(self, files: list[ModelFile]) -> list[ModelFile]:

@@ -11,6 +11,9 @@ from hangtag.serving.model_repository import ModelFile, ModelNameError, ModelRep
 from hangtag.serving.server.errors import NotFoundError, RepositoryError
 from hangtag.serving.server.host.watched_files import Stamp, stamp_of
 
+ROUTE_VERSION = "1"
+"""A route has one version; the models of its members have theirs."""
+
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -41,11 +44,14 @@ def stamp(file: ModelFile) -> Stamp:
     return stamp_of(file.path, file.settings)
 
 
-def published(models: Path) -> list[ModelFile]:
-    """List the version of each model that is to serve, by name, and leave out what cannot be read."""
-    files: list[ModelFile] = []
+def published(models: Path) -> list[tuple[str, str]]:
+    """List each model and route with its version that is to serve, by name; leave out what cannot be read."""
+    listed: list[tuple[str, str]] = []
     with contextlib.suppress(RepositoryError):
         for name in names(models):
             with contextlib.suppress(RepositoryError):
-                files += versions(models, name)[:1]
-    return files
+                if model_repository.is_route(models, name):
+                    listed.append((name, ROUTE_VERSION))
+                else:
+                    listed += [(file.name, str(file.version)) for file in versions(models, name)[:1]]
+    return listed

@@ -21,10 +21,13 @@ def cost_metadata(timings: Timings) -> tuple[tuple[str, str], ...]:
         (COMPUTE_NS, str(timings.compute_ns)),
         (BATCH_SIZE, str(timings.batch_size)),
     )
-    return cost if not timings.stages else (*cost, *_route_metadata(timings))
+    return cost if not timings.stages else (*cost, *route_metadata(timings))
 
 
-def _route_metadata(timings: Timings) -> list[tuple[str, str]]:
+def route_metadata(timings: Timings) -> list[tuple[str, str]]:
+    """Return the part of a query's cost that says which members of a route answered; empty where a model did."""
+    if not timings.stages:
+        return []
     if len(timings.stages) == 1:
         members, numbers = [timings.stages[0].member], [1]
     else:

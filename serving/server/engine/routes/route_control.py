@@ -9,9 +9,10 @@ import structlog
 from hangtag.serving.model_repository import ROUTE_FILE, is_route
 from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.repository import ROUTE_VERSION
 from hangtag.serving.server.engine.routes import route_file
 from hangtag.serving.server.engine.routes.route_file import Member, RouteSettings
-from hangtag.serving.server.engine.routes.served_route import VERSION, ServedRoute
+from hangtag.serving.server.engine.routes.served_route import ServedRoute
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import NotFoundError, RepositoryError, StartError, UnavailableError
 from hangtag.serving.server.host.watched_files import Stamp, stamp_of
@@ -86,7 +87,7 @@ class RouteControl:
     def states(self) -> list[VersionState]:
         """Return the routes that should serve and do not."""
         return [
-            VersionState(name, VERSION, UNAVAILABLE, problem)
+            VersionState(name, ROUTE_VERSION, UNAVAILABLE, problem)
             for name, problem in self.problems.items()
             if name not in self._served
         ]
@@ -175,8 +176,8 @@ class RouteControl:
         route = self._resolve(member.name, above, done, problems)
         if route is None:
             raise RepositoryError(f"its member {member} does not serve: {problems[member.name]}")
-        if member.version not in ("", VERSION):
-            raise RepositoryError(f"its member {member} does not serve; a route has version {VERSION} alone")
+        if member.version not in ("", ROUTE_VERSION):
+            raise RepositoryError(f"its member {member} does not serve; a route has version {ROUTE_VERSION} alone")
         return route
 
     def _settings(self, name: str) -> RouteSettings:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, Tensors
+from hangtag.serving.server.engine.repository import ROUTE_VERSION
 from hangtag.serving.server.engine.routes.acceptance import FLOATS
 from hangtag.serving.server.engine.routes.cascade import Cascade, CascadeRequest
 from hangtag.serving.server.engine.routes.members import LookUp, RouteMembers
@@ -18,9 +19,6 @@ from hangtag.serving.server.telemetry.route_statistics import RouteStatistics
 from hangtag.serving.server.telemetry.server_state import READY, VersionState
 from hangtag.serving.signature import Signature
 
-VERSION = "1"
-"""A route has one version; the models of its members have theirs."""
-
 
 class ServedRoute:
     """A route of one name. It is a `Servable`.
@@ -28,7 +26,7 @@ class ServedRoute:
     It is made anew, with the counters of the one before, whenever its file or what serves one of its members changes.
     """
 
-    version: ClassVar[str] = VERSION
+    version: ClassVar[str] = ROUTE_VERSION
 
     def __init__(
         self,

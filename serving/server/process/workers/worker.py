@@ -9,8 +9,8 @@ from typing import Any
 
 import structlog
 
-from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.loading import VersionKey
 from hangtag.serving.server.engine.model_control import Control
 from hangtag.serving.server.errors import StartError, UnavailableError
 from hangtag.serving.server.host import memory
@@ -55,7 +55,7 @@ class SupervisorControl:
             return self._own.state()
         return state
 
-    def published(self) -> list[ModelFile]:
+    def published(self) -> list[VersionKey]:
         return self._own.published()
 
 

@@ -73,13 +73,13 @@ def _ready(control: Control) -> list[VersionState]:
 
 
 def _known(control: Control) -> list[VersionState]:
-    """Every version that was loaded or tried, then the models of the repository that could be loaded."""
+    """Every version that was loaded or tried, then the models and routes of the repository that could be loaded."""
     states = control.state().versions
     tried = {state.name for state in states}
     not_loaded = [
-        VersionState(file.name, str(file.version), UNAVAILABLE, "not loaded")
-        for file in control.published()
-        if file.name not in tried
+        VersionState(name, version, UNAVAILABLE, "not loaded")
+        for name, version in control.published()
+        if name not in tried
     ]
     return [*states, *not_loaded]
 

@@ -37,4 +37,11 @@ def test_published_leaves_out_models_without_a_version(tmp_path: Path) -> None:
     assert repository.published(tmp_path / "nowhere") == []
     add(tmp_path, "m/1", "m/2")
     (tmp_path / "empty").mkdir()
-    assert [(file.name, file.version) for file in repository.published(tmp_path)] == [("m", 2)]
+    assert repository.published(tmp_path) == [("m", "2")]
+
+
+def test_published_lists_routes_in_their_one_version(tmp_path: Path) -> None:
+    add(tmp_path, "m/1")
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both/route.toml").write_text("no matter whether it can serve")
+    assert repository.published(tmp_path) == [("both", "1"), ("m", "1")]

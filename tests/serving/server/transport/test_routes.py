@@ -96,6 +96,18 @@ def test_http_says_the_same(routed: LiveServer, images: Images) -> None:
         assert rest.get("/v2/models/both").json["inputs"][0]["name"] == "image"
 
 
+def test_a_stream_says_the_same(routed: LiveServer, images: Images) -> None:
+    requests = iter([request("both", image=images), request("lstm", image=images)])
+    both, lstm = [reply.infer_response for reply in routed.inference.ModelStreamInfer(requests, timeout=TIMEOUT)]
+    sure = outputs(lstm)["probabilities"].max(axis=1) >= AT_LEAST
+    assert (outputs(both)["probabilities"][sure] == outputs(lstm)["probabilities"][sure]).all()
+    parameters = {key: value.string_param for key, value in both.parameters.items() if key.startswith("hangtag_")}
+    assert parameters["hangtag_model"] == "lstm,cnn"
+    assert parameters["hangtag_stage"] == ",".join("1" if each else "2" for each in sure)
+    assert parameters["hangtag_stages"].startswith("lstm;samples=16;")
+    assert not any(key.startswith("hangtag_") for key in lstm.parameters)
+
+
 def test_a_route_is_described_listed_and_healthy_as_a_model_is(routed: LiveServer) -> None:
     index = routed.inference.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=TIMEOUT)
     assert {(model.name, model.version, model.state) for model in index.models} >= {("both", "1", "READY")}

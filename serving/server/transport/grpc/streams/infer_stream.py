@@ -6,6 +6,7 @@ from typing import TypeAlias
 import grpc
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.transport.cost_metadata import route_metadata
 from hangtag.serving.server.transport.grpc.calls import Context, invocation_metadata
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
 from hangtag.serving.server.transport.queries.infer_query import InferQuery
@@ -43,6 +44,8 @@ async def answer_stream(
             response.parameters["queue_ns"].int64_param = timings.queue_ns
             response.parameters["compute_ns"].int64_param = timings.compute_ns
             response.parameters["batch_size"].int64_param = timings.batch_size
+            for key, value in route_metadata(timings):
+                response.parameters[key.replace("-", "_")].string_param = value
         return Response(infer_response=response)
 
     await streams.answer(requests, context, lambda request: InferQuery(request, call), respond)

@@ -141,7 +141,7 @@ def test_a_models_folder_that_cannot_be_read_holds_up_no_other(
     assert any(f"{models}/gather cannot be read: Permission denied" in line.get("reason", "") for line in log)
     with pytest.raises(ControlError, match="cannot be read: Permission denied"):
         explicit.control.load("gather")
-    assert [file.name for file in explicit.control.published()] == ["text"]
+    assert explicit.control.published() == [("text", "2")]
 
 
 def test_polling_follows_a_promotion_and_a_rollback(models: Path, start: Start) -> None:
