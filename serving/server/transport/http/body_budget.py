@@ -63,6 +63,11 @@ class HeldBytes:
         self._budget.change(count)
         self._count += count
 
+    def exchange(self, count: int) -> None:
+        """Hold so many bytes in place of those that were taken so far. Raises QueueFullError where too few are left."""
+        self._budget.change(count - self._count)
+        self._count = count
+
     def __enter__(self) -> "HeldBytes":
         return self
 

@@ -1,8 +1,10 @@
 """ModelInfer over HTTP as a query: from the bytes of a body to a response."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from hangtag.protos import tensors
@@ -48,7 +50,8 @@ class HttpInferQuery:
             version: Empty for the one that serves by default.
             body: As it was sent, possibly compressed.
             headers: The request's, by lower-case names.
-            held: Takes the bytes of the decompressed body; its limit is the response's too.
+            held: Takes the bytes of the decompressed body, and then those of the arrays in their place; its limit is
+                the response's too.
             call: What brought the request.
         """
         self.call = call
@@ -105,7 +108,9 @@ class HttpInferQuery:
                 f"the body has {len(body) - offset} bytes after its JSON of {offset} bytes (the header "
                 f"Inference-Header-Content-Length), and the inputs' parameters {BINARY_SIZE!r} add up to {binary}"
             )
-        self._inputs = _inputs(head.inputs, body, offset)
+        inputs = _inputs(head.inputs, body, offset)
+        self._held.exchange(sum(map(_memory, inputs.values())))
+        self._inputs = inputs
         self._head = head.without_values()
         self._body = b""
 
@@ -158,6 +163,11 @@ def _inputs(heads: Sequence[InputHead], body: bytes, offset: int) -> Arrays:
         except ValueError as error:
             raise InvalidRequestError(f"input {head.name!r}: {error}") from error
     return arrays
+
+
+def _memory(array: npt.NDArray[Any]) -> int:
+    """Return the bytes that an array takes; a text has a header beside its characters."""
+    return array.nbytes + (sum(map(sys.getsizeof, array.flat)) if array.dtype == np.object_ else 0)
 
 
 def _raw_input(signature: Signature, body: bytes) -> tuple[TensorSpec, npt.NDArray[Any]]:

@@ -168,6 +168,17 @@ def test_the_bodies_in_flight_share_their_memory(narrow: LiveServer) -> None:
         assert narrow.statistics("free_axis").inference_stats.fail.count == 1  # the others named no model yet
 
 
+def test_arrays_that_take_more_than_their_json_count_as_they_are(narrow: LiveServer) -> None:
+    many = json.dumps({"inputs": [tensor("x", "FP32", [1, 300_000], [1] * 300_000)]}, separators=(",", ":"))
+    texts = json.dumps({"inputs": [tensor("x", "BYTES", [1, 20_000], ["ab"] * 20_000)]}, separators=(",", ":"))
+    assert max(len(many), len(texts)) < 0.6 * MIB
+    with Rest(narrow.server.http_address) as rest:
+        for body in (many, texts):
+            answer = rest.post("/v2/models/free_axis/infer", body)
+            assert (answer.status, "--max-http-bodies-mib" in answer.error) == (429, True)
+    assert narrow.statistics("free_axis").inference_stats.fail.count == 2
+
+
 def test_a_client_that_leaves_gives_its_memory_back(narrow: LiveServer) -> None:
     path, body, headers = large_request(700_000)
     with narrow.gate("free_axis") as gate, Rest(narrow.server.http_address) as other:
