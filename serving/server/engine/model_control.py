@@ -81,8 +81,8 @@ class ModelControl:
         """Load the models to start with, then open the engine.
 
         In mode ``poll``, an older version serves where the latest is broken, as it would have done while running, and
-        one model is enough. In the other modes every model must load, and every route that ``load_model`` names. Other
-        routes that cannot serve are logged, in every mode.
+        one model is enough. In the other modes every model must load. A route that cannot serve is logged, in every
+        mode: it may need a model that is loaded later.
 
         Args:
             polling: Start the thread that polls the repository, in mode ``poll``.
@@ -112,9 +112,8 @@ class ModelControl:
                     files = repository.require_versions(config.models, name)
                     self._update(name, self._restrict_to_start_versions(files), strict=True)
             self._serve_routes(routes)
-            required = routes & {*config.load_model} if self._engine.names() else routes
-            for name in sorted(required & self._routes.problems.keys()):
-                raise RepositoryError(self._routes.problems[name])
+            if config.model_control == "none" and not self._engine.names():
+                raise RepositoryError("; ".join(self._routes.problems.values()))
         self._engine.open()
         self.on_change()
 
@@ -124,14 +123,19 @@ class ModelControl:
         Raises:
             StartError: One of the models cannot be loaded.
         """
+        routes = {name for name in loaded if self._routes.is_route(name)}
         try:
-            for name in loaded:
+            for name in {*loaded} - routes:
                 self.load(name)
-            for name in unloaded:
-                if self._engine.versions(name):
-                    self.unload(name)
         except (ControlError, NotFoundError) as error:
             raise RepositoryError(str(error)) from error
+        for name in unloaded:
+            with contextlib.suppress(NotFoundError):
+                self.unload(name)
+        with self._changing:
+            self._routes.add(routes)
+            self._routes.refresh()
+        self.on_change()
 
     def stop(self) -> None:
         """End polling, and change nothing any more."""
@@ -165,7 +169,7 @@ class ModelControl:
     def unload(self, name: str) -> None:
         self._require_explicit()
         with self._changing:
-            if not self._engine.versions(name):
+            if not self._engine.versions(name) and not self._routes.wants(name):
                 served = ", ".join(self._engine.names()) or "none"
                 raise NotFoundError(f"no model {name!r} is served, so there is nothing to unload; served: {served}")
             self._retired.add(self._engine.serve(name, []))

@@ -52,10 +52,19 @@ class RouteControl:
         self._wanted = set(names)
         self._read = {name: known for name, known in self._read.items() if known[0] == self._stamp(name)}
 
+    def add(self, names: Iterable[str]) -> None:
+        """Serve these routes too from the next ``refresh`` on, as their files are now."""
+        for name in names:
+            self._read.pop(name, None)
+            self._wanted.add(name)
+
+    def wants(self, name: str) -> bool:
+        """Whether this is a route that serves, or will as soon as its members do."""
+        return name in self._wanted
+
     def load(self, name: str) -> None:
         """Serve one route more, as its file is now. Raises StartError, and changes nothing, if it cannot serve."""
-        self._read.pop(name, None)
-        self._wanted.add(name)
+        self.add([name])
         self.refresh()
         if name in self.problems:
             if name not in self._served:

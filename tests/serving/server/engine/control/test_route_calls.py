@@ -9,7 +9,7 @@ from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ControlError, NotFoundError, UnavailableError
 from tests import onnx_models
 from tests.serving.server.engine.control.controlled import Start
-from tests.serving.server.engine.control.route_files import SPLIT, publish_members, until_closed, write
+from tests.serving.server.engine.control.route_files import SPLIT, problem, publish_members, until_closed, write
 from tests.serving.server.parts import Caller
 
 
@@ -74,3 +74,39 @@ def test_a_call_for_a_member_that_has_just_gone_says_so(models: Path, start: Sta
     until_closed(member)
     with pytest.raises(UnavailableError, match="the member one of route both does not serve now"):
         route.submit({"x": np.ones((1, 2), np.float32)}, {"x": "FP32"}, Caller())
+
+
+def test_a_route_that_the_start_names_serves_once_its_members_do(models: Path, start: Start) -> None:
+    write(models, "both", SPLIT)
+    controlled = start("explicit", load_model=("both", "one"))
+    assert controlled.engine.names() == ["one"]
+    assert "its member two does not serve" in problem(controlled, "both")
+    controlled.control.load("two")
+    assert controlled.engine.names() == ["both", "one", "two"]
+
+
+def test_a_route_that_waits_for_a_member_can_be_unloaded_and_does_not_come_back(models: Path, start: Start) -> None:
+    write(models, "both", SPLIT)
+    controlled = start("explicit", load_model=("*",))
+    controlled.control.unload("two")
+    controlled.control.unload("both")
+    controlled.control.load("two")
+    assert controlled.engine.names() == ["one", "two"]
+    with pytest.raises(NotFoundError):
+        controlled.control.unload("both")
+
+
+def test_a_worker_that_starts_repeats_calls_for_routes_and_members_in_whatever_order_they_are_listed(
+    models: Path, start: Start
+) -> None:
+    write(models, "both", SPLIT)
+    controlled = start("explicit")
+    controlled.control.catch_up(["both", "two", "one"], [])
+    assert controlled.engine.names() == ["both", "one", "two"]
+    controlled.control.catch_up([], ["one", "both"])
+    controlled.control.catch_up(["one"], [])
+    assert controlled.engine.names() == ["one", "two"]
+    controlled.control.catch_up(["both"], ["one"])
+    assert controlled.engine.names() == ["two"]
+    controlled.control.load("one")
+    assert controlled.engine.names() == ["both", "one", "two"]

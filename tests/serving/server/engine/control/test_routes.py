@@ -84,12 +84,6 @@ def test_a_route_that_cannot_serve_is_reported_and_everything_else_serves(
         assert logs == []  # what has not changed is not reported again
 
 
-def test_a_route_that_the_start_names_must_serve(models: Path, start: Start) -> None:
-    write(models, "both", "split = {one = 50, three = 50}")
-    with pytest.raises(RepositoryError, match="its member three does not serve"):
-        start("explicit", load_model=("one", "both"))
-
-
 @pytest.mark.parametrize("mode", ["none", "poll"])
 def test_a_server_that_has_a_route_without_members_alone_does_not_start(models: Path, start: Start, mode: str) -> None:
     write(models, "both", "split = {one = 100}")
