@@ -3,6 +3,7 @@
 Each folder imports only folders further down this list (import-linter checks it):
 
     report      the HTML report about one export
+    calibration the temperature of a classifier's probabilities
     foreign     somebody else's ONNX file
     gate        what a file must prove before it is published
     repository  publishing a version all or nothing, and listing what is there

@@ -84,10 +84,10 @@ def evaluate(
 
     RUN is a run's folder or the checkpoint in it, its name under --runs, or a network's name, which stands for its
     latest finished run. FOLDER is a model in a repository, such as models/cnn: its version that serves. With
-    --server, NAME is a served model. The figures of a single-label model are accuracy, cross-entropy, and the severity
-    of mistakes: the mean distance of the labels that were mixed up, where 'Shirt' for 'T-shirt/top' is near and for
-    'Ankle boot' far. Those of a multi-label model are the share of exact sets, and the CNN-RNN paper's precision,
-    recall and F1.
+    --server, NAME is a served model, or a route. The figures of a single-label model are accuracy, cross-entropy, the
+    expected calibration error, and the severity of mistakes: the mean distance of the labels that were mixed up, where
+    'Shirt' for 'T-shirt/top' is near and for 'Ankle boot' far. Those of a multi-label model are the share of exact
+    sets, and the CNN-RNN paper's precision, recall and F1.
 
     \b
     Examples:

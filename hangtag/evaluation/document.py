@@ -73,7 +73,8 @@ class SingleLabelDocument(TypedDict):
     subject: SubjectDocument
     data: DataDocument
     accuracy: float
-    loss: float  # mean cross-entropy, in nats
+    loss: float  # mean cross-entropy, in nats, by the logits
+    calibration_error: float  # the expected calibration error of the probabilities, in 15 bins
     severity: SeverityDocument
     labels: list[str]
     classes: list[ClassDocument]
@@ -112,6 +113,7 @@ def single_label(
         "data": data,
         "accuracy": result.evaluation.accuracy,
         "loss": result.evaluation.loss,
+        "calibration_error": result.calibration_error,
         "severity": {
             "mean": result.severity,
             "at": {str(k): value for k, value in result.distance_at.items()},

@@ -1,4 +1,4 @@
-"""Measure a single-label model: accuracy, cross-entropy, and how severe its mistakes are."""
+"""Measure a single-label model: accuracy, cross-entropy, calibration, and how severe its mistakes are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Outputs
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.metrics.calibration import reliability
 from hangtag.training.metrics.severity import distance_at_k, least_expected_distance, mean_severity
 from hangtag.training.metrics.single_label import (
     ClassFigures,
@@ -48,7 +49,8 @@ class SingleLabelResult:
     """A single-label model's figures.
 
     Attributes:
-        evaluation: accuracy, cross-entropy and the confusion matrix.
+        evaluation: accuracy, cross-entropy and the confusion matrix, by the logits.
+        calibration_error: the expected calibration error of the probabilities, 0 to 1.
         classes: precision, recall and F1 of each class.
         severity: the mean distance of the labels that were mixed up, over the mistakes; None without any.
         distance_at: k -> mean distance of the k most probable labels from the true one, over all images.
@@ -58,6 +60,7 @@ class SingleLabelResult:
     """
 
     evaluation: Evaluation
+    calibration_error: float
     classes: Sequence[ClassFigures]
     severity: float | None
     distance_at: dict[int, float]
@@ -70,24 +73,27 @@ def measure(outputs: Outputs, split: Split, distances: LabelDistances, name: str
     """Measure a model's outputs for a whole split.
 
     Args:
-        outputs: must have ``logits`` [images, 10].
+        outputs: must have ``logits`` [images, 10]. ``probabilities`` [images, 10] are their softmax where they are
+            missing; with a temperature in the file they are not.
         split: the images with their true classes.
         distances: of the labels.
         name: the model's name, for error messages.
 
     Raises:
-        EvaluationError: there are no such logits, or they are not finite.
+        EvaluationError: there are no such logits, or an output is not finite.
     """
     logits = _logits(outputs, len(split), name)
     evaluation = evaluate(logits, split.classes)
+    probabilities = _probabilities(outputs, logits, name)
     return SingleLabelResult(
         evaluation=evaluation,
+        calibration_error=reliability(probabilities, split.classes).error,
         classes=per_class(evaluation.confusion),
         severity=mean_severity(evaluation.confusion, distances.matrix),
         distance_at={k: distance_at_k(logits, split.classes, distances.matrix, k) for k in TOP},
         nearest=_nearest(logits, split, distances),
         second=_second(logits, split),
-        mistakes=_mistakes(logits, split, distances),
+        mistakes=_mistakes(logits, probabilities, split, distances),
     )
 
 
@@ -114,18 +120,33 @@ def _logits(outputs: Outputs, count: int, name: str) -> npt.NDArray[np.float32]:
             f"{name} gives logits of the shape {list(logits.shape)} for {count} images; "
             f"the data set's {len(LABELS)} classes need {[count, len(LABELS)]}."
         )
-    broken = np.flatnonzero(~np.isfinite(logits.astype(np.float64)).all(axis=1))
-    if broken.size:
-        raise EvaluationError(
-            f"{name} gives outputs that are not finite for {broken.size} of {count} images, first for image "
-            f"{broken[0]}: its training, or its conversion to another precision, went wrong."
-        )
+    _require_finite(logits, name)
     return logits.astype(np.float32)
 
 
-def _mistakes(logits: npt.NDArray[np.float32], split: Split, distances: LabelDistances) -> list[Mistake]:
-    confidence = np.exp(log_probabilities(logits).max(axis=1))
+def _require_finite(values: npt.NDArray[np.floating], name: str) -> None:
+    broken = np.flatnonzero(~np.isfinite(values.astype(np.float64)).all(axis=1))
+    if broken.size:
+        raise EvaluationError(
+            f"{name} gives outputs that are not finite for {broken.size} of {len(values)} images, first for image "
+            f"{broken[0]}: its training, or its conversion to another precision, went wrong."
+        )
+
+
+def _probabilities(outputs: Outputs, logits: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.floating]:
+    """What the model answers; the softmax of the logits where it answers none, or something else by that name."""
+    answered = outputs.get("probabilities")
+    if answered is None or answered.shape != logits.shape or not np.issubdtype(answered.dtype, np.floating):
+        return np.exp(log_probabilities(logits))
+    _require_finite(answered, name)
+    return answered
+
+
+def _mistakes(
+    logits: npt.NDArray[np.float32], probabilities: npt.NDArray[np.floating], split: Split, distances: LabelDistances
+) -> list[Mistake]:
     predicted = logits.argmax(axis=1)
+    confidence = probabilities[np.arange(len(predicted)), predicted]
     wrong = np.flatnonzero(predicted != split.classes)
     return [
         Mistake(

@@ -32,6 +32,7 @@ def single_label(result: SingleLabelResult, console: Console) -> None:
     summary = Table.grid(padding=(0, 2))
     summary.add_row("accuracy", f"{evaluation.accuracy:.2%}", f"{len(result.mistakes):,} of {images:,} images wrong")
     summary.add_row("cross-entropy", f"{evaluation.loss:.4f}", "mean, in nats")
+    summary.add_row("calibration error", f"{result.calibration_error:.2%}", "mean distance of confidence and accuracy")
     summary.add_row("severity of mistakes", _severity(result.severity), "mean distance of the labels mixed up")
     nearest = f"if least expected distance decided, {result.nearest.accuracy:.2%} right"
     summary.add_row("", _severity(result.nearest.severity), nearest)

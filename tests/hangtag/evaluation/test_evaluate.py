@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from hangtag.evaluation.cascade import members
 from hangtag.evaluation.served_subject import ServedSubject
+from hangtag.export.file import temperature
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.training.data.fashion_mnist import LABELS, Split
+from hangtag.training.data.fashion_mnist import LABELS, Split, load_test
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.metrics.severity import mean_severity
 from tests.export.exported import Exported
@@ -96,6 +98,28 @@ def test_the_document_agrees_with_the_models_own_answers(garments: Split) -> Non
         assert (mistake["true"], mistake["predicted"]) == (LABELS[few.classes[image]], LABELS[predicted[image]])
         assert mistake["probability"] == pytest.approx(probabilities[image].max(), abs=1e-5)
         assert mistake["distance"] == matrix[few.classes[image], predicted[image]]
+
+
+def test_a_temperature_changes_the_calibration_error_and_the_confidence_alone(tmp_path: Path) -> None:
+    calibrated = tmp_path / "calibrated.onnx"
+    calibrated.write_bytes(temperature.fold(onnx.load(LSTM), 0.5).SerializeToString())
+    before, after = (document(file, "--limit", 400) for file in (LSTM, calibrated))
+    changed = [key for key in figures(before) if before[key] != after[key]]
+    assert changed == ["calibration_error", "mistakes"]
+    assert before["calibration_error"] == pytest.approx(error_of(LSTM), abs=1e-5)
+    assert after["calibration_error"] == pytest.approx(error_of(calibrated), abs=1e-5)
+    surer = [{**mistake, "probability": None} for mistake in after["mistakes"]]
+    assert sorted(map(str, surer)) == sorted(str({**mistake, "probability": None}) for mistake in before["mistakes"])
+    assert after["mistakes"][0]["probability"] > before["mistakes"][0]["probability"]
+
+
+def error_of(file: Path) -> float:
+    """The expected calibration error on the first 400 test images, bin by bin."""
+    few = load_test().first(400)
+    probabilities = Runtime(file, provider="cpu").run({"image": few.images})["probabilities"].astype(np.float64)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == few.classes
+    bins = [(confidence > at / 15) & (confidence <= (at + 1) / 15) for at in range(15)]
+    return float(sum(abs(right[each].mean() - confidence[each].mean()) * each.mean() for each in bins if each.any()))
 
 
 def test_the_other_split_and_other_distances(tmp_path: Path) -> None:
