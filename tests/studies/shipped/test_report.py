@@ -90,7 +90,7 @@ def test_the_route_has_a_row_and_a_mark_with_the_accuracy_that_was_measured(tmp_
     assert found[2].parameters == found[0].parameters + found[1].parameters
     text = readme_part.part(shipped, path)
     assert "\n| `fast-and-accurate` | 1,576,408 | 94.62% | " in text
-    assert "`fast-and-accurate`, a [route](docs/routes.md), answered all test images through the server. Speed" in text
+    assert "`fast-and-accurate`, a [route](docs/routes.md), answered all test images through the server, and " in text
     labels = {label.get_text() for axes in pictures.accuracy_and_speed(found).axes for label in axes.texts}
     assert "fast-and-accurate" in labels
 
