@@ -3,8 +3,12 @@
 import json
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from threading import Thread
+from typing import IO, Any
 
 
 class ChildAbortedError(Exception):
@@ -19,8 +23,11 @@ class ChildFailedError(Exception):
     """The child process gave no answer in time, or ended without one."""
 
 
-def run(module: str, path: Path, seconds: float) -> dict[str, Any]:
+def run(module: str, path: Path, seconds: float, on_line: Callable[[str], object] = str) -> dict[str, Any]:
     """Run ``python -m module path``, and return the JSON object that is its last line on standard output.
+
+    Args:
+        on_line: gets each line that the child writes to standard error, at once, in a thread of its own.
 
     Raises:
         ChildAbortedError: a signal ended the child.
@@ -28,16 +35,34 @@ def run(module: str, path: Path, seconds: float) -> dict[str, Any]:
     """
     # -P keeps the working directory out of sys.path, so that a numpy.py that lies there is not run.
     command = [sys.executable, "-P", "-m", module, str(path)]
+    lines = deque(["it wrote no message"], maxlen=1)  # the last line of a traceback names the exception
+
+    def follow(stream: IO[str]) -> None:
+        for line in stream:
+            if line.strip():
+                lines.append(line.strip())
+                on_line(line.rstrip("\n"))
+
+    with (
+        TemporaryFile("w+", encoding="utf-8") as output,
+        subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stderr is not None
+        follower = Thread(target=follow, args=(process.stderr,))
+        follower.start()
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise ChildFailedError(f"there was no answer within {seconds:g} s") from error
+        finally:  # also after Ctrl-C
+            process.kill()
+            follower.join()
+        output.seek(0)
+        answer = output.read()
+    if code < 0:
+        raise ChildAbortedError(-code)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
-    except subprocess.TimeoutExpired as error:
-        raise ChildFailedError(f"there was no answer within {seconds:g} s") from error
-    if done.returncode < 0:
-        raise ChildAbortedError(-done.returncode)
-    try:
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        parsed: dict[str, Any] = json.loads(answer.splitlines()[-1])
     except (IndexError, ValueError) as error:
-        # The last line of a traceback names the exception.
-        last = (done.stderr.strip().splitlines() or ["it wrote no message"])[-1].strip()
-        raise ChildFailedError(f"the process ended with exit code {done.returncode}: {last[:300]}") from error
-    return answer
+        raise ChildFailedError(f"the process ended with exit code {code}: {lines[-1][:300]}") from error
+    return parsed

@@ -3,25 +3,22 @@
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from hangtag.export import calibration
-from hangtag.export.arrays import Pixels
-from hangtag.export.errors import ExportError, IncomparableError
-from hangtag.export.file import onnx_model, precision, provenance, quality, reference_answers, torch_export
-from hangtag.export.gate import speed
-from hangtag.export.gate.check import PassedCheck
-from hangtag.export.gate.checks import predecessor
-from hangtag.export.gate.proof import GateData, Proof, prove
+from hangtag.export import calibration, predecessors
+from hangtag.export.errors import ExportError
+from hangtag.export.file import onnx_model, precision, provenance, reference_answers, torch_export
+from hangtag.export.gate import processor, speed
+from hangtag.export.gate.network_gate import prove
+from hangtag.export.gate.proof import GateData
 from hangtag.export.network import checkpoint
 from hangtag.export.network.served_network import ServedNetwork, SingleLabel
-from hangtag.export.repository import inventory
-from hangtag.export.repository.inventory import Entry
+from hangtag.export.published import Published
 from hangtag.export.repository.publishing import publish
 from hangtag.training.data import outfits
 from hangtag.training.data.fashion_mnist import Images, Split
@@ -33,19 +30,6 @@ CANVASES = 1_000
 QUANTIZATION_IMAGES = 512
 """int8 sees this many images of the training split, to learn how large activations get."""
 _VOC_TEST_IMAGES = 4_952
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published run."""
-
-    folder: Path
-    """The version's folder."""
-    proof: Proof
-    metadata: Mapping[str, str]
-    """The file's own metadata (keys without their prefix)."""
-    images: Pixels
-    """The real images that PyTorch's answers and the file's in the proof belong to."""
 
 
 def export(
@@ -93,11 +77,12 @@ def export(
             "without --calibrate."
         )
     name = precision.model_name(run.model, to)
-    rival = _rival(models, name, config, even_if_worse)
+    rival = predecessors.find(models, name, config["data_digest"], even_if_worse=even_if_worse)
     data = _gate_data(served, test, config)
     with publish(models, name) as publication:
         file = publication.model_file
-        metadata = served.metadata | {"precision": to} | provenance.collect(served, config, metrics)
+        of_export = {"precision": to, "processor": ", ".join(processor.instructions())}
+        metadata = served.metadata | of_export | provenance.collect(served, config, metrics)
         fp32_model = torch_export.to_onnx(served, metadata)
         model = precision.convert(fp32_model, to, _first(quantize_on))
         file.write_bytes(model.SerializeToString())
@@ -108,9 +93,10 @@ def export(
             file.write_bytes(model.SerializeToString())
         proof = prove(served, file, model, data, precision=to)
         if rival is not None:
-            compared = _compare(
-                metadata | proof.metadata, rival, _test_images(served, test, config), run, even_if_worse
-            )
+            remedy = f"add --even-if-worse (make export MODEL={run.model} ARGS=--even-if-worse)"
+            images = _test_images(served, test, config)
+            own = metadata | proof.metadata
+            compared = predecessors.compare(own, rival, images, remedy, even_if_worse=even_if_worse)
             proof = replace(proof, checks=[*proof.checks, compared])
         with _fp32_file(fp32_model, needed=to != "fp32") as fp32:
             proof = replace(proof, speed=speed.measure(file, data.images, served, fp32, timing))
@@ -119,39 +105,6 @@ def export(
         onnx_model.add_metadata(model, proof.metadata | reference | {"graph_digest": onnx_model.digest(model)})
         file.write_bytes(model.SerializeToString())
     return Published(publication.folder, proof, onnx_model.metadata(model), data.images)
-
-
-def _rival(models: Path, name: str, config: Mapping[str, Any], even_if_worse: bool) -> Entry | None:
-    """The version that serves under this name; None if there is none, or none that can be compared.
-
-    Raises:
-        IncomparableError: it cannot be compared, and not ``even_if_worse``.
-    """
-    rival = inventory.serving_version(models, name)
-    if rival is None or rival.signature is None:  # a file that cannot be loaded serves nobody
-        return None
-    recorded = quality.read(rival.metadata)
-    if recorded is not None and recorded.data_digest == config["data_digest"]:
-        return rival
-    if even_if_worse:
-        return None
-    why = "records no test figure" if recorded is None else f"was tested on another data set ({recorded})"
-    raise IncomparableError(
-        f"{models / name} version {rival.version}, which serves, {why}, so nothing says whether this run is worse. To "
-        "publish it all the same, add --even-if-worse. Nothing was published."
-    )
-
-
-def _compare(metadata: Mapping[str, str], rival: Entry, test_images: int, run: Run, even_if_worse: bool) -> PassedCheck:
-    own, serving = quality.read(metadata), quality.read(rival.metadata)
-    assert own is not None
-    assert serving is not None
-    trial = f"The run is a trial, {text}. " if (text := inventory.trial(metadata)) else ""
-    remedy = (
-        f"{trial}To publish it all the same, add --even-if-worse (make export MODEL={run.model} ARGS=--even-if-worse), "
-        "or name another repository with --models."
-    )
-    return predecessor.check(own, test_images, serving, rival.version, even_if_worse=even_if_worse, remedy=remedy)
 
 
 def _test_images(served: ServedNetwork, test: Split, config: Mapping[str, Any]) -> int:

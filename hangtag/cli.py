@@ -30,7 +30,9 @@ SUBCOMMANDS = {
     "labels": Subcommand(
         "hangtag.commands.labels:labels", "Show how far apart labels are to a trained network.", "train"
     ),
-    "export": Subcommand("hangtag.export.cli:export", "Publish a trained network as an ONNX model.", "train"),
+    "export": Subcommand(
+        "hangtag.export.cli:export", "Publish a trained network, or anybody's file, as an ONNX model.", "export"
+    ),
     "models": Subcommand(
         "hangtag.commands.models:models", "List, show, verify, promote, load and unload models.", "cpu"
     ),

@@ -1,15 +1,13 @@
 """Collect the metadata that is known before the gate: where a model came from, and what training measured."""
 
 import json
-import platform
 from collections.abc import Mapping
 from typing import Any
 
-import onnx
 import torch
 
+from hangtag.export.file.versions import versions
 from hangtag.export.network.served_network import ServedNetwork, SingleLabel
-from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.runs.config import portable
@@ -36,11 +34,6 @@ def collect(served: ServedNetwork, config: Mapping[str, Any], metrics: Mapping[s
         **_label_distances(served),
         "training": json.dumps({"config": portable(config), "metrics": {**metrics, "summary": published}}),
     }
-
-
-def versions() -> dict[str, str]:
-    """The versions of the programs that write and prove a file."""
-    return {"python": platform.python_version(), "onnx": onnx.__version__, "onnxruntime": ONNXRUNTIME_VERSION}
 
 
 def _label_distances(served: ServedNetwork) -> dict[str, str]:

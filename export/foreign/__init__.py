@@ -6,5 +6,6 @@ probe             in the child process: load the file, run it, and find out whet
 synthetic_inputs  random inputs for any signature
 batching_proof    run the same inputs alone and in batches, and compare
 timing            time the file
+converted         have it converted to another precision, and judge what comes back
 intake            all of the above, then metadata and publishing
 """

@@ -9,12 +9,14 @@ from typing import Any
 
 import onnx
 
-from hangtag.export.errors import ExportError
-from hangtag.export.file import onnx_model, provenance
-from hangtag.export.foreign import document
+from hangtag.export.errors import ExportError, GateError
+from hangtag.export.file import onnx_model, versions
+from hangtag.export.foreign import converted, document
+from hangtag.export.foreign.converted import Converted, Progress
 from hangtag.export.foreign.probe_process import run_probe
-from hangtag.export.gate.check import BATCHING, EMPTY_BATCH, NOT_RUN, STRUCTURE
+from hangtag.export.gate.check import AGREEMENT, BATCHING, EMPTY_BATCH, NOT_RUN, STRUCTURE
 from hangtag.export.gate.checks import empty_batch
+from hangtag.export.quantization.conversion import Request
 from hangtag.export.repository.publishing import publish
 from hangtag.serving.signature import PREFIX
 
@@ -23,6 +25,10 @@ from hangtag.serving.signature import PREFIX
 KEPT_KEYS = (
     "task", "labels", "label_distances", "label_distances_from", "threshold", "min_labels", "max_labels", "beam_width",
 )  # fmt: skip
+
+
+_GATE = (STRUCTURE, BATCHING, EMPTY_BATCH, AGREEMENT, "agreement_while_choosing", "layers", "rules", "samples")
+"""The findings that are recorded as the gate's figures; those from AGREEMENT on, of a converted file alone."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Accepted:
     """What the probe found, by check; JSON values."""
     metadata: Mapping[str, str]
     """The file's own metadata under ``hangtag.`` (keys without that prefix)."""
+    converted: Converted | None = None
+    """Of a file that was converted to another precision."""
 
     @property
     def summaries(self) -> dict[str, str]:
@@ -47,19 +55,31 @@ class Accepted:
             "output": "; ".join(self.findings["outputs"]),
             BATCHING: f"{how}: {verdict['why']}",
             EMPTY_BATCH: self.findings[EMPTY_BATCH]["why"],
+            **(self.converted.summaries if self.converted else {}),
         }
 
 
-def accept(path: Path, name: str, models: Path, labels: Path | None, max_bytes: int = document.MAX_BYTES) -> Accepted:
+def accept(
+    path: Path,
+    name: str,
+    models: Path,
+    labels: Path | None,
+    max_bytes: int = document.MAX_BYTES,
+    request: Request | None = None,
+    progress: Progress | None = None,
+) -> Accepted:
     """Publish a file as the next version of a model.
 
     Args:
         name: the model's name in the repository ``models``.
         labels: a file with the meaning of the outputs' last axis, one label per line or a JSON list.
         max_bytes: a file that is larger, external data included, is refused.
+        request: convert the file to another precision first; None publishes it as it is.
+        progress: gets a line about each step of the conversion.
 
     Raises:
-        ExportError: the file or the labels cannot be used, or the repository cannot be written.
+        ExportError: the file, the labels or the samples cannot be used, it cannot be converted, or the repository
+            cannot be written.
         GateError: the file fails a check. Nothing is published in either case.
 
     Example:
@@ -70,17 +90,24 @@ def accept(path: Path, name: str, models: Path, labels: Path | None, max_bytes: 
     metadata = _metadata(model, path, labels)
     with publish(models, name) as publication:
         target = publication.model_file
+        conversion = converted.convert(model, request, progress or str, shown_as=path) if request else None
+        if conversion is not None:
+            model = conversion.model
         _set_metadata(model, metadata)
         target.write_bytes(model.SerializeToString())
         findings = run_probe(target, shown_as=path)
         _require_labels_fit(metadata, findings["last_axes"], path)
         findings[EMPTY_BATCH] = _check_empty_batch(target, findings[BATCHING]["batched"])
-        metadata |= _proof(findings) | {"graph_digest": onnx_model.digest(model)}
+        if conversion is not None:
+            _require_batched_as_before(findings[BATCHING], conversion)
+            findings |= conversion.findings
+        metadata |= _proof(findings) | (conversion.metadata if conversion else {})
+        metadata["graph_digest"] = onnx_model.digest(model)
         _set_metadata(model, metadata)
         target.write_bytes(model.SerializeToString())
         if findings["triton"] is not None:
             publication.config_file.write_text(findings["triton"], encoding="utf-8")
-    return Accepted(publication.folder, findings, metadata)
+    return Accepted(publication.folder, findings, metadata, conversion)
 
 
 def _metadata(model: onnx.ModelProto, path: Path, labels: Path | None) -> dict[str, str]:
@@ -92,7 +119,7 @@ def _metadata(model: onnx.ModelProto, path: Path, labels: Path | None) -> dict[s
         metadata["labels"] = json.dumps(_read_labels(labels))
         metadata.setdefault("task", "single_label")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return metadata | {"source": f"{path.name}, SHA-256 {digest}", "versions": json.dumps(provenance.versions())}
+    return metadata | {"source": f"{path.name}, SHA-256 {digest}", "versions": json.dumps(versions.versions())}
 
 
 def _set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
@@ -128,6 +155,15 @@ def _require_labels_fit(metadata: Mapping[str, str], last_axes: Sequence[int | N
         )
 
 
+def _require_batched_as_before(verdict: Mapping[str, Any], conversion: Converted) -> None:
+    if conversion.request.batched and not verdict["batched"]:
+        raise GateError(
+            BATCHING,
+            f"the original's requests may be batched, and those of the file in {conversion.request.precision} may not: "
+            f"{verdict['why']}.",
+        )
+
+
 def _check_empty_batch(target: Path, batched: bool) -> dict[str, str]:
     if not batched:
         return {"outcome": NOT_RUN, "why": "not run: the model is not batched"}
@@ -138,6 +174,6 @@ def _check_empty_batch(target: Path, batched: bool) -> dict[str, str]:
 def _proof(findings: Mapping[str, Any]) -> dict[str, str]:
     return {
         "batched": json.dumps(findings[BATCHING]["batched"]),
-        "gate": json.dumps({key: findings[key] for key in (STRUCTURE, BATCHING, EMPTY_BATCH)}),
+        "gate": json.dumps({key: findings[key] for key in _GATE if key in findings}),
         "speed": json.dumps(findings["speed"]),
     }

@@ -11,6 +11,7 @@
     empty_batch      what the runtime does with a batch of 0
     cuda             parity on a GPU, where there is one
 
-``proof`` runs them in order, ``tolerances`` says how exact each precision must be, and ``speed`` compares the file's
+``network_gate`` runs them in order against PyTorch, ``file_gate`` against the FP32 file, and ``proof`` is what comes of
+it; ``tolerances`` says how exact each precision must be, and ``speed`` compares the file's
 speed with PyTorch's, which is reported and never required.
 """

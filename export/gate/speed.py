@@ -8,16 +8,19 @@ about as long as a batch takes, on the processors that the next contender needs.
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
 from hangtag.export.arrays import Pixels
 from hangtag.serving.server.runtime.session import Runtime
+
+if TYPE_CHECKING:  # only files are timed where torch is not installed
+    from torch import nn
 
 BATCH_SIZES = (1, 64)
 THREADS = 1
@@ -74,7 +77,7 @@ class Speed:
         return f"{', '.join(parts)}, {self.threads} thread{'s' if self.threads > 1 else ''}{busy}"
 
 
-def measure(path: Path, images: Pixels, served: nn.Module | None, fp32: Path | None, timing: str) -> Speed | None:
+def measure(path: Path, images: Pixels, served: "nn.Module | None", fp32: Path | None, timing: str) -> Speed | None:
     """Time the file and its contenders.
 
     Args:
@@ -89,22 +92,31 @@ def measure(path: Path, images: Pixels, served: nn.Module | None, fp32: Path | N
     missing: dict[str, str] = {}
     if fp32 is not None:
         contenders[FP32] = _session(fp32)
-    if served is not None:
-        contenders[EAGER] = _network(served)
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        if served is not None and timing == "compile":
-            try:
-                contenders[COMPILED] = _compiled(served, images)
-            except Exception as error:  # a compiler may raise anything, and the file is not at fault
-                missing[COMPILED] = str(error).strip().splitlines()[0][:200]
+    with _pytorch_threads() if served is not None else nullcontext():
+        if served is not None:
+            contenders[EAGER] = _network(served)
+            if timing == "compile":
+                try:
+                    contenders[COMPILED] = _compiled(served, images)
+                except Exception as error:  # a compiler may raise anything, and the file is not at fault
+                    missing[COMPILED] = str(error).strip().splitlines()[0][:200]
         batches = {size: np.resize(images, (size, *images.shape[1:])) for size in BATCH_SIZES}
         before = _CpuTime.now()
         milliseconds = {size: _interleaved(contenders, batch) for size, batch in batches.items()}
         return Speed(milliseconds, THREADS, missing, _CpuTime.now().share_of_others(before))
+
+
+@contextmanager
+def _pytorch_threads() -> Iterator[None]:
+    """Let PyTorch compute on THREADS inside the context."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        yield
     finally:
-        torch.set_num_threads(threads_before)
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,9 @@ def _session(path: Path) -> Contender:
     return lambda batch: runtime.run({image.name: batch})
 
 
-def _network(network: nn.Module | Callable[..., object]) -> Contender:
+def _network(network: "nn.Module | Callable[..., object]") -> Contender:
+    import torch
+
     def answer(batch: Pixels) -> object:
         with torch.inference_mode():
             return network(torch.from_numpy(batch))
@@ -145,7 +159,9 @@ def _network(network: nn.Module | Callable[..., object]) -> Contender:
     return answer
 
 
-def _compiled(served: nn.Module, images: Pixels) -> Contender:
+def _compiled(served: "nn.Module", images: Pixels) -> Contender:
+    import torch
+
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise RuntimeError("there is no C++ compiler")
     answer = _network(torch.compile(served, dynamic=False))

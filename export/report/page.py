@@ -12,9 +12,9 @@ from markupsafe import Markup
 
 from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import ExportError
-from hangtag.export.exporter import Published
 from hangtag.export.foreign.intake import Accepted
 from hangtag.export.gate.check import NOT_RUN, PARITY, PREDECESSOR, STRUCTURE
+from hangtag.export.published import Published
 from hangtag.export.report import pictures
 from hangtag.export.repository import inventory
 from hangtag.page.environment import environment
@@ -91,6 +91,7 @@ def write_run_report(published: Published, images: Pixels, labels: Sequence[str]
         worst=_worst_images(images, expected, answered, differences, labels),
         operators=proof.figures(STRUCTURE)["operators"],
         provenance=_provenance(published.metadata),
+        fp32_layers=[],
     )
 
 
@@ -101,11 +102,12 @@ def write_file_report(accepted: Accepted, path: Path) -> None:
         ExportError: the page cannot be written.
     """
     speed: dict[str, Any] = accepted.findings["speed"]
+    converted = accepted.converted
     milliseconds = {int(size): times for size, times in speed["median_ms"].items()}
     _write(
         path,
         folder=accepted.folder,
-        precision=None,
+        precision=converted.request.precision if converted else None,
         trial=None,
         worse=False,
         checks=[
@@ -117,6 +119,7 @@ def write_file_report(accepted: Accepted, path: Path) -> None:
         worst=[],
         operators=accepted.findings["operators"],
         provenance=_provenance(accepted.metadata),
+        fp32_layers=converted.findings["fp32_layers"] if converted else [],
     )
 
 

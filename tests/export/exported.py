@@ -10,6 +10,7 @@ from hangtag.export import exporter
 from hangtag.export.file import torch_export
 from hangtag.export.gate.checks import batching
 from hangtag.export.network import checkpoint
+from hangtag.export.published import Published
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Split
@@ -31,7 +32,7 @@ class Exported:
     run: Run
     network: nn.Module
     models: Path
-    published: exporter.Published
+    published: Published
 
     @property
     def file(self) -> Path:
@@ -74,7 +75,7 @@ def label_paths(factory: pytest.TempPathFactory) -> Exported:
     return once(factory, "cnn_rnn", make)
 
 
-def _export(run: Run, models: Path, garments: Split) -> exporter.Published:
+def _export(run: Run, models: Path, garments: Split) -> Published:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(batching, "IMAGES", _BATCHED)
         return exporter.export(run, models, garments)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import onnx
 
-from hangtag.export.gate.proof import GateData, Proof, prove
+from hangtag.export.gate.network_gate import prove
+from hangtag.export.gate.proof import GateData, Proof
 from hangtag.export.network.served_network import ServedNetwork
 
 

@@ -13,6 +13,7 @@ from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import torch_export
 from hangtag.export.gate.checks import calibration
 from hangtag.export.gate.runtime_answers import softmax
+from hangtag.export.published import Published
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import fashion_mnist
 from hangtag.training.data.fashion_mnist import FashionMnist, Split
@@ -40,7 +41,7 @@ def validation() -> Split:
     return fashion_mnist.load().validation.first(500)
 
 
-def answers(published: exporter.Published, split: Split) -> dict[str, np.ndarray]:
+def answers(published: Published, split: Split) -> dict[str, np.ndarray]:
     runtime = Runtime(published.folder / "model.onnx", provider="cpu")
     batches = [runtime.run({"image": split.images[at : at + 50]}) for at in range(0, len(split), 50)]
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

@@ -9,6 +9,7 @@ from hangtag.export import exporter
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import torch_export
 from hangtag.export.file.precision import convert
+from hangtag.export.published import Published
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
@@ -32,7 +33,7 @@ def run(learned: tuple[Run, Path], monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-def export(run: Run, models: Path, garments: Split, precision: str) -> exporter.Published:
+def export(run: Run, models: Path, garments: Split, precision: str) -> Published:
     return exporter.export(run, models, garments, to=precision, quantize_on=data.load_test().images[-96:])
 
 

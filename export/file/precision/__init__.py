@@ -3,6 +3,6 @@
 Each precision is a model of its own in the repository: ``cnn``, ``cnn-fp16``, ``cnn-int8``.
 """
 
-from hangtag.export.file.precision.conversion import PRECISIONS, convert, model_name
+from hangtag.export.file.precision.conversion import PRECISIONS, convert, keep_origin, model_name
 
-__all__ = ["PRECISIONS", "convert", "model_name"]
+__all__ = ["PRECISIONS", "convert", "keep_origin", "model_name"]

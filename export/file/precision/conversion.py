@@ -31,11 +31,16 @@ def convert(model: onnx.ModelProto, precision: str, calibration: Images) -> onnx
     if precision == "fp32":
         return model
     converted = _to_fp16(model) if precision == "fp16" else _to_int8(model, calibration)
+    keep_origin(converted, model)
+    return converted
+
+
+def keep_origin(converted: onnx.ModelProto, model: onnx.ModelProto) -> None:
+    """Give a converted model, in place, the metadata and the producer that the converters drop."""
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.metadata_props)
     _drop_unused_opsets(converted)
     converted.producer_name, converted.producer_version = model.producer_name, model.producer_version
-    return converted
 
 
 def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:

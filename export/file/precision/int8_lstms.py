@@ -10,7 +10,8 @@ added to them, with weights of 0, so that they change no result.
 - The hidden state gets two units with saturated gates: their cells count 1, 2, 3, ... and -1, -2, -3, ..., so their
   outputs are tanh(t) and -tanh(t). No other unit can be larger, since a cell changes by less than 1 in each step.
 
-All scales are then constants, and an answer is the same, bit for bit, alone and in any batch.
+All scales are then constants, and an answer is the same, bit for bit, alone and in any batch. The scales of the weights
+are those of ``saturation``.
 """
 
 import tempfile
@@ -26,6 +27,7 @@ from hangtag.export.arrays import Array
 from hangtag.export.errors import ExportError
 from hangtag.export.file.onnx_model import operators
 from hangtag.export.file.precision.quantizer_output import silenced
+from hangtag.export.file.precision.saturation import prevent_saturation
 
 _SATURATED = 20.0
 """Added to a gate before its sigmoid or tanh: the result is 1 up to 2e-9, below half a step of FP32."""
@@ -54,6 +56,7 @@ def quantize_lstms(model: onnx.ModelProto) -> onnx.ModelProto:
             f"ONNX Runtime's quantizer left {counts['LSTM']} LSTMs as they were; their weights must be initializers. "
             "This is a bug of the export."
         )
+    prevent_saturation(result, pinned)
     return result
 
 

@@ -10,13 +10,16 @@ from hangtag.training.data.fashion_mnist import Classes
 from hangtag.training.metrics.single_label import evaluate
 
 
-def check(logits: Array, expected: Array, classes: Classes, tolerances: Tolerances) -> PassedCheck:
+def check(
+    logits: Array, expected: Array, classes: Classes, tolerances: Tolerances, against: str = "PyTorch"
+) -> PassedCheck:
     """Compare the file's logits with PyTorch's, and both with the true classes.
 
     Args:
         logits: the file's, [n, labels].
         expected: PyTorch's, [n, labels].
         classes: the true class of each image, [n].
+        against: what gave the expected logits, for the messages.
 
     Raises:
         GateError: too few labels agree, or too much accuracy is lost; the message names the image where PyTorch's
@@ -33,7 +36,7 @@ def check(logits: Array, expected: Array, classes: Classes, tolerances: Toleranc
     if agreeing < tolerances.agreement:
         raise GateError(
             AGREEMENT,
-            f"the file gives another class than PyTorch for {len(differing)} of {len(predicted):,} test images "
+            f"the file gives another class than {against} for {len(differing)} of {len(predicted):,} test images "
             f"({agreeing:.2%} agree, {tolerances.agreement:.1%} must); worst at test image {worst}.",
         )
     accuracy, expected_accuracy = (evaluate(scores, classes).accuracy for scores in (logits, expected))
@@ -43,7 +46,7 @@ def check(logits: Array, expected: Array, classes: Classes, tolerances: Toleranc
         lost = differing[expected_labels[differing] == classes[differing]]
         raise GateError(
             AGREEMENT,
-            f"the file is right about {accuracy:.2%} of the test set and PyTorch about {expected_accuracy:.2%}; it "
+            f"the file is right about {accuracy:.2%} of the test set and {against} about {expected_accuracy:.2%}; it "
             f"must keep {tolerances.accuracy:.1%} of that; worst at test image {_largest_margin(margin, lost)}.",
         )
     same = "every answer the same" if not differing.size else f"{agreeing:.2%} of the answers the same"

@@ -25,6 +25,7 @@ def check(
     tolerances: Tolerances,
     spread: float,
     activation: Activation | None,
+    against: str = "PyTorch",
 ) -> PassedCheck:
     """Compare up to four batches of each size, of each kind of images.
 
@@ -32,6 +33,7 @@ def check(
         images: kind -> images, as ``artificial_images`` names the kinds.
         expected: kind -> PyTorch's answers.
         activation: turns logits into probabilities; None where it is unknown, then probabilities are not compared.
+        against: what gave the expected answers, for the messages.
 
     Raises:
         GateError: a number differs; the message names the kind, the batch size and the worst image.
@@ -44,13 +46,13 @@ def check(
                 rows = slice(start, start + size)
                 answers = answer_batch(runtime, pixels[rows], PARITY, f"{kind} image {start}")
                 batch = _Batch(kind, size, start)
-                difference = _compare_logits(answers["logits"], expected[kind]["logits"][rows], batch, limit)
+                difference = _compare_logits(answers["logits"], expected[kind]["logits"][rows], batch, limit, against)
                 worst[kind][str(size)] = max(worst[kind][str(size)], difference)
                 _check_probabilities(answers, tolerances.probabilities, batch, activation)
     largest = max(max(by_size.values()) for by_size in worst.values())
     return PassedCheck(
         PARITY,
-        f"logits within {largest:.1e} of PyTorch at batch {', '.join(map(str, BATCH_SIZES))}",
+        f"logits within {largest:.1e} of {against} at batch {', '.join(map(str, BATCH_SIZES))}",
         {"limit": limit, "spread": spread, "max_logit_difference": worst},
     )
 
@@ -69,14 +71,14 @@ class _Batch(NamedTuple):
         return f"worst at {self.kind} image {self.start + worst_image(difference)}"
 
 
-def _compare_logits(logits: Array, expected: Array, batch: _Batch, limit: float) -> float:
+def _compare_logits(logits: Array, expected: Array, batch: _Batch, limit: float, against: str) -> float:
     if logits.shape != expected.shape:
         raise GateError(PARITY, f"{batch}: logits have shape {list(logits.shape)}, expected {list(expected.shape)}.")
     difference = np.abs(logits - expected)
     if not difference.max() <= limit:  # written so that NaN fails
         raise GateError(
             PARITY,
-            f"{batch}: logits differ from PyTorch's by {difference.max():.2g}, more than the allowed {limit:g}; "
+            f"{batch}: logits differ from {against}'s by {difference.max():.2g}, more than the allowed {limit:g}; "
             f"{batch.worst(difference)}.",
         )
     return float(difference.max())

@@ -2,17 +2,22 @@
 
 import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hangtag.export.child_process import ChildAbortedError, ChildFailedError
 from tests.forkserver import CONTEXT
 
-FUNCTIONS = {"hangtag.export.foreign.probe": "probe", "hangtag.export.gate.checks.empty_batch": "run_empty_batch"}
+FUNCTIONS = {
+    "hangtag.export.foreign.probe": "probe",
+    "hangtag.export.gate.checks.empty_batch": "run_empty_batch",
+    "hangtag.export.quantization.conversion": "convert",
+}
 
 
-def run(module: str, path: Path, seconds: float) -> dict[str, Any]:
-    """Replaces hangtag.export.child_process.run."""
+def run(module: str, path: Path, seconds: float, on_line: Callable[[str], object] = str) -> dict[str, Any]:
+    """Replaces hangtag.export.child_process.run; what the child writes to standard error goes to the test's own."""
     receiver, sender = CONTEXT.Pipe(duplex=False)
     with receiver:
         process = CONTEXT.Process(target=_answer, args=(module, path, sender))

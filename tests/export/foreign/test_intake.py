@@ -263,16 +263,25 @@ def test_a_run_and_a_file_are_not_mixed_up(arguments: list[str]) -> None:
     assert "Usage: " in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--runs=r", "--precision=fp32", "--timing=none", "--data-dir=d"])
-def test_options_for_a_run_are_refused_with_a_file(option: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "because"),
+    [
+        ("--runs=r", "for a RUN."),
+        ("--timing=none", "for a RUN or a file that hangtag exported."),
+        ("--data-dir=d", "for a RUN or a file that hangtag exported."),
+    ],
+)
+def test_options_for_a_run_are_refused_with_a_file(option: str, because: str) -> None:
     """Even with their default value, since they would have no effect."""
     result = CliRunner().invoke(main, ["export", "--onnx", "x.onnx", "--name", "x", option])
     assert result.exit_code == 2
-    assert f"{option.partition('=')[0]}: for a RUN; --onnx takes a file as it is." in result.stderr
+    assert f"{option.partition('=')[0]}: {because}" in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--name=x", "--labels=x.txt", "--max-megabytes=5"])
+@pytest.mark.parametrize(
+    "option", ["--name=x", "--labels=x.txt", "--max-megabytes=5", "--calibration=x", "--agree-at-least=99"]
+)
 def test_options_for_a_file_are_refused_with_a_run(option: str) -> None:
     result = CliRunner().invoke(main, ["export", "lstm", option])
     assert result.exit_code == 2
-    assert f"{option.partition('=')[0]}: for --onnx alone; a run has its own." in result.stderr
+    assert f"{option.partition('=')[0]}: for --onnx alone; a run " in result.stderr

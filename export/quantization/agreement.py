@@ -1,0 +1,142 @@
+"""Judge whether two files answer a sample alike.
+
+What is alike depends on the output. Of scores of labels the label counts: the largest score of each row. Of other
+numbers, such as a probability of speech or a recurrent state, the distance counts. Integers, booleans and texts must be
+equal.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+
+import numpy as np
+
+from hangtag.export.arrays import Answers, Array
+from hangtag.export.errors import ExportError
+from hangtag.serving.signature import Signature, TensorSpec
+
+LABELS, VALUES, EQUAL = "labels", "values", "equal"
+RULES = (LABELS, VALUES, EQUAL)
+WITHIN = 0.05
+"""By ``values`` the root mean square of the differences may be this share of the output's spread over all samples."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How many samples of how many are answered alike."""
+
+    agreeing: int
+    samples: int
+
+    @property
+    def share(self) -> float:
+        return self.agreeing / self.samples
+
+    @property
+    def at_least(self) -> float:
+        """The share of all possible samples that is answered alike, at least, with 95 % confidence (Wilson's bound)."""
+        z, n = 1.645, self.samples
+        centre = self.share + z * z / (2 * n)
+        return (centre - z * sqrt(self.share * (1 - self.share) / n + z * z / (4 * n * n))) / (1 + z * z / n)
+
+    def __str__(self) -> str:
+        return f"{self.share:.2%} of {self.samples:,} samples answered alike"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Compares answers with those of the original file."""
+
+    expected: Sequence[Answers]
+    """The original's answers, one mapping a sample."""
+    rules: Mapping[str, str]
+    """Output -> one of RULES; other outputs are not compared."""
+    spreads: Mapping[str, float] = field(init=False)
+    """Output -> its largest less its smallest number, over all samples."""
+
+    def __post_init__(self) -> None:
+        spreads = {}
+        for name, rule in self.rules.items():
+            if rule != EQUAL:
+                values = np.concatenate([np.ravel(answers[name]) for answers in self.expected]).astype(np.float64)
+                if not np.isfinite(values).all():
+                    raise ExportError(
+                        f"the original's own output {name!r} is not finite for some samples; nothing can be compared."
+                    )
+                spreads[name] = max(float(np.ptp(values)), 1e-12)
+        object.__setattr__(self, "spreads", spreads)
+
+    def agreement(self, answered: Sequence[Answers]) -> Agreement:
+        """How many samples are answered alike; a sample is if every compared output is."""
+        alike = [
+            all(self._alike(name, answers[name], expected[name]) for name in self.rules)
+            for answers, expected in zip(answered, self.expected, strict=True)
+        ]
+        return Agreement(sum(alike), len(alike))
+
+    def distance(self, answered: Sequence[Answers]) -> float:
+        """How far the numbers are from the original's: their root mean square, as a share of the spread, averaged."""
+        distances = [
+            _root_mean_square(answers[name], expected[name]) / self.spreads[name]
+            for answers, expected in zip(answered, self.expected, strict=True)
+            for name in self.spreads
+        ]
+        return float(np.mean(distances)) if distances else 0.0
+
+    def _alike(self, name: str, actual: Array, expected: Array) -> bool:
+        if actual.shape != expected.shape:
+            return False
+        if self.rules[name] == EQUAL:
+            return bool(np.array_equal(actual, expected))
+        if self.rules[name] == LABELS:
+            finite = bool(np.isfinite(actual).all())
+            return finite and bool(np.array_equal(actual.argmax(axis=-1), expected.argmax(axis=-1)))
+        return _root_mean_square(actual, expected) <= WITHIN * self.spreads[name]
+
+
+def _root_mean_square(actual: Array, expected: Array) -> float:
+    """Infinite where the numbers are not finite, or not as many."""
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        return float("inf")
+    return sqrt(float(np.mean((actual.astype(np.float64) - expected) ** 2)))
+
+
+def parse(texts: Sequence[str]) -> dict[str, str]:
+    """Read rules of the form OUTPUT=RULE. Raises ExportError: a text is none."""
+    parsed = {}
+    for text in texts:
+        output, _, rule = text.rpartition("=")
+        if not output or rule not in RULES:
+            raise ExportError(f"--agree-on {text}: give OUTPUT={'|'.join(RULES)}.")
+        parsed[output] = rule
+    return parsed
+
+
+def rules(signature: Signature, answers: Sequence[Answers], chosen: Mapping[str, str]) -> dict[str, str]:
+    """Which rule holds for which output.
+
+    Args:
+        answers: the original's, by which scores of labels are recognised.
+        chosen: the user's rules; empty to compare every output by the rule that fits it.
+
+    Raises:
+        ExportError: there is no such output, or the rule does not fit it.
+    """
+    outputs = {spec.name: spec for spec in signature.outputs}
+    for name, rule in chosen.items():
+        if name not in outputs:
+            raise ExportError(f"--agree-on {name}: the model has no such output; it has {', '.join(outputs)}.")
+        if (rule != EQUAL) != outputs[name].datatype.startswith("FP") or (rule == LABELS and not outputs[name].shape):
+            raise ExportError(f"--agree-on {name}={rule} does not fit the output {outputs[name]}.")
+    return dict(chosen) or {name: _fitting(spec, [each[name] for each in answers]) for name, spec in outputs.items()}
+
+
+def _fitting(spec: TensorSpec, answers: Sequence[Array]) -> str:
+    """Scores of labels are rows [batch, labels], or probabilities that sum to 1 along the last axis."""
+    if not spec.datatype.startswith("FP"):
+        return EQUAL
+    labels = spec.shape[-1] if len(spec.shape) >= 2 else None
+    if labels is None or labels < 2:
+        return VALUES
+    sums_to_one = all(bool((each >= 0).all()) and np.allclose(each.sum(axis=-1), 1, atol=1e-3) for each in answers)
+    return LABELS if len(spec.shape) == 2 or sums_to_one else VALUES

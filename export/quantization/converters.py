@@ -1,0 +1,219 @@
+"""Convert any network to int8 or fp16, with some of its layers in FP32. A converter prepares once, converts often."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QDQQuantizer, QuantType, create_calibrator
+from onnxruntime.quantization.onnx_model import ONNXModel
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from hangtag.export.errors import ExportError
+from hangtag.export.file.precision.quantizer_output import silenced
+from hangtag.export.quantization.samples import Feed
+
+LAYERS = ("Conv", "Gemm", "MatMul")
+"""Computed in 8 bits, if their weights are constants."""
+PASSING = ("Relu", "Clip", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
+"""Computed in 8 bits between two of them, so that no value is converted to FP32 and back."""
+_OPSET = 13
+"""The first in which weights may have a scale for each channel."""
+_LARGEST = 65_504 / 2
+"""Half of the largest number of half precision: other samples may be larger than those that were seen."""
+
+
+class Converter(Protocol):
+    """Converts a network to one precision."""
+
+    layers: Sequence[onnx.NodeProto]
+    """The layers that can be converted, in the order of computation; each name is unique."""
+    too_large: Sequence[onnx.NodeProto]
+    """Layers that stay in FP32 in any case."""
+
+    def convert(self, in_fp32: Collection[str]) -> onnx.ModelProto:
+        """Convert all layers but those with these names."""
+
+
+class Int8Converter:
+    """ONNX Runtime's static quantizer (QDQ): fixed scales, so that no answer depends on the other samples of a batch.
+
+    Weights get 7 bits and a scale for each output channel (``reduce_range``), so that processors without 8-bit dot
+    products, which add two products in 16 bits, compute the same sums as those with them.
+    """
+
+    too_large: Sequence[onnx.NodeProto] = ()
+
+    def __init__(self, model: onnx.ModelProto, calibration: Sequence[Feed], folder: Path) -> None:
+        """
+        Args:
+            calibration: samples whose activations set the scales.
+            folder: for temporary files.
+
+        Raises:
+            ExportError: the network has no layer that could be quantized, or ONNX Runtime's quantizer fails on it.
+        """
+        original, prepared = folder / "simple.onnx", folder / "prepared.onnx"
+        with _converting():
+            onnx.save(_with_opset(model), original)
+            # Folds and fuses as the runtime would, so that scales are given only to tensors that still exist then.
+            quant_pre_process(original, prepared, skip_symbolic_shape=True)
+            self._model = onnx.load(prepared)
+            _name_nodes(self._model)
+            _flatten_biases(self._model)
+            onnx.save(self._model, prepared)
+        constants = {tensor.name for tensor in self._model.graph.initializer}
+        self.layers: Sequence[onnx.NodeProto] = [
+            node for node in self._model.graph.node if node.op_type in LAYERS and node.input[1] in constants
+        ]
+        if not self.layers:
+            raise ExportError(
+                f"int8 is for {', '.join(LAYERS)} with constant weights in the main graph; this file has none there. "
+                "Its other layers, LSTMs and those in branches and loops among them, stay in FP32."
+            )
+        with _converting():
+            calibrator = create_calibrator(
+                prepared, [*LAYERS, *PASSING], augmented_model_path=str(folder / "calibration.onnx")
+            )
+            calibrator.collect_data(_Reader(calibration))
+            self._ranges = calibrator.compute_data()
+        layers = {node.name for node in self.layers}
+        self._excluded = [
+            node.name for node in self._model.graph.node if node.op_type in LAYERS and node.name not in layers
+        ]
+
+    def convert(self, in_fp32: Collection[str]) -> onnx.ModelProto:
+        """Quantize all layers but those with these names. Raises ExportError: the quantizer fails."""
+        copied = onnx.ModelProto()
+        copied.CopyFrom(self._model)
+        with _converting():
+            quantizer = QDQQuantizer(
+                copied, True, True, QuantType.QInt8, QuantType.QUInt8, self._ranges,
+                [], [*self._excluded, *in_fp32], [*LAYERS, *PASSING], {"MatMulConstBOnly": True},
+            )  # fmt: skip
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+        converted: onnx.ModelProto = quantizer.model.model
+        return converted
+
+
+class Fp16Converter:
+    """ONNX Runtime's converter to half precision; inputs and outputs keep their types."""
+
+    def __init__(self, model: onnx.ModelProto, calibration: Sequence[Feed], folder: Path) -> None:
+        """
+        Args:
+            calibration: samples that show which values are too large for half precision.
+            folder: for temporary files.
+
+        Raises:
+            ExportError: ONNX Runtime cannot run the network with the values in between as outputs.
+        """
+        self._model = onnx.ModelProto()
+        self._model.CopyFrom(model)
+        _name_nodes(self._model)
+        with _converting():
+            onnx.save(self._model, folder / "named.onnx")
+            calibrator = create_calibrator(
+                folder / "named.onnx", None, augmented_model_path=str(folder / "calibration.onnx")
+            )
+            calibrator.collect_data(_Reader(calibration))
+            ranges = {
+                name: max(float(np.abs(end).max()) for end in values.range_value)
+                for name, values in calibrator.compute_data().items()
+            }
+        nodes = [node for node in self._model.graph.node if node.op_type != "Constant"]
+        self.too_large: Sequence[onnx.NodeProto] = [
+            node for node in nodes if any(ranges.get(name, 0) > _LARGEST for name in (*node.input, *node.output))
+        ]
+        """Nodes that read or write larger values than half precision has. They stay in FP32 whatever the answers are:
+        on a CPU ONNX Runtime computes most of half precision in FP32, so that no answer would show the overflow."""
+        kept = {node.name for node in self.too_large}
+        self.layers: Sequence[onnx.NodeProto] = [node for node in nodes if node.name not in kept]
+
+    def convert(self, in_fp32: Collection[str]) -> onnx.ModelProto:
+        """Convert all nodes but those with these names. Raises ExportError: the converter fails."""
+        copied = onnx.ModelProto()
+        copied.CopyFrom(self._model)  # the converter changes its argument
+        with _converting():
+            converted: onnx.ModelProto = convert_float_to_float16(
+                copied, keep_io_types=True, node_block_list=[*in_fp32, *(node.name for node in self.too_large)]
+            )
+            _keep_fp32_between(converted.graph)
+            ONNXModel(converted).topological_sort()
+        return converted
+
+
+def _with_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), _OPSET)
+    return model if opset >= _OPSET else onnx.version_converter.convert_version(model, _OPSET)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node of the main graph a name of its own: the quantizer knows layers by their names."""
+    seen: set[str] = set()
+    for place, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{place}"
+            while node.name in seen:
+                node.name += "_"
+        seen.add(node.name)
+
+
+def _flatten_biases(model: onnx.ModelProto) -> None:
+    """Give each Gemm a bias [n] instead of [1, n], at whose first axis ONNX Runtime's quantizer looks for n scales."""
+    biases = {
+        tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) == 2 and tensor.dims[0] == 1
+    }
+    for node in model.graph.node:
+        if node.op_type == "Gemm" and len(node.input) == 3 and node.input[2] in biases:
+            flat = onnx.numpy_helper.to_array(biases[node.input[2]])[0]
+            node.input[2] = f"{node.name}.bias"
+            model.graph.initializer.append(onnx.numpy_helper.from_array(flat, node.input[2]))
+
+
+def _keep_fp32_between(graph: onnx.GraphProto) -> None:
+    """Pass values from one node in FP32 to the next as they are. The converter casts them to FP16 and back, and large
+    ones to infinity."""
+
+    def casts(kind: int) -> dict[str, onnx.NodeProto]:
+        return {node.output[0]: node for node in graph.node if node.op_type == "Cast" and node.attribute[0].i == kind}
+
+    to_fp16 = casts(onnx.TensorProto.FLOAT16)
+    back = {
+        name: to_fp16[node.input[0]].input[0]
+        for name, node in casts(onnx.TensorProto.FLOAT).items()
+        if node.input[0] in to_fp16
+    }
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = back.get(name, name)
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    for node in [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in used]:
+        graph.node.remove(node)
+
+
+@contextmanager
+def _converting() -> Iterator[None]:
+    """Keep ONNX Runtime's tools quiet; any exception, of which they raise all kinds, becomes an ExportError."""
+    try:
+        with silenced():
+            yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ExportError(
+            f"ONNX Runtime's converter fails on this network ({type(error).__name__}: {reason})."
+        ) from error
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
+    """Gives the quantizer one sample at a time, then None."""
+
+    def __init__(self, feeds: Sequence[Feed]) -> None:
+        self._feeds: Iterator[dict[str, Any]] = (dict(feed) for feed in feeds)
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._feeds, None)
