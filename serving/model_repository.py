@@ -90,8 +90,12 @@ def names(models: Path) -> list[str]:
 
 
 def is_route(models: Path, name: str) -> bool:
-    """Whether a name in the repository is a route, which answers by other models and has no versions."""
-    return is_model_name(name) and (models / name / ROUTE_FILE).is_file()
+    """Whether a name in the repository is a route, which answers by other models. A folder with versions is a model."""
+    folder = models / name
+    try:
+        return is_model_name(name) and (folder / ROUTE_FILE).is_file() and not any(_versions(folder))
+    except OSError:
+        return False
 
 
 def versions(models: Path, name: str) -> list[ModelFile]:

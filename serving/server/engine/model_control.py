@@ -106,7 +106,7 @@ class ModelControl:
                 self._poller.start()
         else:
             names = _start_names(config)
-            routes = {name for name in names if self._routes.is_route(name)}
+            routes = self._routes.among(names)
             for name in names:
                 if name not in routes:
                     files = repository.require_versions(config.models, name)
@@ -190,7 +190,7 @@ class ModelControl:
             log.warning("repository not readable; the models that serve go on", reason=str(error))
             return
         before = self._engine.models
-        routes = {name for name in present if self._routes.is_route(name)}
+        routes = self._routes.among(present)
         with contextlib.suppress(UnavailableError):  # the server is stopping
             for name in present:
                 if name not in routes:

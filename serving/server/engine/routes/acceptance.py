@@ -12,6 +12,8 @@ from hangtag.serving.signature import Signature
 RULES = {"at_least": 1.0, "margin_at_least": 1.0, "entropy_at_most": 64.0}
 """Rule -> the largest bound that makes sense: of the highest probability, of the difference of the two highest, and of
 the entropy of the whole distribution in bits."""
+LOGITS = "logits"
+"""The output of hangtag's models before the softmax: of the probabilities' shape, and none."""
 FLOATS = ("FP16", "FP32", "FP64")
 """Datatypes of probabilities."""
 
@@ -50,6 +52,9 @@ class Acceptance:
         if spec is None:
             listed = ", ".join(output.name for output in signature.outputs)
             return f"accept: the models have no output {self.output!r}; they have {listed}"
+        if spec.name == LOGITS:
+            others = [output.name for output in signature.outputs if output.name != LOGITS]
+            return f"accept: the output {LOGITS} is not probabilities; the others are {', '.join(others) or 'none'}"
         if spec.datatype not in FLOATS or len(spec.shape) != 2 or (spec.shape[1] or 2) < 2:
             return f"accept: the output {spec} is not probabilities of at least two labels, [batch, labels]"
         if not signature.batched:

@@ -40,12 +40,23 @@ class RouteControl:
         self._models = models
         self._retire = retire
         self._wanted: set[str] = set()
+        self._unused: set[str] = set()  # names with a route.toml that is not followed
         self._served: dict[str, tuple[RouteSettings, tuple[Servable, ...]]] = {}
         self._read: dict[str, tuple[Stamp, RouteSettings]] = {}
 
     def is_route(self, name: str) -> bool:
         """Whether the repository has a route of this name."""
         return is_route(self._models, name)
+
+    def among(self, names: Iterable[str]) -> set[str]:
+        """Return which of these names are routes; a route.toml beside a model's versions is logged, once."""
+        files = {name for name in names if (self._models / name / ROUTE_FILE).is_file()}
+        routes = {name for name in files if self.is_route(name)}
+        for name in sorted(files - routes - self._unused):
+            reason = "the folder has versions, so the name is a model's; a route needs a folder of its own"
+            log.warning(f"{ROUTE_FILE} not followed", model=name, reason=reason)
+        self._unused = files - routes
+        return routes
 
     def want(self, names: Iterable[str]) -> None:
         """Serve these routes from the next ``refresh`` on, as their files are now, and no others."""
@@ -204,8 +215,13 @@ class RouteControl:
         for model in versions:
             if member.version in ("", model.version):
                 return model
-        served = ", ".join(f"{each.name}@{each.version}" for each in versions) or "none of its versions"
         published = {str(file.version) for file in repository.versions(self._models, member.name)}
+        if not versions and not published:
+            there = ", ".join(name for name, _ in repository.published(self._models))
+            raise RepositoryError(
+                f"its member {member} does not serve: the repository has no model of this name; it has {there}"
+            )
+        served = ", ".join(f"{each.name}@{each.version}" for each in versions) or "none of its versions"
         remedy = ""
         if versions and member.version in published:
             remedy = " ('hangtag serve --num-versions' serves more than one)"

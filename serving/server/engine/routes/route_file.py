@@ -21,6 +21,7 @@ And a text for people, which ModelConfig and the page show:
     description = "Chosen by 'hangtag route tune lstm cnn'."
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ _KEYS = {
     "split": ("split", "sticky", *_OF_BOTH),
 }
 ANSWER, REFUSE = "answer", "refuse"
-_MAX_KEY_LENGTH = 255
+_METADATA_KEY = re.compile(r"(?!grpc-)[0-9a-z_.-]{1,255}(?<!-bin)")
+"""A key of gRPC's metadata with a text for a value, which callers may send; over HTTP it is a header."""
 
 
 @dataclass(frozen=True)
@@ -173,9 +175,10 @@ def _split(values: Mapping[str, Any]) -> SplitSettings:
     if abs(total - 100) > 1e-6:
         raise ValueError(f"split: the shares add up to {total:g}, and must to 100")
     sticky = values.get("sticky", "")
-    if not isinstance(sticky, str) or len(sticky) > _MAX_KEY_LENGTH or sticky != sticky.lower():
+    if not isinstance(sticky, str) or (sticky and not _METADATA_KEY.fullmatch(sticky)):
         raise ValueError(
-            f'sticky must be the name of a metadata key in lower case, such as "x-user-id", not {sticky!r}'
+            'sticky must be the name of a metadata key in lower case, such as "x-user-id", of letters, digits and _.-, '
+            f'without "grpc-" before or "-bin" after it; not {sticky!r}'
         )
     members = tuple(_member(text) for text in listed)
     return SplitSettings(members, tuple(map(float, listed.values())), sticky, **_of_both(values))
@@ -194,7 +197,10 @@ def _shadow(values: Mapping[str, Any]) -> ShadowSettings | None:
         return None
     value = values["shadow"]
     if not isinstance(value, dict) or set(value) != {"model", "share"}:
-        raise ValueError('shadow must have a model and a share, such as {model = "lstm", share = 0.1}')
+        has = ", ".join(value) if isinstance(value, dict) else repr(value)
+        raise ValueError(
+            f'shadow must have a model and a share, such as {{model = "lstm", share = 0.1}}; it has {has or "none"}'
+        )
     share = value["share"]
     if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
         raise ValueError(f"shadow: share must be a number above 0 and at most 1, not {share!r}")

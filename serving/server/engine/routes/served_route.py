@@ -1,7 +1,7 @@
 """A route that serves under a name of its own, as a model's version does."""
 
+import hashlib
 import random
-import zlib
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
@@ -162,7 +162,7 @@ class ServedRoute:
         wake: bool,
         key: Callable[[str], str] | None,
     ) -> Cancel:
-        member = chosen(settings, key(settings.sticky) if settings.sticky and key is not None else "")
+        member = chosen(self.name, settings, key(settings.sticky) if settings.sticky and key is not None else "")
 
         def completed(outcome: InferenceResult | ServerError) -> None:
             if isinstance(outcome, InferenceResult):
@@ -186,12 +186,18 @@ class ServedRoute:
         return self.queued > 0
 
 
-def chosen(settings: SplitSettings, key: str) -> Member:
+def chosen(route: str, settings: SplitSettings, key: str) -> Member:
     """Choose a member by weight: the same for the same key, at random for an empty one.
 
-    The keys' hashes are spread evenly over the weights, so a change of the weights moves as few keys as it must.
+    The keys' hashes are spread evenly over the weights, so a change of the weights moves as few keys as it must. The
+    route's name is hashed too: otherwise a split that is a member of another one, with the same sticky key, would get
+    only keys of one end of its weights.
     """
-    place = zlib.crc32(key.encode()) / 2**32 if key else random.random()  # noqa: S311 - chooses a model, not a secret
+    if key:
+        digest = hashlib.blake2b(f"{route}\0{key}".encode(), digest_size=8).digest()
+        place = int.from_bytes(digest) / 2**64
+    else:
+        place = random.random()  # noqa: S311 - chooses a model, not a secret
     bound, total = 0.0, sum(settings.weights)
     for member, weight in zip(settings.members, settings.weights, strict=True):
         bound += weight / total

@@ -1,5 +1,6 @@
 """Routes that are loaded and unloaded by call."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,11 @@ def test_routes_are_loaded_and_unloaded_by_call(models: Path, start: Start) -> N
     assert controlled.engine.names() == ["both", "one", "two"]
     controlled.control.unload("both")
     assert controlled.engine.names() == ["one", "two"]
+    assert ("both", "1") in controlled.control.published()
     with pytest.raises(NotFoundError):
         controlled.control.unload("both")
+    with pytest.raises(NotFoundError, match="it has: both, one, two"):
+        controlled.control.load("three")
 
 
 def test_by_call_a_route_follows_its_file_only_when_it_is_loaded(models: Path, start: Start) -> None:
@@ -58,6 +62,7 @@ def test_a_route_whose_folder_is_gone_can_be_unloaded_by_call_and_become_a_model
     controlled.control.load("both")
     assert isinstance(controlled.engine.model("both"), ServedModel)
     write(models, "both", SPLIT)
+    shutil.rmtree(models / "both/1")
     controlled.control.load("both")
     file.unlink()
     (models / "both").rename(models.parent / "away")

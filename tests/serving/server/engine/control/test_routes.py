@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def test_a_route_is_loaded_with_its_members(models: Path, start: Start, mode: st
 
 
 MISTAKES = [
-    ("split = {one = 50, three = 50}", "its member three does not serve; of three: none of its versions"),
+    ("split = {one = 50, three = 50}", "its member three does not serve: the repository has no model of"),
     ('split = {one = 50, "two@7" = 50}', "its member two@7 does not serve; of two: two@1"),
     ("split = {one = 50, gather = 50}", "one and gather differ in their inputs: x: FP32 [any, 2] and index"),
     ("split = {one = 90}", "the shares add up to 90"),
@@ -181,14 +182,36 @@ def test_a_name_may_become_a_routes_and_a_models_again(models: Path, start: Star
     onnx_models.publish(models, "both", onnx_models.doubled("batch", "batch"))
     controlled = start("poll")
     model = controlled.engine.model("both")
-    file = write(models, "both", SPLIT)
+    write(models, "both", SPLIT)
+    shutil.rmtree(models / "both/1")
     controlled.control.poll()
     assert controlled.engine.model("both").parameters()["route"] == "split"
     until_closed(model)
-    file.unlink()
+    onnx_models.publish(models, "both", onnx_models.doubled("batch", "batch"))
     controlled.control.poll()
     assert isinstance(controlled.engine.model("both"), ServedModel)
     assert controlled.engine.names() == ["both", "one", "two"]
+
+
+@pytest.mark.parametrize("mode", ["none", "poll"])
+def test_a_routes_file_beside_a_models_versions_is_reported_and_stops_nothing(
+    models: Path, start: Start, mode: str
+) -> None:
+    write(models, "both", SPLIT)
+    if mode == "none":
+        write(models, "two", "split = {two = 100}")
+    with structlog.testing.capture_logs() as logs:
+        controlled = start(mode)
+        if mode == "poll":
+            before = controlled.engine.model("both")
+            write(models, "two", "split = {two = 100}")
+            controlled.control.poll()
+            controlled.control.poll()
+            assert controlled.engine.model("both") is before
+    (entry,) = [entry for entry in logs if entry["event"] == "route.toml not followed"]
+    assert entry["model"] == "two"
+    assert isinstance(controlled.engine.model("two"), ServedModel)
+    assert answers(controlled, "both")
 
 
 def test_a_route_goes_with_a_member_that_goes_and_comes_back_with_it(models: Path, start: Start) -> None:

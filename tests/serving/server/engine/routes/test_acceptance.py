@@ -39,3 +39,11 @@ def test_models_that_the_rule_does_not_fit_are_named(spec: TensorSpec, problem: 
     said = Acceptance("p", "at_least", 0.9).problem(signature)
     assert problem in said
     assert bool(problem) == bool(said)
+
+
+def test_logits_are_not_probabilities() -> None:
+    outputs = tuple(TensorSpec(name, "FP32", (None, 10)) for name in ("logits", "probabilities"))
+    signature = Signature((TensorSpec("x", "FP32", (None, 2)),), outputs)
+    assert not Acceptance("probabilities", "at_least", 0.9).problem(signature)
+    problem = Acceptance("logits", "at_least", 0.9).problem(signature)
+    assert "is not probabilities; the others are probabilities" in problem

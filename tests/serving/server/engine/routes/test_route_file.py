@@ -69,7 +69,7 @@ def test_a_split_is_read(file: Path) -> None:
         (CASCADE.replace("0.9", "true"), "at_least must be a number from 0 to 1, not True"),
         (CASCADE + 'on_overload = "wait"', 'on_overload must be "answer" or "refuse", not \'wait\''),
         (CASCADE + 'shadow = "lstm"', "shadow must have a model and a share"),
-        (CASCADE + 'shadow = {model = "lstm"}', "shadow must have a model and a share"),
+        (CASCADE + 'shadow = {model = "lstm", shre = 1}', "it has model, shre"),
         (CASCADE + 'shadow = {model = "lstm", share = 10}', "share must be a number above 0 and at most 1, not 10"),
         (CASCADE + 'shadow = {model = "/", share = 1}', "'/' is not a model"),
         ("split = {}", "split must be a table of weights"),
@@ -78,6 +78,9 @@ def test_a_split_is_read(file: Path) -> None:
         ('split = {cnn = "all"}', "the share of 'cnn' must be a number"),
         ("split = {cnn = 100}\nsticky = 1", "sticky must be the name of a metadata key in lower case"),
         ("split = {cnn = 100}\ndescription = 1", "description must be a text, not 1"),
+        ('split = {cnn = 100}\nsticky = "x user"', "sticky must be the name of a metadata key in lower case"),
+        ('split = {cnn = 100}\nsticky = "x-user-bin"', "sticky must be the name of a metadata key in lower case"),
+        ('split = {cnn = 100}\nsticky = "grpc-user"', "sticky must be the name of a metadata key in lower case"),
         ('split = {cnn = 100}\nsticky = "X-User"', "sticky must be the name of a metadata key in lower case"),
     ],
 )
