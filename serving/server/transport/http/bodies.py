@@ -37,23 +37,19 @@ async def read_body(receive: Any, headers: Mapping[bytes, bytes], held: HeldByte
     declared = headers.get(b"content-length")
     if declared is not None and int(declared) > held.limit:  # httptools takes digits alone
         raise _too_large(int(declared), held.limit)
-    message = await receive()
-    if not message.get("more_body"):
-        if message["type"] == "http.disconnect":
-            raise CancelledError("the caller left before the request was read")
-        body: bytes = message["body"]
-        _take(held, len(body), len(body))
-        return body
-    parts = bytearray(message["body"])
-    _take(held, len(parts), len(parts))
-    while message.get("more_body"):
+    body = bytearray()  # a list of parts would take much more where each is a byte
+    more = True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise CancelledError("the caller left before the request was read")
         part = message["body"]
-        _take(held, len(part), len(parts) + len(part))
-        parts += part
-    return bytes(parts)
+        if len(body) + len(part) > held.limit:
+            raise _too_large(len(body) + len(part), held.limit)
+        held.take(len(part))
+        body += part
+        more = message.get("more_body", False)
+    return bytes(body)
 
 
 async def read_decompressed(receive: Any, headers: Mapping[bytes, bytes], held: HeldBytes) -> bytes:
@@ -89,6 +85,7 @@ def decompress(body: bytes, encoding: bytes, held: HeldBytes) -> bytes:
         UnsupportedEncodingError: The encoding is neither gzip nor deflate.
         MessageTooLargeError: The result would be larger than the limit.
         QueueFullError: The bodies in flight take all that they may.
+        CancelledError: The caller has left meanwhile.
         InvalidRequestError: The body is damaged or ends early.
     """
     name = encoding.strip().lower()
@@ -146,13 +143,6 @@ def compress(body: bytes, encoding: bytes) -> tuple[bytes, bytes]:
 
 def _parts(header: bytes) -> list[tuple[bytes, bytes, bytes]]:
     return [part.partition(b";") for part in header[:1024].split(b",")]
-
-
-def _take(held: HeldBytes, count: int, size: int) -> None:
-    """Take bytes of a body that has ``size`` bytes with them."""
-    if size > held.limit:
-        raise _too_large(size, held.limit)
-    held.take(count)
 
 
 def _too_large(size: int, limit: int) -> MessageTooLargeError:

@@ -7,6 +7,7 @@ import re
 import selectors
 import socket
 import sys
+import threading
 import time
 import tracemalloc
 import zlib
@@ -20,8 +21,10 @@ import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import CancelledError, QueueFullError
+from hangtag.serving.server.transport.http import bodies
 from hangtag.serving.server.transport.http.bodies import read_body
-from hangtag.serving.server.transport.http.body_budget import BodyBudget
+from hangtag.serving.server.transport.http.body_budget import BodyBudget, HeldBytes
+from hangtag.serving.server.transport.http.inference import infer_query
 from hangtag.serving.server.transport.http.inference.infer_query import HttpInferQuery
 from hangtag.serving.server.transport.submission import Call
 from tests import onnx_models
@@ -212,6 +215,36 @@ def test_a_body_that_is_not_whole_gives_its_memory_back() -> None:
         held.take(10)
         with pytest.raises(QueueFullError), budget.hold() as other:
             other.take(1)
+
+
+def test_a_body_that_is_decoded_after_its_caller_has_left_takes_no_memory_for_ever(
+    narrow: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+    original = bodies.decompress
+
+    def late(body: bytes, encoding: bytes, held: HeldBytes) -> bytes:
+        if not encoding:
+            return original(body, encoding, held)
+        entered.set()
+        assert may_end.wait(TIMEOUT)
+        try:
+            return original(body, encoding, held)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(infer_query, "decompress", late)
+    path, body, headers = large_request(700_000)
+    with Rest(narrow.server.http_address) as leaving:
+        leaving.connection.request("POST", path, gzip.compress(body), headers | {"content-encoding": "gzip"})
+        assert entered.wait(TIMEOUT)
+    ends = time.monotonic() + TIMEOUT
+    while narrow.server._http._uvicorn.server_state.tasks:  # type: ignore[union-attr]
+        assert time.monotonic() < ends
+    may_end.set()
+    assert ended.wait(TIMEOUT)
+    with Rest(narrow.server.http_address) as other:
+        assert other.post(path, body, **headers).status == 200
 
 
 def test_many_connections_with_large_bodies_take_no_more_memory(few: Path) -> None:
