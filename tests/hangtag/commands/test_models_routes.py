@@ -44,7 +44,7 @@ def test_the_shipped_route_is_shown_with_its_members_its_rule_and_where_that_cam
         {"model": "lstm", "version": 2, "test_accuracy": 0.9309},
         {"model": "cnn", "version": 2, "test_accuracy": 0.9467},
     ]
-    assert document["expected_sent_on"] == 0.168
+    assert document["expected_sent_on"] == 0.1676
     assert document["accept"] == {"output": "probabilities", "at_least": 0.9}
     assert (document["kind"], document["on_overload"], document["shadow"]) == ("cascade", "answer", None)
 
