@@ -82,7 +82,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "How long does a training step take, compared with Keras and with plain PyTorch?",
         "ten minutes on an idle machine; an environment with Keras (make .venv-keras/.keras)",
         ("docs/study.md",),
-        {"run": "studies.train_step.run:main"},
+        {"run": "studies.train_step.run:main", "profile": "studies.train_step.profile:main"},
         "studies.accuracy.report",
     ),
     "exported": Experiment(

@@ -1,0 +1,44 @@
+"""The LSTM by hand is the same as PyTorch's, and the profile runs every way with real steps."""
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from hangtag.training.networks.bfloat16 import cpu_computes_lstms_in_bf16
+from studies.train_step import lstm_ways, profile
+from studies.train_step.one_product import OneProductLstm
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_lstm_by_hand_has_the_outputs_and_gradients_of_pytorchs() -> None:
+    torch.manual_seed(0)
+    lstm = nn.LSTM(7, 11, batch_first=True)
+    images, direction = torch.rand(5, 6, 7), torch.randn(5, 11)
+    outputs, _ = lstm(images)
+    (outputs[:, -1] * direction).sum().backward()
+    expected = [weights.grad for weights in lstm.parameters()]
+    lstm.zero_grad()
+    across, onward, *biases = lstm.parameters()
+    hidden = OneProductLstm.apply(images, across, onward, sum(biases))  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(hidden, outputs[:, -1])
+    (hidden * direction).sum().backward()
+    torch.testing.assert_close([weights.grad for weights in lstm.parameters()], expected)
+
+
+# PyTorch's compiler imports functions that PyTorch itself deprecates.
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script_method` is:DeprecationWarning")
+def test_the_profile_runs_every_way() -> None:
+    if not cpu_computes_lstms_in_bf16():
+        pytest.skip("this CPU computes no LSTM in bfloat16")
+    threads = torch.get_num_threads()
+    try:
+        result = CliRunner().invoke(profile.main, ["--repeats", "1"], catch_exceptions=False)
+    finally:
+        torch.set_num_threads(threads)
+    assert result.exit_code == 0, result.output
+    assert "aten::mkldnn_rnn_layer_backward" in result.output
+    assert "32 x 186 x 744" in result.output
+    for way in lstm_ways.ways(torch.bfloat16):
+        assert way in result.output
