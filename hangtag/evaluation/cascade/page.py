@@ -31,8 +31,6 @@ def page(members: Members, tried: Curve, chosen: Point, route: str, lose_at_most
             route=route,
             names=names,
             threshold=f"{chosen.threshold:g}",
-            accuracy=f"{chosen.accuracy:.2%}",
-            cost=f"{chosen.cost(times):.2f}",
             expectation=f"{route_text.sent_on(names, chosen)}, and an image costs {chosen.cost(times):.2f} of what "
             f"{last} alone takes.",
             images=f"{len(members.classes):,}",
