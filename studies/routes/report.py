@@ -119,7 +119,7 @@ server, medians. The load generator shares the processors:
 
 {cascade}
 
-Of {split["calls"]:,} calls to the split, {counts} went.
+Of {split["calls"]:,} calls to the split, {counts} went. `{SHADOW}` is the first version of `{FAST}`.
 
 The shadow: Poisson arrivals at half of the rate that the primary reaches with 64 calls in flight. A copy is skipped
 while requests wait, so fewer than all are copied. What a copy costs is the processor time of `{SHADOW}`. The last

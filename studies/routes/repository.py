@@ -7,8 +7,11 @@ from pathlib import Path
 
 import click
 
-FAST, ACCURATE, SHADOW = "lstm", "cnn", "lstm2"
-"""The models of the routes, and those that the cascade is compared with. The shadow is another small model."""
+from hangtag.serving.model_repository import numbered_versions
+
+FAST, ACCURATE, SHADOW = "lstm", "cnn", "lstm-before"
+"""The models that the cascade is compared with; and FAST's first version under a name of its own, which costs as much:
+the split's other member, and the shadow."""
 PLAIN, SHADOWED, SPLIT = "plain", "shadowed", "split"
 """Routes of the study: FAST alone; the same with SHADOW as its shadow; and FAST and SHADOW by SHARES."""
 SHARES = {FAST: 90.0, SHADOW: 10.0}
@@ -23,10 +26,12 @@ def repository(models: Path, route: str) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for each in (FAST, ACCURATE, SHADOW, route):
+        for each in (FAST, ACCURATE, route):
             if not (models / each).is_dir():
                 raise click.ClickException(f"{models} has no {each}, which this study measures.")
             (folder / each).symlink_to((models / each).resolve())
+        (folder / SHADOW).mkdir()
+        (folder / SHADOW / "1").symlink_to(numbered_versions(models / FAST)[-1].path.parent.resolve())
         shares = ", ".join(f"{member} = {share:g}" for member, share in SHARES.items())
         for each, text in {
             PLAIN: f"split = {{{FAST} = 100}}",

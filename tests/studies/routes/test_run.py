@@ -29,7 +29,7 @@ ROUND: Line = {
     "cascade": {load: copy.deepcopy(LOAD) for load in ("1", "4", "16", "64")},
     "shadow": {run: dict(PRIMARY) for run in ("alone", "shadowed", "busier")},
     "accuracy": {"lstm": 0.93, "route": 0.9462, "cnn": 0.9467, "images": 10000},
-    "split": {"calls": 100_000, "counts": {"lstm": 90_100, "lstm2": 9_900}, "deviations": 1.05},
+    "split": {"calls": 100_000, "counts": {"lstm": 90_100, "lstm-before": 9_900}, "deviations": 1.05},
     "others": 0.0,
 }
 
