@@ -1,6 +1,6 @@
 """Ways to do a training step of `lstm`, and parts of it, each as a function that does one step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -86,6 +86,45 @@ def compiled(batch: Batch) -> Step:
     return partial(_step, torch.compile(trained, options={"cpp_wrapper": True}), adam, batch, trained)
 
 
+def written_out(
+    images: Tensor,
+    weights: Sequence[Tensor],
+    classifier: Sequence[Tensor],
+    dropout: float,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The logits [batch, classes] of an lstm whose time steps are plain operators, which a compiler can fuse.
+
+    Args:
+        images: [batch, steps, inputs].
+        weights: The parameters of an nn.LSTM with one layer.
+        classifier: The weights and the bias of a linear layer.
+        dropout: The share of the last state's units that are dropped.
+        dtype: That of the products; the rest is FP32.
+    """
+    across, onward, *biases = weights
+    sums = (images.to(dtype) @ across.to(dtype).t()).float() + biases[0] + biases[1]  # [batch, steps, 4 * hidden]
+    state = cell = sums.new_zeros(len(images), onward.shape[1])
+    for step in range(images.shape[1]):
+        total = sums[:, step] + (state.to(dtype) @ onward.to(dtype).t()).float()
+        in_gate, forget, candidate, out_gate = total.chunk(4, dim=1)
+        cell = torch.sigmoid(forget) * cell + torch.sigmoid(in_gate) * torch.tanh(candidate)
+        state = torch.sigmoid(out_gate) * torch.tanh(cell)
+    return functional.linear(functional.dropout(state, dropout), *classifier)
+
+
+def compiled_recurrence(batch: Batch) -> Step:
+    """All time steps written out, and compiled with the C++ wrapper into one function, which takes minutes."""
+    trained = network()
+    adam = torch.optim.Adam(trained.parameters(), lr=_RECIPE.learning_rate, eps=_RECIPE.epsilon, fused=True)
+    # The weights are arguments, because the compiler does not look into a function that uses an nn.LSTM.
+    forward = torch.compile(
+        partial(written_out, dropout=trained.dropout.p, dtype=batch.dtype), options={"cpp_wrapper": True}
+    )
+    weights, classifier = list(trained.lstm.parameters()), list(trained.classifier.parameters())
+    return partial(_step, lambda images: forward(images, weights, classifier), adam, batch, trained)
+
+
 def _step(forward: Callable[[Tensor], Tensor], adam: torch.optim.Optimizer, batch: Batch, trained: nn.Module) -> None:
     trained.zero_grad(set_to_none=True)
     batch.loss(forward).backward()  # type: ignore[no-untyped-call]
@@ -116,10 +155,10 @@ def lstm_alone(batch: Batch) -> Step:
     return step
 
 
-def ways(dtype: torch.dtype) -> dict[str, tuple[Step, int]]:
-    """Every way by name: a step, and its batch size."""
+def ways(dtype: torch.dtype, *, compile_recurrence: bool = False) -> dict[str, tuple[Step, int]]:
+    """Every way by name: a step, and its batch size; ``compile_recurrence`` adds one that takes minutes to compile."""
     batch, larger = Batch.random(BATCH_SIZE, dtype), Batch.random(4 * BATCH_SIZE, dtype)
-    return {
+    all_ways = {
         OWN: (own_step(batch), BATCH_SIZE),
         "hangtag, again": (own_step(batch), BATCH_SIZE),
         "the LSTM alone": (lstm_alone(batch), BATCH_SIZE),
@@ -130,3 +169,6 @@ def ways(dtype: torch.dtype) -> dict[str, tuple[Step, int]]:
         "compiled, C++ wrapper": (compiled(batch), BATCH_SIZE),
         "a batch of 128": (own_step(larger), 4 * BATCH_SIZE),
     }
+    if compile_recurrence:
+        all_ways["time steps compiled"] = (compiled_recurrence(batch), BATCH_SIZE)
+    return all_ways

@@ -39,7 +39,8 @@ def take_turns(steps: Mapping[str, tuple[Step, int]], repeats: int) -> dict[str,
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
 @click.option("--repeats", type=click.IntRange(1), default=200, show_default=True, help="Bursts of each way.")
 @click.option("--precision", type=click.Choice(("fp32", "bf16")), default="bf16", show_default=True)
-def main(threads: int, repeats: int, precision: str) -> None:
+@click.option("--compile-recurrence", is_flag=True, help="Compare with compiled time steps too, after minutes.")
+def main(threads: int, repeats: int, precision: str, compile_recurrence: bool) -> None:
     """Profile a training step of lstm, and compare it with other ways to do it.
 
     Records nothing.
@@ -51,7 +52,7 @@ def main(threads: int, repeats: int, precision: str) -> None:
     console = Console(width=100)
     console.print(_operators(own))
     console.print(_products(dtype))
-    times = take_turns(ways(dtype), repeats)
+    times = take_turns(ways(dtype, compile_recurrence=compile_recurrence), repeats)
     own_median = statistics.median(times[OWN])
     table = Table("way", "fastest", "median", "of hangtag's median", title="processor ms for 32 images")
     for name, values in times.items():

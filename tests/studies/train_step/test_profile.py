@@ -27,6 +27,22 @@ def test_the_lstm_by_hand_has_the_outputs_and_gradients_of_pytorchs() -> None:
     torch.testing.assert_close([weights.grad for weights in lstm.parameters()], expected)
 
 
+def test_the_time_steps_written_out_are_the_network() -> None:
+    trained, images = lstm_ways.network().eval(), torch.rand(3, 28, 28)
+    weights, classifier = list(trained.lstm.parameters()), list(trained.classifier.parameters())
+    torch.testing.assert_close(lstm_ways.written_out(images, weights, classifier, dropout=0), trained(images))
+
+
+# PyTorch's compiler imports functions that PyTorch itself deprecates.
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script_method` is:DeprecationWarning")
+def test_compiled_time_steps_train() -> None:
+    """Of two, since the compiler takes minutes for 28."""
+    torch.manual_seed(0)
+    step = lstm_ways.compiled_recurrence(lstm_ways.Batch(torch.rand(4, 2, 28), torch.arange(4), torch.float32))
+    step()
+    step()
+
+
 # PyTorch's compiler imports functions that PyTorch itself deprecates.
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script_method` is:DeprecationWarning")
 def test_the_profile_runs_every_way() -> None:
