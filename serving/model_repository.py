@@ -25,6 +25,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MODEL_FILE = "model.onnx"
 SETTINGS_FILE = "serving.toml"
@@ -34,6 +35,7 @@ ROUTE_FILE = "route.toml"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")  # 255 bytes is the longest file name of common file systems
 _VERSION = re.compile(r"[1-9][0-9]*")
+_LARGEST_TOML = 1 << 20  # bytes
 _MEND_PROMOTION = "'hangtag models promote NAME VERSION' writes it anew; without the file the latest version serves"
 _LAYOUT = f"<version>/{MODEL_FILE}, the version a whole number from 1"
 
@@ -149,11 +151,11 @@ def promotion(folder: Path) -> Promotion | None:
     """
     file = folder / PROMOTION_FILE
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = read_toml(file)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise ModelRepositoryError(f"{file} cannot be read as TOML: {error}. {_MEND_PROMOTION}") from error
+    except ModelRepositoryError as error:
+        raise ModelRepositoryError(f"{error}. {_MEND_PROMOTION}") from error
     history = content.pop("history", [])
     version = content.pop("version", None)
     if content or not isinstance(history, list) or not all(_is_version(number) for number in (version, *history)):
@@ -161,6 +163,54 @@ def promotion(folder: Path) -> Promotion | None:
             f"{file} is expected to hold version = NUMBER and, optionally, history = [NUMBERS]. {_MEND_PROMOTION}"
         )
     return Promotion(version, tuple(history))
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Read one of a model's small files, <models>/<name>/*.toml.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ModelRepositoryError: It is not TOML, is too large, or is a link that leads out of the repository.
+    """
+    require_inside(file, file.parent)
+    try:
+        if file.exists() and not file.is_file():
+            raise ModelRepositoryError(f"{file} cannot be read as TOML: it is not a file")
+        with file.open("rb") as opened:
+            content = opened.read(_LARGEST_TOML + 1)
+        if len(content) > _LARGEST_TOML:
+            raise ModelRepositoryError(f"{file} cannot be read as TOML: it has more than {_LARGEST_TOML:,} bytes")
+        return tomllib.loads(content.decode())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:  # RecursionError: brackets in brackets without end
+        raise ModelRepositoryError(f"{file} cannot be read as TOML: {error}") from error
+
+
+def require_inside(file: Path, folder: Path) -> None:
+    """Check where a model's file is, links followed: in the model's folder, or elsewhere in the repository.
+
+    The model's folder itself may be a link to anywhere, which the repository's owner has made. What is in the folder
+    may come from somebody else, in an archive for example, and must not lead to other files of this machine.
+    Kubernetes mounts files as links inside one folder.
+
+    Args:
+        file: The file, which need not exist.
+        folder: <models>/<name>.
+
+    Raises:
+        ModelRepositoryError: It is elsewhere, or its links lead in a circle.
+    """
+    try:
+        place = file.resolve()
+        inside = any(place.is_relative_to(root.resolve()) for root in (folder, folder.parent))
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise ModelRepositoryError(f"{file} cannot be read: {error}") from error
+    if not inside:
+        raise ModelRepositoryError(
+            f"{file} is a link that leads to {place}, out of the model's folder and out of the repository. Put the "
+            "file itself there, or make the whole folder of the model a link"
+        )
 
 
 def require_names(models: Path) -> list[str]:

@@ -10,6 +10,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process import environment
 from hangtag.serving.server.telemetry.log import configure_log
+from hangtag.serving.server.telemetry.log_values import escaped
 
 log = structlog.get_logger()
 
@@ -40,4 +41,4 @@ def serve(**options: Any) -> None:
             log.warning(f"LISTENING BEYOND LOOPBACK: {' and '.join(config.dangers)}", host=config.host)
         main.run(config)
     except StartError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(escaped(str(error))) from error

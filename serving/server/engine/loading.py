@@ -9,9 +9,10 @@ import structlog
 
 from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.model_settings import settings_of
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.errors import ModelLoadError, StartError
 from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.host.watched_files import Stamp, stamp_of
 from hangtag.serving.server.runtime.providers import Gpu
@@ -39,12 +40,15 @@ def load_model(file: ModelFile, server_config: ServerConfig) -> ServedModel:
 
     Raises:
         StartError: The settings file is not valid.
-        ModelLoadError: ONNX Runtime cannot load the file, or not with the execution provider that the settings require.
+        RepositoryError: The file is a link that leads out of the repository.
+        ModelLoadError: The file changes while it is loaded, or ONNX Runtime cannot load it, or not with the execution
+            provider that the settings require.
     """
     started = time.perf_counter()
     config = settings_of(server_config.models / file.name, server_config)
     cpus = max(1, usable_cpus() // config.workers)
     threads = config.intra_op_threads or max(1, cpus // config.instance_count)
+    repository.require_inside(file.path, server_config.models / file.name)
     content = _content(file)
     runtime = Runtime(
         file.path,
@@ -53,6 +57,10 @@ def load_model(file: ModelFile, server_config: ServerConfig) -> ServedModel:
         batching_override=config.batching_override(file.name),
         gpu=Gpu(config.gpu_device_id, config.gpu_mem_limit_mib),
     )
+    if _content(file) != content:
+        raise ModelLoadError(
+            f"{file.path} changed while it was loaded. Publish a version by renaming its finished folder into its place"
+        )
     model = ServedModel(file, runtime, config)
     runtime.warm_up(sorted({1, model.max_batch_size}))
     if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
@@ -77,8 +85,15 @@ def load_model(file: ModelFile, server_config: ServerConfig) -> ServedModel:
 
 
 def _content(file: ModelFile) -> Stamp:
-    """Identify the file and all that it may refer to, such as its weights."""
-    return stamp_of(*sorted(file.path.parent.iterdir()))
+    """Identify the file and all that it may refer to, such as its weights.
+
+    Raises:
+        ModelLoadError: The folder is gone, or cannot be read.
+    """
+    try:
+        return stamp_of(*sorted(file.path.parent.iterdir()))
+    except OSError as error:
+        raise ModelLoadError(f"{file.path.parent} cannot be read: {error.strerror}") from error
 
 
 class ModelLoader:

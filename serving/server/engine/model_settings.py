@@ -2,10 +2,9 @@
 
 import contextlib
 import dataclasses
-import tomllib
 from pathlib import Path
 
-from hangtag.serving.model_repository import SETTINGS_FILE
+from hangtag.serving.model_repository import SETTINGS_FILE, ModelRepositoryError, read_toml
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 
@@ -31,15 +30,16 @@ def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
         config: The server's settings.
 
     Raises:
-        StartError: The file is not TOML, or has an unknown name, a value out of range, or values that contradict.
+        StartError: The file cannot be read as TOML, or has an unknown name, a value out of range, or values that
+            contradict.
     """
     file = folder / SETTINGS_FILE
     try:
-        values = tomllib.loads(file.read_text())
+        values = read_toml(file)
     except FileNotFoundError:
         return config
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise StartError(f"{file} cannot be read as TOML: {error}") from error
+    except ModelRepositoryError as error:
+        raise StartError(str(error)) from error
     unknown = [name for name in values if name not in NAMES]
     if unknown:
         raise StartError(f"{file}: unknown setting {unknown[0]!r}; a model may set {', '.join(NAMES)}")

@@ -37,6 +37,7 @@ names = _with_server_errors(model_repository.names)
 versions = _with_server_errors(model_repository.versions)
 require_names = _with_server_errors(model_repository.require_names)
 require_versions = _with_server_errors(model_repository.require_versions)
+require_inside = _with_server_errors(model_repository.require_inside)
 
 
 def stamp(file: ModelFile) -> Stamp:

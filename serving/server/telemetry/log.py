@@ -12,6 +12,7 @@ from typing import Any, TextIO, cast
 import structlog
 from structlog.typing import EventDict
 
+from hangtag.serving.server.telemetry.log_values import make_printable
 from hangtag.serving.server.telemetry.terminal_log import TerminalRenderer
 
 BURST = 20
@@ -96,6 +97,7 @@ def configure_log(**common: object) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             structlog.processors.format_exc_info,
+            make_printable,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

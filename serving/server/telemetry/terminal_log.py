@@ -13,14 +13,17 @@ _STYLES: Mapping[str, str] = {"warning": _YELLOW, "error": _BOLD_RED, "critical"
 
 
 class TerminalRenderer:
-    """A structlog processor, the last one. It expects `level` and `time`, as ISO 8601, besides the event."""
+    """A structlog processor, the last one, after `make_printable`.
+
+    It expects `level` and `time`, as ISO 8601, besides the event.
+    """
 
     def __init__(self, *, coloured: bool) -> None:
         self._coloured = coloured
 
     def __call__(self, _logger: object, _method: str, event_dict: EventDict) -> str:
         values = dict(event_dict)
-        level, event = str(values.pop("level")), _printable(values.pop("event"))
+        level, event = str(values.pop("level")), _in_words(values.pop("event"))
         time = datetime.fromisoformat(str(values.pop("time"))).astimezone()
         traceback = values.pop("exception", None)
         is_ready = event == READY
@@ -29,10 +32,7 @@ class TerminalRenderer:
         parts = [
             self._styled(f"{time:%H:%M:%S}", _DIM),
             self._styled(f"{'●' if is_ready else ' '} {words:<{_EVENT_WIDTH}}", style),
-            *(
-                f"{self._styled(_printable(key).replace('_', ' '), _DIM)} {_printable(value)}"
-                for key, value in values.items()
-            ),
+            *(f"{self._styled(key.replace('_', ' '), _DIM)} {_in_words(value)}" for key, value in values.items()),
         ]
         line = "  ".join(parts).rstrip()
         return line if traceback is None else f"{line}\n{traceback}"
@@ -41,7 +41,5 @@ class TerminalRenderer:
         return f"{style}{text}{_RESET}" if style and self._coloured else text
 
 
-def _printable(value: object) -> str:
-    """The value in words. Clients choose some values, so that control characters must not reach the terminal."""
-    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return text if text.isprintable() else repr(text)
+def _in_words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -16,9 +16,6 @@ from hangtag.serving.signature import Signature, TensorSpec
 Arrays = dict[str, npt.NDArray[Any]]
 T = TypeVar("T")
 
-LARGE_MESSAGE = 64 * 1024
-"""Bytes from which on a request is decoded, and its answer encoded, on a thread: strings are handled one by one, which
-takes more than a millisecond here, and a second for the largest message."""
 TIMEOUT = "timeout"  # Triton's parameter of a request
 # Triton's parameters of a tensor that change what is sent or answered. They are refused; all others are ignored.
 _UNSUPPORTED = {

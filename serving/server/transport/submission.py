@@ -7,7 +7,7 @@ calls, streams and comparisons differ in their reply alone.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, NoReturn, Protocol, TypeAlias, TypeVar
 
@@ -16,12 +16,16 @@ import grpc
 from hangtag.serving.server.batching.request import InferenceResult, Tensors
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.servable import Admission, Servable
-from hangtag.serving.server.errors import ServerError, UnavailableError
+from hangtag.serving.server.errors import MessageTooLargeError, ServerError, UnavailableError
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport.status import status_code
 from hangtag.serving.server.transport.tracing import Metadata, Tracing
 
 Response = TypeVar("Response")
+
+LARGE_MESSAGE = 64 * 1024
+"""Bytes from which on a request is decoded, and its answer encoded, on a thread: strings are handled one by one, which
+takes more than a millisecond here, and a second for the largest message."""
 
 
 class LazyMetadata:
@@ -66,6 +70,8 @@ class PreparedQuery(Generic[Response]):
     """Turns the model's result into the transport's response; may raise ServerError."""
     admission: Admission | None = None
     """What the model's check returned for these shapes and datatypes before; None: the inputs are checked now."""
+    outputs: Sequence[str] = ()
+    """The names of the outputs that the response carries whole; empty for a response whose size they do not set."""
 
 
 class Query(Protocol[Response]):
@@ -109,6 +115,11 @@ class Answered(Generic[Response]):
     def timings(self) -> Timings | None:
         return self.result.timings
 
+    @property
+    def is_large(self) -> bool:
+        """Whether encoding may take long, and would hold up an event loop."""
+        return sum([output.nbytes for output in self.result.outputs.values()]) >= LARGE_MESSAGE
+
     def response(self) -> Response:
         """Encode the result. Call it once. Raises ServerError if the result has no meaning."""
         return self.encode(self.result)
@@ -119,6 +130,7 @@ class Failed:
     """The outcome of a query that was refused, dropped, or failed."""
 
     error: Exception
+    is_large = False
 
     @property
     def timings(self) -> Timings | None:
@@ -204,7 +216,7 @@ def _nothing() -> None:
 class _Submission(Generic[Response]):
     """One query between `submit` and its outcome."""
 
-    __slots__ = ("_encode", "_engine", "_query", "_reply", "_started")
+    __slots__ = ("_encode", "_engine", "_outputs", "_query", "_reply", "_started")
 
     def __init__(self, engine: Engine, query: Query[Response], reply: Reply[Response]) -> None:
         self._started = time.perf_counter_ns()
@@ -232,6 +244,7 @@ class _Submission(Generic[Response]):
                 model.require_place()
                 prepared = self._query.prepare(model, deadline)
                 self._encode = prepared.encode
+                self._outputs = prepared.outputs
                 cancel = model.submit(
                     prepared.inputs,
                     prepared.datatypes,
@@ -263,6 +276,7 @@ class _Submission(Generic[Response]):
 
     def _respond(self, result: InferenceResult) -> Response:
         try:
+            self._require_size(result)
             response = self._encode(result)
         except Exception as error:
             self._record_failure(error)
@@ -272,6 +286,13 @@ class _Submission(Generic[Response]):
             ns = time.perf_counter_ns() - self._started
             call.tracing.record(call.method, call.metadata, ns, grpc.StatusCode.OK, result.timings)
         return response
+
+    def _require_size(self, result: InferenceResult) -> None:
+        """Refuse outputs that are too large to send before they are copied, in the words of gRPC's core."""
+        limit = self._engine.config.max_message_mib << 20
+        size = sum([result.outputs[name].nbytes for name in self._outputs])
+        if size > limit:
+            raise MessageTooLargeError(f"SERVER: Sent message larger than max ({size} vs. {limit})")
 
     def _record_failure(self, error: Exception) -> None:
         query = self._query

@@ -22,13 +22,12 @@ And a text for people, which ModelConfig and the page show:
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hangtag.serving.model_repository import is_model_name
+from hangtag.serving.model_repository import ModelRepositoryError, is_model_name, read_toml
 from hangtag.serving.server.engine.routes.acceptance import RULES, Acceptance
 from hangtag.serving.server.errors import StartError
 
@@ -102,12 +101,14 @@ def read(file: Path) -> RouteSettings:
     """Read a route's settings.
 
     Raises:
-        StartError: The file is not TOML, or has an unknown key or a value that is not valid.
+        StartError: The file cannot be read as TOML, or has an unknown key or a value that is not valid.
     """
     try:
-        values = tomllib.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        values = read_toml(file)
+    except FileNotFoundError as error:
         raise StartError(f"{file} cannot be read as TOML: {error}") from error
+    except ModelRepositoryError as error:
+        raise StartError(str(error)) from error
     try:
         return _settings(values)
     except ValueError as error:

@@ -19,7 +19,7 @@ from hangtag.serving.server.errors import (
     QueueFullError,
     UnavailableError,
 )
-from hangtag.serving.server.transport.codec import LARGE_MESSAGE, parse_message
+from hangtag.serving.server.transport.codec import parse_message
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
 from hangtag.serving.server.transport.methods import CLASSIFY, MODEL_INFER
 from hangtag.serving.server.transport.native.compute_threads import Event
@@ -28,7 +28,7 @@ from hangtag.serving.server.transport.queries.infer_message import InferMessageQ
 from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.status import call_status
-from hangtag.serving.server.transport.submission import Call, Cancel, Outcome, record_failure, submit
+from hangtag.serving.server.transport.submission import LARGE_MESSAGE, Call, Cancel, Outcome, record_failure, submit
 from hangtag.serving.server.transport.tracing import Metadata, Tracing
 
 METHODS = (MODEL_INFER, CLASSIFY)
@@ -175,7 +175,7 @@ class UnaryCall(Call):
         self.left = False
         """The caller has left, or its deadline has passed."""
         self.is_large = False
-        """Decoding the request takes long, and so will encoding the response."""
+        """Decoding the request takes long, and so may encoding the response."""
         self.cancel: Cancel | None = None
         """Drops the query, once it is submitted."""
         self.request: object = None
@@ -190,7 +190,7 @@ class UnaryCall(Call):
 
     def __call__(self, outcome: Outcome[Any]) -> None:
         """Send the response of an outcome, or its error."""
-        if self.is_large:
+        if self.is_large or outcome.is_large:
             self._calls.encode_on_thread(partial(self._send, outcome))
         else:
             self._send(outcome)

@@ -48,7 +48,9 @@ class InferMessageQuery:
         if template is not None:
             if template.model() is model:
                 inputs = template.inputs(self._message)
-                return PreparedQuery(inputs, _NO_DATATYPES, deadline, template.encode, template.admission)
+                return PreparedQuery(
+                    inputs, _NO_DATATYPES, deadline, template.encode, template.admission, template.output_names
+                )
             self._template, self._request = None, _parse(self._message)  # another version serves by now
         request = self._request
         inputs, datatypes = codec.decode_inputs(request)
@@ -59,7 +61,14 @@ class InferMessageQuery:
         def encode(result: InferenceResult) -> bytes:
             return codec.encode_response(request, model.version, specs, result.outputs).SerializeToString()
 
-        return PreparedQuery(inputs, datatypes, codec.request_deadline(request, deadline), encode, admission)
+        return PreparedQuery(
+            inputs,
+            datatypes,
+            codec.request_deadline(request, deadline),
+            encode,
+            admission,
+            [spec.name for spec in specs],
+        )
 
 
 def _parse(message: bytes) -> pb.ModelInferRequest:

@@ -23,4 +23,10 @@ class InferQuery:
         def encode(result: InferenceResult) -> pb.ModelInferResponse:
             return codec.encode_response(self._request, model.version, specs, result.outputs)
 
-        return PreparedQuery(inputs, datatypes, codec.request_deadline(self._request, deadline), encode)
+        return PreparedQuery(
+            inputs,
+            datatypes,
+            codec.request_deadline(self._request, deadline),
+            encode,
+            outputs=[spec.name for spec in specs],
+        )

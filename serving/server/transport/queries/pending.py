@@ -81,7 +81,8 @@ class Queries:
         Args:
             query: Not decoded yet.
             deadline: The call's, on the monotonic clock in seconds; None when it has none.
-            in_thread: Whether decoding and encoding may take long, and would hold up the loop.
+            in_thread: Whether decoding may take long, and would hold up the loop. A large response is encoded on a
+                thread in any case.
 
         Raises:
             ServerError: The query was refused, dropped, or failed.
@@ -100,7 +101,7 @@ class Queries:
                 raise
             finally:
                 self._ended()
-            response = outcome.response()
+            response = await self.in_thread(outcome.response) if outcome.is_large else outcome.response()
         assert outcome.timings is not None  # a response has been computed
         return response, outcome.timings
 

@@ -57,7 +57,7 @@ class RequestTemplate:
         self._dtype = tensors.DTYPES[tensor.datatype]
         self._shape = tuple(tensor.shape)
         self.contents_size = self._dtype.itemsize * int(np.prod(self._shape))
-        self._names = [spec.name for spec in specs]
+        self.output_names = [spec.name for spec in specs]
         self._heads: dict[tuple[tuple[int, ...], ...], list[bytes]] = {}
 
     def inputs(self, message: bytes) -> Tensors:
@@ -68,7 +68,7 @@ class RequestTemplate:
     def encode(self, result: InferenceResult) -> bytes:
         """Return the serialized response."""
         outputs = result.outputs
-        arrays = [outputs[name] for name in self._names]
+        arrays = [outputs[name] for name in self.output_names]
         shapes = tuple([array.shape for array in arrays])
         heads = self._heads.get(shapes) or self._learn_heads(shapes, outputs)
         parts: list[bytes] = []

@@ -1,4 +1,4 @@
-"""The log at a terminal: in words, coloured unless NO_COLOR is set, and safe against what clients send."""
+"""The log at a terminal: in words, and coloured unless NO_COLOR is set."""
 
 import contextlib
 import os
@@ -40,12 +40,6 @@ def test_a_traceback_follows_its_line() -> None:
     first, *rest = line(event="broken", level="error", exception="Traceback\n  here").splitlines()
     assert "error: broken" in first
     assert rest == ["Traceback", "  here"]
-
-
-def test_control_characters_do_not_reach_the_terminal() -> None:
-    written = line(event="unknown model", model="\x1b]0;title\x07\nforged line")
-    assert written.isprintable()
-    assert r"\x1b]0;title\x07\nforged line" in written
 
 
 @pytest.mark.parametrize("no_color", [False, True])

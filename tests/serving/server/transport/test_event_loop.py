@@ -21,10 +21,9 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.model_control import ModelControl
 from hangtag.serving.server.errors import QueueFullError
 from hangtag.serving.server.transport import codec
-from hangtag.serving.server.transport.codec import LARGE_MESSAGE
 from hangtag.serving.server.transport.event_loop import event_loop, run
 from hangtag.serving.server.transport.queries.pending import HandOver
-from hangtag.serving.server.transport.submission import Failed
+from hangtag.serving.server.transport.submission import LARGE_MESSAGE, Failed
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request, status_of
 from tests.serving.server.transport.test_message_size import repeated

@@ -7,11 +7,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from hangtag.serving.server.errors import QueueFullError, UnavailableError
-from hangtag.serving.server.transport.codec import LARGE_MESSAGE
 from hangtag.serving.server.transport.grpc.calls import Context, call_deadline
 from hangtag.serving.server.transport.grpc.streams.ordered_stream import OrderedStream
 from hangtag.serving.server.transport.queries.pending import PendingQuery, Queries
-from hangtag.serving.server.transport.submission import Outcome, Query
+from hangtag.serving.server.transport.submission import LARGE_MESSAGE, Outcome, Query
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -79,7 +78,7 @@ class OpenStreams:
         reader.add_done_callback(self._readers.discard)
         try:
             async for request, size, outcome in stream.outcomes():
-                if size < LARGE_MESSAGE:
+                if size < LARGE_MESSAGE and not outcome.is_large:
                     response = respond(request, outcome)
                 else:
                     response = await self._queries.in_thread(partial(respond, request, outcome))

@@ -36,7 +36,7 @@ class AnswerPlan:
         self.has_contents = any(binary)
         self._model = {"model_name": name, "model_version": version}
         self._outputs = list(zip(specs, binary, strict=True))
-        self._names = [spec.name for spec in specs]
+        self.output_names = [spec.name for spec in specs]
         self._is_fixed = all(binary) and all(spec.datatype != "BYTES" for spec in specs)
         self._heads: dict[tuple[tuple[int, ...], ...], bytes] = {}
 
@@ -53,7 +53,7 @@ class AnswerPlan:
         contents = [tensors.to_raw(outputs[spec.name]) for spec, as_binary in self._outputs if as_binary]
         if identity or not self._is_fixed:
             return self._head(outputs, contents, identity), contents
-        shapes = tuple([outputs[name].shape for name in self._names])
+        shapes = tuple([outputs[name].shape for name in self.output_names])
         head = self._heads.get(shapes)
         if head is None:
             head = self._head(outputs, contents, "")

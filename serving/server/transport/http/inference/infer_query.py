@@ -85,7 +85,7 @@ class HttpInferQuery:
         def encode(result: InferenceResult) -> HttpResponse:
             return self._respond(model, plan, result)
 
-        return PreparedQuery(inputs, datatypes, deadline, encode, plan.admission)
+        return PreparedQuery(inputs, datatypes, deadline, encode, plan.admission, plan.output_names)
 
     def _decode(self) -> None:
         """Read the head and the arrays, and let go of the body, which would wait in the queue with them. The body of a

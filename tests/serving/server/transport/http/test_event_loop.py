@@ -14,10 +14,10 @@ import pytest
 from hangtag.serving.server.classification import image_preprocessing
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.model_control import ModelControl
-from hangtag.serving.server.transport.codec import LARGE_MESSAGE
 from hangtag.serving.server.transport.http import bodies
 from hangtag.serving.server.transport.http.endpoints import classify
 from hangtag.serving.server.transport.http.inference import answer_plan, infer_query
+from hangtag.serving.server.transport.submission import LARGE_MESSAGE
 from tests.serving.server.transport.http.rest import Answer, Rest, as_http, tensor
 from tests.serving.server.transport.http.test_classify import IMAGE, form
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, request

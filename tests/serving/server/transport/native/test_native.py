@@ -16,10 +16,10 @@ from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.transport import codec
-from hangtag.serving.server.transport.codec import LARGE_MESSAGE
 from hangtag.serving.server.transport.native.server import NativeServer
 from hangtag.serving.server.transport.native.unary_calls import METHODS
 from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
+from hangtag.serving.server.transport.submission import LARGE_MESSAGE
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
 

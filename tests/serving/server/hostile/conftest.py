@@ -1,0 +1,107 @@
+"""A server in a process of its own, with models whose answers are larger than their requests."""
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+
+from hangtag.protos import inference_pb2_grpc
+from tests import onnx_models
+from tests.serving.command import TIMEOUT, Serving, serving
+from tests.serving.server.fuzz.conftest import Target
+from tests.serving.server.transport import live
+
+FAILED = 'event="request failed"'
+TIMES = 100
+"""How much larger an answer of ``tiled`` is than its request."""
+
+
+def tiled() -> onnx.ModelProto:
+    """x FP32 [batch, n] -> y FP32 [batch, m]: x, TIMES times over."""
+    return onnx_models.model(
+        [onnx.helper.make_node("Tile", ["x", "repeats"], ["y"])],
+        {"x": (onnx.TensorProto.FLOAT, ["batch", "n"])},
+        {"y": (onnx.TensorProto.FLOAT, ["batch", "m"])},
+        {"repeats": np.array([1, TIMES], np.int64)},
+    )
+
+
+class Attacked(Target):
+    """The server, its log and its metrics."""
+
+    def __init__(self, server: Serving, transport: str) -> None:
+        super().__init__(server, transport)
+        self.inference: Any = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def call(self, method: str, message: bytes, metadata: Sequence[tuple[str, str]] = ()) -> bytes:
+        """Raises grpc.RpcError where it is refused."""
+        call: Any = self._channel.unary_unary(method)
+        answer: bytes = call(message, timeout=TIMEOUT, metadata=metadata)
+        return answer
+
+    def failures(self) -> list[str]:
+        """The log's lines on calls that failed by no fault of their callers."""
+        return [line for line in self._server.log if FAILED in line]
+
+    def next_failure(self, before: int) -> str:
+        """The log's line on a failed call, where it had so many lines before."""
+        self._server.wait_for_count(FAILED.removeprefix("event="), before + 1)
+        return self.failures()[before]
+
+    def most_memory(self) -> int:
+        """The most bytes that the process has ever held."""
+        status = Path(f"/proc/{self._server.process.pid}/status").read_text()
+        (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+        return int(kib) << 10
+
+    def metrics(self) -> str:
+        return self._server.metrics()
+
+    def wait_until_answered(self, model: str, count: int) -> None:
+        """Wait until so many requests for a model have been computed, whether or not their answers were taken."""
+        ends = time.monotonic() + TIMEOUT
+        while self.answered(model) < count:
+            assert time.monotonic() < ends, f"{self.answered(model)} of {count} were computed"
+
+    def answered(self, model: str) -> int:
+        (count,) = re.findall(rf'nv_inference_request_success{{model="{model}",version="1"}} (\S+)', self.metrics())
+        return round(float(count))
+
+    def wait_for_streams(self, *, refused: bool) -> None:
+        """Wait until a new stream is refused, or is served."""
+        ends = time.monotonic() + TIMEOUT
+        sent = live.request("tiled", x=live.number(1))
+        while True:
+            stream = self.inference.ModelStreamInfer(iter([sent]), timeout=TIMEOUT)
+            with suppress(grpc.RpcError):
+                list(stream)
+            code = stream.code()
+            assert code in (grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED)
+            if refused is (code is grpc.StatusCode.RESOURCE_EXHAUSTED):
+                return
+            assert time.monotonic() < ends
+
+
+@pytest.fixture(scope="package", params=["native", "grpc"])
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
+    models = tmp_path_factory.mktemp("models")
+    for name in ("two_inputs", "filled"):
+        onnx_models.publish(models, name, getattr(onnx_models, name)())
+    onnx_models.publish(models, "tiled", tiled())
+    with serving("--models", str(models), "--port", "0", "--transport", request.param) as server:
+        target = Attacked(server, request.param)
+        yield target
+        target.close()
+
+
+@pytest.fixture(autouse=True)
+def _answers_afterwards(target: Attacked) -> Iterator[None]:
+    yield
+    target.require_answer()

@@ -1,0 +1,120 @@
+"""Callers who make the server hold memory: answers that are too large or never taken, and forgotten streams."""
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+import grpc
+import numpy as np
+import pytest
+
+from tests.serving.server.fuzz.conftest import INFER
+from tests.serving.server.fuzz.test_http2 import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PREFACE,
+    SETTINGS,
+    connect,
+    frame,
+    header,
+)
+from tests.serving.server.hostile.conftest import Attacked
+from tests.serving.server.transport.http.rest import Rest, tensor
+from tests.serving.server.transport.live import TIMEOUT, failure, request
+
+pytestmark = pytest.mark.slow
+
+MIB = 1 << 20
+FLAT = 48 * MIB
+"""Bytes that the process may hold after a second attack beyond what it held after a first one."""
+STREAMS_PER_CONNECTION = 100  # the default of --max-concurrent-streams
+MOST_STREAMS = 1000
+CLOSED_WINDOW = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE: the server may send no DATA
+
+
+def headers(path: str, stream: int) -> bytes:
+    fields = ((":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "hostile"))
+    more = (("content-type", "application/grpc"), ("te", "trailers"))
+    return frame(HEADERS, b"".join(header(*field) for field in (*fields, *more)), flags=END_HEADERS, stream=stream)
+
+
+@contextmanager
+def connection(target: Attacked) -> Iterator[socket.socket]:
+    """A connection whose client grants no window for answers, and throws away the frames that come all the same."""
+    with connect(target) as client:
+        client.sendall(PREFACE + frame(SETTINGS, CLOSED_WINDOW))
+
+        def discard() -> None:
+            try:
+                while client.recv(65536):
+                    pass
+            except OSError:
+                return
+
+        reader = threading.Thread(target=discard)
+        reader.start()
+        try:
+            yield client
+        finally:
+            with suppress(OSError):  # the server has ended it
+                client.shutdown(socket.SHUT_RDWR)
+            reader.join(TIMEOUT)
+
+
+@pytest.mark.parametrize("over_http", [False, True], ids=["grpc", "http"])
+def test_outputs_that_are_too_large_are_refused_and_not_copied(target: Attacked, over_http: bool) -> None:
+    """The outputs take 256 MiB in ONNX Runtime's arena, which grows by doubling, and as an array. A message would copy
+    them three times more, and a list of their numbers take 2 GiB."""
+    sent = request("filled", shape=np.array([8192, 8192], np.int64))
+    before = target.memory()
+    for _ in range(2):
+        if over_http:
+            with Rest(target.http_address) as rest:
+                answer = rest.infer_json("filled", tensor("shape", "INT64", [2], [8192, 8192]))
+            assert answer.status == 413
+            error = answer.error
+        else:
+            code, error = failure(lambda: target.call(INFER, sent.SerializeToString()))
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert error == f"SERVER: Sent message larger than max ({256 * MIB} vs. {16 * MIB})"
+        assert target.most_memory() - before < 4 * 256 * MIB
+    assert target.failures() == []
+
+
+def test_answers_that_are_never_taken_hold_up_nobody_and_their_memory_is_used_again(target: Attacked) -> None:
+    sent = request("tiled", x=np.ones((1, 100), np.float32)).SerializeToString()
+    message = b"\x00" + struct.pack(">I", len(sent)) + sent
+    calls = b"".join(
+        headers(INFER, stream) + frame(DATA, message, flags=END_STREAM, stream=stream)
+        for stream in range(1, 2 * STREAMS_PER_CONNECTION, 2)
+    )
+
+    def attack() -> None:
+        answered = target.answered("tiled")
+        with ExitStack() as clients:
+            for _ in range(2):  # as many calls as the queue holds
+                clients.enter_context(connection(target)).sendall(calls)
+            target.wait_until_answered("tiled", answered + 2 * STREAMS_PER_CONNECTION)
+            target.require_answer()
+
+    attack()
+    before = target.memory()
+    for _ in range(12):  # answers of 8 MB each time
+        attack()
+    target.wait_for_memory(before + FLAT)
+
+
+def test_streams_that_are_opened_and_forgotten_are_limited_and_end_with_their_connections(target: Attacked) -> None:
+    path = "/inference.GRPCInferenceService/ModelStreamInfer"
+    opened = b"".join(headers(path, 2 * number + 1) for number in range(STREAMS_PER_CONNECTION))
+    for _ in range(2):
+        with ExitStack() as forgotten:
+            for _ in range(MOST_STREAMS // STREAMS_PER_CONNECTION):
+                forgotten.enter_context(connection(target)).sendall(opened)
+            target.wait_for_streams(refused=True)
+            target.require_answer()
+        target.wait_for_streams(refused=False)

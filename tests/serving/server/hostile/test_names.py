@@ -1,0 +1,118 @@
+"""Names, ids and headers that callers make up: however long and whatever they hold, they cost and forge nothing."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+
+from hangtag.protos import inference_pb2 as pb
+from tests.serving.server.fuzz.conftest import INFER
+from tests.serving.server.hostile.conftest import Attacked
+from tests.serving.server.transport.http.rest import Rest
+from tests.serving.server.transport.live import failure, number, outputs, request
+
+pytestmark = pytest.mark.slow
+
+MEGABYTE = 1_000_000
+LONGEST_ERROR = 3000
+SERVICE = "/inference.GRPCInferenceService/"
+ESCAPES = "\x1b]0;owned\x07\nevent=ready level=info \x1b[2J\u202e"
+NAMED: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "a model's name": (INFER, lambda name: pb.ModelInferRequest(model_name=name)),
+    "a version": (INFER, lambda name: pb.ModelInferRequest(model_name="tiled", model_version=name)),
+    "a name in ModelMetadata": (f"{SERVICE}ModelMetadata", lambda name: pb.ModelMetadataRequest(name=name)),
+    "a name in ModelStatistics": (f"{SERVICE}ModelStatistics", lambda name: pb.ModelStatisticsRequest(name=name)),
+    "a service in health": ("/grpc.health.v1.Health/Check", lambda name: health_pb2.HealthCheckRequest(service=name)),
+    "a model to load": (f"{SERVICE}RepositoryModelLoad", lambda name: pb.RepositoryModelLoadRequest(model_name=name)),
+}
+
+
+def refused(target: Attacked, method: str, message: bytes, **metadata: str) -> tuple[grpc.StatusCode, str]:
+    sent = [(key.replace("_", "-"), value) for key, value in metadata.items()]
+    return failure(lambda: target.call(method, message, sent))
+
+
+@pytest.mark.parametrize("name", ["m" * MEGABYTE, "\U0001f600" * (MEGABYTE // 4), ESCAPES, "../" * 1000])
+@pytest.mark.parametrize("where", NAMED)
+def test_a_name_is_refused_with_a_short_message(target: Attacked, where: str, name: str) -> None:
+    method, message = NAMED[where]
+    code, details = refused(target, method, message(name).SerializeToString())
+    assert code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
+    assert len(details) < LONGEST_ERROR
+
+
+def test_an_id_of_a_megabyte_comes_back_with_the_answer(target: Attacked) -> None:
+    sent = request("tiled", x=number(1))
+    sent.id = "i" * MEGABYTE
+    answer = target.send(INFER, sent.SerializeToString())
+    assert answer is not None
+    assert pb.ModelInferResponse.FromString(answer).id == sent.id
+
+
+@pytest.mark.parametrize("by_metadata", [False, True], ids=["id", "x-request-id"])
+def test_what_a_failed_call_says_of_itself_stays_one_printable_line_of_the_log(
+    target: Attacked, by_metadata: bool
+) -> None:
+    """An answer larger than the address space fails in ONNX Runtime, so the call is logged."""
+    sent = request("filled", shape=np.array([1 << 23, 1 << 23], np.int64))
+    before = len(target.failures())
+    if by_metadata:
+        code, _ = refused(target, INFER, sent.SerializeToString(), x_request_id="event=ready " + "i" * 5000)
+    else:
+        sent.id = ESCAPES * 10_000
+        code, _ = refused(target, INFER, sent.SerializeToString())
+    assert code is grpc.StatusCode.INTERNAL
+    line = target.next_failure(before)
+    assert line[:-1].isprintable()
+    assert len(line) < 5000
+    assert len(re.findall(r"(?<!\S)event=", re.sub(r'"(\\.|[^"\\])*"', '""', line))) == 1
+
+
+def test_callers_make_no_series_of_the_metrics(target: Attacked) -> None:
+    def series() -> set[str]:
+        return {line.rpartition(" ")[0] for line in target.metrics().splitlines() if not line.startswith("#")}
+
+    def call_all(attempt: int) -> None:
+        for method, message in NAMED.values():
+            refused(target, method, message(f"made-up-{attempt}").SerializeToString())
+        with Rest(target.http_address) as rest:
+            rest.get(f"/v2/models/made-up-{attempt}")
+            rest.get(f"/made-up-{attempt}", x_request_id=f"made-up-{attempt}")
+            rest.ask(f"MADE{attempt}", "/v2", b"", {})
+            rest.infer_json(f"made-up-{attempt}", id=f"made-up-{attempt}")
+
+    call_all(0)
+    before = series()
+    for attempt in range(1, 30):
+        call_all(attempt)
+    assert series() == before
+    assert not any("made-up" in each for each in before)
+
+
+def test_over_http_long_names_and_headers_are_refused(target: Attacked) -> None:
+    for path, headers in (
+        (f"/v2/models/{'m' * MEGABYTE}", {}),
+        ("/v2", {"x-request-id": "i" * MEGABYTE}),
+    ):
+        with Rest(target.http_address) as rest:
+            assert rest.ask("GET", path, b"", headers).status == 431
+    with Rest(target.http_address) as rest:
+        answer = rest.get(f"/v2/models/{'m' * 20_000}")
+        assert (answer.status, len(answer.error) < LONGEST_ERROR) == (404, True)
+        forged = rest.get("/v2/models/x%0d%0aset-cookie:%20a=b%1b%5b2J")
+        assert forged.status == 404
+        assert "set-cookie" not in forged.headers
+        x = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
+        assert rest.infer_json("tiled", x, id="i" * MEGABYTE).json["id"] == "i" * MEGABYTE
+        wrong = rest.infer_json("tiled", {**x, "name": "n" * MEGABYTE})
+        assert (wrong.status, len(wrong.error) < LONGEST_ERROR) == (400, True)
+
+
+def test_the_answer_to_a_request_is_a_hundred_times_as_large(target: Attacked) -> None:
+    answer = target.send(INFER, request("tiled", x=np.ones((1, 1000), np.float32)).SerializeToString())
+    assert answer is not None
+    assert outputs(pb.ModelInferResponse.FromString(answer))["y"].shape == (1, 100_000)
