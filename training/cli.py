@@ -57,9 +57,9 @@ def train(**options: Any) -> None:
     """Train MODEL on Fashion-MNIST, or, if it predicts several labels, on canvases composed from it.
 
     The run's folder gets config.json, metrics.json and best.pt, the weights of the epoch that is best on the
-    validation split: by accuracy, or by O-F1 for several labels. A run that was killed, or stopped with Ctrl-C,
-    resumes after its last finished epoch when the same command is run again. A finished run goes on with a larger
-    --epochs, if its recipe has a constant learning rate, as study has.
+    validation split: by accuracy, or by O-F1 for several labels; and at the end report.html, the run as a page. A run
+    that was killed, or stopped with Ctrl-C, resumes after its last finished epoch when the same command is run again. A
+    finished run goes on with a larger --epochs, if its recipe has a constant learning rate, as study has.
 
     \b
     Examples:
