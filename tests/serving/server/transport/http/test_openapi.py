@@ -144,6 +144,10 @@ def test_the_server_keeps_to_it(served: LiveServer, operation: Any) -> None:
     @given(one_of(*strategies))
     def send(case: Any) -> None:
         response = case.call(base_url=f"http://{served.server.http_address}", timeout=TIMEOUT)
-        case.validate_response(response, checks=CHECKS)
+        checks = CHECKS
+        if response.status_code == 504:  # the answer to a timeout of microseconds
+            assert "timeout" in f"{case.query} {case.body}"
+            checks = [check for check in CHECKS if check is not not_a_server_error]
+        case.validate_response(response, checks=checks)
 
     send()
