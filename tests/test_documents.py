@@ -45,6 +45,12 @@ def example(language: str, containing: str, document: str = README) -> str:
     return str(blocks[0])
 
 
+def test_the_tests_that_the_threat_model_names_are_there() -> None:
+    named = re.findall(r"tests/[\w/.]+[\w]", (ROOT / "docs/threat-model.md").read_text())
+    assert len(named) > 10
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def run(command: list[str], path: str = os.environ["PATH"], **more: str) -> str:
     process = subprocess.run(
         command,

@@ -55,6 +55,11 @@ class ServerConfig:
         WholeNumber(0),
         "How many versions of a model are served, each by its number: the promoted one, then the latest. 0: all.",
     )
+    require_proof: bool = setting(
+        False,
+        Switch(),
+        "Serve only files that have passed the gate of 'hangtag export' and were not changed since.",
+    )
     host: str = setting(
         "127.0.0.1", Text(), "The address to listen on. Beyond loopback, use TLS, and tokens or --tls-client-ca."
     )

@@ -11,6 +11,7 @@ from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.model_settings import settings_of
+from hangtag.serving.server.engine.proof import require_proof
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ModelLoadError, StartError
 from hangtag.serving.server.host.cpus import usable_cpus
@@ -41,8 +42,8 @@ def load_model(file: ModelFile, server_config: ServerConfig) -> ServedModel:
     Raises:
         StartError: The settings file is not valid.
         RepositoryError: The file is a link that leads out of the repository.
-        ModelLoadError: The file changes while it is loaded, or ONNX Runtime cannot load it, or not with the execution
-            provider that the settings require.
+        ModelLoadError: The file has no proof and needs one, changes while it is loaded, or ONNX Runtime cannot load it,
+            or not with the execution provider that the settings require.
     """
     started = time.perf_counter()
     config = settings_of(server_config.models / file.name, server_config)
@@ -50,6 +51,8 @@ def load_model(file: ModelFile, server_config: ServerConfig) -> ServedModel:
     threads = config.intra_op_threads or max(1, cpus // config.instance_count)
     repository.require_inside(file.path, server_config.models / file.name)
     content = _content(file)
+    if server_config.require_proof:
+        require_proof(file.path)
     runtime = Runtime(
         file.path,
         provider=config.provider,

@@ -59,6 +59,7 @@ REFUSED: dict[str, tuple[str, object, str]] = {
     "load_model": ("", (1,), "1 is not a text"),
     "poll_seconds": ("0.05", 0.05, "0.05 is not a number of seconds from 0.1 to 2000000"),
     "num_versions": ("-1", -1, "-1 is not a whole number of at least 0"),
+    "require_proof": ("", "yes", "'yes' is not True or False"),
     "host": ("", 1, "1 is not a text"),
     "port": ("99999", 99999, "99999 is not a whole number from 0 to 65535"),
     "http_port": ("-2", -2, "-2 is not a whole number from -1 to 65535"),

@@ -146,11 +146,14 @@ def test_outcomes_that_gather_wake_the_loop_once() -> None:
 
 
 def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """grpcio itself would write a traceback to standard error for an answer over the message limit."""
-    onnx_models.publish(tmp_path, "repeated", repeated())
+    """grpcio itself would write a traceback to standard error for an answer over the message limit. Here its id
+    makes it too large; outputs that are too large do not get so far."""
+    onnx_models.publish(tmp_path, "repeated", repeated(250_000))
+    sent = request("repeated", x=number(1))
+    sent.id = "i" * 100_000
     config = ServerConfig(models=tmp_path, port=0, http_port=-1, max_message_mib=1, transport="grpc")
     with LiveServer(config) as live, structlog.testing.capture_logs() as logs:
-        code, message = failure(lambda: live.infer(request("repeated", x=number(1))))
+        code, message = failure(lambda: live.infer(sent))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert message.startswith("SERVER: Sent message larger than max")
         run(asyncio.sleep(0))  # the call's task ends after its client has its status

@@ -29,12 +29,12 @@ ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_len
 BOTH = pytest.mark.parametrize("method", [MODEL_INFER, CLASSIFY])
 
 
-def repeated() -> onnx.ModelProto:
-    """x FP32 [batch, 1] -> many FP32 [batch, 300000]: an answer of more than a megabyte to a request of 4 bytes."""
+def repeated(count: int = 300_000) -> onnx.ModelProto:
+    """x FP32 [batch, 1] -> many FP32 [batch, count]: an answer of more than a megabyte to a request of 4 bytes."""
     tile = onnx.helper.make_node("Tile", ["x", "repeats"], ["many"])
     floats = onnx.TensorProto.FLOAT
-    many: dict[str, tuple[int, list[int | str]]] = {"many": (floats, ["batch", 300_000])}
-    return onnx_models.model([tile], {"x": (floats, ["batch", 1])}, many, {"repeats": np.array([1, 300_000])})
+    many: dict[str, tuple[int, list[int | str]]] = {"many": (floats, ["batch", count])}
+    return onnx_models.model([tile], {"x": (floats, ["batch", 1])}, many, {"repeats": np.array([1, count])})
 
 
 @pytest.fixture

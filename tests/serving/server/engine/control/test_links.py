@@ -1,8 +1,11 @@
 """Links in a model repository, and files that change while they are read or that would take all memory."""
 
+import os
 import shutil
 from pathlib import Path
 
+import onnx
+import onnxruntime
 import pytest
 
 from hangtag.serving.model_repository import MODEL_FILE, PROMOTION_FILE, ROUTE_FILE, SETTINGS_FILE
@@ -12,8 +15,10 @@ from hangtag.serving.server.engine.model_settings import settings_of
 from hangtag.serving.server.engine.repository import versions
 from hangtag.serving.server.errors import ModelLoadError, RepositoryError, StartError
 from hangtag.serving.server.runtime.session import Runtime
+from tests import onnx_models
 from tests.serving.server.engine.control.controlled import Start, add
 
+VERSION = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
 OUTSIDE = "out of the repository"
 
 
@@ -106,6 +111,31 @@ def test_files_that_kubernetes_mounts_are_served_and_their_change_is_seen(models
     mount(settings.parent, "2026_11_27", **{SETTINGS_FILE: b"max_queue_size = 301"})
     controlled.control.poll()
     assert controlled.engine.model("gather").state().max_queue_size == 301
+
+
+@pytest.mark.skipif(VERSION < (1, 32), reason="only a current ONNX Runtime checks the paths of external data")
+@pytest.mark.parametrize("location", ["absolute", "above", "linked"])
+def test_weights_outside_of_the_folder_are_not_read(models: Path, elsewhere: Path, location: str) -> None:
+    """A caller could read the answer, which has the bytes of the file in it."""
+    secret = elsewhere / "secret"
+    folder = models / "leak/1"
+    folder.mkdir(parents=True)
+    (folder / "linked").symlink_to(secret)
+    above = os.path.relpath(secret, folder)
+    where = {"absolute": str(secret), "above": above, "linked": "linked"}[location]
+    model = onnx_models.model(
+        [onnx.helper.make_node("Add", ["x", "w"], ["y"])],
+        {"x": (onnx.TensorProto.UINT8, ["batch", 16])},
+        {"y": (onnx.TensorProto.UINT8, ["batch", 16])},
+    )
+    weights = model.graph.initializer.add(name="w", data_type=onnx.TensorProto.UINT8, dims=[16])
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", where), ("offset", "0"), ("length", "16")):
+        weights.external_data.add(key=key, value=value)
+    (folder / MODEL_FILE).write_bytes(model.SerializeToString())
+    (file,) = versions(models, "leak")
+    with pytest.raises(ModelLoadError, match="External data path"):
+        loading.load_model(file, ServerConfig(models=models))
 
 
 HOSTILE_TOML = {

@@ -1,0 +1,105 @@
+"""Checks that a model's file has passed the gate of 'hangtag export', and is what passed it (--require-proof).
+
+The export writes the gate's figures (``hangtag.gate``) and a digest of the graph and its weights
+(``hangtag.graph_digest``) into the file's metadata. The digest leaves the metadata out: it is the SHA-256 of the
+serialized ModelProto without ``metadata_props``. Those are top-level fields of protobuf's wire format, so they are
+skipped here without a parser for ONNX, which a server does not have.
+
+Nothing is signed: who can write a file can also write a proof into it. This finds files that nobody has proven, and
+files that were changed or damaged since.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from hangtag.serving.server.errors import ModelLoadError
+from hangtag.serving.signature import PREFIX
+
+_METADATA_PROPS = 14  # of ModelProto
+_KEY, _VALUE = 1, 2  # of StringStringEntryProto
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_STRUCTURE = "structure"  # the check that every file passes, whoever made it
+
+
+def require_proof(file: Path) -> None:
+    """Check a file before ONNX Runtime reads it.
+
+    Args:
+        file: A version's model.onnx.
+
+    Raises:
+        ModelLoadError: The file cannot be read, has not passed the gate, or was changed since.
+    """
+    try:
+        metadata, digest = _read(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"{file} cannot be read as an ONNX file: {error}") from error
+    if not _has_passed(metadata.get(f"{PREFIX}gate", "")):
+        raise ModelLoadError(
+            f"{file} has not passed the gate, which --require-proof demands. Publish it by 'hangtag export', with "
+            "--onnx FILE where somebody else has made it"
+        )
+    recorded = metadata.get(f"{PREFIX}graph_digest", "")
+    if digest != recorded:
+        raise ModelLoadError(
+            f"{file} is not what passed the gate: the SHA-256 of its graph and weights is {digest[:12]}, and "
+            f"{recorded[:12] or 'none'} was recorded. Export it again"
+        )
+
+
+def _has_passed(gate: str) -> bool:
+    try:
+        figures = json.loads(gate)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(figures, dict) and _STRUCTURE in figures
+
+
+def _read(data: bytes) -> tuple[dict[str, str], str]:
+    """Return the metadata, and the digest of everything else. Raises ValueError for what is not a message."""
+    rest = hashlib.sha256()
+    metadata: dict[str, str] = {}
+    for number, field, content in _fields(memoryview(data)):
+        if number == _METADATA_PROPS:
+            entry = {number: bytes(content).decode() for number, _, content in _fields(content)}
+            metadata[entry.get(_KEY, "")] = entry.get(_VALUE, "")
+        else:
+            rest.update(field)
+    return metadata, rest.hexdigest()
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
+    """Yield each field's number, its bytes, and its content. Raises ValueError where the message is not whole."""
+    position = 0
+    while position < len(message):
+        tag, content = _varint(message, position)
+        kind = tag & 7
+        if kind == _VARINT:
+            end = _varint(message, content)[1]
+        elif kind == _BYTES:
+            length, content = _varint(message, content)
+            end = content + length
+        elif kind in (_FIXED64, _FIXED32):
+            end = content + (8 if kind == _FIXED64 else 4)
+        else:
+            raise ValueError(f"a field of the unknown kind {kind}")
+        if end > len(message):
+            raise ValueError("it ends in the middle of a field")
+        yield tag >> 3, message[position:end], message[content:end]
+        position = end
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """Return the number that begins at this position, and where it ends."""
+    value = 0
+    for shift in range(0, 64, 7):
+        if position >= len(message):
+            raise ValueError("it ends in the middle of a number")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a number of more than 64 bits")
