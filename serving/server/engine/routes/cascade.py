@@ -63,6 +63,7 @@ class CascadeRequest:
         "_outputs",
         "_rows",
         "_stages",
+        "_unsure",
     )
 
     def __init__(
@@ -100,6 +101,7 @@ class CascadeRequest:
         self._outputs: Tensors = {}
         self._rows: npt.NDArray[np.intp] | None = None  # of the request's samples, those that the current stage has
         self._stages: list[StageTimings] = []
+        self._unsure = 0
 
     def start(self, *, wake: bool) -> None:
         """Submit to the first member. Raises ServerError, and never calls on_complete then, if it refuses.
@@ -172,11 +174,15 @@ class CascadeRequest:
             for name, array in result.outputs.items():
                 self._outputs[name][rows] = array
         if stage == len(settings.members) - 1:
+            self._unsure += timings.unsure  # not 0 where the member is a cascade
             return None
         accepted = settings.acceptance.accepts(result.outputs[settings.acceptance.output])
         if accepted.all():
+            self._unsure += timings.unsure
             return None
         doubtful = np.flatnonzero(~accepted)
+        # Which samples a cascade in this one was not sure of is not known: it was at most of those that stay.
+        self._unsure += min(timings.unsure, len(got) - len(doubtful))
         if rows is not None:
             return np.asarray(rows[doubtful])
         # Copies, because these are views into the batch's outputs, which belong to other requests too.
@@ -189,7 +195,7 @@ class CascadeRequest:
         for stage in stages[1:]:
             queue_ns += stage.queue_ns
             compute_ns += stage.compute_ns
-        timings = Timings(queue_ns, 0, compute_ns, 0, stages[0].batch_size, stages, unsure)
+        timings = Timings(queue_ns, 0, compute_ns, 0, stages[0].batch_size, stages, self._unsure + unsure)
         self._end(InferenceResult(self._outputs, timings))
 
     def _end(self, outcome: InferenceResult | ServerError) -> None:
