@@ -46,14 +46,19 @@ models.add_command(model_control.unload)
 @_models
 @_json
 def list_models(folder: Path, as_json: bool) -> None:
-    """List every version of every model: which one serves, how accurate it is, and where it came from."""
+    """List every version of every model: which one serves, how accurate it is, and where it came from.
+
+    Then the routes, with the models that answer.
+    """
     entries = inventory.versions(folder)
     if as_json:
-        view.print_json([view.summary(entry) for entry in entries])
+        routes = [routes_view.summary(folder, name) for name in inventory.routes(folder)]
+        view.print_json([*(view.summary(entry) for entry in entries), *routes])
     elif entries:
         view.print_plain(view.listing(entries))
-        if routes := inventory.routes(folder):
-            view.print_plain(f"\nroutes, which answer by these models: {', '.join(routes)}")
+        if names := inventory.routes(folder):
+            view.print_plain("")
+            view.print_plain(routes_view.listing(folder, names))
     else:
         view.print_plain(f"{folder} holds no model; 'hangtag export' publishes one.")
 

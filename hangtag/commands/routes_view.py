@@ -1,5 +1,6 @@
 """Describe a route of a model repository, for `hangtag models show`: as a table, and as an object for --json."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,34 @@ def details(models: Path, name: str) -> dict[str, Any]:
         "shadow": {"share": shadow.share, **_member(models, shadow.member)} if shadow else None,
         "description": settings.description,
     }
+
+
+def summary(models: Path, name: str) -> dict[str, Any]:
+    """Build the JSON object of a route for a list: as `details`, or what is wrong with its file."""
+    try:
+        return details(models, name)
+    except UserError as error:
+        return {"route": name, "file": str(models / name / ROUTE_FILE), "trouble": str(error)}
+
+
+def listing(models: Path, names: Sequence[str]) -> Table:
+    """Make the table of `hangtag models list` for routes: which models answer, or what is wrong with a route's file."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for header in ("route", "kind", "answered by"):
+        table.add_column(header, overflow="fold")
+    for name in names:
+        shown = summary(models, name)
+        if trouble := shown.get("trouble"):
+            table.add_row(name, "-", escape(trouble))
+            continue
+        members = [
+            f"{member['model']}@{member['version']}" if "version" in member else member["model"]
+            for member in shown["members"]
+        ]
+        if shares := shown.get("shares"):
+            members = [f"{member} {share:g}%" for member, share in zip(members, shares, strict=True)]
+        table.add_row(name, shown["kind"], (", then " if shown["kind"] == "cascade" else ", ").join(members))
+    return table
 
 
 def description(models: Path, name: str) -> Table:

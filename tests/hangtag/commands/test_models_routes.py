@@ -71,10 +71,15 @@ def test_a_spoiled_route_is_named_with_its_mistake(repository: Path) -> None:
     result = models("show", "deep", "--models", repository)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"Error: {repository / 'deep/route.toml'}: split: the shares add up to 90")
+    assert "deep   -      " in (listed := models("list", "--models", repository).stdout)
+    assert "split: the shares add up to 90" in listed
+    assert "the shares add up to 90" in json.loads(models("--json", "--models", repository).stdout)[1]["trouble"]
 
 
 def test_a_route_is_listed_and_refused_where_a_version_is_wanted(repository: Path) -> None:
-    assert models("list", "--models", repository).stdout.splitlines()[-1].endswith(": deep, half")
+    deep, half = models("list", "--models", repository).stdout.splitlines()[-2:]
+    assert deep.split() == ["deep", "split", "one@3", "100%"]
+    assert half.split() == ["half", "split", "one@3", "50%,", "one@2", "25%,", "deep", "25%"]
     for command in (
         ("show", "half", "--version", "1"),
         ("promote", "half", "1"),
@@ -83,4 +88,6 @@ def test_a_route_is_listed_and_refused_where_a_version_is_wanted(repository: Pat
     ):
         result = models(*command, "--models", repository)
         assert (result.exit_code, "half is a route" in result.stderr) == (1, True), command
-    assert [entry["model"] for entry in json.loads(models("--json", "--models", repository).stdout)] == ["one"]
+    listed = json.loads(models("--json", "--models", repository).stdout)
+    assert [entry.get("model", entry.get("route")) for entry in listed] == ["one", "deep", "half"]
+    assert listed[1] == json.loads(models("show", "deep", "--models", repository, "--json").stdout)

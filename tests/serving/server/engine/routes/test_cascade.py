@@ -13,7 +13,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.routes.acceptance import Acceptance
 from hangtag.serving.server.engine.routes.route_file import Member
 from hangtag.serving.server.engine.routes.served_route import ServedRoute
-from hangtag.serving.server.engine.servable import Cancel
+from hangtag.serving.server.engine.servable import Cancel, Servable
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import (
     CancelledError,
@@ -124,7 +124,7 @@ def test_what_a_cascade_within_a_cascade_was_not_sure_of_is_counted_too(place: s
         second.submit(rows(1), FP32, Caller())
     names = ("both", "other") if place == "first" else ("other", "both")
     settings = replace(cascade(*names), acceptance=Acceptance("y", "at_least", 0.5))
-    members = {Member("both"): inner, Member("other"): other}
+    members: dict[Member, Servable] = {Member("both"): inner, Member("other"): other}
     outer = ServedRoute("outer", settings, {each: members[each] for each in settings.members}, members.__getitem__)
     caller = Caller()
     outer.submit(rows(0.95, 0.6, 0.1, 0.2), FP32, caller)  # unsure is 0.6 alone, or 0.1 and 0.2
