@@ -1,7 +1,7 @@
 """Compute the figures in a model's file anew, on this machine, and compare: ``hangtag models verify``.
 
-Run it on the machine that serves: a processor without 8-bit dot products (AVX-512 VNNI, AVX-VNNI) may saturate sums of
-an int8 model that another one computes in full.
+Run it on the machine that serves: processors round differently, and one without 8-bit dot products (AVX-512 VNNI,
+AVX-VNNI) may saturate sums of an int8 file that hangtag's first releases made.
 """
 
 import zlib

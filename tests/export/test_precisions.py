@@ -18,7 +18,6 @@ from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.run import Run
 from tests.export import label_sets
-from tests.export.eight_bit_products import needs_exact_products
 from tests.export.files import exported_as
 from tests.export.runs import contents
 
@@ -37,7 +36,6 @@ def export(run: Run, models: Path, garments: Split, precision: str) -> Published
     return exporter.export(run, models, garments, to=precision, quantize_on=data.load_test().images[-96:])
 
 
-@needs_exact_products
 def test_precisions_are_published_and_served_as_models_of_their_own(run: Run, garments: Split, tmp_path: Path) -> None:
     for precision in ("fp16", "int8"):
         published = export(run, tmp_path, garments, precision)

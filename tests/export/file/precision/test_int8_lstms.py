@@ -14,7 +14,6 @@ from hangtag.export.gate.checks import batching
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import Split
-from tests.export.eight_bit_products import needs_exact_products
 from tests.export.file.precision.conftest import apart, first, logits, shipped
 
 pytestmark = pytest.mark.slow
@@ -53,7 +52,6 @@ def test_the_weights_are_in_8_bits(network: onnx.ModelProto) -> None:
     onnx.checker.check_model(quantized, full_check=True)
 
 
-@needs_exact_products
 def test_answers_are_nearly_those_of_fp32(network: onnx.ModelProto, many: Split) -> None:
     expected, actual = logits(network, many.images), logits(quantize_lstms(network), many.images)
     assert (actual.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
@@ -62,7 +60,6 @@ def test_answers_are_nearly_those_of_fp32(network: onnx.ModelProto, many: Split)
     assert typical <= 0.01
 
 
-@needs_exact_products
 @pytest.mark.parametrize("model", ["lstm", "lstm2"])
 def test_no_logit_of_a_network_that_is_not_steep_moves_far(model: str, many: Split) -> None:
     network = first(model)
