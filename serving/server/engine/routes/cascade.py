@@ -166,7 +166,10 @@ class CascadeRequest:
         settings, rows, timings = self._cascade.settings, self._rows, result.timings
         key = self._cascade.stages[stage]
         got = tuple(range(self._admission[0]) if rows is None else rows.tolist())
-        self._stages.append(StageTimings(key[1], got, timings.queue_ns, timings.compute_ns, timings.batch_size))
+        if timings.stages:  # the member is a route, which says which models answered
+            self._stages += [each._replace(rows=tuple(got[row] for row in each.rows)) for each in timings.stages]
+        else:
+            self._stages.append(StageTimings(key[1], got, timings.queue_ns, timings.compute_ns, timings.batch_size))
         self._cascade.statistics.record(key, len(got))
         if rows is None:
             self._outputs = result.outputs

@@ -3,17 +3,13 @@
 import gc
 import time
 import weakref
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.routes.acceptance import Acceptance
-from hangtag.serving.server.engine.routes.route_file import Member
-from hangtag.serving.server.engine.routes.served_route import ServedRoute
-from hangtag.serving.server.engine.servable import Cancel, Servable
+from hangtag.serving.server.engine.servable import Cancel
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import (
     CancelledError,
@@ -113,23 +109,6 @@ def test_the_answer_at_hand_is_given_where_the_next_queue_is_full() -> None:
     assert caller.answer.timings.unsure == 1
     assert [stage.member for stage in caller.answer.timings.stages] == ["fast"]
     assert counts.unsure == 1
-
-
-@pytest.mark.parametrize("place", ["first", "last"])
-def test_what_a_cascade_within_a_cascade_was_not_sure_of_is_counted_too(place: str) -> None:
-    first, second = fast(), slow(ServerConfig(max_batch_size=4, max_queue_size=4))
-    inner = route(engine_with(first, second), cascade())
-    other = model("other", echo(30, surer=0.3 if place == "first" else 0))
-    for _ in range(4):
-        second.submit(rows(1), FP32, Caller())
-    names = ("both", "other") if place == "first" else ("other", "both")
-    settings = replace(cascade(*names), acceptance=Acceptance("y", "at_least", 0.5))
-    members: dict[Member, Servable] = {Member("both"): inner, Member("other"): other}
-    outer = ServedRoute("outer", settings, {each: members[each] for each in settings.members}, members.__getitem__)
-    caller = Caller()
-    outer.submit(rows(0.95, 0.6, 0.1, 0.2), FP32, caller)  # unsure is 0.6 alone, or 0.1 and 0.2
-    execute_all(first, other)
-    assert caller.answer.timings.unsure == 2  # "first": which of three unsure ones the other model took is not known
 
 
 def test_or_the_request_is_refused_where_the_route_says_so() -> None:
