@@ -76,6 +76,15 @@ def test_a_response_over_the_limit_is_refused(small: LiveServer) -> None:
         assert outputs(stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT))["value"].tolist() == [10]
 
 
+def test_a_response_over_the_limit_fails_its_request_of_a_stream_alone(small: LiveServer) -> None:
+    sent = [request("repeated", x=number(1)), request("gather", index=index(1))]
+    refused, answered = small.inference.ModelStreamInfer(iter(sent), timeout=TIMEOUT)
+    assert refused.error_message == f"SERVER: Sent message larger than max (1200000 vs. {MIB})"
+    assert refused.infer_response.parameters["status"].string_param == "RESOURCE_EXHAUSTED"
+    assert outputs(answered.infer_response)["value"].tolist() == [10]
+    assert small.statistics("repeated").inference_stats.fail.count == 1
+
+
 def test_a_request_over_the_limit_of_a_stream_or_another_method_is_refused(small: LiveServer) -> None:
     """On native these pass through to the gRPC server behind it."""
     huge = pb.ModelInferRequest(model_name="gather", raw_input_contents=[bytes(2 * MIB)])

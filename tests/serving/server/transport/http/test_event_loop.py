@@ -18,6 +18,7 @@ from hangtag.serving.server.transport.http import bodies
 from hangtag.serving.server.transport.http.endpoints import classify
 from hangtag.serving.server.transport.http.inference import answer_plan, infer_query
 from hangtag.serving.server.transport.submission import LARGE_MESSAGE
+from tests import onnx_models
 from tests.serving.server.transport.http.rest import Answer, Rest, as_http, tensor
 from tests.serving.server.transport.http.test_classify import IMAGE, form
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, request
@@ -29,6 +30,8 @@ FILE = ('; filename="a.png"', IMAGE)
 LARGE = request("text", text=np.array(["x" * LARGE_MESSAGE], np.object_))
 LARGE_JSON = json.dumps({"inputs": [tensor("text", "BYTES", [1], ["x" * LARGE_MESSAGE])]})
 
+SMALL_WITH_LARGE_ANSWER = json.dumps({"inputs": [tensor("shape", "INT64", [2], [128, 128])]})
+
 
 @pytest.fixture(scope="module")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
@@ -36,6 +39,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     for name in ("gather", "classifier", "text", "unbatched"):
         (models / name).symlink_to(repository / name)
     config = ServerConfig(models=models, port=0, http_port=0, model_control="explicit", load_model=("*",))
+    onnx_models.publish(models, "filled", onnx_models.filled())
     with LiveServer(config) as live:
         yield live
 
@@ -56,6 +60,7 @@ def compressed(rest: Rest) -> Answer:
         (infer_query, "parse_head", lambda rest: rest.post("/v2/models/text/infer", LARGE_JSON)),
         (infer_query.tensors, "from_raw", lambda rest: rest.infer(LARGE)),  # type: ignore[attr-defined]
         (answer_plan, "to_json", lambda rest: rest.post("/v2/models/text/infer", LARGE_JSON)),
+        (answer_plan, "to_json", lambda rest: rest.post("/v2/models/filled/infer", SMALL_WITH_LARGE_ANSWER)),
         (ModelControl, "state", lambda rest: rest.get("/v2/models/stats")),
         (ModelControl, "state", lambda rest: rest.get("/metrics")),
         (ModelControl, "published", lambda rest: rest.post("/v2/repository/index")),
