@@ -94,7 +94,7 @@ def part(path: Path = RESULTS) -> str:
     """The tables, with their source. Raises click.ClickException, as read."""
     source = "Made by `make docs` from [studies/routes/results.jsonl](../studies/routes/results.jsonl)"
     if not path.exists():
-        return f"{source}, which `python -m studies routes run` writes on an idle machine. Nothing was measured yet."
+        return "Nothing was measured yet: `python -m studies routes run`, on an idle machine, and then `make docs`."
     lines = results.read(path)
     conditions = lines.pop("conditions")
     rounds = list(lines.values())
