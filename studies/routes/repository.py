@@ -1,5 +1,6 @@
 """The model repository that the study's server has: the shipped models, the route under test, and routes of its own."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ SHARES = {FAST: 90.0, SHADOW: 10.0}
 
 @contextmanager
 def repository(models: Path, route: str) -> Iterator[Path]:
-    """A folder with links to what is measured, and with the study's own routes.
+    """A folder with links to what is measured, a copy of SHADOW, and the study's own routes.
 
     Raises:
         click.ClickException: A model or the route is missing.
@@ -30,8 +31,8 @@ def repository(models: Path, route: str) -> Iterator[Path]:
             if not (models / each).is_dir():
                 raise click.ClickException(f"{models} has no {each}, which this study measures.")
             (folder / each).symlink_to((models / each).resolve())
-        (folder / SHADOW).mkdir()
-        (folder / SHADOW / "1").symlink_to(numbered_versions(models / FAST)[-1].path.parent.resolve())
+        # A copy, because the server refuses a link that leads out of a model's folder.
+        shutil.copytree(numbered_versions(models / FAST)[-1].path.parent, folder / SHADOW / "1")
         shares = ", ".join(f"{member} = {share:g}" for member, share in SHARES.items())
         for each, text in {
             PLAIN: f"split = {{{FAST} = 100}}",

@@ -60,7 +60,7 @@ def test_what_is_measured_once_is_judged_by_the_round_that_has_it() -> None:
 
 
 def test_without_results_the_page_says_which_command_measures(tmp_path: Path) -> None:
-    assert "`python -m studies routes run` writes" in part(tmp_path / "results.jsonl")
+    assert "measured yet: `python -m studies routes run`" in part(tmp_path / "results.jsonl")
 
 
 def test_a_repository_without_the_route_is_refused(tmp_path: Path) -> None:
