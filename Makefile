@@ -26,7 +26,7 @@ help: ## Show this list
 	@echo "Every option of the command: $(BIN)/hangtag COMMAND --help. Options for a target: make serve ARGS=\"--port 9000\"."
 
 ##@ Start here
-demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test cnn, lstm and both together (no training, no GPU, no Docker)
+demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test cnn, lstm, their int8 files and both together (no training, no GPU, no Docker)
 	BIN=$(BIN) examples/demo.sh
 
 test: lint types imports stubs unit ## Run everything that CI checks, in under 10 minutes on 2 cores

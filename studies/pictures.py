@@ -14,7 +14,7 @@ from PIL import Image
 from studies.page import ROOT
 
 FOLDER = ROOT / "docs/images"
-COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2")
+COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e")
 
 
 @dataclass(frozen=True)

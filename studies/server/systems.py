@@ -1,10 +1,13 @@
 """The servers that are compared, by name, and how each is started."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
+from hangtag.serving.model_repository import serving_versions
 from studies.server.peers.earlier import earlier, worktree
 from studies.server.peers.tls import with_tls
 from studies.server.peers.triton import triton
@@ -26,12 +29,17 @@ SYSTEMS: Mapping[str, str] = MappingProxyType(
 )
 
 
+NETWORKS = ("lstm", "lstm2", "cnn")
+"""The models of the servers: the goals of memory and of the start are for three, and earlier servers know no routes."""
+
+
 def launches(names: Iterable[str], models: Path, commit: str, stack: ExitStack) -> dict[str, Launch]:
     """How to start each of these servers; what that needs lasts until `stack` ends. Leaves out `bare`.
 
     Raises:
         click.ClickException: one of them cannot be had on this machine.
     """
+    models = stack.enter_context(networks(models))
     by_name: dict[str, Launch] = {}
     folder: Path | None = None
     for name in names:
@@ -45,3 +53,13 @@ def launches(names: Iterable[str], models: Path, commit: str, stack: ExitStack) 
         elif name != "bare":
             by_name[name] = hangtag_serve(models, "--transport", name)
     return by_name
+
+
+@contextmanager
+def networks(models: Path) -> Iterator[Path]:
+    """A copy of a model repository with the versions of NETWORKS that serve, and nothing else."""
+    with TemporaryDirectory() as name:
+        for file in serving_versions(models):
+            if file.name in NETWORKS:
+                shutil.copytree(file.path.parent, Path(name, file.name, str(file.version)))
+        yield Path(name)

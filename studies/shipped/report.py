@@ -132,12 +132,16 @@ def _models_page() -> str:
     )
 
 
+def _all_precisions() -> list[ShippedModel]:
+    return read_all(REPOSITORY) + read_precisions(REPOSITORY)
+
+
 def _curves() -> Figure:
     return pictures.learning_curves({model.name: model.epochs for model in read_all(REPOSITORY)})
 
 
 def _accuracy_and_speed() -> Figure:
-    return pictures.accuracy_and_speed(measured.read(read_all(REPOSITORY)))
+    return pictures.accuracy_and_speed(measured.read(_all_precisions()))
 
 
 def _confusion(name: str) -> Figure:
@@ -147,7 +151,7 @@ def _confusion(name: str) -> Figure:
 
 PARTS = (
     Part("docs/models.md", _models_page),
-    Part("README.md", lambda: readme_part.part(read_all(REPOSITORY)), "models"),
+    Part("README.md", lambda: readme_part.part(_all_precisions()), "models"),
 )
 PICTURES = (
     Picture("accuracy-and-speed.png", _accuracy_and_speed),

@@ -20,6 +20,7 @@ from studies.shipped import route
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 MODELS = ("lstm", "lstm2", "cnn")
+PRECISIONS = ("lstm-int8", "lstm2-int8", "cnn-int8")
 DATASET = Path("/usr/share/datasets/fashion-mnist")
 ACCURACY = "accuracy"
 LATENCIES = ("p50", "p90", "p95", "p99")
@@ -83,7 +84,7 @@ def main(seconds: int, out: Path) -> None:
         raise click.ClickException(f"{DATASET} is missing: 'apt-get install dataset-fashion-mnist' brings it.")
     models = ROOT / "models"
     with served(hangtag_serve(models, "--transport", "native")) as server:
-        arguments = ["loadtest", *MODELS, route.NAME, "--server", server.address]
+        arguments = ["loadtest", *MODELS, *PRECISIONS, route.NAME, "--server", server.address]
         arguments += ["--samples", str(DATASET), "--accuracy"]
         arguments += ["--min-duration", str(seconds), "--json", str(document), "--html", str(html)]
         training_runs.hangtag(arguments)

@@ -7,7 +7,7 @@ import pytest
 
 from studies import results
 from studies.shipped import measured, pictures, readme_part, route, run
-from studies.shipped.models import read_all, read_earlier
+from studies.shipped.models import read_all, read_earlier, read_precisions
 from studies.shipped.report import PICTURES, page
 from tests.shipped import latest
 
@@ -58,7 +58,7 @@ def test_speed_of_an_earlier_version_counts_only_where_its_graph_is_the_same(
 
 def test_the_readme_s_table_picture_and_source_name_the_same_versions() -> None:
     """The picture is drawn from the same models; test_pages_are_current compares its pixels."""
-    shipped = measured.read(read_all(ROOT / "models"))
+    shipped = measured.read(read_all(ROOT / "models") + read_precisions(ROOT / "models"))
     text = (ROOT / "README.md").read_text()
     (figure,) = [picture.draw() for picture in PICTURES if picture.file == "accuracy-and-speed.png"]
     drawn = {label.get_text() for axes in figure.axes for label in axes.texts} - {"1", "8", "64"}
