@@ -18,6 +18,9 @@ _MAX_LENGTHS = 4
 _SAMPLES = 7  # larger batches hold some of them several times
 # By size of a float in bytes: how far sums in another order may differ, as a share of the output's largest value.
 _TOLERANCES = {2: 1e-2, 4: 1e-3, 8: 1e-6}
+_TOLERANCE_IN_8_BITS = 0.05
+"""Where layers round to 8 bits: a sum in another order may be rounded to the next of 256 steps, and later layers go on
+from there."""
 
 Tensors = Mapping[str, Array]
 
@@ -32,11 +35,12 @@ class Verdict:
     max_difference: float = 0.0
 
 
-def prove(runtime: Runtime, obstacle: str | None) -> tuple[Verdict, Sizes]:
+def prove(runtime: Runtime, obstacle: str | None, *, in_8_bits: bool = False) -> tuple[Verdict, Sizes]:
     """Run samples alone and in batches, at several lengths of the free axes.
 
     Args:
         obstacle: why the graph itself must not be batched, if so; then the model is only run on single samples.
+        in_8_bits: whether layers round to 8 bits with scales that do not depend on the inputs.
 
     Returns:
         The verdict, and sizes at which the model runs.
@@ -48,10 +52,10 @@ def prove(runtime: Runtime, obstacle: str | None) -> tuple[Verdict, Sizes]:
     trials = list(_trials(runtime, _MAX_LENGTHS if obstacle is None else 1, failures))
     if not trials:
         raise InferenceError(f"no synthetic input gets an answer; the last: {failures[-1]}")
-    return _judge(runtime, obstacle, trials), trials[0]
+    return _judge(runtime, obstacle, trials, _TOLERANCE_IN_8_BITS if in_8_bits else 0.0), trials[0]
 
 
-def _judge(runtime: Runtime, obstacle: str | None, trials: Sequence[Sizes]) -> Verdict:
+def _judge(runtime: Runtime, obstacle: str | None, trials: Sequence[Sizes], tolerance: float) -> Verdict:
     lengths = tuple(trial.length for trial in trials)
     if obstacle is not None:
         return Verdict(False, obstacle, lengths)
@@ -62,7 +66,8 @@ def _judge(runtime: Runtime, obstacle: str | None, trials: Sequence[Sizes]) -> V
         for size in SIZES:
             for start in range(0, _SAMPLES, size):
                 members = [(start + place) % _SAMPLES for place in range(size)]
-                problem, difference = _compare(runtime, [samples[i] for i in members], [expected[i] for i in members])
+                alone = [expected[i] for i in members]
+                problem, difference = _compare(runtime, [samples[i] for i in members], alone, tolerance)
                 if problem is not None:
                     return Verdict(False, problem, lengths)
                 largest = max(largest, difference)
@@ -90,8 +95,10 @@ def _trials(runtime: Runtime, count: int, failures: list[InferenceError]) -> Ite
             return
 
 
-def _compare(runtime: Runtime, samples: list[Tensors], expected: list[dict[str, Array]]) -> tuple[str | None, float]:
-    """Run these samples as one batch.
+def _compare(
+    runtime: Runtime, samples: list[Tensors], expected: list[dict[str, Array]], tolerance: float
+) -> tuple[str | None, float]:
+    """Run these samples as one batch. Floats may differ by ``tolerance`` where that is more than their type's.
 
     Returns:
         Why they may not be batched, or None; and how far the answers are from those alone, as a share.
@@ -109,7 +116,7 @@ def _compare(runtime: Runtime, samples: list[Tensors], expected: list[dict[str, 
         if len({row.shape for row in alone}) != 1 or alone[0].shape[1:] != rows.shape[1:]:
             return f"{name!r} has another shape in a batch of {size} than alone", 0.0
         difference = _difference(rows, np.concatenate(alone))
-        if not difference <= _TOLERANCES.get(rows.dtype.itemsize if rows.dtype.kind == "f" else 0, 0.0):
+        if not difference <= (max(tolerance, _TOLERANCES[rows.dtype.itemsize]) if rows.dtype.kind == "f" else 0.0):
             return f"{name!r} of the same input differs between a batch of 1 and a batch of {size}", difference
         largest = max(largest, difference)
     return None, largest

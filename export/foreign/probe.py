@@ -35,7 +35,7 @@ def probe(path: Path) -> dict[str, Any]:
         names = {spec.name for spec in runtime.signature.inputs}
         inputs = {value.name: _axes(value) for value in model.graph.input if value.name in names}
         outputs = {value.name: _axes(value) for value in model.graph.output}
-        verdict, sizes = batching_proof.prove(runtime, obstacle(inputs, outputs))
+        verdict, sizes = batching_proof.prove(runtime, obstacle(inputs, outputs), in_8_bits=_is_in_8_bits(model))
         if verdict.batched and runtime.signature.impossibility:
             # The runtime may see other axes than the graph declares, and the server goes by the runtime's.
             verdict = replace(verdict, batched=False, why=runtime.signature.impossibility)
@@ -55,6 +55,12 @@ def probe(path: Path) -> dict[str, Any]:
         "triton": None if verdict.batched else triton_config.render(runtime.signature),
         "operators": dict(onnx_model.operators(model)),
     }
+
+
+def _is_in_8_bits(model: onnx.ModelProto) -> bool:
+    """Whether layers round to 8 bits with fixed scales. Scales that are found for each batch depend on its samples."""
+    kinds = set(onnx_model.operators(model))
+    return "QuantizeLinear" in kinds and not any(kind.startswith("DynamicQuantize") for kind in kinds)
 
 
 def _axes(value: onnx.ValueInfoProto) -> Axes:

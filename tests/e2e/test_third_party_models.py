@@ -5,6 +5,7 @@ Each package runs in .venv-others, once on its own ONNX Runtime session and once
 """
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -37,14 +38,14 @@ def run(script: str, *arguments: object) -> Any:
 
 @pytest.fixture(scope="module")
 def third_party_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server whose model repository links to the ONNX files in the installed packages, and holds a published one."""
+    """A server whose model repository has the ONNX files of the installed packages, and a published one."""
     (packages,) = (ROOT / ".venv-others/lib").glob("python3*/site-packages")
     (magika,) = packages.glob("magika/models/*/model.onnx")
     models = tmp_path_factory.mktemp("third_party")
     silero = {name: packages / f"silero_vad/data/{name}.onnx" for name in SILERO_MODELS}
     for name, file in {"magika": magika, **silero}.items():
         (models / name / "1").mkdir(parents=True)
-        (models / name / "1/model.onnx").symlink_to(file)
+        shutil.copy(file, models / name / "1/model.onnx")
     options = ("--name", "published_vad", "--models", models, "--reports", models.with_name("reports"))
     hangtag("export", "--onnx", silero["silero_vad"], *options)
     with serving(models) as server:
