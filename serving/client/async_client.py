@@ -207,7 +207,7 @@ class AsyncClient:
 
         Example:
             >>> await client.models()
-            ['cnn', 'fast-and-accurate', 'lstm', 'lstm2']
+            ['cnn', 'cnn-int8', 'fast-and-accurate', 'lstm', 'lstm-int8', 'lstm2', 'lstm2-int8']
         """
         return await self._run(operations.models())
 
@@ -215,8 +215,8 @@ class AsyncClient:
         """Return each model version's statistics since it was loaded. See ``Client.statistics``.
 
         Example:
-            >>> {one.name: one.inference_count > 0 for one in await client.statistics()}
-            {'cnn': True, 'fast-and-accurate': False, 'lstm': True, 'lstm2': False}
+            >>> sorted(one.name for one in await client.statistics() if one.inference_count)
+            ['cnn', 'lstm']
         """
         return await self._run(operations.statistics())
 

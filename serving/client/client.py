@@ -197,7 +197,7 @@ class Client(HealthClient):
 
         Example:
             >>> client.models()
-            ['cnn', 'fast-and-accurate', 'lstm', 'lstm2']
+            ['cnn', 'cnn-int8', 'fast-and-accurate', 'lstm', 'lstm-int8', 'lstm2', 'lstm2-int8']
         """
         return self._run(operations.models())
 
@@ -208,8 +208,8 @@ class Client(HealthClient):
             ClientError: the call failed.
 
         Example:
-            >>> {one.name: one.inference_count > 0 for one in client.statistics()}
-            {'cnn': True, 'fast-and-accurate': False, 'lstm': True, 'lstm2': False}
+            >>> sorted(one.name for one in client.statistics() if one.inference_count)
+            ['cnn', 'lstm']
         """
         return self._run(operations.statistics())
 

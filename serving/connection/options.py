@@ -47,7 +47,7 @@ class ConnectionOptions:
         >>> patient = ConnectionOptions(retries=4, max_backoff=5.0, keepalive_seconds=60)
         >>> with Client("127.0.0.1:8001", options=patient) as client:
         ...     client.models()
-        ['cnn', 'fast-and-accurate', 'lstm', 'lstm2']
+        ['cnn', 'cnn-int8', 'fast-and-accurate', 'lstm', 'lstm-int8', 'lstm2', 'lstm2-int8']
     """
 
     retries: int = 3

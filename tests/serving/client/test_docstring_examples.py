@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 
 from hangtag import AsyncClient, Client, ConnectionOptions
 from tests.serving.command import serving
@@ -56,7 +57,8 @@ def run(name: str, code: str, variables: dict[str, Any], runner: asyncio.Runner)
     assert example.examples
     for line in example.examples:
         printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
+        # Other threads may log meanwhile, which would be printed.
+        with structlog.testing.capture_logs(), contextlib.redirect_stdout(printed):
             compiled = compile(line.source, name, "single", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             result = FunctionType(compiled, example.globs)()
             if iscoroutine(result):
