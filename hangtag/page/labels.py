@@ -25,6 +25,7 @@ class Label:
     y: float
     radius: float = 2.0  # Of the mark at the point, in points.
     size: float = 9.0  # Of the font.
+    colour: str = "black"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def place(axes: Axes, labels: Sequence[Label]) -> list[Box]:
         middle = ((box.left + box.right) / 2 - centre[0], (box.bottom + box.top) / 2 - centre[1])
         axes.annotate(
             label.text, (label.x, label.y), middle, textcoords="offset points", ha="center", va="center",
-            fontsize=label.size, zorder=4,
+            fontsize=label.size, color=label.colour, zorder=4,
         )  # fmt: skip
     return boxes
 

@@ -41,13 +41,13 @@ def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
         models: Models and routes with runs of closed loops, and one open loop at the same rate for all.
     """
     (rate,) = {load for each in models for load, line in each.runs.items() if line["rate"]}
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
     accuracy, throughput = figure.subplots(1, 2)
     labels = []
     for each, colour in zip(models, COLOURS, strict=False):
         p99 = each.run(rate)["latency_s"]["p99"] * 1000
         accuracy.plot(p99, each.accuracy, marker="o", markersize=9, color=colour)
-        labels.append(Label(each.title, p99, each.accuracy, radius=4.5, size=10))
+        labels.append(Label(each.title, p99, each.accuracy, radius=4.5, size=10, colour=colour))
         closed = sorted(
             (line for line in each.runs.values() if line["concurrency"]), key=lambda line: line["concurrency"]
         )
@@ -64,7 +64,7 @@ def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
     throughput.set_xscale("log")
     throughput.set_ylabel("p99 latency, ms")
     throughput.set_yscale("log")
-    throughput.legend(frameon=False, loc="upper right")
+    throughput.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     accuracy.set_xlabel("p99 latency, ms")
     accuracy.set_xscale("log")
     for axis in (accuracy.xaxis, throughput.xaxis, throughput.yaxis):

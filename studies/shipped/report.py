@@ -154,7 +154,7 @@ PARTS = (
     Part("README.md", lambda: readme_part.part(_all_precisions()), "models"),
 )
 PICTURES = (
-    Picture("accuracy-and-speed.png", _accuracy_and_speed),
+    Picture("accuracy-and-speed.png", _accuracy_and_speed, colours=128),
     Picture("learning-curves.png", _curves),
     *(Picture(f"confusion-{name}.png", partial(_confusion, name)) for name in MODELS),
 )
