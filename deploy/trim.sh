@@ -1,7 +1,8 @@
 #!/bin/sh
 # Remove files that a server never reads from the virtual environment in $1: tests, headers, type stubs, the development tools
-# of ONNX Runtime and NumPy, Pillow's AVIF decoder (the server accepts PNG, JPEG and WebP), and the debugging symbols of uvloop,
-# which are nine tenths of it. `make -C deploy test` runs the trimmed images.
+# of ONNX Runtime and NumPy, Pillow's AVIF decoder (the server accepts PNG, JPEG and WebP), the debugging symbols of uvloop, which
+# are nine tenths of it, and Pygments' languages but Python, which tracebacks in a terminal show. `make -C deploy test` runs the
+# trimmed images.
 set -eu
 packages=$(echo "$1"/lib/python3*/site-packages)
 cd "$packages"
@@ -12,3 +13,4 @@ rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools onnxr
 rm -rf numpy/f2py numpy/doc
 [ ! -d uvloop ] || strip --strip-unneeded uvloop/loop.*.so
 rm -f PIL/_avif.*.so pillow.libs/libavif-*.so*
+[ ! -d pygments ] || find pygments/lexers -type f ! -name __init__.py ! -name _mapping.py ! -name python.py -delete

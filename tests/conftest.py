@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Split
@@ -14,6 +15,10 @@ pytest.register_assert_rewrite("tests.browser")
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# A server in the tests' own process logs at any time, also while a command that is tested prints to standard output.
+structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
