@@ -13,7 +13,7 @@ from studies.server.peers.bare import bare
 from studies.server.report import RESULTS, tables
 from studies.server.rounds import Rounds
 from studies.server.scenarios import LOADS
-from studies.server.systems import EARLIER, SYSTEMS, launches
+from studies.server.systems import EARLIER, SYSTEMS, launches, networks
 
 PACKAGES = ("grpcio", "pygrpc-native", "onnxruntime", "numpy", "protobuf")
 
@@ -53,6 +53,7 @@ def main(
     command += "" if complete else f" --only {','.join(only)} --loads {','.join(loads)}"
     conditions = results.conditions(command, versions(PACKAGES)) | {"commit": commit}
     with ExitStack() as stack:
+        models = stack.enter_context(networks(models))
         servers = launches(only, models, commit, stack)
         threads = len(os.sched_getaffinity(0))
         runtime = stack.enter_context(bare(models, threads)) if "bare" in only else None

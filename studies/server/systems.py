@@ -39,7 +39,6 @@ def launches(names: Iterable[str], models: Path, commit: str, stack: ExitStack) 
     Raises:
         click.ClickException: one of them cannot be had on this machine.
     """
-    models = stack.enter_context(networks(models))
     by_name: dict[str, Launch] = {}
     folder: Path | None = None
     for name in names:
