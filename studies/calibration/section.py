@@ -149,7 +149,7 @@ def _caution(lines: Sequence[results.Line]) -> list[str]:
             return []
     return [
         "So the temperature mends the sure answers, which are most, and makes the others too sure of themselves: one "
-        "number cannot do both. Whoever looks at the doubtful answers is better served without it.",
+        "number cannot do both. A user who looks at the doubtful answers is better served without it.",
         "",
     ]
 

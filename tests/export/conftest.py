@@ -3,11 +3,13 @@ from pathlib import Path
 import pytest
 
 from hangtag.export import child_process
+from hangtag.export.file import torch_export
 from hangtag.export.gate import speed
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.run import Run
 from tests import forkserver
 from tests.export.exported import GARMENTS, Exported, label_paths, learned_lstm, single_label
+from tests.export.files import exported_as
 from tests.export.foreign import forked
 
 _START = child_process.run
@@ -54,6 +56,14 @@ def lstm(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
     """A run whose network has learned something, and its graph in FP32."""
     return learned_lstm(tmp_path_factory)
+
+
+@pytest.fixture
+def run(learned: tuple[Run, Path], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """An LSTM that has learned these garments; the exporter takes the graph that was made of its weights before."""
+    run, fp32 = learned
+    monkeypatch.setattr(torch_export, "to_onnx", exported_as(fp32))
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from hangtag.cli import main
 from hangtag.export import exporter
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import torch_export
 from hangtag.export.gate.checks import calibration
 from hangtag.export.gate.runtime_answers import softmax
 from hangtag.export.published import Published
@@ -21,18 +20,9 @@ from hangtag.training.metrics.calibration import reliability
 from hangtag.training.metrics.single_label import evaluate
 from hangtag.training.runs.run import Run
 from tests.export import label_sets
-from tests.export.files import exported_as
 from tests.export.runs import contents
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def run(learned: tuple[Run, Path], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The exporter takes the graph that was made of the run's weights before."""
-    run, fp32 = learned
-    monkeypatch.setattr(torch_export, "to_onnx", exported_as(fp32))
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import pytest
 
 from hangtag.export import exporter
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import torch_export
 from hangtag.export.file.precision import convert
 from hangtag.export.published import Published
 from hangtag.serving.client import Client
@@ -18,18 +17,9 @@ from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.run import Run
 from tests.export import label_sets
-from tests.export.files import exported_as
 from tests.export.runs import contents
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def run(learned: tuple[Run, Path], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """An LSTM that has learned these garments; the exporter takes the graph that was made of its weights before."""
-    run, fp32 = learned
-    monkeypatch.setattr(torch_export, "to_onnx", exported_as(fp32))
-    return run
 
 
 def export(run: Run, models: Path, garments: Split, precision: str) -> Published:

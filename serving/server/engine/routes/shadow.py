@@ -1,8 +1,8 @@
 """Sends copies of a route's requests to another model, and compares its answers with those that the callers got.
 
-A copy is submitted after its caller was answered, so that it delays and fails nobody. While requests other than copies
-wait for the shadow's model, while requests wait for the route's members, and while too many copies are under way, a
-copy is skipped and counted.
+A copy is submitted after its caller was answered, so that it fails no call and none waits for it. While requests other
+than copies wait for the shadow's model, while requests wait for the route's members, and while too many copies are
+under way, a copy is skipped and counted.
 """
 
 import random
