@@ -48,6 +48,15 @@ def require(address: str) -> None:
         raise AddressError(f"{address!r} is no address: write HOST:PORT, for example {DEFAULT}")
 
 
+def authority(address: str) -> str:
+    """Return the name that calls to several servers carry, the first one's address; "" for any other address.
+
+    gRPC would send the whole list, which is no authority of a URL: the native transport refuses such calls.
+    """
+    first, several, _ = address.removeprefix("ipv4:").removeprefix("ipv6:").partition(",")
+    return first if several else ""
+
+
 def _url_problem(text: str, scheme: str, address: str) -> str:
     wanted = address if _HOST_PORT.fullmatch(address) else f"{address or 'HOST'}:PORT"
     message = f"{text!r} is a URL, but a gRPC server is named without a scheme or a path: write {wanted}"

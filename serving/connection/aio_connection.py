@@ -29,7 +29,7 @@ class AioConnection:
         self.address = address
         self._timeout = timeout
         self._credentials = credentials
-        self._arguments = [*RECONNECT_ARGUMENTS, *options.channel_arguments()]
+        self._arguments = [*RECONNECT_ARGUMENTS, *options.channel_arguments(address)]
         self._tls = credentials.channel_credentials()
         self._channel: grpc.aio.Channel | None = None
         self._one_loop = OneLoop()

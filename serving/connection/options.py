@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hangtag.errors import UserError
+from hangtag.serving import address as server_address
 
 MAX_RETRIES = 4
 """gRPC makes five attempts of a call at most, the first included."""
@@ -17,6 +18,9 @@ _JITTER = 0.2  # gRPC's own
 # gRPC does not retry a call whose requests take more than this, 256 KiB by default. They are in memory in any case,
 # until they are answered.
 _RETRY_BUFFER_BYTES = 1 << 30
+# 24 days. gRPC limits how long sent data may stay unacknowledged (TCP_USER_TIMEOUT) only where the time between pings
+# is less than the largest number, 2**31 - 1.
+_NEVER_MS = 2**31 - 2
 
 
 class OptionsError(UserError, ValueError):
@@ -34,10 +38,16 @@ class ConnectionOptions:
         initial_backoff: seconds before the first retry. Each further pause is twice as long, and each is varied at
             random by 20 %, so that the clients of a restarted server do not return all at once.
         max_backoff: the longest pause in seconds.
+        round_robin: send each call to the next server of an address that names several (``dns:///HOST:PORT`` with
+            several records, or ``ipv4:10.0.0.11:8001,10.0.0.12:8001``), and leave out servers that are unreachable, or
+            that their health service says do not serve. False keeps all calls on the first server that answers.
+            Over HTTP it has no effect.
         keepalive_seconds: ping the server after so many seconds without traffic, to notice that it vanished; None sends
             no pings. ``hangtag serve`` closes connections that ping more often than its --min-ping-seconds allows.
             Over HTTP there are no pings: a call's deadline ends it.
-        keepalive_timeout_seconds: close the connection if a ping is not answered for so many seconds.
+        keepalive_timeout_seconds: close the connection if a ping is not answered for so many seconds, or, on Linux, if
+            the server's machine does not acknowledge what was sent for so long: the calls on it end with
+            ``UNAVAILABLE``. Shorter than the calls' deadline, it leaves time to try them again.
         max_message_mib: the largest answer to take, in MiB; None is no limit of the client's own.
 
     Raises:
@@ -53,8 +63,9 @@ class ConnectionOptions:
     retries: int = 3
     initial_backoff: float = 0.1
     max_backoff: float = 1.0
+    round_robin: bool = False
     keepalive_seconds: float | None = None
-    keepalive_timeout_seconds: float = 20.0
+    keepalive_timeout_seconds: float = 5.0
     max_message_mib: int | None = None
 
     def __post_init__(self) -> None:
@@ -62,7 +73,7 @@ class ConnectionOptions:
             raise OptionsError(f"retries must be from 0 to {MAX_RETRIES}, not {self.retries}")
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
-            if value is not None and not 0 < value < float("inf"):
+            if value is not None and not isinstance(value, bool) and not 0 < value < float("inf"):
                 raise OptionsError(f"{field.name} must be greater than 0, not {value}")
 
     @property
@@ -82,41 +93,48 @@ class ConnectionOptions:
             yield _varied(min(pause, self.max_backoff))
             pause *= BACKOFF_MULTIPLIER
 
-    def channel_arguments(self) -> list[tuple[str, Any]]:
+    def channel_arguments(self, address: str) -> list[tuple[str, Any]]:
         """Return gRPC's channel arguments for these options.
 
-        The retries are gRPC's own: its core repeats a call by the retryPolicy of a service config.
+        The retries and the balancing are gRPC's own: its core repeats a call by the retryPolicy of a service config.
+
+        Args:
+            address: the address that the channel is opened to.
         """
         largest = self.max_message_bytes
+        pause = _NEVER_MS if self.keepalive_seconds is None else round(self.keepalive_seconds * 1000)
+        timeout = round(self.keepalive_timeout_seconds * 1000)
         arguments: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", -1 if largest is None else largest),
             ("grpc.service_config", json.dumps(self._service_config())),
             ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
+            ("grpc.keepalive_time_ms", pause),
+            ("grpc.keepalive_timeout_ms", timeout),
+            ("grpc.http2.ping_timeout_ms", timeout),  # the longer of the two counts, and this defaults to 60 s
+            # A connection that waits for its next call is pinged too, so that this call finds it alive.
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
         ]
-        if self.keepalive_seconds is not None:
-            arguments += [
-                ("grpc.keepalive_time_ms", round(self.keepalive_seconds * 1000)),
-                ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_seconds * 1000)),
-                # The longer of the two timeouts counts, and this defaults to 60 s.
-                ("grpc.http2.ping_timeout_ms", round(self.keepalive_timeout_seconds * 1000)),
-                # A connection that waits for its next call is pinged too, so that this call finds it alive.
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.max_pings_without_data", 0),
-            ]
+        if authority := server_address.authority(address):
+            arguments.append(("grpc.default_authority", authority))
         return arguments
 
     def _service_config(self) -> dict[str, Any]:
-        if not self.retries:
-            return {}
-        policy = {
-            "maxAttempts": self.retries + 1,
-            "initialBackoff": f"{self.initial_backoff:f}s",
-            "maxBackoff": f"{self.max_backoff:f}s",
-            "backoffMultiplier": BACKOFF_MULTIPLIER,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        }
-        names = [{"service": service} for service in RETRIED_SERVICES]
-        return {"methodConfig": [{"name": names, "retryPolicy": policy}]}
+        config: dict[str, Any] = {}
+        if self.round_robin:
+            # The health check watches each server, whose models may be loading or which may be about to stop.
+            config |= {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
+        if self.retries:
+            policy = {
+                "maxAttempts": self.retries + 1,
+                "initialBackoff": f"{self.initial_backoff:f}s",
+                "maxBackoff": f"{self.max_backoff:f}s",
+                "backoffMultiplier": BACKOFF_MULTIPLIER,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            }
+            names = [{"service": service} for service in RETRIED_SERVICES]
+            config["methodConfig"] = [{"name": names, "retryPolicy": policy}]
+        return config
 
 
 def _varied(pause: float) -> float:

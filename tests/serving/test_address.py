@@ -63,3 +63,16 @@ def test_where_no_http_is_spoken_there_is_nothing_to_explain() -> None:
         silent.bind(("127.0.0.1", 0))
         assert not address.http_explanation(f"127.0.0.1:{silent.getsockname()[1]}")
     assert not address.http_explanation("unix:/run/hangtag.sock")
+
+
+@pytest.mark.parametrize(
+    ("text", "authority"),
+    [
+        ("ipv4:10.0.0.11:8001,10.0.0.12:8001", "10.0.0.11:8001"),
+        ("ipv6:[::1]:8001,[::2]:8001", "[::1]:8001"),
+        ("ipv4:10.0.0.11:8001", ""),
+        ("dns:///models.example:8001", ""),
+    ],
+)
+def test_calls_to_several_servers_carry_the_first_ones_address(text: str, authority: str) -> None:
+    assert address.authority(text) == authority

@@ -1,0 +1,94 @@
+"""Calls that are spread over several servers, each with its own health."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hangtag.serving.client import Client, ConnectionOptions
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
+from tests import onnx_models
+from tests.serving.client.kinds import KINDS, Kind
+from tests.serving.server.transport.live import LiveServer
+
+pytestmark = pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.http], ids=str)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    onnx_models.publish(folder, "gather", onnx_models.gather())
+    return folder
+
+
+def config(models: Path, transport: str = "auto") -> ServerConfig:
+    return ServerConfig(models=models, port=0, http_port=-1, transport=transport)
+
+
+def address(*servers: Server) -> str:
+    return "ipv4:" + ",".join(server.address for server in servers)
+
+
+def call(client: Client, times: int) -> None:
+    for _ in range(times):
+        assert client.infer("gather", {"index": np.array([1])})["value"] == [10]
+
+
+def count(live: LiveServer) -> int:
+    return live.statistics("gather").inference_count
+
+
+@contextmanager
+def balanced(kind: Kind, one: LiveServer, two: LiveServer) -> Iterator[Client]:
+    """A client that is connected to both."""
+    with kind.open(address(one.server, two.server), options=ConnectionOptions(round_robin=True)) as client:
+        while not (count(one) and count(two)):
+            call(client, 1)
+        yield client
+
+
+@pytest.mark.parametrize("transport", ["native", "grpc"])
+def test_every_server_gets_its_share(kind: Kind, transport: str, models: Path) -> None:
+    with (
+        LiveServer(config(models, transport)) as one,
+        LiveServer(config(models, transport)) as two,
+        balanced(kind, one, two) as client,
+    ):
+        before = count(one), count(two)
+        call(client, 10)
+        assert (count(one), count(two)) == (before[0] + 5, before[1] + 5)
+
+
+def test_without_it_one_server_gets_every_call(kind: Kind, models: Path) -> None:
+    with (
+        LiveServer(config(models)) as one,
+        LiveServer(config(models)) as two,
+        kind.open(address(one.server, two.server)) as client,
+    ):
+        call(client, 10)
+        assert sorted((count(one), count(two))) == [0, 10]
+
+
+def test_a_server_that_stops_is_left_without_a_failure(kind: Kind, models: Path) -> None:
+    with (
+        LiveServer(config(models)) as one,
+        LiveServer(config(models)) as two,
+        balanced(kind, one, two) as client,
+        one.gate("gather") as gate,
+    ):
+        held = threading.Thread(target=call, args=(client, 2))  # one of the two calls is held by the gate
+        held.start()
+        gate.wait_until_computing()
+        stop = threading.Thread(target=one.server.stop, args=(30,))
+        stop.start()
+        call(client, 20)
+        answered = count(two)
+        call(client, 10)
+        assert count(two) == answered + 10
+        gate.open()
+        held.join()
+        stop.join()
