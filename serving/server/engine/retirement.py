@@ -6,6 +6,9 @@ unloaded model would fail although it came in time, and one for a replaced model
 old model takes requests for LINGER_SECONDS more, far longer than decoding takes. Then it closes: it computes what is
 queued and raises UnavailableError for any later request, whose thread looks the name up again and finds the successor.
 
+Its memory then goes back to the system: an unload would otherwise leave the process as large as before, and each new
+version could make it larger.
+
 A timer costs a look-up nothing, unlike a count of the threads that hold each model.
 """
 
@@ -14,6 +17,7 @@ import threading
 import structlog
 
 from hangtag.serving.server.engine.servable import Servable
+from hangtag.serving.server.host import memory
 
 log = structlog.get_logger()
 
@@ -30,7 +34,8 @@ class RetiredModels:
     def add(self, models: list[Servable]) -> None:
         """Close these models after LINGER_SECONDS."""
         for model in models:
-            timer = self._timers[model] = threading.Timer(LINGER_SECONDS, self._retire, [model])
+            waiting = [model]  # emptied at the end, so that the timer does not keep the model in memory
+            timer = self._timers[model] = threading.Timer(LINGER_SECONDS, self._retire, [waiting])
             timer.daemon = True
             timer.start()
 
@@ -40,7 +45,10 @@ class RetiredModels:
             timer.cancel()
             model.close()
 
-    def _retire(self, model: Servable) -> None:
+    def _retire(self, waiting: list[Servable]) -> None:
+        model = waiting.pop()
         model.close()
         self._timers.pop(model, None)
         log.info("model retired", model=model.name, version=model.version)
+        del model
+        memory.release_freed_memory()

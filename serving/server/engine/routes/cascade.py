@@ -205,10 +205,11 @@ class CascadeRequest:
         on_complete = self._on_complete
         with self._lock:
             self._ended = True
-            # What cancels this request refers to it, and what completes it to what cancels it: without this, the circle
-            # of references would keep an unloaded model in memory.
+            # A transport's call keeps what cancels it, which refers to this request. What completes the request and its
+            # key refer to the call: without this, the circle of references would keep an unloaded model in memory.
             self._cancel_stage = None
             self._on_complete = _nothing
+            self._key = None
         on_complete(outcome)
 
 

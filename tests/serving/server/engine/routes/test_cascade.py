@@ -267,10 +267,13 @@ def test_more_samples_than_the_smallest_member_takes_are_refused() -> None:
 
 def test_a_request_that_has_ended_keeps_no_model_in_memory() -> None:
     class Call:
-        """Refers to what cancels it, and is referred to by what completes it, as transports' calls are."""
+        """Refers to what cancels it; what completes it and its key refer to it, as to transports' calls."""
 
         def __call__(self, outcome: object) -> None:
             self.outcome = outcome
+
+        def key(self, name: str) -> str:
+            return ""
 
     first, second = fast(), model("slow", echo(20))
     both = route(engine_with(first, second), cascade())
@@ -278,7 +281,7 @@ def test_a_request_that_has_ended_keeps_no_model_in_memory() -> None:
     gc.disable()
     try:
         call = Call()
-        call.cancel = both.submit(rows(0.5), FP32, call)  # type: ignore[attr-defined]
+        call.cancel = both.submit(rows(0.5), FP32, call, key=call.key)  # type: ignore[attr-defined]
         execute_all(first, second)
         gone = weakref.ref(call)
         del call
