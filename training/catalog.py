@@ -15,7 +15,17 @@ from hangtag.training.losses.multi_label import LabelPaths, Objective, Sigmoids,
 from hangtag.training.networks.cnn_rnn import CnnRnn
 from hangtag.training.networks.multi_label import CnnEmbedding, CnnLabels
 from hangtag.training.networks.single_label import Cnn, Lstm, Lstm2, ResNet
-from hangtag.training.recipes import CNN_BEST, LSTM2_BEST, LSTM_BEST, MULTI_LABEL_RECIPE, STUDY, TEACHER, Recipe
+from hangtag.training.recipes import (
+    CNN_BEST,
+    CNN_SAME_VIEW,
+    FULL_RESOLUTION_TEACHER,
+    LSTM2_BEST,
+    LSTM_BEST,
+    MULTI_LABEL_RECIPE,
+    STUDY,
+    TEACHER,
+    Recipe,
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,9 @@ NETWORKS: Mapping[str, NetworkEntry] = {
     "lstm-56": _one_label(partial(Lstm, hidden_size=56), recipes=(STUDY,)),  # 28 * 10 / 5: also tried in the study
     "lstm-280": _one_label(partial(Lstm, hidden_size=280), recipes=(STUDY,)),  # 28 * 10
     "lstm2": _one_label(Lstm2, recipes=(STUDY, LSTM2_BEST)),
-    "cnn": _one_label(Cnn, recipes=(STUDY, TEACHER, CNN_BEST)),
+    "cnn": _one_label(Cnn, recipes=(STUDY, TEACHER, CNN_BEST, CNN_SAME_VIEW)),
     "resnet": _one_label(ResNet, recipes=(TEACHER,)),
+    "resnet-28x28": _one_label(partial(ResNet, full_resolution=True), recipes=(FULL_RESOLUTION_TEACHER,)),
     "cnn_rnn": _label_sets(CnnRnn, objective=LabelPaths),
     "sigmoids": _label_sets(CnnLabels, objective=Sigmoids),
     "softmax_ranking": _label_sets(CnnLabels, objective=SoftmaxRanking),

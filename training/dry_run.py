@@ -97,8 +97,10 @@ def measure(
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    timed_teacher = _TimedTeacher(teacher) if teacher else None
-    task = build_task(config, data, torch.device(config.device), timed_teacher, distances)
+    distillation = config.recipe.distillation
+    # A teacher of augmented images answers within the steps, and is measured with them.
+    timed_teacher = _TimedTeacher(teacher) if teacher and not (distillation and distillation.same_view) else None
+    task = build_task(config, data, torch.device(config.device), timed_teacher or teacher, distances)
     task.precompute(group)
     steps = -(-len(task) // config.recipe.batch_size)
     once = replace(config, recipe=replace(config.recipe, epochs=1))

@@ -122,7 +122,10 @@ def _read(settings: TrainSettings) -> _Inputs:
         distances.require(LABELS)
     data = datasets.load(settings.dataset, settings.data_dir, settings.limit)
     distillation = settings.chosen_recipe.distillation
-    teacher = TeacherEnsemble(settings.teachers or published_teachers(distillation.teacher)) if distillation else None
+    teacher = None
+    if distillation:
+        paths = settings.teachers or published_teachers(distillation.teacher)
+        teacher = TeacherEnsemble(paths, _threads(settings))
     return _Inputs(data, teacher, distances)
 
 
@@ -140,7 +143,7 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
         settings,
         recipe=settings.chosen_recipe,
         data_digest=inputs.data.digest,
-        threads=settings.threads or _share_of_cpus(),
+        threads=_threads(settings),
         device=settings.chosen_device,
         processes=group.world_size,
         teachers=inputs.teacher.files if inputs.teacher else (),
@@ -149,8 +152,9 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
     )
 
 
-def _share_of_cpus() -> int:
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+def _threads(settings: TrainSettings) -> int:
+    """The chosen number of CPU threads, or this process's share of the CPUs."""
+    return settings.threads or max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _resources(config: RunConfig) -> str:

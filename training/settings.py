@@ -64,8 +64,9 @@ class TrainSettings:
     recipe: Annotated[
         str | None,
         Option(
-            "How to train: as the study did, for the best accuracy in the same network, or to become a teacher; the "
-            "networks for several labels have one of their own.  [default: the first that MODEL has of study, teacher, "
+            "How to train: as the study did, for the best accuracy in the same network, for longer from a teacher that "
+            "sees the same augmented images, or to become a teacher; the networks for several labels have one of their "
+            "own.  [default: the first that MODEL has of study, teacher, "
             "multi-label]",
             choices=RECIPE_NAMES,
         ),

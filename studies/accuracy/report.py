@@ -99,11 +99,11 @@ class Runs:
 
     @property
     def learned_from(self) -> str:
-        """The labels, and the recipe's teacher or the number of teachers."""
+        """The labels, and how many of the recipe's teacher."""
         if not (teacher := self.first["teacher"]):
             return "labels"
         count = self.first["teachers"]
-        return f"labels and {count} teachers" if count > 1 else f"labels and `{teacher}`"
+        return f"labels and {count} `{teacher}`" if count > 1 else f"labels and `{teacher}`"
 
 
 Groups = Mapping[str, Mapping[str, Runs]]
@@ -162,6 +162,7 @@ def page(groups: Groups, times: Mapping[str, Any] | None) -> str:
         goals=GOALS,
         study=study,
         best={name: best[name] for name in STUDY if name in best},
+        same_view=groups.get("same-view", {}),
         teachers=groups.get("teacher", {}),
         before_muon=groups.get("before-muon", {}),
         times=times,

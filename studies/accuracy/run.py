@@ -22,20 +22,21 @@ def _bf16(seed: int) -> TrainingRun:
     return TrainingRun(f"lstm-bf16-seed{seed}", ("lstm", "--seed", str(seed), "--precision", "bf16"), "bf16")
 
 
-def _teacher(seed: int) -> TrainingRun:
-    """Each is exported as the next version of runs/teachers/resnet, where the best recipes look for their teachers."""
-    name, models = f"resnet-teacher-seed{seed}", RUNS / "teachers"
+def _teacher(model: str, seed: int, *, int8: bool = False) -> TrainingRun:
+    """Each is exported as the next version under runs/teachers, where recipes look for their teachers."""
+    name, models = f"{model}-teacher-seed{seed}", RUNS / "teachers"
+    precision, published = (("--precision", "int8"), f"{model}-int8") if int8 else ((), model)
     return TrainingRun(
         name,
-        ("resnet", "--seed", str(seed), "--precision", "bf16"),
+        (model, "--seed", str(seed), "--precision", "bf16"),
         "teacher",
-        next_step=("export", str(RUNS / name), "--models", str(models)),
-        next_file=models / "resnet" / str(seed + 1) / "model.onnx",
+        next_step=("export", str(RUNS / name), "--models", str(models), *precision),
+        next_file=models / published / str(seed + 1) / "model.onnx",
     )
 
 
-def _best(model: str) -> TrainingRun:
-    return TrainingRun(f"{model}-best-seed0", (model, "--recipe", "best", "--precision", "bf16"), "best")
+def _learning_from_teachers(model: str, recipe: str = "best") -> TrainingRun:
+    return TrainingRun(f"{model}-{recipe}-seed0", (model, "--recipe", recipe, "--precision", "bf16"), recipe)
 
 
 STUDY = (
@@ -44,7 +45,12 @@ STUDY = (
     *(_study("cnn", seed) for seed in SEEDS),
 )
 # The results file also has a group "before-muon": runs of earlier versions of the recipes, which nothing trains again.
-TRAINING_RUNS = (*STUDY, *map(_bf16, SEEDS), *map(_teacher, SEEDS), *map(_best, DRAWN))
+TEACHERS = (
+    *(_teacher("resnet", seed) for seed in SEEDS),
+    *(_teacher("resnet-28x28", seed, int8=True) for seed in SEEDS[:2]),
+)
+STUDENTS = (*(_learning_from_teachers(model) for model in DRAWN), _learning_from_teachers("cnn", "same-view"))
+TRAINING_RUNS = (*STUDY, *map(_bf16, SEEDS), *TEACHERS, *STUDENTS)
 
 
 def line(run: TrainingRun, trained: Run) -> results.Line:
@@ -84,6 +90,7 @@ main = training_runs.command(
     TRAINING_RUNS,
     line,
     RESULTS,
-    "Train the study's networks, three teachers, and the best recipes that learn from them.\n\nA finished run costs "
-    "nothing, and a stopped one continues. TRAIN_OPTIONS are options of hangtag train, such as -- --threads 2.",
+    "Train the study's networks, their teachers, and the networks by the recipes that learn from teachers.\n\n"
+    "A finished run costs nothing, and a stopped one continues. TRAIN_OPTIONS are options of hangtag train, such as "
+    "-- --threads 2.",
 )

@@ -53,6 +53,15 @@ def test_a_dry_run_prints_the_commands_of_the_study(tmp_path: Path) -> None:
         "hangtag train resnet --seed 1 --precision bf16 --out runs/resnet-teacher-seed1 --threads 2"
     )
     assert commands[teacher + 1] == "hangtag export runs/resnet-teacher-seed1 --models runs/teachers"
+    assert commands[-1] == (
+        "hangtag train cnn --recipe same-view --precision bf16 --out runs/cnn-same-view-seed0 --threads 2"
+    )
+    full = commands.index(
+        "hangtag train resnet-28x28 --seed 1 --precision bf16 --out runs/resnet-28x28-teacher-seed1 --threads 2"
+    )
+    assert commands[full + 1] == (
+        "hangtag export runs/resnet-28x28-teacher-seed1 --models runs/teachers --precision int8"
+    )
     assert not out.exists()
 
 

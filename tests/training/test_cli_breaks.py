@@ -70,7 +70,7 @@ def test_the_command_to_resume_has_every_option(
     models = [Path(shutil.copy(shipped.latest(name), tmp_path / f"a {name}.onnx")) for name in ("cnn", "lstm")]
     distances = Path(shutil.copy(label_distance.DEFAULT_PATH, tmp_path / "my distances.json"))
     options = [
-        "train", "cnn", "--recipe", "best", *(f"--teacher={model}" for model in models),
+        "train", "cnn", "--recipe", "same-view", *(f"--teacher={model}" for model in models),
         "--loss", "embedding-distance", "--beta", "2.5",
         "--loss-weight", "0.25", "--distances", str(distances), "--data-dir", str(raw_dir), "--seed", "3",
         "--limit", "64", "--epochs", "1", "--threads", "1", "--precision", "bf16", "--device", "cpu",

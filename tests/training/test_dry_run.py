@@ -17,6 +17,7 @@ from hangtag.training.catalog import recipe_for
 from hangtag.training.data.fashion_mnist import FashionMnist, Images
 from hangtag.training.data.multi_label import MultiLabelData
 from hangtag.training.dry_run import Forecast
+from hangtag.training.recipes import Distillation
 from tests.training.command import HANGTAG, contents, hangtag, one_error
 from tests.training.configs import make_config
 
@@ -133,6 +134,21 @@ def test_a_teacher_answers_a_few_batches(small: FashionMnist) -> None:
     assert forecast.teacher_seconds > 0
     assert (forecast.epochs, forecast.steps, forecast.measured_steps) == (7, 50, 30)
     assert forecast.samples == {"train": 1_600, "validation": 1_600, "test": 100}
+
+
+def test_a_teacher_of_augmented_images_is_timed_with_the_steps(small: FashionMnist) -> None:
+    answered = []
+
+    def teacher(images: Images) -> npt.NDArray[np.float32]:
+        answered.append(len(images))
+        return np.zeros((len(images), 10), np.float32)
+
+    recipe = replace(
+        recipe_for("best", "lstm"), batch_size=32, distillation=Distillation("a", 0.5, 2.0, same_view=True)
+    )
+    forecast = dry_run.measure(replace(make_config(limit=1_600), recipe=recipe), small, teacher)
+    assert answered == [1] + [32] * (dry_run.WARM_UP + dry_run.MEASURED)
+    assert forecast.teacher_seconds == 0
 
 
 def test_a_run_of_a_few_steps_is_measured_over_what_there_is(small: FashionMnist, plain: MultiLabelData) -> None:

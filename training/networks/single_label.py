@@ -1,4 +1,4 @@
-"""The networks for one label per image, layer by layer: the study's three, and a teacher.
+"""The networks for one label per image, layer by layer: the study's three, and their teachers.
 
 Each maps pixels in [0, 1], [batch, 28, 28], to logits [batch, classes].
 
@@ -92,15 +92,23 @@ class _Residual(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network, more accurate than the study's: their teacher. It is not shipped."""
+    """A residual network of three stages, from which the study's networks learn. It is not shipped.
 
-    def __init__(self, classes: int = CLASSES) -> None:
+    Its first stage sees the image at half its size or, with ``full_resolution``, pixel by pixel; every later stage
+    halves the size once more. The full resolution takes four times as many multiplications.
+    """
+
+    def __init__(self, classes: int = CLASSES, *, full_resolution: bool = False) -> None:
         super().__init__()
+        stem = (
+            [nn.Conv2d(1, 64, 3, padding="same")]
+            if full_resolution
+            else [nn.Conv2d(1, 32, 5, padding="same"), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(32, 64, 3, padding="same")]
+        )
         self.features = nn.Sequential(
-            nn.Conv2d(1, 32, 5, padding="same"), nn.MaxPool2d(2), nn.ReLU(),  # [batch, 32, 14, 14]
-            nn.Conv2d(32, 64, 3, padding="same"), nn.ReLU(), _Residual(64),  # [batch, 64, 14, 14]
-            nn.Conv2d(64, 128, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU(), _Residual(128),  # [batch, 128, 7, 7]
-            nn.Conv2d(128, 256, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU(), _Residual(256),  # [batch, 256, 3, 3]
+            *stem, nn.ReLU(), _Residual(64),  # [batch, 64, size, size], where size is 14, or 28 in full resolution
+            nn.Conv2d(64, 128, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU(), _Residual(128),  # size // 2
+            nn.Conv2d(128, 256, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU(), _Residual(256),  # size // 4
             nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Dropout(0.3),  # [batch, 256]
         )  # fmt: skip
         self.classifier = nn.Linear(256, classes)

@@ -22,8 +22,16 @@ TEACHERS = Path("runs", "teachers")
 class OnnxTeacher:
     """Computes logits [n, 10] of uint8 images [n, 28, 28] with ONNX Runtime on the CPU."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises TeacherError for a file that is missing, broken, or not a classifier of these images and labels."""
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        """Load the file.
+
+        Args:
+            path: The ONNX file.
+            threads: How many CPU threads compute.
+
+        Raises:
+            TeacherError: The file is missing, broken, or not a classifier of these images and labels.
+        """
         try:
             onnxruntime = _import_onnxruntime()
         except ModuleNotFoundError as error:
@@ -38,7 +46,11 @@ class OnnxTeacher:
                 f"the teacher {path} cannot be read ({error.strerror}). {how_to_get_a_teacher()}"
             ) from error
         try:
-            self._session = onnxruntime.InferenceSession(contents, providers=["CPUExecutionProvider"])
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            # Between two answers PyTorch trains on the same CPUs, which waiting threads must leave to it.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            self._session = onnxruntime.InferenceSession(contents, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has an exception class for each kind of failure
             raise TeacherError(f"the teacher {path} cannot be loaded as a model ({_reason(error)}).") from error
         self.file = TeacherFile(hashlib.sha256(contents).hexdigest()[:12], str(path))
@@ -91,9 +103,11 @@ class OnnxTeacher:
 
 def how_to_get_a_teacher(model: str = "resnet") -> str:
     """What to do without a teacher, as a sentence for the end of an error message."""
+    network = model.removesuffix("-int8")
+    precision = "" if network == model else "--precision int8 "
     return (
-        f"Name an exported model with --teacher FILE.onnx, or train one: hangtag train {model} --recipe teacher, then "
-        f"hangtag export {model} --models {TEACHERS}."
+        "Name an exported model with --teacher FILE.onnx, or train one: "
+        f"hangtag train {network} --recipe teacher, then hangtag export {network} {precision}--models {TEACHERS}."
     )
 
 

@@ -57,9 +57,17 @@ class SingleLabelTask:
         return len(self._train)
 
     def precompute(self, group: ProcessGroup) -> None:
-        """Compute the teacher's logits of all training images. Raises TeacherError as the teacher does."""
-        if self._teacher is not None:
-            logits = teacher_logits(self._teacher, self._train.images, group, self._observer)
+        """Compute the teacher's logits of all training images; of one, as a trial, if it is to see augmented images.
+
+        Raises TeacherError as the teacher does.
+        """
+        if (teacher := self._teacher) is None:
+            return
+        distillation = self._recipe.distillation
+        if distillation is not None and distillation.same_view:
+            group.on_every_rank(lambda: teacher(self._train.images[:1]))
+        else:
+            logits = teacher_logits(teacher, self._train.images, group, self._observer)
             self._teacher_logits = torch.from_numpy(logits).to(self._device)
 
     def network(self) -> nn.Module:
@@ -73,8 +81,12 @@ class SingleLabelTask:
         loss = self._class_loss(logits, classes)
         distillation = self._recipe.distillation
         if distillation is not None and self._teacher is not None:
-            assert self._teacher_logits is not None, "precompute() comes before the first step"
-            from_teacher = distillation_loss(logits, self._teacher_logits[indices], distillation.temperature)
+            if distillation.same_view:
+                answers = torch.from_numpy(self._teacher(images.cpu().numpy())).to(self._device)  # [batch, 10]
+            else:
+                assert self._teacher_logits is not None, "precompute() comes before the first step"
+                answers = self._teacher_logits[indices]
+            from_teacher = distillation_loss(logits, answers, distillation.temperature)
             loss = (1 - distillation.weight) * loss + distillation.weight * from_teacher
         return BatchOutcome(loss, (logits.argmax(dim=1) == classes).sum())
 

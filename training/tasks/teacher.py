@@ -23,9 +23,12 @@ class TeacherEnsemble:
     Softmax turns it into the geometric mean of their probabilities, at every temperature.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        """Raises TeacherError for a file that cannot teach, and for a model that is named twice."""
-        teachers = [OnnxTeacher(path) for path in paths]
+    def __init__(self, paths: Sequence[Path], threads: int = 1) -> None:
+        """Load the teachers, each of which computes with so many CPU threads.
+
+        Raises TeacherError for a file that cannot teach, and for a model that is named twice.
+        """
+        teachers = [OnnxTeacher(path, threads) for path in paths]
         self.files = tuple(teacher.file for teacher in teachers)
         # Sorted by content, since the order of a sum changes its rounding: --teacher options may come in any order.
         self._teachers = sorted(teachers, key=lambda teacher: teacher.file.digest)

@@ -21,7 +21,7 @@ def line(
         "run": f"{model}-{group}-seed{seed}",
         "group": group,
         "model": model,
-        "recipe": "best" if group == "best" else "study",
+        "recipe": group if group in ("best", "same-view") else "study",
         "seed": seed,
         "epochs": epochs,
         "optimizer": "adam",
@@ -120,7 +120,7 @@ def test_the_ranking_follows_from_the_measured_times(cnn_ms: float, verdict: str
     [
         ({}, "labels"),
         ({"teacher": "resnet", "teachers": 1}, "labels and `resnet`"),
-        ({"teacher": "resnet", "teachers": 2}, "labels and 2 teachers"),
+        ({"teacher": "resnet", "teachers": 2}, "labels and 2 `resnet`"),
     ],
 )
 def test_the_source_of_what_a_network_learned_is_its_labels_and_its_teachers(
@@ -153,6 +153,19 @@ def test_the_page_shows_the_figures_of_the_recorded_runs() -> None:
         assert re.findall(r"\d+\.\d+", row.split("|")[-2])[0] == f"{sum(values) / len(values) * 100:.2f}"
         assert f"| {len(values)} |" in row
     assert "## Hidden sizes" in text
+
+
+def test_a_run_with_teachers_of_the_same_view_has_a_row_of_its_own(file: Path) -> None:
+    before = line(0.9467, model="cnn", group="best")
+    after = line(0.9502, model="cnn", group="same-view", teacher="resnet-28x28-int8", teachers=2)
+    results.write(file, whole_study(before, after))
+    rows = [row for row in page(read(file), None).splitlines() if row.endswith((" points |", ", reached |"))]
+    assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows] == [
+        ["`cnn`", "`best`", "1", "1 of 45", "1", "labels", "94.67 %", "90.00 %", "94.67 %",
+         "95.00 %, short by 0.33 points"],
+        ["`cnn`", "`same-view`", "1", "1 of 90", "1", "labels and 2 `resnet-28x28-int8`", "95.02 %", "90.00 %",
+         "95.02 %", "95.00 %, reached"],
+    ]  # fmt: skip
 
 
 def test_the_page_compares_the_networks_before_muon_with_their_own_optimizers() -> None:

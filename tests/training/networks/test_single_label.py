@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS, build
-from hangtag.training.networks.single_label import Lstm, parameter_count
+from hangtag.training.networks.single_label import Lstm, _Residual, parameter_count
 
 pytestmark = pytest.mark.slow
 
@@ -29,10 +29,24 @@ def test_frozen_parameters_are_not_counted() -> None:
     assert parameter_count(model) == 162_574 - (186 * 10 + 10)
 
 
-def test_the_networks_are_the_studys_and_a_teacher() -> None:
-    assert list(MODELS) == ["lstm", "lstm-56", "lstm-280", "lstm2", "cnn", "resnet"]
+def test_the_networks_are_the_studys_and_their_teachers() -> None:
+    assert list(MODELS) == ["lstm", "lstm-56", "lstm-280", "lstm2", "cnn", "resnet", "resnet-28x28"]
     with pytest.raises(KeyError):
         build("mlp")
+
+
+@pytest.mark.parametrize(("name", "count", "size"), [("resnet", 1_940_106, 14), ("resnet-28x28", 1_921_418, 28)])
+def test_the_teachers_differ_in_the_resolution_of_their_stages(name: str, count: int, size: int) -> None:
+    model = build(name)
+    assert parameter_count(model) == count
+    seen: list[torch.Size] = []
+    for module in model.modules():
+        if isinstance(module, _Residual):
+            module.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1:]))
+    model(torch.rand(2, 28, 28))
+    assert [tuple(shape) for shape in seen] == [
+        (64, size, size), (128, size // 2, size // 2), (256, size // 4, size // 4)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -67,7 +81,7 @@ def test_dropout_rates_are_the_studys() -> None:
     rates = {name: [module.p for module in build(name).modules() if isinstance(module, nn.Dropout)] for name in MODELS}
     assert rates == {
         "lstm": [0.2], "lstm-56": [0.2], "lstm-280": [0.2], "lstm2": [0.2], "cnn": [0.5, 0.5],
-        "resnet": [0.3],
+        "resnet": [0.3], "resnet-28x28": [0.3],
     }  # fmt: skip
 
 

@@ -1,3 +1,4 @@
+import copy
 import json
 import shlex
 from dataclasses import replace
@@ -97,6 +98,15 @@ def test_config_files_of_earlier_versions_are_understood() -> None:
     taught = first | {"teacher": "models/cnn/1/model.onnx@0a1b"}
     assert identity(taught)["teacher"] == "0a1b"
     assert parsed(command(taught))["teachers"] == (Path("models/cnn/1/model.onnx"),)
+
+
+def test_a_teacher_of_an_earlier_version_saw_each_image_once() -> None:
+    requested = replace(USUAL, recipe=recipe_for("best", "lstm")).as_json()
+    stored = copy.deepcopy(requested)
+    del stored["recipe"]["distillation"]["same_view"]
+    assert identity(stored) == identity(requested)
+    requested["recipe"]["distillation"]["same_view"] = True
+    assert identity(stored) != identity(requested)
 
 
 def test_paths_do_not_distinguish_runs() -> None:

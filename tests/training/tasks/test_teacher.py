@@ -2,6 +2,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,17 @@ from hangtag.training.data.fashion_mnist import FashionMnist, Images
 from hangtag.training.errors import TeacherError
 from hangtag.training.loop import trainer
 from hangtag.training.metrics.single_label import evaluate
-from hangtag.training.observer import Observer
+from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.processes.process_group import ProcessGroup
-from hangtag.training.recipes import Distillation
+from hangtag.training.recipes import Augmentation, Distillation
+from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
 from hangtag.training.tasks.onnx_teacher import Logits, OnnxTeacher
 from hangtag.training.tasks.selection import build_task
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers, teacher_logits
 from tests import shipped
-from tests.training.configs import make_config, same_weights, weights
+from tests.training.broken_runs import CheckpointKeptRun, assert_same_outcome
+from tests.training.configs import OnStep, make_config, same_weights, weights
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +79,10 @@ def test_no_teacher_is_explained(tmp_path: Path) -> None:
         r".*train cnn --recipe teacher, .*export cnn --models runs/teachers\.$",
     ):
         published_teachers("cnn", tmp_path)
+    with pytest.raises(
+        TeacherError, match=r"train cnn --recipe teacher, .*export cnn --precision int8 --models runs/teachers\.$"
+    ):
+        published_teachers("cnn-int8", tmp_path)
     with pytest.raises(TeacherError, match=r"cannot be read \(No such file or directory\)"):
         OnnxTeacher(tmp_path / "cnn.onnx")
     (tmp_path / "cnn.onnx").write_bytes(CNN.read_bytes()[:1000])
@@ -182,8 +189,6 @@ def test_a_student_learns_from_its_teacher_despite_wrong_labels(
     teacher: OnnxTeacher, small: FashionMnist, tmp_path: Path
 ) -> None:
     """From wrong labels and a good teacher, with the teacher's word alone, it learns what is right."""
-    from dataclasses import replace
-
     wrong = replace(small, train=replace(small.train, classes=(small.train.classes + 1) % 10))
     config = make_config(limit=800, epochs=3)
     recipe = replace(config.recipe, distillation=Distillation("cnn", weight=1.0, temperature=2.0))
@@ -218,3 +223,67 @@ def test_constructing_a_task_computes_no_teacher_logits_and_precompute_does_with
     task.precompute(ProcessGroup())
     assert calls == [500, 500, 100, 100]
     assert observer.progress == [(1000, 1200), (1200, 1200)]
+
+
+@pytest.fixture(scope="module")
+def same_view(teacher: OnnxTeacher) -> RunConfig:
+    """A run whose teacher, the shipped cnn, sees the augmented images."""
+    config = make_config(limit=64)
+    recipe = replace(
+        config.recipe,
+        augmentation=Augmentation(flip=True, shift=2, erase=1.0),
+        distillation=Distillation("cnn", weight=1.0, temperature=2.0, same_view=True),
+    )
+    return replace(config, recipe=recipe, teachers=(teacher.file,))
+
+
+def test_a_teacher_of_the_same_view_sees_exactly_what_the_student_sees(
+    same_view: RunConfig, small: FashionMnist
+) -> None:
+    to_teacher: list[Images] = []
+    to_student: list[Images] = []
+
+    def answer(images: Images) -> Logits:
+        """Logits that depend on the view."""
+        return np.eye(10, dtype=np.float32)[images[:, 14, 14] % 10]
+
+    def teacher(images: Images) -> Logits:
+        to_teacher.append(images)
+        return answer(images)
+
+    class Student(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            to_student.append((pixels * 255).round().byte().numpy())
+            return torch.from_numpy(answer(to_student[-1]))
+
+    task = build_task(same_view, small, torch.device("cpu"), teacher)
+    task.precompute(ProcessGroup())
+    assert [len(images) for images in to_teacher] == [1]  # a trial; nothing is computed ahead
+    losses = [task.training_step(Student(), torch.arange(16)).loss for _ in range(2)]
+    np.testing.assert_array_equal(to_student, to_teacher[1:])
+    assert not np.array_equal(to_student[0], to_student[1])  # augmented anew in every step
+    assert [float(loss) for loss in losses] == [pytest.approx(0.0, abs=1e-6)] * 2  # it answers like its teacher
+
+
+def test_a_run_with_a_teacher_of_the_same_view_resumes_as_if_unbroken(
+    same_view: RunConfig, teacher: OnnxTeacher, small: FashionMnist, tmp_path: Path
+) -> None:
+    def interrupt(at: StepProgress) -> None:
+        if at.epoch == 2:
+            raise KeyboardInterrupt
+
+    broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
+    trainer.train(same_view, small, CheckpointKeptRun(unbroken), teacher=teacher)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(same_view, small, CheckpointKeptRun(broken), OnStep(interrupt), teacher)
+    trainer.train(same_view, small, CheckpointKeptRun(broken), teacher=teacher)
+    assert_same_outcome(broken, unbroken)
+
+
+def test_a_teacher_of_the_same_view_that_fails_is_reported_before_the_first_step(
+    same_view: RunConfig, small: FashionMnist, tmp_path: Path
+) -> None:
+    spoiled = OnnxTeacher(changed(tmp_path / "spoiled.onnx", spoil))
+    started = OnStep(lambda at: pytest.fail("it trained"))
+    with pytest.raises(TeacherError, match="logits that are not finite for 1 of 1 images"):
+        trainer.train(same_view, small, Run(tmp_path / "run"), started, spoiled)
