@@ -11,6 +11,7 @@ import click
 
 from hangtag.extras import needs
 from hangtag.output import one_line_errors
+from hangtag.variables import name_variables, warn_about_unknown
 
 
 class Subcommand(NamedTuple):
@@ -45,23 +46,6 @@ SUBCOMMANDS = {
         "hangtag.serving.loadtest.cli:loadtest", "Compare the latency of served models.", "loadtest"
     ),
 }
-
-
-def _name_variables(command: click.Command, prefix: str) -> None:
-    """Name each option's environment variable after the command and the flag: HANGTAG_HEALTH_SERVER for --server.
-
-    click would name it after the Python parameter (as_json for --json), and would read it after the variable that an
-    option declares for all commands (HANGTAG_SERVER), whose value the command's own variable is to replace.
-    """
-    for option in command.params:
-        if isinstance(option, click.Option) and option.allow_from_autoenv:
-            option.allow_from_autoenv = False
-            flag = max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
-            common = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
-            option.envvar = [f"{prefix}_{flag}", *common]
-    if isinstance(command, click.Group):
-        for name, subcommand in command.commands.items():
-            _name_variables(subcommand, f"{prefix}_{name.upper().replace('-', '_')}")
 
 
 class LazyGroup(click.Group):
@@ -104,7 +88,10 @@ class LazyGroup(click.Group):
         environment.prepare()
         with needs(entry.extra, f"'hangtag {cmd_name}'"):
             command: click.Command = getattr(importlib.import_module(module_name), attribute)
-        _name_variables(command, f"HANGTAG_{cmd_name.upper()}")
+        prefix = f"HANGTAG_{cmd_name.upper()}"
+        name_variables(command, prefix)
+        if not ctx.resilient_parsing:  # while a shell completes a line
+            warn_about_unknown(command, prefix)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

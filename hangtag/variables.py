@@ -1,0 +1,49 @@
+"""The environment variables of the command's options: their names, and a warning about those that set nothing."""
+
+import difflib
+import os
+from collections.abc import Iterator
+
+import click
+
+
+def name_variables(command: click.Command, prefix: str) -> None:
+    """Name each option's environment variable after the command and the flag: HANGTAG_HEALTH_SERVER for --server.
+
+    click would name it after the Python parameter (as_json for --json), and would read it after the variable that an
+    option declares for all commands (HANGTAG_SERVER), whose value the command's own variable is to replace.
+    """
+    for option in command.params:
+        if isinstance(option, click.Option) and option.allow_from_autoenv:
+            option.allow_from_autoenv = False
+            flag = max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
+            common = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
+            option.envvar = [f"{prefix}_{flag}", *common]
+    if isinstance(command, click.Group):
+        for name, subcommand in command.commands.items():
+            name_variables(subcommand, f"{prefix}_{name.upper().replace('-', '_')}")
+
+
+def warn_about_unknown(command: click.Command, prefix: str) -> None:
+    """Write a line to standard error for each variable with the command's prefix that none of its options reads.
+
+    Such a variable is misspelt, or belongs to an option of another release: without the line, a server would run
+    without the setting and nobody would know. It is no error, because Kubernetes sets variables for each Service, and
+    one that is named hangtag-serve gives HANGTAG_SERVE_SERVICE_HOST.
+    """
+    known = {name.removeprefix(f"{prefix}_"): name for name in _variables(command)}
+    for name in sorted(os.environ):
+        if name.startswith(f"{prefix}_") and name not in known.values():
+            near = difflib.get_close_matches(name.removeprefix(f"{prefix}_"), known, n=1, cutoff=0.75)
+            hint = (
+                f"did you mean {known[near[0]]}?" if near else "see --help, and docs/upgrading.md for earlier releases."
+            )
+            click.echo(f"Warning: the variable {name} sets no option of this command: {hint}", err=True)
+
+
+def _variables(command: click.Command) -> Iterator[str]:
+    for option in command.params:
+        yield from [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
+    if isinstance(command, click.Group):
+        for subcommand in command.commands.values():
+            yield from _variables(subcommand)
