@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from hangtag.serving.model_repository import serving_versions
 from studies.server.peers.earlier import earlier, worktree
+from studies.server.peers.minimal import minimal
 from studies.server.peers.tls import with_tls
 from studies.server.peers.triton import triton
 from studies.server.process import Launch, hangtag_serve
@@ -24,6 +25,7 @@ SYSTEMS: Mapping[str, str] = MappingProxyType(
         "hot": "the earlier server, --hot-path on",
         "ordinary": "the earlier server, --hot-path off",
         "triton": "Triton with its Python backend, two instances of each model",
+        "minimal": "the least that a Python server on pygrpc-native can do: no deadlines, no checks, no costs",
         "bare": "ONNX Runtime alone, without a server",
     }
 )
@@ -49,6 +51,8 @@ def launches(names: Iterable[str], models: Path, commit: str, stack: ExitStack) 
             by_name[name] = stack.enter_context(with_tls(models))
         elif name == "triton":
             by_name[name] = stack.enter_context(triton(models))
+        elif name == "minimal":
+            by_name[name] = minimal(models)
         elif name != "bare":
             by_name[name] = hangtag_serve(models, "--transport", name)
     return by_name

@@ -55,7 +55,7 @@ def test_this_server_an_earlier_one_and_bare_onnx_runtime_are_measured_in_rounds
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--only", "native,tritn"], "tritn: expected some of native,grpc,tls,hot,ordinary,triton,bare"),
+        (["--only", "native,tritn"], "tritn: expected some of native,grpc,tls,hot,ordinary,triton,minimal,bare"),
         (["--loads", "2"], "2: expected some of 1,4,16,64,batch,poisson,overload,start"),
         (["--only", "bare"], "--only names no server"),
     ],
