@@ -25,12 +25,12 @@ def _bf16(seed: int) -> TrainingRun:
 def _teacher(model: str, seed: int, *, int8: bool = False) -> TrainingRun:
     """Each is exported as the next version under runs/teachers, where recipes look for their teachers."""
     name, models = f"{model}-teacher-seed{seed}", RUNS / "teachers"
-    precision, published = (("--precision", "int8"), f"{model}-int8") if int8 else ((), model)
+    options, published = (("--precision", "int8", "--timing", "none"), f"{model}-int8") if int8 else ((), model)
     return TrainingRun(
         name,
         (model, "--seed", str(seed), "--precision", "bf16"),
         "teacher",
-        next_step=("export", str(RUNS / name), "--models", str(models), *precision),
+        next_step=("export", str(RUNS / name), "--models", str(models), *options),
         next_file=models / published / str(seed + 1) / "model.onnx",
     )
 

@@ -60,7 +60,7 @@ def test_a_dry_run_prints_the_commands_of_the_study(tmp_path: Path) -> None:
         "hangtag train resnet-28x28 --seed 1 --precision bf16 --out runs/resnet-28x28-teacher-seed1 --threads 2"
     )
     assert commands[full + 1] == (
-        "hangtag export runs/resnet-28x28-teacher-seed1 --models runs/teachers --precision int8"
+        "hangtag export runs/resnet-28x28-teacher-seed1 --models runs/teachers --precision int8 --timing none"
     )
     assert not out.exists()
 

@@ -5,13 +5,17 @@ import itertools
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
+from hangtag.export.file import torch_export
 from hangtag.export.file.precision import convert
 from hangtag.export.file.precision.int8_convolutions import _reorder_pooling
 from hangtag.export.file.torch_export import OPSET
+from hangtag.export.network.served_network import SingleLabel
+from hangtag.training.catalog import build
 from hangtag.training.data.fashion_mnist import Images, Split
-from tests.export.file.precision.conftest import logits, shipped
+from tests.export.file.precision.conftest import apart, logits, shipped
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +58,21 @@ def test_both_orders_come_to_the_same_file_but_for_names(calibration: Images, ga
     one, other = (convert(network, "int8", calibration) for network in (shipped("cnn"), exchanged(shipped("cnn"))))
     assert kinds(one) == kinds(other)
     np.testing.assert_array_equal(logits(one, garments.images), logits(other, garments.images))
+
+
+def test_a_residual_network_keeps_its_answers(calibration: Images, garments: Split) -> None:
+    """The sum of a residual block reads what its first convolution reads too."""
+    torch.manual_seed(0)
+    network = torch_export.to_onnx(SingleLabel(build("resnet-28x28")), {})
+    quantized = convert(network, "int8", calibration[:16])
+    weights = {tensor.name: tensor.data_type for tensor in quantized.graph.initializer}
+    scaled = {node.output[0]: node.input[0] for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
+    convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
+    in_8_bits = [weights[scaled[node.input[1]]] == TensorProto.INT8 for node in convolutions if node.input[1] in scaled]
+    assert (len(convolutions), in_8_bits) == (9, [True] * 8)  # all but the first
+    images = garments.images[:20]
+    largest, _ = apart(logits(quantized, images), logits(network, images))
+    assert largest < 0.05
 
 
 def test_a_value_that_is_read_twice_is_left_alone() -> None:
