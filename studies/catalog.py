@@ -113,6 +113,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         {"run": "studies.routes.run:main"},
         "studies.routes.report",
     ),
+    "hosts": Experiment(
+        "What do callers notice when one of three hosts is stopped, killed, cut off, slow, lossy or overloaded?",
+        "three minutes; root, iproute2 and HAProxy",
+        ("docs/operations.md",),
+        {"run": "studies.hosts.run:main"},
+        "studies.hosts.report",
+    ),
     "workers": Experiment(
         "What do several server processes gain, and what memory do they take?",
         "five minutes on an idle machine; h2load",

@@ -33,8 +33,9 @@ class ConnectionOptions:
 
     Args:
         retries: how often a call is tried again that ended with UNAVAILABLE, which means that the server did not take
-            it (it is starting, stopping or unreachable) or that the connection broke: 0 to 4. The call's deadline
-            covers all attempts.
+            it (it is starting, stopping or unreachable) or that the connection broke, or over gRPC with CANCELLED,
+            gRPC's answer to calls that arrive at a server while it stops: 0 to 4. The call's deadline covers all
+            attempts.
         initial_backoff: seconds before the first retry. Each further pause is twice as long, and each is varied at
             random by 20 %, so that the clients of a restarted server do not return all at once.
         max_backoff: the longest pause in seconds.
@@ -130,7 +131,7 @@ class ConnectionOptions:
                 "initialBackoff": f"{self.initial_backoff:f}s",
                 "maxBackoff": f"{self.max_backoff:f}s",
                 "backoffMultiplier": BACKOFF_MULTIPLIER,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             }
             names = [{"service": service} for service in RETRIED_SERVICES]
             config["methodConfig"] = [{"name": names, "retryPolicy": policy}]

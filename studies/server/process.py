@@ -138,17 +138,26 @@ class Served:
         Raises:
             click.ClickException: it did not end and was killed, or ended with another exit code than 0.
         """
-        self._channel.close()
         self._process.terminate()
         try:
             code = self._process.wait(_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        self._log.join()
-        self._stderr.close()
+        self._release()
         if code:
             raise click.ClickException(f"{self._program} did not stop as it should: exit code {code}")
+
+    def kill(self) -> None:
+        """End the server by SIGKILL, so that the kernel closes its connections and nothing else is done."""
+        self._process.kill()
+        self._process.wait()
+        self._release()
+
+    def _release(self) -> None:
+        self._channel.close()
+        self._log.join()
+        self._stderr.close()
 
     def _wait_until_ready(self, ready: str) -> str:
         log = []

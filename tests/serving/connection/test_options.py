@@ -1,12 +1,14 @@
 """The options of a connection: their ranges, and their effect on a real one."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
+from hangtag.protos import inference_pb2
 from hangtag.serving.client import Client, ClientError, ConnectionOptions
 from hangtag.serving.connection.options import OptionsError
 from hangtag.serving.server.config.server_config import ServerConfig
@@ -63,3 +65,33 @@ def test_pings_notice_a_server_that_vanished(kind: Kind, server: Server) -> None
         with pytest.raises(ClientError) as caught:  # after half a second, and not after a minute
             echo(client, 1)
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.http], ids=str)
+def test_a_call_that_a_server_cancels_is_tried_again(kind: Kind) -> None:
+    """gRPC's core cancels calls that arrive at a server while it stops."""
+    answers = iter([None, inference_pb2.RepositoryIndexResponse(models=[{"name": "cnn"}])])
+
+    def index(_request: object, context: grpc.ServicerContext) -> inference_pb2.RepositoryIndexResponse:
+        answer = next(answers)
+        if answer is None:
+            context.abort(grpc.StatusCode.CANCELLED, "")
+        assert answer
+        return answer
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    handler = grpc.unary_unary_rpc_method_handler(
+        index,
+        inference_pb2.RepositoryIndexRequest.FromString,
+        inference_pb2.RepositoryIndexResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"RepositoryIndex": handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with kind.open(f"127.0.0.1:{port}") as client:
+            assert client.models() == ["cnn"]
+    finally:
+        server.stop(None)

@@ -1,0 +1,99 @@
+"""A program that calls servers at a steady rate, and writes a line of JSON about each call when it ends.
+
+It ends when its standard input does. `python -m studies.hosts.caller --help` shows its options.
+"""
+
+import asyncio
+import json
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeAlias
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from hangtag import AsyncClient, Client, ClientError, ConnectionOptions
+
+MODEL = "number"
+OK = "OK"
+NO_HOST = -1
+DEADLINE = 10.0
+_MOST_IN_FLIGHT = 1000
+Inputs: TypeAlias = dict[str, npt.NDArray[Any]]
+
+
+class Call(NamedTuple):
+    """One call. Times are in seconds of this machine's monotonic clock, which all its processes share.
+
+    Attributes:
+        start: when it was sent.
+        end: when it was answered or failed.
+        outcome: OK, or the name of gRPC's status code.
+        host: the number of the host that answered; NO_HOST where it failed.
+    """
+
+    start: float
+    end: float
+    outcome: str
+    host: int
+
+
+@click.command()
+@click.option("--address", required=True)
+@click.option("--threads", is_flag=True, help="Call by Client in threads, not by AsyncClient.")
+@click.option("--round-robin", is_flag=True)
+@click.option("--retries", type=int, default=3)
+@click.option("--timeout", type=float, default=DEADLINE)
+@click.option("--rate", type=float, default=20.0, help="Calls a second.")
+@click.option("--samples", type=int, default=1, help="Samples in a call.")
+def main(
+    address: str, threads: bool, round_robin: bool, retries: int, timeout: float, rate: float, samples: int
+) -> None:
+    """Call until standard input ends."""
+    options = ConnectionOptions(retries=retries, round_robin=round_robin)
+    inputs = {"x": np.zeros((samples, 1), np.float32)}
+    calls = _by_threads if threads else _by_tasks
+    asyncio.run(calls(address, timeout, options, inputs, 1 / rate))
+
+
+async def _by_threads(address: str, timeout: float, options: ConnectionOptions, inputs: Inputs, pause: float) -> None:
+    with ThreadPoolExecutor(_MOST_IN_FLIGHT) as pool, Client(address, timeout=timeout, options=options) as client:
+        loop = asyncio.get_running_loop()
+        await _steadily(lambda: loop.run_in_executor(pool, client.infer, MODEL, inputs), pause)
+
+
+async def _by_tasks(address: str, timeout: float, options: ConnectionOptions, inputs: Inputs, pause: float) -> None:
+    async with AsyncClient(address, timeout=timeout, options=options) as client:
+        await _steadily(lambda: client.infer(MODEL, inputs), pause)
+
+
+async def _steadily(infer: Callable[[], Awaitable[Inputs]], pause: float) -> None:
+    """Start a call after each pause, whether or not the earlier ones have ended, until standard input ends."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    threading.Thread(target=lambda: (sys.stdin.read(), loop.call_soon_threadsafe(ended.set)), daemon=True).start()
+    next_start = loop.time()
+    async with asyncio.TaskGroup() as calls:
+        while not ended.is_set():
+            calls.create_task(_call(infer))
+            next_start += pause
+            await asyncio.sleep(next_start - loop.time())
+
+
+async def _call(infer: Callable[[], Awaitable[Inputs]]) -> None:
+    start = time.monotonic()
+    try:
+        answer = await infer()
+    except ClientError as error:
+        call = Call(start, time.monotonic(), error.code.name, NO_HOST)
+    else:
+        call = Call(start, time.monotonic(), OK, int(answer["number"][0, 0]))
+    click.echo(json.dumps(call))
+
+
+if __name__ == "__main__":
+    main()

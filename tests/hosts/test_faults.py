@@ -1,0 +1,104 @@
+"""One of three servers is killed, cut off or slow, while clients call all three, by themselves and through a proxy."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+
+import pytest
+
+from studies.hosts import network
+from studies.hosts.caller import DEADLINE, OK, Call
+from studies.hosts.faults import FAULTS
+from studies.hosts.lab import PROXY, SERVERS, Caller, Lab, lab
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(network.missing()), reason=f"no network namespaces: {network.missing()}"),
+]
+
+BALANCED = (SERVERS, "--round-robin")
+SHORT_DEADLINE = 0.4
+MARGIN = 0.5  # seconds, on a machine that runs other tests too
+LEFT_WITHIN = 5.0 + 1.0  # the default keepalive_timeout_seconds, and the time that a call takes to fail
+BACK_WITHIN = 10.0
+VICTIM = 1
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[Lab]:
+    with lab() as hosts:
+        yield hosts
+
+
+def since(calls: Sequence[Call], begun: float) -> list[Call]:
+    return [call for call in calls if call.end >= begun]
+
+
+def failures(caller: Caller, begun: float) -> list[Call]:
+    return [call for call in since(caller.calls, begun) if call.outcome != OK]
+
+
+def wait_for_the_share(callers: Mapping[str, Caller], healed: float) -> None:
+    """Fails if a caller's last nine answers do not soon have two or more of the host's."""
+    for caller in callers.values():
+        caller.wait_until(
+            lambda calls: sum(call.host == VICTIM and call.start > healed for call in calls[-9:]) > 1, BACK_WITHIN
+        )
+
+
+def now(callers: Mapping[str, Caller]) -> float:
+    """The end of the last call that has been read: a moment between what came before and what comes after."""
+    return max(caller.calls[-1].end for caller in callers.values())
+
+
+def test_a_killed_server_fails_only_the_calls_that_it_had(three: Lab) -> None:
+    options = {"retries": (*BALANCED, "--threads"), "no retries": (*BALANCED, "--retries", "0")}
+    with three.callers(options) as callers:
+        begun = now(callers)
+        with FAULTS["killed"].during(three, three.hosts[VICTIM]):
+            killed = now(callers)
+            for caller in callers.values():
+                caller.wait_until(lambda calls: calls[-1].start > killed + 2)
+        wait_for_the_share(callers, now(callers))
+    assert not failures(callers["retries"], begun)
+    assert all(call.start <= killed + MARGIN for call in failures(callers["no retries"], begun))
+
+
+def test_a_host_that_is_cut_off_is_left_and_no_call_outlasts_its_deadline(three: Lab) -> None:
+    options = {
+        "retries": BALANCED,
+        "no retries": (*BALANCED, "--retries", "0", "--threads"),
+        "short": (*BALANCED, "--timeout", str(SHORT_DEADLINE)),
+    }
+    with three.callers(options) as callers:
+        with FAULTS["cut"].during(three, three.hosts[VICTIM]):
+            begun = now(callers)
+            for caller in callers.values():
+                caller.wait_until(lambda calls: calls[-1].start > begun + LEFT_WITHIN + 1)
+        wait_for_the_share(callers, now(callers))
+    assert not failures(callers["retries"], begun)
+    lost = failures(callers["no retries"], begun)
+    assert lost
+    assert all(call.start < begun + LEFT_WITHIN for call in lost)
+    assert failures(callers["short"], begun)
+    for name, deadline in (("retries", DEADLINE), ("no retries", DEADLINE), ("short", SHORT_DEADLINE)):
+        assert max(call.end - call.start for call in callers[name].calls) < deadline + MARGIN
+
+
+def test_a_slow_host_fails_nothing(three: Lab) -> None:
+    with three.callers({"no retries": (*BALANCED, "--retries", "0")}) as callers:
+        caller = callers["no retries"]
+        with FAULTS["slow"].during(three, three.hosts[VICTIM]):
+            begun = now(callers)
+            caller.wait_until(lambda calls: any(call.end - call.start > 0.2 for call in since(calls, begun)))
+    assert not failures(caller, begun)
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy is not installed (Debian: haproxy)")
+def test_behind_the_proxy_a_host_that_is_cut_off_fails_no_call_with_retries(three: Lab) -> None:
+    with three.proxy(), three.callers({"retries": (PROXY,)}) as callers:
+        caller = callers["retries"]
+        with FAULTS["cut"].during(three, three.hosts[VICTIM]):
+            begun = now(callers)
+            caller.wait_until(lambda calls: calls[-1].start > begun + 4)
+        wait_for_the_share(callers, now(callers))
+    assert not failures(caller, begun)
