@@ -161,7 +161,9 @@ class ServerConfig:
         "How many calls a connection may have in flight; more wait in the client, under its own deadline.",
     )
     max_connections: int = setting(
-        1024, WholeNumber(1, 1_000_000), "The most open connections; the server closes one more."
+        1024,
+        WholeNumber(1, 1_000_000),
+        "The most open connections; the server closes one more, on native within a second.",
     )
     connection_idle_seconds: float = setting(
         900.0, SecondsRange(1), "Close a connection that has had no call for this long."
@@ -184,7 +186,7 @@ class ServerConfig:
         "auto",
         Choice(("auto", "native", "grpc")),
         "What speaks gRPC with the clients. native: pygrpc-native (the extra native), several times as fast, without "
-        "TLS, and without limits on connections, their age and idleness; it reads a message before it refuses it as "
+        "TLS, and without limits on connections' age and idleness; it reads a message before it refuses it as "
         "too large, so use it where the network is trusted or a proxy sets limits. grpc: grpcio. auto: native where it "
         "is installed, TLS is off and the address is loopback; else grpc.",
     )
@@ -219,6 +221,11 @@ class ServerConfig:
     def instance_count(self) -> int:
         """``instances``; for 0 two where the machine has two CPUs: one computes while the other gathers its batch."""
         return self.instances or min(2, usable_cpus())
+
+    @property
+    def connections(self) -> int:
+        """How many clients may be connected to a process, over gRPC and HTTP together."""
+        return self.max_connections * (1 if self.http_port == OFF else 2)
 
     @property
     def http_bodies_bytes(self) -> int:

@@ -10,6 +10,7 @@ import structlog
 from hangtag.serving.server.config.server_config import OFF, ServerConfig
 from hangtag.serving.server.engine.repository import names
 from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.host import open_files
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.process.workers.supervisor import Supervisor
 from hangtag.serving.server.telemetry.http_endpoint import MetricsServer
@@ -27,6 +28,7 @@ def run(config: ServerConfig) -> None:
         StartError: The server cannot start, or a worker ended and could not be replaced.
     """
     warn_of_limits_without_model(config)
+    open_files.raise_limit(config.connections)
     # The handler interrupts the main thread anywhere, even while the log or an Event holds its lock. It only calls
     # SimpleQueue.put, which is reentrant.
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -70,12 +72,14 @@ def warn_of_limits_without_model(config: ServerConfig) -> None:
 
 
 def _wait_for_signal(signals: "queue.SimpleQueue[int]", server: Server | Supervisor) -> int:
+    files = open_files.OpenFiles()
     # Python runs signal handlers in the main thread only. If the kernel delivers the signal to another thread, a wait
     # without a timeout would never return, so the main thread wakes up now and then.
     while True:
         try:
             return signals.get(timeout=0.5)
         except queue.Empty:
+            files.check()
             if isinstance(server, Supervisor) and server.failure:
                 raise StartError(server.failure) from None
 

@@ -36,7 +36,7 @@ def choose_transport(config: ServerConfig) -> TransportChoice:
     """Return the transport to serve with.
 
     ``auto`` takes native only where nobody but this machine's programs can connect, because native sets no limit on the
-    size of a message before it is read, nor on connections.
+    size of a message before it is read, nor on how long a connection may do nothing.
 
     Raises:
         StartError: ``--transport native``, and pygrpc-native is missing or was not tested.

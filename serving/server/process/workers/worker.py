@@ -14,6 +14,7 @@ from hangtag.serving.server.engine.loading import VersionKey
 from hangtag.serving.server.engine.model_control import Control
 from hangtag.serving.server.errors import StartError, UnavailableError
 from hangtag.serving.server.host import memory
+from hangtag.serving.server.host.open_files import OpenFiles
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.process.workers.messages import (
     GetState,
@@ -119,8 +120,9 @@ class Worker:
         self._stop_reasons.put(signal.Signals(number).name)
 
     def _wait_for_stop(self) -> str:
+        files = OpenFiles()
         while True:  # only a timeout wakes this thread if the kernel delivers the signal to another
             try:
                 return self._stop_reasons.get(timeout=0.5)
             except queue.Empty:
-                continue
+                files.check()

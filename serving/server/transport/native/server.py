@@ -5,7 +5,7 @@ Python as events, and forward every other call over a private Unix socket to a `
 
 What the library lacks, and what hangtag does about it: no TLS (a server with TLS uses the grpc transport); no limit on
 a message's size before it is read (hangtag refuses it afterwards, and its memory is given back); no limit on the
-number, age and idleness of connections (a proxy has to set them).
+number of connections (`ConnectionLimit` closes those beyond it), nor on their age and idleness (a proxy has to set it).
 """
 
 import os
@@ -23,6 +23,7 @@ from hangtag.serving.server.host.ports import require_free
 from hangtag.serving.server.transport.grpc.limits import PEER_SECONDS
 from hangtag.serving.server.transport.grpc.server import GrpcServer
 from hangtag.serving.server.transport.native.compute_threads import ComputeThreads
+from hangtag.serving.server.transport.native.connection_limit import ConnectionLimit
 from hangtag.serving.server.transport.native.unary_calls import METHODS, UnaryCalls
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.tracing import Tracing
@@ -64,6 +65,7 @@ class NativeServer:
         self._calls = UnaryCalls(engine, authorise, tracing)
         self._threads = ComputeThreads(self._calls.dispatch, largest_settings(config).instance_count)
         self._front: NativeGrpcFront | None = None
+        self._connection_limit: ConnectionLimit | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def start(self) -> int:
@@ -99,11 +101,11 @@ class NativeServer:
         front.start()
         self._front = self._calls.front = front
         self._threads.start(front.recv_batch_details)
+        self._connection_limit = ConnectionLimit(front.bound_port, config.max_connections)
         log.info(
-            "the native transport sets no limit on connections, their age and idleness, and reads a message before it "
+            "the native transport sets no limit on the age and idleness of connections, and reads a message before it "
             "is refused as too large",
             ignored=[
-                "--max-connections",
                 "--connection-idle-seconds",
                 "--connection-age-seconds",
                 "--min-ping-seconds",
@@ -128,6 +130,8 @@ class NativeServer:
 
     def close(self) -> None:
         """Close the connections and end the threads. Call it after ``stop`` and after the engine's close."""
+        if self._connection_limit is not None:
+            self._connection_limit.close()
         if self._front is not None:
             self._front.close()
             self._threads.join()

@@ -152,7 +152,7 @@ def test_others_are_answered_during_an_attack_and_memory_is_flat_after_it(target
 
 
 def test_others_are_answered_beside_many_idle_connections(target: Target) -> None:
-    """grpc closes those beyond --max-connections (1024) at once; native, which has no limit, keeps all."""
+    """grpc closes those beyond --max-connections (1024) at once, native within a second."""
     target.require_answer()
     before = target.memory()
     with ExitStack() as idle:

@@ -1,0 +1,130 @@
+"""Callers who take every file that the server may open: it lives, says so, and answers others once they are gone."""
+
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
+from tests import onnx_models
+from tests.serving.command import Serving, serving
+from tests.serving.server.fuzz.test_http2 import OPEN
+from tests.serving.server.transport.http.rest import Rest
+from tests.serving.server.transport.live import TIMEOUT, index, outputs, request
+
+pytestmark = pytest.mark.slow
+
+FILES = 128
+"""Files that the server may open, of which it has some forty when it is ready."""
+FULL = '"no more files can be opened; new connections wait or are closed"'
+FREE = '"files can be opened again"'
+
+
+class Starved:
+    """A server with few files, and a connection from before the attack."""
+
+    def __init__(self, server: Serving) -> None:
+        self.server = server
+        self.address = server.wait_until_ready()
+        (self.http,) = re.findall(r" http=(\S+)", server.wait_for("ready"))
+        self._channel = grpc.insecure_channel(self.address)
+        self._inference = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self.require_answers()  # from here on the connections that serve it are open
+
+    def require_answers(self) -> None:
+        """It answers the two kinds of calls that native separates."""
+        answer = self._inference.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT)
+        assert outputs(answer)["value"].tolist() == [10]
+        assert self._inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT).ready
+
+    def require_new_connections(self) -> None:
+        """It accepts others, on each port."""
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(self.address, own) as channel:
+            inference = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            sent = request("gather", index=np.array([2], np.int64))
+            answer = inference.ModelInfer(sent, timeout=TIMEOUT, wait_for_ready=True)
+            assert outputs(answer)["value"].tolist() == [20]
+        with Rest(self.http) as rest:
+            assert rest.get("/v2/health/ready").status == 200
+        assert "hangtag_model_ready" in self.server.metrics()
+
+    def wait_until_closed(self) -> None:
+        """Wait until the server has closed the connections of an attack, which it may do some time after their end."""
+        ends = time.monotonic() + TIMEOUT
+        while len(list(Path(f"/proc/{self.server.process.pid}/fd").iterdir())) > FILES // 2:
+            assert time.monotonic() < ends
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+def connect(address: str, first: bytes, stack: ExitStack) -> list[socket.socket]:
+    """Open as many connections as the server may open files. Those that it cannot accept wait in the kernel."""
+    host, _, port = address.rpartition(":")
+    opened = []
+    for _ in range(FILES):
+        connection = stack.enter_context(socket.create_connection((host, int(port)), TIMEOUT))
+        with suppress(OSError):  # it has ended the connection
+            connection.sendall(first)
+        opened.append(connection)
+    return opened
+
+
+@contextmanager
+def starved(models: Path, transport: str, *more: str) -> Iterator[Starved]:
+    onnx_models.publish(models, "gather", onnx_models.gather())
+    few = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({FILES}, {FILES}))"
+    options = ("--models", str(models), "--port", "0", "--transport", transport, "--drain-seconds", "1", *more)
+    with serving(*options, first=few) as server, closing(Starved(server)) as target:
+        yield target
+
+
+@pytest.mark.parametrize("transport", ["native", "grpc"])
+def test_it_lives_without_a_file_to_open_and_accepts_others_afterwards(tmp_path: Path, transport: str) -> None:
+    with starved(tmp_path, transport) as target:
+        assert any("limit on open files is below" in line for line in target.server.log)
+        for count, (address, first) in enumerate(((target.address, OPEN), (target.http, b"GET")), 1):
+            with ExitStack() as stack:
+                connect(address, first, stack)
+                target.server.wait_for_count(FULL, count)
+                target.require_answers()
+            target.server.wait_for_count(FREE, count)
+            target.wait_until_closed()
+            target.require_new_connections()
+        assert not any("Traceback" in line for line in target.server.log)
+        with ExitStack() as stack:
+            connect(target.address, OPEN, stack)
+            target.server.wait_for_count(FULL, 3)
+            target.server.signal(signal.SIGTERM)
+            assert target.server.wait() == 0
+
+
+def test_native_closes_connections_over_the_limit_also_without_a_file_to_open(tmp_path: Path) -> None:
+    most = 20
+    with starved(tmp_path, "native", "--max-connections", str(most)) as target, ExitStack() as stack:
+        opened = connect(target.address, OPEN, stack)
+        target.server.wait_for(FREE)
+        target.require_answers()
+        refused = 0
+        while refused < FILES - most + 1:  # one is the channel's
+            for connection in list(opened):
+                connection.settimeout(0.1)
+                try:
+                    ended = not connection.recv(4096)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    ended = True
+                if ended:
+                    opened.remove(connection)
+                    refused += 1
+        target.require_answers()
