@@ -118,6 +118,7 @@ class Engine:
         versions = {model.version: model for model in models}
         table = {**self._table, name: versions} if versions else {k: v for k, v in self._table.items() if k != name}
         self._table = dict(sorted(table.items()))
+        self.failures.forget_others(name, versions)
         return [model for model in before if model not in models]
 
     def stop_admission(self) -> None:

@@ -1,6 +1,7 @@
 """Counts requests that ended with an error, by model, version and status code."""
 
 import threading
+from collections.abc import Container
 
 from hangtag.serving.server.telemetry.histogram import SECONDS_BOUNDS, BucketHistogram, HistogramRecorder
 
@@ -29,6 +30,17 @@ class FailureCounts:
             if recorder is None:
                 recorder = self._recorders[model, version, code] = HistogramRecorder(SECONDS_BOUNDS)
             recorder.add(ns / 1e9)
+
+    def forget_others(self, model: str, versions: Container[str]) -> None:
+        """Forget the counts of a model's other versions, as their statistics are forgotten: new ones come without end.
+
+        Args:
+            model: A model's name.
+            versions: Those of its versions that are served.
+        """
+        with self._lock:
+            for key in [key for key in self._recorders if key[0] == model and key[1] and key[1] not in versions]:
+                del self._recorders[key]
 
     def snapshot(self) -> dict[FailureKey, BucketHistogram]:
         """The histograms as they are now, in seconds."""

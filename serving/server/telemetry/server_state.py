@@ -1,6 +1,6 @@
 """The state and the counters of a server, as plain values that processes send to each other and add up."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 
 from hangtag.serving.server.telemetry.failure_counts import FailureKey
@@ -93,6 +93,12 @@ class ServerState:
             for version in self.versions
         )
         return replace(self, versions=versions, transports={})
+
+    def restricted_to(self, served: Container[tuple[str, str]]) -> "ServerState":
+        """Return this without the counts of other versions, which would only gather. served: names with versions."""
+        versions = tuple(version for version in self.versions if (version.name, version.version) in served)
+        failures = {key: counts for key, counts in self.failures.items() if not key[1] or key[:2] in served}
+        return replace(self, versions=versions, failures=failures)
 
 
 def _summed(one: dict[tuple[str, str], int], other: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:

@@ -84,9 +84,9 @@ def batcher(
     return Batcher(max_batch_size=size, max_queue_size=queue, instances=instances, max_queue_delay=delay, clock=clock)
 
 
-def served(runtime: Runtime, config: ServerConfig | None = None) -> ServedModel:
+def served(runtime: Runtime, config: ServerConfig | None = None, *, version: int = 3) -> ServedModel:
     """A model that computes with this runtime; not started."""
-    return ServedModel(ModelFile("double", 3, Path("unused")), runtime, config or ServerConfig())
+    return ServedModel(ModelFile("double", version, Path("unused")), runtime, config or ServerConfig())
 
 
 def engine_of(model: ServedModel) -> Engine:

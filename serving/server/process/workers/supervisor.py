@@ -149,9 +149,10 @@ class Supervisor:
         running = total(worker.state for worker in workers)
         served = {(version.name, version.version) for version in running.versions}
         with self._changed:
-            ended = self._counts_of_ended.counts_only()
-        versions = tuple(version for version in ended.versions if (version.name, version.version) in served)
-        return replace(running + replace(ended, versions=versions), workers=self.workers())
+            ended = self._counts_of_ended.restricted_to(served)
+            if workers and all(worker.state.versions for worker in workers):  # else what serves is not known
+                self._counts_of_ended = ended
+        return replace(running + ended, workers=self.workers())
 
     def _start_worker(self, number: int) -> None:
         config = replace(self._worker_config, load_model=tuple(sorted(self._explicit_models)))

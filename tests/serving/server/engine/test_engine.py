@@ -39,3 +39,13 @@ def test_names_that_are_not_served_become_no_labels(
     engine.record_failure(name, version, "NOT_FOUND", 1)
     assert list(engine.failures.snapshot()) == [(label, "", "NOT_FOUND")]
     assert model.statistics.snapshot().fail == Duration()
+
+
+def test_failures_of_a_version_are_forgotten_when_another_one_takes_its_place(engine: Engine) -> None:
+    for name, version in (("double", "3"), ("double", "9"), ("made up", "")):
+        engine.record_failure(name, version, "NOT_FOUND", 1)
+    for old in engine.serve("double", [served(FakeRuntime(), version=4)]):
+        old.close()
+    engine.record_failure("double", "", "INTERNAL", 1)
+    keys = {("double", "", "NOT_FOUND"), ("", "", "NOT_FOUND"), ("double", "4", "INTERNAL")}
+    assert set(engine.failures.snapshot()) == keys
