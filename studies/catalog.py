@@ -126,6 +126,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         ("docs/performance.md",),
         {"run": "studies.workers.run:main", "sharing": "studies.workers.sharing:main"},
     ),
+    "soak": Experiment(
+        "Does the server keep its promises for hours, while models change and workers are killed?",
+        "an hour on an idle machine; trustme",
+        ("docs/soak.md",),
+        {"run": "studies.soak.run:main"},
+        "studies.soak.report",
+    ),
     "loadtest": Experiment(
         "Does the load test agree with other load generators, and how many calls can it make?",
         "five minutes on an idle machine; perf_analyzer (make peers) and h2load",

@@ -65,7 +65,12 @@ def print_tables(
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
     """The versions of Python, h2load and those of these packages that are installed."""
-    installed = {"python": platform.python_version(), "h2load": h2load.version()}
+    return {"python": platform.python_version(), "h2load": h2load.version()} | package_versions(packages)
+
+
+def package_versions(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of those of these packages that are installed."""
+    installed = {}
     for package in packages:
         try:
             installed[package] = metadata.version(package)

@@ -21,6 +21,8 @@ from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.machine import processes
 
 _TIMEOUT = 60.0
+_ERROR = re.compile(r"\blevel=(?:error|critical)\b|^Traceback ")
+_KEPT_ERRORS = 100
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Launch:
     Args:
         command: The program and its arguments.
         ready: A regular expression for the line on standard error that says that the server answers; its group is the
-            address.
+            address, and a second one is where it speaks HTTP.
         environment: Variables beside this process's own.
         folder: Its working directory; None for this process's.
         ca: Who signed its certificate (PEM); None: it has no TLS.
@@ -50,7 +52,7 @@ def hangtag_serve(models: Path, *options: str) -> Launch:
     command = (sys.executable, "-m", "hangtag", "serve", "--models", models.resolve(), "--port", "0")
     return Launch(
         (*command, "--metrics-port", "0", *options),
-        r"^(?=.*event=ready ).*?address=(\S+)",
+        r"^(?=.*event=ready ).*?address=(\S+)(?:.*? http=(\S+))?",
         {"HANGTAG_SERVE_HTTP_PORT": "0"},  # not an option, which earlier versions do not have
     )
 
@@ -78,17 +80,20 @@ class Served:
                 text=True,
                 env=environment,
                 cwd=launch.folder,
+                process_group=0,  # Ctrl-C stops the study, which stops the server when it has read what it needs.
             )
         except OSError as error:
             raise click.ClickException(f"{launch.command[0]} cannot be run ({error}).") from error
         assert self._process.stderr
         self._stderr = self._process.stderr
-        self.address = self._wait_until_ready(launch.ready)
+        self.address, http = self._wait_until_ready(launch.ready)
         self.ca = launch.ca
-        self.http = launch.http
+        self.http = launch.http or http or ""
         self.seconds_to_ready = time.monotonic() - started
+        self.errors: list[str] = []
+        """The lines of its log that report errors, as far as they have come."""
         # An unread pipe would fill and block the server.
-        self._log = threading.Thread(target=self._stderr.read)
+        self._log = threading.Thread(target=self._read_log)
         self._log.start()
         credentials = Credentials() if self.ca is None else Credentials(tls_ca=self.ca)
         self._channel = credentials.channel(self.address)
@@ -159,7 +164,12 @@ class Served:
         self._log.join()
         self._stderr.close()
 
-    def _wait_until_ready(self, ready: str) -> str:
+    def _read_log(self) -> None:
+        for line in self._stderr:
+            if _ERROR.search(line) and len(self.errors) < _KEPT_ERRORS:
+                self.errors.append(line.rstrip())
+
+    def _wait_until_ready(self, ready: str) -> tuple[str, str | None]:
         log = []
         too_late = threading.Timer(_TIMEOUT, self._process.kill)
         too_late.start()
@@ -167,7 +177,7 @@ class Served:
             for line in self._stderr:
                 log.append(line)
                 if address := re.search(ready, line):
-                    return address[1]
+                    return address[1], address[2] if address.re.groups > 1 else None
         finally:
             too_late.cancel()
         code = self._process.wait()

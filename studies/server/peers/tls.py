@@ -12,8 +12,8 @@ from studies.server.process import Launch, hangtag_serve
 
 
 @contextmanager
-def with_tls(models: Path) -> Iterator[Launch]:
-    """How to start it, with a certificate that lasts as long as the context."""
+def with_tls(models: Path, *options: str) -> Iterator[Launch]:
+    """How to start it with these options, and a certificate that lasts as long as the context."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     with tempfile.TemporaryDirectory() as name:
@@ -21,5 +21,6 @@ def with_tls(models: Path) -> Iterator[Launch]:
         authority.cert_pem.write_to_path(str(ca))
         certificate.cert_chain_pems[0].write_to_path(str(cert))
         certificate.private_key_pem.write_to_path(str(key))
-        launch = hangtag_serve(models, "--transport", "grpc", "--tls-cert", str(cert), "--tls-key", str(key))
+        tls = ("--tls-cert", str(cert), "--tls-key", str(key))
+        launch = hangtag_serve(models, "--transport", "grpc", *tls, *options)
         yield replace(launch, ca=ca)

@@ -1,0 +1,111 @@
+"""The right answers: ONNX Runtime's own to the same images, computed before the load starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from PIL import Image
+
+from hangtag.serving.client import Classification
+from hangtag.serving.model_repository import serving_versions
+
+MODELS = ("lstm", "cnn")
+FAST, ACCURATE = MODELS
+ROUTE, THRESHOLD = "fast-and-accurate", 0.9
+"""The cascade of MODELS, and the probability from which on FAST's answer is its answer."""
+_NEAR = 0.01
+"""Images whose probability is this near to THRESHOLD are left out: rounding may decide for either member."""
+_RTOL, _ATOL = 1e-4, 1e-4
+"""A batch is computed by other kernels than one image, so that the last digits differ."""
+
+Images = npt.NDArray[np.uint8]
+Outputs = Mapping[str, npt.NDArray[np.float32]]
+
+
+class WrongAnswerError(Exception):
+    """An answer came that is not ONNX Runtime's."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Images, and the outputs of each model and of the route for them.
+
+    Args:
+        images: UINT8 [images, 28, 28].
+        outputs: Model -> output -> FP32 [images, 10].
+    """
+
+    images: Images
+    outputs: Mapping[str, Outputs]
+
+    @classmethod
+    def computed(cls, models: Path, samples: Path) -> Self:
+        """Compute them.
+
+        Args:
+            models: A model repository with MODELS; the versions that serve compute.
+            samples: A .npz file with the images as its array "image".
+        """
+        images = np.load(samples)["image"]
+        files = {file.name: file for file in serving_versions(models)}
+        outputs: dict[str, Outputs] = {}
+        for model in MODELS:
+            session = onnxruntime.InferenceSession(files[model].path, providers=["CPUExecutionProvider"])
+            names = [output.name for output in session.get_outputs()]
+            outputs[model] = dict(zip(names, session.run(names, {"image": images}), strict=True))
+        sure = outputs[FAST]["probabilities"].max(axis=1)
+        outputs[ROUTE] = {
+            name: np.where((sure >= THRESHOLD)[:, None], fast, outputs[ACCURATE][name])
+            for name, fast in outputs[FAST].items()
+        }
+        clear = np.abs(sure - THRESHOLD) > _NEAR
+        return cls(
+            images[clear],
+            {model: {name: array[clear] for name, array in arrays.items()} for model, arrays in outputs.items()},
+        )
+
+    @cached_property
+    def pngs(self) -> list[bytes]:
+        """Each image as a PNG file."""
+        files = []
+        for image in self.images:
+            file = BytesIO()
+            Image.fromarray(image).save(file, "png")
+            files.append(file.getvalue())
+        return files
+
+    def check(self, model: str, first: int, answer: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Check the outputs for images from number `first` on.
+
+        Raises:
+            WrongAnswerError: They differ by more than rounding, or one is missing.
+        """
+        for name, expected in self.outputs[model].items():
+            if name not in answer:
+                raise WrongAnswerError(f"{model}: no output {name}")
+            array = answer[name]
+            right = expected[first : first + len(array)]
+            if array.shape != right.shape or not np.allclose(array, right, rtol=_RTOL, atol=_ATOL):
+                raise WrongAnswerError(f"{model}, image {first}, {name}: {array.tolist()} instead of {right.tolist()}")
+
+    def check_classification(self, model: str, image: int, answer: Classification) -> None:
+        """Check the labels for one image. A cascade that had no time for its second member says so, and is right.
+
+        Raises:
+            WrongAnswerError: The order or a probability is another.
+        """
+        probabilities = self.outputs[FAST if answer.unsure else model]["probabilities"][image]
+        given = [(label.index, label.probability) for label in answer.labels]
+        best = np.sort(probabilities)[::-1][: len(given)]
+        right = given and all(
+            np.allclose([probability, probabilities[index]], expected, rtol=_RTOL, atol=_ATOL)
+            for (index, probability), expected in zip(given, best, strict=True)
+        )
+        if not right:
+            raise WrongAnswerError(f"{model}, image {image}: {given} instead of {probabilities.tolist()}")

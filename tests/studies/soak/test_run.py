@@ -1,0 +1,94 @@
+"""`python -m studies soak run`: a run of three seconds on real servers, and one whose answers count as wrong."""
+
+import asyncio
+import dataclasses
+import random
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from studies import results
+from studies.page import ROOT
+from studies.server.process import hangtag_serve, served
+from studies.soak import pictures
+from studies.soak.answers import ROUTE, Answers
+from studies.soak.calls import KINDS, Situation
+from studies.soak.connections import Address, Connections
+from studies.soak.load import outcome_of
+from studies.soak.report import call_rows, text
+from studies.soak.run import SAMPLES, main
+from studies.soak.servers import repository
+from tests.shipped import MODELS
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_run_calls_publishes_kills_and_records(tmp_path: Path) -> None:
+    out = tmp_path / "results.jsonl"
+    arguments = ["--minutes", "0.05", "--rate", "60", "--version-seconds", "1", "--kill-seconds", "1.2"]
+    result = CliRunner().invoke(
+        main,
+        [*arguments, "--models", str(MODELS), "--samples", str(SAMPLES), "--out", str(out)],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0, result.output
+    line = results.read(out)["0.05 minutes"]
+    assert (line["wrong"], line["problems"], line["log_errors"]) == (0, [], []), result.output
+    assert line["calls"] > 100
+    assert {kill["server"] for kill in line["kills"]} == {"native", "grpc with TLS"}
+    assert line["model_versions"] >= 1
+    for processes in line["processes"].values():
+        assert processes["worker 1"]["lived_on"]
+        assert processes["supervisor"]["rss_mb"][0] > 20
+        assert processes["worker 1"]["threads_first_last_max"][2] > 5
+    assert sum(int(row[1]) for row in call_rows(line)[1:]) > 50
+    assert str(line["calls"]) in text(out)
+    assert pictures.processes(line).axes
+    assert pictures.latency(line).axes
+    assert out.stat().st_size < 60_000
+
+
+def test_every_kind_of_call_ends_as_it_should_and_a_wrong_answer_is_seen() -> None:
+    answers = Answers.computed(MODELS, SAMPLES)
+    spoiled = dataclasses.replace(
+        answers,
+        outputs={
+            model: {name: array + np.float32(0.01) for name, array in arrays.items()}
+            for model, arrays in answers.outputs.items()
+        },
+    )
+
+    async def outcomes(address: Address, answers: Answers) -> list[tuple[str, str]]:
+        async with AsyncExitStack() as stack:
+            situation = Situation(await Connections.open(address, stack), answers, random.Random(0))
+            return [await outcome_of(kind, situation) for kind in KINDS]
+
+    with repository(MODELS) as models, served(hangtag_serve(models)) as server:
+        address = Address("any", server.address, server.http)
+        assert asyncio.run(outcomes(address, answers)) == [("", "")] * len(KINDS)
+        errors = [error for error, _ in asyncio.run(outcomes(address, spoiled))]
+        assert server.errors == []
+    compared = [error for kind, error in zip(KINDS, errors, strict=True) if not kind.fails]
+    assert compared == ["wrong answer"] * len(compared)
+
+
+def test_a_cascades_answer_is_its_first_members_where_that_is_sure() -> None:
+    answers = Answers.computed(MODELS, SAMPLES)
+    fast = answers.outputs["lstm"]["probabilities"].max(axis=1)
+    for member, chosen in (("lstm", fast >= 0.9), ("cnn", fast < 0.9)):
+        assert chosen.any()
+        expected = answers.outputs[member]["logits"][chosen]
+        np.testing.assert_array_equal(answers.outputs[ROUTE]["logits"][chosen], expected)
+
+
+def test_without_results_the_page_says_which_command_measures(tmp_path: Path) -> None:
+    assert "measured yet: `python -m studies soak run --hours 1`" in text(tmp_path / "results.jsonl")
+
+
+def test_hours_and_minutes_are_one_choice() -> None:
+    result = CliRunner().invoke(main, ["--hours", "1", "--minutes", "5", "--models", str(ROOT / "models")])
+    assert result.exit_code == 2
+    assert "not both" in result.output
