@@ -121,9 +121,10 @@ server, medians. The load generator shares the processors:
 
 Of {split["calls"]:,} calls to the split, {counts} went. `{SHADOW}` is the first version of `{FAST}`.
 
-The shadow: Poisson arrivals at half of the rate that the primary reaches with 64 calls in flight. A copy is skipped
-while requests wait, so fewer than all are copied. What a copy costs is the processor time of `{SHADOW}`. The last
-row shows the latency of a server that is as busy without a shadow: what that time alone explains.
+The shadow: Poisson arrivals at half of the rate that the primary reaches with 64 calls in flight. A copy waits
+while the route has other work, and of too many the oldest is dropped, so fewer than all may be copied. What a copy
+costs is the processor time of `{SHADOW}`. The last row shows the latency of a server that is as busy without a
+shadow: what that time alone explains.
 
 {shadow}"""
 

@@ -53,6 +53,10 @@ class Servable(Protocol):
         """Number of requests that wait."""
 
     @property
+    def computing(self) -> int:
+        """Number of batches that are being computed."""
+
+    @property
     def on_cpu(self) -> bool:
         """Whether the CPU computes."""
 

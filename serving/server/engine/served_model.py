@@ -10,6 +10,7 @@ import numpy as np
 import structlog
 
 from hangtag.serving.model_repository import ModelFile
+from hangtag.serving.server.batching.after_batch import completing_batch
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, QueuedRequest, Tensors
 from hangtag.serving.server.config.server_config import ServerConfig
@@ -62,6 +63,10 @@ class ServedModel:
     @property
     def queued(self) -> int:
         return len(self.batcher)
+
+    @property
+    def computing(self) -> int:
+        return self.batcher.computing
 
     @property
     def computers(self) -> Sequence[Computer]:
@@ -129,8 +134,9 @@ class ServedModel:
             return
         self.batcher.finish(batch, time.monotonic() - started)
         self.statistics.record_batch([result.timings for result in results])
-        for request, result in zip(batch, results, strict=True):
-            request.complete(result)
+        with completing_batch():
+            for request, result in zip(batch, results, strict=True):
+                request.complete(result)
 
     def _execute_one_by_one(self, batch: list[QueuedRequest], batch_error: Exception) -> None:
         requests = batch
@@ -139,10 +145,11 @@ class ServedModel:
             requests = [request for request in batch if not request.completed]
             outcomes = [self._compute_alone(request) for request in requests]
         self.batcher.finish(batch)
-        for request, outcome in zip(requests, outcomes, strict=True):
-            if isinstance(outcome, InferenceResult):
-                self.statistics.record_batch([outcome.timings])
-            request.complete(outcome)
+        with completing_batch():
+            for request, outcome in zip(requests, outcomes, strict=True):
+                if isinstance(outcome, InferenceResult):
+                    self.statistics.record_batch([outcome.timings])
+                request.complete(outcome)
         all_answered = len(requests) == len(batch) and all(isinstance(each, InferenceResult) for each in outcomes)
         # Invalid values are the error of one client, which its own answer reports. If every request succeeds alone, no
         # client is at fault: the requests only cannot be batched, which the log must report.

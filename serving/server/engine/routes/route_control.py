@@ -178,6 +178,8 @@ class RouteControl:
         route = ServedRoute(name, settings, members, look_up, before)
         replaced = self._engine.serve(name, [route])
         self._retire([model for model in replaced if not isinstance(model, ServedRoute)])
+        if before is not None:
+            before.close()
         self._served[name] = key
         self.outcomes[name, "ok"] += 1
         log.info("route loaded", model=name, **route.parameters())

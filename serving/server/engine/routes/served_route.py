@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
+from hangtag.serving.server.batching.after_batch import after_batch
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, Tensors
 from hangtag.serving.server.engine.repository import ROUTE_VERSION
 from hangtag.serving.server.engine.routes.acceptance import FLOATS
@@ -66,8 +67,8 @@ class ServedRoute:
         self._stages: RouteStatistics = RouteStatistics() if previous is None else previous._stages
         if settings.shadow is not None:
             output = _compared_output(settings, self.signature)
-            model = members.get(settings.shadow.member)
-            self._shadow = Shadow(settings.shadow.share, model, self._is_busy, output, self._stages)
+            model, own = members.get(settings.shadow.member), [members[member] for member in settings.members]
+            self._shadow = Shadow(settings.shadow.share, model, own, output, self._stages)
         names = map(str, settings.members)
         if isinstance(settings, CascadeSettings):
             self._cascade = Cascade(settings, tuple(enumerate(names, start=1)), self._members, self._stages)
@@ -81,7 +82,9 @@ class ServedRoute:
         """The members compute."""
 
     def close(self) -> None:
-        """The members finish what is queued."""
+        """The members finish what is queued; copies for the shadow are dropped."""
+        if self._shadow is not None:
+            self._shadow.close()
 
     def require_place(self) -> None:
         """Which member's queue a request needs is not known yet; that member refuses it."""
@@ -101,7 +104,8 @@ class ServedRoute:
         key: Callable[[str], str] | None = None,
     ) -> Cancel:
         admission = admission or self.check(inputs, datatypes)
-        shadow = self._shadow if self._shadow is not None and self._shadow.wants() else None
+        shadow = self._shadow
+        copied = shadow is not None and shadow.wants()
 
         def completed(outcome: InferenceResult | ServerError) -> None:
             if isinstance(outcome, InferenceResult):
@@ -112,8 +116,10 @@ class ServedRoute:
                 if timings.unsure:
                     self._stages.record_unsure(timings.unsure)
             on_complete(outcome)
-            if shadow is not None and isinstance(outcome, InferenceResult):
-                shadow.compare(inputs, datatypes, admission, outcome)
+            if shadow is not None:
+                if copied and isinstance(outcome, InferenceResult):
+                    shadow.compare(inputs, datatypes, admission, outcome)
+                after_batch(shadow.hand_over)
 
         if isinstance(self._settings, SplitSettings):
             return self._submit_to_one(self._settings, inputs, datatypes, completed, deadline, admission, wake, key)
@@ -182,8 +188,10 @@ class ServedRoute:
         """Number of requests that wait for the members, for whomever they were sent."""
         return sum(self._members.model(member).queued for member in self._settings.members)
 
-    def _is_busy(self) -> bool:
-        return self.queued > 0
+    @property
+    def computing(self) -> int:
+        """Number of batches that the members compute, for whomever."""
+        return sum(self._members.model(member).computing for member in self._settings.members)
 
 
 def chosen(route: str, settings: SplitSettings, key: str) -> Member:

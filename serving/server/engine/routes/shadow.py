@@ -1,23 +1,45 @@
 """Sends copies of a route's requests to another model, and compares its answers with those that the callers got.
 
-A copy is submitted after its caller was answered, so that it fails no call and none waits for it. While requests other
-than copies wait for the shadow's model, while requests wait for the route's members, and while too many copies are
-under way, a copy is skipped and counted.
+A copy waits until its caller, and every caller of the same batch, has the answer: it fails no call, and none waits for
+it. Copies are handed over while no request waits for the route's members and fewer than half of each
+member's instances compute; on two processors that is while no batch of the route is being computed. A batch of copies
+that has begun shares the processors with the calls that come meanwhile, and cannot be stopped. So only as many copies
+are handed over at once as are computed in about `AT_ONCE_SECONDS`, and the next ones after those are done. The others
+wait; of too many, the oldest is dropped and counted as skipped.
+
+Copies have no lower priority in the operating system: a thread that the system lets wait while it holds the
+interpreter's lock, or a lock of ONNX Runtime's memory, would hold up every call.
 """
 
 import random
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
+from hangtag.serving.server.batching.after_batch import after_batch
 from hangtag.serving.server.batching.request import InferenceResult, Tensors
 from hangtag.serving.server.engine.servable import Admission, Servable
-from hangtag.serving.server.errors import QueueFullError, ServerError, UnavailableError
+from hangtag.serving.server.errors import QueueFullError, ServerError
 from hangtag.serving.server.telemetry.route_statistics import RouteStatistics
 
-MAX_OPEN = 64
-"""Copies that may be under way at once."""
+MAX_WAITING = 64
+"""Copies that may wait."""
+AT_ONCE_SECONDS = 0.001
+"""How long the copies that are handed over at once should take; a lone copy may take longer."""
+
+
+class _Copy(NamedTuple):
+    """A request that was answered; the fields are those of `Shadow.compare`."""
+
+    inputs: Tensors
+    datatypes: Mapping[str, str]
+    admission: Admission
+    answered: InferenceResult
 
 
 class Shadow:
@@ -27,7 +49,7 @@ class Shadow:
         self,
         share: float,
         model: Servable | None,
-        busy: Callable[[], bool],
+        members: Sequence[Servable],
         output: str,
         statistics: RouteStatistics,
     ) -> None:
@@ -36,17 +58,21 @@ class Shadow:
         Args:
             share: Of the requests that are copied, above 0 and at most 1.
             model: Gets the copies; None where it does not serve.
-            busy: Whether requests wait for the route's own members.
+            members: The route's own, whose requests go first.
             output: The output whose highest values name the labels that are compared.
             statistics: Count what is compared.
         """
         self._share = share
         self._model = model
-        self._busy = busy
+        self._members = members
         self._output = output
         self._statistics = statistics
         self._lock = threading.Lock()
-        self._open = 0
+        self._waiting: deque[_Copy] = deque()
+        self._handed_over = 0  # copies that have no outcome yet
+        self._handed_over_at = 0.0
+        self._at_once = 1  # samples that are handed over at once
+        self._closed = False
 
     def wants(self) -> bool:
         """Draw whether the next call is copied."""
@@ -55,7 +81,7 @@ class Shadow:
     def compare(
         self, inputs: Tensors, datatypes: Mapping[str, str], admission: Admission, answered: InferenceResult
     ) -> None:
-        """Submit a copy of a request that was answered. Never raises, and never waits.
+        """Let a copy of a request that was answered wait for ``hand_over``. Never raises, and never blocks.
 
         Args:
             inputs: The request's.
@@ -63,33 +89,70 @@ class Shadow:
             admission: What the check of the request returned.
             answered: What the caller got.
         """
+        if self._model is None:
+            self._statistics.shadow_failed()
+            return
         with self._lock:
-            if self._open >= MAX_OPEN:
-                self._statistics.shadow_skipped()
-                return
-            copies = self._open
-            self._open += 1
+            dropped = self._closed
+            if not self._closed:
+                self._waiting.append(_Copy(inputs, datatypes, admission, answered))
+                dropped = len(self._waiting) > MAX_WAITING
+                if dropped:
+                    self._waiting.popleft()
+        if dropped:
+            self._statistics.shadow_skipped()
 
-        def completed(outcome: InferenceResult | ServerError) -> None:
-            with self._lock:
-                self._open -= 1
-            if isinstance(outcome, QueueFullError):
-                self._statistics.shadow_skipped()
-            elif isinstance(outcome, ServerError):
-                self._statistics.shadow_failed()
-            else:
-                self._record(answered.outputs, outcome.outputs)
+    def close(self) -> None:
+        """Drop the copies that wait, and those of requests that are answered later, and count them as skipped."""
+        with self._lock:
+            self._closed = True
+            dropped = len(self._waiting)
+            self._waiting.clear()
+        for _ in range(dropped):
+            self._statistics.shadow_skipped()
 
+    def hand_over(self) -> None:
+        """Submit the next copies, unless the last ones are under way or the processors have other work."""
         model = self._model
-        if model is None:
-            completed(UnavailableError("the shadow's model does not serve"))
-        elif model.queued > copies or self._busy():  # more wait than the copies that wait or are being computed
-            completed(QueueFullError("requests wait"))
-        else:
+        if model is None or not self._waiting or any(map(_is_busy, (*self._members, model))):
+            return
+        with self._lock:
+            if self._handed_over or not self._waiting:
+                return
+            copies = self._next()
+            self._handed_over = len(copies)
+            self._handed_over_at = time.monotonic()
+        for copy in copies:
+            completed = partial(self._completed, copy)
             try:
-                model.submit(inputs, datatypes, completed, admission=admission)
+                model.submit(copy.inputs, copy.datatypes, completed, admission=copy.admission, wake=False)
             except ServerError as error:
                 completed(error)
+        for computer in model.computers:  # only now, so that one batch takes all of them
+            computer.batcher.wake()
+
+    def _next(self) -> list[_Copy]:
+        """Remove the oldest copies: at least one, and no more samples than are handed over at once."""
+        copies: list[_Copy] = []
+        samples = 0
+        while self._waiting and (not copies or samples + self._waiting[0].admission[0] <= self._at_once):
+            copies.append(self._waiting.popleft())
+            samples += copies[-1].admission[0]
+        return copies
+
+    def _completed(self, copy: _Copy, outcome: InferenceResult | ServerError) -> None:
+        with self._lock:
+            self._handed_over -= 1
+            if not self._handed_over:
+                slow = time.monotonic() - self._handed_over_at > AT_ONCE_SECONDS
+                self._at_once = max(1, self._at_once // 2) if slow else min(self._at_once + 1, MAX_WAITING)
+        if isinstance(outcome, QueueFullError):
+            self._statistics.shadow_skipped()
+        elif isinstance(outcome, ServerError):
+            self._statistics.shadow_failed()
+        else:
+            self._record(copy.answered.outputs, outcome.outputs)
+        after_batch(self.hand_over)
 
     def _record(self, answered: Tensors, shadow: Tensors) -> None:
         labels, others = (outputs[self._output].argmax(axis=-1) for outputs in (answered, shadow))
@@ -99,3 +162,8 @@ class Shadow:
             if answered[name].dtype.kind == "f" and answered[name].shape == shadow[name].shape
         ]
         self._statistics.shadow_compared(labels.size, int((labels == others).sum()), max(differences, default=0.0))
+
+
+def _is_busy(member: Servable) -> bool:
+    """Whether requests wait for a member, or at least half of its instances compute."""
+    return member.queued > 0 or 2 * member.computing >= member.instances

@@ -1,4 +1,6 @@
-"""A shadow: its copies never change what callers get, and are compared, skipped or counted as failed."""
+"""A shadow: its copies never change what callers get, and are compared, dropped or counted as failed."""
+
+import math
 
 import numpy as np
 import pytest
@@ -8,10 +10,11 @@ from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.routes import shadow
 from hangtag.serving.server.engine.routes.route_file import Member, ShadowSettings, SplitSettings
 from hangtag.serving.server.engine.routes.served_route import ServedRoute
+from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import InferenceError, UnavailableError
 from hangtag.serving.server.telemetry.route_statistics import RouteCounts, ShadowCounts
 from tests.serving.server.engine.routes.parts import FP32, answers, echo, engine_with, execute_all, fast, model, route
-from tests.serving.server.parts import Caller, Outputs, rows
+from tests.serving.server.parts import Caller, FakeRuntime, Outputs, rows
 
 
 def shadowed(engine: Engine, share: float = 1.0) -> ServedRoute:
@@ -54,46 +57,125 @@ def test_a_share_of_the_calls_is_copied() -> None:
     assert 50 < counts(both).compared < 150  # fewer or more have a chance of 1 in 1,000,000
 
 
-@pytest.mark.parametrize("waiting", ["fast", "other"])
-def test_a_copy_is_skipped_while_requests_wait(waiting: str) -> None:
-    models = {"fast": fast(), "other": model("other", echo(10))}
+def copied(other: ServedModel) -> list[list[float]]:
+    """What each batch of the shadow's model was computed from."""
+    runtime = other.runtime
+    assert isinstance(runtime, FakeRuntime)
+    return [[round(float(value), 3) for value in batch[:, 0]] for batch in runtime.batches]
+
+
+@pytest.mark.parametrize("busy", ["fast", "other"])
+@pytest.mark.parametrize("computes", [False, True], ids=["queued", "computed"])
+def test_a_copy_waits_while_requests_wait_or_are_computed(busy: str, computes: bool) -> None:
+    models = {name: model(name, echo(10), ServerConfig(instances=2)) for name in ("fast", "other")}
     both = shadowed(engine_with(*models.values()))
     caller = Caller()
     both.submit(rows(0.9), FP32, caller)
     batch = models["fast"].batcher.take(wait=False)
-    models[waiting].submit(rows(0.5), FP32, Caller())
+    models[busy].submit(rows(0.5), FP32, Caller())
+    others = models[busy].batcher.take(wait=False) if computes else []
     models["fast"].execute(batch)
     assert answers(caller.answer) == [10.9]
-    assert counts(both).skipped == 1
+    assert len(models["other"].batcher) == (busy == "other" and not computes), "the copy was handed over"
+    if computes:
+        models[busy].execute(others)
+    execute_all(*models.values())
+    assert counts(both) == ShadowCounts()
+    both.submit(rows(0.8), FP32, Caller())
+    execute_all(*models.values())
+    assert counts(both)[:3] == (2, 0, 0)
+    assert copied(models["other"])[-2:] == [[0.9], [0.8]]
 
 
-def test_copies_may_wait_for_each_other() -> None:
+def test_copies_go_on_where_fewer_than_half_of_the_instances_compute() -> None:
+    first, other = fast(ServerConfig(instances=3, max_batch_size=1)), model("other", echo(10))
+    both = shadowed(engine_with(first, other))
+    batches = []
+    for _ in range(3):
+        both.submit(rows(0.9), FP32, Caller())
+        batches.append(first.batcher.take(wait=False))
+    first.execute(batches[0])
+    assert len(other.batcher) == 0
+    first.execute(batches[1])
+    assert len(other.batcher) == 1
+    first.execute(batches[2])
+
+
+def test_a_copy_waits_until_every_caller_of_its_batch_has_an_answer() -> None:
+    first, other = fast(), model("other", echo(10))
+    both = shadowed(engine_with(first, other))
+    handed_over: list[int] = []
+    for _ in range(3):
+        both.submit(rows(0.9), FP32, lambda _result: handed_over.append(len(other.batcher)))
+    execute_all(first)
+    assert handed_over == [0, 0, 0]
+    assert len(other.batcher) == 1
+
+
+def test_of_too_many_waiting_copies_the_oldest_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadow, "MAX_WAITING", 2)
+    first, other = fast(), model("other", echo(10))
+    both = shadowed(engine_with(first, other))
+    callers = [Caller() for _ in range(5)]
+    for number, caller in enumerate(callers):
+        both.submit(rows(0.9 + number / 100), FP32, caller)
+    execute_all(first)
+    assert [answers(caller.answer) for caller in callers] == [[10.9], [10.91], [10.92], [10.93], [10.94]]
+    assert counts(both).skipped == 3
+    execute_all(other)
+    assert counts(both)[:3] == (2, 3, 0)
+    assert copied(other) == [[0.93], [0.94]]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "batches"),
+    [(math.inf, [[0.0], [0.1, 0.2], [0.3, 0.4, 0.5], [0.6, 0.7]]), (-1.0, [[number / 10] for number in range(8)])],
+    ids=["fast enough", "too slow"],
+)
+def test_copies_are_handed_over_together_while_that_is_fast(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, batches: list[list[float]]
+) -> None:
+    monkeypatch.setattr(shadow, "AT_ONCE_SECONDS", seconds)
+    first, other = fast(), model("other", echo(10))
+    both = shadowed(engine_with(first, other))
+    for number in range(8):
+        both.submit(rows(number / 10), FP32, Caller())
+    execute_all(first, other)
+    assert copied(other) == batches
+    assert counts(both)[:3] == (8, 0, 0)
+
+
+def test_fewer_copies_are_handed_over_together_once_that_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadow, "AT_ONCE_SECONDS", math.inf)
+    first, other = fast(), model("other", echo(10))
+    both = shadowed(engine_with(first, other))
+    for _ in range(8):
+        both.submit(rows(0.9), FP32, Caller())
+        execute_all(first, other)
+    monkeypatch.setattr(shadow, "AT_ONCE_SECONDS", -1.0)
+    for _ in range(8):
+        both.submit(rows(0.9), FP32, Caller())
+    execute_all(first, other)
+    assert [len(batch) for batch in copied(other)[8:]] == [8]
+    for _ in range(7):
+        both.submit(rows(0.9), FP32, Caller())
+    execute_all(first, other)
+    assert [len(batch) for batch in copied(other)[9:]] == [4, 2, 1]
+
+
+def test_a_route_that_is_replaced_drops_the_copies_that_wait() -> None:
     first, other = fast(), model("other", echo(10))
     both = shadowed(engine_with(first, other))
     for _ in range(3):
         both.submit(rows(0.9), FP32, Caller())
     execute_all(first)
-    assert len(other.batcher) == 3
-    other.submit(rows(0.9), FP32, Caller())
-    both.submit(rows(0.9), FP32, Caller())
-    execute_all(first)
-    assert counts(both).skipped == 1
-    execute_all(other)
-    assert counts(both)[:2] == (3, 1)
-
-
-def test_only_so_many_copies_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shadow, "MAX_OPEN", 1)
-    first, other = fast(ServerConfig(max_batch_size=1)), model("other", echo(10))
-    both = shadowed(engine_with(first, other))
-    taken = []
-    for _ in range(2):
-        both.submit(rows(0.9), FP32, Caller())
-        first.execute(first.batcher.take(wait=False))
-        taken.append(other.batcher.take(wait=False))  # so that none waits, and one is under way
-    assert counts(both).skipped == 1
-    other.execute(taken[0])
-    assert counts(both)[:3] == (1, 1, 0)
+    caller = Caller()
+    both.submit(rows(0.8), FP32, caller)
+    both.close()
+    assert counts(both).skipped == 2
+    execute_all(first, other)
+    assert answers(caller.answer) == [10.8]
+    assert counts(both)[:3] == (1, 3, 0)
 
 
 def broken(_x: object) -> Outputs:
