@@ -1,7 +1,7 @@
 """Runs hangtag's commands as a user does, each in a process of its own.
 
-Those that train, export and serve are the console script. Those that call a server, which start in many tests, are
-forked from a process that has imported them; tests/forkserver.py says how.
+Those that train and serve are the console script. The others, which start in many tests, are forked from a process
+that has imported them; tests/forkserver.py says how.
 """
 
 import os
@@ -19,7 +19,8 @@ from tests.serving.command import run_forked
 ROOT = Path(__file__).parents[2]
 HANGTAG = Path(sys.executable).with_name("hangtag")
 START_SECONDS = 60
-FORKED = ("health", "classify", "top", "loadtest", "models", "evaluate")
+FORKED = ("health", "classify", "top", "loadtest", "models", "evaluate", "export")
+SECONDS = 200
 
 
 def hangtag(*arguments: str | Path, exit_codes: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
@@ -30,9 +31,9 @@ def hangtag(*arguments: str | Path, exit_codes: tuple[int, ...] = (0,)) -> subpr
     """
     command = [str(HANGTAG), *map(str, arguments)]
     if arguments[0] in FORKED:
-        process = run_forked(command[1:], os.environ)
+        process = run_forked(command[1:], os.environ, SECONDS)
     else:
-        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert process.returncode in exit_codes, f"exit code {process.returncode}\n{process.stdout}\n{process.stderr}"
     return process
 

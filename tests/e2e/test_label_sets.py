@@ -1,4 +1,7 @@
-"""Exports, serves, classifies and load-tests networks that answer with a set of labels, each step by its command."""
+"""Serves, classifies and load-tests networks that answer with a set of labels, each step by its command.
+
+tests/export exports them, by the command too.
+"""
 
 import json
 from pathlib import Path
@@ -9,27 +12,27 @@ import torch
 from PIL import Image
 
 from hangtag.training.data.fashion_mnist import LABELS, Split
-from hangtag.training.networks.cnn_rnn import beam_search
+from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 from hangtag.training.networks.inference import normalise
 from tests.e2e.processes import ROOT, hangtag, serving
 from tests.export import label_sets
+from tests.export.exported import label_paths
 
 pytestmark = pytest.mark.slow
 
 
-def test_export_serve_classify_and_load_test_label_sets(garments: Split, tmp_path: Path) -> None:
-    network = label_sets.decisive_cnn_rnn(garments)
-    run, models = label_sets.finished(tmp_path / "run", "cnn_rnn", network), tmp_path / "models"
+def test_serve_classify_and_load_test_label_sets(
+    garments: Split, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    exported = label_paths(tmp_path_factory)
+    network = exported.network
+    assert isinstance(network, CnnRnn)
     canvases = label_sets.canvases(garments, 12)
     files = [tmp_path / f"outfit-{number:02}.png" for number in range(len(canvases))]
     for file, canvas in zip(files, canvases, strict=True):
         Image.fromarray(canvas).save(file)
 
-    exported = hangtag("export", run.folder, "--models", models, "--timing", "none")
-    assert exported.stdout.startswith(f"published {models / 'cnn_rnn/1'}\n")
-    assert "  parity       probabilities within " in exported.stdout
-
-    with serving(models) as server:
+    with serving(exported.models) as server:
         model = ("--model", "cnn_rnn", "--server", server.address)
         answers = [json.loads(line) for line in hangtag("classify", *files, *model, "--json").stdout.splitlines()]
         with torch.inference_mode():

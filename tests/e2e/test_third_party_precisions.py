@@ -16,8 +16,10 @@ from click.testing import CliRunner
 from PIL import Image, ImageDraw, ImageFont
 
 from hangtag.cli import main
+from hangtag.export import child_process
 from hangtag.serving.server.runtime.session import Runtime
 from tests.e2e.processes import ROOT
+from tests.export.foreign import forked
 
 Array = npt.NDArray[Any]
 OTHERS = ROOT / ".venv-others/lib"
@@ -82,7 +84,10 @@ def labels(file: Path, samples: Mapping[str, Array]) -> Array:
 
 
 @pytest.mark.parametrize(("pattern", "read", "percent"), [(MAGIKA, files, "95"), (TURNED, lines, "95")])
-def test_a_third_party_model_in_int8_answers_as_before(pattern: str, read: Any, percent: str, tmp_path: Path) -> None:
+def test_a_third_party_model_in_int8_answers_as_before(
+    pattern: str, read: Any, percent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_process, "run", forked.run)
     (original,) = OTHERS.glob(pattern)
     name = Runtime(original, provider="cpu").signature.inputs[0].name
     samples = {name: read()}

@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
+from hangtag.cli import main
 from hangtag.export import exporter
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import torch_export
@@ -21,6 +23,7 @@ from hangtag.export.network import checkpoint
 from hangtag.export.network.served_network import LabelPath, LabelThreshold
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS
+from hangtag.training.data import fashion_mnist
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from hangtag.training.data.multi_label import MAX_LABELS, Canvases
 from hangtag.training.metrics.multi_label import decide
@@ -29,7 +32,7 @@ from hangtag.training.networks.inference import normalise
 from hangtag.training.runs.run import Run
 from tests.export import label_sets, runs
 from tests.export.exported import Exported
-from tests.export.files import prove_file, write
+from tests.export.files import exported_as, prove_file, write
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +98,20 @@ def test_a_thousand_canvases_are_compared(paths: Exported) -> None:
     assert 0 < max(differences["test"].values()) <= 1e-4
     assert figures["ties"] <= 10
     assert "; probabilities within " in str(paths.published.proof)
+
+
+def test_the_command_publishes_them_and_says_how_close_they_are(
+    paths: Exported, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the graph that the exporter made of the same weights before, and few canvases."""
+    monkeypatch.setattr(torch_export, "to_onnx", exported_as(paths.file))
+    monkeypatch.setattr(fashion_mnist, "load_test", lambda data_dir: garments)
+    monkeypatch.setattr(exporter, "CANVASES", 100)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["export", str(paths.run.folder), "--models", "shop", "--timing", "none"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("published shop/cnn_rnn/1\n")
+    assert "  parity       probabilities within " in result.stdout
 
 
 def test_the_metadata_says_how_to_read_the_answer_and_holds_the_provenance(paths: Exported) -> None:

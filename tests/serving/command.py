@@ -33,10 +33,12 @@ def hangtag(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     return run_forked(arguments, environment(**more))
 
 
-def run_forked(arguments: Sequence[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def run_forked(
+    arguments: Sequence[str], variables: Mapping[str, str], seconds: float = TIMEOUT
+) -> subprocess.CompletedProcess[str]:
     """Run the command in a forked process to its end. What it prints must fit into a pipe."""
     with forkserver.hangtag(arguments, variables=variables) as process:
-        stdout, stderr = process.communicate(TIMEOUT)
+        stdout, stderr = process.communicate(seconds)
         return subprocess.CompletedProcess(arguments, process.wait(), stdout, stderr)
 
 

@@ -2,9 +2,9 @@
 
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,19 @@ import numpy.typing as npt
 import pytest
 from click.testing import Result
 
+from hangtag.cli import main
 from hangtag.training import dry_run
 from hangtag.training.catalog import recipe_for
+from hangtag.training.data import fashion_mnist
 from hangtag.training.data.fashion_mnist import FashionMnist, Images
 from hangtag.training.data.multi_label import MultiLabelData
 from hangtag.training.dry_run import Forecast
+from hangtag.training.processes import launch
 from hangtag.training.recipes import Distillation
-from tests.training.command import HANGTAG, contents, hangtag, one_error
+from tests.forkserver import Forked
+from tests.training.command import EPOCHS, contents, hangtag, one_error
 from tests.training.configs import make_config
+from tests.training.processes.ranks import fork
 
 pytestmark = pytest.mark.slow
 
@@ -67,30 +72,39 @@ def test_times_have_a_unit_that_suits_them(seconds: float, text: str) -> None:
 def test_it_needs_the_memory_of_the_real_run_and_leaves_nothing(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both as commands of their own, since the memory is that of a process."""
+    """Both in processes of their own, since the memory is that of a process."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    command = [sys.executable, "-c", _REPORTING_ITS_PEAK, *arguments, "--out", "run"]
-    dry = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert dry.returncode == 0, dry.stderr
+    monkeypatch.chdir(tmp_path)
+    command = [*arguments, "--epochs", "2", "--out", "run"]
+    dry = output_of(Forked(reporting_its_peak, [*command, "--dry-run"]))
     assert not [path.name for path in tmp_path.iterdir() if path.name == "run" or "dry-run" in path.name]
-    real = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert real.returncode == 0, real.stderr
-    (said,) = re.findall(r"^memory +about (\d+) MB: ", dry.stdout, re.MULTILINE)
-    assert int(said) == pytest.approx(int(real.stdout) / 1e6, rel=0.1)
+    real = output_of(Forked(reporting_its_peak, command))
+    (forecast,) = re.findall(r"^memory +about (\d+) MB: ", dry, re.MULTILINE)
+    assert int(forecast) == pytest.approx(int(real.splitlines()[-1]) / 1e6, rel=0.1)
 
 
-_REPORTING_ITS_PEAK = """
-import sys
-from hangtag.cli import main
-from hangtag.training.dry_run import peak_memory
-main(standalone_mode=False)
-if "--dry-run" not in sys.argv:
-    print(peak_memory())
-"""
+def reporting_its_peak(command: list[str]) -> None:
+    main(command, standalone_mode=False)
+    sys.stdout.write(f"{dry_run.peak_memory()}\n")
+    sys.stdout.flush()
+
+
+def output_of(process: Forked) -> str:
+    """What the process writes to standard output, once it has ended well."""
+    with process:
+        output, errors = process.communicate(240)
+        assert process.returncode == 0, errors
+    return output
+
+
+@pytest.fixture
+def few(raw_dir: Path, small: FashionMnist, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real data set with few test images, which every dry run classifies."""
+    monkeypatch.setattr(fashion_mnist, "load", {raw_dir: small}.__getitem__)
 
 
 def test_it_says_what_the_run_would_do_with_its_folder_and_changes_nothing(
-    arguments: list[str], finished: tuple[Path, Result], broken_off: Path, tmp_path: Path
+    arguments: list[str], finished: tuple[Path, Result], broken_off: Path, tmp_path: Path, few: None
 ) -> None:
     def state(folder: Path, *more: str) -> str:
         before = contents(folder) if folder.exists() else None
@@ -99,11 +113,11 @@ def test_it_says_what_the_run_would_do_with_its_folder_and_changes_nothing(
         assert (contents(folder) if folder.exists() else None) == before
         head, *rest = result.stdout.splitlines()
         assert [line.split()[0] for line in rest[:6]] == ["data", "images", "network", "steps", "memory", "time"]
-        assert "4 epochs of 20: 80" in result.stdout
+        assert f"{EPOCHS} epochs of 20: {EPOCHS * 20}" in result.stdout
         return head.removeprefix(f"run       {folder}: ")
 
     assert state(tmp_path / "new") == "a new run"
-    assert state(broken_off) == "it holds this run, 1 of 4 epochs; it would go on"
+    assert state(broken_off) == f"it holds this run, 1 of {EPOCHS} epochs; it would go on"
     assert state(finished[0]) == "it holds this run, finished; nothing would be trained"
     assert state(finished[0], "--restart") == "the run there would be replaced"
 
@@ -159,11 +173,12 @@ def test_a_run_of_a_few_steps_is_measured_over_what_there_is(small: FashionMnist
     assert (sets.steps, sets.measured_steps, sets.labels, sets.image_size) == (3, 1, 4, (64, 64))
 
 
-def test_the_ranks_memory_is_added_up(arguments: list[str], tmp_path: Path) -> None:
-    command = [str(HANGTAG), *arguments, "--limit", "128", "--out", "run", "--dry-run", "--processes", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert not list(tmp_path.iterdir())
-    assert done.stdout.count("a new run") == 1
-    (memory,) = re.findall(r"^memory +about ([\d,]+) MB: ", done.stdout, re.MULTILINE)
+def test_the_ranks_memory_is_added_up(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "start_processes", partial(fork, outputs=tmp_path / "outputs.txt"))
+    done = hangtag([*arguments, "--limit", "128", "--dry-run", "--processes", "2"], tmp_path / "run")
+    output = (tmp_path / "outputs.txt").read_text()
+    assert done.exit_code == 0, output
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs.txt"]
+    assert output.count("a new run") == 1
+    (memory,) = re.findall(r"^memory +about ([\d,]+) MB: ", output, re.MULTILINE)
     assert int(memory.replace(",", "")) > 600  # the data and PyTorch take more than 300 in each

@@ -68,23 +68,24 @@ def run_ranks(raw_dir: Path, model: str, folder: Path, processes: int, limit: in
     return next((rank.exitcode for rank in ranks if rank.exitcode), 0)
 
 
-def fork(work: Callable[..., None], args: tuple[Any, ...], *, stderr: Path, **options: Any) -> ProcessContext | None:
+def fork(work: Callable[..., None], args: tuple[Any, ...], *, outputs: Path, **options: Any) -> ProcessContext | None:
     """Replaces ``start_processes``: forks the processes instead of starting Python anew for each.
 
     Args:
         work: Called in each with its rank and ``args``.
-        stderr: A file, which all their standard errors go to.
+        outputs: A file, which all their standard outputs and standard errors go to.
         options: The other arguments of ``start_processes``.
     """
     context: ProcessContext | None = start_processes(  # type: ignore[no-untyped-call]
-        partial(_with_errors_in, stderr, work), args, **options | {"start_method": "forkserver"}
+        partial(_with_outputs_in, outputs, work), args, **options | {"start_method": "forkserver"}
     )
     return context
 
 
-def _with_errors_in(stderr: Path, work: Callable[..., None], *args: Any) -> None:
-    with stderr.open("ab") as file:
-        os.dup2(file.fileno(), 2)
+def _with_outputs_in(outputs: Path, work: Callable[..., None], *args: Any) -> None:
+    with outputs.open("ab") as file:
+        for standard in (1, 2):
+            os.dup2(file.fileno(), standard)
     work(*args)
 
 

@@ -52,10 +52,10 @@ def test_two_ranks_give_the_single_process_result_and_resume_after_a_break(raw_d
 
 
 @pytest.fixture
-def stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The standard error of the processes that --processes starts, which are forked here."""
-    file = tmp_path / "stderr.txt"
-    monkeypatch.setattr(launch, "start_processes", partial(fork, stderr=file))
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the processes that --processes starts, which are forked here, write to the terminal."""
+    file = tmp_path / "outputs.txt"
+    monkeypatch.setattr(launch, "start_processes", partial(fork, outputs=file))
     return file
 
 
@@ -67,14 +67,14 @@ def stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_an_error_is_reported_once(
-    raw_dir: Path, tmp_path: Path, stderr: Path, arguments: list[str], message: str
+    raw_dir: Path, tmp_path: Path, outputs: Path, arguments: list[str], message: str
 ) -> None:
     run = tmp_path / "run"
     with Run(run).lock():
         Run(run).start(make_config("cnn"))
     usual = ["--data-dir", str(raw_dir), "--device", "cpu", "--out", str(run), "--processes", "2"]
     assert hangtag(["train", *usual, *arguments]).exit_code == 1
-    errors = stderr.read_text()
+    errors = outputs.read_text()
     assert errors.count(message) == errors.count("Error: ") == 1
     assert "Traceback" not in errors
 
@@ -96,14 +96,14 @@ def test_a_run_that_diverges_in_one_rank_ends_in_all(raw_dir: Path, tmp_path: Pa
     assert len(Run(tmp_path / "spoiled").read_metrics()["epochs"]) == 1
 
 
-def test_the_command_starts_processes_and_reports_everything_once(raw_dir: Path, tmp_path: Path, stderr: Path) -> None:
+def test_the_command_starts_processes_and_reports_everything_once(raw_dir: Path, tmp_path: Path, outputs: Path) -> None:
     teacher = shipped.latest("cnn")
     arguments = [
         "train", "lstm", "--recipe", "best", "--teacher", str(teacher), "--data-dir", str(raw_dir), "--limit", "65",
         "--epochs", "1", "--threads", "1", "--device", "cpu",
     ]  # fmt: skip
     done = hangtag([*arguments, "--processes", "2"], tmp_path / "two")
-    reports = stderr.read_text()
+    reports = outputs.read_text()
     assert done.exit_code == 0, reports
     assert reports.count("best epoch 1: ") == 1
     assert re.search(r"2 processes with 1 thread\b", reports)
