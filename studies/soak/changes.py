@@ -14,11 +14,11 @@ from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.model_repository import numbered_versions
 from studies.soak.answers import MODELS
 from studies.soak.processes import workers
-from studies.soak.servers import Server
+from studies.soak.servers import WORKERS, Server
 from studies.soak.tally import Kill
 
 _SERVES_WITHIN = 30.0
-"""Seconds after which a version that does not serve is a failure."""
+"""Seconds after which a version that does not serve is a failure, and so is a worker that is not replaced."""
 _PAUSE = 0.1
 
 
@@ -33,7 +33,7 @@ class Changes:
         self.seconds_to_serve: list[float] = []
         """For each version: from its publication to when no server had another one."""
         self.problems: list[str] = []
-        """Versions that did not come to serve."""
+        """Versions that did not come to serve, and workers that were not replaced."""
 
     def publish(self) -> None:
         """Publish the newest version of the next model again under the next number, and wait until it alone serves.
@@ -58,10 +58,12 @@ class Changes:
     def kill(self) -> None:
         """Kill the youngest worker of the next server. The eldest ones live on, so that their memory shows a leak."""
         number = len(self.kills) % len(self._servers)
-        running = workers(self._servers[number].process.pid)
-        if len(running) < 2:
-            self.problems.append(f"{self._servers[number].name} has {len(running)} workers, so that none was killed")
-            return
+        deadline = time.monotonic() + _SERVES_WITHIN
+        while len(running := workers(self._servers[number].process.pid)) < WORKERS:  # The last one is being replaced.
+            if time.monotonic() > deadline:
+                self.problems.append(f"{self._servers[number].name} has only {len(running)} workers")
+                return
+            time.sleep(_PAUSE)
         self.kills.append(Kill(number, time.monotonic()))
         os.kill(running[-1], signal.SIGKILL)
 

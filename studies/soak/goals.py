@@ -66,6 +66,7 @@ def _lasting(line: Line) -> Iterator[Line]:
 
 
 GOALS = (
+    Goal("seconds by which a client was late with a call", 1, lambda line: line["longest_delay"], 2),
     Goal("unexplained errors", 0, lambda line: line["unexplained"]),
     Goal("wrong answers, which are among them", 0, lambda line: line["wrong"]),
     Goal(

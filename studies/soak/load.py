@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
+from pathlib import Path
 
 import httpx2
 
@@ -30,7 +31,8 @@ class Outcome:
         kind: Its number among KINDS.
         server: Its number among the servers.
         planned: When it was to begin, on the monotonic clock in seconds, which all processes of the machine share.
-        seconds: From then to the answer.
+        delay: Seconds from then to when the client began it.
+        seconds: Seconds from when it was to begin to the answer.
         error: The status, or the exception, where it did not end as it should; empty where it did.
         message: Of the error.
     """
@@ -38,23 +40,28 @@ class Outcome:
     kind: int
     server: int
     planned: float
+    delay: float
     seconds: float
     error: str = ""
     message: str = ""
 
 
-def run(servers: Sequence[Address], answers: Answers, rate: float, seed: int, out: Connection, stop: Event) -> None:
+def run(
+    servers: Sequence[Address], models: Path, samples: Path, rate: float, seed: int, out: Connection, stop: Event
+) -> None:
     """Make calls until `stop`, then wait for those in flight. The process's entry.
 
     Args:
         servers: Each gets the same share of the calls.
-        answers: What is right.
+        models: The model repository that computes what is right.
+        samples: The images, as for `Answers.computed`.
         rate: Calls a second, with Poisson arrivals.
         seed: Of the choices.
         out: Gets lists of Outcome; None once the connections are open; and the end of the file.
         stop: Ends the load.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the study decides.
+    answers = Answers.computed(models, samples)
     asyncio.run(_Load(servers, answers, rate, seed, out, stop).run())
     out.close()
 
@@ -99,8 +106,9 @@ class _Load:
             self._send()
 
     async def _make(self, kind: int, server: int, planned: float, situation: Situation) -> None:
+        delay = time.monotonic() - planned
         error, message = await outcome_of(KINDS[kind], situation)
-        self._outcomes.append(Outcome(kind, server, planned, time.monotonic() - planned, error, message))
+        self._outcomes.append(Outcome(kind, server, planned, delay, time.monotonic() - planned, error, message))
 
     def _send(self) -> None:
         self._out.send(self._outcomes)

@@ -14,7 +14,6 @@ import click
 
 from hangtag.serving.loadtest.machine.processes import cpu_seconds, family
 from studies.soak import load, processes
-from studies.soak.answers import Answers
 from studies.soak.changes import Changes
 from studies.soak.processes import Sample
 from studies.soak.servers import Server
@@ -48,18 +47,27 @@ class Plan:
 class Measurement:
     """What is measured. `run` fills it; a KeyboardInterrupt ends the load early and is not raised."""
 
-    def __init__(self, plan: Plan, models: Path, servers: Sequence[Server], answers: Answers) -> None:
+    def __init__(self, plan: Plan, servers: Sequence[Server], repository: Path, models: Path, samples: Path) -> None:
+        """Start nothing yet.
+
+        Args:
+            plan: How long, how much and how often.
+            servers: Get the load.
+            repository: Of the servers; new versions are published in it.
+            models: Where it was copied from. The clients compute by it what is right.
+            samples: The images, as for `Answers.computed`.
+        """
         self.plan = plan
         self.servers = servers
         self.tally = Tally()
-        self.changes = Changes(models, servers)
+        self.changes = Changes(repository, servers)
         self.samples: dict[tuple[int, str], list[Sample]] = defaultdict(list)
         """By the server's number and the process's name."""
         self.began = self.ended = 0.0
         """On the monotonic clock in seconds."""
         self.server_cpus = self.client_cpus = 0.0
         """Processors that the servers and the clients were busy with, on average."""
-        self._answers = answers
+        self.models, self.image_file = models, samples
         self._stop = threading.Event()
 
     def run(self, on_progress: Callable[[], None]) -> None:
@@ -138,7 +146,8 @@ class _Client:
             target=load.run,
             args=(
                 [server.address for server in measurement.servers],
-                measurement._answers,
+                measurement.models,
+                measurement.image_file,
                 measurement.plan.rate / CLIENTS,
                 number,
                 theirs,

@@ -1,6 +1,9 @@
 """Keeps two servers under load for an hour, while their models change and their workers are killed."""
 
 import platform
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -10,7 +13,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from studies import options, results
 from studies.page import ROOT
 from studies.server.comparison import package_versions
-from studies.soak.answers import Answers
 from studies.soak.measurement import Measurement, Plan
 from studies.soak.report import RESULTS, tables
 from studies.soak.servers import repository, servers
@@ -58,8 +60,8 @@ def main(
     python -m studies soak run --hours 1         for the page
     python -m studies soak run --minutes 5       to try it
 
-    Every answer is compared with ONNX Runtime's own. Ctrl-C ends the load, and what was measured so far is kept. The
-    clients share the servers' processors.
+    Every answer is compared with ONNX Runtime's own. Ctrl-C or SIGTERM ends the load, and what was
+    measured so far is kept. The clients share the servers' processors.
     """
     if hours is not None and minutes is not None:
         raise click.UsageError("give --hours or --minutes, not both.")
@@ -70,9 +72,8 @@ def main(
         command += f" --version-seconds {version_seconds:g} --kill-seconds {kill_seconds:g}"
     conditions = results.conditions(command, {"python": platform.python_version()} | package_versions(PACKAGES))
     console = Console(stderr=True)
-    answers = Answers.computed(models, samples)
-    with repository(models) as folder, servers(folder) as running:
-        measured = Measurement(plan, folder, running, answers)
+    with _termination_as_interrupt(), repository(models) as folder, servers(folder) as running:
+        measured = Measurement(plan, running, folder, models, samples)
         with _progress(console) as progress:
             task = progress.add_task("", total=seconds)
             printed = 0.0
@@ -85,7 +86,10 @@ def main(
                     console.print(f"{printed / 60:.0f} minutes: {_state(measured)}", soft_wrap=True)
 
             measured.run(advance)
-        line = conditions | {"run": f"{seconds / 60:g} minutes"} | summary(measured)
+        line = conditions | summary(measured)
+        line["run"] = (
+            f"{line['minutes']:.0f} minutes, interrupted" if line["interrupted"] else f"{seconds / 60:g} minutes"
+        )
         results.record(out, line)
     screen = Console()
     screen.width = max(screen.width, _WIDTH)
@@ -94,6 +98,16 @@ def main(
     for failure in (*line["failures"], *line["problems"], *line["log_errors"]):
         click.echo(failure)
     click.echo(f"wrote {out}")
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt, so that the servers are stopped and the results are kept."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _progress(console: Console) -> Progress:

@@ -37,6 +37,7 @@ def summary(measured: Measurement) -> Line:
         "interrupted": seconds < measured.plan.seconds,
         "rate": measured.plan.rate,
         "calls": measured.tally.calls,
+        "longest_delay": measured.tally.longest_delay,
         "server_cpus": measured.server_cpus,
         "client_cpus": measured.client_cpus,
         "window_minutes": window / 60,

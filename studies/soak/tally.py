@@ -37,6 +37,8 @@ class Tally:
     failures: list[Outcome] = field(default_factory=list)
     """The first ones that did not."""
     failed: int = 0
+    longest_delay: float = 0.0
+    """Seconds by which a client was late with a call, at most."""
     _planned: dict[tuple[int, int], "array[float]"] = field(default_factory=lambda: defaultdict(lambda: array("d")))
     _seconds: dict[tuple[int, int], "array[float]"] = field(default_factory=lambda: defaultdict(lambda: array("d")))
 
@@ -44,6 +46,7 @@ class Tally:
         """Count calls."""
         for outcome in outcomes:
             key = outcome.kind, outcome.server
+            self.longest_delay = max(self.longest_delay, outcome.delay)
             if outcome.error:
                 self.failed += 1
                 if len(self.failures) < _KEPT:

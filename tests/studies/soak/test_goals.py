@@ -32,6 +32,7 @@ def process(fit: tuple[float, float, float] | None, fds: tuple[int, int] = (30, 
 
 
 GOOD: Line = {
+    "longest_delay": 0.9,
     "unexplained": 0,
     "wrong": 0,
     "problems": [],
@@ -56,19 +57,21 @@ def test_a_good_run_reaches_every_goal() -> None:
 
 def test_each_goal_is_judged_by_its_own_figure() -> None:
     line = copy.deepcopy(GOOD)
-    line["unexplained"] = 1
+    line["longest_delay"] = 1.1
     assert missed(line) == [0]
+    line["unexplained"] = 1
+    assert missed(line) == [0, 1]
     line["wrong"] = 1
     line["problems"] = ["version 3 of lstm does not serve"]
     line["log_errors"] = ["level=error"]
-    assert missed(line) == [0, 1, 2, 3]
-    line["latency"][JUDGED[0]]["tls"]["last_p99_ms"] = 12.1
     assert missed(line) == [0, 1, 2, 3, 4]
+    line["latency"][JUDGED[0]]["tls"]["last_p99_ms"] = 12.1
+    assert missed(line) == [0, 1, 2, 3, 4, 5]
     line["processes"]["tls"]["worker 1"]["mb_per_hour"] = (2.1, 2.0, 2.2)
-    assert missed(line) == [0, 1, 2, 3, 4, len(GOALS) - 3]
+    assert missed(line) == [0, 1, 2, 3, 4, 5, len(GOALS) - 3]
     line["processes"]["tls"]["worker 1"]["fds_first_last_max"] = [30, 33, 40]
     line["processes"]["native"]["worker 1"]["threads_first_last_max"] = [20, 23, 23]
-    assert missed(line) == [0, 1, 2, 3, 4, len(GOALS) - 3, len(GOALS) - 2, len(GOALS) - 1]
+    assert missed(line) == [0, 1, 2, 3, 4, 5, len(GOALS) - 3, len(GOALS) - 2, len(GOALS) - 1]
 
 
 def test_what_was_too_short_to_tell_is_neither_reached_nor_missed() -> None:
@@ -79,4 +82,4 @@ def test_what_was_too_short_to_tell_is_neither_reached_nor_missed() -> None:
     for servers in line["latency"].values():
         for figures in servers.values():
             figures["first_p99_ms"] = None
-    assert [goal.reached(line) for goal in GOALS] == [True] * 4 + [None] * (len(GOALS) - 4)
+    assert [goal.reached(line) for goal in GOALS] == [True] * 5 + [None] * (len(GOALS) - 5)

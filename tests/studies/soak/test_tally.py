@@ -11,7 +11,7 @@ KILL = Kill(server=1, at=100.0)
 
 
 def failure(planned: float, seconds: float, *, server: int = 1, error: str = "UNAVAILABLE") -> Outcome:
-    return Outcome(0, server, planned, seconds, error)
+    return Outcome(0, server, planned, 0.0, seconds, error)
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,15 @@ def test_without_a_kill_nothing_is_explained() -> None:
 def test_calls_are_counted_and_only_answers_have_a_latency() -> None:
     refused = next(number for number, kind in enumerate(KINDS) if kind.fails)
     tally = Tally()
-    tally.add([Outcome(0, 0, 10.0, 0.5), Outcome(0, 0, 20.0, 0.7), Outcome(refused, 0, 10.0, 0.1), failure(5.0, 9.0)])
-    assert tally.calls == 4
+    tally.add(
+        [
+            Outcome(0, 0, 10.0, 0.2, 0.5),
+            Outcome(0, 0, 20.0, 0.0, 0.7),
+            Outcome(refused, 0, 10.0, 0.0, 0.1),
+            failure(5.0, 9.0),
+        ]
+    )
+    assert (tally.calls, tally.longest_delay) == (4, 0.2)
     assert dict(tally.ended) == {(0, 0): 2, (refused, 0): 1}
     assert tally.latencies(0, 0).tolist() == [0.5, 0.7]
     assert tally.latencies(0, 0, since=10.0, until=20.0).tolist() == [0.5]
