@@ -13,10 +13,11 @@ from typing import Any, TypeAlias
 import grpc
 
 from hangtag.errors import UserError
+from hangtag.serving import address as server_address
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
-RECONNECT_ARGUMENTS = [
+_RECONNECT_ARGUMENTS = [
     # A client that waits for a starting server retries after 0.1 s to 1 s; gRPC's own backoff begins at 1 s.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -25,6 +26,13 @@ RECONNECT_ARGUMENTS = [
     # as such and not as an exceeded deadline.
     ("grpc.min_reconnect_backoff_ms", 5000),
 ]
+
+
+def channel_arguments(address: str) -> list[tuple[str, Any]]:
+    """Return gRPC's arguments for every channel to an address: when to connect again, and the name that calls carry."""
+    if authority := server_address.authority(address):
+        return [*_RECONNECT_ARGUMENTS, ("grpc.default_authority", authority)]
+    return list(_RECONNECT_ARGUMENTS)
 
 
 class CredentialsError(UserError):
@@ -60,12 +68,12 @@ class Credentials:
             raise CredentialsError("a client certificate needs TLS: give --tls-ca, the authority of the server's, too")
 
     def channel(self, address: str, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
-        """Open a channel to HOST:PORT, encrypted if there is a ``tls_ca``.
+        """Open a channel to a server, or to a list of servers, encrypted if there is a ``tls_ca``.
 
         Raises:
             CredentialsError: a TLS file cannot be read, or ``tls_ca`` holds no certificate.
         """
-        options = [*RECONNECT_ARGUMENTS, *options]
+        options = [*channel_arguments(address), *options]
         credentials = self.channel_credentials()
         if credentials is None:
             return grpc.insecure_channel(address, options)

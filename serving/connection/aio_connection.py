@@ -13,7 +13,7 @@ from hangtag.serving.connection.grpc_failures import explained
 from hangtag.serving.connection.method import Message, Method
 from hangtag.serving.connection.one_loop import OneLoop
 from hangtag.serving.connection.options import ConnectionOptions
-from hangtag.serving.credentials import RECONNECT_ARGUMENTS, Credentials
+from hangtag.serving.credentials import Credentials, channel_arguments
 
 Response = TypeVar("Response", bound=Message)
 
@@ -29,7 +29,7 @@ class AioConnection:
         self.address = address
         self._timeout = timeout
         self._credentials = credentials
-        self._arguments = [*RECONNECT_ARGUMENTS, *options.channel_arguments(address)]
+        self._arguments = [*channel_arguments(address), *options.channel_arguments()]
         self._tls = credentials.channel_credentials()
         self._channel: grpc.aio.Channel | None = None
         self._one_loop = OneLoop()

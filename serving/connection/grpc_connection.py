@@ -34,7 +34,7 @@ class GrpcConnection:
         self.address = address
         self._timeout = timeout
         self._credentials = credentials
-        self._channel = credentials.channel(address, options.channel_arguments(address))
+        self._channel = credentials.channel(address, options.channel_arguments())
         self._closed = False
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hangtag.errors import UserError
-from hangtag.serving import address as server_address
 
 MAX_RETRIES = 4
 """gRPC makes five attempts of a call at most, the first included."""
@@ -94,18 +93,15 @@ class ConnectionOptions:
             yield _varied(min(pause, self.max_backoff))
             pause *= BACKOFF_MULTIPLIER
 
-    def channel_arguments(self, address: str) -> list[tuple[str, Any]]:
+    def channel_arguments(self) -> list[tuple[str, Any]]:
         """Return gRPC's channel arguments for these options.
 
         The retries and the balancing are gRPC's own: its core repeats a call by the retryPolicy of a service config.
-
-        Args:
-            address: the address that the channel is opened to.
         """
         largest = self.max_message_bytes
         pause = _NEVER_MS if self.keepalive_seconds is None else round(self.keepalive_seconds * 1000)
         timeout = round(self.keepalive_timeout_seconds * 1000)
-        arguments: list[tuple[str, Any]] = [
+        return [
             ("grpc.max_receive_message_length", -1 if largest is None else largest),
             ("grpc.service_config", json.dumps(self._service_config())),
             ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
@@ -116,9 +112,6 @@ class ConnectionOptions:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
         ]
-        if authority := server_address.authority(address):
-            arguments.append(("grpc.default_authority", authority))
-        return arguments
 
     def _service_config(self) -> dict[str, Any]:
         config: dict[str, Any] = {}
