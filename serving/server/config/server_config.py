@@ -60,6 +60,18 @@ class ServerConfig:
         Switch(),
         "Serve only files that have passed the gate of 'hangtag export' and were not changed since.",
     )
+    trial_load_seconds: float = setting(
+        0.0,
+        SecondsRange(0),
+        "Load each version in a child process first, and refuse a file that takes longer there, takes more than "
+        "--trial-load-mib, or ends the process. 0: load it in the server alone, which such a file may end.",
+    )
+    trial_load_mib: int = setting(
+        4096,
+        WholeNumber(512, 1_048_576),
+        "The most memory that the child process of --trial-load-seconds may take, in MiB. It comes on top of the "
+        "server's own.",
+    )
     host: str = setting(
         "127.0.0.1", Text(), "The address to listen on. Beyond loopback, use TLS, and tokens or --tls-client-ca."
     )

@@ -13,6 +13,7 @@ from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.model_settings import settings_of
 from hangtag.serving.server.engine.proof import require_proof
 from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.engine.trial.trial_load import TrialLoad
 from hangtag.serving.server.errors import ModelLoadError, StartError
 from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.host.watched_files import Stamp, stamp_of
@@ -32,18 +33,20 @@ class LoadFailure(NamedTuple):
     stamp: Stamp
 
 
-def load_model(file: ModelFile, server_config: ServerConfig) -> ServedModel:
+def load_model(file: ModelFile, server_config: ServerConfig, trial: TrialLoad | None = None) -> ServedModel:
     """Load a version and warm it up. It takes no requests until ``Engine.serve``.
 
     Args:
         file: The version in the model repository.
         server_config: The server's settings; the model's own serving.toml takes precedence.
+        trial: Loads the version in a child process before this one; None: only here.
 
     Raises:
         StartError: The settings file is not valid.
         RepositoryError: The file is a link that leads out of the repository.
-        ModelLoadError: The file has no proof and needs one, changes while it is loaded, or ONNX Runtime cannot load it,
-            or not with the execution provider that the settings require.
+        ModelLoadError: The file has no proof and needs one, changes while it is loaded, ONNX Runtime cannot load it, or
+            not with the execution provider that the settings require, or it fails the trial.
+        UnavailableError: The trial was stopped.
     """
     started = time.perf_counter()
     config = settings_of(server_config.models / file.name, server_config)
@@ -53,6 +56,9 @@ def load_model(file: ModelFile, server_config: ServerConfig) -> ServedModel:
     content = _content(file)
     if server_config.require_proof:
         require_proof(file.path)
+    if trial is not None:
+        trial.require_loadable(file)
+        _require_unchanged(file, content)  # what is loaded here must be what was loaded there
     runtime = Runtime(
         file.path,
         provider=config.provider,
@@ -60,10 +66,7 @@ def load_model(file: ModelFile, server_config: ServerConfig) -> ServedModel:
         batching_override=config.batching_override(file.name),
         gpu=Gpu(config.gpu_device_id, config.gpu_mem_limit_mib),
     )
-    if _content(file) != content:
-        raise ModelLoadError(
-            f"{file.path} changed while it was loaded. Publish a version by renaming its finished folder into its place"
-        )
+    _require_unchanged(file, content)
     model = ServedModel(file, runtime, config)
     runtime.warm_up(sorted({1, model.max_batch_size}))
     if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
@@ -99,11 +102,20 @@ def _content(file: ModelFile) -> Stamp:
         raise ModelLoadError(f"{file.path.parent} cannot be read: {error.strerror}") from error
 
 
+def _require_unchanged(file: ModelFile, content: Stamp) -> None:
+    """Raises ModelLoadError where the files are others than before."""
+    if _content(file) != content:
+        raise ModelLoadError(
+            f"{file.path} changed while it was loaded. Publish a version by renaming its finished folder into its place"
+        )
+
+
 class ModelLoader:
     """Loads versions one at a time, and records for RepositoryIndex and the metrics how each load ended."""
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
+        self._trial = TrialLoad(config) if config.trial_load_seconds else None
         self.failures: dict[VersionKey, LoadFailure] = {}
         """Versions whose last load failed."""
         self.loading: set[VersionKey] = set()
@@ -122,13 +134,14 @@ class ModelLoader:
 
         Raises:
             StartError: ``strict``, and the version cannot be loaded.
+            UnavailableError: ``stop`` was called during its trial.
         """
         key = (file.name, str(file.version))
         if not strict and key in self.failures and self.failures[key].stamp == stamp:
             return None
         self.loading.add(key)
         try:
-            model = load_model(file, self._config)
+            model = load_model(file, self._config, self._trial)
         except StartError as error:
             self.failures[key] = LoadFailure(str(error), stamp)
             self.outcomes[file.name, "error"] += 1
@@ -141,6 +154,11 @@ class ModelLoader:
         self.failures.pop(key, None)
         self.outcomes[file.name, "ok"] += 1
         return model
+
+    def stop(self) -> None:
+        """End a trial that is running: its version is not loaded."""
+        if self._trial is not None:
+            self._trial.stop()
 
     def forget_removed(self, name: str, versions: Collection[str]) -> None:
         """Forget failures of a model's versions that are no longer in the repository. versions: those that are."""

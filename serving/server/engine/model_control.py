@@ -140,6 +140,7 @@ class ModelControl:
     def stop(self) -> None:
         """End polling, and change nothing any more."""
         self._stopping.set()
+        self._loader.stop()
         if self._poller.is_alive():
             self._poller.join()
 

@@ -60,6 +60,8 @@ REFUSED: dict[str, tuple[str, object, str]] = {
     "poll_seconds": ("0.05", 0.05, "0.05 is not a number of seconds from 0.1 to 2000000"),
     "num_versions": ("-1", -1, "-1 is not a whole number of at least 0"),
     "require_proof": ("", "yes", "'yes' is not True or False"),
+    "trial_load_seconds": ("-1.0", -1.0, "-1.0 is not a number of seconds from 0 to 2000000"),
+    "trial_load_mib": ("511", 511, "511 is not a whole number from 512 to 1048576"),
     "host": ("", 1, "1 is not a text"),
     "port": ("99999", 99999, "99999 is not a whole number from 0 to 65535"),
     "http_port": ("-2", -2, "-2 is not a whole number from -1 to 65535"),
