@@ -21,6 +21,7 @@ from hangtag.training.loop import trainer
 from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLoss
 from hangtag.training.observer import Observer, Observers
 from hangtag.training.processes.distributed import process_group
+from hangtag.training.processes.memory import keep_freed_memory
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.progress import terminal_observer
 from hangtag.training.runs import overview
@@ -40,6 +41,7 @@ def train(settings: TrainSettings) -> None:
     if settings.tensorboard:
         with needs("tensorboard", "--tensorboard"):
             importlib.import_module("tensorboardX")
+    keep_freed_memory()
     with process_group(settings.chosen_device) as group:
         inputs = group.on_every_rank(lambda: _read(settings))
         config = _config(settings, inputs, group)

@@ -20,6 +20,7 @@ from hangtag.training.catalog import build, recipe_for
 from hangtag.training.data.fashion_mnist import FashionMnist, Split
 from hangtag.training.loop import trainer
 from hangtag.training.observer import Observer, StepProgress
+from hangtag.training.processes.memory import keep_freed_memory
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
 
@@ -38,6 +39,7 @@ class StepTimes(Observer):
 
 def hangtag(name: str, steps: int, threads: int, split: Split) -> float:
     """Times the second epoch of a run of `hangtag train`'s own loop, with bfloat16."""
+    keep_freed_memory()  # as the command does
     few = split.first(BATCH_SIZE)
     config = RunConfig(
         model=name,
