@@ -18,7 +18,9 @@ if TYPE_CHECKING:
         ConnectionOptions,
         Credentials,
         CredentialsError,
+        InferenceStage,
         Label,
+        Outputs,
     )
 
 __all__ = [
@@ -29,7 +31,9 @@ __all__ = [
     "ConnectionOptions",
     "Credentials",
     "CredentialsError",
+    "InferenceStage",
     "Label",
+    "Outputs",
     "UserError",
 ]
 

@@ -62,21 +62,20 @@ def tune(
     The models answer the validation images, which none was trained on; the test images are not looked at. The lowest
     threshold that loses at most --lose-at-most points of ACCURATE's accuracy is written to <models>/NAME/route.toml,
     with where it came from; one threshold is for all models but the last. The command says when a running server
-    follows it.
+    follows it. A model may be NAME@VERSION; a server serves more than the newest with --num-versions.
 
     \b
     Examples:
       hangtag route tune lstm cnn                           at most 0.1 points less than cnn
       hangtag route tune lstm cnn --lose-at-most 1 --dry-run
       hangtag route tune lstm lstm2 cnn --name three        three models
+      hangtag route tune lstm cnn@1 --name older            a version, and not the one that serves
       hangtag evaluate fast-and-accurate --server 127.0.0.1:8001
     """
     if not is_model_name(name):
         raise click.BadParameter(f"{name!r} cannot be a route's name.", param_hint="--name")
     if len(names) < 2:
         raise click.UsageError("a cascade needs at least two models, the fastest first.")
-    if len(set(names)) < len(names):
-        raise click.UsageError(f"a model is named twice: {', '.join(names)}.")
     file = models / name / ROUTE_FILE
     if file.exists() and not (replace or dry_run):
         raise EvaluationError(f"{file} is there already. Name another route with --name, or replace it with --replace.")

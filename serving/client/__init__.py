@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hangtag.serving.client.async_client import AsyncClient
     from hangtag.serving.client.classification import Classification, Label
     from hangtag.serving.client.client import Client
+    from hangtag.serving.client.outputs import InferenceStage, Outputs
     from hangtag.serving.connection.errors import ClientError
     from hangtag.serving.connection.options import ConnectionOptions
     from hangtag.serving.credentials import Credentials, CredentialsError
@@ -22,7 +23,9 @@ __all__ = [
     "ConnectionOptions",
     "Credentials",
     "CredentialsError",
+    "InferenceStage",
     "Label",
+    "Outputs",
 ]
 
 _MODULES = {
@@ -33,7 +36,9 @@ _MODULES = {
     "ConnectionOptions": "hangtag.serving.connection.options",
     "Credentials": "hangtag.serving.credentials",
     "CredentialsError": "hangtag.serving.credentials",
+    "InferenceStage": "hangtag.serving.client.outputs",
     "Label": "hangtag.serving.client.classification",
+    "Outputs": "hangtag.serving.client.outputs",
 }
 
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name

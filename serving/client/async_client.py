@@ -14,7 +14,8 @@ from hangtag.serving import address as server_address
 from hangtag.serving import health
 from hangtag.serving.client import operations
 from hangtag.serving.client.classification import Classification, Image, classify_request
-from hangtag.serving.client.operations import Answer, Array, Operation
+from hangtag.serving.client.operations import Answer, Operation
+from hangtag.serving.client.outputs import Array, Outputs
 from hangtag.serving.connection.connect import connect_async
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.options import ConnectionOptions
@@ -160,7 +161,7 @@ class AsyncClient:
         """
         return await self._run(operations.compare(image, models, top_k))
 
-    async def infer(self, model: str, inputs: Mapping[str, Array], *, version: str = "") -> dict[str, Array]:
+    async def infer(self, model: str, inputs: Mapping[str, Array], *, version: str = "") -> Outputs:
         """Run a model on arrays. See ``Client.infer`` for the arguments and exceptions.
 
         Example:
@@ -176,7 +177,7 @@ class AsyncClient:
         *,
         version: str = "",
         timeout: float | None = None,
-    ) -> AsyncGenerator[dict[str, Array] | ClientError, None]:
+    ) -> AsyncGenerator[Outputs | ClientError, None]:
         """Run a model on one set of arrays after another over one stream, and yield one outcome for each, in order.
 
         ``requests`` may be an asynchronous iterable; a plain one must not block, because it is read in the event loop.

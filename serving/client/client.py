@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hangtag.protos import inference_pb2
 from hangtag.serving.client import operations
 from hangtag.serving.client.classification import Classification, Image, classify_request
-from hangtag.serving.client.operations import Answer, Array, Operation
+from hangtag.serving.client.operations import Answer, Operation
+from hangtag.serving.client.outputs import Array, Outputs
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.health import HealthClient
 
@@ -120,7 +121,7 @@ class Client(HealthClient):
         """
         return self._run(operations.compare(image, models, top_k))
 
-    def infer(self, model: str, inputs: Mapping[str, Array], *, version: str = "") -> dict[str, Array]:
+    def infer(self, model: str, inputs: Mapping[str, Array], *, version: str = "") -> Outputs:
         """Run a model on arrays. Works with every server of the Open Inference Protocol.
 
         Args:
@@ -130,7 +131,8 @@ class Client(HealthClient):
             version: one of its versions; "" is the one that serves.
 
         Returns:
-            An array for each output of the model.
+            An array for each output of the model, by its name. Attributes of the mapping say which model answered, of a
+            route which members, and what that took.
 
         Raises:
             ClientError: the model is unknown, an input does not fit its signature, or the call failed.
@@ -140,12 +142,14 @@ class Client(HealthClient):
         Example:
             >>> client.infer("cnn", {"image": np.zeros((2, 28, 28), np.uint8)})["logits"].shape
             (2, 10)
+            >>> client.infer("cnn", {"image": np.zeros((2, 28, 28), np.uint8)}).answered_by
+            ('cnn',)
         """
         return self._run(operations.infer(model, inputs, version))
 
     def infer_stream(
         self, model: str, requests: Iterable[Mapping[str, Array]], *, version: str = "", timeout: float | None = None
-    ) -> Iterator[dict[str, Array] | ClientError]:
+    ) -> Iterator[Outputs | ClientError]:
         """Run a model on one set of arrays after another over one stream, and yield one outcome for each, in order.
 
         An exception that ``requests`` raises is raised here, after the outcomes of the requests before it.
@@ -157,7 +161,7 @@ class Client(HealthClient):
             timeout: deadline of the whole stream in seconds; None is no deadline.
 
         Yields:
-            An array for each output, or the ClientError of a request that failed; the stream goes on after it.
+            What ``infer`` returns, or the ClientError of a request that failed; the stream goes on after it.
 
         Raises:
             ClientError: the stream ended before its last answer.

@@ -5,11 +5,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grpc
 import numpy as np
-import numpy.typing as npt
 
 from hangtag.protos import classifier_pb2, inference_pb2, tensors
 from hangtag.serving.client.classification import (
@@ -20,11 +19,10 @@ from hangtag.serving.client.classification import (
     from_response,
     model_choice,
 )
+from hangtag.serving.client.outputs import Array, Outputs
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.method import Message, Method
 
-Array: TypeAlias = npt.NDArray[Any]
-Arrays: TypeAlias = dict[str, Array]
 Answer = TypeVar("Answer")
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
@@ -65,9 +63,9 @@ def compare(image: Image, models: Sequence[str], top_k: int) -> Operation[dict[s
     return Operation(COMPARE, compare_request(image, models, top_k), read)
 
 
-def infer(model: str, inputs: Mapping[str, Array], version: str) -> Operation[Arrays]:
+def infer(model: str, inputs: Mapping[str, Array], version: str) -> Operation[Outputs]:
     """Run a model on arrays. Raises what ``infer_request`` raises."""
-    return Operation(INFER, infer_request(model, inputs, version), _arrays)
+    return Operation(INFER, infer_request(model, inputs, version), Outputs)
 
 
 def parameters(model: str, version: str) -> Operation[dict[str, str]]:
@@ -138,19 +136,12 @@ def classify_outcome(
     return from_response(response.answer)
 
 
-def infer_outcome(response: inference_pb2.ModelStreamInferResponse) -> Arrays | ClientError:
+def infer_outcome(response: inference_pb2.ModelStreamInferResponse) -> Outputs | ClientError:
     """Read one response of a stream of inferences."""
     if response.error_message:
         status = response.infer_response.parameters["status"].string_param
         return ClientError(grpc.StatusCode[status], response.error_message)
-    return _arrays(response.infer_response)
-
-
-def _arrays(response: inference_pb2.ModelInferResponse) -> Arrays:
-    return {
-        output.name: tensors.from_raw(output.datatype, output.shape, raw)
-        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-    }
+    return Outputs(response.infer_response)
 
 
 def _parameters(response: inference_pb2.ModelConfigResponse) -> dict[str, str]:

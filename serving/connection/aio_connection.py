@@ -9,6 +9,7 @@ import grpc.aio
 
 from hangtag.serving import address as server_address
 from hangtag.serving.connection import errors
+from hangtag.serving.connection.costs import keep_costs
 from hangtag.serving.connection.grpc_failures import explained
 from hangtag.serving.connection.method import Message, Method
 from hangtag.serving.connection.one_loop import OneLoop
@@ -47,12 +48,16 @@ class AioConnection:
             method.path, method.serialise, method.response.FromString
         )
         try:
-            return await call(request, timeout=self._timeout, metadata=self._credentials.metadata())
+            begun = call(request, timeout=self._timeout, metadata=self._credentials.metadata())
+            response: Response = await begun
+            metadata = await begun.trailing_metadata()
         except grpc.RpcError as error:
             raise await self._explained(error, self._timeout) from error
         except asyncio.CancelledError:
             self._require_cancelled()
             raise
+        keep_costs(response, metadata)
+        return response
 
     async def stream(
         self,

@@ -7,6 +7,7 @@ import grpc
 
 from hangtag.serving import address as server_address
 from hangtag.serving.connection import errors
+from hangtag.serving.connection.costs import keep_costs
 from hangtag.serving.connection.grpc_failures import explained
 from hangtag.serving.connection.method import Message, Method
 from hangtag.serving.connection.options import ConnectionOptions
@@ -49,9 +50,10 @@ class GrpcConnection:
             method.path, method.serialise, method.response.FromString
         )
         try:
-            response: Response = call(request, timeout=self._timeout, metadata=self._credentials.metadata())
+            response, ended = call.with_call(request, timeout=self._timeout, metadata=self._credentials.metadata())
         except grpc.RpcError as error:
             raise explained(error, self.address, self._timeout) from error
+        keep_costs(response, ended.trailing_metadata())
         return response
 
     def stream(

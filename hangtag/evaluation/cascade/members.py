@@ -30,17 +30,14 @@ class Members:
         answers: Probabilities of each model, [images, labels].
         classes: The right label of each image, [images].
         microseconds: What an image takes in each model, in a full batch, on all CPUs.
+        names: The models as the route names them: NAME, or NAME@VERSION.
     """
 
     files: Sequence[ModelFile]
     answers: Sequence[Floats]
     classes: npt.NDArray[np.uint8]
     microseconds: Sequence[float]
-
-    @property
-    def names(self) -> list[str]:
-        """The models' names."""
-        return [file.name for file in self.files]
+    names: Sequence[str]
 
     def curve(self) -> Curve:
         """What each threshold makes of the images."""
@@ -54,6 +51,7 @@ class Members:
             [self.answers[at] for at in kept],
             self.classes,
             [self.microseconds[at] for at in kept],
+            [self.names[at] for at in kept],
         )
 
 
@@ -61,20 +59,23 @@ def measure(
     models: Path, names: Sequence[str], *, split: str = "validation", limit: int | None = None,
     data_dir: Path | None = None,
 ) -> Members:  # fmt: skip
-    """Let the versions that serve answer a split of Fashion-MNIST.
+    """Let models answer a split of Fashion-MNIST.
 
     Args:
         models: The model repository.
-        names: The models, the fastest first.
+        names: The models, the fastest first: NAME@VERSION, or NAME for the version that serves.
         split: ``validation`` or ``test``.
         limit: Use only so many images, the first ones.
         data_dir: The data set's folder; None for its usual places.
 
     Raises:
-        EvaluationError: A model is missing, fails, or is no classifier with probabilities of the data set's labels.
+        EvaluationError: A model is missing or named twice, fails, or is no classifier with probabilities of the data
+            set's labels.
         TrainingError: The data set is missing or damaged.
     """
-    files = [_serving_file(models, name) for name in names]
+    files = [_file(models, name) for name in names]
+    if len(set(files)) < len(files):
+        raise EvaluationError(f"a model is named twice: {', '.join(names)}.")
     with ExitStack() as stack:
         subjects = [stack.enter_context(FileSubject(file.path)) for file in files]
         for name, subject in zip(names, subjects, strict=True):
@@ -88,14 +89,23 @@ def measure(
             _probabilities(name, subject.answer(data.images, _ignore))
             for name, subject in zip(names, subjects, strict=True)
         ]
-        return Members(files, answers, data.content.classes, _microseconds(subjects, data.images[:BATCH_SIZE]))
+        return Members(files, answers, data.content.classes, _microseconds(subjects, data.images[:BATCH_SIZE]), names)
 
 
-def _serving_file(models: Path, name: str) -> ModelFile:
+def _file(models: Path, member: str) -> ModelFile:
+    """The file of NAME@VERSION, or of the version of NAME that serves."""
+    name, at, version = member.partition("@")
     try:
-        return require_versions(models, name)[0]
+        files = require_versions(models, name)
     except ModelRepositoryError as error:
         raise EvaluationError(str(error)) from error
+    if not at:
+        return files[0]
+    for file in files:
+        if str(file.version) == version:
+            return file
+    there = ", ".join(f"{name}@{file.version}" for file in files)
+    raise EvaluationError(f"{models} has no {member}; of {name} it has {there}.")
 
 
 def _probabilities(name: str, outputs: Outputs) -> Floats:

@@ -37,7 +37,7 @@ def text(members: Members, tried: Curve, chosen: Point, lose_at_most: float) -> 
     )
     return "\n".join(
         (
-            f"cascade = {json.dumps(names)}",
+            f"cascade = {json.dumps(list(names))}",
             f'accept = {{output = "{OUTPUT}", at_least = {chosen.threshold:g}}}',
             'on_overload = "answer"',
             f"expected_sent_on = {chosen.reached[1]:.4g}",

@@ -1,6 +1,6 @@
 """Looks up the model that takes a request, by name and version, and swaps models while requests arrive."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.servable import Servable
@@ -14,6 +14,8 @@ class Engine:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.failures = FailureCounts()
+        self.reasons: Sequence[Callable[[str], str]] = ()
+        """Each returns why a name of the repository does not serve; empty where it does not know."""
         # A change replaces the whole table and never edits it, so a look-up needs no lock. The first version of a
         # model takes the requests that name none.
         self._table: dict[str, dict[str, Servable]] = {}
@@ -67,6 +69,9 @@ class Engine:
         versions = table.get(name)
         if versions is None:
             served = ", ".join(table) or "none"
+            reason = next(filter(None, (reason(name) for reason in self.reasons)), "")
+            if reason:
+                raise NotFoundError(f"{name!r} is out of service: {reason}; served: {served}")
             raise NotFoundError(f"no model {name!r} is served here; served: {served}")
         if not version:
             return next(iter(versions.values()))

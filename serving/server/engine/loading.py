@@ -160,6 +160,11 @@ class ModelLoader:
         if self._trial is not None:
             self._trial.stop()
 
+    def reason(self, name: str = "") -> str:
+        """Why versions of a model, or of all models, could not be loaded; empty where none failed."""
+        failures = list(self.failures.items())
+        return "; ".join(failure.reason for (model, _), failure in failures if name in ("", model))
+
     def forget_removed(self, name: str, versions: Collection[str]) -> None:
         """Forget failures of a model's versions that are no longer in the repository. versions: those that are."""
         self.failures = {

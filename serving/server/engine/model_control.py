@@ -74,6 +74,7 @@ class ModelControl:
         self._loader = ModelLoader(engine.config)
         self._retired = RetiredModels()
         self._routes = RouteControl(engine, engine.config.models, self._retired.add)
+        engine.reasons = (self._routes.reason, self._loader.reason)
         self._stopping = threading.Event()
         self._poller = threading.Thread(target=self._poll_until_stopped, name="model-control", daemon=True)
 
@@ -95,8 +96,7 @@ class ModelControl:
         if config.model_control == "poll":
             self.poll()
             if not self._engine.names():
-                failures = [failure.reason for failure in self._loader.failures.values()]
-                reasons = "; ".join([*failures, *self._routes.problems.values()])
+                reasons = "; ".join(filter(None, [self._loader.reason(), *self._routes.problems.values()]))
                 raise RepositoryError(
                     f"no model of {config.models} can be served. {reasons}"
                     if reasons

@@ -173,14 +173,19 @@ def _models(state: ServerState) -> Iterator[Metric]:
         "Batches that failed with IO binding and were computed without it; the model no longer uses it then",
         labels=_MODEL,
     )
-    queues = GaugeMetricFamily("hangtag_max_queue_size", "Requests that the queue holds, of all workers", labels=_MODEL)
+    queues = GaugeMetricFamily(
+        "hangtag_max_queue_size",
+        "Requests that the queue holds, of all workers; a route has none of its own",
+        labels=_MODEL,
+    )
     for version in state.versions:
         labels = [version.name, version.version]
         if version.state != LOADING:  # loading may take minutes, and is no reason for an alert
             ready.add_metric(labels, version.state == READY)
         if version.state == READY:
             instances.add_metric(labels, version.instances)
-            queues.add_metric(labels, version.max_queue_size)
+            if not version.route.stages:
+                queues.add_metric(labels, version.max_queue_size)
             binding_failures.add_metric(labels, version.io_binding_failures)
             graphs = "on" if version.cuda_graphs else "off"
             info.add_metric([*labels, version.requested_provider, version.provider, graphs], 1)

@@ -68,6 +68,31 @@ def test_a_route_is_replaced_only_by_name_and_a_dry_run_writes_nothing(models: P
     assert "cascade" in file.read_text()
 
 
+def test_a_version_may_be_a_member(models: Path) -> None:
+    result = tune(models, "lstm", "cnn@1", "--lose-at-most", "0.5", "--name", "older")
+    assert result.exit_code == 0, result.output
+    settings = read(models / "older/route.toml")
+    assert isinstance(settings, CascadeSettings)
+    assert settings.members == (Member("lstm"), Member("cnn", "1"))
+    assert "tune lstm cnn@1 --lose-at-most" in settings.description
+    assert re.search(r"% go on to cnn@1, .*; lstm@2 alone has \d\S+%, cnn@1 \d", settings.description)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("lstm", "cnn@7"), "has no cnn@7; of cnn it has cnn@2, cnn@1."),
+        (("cnn@2", "cnn"), "a model is named twice: cnn@2, cnn."),
+    ],
+)
+def test_a_version_that_is_not_there_or_named_twice_is_refused(
+    models: Path, names: tuple[str, str], message: str
+) -> None:
+    result = tune(models, *names, "--dry-run")
+    assert result.exit_code == 1
+    assert message in " ".join(result.output.split())
+
+
 def test_three_models_have_one_threshold_and_the_middle_one_is_judged(models: Path) -> None:
     result = tune(models, "lstm", "lstm2", "cnn", "--lose-at-most", "0.5", "--name", "three")
     assert result.exit_code == 0, result.output

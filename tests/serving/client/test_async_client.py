@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import trustme
 
-from hangtag.serving.client import AsyncClient, Classification, Client, Credentials
+from hangtag.serving.client import AsyncClient, Classification, Client, Credentials, Outputs
 from hangtag.serving.credentials import CredentialsError
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
@@ -29,7 +29,7 @@ def live(models: Path) -> Iterator[LiveServer]:
 
 @asynchronous_kinds
 def test_many_calls_at_once_share_batches(kind: Kind, live: LiveServer) -> None:
-    async def main() -> list[dict[str, Any]]:
+    async def main() -> list[Outputs]:
         async with AsyncClient(kind.text(kind.of(live.server))) as client:
             calls = [client.infer("gather", {"index": np.array([number % 4])}) for number in range(32)]
             answers = asyncio.gather(*calls)

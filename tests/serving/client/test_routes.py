@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from hangtag import InferenceStage, Outputs
 from hangtag.cli import main
+from hangtag.protos import inference_pb2
 from hangtag.serving.client import Client
 from hangtag.serving.client.classification import Classification, Label, Stage
 from hangtag.serving.client.classify import cost_line
@@ -64,6 +67,59 @@ def test_every_way_to_classify_says_which_members_computed(client: Client, garme
         assert isinstance(other, Classification)
         members[name] = (other.answered_by, len(other.stages))
     assert members == {"sure": ("first", 1), "split": ("second@1", 1), "first": ("first", 0)}
+
+
+def infer(client: Client, model: str, images: int) -> Outputs:
+    return client.infer(model, {"image": np.zeros((images, 28, 28), np.uint8)})
+
+
+def test_an_inference_says_which_members_computed(client: Client) -> None:
+    outputs = infer(client, "unsure", 3)
+    assert outputs["logits"].shape == (3, 10)
+    assert (outputs.model, outputs.version, outputs.answered_by) == ("unsure", "1", ("second",))
+    assert [(stage.model, stage.samples) for stage in outputs.stages] == [("first", 3), ("second", 3)]
+    assert all(stage.compute_ms > 0 and stage.queue_ms >= 0 and stage.batch_size >= 3 for stage in outputs.stages)
+    assert (outputs.sample_stages, outputs.unsure) == ((2,), 0)
+    assert outputs.queue_ms == pytest.approx(sum(stage.queue_ms for stage in outputs.stages))
+    assert outputs.compute_ms == pytest.approx(sum(stage.compute_ms for stage in outputs.stages))
+    split = infer(client, "split", 1)
+    assert (split.answered_by, split.sample_stages) == (("second@1",), (1,))
+
+
+def test_an_inference_by_a_model_says_what_it_took(client: Client) -> None:
+    outputs = infer(client, "first", 2)
+    assert (outputs.model, outputs.version, outputs.answered_by, outputs.stages) == ("first", "1", ("first",), ())
+    assert (outputs.sample_stages, outputs.unsure, outputs.batch_size) == ((), 0, 2)
+    assert outputs.queue_ms is not None
+    assert outputs.compute_ms is not None
+    assert outputs.compute_ms > 0
+
+
+def test_a_streamed_inference_says_which_members_computed(client: Client) -> None:
+    requests = [{"image": np.zeros((images, 28, 28), np.uint8)} for images in (1, 2)]
+    answers = list(client.infer_stream("unsure", requests))
+    for number, answer in enumerate(answers, start=1):
+        assert isinstance(answer, Outputs)
+        assert (answer.model, answer.answered_by, answer.sample_stages) == ("unsure", ("second",), (2,))
+        assert [(stage.model, stage.samples) for stage in answer.stages] == [("first", number), ("second", number)]
+
+
+def test_samples_that_different_members_answered_are_told_apart() -> None:
+    values = {
+        "hangtag_model": "first,second",
+        "hangtag_stage": "1,2,1",
+        "hangtag_stages": "a,b;samples=3;queue-ns=1000000;compute-ns=2500000;batch-size=8,"
+        "second@1;samples=1;queue-ns=0;compute-ns=1;batch-size=1",
+        "hangtag_unsure": "1",
+    }
+    response = inference_pb2.ModelInferResponse(model_name="both", model_version="1")
+    for key, value in values.items():
+        response.parameters[key].string_param = value
+    outputs = Outputs(response)
+    assert (outputs.answered_by, outputs.sample_stages, outputs.unsure) == (("first", "second"), (1, 2, 1), 1)
+    assert outputs.stages[0] == InferenceStage("a,b", 3, 1.0, 2.5, 8)
+    assert outputs.stages[1].model == "second@1"
+    assert (outputs.queue_ms, outputs.compute_ms, outputs.batch_size) == (None, None, None)
 
 
 def test_classify_says_who_answered(routed: Server, garment: Path) -> None:

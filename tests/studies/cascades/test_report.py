@@ -30,7 +30,7 @@ def answered(seed: int) -> Members:
         logits[np.arange(400), classes] += clarity
         powers = np.exp(logits * 0.6)
         answers.append(powers / powers.sum(axis=1, keepdims=True))
-    return Members([ModelFile(name, 2, Path()) for name in run.MODELS], answers, classes, [1.0, 1.0, 1.0])
+    return Members([ModelFile(name, 2, Path()) for name in run.MODELS], answers, classes, [1.0, 1.0, 1.0], run.MODELS)
 
 
 @pytest.fixture

@@ -112,6 +112,10 @@ class RouteControl:
             if name not in self._served
         ]
 
+    def reason(self, name: str) -> str:
+        """Why a route does not serve; empty where there is no such route, or it serves."""
+        return "" if name in self._served else self.problems.get(name, "").removeprefix(f"route {name}: ")
+
     def _resolve(
         self, name: str, above: tuple[str, ...], done: dict[str, Servable | None], problems: dict[str, str]
     ) -> Servable | None:

@@ -192,6 +192,12 @@ def test_metrics_count_samples_by_member_and_stage(routed: LiveServer, images: I
     assert 0 < after["cnn", "2"] - before.get(("cnn", "2"), 0) < 16
 
 
+def test_metrics_give_the_queue_of_models_alone(routed: LiveServer) -> None:
+    with Rest(routed.server.http_address) as rest:
+        text = rest.get("/metrics").body.decode()
+    assert set(re.findall(r'hangtag_max_queue_size\{model="([\w-]+)"', text)) == {"lstm", "cnn"}
+
+
 def test_a_request_that_does_not_fit_is_refused_as_by_a_model(routed: LiveServer) -> None:
     code, message = failure(lambda: routed.infer(request("both", image=np.zeros((1, 27, 28), np.uint8))))
     assert code == grpc.StatusCode.INVALID_ARGUMENT

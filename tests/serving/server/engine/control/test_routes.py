@@ -12,10 +12,10 @@ import structlog.testing
 
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.errors import ControlError, RepositoryError
+from hangtag.serving.server.errors import ControlError, NotFoundError, RepositoryError
 from hangtag.serving.server.telemetry.server_state import READY
 from tests import onnx_models
-from tests.serving.server.engine.control.controlled import Start
+from tests.serving.server.engine.control.controlled import Start, spoil
 from tests.serving.server.engine.control.route_files import (
     SPLIT,
     answers,
@@ -83,6 +83,24 @@ def test_a_route_that_cannot_serve_is_reported_and_everything_else_serves(
         with structlog.testing.capture_logs() as logs:
             controlled.control.poll()
         assert logs == []  # what has not changed is not reported again
+
+
+def test_a_call_to_what_is_out_of_service_says_why(models: Path, start: Start) -> None:
+    write(models, "both", "split = {one = 90}")
+    write(models, "explained", 'split = {one = 50, "two@7" = 50}')
+    spoil(models, "broken", 1)
+    controlled = start("poll")
+    for name, reason in {
+        "both": "'both' is out of service: .*the shares add up to 90.*; served: one, two",
+        "explained": "'explained' is out of service: its member two@7 does not serve; of two: two@1",
+        "broken": "'broken' is out of service: .*cannot be loaded by ONNX Runtime",
+        "nobody": "no model 'nobody' is served here; served: one, two",
+    }.items():
+        with pytest.raises(NotFoundError, match=reason):
+            controlled.engine.model(name)
+    write(models, "both", SPLIT)
+    controlled.control.poll()
+    assert answers(controlled, "both")
 
 
 @pytest.mark.parametrize("mode", ["none", "poll"])
