@@ -9,6 +9,8 @@ from hangtag.serving.connection.errors import ClientError
 
 # gRPC's words for a port that answers in another protocol, to a call without TLS and to one with it.
 _NOT_GRPC = ("Failed parsing HTTP/2", "handshake failed")
+# And for an answer that is none of a gRPC server's. UNAVAILABLE stands for the statuses 429, 502, 503 and 504.
+_HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
 
 
 def explained(error: grpc.RpcError, address: str, timeout: float | None) -> ClientError:
@@ -35,6 +37,8 @@ def explained(error: grpc.RpcError, address: str, timeout: float | None) -> Clie
 def _unavailable(details: str, address: str) -> str:
     if "handshake failed" in details:
         return f"no TLS with {address}; is --tls-ca its authority, and does it serve TLS? {_reason(details)}"
+    if status := _HTTP_STATUS.search(details):
+        return f"a proxy at {address} answered HTTP {status[1]}: no server behind it took the call"
     if "Socket closed" in details:
         return (
             f"the server at {address} closed the connection; "
