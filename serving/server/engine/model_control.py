@@ -277,7 +277,8 @@ class ModelControl:
                 for version, model in served.items():
                     if len(chosen) < limit:
                         chosen.setdefault(version, model)
-            self._stamps |= stamps
+            kept = {key: stamp for key, stamp in self._stamps.items() if key[0] != name or key[1] in chosen}
+            self._stamps = kept | stamps
             self._loader.forget_removed(name, {str(file.version) for file in files})
             if list(chosen.items()) != list(served.items()):  # the order counts: the first one serves by default
                 self._retired.add(self._engine.serve(name, list(chosen.values())))

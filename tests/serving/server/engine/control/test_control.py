@@ -154,6 +154,14 @@ def test_a_replaced_model_finishes_its_requests_and_then_takes_no_more(
         old.submit(inputs, {"text": "BYTES"}, caller)
 
 
+def test_of_versions_that_no_longer_serve_nothing_is_kept(models: Path, start: Start) -> None:
+    controlled = start("explicit", load_model=("*",))
+    for version in (2, 3, 4):
+        add(models, "gather", version)
+        controlled.control.load("gather")
+    assert set(controlled.control._stamps) == {("gather", "4"), ("text", "1")}
+
+
 def test_a_server_that_stops_changes_nothing_any_more(models: Path, start: Start) -> None:
     explicit, polling = start("explicit", load_model=("gather",)), start("poll")
     for each in (explicit, polling):
