@@ -1,6 +1,8 @@
 """One gRPC channel for an event loop."""
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from typing import TypeVar
 
@@ -17,6 +19,9 @@ from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials, channel_arguments
 
 Response = TypeVar("Response", bound=Message)
+
+# grpc.aio's words, with the status INTERNAL, where a busy event loop comes to begin a stream after its deadline.
+_CORE_REFUSES = "Internal error from Core"
 
 
 class AioConnection:
@@ -81,12 +86,14 @@ class AioConnection:
             method.path, method.serialise, method.response.FromString
         )
         metadata = self._credentials.metadata()
+        ends = time.monotonic() + (math.inf if timeout is None else timeout)
         call = start(outgoing(), timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
         try:
             async for response in call:
                 yield response
         except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            late = time.monotonic() >= ends and error.details() == _CORE_REFUSES
+            if late or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise errors.stream_too_late(self.address, timeout) from error
             raise await self._explained(error, timeout) from error
         except asyncio.CancelledError:
