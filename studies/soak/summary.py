@@ -16,6 +16,8 @@ from studies.soak.processes import Sample
 _MOST_POINTS, _SHORTEST_WINDOW, _FEWEST_WINDOWS = 120, 60.0, 10
 _WARM_UP, _WARM_UP_SHARE = 300.0, 0.1
 """Seconds that comparisons leave out, at most this share of the run."""
+_UNSETTLED_SHARE = 1 / 3
+"""The part of the run that slopes leave out: a process reaches the memory of its largest batches only by and by."""
 _COMPARED = 600.0
 """Seconds at either end whose p99s are compared, at most a third of the run."""
 _SHOWN = 10
@@ -42,6 +44,7 @@ def summary(measured: Measurement) -> Line:
         "client_cpus": measured.client_cpus,
         "window_minutes": window / 60,
         "warm_up_minutes": warm_up / 60,
+        "unsettled_minutes": seconds * _UNSETTLED_SHARE / 60,
         "compared_minutes": compared / 60,
         "kinds": _kinds(measured, [each for kill in explained for each in kill], unexplained),
         "unexplained": len(unexplained),
@@ -152,7 +155,7 @@ def _process(measured: Measurement, samples: Sequence[Sample], window: float, wa
         return np.array([values[each].mean() for each in chosen])
 
     minutes = np.array([at[each].mean() for each in chosen]) / 60
-    settled = minutes >= warm_up / 60
+    settled = minutes >= measured.seconds * _UNSETTLED_SHARE / 60
     lived_on = len({sample.pid for sample in samples}) == 1
     line: Line = {
         "lived_on": lived_on,
