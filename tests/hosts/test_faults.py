@@ -17,8 +17,8 @@ pytestmark = [
 
 BALANCED = (SERVERS, "--round-robin")
 SHORT_DEADLINE = 0.4
-MARGIN = 0.5  # seconds, on a machine that runs other tests too
-LEFT_WITHIN = 5.0 + 1.0  # the default keepalive_timeout_seconds, and the time that a call takes to fail
+MARGIN = 1.0  # seconds, on a machine that runs other tests too
+LEFT_WITHIN = 5.0 + MARGIN  # the default keepalive_timeout_seconds
 BACK_WITHIN = 10.0
 VICTIM = 1
 
@@ -84,12 +84,16 @@ def test_a_host_that_is_cut_off_is_left_and_no_call_outlasts_its_deadline(three:
         assert max(call.end - call.start for call in callers[name].calls) < deadline + MARGIN
 
 
+def slow(call: Call) -> bool:
+    return call.host == VICTIM and call.end - call.start > 0.2
+
+
 def test_a_slow_host_fails_nothing(three: Lab) -> None:
     with three.callers({"no retries": (*BALANCED, "--retries", "0")}) as callers:
         caller = callers["no retries"]
         with FAULTS["slow"].during(three, three.hosts[VICTIM]):
             begun = now(callers)
-            caller.wait_until(lambda calls: any(call.end - call.start > 0.2 for call in since(calls, begun)))
+            caller.wait_until(lambda calls: any(slow(call) for call in since(calls, begun)))
     assert not failures(caller, begun)
 
 
