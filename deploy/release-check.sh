@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Check that a release works without this repository: build the sdist and the wheel, install the wheel and its dependencies in an
-# empty environment, check that it adds one name to site-packages, and run the demo. The demo's working directory has packages
+# Check that a release works without this repository: build the sdist, the wheel and its SBOMs (dist/), install the wheel and its
+# dependencies in an empty environment, check that it adds one name to site-packages and that the SBOMs name all that was installed,
+# and run the demo. The demo's working directory has packages
 # of the user named serving, protos, training and export, which raise when they are imported.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,13 +16,12 @@ say "CHANGELOG.md has an entry for $version"
 "$BIN/python" -m pytest --quiet tests/deploy/test_release.py
 grep -q "^## \[$version\]" CHANGELOG.md || echo "note: rename [Unreleased] to [$version] and add the date before the release"
 
-say "sdist, and the wheel from the sdist"
-"$BIN/uv" build --quiet --out-dir "$work/dist" .
-ls -l "$work/dist"
+say "sdist, the wheel from the sdist, and its SBOMs"
+make --no-print-directory -C deploy wheel
 
 say "an empty environment"
 python3 -m venv "$work/venv"
-"$work/venv/bin/python" -m pip install --quiet "$work/dist/hangtag-$version-py3-none-any.whl[cpu,loadtest]"
+"$work/venv/bin/python" -m pip install --quiet "dist/hangtag-$version-py3-none-any.whl[cpu,otel,loadtest]"
 installed=$("$work/venv/bin/hangtag" --version)
 [[ $installed == *" $version" ]] || { echo "hangtag --version prints '$installed', and pyproject.toml has $version" >&2; exit 1; }
 "$work/venv/bin/python" -I -c '
@@ -30,6 +30,22 @@ assert hangtag.serving.__file__.startswith(sys.prefix), "not the installed wheel
 names = {file.parts[0] for file in importlib.metadata.files("hangtag") if file.parts[0] != ".."}
 names = {name for name in names if not name.endswith(".dist-info")}
 assert names == {"hangtag"}, f"the wheel adds {sorted(names)} to site-packages, expected hangtag alone"'
+
+say "the SBOMs name every package that was installed"
+"$work/venv/bin/python" - dist/hangtag-"$version"-cpu.cdx.json dist/hangtag-"$version"-client.cdx.json <<'END'
+import json, re, sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+listed = {canonical(part["name"]) for file in sys.argv[1:] for part in json.loads(Path(file).read_text())["components"]}
+installed = {canonical(one.name) for one in distributions()} - {"hangtag", "pip", "setuptools"}
+print(f"{len(installed)} packages are installed, {len(listed)} are listed")
+missing = installed - listed
+assert not missing, f"the SBOMs lack {sorted(missing)}: run 'make -C deploy lock'"
+END
 
 say "a working directory with a user's own serving, protos, training and export"
 mkdir "$work/user"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+ALWAYS = ["make test", "make -C deploy audit ARGS=--if-reachable"]
 PRINT_COMMAND = '#!/bin/sh\necho "$(basename "$0") $*"\n'
 
 
@@ -38,24 +39,24 @@ def run_ci(repository: Path, **variables: str) -> list[str]:
 
 
 def test_without_an_engine_it_says_so_and_runs_no_unrelated_program(repository: Path) -> None:
-    command, message = run_ci(repository)
-    assert command == "make test"
+    *commands, message = run_ci(repository)
+    assert commands == ALWAYS
     assert message.startswith("The deployment was not tested: no Docker engine runs here, and ")
 
 
 def test_with_a_running_engine(repository: Path) -> None:
     write_program(repository.parent / "bin/docker", "#!/bin/sh\nexit 0\n")
-    assert run_ci(repository) == ["make test", "make -C deploy build sbom test"]
+    assert run_ci(repository) == [*ALWAYS, "make -C deploy build sbom test"]
 
 
 def test_with_a_helper_that_starts_an_engine(repository: Path) -> None:
     default_helper = write_program(repository.parent / "shared/tools/docker-here")
-    assert run_ci(repository)[1:] == [
+    assert run_ci(repository)[2:] == [
         "docker-here build -- make -C deploy build sbom", "docker-here run -- make -C deploy test",
     ]  # fmt: skip
     named_helper = write_program(repository.parent / "elsewhere/mine")
-    assert run_ci(repository, DOCKER_HELPER=str(named_helper))[1:] == [
+    assert run_ci(repository, DOCKER_HELPER=str(named_helper))[2:] == [
         "mine build -- make -C deploy build sbom", "mine run -- make -C deploy test",
     ]  # fmt: skip
     default_helper.chmod(0o644)
-    assert run_ci(repository)[1].startswith("The deployment was not tested")
+    assert run_ci(repository)[2].startswith("The deployment was not tested")

@@ -1,0 +1,113 @@
+"""Answers OSV's query API from a folder of OSV records, so that pip-audit can work with a copy of a database.
+
+https://ossf.github.io/osv-schema/ describes a record, https://google.github.io/osv.dev/post-v1-query/ the API.
+"""
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import yaml
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+Record = dict[str, Any]
+
+
+class AdvisoriesError(Exception):
+    """A folder is no copy of a database of advisories."""
+
+
+@dataclass(frozen=True)
+class Advisories:
+    """The records of a folder, by the packages of PyPI that they are about."""
+
+    by_package: dict[str, list[Record]]
+    count: int
+    latest: str
+    """When the youngest record was last modified, in ISO 8601."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "Advisories":
+        """Read every .json and .yaml file below a folder; those that are no records are left out.
+
+        Raises:
+            AdvisoriesError: The folder has no record.
+        """
+        by_package: dict[str, list[Record]] = defaultdict(list)
+        modified = []
+        for file in sorted([*folder.rglob("*.json"), *folder.rglob("*.yaml")]):
+            record = yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+            if not isinstance(record, dict) or "affected" not in record:
+                continue
+            modified.append(str(record["modified"]))
+            for name in {_name(affected) for affected in record["affected"]} - {None}:
+                by_package[str(name)].append(record)
+        if not modified:
+            raise AdvisoriesError(f"{folder} has no OSV records. Clone github.com/pypa/advisory-database there.")
+        return cls(dict(by_package), len(modified), max(modified))
+
+    def about(self, name: str, version: str) -> list[Record]:
+        """Return the records that say that this version of a package is affected."""
+        records = self.by_package.get(canonicalize_name(name), [])
+        return [record for record in records if any(_affects(part, name, version) for part in record["affected"])]
+
+
+def _name(affected: Record) -> str | None:
+    package = affected.get("package", {})
+    return canonicalize_name(package["name"]) if package.get("ecosystem") == "PyPI" else None
+
+
+def _affects(affected: Record, name: str, version: str) -> bool:
+    if _name(affected) != canonicalize_name(name):
+        return False
+    if version in map(str, affected.get("versions", [])):
+        return True
+    ranges = [each["events"] for each in affected.get("ranges", []) if each["type"] == "ECOSYSTEM"]
+    return any(_within(events, Version(version)) for events in ranges)
+
+
+def _within(events: Iterable[dict[str, Any]], version: Version) -> bool:
+    """Whether a version lies in a range of OSV, whose events are in the order of versions."""
+    inside = False
+    for event in events:
+        ((kind, at),) = event.items()
+        reached = str(at) == "0" or version >= Version(str(at))
+        if kind == "introduced" and reached:
+            inside = True
+        elif (kind == "fixed" and reached) or (kind == "last_affected" and version > Version(str(at))):
+            inside = False
+    return inside
+
+
+@contextmanager
+def served(advisories: Advisories) -> Iterator[str]:
+    """Answer queries on a free port of this machine; yields the URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            found = advisories.about(query["package"]["name"], query["version"])
+            body = json.dumps({"vulns": found} if found else {}, default=str).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Queries are not logged."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1/query"
+        finally:
+            server.shutdown()
+            thread.join()
