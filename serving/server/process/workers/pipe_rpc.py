@@ -78,7 +78,13 @@ class Peer:
             self._ended = True
             for answer in list(self._pending.values()):
                 answer.set_exception(PeerError("the other process ended"))
-            self._on_end()
+            with self._sending:  # else a message might go to a file that gets the same descriptor
+                self._connection.close()
+            on_end, self._on_end = self._on_end, _nothing
+            # These may refer to what refers to this peer: without the circle, its owner is freed, and with a process
+            # its file descriptors, as soon as nobody needs it.
+            self._answer = _no_answer
+            on_end()
 
     def _reply(self, number: int, message: Any) -> None:
         try:
@@ -96,3 +102,12 @@ class Peer:
                 self._connection.send(message)
         except (OSError, ValueError) as error:
             raise PeerError(f"the other process ended: {error}") from error
+
+
+def _nothing() -> None:
+    """What happens when a peer ends that has ended already."""
+
+
+def _no_answer(message: Any) -> Any:
+    """The answer to a message that is read while the peer ends."""
+    raise PeerError(f"no answer to {type(message).__name__}: the other process ended")

@@ -27,6 +27,8 @@ class Pair:
 
     def hang_up(self) -> None:
         """As if the other process had ended: its end of the pipe is gone."""
+        if self._ends[1].closed:
+            return
         with socket.socket(fileno=os.dup(self._ends[1].fileno())) as there:
             there.shutdown(socket.SHUT_RDWR)
 

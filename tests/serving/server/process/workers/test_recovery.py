@@ -87,6 +87,8 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
             for caller in callers:
                 caller.wait_until_called()
             victim, survivor = pids(server)
+            supervisor = Path(f"/proc/{server.process.pid}/fd")
+            descriptors = len(list(supervisor.iterdir()))
             # Published and not loaded: the worker that comes back must serve what the other one serves.
             onnx_models.publish(models, "gather", onnx_models.text(), version=2)
             os.kill(victim, signal.SIGKILL)
@@ -101,6 +103,7 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
         for caller in callers:
             assert set(caller.answers) == {20}
             assert caller.failures in ([], [grpc.StatusCode.UNAVAILABLE])  # the one call that was in flight
+        assert len(list(supervisor.iterdir())) == descriptors
         now = metrics(server)
         assert (now["hangtag_workers"], now["hangtag_worker_restarts_total"]) == (2, 1)
         with connections(server, 16) as stubs:
