@@ -32,12 +32,13 @@ class AsyncClient:
     ``await client.close()``, or use it in an ``async with`` block.
 
     Args:
-        address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port.
+        address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port. Several
+            servers: ``ipv4:HOST:PORT,HOST:PORT`` or ``dns:///HOST:PORT``, with ``options`` that balance.
         timeout: each call's deadline in seconds. The deadline travels to the server, which drops a late request
             before it computes it.
         credentials: for a server with TLS or tokens.
-        options: retries, pings and the largest answer; by default a call that the server did not take is tried again
-            three times.
+        options: retries, balancing, pings and the largest answer; by default a call that the server did not take is
+            tried again three times.
 
     Raises:
         AddressError: the address has no port, or is another kind of URL.
