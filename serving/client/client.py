@@ -19,7 +19,7 @@ class Client(HealthClient):
 
     Args:
         address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port. Several
-            servers: ``ipv4:HOST:PORT,HOST:PORT`` or ``dns:///HOST:PORT``, with ``options`` that balance.
+            servers: ``ipv4:IP:PORT,IP:PORT`` or ``dns:///HOST:PORT``, with ``options`` that balance.
         timeout: each call's deadline in seconds. The deadline travels to the server, which drops a late request
             before it computes it.
         credentials: for a server with TLS or tokens.
