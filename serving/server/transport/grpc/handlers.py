@@ -4,6 +4,7 @@ Service methods take a parsed request, and raise domain errors. grpcio would ans
 method's message, which is the caller's error, and UNKNOWN for a domain error.
 """
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias
 
@@ -15,11 +16,12 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import STOPPING, ServerError, UnauthenticatedError, UnavailableError
 from hangtag.serving.server.transport.codec import parse_message
+from hangtag.serving.server.transport.grpc.awaited_messages import AwaitedMessages
 from hangtag.serving.server.transport.grpc.calls import Context, describe_call, invocation_metadata
 from hangtag.serving.server.transport.methods import INFERENCE_METHODS
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.status import call_status
-from hangtag.serving.server.transport.submission import Call, failures_recorded
+from hangtag.serving.server.transport.submission import Call, failures_recorded, record_failure
 from hangtag.serving.server.transport.tracing import Metadata, Tracing
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
@@ -46,6 +48,7 @@ class Handlers(grpc.GenericRpcHandler):
         self._authorise = authorise
         self._tracing = tracing
         self._handlers: dict[str, Handler] = {}
+        self._messages = AwaitedMessages()
         self._stopping = False
 
     def refuse_new(self) -> None:
@@ -87,12 +90,13 @@ class Handlers(grpc.GenericRpcHandler):
                 continue
             if method.client_streaming:
                 self.add_streaming(path, parse, serialize, answer)
-            elif method.server_streaming:
-                handler = self._parsing(path, parse, answer)
-                self._handlers[path] = grpc.unary_stream_rpc_method_handler(handler, response_serializer=serialize)
+                continue
+            # grpcio calls the handler of a request stream before it receives a message, so it can be waited for here.
+            handler = self._parsing(path, parse, answer)
+            if method.server_streaming:
+                self._handlers[path] = grpc.stream_stream_rpc_method_handler(handler, response_serializer=serialize)
             else:
-                handler = self._parsing(path, parse, answer)
-                self._handlers[path] = grpc.unary_unary_rpc_method_handler(handler, response_serializer=serialize)
+                self._handlers[path] = grpc.stream_unary_rpc_method_handler(handler, response_serializer=serialize)
 
     def add_streaming(self, path: str, parse: Parse, serialize: Callable[[Any], bytes], answer: Answer) -> None:
         """Add a method whose requests and responses are streams."""
@@ -107,10 +111,15 @@ class Handlers(grpc.GenericRpcHandler):
 
     def add_bytes(self, path: str, answer: Callable[[bytes, Context], Awaitable[bytes]]) -> None:
         """Add a method that takes its request and returns its response as bytes, and ends the call of an error."""
-        self._handlers[path] = grpc.unary_unary_rpc_method_handler(answer)
+
+        async def handle(_messages: object, context: Context) -> bytes:
+            return await answer(await self._message(path, context), context)
+
+        self._handlers[path] = grpc.stream_unary_rpc_method_handler(handle)
 
     def _parsing(self, path: str, parse: Parse, answer: Answer) -> Answer:
-        async def handle(message: bytes, context: Context) -> object:
+        async def handle(_messages: object, context: Context) -> object:
+            message = await self._message(path, context)
             request = None
             try:
                 request = self._parse(path, parse, message, context)
@@ -119,6 +128,16 @@ class Handlers(grpc.GenericRpcHandler):
                 await abort(error, path, request, context)
 
         return handle
+
+    async def _message(self, path: str, context: Context) -> bytes:
+        """Return the message of a call that has one; a call without one is aborted."""
+        started = time.perf_counter_ns()
+        try:
+            return await self._messages.read(context)
+        except ServerError as error:
+            if path in INFERENCE_METHODS:
+                record_failure(self._engine, describe_call(path, context, self._tracing), error, started)
+            await abort(error, path, None, context)
 
     async def _requests(self, path: str, parse: Parse, context: Context) -> AsyncIterator[Any]:
         while (message := await context.read()) is not grpc.aio.EOF:

@@ -16,6 +16,7 @@ from hangtag.serving.server.engine.model_settings import largest_settings
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.ports import require_free
 from hangtag.serving.server.transport.event_loop import run
+from hangtag.serving.server.transport.grpc.awaited_messages import MAX_AWAITED
 from hangtag.serving.server.transport.grpc.classifier_service import ClassifierService
 from hangtag.serving.server.transport.grpc.handlers import Handlers
 from hangtag.serving.server.transport.grpc.health_service import MAX_WATCHES, HealthService
@@ -155,7 +156,7 @@ class GrpcServer:
 
 
 def _max_calls(config: ServerConfig) -> int:
-    """One for each call that may be queued, computed or open as a stream."""
+    """One for each call that may be queued, computed, open as a stream, or wait for its message."""
     largest = largest_settings(config)
     inference = largest.max_queue_size + largest.largest_batch_size * largest.instance_count
-    return inference + MAX_STREAMS + MAX_WATCHES + _SPARE_CALLS
+    return inference + MAX_AWAITED + MAX_STREAMS + MAX_WATCHES + _SPARE_CALLS

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from tests import onnx_models
 from tests.serving.command import TIMEOUT, Serving, serving
@@ -73,6 +74,14 @@ class Attacked(Target):
     def answered(self, model: str) -> int:
         (count,) = re.findall(rf'nv_inference_request_success{{model="{model}",version="1"}} (\S+)', self.metrics())
         return round(float(count))
+
+    def require_others(self) -> None:
+        """It answers calls that native passes on to grpcio, also on a new connection."""
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(self.address, own) as channel:
+            others = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            for inference in (self.inference, others):
+                assert inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT, wait_for_ready=True).ready
 
     def wait_for_streams(self, *, refused: bool) -> None:
         """Wait until a new stream is refused, or is served."""

@@ -1,5 +1,6 @@
 """Callers who make the server hold memory: answers that are too large or never taken, and forgotten streams."""
 
+import os
 import socket
 import struct
 import threading
@@ -33,6 +34,8 @@ FLAT = 48 * MIB
 """Bytes that the process may hold after a second attack beyond what it held after a first one."""
 STREAMS_PER_CONNECTION = 100  # the default of --max-concurrent-streams
 MOST_STREAMS = 1000
+FORGOTTEN = int(os.environ.get("FORGOTTEN_CALLS", "0"))
+"""How many calls are opened and forgotten, where it is more than a test needs."""
 CLOSED_WINDOW = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE: the server may send no DATA
 
 
@@ -108,13 +111,28 @@ def test_answers_that_are_never_taken_hold_up_nobody_and_their_memory_is_used_ag
     target.wait_for_memory(before + FLAT)
 
 
-def test_streams_that_are_opened_and_forgotten_are_limited_and_end_with_their_connections(target: Attacked) -> None:
-    path = "/inference.GRPCInferenceService/ModelStreamInfer"
+def forget(target: Attacked, path: str, count: int, stack: ExitStack) -> None:
+    """Open calls of a method, as many on each connection as it may have, and send no message."""
     opened = b"".join(headers(path, 2 * number + 1) for number in range(STREAMS_PER_CONNECTION))
+    for _ in range(count // STREAMS_PER_CONNECTION):
+        stack.enter_context(connection(target)).sendall(opened)
+
+
+def test_streams_that_are_opened_and_forgotten_are_limited_and_end_with_their_connections(target: Attacked) -> None:
     for _ in range(2):
-        with ExitStack() as forgotten:
-            for _ in range(MOST_STREAMS // STREAMS_PER_CONNECTION):
-                forgotten.enter_context(connection(target)).sendall(opened)
+        with ExitStack() as stack:
+            forget(target, "/inference.GRPCInferenceService/ModelStreamInfer", max(MOST_STREAMS, FORGOTTEN), stack)
             target.wait_for_streams(refused=True)
             target.require_answer()
+            target.require_others()
         target.wait_for_streams(refused=False)
+
+
+@pytest.mark.parametrize("path", [INFER, "/inference.GRPCInferenceService/ServerLive"])
+def test_calls_that_are_opened_and_forgotten_take_nobodys_place(target: Attacked, path: str) -> None:
+    """Without an end of those that wait longest, some 2,400 of them are all the calls that gRPC's core admits."""
+    with ExitStack() as stack:
+        forget(target, path, max(2500, FORGOTTEN), stack)
+        for _ in range(20):  # while they are opened, and afterwards
+            target.require_answer()
+            target.require_others()

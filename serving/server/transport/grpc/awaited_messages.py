@@ -1,0 +1,49 @@
+"""The calls whose only message has not come yet, and how they end where it does not come.
+
+gRPC's core hands a call over when its headers have come. A client that sends nothing more would keep the call open for
+ever, and enough of them would take the places of all others.
+"""
+
+import asyncio
+
+import grpc
+
+from hangtag.serving.server.errors import DeadlineError, InvalidRequestError
+from hangtag.serving.server.transport.grpc.calls import Context
+
+MESSAGE_SECONDS = 60.0
+"""How long a message may take to come: 16 MiB at 2.3 Mbit/s."""
+MAX_AWAITED = 1000
+"""Messages that are awaited at once. One more call ends the call that has waited longest: a message usually comes with
+its headers, so that is a call whose message does not come at all."""
+
+
+class AwaitedMessages:
+    """Reads the message of each call. To be used on the event loop alone."""
+
+    def __init__(self) -> None:
+        self._awaited: dict[asyncio.Timeout, None] = {}  # the first has waited longest
+
+    async def read(self, context: Context) -> bytes:
+        """Return a call's message.
+
+        Raises:
+            DeadlineError: It did not come in time, or the call waited longest of too many.
+            InvalidRequestError: The client has sent all, and no message.
+        """
+        try:
+            async with asyncio.timeout(MESSAGE_SECONDS) as time_limit:
+                if len(self._awaited) >= MAX_AWAITED:
+                    longest = next(iter(self._awaited))
+                    del self._awaited[longest]
+                    longest.reschedule(asyncio.get_running_loop().time())
+                self._awaited[time_limit] = None
+                try:
+                    message = await context.read()
+                finally:
+                    self._awaited.pop(time_limit, None)
+        except TimeoutError:
+            raise DeadlineError("the call's message did not come in time; send it with the call's headers") from None
+        if message is grpc.aio.EOF:
+            raise InvalidRequestError("the call has no message, and its method takes one")
+        return bytes(message)

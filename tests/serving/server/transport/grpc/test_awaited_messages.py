@@ -1,0 +1,95 @@
+"""Calls whose message does not come: they end after a time, and do not take the places of others."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.transport.grpc import awaited_messages
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, request
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+LIVE = "/inference.GRPCInferenceService/ServerLive"
+WATCH = "/grpc.health.v1.Health/Watch"
+IN_TIME = "did not come in time"
+
+
+@pytest.fixture(scope="module")
+def served(repository: Path) -> Iterator[LiveServer]:
+    with LiveServer(ServerConfig(models=repository, port=0, http_port=-1, transport="grpc")) as live:
+        yield live
+
+
+class Unsent:
+    """A call that is open, and whose message is sent when it is released."""
+
+    def __init__(self, live: LiveServer, method: str, message: bytes = b"") -> None:
+        self._released = threading.Event()
+        self._message = message
+        stream: Any = live.channel.stream_stream if method == WATCH else live.channel.stream_unary
+        open_call = stream(method) if method == WATCH else stream(method).future
+        self.call: Any = open_call(self._messages(), timeout=TIMEOUT)
+
+    def release(self) -> None:
+        self._released.set()
+
+    def status(self) -> tuple[grpc.StatusCode, str]:
+        return self.call.code(), self.call.details()
+
+    def _messages(self) -> Iterator[bytes]:
+        assert self._released.wait(TIMEOUT)
+        yield self._message
+
+
+def wait_until_awaited(live: LiveServer, count: int) -> None:
+    ends = time.monotonic() + TIMEOUT
+    while len(live.server._grpc._handlers._messages._awaited) != count:
+        assert time.monotonic() < ends
+
+
+@pytest.mark.parametrize("method", [INFER, LIVE, WATCH])
+def test_a_call_ends_whose_message_does_not_come(
+    served: LiveServer, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(awaited_messages, "MESSAGE_SECONDS", 0.1)
+    unsent = Unsent(served, method)
+    code, details = unsent.status()
+    assert (code, IN_TIME in details) == (grpc.StatusCode.DEADLINE_EXCEEDED, True)
+    wait_until_awaited(served, 0)
+    unsent.release()
+
+
+@pytest.mark.parametrize("method", [INFER, LIVE])
+def test_a_call_without_a_message_is_the_callers_error(served: LiveServer, method: str) -> None:
+    with pytest.raises(grpc.RpcError) as failed:
+        served.channel.stream_unary(method)(iter(()), timeout=TIMEOUT)
+    assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "no message" in str(failed.value.details())
+
+
+def test_of_too_many_calls_without_a_message_those_end_that_waited_longest(
+    served: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(awaited_messages, "MAX_AWAITED", 3)
+    sent = request("gather", index=index(1)).SerializeToString()
+    calls = []
+    for count in (1, 2, 3, 3, 3):
+        calls.append(Unsent(served, INFER, sent))
+        if len(calls) > 3:
+            code, details = calls[len(calls) - 4].status()
+            assert (code, IN_TIME in details) == (grpc.StatusCode.DEADLINE_EXCEEDED, True)
+        wait_until_awaited(served, count)
+    assert served.inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT).ready
+    assert served.health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT).status
+    for call in calls:
+        call.release()
+    # Each of the two calls in between has ended the call that waited longest, for it had to wait for its own message.
+    assert [call.call.code() for call in calls[:2]] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+    assert [call.call.code() for call in calls[4:]] == [grpc.StatusCode.OK]
