@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import yaml
 
 from deploy import audit
 from deploy.advisories import Advisories, served
@@ -23,6 +24,7 @@ def record(affected: dict[str, object], name: str = "pillow") -> dict[str, objec
     return {
         "id": "TEST-1",
         "modified": "2026-01-02T03:04:05Z",
+        "published": "2025-12-31T23:59:59Z",
         "aliases": ["CVE-0000-1"],
         "summary": "a picture may take all memory",
         "affected": [{"package": {"ecosystem": "PyPI", "name": name}} | affected],
@@ -39,7 +41,7 @@ FIXED = events({"introduced": "0"}, {"fixed": "10.0.0"})
 def advisories(folder: Path, *records: dict[str, object]) -> Path:
     folder.mkdir()
     for index, one in enumerate(records):
-        (folder / f"{index}.yaml").write_text(json.dumps(one))  # JSON is YAML
+        (folder / f"{index}.yaml").write_text(yaml.safe_dump(one).replace("'", ""))  # unquoted, as in the real database
     (folder / "workflow.yaml").write_text("on: push")
     return folder
 
