@@ -23,6 +23,7 @@ from hangtag.export.gate.check import AGREEMENT, BATCHING, CALIBRATION, EMPTY_BA
 from hangtag.export.gate.checks import batching, calibration, empty_batch, logits
 from hangtag.export.gate.runtime_answers import REAL, answer, artificial_images, softmax
 from hangtag.export.gate.tolerances import TOLERANCES, Tolerances
+from hangtag.export.repository import calibration_file
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import fashion_mnist
@@ -59,6 +60,31 @@ def verify(entry: Entry, data_dir: Path | None) -> list[Finding]:
     return [_run(name, compute) for name, compute in verification.checks()]
 
 
+def record_calibration(entry: Entry, data_dir: Path | None) -> Path | None:
+    """Measure the calibration error of a classifier whose gate did not, and write it beside the file.
+
+    Call it where everything that the file records was found to hold.
+
+    Args:
+        entry: a version.
+        data_dir: as for ``verify``.
+
+    Returns:
+        What was written; None for a model that has the figure, or is no classifier that hangtag exported.
+
+    Raises:
+        ExportError: the file cannot be written.
+    """
+    metadata = entry.metadata
+    is_ours = {"training", "graph_digest"} <= metadata.keys() and metadata.get("task") == "single_label"
+    if not is_ours or not isinstance(entry.gate, dict) or CALIBRATION in entry.gate:
+        return None
+    test = fashion_mnist.load_test(data_dir)
+    answers = answer(Runtime(entry.path, provider="cpu"), test.images)
+    figures = dict(calibration.check(answers, test.classes).figures)
+    return calibration_file.write(entry.path, metadata["graph_digest"], {CALIBRATION: figures})
+
+
 def _run(name: str, compute: Callable[[], Finding]) -> Finding:
     try:
         return compute()
@@ -90,8 +116,7 @@ class _Verification:
             if entry.metadata["task"] == "single_label":
                 yield "data", self._data
                 yield AGREEMENT, partial(self._agreement, tolerances)
-                gate = entry.json("gate")
-                if isinstance(gate, dict) and CALIBRATION in gate:  # older files have no such figure
+                if isinstance(entry.gate, dict) and CALIBRATION in entry.gate:  # older files have no such figure
                     yield CALIBRATION, partial(self._calibration, tolerances)
             yield BATCHING, partial(self._batching, images, tolerances)
         elif "batched" in entry.metadata:
@@ -211,7 +236,7 @@ class _Verification:
         return Finding(CALIBRATION, abs(error - recorded) <= tolerances.verification, summary)
 
     def _batching(self, images: Pixels, tolerances: Tolerances) -> Finding:
-        figures: dict[str, Any] = self._entry.json("gate") or {}
+        figures: dict[str, Any] = self._entry.gate or {}
         spread = float(figures.get(PARITY, {}).get("spread", 0.0))
         artificial = artificial_images(*images.shape[1:]).values()
         other_images = np.concatenate([images[-16:], *(pixels[:16] for pixels in artificial)])
@@ -233,7 +258,7 @@ class _Verification:
 
     def _recorded(self, check: str) -> dict[str, Any]:
         """The recorded figures of one of the gate's checks. Raises TypeError if there are none."""
-        gate = self._entry.json("gate")
+        gate = self._entry.gate
         if not (isinstance(gate, dict) and isinstance(gate.get(check), dict)):
             raise TypeError(f"the gate's figures about {check} are missing")
         figures: dict[str, Any] = gate[check]

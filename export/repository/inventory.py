@@ -8,6 +8,7 @@ from typing import Any
 
 from hangtag.export.errors import ExportError
 from hangtag.export.file import quality
+from hangtag.export.repository import calibration_file
 from hangtag.serving import model_repository
 from hangtag.serving.model_repository import ModelFile, ModelRepositoryError
 from hangtag.serving.server.errors import ModelLoadError
@@ -62,6 +63,14 @@ class Entry:
     def trial(self) -> str | None:
         """What a trial run was trained on, in words; None for a model of a whole run."""
         return trial(self.metadata)
+
+    @property
+    def gate(self) -> Any:
+        """The figures of the gate's checks, by name, one that was measured later too; None if they cannot be read."""
+        gate = self.json("gate")
+        if not isinstance(gate, dict):
+            return gate
+        return calibration_file.read(self.path, self.metadata.get("graph_digest", "")) | gate
 
     def json(self, key: str) -> Any:
         """Parse a metadata value; None if it is missing or no JSON."""

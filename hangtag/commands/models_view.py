@@ -93,7 +93,7 @@ def details(entry: Entry, operators: dict[str, int] | None) -> dict[str, Any]:
         "labels": list(entry.signature.labels),
         "operators": operators,
         "provenance": dict(inventory.provenance(entry)),
-        "gate": entry.json("gate"),
+        "gate": entry.gate,
         "speed": entry.json("speed"),
     }
 
@@ -120,9 +120,9 @@ def _lines(entry: Entry, operators: dict[str, int] | None) -> list[tuple[str, st
     lines += list(inventory.provenance(entry))
     if entry.accuracy:
         lines.append((entry.accuracy[0], f"{entry.accuracy[1]:.2%}"))
-    for key, lines_of in (("gate", _gate), ("speed", _speed)):
+    for key, figures, lines_of in (("gate", entry.gate, _gate), ("speed", entry.json("speed"), _speed)):
         try:
-            lines += lines_of(entry.json(key) or {})
+            lines += lines_of(figures or {})
         except (AttributeError, KeyError, TypeError, ValueError):
             lines.append((key, "the recorded figures cannot be read"))
     return lines

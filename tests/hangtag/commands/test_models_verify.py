@@ -79,6 +79,58 @@ def test_recorded_figures_still_hold(proven: Path) -> None:
     assert " holds " in models("verify", "lstm", "--models", proven).stdout
 
 
+def without_calibration(proven: Path, models_dir: Path) -> Path:
+    """The proven model as it was exported before the gate measured the calibration error."""
+    metadata = {entry.key: entry.value for entry in onnx.load(proven / "lstm/1/model.onnx").metadata_props}
+    gate = json.loads(metadata["hangtag.gate"])
+    del gate["calibration"]
+    return rewritten(proven, models_dir, gate=json.dumps(gate))
+
+
+def gate_of(models_dir: Path) -> Any:
+    return json.loads(models("show", "lstm", "--models", models_dir, "--json").stdout)["gate"]
+
+
+def test_a_calibration_error_that_the_gate_did_not_measure_is_recorded_beside_the_file(
+    proven: Path, tmp_path: Path
+) -> None:
+    older = without_calibration(proven, tmp_path)
+    file = older / "lstm/1/model.onnx"
+    before = file.read_bytes()
+    assert "calibration" not in gate_of(older)
+    result = models("verify", "--models", older, "--record", "--json")
+    assert result.exit_code == 0, result.output
+    assert file.read_bytes() == before
+    assert gate_of(older)["calibration"] == gate_of(proven)["calibration"]
+    assert "gate: calibration" in models("show", "lstm", "--models", older).stdout
+    ((verified),) = json.loads(models("verify", "--models", older, "--json").stdout)
+    (finding,) = [finding for finding in verified["findings"] if finding["check"] == "calibration"]
+    assert finding["holds"] is True
+    written = file.with_name("calibration.json")
+    figures = json.loads(written.read_text())
+    written.write_text(json.dumps(figures | {"gate": {"calibration": {"expected_calibration_error": 0.5}}}))
+    assert models("verify", "--models", older).exit_code == 1
+    for other in (json.dumps(figures | {"graph_digest": "another's"}), json.dumps(figures | {"gate": 1}), "[", "1"):
+        written.write_text(other)
+        assert "calibration" not in gate_of(older)
+
+
+def test_nothing_is_recorded_where_a_figure_does_not_hold_or_all_are_there(proven: Path, tmp_path: Path) -> None:
+    models_dir = change(without_calibration(proven, tmp_path / "older"), tmp_path / "changed", 1.01)
+    assert models("verify", "--models", models_dir, "--record").exit_code == 1
+    assert models("verify", "--models", proven, "--record").exit_code == 0
+    for folder in (models_dir, proven):
+        assert not (folder / "lstm/1/calibration.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(proven: Path, tmp_path: Path) -> None:
+    older = without_calibration(proven, tmp_path)
+    (older / "lstm/1/calibration.json").mkdir()
+    result = models("verify", "--models", older, "--record")
+    assert result.exit_code == 1
+    assert "calibration.json cannot be written: Is a directory" in result.output
+
+
 def change(proven: Path, models_dir: Path, scale: float) -> Path:
     """The proven model with its dense layer's weights multiplied."""
     model = onnx.load(proven / "lstm/1/model.onnx")
