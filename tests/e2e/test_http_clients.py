@@ -14,7 +14,7 @@ import pytest
 
 from hangtag.serving.client import Client
 from hangtag.training.data.fashion_mnist import Split
-from tests.e2e.processes import ROOT, serving
+from tests.e2e.processes import ROOT, ServerProcess, serving
 from tests.e2e.test_nvidia_clients import MODEL, PEERS, SHIPPED, VERSION, statistics
 
 pytestmark = pytest.mark.slow
@@ -30,27 +30,28 @@ def images(tmp_path_factory: pytest.TempPathFactory, garments: Split) -> Path:
     return file
 
 
-def results(script: str, models: Path, images: Path) -> Results:
-    """What a script reports of a server of its own, and the logits that it received; beside those of our client."""
+def results(script: str, server: ServerProcess, images: Path) -> Results:
+    """What a script reports of a server, and the logits that it received; beside those of our client."""
     outputs = images.with_name(f"{script}.npz")
-    with serving(models) as server:
-        command = [PEERS / "python", SCRIPTS / script, server.http_address, server.address, MODEL, images, outputs]
-        process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert process.returncode == 0, process.stderr
-        with Client(server.address) as client:
-            ours = client.infer(MODEL, {"image": np.load(images)})["logits"]
+    command = [PEERS / "python", SCRIPTS / script, server.http_address, server.address, MODEL, images, outputs]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert process.returncode == 0, process.stderr
+    with Client(server.address) as client:
+        ours = client.infer(MODEL, {"image": np.load(images)})["logits"]
     with np.load(outputs) as arrays:
         return json.loads(process.stdout), {**arrays, "ours": ours}
 
 
 @pytest.fixture(scope="module")
 def triton(models: Path, images: Path) -> Results:
-    return results("tritonclient_http_calls.py", models, images)
+    """Of a server of its own, which has counted no inference yet."""
+    with serving(models) as fresh:
+        return results("tritonclient_http_calls.py", fresh, images)
 
 
 @pytest.fixture(scope="module")
-def kserve(models: Path, images: Path) -> Results:
-    return results("kserve_calls.py", models, images)
+def kserve(server: ServerProcess, images: Path) -> Results:
+    return results("kserve_calls.py", server, images)
 
 
 def test_tritonclient_reads_health_and_what_is_served(triton: Results) -> None:
@@ -99,28 +100,27 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs/http.md").read_text(), re.DOTALL)
 
 
-def test_the_examples_of_the_page_about_http_run_as_they_are_written(models: Path, tmp_path: Path) -> None:
+def test_the_examples_of_the_page_about_http_run_as_they_are_written(server: ServerProcess, tmp_path: Path) -> None:
     (health_and_images, any_model), (tritonclient,) = blocks("sh"), blocks("python")
-    with serving(models) as server:
 
-        def run(*command: str | Path) -> str:
-            process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-            assert process.returncode == 0, process.stderr
-            return process.stdout
+    def run(*command: str | Path) -> str:
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
-        def here(text: str) -> str:
-            return text.replace("127.0.0.1:8000", server.http_address).replace("/tmp/", f"{tmp_path}/")
+    def here(text: str) -> str:
+        return text.replace("127.0.0.1:8000", server.http_address).replace("/tmp/", f"{tmp_path}/")
 
-        answers = [run("bash", "-ec", here(line)) for line in health_and_images.splitlines()]
-        ready, lstm, bag, compared, index = (json.loads(answer) for answer in answers[:-1])
-        assert (ready, lstm["name"], bag["labels"][0]["label"]) == ({"ready": True}, "lstm", "Bag")
-        assert [len(outcome["answer"]["labels"]) for outcome in compared["outcomes"]] == [1, 1]
-        assert {each["name"] for each in index} == set(SHIPPED)
-        assert "nv_inference_count" in answers[-1]
-        answer = json.loads(run("bash", "-ec", here(any_model).replace("python -c", "python3 -c")))
-        assert [output["shape"] for output in answer["outputs"]] == [[1, 10], [1, 10]]
-        assert (tmp_path / "answer").read_bytes().startswith(b'{"model_name":"lstm"')
-        assert len(re.findall(r"0\.\d+", run(PEERS / "python", "-c", here(tritonclient)))) == 10
+    answers = [run("bash", "-ec", here(line)) for line in health_and_images.splitlines()]
+    ready, lstm, bag, compared, index = (json.loads(answer) for answer in answers[:-1])
+    assert (ready, lstm["name"], bag["labels"][0]["label"]) == ({"ready": True}, "lstm", "Bag")
+    assert [len(outcome["answer"]["labels"]) for outcome in compared["outcomes"]] == [1, 1]
+    assert {each["name"] for each in index} == set(SHIPPED)
+    assert "nv_inference_count" in answers[-1]
+    answer = json.loads(run("bash", "-ec", here(any_model).replace("python -c", "python3 -c")))
+    assert [output["shape"] for output in answer["outputs"]] == [[1, 10], [1, 10]]
+    assert (tmp_path / "answer").read_bytes().startswith(b'{"model_name":"lstm"')
+    assert len(re.findall(r"0\.\d+", run(PEERS / "python", "-c", here(tritonclient)))) == 10
 
 
 @pytest.mark.parametrize(
@@ -132,14 +132,14 @@ def test_the_examples_of_the_page_about_http_run_as_they_are_written(models: Pat
     ],
     ids=["binary", "async-batches", "json"],
 )
-def test_perf_analyzer(models: Path, options: tuple[str, ...]) -> None:
-    window = ("--measurement-mode", "count_windows", "--measurement-request-count", "50", "-p", "500", "-s", "1000")
-    with serving(models) as server:
-        command = [PEERS / "perf_analyzer", "-m", MODEL, "-i", "http", "-u", server.http_address, *window, *options]
-        process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        counted = statistics(server)
+def test_perf_analyzer(server: ServerProcess, options: tuple[str, ...]) -> None:
+    before = statistics(server).inference_stats
+    window = ("--measurement-mode", "count_windows", "--measurement-request-count", "50", "-p", "100", "-s", "1000")
+    command = [PEERS / "perf_analyzer", "-m", MODEL, "-i", "http", "-u", server.http_address, *window, *options]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    after = statistics(server).inference_stats
     assert process.stderr == ""
     assert "fail" not in process.stdout.lower()
     (count,) = re.findall(r"Successful request count: (\d+)", process.stdout)
-    assert counted.inference_stats.success.count >= int(count) > 0
-    assert counted.inference_stats.fail.count == 0
+    assert after.success.count - before.success.count >= int(count) > 0
+    assert after.fail.count == before.fail.count

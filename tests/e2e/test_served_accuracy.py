@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 MODELS = serving_versions(ROOT / "models")
 BATCH_SIZE = 64
-IMAGES = 1_024
+IMAGES = 512
 """The first images of the test set; their accuracy differs by chance from that of all, which the file states."""
 
 

@@ -5,10 +5,11 @@ import pytest
 from hangtag.export import child_process
 from hangtag.export.file import torch_export
 from hangtag.export.gate import speed
+from hangtag.export.gate.checks import batching
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.run import Run
 from tests import forkserver
-from tests.export.exported import GARMENTS, Exported, label_paths, learned_lstm, single_label
+from tests.export.exported import BATCHED, GARMENTS, Exported, label_paths, learned_lstm, single_label
 from tests.export.files import exported_as
 from tests.export.foreign import forked
 
@@ -20,6 +21,12 @@ forkserver.preload_training()
 def timed_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fewest rounds at each batch size: what is measured is no matter here."""
     monkeypatch.setattr(speed, "_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def few_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few images are run alone and in batches of every size."""
+    monkeypatch.setattr(batching, "IMAGES", BATCHED)
 
 
 @pytest.fixture(autouse=True)

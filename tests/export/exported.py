@@ -21,7 +21,7 @@ from tests.once import once
 
 GARMENTS = 300
 """As many test images as the four batches of 64 that are compared, and some more."""
-_BATCHED = 32
+BATCHED = 32
 """This many of them are run alone and in batches."""
 
 
@@ -75,7 +75,20 @@ def label_paths(factory: pytest.TempPathFactory) -> Exported:
     return once(factory, "cnn_rnn", make)
 
 
-def _export(run: Run, models: Path, garments: Split) -> Published:
+def label_scores(factory: pytest.TempPathFactory, model: str) -> Exported:
+    """A baseline of the CNN-RNN with random weights that give sets of different sizes, compared on 300 canvases."""
+
+    def make(folder: Path) -> Exported:
+        garments = data.load_test().first(GARMENTS)
+        network = label_sets.decisive_scores(model, garments)
+        run = label_sets.finished(folder / "run", model, network)
+        return Exported(run, network, folder / "models", _export(run, folder / "models", garments, canvases=300))
+
+    return once(factory, model, make)
+
+
+def _export(run: Run, models: Path, garments: Split, canvases: int = exporter.CANVASES) -> Published:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(batching, "IMAGES", _BATCHED)
+        patched.setattr(exporter, "CANVASES", canvases)
+        patched.setattr(batching, "IMAGES", BATCHED)
         return exporter.export(run, models, garments)

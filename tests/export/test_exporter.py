@@ -132,7 +132,10 @@ def test_a_model_that_is_not_known_is_refused(tmp_path: Path, garments: Split, m
     )
 
 
-def test_a_network_that_diverged_is_refused(tmp_path: Path, garments: Split) -> None:
+def test_a_network_that_diverged_is_refused(
+    lstm: Exported, tmp_path: Path, garments: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_export, "to_onnx", exported_as(lstm.file))
     run = finish(runs.start(tmp_path / "run", "lstm"))
     network = build("lstm")
     network.get_parameter("classifier.weight").data.fill_(torch.nan)

@@ -31,7 +31,7 @@ from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, CnnRnn, beam_search
 from hangtag.training.networks.inference import normalise
 from hangtag.training.runs.run import Run
 from tests.export import label_sets, runs
-from tests.export.exported import Exported
+from tests.export.exported import Exported, label_scores
 from tests.export.files import exported_as, prove_file, write
 
 pytestmark = pytest.mark.slow
@@ -129,23 +129,20 @@ def test_the_metadata_says_how_to_read_the_answer_and_holds_the_provenance(paths
 
 @pytest.mark.parametrize("model", BASELINES)
 def test_a_baseline_is_exported_with_its_threshold(
-    model: str, garments: Split, canvases: Canvases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, canvases: Canvases, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.setattr(exporter, "CANVASES", 300)
-    network = label_sets.decisive_scores(model, garments)
-    published = exporter.export(label_sets.finished(tmp_path / "run", model, network), tmp_path / "models", garments)
-    file = published.folder / "model.onnx"
-    metadata = metadata_of(file)
+    exported = label_scores(tmp_path_factory, model)
+    metadata = metadata_of(exported.file)
     assert (metadata["task"], metadata["min_labels"]) == ("multi_label", "1")
     assert json.loads(metadata["threshold"]) == label_sets.THRESHOLD
     assert json.loads(metadata["parity"])["images"] == 300
-    assert "the same label sets for all of 300 images" in str(published.proof)
+    assert "the same label sets for all of 300 images" in str(exported.published.proof)
 
-    outputs = Runtime(file, provider="cpu").run({"image": canvases})
+    outputs = Runtime(exported.file, provider="cpu").run({"image": canvases})
     with torch.inference_mode():
         objective = NETWORKS[model].objective
         assert objective is not None
-        answer = objective(torch.arange(10)).predict(network, normalise(torch.tensor(canvases)))
+        answer = objective(torch.arange(10)).predict(exported.network, normalise(torch.tensor(canvases)))
     scores = answer.scores.numpy()
     np.testing.assert_allclose(outputs["probabilities"], scores, atol=1e-4)
     sets = decide(scores, label_sets.THRESHOLD)
@@ -291,21 +288,20 @@ def test_tied_paths_may_differ_and_are_counted(
 
 
 def test_another_set_by_the_threshold_is_refused(
-    garments: Split, canvases: Canvases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    canvases: Canvases, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The graph is right, but not for every image: label 0 is added where the last of the canvases is seen."""
-    network = label_sets.decisive_scores("sigmoids", garments)
-    sets = LabelThreshold(network, 10, label_sets.THRESHOLD, rivals=False)
-    file = write(tmp_path, torch_export.to_onnx(sets, {}))
-    assert prove_file(sets.eval(), file, GateData(canvases)).figures("agreement")["images"] == 150
+    exported = label_scores(tmp_path_factory, "sigmoids")
+    sets = LabelThreshold(exported.network, 10, label_sets.THRESHOLD, rivals=False)
+    assert prove_file(sets.eval(), exported.file, GateData(canvases)).figures("agreement")["images"] == 150
 
     images = np.zeros((300, 64, 64), np.uint8)
     images[260:] = canvases[:40]  # beyond those whose logits are compared
-    model: Any = onnx.load(file)
+    model: Any = onnx.load(exported.file)
     (first,) = [node for node in model.graph.node if node.op_type == "Conv"][:1]
     (kernel,) = [tensor for tensor in model.graph.initializer if tensor.name == first.input[1]]
     kernel.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(kernel), kernel.name))  # nothing to a black image
-    file.write_bytes(model.SerializeToString())
+    file = write(tmp_path, model)
     monkeypatch.setattr(runtime_answers, "artificial_images", lambda height, width: {})  # they would differ first
     with pytest.raises(GateError, match=r"another set of labels than PyTorch for \d+ of 300 .* image 2[6-9]\d\."):
         prove_file(sets, file, GateData(images))

@@ -35,6 +35,12 @@ def small(whole: FashionMnist) -> FashionMnist:
     return replace(whole, test=whole.test.first(100))
 
 
+@pytest.fixture
+def few_test_images(raw_dir: Path, small: FashionMnist, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands in this process load the small data set: each would classify 10,000 test images at its end."""
+    monkeypatch.setattr(data, "load", {raw_dir: small}.__getitem__)
+
+
 @pytest.fixture(scope="session")
 def raw_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The four published files, decompressed: quicker to read than the .gz."""
@@ -134,4 +140,4 @@ def plain(whole: FashionMnist) -> MultiLabelData:
             images[index, :, 16 * label : 16 * label + 12] += np.uint8(150)
         return MultiLabelSplit(images, labels)
 
-    return MultiLabelData("bars", ("a", "b", "c", "d"), split(512), split(100), split(100), source="", digest="")
+    return MultiLabelData("bars", ("a", "b", "c", "d"), split(256), split(100), split(100), source="", digest="")

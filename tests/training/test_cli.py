@@ -65,6 +65,7 @@ def test_a_finished_run_is_reported_and_not_trained_again(arguments: list[str], 
     assert contents(finished[0]) == before
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_a_finished_run_goes_on_and_says_from_where(raw_dir: Path, tmp_path: Path) -> None:
     arguments = ["train", "lstm", "--data-dir", str(raw_dir), "--device", "cpu", "--limit", "64", "--threads", "1"]
     assert hangtag([*arguments, "--epochs", "1"], tmp_path / "run").exit_code == 0
@@ -73,6 +74,7 @@ def test_a_finished_run_goes_on_and_says_from_where(raw_dir: Path, tmp_path: Pat
     assert "this run had finished 1 epoch, and went on to 2." in longer.stderr.splitlines()
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_another_runs_folder_is_refused_and_restart_replaces_it(
     arguments: list[str], finished: tuple[Path, Result], tmp_path: Path
 ) -> None:
@@ -95,6 +97,7 @@ def test_another_runs_folder_is_refused_and_restart_replaces_it(
     assert (folder / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_several_teachers_are_learned_from_and_may_be_moved(raw_dir: Path, tmp_path: Path) -> None:
     arguments = ["train", "lstm", "--recipe", "best", "--data-dir", str(raw_dir), "--device", "cpu"]
     arguments += ["--limit", "64", "--epochs", "1", "--threads", "1"]

@@ -7,8 +7,6 @@ import pytest
 import torch
 from click.testing import Result
 
-from hangtag.training.data import fashion_mnist
-from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.runs.run import Run
 from tests import shipped
@@ -58,12 +56,8 @@ def test_ctrl_c_ends_with_one_line_and_the_run_resumes(
     assert same_weights(weights(tmp_path), weights(finished[0]))
 
 
-def test_the_command_to_resume_has_every_option(
-    raw_dir: Path, small: FashionMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On the real data set with few test images, which a finished run would all classify."""
-    monkeypatch.setattr(fashion_mnist, "load", {raw_dir: small}.__getitem__)
-
+@pytest.mark.usefixtures("few_test_images")
+def test_the_command_to_resume_has_every_option(raw_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 

@@ -15,7 +15,6 @@ from click.testing import Result
 from hangtag.cli import main
 from hangtag.training import dry_run
 from hangtag.training.catalog import recipe_for
-from hangtag.training.data import fashion_mnist
 from hangtag.training.data.fashion_mnist import FashionMnist, Images
 from hangtag.training.data.multi_label import MultiLabelData
 from hangtag.training.dry_run import Forecast
@@ -97,14 +96,9 @@ def output_of(process: Forked) -> str:
     return output
 
 
-@pytest.fixture
-def few(raw_dir: Path, small: FashionMnist, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real data set with few test images, which every dry run classifies."""
-    monkeypatch.setattr(fashion_mnist, "load", {raw_dir: small}.__getitem__)
-
-
+@pytest.mark.usefixtures("few_test_images")
 def test_it_says_what_the_run_would_do_with_its_folder_and_changes_nothing(
-    arguments: list[str], finished: tuple[Path, Result], broken_off: Path, tmp_path: Path, few: None
+    arguments: list[str], finished: tuple[Path, Result], broken_off: Path, tmp_path: Path
 ) -> None:
     def state(folder: Path, *more: str) -> str:
         before = contents(folder) if folder.exists() else None

@@ -9,16 +9,16 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from hangtag.export import exporter, report
+from hangtag.export import report
 from hangtag.export.errors import ExportError
 from hangtag.export.foreign import intake
 from hangtag.export.gate import speed
-from hangtag.training.data.fashion_mnist import LABELS, Split
+from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.metrics.multi_label import decide
 from tests import onnx_models
 from tests.browser import chromium, require_good_looks
 from tests.export import label_sets
-from tests.export.exported import Exported
+from tests.export.exported import Exported, label_scores
 
 pytestmark = pytest.mark.slow
 
@@ -103,16 +103,11 @@ def test_the_first_of_the_worst_images_is_the_one_that_is_answered_otherwise(pag
 
 @pytest.mark.parametrize(("model", "score"), [("cnn_rnn", "probability"), ("sigmoids", "logit")])
 def test_label_sets_are_compared_too(
-    model: str, score: str, paths: Exported, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, score: str, paths: Exported, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """For a file that answers one canvas with no label, or with all of them, and PyTorch with some."""
-    monkeypatch.setattr(exporter, "CANVASES", 100)
     is_path = model == "cnn_rnn"
-    if is_path:
-        published = paths.published
-    else:
-        run = label_sets.finished(tmp_path / "run", model, label_sets.decisive_scores(model, garments))
-        published = exporter.export(run, tmp_path / "models", garments)
+    published = (paths if is_path else label_scores(tmp_path_factory, model)).published
     expected = published.proof.expected
     answered = {name: rows.copy() for name, rows in published.proof.answered.items()}
     if is_path:

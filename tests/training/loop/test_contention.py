@@ -51,14 +51,14 @@ def shared_cpu() -> Iterator[None]:
 def test_a_run_beside_other_programs_says_what_slows_it_down(
     small: FashionMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contention, "MEASURED_STEPS", 5)
+    monkeypatch.setattr(contention, "MEASURED_STEPS", 18)
     slowdowns: list[float] = []
 
     class Listening(Observer):
         def on_contention(self, slowdown: float) -> None:
             slowdowns.append(slowdown)
 
-    trainer.train(make_config("cnn", limit=64, epochs=3), small, Run(tmp_path), Listening())
+    trainer.train(make_config(limit=640, epochs=1), small, Run(tmp_path), Listening())
     assert len(slowdowns) == 1
     assert slowdowns[0] > WARNED_FACTOR
 

@@ -50,7 +50,7 @@ def test_every_network_resumes_as_if_unbroken(small: FashionMnist, tmp_path: Pat
         if at.epoch == 2:
             raise KeyboardInterrupt
 
-    config = make_config(model, limit=64, precision=precision)
+    config = make_config(model, limit=33, precision=precision)
     trainer.train(config, small, CheckpointKeptRun(tmp_path / "unbroken"))
     with pytest.raises(KeyboardInterrupt):
         trainer.train(config, small, CheckpointKeptRun(tmp_path / "broken"), OnStep(interrupt))

@@ -133,6 +133,7 @@ def test_an_unfinished_run_has_curves_alone(broken_off: Path) -> None:
     assert "Mistakes" not in begun
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_a_page_that_cannot_be_written_is_one_line_after_a_whole_run(raw_dir: Path, tmp_path: Path) -> None:
     arguments = ["train", "lstm", "--data-dir", str(raw_dir), "--device", "cpu", "--threads", "1"]
     (tmp_path / REPORT).mkdir()

@@ -19,8 +19,8 @@ def calibration() -> Images:
 
 @pytest.fixture(scope="session")
 def many() -> Split:
-    """The first 600 real test images."""
-    return data.load_test().first(600)
+    """The first 300 real test images."""
+    return data.load_test().first(300)
 
 
 def shipped(model: str) -> onnx.ModelProto:
