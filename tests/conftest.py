@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,12 @@ from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Split
 
 pytest.register_assert_rewrite("tests.browser")
+
+
+# Containers often set PYTHONDONTWRITEBYTECODE. Each worker of pytest-xdist would then rewrite the assertions of all test
+# files anew, and each of the processes that tests start would compile hangtag anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every process that they start.
