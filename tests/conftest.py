@@ -10,12 +10,13 @@ import structlog
 
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Split
+from tests import sleeping_threads  # noqa: F401  its import does what it is for
 
 pytest.register_assert_rewrite("tests.browser")
 
 
-# Containers often set PYTHONDONTWRITEBYTECODE. Each worker of pytest-xdist would then rewrite the assertions of all test
-# files anew, and each of the processes that tests start would compile hangtag anew.
+# Containers often set PYTHONDONTWRITEBYTECODE. Each worker of pytest-xdist would then rewrite the assertions of all
+# test files anew, and each of the processes that tests start would compile hangtag anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 

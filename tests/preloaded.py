@@ -7,6 +7,7 @@ from hangtag.serving.server.process import environment
 
 environment.prepare()
 for module in (
+    "tests.sleeping_threads",
     "hangtag.cli",
     "hangtag.serving.client.classify",
     "hangtag.serving.client.health",

@@ -51,11 +51,11 @@ def images() -> Pixels:
 @pytest.mark.parametrize(
     ("made", "step", "expected"),
     [
-        (np.asarray, 1, 0),
-        (photo_on_white, 10, 0),
-        (enlarged, 10, 0),
-        (negated, 10, 1_000),
-        (dark_on_dark, 10, 990),
+        (np.asarray, 5, 0),
+        (photo_on_white, 20, 0),
+        (enlarged, 20, 0),
+        (negated, 20, 500),
+        (dark_on_dark, 20, 495),
     ],
 )
 def test_how_many_pictures_of_the_test_set_are_warned_of(

@@ -90,9 +90,12 @@ def test_results_of_another_file_are_refused(recorded: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_measure_the_shipped_models_and_keep_the_times(tmp_path: Path) -> None:
+def test_the_commands_measure_the_shipped_models_and_keep_the_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "BATCH_SIZE", 100)
     out = tmp_path / "results.jsonl"
-    for command, arguments in ((run.times, []), (run.main, ["--limit", "100"])):
+    for command, arguments in ((run.times, []), (run.main, ["--limit", "50"])):
         result = CliRunner().invoke(command, [*arguments, "--out", str(out)])
         assert result.exit_code == 0, result.output
     lines = results.read(out)
@@ -103,6 +106,6 @@ def test_the_commands_measure_the_shipped_models_and_keep_the_times(tmp_path: Pa
     times = lines["times"]["microseconds"]
     assert 0 < times["lstm"] < times["cnn"]
     for split in lines["lstm, lstm2, cnn"]["splits"]:
-        assert split["images"] == 100
+        assert split["images"] == 50
         assert len(split["alone"]) == 3
         assert split["accuracy"][0] == pytest.approx(split["alone"][0])

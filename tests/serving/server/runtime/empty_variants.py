@@ -2,11 +2,13 @@
 
 ``python -m tests.serving.server.runtime.empty_variants FOLDER`` writes the models to the folder and runs each request
 that the server admits. Its standard output is JSON: for each model, how many requests were admitted, and how many
-answered. With a model's name as second argument it runs all requests of this model, admitted or not.
+answered. With "fatal" as second argument it runs all requests of each model in FATAL, admitted or not, in a process of
+its own, and its output is these processes' exit codes.
 """
 
 import json
 import mmap
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,5 +202,18 @@ def run_all(folder: Path, only: str = "") -> dict[str, tuple[int, int]]:
     return counts
 
 
+def exit_codes(folder: Path) -> dict[str, int]:
+    """Run all requests of each model in FATAL in a forked process; returns each one's exit code, or minus a signal."""
+    codes = {}
+    for name in FATAL:
+        pid = os.fork()
+        if pid == 0:
+            run_all(folder, name)
+            os._exit(0)
+        codes[name] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return codes
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(run_all(Path(sys.argv[1]), *sys.argv[2:])))
+    run = exit_codes if sys.argv[2:] == ["fatal"] else run_all
+    sys.stdout.write(json.dumps(run(Path(sys.argv[1]))))

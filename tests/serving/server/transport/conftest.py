@@ -70,9 +70,9 @@ def own(few: Path, transport: str) -> Iterator[LiveServer]:
         yield server
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_whole(repository: Path, transport: str) -> Iterator[LiveServer]:
-    """A server of this test alone, with every model."""
+    """A server of a file's tests, with every model. Their gates stay in it, open."""
     with own_server(repository, transport) as server:
         yield server
 
