@@ -29,7 +29,9 @@ help: ## Show this list
 demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test cnn, lstm, their int8 files and both together (no training, no GPU, no Docker)
 	BIN=$(BIN) examples/demo.sh
 
-test: lint types imports stubs unit ## Run everything that CI checks, in under 10 minutes on 2 cores
+# Types are checked beside the tests, which leave a processor idle now and then: without a cache it takes mypy a minute.
+test: lint imports stubs $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run everything that CI checks, in under 10 minutes on 2 cores
+	@$(MAKE) --no-print-directory --jobs 2 types unit
 
 quick: $(VENV)/.dev ## Run lint, types, import rules and the fast tests, in under 90 seconds on 2 cores
 	@$(MAKE) --no-print-directory --jobs 3 --output-sync=target lint types imports fast

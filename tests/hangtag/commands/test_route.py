@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
+from hangtag.evaluation.cascade import members
 from hangtag.serving.server.engine.routes.acceptance import Acceptance
 from hangtag.serving.server.engine.routes.route_file import CascadeSettings, Member, read
 from tests import onnx_models
@@ -25,6 +26,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("lstm", "lstm2", "cnn"):
         (models / name).symlink_to(MODELS / name)
     return models
+
+
+@pytest.fixture(autouse=True)
+def two_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of timing, which are enough for models of which one takes several times as long as the other."""
+    monkeypatch.setattr(members, "_ROUNDS", 2)
 
 
 def tune(models: Path, *arguments: str) -> Result:

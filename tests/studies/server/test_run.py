@@ -32,7 +32,7 @@ def test_this_server_an_earlier_one_and_bare_onnx_runtime_are_measured_in_rounds
 ) -> None:
     monkeypatch.chdir(ROOT)
     out = tmp_path / "results.jsonl"
-    options = ["--only", "native,hot,bare", "--loads", "start,1,batch", "--rounds", "1", "--seconds", "0.1"]
+    options = ["--only", "native,hot,bare", "--loads", "start,1", "--rounds", "1", "--seconds", "0.1"]
     result = CliRunner().invoke(
         main, [*options, "--models", str(lstm_and_cnn), "--out", str(out)], catch_exceptions=False
     )
@@ -40,13 +40,13 @@ def test_this_server_an_earlier_one_and_bare_onnx_runtime_are_measured_in_rounds
     lines = results.read(out)
     assert list(lines) == ["conditions", "round 1"]
     assert lines["conditions"]["commit"] == EARLIER
-    assert "--only native,hot,bare --loads 1,batch,start" in lines["conditions"]["command"]
+    assert "--only native,hot,bare --loads 1,start" in lines["conditions"]["command"]
     turn = lines["round 1"]
     assert 0 <= turn["others"] <= 1
     for model in ("lstm", "cnn"):
         for system in ("native", "hot"):
             loads = turn[system][model]
-            assert {load: set(figures) for load, figures in loads.items()} == {"1": FIGURES, "batch": FIGURES}
+            assert {load: set(figures) for load, figures in loads.items()} == {"1": FIGURES}
         assert all(turn["bare"][model][load]["samples_per_s"] > 10 for load in ("1", "batch"))
     assert turn["hot"]["start"]["pss_mb"] > 10
     assert "1 in flight, p50, ms" in result.output

@@ -70,7 +70,7 @@ def test_a_missing_program_is_an_error() -> None:
 
 @pytest.mark.skipif(not cpu_computes_lstms_in_bf16(), reason="this CPU computes no LSTM in bfloat16")
 def test_the_command_measures_all_ways_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without Keras: a program that answers with a constant replaces its worker. The test above has compiled steps."""
+    """Without Keras: a program that answers with a constant replaces its worker. A test above has the other ways."""
     fake_keras = tmp_path / "keras_worker.py"
     fake_keras.write_text("import sys\nfor line in sys.stdin: print(100.0, flush=True)\n")
     torch_worker = Path(run.__file__).with_name("torch_worker.py")
@@ -78,7 +78,7 @@ def test_the_command_measures_all_ways_in_turns(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(run, "STEPS", {"lstm": 2})
     monkeypatch.setattr(run, "SIDE", 64)
     assert {*run.WAYS[1:], run.PRODUCT} == {*WAYS}
-    monkeypatch.setattr(run, "WAYS", ("keras", "plain", "hangtag"))
+    monkeypatch.setattr(run, "WAYS", ("keras", "hangtag"))
     monkeypatch.setattr(run, "GOALS", {"lstm": 3.5})
     monkeypatch.setattr(run, "_versions", lambda python, *packages: dict.fromkeys(packages, "1"))
     assert torch_worker.is_file()
@@ -93,7 +93,7 @@ def test_the_command_measures_all_ways_in_turns(tmp_path: Path, monkeypatch: pyt
     assert lines.keys() == {"lstm"}
     line = lines["lstm"]
     medians = line["median_ms"]
-    assert medians.keys() == {"keras", "plain", "hangtag"}
+    assert medians.keys() == {"keras", "hangtag"}
     assert medians["keras"] == 100
     assert line["times_as_fast_as_keras"]["hangtag"] == pytest.approx(100 / medians["hangtag"], rel=0.01)
     assert line["goal"] == 3.5
