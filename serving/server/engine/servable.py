@@ -68,6 +68,13 @@ class Servable(Protocol):
     def computers(self) -> Sequence[Computer]:
         """The models one of whose queues a request is put into first."""
 
+    def share_processors(self) -> None:
+        """Compute no batch with more threads from now on, although nothing else waits.
+
+        For a model that gets copies: they are computed whenever nothing else is, and threads that spin for the next one
+        would take the processors from the calls that come meanwhile.
+        """
+
     def start(self) -> None:
         """Take requests from now on."""
 

@@ -48,6 +48,7 @@ class ServedModel:
         self.statistics = ModelStatistics()
         self._max_bytes = config.max_message_mib << 20
         self._alone_batches = 0  # in a row
+        self._shares_processors = False
         self.max_batch_size = config.max_batch_size_of(file.name) if self.signature.batched else 1
         self.batcher = Batcher(
             max_batch_size=self.max_batch_size,
@@ -84,6 +85,9 @@ class ServedModel:
     def instances(self) -> int:
         """Number of threads that compute batches."""
         return len(self._instances)
+
+    def share_processors(self) -> None:
+        self._shares_processors = True
 
     def start(self) -> None:
         """Start the threads that compute batches."""
@@ -207,7 +211,7 @@ class ServedModel:
             inputs = {name: np.concatenate([request.inputs[name] for request in batch]) for name in inputs}
         gathered = time.perf_counter_ns()
         self._alone_batches = self._alone_batches + 1 if self.batcher.computing == 1 and not len(self.batcher) else 0
-        outputs = self.runtime.run(inputs, alone=self._alone_batches >= _ALONE_BATCHES)
+        outputs = self.runtime.run(inputs, alone=self._alone_batches >= _ALONE_BATCHES and not self._shares_processors)
         computed = time.perf_counter_ns()
         parts = _split(outputs, [request.samples for request in batch])
         split = time.perf_counter_ns()

@@ -68,6 +68,8 @@ class ServedRoute:
         if settings.shadow is not None:
             output = _compared_output(settings, self.signature)
             model, own = members.get(settings.shadow.member), [members[member] for member in settings.members]
+            if model is not None:
+                model.share_processors()
             self._shadow = Shadow(settings.shadow.share, model, own, output, self._stages)
         names = map(str, settings.members)
         if isinstance(settings, CascadeSettings):
@@ -77,6 +79,10 @@ class ServedRoute:
             self._stages.begin_split((1, name) for name in names)
         if settings.shadow is not None:
             self._stages.begin_shadow()
+
+    def share_processors(self) -> None:
+        for member in self._settings.members:
+            self._members.model(member).share_processors()
 
     def start(self) -> None:
         """The members compute."""

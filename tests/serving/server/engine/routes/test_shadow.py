@@ -163,6 +163,23 @@ def test_fewer_copies_are_handed_over_together_once_that_is_slow(monkeypatch: py
     assert [len(batch) for batch in copied(other)[9:]] == [4, 2, 1]
 
 
+@pytest.mark.parametrize("shadow_name", ["other", "route of other"])
+def test_copies_are_never_computed_with_more_threads(shadow_name: str) -> None:
+    """Each comes while nothing else is computed, as the requests of a lone client do."""
+    first, other = fast(), model("other", echo(10))
+    engine = engine_with(first, other)
+    engine._table["route of other"] = {"1": route(engine, SplitSettings((Member("other"),), (100.0,)))}
+    settings = SplitSettings((Member("fast"),), (100.0,), shadow=ShadowSettings(Member(shadow_name), 1.0))
+    both = route(engine, settings)
+    for _ in range(40):
+        both.submit(rows(0.9), FP32, Caller())
+        execute_all(first, other)
+    assert len(copied(other)) == 40
+    for each, alone in ((first, True), (other, False)):
+        assert isinstance(each.runtime, FakeRuntime)
+        assert any(each.runtime.alone) == alone
+
+
 def test_a_route_that_is_replaced_drops_the_copies_that_wait() -> None:
     first, other = fast(), model("other", echo(10))
     both = shadowed(engine_with(first, other))
