@@ -80,9 +80,19 @@ fast: $(VENV)/.dev dataset ## Run the tests that need no training, no export, no
 	$(BIN)/pytest $(IN_PARALLEL) -m "not engine and not slow" $(ARGS)
 
 ##@ Longer checks, on an idle machine
-fuzz: $(VENV)/.dev ## Send 24,000 bad requests by gRPC and 20,000 by HTTP, publish 1,000 damaged files; more with FUZZ_CASES, FUZZ_FILES
-	FUZZ_CASES=$(or $(FUZZ_CASES),4000) FUZZ_FILES=$(or $(FUZZ_FILES),1000) \
-		$(BIN)/pytest tests/serving/server/fuzz tests/serving/server/transport/http/test_openapi.py tests/export/foreign/test_fuzzing.py --timeout 7200 $(ARGS)
+fuzz: fuzz-grpc fuzz-http fuzz-http2 fuzz-openapi fuzz-callers fuzz-files ## Attack a real server for an hour; each part alone: fuzz-grpc, fuzz-http, fuzz-http2, fuzz-openapi, fuzz-callers, fuzz-files
+
+# Requests by gRPC and by HTTP, frames, requests by the description of HTTP, forgotten calls, and damaged files. Every part
+# ends within FUZZ_MINUTES, as a failure if it is not done then.
+fuzz-grpc: TESTS := tests/serving/server/fuzz/test_fuzz.py
+fuzz-http: TESTS := tests/serving/server/fuzz/test_http.py
+fuzz-http2: TESTS := tests/serving/server/fuzz/test_http2.py
+fuzz-openapi: TESTS := tests/serving/server/transport/http/test_openapi.py
+fuzz-callers: TESTS := tests/serving/server/hostile
+fuzz-files: TESTS := tests/export/foreign/test_fuzzing.py
+fuzz-%: $(VENV)/.dev
+	FUZZ_CASES=$(or $(FUZZ_CASES),4000) FUZZ_FILES=$(or $(FUZZ_FILES),1000) FORGOTTEN_CALLS=$(or $(FORGOTTEN_CALLS),10000) \
+		timeout --signal INT --kill-after 60 $(or $(FUZZ_MINUTES),30)m $(BIN)/pytest $(TESTS) --timeout 1800 $(ARGS)
 
 bench-server: $(VENV)/.serve $(VENV)-triton/.triton ## Compare the server with Triton and others for forty minutes, for docs/performance.md (needs h2load)
 	$(BIN)/python -m studies server run $(ARGS)

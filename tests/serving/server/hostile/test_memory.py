@@ -1,9 +1,11 @@
 """Callers who make the server hold memory: answers that are too large or never taken, and forgotten streams."""
 
 import os
+import resource
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -34,6 +36,7 @@ FLAT = 48 * MIB
 """Bytes that the process may hold after a second attack beyond what it held after a first one."""
 STREAMS_PER_CONNECTION = 100  # the default of --max-concurrent-streams
 MOST_STREAMS = 1000
+MAX_CONNECTIONS = 1024  # the default of --max-connections
 FORGOTTEN = int(os.environ.get("FORGOTTEN_CALLS", "0"))
 """How many calls are opened and forgotten, where it is more than a test needs."""
 CLOSED_WINDOW = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE: the server may send no DATA
@@ -136,3 +139,31 @@ def test_calls_that_are_opened_and_forgotten_take_nobodys_place(target: Attacked
         for _ in range(20):  # while they are opened, and afterwards
             target.require_answer()
             target.require_others()
+
+
+def test_http_requests_that_are_begun_and_forgotten_are_limited_and_hold_up_no_calls_over_grpc(
+    target: Attacked,
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(max(MAX_CONNECTIONS + 50, FORGOTTEN), limits[1] - 500)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    host, _, port = target.http_address.rpartition(":")
+    try:
+        with ExitStack() as stack:
+            for _ in range(count):
+                client = stack.enter_context(socket.create_connection((host, int(port)), TIMEOUT))
+                with suppress(OSError):  # it is refused already
+                    client.sendall(b"POST /v2/models/tiled/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n{")
+            with Rest(target.http_address) as rest:
+                assert rest.get("/v2/health/live").status == 503
+            target.require_answer()
+            before = target.memory()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    ends = time.monotonic() + TIMEOUT
+    while True:  # until it has closed those that have left
+        with Rest(target.http_address) as rest:
+            if rest.get("/v2/health/live").status == 200:
+                break
+        assert time.monotonic() < ends
+    target.wait_for_memory(before + FLAT)
