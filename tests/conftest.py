@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 import structlog
@@ -45,6 +47,20 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(thread_count)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_decompression() -> Iterator[None]:
+    """Commands in this process decompress and check the files of Debian's package once, which nothing changes."""
+    read, folder_of_package = data._read_checked, data.DEBIAN_DIR
+    read_once = cache(read)
+
+    def read_checked(folder: Path, name: str) -> bytes:
+        return read_once(folder, name) if folder == folder_of_package else read(folder, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "_read_checked", read_checked)
+        yield
 
 
 @pytest.fixture(scope="session")
