@@ -25,8 +25,8 @@ def test_a_servers_memory_includes_that_of_its_workers(lstm_and_cnn: Path) -> No
     assert megabytes[1] > 1.5 * megabytes[0]
 
 
-def test_memory_that_processes_could_share_is_measured() -> None:
-    command = [sys.executable, "-m", "studies", "workers", "sharing"]
+def test_memory_that_processes_could_share_is_measured(lstm_and_cnn: Path) -> None:
+    command = [sys.executable, "-m", "studies", "workers", "sharing", "--models", str(lstm_and_cnn)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     rows = [[int(cell.removesuffix(" MB")) for cell in line.split(" | ")[1:]] for line in _body(done.stdout)]
     nothing, served, mapped, unpacked = (sum(row) for row in rows)
