@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-from hangtag.protos import inference_pb2
-
 _PREFIX = "hangtag-"
 
 
@@ -15,6 +13,8 @@ def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> No
         response: The response to any call; only that to ModelInfer is changed.
         metadata: Keys and values, as they came with it.
     """
+    from hangtag.protos import inference_pb2  # a health check, which containers run often, does without
+
     if not isinstance(response, inference_pb2.ModelInferResponse):
         return
     for key, value in metadata:

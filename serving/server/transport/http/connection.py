@@ -144,6 +144,10 @@ class Connection(HttpToolsProtocol):
         self._whole = True
         self._unread = 0
         super().on_message_complete()
+        # uvicorn reads no further after a large part of a body until the application asks for the next part. Nobody
+        # asks after the last one, and a connection that is not read does not say that its client has left.
+        if not self.pipeline:
+            self.flow.resume_reading()
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         self._task = asyncio.current_task()

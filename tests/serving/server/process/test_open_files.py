@@ -112,7 +112,7 @@ def test_native_closes_connections_over_the_limit_also_without_a_file_to_open(tm
     most = 20
     with starved(tmp_path, "native", "--max-connections", str(most)) as target, ExitStack() as stack:
         opened = connect(target.address, OPEN, stack)
-        target.server.wait_for(FREE)
+        target.server.wait_for('"connections closed: more than --max-connections were open"')
         target.require_answers()
         refused = 0
         while refused < FILES - most + 1:  # one is the channel's

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
@@ -156,7 +157,9 @@ def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.C
         code, message = failure(lambda: live.infer(sent))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert message.startswith("SERVER: Sent message larger than max")
-        run(asyncio.sleep(0))  # the call's task ends after its client has its status
+        ends = time.monotonic() + TIMEOUT  # the call's task ends after its client has its status
+        while not any(line["log_level"] == "error" for line in logs) and time.monotonic() < ends:
+            run(asyncio.sleep(0))
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["grpc._cython.cygrpc"]
     assert "Traceback" not in capfd.readouterr().err
 

@@ -1,11 +1,14 @@
 """What one connection may do: its head, its speed, its age, and bytes that are no request."""
 
+import asyncio
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from uvicorn.server import ServerState
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.event_loop import run
@@ -46,6 +49,55 @@ def test_a_head_that_is_too_large_is_refused(served: LiveServer, head: bytes) ->
     with connected(served) as connection:
         connection.sendall(head)
         assert status_line(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_connection_is_read_while_its_request_is_served_however_large_the_bodys_last_part_was() -> None:
+    """Else it would not be seen that the client leaves."""
+
+    async def serve() -> None:
+        taken = asyncio.Event()
+
+        async def application(scope: Any, receive: Any, send: Any) -> None:
+            assert not (await receive())["more_body"]
+            taken.set()
+            await asyncio.Event().wait()
+
+        config = limits.UvicornConfig(application, ServerConfig(models=Path()), lifespan="off")
+        config.load()
+        connection = limits.Connection(config, server_state=ServerState(), app_state={})
+        transport = Reading()
+        connection.connection_made(transport)
+        connection.data_received(POST + b"Content-Length: 200000\r\n\r\n" + bytes(200_000))
+        await taken.wait()
+        assert transport.is_reading()
+        connection.connection_lost(None)
+
+    asyncio.run(serve())
+
+
+class Reading(asyncio.Transport):
+    """A transport that keeps whether it is to be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reading = True
+
+    def is_closing(self) -> bool:
+        return False
+
+    def is_reading(self) -> bool:
+        return self._reading
+
+    def pause_reading(self) -> None:
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        self._reading = True
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    abort = close
 
 
 @pytest.mark.parametrize("end", [b"1;", b"0\r\nX: "], ids=["chunk extension", "trailer"])
