@@ -55,9 +55,10 @@ def test_a_connection_is_read_while_its_request_is_served_however_large_the_body
     """Else it would not be seen that the client leaves."""
 
     async def serve() -> None:
-        taken = asyncio.Event()
+        asked, taken = asyncio.Event(), asyncio.Event()
 
         async def application(scope: Any, receive: Any, send: Any) -> None:
+            asked.set()
             assert not (await receive())["more_body"]
             taken.set()
             await asyncio.Event().wait()
@@ -67,7 +68,9 @@ def test_a_connection_is_read_while_its_request_is_served_however_large_the_body
         connection = limits.Connection(config, server_state=ServerState(), app_state={})
         transport = Reading()
         connection.connection_made(transport)
-        connection.data_received(POST + b"Content-Length: 200000\r\n\r\n" + bytes(200_000))
+        connection.data_received(POST + b"Content-Length: 200000\r\n\r\n")
+        await asked.wait()
+        connection.data_received(bytes(200_000))
         await taken.wait()
         assert transport.is_reading()
         connection.connection_lost(None)
