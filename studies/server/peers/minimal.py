@@ -70,8 +70,7 @@ class _Server:
         )
 
     def run(self) -> None:
-        """Answer calls until SIGTERM."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        """Answer calls until SIGTERM, which every thread of the process must have blocked."""
         self._front.start()
         sys.stderr.write(f"ready 127.0.0.1:{self._front.bound_port}\n")
         for _ in os.sched_getaffinity(0):
@@ -136,4 +135,5 @@ class _Server:
 
 
 if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before the library starts its threads
     _Server(Path(sys.argv[1])).run()
