@@ -29,6 +29,7 @@ _MAX_EVENTS = 256
 _IMAGE_BYTES = 28 * 28
 _MAX_QUEUE = 256
 _RESOURCE_EXHAUSTED = 8
+_SIGNAL_SECONDS = 0.1
 
 
 def minimal(models: Path) -> Launch:
@@ -70,12 +71,15 @@ class _Server:
         )
 
     def run(self) -> None:
-        """Answer calls until SIGTERM, which every thread of the process must have blocked."""
+        """Answer calls until SIGTERM."""
+        ended = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: ended.set())
         self._front.start()
         sys.stderr.write(f"ready 127.0.0.1:{self._front.bound_port}\n")
         for _ in os.sched_getaffinity(0):
             threading.Thread(target=self._serve, daemon=True).start()
-        signal.sigwait({signal.SIGTERM})
+        while not ended.wait(_SIGNAL_SECONDS):  # the kernel may interrupt another thread than this one
+            pass
 
     def _serve(self) -> None:
         while True:
@@ -135,5 +139,4 @@ class _Server:
 
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before the library starts its threads
     _Server(Path(sys.argv[1])).run()
