@@ -37,6 +37,7 @@ class Launch:
         folder: Its working directory; None for this process's.
         ca: Who signed its certificate (PEM); None: it has no TLS.
         http: host:port where it speaks HTTP; empty where it does not.
+        answers_loadtest: Whether it has what `hangtag loadtest` asks a server before it calls it.
     """
 
     command: tuple[str | Path, ...]
@@ -45,6 +46,7 @@ class Launch:
     folder: Path | None = None
     ca: Path | None = None
     http: str = ""
+    answers_loadtest: bool = True
 
 
 def hangtag_serve(models: Path, *options: str) -> Launch:

@@ -39,8 +39,9 @@ class Rounds:
     def steps(self) -> int:
         """How often a round calls `advance`."""
         loops = len(MODELS) * len(self._closed_loops)
-        alone = sum(load in self.loads for load in ("start", "poisson", "overload"))
-        return len(self.launches) * (loops + alone) + (len(MODELS) if self.bare else 0)
+        alone = sum(load in self.loads for load in ("start", "overload"))
+        able = sum(launch.answers_loadtest for launch in self.launches.values()) if "poisson" in self.loads else 0
+        return len(self.launches) * (loops + alone) + able + (len(MODELS) if self.bare else 0)
 
     def measure(self, number: int) -> results.Line:
         """The figures of one round: system -> model -> load -> figures, and the share of the CPUs that others took."""
@@ -73,7 +74,8 @@ class Rounds:
                 self._each(order, model, load, line, lambda name: benches[name].closed(model, shape))  # noqa: B023
         if "poisson" in self.loads and self.bare:
             rate = line["bare"][ALONE]["batch"]["samples_per_s"]
-            self._each(order, ALONE, "poisson", line, lambda name: benches[name].highest_rate(ALONE, rate))
+            able = [name for name in order if self.launches[name].answers_loadtest]
+            self._each(able, ALONE, "poisson", line, lambda name: benches[name].highest_rate(ALONE, rate))
 
     def _each(
         self, order: Sequence[str], model: str | None, load: str, line: results.Line, measure: Callable[[str], Figures]
@@ -85,7 +87,7 @@ class Rounds:
             (line[name] if model is None else line[name][model])[load] = measure(name)
         figures = {name: (line[name] if model is None else line[name][model])[load] for name in order}
         shown = next(name for name in UNITS if name in figures[order[0]])
-        values = ", ".join(f"{name} {figures[name][shown]:,.4g}" for name in self.launches)
+        values = ", ".join(f"{name} {figures[name][shown]:,.4g}" for name in self.launches if name in figures)
         self.say(f"{title}, {UNITS[shown]}: {values}")
 
     def _bare(self, bare: Bare, model: str) -> Figures:

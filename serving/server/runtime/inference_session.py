@@ -27,6 +27,12 @@ class SessionOpener:
     ) -> onnxruntime.InferenceSession:
         """Open a session with ``cpu``, ``cuda`` or ``tensorrt``.
 
+        Args:
+            provider: Which of them.
+            threads: For a session beside the first one, with so many threads. Between two batches they do not spin,
+                because other sessions compute then.
+            cuda_graphs: Whether the session captures CUDA graphs.
+
         Raises:
             ModelLoadError: The provider is not available, or ONNX Runtime cannot load the file.
         """
@@ -34,7 +40,7 @@ class SessionOpener:
         requested = provider_list(provider, available, self._gpu, cuda_graphs=cuda_graphs)
         if provider != "cpu":
             _preload_cuda()
-        session = self._open(requested, threads or self._threads)
+        session = self._open(requested, threads or self._threads, spin_between=threads is None)
         obtained = session.get_providers()[0]
         if obtained != BY_NAME[provider]:
             raise ModelLoadError(f"{self.path}: {not_obtained(provider, obtained)}")
@@ -50,11 +56,12 @@ class SessionOpener:
                 reason = str(error)
         return self.open("cpu"), reason
 
-    def _open(self, requested: list[Provider], threads: int) -> onnxruntime.InferenceSession:
+    def _open(self, requested: list[Provider], threads: int, *, spin_between: bool) -> onnxruntime.InferenceSession:
         share_one_arena()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.force_spinning_stop", "0" if spin_between else "1")
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         options.log_severity_level = 4  # fatal: ONNX Runtime also raises its errors, and our log has those

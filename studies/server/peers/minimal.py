@@ -34,7 +34,8 @@ _SIGNAL_SECONDS = 0.1
 
 def minimal(models: Path) -> Launch:
     """How to start it."""
-    return Launch((sys.executable, "-m", "studies.server.peers.minimal", models.resolve()), r"^ready (\S+)")
+    command = (sys.executable, "-m", "studies.server.peers.minimal", models.resolve())
+    return Launch(command, r"^ready (\S+)", answers_loadtest=False)
 
 
 class _Model:

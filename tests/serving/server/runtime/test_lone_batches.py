@@ -1,5 +1,7 @@
 """Which session computes a batch while nothing else is computed, and what it takes for a second one to be opened."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,8 @@ from hangtag.serving.server.runtime import lone_batches
 from hangtag.serving.server.runtime.lone_batches import LoneBatches
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
 from tests import onnx_models
+
+CNN = Path(__file__).parents[4] / "models/cnn/2/model.onnx"
 
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
 
@@ -173,3 +177,22 @@ def test_a_file_that_changed_after_its_model_was_loaded_is_not_opened_a_second_t
         lone._opening.join(30)
         kept.append(lone._second is not None)
     assert kept == [True, False]
+
+
+def test_the_threads_of_a_second_session_leave_the_processors_to_others_between_batches() -> None:
+    """In a process of its own: in that of the tests no session's threads spin."""
+    code = f"""
+import time
+from pathlib import Path
+import numpy as np
+from hangtag.serving.server.runtime.inference_session import SessionOpener
+from hangtag.serving.server.runtime.providers import Gpu
+session = SessionOpener(Path({str(CNN)!r}), threads=1, gpu=Gpu()).open("cpu", threads=2)
+for _ in range(3):
+    session.run(None, {{"image": np.zeros((64, 28, 28), np.uint8)}})
+before = time.process_time()
+time.sleep(0.01)
+print(time.process_time() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 0.003
