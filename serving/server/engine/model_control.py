@@ -97,11 +97,8 @@ class ModelControl:
             self.poll()
             if not self._engine.names():
                 reasons = "; ".join(filter(None, [self._loader.reason(), *self._routes.problems.values()]))
-                raise RepositoryError(
-                    f"no model of {config.models} can be served. {reasons}"
-                    if reasons
-                    else f"{config.models} holds no model to serve. 'hangtag export' publishes one."
-                )
+                none = f"{config.models} holds no model to serve. 'hangtag export' publishes one."
+                raise RepositoryError(f"no model of {config.models} can be served. {reasons}" if reasons else none)
             if polling:
                 self._poller.start()
         else:

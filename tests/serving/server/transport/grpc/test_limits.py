@@ -45,6 +45,14 @@ def read_to_the_end(connection: socket.socket) -> bytes:
         data += more
 
 
+def require_room(live: LiveServer) -> None:
+    """A new connection is accepted, and answered."""
+    with live.connect() as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        answer = stub.ModelInfer(request("gather", index=index(3)), timeout=TIMEOUT, wait_for_ready=True)
+        assert outputs(answer)["value"].tolist() == [30]
+
+
 def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(models: Path) -> None:
     with LiveServer(ServerConfig(models=models, port=0, http_port=-1, max_connections=3, transport="grpc")) as live:
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]  # the first connection
@@ -55,10 +63,7 @@ def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(model
         assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
         for connection in taken:
             connection.close()
-        with live.connect() as channel:
-            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-            answer = stub.ModelInfer(request("gather", index=index(3)), timeout=TIMEOUT, wait_for_ready=True)
-            assert outputs(answer)["value"].tolist() == [30]
+        require_room(live)
 
 
 def test_calls_beyond_a_connections_streams_wait_for_their_turn(models: Path) -> None:
