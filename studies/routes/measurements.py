@@ -22,6 +22,7 @@ from studies.server.h2load import Load
 from studies.server.process import Served
 
 HALF = 0.5
+_OPEN_LOOP = 4  # times as long as a closed loop, because few calls decide about a p99
 _CONNECTIONS = 16
 
 
@@ -46,11 +47,11 @@ class RouteBench:
 
     def closed_loop(self, model: str, in_flight: int) -> Line:
         """Calls of one test image each: calls a second, latency, and the processor time of a call in the server."""
-        return self._under_load(model, concurrency=(in_flight,))
+        return self._under_load(model, self.seconds, concurrency=(in_flight,))
 
     def open_loop(self, model: str, rate: float) -> Line:
-        """The same with Poisson arrivals at a rate; latency counts from the planned time."""
-        return self._under_load(model, rate=(rate,))
+        """The same with Poisson arrivals at a rate, and for longer; latency counts from the planned time."""
+        return self._under_load(model, _OPEN_LOOP * self.seconds, rate=(rate,))
 
     def split(self, calls: int) -> Line:
         """Send calls to SPLIT, and count those that each member answered, by its own statistics."""
@@ -85,9 +86,9 @@ class RouteBench:
             "busier": self.open_loop(PLAIN, busier) | {"rate_per_s": busier},
         }
 
-    def _under_load(self, model: str, **load: Any) -> Line:
+    def _under_load(self, model: str, seconds: float, **load: Any) -> Line:
         before, cpu = self.server.answered(model).calls, self.server.cpu_seconds()
-        (run,) = self._run([model], False, min_duration=self.seconds, **load).runs
+        (run,) = self._run([model], False, min_duration=seconds, **load).runs
         cpu = self.server.cpu_seconds() - cpu
         calls = self.server.answered(model).calls - before
         total = run.total

@@ -1,11 +1,12 @@
 """Sends copies of a route's requests to another model, and compares its answers with those that the callers got.
 
 A copy waits until its caller, and every caller of the same batch, has the answer: it fails no call, and none waits for
-it. Copies are handed over while no request waits for the route's members and fewer than half of each
-member's instances compute; on two processors that is while no batch of the route is being computed. A batch of copies
-that has begun shares the processors with the calls that come meanwhile, and cannot be stopped. So only as many copies
-are handed over at once as are computed in about `AT_ONCE_SECONDS`, and the next ones after those are done. The others
-wait; of too many, the oldest is dropped and counted as skipped.
+it. An answer of the route hands over the copies that wait, if no request waits for the route's members and fewer than
+half of each member's instances compute; on two processors that is while no batch of the route is being computed. A
+batch of copies that has begun shares the processors with the calls that come meanwhile, and cannot be stopped. So only
+as many copies are handed over at once as are computed in about `AT_ONCE_SECONDS`, and the next ones after a rest, so
+that copies are computed in at most `SHARE_OF_TIME`. The others wait; of too many, the oldest is dropped and counted as
+skipped. A timer hands over those after which the route answers no more.
 
 Copies have no lower priority in the operating system: a thread that the system lets wait while it holds the
 interpreter's lock, or a lock of ONNX Runtime's memory, would hold up every call.
@@ -16,12 +17,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from hangtag.serving.server.batching.after_batch import after_batch
 from hangtag.serving.server.batching.request import InferenceResult, Tensors
 from hangtag.serving.server.engine.servable import Admission, Servable
 from hangtag.serving.server.errors import QueueFullError, ServerError
@@ -31,6 +32,10 @@ MAX_WAITING = 64
 """Copies that may wait."""
 AT_ONCE_SECONDS = 0.001
 """How long the copies that are handed over at once should take; a lone copy may take longer."""
+SHARE_OF_TIME = 0.25
+"""In how much of the time copies are computed at most."""
+LATE_SECONDS = 0.1
+"""After how long a timer hands over the copies that wait, and tries again."""
 
 
 class _Copy(NamedTuple):
@@ -72,6 +77,8 @@ class Shadow:
         self._handed_over = 0  # copies that have no outcome yet
         self._handed_over_at = 0.0
         self._at_once = 1  # samples that are handed over at once
+        self._rests_until = 0.0
+        self._timer: threading.Timer | None = None  # set while copies wait
         self._closed = False
 
     def wants(self) -> bool:
@@ -99,6 +106,8 @@ class Shadow:
                 dropped = len(self._waiting) > MAX_WAITING
                 if dropped:
                     self._waiting.popleft()
+                if self._timer is None:
+                    self._start_timer()
         if dropped:
             self._statistics.shadow_skipped()
 
@@ -108,16 +117,18 @@ class Shadow:
             self._closed = True
             dropped = len(self._waiting)
             self._waiting.clear()
+            if self._timer is not None:
+                self._timer.cancel()
         for _ in range(dropped):
             self._statistics.shadow_skipped()
 
     def hand_over(self) -> None:
-        """Submit the next copies, unless the last ones are under way or the processors have other work."""
+        """Submit the next copies, unless the last ones are under way, or rest, or the processors have other work."""
         model = self._model
         if model is None or not self._waiting or any(map(_is_busy, (*self._members, model))):
             return
         with self._lock:
-            if self._handed_over or not self._waiting:
+            if self._handed_over or not self._waiting or time.monotonic() < self._rests_until:
                 return
             copies = self._next()
             self._handed_over = len(copies)
@@ -144,15 +155,30 @@ class Shadow:
         with self._lock:
             self._handed_over -= 1
             if not self._handed_over:
-                slow = time.monotonic() - self._handed_over_at > AT_ONCE_SECONDS
+                seconds = time.monotonic() - self._handed_over_at
+                slow = seconds > AT_ONCE_SECONDS
                 self._at_once = max(1, self._at_once // 2) if slow else min(self._at_once + 1, MAX_WAITING)
+                self._rests_until = self._handed_over_at + seconds / SHARE_OF_TIME
         if isinstance(outcome, QueueFullError):
             self._statistics.shadow_skipped()
         elif isinstance(outcome, ServerError):
             self._statistics.shadow_failed()
         else:
             self._record(copy.answered.outputs, outcome.outputs)
-        after_batch(self.hand_over)
+
+    def _start_timer(self) -> None:
+        timer = threading.Timer(LATE_SECONDS, self._hand_over_late)
+        timer.daemon = True
+        with suppress(RuntimeError):  # The system has no thread left: the route's next answer hands the copies over.
+            timer.start()
+            self._timer = timer
+
+    def _hand_over_late(self) -> None:
+        self.hand_over()
+        with self._lock:
+            self._timer = None
+            if self._waiting:
+                self._start_timer()
 
     def _record(self, answered: Tensors, shadow: Tensors) -> None:
         labels, others = (outputs[self._output].argmax(axis=-1) for outputs in (answered, shadow))

@@ -11,9 +11,16 @@ from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.routes.acceptance import Acceptance
-from hangtag.serving.server.engine.routes.route_file import CascadeSettings, Member, RouteSettings
+from hangtag.serving.server.engine.routes.route_file import (
+    CascadeSettings,
+    Member,
+    RouteSettings,
+    ShadowSettings,
+    SplitSettings,
+)
 from hangtag.serving.server.engine.routes.served_route import ServedRoute
 from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.telemetry.route_statistics import ShadowCounts
 from tests.serving.server.parts import FakeRuntime, Outputs
 
 FP32 = {"x": "FP32"}
@@ -68,6 +75,18 @@ def route(engine: Engine, settings: RouteSettings) -> ServedRoute:
     if settings.shadow is not None and settings.shadow.member.name in engine.names():
         members[settings.shadow.member] = engine.model(settings.shadow.member.name)
     return ServedRoute("both", settings, members, lambda member: engine.model(member.name, member.version))
+
+
+def shadowed(engine: Engine, share: float = 1.0) -> ServedRoute:
+    """A route of `fast` alone, which copies a share of its requests to "other"."""
+    return route(engine, SplitSettings((Member("fast"),), (100.0,), shadow=ShadowSettings(Member("other"), share)))
+
+
+def counts(both: ServedRoute) -> ShadowCounts:
+    """What came of a route's copies."""
+    result = both.state().route.shadow
+    assert result is not None
+    return result
 
 
 def cascade(*names: str, on_overload: str = "answer") -> CascadeSettings:

@@ -6,25 +6,41 @@ import numpy as np
 import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.routes import shadow
 from hangtag.serving.server.engine.routes.route_file import Member, ShadowSettings, SplitSettings
 from hangtag.serving.server.engine.routes.served_route import ServedRoute
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import InferenceError, UnavailableError
 from hangtag.serving.server.telemetry.route_statistics import RouteCounts, ShadowCounts
-from tests.serving.server.engine.routes.parts import FP32, answers, echo, engine_with, execute_all, fast, model, route
+from tests.serving.server.engine.routes.parts import (
+    FP32,
+    answers,
+    counts,
+    echo,
+    engine_with,
+    execute_all,
+    fast,
+    model,
+    route,
+    shadowed,
+)
 from tests.serving.server.parts import Caller, FakeRuntime, Outputs, rows
 
 
-def shadowed(engine: Engine, share: float = 1.0) -> ServedRoute:
-    return route(engine, SplitSettings((Member("fast"),), (100.0,), shadow=ShadowSettings(Member("other"), share)))
+@pytest.fixture(autouse=True)
+def _by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies are handed over when a test says so: after an answer or by `execute_with_copies`, without a rest."""
+    monkeypatch.setattr(shadow, "SHARE_OF_TIME", math.inf)
+    monkeypatch.setattr(shadow.Shadow, "_start_timer", lambda _self: None)
 
 
-def counts(both: ServedRoute) -> ShadowCounts:
-    result = both.state().route.shadow
-    assert result is not None
-    return result
+def execute_with_copies(both: ServedRoute, *models: ServedModel) -> None:
+    """Compute what is queued and all copies."""
+    assert both._shadow is not None
+    execute_all(*models)
+    while both._shadow._waiting:
+        both._shadow.hand_over()
+        execute_all(*models)
 
 
 def swapped(x: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Outputs:
@@ -82,7 +98,7 @@ def test_a_copy_waits_while_requests_wait_or_are_computed(busy: str, computes: b
     execute_all(*models.values())
     assert counts(both) == ShadowCounts()
     both.submit(rows(0.8), FP32, Caller())
-    execute_all(*models.values())
+    execute_with_copies(both, *models.values())
     assert counts(both)[:3] == (2, 0, 0)
     assert copied(models["other"])[-2:] == [[0.9], [0.8]]
 
@@ -122,7 +138,7 @@ def test_of_too_many_waiting_copies_the_oldest_is_dropped(monkeypatch: pytest.Mo
     execute_all(first)
     assert [answers(caller.answer) for caller in callers] == [[10.9], [10.91], [10.92], [10.93], [10.94]]
     assert counts(both).skipped == 3
-    execute_all(other)
+    execute_with_copies(both, other)
     assert counts(both)[:3] == (2, 3, 0)
     assert copied(other) == [[0.93], [0.94]]
 
@@ -140,7 +156,7 @@ def test_copies_are_handed_over_together_while_that_is_fast(
     both = shadowed(engine_with(first, other))
     for number in range(8):
         both.submit(rows(number / 10), FP32, Caller())
-    execute_all(first, other)
+    execute_with_copies(both, first, other)
     assert copied(other) == batches
     assert counts(both)[:3] == (8, 0, 0)
 
@@ -155,11 +171,11 @@ def test_fewer_copies_are_handed_over_together_once_that_is_slow(monkeypatch: py
     monkeypatch.setattr(shadow, "AT_ONCE_SECONDS", -1.0)
     for _ in range(8):
         both.submit(rows(0.9), FP32, Caller())
-    execute_all(first, other)
+    execute_with_copies(both, first, other)
     assert [len(batch) for batch in copied(other)[8:]] == [8]
     for _ in range(7):
         both.submit(rows(0.9), FP32, Caller())
-    execute_all(first, other)
+    execute_with_copies(both, first, other)
     assert [len(batch) for batch in copied(other)[9:]] == [4, 2, 1]
 
 
