@@ -5,7 +5,7 @@ Each folder imports only folders further down this list (import-linter checks it
     report      the HTML report about one export
     calibration the temperature of a classifier's probabilities
     foreign     somebody else's ONNX file
-    quantization  such a file in INT8 or FP16, with as many layers in FP32 as its answers need
+    quantization  any ONNX file in INT8 or FP16; layers stay in FP32 where its answers would change too much
     gate        what a file must prove before it is published
     repository  publishing a version all or nothing, and listing what is there
     file        making the ONNX file: from PyTorch, simplified, in FP16 or INT8 (precision), with its metadata

@@ -51,6 +51,13 @@ def runs_option(command: F) -> F:
     )(command)
 
 
+def limit_option(command: F) -> F:
+    """``--limit``, as ``limit``: the first N images alone, or None."""
+    return click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images, for quick trials.")(
+        command
+    )
+
+
 def refuse(*names: str, because: str) -> None:
     """Raise UsageError if the command line has one of these options, which the command would not use.
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hangtag.evaluation import document, label_sources, multi_label, samples, single_label, subjects, table
 from hangtag.evaluation.subject import require_labels
 from hangtag.extras import needs
-from hangtag.options import FiniteRange, refuse, runs_option
+from hangtag.options import FiniteRange, limit_option, refuse, runs_option
 from hangtag.output import require_writable, write_text
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.options import ServerAddress, credentials_options
@@ -46,7 +46,7 @@ from hangtag.training.labels import distance as label_distance
     type=click.Choice(DATASETS),
     help="The data set.  [default: the one that the model was trained on, else fashion-mnist or outfits]",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images, for quick trials.")
+@limit_option
 @click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files, or with VOCdevkit."
 )

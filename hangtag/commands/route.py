@@ -14,7 +14,7 @@ from hangtag.evaluation.cascade.curve import Curve, Point
 from hangtag.evaluation.cascade.members import Members
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.extras import MissingExtraError, needs
-from hangtag.options import FiniteRange, models_option
+from hangtag.options import FiniteRange, limit_option, models_option
 from hangtag.output import write_text
 from hangtag.serving.model_repository import ROUTE_FILE, is_model_name, numbered_versions
 
@@ -36,7 +36,7 @@ def route() -> None:
 @click.option("--name", default="fast-and-accurate", show_default=True, help="The route's name in the repository.")
 @click.option("--replace", is_flag=True, help="Replace a route of this name.")
 @click.option("--dry-run", is_flag=True, help="Print the curve and the choice, and write nothing.")
-@click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images, for quick trials.")
+@limit_option
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
 @click.option(
     "--reports",

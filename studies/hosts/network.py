@@ -1,4 +1,4 @@
-"""Hosts on one machine: network namespaces, and cables between them that lose and delay packets as they are told.
+"""Hosts on one machine: network namespaces, and cables between them that lose and delay packets on command.
 
 It needs root, unshare and nsenter (util-linux), ip (iproute2), and the kernel's TUN device. The cable's delay and loss
 are this program's own, because many kernels are built without the queueing discipline netem. Everything above the cable

@@ -26,7 +26,7 @@ class Address:
         name: The server's name in the results.
         grpc: host:port.
         http: host:port.
-        ca: PEM file of who signed its certificate; None: it has no TLS.
+        ca: PEM file of the authority that signed its certificate; None: it has no TLS.
     """
 
     name: str
