@@ -8,10 +8,10 @@ import re
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.transport.http.responses import to_json
+from hangtag.serving.server.transport.http.responses import HttpResponse, to_json
 
 MAX_HEAD_BYTES = 32 * 1024
 """The request line and the headers. gRPC's core takes 16 KiB of metadata."""
@@ -152,12 +152,25 @@ class Connection(HttpToolsProtocol):
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         self._task = asyncio.current_task()
         try:
-            await self._application(scope, receive, send)
+            response = await self._application(scope, receive, send)
+            if response is not None:
+                cycle = send.__self__  # self.cycle is that of a later request where the client has sent one already
+                if cycle.keep_alive and not cycle.disconnected and not self.flow.write_paused:
+                    self._respond(response, cycle)
+                else:
+                    await response(scope, receive, send)
         except asyncio.CancelledError:  # the client has left, or the server's time to drain is over
             self.cycle.disconnected = True
             self.transport.abort()
         finally:
             self._task = None
+
+    def _respond(self, response: HttpResponse, cycle: RequestResponseCycle) -> None:
+        """Do what uvicorn does with the parts of a response, at once, which takes a quarter of the time."""
+        self.transport.writelines((response.head(), response.body))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        cycle.on_response()
 
     def _end_if_slow(self) -> None:
         came, self._counted = self._received - self._counted, self._received

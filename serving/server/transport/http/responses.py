@@ -2,8 +2,11 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 from urllib.parse import quote
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
@@ -21,6 +24,17 @@ class HttpResponse:
         self.body = body
         self.status = status
         self.headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *headers]
+
+    def head(self) -> bytes:
+        """Return the status line and the headers as they are sent over a connection that stays open.
+
+        Raises:
+            ValueError: A header has a line break, so that a client would read another response.
+        """
+        lines = b"".join([b"%b: %b\r\n" % header for header in self.headers])
+        if lines.count(b"\n") != len(self.headers) or lines.count(b"\r") != len(self.headers):
+            raise ValueError(f"a header has a line break: {self.headers}")
+        return b"".join((STATUS_LINE[self.status], lines, b"\r\n"))
 
     async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
@@ -48,13 +62,18 @@ def cost_headers(model: str, version: str, timings: Timings, preprocess_ns: int 
         timings: In the queue and computing.
         preprocess_ns: Decoding and converting an image.
     """
-    times = [("queue", timings.queue_ns), ("compute", timings.compute_ns)]
+    times = f"queue;dur={timings.queue_ns / 1e6:.3f}, compute;dur={timings.compute_ns / 1e6:.3f}"
     if preprocess_ns:
-        times.insert(0, ("preprocess", preprocess_ns))
-    answered = () if timings.stages else ((b"hangtag-model", quote(model).encode()),)  # else the members, below
+        times = f"preprocess;dur={preprocess_ns / 1e6:.3f}, {times}"
+    answered = () if timings.stages else ((b"hangtag-model", _quoted(model)),)  # else the members, below
     return (
         *answered,
         (b"hangtag-model-version", version.encode()),
         *[(name.encode(), value.encode()) for name, value in cost_metadata(timings)],
-        (b"server-timing", ", ".join(f"{name};dur={ns / 1e6:.3f}" for name, ns in times).encode()),
+        (b"server-timing", times.encode()),
     )
+
+
+@lru_cache(maxsize=256)
+def _quoted(name: str) -> bytes:
+    return quote(name).encode()

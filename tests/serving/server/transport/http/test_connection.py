@@ -1,6 +1,8 @@
 """What one connection may do: its head, its speed, its age, and bytes that are no request."""
 
 import asyncio
+import json
+import re
 import socket
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from uvicorn.server import ServerState
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.event_loop import run
 from hangtag.serving.server.transport.http import connection as limits
+from hangtag.serving.server.transport.http.responses import HttpResponse
 from tests import onnx_models
 from tests.serving.server.transport.http.raw import INFER, POST, connected, status_line
 from tests.serving.server.transport.http.rest import Rest, as_http, tensor
@@ -232,6 +235,27 @@ def test_pipelined_requests_are_answered_in_order(served: LiveServer) -> None:
         with connection.makefile("rb") as answers:
             text = answers.read()
     assert text.index(b'{"live":true}') < text.index(b'{"ready":true}')
+
+
+def test_pipelined_inferences_are_answered_in_order_and_the_last_closes(served: LiveServer) -> None:
+    def post(index: int, version: bytes = b"1.1", more: bytes = b"") -> bytes:
+        body = json.dumps({"inputs": [tensor("index", "INT64", [1], [index])]}).encode()
+        head = b"POST /v2/models/gather/infer HTTP/%s\r\nHost: here\r\n%sContent-Length: %d\r\n\r\n"
+        return head % (version, more, len(body)) + body
+
+    for last in (post(1, more=b"Connection: close\r\n"), post(1, b"1.0")):
+        with connected(served) as connection, connection.makefile("rb") as answers:
+            connection.sendall(post(1) + post(0) + post(2) + last)
+            *answered, end = answers.read().split(b"HTTP/1.1 200 OK\r\n")[1:]
+        data = [float(re.search(rb'"data":\[([0-9.]+)\]', each)[1]) for each in (*answered, end)]  # type: ignore[index]
+        assert data == [10.0, 0.0, 20.0, 10.0]
+        assert [b"connection: close" in each for each in (*answered, end)] == [False, False, False, True]
+
+
+def test_a_header_with_a_line_break_is_not_sent() -> None:
+    for value in (b"a\r\nset-cookie: b", b"a\nb", b"a\rb"):
+        with pytest.raises(ValueError, match="line break"):
+            HttpResponse(b"", b"text/plain", headers=[(b"hangtag-model", value)]).head()
 
 
 def test_a_connection_without_requests_is_closed(few: Path) -> None:
