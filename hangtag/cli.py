@@ -38,7 +38,7 @@ SUBCOMMANDS = {
         "hangtag.commands.models:models", "List, show, verify, promote, load and unload models.", "cpu"
     ),
     "route": Subcommand("hangtag.commands.route:route", "Choose how a cascade of models answers.", "cpu"),
-    "serve": Subcommand("hangtag.serving.server.cli:serve", "Serve the model repository over gRPC.", "cpu"),
+    "serve": Subcommand("hangtag.serving.server.cli:serve", "Serve the model repository over gRPC and HTTP.", "cpu"),
     "health": Subcommand("hangtag.serving.client.health:health", "Check whether a server is ready.", "cpu"),
     "top": Subcommand("hangtag.serving.client.top:top", "Watch a running server.", "cpu"),
     "classify": Subcommand("hangtag.serving.client.classify:classify", "Classify images with a served model.", "cpu"),

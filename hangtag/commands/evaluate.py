@@ -27,7 +27,8 @@ from hangtag.training.labels import distance as label_distance
 @click.option(
     "--server",
     type=ServerAddress(),
-    help="Evaluate the model NAME of the server with this gRPC port.  [default: none, whatever HANGTAG_SERVER says]",
+    help="Evaluate the model NAME of this server: its gRPC port, HOST:PORT, or http://HOST:PORT.  "
+    "[default: none, whatever HANGTAG_SERVER says]",
 )
 @click.option("--model-version", default="", help="One version of a served model.  [default: the one that serves]")
 @click.option(
