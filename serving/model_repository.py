@@ -240,8 +240,8 @@ def require_versions(models: Path, name: str) -> list[ModelFile]:
                 "that answer."
             )
         raise ModelRepositoryError(
-            f"{models / name} has no version to serve: expected {models / name}/{_LAYOUT}. "
-            "Publish one, or move the folder out of the repository."
+            f"{models / name} has no version to serve: expected {models / name}/{_LAYOUT}, or for a route "
+            f"{models / name / ROUTE_FILE}. Publish one, or move the folder out of the repository."
         )
     return files
 

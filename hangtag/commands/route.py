@@ -128,6 +128,8 @@ def _print(members: Members, tried: Curve, chosen: Point, lose_at_most: float) -
     )
     if cost >= 1:
         console.print(f"This cascade saves nothing: {last} alone takes no longer.")
+    elif not chosen.reached[1]:
+        console.print(f"You need no cascade: {names[0]} alone loses no more than you allow, and answers every image.")
     for place in range(1, len(names) - 1):
         _print_without(members, place, lose_at_most)
 

@@ -67,10 +67,7 @@ def listing(models: Path, names: Sequence[str]) -> Table:
         if trouble := shown.get("trouble"):
             table.add_row(name, "-", escape(trouble))
             continue
-        members = [
-            f"{member['model']}@{member['version']}" if "version" in member else member["model"]
-            for member in shown["members"]
-        ]
+        members = [_short(member) for member in shown["members"]]
         if shares := shown.get("shares"):
             members = [f"{member} {share:g}%" for member, share in zip(members, shares, strict=True)]
         table.add_row(name, shown["kind"], (", then " if shown["kind"] == "cascade" else ", ").join(members))
@@ -113,6 +110,12 @@ def _member(models: Path, member: Member) -> dict[str, Any]:
         return {"model": str(member), "trouble": str(error)}
     accuracy = {entry.accuracy[0]: entry.accuracy[1]} if entry.accuracy else {}
     return {"model": entry.name, "version": entry.version, **accuracy}
+
+
+def _short(member: dict[str, Any]) -> str:
+    if "trouble" in member:
+        return f"{member['model']} (missing)"
+    return f"{member['model']}@{member['version']}" if "version" in member else str(member["model"])
 
 
 def _words(member: dict[str, Any]) -> str:

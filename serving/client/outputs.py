@@ -42,7 +42,8 @@ class Outputs(dict[str, Array]):
         sample_stages: of a route, the stage, from 1, that answered each sample, or one value where all have the same;
             empty for a model, and where more than 1,024 samples differ.
         stages: of a route, what each of its members computed, one after another; empty for a model.
-        unsure: how many samples have the answer of a cascade's member that was not sure, for want of time.
+        unsure: how many samples have the answer of a cascade's member that was not sure, since the next one had no
+            time or no place for them.
         queue_ms: milliseconds in the server's queues; None from other servers, and in a stream over gRPC.
         compute_ms: milliseconds of inference; None likewise.
         batch_size: samples in the batch that was computed, of a route in that of its first stage; None likewise.

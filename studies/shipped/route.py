@@ -10,7 +10,7 @@ NAME = "fast-and-accurate"
 
 
 def definition(repository: Path, name: str = NAME) -> dict[str, Any]:
-    """What the route's answers depend on: its members with their versions, its rule, and what it does for want of time.
+    """What the route's answers depend on: its members with their versions, its rule, and what it does under overload.
 
     Raises:
         OSError: There is no such route.

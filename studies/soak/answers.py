@@ -95,7 +95,7 @@ class Answers:
                 raise WrongAnswerError(f"{model}, image {first}, {name}: {array.tolist()} instead of {right.tolist()}")
 
     def check_classification(self, model: str, image: int, answer: Classification) -> None:
-        """Check the labels for one image. A cascade that had no time for its second member says so, and is right.
+        """Check the labels for one image. A cascade whose second member had no time or no place says so, and is right.
 
         Raises:
             WrongAnswerError: The order or a probability is another.

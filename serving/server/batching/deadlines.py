@@ -3,7 +3,7 @@
 from hangtag.serving.server.batching.request import QueuedRequest
 from hangtag.serving.server.errors import CancelledError, DeadlineError, ServerError
 
-TOO_LATE = "the deadline passed while the request was waiting, or would before its answer; nothing was computed"
+TOO_LATE = "the deadline passed while the request waited, or would have passed before its answer, so it was dropped"
 
 RESERVED_SHARE = 0.2
 """Time before the call is read and after the answer is sent is invisible to the batcher. While every instance is busy

@@ -161,7 +161,8 @@ class ModelControl:
                     self._routes.drop(name)
                     self._routes.refresh()
         except StartError as error:
-            raise ControlError(f"{error}; the versions that served before still serve") from error
+            kept = "; the versions that served before still serve" if self._engine.versions(name) else ""
+            raise ControlError(f"{error}{kept}") from error
         self.on_change()
 
     def unload(self, name: str) -> None:

@@ -68,11 +68,14 @@ class Servable(Protocol):
     def computers(self) -> Sequence[Computer]:
         """The models one of whose queues a request is put into first."""
 
-    def share_processors(self) -> None:
-        """Compute no batch with more threads from now on, although nothing else waits.
+    def share_processors(self, shared: bool) -> None:
+        """Compute no batch with more threads, although nothing else waits, until each caller has taken that back.
 
-        For a model that gets copies: they are computed whenever nothing else is, and threads that spin for the next one
-        would take the processors from the calls that come meanwhile.
+        For a model that gets copies: they are computed whenever nothing else is, and all threads together would take
+        the processors from the calls that come meanwhile.
+
+        Args:
+            shared: True for the first call of a caller, False for its second one.
         """
 
     def start(self) -> None:

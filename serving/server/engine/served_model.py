@@ -48,7 +48,7 @@ class ServedModel:
         self.statistics = ModelStatistics()
         self._max_bytes = config.max_message_mib << 20
         self._alone_batches = 0  # in a row
-        self._shares_processors = False
+        self._sharing: list[None] = []  # one element a caller: append and pop are atomic, += is not
         self.max_batch_size = config.max_batch_size_of(file.name) if self.signature.batched else 1
         self.batcher = Batcher(
             max_batch_size=self.max_batch_size,
@@ -86,8 +86,16 @@ class ServedModel:
         """Number of threads that compute batches."""
         return len(self._instances)
 
-    def share_processors(self) -> None:
-        self._shares_processors = True
+    @property
+    def shares_processors(self) -> bool:
+        """Whether no batch is computed with more threads, since copies of requests are computed too."""
+        return bool(self._sharing)
+
+    def share_processors(self, shared: bool) -> None:
+        if shared:
+            self._sharing.append(None)
+        else:
+            self._sharing.pop()
 
     def start(self) -> None:
         """Start the threads that compute batches."""
@@ -211,7 +219,7 @@ class ServedModel:
             inputs = {name: np.concatenate([request.inputs[name] for request in batch]) for name in inputs}
         gathered = time.perf_counter_ns()
         self._alone_batches = self._alone_batches + 1 if self.batcher.computing == 1 and not len(self.batcher) else 0
-        outputs = self.runtime.run(inputs, alone=self._alone_batches >= _ALONE_BATCHES and not self._shares_processors)
+        outputs = self.runtime.run(inputs, alone=self._alone_batches >= _ALONE_BATCHES and not self._sharing)
         computed = time.perf_counter_ns()
         parts = _split(outputs, [request.samples for request in batch])
         split = time.perf_counter_ns()

@@ -50,7 +50,7 @@ class Timings(NamedTuple):  # a tuple, because creating one per request must be 
     """Of a request to a route: its members' parts, in their order."""
     unsure: int = 0
     """Of a request to a cascade: samples whose answer is that of a member that was not sure of it, because the next one
-    had no time for them."""
+    had no time or no place for them."""
 
     @property
     def compute_ns(self) -> int:

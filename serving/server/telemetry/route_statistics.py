@@ -53,7 +53,8 @@ class RouteCounts:
     shadow: ShadowCounts | None = None
     """None where the route has no shadow."""
     unsure: int | None = None
-    """Samples with the answer of a member that was not sure, for want of time; None where the route is no cascade."""
+    """Samples with the answer of a member that was not sure, since the next one had no time or no place for them; None
+    where the route is no cascade."""
     expected_sent_on: float | None = None
     """The share of the samples that go on to the second member by the route's file; None where it states none."""
 

@@ -9,7 +9,8 @@ value where all have the same."""
 STAGES = "hangtag-stages"
 """Of a route: what each stage cost, MEMBER;samples=N;queue-ns=N;compute-ns=N;batch-size=N with a comma between them."""
 UNSURE = "hangtag-unsure"
-"""Of a cascade: how many samples have the answer of a member that was not sure, for want of time."""
+"""Of a cascade: how many samples have the answer of a member that was not sure, since the next one had no time
+or no place for them."""
 _MAX_LISTED = 1024
 """Samples of a request from which on no stage is listed for each, because clients bound the size of metadata."""
 

@@ -124,6 +124,7 @@ def test_a_cascade_that_is_no_faster_than_its_last_model_is_said_to_save_nothing
     assert result.exit_code == 0, result.output
     assert "This cascade saves nothing: lstm alone takes no longer." in " ".join(result.output.split())
     assert "saves nothing" not in tune(models, "lstm", "cnn", "--dry-run").output
+    assert "You need no cascade: lstm alone" in tune(models, "lstm", "cnn", "--lose-at-most", "9", "--dry-run").output
 
 
 def test_the_report_shows_the_curves_and_the_choice(models: Path, tmp_path: Path) -> None:

@@ -53,10 +53,16 @@ class Acceptance:
             listed = ", ".join(output.name for output in signature.outputs)
             return f"accept: the models have no output {self.output!r}; they have {listed}"
         if spec.name == LOGITS:
-            others = [output.name for output in signature.outputs if output.name != LOGITS]
-            return f"accept: the output {LOGITS} is not probabilities; the others are {', '.join(others) or 'none'}"
+            others = ", ".join(output.name for output in signature.outputs if output.name != LOGITS)
+            return f"accept: {LOGITS} are no probabilities; name another output: {others or 'the models have none'}"
         if spec.datatype not in FLOATS or len(spec.shape) != 2 or (spec.shape[1] or 2) < 2:
             return f"accept: the output {spec} is not probabilities of at least two labels, [batch, labels]"
+        labels = spec.shape[1]
+        if self.rule == "entropy_at_most" and labels is not None and self.bound >= math.log2(labels):
+            return (
+                f"accept: entropy_at_most {self.bound:g} accepts every sample, since {labels} labels have at most "
+                f"{math.log2(labels):.2f} bits"
+            )
         if not signature.batched:
             return f"a cascade decides for each sample, and the models have no batch axis: {signature.why_unbatched}"
         return ""

@@ -23,19 +23,13 @@ class RouteMembers:
         """Check that the models fit each other.
 
         Args:
-            models: What serves each member now.
+            models: What serves each member now, a shadow not among them: it limits no request.
             look_up: Returns what serves a member at a later time. Raises UnavailableError where nothing does.
 
         Raises:
             ModelLoadError: The models' signatures differ.
         """
-        first, *others = models.values()
-        for other in others:
-            if difference := _difference(first.signature, other.signature):
-                raise ModelLoadError(
-                    "the members of a route must have one signature; "
-                    f"{first.name} and {other.name} differ in {difference}"
-                )
+        require_one_signature(models)
         self._models = models
         self._look_up = look_up
         self.strictest = min(models.values(), key=lambda model: model.max_batch_size)
@@ -89,6 +83,16 @@ class RouteMembers:
                 if successor is model or _difference(model.signature, successor.signature):
                     raise
                 model = successor
+
+
+def require_one_signature(models: Mapping[Member, Servable]) -> None:
+    """Raise ModelLoadError where the signatures of models differ, which one route has as members or as its shadow."""
+    (first, model), *others = models.items()
+    for member, other in others:
+        if difference := _difference(model.signature, other.signature):
+            raise ModelLoadError(
+                f"the models of a route must have one signature; {first} and {member} differ in {difference}"
+            )
 
 
 def _difference(one: Signature, other: Signature) -> str:

@@ -1,7 +1,8 @@
 """Decides which routes serve, after each change of the models and of the routes' files."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -11,6 +12,7 @@ from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.repository import ROUTE_VERSION
 from hangtag.serving.server.engine.routes import route_file
+from hangtag.serving.server.engine.routes.members import require_one_signature
 from hangtag.serving.server.engine.routes.route_file import Member, RouteSettings
 from hangtag.serving.server.engine.routes.served_route import ServedRoute
 from hangtag.serving.server.engine.servable import Servable
@@ -19,6 +21,22 @@ from hangtag.serving.server.host.watched_files import Stamp, stamp_of
 from hangtag.serving.server.telemetry.server_state import UNAVAILABLE, VersionState
 
 log = structlog.get_logger()
+
+
+@dataclass
+class _Found:
+    """What a refresh has found out so far: the routes that it resolved, None for one that cannot serve, and why."""
+
+    routes: dict[str, Servable | None] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def copy(self) -> "_Found":
+        """For an attempt, of which nothing may be left where it fails."""
+        return _Found(dict(self.routes), dict(self.problems))
+
+    def take(self, attempt: "_Found") -> None:
+        """Keep what an attempt has found."""
+        self.routes, self.problems = attempt.routes, attempt.problems
 
 
 class RouteControl:
@@ -40,8 +58,9 @@ class RouteControl:
         self._models = models
         self._retire = retire
         self._wanted: set[str] = set()
+        self._unloaded: set[str] = set()  # routes that were dropped, and serve no other route either
         self._unused: set[str] = set()  # names with a route.toml that is not followed
-        self._served: dict[str, tuple[RouteSettings, tuple[Servable, ...]]] = {}
+        self._served: dict[str, tuple[RouteSettings, tuple[Servable, ...], Servable | None]] = {}
         self._read: dict[str, tuple[Stamp, RouteSettings]] = {}
 
     def is_route(self, name: str) -> bool:
@@ -60,7 +79,7 @@ class RouteControl:
 
     def want(self, names: Iterable[str]) -> None:
         """Serve these routes from the next ``refresh`` on, as their files are now, and no others."""
-        self._wanted = set(names)
+        self._wanted, self._unloaded = set(names), set()
         self._read = {name: known for name, known in self._read.items() if known[0] == self._stamp(name)}
 
     def add(self, names: Iterable[str]) -> None:
@@ -68,6 +87,7 @@ class RouteControl:
         for name in names:
             self._read.pop(name, None)
             self._wanted.add(name)
+            self._unloaded.discard(name)
 
     def wants(self, name: str) -> bool:
         """Whether this is a route that serves, or will as soon as its members do."""
@@ -85,24 +105,27 @@ class RouteControl:
     def drop(self, name: str) -> None:
         """Forget a route that was taken out of the engine's table, or whose name is a model's now."""
         self._wanted.discard(name)
+        self._unloaded.add(name)
         self._served.pop(name, None)
 
     def refresh(self) -> None:
         """Serve the routes whose files are valid and whose members serve, and take the others out."""
-        problems: dict[str, str] = {}
-        done: dict[str, Servable | None] = {}
+        found = _Found()
         for name in sorted(self._wanted):
-            self._resolve(name, (), done, problems)
-        for name in [name for name in self._served if done.get(name) is None]:
+            self._resolve(name, (), found)
+        for name in [name for name in self._served if found.routes.get(name) is None]:
             del self._served[name]
-            if self._route(name) is not None:
+            if (route := self._route(name)) is not None:
                 self._engine.serve(name, [])
-            log.warning("route taken out", model=name, reason=problems.get(name, "it was removed"))
-        for name, problem in problems.items():
+                route.close()
+            log.warning("route taken out", model=name, reason=found.problems.get(name, "it was removed"))
+        for name, problem in found.problems.items():
             if self.problems.get(name) != problem:
-                log.warning("route not loaded", model=name, reason=problem)
+                serves = found.routes.get(name) is not None
+                event = "route serves, but not as its file says" if serves else "route not loaded"
+                log.warning(event, model=name, reason=problem)
                 self.outcomes[name, "error"] += 1
-        self.problems = problems
+        self.problems = found.problems
 
     def states(self) -> list[VersionState]:
         """Return the routes that should serve and do not."""
@@ -116,59 +139,47 @@ class RouteControl:
         """Why a route does not serve; empty where there is no such route, or it serves."""
         return "" if name in self._served else self.problems.get(name, "").removeprefix(f"route {name}: ")
 
-    def _resolve(
-        self, name: str, above: tuple[str, ...], done: dict[str, Servable | None], problems: dict[str, str]
-    ) -> Servable | None:
+    def _resolve(self, name: str, above: tuple[str, ...], found: _Found) -> Servable | None:
         """Serve a route and those that it needs; None, with the reason among the problems, if it cannot serve.
 
         Args:
             name: The route's.
             above: The routes that need it, the outermost first.
-            done: The routes that were resolved before.
-            problems: Gets the reasons.
+            found: Gets the result.
         """
         if name in above:
             circle = " -> ".join((*above[above.index(name) :], name))
             raise RepositoryError(f"routes must not lead to themselves: {circle}")
-        if name not in done:
-            done[name] = None
+        if name not in found.routes:
+            found.routes[name] = None
             try:
-                done[name] = self._follow(name, above, done, problems)
+                found.routes[name] = self._follow(name, above, found)
             except StartError as error:
-                problems[name] = f"route {name}: {error}"
-        return done[name]
+                found.problems[name] = f"route {name}: {error}"
+        return found.routes[name]
 
-    def _follow(
-        self, name: str, above: tuple[str, ...], done: dict[str, Servable | None], problems: dict[str, str]
-    ) -> Servable:
+    def _follow(self, name: str, above: tuple[str, ...], found: _Found) -> Servable:
         """Serve a route as its file says; where that cannot be, as it said before. The arguments: see `_resolve`."""
+        attempt = found.copy()  # a circle through the changed file must not take out the other routes in it
         try:
-            return self._serve(name, self._settings(name), above, done, problems)
+            route = self._serve(name, self._settings(name), above, attempt)
         except StartError as error:
             if name not in self._served:
                 raise
             problem = f"route {name}: {error}"
-        route = self._serve(name, self._served[name][0], above, done, problems)
-        problems[name] = problem
+        else:
+            found.take(attempt)
+            return route
+        route = self._serve(name, self._served[name][0], above, found)
+        found.problems[name] = problem
         return route
 
-    def _serve(
-        self,
-        name: str,
-        settings: RouteSettings,
-        above: tuple[str, ...],
-        done: dict[str, Servable | None],
-        problems: dict[str, str],
-    ) -> Servable:
-        members = {member: self._serving(member, (*above, name), done, problems) for member in settings.members}
-        if settings.shadow is not None:
-            try:
-                members[settings.shadow.member] = self._serving(settings.shadow.member, (*above, name), done, problems)
-            except StartError as error:
-                if name not in self._served:
-                    raise
-                problems[name] = f"route {name} goes on without its shadow: {error}"
-        key = (settings, tuple(members.values()))
+    def _serve(self, name: str, settings: RouteSettings, above: tuple[str, ...], found: _Found) -> Servable:
+        members = {
+            member: self._serving(f"its member {member}", member, (*above, name), found) for member in settings.members
+        }
+        shadow = self._shadow(name, settings, members, above, found)
+        key = (settings, tuple(members.values()), shadow)
         before = self._route(name)
         if before is not None and self._served.get(name) == key:
             return before
@@ -179,7 +190,7 @@ class RouteControl:
             except NotFoundError as error:
                 raise UnavailableError(f"the member {member} of route {name} does not serve now") from error
 
-        route = ServedRoute(name, settings, members, look_up, before)
+        route = ServedRoute(name, settings, members, shadow, look_up, before)
         replaced = self._engine.serve(name, [route])
         self._retire([model for model in replaced if not isinstance(model, ServedRoute)])
         if before is not None:
@@ -189,21 +200,72 @@ class RouteControl:
         log.info("route loaded", model=name, **route.parameters())
         return route
 
+    def _shadow(
+        self,
+        name: str,
+        settings: RouteSettings,
+        members: Mapping[Member, Servable],
+        above: tuple[str, ...],
+        found: _Found,
+    ) -> Servable | None:
+        """Return what serves the route's shadow; None where there is none.
+
+        A shadow that the route had before, or a model that the repository has, takes no route out: where it does not
+        serve, or has another signature, the route goes on without it, and that is a problem.
+
+        Args:
+            name: The route's.
+            settings: Name the shadow.
+            members: The route's.
+            above: See `_resolve`.
+            found: Likewise.
+
+        Raises:
+            StartError: The shadow is not known.
+        """
+        if settings.shadow is None:
+            return None
+        member = settings.shadow.member
+        attempt = found.copy()
+        try:
+            shadow = self._serving(f"its shadow {member}", member, (*above, name), attempt)
+            require_one_signature({settings.members[0]: members[settings.members[0]], member: shadow})
+        except StartError as error:
+            served = self._served.get(name)
+            before = None if served is None else served[0].shadow
+            is_known = bool(repository.versions(self._models, member.name)) if served is None else before is not None
+            if not is_known or (before is not None and before.member != member):
+                raise
+            found.problems[name] = f"route {name} goes on without its shadow: {error}"
+            return None
+        found.take(attempt)
+        return shadow
+
     def _route(self, name: str) -> ServedRoute | None:
         """What the engine serves under this name, if that is a route."""
         return next((each for each in self._engine.versions(name) if isinstance(each, ServedRoute)), None)
 
-    def _serving(
-        self, member: Member, above: tuple[str, ...], done: dict[str, Servable | None], problems: dict[str, str]
-    ) -> Servable:
-        """Return what serves a member. Raises RepositoryError if nothing does. The other arguments: see `_resolve`."""
+    def _serving(self, who: str, member: Member, above: tuple[str, ...], found: _Found) -> Servable:
+        """Return what serves a member or a shadow.
+
+        Args:
+            who: It, for the message.
+            member: Its name and version.
+            above: See `_resolve`.
+            found: Likewise.
+
+        Raises:
+            RepositoryError: Nothing serves it.
+        """
         if not self.is_route(member.name):
-            return self._model(member)
-        route = self._resolve(member.name, above, done, problems)
+            return self._model(who, member)
+        if member.name in self._unloaded:
+            raise RepositoryError(f"{who} does not serve{_load_first(member.name)}")
+        route = self._resolve(member.name, above, found)
         if route is None:
-            raise RepositoryError(f"its member {member} does not serve: {problems[member.name]}")
+            raise RepositoryError(f"{who} does not serve: {found.problems[member.name]}")
         if member.version not in ("", ROUTE_VERSION):
-            raise RepositoryError(f"its member {member} does not serve; a route has version {ROUTE_VERSION} alone")
+            raise RepositoryError(f"{who} does not serve; a route has version {ROUTE_VERSION} alone")
         return route
 
     def _settings(self, name: str) -> RouteSettings:
@@ -216,21 +278,27 @@ class RouteControl:
     def _stamp(self, name: str) -> Stamp:
         return stamp_of(self._models / name / ROUTE_FILE)
 
-    def _model(self, member: Member) -> Servable:
+    def _model(self, who: str, member: Member) -> Servable:
         versions = self._engine.versions(member.name)
         for model in versions:
             if member.version in ("", model.version):
                 return model
-        published = {str(file.version) for file in repository.versions(self._models, member.name)}
+        published = [str(file.version) for file in repository.versions(self._models, member.name)]
         if not versions and not published:
-            there = ", ".join(name for name, _ in repository.published(self._models))
+            raise RepositoryError(f"{who} does not serve: the repository has no model of this name")
+        if member.version and member.version not in published:
+            has = ", ".join(published) or "none"
             raise RepositoryError(
-                f"its member {member} does not serve: the repository has no model of this name; it has {there}"
+                f"{who} does not serve: the repository has no version {member.version} of {member.name}; it has {has}"
             )
-        served = ", ".join(f"{each.name}@{each.version}" for each in versions) or "none of its versions"
-        remedy = ""
-        if versions and member.version in published:
-            remedy = " ('hangtag serve --num-versions' serves more than one)"
-        elif published and not versions:
-            remedy = f" (with --model-control explicit, load it first: 'hangtag models load {member.name}')"
-        raise RepositoryError(f"its member {member} does not serve; of {member.name}: {served}{remedy}")
+        if not versions:
+            raise RepositoryError(f"{who} does not serve{_load_first(member.name)}")
+        served = ", ".join(each.version for each in versions)
+        raise RepositoryError(
+            f"{who} does not serve; of {member.name} version {served} serves ('hangtag serve --num-versions' serves "
+            "more than one)"
+        )
+
+
+def _load_first(name: str) -> str:
+    return f" (with --model-control explicit, load it first: 'hangtag models load {name}')"

@@ -22,7 +22,7 @@ And a text for people, which ModelConfig and the page show:
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ _KEYS = {
     "cascade": ("cascade", "accept", "on_overload", "expected_sent_on", *_OF_BOTH),
     "split": ("split", "sticky", *_OF_BOTH),
 }
+_ALL_KEYS = tuple(dict.fromkeys(key for keys in _KEYS.values() for key in keys))
 ANSWER, REFUSE = "answer", "refuse"
 _METADATA_KEY = re.compile(r"(?!grpc-)[0-9a-z_.-]{1,255}(?<!-bin)")
 """A key of gRPC's metadata with a text for a value, which callers may send; over HTTP it is a header."""
@@ -117,14 +118,14 @@ def read(file: Path) -> RouteSettings:
 
 def _settings(values: Mapping[str, Any]) -> RouteSettings:
     kinds = [kind for kind in _KINDS if kind in values]
+    kind, keys = (kinds[0], _KEYS[kinds[0]]) if len(kinds) == 1 else ("route", _ALL_KEYS)
+    for key in values:
+        if key not in keys:
+            raise ValueError(f"unknown key {key!r}; a {kind} may have {', '.join(keys)}")
     if len(kinds) != 1:
         raise ValueError(
             f"a route has one of the keys {' and '.join(_KINDS)}; this one has {' and '.join(kinds) or 'none'}"
         )
-    (kind,) = kinds
-    for key in values:
-        if key not in _KEYS[kind]:
-            raise ValueError(f"unknown key {key!r}; a {kind} may have {', '.join(_KEYS[kind])}")
     return _cascade(values) if kind == "cascade" else _split(values)
 
 
@@ -147,7 +148,7 @@ def _cascade(values: Mapping[str, Any]) -> CascadeSettings:
         _acceptance(values.get("accept")),
         on_overload,
         expected_sent_on=None if expected is None else float(expected),
-        **_of_both(values),
+        **_of_both(values, members),
     )
 
 
@@ -174,7 +175,7 @@ def _split(values: Mapping[str, Any]) -> SplitSettings:
             raise ValueError(f"split: the share of {text!r} must be a number above 0 and up to 100, not {weight!r}")
     total = sum(listed.values())
     if abs(total - 100) > 1e-6:
-        raise ValueError(f"split: the shares add up to {total:g}, and must to 100")
+        raise ValueError(f"split: the shares must add up to 100 (percent); these add up to {total:g}")
     sticky = values.get("sticky", "")
     if not isinstance(sticky, str) or (sticky and not _METADATA_KEY.fullmatch(sticky)):
         raise ValueError(
@@ -182,15 +183,18 @@ def _split(values: Mapping[str, Any]) -> SplitSettings:
             f'without "grpc-" before or "-bin" after it; not {sticky!r}'
         )
     members = tuple(_member(text) for text in listed)
-    return SplitSettings(members, tuple(map(float, listed.values())), sticky, **_of_both(values))
+    return SplitSettings(members, tuple(map(float, listed.values())), sticky, **_of_both(values, members))
 
 
-def _of_both(values: Mapping[str, Any]) -> dict[str, Any]:
+def _of_both(values: Mapping[str, Any], members: Sequence[Member]) -> dict[str, Any]:
     """The fields that both kinds of a route have."""
     description = values.get("description", "")
     if not isinstance(description, str):
         raise ValueError(f"description must be a text, not {description!r}")  # noqa: TRY004
-    return {"shadow": _shadow(values), "description": description}
+    shadow = _shadow(values)
+    if shadow is not None and shadow.member in members:
+        raise ValueError(f"shadow: {shadow.member} is a member of the route; a shadow is another model")
+    return {"shadow": shadow, "description": description}
 
 
 def _shadow(values: Mapping[str, Any]) -> ShadowSettings | None:

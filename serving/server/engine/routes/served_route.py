@@ -34,6 +34,7 @@ class ServedRoute:
         name: str,
         settings: RouteSettings,
         members: Mapping[Member, Servable],
+        shadow: Servable | None,
         look_up: LookUp,
         previous: "ServedRoute | None" = None,
     ) -> None:
@@ -42,7 +43,8 @@ class ServedRoute:
         Args:
             name: The route's.
             settings: Its file's content.
-            members: What serves each member now, and the shadow last.
+            members: What serves each member now.
+            shadow: What serves the shadow; None where nothing does, or the route has none.
             look_up: Returns what serves a member at a later time. Raises UnavailableError where nothing does.
             previous: The route that this one replaces. Its counters go on, because they must not fall.
 
@@ -67,10 +69,7 @@ class ServedRoute:
         self._stages: RouteStatistics = RouteStatistics() if previous is None else previous._stages
         if settings.shadow is not None:
             output = _compared_output(settings, self.signature)
-            model, own = members.get(settings.shadow.member), [members[member] for member in settings.members]
-            if model is not None:
-                model.share_processors()
-            self._shadow = Shadow(settings.shadow.share, model, own, output, self._stages)
+            self._shadow = Shadow(settings.shadow.share, shadow, tuple(members.values()), output, self._stages)
         names = map(str, settings.members)
         if isinstance(settings, CascadeSettings):
             self._cascade = Cascade(settings, tuple(enumerate(names, start=1)), self._members, self._stages)
@@ -80,9 +79,9 @@ class ServedRoute:
         if settings.shadow is not None:
             self._stages.begin_shadow()
 
-    def share_processors(self) -> None:
+    def share_processors(self, shared: bool) -> None:
         for member in self._settings.members:
-            self._members.model(member).share_processors()
+            self._members.model(member).share_processors(shared)
 
     def start(self) -> None:
         """The members compute."""

@@ -6,7 +6,7 @@ half of each member's instances compute; on two processors that is while no batc
 batch of copies that has begun shares the processors with the calls that come meanwhile, and cannot be stopped. So only
 as many copies are handed over at once as are computed in about `AT_ONCE_SECONDS`, and the next ones after a rest, so
 that copies are computed in at most `SHARE_OF_TIME`. The others wait; of too many, the oldest is dropped and counted as
-skipped. A timer hands over those after which the route answers no more.
+skipped, as is a copy that the model would not take. A timer hands over those after which the route answers no more.
 
 Copies have no lower priority in the operating system: a thread that the system lets wait while it holds the
 interpreter's lock, or a lock of ONNX Runtime's memory, would hold up every call.
@@ -30,6 +30,8 @@ from hangtag.serving.server.telemetry.route_statistics import RouteStatistics
 
 MAX_WAITING = 64
 """Copies that may wait."""
+MAX_BYTES = 64 * 1024 * 1024
+"""What their inputs and the answers may take together."""
 AT_ONCE_SECONDS = 0.001
 """How long the copies that are handed over at once should take; a lone copy may take longer."""
 SHARE_OF_TIME = 0.25
@@ -39,12 +41,14 @@ LATE_SECONDS = 0.1
 
 
 class _Copy(NamedTuple):
-    """A request that was answered; the fields are those of `Shadow.compare`."""
+    """A request that was answered; the fields without a text are those of `Shadow.compare`."""
 
     inputs: Tensors
     datatypes: Mapping[str, str]
     admission: Admission
     answered: InferenceResult
+    size: int
+    """Bytes of the inputs and of the answer."""
 
 
 class Shadow:
@@ -74,12 +78,15 @@ class Shadow:
         self._statistics = statistics
         self._lock = threading.Lock()
         self._waiting: deque[_Copy] = deque()
+        self._bytes = 0  # of the copies that wait
         self._handed_over = 0  # copies that have no outcome yet
         self._handed_over_at = 0.0
         self._at_once = 1  # samples that are handed over at once
         self._rests_until = 0.0
         self._timer: threading.Timer | None = None  # set while copies wait
         self._closed = False
+        if model is not None:
+            model.share_processors(True)
 
     def wants(self) -> bool:
         """Draw whether the next call is copied."""
@@ -99,26 +106,35 @@ class Shadow:
         if self._model is None:
             self._statistics.shadow_failed()
             return
+        arrays = (*inputs.values(), *answered.outputs.values())
+        copy = _Copy(inputs, datatypes, admission, answered, sum([array.nbytes for array in arrays]))
         with self._lock:
-            dropped = self._closed
-            if not self._closed:
-                self._waiting.append(_Copy(inputs, datatypes, admission, answered))
-                dropped = len(self._waiting) > MAX_WAITING
-                if dropped:
-                    self._waiting.popleft()
-                if self._timer is None:
+            dropped = 0
+            if self._closed or not self._may_take(copy):
+                dropped = 1
+            else:
+                self._waiting.append(copy)
+                self._bytes += copy.size
+                while len(self._waiting) > MAX_WAITING or self._bytes > MAX_BYTES:
+                    self._bytes -= self._waiting.popleft().size
+                    dropped += 1
+                if self._waiting and self._timer is None:
                     self._start_timer()
-        if dropped:
+        for _ in range(dropped):
             self._statistics.shadow_skipped()
 
     def close(self) -> None:
         """Drop the copies that wait, and those of requests that are answered later, and count them as skipped."""
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
             dropped = len(self._waiting)
             self._waiting.clear()
             if self._timer is not None:
                 self._timer.cancel()
+        if self._model is not None:
+            self._model.share_processors(False)
         for _ in range(dropped):
             self._statistics.shadow_skipped()
 
@@ -142,6 +158,12 @@ class Shadow:
         for computer in model.computers:  # only now, so that one batch takes all of them
             computer.batcher.wake()
 
+    def _may_take(self, copy: _Copy) -> bool:
+        """Whether the model takes what the route's members took: it may take fewer samples, or no empty tensor."""
+        assert self._model is not None
+        fits = copy.admission[0] <= self._model.max_batch_size
+        return fits and all(array.size for array in copy.inputs.values())
+
     def _next(self) -> list[_Copy]:
         """Remove the oldest copies: at least one, and no more samples than are handed over at once."""
         copies: list[_Copy] = []
@@ -149,6 +171,7 @@ class Shadow:
         while self._waiting and (not copies or samples + self._waiting[0].admission[0] <= self._at_once):
             copies.append(self._waiting.popleft())
             samples += copies[-1].admission[0]
+            self._bytes -= copies[-1].size
         return copies
 
     def _completed(self, copy: _Copy, outcome: InferenceResult | ServerError) -> None:

@@ -22,7 +22,7 @@ FILES = (
     'cascade = ["fast", "slow"]\naccept = {output = "y", at_least = 0.5}',
     'cascade = ["fast", "slow"]\naccept = {output = "y", at_least = 0.9}\non_overload = "refuse"',
     'cascade = ["fast", "other", "slow"]\naccept = {output = "y", at_least = 0.7}',
-    'cascade = ["fast", "slow"]\naccept = {output = "y", margin_at_least = 0.9}\nshadow = {model = "slow", share = 1}',
+    'cascade = ["fast", "slow"]\naccept = {output = "y", margin_at_least = 0.9}\nshadow = {model = "other", share = 1}',
     'split = {slow = 50, other = 50}\nsticky = "x-user-id"',
     'split = {fast = 90, slow = 10}\nshadow = {model = "other", share = 0.5}',
     "split = {fast = 90}",

@@ -167,7 +167,7 @@ SCHEMAS: dict[str, Schema] = {
                 "description": "Of a route: the members that computed; the answer is the last one's.",
             },
         ),
-        unsure={"type": "boolean", "description": "Of a cascade: true where the next member had no time."},
+        unsure={"type": "boolean", "description": "Of a cascade: true where the next member had no time or no place."},
     ),
     "Comparison": _object(
         "outcomes",

@@ -49,7 +49,7 @@ def test_by_call_a_route_follows_its_file_only_when_it_is_loaded(models: Path, s
     controlled.control.load("both")
     assert controlled.engine.model("both").parameters()["route_weights"] == "10, 90"
     file.write_text("split = {one = 10}")
-    with pytest.raises(ControlError, match="the shares add up to 10"):
+    with pytest.raises(ControlError, match="these add up to 10"):
         controlled.control.load("both")
     assert controlled.engine.model("both").parameters()["route_weights"] == "10, 90"
 

@@ -46,14 +46,22 @@ def test_a_route_is_loaded_with_its_members(models: Path, start: Start, mode: st
 
 MISTAKES = [
     ("split = {one = 50, three = 50}", "its member three does not serve: the repository has no model of"),
-    ('split = {one = 50, "two@7" = 50}', "its member two@7 does not serve; of two: two@1"),
+    (
+        'split = {one = 50, "two@7" = 50}',
+        "its member two@7 does not serve: the repository has no version 7 of two; it has 1",
+    ),
     ("split = {one = 50, gather = 50}", "one and gather differ in their inputs: x: FP32 [any, 2] and index"),
-    ("split = {one = 90}", "the shares add up to 90"),
+    ("split = {one = 90}", "the shares must add up to 100 (percent); these add up to 90"),
     ("split = {one = 50, both = 50}", "routes must not lead to themselves: both -> both"),
     ("split = {one = 50, other = 50}", "routes must not lead to themselves: both -> other -> both"),
     (CASCADE.replace('"y"', '"z"'), "the models have no output 'z'"),
     (CASCADE.replace("0.9", "1.1"), "at_least must be a number from 0 to 1, not 1.1"),
     (CASCADE.replace("accept", "acept"), "unknown key 'acept'"),
+    (CASCADE.replace("cascade", "cascad"), "unknown key 'cascad'; a route may have cascade, accept,"),
+    (
+        'split = {one = 100}\nshadow = {model = "one", share = 1}',
+        "one is a member of the route; a shadow is another model",
+    ),
     ("cascade = [", "cannot be read as TOML"),
 ]
 
@@ -91,8 +99,8 @@ def test_a_call_to_what_is_out_of_service_says_why(models: Path, start: Start) -
     spoil(models, "broken", 1)
     controlled = start("poll")
     for name, reason in {
-        "both": "'both' is out of service: .*the shares add up to 90.*; served: one, two",
-        "explained": "'explained' is out of service: its member two@7 does not serve; of two: two@1",
+        "both": "'both' is out of service: .*these add up to 90.*; served: one, two",
+        "explained": "'explained' is out of service: its member two@7 does not serve: .* no version 7 of two; it has 1",
         "broken": "'broken' is out of service: .*cannot be loaded by ONNX Runtime",
         "nobody": "no model 'nobody' is served here; served: one, two",
     }.items():
@@ -115,7 +123,9 @@ def test_a_server_that_has_a_route_without_members_alone_does_not_start(models: 
 def test_a_member_version_that_is_published_but_not_served_names_the_option(models: Path, start: Start) -> None:
     onnx_models.publish(models, "two", onnx_models.doubled("batch", "batch"), version=2)
     write(models, "both", 'split = {one = 50, "two@1" = 50}')
-    assert "two@1 does not serve; of two: two@2 ('hangtag serve --num-versions'" in problem(start("none"), "both")
+    assert "two@1 does not serve; of two version 2 serves ('hangtag serve --num-versions'" in problem(
+        start("none"), "both"
+    )
 
 
 def test_a_route_that_is_loaded_before_its_members_says_which_to_load(models: Path, start: Start) -> None:
@@ -143,7 +153,7 @@ def test_a_changed_file_is_followed_and_a_spoiled_one_is_not(models: Path, start
     with structlog.testing.capture_logs() as logs:
         controlled.control.poll()
     assert controlled.engine.model("both").parameters()["route_weights"] == "10, 90"
-    assert "the shares add up to 10" in str(logs)
+    assert "these add up to 10" in str(logs)
     assert controlled.control.state().loads["both", "error"] == 1
     assert controlled.control.state().loads["both", "ok"] == 2
     file.unlink()
@@ -274,7 +284,7 @@ def test_a_route_goes_on_without_a_shadow_that_goes(models: Path, start: Start) 
     write(models, "both", 'split = {one = 100}\nshadow = {model = "two", share = 1}')
     write(models, "typo", 'split = {one = 100}\nshadow = {model = "tow", share = 1}')
     controlled = start("poll")
-    assert "its member tow does not serve" in problem(controlled, "typo")
+    assert "its shadow tow does not serve" in problem(controlled, "typo")
     (models / "two" / "1" / "model.onnx").unlink()
     (models / "two" / "1").rmdir()
     with structlog.testing.capture_logs() as logs:
@@ -283,11 +293,95 @@ def test_a_route_goes_on_without_a_shadow_that_goes(models: Path, start: Start) 
     assert controlled.engine.names() == ["both", "one"]
 
 
+def test_a_route_goes_on_without_a_shadow_that_has_another_signature_or_cannot_be_loaded(
+    models: Path, start: Start
+) -> None:
+    write(models, "both", 'split = {one = 100}\nshadow = {model = "two", share = 1}')
+    controlled = start("poll")
+    onnx_models.publish(models, "two", onnx_models.gather(), version=2)
+    with structlog.testing.capture_logs() as logs:
+        controlled.control.poll()
+        controlled.control.poll()
+    (entry,) = [entry for entry in logs if entry["event"] == "route serves, but not as its file says"]
+    assert "both goes on without its shadow: the models of a route must have one signature" in entry["reason"]
+    assert "both" in controlled.engine.names()
+    shutil.rmtree(models / "two/2")
+    spoil(models, "two", 3)
+    shutil.rmtree(models / "two/1")
+    again = start("poll")
+    assert "both" in again.engine.names()
+    assert again.control.state().loads["both", "error"] == 1
+    onnx_models.publish(models, "two", onnx_models.doubled("batch", "batch"), version=4)
+    again.control.poll()
+    assert {"both", "two"} <= set(again.engine.names())
+    assert again.control.state().loads["both", "ok"] == 2
+
+
+def test_a_changed_file_with_an_unknown_shadow_is_not_followed(models: Path, start: Start) -> None:
+    file = write(models, "both", 'split = {one = 100}\nshadow = {model = "two", share = 1}')
+    controlled = start("poll")
+    before = controlled.engine.model("both")
+    file.write_text('split = {one = 100}\nshadow = {model = "tow", share = 1}')
+    with structlog.testing.capture_logs() as logs:
+        controlled.control.poll()
+    assert "its shadow tow does not serve: the repository has no model of this name" in str(logs)
+    assert controlled.engine.model("both") is before
+
+
+@pytest.mark.parametrize(
+    "text", ["split = {around = 100}", 'split = {one = 100}\nshadow = {model = "around", share = 1}']
+)
+def test_a_file_that_closes_a_circle_takes_no_other_route_out(models: Path, start: Start, text: str) -> None:
+    file = write(models, "inner", "split = {one = 100}")
+    for name in ("around", "a", "z"):
+        write(models, name, "split = {inner = 100}" if name == "around" else "split = {around = 100}")
+    controlled = start("poll")
+    names = controlled.engine.names()
+    file.write_text(text)
+    with structlog.testing.capture_logs() as logs:
+        controlled.control.poll()
+    assert "routes must not lead to themselves" in str(logs)
+    assert controlled.engine.names() == names
+    assert answers(controlled, "a")
+
+
+def test_a_model_computes_with_all_threads_again_once_it_is_no_shadow(models: Path, start: Start) -> None:
+    file = write(models, "both", 'split = {one = 100}\nshadow = {model = "two", share = 1}')
+    write(models, "another", 'split = {one = 100}\nshadow = {model = "two", share = 1}')
+    controlled = start("poll")
+    model = controlled.engine.model("two")
+    assert isinstance(model, ServedModel)
+    assert model.shares_processors
+    file.write_text("split = {two = 100}")
+    controlled.control.poll()
+    assert model.shares_processors
+    shutil.rmtree(models / "another")
+    controlled.control.poll()
+    assert not model.shares_processors
+
+
+def test_a_route_that_is_unloaded_takes_those_that_need_it_out_until_it_is_loaded_again(
+    models: Path, start: Start
+) -> None:
+    write(models, "inner", "split = {one = 100}")
+    write(models, "outer", "split = {inner = 100}")
+    controlled = start("explicit", load_model=("one", "inner", "outer"))
+    assert controlled.engine.names() == ["inner", "one", "outer"]
+    controlled.control.unload("inner")
+    assert controlled.engine.names() == ["one"]
+    assert "its member inner does not serve (with --model-control explicit, load it first" in problem(
+        controlled, "outer"
+    )
+    controlled.control.load("inner")
+    assert controlled.engine.names() == ["inner", "one", "outer"]
+
+
 def test_the_state_of_routes_and_models_goes_through_a_pipe_between_processes(models: Path, start: Start) -> None:
+    onnx_models.publish(models, "other", onnx_models.doubled("batch", "batch"))
     write(
         models,
         "both",
-        'cascade = ["one", "two"]\naccept = {output = "y", at_least = 0.9}\nshadow = {model = "one", share = 1}',
+        'cascade = ["one", "two"]\naccept = {output = "y", at_least = 0.9}\nshadow = {model = "other", share = 1}',
     )
     controlled = start("poll")
     assert answers(controlled, "both")

@@ -72,9 +72,10 @@ def engine_with(*models: ServedModel) -> Engine:
 def route(engine: Engine, settings: RouteSettings) -> ServedRoute:
     """A route of models that the engine has; a shadow that it does not have is left out, as the control does."""
     members = {member: engine.model(member.name, member.version) for member in settings.members}
+    shadow = None
     if settings.shadow is not None and settings.shadow.member.name in engine.names():
-        members[settings.shadow.member] = engine.model(settings.shadow.member.name)
-    return ServedRoute("both", settings, members, lambda member: engine.model(member.name, member.version))
+        shadow = engine.model(settings.shadow.member.name)
+    return ServedRoute("both", settings, members, shadow, lambda member: engine.model(member.name, member.version))
 
 
 def shadowed(engine: Engine, share: float = 1.0) -> ServedRoute:

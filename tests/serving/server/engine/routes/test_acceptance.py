@@ -46,4 +46,4 @@ def test_logits_are_not_probabilities() -> None:
     signature = Signature((TensorSpec("x", "FP32", (None, 2)),), outputs)
     assert not Acceptance("probabilities", "at_least", 0.9).problem(signature)
     problem = Acceptance("logits", "at_least", 0.9).problem(signature)
-    assert "is not probabilities; the others are probabilities" in problem
+    assert "logits are no probabilities; name another output: probabilities" in problem

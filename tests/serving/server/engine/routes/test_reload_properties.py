@@ -31,7 +31,7 @@ FILES = [
     'cascade = ["fast", "slow"]\naccept = {output = "y", margin_at_least = 0.9}\nshadow = {model = "other", share = 1}',
     "split = {fast = 50, slow = 50}",
     'split = {slow = 90, other = 10}\nsticky = "x-user-id"\nshadow = {model = "fast", share = 1}',
-    'split = {slow = 100}\nshadow = {model = "slow", share = 0.5}',
+    'split = {slow = 100}\nshadow = {model = "fast", share = 0.5}',
     "split = {fast = 90}",
     "split = {fast = 50, unknown = 50}",
     "split = {route = 100}",

@@ -73,7 +73,7 @@ def test_a_split_is_read(file: Path) -> None:
         (CASCADE + 'shadow = {model = "lstm", share = 10}', "share must be a number above 0 and at most 1, not 10"),
         (CASCADE + 'shadow = {model = "/", share = 1}', "'/' is not a model"),
         ("split = {}", "split must be a table of weights"),
-        ("split = {cnn = 90}", "the shares add up to 90, and must to 100"),
+        ("split = {cnn = 90}", "the shares must add up to 100 (percent); these add up to 90"),
         ("split = {cnn = 100, lstm = 0}", "the share of 'lstm' must be a number above 0 and up to 100, not 0"),
         ('split = {cnn = "all"}', "the share of 'cnn' must be a number"),
         ("split = {cnn = 100}\nsticky = 1", "sticky must be the name of a metadata key in lower case"),

@@ -228,6 +228,34 @@ def test_a_shadow_that_fails_or_is_gone_is_counted_and_its_caller_has_an_answer(
     assert counts(both)[:3] == (0, 0, 1)
 
 
+def test_a_shadow_limits_no_request_and_what_it_would_not_take_is_skipped() -> None:
+    first, other = fast(ServerConfig(max_batch_size=4)), model("other", echo(10), ServerConfig(max_batch_size=2))
+    both = shadowed(engine_with(first, other))
+    assert both.max_batch_size == 4
+    for values in ((0.9, 0.8, 0.7, 0.6), (0.5, 0.4)):
+        caller = Caller()
+        both.submit(rows(*values), FP32, caller)
+        execute_with_copies(both, first, other)
+        assert len(answers(caller.answer)) == len(values)
+    assert counts(both)[:3] == (1, 1, 0)
+    assert copied(other) == [[0.5, 0.4]]
+
+
+def test_copies_that_wait_take_a_limited_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = rows(0.9)["x"].nbytes * 2  # its answer is as large
+    monkeypatch.setattr(shadow, "MAX_BYTES", 3 * one)
+    first, other = fast(), model("other", echo(10))
+    both = shadowed(engine_with(first, other))
+    for values in ((0.1,), (0.2,), (0.3, 0.4), (0.5,), (0.6, 0.6, 0.6, 0.6)):
+        both.submit(rows(*values), FP32, Caller())
+    execute_all(first)
+    # The fourth copy took the places of the first two, and the last one is larger than all that may wait.
+    assert counts(both).skipped == 5
+    both.submit(rows(0.7), FP32, Caller())
+    execute_with_copies(both, first, other)
+    assert copied(other) == [[0.7]]
+
+
 def test_a_request_that_failed_is_not_copied() -> None:
     first, other = fast(), model("other", echo(10))
     both = shadowed(engine_with(first, other))
