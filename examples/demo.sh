@@ -24,7 +24,7 @@ say "hangtag classify: images of the test set; file names state the true label"
 "$BIN/hangtag" classify --server "$SERVER" --model cnn --top-k 3 --draw \
     examples/garments/{ankle-boot-1,dress-1,shirt-1,t-shirt-top-1}.png
 
-say "hangtag classify: a route asks lstm first, and cnn only where lstm is not sure"
+say "hangtag classify: a route, in which lstm answers first, and cnn only where lstm is not sure"
 "$BIN/hangtag" classify --server "$SERVER" --model fast-and-accurate --no-draw examples/garments/{bag-1,shirt-1}.png
 
 say "hangtag loadtest: cnn, lstm, both in 8 bits, and the route over both, on every 20th image of the test set"

@@ -21,7 +21,8 @@ export function whoAnswered({ facts }, { timings: { stages }, unsure }) {
   const last = members.pop();
   const doubtful = members.length > 0 && `${list(members)} ${members.length > 1 ? "were" : "was"} not sure, so `;
   const sure = facts.route === "cascade" && !members.length && ", and was sure";
-  const end = unsure ? " without being sure, because the next model had no time" : sure;
+  const refused = "the next model's queue was full or the deadline would have passed";
+  const end = unsure ? ` without being sure, because ${refused}` : sure;
   return make("p", { class: "who small" }, doubtful, make("b", {}, last), " answered", end, ".");
 }
 
@@ -37,10 +38,11 @@ export function settings({ facts }) {
 
 function cascade(members, facts) {
   const [output, rule, bound] = facts.route_accept.split(" ");
+  const overload = OVERLOAD[facts.route_on_overload] ?? facts.route_on_overload;
   return [
     ["members", members.join(", then ")],
     ["accepts", `an answer if ${RULES[rule]?.(output, bound) ?? facts.route_accept}; else the next member answers`],
-    ["overload", `where the next member has no time, ${OVERLOAD[facts.route_on_overload] ?? facts.route_on_overload}`],
+    ["overload", `where the next member's queue is full or the deadline would pass, ${overload}`],
   ];
 }
 
