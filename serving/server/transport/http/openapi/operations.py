@@ -49,8 +49,7 @@ _COST_HEADERS = {
     "Hangtag-Batch-Size": "Samples computed together.",
     "Hangtag-Stage": "Of a route: the stage, from 1, that answered; one for each sample where they differ.",
     "Hangtag-Stages": "Of a route: what each stage cost.",
-    "Hangtag-Unsure": "Of a cascade: samples with the answer of a model that was not sure, since the next one had no time or "
-    "place.",
+    "Hangtag-Unsure": "Of a cascade: samples with an unsure answer, since the next model had no time or place.",
     "Server-Timing": "The same times in milliseconds, for browsers.",
 }
 
