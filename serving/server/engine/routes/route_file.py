@@ -22,7 +22,7 @@ And a text for people, which ModelConfig and the page show:
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def _cascade(values: Mapping[str, Any]) -> CascadeSettings:
         _acceptance(values.get("accept")),
         on_overload,
         expected_sent_on=None if expected is None else float(expected),
-        **_of_both(values, members),
+        **_of_both(values),
     )
 
 
@@ -183,18 +183,15 @@ def _split(values: Mapping[str, Any]) -> SplitSettings:
             f'without "grpc-" before or "-bin" after it; not {sticky!r}'
         )
     members = tuple(_member(text) for text in listed)
-    return SplitSettings(members, tuple(map(float, listed.values())), sticky, **_of_both(values, members))
+    return SplitSettings(members, tuple(map(float, listed.values())), sticky, **_of_both(values))
 
 
-def _of_both(values: Mapping[str, Any], members: Sequence[Member]) -> dict[str, Any]:
+def _of_both(values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that both kinds of a route have."""
     description = values.get("description", "")
     if not isinstance(description, str):
         raise ValueError(f"description must be a text, not {description!r}")  # noqa: TRY004
-    shadow = _shadow(values)
-    if shadow is not None and shadow.member in members:
-        raise ValueError(f"shadow: {shadow.member} is a member of the route; a shadow is another model")
-    return {"shadow": shadow, "description": description}
+    return {"shadow": _shadow(values), "description": description}
 
 
 def _shadow(values: Mapping[str, Any]) -> ShadowSettings | None:

@@ -58,10 +58,6 @@ MISTAKES = [
     (CASCADE.replace("0.9", "1.1"), "at_least must be a number from 0 to 1, not 1.1"),
     (CASCADE.replace("accept", "acept"), "unknown key 'acept'"),
     (CASCADE.replace("cascade", "cascad"), "unknown key 'cascad'; a route may have cascade, accept,"),
-    (
-        'split = {one = 100}\nshadow = {model = "one", share = 1}',
-        "one is a member of the route; a shadow is another model",
-    ),
     ("cascade = [", "cannot be read as TOML"),
 ]
 
