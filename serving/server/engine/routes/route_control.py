@@ -287,17 +287,13 @@ class RouteControl:
         if not versions and not published:
             raise RepositoryError(f"{who} does not serve: the repository has no model of this name")
         if member.version and member.version not in published:
-            has = ", ".join(published) or "none"
-            raise RepositoryError(
-                f"{who} does not serve: the repository has no version {member.version} of {member.name}; it has {has}"
-            )
+            there = f"version {member.version} of {member.name}; it has {', '.join(published) or 'none'}"
+            raise RepositoryError(f"{who} does not serve: the repository has no {there}")
         if not versions:
             raise RepositoryError(f"{who} does not serve{_load_first(member.name)}")
         served = ", ".join(each.version for each in versions)
-        raise RepositoryError(
-            f"{who} does not serve; of {member.name} version {served} serves ('hangtag serve --num-versions' serves "
-            "more than one)"
-        )
+        more = "('hangtag serve --num-versions' serves more than one)"
+        raise RepositoryError(f"{who} does not serve; of {member.name} version {served} serves {more}")
 
 
 def _load_first(name: str) -> str:
