@@ -101,7 +101,7 @@ bench-server: $(VENV)/.serve $(VENV)-triton/.triton ## Compare the server with T
 gpu-check: $(VENV)/.serve ## Check a GPU: are its answers the CPU's, are CUDA graphs captured, what is faster
 	$(BIN)/python -m studies gpu run $(ARGS)
 
-release-check: $(VENV)/.dev ## Build the wheel, install it in an empty environment, run the demo from there
+release-check: $(VENV)/.dev ## Check that a release is cut (changelog, upgrade notes), build the wheel, install it in an empty environment, run the demo from there
 	BIN=$(BIN) deploy/release-check.sh
 
 triton-examples: $(VENV)/.dev $(VENV)-peers/.peers ## Run Triton's own example clients against the server (downloads them from GitHub)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Check that a release works without this repository: build the sdist, the wheel and its SBOMs (dist/), install the wheel and its
-# dependencies in an empty environment, check that it adds one name to site-packages and that the SBOMs name all that was installed,
-# and run the demo. The demo's working directory has packages
+# Check that a release is cut, and works without this repository: CHANGELOG.md and docs/upgrading.md are about its version. Build the
+# sdist, the wheel and its SBOMs (dist/), install the wheel and its dependencies in an empty environment, check that it adds one name
+# to site-packages and that the SBOMs name all that was installed, and run the demo. The demo's working directory has packages
 # of the user named serving, protos, training and export, which raise when they are imported.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,9 +12,9 @@ say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 unset PYTHONPATH
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-say "CHANGELOG.md has an entry for $version"
+say "CHANGELOG.md and docs/upgrading.md are those of $version"
+"$BIN/python" -m deploy.release
 "$BIN/python" -m pytest --quiet tests/deploy/test_release.py
-grep -q "^## \[$version\]" CHANGELOG.md || echo "note: rename [Unreleased] to [$version] and add the date before the release"
 
 say "sdist, the wheel from the sdist, and its SBOMs"
 make --no-print-directory -C deploy wheel

@@ -1,6 +1,10 @@
 """A release has one version, a changelog entry for it, and locks that satisfy pyproject.toml."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +42,67 @@ def test_the_changelog_has_an_entry_for_this_version() -> None:
     released = [Version(name) for name in sections if name != "Unreleased"]
     assert released == sorted(released, reverse=True)
     assert all(re.search(rf"^## \[{name}\] - \d{{4}}-\d\d-\d\d$", text, re.M) for name in map(str, released))
+
+
+CHANGELOG = """# Changelog
+## [Unreleased]
+
+## [1.1.0] - 2026-01-02
+
+- A change.
+
+## [1.0.0] - 2025-01-02
+
+- The first.
+"""
+UPGRADING = "# Upgrading\n\n## From 1.0.0 to 1.1.0\n\nNothing.\n"
+
+
+def check_release(root: Path, version: str, changelog: str, upgrading: str) -> subprocess.CompletedProcess[str]:
+    """What `make release-check` begins with, in a folder with these documents."""
+    (root / "docs").mkdir()
+    (root / "pyproject.toml").write_text(f'[project]\nversion = "{version}"\n')
+    (root / "CHANGELOG.md").write_text(changelog)
+    (root / "docs/upgrading.md").write_text(upgrading)
+    command = [sys.executable, "-m", "deploy.release", str(root)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_release_that_is_cut_passes(tmp_path: Path) -> None:
+    done = check_release(tmp_path, "1.1.0", CHANGELOG, UPGRADING)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("version", "changelog", "upgrading", "fault"),
+    [
+        ("1.2.0", CHANGELOG, UPGRADING.replace("1.1.0", "1.2.0"), "CHANGELOG.md has no section [1.2.0]"),
+        ("1.0.0", CHANGELOG, UPGRADING.replace("1.1.0", "1.0.0"), "CHANGELOG.md has 1.1.0 above 1.0.0"),
+        ("1.1.0", CHANGELOG.replace(" - 2026-01-02", ""), UPGRADING, "the heading of [1.1.0] has no date"),
+        ("1.1.0", CHANGELOG.replace("- A change.", ""), UPGRADING, "the section [1.1.0] is empty"),
+        ("1.1.0", CHANGELOG.replace("d]\n", "d]\n- More.\n", 1), UPGRADING, "the section [Unreleased] is not empty"),
+        ("1.1.0", CHANGELOG, UPGRADING.replace("1.1.0", "1.1.0rc1"), "no section 'From … to 1.1.0'"),
+    ],
+)
+def test_a_release_that_is_not_cut_fails_by_what_is_missing(
+    tmp_path: Path, version: str, changelog: str, upgrading: str, fault: str
+) -> None:
+    done = check_release(tmp_path, version, changelog, upgrading)
+    assert done.returncode == 1
+    (said,) = done.stderr.splitlines()
+    assert fault in said
+
+
+def test_make_release_check_stops_at_a_release_that_is_not_cut(tmp_path: Path) -> None:
+    """The rest of the script, which builds and installs, is not reached."""
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets", "__pycache__"))
+    assert check_release(tmp_path, "1.2.0", CHANGELOG, UPGRADING).returncode == 1
+    script = ["bash", str(tmp_path / "deploy/release-check.sh")]
+    environment = {**os.environ, "BIN": str(Path(sys.executable).parent)}
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "CHANGELOG.md has no section [1.2.0]" in done.stderr
+    assert "sdist" not in done.stdout
 
 
 def locked_versions(name: str) -> dict[str, Version]:
