@@ -130,7 +130,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "Does the server keep its promises for hours, while models change and workers are killed?",
         "an hour on an idle machine; trustme",
         ("docs/soak.md",),
-        {"run": "studies.soak.run:main"},
+        {"run": "studies.soak.run:main", "remark": "studies.soak.run:remark"},
         "studies.soak.report",
     ),
     "loadtest": Experiment(

@@ -19,6 +19,8 @@ MODELS = ("lstm", "cnn")
 FAST, ACCURATE = MODELS
 ROUTE, THRESHOLD = "fast-and-accurate", 0.9
 """The cascade of MODELS, and the probability from which on FAST's answer is its answer."""
+SHADOWED = "with-a-shadow"
+"""A route that answers with FAST and compares it with ACCURATE, its shadow."""
 _NEAR = 0.01
 """Images whose probability is this near to THRESHOLD are left out: rounding may decide for either member."""
 _RTOL, _ATOL = 1e-4, 1e-4
@@ -34,7 +36,7 @@ class WrongAnswerError(Exception):
 
 @dataclass(frozen=True)
 class Answers:
-    """Images, and the outputs of each model and of the route for them.
+    """Images, and for them the outputs of each model and of the routes whose answers are known beforehand.
 
     Args:
         images: UINT8 [images, 28, 28].
@@ -64,6 +66,7 @@ class Answers:
             name: np.where((sure >= THRESHOLD)[:, None], fast, outputs[ACCURATE][name])
             for name, fast in outputs[FAST].items()
         }
+        outputs[SHADOWED] = outputs[FAST]
         clear = np.abs(sure - THRESHOLD) > _NEAR
         return cls(
             images[clear],
@@ -80,30 +83,31 @@ class Answers:
             files.append(file.getvalue())
         return files
 
-    def check(self, model: str, first: int, answer: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Check the outputs for images from number `first` on.
+    def check(self, model: str, first: int, count: int, answer: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Check the outputs for `count` images from number `first` on.
 
         Raises:
-            WrongAnswerError: They differ by more than rounding, or one is missing.
+            WrongAnswerError: They differ by more than rounding, one is missing, or they are of fewer or more images.
         """
         for name, expected in self.outputs[model].items():
             if name not in answer:
                 raise WrongAnswerError(f"{model}: no output {name}")
             array = answer[name]
-            right = expected[first : first + len(array)]
+            right = expected[first : first + count]
             if array.shape != right.shape or not np.allclose(array, right, rtol=_RTOL, atol=_ATOL):
                 raise WrongAnswerError(f"{model}, image {first}, {name}: {array.tolist()} instead of {right.tolist()}")
 
-    def check_classification(self, model: str, image: int, answer: Classification) -> None:
+    def check_classification(self, model: str, image: int, labels: int, answer: Classification) -> None:
         """Check the labels for one image. A cascade whose second member had no time or no place says so, and is right.
 
         Raises:
-            WrongAnswerError: The order or a probability is another.
+            WrongAnswerError: Their number, their order or a probability is another.
         """
-        probabilities = self.outputs[FAST if answer.unsure else model]["probabilities"][image]
+        answered = FAST if answer.unsure and model == ROUTE else model
+        probabilities = self.outputs[answered]["probabilities"][image]
         given = [(label.index, label.probability) for label in answer.labels]
-        best = np.sort(probabilities)[::-1][: len(given)]
-        right = given and all(
+        best = np.sort(probabilities)[::-1][:labels]
+        right = len({index for index, _ in given}) == len(given) == labels and all(
             np.allclose([probability, probabilities[index]], expected, rtol=_RTOL, atol=_ATOL)
             for (index, probability), expected in zip(given, best, strict=True)
         )

@@ -1,21 +1,18 @@
 """The kinds of calls: each makes one call, and checks the answer, or that the call fails as it should."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import grpc
-import httpx2
 import numpy as np
 
-from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import tensors
 from hangtag.serving.client import AsyncClient, Classification, ClientError
-from studies.soak.answers import ACCURATE, FAST, MODELS, ROUTE, Answers, WrongAnswerError
-from studies.soak.connections import Connections
+from studies.soak import messages
+from studies.soak.answers import ACCURATE, FAST, MODELS, ROUTE, SHADOWED, WrongAnswerError
+from studies.soak.situation import SPLIT, STICKY, Situation
 
 _STREAM = 8
 """Requests of a stream."""
@@ -23,25 +20,8 @@ _LARGE = 32
 """Images of a call that takes tens of milliseconds."""
 _TOO_SHORT = 0.003
 """Seconds: a deadline that LARGE images of ACCURATE cannot meet."""
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What one call is made with.
-
-    Args:
-        connections: To the server.
-        answers: The images, and what is right for each.
-        random: Chooses among them.
-    """
-
-    connections: Connections
-    answers: Answers
-    random: random.Random
-
-    def image(self, count: int = 1) -> int:
-        """The number of an image that is followed by count - 1 others."""
-        return self.random.randrange(len(self.answers.images) - count + 1)
+_LABELS = 3
+"""Of an answer where the request does not say how many."""
 
 
 Call: TypeAlias = Callable[[Situation], Awaitable[None]]
@@ -56,14 +36,14 @@ class Kind:
         call: Makes a call. Raises WrongAnswerError, ClientError or httpx2.TransportError where it fails.
         weight: Its share of the calls, relative to the other kinds'.
         fails: Whether the call is to fail, so that its latency says nothing.
-        judged: Whether its p99 is one of the study's goals.
+        drawn: Whether the page has its latency as a curve.
     """
 
     name: str
     call: Call
     weight: float
     fails: bool = False
-    judged: bool = False
+    drawn: bool = False
 
 
 async def infer_raw(at: Situation) -> None:
@@ -74,24 +54,26 @@ async def infer_raw(at: Situation) -> None:
 async def infer_typed(at: Situation) -> None:
     """ModelInfer with typed contents."""
     first, model = at.image(), at.random.choice(MODELS)
-    contents = pb.InferTensorContents(uint_contents=at.answers.images[first].ravel().tolist())
-    shape = (1, 28, 28)
-    tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=shape, contents=contents)
-    try:
-        answer = await at.connections.stub.ModelInfer(
-            pb.ModelInferRequest(model_name=model, inputs=[tensor]), timeout=15
-        )
-    except grpc.aio.AioRpcError as error:
-        raise ClientError(error.code(), error.details() or "") from error
-    arrays = zip(answer.outputs, answer.raw_output_contents, strict=True)
-    at.answers.check(
-        model, first, {output.name: tensors.from_raw(output.datatype, output.shape, raw) for output, raw in arrays}
-    )
+    answer, _ = await messages.typed(at, model, first)
+    at.answers.check(model, first, 1, answer)
 
 
 async def route(at: Situation) -> None:
     """ModelInfer of the cascade, over gRPC or HTTP."""
     await _infer(at, at.random.choice((at.connections.over_grpc, at.connections.over_http)), ROUTE)
+
+
+async def shadowed(at: Situation) -> None:
+    """ModelInfer of the route with a shadow, over gRPC or HTTP. Its answers are its member's."""
+    await _infer(at, at.random.choice((at.connections.over_grpc, at.connections.over_http)), SHADOWED)
+
+
+async def split(at: Situation) -> None:
+    """ModelInfer of the split by one of its callers, over gRPC or HTTP. It says which member answered."""
+    first, caller = at.image(), at.callers.one(at.random)
+    answer, member = await at.random.choice((messages.typed, messages.in_json))(at, SPLIT, first, {STICKY: caller})
+    at.callers.check(caller, member)
+    at.answers.check(member, first, 1, answer)
 
 
 async def http_binary(at: Situation) -> None:
@@ -102,14 +84,8 @@ async def http_binary(at: Situation) -> None:
 async def http_json(at: Situation) -> None:
     """An inference over HTTP with numbers in JSON."""
     first, model = at.image(), at.random.choice(MODELS)
-    data = at.answers.images[first : first + 1]
-    tensor = {"name": "image", "datatype": "UINT8", "shape": data.shape, "data": data.ravel().tolist()}
-    response = await at.connections.http.post(f"/v2/models/{model}/infer", json={"inputs": [tensor]})
-    _raise_for(response)
-    outputs = response.json()["outputs"]
-    at.answers.check(
-        model, first, {each["name"]: np.array(each["data"], np.float32).reshape(each["shape"]) for each in outputs}
-    )
+    answer, _ = await messages.in_json(at, model, first)
+    at.answers.check(model, first, 1, answer)
 
 
 async def classify(at: Situation) -> None:
@@ -138,7 +114,7 @@ async def infer_stream(at: Situation) -> None:
     async for answer in at.connections.over_grpc.infer_stream(model, requests, timeout=15):
         if isinstance(answer, ClientError):
             raise answer
-        at.answers.check(model, first + count, answer)
+        at.answers.check(model, first + count, 1, answer)
         count += 1
     _require_all(count)
 
@@ -190,7 +166,7 @@ async def bad_http(at: Situation) -> None:
     )
     response = await at.connections.http.post(path, content=body)
     if response.status_code != status:
-        _raise_for(response)
+        messages.raise_for(response)
         raise WrongAnswerError(f"{path} with {body!r}: {response.status_code} instead of {status}")
 
 
@@ -227,14 +203,16 @@ async def broken_off(at: Situation) -> None:
 
 
 KINDS = (
-    Kind("ModelInfer, raw", infer_raw, 20, judged=True),
+    Kind("ModelInfer, raw", infer_raw, 16, drawn=True),
     Kind("ModelInfer, typed", infer_typed, 8),
-    Kind("ModelInfer of the cascade", route, 12, judged=True),
+    Kind("ModelInfer of the cascade", route, 10, drawn=True),
+    Kind("ModelInfer of the split", split, 4),
+    Kind("ModelInfer of the route with a shadow", shadowed, 4),
     Kind("ModelStreamInfer, 8 requests", infer_stream, 4),
-    Kind("Classify", classify, 14, judged=True),
+    Kind("Classify", classify, 12, drawn=True),
     Kind("ClassifyStream, 8 images", classify_stream, 2),
     Kind("Compare, 3 models", compare, 2),
-    Kind("HTTP, binary tensors", http_binary, 12, judged=True),
+    Kind("HTTP, binary tensors", http_binary, 12, drawn=True),
     Kind("HTTP, JSON", http_json, 6),
     Kind("HTTP, /v1/classify", http_classify, 6),
     Kind("over a new connection", new_connection, 3),
@@ -249,33 +227,26 @@ KINDS = (
 async def _infer(at: Situation, client: AsyncClient, model: str) -> None:
     count = at.random.choice((1, 1, 1, 4))
     first = at.image(count)
-    at.answers.check(model, first, await client.infer(model, {"image": at.answers.images[first : first + count]}))
+    answer = await client.infer(model, {"image": at.answers.images[first : first + count]})
+    at.answers.check(model, first, count, answer)
 
 
 async def _classify(at: Situation, client: AsyncClient) -> None:
     image, model = at.image(), at.random.choice((*MODELS, ROUTE))
-    as_file = at.random.random() < 0.5
-    answer = await client.classify(at.answers.pngs[image] if as_file else at.answers.images[image], model)
-    at.answers.check_classification(model, image, answer)
+    as_file, labels = at.random.random() < 0.5, at.random.choice((1, _LABELS, 10))
+    data = at.answers.pngs[image] if as_file else at.answers.images[image]
+    at.answers.check_classification(model, image, labels, await client.classify(data, model, top_k=labels))
 
 
 def _check_outcome(at: Situation, model: str, image: int, outcome: Classification | ClientError) -> None:
     if isinstance(outcome, ClientError):
         raise outcome
-    at.answers.check_classification(model, image, outcome)
+    at.answers.check_classification(model, image, _LABELS, outcome)
 
 
 def _require_all(count: int) -> None:
     if count != _STREAM:
         raise WrongAnswerError(f"a stream of {_STREAM} requests has {count} answers")
-
-
-def _raise_for(response: httpx2.Response) -> None:
-    """Raise the error of a server that does not take requests; see docs/http.md."""
-    if response.status_code == 503:
-        raise ClientError(grpc.StatusCode.UNAVAILABLE, response.text)
-    if response.status_code != 200:
-        raise WrongAnswerError(f"HTTP {response.status_code}: {response.text[:200]}")
 
 
 @contextmanager

@@ -15,8 +15,9 @@ import httpx2
 
 from hangtag.serving.client import ClientError
 from studies.soak.answers import Answers, WrongAnswerError
-from studies.soak.calls import KINDS, Kind, Situation
+from studies.soak.calls import KINDS, Kind
 from studies.soak.connections import Address, Connections
+from studies.soak.situation import Callers, Situation
 
 _SEND_SECONDS = 1.0
 _END_SECONDS = 60.0
@@ -76,6 +77,7 @@ class _Load:
         self._random = random.Random(seed)  # noqa: S311 - no secret
         self._out = out
         self._stop = stop
+        self._callers = Callers()
         self._outcomes: list[Outcome] = []
         self._calls: set[asyncio.Task[None]] = set()
 
@@ -91,7 +93,7 @@ class _Load:
                 await asyncio.sleep(max(0.0, planned - time.monotonic()))
                 kind = self._random.choices(range(len(KINDS)), weights)[0]
                 server = self._random.randrange(len(connections))
-                situation = Situation(connections[server], self._answers, self._random)
+                situation = Situation(connections[server], self._answers, self._random, self._callers)
                 task = asyncio.create_task(self._make(kind, server, planned, situation))
                 self._calls.add(task)
                 task.add_done_callback(self._calls.discard)

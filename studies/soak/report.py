@@ -11,7 +11,7 @@ from studies.page import Part
 from studies.pictures import Picture
 from studies.results import Line
 from studies.soak import pictures
-from studies.soak.goals import GOALS
+from studies.soak.goals import FEWEST_CALLS, GROWS, SMALL, goals, interval
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 _TEMPLATE = Path(__file__).with_name("page.md.j2")
@@ -37,11 +37,9 @@ def tables(line: Line) -> list[Table]:
 def goal_rows(line: Line) -> Rows:
     """A row for each goal, below a header."""
     rows = [["figure", "goal", "measured", "reached"]]
-    verdicts = {True: "yes", False: "no", None: ""}
-    for goal in GOALS:
-        figure = goal.figure(line)
-        measured = "too short to tell" if figure is None else f"{figure:.{goal.digits}f}"
-        rows.append([goal.name, f"≤ {goal.bound:g}", measured, verdicts[goal.reached(line)]])
+    for goal in goals(line):
+        verdict = goal.judge(line)
+        rows.append([goal.name, goal.bound, verdict.measured, verdict.reached])
     return rows
 
 
@@ -72,10 +70,7 @@ def process_rows(line: Line) -> Rows:
     for server, processes in line["processes"].items():
         for name, process in processes.items():
             fit = process["mb_per_hour"]
-            if not process["lived_on"]:
-                growth = "was killed"
-            else:
-                growth = "" if fit is None else f"{fit[0]:+.1f} ({fit[1]:+.1f} to {fit[2]:+.1f})"
+            growth = "was killed" if not process["lived_on"] else "" if fit is None else interval(fit)
             memory = [f"{process[key][0]:.0f} to {process[key][-1]:.0f}" for key in ("rss_mb", "pss_mb")]
             rows.append([server, name, *memory, growth, *(_counts(process, key) for key in ("fds", "threads"))])
     return rows
@@ -113,7 +108,8 @@ def text(path: Path = RESULTS) -> str:
         )
     }
     versions = ", ".join(f"{name} {version}" for name, version in line["versions"].items())
-    return page.render(_TEMPLATE, line=line, versions=versions, **made)
+    rules = {"fewest_calls": FEWEST_CALLS, "grows": GROWS, "small": SMALL}
+    return page.render(_TEMPLATE, line=line, versions=versions, **rules, **made)
 
 
 def _drawn(draw: Callable[[Line], Figure]) -> Callable[[], Figure]:

@@ -14,7 +14,7 @@ from studies import options, results
 from studies.page import ROOT
 from studies.server.comparison import package_versions
 from studies.soak.measurement import Measurement, Plan
-from studies.soak.report import RESULTS, tables
+from studies.soak.report import RESULTS, longest, tables
 from studies.soak.servers import repository, servers
 from studies.soak.summary import summary
 
@@ -44,6 +44,7 @@ _PRINT_SECONDS = 60.0
     help="The images that are sent, as the array 'image' of a .npz file.",
 )
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="the page's", help="The results.")
+@click.option("--remark", help="What a reader of the page should know of this run. `soak remark` writes it later.")
 def main(
     hours: float | None,
     minutes: float | None,
@@ -53,6 +54,7 @@ def main(
     models: Path,
     samples: Path,
     out: Path,
+    remark: str | None,
 ) -> None:
     """Keep two servers under a steady mixed load while their models change and their workers are killed.
 
@@ -90,6 +92,8 @@ def main(
         line["run"] = (
             f"{line['minutes']:.0f} minutes, interrupted" if line["interrupted"] else f"{seconds / 60:g} minutes"
         )
+        if remark:
+            line["remark"] = remark
         results.record(out, line)
     screen = Console()
     screen.width = max(screen.width, _WIDTH)
@@ -98,6 +102,20 @@ def main(
     for failure in (*line["failures"], *line["problems"], *line["log_errors"]):
         click.echo(failure)
     click.echo(f"wrote {out}")
+
+
+@click.command()
+@click.argument("text")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="the page's", help="The results.")
+def remark(text: str, out: Path) -> None:
+    """Write TEXT below the goals of the longest run, such as why one was missed. An empty TEXT takes it away.
+
+    \b
+    python -m studies soak remark "A backup ran on the machine from minute 40 to minute 44."
+    """
+    line = longest(out)
+    line["remark"] = text
+    results.record(out, line)
 
 
 @contextmanager

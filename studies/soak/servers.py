@@ -12,13 +12,19 @@ import click
 from hangtag.serving.model_repository import serving_versions
 from studies.server.peers.tls import with_tls
 from studies.server.process import Served, hangtag_serve, served
-from studies.soak.answers import MODELS, ROUTE
+from studies.soak.answers import ACCURATE, FAST, MODELS, ROUTE, SHADOWED
 from studies.soak.connections import Address
+from studies.soak.situation import SPLIT, STICKY
 
 WORKERS = 2
 CONNECTION_AGE_SECONDS = 60
 """After which the server with TLS makes its clients connect anew; the native transport cannot."""
 _POLL_SECONDS = 2
+_ROUTES = {
+    SPLIT: f'split = {{{FAST} = 50, {ACCURATE} = 50}}\nsticky = "{STICKY}"\n',
+    SHADOWED: f'split = {{{FAST} = 100}}\nshadow = {{model = "{ACCURATE}", share = 0.5}}\n',
+}
+"""The route.toml of each route that no shipped repository has."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Server:
 
 @contextmanager
 def repository(models: Path) -> Iterator[Path]:
-    """A copy of what is called: the versions of MODELS that serve, and ROUTE.
+    """A copy of what is called: the versions of MODELS that serve, ROUTE, a split and a route with a shadow.
 
     Raises:
         click.ClickException: One of them is missing.
@@ -58,6 +64,9 @@ def repository(models: Path) -> Iterator[Path]:
         if not (models / ROUTE).is_dir():
             raise click.ClickException(f"{models} has no {ROUTE}, which this study calls.")
         shutil.copytree(models / ROUTE, folder / ROUTE)
+        for route, text in _ROUTES.items():
+            (folder / route).mkdir()
+            (folder / route / "route.toml").write_text(text)
         yield folder
 
 

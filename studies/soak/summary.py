@@ -17,7 +17,7 @@ _MOST_POINTS, _SHORTEST_WINDOW, _FEWEST_WINDOWS = 120, 60.0, 10
 _WARM_UP, _WARM_UP_SHARE = 300.0, 0.1
 """Seconds that comparisons leave out, at most this share of the run."""
 _UNSETTLED_SHARE = 1 / 3
-"""The part of the run that slopes leave out: a process reaches the memory of its largest batches only by and by."""
+"""The part of the run that slopes leave out: a process reaches the memory of its largest batches only after a while."""
 _COMPARED = 600.0
 """Seconds at either end whose p99s are compared, at most a third of the run."""
 _SHOWN = 10
@@ -71,7 +71,12 @@ def summary(measured: Measurement) -> Line:
 
 
 def slope(minutes: Values, values: Values) -> tuple[float, float, float] | None:
-    """The least-squares slope per hour, and the ends of its 95 % interval; None for fewer than three points."""
+    """The least-squares slope per hour, and the ends of its 95 % interval; None for fewer than three points.
+
+    Memory moves in steps, so that a point resembles the one before it and says less than a point of its own would.
+    Where neighbouring residuals are correlated by r > 0, the interval is wider by sqrt((1 + r) / (1 - r)), as it is for
+    an autoregressive process of first order.
+    """
     if len(minutes) < 3:
         return None
     hours = minutes / 60
@@ -79,7 +84,11 @@ def slope(minutes: Values, values: Values) -> tuple[float, float, float] | None:
     fitted = float(centred @ values / (centred @ centred))
     residuals = values - values.mean() - fitted * centred
     freedom = len(values) - 2
-    half = critical_value(freedom) * float(np.sqrt(residuals @ residuals / freedom / (centred @ centred)))
+    squares = float(residuals @ residuals)
+    correlation = float(residuals[1:] @ residuals[:-1]) / squares if squares else 0.0
+    correlation = max(0.0, correlation)
+    widening = np.sqrt((1 + correlation) / (1 - correlation))
+    half = critical_value(freedom) * float(widening * np.sqrt(squares / freedom / (centred @ centred)))
     return fitted, fitted - half, fitted + half
 
 
@@ -129,7 +138,7 @@ def _latencies(measured: Measurement, window: float, warm_up: float, compared: f
         last = measured.tally.latencies(kind, server, measured.ended - compared)
         line: Line = {"p50_ms": _ms(whole, 50), "p99_ms": _ms(whole, 99)}
         line |= {"first_p99_ms": _ms(first, 99), "last_p99_ms": _ms(last, 99), "compared": [len(first), len(last)]}
-        if KINDS[kind].judged:
+        if KINDS[kind].drawn:
             windows = [measured.tally.latencies(kind, server, edge, edge + window) for edge in edges]
             line["curve"] = {
                 "minutes": [_minute(measured, edge + window / 2) for edge in edges],
