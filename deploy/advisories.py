@@ -40,19 +40,24 @@ class Advisories:
         Raises:
             AdvisoriesError: The folder has no record.
         """
-        by_package: dict[str, list[Record]] = defaultdict(list)
-        modified = []
+        records = []
         for file in sorted([*folder.rglob("*.json"), *folder.rglob("*.yaml")]):
             # Texts alone: as YAML's numbers and times, version 1.10 would be 1.1, and dates lose OSV's form.
             record = yaml.load(file.read_text(), Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))  # noqa: S506
-            if not isinstance(record, dict) or "affected" not in record:
-                continue
-            modified.append(record["modified"])
+            if isinstance(record, dict) and "affected" in record:
+                records.append(record)
+        if not records:
+            raise AdvisoriesError(f"{folder} has no OSV records. Clone github.com/pypa/advisory-database there.")
+        return cls.of(records)
+
+    @classmethod
+    def of(cls, records: list[Record]) -> "Advisories":
+        """Sort records by the packages that they are about."""
+        by_package: dict[str, list[Record]] = defaultdict(list)
+        for record in records:
             for name in {_name(affected) for affected in record["affected"]} - {None}:
                 by_package[str(name)].append(record)
-        if not modified:
-            raise AdvisoriesError(f"{folder} has no OSV records. Clone github.com/pypa/advisory-database there.")
-        return cls(dict(by_package), len(modified), max(modified))
+        return cls(dict(by_package), len(records), max((record["modified"] for record in records), default=""))
 
     def about(self, name: str, version: str) -> list[Record]:
         """Return the records that say that this version of a package is affected."""

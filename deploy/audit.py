@@ -1,9 +1,9 @@
 """Looks every locked package up in a database of known vulnerabilities: `make -C deploy audit`.
 
-    python -m deploy.audit                      ask OSV (api.osv.dev)
+    python -m deploy.audit                      ask OSV; where it cannot be reached, read the pinned copy
     python -m deploy.audit --database FOLDER    read a copy, such as a clone of github.com/pypa/advisory-database
+    python -m deploy.audit --database FILE      read a pinned copy, such as deploy/pinned-advisories.json
     python -m deploy.audit --database URL       ask another service that speaks OSV's API
-    python -m deploy.audit --if-reachable       exit with 0 where no connection to the service is possible, for CI
 
 pip-audit asks and reads the answers. It is called in a way that a database which cannot be reached is not taken for one
 that knows of nothing. Exit code: 0 nothing is known, 1 something is, 3 the packages were not audited.
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from pathlib import Path
 import click
 
 from deploy.advisories import Advisories, AdvisoriesError, served
+from deploy.pinned_advisories import PINNED, PinnedAdvisories, locked_packages
 
 LOCKS = Path(__file__).parent / "locks"
 REPORT = Path("reports/audit/vulnerabilities.json")
@@ -92,25 +92,45 @@ def audit(locks: list[Path], url: str) -> Audit:
     )
 
 
+def audit_by(database: str, locks: list[Path]) -> tuple[str, Audit]:
+    """Look up the packages of all locks in a folder, a pinned copy or a service; returns the database's name as well.
+
+    Raises:
+        UnreachableError: No connection to the service is possible.
+        AuditError: pip-audit fails.
+        AdvisoriesError: A copy cannot be read, or is not about all packages.
+    """
+    if database.startswith(("http://", "https://")):
+        return database, audit(locks, database)
+    if Path(database).is_file():
+        pinned = PinnedAdvisories.read(Path(database))
+        advisories = pinned.covering(locked_packages(locks))
+        name = pinned.description(datetime.now(UTC))
+    else:
+        advisories = Advisories.read(Path(database))
+        name = f"{database} ({advisories.count:,} advisories, the latest of {advisories.latest:.10})"
+    with served(advisories) as url:
+        return name, audit(locks, url)
+
+
 @click.command()
-@click.option("--database", default=OSV, show_default=True, help="A folder of OSV records, or a URL.")
-@click.option("--if-reachable", is_flag=True, help="Exit with 0 where no connection to the service is possible.")
-def main(database: str, if_reachable: bool) -> None:
+@click.option("--database", help="A folder of OSV records, a pinned copy, or a URL: no other database is then used.")
+def main(database: str | None) -> None:
     """Look the packages of all locks up in a database of vulnerabilities, and write reports/audit."""
     locks = sorted(LOCKS.glob("*.txt"))
-    url = name = database
     try:
-        with ExitStack() as stack:
-            if not database.startswith(("http://", "https://")):
-                advisories = Advisories.read(Path(database))
-                url = stack.enter_context(served(advisories))
-                name = f"{database} ({advisories.count:,} advisories, the latest of {advisories.latest:.10})"
-            result = audit(locks, url)
+        try:
+            name, result = audit_by(database or OSV, locks)
+        except UnreachableError as error:
+            if database:
+                raise
+            click.echo(f"WARNING: {OSV} cannot be reached: {error}", err=True)
+            name, result = audit_by(str(PINNED), locks)
+            click.echo(f"WARNING: the packages were looked up in {name}. It knows of nothing later.", err=True)
     except (AuditError, AdvisoriesError) as error:
-        forgiven = if_reachable and isinstance(error, UnreachableError)
         problem = "cannot be reached" if isinstance(error, UnreachableError) else "the audit failed"
-        click.echo(f"NOT AUDITED: {name}: {problem}: {error}", err=True)
-        sys.exit(0 if forgiven else NOT_AUDITED)
+        click.echo(f"NOT AUDITED: {database or OSV}: {problem}: {error}", err=True)
+        sys.exit(NOT_AUDITED)
     today = datetime.now(UTC).date().isoformat()
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     document = {"date": today, "database": name, "locks": [lock.name for lock in locks], **asdict(result)}
