@@ -19,6 +19,8 @@ from tests.serving.command import TIMEOUT, Serving, serving
 from tests.serving.server.fuzz.conftest import Target
 from tests.serving.server.transport import live
 
+BESIDE = "beside"
+"""A model beside the repository's folder, which must not be served."""
 FAILED = 'event="request failed"'
 TIMES = 100
 """How much larger an answer of ``tiled`` is than its request."""
@@ -100,11 +102,14 @@ class Attacked(Target):
 
 @pytest.fixture(scope="package", params=["native", "grpc"])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
-    models = tmp_path_factory.mktemp("models")
+    folder = tmp_path_factory.mktemp("server")
+    onnx_models.publish(folder, BESIDE, tiled())
+    models = folder / "models"
     for name in ("two_inputs", "filled"):
         onnx_models.publish(models, name, getattr(onnx_models, name)())
     onnx_models.publish(models, "tiled", tiled())
-    with serving("--models", str(models), "--port", "0", "--transport", request.param) as server:
+    control = ("--model-control", "explicit", "--load-model", "*")  # else names of models to load are not looked up
+    with serving("--models", str(models), "--port", "0", "--transport", request.param, *control) as server:
         target = Attacked(server, request.param)
         yield target
         target.close()

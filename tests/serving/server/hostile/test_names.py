@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2
 
 from hangtag.protos import inference_pb2 as pb
 from tests.serving.server.fuzz.conftest import INFER
-from tests.serving.server.hostile.conftest import Attacked
+from tests.serving.server.hostile.conftest import BESIDE, Attacked
 from tests.serving.server.transport.http.rest import Rest
 from tests.serving.server.transport.live import failure, number, outputs, request
 
@@ -43,6 +43,14 @@ def test_a_name_is_refused_with_a_short_message(target: Attacked, where: str, na
     code, details = refused(target, method, message(name).SerializeToString())
     assert code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
     assert len(details) < LONGEST_ERROR
+
+
+def test_a_path_is_no_name_of_a_model_to_load(target: Attacked) -> None:
+    """The server runs with --model-control explicit, so it looks names up in its repository."""
+    method, message = NAMED["a model to load"]
+    for name in (f"../{BESIDE}", f"tiled/../../{BESIDE}", ".", "..", f"{BESIDE}\0"):
+        code, details = refused(target, method, message(name).SerializeToString())
+        assert (code, "cannot be a model's name" in details) == (grpc.StatusCode.NOT_FOUND, True), details
 
 
 def test_an_id_of_a_megabyte_comes_back_with_the_answer(target: Attacked) -> None:

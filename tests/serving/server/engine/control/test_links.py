@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import onnx
@@ -139,21 +140,40 @@ def test_weights_outside_of_the_folder_are_not_read(models: Path, elsewhere: Pat
 
 
 HOSTILE_TOML = {
-    "nested without end": b"max_queue_size = " + b"[" * 100_000,
-    "too large": b"# " + bytes(2 << 20),
-    "not text": b"\xff\xfe",
+    "nested without end": (b"max_queue_size = " + b"[" * 100_000, "recursion"),
+    "too large": (b"# " + b"x" * (2 << 20), "more than 1,048,576 bytes"),
+    "not text": (b"\xff\xfe", "can't decode"),
 }
 
 
-@pytest.mark.parametrize("content", HOSTILE_TOML.values(), ids=HOSTILE_TOML)
-def test_a_file_that_cannot_be_read_as_toml_is_an_error_in_every_place(models: Path, content: bytes) -> None:
+@pytest.mark.parametrize(("content", "why"), HOSTILE_TOML.values(), ids=HOSTILE_TOML)
+def test_a_file_that_cannot_be_read_as_toml_is_an_error_in_every_place(models: Path, content: bytes, why: str) -> None:
     folder = models / "gather"
     (folder / SETTINGS_FILE).write_bytes(content)
-    with pytest.raises(StartError, match="cannot be read as TOML"):
+    with pytest.raises(StartError, match=f"cannot be read as TOML: .*{why}"):
         settings_of(folder, ServerConfig(models=models))
     (folder / PROMOTION_FILE).write_bytes(content)
-    with pytest.raises(RepositoryError, match="cannot be read as TOML"):
+    with pytest.raises(RepositoryError, match=f"cannot be read as TOML: .*{why}"):
         versions(models, "gather")
+
+
+def test_a_pipe_in_place_of_a_file_is_an_error_and_nobody_waits_for_its_writer(models: Path) -> None:
+    pipe = models / "gather" / PROMOTION_FILE
+    os.mkfifo(pipe)
+    ended: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            versions(models, "gather")
+        except RepositoryError as error:
+            ended.append(error)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(10)
+    if reader.is_alive():
+        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))  # it waits no longer
+    assert [str(error) for error in ended if "it is not a file" in str(error)], "the reader waited for the pipe"
 
 
 def test_links_in_a_circle_are_an_error(models: Path) -> None:
