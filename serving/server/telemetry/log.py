@@ -17,31 +17,39 @@ from hangtag.serving.server.telemetry.terminal_log import TerminalRenderer
 
 BURST = 20
 """Most warnings and errors of one event written in PERIOD seconds; the next line states how many were dropped."""
+INFO_BURST = 5
+"""As BURST, for the lines that report no problem, such as a model that was loaded by call."""
 PERIOD = 10.0
 
 _MAX_MESSAGE = 500  # characters of a library's message that are logged
-_LIMITED_METHODS = ("warning", "error", "critical", "exception")
+_PROBLEMS = ("warning", "error", "critical", "exception")
+_SUBJECTS = ("model", "version", "file", "worker")
 
 
 class RateLimit:
-    """A structlog processor that drops repeated problems, so that no client can fill the log. Thread-safe."""
+    """A structlog processor that drops repeated lines, so that no client can fill the log. Thread-safe.
+
+    A problem is limited by its event alone. Other lines are limited for each model and worker by itself: the start of
+    many of them has a line for each. No client makes up the name of either.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: dict[str, tuple[float, int]] = {}  # event -> start of its period, lines since
+        self._seen: dict[tuple[str, ...], tuple[float, int]] = {}  # event, subject -> start of its period, lines since
 
     def __call__(self, _logger: object, method: str, event_dict: EventDict) -> EventDict:
-        if method not in _LIMITED_METHODS:
-            return event_dict
-        event, now = str(event_dict.get("event")), self._clock()
+        key, burst = (str(event_dict.get("event")),), BURST
+        if method not in _PROBLEMS:
+            key, burst = (*key, *(str(event_dict.get(subject)) for subject in _SUBJECTS)), INFO_BURST
+        now = self._clock()
         with self._lock:
-            began, count = self._seen.get(event, (now, 0))
-            suppressed = max(0, count - BURST)
+            began, count = self._seen.get(key, (now, 0))
+            suppressed = max(0, count - burst)
             if now - began >= PERIOD:
                 began, count = now, 0
-            self._seen[event] = (began, count + 1)
-        if count >= BURST:
+            self._seen[key] = (began, count + 1)
+        if count >= burst:
             raise structlog.DropEvent
         return {**event_dict, "suppressed": suppressed} if count == 0 and suppressed else event_dict
 

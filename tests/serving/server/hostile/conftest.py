@@ -53,6 +53,10 @@ class Attacked(Target):
         """The log's lines on calls that failed by no fault of their callers."""
         return [line for line in self._server.log if FAILED in line]
 
+    def lines_on(self, model: str) -> int:
+        """How many lines of the log name a model."""
+        return sum(line.startswith(f"model={model} ") for line in self._server.log)
+
     def next_failure(self, before: int) -> str:
         """The log's line on a failed call, where it had so many lines before."""
         self._server.wait_for_count(FAILED.removeprefix("event="), before + 1)

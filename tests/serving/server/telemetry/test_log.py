@@ -8,13 +8,13 @@ import structlog
 
 from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.errors import ServerError
-from hangtag.serving.server.telemetry.log import BURST, PERIOD, RateLimit, configure_log
+from hangtag.serving.server.telemetry.log import BURST, INFO_BURST, PERIOD, RateLimit, configure_log
 from tests.serving.server.parts import Caller, Clock, FakeRuntime, rows, served
 
 
-def passes(limit: RateLimit, event: str, method: str = "warning") -> dict[str, object] | None:
+def passes(limit: RateLimit, event: str, method: str = "warning", **values: object) -> dict[str, object] | None:
     try:
-        return dict(limit(None, method, {"event": event}))
+        return dict(limit(None, method, {"event": event, **values}))
     except structlog.DropEvent:
         return None
 
@@ -29,10 +29,18 @@ def test_repeated_problems_are_dropped_and_counted() -> None:
     assert passes(limit, "bad", "exception") == {"event": "bad"}
 
 
-@pytest.mark.parametrize("method", ["info", "debug"])
-def test_lines_that_are_no_problem_are_never_dropped(method: str) -> None:
-    limit = RateLimit(Clock())
-    assert all(passes(limit, "model loaded", method) for _ in range(10 * BURST))
+def test_repeated_lines_that_are_no_problem_are_dropped_and_counted_for_each_model() -> None:
+    """A client may load and unload a model as often as it likes, and the start loads many models."""
+    clock = Clock()
+    limit = RateLimit(clock)
+    first = [passes(limit, "model loaded", "info", model="cnn", seconds=n) is not None for n in range(INFO_BURST + 7)]
+    assert first == [True] * INFO_BURST + [False] * 7
+    assert all(passes(limit, "model loaded", "info", model=f"model-{number}") for number in range(10 * BURST))
+    assert all(passes(limit, "worker listens", "info", worker=number) for number in range(10 * BURST))
+    assert passes(limit, "model unloaded", "info", model="cnn") is not None
+    clock.now += PERIOD
+    again = passes(limit, "model loaded", "info", model="cnn")
+    assert again == {"event": "model loaded", "model": "cnn", "suppressed": 7}
 
 
 class Unwritable(io.StringIO):
