@@ -39,9 +39,9 @@ class RateLimit:
         self._seen: dict[tuple[str, ...], tuple[float, int]] = {}  # event, subject -> start of its period, lines since
 
     def __call__(self, _logger: object, method: str, event_dict: EventDict) -> EventDict:
-        key, burst = (str(event_dict.get("event")),), BURST
-        if method not in _PROBLEMS:
-            key, burst = (*key, *(str(event_dict.get(subject)) for subject in _SUBJECTS)), INFO_BURST
+        problem = method in _PROBLEMS
+        burst = BURST if problem else INFO_BURST
+        key = tuple(str(event_dict.get(part)) for part in (("event",) if problem else ("event", *_SUBJECTS)))
         now = self._clock()
         with self._lock:
             began, count = self._seen.get(key, (now, 0))

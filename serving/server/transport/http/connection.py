@@ -5,6 +5,7 @@ uvicorn itself sets no limit on the size of a request's head, and waits for one 
 
 import asyncio
 import re
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -19,6 +20,13 @@ REQUEST_SECONDS = 20.0
 """How long a request may take to come, from the opened connection or its first byte."""
 SLOWEST_BYTES_PER_SECOND = 1024
 """A request that comes this fast in each further REQUEST_SECONDS may take longer."""
+SLOWEST_BYTES_READ_PER_SECOND = 64 * 1024
+"""After REQUEST_SECONDS an answer must be read this fast on average, and some of it in each REQUEST_SECONDS. That is
+faster than for requests, since what is not read is held: of 16 MiB, the largest by default, for five minutes at most.
+"""
+_TLS_PIECE_BYTES = 256 * 1024
+"""With TLS a larger answer is sent in pieces. All that is given to the transport at once is encrypted at once, and its
+buffer, which must show how much the client has not read, would then be empty."""
 _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*")  # RFC 9110: a name or an address, and a port
 _UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade:")
 
@@ -33,7 +41,7 @@ class UvicornConfig(uvicorn.Config):
 
 class Connection(HttpToolsProtocol):
     """Refuses a client over the limit of connections, and heads that are too large or have no valid Host; ends requests
-    that come too slowly, and answers that are not read; cancels the request of a client that leaves."""
+    that come too slowly, and answers that are read too slowly; cancels the request of a client that leaves."""
 
     def __init__(self, config: UvicornConfig, *arguments: Any, **options: Any) -> None:
         super().__init__(config, *arguments, **options)
@@ -46,7 +54,9 @@ class Connection(HttpToolsProtocol):
         self._unread = 0  # those of them that are neither of a complete head nor of a body
         self._counted = 0  # bytes of the request that had come when its speed was last measured
         self._timer: asyncio.TimerHandle | None = None
+        self._rest = 0  # bytes of a response that the transport has not been given
         self._unsent = 0  # bytes of a response that the client has not read
+        self._most_unsent = 0.0  # how many of them there may be when they are next counted
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -59,6 +69,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._rest = 0
         self.resume_writing()
         super().connection_lost(exc)
         if self._task is not None and self.cycle.disconnected:
@@ -80,14 +91,13 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unsent = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_not_read)
+        if self._write_timer is None:
+            self._most_unsent = self._unsent = self._count_unsent()
+            self._write_timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_not_read)
 
     def resume_writing(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
         super().resume_writing()
+        self._stop_write_timer()
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -155,7 +165,9 @@ class Connection(HttpToolsProtocol):
             response = await self._application(scope, receive, send)
             if response is not None:
                 cycle = send.__self__  # self.cycle is that of a later request where the client has sent one already
-                if cycle.keep_alive and not cycle.disconnected and not self.flow.write_paused:
+                if self.scheme == "https" and len(response.body) > _TLS_PIECE_BYTES:
+                    await response(scope, receive, partial(self._send_in_pieces, send))
+                elif cycle.keep_alive and not cycle.disconnected and not self.flow.write_paused:
                     self._respond(response, cycle)
                 else:
                     await response(scope, receive, send)
@@ -172,6 +184,21 @@ class Connection(HttpToolsProtocol):
         cycle.message_event.set()
         cycle.on_response()
 
+    async def _send_in_pieces(self, send: Any, message: Any) -> None:
+        """Send the head or the body of a response; each piece waits until enough of those before has been read."""
+        if message["type"] != "http.response.body":
+            await send(message)
+            return
+        body = message["body"]
+        try:
+            for start in range(0, len(body), _TLS_PIECE_BYTES):
+                self._rest = len(body) - start
+                piece, more = body[start : start + _TLS_PIECE_BYTES], self._rest > _TLS_PIECE_BYTES
+                await send({**message, "body": piece, "more_body": more})
+        finally:
+            self._rest = 0
+            self._stop_write_timer()
+
     def _end_if_slow(self) -> None:
         came, self._counted = self._received - self._counted, self._received
         if came >= REQUEST_SECONDS * SLOWEST_BYTES_PER_SECOND or self.flow.read_paused:
@@ -182,11 +209,22 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _end_if_not_read(self) -> None:
-        unsent, self._unsent = self._unsent, self.transport.get_write_buffer_size()
-        if self._unsent < unsent:
+        unsent, self._unsent = self._unsent, self._count_unsent()
+        most, self._most_unsent = self._most_unsent, self._most_unsent - REQUEST_SECONDS * SLOWEST_BYTES_READ_PER_SECOND
+        # The kernel takes more in pieces of up to a megabyte, so a period's share may come in the next one.
+        if self._unsent < unsent and self._unsent <= most:
             self._write_timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_not_read)
         else:
             self.transport.abort()
+
+    def _count_unsent(self) -> int:
+        return self._rest + self.transport.get_write_buffer_size()
+
+    def _stop_write_timer(self) -> None:
+        """End the measure of an answer's speed, unless there is more of it."""
+        if self._write_timer is not None and not self._rest and not self.flow.write_paused:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
