@@ -22,6 +22,7 @@ from hangtag.export.quantization.conversion import Request
 from hangtag.export.repository import inventory
 from hangtag.extras import needs
 from hangtag.options import FiniteRange, models_option, refuse, runs_option
+from hangtag.printable import escaped
 from hangtag.serving import model_repository
 from hangtag.serving.model_repository import ModelRepositoryError
 from hangtag.training.data import fashion_mnist as data
@@ -253,7 +254,7 @@ def _even_if_worse(publish: Callable[..., Published], even_if_worse: bool) -> Pu
     except IncomparableError as error:
         if not sys.stdin.isatty():
             raise
-        click.confirm(f"{error} Publish it all the same?", abort=True, err=True)
+        click.confirm(f"{escaped(str(error))} Publish it all the same?", abort=True, err=True)
         return publish(even_if_worse=True)
 
 
@@ -272,7 +273,9 @@ def _publish_file(
     file: Path, name: str, models: Path, labels: Path | None, max_bytes: int, reports: Path, request: Request | None
 ) -> None:
     click.echo(f"checking {file}", err=True)
-    accepted = intake.accept(file, name, models, labels, max_bytes, request, partial(click.echo, err=True))
+    accepted = intake.accept(
+        file, name, models, labels, max_bytes, request, lambda line: click.echo(escaped(line), err=True)
+    )
     page = report.report_path(reports, accepted.folder)
     report.write_file_report(accepted, page)
     _print_summaries(accepted.folder, accepted.summaries, page)
@@ -281,7 +284,7 @@ def _publish_file(
 def _print_summaries(folder: Path, summaries: dict[str, str], page: Path) -> None:
     click.echo(f"published {folder}")
     for check, summary in summaries.items():
-        click.echo(f"  {check:<12} {summary}")
+        click.echo(escaped(f"  {check:<12} {summary}"))
     if note := _promotion_note(folder):
         click.echo(note, err=True)
     click.echo(f"report: {page}", err=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from hangtag.errors import UserError
+from hangtag.printable import escaped
 
 
 class OutputError(UserError):
@@ -19,7 +20,8 @@ class OutputError(UserError):
 def one_line_errors() -> Iterator[None]:
     """Turn a UserError that is raised in this context into click's, which ends the command with one line.
 
-    The root command wraps every subcommand in this.
+    The root command wraps every subcommand in this. Control characters in the message, which may be a server's or of
+    a model's file, are shown as escapes.
 
     Raises:
         click.ClickException: with the error's message; its exit code is 1.
@@ -27,7 +29,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(escaped(str(error))) from error
 
 
 def require_writable(path: Path) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from hangtag.evaluation import document, label_sources, multi_label, samples, single_label, subjects, table
 from hangtag.evaluation.subject import require_labels
 from hangtag.extras import needs
 from hangtag.options import FiniteRange, limit_option, refuse, runs_option
 from hangtag.output import require_writable, write_text
+from hangtag.printable import escaped
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.options import ServerAddress, credentials_options
 from hangtag.training.data.datasets import DATASETS
@@ -123,9 +124,8 @@ def evaluate(
     }
     console = Console(quiet=quiet)
     trial = f" ({subject.details['trial']})" if "trial" in subject.details else ""
-    console.print(
-        f"[bold]{escape(subject.name)}[/]{trial} on {len(data):,} {split} images of {data.dataset}\n", highlight=False
-    )
+    on = f"{escaped(trial)} on {len(data):,} {split} images of {data.dataset}\n"
+    console.print(Text.assemble((escaped(subject.name), "bold"), on))
     evaluation: document.SingleLabelDocument | document.MultiLabelDocument
     if isinstance(data.content, Split):
         result = single_label.measure(outputs, data.content, label_distances, subject.name)

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape as escape_markup
 from rich.table import Table
+from rich.text import Text
 
 from hangtag.evaluation import label_sources
 from hangtag.extras import needs
 from hangtag.options import refuse, runs_option
 from hangtag.output import require_writable, write_text
+from hangtag.printable import escaped
 from hangtag.training.labels.distance import LabelDistances
 
 
@@ -64,12 +67,13 @@ def _neighbours(distances: LabelDistances, count: int) -> Table:
     table = Table("label", "nearest first, with the distance", box=None, pad_edge=False, header_style="dim")
     for label in distances.labels:
         near = distances.neighbours(label)[:count]
-        table.add_row(label, "   ".join(f"{neighbour.label} {neighbour.distance:.2f}" for neighbour in near))
+        nearest = "   ".join(f"{neighbour.label} {neighbour.distance:.2f}" for neighbour in near)
+        table.add_row(Text(escaped(label)), Text(escaped(nearest)))
     return table
 
 
 def _of_one(distances: LabelDistances, label: str, count: int | None) -> Table:
-    table = Table(f"from {label}", "distance", "", box=None, pad_edge=False, header_style="dim")
+    table = Table(escape_markup(f"from {escaped(label)}"), "distance", "", box=None, pad_edge=False, header_style="dim")
     for neighbour in distances.neighbours(label)[:count]:
-        table.add_row(neighbour.label, f"{neighbour.distance:.3f}", "█" * round(neighbour.distance * 20))
+        table.add_row(Text(escaped(neighbour.label)), f"{neighbour.distance:.3f}", "█" * round(neighbour.distance * 20))
     return table

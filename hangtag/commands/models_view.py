@@ -8,12 +8,18 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.export.verify import Finding
+from hangtag.printable import escaped
+
+
+def cell(text: str) -> str:
+    """Return a text of a file as a table's cell shows it: neither markup nor control characters have an effect."""
+    return escape_markup(escaped(text))
 
 
 def listing(entries: Sequence[Entry]) -> Table:
@@ -23,15 +29,15 @@ def listing(entries: Sequence[Entry]) -> Table:
         table.add_column(column, justify="right" if column in ("version", "size", "test accuracy") else "left")
     for entry in entries:
         table.add_row(
-            entry.name,
+            cell(entry.name),
             str(entry.version),
             "yes" if entry.serves else "-",
-            entry.precision or "-",
+            cell(entry.precision or "-"),
             f"{entry.megabytes:.1f} MB",
-            entry.metadata.get("task", "-") if entry.signature else "[red]cannot be loaded[/]",
-            _accuracy(entry),
+            cell(entry.metadata.get("task", "-")) if entry.signature else "[red]cannot be loaded[/]",
+            cell(_accuracy(entry)),
             {True: "yes", False: "no", None: "-"}[entry.batched],
-            escape(inventory.origin(entry) or "-"),
+            cell(inventory.origin(entry) or "-"),
         )
     return table
 
@@ -42,16 +48,18 @@ def description(entry: Entry, operators: dict[str, int] | None) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for label, text in _lines(entry, operators):
-        table.add_row(label, escape(text))
+        table.add_row(cell(label), cell(text))
     return table
 
 
 def findings_table(entry: Entry, findings: Sequence[Finding]) -> Table:
     """Make a table of one model's verification, with a row for each recorded figure."""
-    table = Table(title=f"{entry.name} version {entry.version}", box=None, show_header=False, title_justify="left")
+    table = Table(
+        title=f"{cell(entry.name)} version {entry.version}", box=None, show_header=False, title_justify="left"
+    )
     for finding in findings:
         verdict = {True: "[green]holds[/]", False: "[red]DOES NOT HOLD[/]", None: "not checked"}[finding.holds]
-        table.add_row(verdict, finding.check, escape(finding.summary))
+        table.add_row(verdict, cell(finding.check), cell(finding.summary))
     return table
 
 

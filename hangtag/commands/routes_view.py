@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
+from hangtag.commands.models_view import cell
 from hangtag.errors import UserError
 from hangtag.export.errors import ExportError
 from hangtag.export.repository import inventory
@@ -65,12 +65,13 @@ def listing(models: Path, names: Sequence[str]) -> Table:
     for name in names:
         shown = summary(models, name)
         if trouble := shown.get("trouble"):
-            table.add_row(name, "-", escape(trouble))
+            table.add_row(cell(name), "-", cell(trouble))
             continue
         members = [_short(member) for member in shown["members"]]
         if shares := shown.get("shares"):
             members = [f"{member} {share:g}%" for member, share in zip(members, shares, strict=True)]
-        table.add_row(name, shown["kind"], (", then " if shown["kind"] == "cascade" else ", ").join(members))
+        answered_by = (", then " if shown["kind"] == "cascade" else ", ").join(members)
+        table.add_row(cell(name), shown["kind"], cell(answered_by))
     return table
 
 
@@ -94,9 +95,9 @@ def description(models: Path, name: str) -> Table:
     if shown["shadow"]:
         lines.append(("shadow", f"{_words(shown['shadow'])}, of {shown['shadow']['share']:.0%} of the requests"))
     if shown["description"]:
-        lines.append(("description", shown["description"]))
+        lines += [("" if row else "description", text) for row, text in enumerate(shown["description"].splitlines())]
     for label, text in lines:
-        table.add_row(label, escape(text))
+        table.add_row(cell(label), cell(text))
     return table
 
 

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from hangtag.evaluation.multi_label import MultiLabelResult
 from hangtag.evaluation.single_label import SingleLabelResult
+from hangtag.printable import escaped
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.metrics.single_label import ClassFigures
 
@@ -70,7 +71,11 @@ def _classes(labels: Sequence[str], classes: Sequence[ClassFigures]) -> Table:
         table.add_column(head, justify="right")
     for label, figures in zip(labels, classes, strict=True):
         table.add_row(
-            label, f"{figures.precision:.1%}", f"{figures.recall:.1%}", f"{figures.f1:.1%}", f"{figures.support:,}"
+            Text(escaped(label)),
+            f"{figures.precision:.1%}",
+            f"{figures.recall:.1%}",
+            f"{figures.f1:.1%}",
+            f"{figures.support:,}",
         )
     return table
 

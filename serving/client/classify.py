@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hangtag.errors import UserError
+from hangtag.printable import escaped, printable
 from hangtag.serving.client import image_files, picture_check, pictures, side_by_side
 from hangtag.serving.client.classification import Classification, split_version
 from hangtag.serving.client.client import Client
@@ -100,13 +101,14 @@ def classify(
                 answer = client.classify(data, name, version=version or model_version, top_k=top_k or 0)
             except (OSError, UserError) as error:
                 failed = True
-                click.echo(f"{path}: {error.strerror if isinstance(error, OSError) else error}", err=True)
+                why = error.strerror if isinstance(error, OSError) else escaped(str(error))
+                click.echo(f"{path}: {why}", err=True)
                 continue
             warning = picture_check.warning(data, answer.task)
             if as_json:
                 click.echo(json.dumps({"image": str(path), **_fields(answer), **_optional(warning)}))
             else:
-                _show(console, path, data, answer, drawn, warning)
+                _show(console, path, data, printable(answer), drawn, warning)
     if failed:
         raise SystemExit(1)
 
@@ -118,7 +120,7 @@ def _show(console: Console, path: Path, data: bytes, answer: Classification, dra
         table.add_row(Text(label.name), f"{label.probability:7.2%}", "█" * round(label.probability * 20), distance)
     pictures.print_with_image(console, data if drawn else None, Group(_title(path, answer), table))
     _print_warning(console, warning)
-    console.print(f"[dim]{cost_line(answer)}[/dim]\n", highlight=False)
+    console.print(Text(f"{cost_line(answer)}\n", style="dim"))
 
 
 def cost_line(answer: Classification) -> str:
@@ -150,13 +152,14 @@ def _show_compared(
         models = [{"model": model} | _fields(outcome) for model, outcome in outcomes.items()]
         click.echo(json.dumps({"image": str(path), "models": models, **_optional(warning)}))
     elif answers:
+        answers = printable(answers)
         table = side_by_side.table(answers)
         title = Text(f"{path.name}: {side_by_side.verdict(answers)}", style="italic")
         pictures.print_with_image(console, data if drawn else None, Group(title, table))
         _print_warning(console, warning)
         console.print()
     for model, failure in failures.items():
-        click.echo(f"{path}: {model}: {failure}", err=True)
+        click.echo(f"{path}: {model}: {escaped(str(failure))}", err=True)
     return bool(failures)
 
 

@@ -2,6 +2,7 @@
 
 import click
 
+from hangtag.printable import escaped
 from hangtag.serving.client.client import Client
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.options import credentials_options, server_option
@@ -31,7 +32,7 @@ def load(name: str, server: str, timeout: float, credentials: Credentials) -> No
     """
     with Client(server, timeout=timeout, credentials=credentials) as client:
         versions = client.load_model(name)
-    click.echo(f"{server} serves {name} version {', '.join(versions)}")
+    click.echo(f"{server} serves {name} version {escaped(', '.join(versions))}")
 
 
 @click.command()

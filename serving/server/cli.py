@@ -5,12 +5,12 @@ from typing import Any
 import click
 import structlog
 
+from hangtag.printable import escaped
 from hangtag.serving.server.config.click_options import server_options
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process import environment
 from hangtag.serving.server.telemetry.log import configure_log
-from hangtag.serving.server.telemetry.log_values import escaped
 
 log = structlog.get_logger()
 

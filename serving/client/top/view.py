@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hangtag.printable import printable
 from hangtag.serving.client.top.activity import Activity, Snapshot, activities
 from hangtag.serving.client.top.routes import callers, shares
 
@@ -68,19 +69,19 @@ class History:
 
 def view(server: str, before: Snapshot, after: Snapshot, width: int, history: History | None = None) -> RenderableType:
     """Draw what happened between two snapshots. The history, where there is one, gets another interval."""
-    rows = activities(before, after)
+    rows = printable(activities(before, after))
     calls, samples = callers(rows, before, after)
     facts = [server, f"{calls:,.0f} calls/s", f"{samples:,.0f} samples/s"]
     if after.metrics is not None:
         facts.append(f"workers {after.metrics.workers:.0f}/{after.metrics.workers_wanted:.0f}")
-        facts.append(f"transport {' and '.join(after.metrics.transports) or 'unknown'}")
+        facts.append(f"transport {' and '.join(printable(list(after.metrics.transports))) or 'unknown'}")
     parts: list[RenderableType] = [Text(line, style="bold") for line in _lines(facts, width)]
     if history is not None:
         history.rates.append(calls)
         if line := history.line(width):
             parts.append(Text(line, style="cyan", no_wrap=True))
     parts.append(_table(rows, width, with_metrics=after.metrics is not None))
-    for route, members in shares(before, after).items():
+    for route, members in printable(shares(before, after)).items():
         listed = ", ".join(f"{member} {share:.1%}" for member, share in members.items())
         parts.append(Text(f"{route}: {listed} of its samples", style="dim"))
     if history is not None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hangtag.output import writing
+from hangtag.printable import escaped
 from hangtag.serving.loadtest.cli import report_files
 from hangtag.serving.loadtest.comparison.compare import compare_saved
 from hangtag.serving.loadtest.comparison.saved_results import SavedResults
@@ -19,7 +20,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 def warn_of_other_machine(saved: SavedResults, environment: Mapping[str, str], console: Console) -> None:
     """Print a warning for each difference between the machines of saved results and of this environment."""
     for line in saved.machine_differences(environment):
-        console.print(Text.assemble(("WARNING ", "bold yellow"), f"different machines. {line}"))
+        console.print(Text.assemble(("WARNING ", "bold yellow"), escaped(f"different machines. {line}")))
 
 
 @click.command("compare")

@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hangtag.printable import escaped
 from hangtag.serving.loadtest.comparison.compare import Comparison
 from hangtag.serving.loadtest.comparison.saved_results import MACHINE, SavedResults
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.report import pictures
 from hangtag.serving.loadtest.report.html import page_template
 from hangtag.serving.loadtest.report.json_writer import comparison_document
-from hangtag.serving.loadtest.report.table import PERCENTILES, cells, ratio_cells
+from hangtag.serving.loadtest.report.table import PERCENTILES, cells, line, ratio_cells
 
 SCHEMA = "hangtag.loadtest.comparison/1"
 BEFORE, AFTER = "before", "after"
@@ -59,7 +60,8 @@ def render_differences(before: SavedResults, after: SavedResults, console: Conso
         console.print(Text("The same models, samples, options and environment."))
     for label, (one, other) in differences.items():
         if label not in MACHINE:
-            console.print(Text.assemble(("differs ", "bold yellow"), f"{label}: {one} {BEFORE}, {other} {AFTER}"))
+            difference = escaped(f"{label}: {one} {BEFORE}, {other} {AFTER}")
+            console.print(Text.assemble(("differs ", "bold yellow"), difference))
     console.print()
 
 
@@ -67,9 +69,8 @@ def render_table(pairs: Sequence[SavedPair], console: Console) -> None:
     """Print a table for each target and load: before, after, and what the one is of the other."""
     for pair in pairs:
         table = Table(
-            title=pair.title,
+            title=line(pair.title, style="bold cyan"),
             title_justify="left",
-            title_style="bold cyan",
             box=None,
             pad_edge=False,
             header_style="dim",
@@ -81,7 +82,7 @@ def render_table(pairs: Sequence[SavedPair], console: Console) -> None:
             table.add_row(*cells(run, batched=False), style=None if run.valid else "red")
         table.add_row(f"{AFTER} / {BEFORE}", *ratio_cells(pair.comparison, batched=False), style="dim")
         console.print(table)
-        console.print(Text(pair.comparison.sentence))
+        console.print(line(pair.comparison.sentence))
         console.print()
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hangtag.printable import escaped
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import Comparison
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
@@ -28,12 +29,12 @@ def render(
         console.print(_table(results, load, at_load))
         for run in results.under(load):
             if run.lateness_note:
-                console.print(Text(f"{run.target}: {run.lateness_note}", style="dim"))
+                console.print(line(f"{run.target}: {run.lateness_note}", style="dim"))
         console.print()
     for name, accuracy in results.accuracies.items():
         low, high = accuracy.interval
         share = f"{accuracy.share:.2%} of {accuracy.total:,} samples (95 %: {low:.2%} to {high:.2%})"
-        console.print(Text(f"{name} is right on {share}."))
+        console.print(line(f"{name} is right on {share}."))
     verdicts = [run.verdict for run in results.runs if run.verdict]
     for sentence in (
         *verdicts,
@@ -41,22 +42,22 @@ def render(
         *(cost.sentence for cost in transport_costs(results)),
         *(peak.sentence for peak in results.peaks),
     ):
-        console.print(Text(sentence))
+        console.print(line(sentence))
     for check in results.caching:
         if not check.problem:
-            console.print(Text(check.sentence))
+            console.print(line(check.sentence))
     for ceiling in results.ceilings:
         rate = f"{units.three_digits(ceiling.throughput)} calls/s over {ceiling.protocol}"
         console.print(Text(f"The generator's own ceiling: {rate}, {ceiling.load}.", style="dim"))
     for sent in _sent(results.sources):
-        console.print(Text(sent, style="dim"))
+        console.print(line(sent, style="dim"))
     if results.warm_up_queries:
         warm_up = f"Before these, {units.count(results.warm_up_queries)} queries of warm-up were sent and discarded."
         console.print(Text(warm_up, style="dim"))
     if results.generator_share is not None:
         console.print(Text(results.generator_share, style="dim"))
     if results.others_sentence:
-        console.print(Text(results.others_sentence, style="dim"))
+        console.print(line(results.others_sentence, style="dim"))
     _problems(results, console)
     if results.valid:
         console.print(
@@ -67,7 +68,12 @@ def render(
         )
     for outcome in outcomes:
         style = "bold red" if outcome.failed else "green"
-        console.print(Text.assemble(("FAILED " if outcome.failed else "passed ", style), outcome.sentence))
+        console.print(Text.assemble(("FAILED " if outcome.failed else "passed ", style), escaped(outcome.sentence)))
+
+
+def line(text: str, style: str = "") -> Text:
+    """Return a line to print; control characters, which a server's messages and model names may have, are escaped."""
+    return Text(escaped(text), style=style)
 
 
 def _sent(sources: Mapping[str, str]) -> list[str]:
@@ -79,17 +85,17 @@ def _sent(sources: Mapping[str, str]) -> list[str]:
 
 def _problems(results: Results, console: Console) -> None:
     for problem in results.problems:
-        console.print(Text.assemble(("INVALID ", "bold red"), f"{problem}."))
-    for line in _combined([(run, problem) for run in results.runs for problem in run.problems]):
-        console.print(Text.assemble(("INVALID ", "bold red"), line))
+        console.print(Text.assemble(("INVALID ", "bold red"), escaped(f"{problem}.")))
+    for text in _combined([(run, problem) for run in results.runs for problem in run.problems]):
+        console.print(Text.assemble(("INVALID ", "bold red"), escaped(text)))
     details = {f"{status}: {message}" for run in results.runs for status, message in run.total.details.items()}
     for detail in sorted(details):
-        console.print(Text(f"  {detail}", style="dim"))
+        console.print(line(f"  {detail}", style="dim"))
     doubts = [(run, run.doubt) for run in results.runs if run.doubt]
     notes = [(run, note) for run in results.runs for note in run.notes]
     for word, remarks in (("DOUBTFUL ", doubts), ("note ", notes)):
-        for line in _combined(remarks):
-            console.print(Text.assemble((word, "bold yellow"), line))
+        for text in _combined(remarks):
+            console.print(Text.assemble((word, "bold yellow"), escaped(text)))
 
 
 def _combined(remarks: Sequence[tuple[Run, str]]) -> list[str]:
@@ -134,7 +140,7 @@ def _table(results: Results, load: Load, comparisons: tuple[Comparison, ...]) ->
 
 
 def _label(comparison: Comparison) -> str:
-    return f"{comparison.target} / {comparison.baseline}"
+    return escaped(f"{comparison.target} / {comparison.baseline}")
 
 
 def _labels(results: Results) -> list[str]:
@@ -155,7 +161,7 @@ def cells(run: Run, batched: bool) -> list[str]:
     """The cells of a run's row: its target, rates, percentiles, maximum and failures."""
     total = run.total
     return [
-        run.target,
+        escaped(run.target),
         units.three_digits(run.throughput),
         *([units.three_digits(run.samples_per_second)] if batched else []),
         *(units.duration(total.latency.percentile(q)) for q in PERCENTILES),

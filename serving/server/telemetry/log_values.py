@@ -4,6 +4,8 @@ from typing import Any
 
 from structlog.typing import EventDict
 
+from hangtag.printable import escaped
+
 LONGEST_VALUE = 2000
 """Characters of a value that are written; the rest is counted."""
 LONGEST_TRACEBACK = 20_000
@@ -21,13 +23,6 @@ def make_printable(_logger: object, _method: str, event_dict: EventDict) -> Even
     if isinstance(traceback, str):
         values["exception"] = "\n".join(map(escaped, traceback[-LONGEST_TRACEBACK:].split("\n")))
     return values
-
-
-def escaped(text: str) -> str:
-    """Return the text with an escape in place of each character that is not printable, line breaks included."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def _printable(value: Any) -> Any:

@@ -201,6 +201,12 @@ def test_the_table_fits_the_terminal(width: int, metrics: bool, model: str) -> N
         assert "queued" not in heads
 
 
+def test_a_models_name_does_nothing_to_the_terminal() -> None:
+    lines = shown(120, metrics=True, model="\x1b[2Jm\nready")
+    assert all(line.isprintable() for line in lines)
+    assert [line for line in lines if line.startswith("\\x1b[2Jm\\nready ")]
+
+
 def test_the_history_line_rises_with_the_rate() -> None:
     history = History()
     history.rates.extend([0, 50, 100])

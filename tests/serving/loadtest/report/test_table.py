@@ -67,6 +67,14 @@ def test_the_problems_of_a_run_are_shown() -> None:
     assert "INVALID slow, 500 calls/s: the generator could not keep up" in text
 
 
+def test_a_servers_message_does_nothing_to_the_terminal() -> None:
+    failed = replace(block("fast", ClosedLoop(1), failed=3), details={"UNAVAILABLE": "\x1b[2J\nVALID"})
+    run = Run((failed,), batch_size=1)
+    text = printed(results(run), 200)
+    assert "UNAVAILABLE: \\x1b[2J\\nVALID" in text
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
 def test_runs_that_are_invalid_are_not_compared() -> None:
     text = printed(two_models(failed=3), 200)
     assert "slow and fast at 8 in flight cannot be compared: slow is INVALID." in text

@@ -1,0 +1,35 @@
+"""Makes texts that others chose safe to print: those of a model's file, a route's file, a server or a caller.
+
+Terminal escapes could rewrite what a person sees, and a line break could forge a line. JSON needs none of this, because
+it escapes such characters itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
+
+
+def escaped(text: str) -> str:
+    """Return the text with an escape in place of each character that is not printable, line breaks included."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def printable(value: T) -> T:
+    """Return a copy of a value in which every text is ``escaped``: in dataclasses, mappings, lists and tuples, too."""
+    return cast(T, _printable(value))
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return escaped(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _printable(getattr(value, field.name)) for field in fields(value)})
+    if isinstance(value, Mapping):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_printable, value))
+    return value
