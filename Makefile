@@ -80,7 +80,7 @@ fast: $(VENV)/.dev dataset ## Run the tests that need no training, no export, no
 	$(BIN)/pytest $(IN_PARALLEL) -m "not engine and not slow" $(ARGS)
 
 ##@ Longer checks, on an idle machine
-fuzz: fuzz-grpc fuzz-http fuzz-http2 fuzz-openapi fuzz-callers fuzz-files ## Attack a real server for an hour; each part alone: fuzz-grpc, fuzz-http, fuzz-http2, fuzz-openapi, fuzz-callers, fuzz-files
+fuzz: fuzz-grpc fuzz-http fuzz-http2 fuzz-openapi fuzz-callers fuzz-files ## Attack a real server for up to three hours, six parts of at most 30 minutes each: fuzz-grpc, fuzz-http, fuzz-http2, fuzz-openapi, fuzz-callers, fuzz-files
 
 # Requests by gRPC and by HTTP, frames, requests by the description of HTTP, forgotten calls, and damaged files. Every part
 # ends within FUZZ_MINUTES, as a failure if it is not done then.
