@@ -11,6 +11,7 @@ from hangtag.export.repository import inventory
 from hangtag.extras import needs
 from hangtag.options import models_option, runs_option
 from hangtag.output import require_writable, write_text
+from hangtag.printable import escaped
 from hangtag.training.report import tables
 from hangtag.training.runs import overview
 from hangtag.training.runs.overview import RunOverview
@@ -109,7 +110,7 @@ def _published(models: Path) -> runs_view.Published:
     try:
         entries = inventory.versions(models) if models.is_dir() else []
     except UserError as error:
-        click.echo(f"exported versions are not shown: {error}", err=True)
+        click.echo(f"exported versions are not shown: {escaped(str(error))}", err=True)
         entries = []
     for entry in entries:
         training = entry.json("training")
