@@ -192,7 +192,8 @@ def require_inside(file: Path, folder: Path) -> None:
 
     The model's folder itself may be a link to anywhere, which the repository's owner has made. What is in the folder
     may come from somebody else, in an archive for example, and must not lead to other files of this machine.
-    Kubernetes mounts files as links inside one folder.
+    Kubernetes mounts files as links inside one folder. The error does not say where the link leads: a caller who asks
+    for the model to be loaded gets it.
 
     Args:
         file: The file, which need not exist.
@@ -208,8 +209,8 @@ def require_inside(file: Path, folder: Path) -> None:
         raise ModelRepositoryError(f"{file} cannot be read: {error}") from error
     if not inside:
         raise ModelRepositoryError(
-            f"{file} is a link that leads to {place}, out of the model's folder and out of the repository. Put the "
-            "file itself there, or make the whole folder of the model a link"
+            f"{file} is a link that leads out of the model's folder and out of the repository (see 'readlink -f'). "
+            "Put the file itself there, or make the whole folder of the model a link"
         )
 
 

@@ -56,6 +56,7 @@ def test_a_link_out_of_the_repository_is_not_followed(
     with pytest.raises(StartError, match=OUTSIDE) as refused:
         start("none")
     assert "password" not in str(refused.value)
+    assert str(elsewhere) not in str(refused.value)
 
 
 def test_polling_reports_a_link_out_of_the_repository_and_serves_on(
@@ -70,6 +71,7 @@ def test_polling_reports_a_link_out_of_the_repository_and_serves_on(
     reasons = {one.name: one.reason for one in controlled.control.state().versions if one.reason}
     assert set(reasons) == {"linked", "route"}
     assert all(OUTSIDE in reason and "password" not in reason for reason in reasons.values())
+    assert not any(str(elsewhere) in reason for reason in reasons.values())
 
 
 def test_a_promotion_out_of_the_repository_is_not_followed(models: Path, elsewhere: Path) -> None:
