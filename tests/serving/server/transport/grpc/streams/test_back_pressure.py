@@ -109,7 +109,7 @@ def test_a_request_may_have_a_deadline_of_its_own(own: LiveServer) -> None:
         gate.open()
         first, late, last = talk.finish()
         assert [value_of(first), value_of(last)] == [10, 30]
-        assert late.error_message.startswith("the deadline passed while the request was waiting")
+        assert late.error_message.startswith("the deadline passed while the request waited")
         assert late.infer_response.id == "late"
         assert late.infer_response.parameters["status"].string_param == "DEADLINE_EXCEEDED"
         assert computing.result()
