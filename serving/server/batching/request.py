@@ -1,9 +1,11 @@
 """One request on its way through a model's queue, and the result that its callback receives."""
 
+import sys
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 import structlog
 
@@ -14,6 +16,18 @@ log = structlog.get_logger()
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 """Arrays by the names of a model's inputs or outputs."""
+
+
+_SAMPLE = 1000
+"""Texts of an array that are looked at for the memory that they all take."""
+
+
+def memory_of(array: npt.NDArray[Any]) -> int:
+    """How many bytes an array takes. Of many texts, it looks at a few, so that it never takes long."""
+    if array.dtype != np.object_ or not array.size:
+        return array.nbytes
+    sample = array.flat[:_SAMPLE]
+    return array.nbytes + sum(map(sys.getsizeof, sample)) * array.size // len(sample)
 
 
 class InferenceResult(NamedTuple):

@@ -45,6 +45,16 @@ class PendingQuery(Generic[Response]):
         if (future := self._outcome) is not None:
             self._hand_over(future, outcome)
 
+    def when_completed(self, callback: Callable[[Outcome[Response]], None]) -> None:
+        """Call this on the loop with the outcome, if there is one. To be used before the query is submitted."""
+
+        def completed(future: "asyncio.Future[Outcome[Response]]") -> None:
+            if not future.cancelled():
+                callback(future.result())
+
+        assert self._outcome is not None
+        self._outcome.add_done_callback(completed)
+
     def __await__(self) -> Generator[Any, None, Outcome[Response]]:
         """Wait for the outcome, once."""
         try:

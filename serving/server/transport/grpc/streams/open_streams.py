@@ -17,7 +17,8 @@ Response = TypeVar("Response")
 Result = TypeVar("Result")
 
 MAX_STREAMS = 1000
-"""Open streams at once: each may keep as much as one message in memory."""
+"""Open streams at once: each may keep requests and answers of about one message's size in memory, and those that it is
+sending (docs/serving.md has what it may hold beyond that)."""
 
 
 class OpenStreams:
@@ -29,7 +30,7 @@ class OpenStreams:
         Args:
             queries: Submits the requests.
             window: How many requests of one stream may be unanswered at once.
-            max_bytes: How large these may be altogether; a single request may be larger.
+            max_bytes: How large these and their answers may be altogether; a single one may be larger.
         """
         self._queries = queries
         self._window = window

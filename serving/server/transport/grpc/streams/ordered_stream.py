@@ -7,9 +7,13 @@ Two coroutines work on a stream:
 - The *writer* (`outcomes`, in the task of the call) takes places from the front of the queue only, and waits until the
   first has its outcome. So responses leave in the order of the requests, in whatever order their queries complete.
 
-Back-pressure: the reader waits while the queue holds ``window`` places, or requests of ``max_bytes`` altogether. The
-writer frees places, and gRPC's flow control holds the writer up while the client does not read. So a client that does
-not read its answers is soon not read either. A request above max_bytes is read when the queue is empty.
+Back-pressure: the reader waits while the queue holds ``window`` places, or ``max_bytes`` of requests and answers. An
+answer counts from the moment when it is computed until the writer takes it. One that is not computed yet counts as the
+answers before it let expect, and until one is known there are `FIRST` places at most. Where answers turn out larger
+than expected, the queue holds more than max_bytes, at most ``window`` answers, and nothing is read until it does not.
+The writer frees places, and gRPC's flow control holds the writer up while the client does not read. So a client that
+does not read its answers is soon not read either. While the queue is empty, a request is read whatever it takes, so no
+stream stops for ever.
 
 Cancellation: when the client cancels or disconnects, or the deadline passes, grpcio cancels the writer's task, which
 calls `leave`. That cancels every query that has no outcome yet, and the reader ends.
@@ -22,13 +26,18 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import grpc
 
+from hangtag.serving.server.batching.request import memory_of
 from hangtag.serving.server.errors import UnavailableError
 from hangtag.serving.server.transport.queries.pending import PendingQuery
-from hangtag.serving.server.transport.submission import Outcome
+from hangtag.serving.server.transport.submission import Answered, Outcome
+
+FIRST = 4
+"""How many requests of a stream may be computed before the size of an answer is known."""
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
@@ -41,6 +50,7 @@ class _Place(Generic[Result]):
     request: Any
     size: int  # bytes
     query: PendingQuery[Result]
+    answer: int | None = None  # bytes; None until there is an outcome
 
 
 class OrderedStream(Generic[Request, Result]):
@@ -51,7 +61,7 @@ class OrderedStream(Generic[Request, Result]):
 
         Args:
             window: How many requests may be unanswered at once.
-            max_bytes: How large these may be altogether; a single request may be larger.
+            max_bytes: How large these and their answers may be altogether; a single one may be larger.
             pending: Makes what a query is submitted with.
         """
         self._window = window
@@ -59,6 +69,9 @@ class OrderedStream(Generic[Request, Result]):
         self._pending = pending
         self._changed = asyncio.Event()
         self._places: deque[_Place[Result]] = deque()
+        self._held = 0  # bytes of the requests in the queue, and of those of their answers that are computed
+        self._computing = 0  # places without an outcome
+        self._expected: int | None = None  # bytes of an answer that is not computed; None before the first one
         self._finished = False  # the client has sent everything, or a message that ends the stream
         self._read_error: Exception | None = None
         self._stopped = False
@@ -99,7 +112,9 @@ class OrderedStream(Generic[Request, Result]):
                 break
             place = self._places[0]
             outcome = await place.query
+            self._completed(place, outcome)
             self._places.popleft()
+            self._held -= place.size + (place.answer or 0)
             self._changed.set()
             yield place.request, place.size, outcome
         if self._read_error is not None:
@@ -120,6 +135,7 @@ class OrderedStream(Generic[Request, Result]):
         self._changed.set()
         for place in self._places:
             place.query.cancel()
+        self._places.clear()  # each refers to a query that may never complete, and that refers to this object
 
     async def _add_place(self, request: Any) -> _Place[Result] | None:
         """Wait for room and append a place; None when the stream reads no more."""
@@ -129,13 +145,32 @@ class OrderedStream(Generic[Request, Result]):
             return None
         place = _Place(request, size, self._pending())
         self._places.append(place)
+        self._held += size
+        self._computing += 1
+        place.query.when_completed(partial(self._completed, place))
         self._changed.set()
         return place
+
+    def _completed(self, place: _Place[Result], outcome: Outcome[Result]) -> None:
+        """Count a place's answer; the second time, do nothing: the writer may be faster than the callback."""
+        if place.answer is not None:
+            return
+        place.answer = 0
+        self._computing -= 1
+        if isinstance(outcome, Answered):
+            place.answer = sum(map(memory_of, outcome.result.outputs.values()))
+            self._held += place.answer
+            # So a large answer among small ones holds up few requests after it.
+            self._expected = max(place.answer, (self._expected or 0) // 2)
+        self._changed.set()
 
     def _has_room(self, size: int) -> bool:
         if not self._places:
             return True
-        return len(self._places) < self._window and sum(p.size for p in self._places) + size <= self._max_bytes
+        if self._expected is None:
+            return len(self._places) < min(FIRST, self._window) and self._held + size <= self._max_bytes
+        answers = (self._computing + 1) * self._expected
+        return len(self._places) < self._window and self._held + answers + size <= self._max_bytes
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
