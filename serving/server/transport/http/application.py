@@ -54,8 +54,7 @@ class Application:
         self._authorise = authorise
         self._stopping = stopping
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> HttpResponse | None:
-        """Serve a request; return a response that the connection is to send, or None if it has been sent."""
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"]
         try:
             self._admit(scope, path)
@@ -66,18 +65,15 @@ class Application:
             else:
                 scope["app"] = self  # so that the router raises for a path or a method that it does not have
                 await self._router(scope, receive, send)
-                return None
+                return
         except Exception as error:
             response = error_response(error, f"{scope['method']} {path}", None, request_headers(scope))
         if self._stopping():
             response.headers.append((b"connection", b"close"))
-        elif response.status == 200:
-            return response
         if response.status == 413:
             await _send_before_the_rest(response, receive, send)
         else:
             await response(scope, receive, send)
-        return None
 
     def _admit(self, scope: Any, path: str) -> None:
         if path in OPEN_PATHS or is_of_page(path):

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.transport.http.responses import HttpResponse, to_json
+from hangtag.serving.server.transport.http.responses import to_json
 
 MAX_HEAD_BYTES = 32 * 1024
 """The request line and the headers. gRPC's core takes 16 KiB of metadata."""
@@ -162,39 +162,26 @@ class Connection(HttpToolsProtocol):
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         self._task = asyncio.current_task()
         try:
-            response = await self._application(scope, receive, send)
-            if response is not None:
-                cycle = send.__self__  # self.cycle is that of a later request where the client has sent one already
-                if self.scheme == "https" and len(response.body) > _TLS_PIECE_BYTES:
-                    await response(scope, receive, partial(self._send_in_pieces, send))
-                elif cycle.keep_alive and not cycle.disconnected and not self.flow.write_paused:
-                    self._respond(response, cycle)
-                else:
-                    await response(scope, receive, send)
+            if self.scheme == "https":
+                send = partial(self._send_in_pieces, send)
+            await self._application(scope, receive, send)
         except asyncio.CancelledError:  # the client has left, or the server's time to drain is over
             self.cycle.disconnected = True
             self.transport.abort()
         finally:
             self._task = None
 
-    def _respond(self, response: HttpResponse, cycle: RequestResponseCycle) -> None:
-        """Do what uvicorn does with the parts of a response, at once, which takes a quarter of the time."""
-        self.transport.writelines((response.head(), response.body))
-        cycle.response_started = cycle.response_complete = True
-        cycle.message_event.set()
-        cycle.on_response()
-
     async def _send_in_pieces(self, send: Any, message: Any) -> None:
-        """Send the head or the body of a response; each piece waits until enough of those before has been read."""
-        if message["type"] != "http.response.body":
+        """Send a part of a response; of a large body each piece waits until enough of those before has been read."""
+        body = message.get("body", b"")
+        if len(body) <= _TLS_PIECE_BYTES:
             await send(message)
             return
-        body = message["body"]
         try:
             for start in range(0, len(body), _TLS_PIECE_BYTES):
                 self._rest = len(body) - start
-                piece, more = body[start : start + _TLS_PIECE_BYTES], self._rest > _TLS_PIECE_BYTES
-                await send({**message, "body": piece, "more_body": more})
+                more = self._rest > _TLS_PIECE_BYTES or message.get("more_body", False)
+                await send({**message, "body": body[start : start + _TLS_PIECE_BYTES], "more_body": more})
         finally:
             self._rest = 0
             self._stop_write_timer()

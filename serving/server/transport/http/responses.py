@@ -6,8 +6,6 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
 
@@ -24,17 +22,6 @@ class HttpResponse:
         self.body = body
         self.status = status
         self.headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *headers]
-
-    def head(self) -> bytes:
-        """Return the status line and the headers as they are sent over a connection that stays open.
-
-        Raises:
-            ValueError: A header has a line break, so that a client would read another response.
-        """
-        lines = b"".join([b"%b: %b\r\n" % header for header in self.headers])
-        if lines.count(b"\n") != len(self.headers) or lines.count(b"\r") != len(self.headers):
-            raise ValueError(f"a header has a line break: {self.headers}")
-        return b"".join((STATUS_LINE[self.status], lines, b"\r\n"))
 
     async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})

@@ -14,7 +14,6 @@ from uvicorn.server import ServerState
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.event_loop import run
 from hangtag.serving.server.transport.http import connection as limits
-from hangtag.serving.server.transport.http.responses import HttpResponse
 from tests.serving.server.transport.http.raw import INFER, POST, connected, status_line
 from tests.serving.server.transport.http.rest import Rest, tensor
 from tests.serving.server.transport.live import TIMEOUT, LiveServer
@@ -226,12 +225,6 @@ def test_pipelined_inferences_are_answered_in_order_and_the_last_closes(served: 
         data = [float(re.search(rb'"data":\[([0-9.]+)\]', each)[1]) for each in (*answered, end)]  # type: ignore[index]
         assert data == [10.0, 0.0, 20.0, 10.0]
         assert [b"connection: close" in each for each in (*answered, end)] == [False, False, False, True]
-
-
-def test_a_header_with_a_line_break_is_not_sent() -> None:
-    for value in (b"a\r\nset-cookie: b", b"a\nb", b"a\rb"):
-        with pytest.raises(ValueError, match="line break"):
-            HttpResponse(b"", b"text/plain", headers=[(b"hangtag-model", value)]).head()
 
 
 def test_a_connection_without_requests_is_closed(few: Path) -> None:
