@@ -1,5 +1,6 @@
 """Lets one of three hosts fail in each way, while programs call all three, and records what these noticed."""
 
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ def main(names: tuple[str, ...], out: Path) -> None:
     """
     if reason := network.missing():
         raise click.ClickException(f"no hosts can be made here: {reason}")
+    if shutil.which("haproxy") is None:
+        raise click.ClickException("HAProxy is missing: run 'sudo apt-get install haproxy'.")
     lines = {"conditions": results.conditions("python -m studies hosts run", _versions())}
     with lab() as hosts, hosts.proxy(), hosts.callers(CALLERS) as callers:
         for name in names or FAULTS:

@@ -115,3 +115,11 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setenv("PATH", "")
     assert "ip, nsenter, unshare not installed" in network.missing()
+
+
+def test_without_haproxy_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "missing", lambda: "")
+    monkeypatch.setenv("PATH", "")
+    ended = CliRunner().invoke(main, [])
+    assert ended.exit_code == 1
+    assert "HAProxy is missing: run 'sudo apt-get install haproxy'." in ended.output
