@@ -138,10 +138,10 @@ class Batcher:
             with self._lock:
                 while wait and not self._due() and not (self._closed and not self._queue):
                     self._changed.wait(self._time_to_due())
-                batch = self._gather(late) if self._due() else []
+                batch, samples = self._gather(late) if self._due() else ([], 0)
                 if batch:
                     self._service_time.hold()
-                    self._computing[id(batch)] = self._clock(), sum(request.samples for request in batch)
+                    self._computing[id(batch)] = self._clock(), samples
                 if wait and self._queue and not self._busy:
                     self._changed.notify()  # another instance is free to take what is left
                 ended = not wait or (self._closed and not self._queue)
@@ -224,8 +224,12 @@ class Batcher:
     def _held_until(self) -> float:
         return min(request.held_until for request in self._queue)  # short: called only with less than a batch queued
 
-    def _gather(self, late: list[QueuedRequest]) -> list[QueuedRequest]:
-        """Remove the next batch from the queue; append to ``late`` what can no longer be computed in time."""
+    def _gather(self, late: list[QueuedRequest]) -> tuple[list[QueuedRequest], int]:
+        """Remove the next batch from the queue; append to ``late`` what can no longer be computed in time.
+
+        Returns:
+            The batch, and its samples.
+        """
         now = self._clock()
         predict = self._service_time.predict
         batch: list[QueuedRequest] = []
@@ -258,4 +262,4 @@ class Batcher:
                 samples += request.samples
                 earliest = min(earliest, ready_by)
         self._queue.extendleft(reversed(passed_over))
-        return batch
+        return batch, samples

@@ -1,7 +1,6 @@
 """One request on its way through a model's queue, and the result that its callback receives."""
 
 import sys
-import threading
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
@@ -47,7 +46,6 @@ class QueuedRequest:
     """
 
     __slots__ = (
-        "_lock",
         "_on_complete",
         "batch_key",
         "deadline",
@@ -86,22 +84,21 @@ class QueuedRequest:
         """Until when the batcher may hold it back to fill a batch."""
         self.ready_by = deadline
         """When its batch must be computed, which is somewhat before the deadline; None without a deadline."""
-        self._lock = threading.Lock()
-        self._on_complete: OnComplete | None = on_complete
+        self._on_complete = [on_complete]  # a list, because its pop is atomic; empty once the callback has run
 
     @property
     def completed(self) -> bool:
         """Whether the request has its outcome: a result, an error, or a cancellation."""
-        return self._on_complete is None
+        return not self._on_complete
 
     def complete(self, outcome: InferenceResult | ServerError) -> bool:
         """Run the callback with the outcome, unless the request is completed already; return whether it ran.
 
         An exception in the callback is logged and goes no further: it must not fail other requests of the batch.
         """
-        with self._lock:
-            on_complete, self._on_complete = self._on_complete, None
-        if on_complete is None:
+        try:
+            on_complete = self._on_complete.pop()
+        except IndexError:
             return False
         try:
             on_complete(outcome)

@@ -10,7 +10,8 @@ FRESH_SECONDS = 1.0
 _NEWEST_SHARE = 0.2  # share of the newest batch in the running mean of its size
 _WEIGHT_DECAY = 0.98  # factor on a size's weight whenever any batch is observed
 _MIN_WEIGHT = 0.01  # a size never loses all of its weight: a line through one size alone has no slope
-_STALL_FACTOR = 4.0  # a batch slower than this many times its prediction is a pause of the machine; it is cut to that
+_STALL_FACTOR = 4.0
+"""A batch that takes so many times as long as others of its size met a pause of the machine. It is cut to that."""
 
 
 class _SizeClass:
@@ -41,11 +42,13 @@ class ServiceTime:
 
     def observe(self, samples: int, seconds: float) -> None:
         """Add a batch that was computed."""
-        if self._classes:
-            seconds = min(seconds, _STALL_FACTOR * self._line(samples))
         size_class = samples.bit_length()
         observed = self._classes.get(size_class)
-        if observed is None:
+        if observed is not None:
+            seconds = min(seconds, _STALL_FACTOR * observed.seconds)  # by the line it would be fitted for every batch
+        else:
+            if self._classes:
+                seconds = min(seconds, _STALL_FACTOR * self._line(samples))
             observed = self._classes[size_class] = _SizeClass(samples, seconds)
         for each in self._classes.values():
             weight = _WEIGHT_DECAY * each.weight

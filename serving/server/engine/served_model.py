@@ -1,6 +1,5 @@
 """A version of a model that serves: its session, its queue, the threads that compute its batches, and its counters."""
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -243,7 +242,9 @@ def _split(outputs: Tensors, sizes: list[int]) -> list[Tensors]:
             raise InferenceError(
                 f"output {name!r} has {len(array)} rows for {sum(sizes)} samples: its first axis is not the batch's"
             )
-    ends = [*itertools.accumulate(sizes)]
-    spans = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
-    split = [[array[span] for span in spans] for array in outputs.values()]
-    return [dict(zip(outputs, part, strict=True)) for part in zip(*split, strict=True)]
+    parts: list[Tensors] = []
+    end = 0
+    for size in sizes:
+        start, end = end, end + size
+        parts.append({name: array[start:end] for name, array in outputs.items()})
+    return parts

@@ -110,15 +110,12 @@ class Answered(Generic[Response]):
 
     result: InferenceResult
     encode: Callable[[InferenceResult], Response]
+    is_large: bool
+    """Whether encoding may take long, and would hold up an event loop."""
 
     @property
     def timings(self) -> Timings | None:
         return self.result.timings
-
-    @property
-    def is_large(self) -> bool:
-        """Whether encoding may take long, and would hold up an event loop."""
-        return sum([output.nbytes for output in self.result.outputs.values()]) >= LARGE_MESSAGE
 
     def response(self) -> Response:
         """Encode the result. Call it once. Raises ServerError if the result has no meaning."""
@@ -271,12 +268,18 @@ class _Submission(Generic[Response]):
     def _complete(self, result: InferenceResult | ServerError) -> None:
         if isinstance(result, ServerError):
             self.fail(result)
+            return
+        outputs = result.outputs
+        size = sum([outputs[name].nbytes for name in self._outputs or outputs])
+        is_large = size >= LARGE_MESSAGE
+        limit = self._engine.config.max_message_mib << 20
+        if is_large and self._outputs and size > limit:  # refused before it is copied, in the words of gRPC's core
+            self.fail(MessageTooLargeError(f"SERVER: Sent message larger than max ({size} vs. {limit})"))
         else:
-            self._reply(Answered(result, self._respond))
+            self._reply(Answered(result, self._respond, is_large))
 
     def _respond(self, result: InferenceResult) -> Response:
         try:
-            self._require_size(result)
             response = self._encode(result)
         except Exception as error:
             self._record_failure(error)
@@ -286,13 +289,6 @@ class _Submission(Generic[Response]):
             ns = time.perf_counter_ns() - self._started
             call.tracing.record(call.method, call.metadata, ns, grpc.StatusCode.OK, result.timings)
         return response
-
-    def _require_size(self, result: InferenceResult) -> None:
-        """Refuse outputs that are too large to send before they are copied, in the words of gRPC's core."""
-        limit = self._engine.config.max_message_mib << 20
-        size = sum([result.outputs[name].nbytes for name in self._outputs])
-        if size > limit:
-            raise MessageTooLargeError(f"SERVER: Sent message larger than max ({size} vs. {limit})")
 
     def _record_failure(self, error: Exception) -> None:
         query = self._query

@@ -62,8 +62,8 @@ class RequestTemplate:
 
     def inputs(self, message: bytes) -> Tensors:
         """Return the one input: an array over the message's last bytes, without a copy."""
-        array = np.frombuffer(message, self._dtype, offset=len(message) - self.contents_size)
-        return {self._input: array.reshape(self._shape)}
+        offset = len(message) - self.contents_size
+        return {self._input: np.ndarray(self._shape, self._dtype, message, offset)}
 
     def encode(self, result: InferenceResult) -> bytes:
         """Return the serialized response."""
@@ -71,10 +71,7 @@ class RequestTemplate:
         arrays = [outputs[name] for name in self.output_names]
         shapes = tuple([array.shape for array in arrays])
         heads = self._heads.get(shapes) or self._learn_heads(shapes, outputs)
-        parts: list[bytes] = []
-        for head, array in zip(heads, arrays, strict=True):
-            parts += head, array.tobytes()
-        return b"".join(parts)
+        return b"".join([head + array.tobytes() for head, array in zip(heads, arrays, strict=True)])
 
     def _learn_heads(self, shapes: tuple[tuple[int, ...], ...], outputs: Tensors) -> list[bytes]:
         """Return what stands before each output's raw bytes, and keep it for these shapes."""

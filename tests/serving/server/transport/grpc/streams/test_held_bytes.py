@@ -27,7 +27,7 @@ def outcome(size: Size) -> Outcome[int]:
     if size is None:
         return Failed(InferenceError("on purpose"))
     outputs = {"y": np.zeros(size, np.uint8)}
-    return Answered(InferenceResult(outputs, TIMINGS), lambda result: result.outputs["y"].nbytes)
+    return Answered(InferenceResult(outputs, TIMINGS), lambda result: result.outputs["y"].nbytes, is_large=False)
 
 
 class Stream:

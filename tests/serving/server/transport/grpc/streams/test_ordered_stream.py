@@ -47,9 +47,11 @@ class Model:
         if fate == "refused":
             reply(Failed(QueueFullError(request.id)))
         elif fate == "at once":
-            reply(Answered(RESULT, encode))
+            reply(Answered(RESULT, encode, is_large=False))
         else:
-            outcome = Failed(InferenceError(request.id)) if fate == "fails" else Answered(RESULT, encode)
+            outcome = (
+                Failed(InferenceError(request.id)) if fate == "fails" else Answered(RESULT, encode, is_large=False)
+            )
             with self._changed:
                 self._waiting.append((outcome, reply))
                 self.most_waiting = max(self.most_waiting, len(self._waiting))
