@@ -175,9 +175,8 @@ class RouteControl:
         return route
 
     def _serve(self, name: str, settings: RouteSettings, above: tuple[str, ...], found: _Found) -> Servable:
-        members = {
-            member: self._serving(f"its member {member}", member, (*above, name), found) for member in settings.members
-        }
+        above = (*above, name)
+        members = {each: self._serving(f"its member {each}", each, above, found) for each in settings.members}
         shadow = self._shadow(name, settings, members, above, found)
         key = (settings, tuple(members.values()), shadow)
         before = self._route(name)
@@ -217,8 +216,8 @@ class RouteControl:
             name: The route's.
             settings: Name the shadow.
             members: The route's.
-            above: See `_resolve`.
-            found: Likewise.
+            above: The routes that need the shadow, this one last.
+            found: See `_resolve`.
 
         Raises:
             StartError: The shadow is not known.
@@ -228,13 +227,14 @@ class RouteControl:
         member = settings.shadow.member
         attempt = found.copy()
         try:
-            shadow = self._serving(f"its shadow {member}", member, (*above, name), attempt)
+            shadow = self._serving(f"its shadow {member}", member, above, attempt)
             require_one_signature({settings.members[0]: members[settings.members[0]], member: shadow})
         except StartError as error:
-            served = self._served.get(name)
-            before = None if served is None else served[0].shadow
-            is_known = bool(repository.versions(self._models, member.name)) if served is None else before is not None
-            if not is_known or (before is not None and before.member != member):
+            if (served := self._served.get(name)) is None:
+                is_known = bool(repository.versions(self._models, member.name))
+            else:
+                is_known = served[0].shadow is not None and served[0].shadow.member == member
+            if not is_known:
                 raise
             found.problems[name] = f"route {name} goes on without its shadow: {error}"
             return None

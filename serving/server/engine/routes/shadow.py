@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hangtag.serving.server.batching.request import InferenceResult, Tensors
+from hangtag.serving.server.batching.request import InferenceResult, Tensors, memory_of
 from hangtag.serving.server.engine.servable import Admission, Servable
 from hangtag.serving.server.errors import QueueFullError, ServerError
 from hangtag.serving.server.telemetry.route_statistics import RouteStatistics
@@ -107,7 +107,7 @@ class Shadow:
             self._statistics.shadow_failed()
             return
         arrays = (*inputs.values(), *answered.outputs.values())
-        copy = _Copy(inputs, datatypes, admission, answered, sum([array.nbytes for array in arrays]))
+        copy = _Copy(inputs, datatypes, admission, answered, sum(map(memory_of, arrays)))
         with self._lock:
             dropped = 0
             if self._closed or not self._may_take(copy):

@@ -52,6 +52,14 @@ def wait_until_compared(both: ServedRoute, number: int, *models: ServedModel) ->
         time.sleep(0.001)
 
 
+def answer_while_another_waits(both: ServedRoute, first: ServedModel) -> None:
+    """Answer a call to the route while its member has another request in the queue, so that the copy must wait."""
+    both.submit(rows(0.9), FP32, Caller())
+    batch = first.batcher.take(wait=False)
+    first.submit(rows(0.5), FP32, Caller())
+    first.execute(batch)
+
+
 def test_a_timer_hands_over_the_copies_after_the_last_answer() -> None:
     first, other = fast(), model("other", echo(10))
     both = shadowed(engine_with(first, other))
@@ -65,14 +73,18 @@ def test_a_timer_hands_over_the_copies_after_the_last_answer() -> None:
     wait_until_compared(both, 4, other)
 
 
-def test_the_timer_tries_again_while_a_member_is_busy() -> None:
+def test_the_timer_tries_again_while_a_member_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, late = threading.Semaphore(0), shadow.Shadow._hand_over_late
+
+    def counted(shadow_: shadow.Shadow) -> None:
+        late(shadow_)
+        tried.release()
+
+    monkeypatch.setattr(shadow.Shadow, "_hand_over_late", counted)
     first, other = fast(), model("other", echo(10))
     both = shadowed(engine_with(first, other))
-    both.submit(rows(0.9), FP32, Caller())
-    batch = first.batcher.take(wait=False)
-    first.submit(rows(0.5), FP32, Caller())
-    first.execute(batch)
-    time.sleep(2.5 * shadow.LATE_SECONDS)  # At least two tries.
+    answer_while_another_waits(both, first)
+    assert all(tried.acquire(timeout=10) for _ in range(2))
     assert len(other.batcher) == 0, "a copy was handed over while a request waited"
     wait_until_compared(both, 1, first, other)
 
@@ -97,10 +109,7 @@ def test_without_a_thread_for_the_timer_the_next_answer_hands_the_copies_over(mo
     monkeypatch.setattr(threading.Timer, "start", refused)
     first, other = fast(), model("other", echo(10))
     both = shadowed(engine_with(first, other))
-    both.submit(rows(0.9), FP32, Caller())
-    batch = first.batcher.take(wait=False)
-    first.submit(rows(0.5), FP32, Caller())
-    first.execute(batch)
+    answer_while_another_waits(both, first)
     execute_all(first, other)
     assert counts(both).compared == 0
     both.submit(rows(0.9), FP32, Caller())
