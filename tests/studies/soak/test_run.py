@@ -134,7 +134,7 @@ def test_without_results_the_page_says_which_command_measures(tmp_path: Path) ->
 
 def test_a_remark_is_written_below_the_goals_of_the_longest_run(tmp_path: Path) -> None:
     out = tmp_path / "results.jsonl"
-    longest = report.longest()
+    longest = report.longest() | {"remark": None}
     results.write(out, [longest, longest | {"run": "short", "minutes": 0.1}])
     for said in ("A backup ran.", ""):
         result = CliRunner().invoke(remark, [said, "--out", str(out)], catch_exceptions=False)
