@@ -58,7 +58,7 @@ def _measure(way: str, models: Path) -> None:
     """Load every model as the server does, compute the smallest and the largest batch, and print the memory in MB."""
     import onnxruntime
 
-    from hangtag.serving.server.runtime.inference_session import share_one_arena
+    from hangtag.serving.server.runtime.arena import share_one_arena
 
     share_one_arena()
     sessions = []

@@ -6,8 +6,8 @@ unloaded model would fail although it came in time, and one for a replaced model
 old model takes requests for LINGER_SECONDS more, far longer than decoding takes. Then it closes: it computes what is
 queued and raises UnavailableError for any later request, whose thread looks the name up again and finds the successor.
 
-Its memory then goes back to the system: an unload would otherwise leave the process as large as before, and each new
-version could make it larger.
+Its memory then goes back to the system, and so does what ONNX Runtime's arena holds unused: an unload would otherwise
+leave the process as large as before, and each new version could make it larger.
 
 A timer costs a look-up nothing, unlike a count of the threads that hold each model.
 """
@@ -18,6 +18,7 @@ import structlog
 
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.host import memory
+from hangtag.serving.server.runtime import arena
 
 log = structlog.get_logger()
 
@@ -51,4 +52,5 @@ class RetiredModels:
         self._timers.pop(model, None)
         log.info("model retired", model=model.name, version=model.version)
         del model
+        arena.shrink()
         memory.release_freed_memory()

@@ -1,18 +1,16 @@
 """Opens ONNX Runtime's InferenceSessions, and reads what a session knows about its model."""
 
-import threading
 from functools import cache
 from pathlib import Path
 
 import onnxruntime
 
 from hangtag.serving.server.errors import ModelLoadError
+from hangtag.serving.server.runtime.arena import share_one_arena
 from hangtag.serving.server.runtime.providers import BY_NAME, CUDA, Gpu, Provider, not_obtained, provider_list
 from hangtag.serving.signature import Signature, TensorSpec, UnsupportedModelError
 
 VERSION: str = onnxruntime.__version__
-
-_arena_lock = threading.Lock()
 
 
 class SessionOpener:
@@ -104,25 +102,6 @@ def graph_options(number: int) -> onnxruntime.RunOptions:
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(number))
     return options
-
-
-def share_one_arena() -> None:
-    """Register one memory pool for all sessions; each would otherwise keep its own for the largest batch it ever had.
-
-    The pool grows by the size requested (kSameAsRequested, 1) and not by doubling, which would keep unused memory.
-    """
-    with _arena_lock:
-        _register_arena()
-
-
-@cache
-def _register_arena() -> None:
-    onnxruntime.create_and_register_allocator(
-        onnxruntime.OrtMemoryInfo(
-            "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
-        ),
-        onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}),
-    )
 
 
 @cache
