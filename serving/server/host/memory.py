@@ -2,8 +2,25 @@
 
 import ctypes
 import gc
+import os
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_LARGE = 1 << 20  # bytes
 _COLLECT_FROM = 10_000  # objects; Python's default, 700, is reached by every burst of calls
+
+
+def give_back_large_blocks() -> None:
+    """Let glibc map each block of a MiB or more by itself, so that it goes back to the system when it is freed.
+
+    By default glibc raises its threshold to the size of every large block that is freed, up to 32 MiB, and puts blocks
+    below it among small ones. There a freed block leaves a hole that the next one often does not fit into, so that a
+    server whose models are replaced would grow. It does nothing where the operator has set the threshold, or with
+    another C library. Source: mallopt(3).
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        set_option(_M_MMAP_THRESHOLD, _LARGE)
+        set_option(_M_TRIM_THRESHOLD, _LARGE)  # of free memory at the end of a heap
 
 
 def release_loading_memory() -> None:

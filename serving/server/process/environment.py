@@ -6,9 +6,13 @@ otherwise the server works with gRPC's defaults, and gRPC's core prints to stand
 
 import os
 
+from hangtag.serving.server.host import memory
+
 
 def prepare() -> None:
     """Set the variables that gRPC, ONNX Runtime and PyTorch read while they are imported, so call this before.
+
+    Also choose how the process takes memory from the system (see ``memory.give_back_large_blocks``).
 
     Variables that the operator has set stay.
     """
@@ -21,3 +25,4 @@ def prepare() -> None:
     # to sleep at once (OMP_WAIT_POLICY=PASSIVE) made a step of lstm a fifth longer there.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    memory.give_back_large_blocks()

@@ -1,7 +1,11 @@
-"""The test runs in a process of its own, because freezing affects the whole heap."""
+"""The tests run in processes of their own, because freezing and options affect the whole heap."""
 
+import ctypes
+import os
 import subprocess
 import sys
+
+import pytest
 
 PROGRAM = """
 import gc, re
@@ -25,3 +29,34 @@ def test_memory_that_is_not_needed_goes_back_and_the_rest_is_frozen() -> None:
     given_back_kb, frozen = map(int, done.stdout.split())
     assert given_back_kb > 50_000
     assert frozen > 1000
+
+
+HOLES = """
+import re
+from pathlib import Path
+from hangtag.serving.server.host import memory
+
+def rss_mib():
+    return int(re.search(r"^VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text(), re.M)[1]) / 1024
+
+memory.give_back_large_blocks()
+bytes(20 << 20)  # by default glibc puts blocks of this size among small ones from now on
+before = rss_mib()
+blocks, small = [], []
+for _ in range(50):
+    blocks.append(b"x" * (2 << 20))
+    small.append(b"x" * 100_000)  # larger than the holes that importing left
+del blocks
+print(rss_mib() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc's mallopt")
+@pytest.mark.parametrize(("variables", "mib"), [({}, 0), ({"MALLOC_MMAP_THRESHOLD_": str(32 << 20)}, 100)])
+def test_large_blocks_among_small_ones_go_back_unless_the_operator_decided_otherwise(
+    variables: dict[str, str], mib: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HOLES], capture_output=True, text=True, check=True, env=os.environ | variables
+    )
+    assert float(done.stdout) == pytest.approx(mib, abs=20)
