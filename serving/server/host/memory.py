@@ -36,11 +36,13 @@ def release_loading_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Give memory that is freed already back to the system.
+    """Give memory that nothing refers to any more back to the system.
 
-    glibc keeps what was freed, such as the parsed file of a model and the weights of an unloaded one, until
-    ``malloc_trim``, which other C libraries lack.
+    Objects of closed connections refer to each other in circles, those of TLS with a buffer of 256 KiB each, and Python
+    seldom collects those that lived for a while. glibc keeps what was freed, such as the parsed file of a model and the
+    weights of an unloaded one, until ``malloc_trim``, which other C libraries lack.
     """
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

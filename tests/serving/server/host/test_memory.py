@@ -1,11 +1,15 @@
-"""The tests run in processes of their own, because freezing and options affect the whole heap."""
+"""Most of the tests run in processes of their own, because freezing and options affect the whole heap."""
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
+
+from hangtag.serving.server.host import memory
 
 PROGRAM = """
 import gc, re
@@ -29,6 +33,19 @@ def test_memory_that_is_not_needed_goes_back_and_the_rest_is_frozen() -> None:
     given_back_kb, frozen = map(int, done.stdout.split())
     assert given_back_kb > 50_000
     assert frozen > 1000
+
+
+def test_objects_that_only_refer_to_each_other_are_freed() -> None:
+    class Connection:
+        other: "Connection"
+
+    connection, protocol = Connection(), Connection()
+    connection.other, protocol.other = protocol, connection
+    gone = weakref.ref(connection)
+    gc.collect(1)
+    del connection, protocol
+    memory.release_freed_memory()
+    assert gone() is None
 
 
 HOLES = """
