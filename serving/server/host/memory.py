@@ -14,8 +14,8 @@ def give_back_large_blocks() -> None:
 
     By default glibc raises its threshold to the size of every large block that is freed, up to 32 MiB, and puts blocks
     below it among small ones. There a freed block leaves a hole that the next one often does not fit into, so that a
-    server whose models are replaced would grow. It does nothing where the operator has set the threshold, or with
-    another C library. Source: mallopt(3).
+    server whose models are replaced would grow. It does nothing where MALLOC_MMAP_THRESHOLD_ is set, or with another C
+    library. Source: mallopt(3).
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
@@ -29,10 +29,9 @@ def release_loading_memory() -> None:
     Loaded objects live as long as the process, so the collector need not traverse them again. The objects of calls in
     flight are freed when their calls end, without the collector, so it runs only where far more gather.
     """
-    gc.collect()
+    release_freed_memory()
     gc.freeze()
     gc.set_threshold(_COLLECT_FROM, *gc.get_threshold()[1:])
-    release_freed_memory()
 
 
 def release_freed_memory() -> None:

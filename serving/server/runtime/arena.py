@@ -33,7 +33,7 @@ def share_one_arena() -> None:
 
 
 def shrink() -> None:
-    """Free what no session uses now. Takes less than a millisecond; the next batches allocate anew."""
+    """Free what no session uses now. It takes less than 1 ms after the first time; later batches allocate anew."""
     with _lock:
         _register()
         session = _copying_session()

@@ -11,7 +11,7 @@ from hangtag.serving.server.runtime import arena
 from tests.serving.command import ROOT
 
 _PROGRAM = f"""
-import re
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,11 @@ import numpy as np
 from hangtag.serving.server.host import memory
 from hangtag.serving.server.runtime import arena
 from hangtag.serving.server.runtime.session import Runtime
+from studies.soak.processes import sample
 
 
 def mib():
-    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+    return sample(os.getpid(), 0).rss_mb
 
 
 runtime = Runtime(Path("{ROOT}/models/cnn/2/model.onnx"), provider="cpu")
