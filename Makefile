@@ -76,7 +76,7 @@ stubs: $(VENV)/.dev ## Check that the committed gRPC stubs are what the .proto f
 unit: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all tests; some with ARGS="-k batcher -x"
 	$(BIN)/pytest $(IN_PARALLEL) --durations 20 --durations-min 5 $(ARGS)
 
-fast: $(VENV)/.dev dataset ## Run the tests that need no training, no export, no server under load and no browser
+fast: $(VENV)/.dev $(VENV)-peers/.peers dataset ## Run the tests that need no training, no export, no server under load and no browser
 	$(BIN)/pytest $(IN_PARALLEL) -m "not engine and not slow" $(ARGS)
 
 ##@ Longer checks, on an idle machine
