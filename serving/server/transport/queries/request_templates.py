@@ -94,9 +94,11 @@ class RequestTemplates:
         self._contents_sizes: dict[int, int] = {}  # by the whole message's size
 
     def find(self, message: bytes) -> RequestTemplate | None:
-        """Return the template whose head the message has."""
+        """Return the template whose head the message has, before contents of the size that the head says."""
         size = self._contents_sizes.get(len(message))
-        return None if size is None else self._by_head.get(message[:-size])
+        template = None if size is None else self._by_head.get(message[:-size])
+        # A malformed message may have the head of a larger tensor: its array would begin before the message.
+        return template if template is not None and template.contents_size == size else None
 
     def learn(
         self,

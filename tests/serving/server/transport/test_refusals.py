@@ -200,6 +200,20 @@ def test_undecodable_bytes_are_the_callers_error(live: LiveServer, method: str) 
     assert message.startswith(f"the bytes are not a message that {method} takes")
 
 
+def test_a_head_that_promises_more_contents_than_follow_is_refused(live: LiveServer) -> None:
+    """Also where the server knows this head, and messages of this size: it must read no memory before the message."""
+    small, large = (pictures(count).SerializeToString() for count in (2, 16))
+    head = large[: -16 * 784]
+    assert len(small) == len(head) + 2 * 784
+    call: Callable[..., object] = live.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    for _ in range(2):
+        for whole in (large, small):
+            call(whole, timeout=TIMEOUT)
+        code, message = failure(lambda: call(head + bytes(2 * 784), timeout=TIMEOUT))
+        assert code is INVALID
+        assert message.startswith("the bytes are not a message that ")
+
+
 def test_an_unknown_method_is_unimplemented(live: LiveServer) -> None:
     call: Callable[..., object] = live.channel.unary_unary("/inference.GRPCInferenceService/Predict")
     assert failure(lambda: call(b"", timeout=TIMEOUT))[0] is grpc.StatusCode.UNIMPLEMENTED

@@ -129,6 +129,17 @@ def test_contents_that_look_like_a_head_are_not_one(model: ServedModel) -> None:
         np.testing.assert_array_equal(template.inputs(message)["x"], parsed["x"])
 
 
+def test_a_head_before_contents_of_another_size_has_no_template(model: ServedModel) -> None:
+    """Its array would begin before the message."""
+    templates = RequestTemplates()
+    small, large = plain(1), plain(1, 2, 3)
+    assert learn(templates, model, small) is not None
+    assert learn(templates, model, large) is not None
+    head = large.SerializeToString()[:-24]
+    assert len(head) + 8 == len(small.SerializeToString())
+    assert templates.find(head + bytes(8)) is None
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.floats(-1000, 1000, width=32), min_size=1, max_size=40),
