@@ -21,7 +21,7 @@ from hangtag.export.errors import ExportError
 from hangtag.export.quantization import agreement, samples
 from hangtag.export.quantization.agreement import Agreement, Comparison
 from hangtag.export.quantization.converters import Converter, Fp16Converter, Int8Converter
-from hangtag.export.quantization.samples import Feed, Samples
+from hangtag.export.quantization.samples import Feed, Samples, spread
 from hangtag.export.quantization.search import Found, Judge, KeptLayer, search
 from hangtag.serving.server.errors import InferenceError, ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
@@ -100,7 +100,7 @@ def _convert(request: Request, folder: Path) -> dict[str, Any]:
 def _converter(precision: str, folder: Path, given: Samples) -> Converter:
     model = onnx.load(folder / ORIGINAL)
     if precision == "fp16":
-        return Fp16Converter(model, given.calibration, folder)
+        return Fp16Converter(model, given.feeds, folder)
     return Int8Converter(model, given.calibration, folder)
 
 
@@ -114,10 +114,11 @@ def _search(converter: Converter, comparison: Comparison, given: Samples, reques
         onnx.save(model, candidate)
         return _answers(Runtime(candidate, provider="cpu"), feeds)
 
-    few = Comparison(comparison.expected[:_FEW], comparison.rules)
+    few = Comparison(spread(comparison.expected, _FEW), comparison.rules)
+    few_feeds = spread(given.making, _FEW)
     judge = Judge(
         agreement=lambda model: comparison.agreement(answers(model, given.making)),
-        distance=lambda model: few.distance(answers(model, given.making[:_FEW])),
+        distance=lambda model: few.distance(answers(model, few_feeds)),
     )
     return search(converter, judge, request.least, request.search_seconds, _report)
 

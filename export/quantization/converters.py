@@ -103,10 +103,10 @@ class Int8Converter:
 class Fp16Converter:
     """ONNX Runtime's converter to half precision; inputs and outputs keep their types."""
 
-    def __init__(self, model: onnx.ModelProto, calibration: Sequence[Feed], folder: Path) -> None:
+    def __init__(self, model: onnx.ModelProto, samples: Sequence[Feed], folder: Path) -> None:
         """
         Args:
-            calibration: samples that show which values are too large for half precision.
+            samples: all that there are; they show which values are too large for half precision.
             folder: for temporary files.
 
         Raises:
@@ -120,7 +120,7 @@ class Fp16Converter:
             calibrator = create_calibrator(
                 folder / "named.onnx", None, augmented_model_path=str(folder / "calibration.onnx")
             )
-            calibrator.collect_data(_Reader(calibration))
+            calibrator.collect_data(_Reader(samples))
             ranges = {
                 name: max(float(np.abs(end).max()) for end in values.range_value)
                 for name, values in calibrator.compute_data().items()

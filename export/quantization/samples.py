@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ LEAST = 40
 """Samples needed: with fewer, the half that proves says too little."""
 _LARGEST_CALIBRATION = 256
 
+T = TypeVar("T")
 Feed = Mapping[str, Array]
 """Input name -> array, for one run of the model on one sample."""
 
@@ -39,12 +41,18 @@ class Samples:
     @property
     def calibration(self) -> Sequence[Feed]:
         """Of that half, 256 at most: their activations set the scales of int8."""
-        return self.making[:_LARGEST_CALIBRATION]
+        return spread(self.making, _LARGEST_CALIBRATION)
 
     @property
     def proof(self) -> Sequence[Feed]:
         """The half that nothing saw before: their answers decide whether the file is published."""
         return self.feeds[1::2]
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """Return so many of the items at most, at equal distances, so that an order by classes does no harm."""
+    count = min(most, len(items))
+    return [items[place * len(items) // count] for place in range(count)]
 
 
 def read(path: Path, signature: Signature, preprocessing: str | None) -> Samples:

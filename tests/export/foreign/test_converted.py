@@ -104,6 +104,16 @@ def test_half_precision_keeps_inputs_and_outputs_and_overflowing_nodes(tmp_path:
     assert onnx.TensorProto.FLOAT16 in types
 
 
+def test_half_precision_looks_for_overflow_in_every_sample(tmp_path: Path) -> None:
+    x = networks.samples(1000) * 1e-3
+    x[-1] *= 1e3
+    np.savez(tmp_path / "few-are-large.npz", x=x)
+    samples = tmp_path / "few-are-large.npz"
+    result = convert(tmp_path, networks.overflowing(), "--precision", "fp16", samples=samples)
+    assert result.exit_code == 0, result.output
+    assert "in FP32: squares, smaller\n" in result.stdout
+
+
 def test_a_folder_of_images_calibrates_a_model_of_images(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -39,6 +39,16 @@ def test_the_halves_are_disjoint_and_hold_every_sample(read: Read) -> None:
     assert given.proof[0]["x"].shape == (1, networks.FEATURES)
 
 
+def test_what_calibrates_comes_from_all_parts_of_the_file(read: Read) -> None:
+    """Files are often in the order of their classes."""
+    order = np.repeat(np.arange(2000, dtype=np.float32)[:, None], networks.FEATURES, axis=1)
+    places = [float(feed["x"][0, 0]) for feed in read(networks.sensitive(), x=order).calibration]
+    assert len(places) == 256
+    assert np.diff(places).max() <= 8
+    assert places[0] == 0
+    assert places[-1] >= 1990
+
+
 def test_samples_of_a_model_without_a_batch_axis_have_one_axis_more(read: Read) -> None:
     """A scalar may have one value for each sample, or one for all."""
     arrays: dict[str, Any] = {"x": np.zeros((50, 1, 16), np.float32), "state": np.zeros((50, 2, 1, 4), np.float32)}
