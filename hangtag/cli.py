@@ -126,5 +126,6 @@ def main(ctx: click.Context) -> None:
     Every option can also be given as a variable: HANGTAG_SERVE_PORT=9000 is --port 9000 of hangtag serve.
     HANGTAG_SERVER, HANGTAG_MODELS, HANGTAG_TLS_CA, HANGTAG_TLS_CERT, HANGTAG_TLS_KEY and HANGTAG_TOKEN_FILE hold for
     every command that calls a server or uses a model repository; a command's own variable replaces them.
+    hangtag evaluate alone does not read HANGTAG_SERVER: without --server it evaluates a run or a file.
     """
     ctx.with_resource(_safe_path_for_children())

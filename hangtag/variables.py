@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import click
 
@@ -19,9 +19,14 @@ def name_variables(command: click.Command, prefix: str) -> None:
             flag = max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
             common = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
             option.envvar = [f"{prefix}_{flag}", *common]
-    if isinstance(command, click.Group):
-        for name, subcommand in command.commands.items():
-            name_variables(subcommand, f"{prefix}_{name.upper().replace('-', '_')}")
+    for name, subcommand in subcommands(command).items():
+        name_variables(subcommand, f"{prefix}_{name.upper().replace('-', '_')}")
+
+
+def subcommands(command: click.Command) -> Mapping[str, click.Command]:
+    """Return the commands of a group, or of `hangtag loadtest`, which is a command and has one all the same."""
+    found: Mapping[str, click.Command] = getattr(command, "commands", {})
+    return found
 
 
 def warn_about_unknown(command: click.Command, prefix: str) -> None:
@@ -44,6 +49,5 @@ def warn_about_unknown(command: click.Command, prefix: str) -> None:
 def _variables(command: click.Command) -> Iterator[str]:
     for option in command.params:
         yield from [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
-    if isinstance(command, click.Group):
-        for subcommand in command.commands.values():
-            yield from _variables(subcommand)
+    for subcommand in subcommands(command).values():
+        yield from _variables(subcommand)

@@ -57,7 +57,7 @@ def tune(
     reports: Path,
     models: Path,
 ) -> None:
-    """Choose from which probability on FAST's answer is taken, and what goes on to the next model.
+    """Choose the lowest probability at which FAST's answer is taken; others go on to the next model.
 
     The models answer the validation images, which none was trained on; the test images are not looked at. The lowest
     threshold that loses at most --lose-at-most points of ACCURATE's accuracy is written to <models>/NAME/route.toml,

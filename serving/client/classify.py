@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hangtag.errors import UserError
+from hangtag.options import FiniteRange
 from hangtag.printable import escaped, printable
 from hangtag.serving.client import image_files, picture_check, pictures, side_by_side
 from hangtag.serving.client.classification import Classification, split_version
@@ -38,7 +39,7 @@ from hangtag.serving.options import credentials_options, server_option
     type=click.IntRange(min=1),
     help="How many labels to show at most.  [default: 3; the whole set of a multi-label model]",
 )
-@click.option("--timeout", type=click.FloatRange(min=0.001), default=10.0, show_default=True, help="Seconds per image.")
+@click.option("--timeout", type=FiniteRange(min=0.001), default=10.0, show_default=True, help="Seconds per image.")
 @click.option("--json", "as_json", is_flag=True, help="Write one line of JSON per image, for scripts.")
 @click.option("--draw/--no-draw", default=None, help="Draw each image.  [default: if the output is a terminal]")
 @credentials_options

@@ -2,6 +2,7 @@
 
 import click
 
+from hangtag.options import FiniteRange
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.health import HealthClient
 from hangtag.serving.options import credentials_options, server_option
@@ -10,7 +11,7 @@ from hangtag.serving.options import credentials_options, server_option
 @click.command()
 @server_option
 @click.option("--model", default="", help="Ask for one model.  [default: the whole server]")
-@click.option("--wait", type=click.FloatRange(min=0), help="Wait up to this many seconds for it to become ready.")
+@click.option("--wait", type=FiniteRange(min=0), help="Wait up to this many seconds for it to become ready.")
 @credentials_options
 def health(server: str, model: str, wait: float | None, credentials: Credentials) -> None:
     """Report whether a server is ready: exit code 0 if it is, else 1."""

@@ -2,6 +2,7 @@
 
 import click
 
+from hangtag.options import FiniteRange
 from hangtag.printable import escaped
 from hangtag.serving.client.client import Client
 from hangtag.serving.credentials import Credentials
@@ -13,7 +14,7 @@ from hangtag.serving.options import credentials_options, server_option
 @server_option
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=300.0,
     show_default=True,
     help="Seconds to wait for the model; the server goes on loading after that.",

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from hangtag.cli import SUBCOMMANDS, main
+from hangtag.variables import subcommands
 from studies.page import table
 
 HEAD = ("option", "variable", "default", "meaning")
@@ -23,12 +24,13 @@ def part() -> str:
 
 
 def described(path: str, summary: str, command: click.Command) -> list[str]:
-    """A heading, a sentence and a table for a command, and for each command of a group."""
+    """A heading, a sentence and a table for a command, and for each of its subcommands."""
     rows = [row for parameter in command.params if (row := _row(path, parameter))]
     tables = [f"### {path}\n\n{summary}\n\n{table(HEAD, rows)}"] if rows or not isinstance(command, click.Group) else []
-    subcommands = command.commands.items() if isinstance(command, click.Group) else ()
     return tables + [
-        part for name, each in subcommands for part in described(f"{path} {name}", each.get_short_help_str(100), each)
+        part
+        for name, each in subcommands(command).items()
+        for part in described(f"{path} {name}", each.get_short_help_str(100), each)
     ]
 
 

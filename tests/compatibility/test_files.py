@@ -26,10 +26,11 @@ def hangtag(*arguments: object) -> Result:
     return result
 
 
-def test_reports_of_the_load_test_are_compared(tmp_path: Path) -> None:
+def test_reports_of_the_load_test_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, after = RELEASE / "loadtest-before.json", RELEASE / "loadtest-after.json"
     compared = tmp_path / "compared.json"
-    hangtag("loadtest", "compare", before, after, "--json", compared, "--html", tmp_path / "compared.html")
+    monkeypatch.setenv("HANGTAG_LOADTEST_COMPARE_JSON", str(compared))
+    hangtag("loadtest", "compare", before, after, "--html", tmp_path / "compared.html")
     written = json.loads(compared.read_text())
     assert {run["target"] for run in json.loads(before.read_text())["runs"]} == {"lstm-56", "lstm-56-int8"}
     assert "lstm-56-int8" in json.dumps(written)

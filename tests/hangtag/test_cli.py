@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from hangtag.cli import SUBCOMMANDS, main
 from hangtag.errors import UserError
+from hangtag.variables import subcommands
 
 pytestmark = pytest.mark.slow
 
@@ -137,9 +138,8 @@ def test_every_option_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatch
 
 def options(path: str, command: click.Command) -> Iterator[tuple[str, click.Option]]:
     """Each option with its variable by README's rule: the command, and the flag."""
-    if isinstance(command, click.Group):
-        for name, below in command.commands.items():
-            yield from options(f"{path}_{name}", below)
+    for name, below in subcommands(command).items():
+        yield from options(f"{path}_{name}", below)
     for option in command.params:
         if isinstance(option, click.Option):
             yield f"{path}{max(option.opts, key=len).replace('--', '_')}".replace("-", "_").upper(), option
@@ -195,6 +195,16 @@ def test_a_certificate_of_the_client_is_none_of_the_server_s(monkeypatch: pytest
     assert command is not None
     (option,) = [each for each in command.params if "--tls-cert" in each.opts]
     assert option.resolve_envvar_value(click.Context(command)) is None
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+@pytest.mark.parametrize(
+    "command", [["health", "--wait"], ["top", "--interval"], ["models", "load", "cnn", "--timeout"]], ids=" ".join
+)
+def test_times_must_be_finite(command: list[str], value: str) -> None:
+    result = CliRunner().invoke(main, [*command, value])
+    assert result.exit_code == 2
+    assert "is not a finite number" in result.output
 
 
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

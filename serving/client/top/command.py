@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from hangtag.options import FiniteRange
 from hangtag.serving.client.client import Client
 from hangtag.serving.client.top.activity import Snapshot, activities, fetch_metrics
 from hangtag.serving.client.top.keyboard import Keyboard, keyboard
@@ -27,7 +28,7 @@ from hangtag.serving.options import credentials_options, server_option
     help="Show its metrics too, http://HOST:8002/metrics: percentiles, queue, workers, transport.",
 )
 @click.option(
-    "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two snapshots."
+    "--interval", type=FiniteRange(min=0.1), default=1.0, show_default=True, help="Seconds between two snapshots."
 )
 @click.option("--once", is_flag=True, help="Show what happened between two snapshots, and end.")
 @click.option("--json", "as_json", is_flag=True, help="Write one line of JSON per interval, for scripts.")

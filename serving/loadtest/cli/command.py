@@ -3,6 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -29,11 +30,13 @@ from hangtag.serving.options import credentials_options, server_option
 class WithCompare(click.Command):
     """A command with MODEL arguments, whose first argument may be the subcommand `compare` instead."""
 
+    commands = MappingProxyType({"compare": compare})
+
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        if args[:1] == [compare.name]:
-            return compare.make_context(f"{info_name} {compare.name}", args[1:], parent, **extra)
+        if args and args[0] in self.commands:
+            return self.commands[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -63,7 +63,7 @@ class Scenario:
 
     targets: tuple[Target, ...]
     scenario: ScenarioName | None = field(
-        default=None, metadata=_setting("One of MLPerf LoadGen's: sets the options below, see above.")
+        default=None, metadata=_setting("One of MLPerf LoadGen's scenarios: it sets the options that you leave out.")
     )
     concurrency: tuple[int, ...] = field(
         default=(), metadata=_setting("Closed loop: queries in flight, a run for each, e.g. 1,8,64.")
