@@ -1,6 +1,7 @@
 """The ways into a server that are compared, by name: how each server is started, and what a request is."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ SYSTEMS: Mapping[str, str] = MappingProxyType(
         "grpc-alone": "hangtag over gRPC (native), without HTTP",
         "fastapi": f"FastAPI on uvicorn, {FASTAPI_WORKERS} workers, an image as the body, no batching",
         "triton": "Triton's HTTP endpoint, its Python backend, two instances, an image as a binary tensor",
+        "minimal": "the least that a Python server on uvicorn can do: no routes, deadlines, checks, limits or costs",
     }
 )
 
@@ -64,6 +66,8 @@ def launches(names: Iterable[str], models: Path, stack: ExitStack) -> dict[str, 
     for name in names:
         if name == "fastapi":
             by_name[name] = fastapi(models)
+        elif name == "minimal":
+            by_name[name] = minimal(models)
         elif name == "triton":
             by_name[name] = stack.enter_context(triton(models))
         elif name == "http-2":
@@ -103,16 +107,27 @@ def fastapi(models: Path, environment: Path = FASTAPI) -> Launch:
         raise click.ClickException(
             f"{program} is missing. Run 'make fastapi', which installs it, or leave FastAPI out."
         )
-    files = {file.name: file.path for file in serving_versions(models)}
-    if MODEL not in files:
-        raise click.ClickException(f"{models} has no model {MODEL}.")
+    file = _model_file(models)
     (port,) = free_ports(1)
     command = (
         program, "--app-dir", Path(__file__).parent, "fastapi_app:app", "--workers", str(FASTAPI_WORKERS),
         "--port", str(port), "--no-access-log",
     )  # fmt: skip
-    variables = {"MODEL_FILE": files[MODEL].resolve()}
-    return Launch(command, r"(Application startup complete)", variables, http=f"127.0.0.1:{port}")
+    return Launch(command, r"(Application startup complete)", {"MODEL_FILE": file.resolve()}, http=f"127.0.0.1:{port}")
+
+
+def minimal(models: Path) -> Launch:
+    """How to start the minimal server of the model. Raises click.ClickException: the model is missing."""
+    (port,) = free_ports(1)
+    command = (sys.executable, "-m", "studies.http.minimal", _model_file(models).resolve(), str(port))
+    return Launch(command, r"(Uvicorn running on)", http=f"127.0.0.1:{port}")
+
+
+def _model_file(models: Path) -> Path:
+    files = {file.name: file.path for file in serving_versions(models)}
+    if MODEL not in files:
+        raise click.ClickException(f"{models} has no model {MODEL}.")
+    return files[MODEL]
 
 
 def _with_http(models: Path, *options: str) -> Launch:
