@@ -29,6 +29,17 @@ def test_every_variable_is_an_option_of_the_server(name: str) -> None:
         assert f"--{option}" in result.output
 
 
+@pytest.mark.parametrize("name", ["base/deployment.yaml", "kserve/serving-runtime.yaml"])
+def test_the_server_can_write_temporary_files(name: str) -> None:
+    """The native transport makes a folder for its socket; the rest of the container is read-only."""
+    spec = yaml.safe_load((KUBERNETES / name).read_text())["spec"]
+    pod = spec if "containers" in spec else spec["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    (volume,) = [mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == "/tmp"]
+    assert [each["name"] for each in pod["volumes"] if "emptyDir" in each] == [volume]
+
+
 def test_the_network_policy_selects_callers_by_expressions() -> None:
     """`includeSelectors` adds labels to every podSelector.matchLabels, a policy's peers included, but no expression."""
     (labels,) = yaml.safe_load((BASE / "kustomization.yaml").read_text())["labels"]

@@ -81,7 +81,7 @@ class Engine:
             raise NotFoundError(f"version {version!r} of {name!r} is not served here; served: {served}")
         return model
 
-    def record_failure(self, name: str, version: str, code: str, ns: int) -> None:
+    def record_failure(self, name: str, version: str, code: str, ns: int, *, shed: bool = False) -> None:
         """Count one request that ended with an error. Every failure is counted here, once, whichever transport has it.
 
         It appears in nv_inference_request_failure and hangtag_request_seconds, and in the ``fail`` of ModelStatistics
@@ -93,6 +93,7 @@ class Engine:
             version: The version as the client sent it; empty for the one that serves by default.
             code: Name of the gRPC status code, for example "RESOURCE_EXHAUSTED".
             ns: Nanoseconds from the arrival of the request to its error.
+            shed: Whether it was refused because as many requests wait, or take as much memory, as may.
         """
         versions = self._table.get(name)
         if versions is None:
@@ -103,7 +104,7 @@ class Engine:
             model = versions[version] if version else next(iter(versions.values()))
             version = model.version
             model.statistics.record_failure(ns)
-        self.failures.record(name, version, code, ns)
+        self.failures.record(name, version, code, ns, shed=shed)
 
     def serve(self, name: str, models: Sequence[Servable]) -> list[Servable]:
         """Let these versions of a model take its requests from now on, and no others.

@@ -216,9 +216,9 @@ class ModelControl:
         for name, version in list(self._loader.loading):
             states.setdefault((name, version), VersionState(name, version, LOADING))
         versions = tuple(states[key] for key in sorted(states))
-        return ServerState(
-            versions, self._engine.failures.snapshot(), dict(self._loader.outcomes + self._routes.outcomes)
-        )
+        failures = self._engine.failures
+        outcomes = dict(self._loader.outcomes + self._routes.outcomes)
+        return ServerState(versions, failures.snapshot(), outcomes, shed=failures.shed())
 
     def published(self) -> list[VersionKey]:
         return repository.published(self._config.models)

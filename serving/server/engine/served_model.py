@@ -181,6 +181,7 @@ class ServedModel:
             requested_provider=self.runtime.requested_provider,
             provider=self.runtime.provider,
             cuda_graphs=self.runtime.cuda_graphs,
+            fell_back=self.runtime.fell_back,
             io_binding_failures=self.runtime.io_binding_failures,
             instances=self.instances,
             queued=self.queued,

@@ -62,6 +62,8 @@ class Runtime:
     io_binding_failures: int = 0
     """Batches that failed with IO binding and that the session then computed without it."""
     requested_provider: str = "auto"
+    fell_back: bool = False
+    """Whether the CPU computes although this ONNX Runtime has CUDA, which does not work here."""
     no_empty_because: str = ""
     """Why an input must have no axis of size 0; empty where it may have one."""
 
@@ -101,6 +103,7 @@ class Runtime:
             self._session, reason = self._opener.open_best()
             if reason:
                 self.notes["no_cuda"] = reason
+                self.fell_back = True
         else:
             self._session = self._opener.open(provider)
         self.provider: str = self._session.get_providers()[0]

@@ -52,8 +52,9 @@ def _with_zeros(state: ServerState) -> ServerState:
     none = BucketHistogram.empty(SECONDS_BOUNDS)
     served = [version for version in state.versions if version.state == READY]
     failures = {(version.name, version.version, code): none for version in served for code in _ALERTED_CODES}
+    shed = {"": 0} | {version.name: 0 for version in served}
     loads = {(version.name, outcome): 0 for version in state.versions for outcome in _OUTCOMES}
-    return replace(state, failures=failures | state.failures, loads=loads | state.loads)
+    return replace(state, failures=failures | state.failures, shed=shed | state.shed, loads=loads | state.loads)
 
 
 def _triton(served: list[VersionState], state: ServerState) -> Iterator[Metric]:
@@ -100,6 +101,14 @@ def _histograms(served: list[VersionState], state: ServerState) -> Iterator[Metr
     for failure, histogram in state.failures.items():
         _add(requests, list(failure), histogram)
     yield requests
+    shed = CounterMetricFamily(
+        "hangtag_shed_requests",
+        "Requests refused because as many wait, or take as much memory, as may; without a model: before they were read",
+        labels=["model"],
+    )
+    for model, count in state.shed.items():
+        shed.add_metric([model], count)
+    yield shed
     for name, about, field in (
         ("hangtag_queue_seconds", "Waiting in the queue, of the requests that were answered", "queue_seconds"),
         ("hangtag_compute_seconds", "Computing the batch, of the requests that were answered", "compute_seconds"),
@@ -165,8 +174,9 @@ def _models(state: ServerState) -> Iterator[Metric]:
     instances = GaugeMetricFamily("hangtag_model_instances", "Batches computed at once", labels=_MODEL)
     info = GaugeMetricFamily(
         "hangtag_model_info",
-        "The execution provider, requested and obtained, and whether CUDA graphs compute (on, off)",
-        labels=[*_MODEL, "provider_asked", "provider", "cuda_graphs"],
+        "The execution provider, requested and obtained; whether CUDA graphs compute (on, off), and whether the CPU "
+        "computes because CUDA does not work (fallback: yes, no)",
+        labels=[*_MODEL, "provider_asked", "provider", "cuda_graphs", "fallback"],
     )
     binding_failures = CounterMetricFamily(
         "hangtag_io_binding_failures",
@@ -188,7 +198,8 @@ def _models(state: ServerState) -> Iterator[Metric]:
                 queues.add_metric(labels, version.max_queue_size)
             binding_failures.add_metric(labels, version.io_binding_failures)
             graphs = "on" if version.cuda_graphs else "off"
-            info.add_metric([*labels, version.requested_provider, version.provider, graphs], 1)
+            fallback = "yes" if version.fell_back else "no"
+            info.add_metric([*labels, version.requested_provider, version.provider, graphs, fallback], 1)
     yield from (ready, instances, info, queues, binding_failures)
     loads = CounterMetricFamily("hangtag_model_loads", "Loads of versions, by outcome", labels=["model", "outcome"])
     for (model, outcome), times in state.loads.items():

@@ -2,11 +2,14 @@
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from hangtag.serving.server.telemetry.failure_counts import FailureKey
 from hangtag.serving.server.telemetry.histogram import BucketHistogram
 from hangtag.serving.server.telemetry.model_statistics import Counters
 from hangtag.serving.server.telemetry.route_statistics import RouteCounts
+
+Key = TypeVar("Key")
 
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
 """States of a version, in the words of RepositoryIndex."""
@@ -27,6 +30,7 @@ class VersionState:
     counters: Counters = field(default_factory=Counters)
     requested_provider: str = ""
     cuda_graphs: bool = False
+    fell_back: bool = False
     io_binding_failures: int = 0
     route: RouteCounts = field(default_factory=RouteCounts)
     """Of a route: what its members answered."""
@@ -39,6 +43,7 @@ class VersionState:
             requested_provider=self.requested_provider or other.requested_provider,
             provider=self.provider or other.provider,
             cuda_graphs=self.cuda_graphs or other.cuda_graphs,
+            fell_back=self.fell_back or other.fell_back,
             instances=self.instances + other.instances,
             queued=self.queued + other.queued,
             max_queue_size=self.max_queue_size + other.max_queue_size,
@@ -67,6 +72,7 @@ class ServerState:
         loads: Number of loads by model and outcome ("ok" or "error").
         transports: Number of processes by their transport ("native" or "grpc") and the reason for it.
         workers: Set by the supervisor, where there is one; sums leave it out.
+        shed: Requests that were refused because as many wait as may, by model; empty: before they were read.
     """
 
     versions: tuple[VersionState, ...] = ()
@@ -74,6 +80,7 @@ class ServerState:
     loads: dict[tuple[str, str], int] = field(default_factory=dict)
     transports: dict[tuple[str, str], int] = field(default_factory=dict)
     workers: Workers = Workers()
+    shed: dict[str, int] = field(default_factory=dict)
 
     def __add__(self, other: "ServerState") -> "ServerState":
         versions = {(version.name, version.version): version for version in self.versions}
@@ -83,8 +90,13 @@ class ServerState:
         failures = dict(self.failures)
         for failure, histogram in other.failures.items():
             failures[failure] = failures[failure] + histogram if failure in failures else histogram
-        loads, transports = _summed(self.loads, other.loads), _summed(self.transports, other.transports)
-        return ServerState(tuple(versions.values()), failures, loads, transports)
+        return ServerState(
+            tuple(versions.values()),
+            failures,
+            _summed(self.loads, other.loads),
+            _summed(self.transports, other.transports),
+            shed=_summed(self.shed, other.shed),
+        )
 
     def counts_only(self) -> "ServerState":
         """Return what must be kept of a process that ended: its counters, since Prometheus counters must not fall."""
@@ -101,7 +113,7 @@ class ServerState:
         return replace(self, versions=versions, failures=failures)
 
 
-def _summed(one: dict[tuple[str, str], int], other: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+def _summed(one: dict[Key, int], other: dict[Key, int]) -> dict[Key, int]:
     return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}
 
 

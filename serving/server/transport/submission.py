@@ -16,7 +16,7 @@ import grpc
 from hangtag.serving.server.batching.request import InferenceResult, Tensors
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.servable import Admission, Servable
-from hangtag.serving.server.errors import MessageTooLargeError, ServerError, UnavailableError
+from hangtag.serving.server.errors import MessageTooLargeError, QueueFullError, ServerError, UnavailableError
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport.status import status_code
 from hangtag.serving.server.transport.tracing import Metadata, Tracing
@@ -184,7 +184,7 @@ def record_failure(
     """
     code = status_code(error)
     ns = time.perf_counter_ns() - started
-    engine.record_failure(name, version, code.name, ns)
+    engine.record_failure(name, version, code.name, ns, shed=isinstance(error, QueueFullError))
     if call.tracing is not None:
         call.tracing.record(call.method, call.metadata, ns, code)
 

@@ -20,6 +20,7 @@ def test_processes_add_up_by_model_and_version() -> None:
         {("a", "1", "INTERNAL"): failed(1)},
         {("a", "ok"): 1},
         {("native", "loopback"): 1},
+        shed={"a": 1, "": 2},
     )
     another = ServerState(
         (
@@ -29,6 +30,7 @@ def test_processes_add_up_by_model_and_version() -> None:
         {("a", "1", "INTERNAL"): failed(2), ("", "", "NOT_FOUND"): failed(9)},
         {("a", "ok"): 2, ("b", "error"): 1},
         {("native", "loopback"): 1, ("grpc", "--transport grpc"): 1},
+        shed={"a": 3, "b": 1},
     )
     both = total([one, another])
     assert [(v.name, v.version, v.instances, v.queued) for v in both.versions] == [("a", "1", 2, 7), ("a", "2", 1, 0)]
@@ -37,6 +39,7 @@ def test_processes_add_up_by_model_and_version() -> None:
     assert both.failures == {("a", "1", "INTERNAL"): failed(3), ("", "", "NOT_FOUND"): failed(9)}
     assert both.loads == {("a", "ok"): 3, ("b", "error"): 1}
     assert both.transports == {("native", "loopback"): 2, ("grpc", "--transport grpc"): 1}
+    assert both.shed == {"a": 4, "b": 1, "": 2}
     assert total([]) == ServerState()
 
 

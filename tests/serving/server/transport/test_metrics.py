@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from hangtag.protos import classifier_pb2
@@ -17,6 +18,8 @@ from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, in
 from tests.serving.server.transport.watched import Samples, Watched
 
 pytestmark = pytest.mark.slow
+
+PROVIDER = {"provider_asked": "auto", "provider": "CPUExecutionProvider", "cuda_graphs": "off"}
 
 
 def metric(samples: Samples, name: str, **labels: str) -> float:
@@ -163,9 +166,23 @@ def test_the_queue_and_a_full_one(watched: Watched) -> None:
         assert metric(samples, "nv_inference_pending_request_count") == 4
         assert metric(samples, "hangtag_max_queue_size") == 4
         assert metric(samples, "hangtag_request_seconds_count", code="RESOURCE_EXHAUSTED") == 1
+        assert samples["hangtag_shed_requests_total", (("model", "gather"),)] == 1
         assert metric(samples, "nv_inference_request_failure", reason="REJECTED") == 1
         gate.open()
         assert all(call.result() for call in calls)
+
+
+def test_a_message_that_is_too_large_does_not_count_as_shed(watched: Watched) -> None:
+    """HangtagShedding asks for more servers, which would not help."""
+    too_large = request("classifier", image=np.zeros((30_000, 28, 28), np.uint8))
+    assert failure(lambda: watched.live.infer(too_large))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    shed = {labels: value for (name, labels), value in watched.samples().items() if "shed_requests_total" in name}
+    assert shed == {(("model", name),): 0 for name in ("", "gather", "classifier")}
+
+
+def test_a_model_on_the_cpu_because_cuda_does_not_work_says_so(watched: Watched) -> None:
+    watched.live.model("gather").runtime.fell_back = True
+    assert metric(watched.samples(), "hangtag_model_info", model="gather", **PROVIDER, fallback="yes") == 1
 
 
 def test_the_metrics_name_the_models_and_their_providers(watched: Watched) -> None:
@@ -173,8 +190,7 @@ def test_the_metrics_name_the_models_and_their_providers(watched: Watched) -> No
     for model in ("gather", "classifier"):
         assert metric(samples, "hangtag_model_ready", model=model) == 1
         assert metric(samples, "hangtag_model_instances", model=model) == 1
-        provider = {"provider_asked": "auto", "provider": "CPUExecutionProvider", "cuda_graphs": "off"}
-        assert metric(samples, "hangtag_model_info", model=model, **provider) == 1
+        assert metric(samples, "hangtag_model_info", model=model, **PROVIDER, fallback="no") == 1
         loads = [samples["hangtag_model_loads_total", (("model", model), ("outcome", one))] for one in ("ok", "error")]
         assert loads == [1, 0]
     assert [samples[name, ()] for name in ("hangtag_workers", "hangtag_workers_wanted")] == [1, 2]
