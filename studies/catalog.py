@@ -127,7 +127,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         {"run": "studies.workers.run:main", "sharing": "studies.workers.sharing:main"},
     ),
     "soak": Experiment(
-        "Does the server keep its promises for hours, while models change and workers are killed?",
+        "Does the server keep its promises for an hour, while models change and workers are killed?",
         "an hour on an idle machine; trustme",
         ("docs/soak.md",),
         {"run": "studies.soak.run:main", "remark": "studies.soak.run:remark"},
