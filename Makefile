@@ -26,11 +26,11 @@ help: ## Show this list
 	@echo "Every option of the command: $(BIN)/hangtag COMMAND --help. Options for a target: make serve ARGS=\"--port 9000\"."
 
 ##@ Start here
-demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test cnn, lstm, their int8 files and both together (no training, no GPU, no Docker)
+demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test cnn, lstm, their int8 files and a route over both (no training, no GPU, no Docker)
 	BIN=$(BIN) examples/demo.sh
 
 # Types are checked beside the tests, which leave a processor idle now and then: without a cache it takes mypy a minute.
-test: lint imports stubs $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run everything that CI checks, in under 10 minutes on 2 cores
+test: lint imports stubs $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all checks and tests that need no Docker engine, in under 10 minutes on 2 cores
 	@$(MAKE) --no-print-directory --jobs 2 types unit
 
 quick: $(VENV)/.dev ## Run lint, types, import rules and the fast tests, in under 90 seconds on 2 cores
@@ -51,7 +51,7 @@ export: $(VENV)/.dev ## Publish the latest run of a network into models/: make e
 serve: $(VENV)/.serve ## Serve models/ on 127.0.0.1:8001
 	$(BIN)/hangtag serve $(ARGS)
 
-loadtest: $(VENV)/.serve ## Load-test cnn, lstm and both together on a running server; the report goes to reports/latest
+loadtest: $(VENV)/.serve ## Load-test cnn, lstm and a route over both on a running server; the report goes to reports/latest
 	@folder=reports/$$(date +%Y-%m-%dT%H-%M-%S); mkdir -p $$folder && ln -sfn $$(basename $$folder) reports/latest
 	$(BIN)/hangtag loadtest cnn lstm fast-and-accurate --samples examples/test-images.npz --accuracy \
 		--html reports/latest/loadtest.html --json reports/latest/loadtest.json $(ARGS)

@@ -36,7 +36,8 @@ def lines_of(models: Sequence[ShippedModel], path: Path = RESULTS) -> list[str]:
     return [
         "## Calibration",
         "",
-        f"A model is calibrated if of its answers with a probability of 90 % nine in ten are right. {_verdict(lines)} "
+        "A model is calibrated if nine in ten of the answers to which it gives a probability of 90 % are right. "
+        f"{_verdict(lines)} "
         "A temperature is one number, fitted on the validation images, by which the logits are divided before the "
         "softmax; [`hangtag export --calibrate`](export.md#calibration) makes it part of a file. "
         f"{_shipped(lines)} The {lines[0]['test_images']:,} test images without it → with it:",
@@ -163,10 +164,10 @@ def _verdict(lines: Sequence[results.Line]) -> str:
     ):
         if chosen:
             furthest = f"{'up to ' if len(chosen) > 1 else ''}{100 * max(abs(_surplus(line)) for line in chosen):.1f}"
-            whose = "their" if len(chosen) > 1 else "its"
+            are, their = ("are", "their") if len(chosen) > 1 else ("is", "its")
             sentences.append(
-                f"Right {often} often than {whose} probabilities say, by {furthest} points on average: "
-                f"{code([line['run'] for line in chosen])}."
+                f"{code([line['run'] for line in chosen])} {are} right {often} often than {their} probabilities say, "
+                f"by {furthest} points on average."
             )
     return " ".join(sentences)
 

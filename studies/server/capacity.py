@@ -11,8 +11,8 @@ from studies.page import table
 from studies.server.goals import Measurement
 from studies.server.scenarios import MODELS
 
-SYSTEM = "native"
-"""The server of the table: see systems.SYSTEMS."""
+SYSTEM, IN_CONTAINERS = "native", "grpc"
+"""The server of the table, and the one that a container starts where nothing is set: see systems.SYSTEMS."""
 RATES = (1_000, 10_000, 100_000, 1_000_000)  # calls a second
 UTILISATION = 0.6
 """The share of a replica's throughput to plan with. Waiting grows as 1 / (1 - utilisation): 2.5 at 0.6, 10 at 0.9."""
@@ -54,14 +54,14 @@ def request_bytes(model: str) -> int:
     return int(request.ByteSize()) + 5 + 9
 
 
-def throughputs(measured: Measurement) -> list[Measured]:
-    """The medians over the rounds on the native transport: calls of one image with 64 in flight, images in calls of 64.
+def throughputs(measured: Measurement, system: str = SYSTEM) -> list[Measured]:
+    """A system's medians over the rounds: calls of one image with 64 in flight, and images in calls of 64.
 
     Raises:
         click.ClickException: the measurement lacks one of these figures.
     """
     try:
-        cpus, rounds = int(measured["conditions"]["cpus"]), [turn[SYSTEM] for turn in measured["rounds"]]
+        cpus, rounds = int(measured["conditions"]["cpus"]), [turn[system] for turn in measured["rounds"]]
 
         def median(model: str, load: str) -> float:
             return statistics.median(float(turn[model][load]["samples_per_s"]) for turn in rounds)
@@ -70,7 +70,7 @@ def throughputs(measured: Measurement) -> list[Measured]:
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise click.ClickException(
             "studies/server/results.jsonl lacks what 'python -m studies server run' writes: cpus, and in each round "
-            f'samples_per_s of {SYSTEM} for the loads "64" and "batch" ({error!r}).'
+            f'samples_per_s of {system} for the loads "64" and "batch" ({error!r}).'
         ) from error
 
 
@@ -84,6 +84,9 @@ def part(measured: Measurement) -> str:
         f"{server.images_per_second:,.0f} images/s in calls of 64"
         for server in servers
     )
+    in_containers = " and ".join(
+        f"{server.calls_per_second:,.0f} (`{server.model}`)" for server in throughputs(measured, IN_CONTAINERS)
+    )
     formula = f"ceil(rate / (throughput * {UTILISATION})) + {SPARE}"
     example = formula.replace("rate", f"{rate:,}", 1).replace("throughput", f"{first.calls_per_second:,.0f}")
     return f"""Made by `make docs` from [studies/server/results.jsonl](../studies/server/results.jsonl).
@@ -91,7 +94,10 @@ def part(measured: Measurement) -> str:
 
 {peaks}
 
-The load generator used a part of these CPUs, so a server that has them for itself reaches more.
+The load generator used a part of these CPUs, so a server that has them for itself reaches more. These are figures
+of the native transport. A server in a container listens on all addresses, where `--transport auto` takes
+`{IN_CONTAINERS}`, which answered {in_containers} calls/s of one image: set `HANGTAG_SERVE_TRANSPORT=native` behind a
+proxy, or put these figures into the formula.
 
 {table(head, [server.row(rate) for server in servers for rate in RATES])}
 

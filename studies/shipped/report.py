@@ -1,8 +1,9 @@
 """Writes docs/models.md from the models' own files, and the README's table."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -110,7 +111,7 @@ def _section(model: ShippedModel) -> list[str]:
     return [
         f"## {model.name}",
         "",
-        f"- Reproduce: `{command(config)}`, then `hangtag export {model.name}`",
+        f"- Reproduce: {_with_teachers(config)}`{command(config)}`, then `hangtag export {model.name}`",
         f"- Trained {metadata['trained']} with PyTorch {versions['torch']} on {config['device']}, {threads}, "
         f"{config['precision']}; source revision `{metadata['git_revision'][:12]}`",
         f"- Logits within {worst:.1e} of PyTorch at batch {', '.join(parity['max_logit_difference'])} "
@@ -119,6 +120,10 @@ def _section(model: ShippedModel) -> list[str]:
         f"![Confusion matrix of {model.name}](images/confusion-{model.name}.png)",
         "",
     ]
+
+
+def _with_teachers(config: Mapping[str, Any]) -> str:
+    return "`python -m studies accuracy run` makes the teachers, which do not ship; " if config["teachers"] else ""
 
 
 def _models_page() -> str:

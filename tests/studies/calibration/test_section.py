@@ -90,13 +90,13 @@ def test_that_a_temperature_spoils_the_doubtful_answers_is_said_only_where_it_do
         (
             0.90,
             None,
-            "Right more often than its probabilities say, by 5.0 points on average: `lstm`.",
+            "`lstm` is right more often than its probabilities say, by 5.0 points on average.",
             "The files that ship have none.",
         ),
         (
             0.99,
             "1.31",
-            "Right less often than its probabilities say, by 4.0 points on average: `lstm`.",
+            "`lstm` is right less often than its probabilities say, by 4.0 points on average.",
             "Of the files that ship, those of `lstm` have one.",
         ),
     ],
