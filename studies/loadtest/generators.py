@@ -48,7 +48,7 @@ def _closed_loop(calls: Channel, request: bytes, concurrency: int, seconds: floa
     end, finished, count, in_flight = clock() + seconds, threading.Event(), 0, concurrency
     lock = threading.Lock()
 
-    def ended(_token: object, at: float, code: int, details: str) -> None:
+    def ended(_token: object, _sent: float, at: float, code: int, details: str) -> None:
         nonlocal count, in_flight
         if code:
             raise RuntimeError(details)

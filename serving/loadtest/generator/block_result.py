@@ -31,7 +31,8 @@ class BlockResult:
     """What one block measured, or several blocks combined. Durations in seconds.
 
     Latency counts from the planned send time, service time from the actual one. A closed loop plans a query for the
-    moment at which an answer frees its slot, so there the two agree. Only answered queries (status OK) have durations.
+    moment at which an answer frees its slot, so there they differ by microseconds. Only answered queries (status OK)
+    have durations.
     """
 
     target: str

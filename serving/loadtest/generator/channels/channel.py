@@ -8,9 +8,9 @@ import grpc
 
 clock = time.perf_counter
 
-# Called when a call has ended, with: the token passed to `send`, the time on `clock`, gRPC's status code (0 is OK), and
-# the status message.
-OnEnd = Callable[[Any, float, int, str], None]
+# Called when a call has ended, with: the token passed to `send`, the times on `clock` at which the call left and ended,
+# gRPC's status code (0 is OK), and the status message.
+OnEnd = Callable[[Any, float, float, int, str], None]
 Metadata = tuple[tuple[str, str | bytes], ...] | None
 STATUS_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 

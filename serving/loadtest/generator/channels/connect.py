@@ -52,7 +52,7 @@ def _check(channel: Channel, credentials: Credentials, request: bytes = b"") -> 
     """Make one call and wait for its end, whatever its status. Raises TimeoutError when it does not end."""
     codes: SimpleQueue[int] = SimpleQueue()
     metadata = credentials.metadata() or None
-    channel.send(_LIVE, request, CHECK_TIMEOUT, metadata, None, lambda *end: codes.put(end[2]))
+    channel.send(_LIVE, request, CHECK_TIMEOUT, metadata, None, lambda *end: codes.put(end[3]))
     try:
         codes.get(timeout=2 * CHECK_TIMEOUT)
     except Exception as error:

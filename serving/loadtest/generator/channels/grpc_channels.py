@@ -34,18 +34,19 @@ class FutureChannel:
 
     def send(self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd) -> None:
         """See Channel."""
+        sent = clock()
         call = self._methods.get(method)
         if call is None:
             # Without serialisers gRPC takes and returns bytes.
             call = self._methods[method] = self._channel.unary_unary(method)
         future = call.future(request, timeout=timeout, metadata=metadata)
-        future.add_done_callback(partial(self._on_done, token, on_end))
+        future.add_done_callback(partial(self._on_done, token, sent, on_end))
 
     @staticmethod
-    def _on_done(token: Any, on_end: OnEnd, future: grpc.Call) -> None:
+    def _on_done(token: Any, sent: float, on_end: OnEnd, future: grpc.Call) -> None:
         ended = clock()
         code = future.code()
-        on_end(token, ended, code.value[0], "" if code is grpc.StatusCode.OK else future.details() or "")
+        on_end(token, sent, ended, code.value[0], "" if code is grpc.StatusCode.OK else future.details() or "")
 
     def close(self) -> None:
         """See Channel."""
@@ -71,6 +72,7 @@ class CompletionQueueChannel:
 
     def send(self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd) -> None:
         """See Channel."""
+        sent = clock()
         make = self._operations
         # Operations hold what they received, so each call needs new ones.
         operations = (
@@ -88,7 +90,7 @@ class CompletionQueueChannel:
             time.time() + timeout,
             None,
             None,
-            ((operations, (token, on_end)),),
+            ((operations, (token, sent, on_end)),),
             None,
             None,
         )
@@ -98,10 +100,10 @@ class CompletionQueueChannel:
         while self._in_flight.get():
             event = self._queue.next_call_event()
             ended = clock()
-            token, on_end = event.tag
+            token, sent, on_end = event.tag
             status = event.batch_operations[-1]
             code = status.code()
-            on_end(token, ended, code, "" if code == 0 else _text(status.details()))
+            on_end(token, sent, ended, code, "" if code == 0 else _text(status.details()))
 
     def close(self) -> None:
         """See Channel."""

@@ -85,6 +85,9 @@ class HttpChannel:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def _begin(self, call: "_Call") -> None:
+        # Not in `send`: where this thread is behind, the call waits for it, which is the generator's delay. Opening a
+        # connection is a part of the call, as with gRPC, since the server may be what takes long.
+        call.sent = clock()
         if self._idle:
             connection = self._idle.pop()  # the one used last: the server closes those that idle
             self._busy.add(connection)
@@ -115,16 +118,17 @@ class HttpChannel:
 class _Call:
     """A call that has not ended."""
 
-    __slots__ = ("_on_end", "_token", "deadline", "request")
+    __slots__ = ("_on_end", "_token", "deadline", "request", "sent")
 
     def __init__(self, request: bytes, deadline: float, token: Any, on_end: OnEnd) -> None:
         self.request = request
         self.deadline = deadline
+        self.sent = 0.0  # the time on `clock`, once it has left
         self._token = token
         self._on_end = on_end
 
     def end(self, code: int, details: str, ended: float = 0.0) -> None:
-        self._on_end(self._token, ended or clock(), code, details)
+        self._on_end(self._token, self.sent, ended or clock(), code, details)
 
 
 class _Connection(asyncio.Protocol):

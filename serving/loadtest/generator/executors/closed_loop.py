@@ -55,6 +55,5 @@ class ClosedLoopExecutor(Executor):
         if self._stopped.is_set():
             return False
         # The number in flight does not change, so no lock is taken.
-        now = clock()
-        self._issue(channel, now, now)
+        self._issue(channel, clock())
         return True

@@ -16,8 +16,8 @@ LOST_AFTER = 5.0
 """A call that has not ended this many seconds after its deadline is lost. Under overload gRPC's core (grpcio 1.85) at
 times reports no end of a call whose connection the server has cut."""
 
-# Passed through a call: its channel, its planned and its actual send time.
-Token = tuple[Channel, float, float]
+# Passed through a call: its channel and its planned send time.
+Token = tuple[Channel, float]
 
 
 @dataclass(frozen=True)
@@ -133,15 +133,15 @@ class Executor(ABC):
             if self._stopped.is_set():
                 return
             self._in_flight += 1
-        self._issue(channel, planned, clock())
+        self._issue(channel, planned)
 
-    def _issue(self, channel: Channel, planned: float, now: float) -> None:
-        self._last_sent = now
-        token: Token = (channel, planned, now)
+    def _issue(self, channel: Channel, planned: float) -> None:
+        self._last_sent = clock()
+        token: Token = (channel, planned)
         channel.send(self._method, next(self._requests), self._deadline, self._metadata, token, self._on_end)
 
-    def _on_end(self, token: Token, ended: float, code: int, details: str) -> None:
-        channel, planned, sent = token
+    def _on_end(self, token: Token, sent: float, ended: float, code: int, details: str) -> None:
+        channel, planned = token
         if self.drained.is_set():  # abandoned, or given up for lost
             return
         status = OK if code == 0 else STATUS_NAMES.get(code, str(code))

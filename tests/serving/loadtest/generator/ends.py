@@ -10,7 +10,7 @@ class Ends:
     def __init__(self) -> None:
         self._queue: SimpleQueue[tuple[Any, int, str]] = SimpleQueue()
 
-    def __call__(self, token: Any, ended: float, code: int, details: str) -> None:
+    def __call__(self, token: Any, sent: float, ended: float, code: int, details: str) -> None:
         self._queue.put((token, code, details))
 
     def next(self) -> tuple[Any, int, str]:

@@ -1,4 +1,6 @@
+import itertools
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,11 +9,14 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.loadtest.generator.block_result import OK
+from hangtag.serving.loadtest.generator.channels.http_channel import HttpChannel
+from hangtag.serving.loadtest.generator.channels.http_text import LIVE, as_text
 from hangtag.serving.loadtest.generator.generator import Generator
 from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER, Block, Snapshot
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.limits import Limits
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
+from hangtag.serving.loadtest.sut.null_server import null_server
 from tests.serving.loadtest.fake_server import FakeServer
 from tests.serving.loadtest.generator.blocks import generator_run, limits, make_generator, run
 
@@ -106,6 +111,29 @@ def test_a_stall_of_the_generator_counts_from_the_planned_time_and_makes_the_run
     result = run(generator, OpenLoop(200.0, "constant"), limits(count=200))
     assert result.latency.percentile(99) > 0.8 * STALL
     assert result.service.percentile(99) < STALL / 2
+    assert result.delayed > 200 * STALL / 2
+    (problem,) = Run((result,), batch_size=1).problems
+    assert "the generator could not keep up" in problem
+
+
+def test_a_stall_of_the_thread_that_writes_http_counts_as_the_generators_too() -> None:
+    """The pacer hands each query over in time, but the event loop's thread, which writes it, stands still."""
+    with null_server("HTTP") as address:
+        generator = make_generator(FakeServer(), address=address, requests=(as_text(address, LIVE),))
+        (channel,) = generator._channels[address]
+        assert isinstance(channel, HttpChannel)
+        send, sent = channel.send, itertools.count(1)
+
+        def stalling(*args: Any) -> None:
+            send(*args)
+            if next(sent) == 50:
+                channel._loop.call_soon_threadsafe(time.sleep, STALL)
+
+        channel.send = stalling  # type: ignore[method-assign, assignment]
+        result = run(generator, OpenLoop(200.0, "constant"), limits(count=200))
+        generator.close()
+    assert result.latency.percentile(99) > 0.8 * STALL
+    assert result.service.percentile(95) < STALL / 2
     assert result.delayed > 200 * STALL / 2
     (problem,) = Run((result,), batch_size=1).problems
     assert "the generator could not keep up" in problem
