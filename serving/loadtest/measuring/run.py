@@ -36,6 +36,7 @@ class Run:
     target_latency: float | None = None  # The bound in seconds that the percentile should keep.
     judged: bool = False  # Whether the run must be long enough to tell the percentile.
     restarted: bool = False  # Whether the server restarted during the run.
+    counted_in_part: bool = False  # Whether the server's counters lack queries, as those of one of several servers do.
     ceiling: float | None = None  # Queries per second that the generator reaches on the null server.
 
     @cached_property
@@ -112,6 +113,11 @@ class Run:
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of a VALID run, a sentence each."""
         sentences = []
+        if self.counted_in_part:
+            sentences.append(
+                "the server's own times are left out, because its counters lack queries that were answered: several "
+                "servers may be behind its address, or the model was loaded anew"
+            )
         if self._too_short and not self.judged:
             sentences.append(self._too_short)
         if self.generator_limited:

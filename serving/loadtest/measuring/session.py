@@ -1,29 +1,20 @@
 """Runs the blocks of a load test, interleaved between targets, so that drift of the machine affects all alike."""
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
+from hangtag.serving.loadtest.generator.block_result import BlockResult
 from hangtag.serving.loadtest.generator.channels.channel import clock
 from hangtag.serving.loadtest.generator.messages import Block, Snapshot
 from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.machine.cpu_times import CpuTimes
 from hangtag.serving.loadtest.machine.other_programs import other_programs
 from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.measuring.server_counts import ReadCounters, ServerCounts
 from hangtag.serving.loadtest.plan.load import Load, sort_key
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.plan.schedule import random_generator
-from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
-
-# Reads the current counters of a target's server, by the target's name; None where it keeps none.
-ReadCounters = Callable[[str], ServerTimings | None]
-# A server that counted less than this share of the queries it answered has restarted ...
-COUNTED_SHARE = 0.9
-# ... and so has one that was unreachable and has not counted this many of the queries it answered.
-UNCOUNTED = 16
-UNREACHABLE = "UNAVAILABLE"
 
 
 @dataclass(frozen=True)
@@ -73,13 +64,10 @@ class Session:
         self._generators = generators
         self._stop = stop
         self._on_progress = on_progress
-        self._read_counters = read_counters
+        self._counts = ServerCounts(read_counters)
         self._began = clock()
         self._done = 0.0
         self._results: list[BlockResult] = []
-        self._restarted: set[tuple[Load, str]] = set()
-        # By target: the counters when they were last read, and how its queries have ended since.
-        self._last_counters: dict[str, tuple[ServerTimings | None, Counter[str]]] = {}
 
     @property
     def stopped(self) -> bool:
@@ -121,48 +109,26 @@ class Session:
         def report(now: Snapshot) -> None:
             self._on_progress(Progress(block, self._done + now.elapsed, remaining(block, now) + later, now))
 
-        counters_before, _ = self._count(block, Counter())
+        self._counts.begin(block)
         started, cpus_before = clock() - self._began, CpuTimes.now()
         with other_programs(target.listens_at for target in self._scenario.targets if target.is_loopback) as others:
             result = self._generators.run(block, report)
         # A server on another machine loses nothing to the generator.
         busy = CpuTimes.now().busy_share(cpus_before) if self._scenario.is_loopback else 0.0
-        _, counted = self._count(block, result.statuses)
+        counted = self._counts.end(block, result)
         self._done += result.window + block.warm_up
-        # Without counters from before the block, `counted` covers more than the block.
-        timings = counted if counters_before is not None else None
         measuring_began = started + block.warm_up
         timeline = tuple(
             replace(time_slice, start=measuring_began + time_slice.start) for time_slice in result.timeline
         )
-        return replace(result, timeline=timeline, server=timings, cpus_busy=busy, others=others.share)
-
-    def _count(self, block: Block, statuses: Counter[str]) -> tuple[ServerTimings | None, ServerTimings | None]:
-        """Read the counters of the block's target, and notice a restart.
-
-        `statuses` are those of the queries since the last call. An unreachable server is skipped, and compared with
-        its last known counters once it answers again.
-
-        Returns:
-            The counters, and what they counted since they were last read; None where unknown.
-        """
-        counters = self._read_counters(block.target)
-        last, ended = self._last_counters.get(block.target, (None, Counter()))
-        ended = ended + statuses
-        if counters is None:
-            self._last_counters[block.target] = last, ended
-            return None, None
-        self._last_counters[block.target] = counters, Counter()
-        if last is None:
-            return counters, None
-        counted = counters.since(last)
-        if counted is None or not _counted_all(counted, ended):
-            self._restarted.add((block.load, block.target))
-            return counters, None
-        return counters, counted
+        return replace(result, timeline=timeline, server=counted, cpus_busy=busy, others=others.share)
 
     def as_run(self, blocks: list[BlockResult], planned_blocks: int) -> Run:
         """Combine blocks of one target under one load into a run."""
+        load, target = blocks[0].load, blocks[0].target
+        counted_in_part = target in self._counts.counted_in_part
+        if counted_in_part:  # Earlier readings may have fitted by chance.
+            blocks = [replace(block, server=None) for block in blocks]
         return Run(
             blocks=tuple(blocks),
             batch_size=self._scenario.batch_size,
@@ -170,7 +136,8 @@ class Session:
             percentile=self._scenario.percentile,
             target_latency=self._scenario.target_latency,
             judged=self._scenario.judged,
-            restarted=(blocks[0].load, blocks[0].target) in self._restarted,
+            restarted=self._counts.restarted(load, target),
+            counted_in_part=counted_in_part,
         )
 
     def runs(self) -> tuple[Run, ...]:
@@ -204,12 +171,3 @@ def remaining(block: Block, now: Snapshot) -> float:
 
 def _min_duration(block: Block) -> float:
     return block.warm_up + block.limits.min_duration
-
-
-def _counted_all(counted: ServerTimings, ended: Counter[str]) -> bool:
-    """Whether the server counted about as many queries as it answered: a restart loses counts."""
-    answered = ended[OK]
-    if ended[UNREACHABLE] and answered - counted.count > UNCOUNTED:
-        return False
-    # A server may send its last answers before it counts them.
-    return counted.count >= COUNTED_SHARE * answered

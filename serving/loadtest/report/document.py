@@ -73,7 +73,7 @@ class MeasuredDocument(TypedDict):
     latency: DurationsDocument  # From the planned send time to the answer; answered calls only.
     service_time: DurationsDocument  # From the actual send time to the answer; answered calls only.
     lateness: DurationsDocument  # From the planned to the actual send time; every call.
-    server: ServerTimingsDocument | None  # Null where the server keeps no statistics, or restarted.
+    server: ServerTimingsDocument | None  # Null where the server keeps no statistics, restarted, or is one of several.
     timeline: list[SliceDocument]
 
 
@@ -97,6 +97,7 @@ class RunDocument(TypedDict):
     keeps_target: bool | None
     judged: bool  # Judged by the percentile: with too few queries to tell it, the run is not valid.
     restarted: bool
+    counted_in_part: bool  # The server's counters lack queries, as those of one of several behind an address do.
     generator_ceiling: float | None  # Calls a second on a server that computes nothing.
     limited_by_generator: bool  # A generator that takes less CPU time may see a higher throughput; the notes say why.
     error_messages: dict[str, str]  # The first message of each status but OK.

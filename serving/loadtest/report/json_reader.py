@@ -86,6 +86,7 @@ def _run(run: dict[str, Any], scenario: dict[str, Any]) -> Run:
         target_latency=run.get("target_latency"),
         judged=run.get("judged", False),
         restarted=run.get("restarted", False),
+        counted_in_part=run.get("counted_in_part", False),
         ceiling=run.get("generator_ceiling"),
     )
 

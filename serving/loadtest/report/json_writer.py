@@ -135,6 +135,7 @@ def _run(run: Run, models: dict[str, str]) -> doc.RunDocument:
         "keeps_target": run.keeps_target,
         "judged": run.judged,
         "restarted": run.restarted,
+        "counted_in_part": run.counted_in_part,
         "generator_ceiling": run.ceiling,
         "limited_by_generator": run.limited_by_generator,
         "error_messages": run.total.details,

@@ -30,10 +30,9 @@ class ServerTimings:
         return cls(**{field.name: sum(getattr(part, field.name) for part in timings) for field in fields(cls)})
 
     def since(self, before: "ServerTimings") -> "ServerTimings | None":
-        """What was counted after `before`, or None when the count fell because the server restarted."""
-        if self.count < before.count:
-            return None
-        return ServerTimings(**{f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)})
+        """What was counted after `before`; None where a sum fell, as the server restarted, or is another one."""
+        counted = {f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)}
+        return ServerTimings(**counted) if min(counted.values()) >= 0 else None
 
     def mean(self, part: str) -> float:
         """Mean seconds that a request spent in one of PARTS; NaN without requests."""

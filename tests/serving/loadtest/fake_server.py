@@ -1,5 +1,6 @@
 """A small Open Inference Protocol server on a real socket, whose answers a test decides."""
 
+import itertools
 import socket
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -32,7 +33,8 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self.versions = ["1"]
         self.config: pb.ModelConfig | None = None  # ModelConfig is an extension that not every server has.
         self.keeps_statistics = True  # ModelStatistics is another extension.
-        self.forgotten = 0  # Calls that the statistics do not count, as after a restart.
+        self.earlier = [0]  # What each of the servers behind the address counted before; they take calls in turn.
+        self._turns = itertools.count()
         self.answer: Callable[[pb.ModelInferRequest], pb.ModelInferResponse] = lambda request: pb.ModelInferResponse(
             model_name=request.model_name, id=request.id
         )
@@ -54,10 +56,13 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         if not self.keeps_statistics:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
         version = request.version or self.versions[0]
+        answering = next(self._turns) % len(self.earlier)
         counted = [
-            sent for sent in self.requests if sent.model_name == request.name and sent.model_version in ("", version)
+            sent
+            for sent in self.requests[answering :: len(self.earlier)]
+            if sent.model_name == request.name and sent.model_version in ("", version)
         ]
-        count = len(counted) - self.forgotten
+        count = self.earlier[answering] + len(counted)
         statistics = pb.ModelStatistics(
             name=request.name, version=version, inference_count=count, execution_count=count
         )

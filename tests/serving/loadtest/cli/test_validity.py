@@ -1,4 +1,4 @@
-"""The command reports each reason for INVALID. Failed calls and a restarted server are in test_command."""
+"""The command says why a run is INVALID, and what is no reason. Failed calls and a restart are in test_command."""
 
 import html
 import json
@@ -98,6 +98,21 @@ def test_a_generator_that_takes_the_servers_cpu_time_says_so(tmp_path: Path) -> 
     assert run["total"]["cpus_busy"] > 0.9
     assert 0.1 < run["total"]["generator_cpu_share"] < 1
     assert "note fast, 4 in flight: the generator was " in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("earlier", [[0, 0], [100_000, 0], [0, 100_000]])
+def test_servers_that_take_calls_in_turn_behind_one_address_are_not_taken_for_one_that_restarted(
+    server: FakeServer, tmp_path: Path, earlier: list[int]
+) -> None:
+    server.earlier = earlier
+    document = tmp_path / "results.json"
+    options = (*QUICK, "--concurrency", "2", "--blocks", "2", "--json", str(document))
+    result = CliRunner().invoke(main, ["loadtest", "fast", "--server", server.address, *options])
+    assert result.exit_code == 0, result.output
+    (run,) = json.loads(document.read_text())["runs"]
+    assert (run["valid"], run["restarted"], run["counted_in_part"]) == (True, False, True)
+    assert [block["server"] for block in (run["total"], *run["blocks"])] == [None] * 3
+    assert "several servers may be behind its address" in " ".join(result.stdout.split())
 
 
 STRANGER = "import os\nif child := os.fork(): print(child, flush=True); os._exit(0)\nos.close(1)\nwhile True: pass"

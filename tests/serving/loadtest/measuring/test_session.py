@@ -1,5 +1,6 @@
+import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -9,6 +10,7 @@ from hangtag.serving.loadtest.generator.messages import INFER, Block, CallSettin
 from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
 from hangtag.serving.loadtest.measuring import session
 from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.measuring.server_counts import MORE_READINGS, ReadCounters
 from hangtag.serving.loadtest.plan.limits import Limits
 from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
@@ -20,15 +22,17 @@ pytestmark = pytest.mark.slow
 
 
 class FakeGenerators(GeneratorProcesses):
-    """Answers every block at once: `fast` ten times in a window of a second, `slow` four times."""
+    """Answers every block at once: `fast` ten times in a window of a second, `slow` four times; `failed` calls fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, failed: int = 0) -> None:
         self.blocks: list[Block] = []
+        self._failed = failed
 
     def run(self, block_: Block, on_progress: Callable[[Snapshot], None]) -> BlockResult:
         self.blocks.append(block_)
         on_progress(Snapshot(0.1, 1, 0, 10.0, 0.001, 0.002))
-        return block(block_.target, block_.load, (0.001,) * (10 if block_.target == "fast" else 4))
+        answers = 10 if block_.target == "fast" else 4
+        return block(block_.target, block_.load, (0.001,) * answers, failed=self._failed)
 
 
 def run(
@@ -36,7 +40,7 @@ def run(
     generators: GeneratorProcesses,
     stop: threading.Event,
     on_progress: Callable[[session.Progress], None] = lambda progress: None,
-    counters: session.ReadCounters = lambda name: None,
+    counters: ReadCounters = lambda name: None,
 ) -> tuple[Run, ...]:
     return session.Session(scenario, generators, stop, on_progress, counters).run()
 
@@ -110,43 +114,81 @@ def test_a_block_holds_what_the_server_counted_during_it() -> None:
     assert runs[0].valid
 
 
-@pytest.mark.parametrize("counts", [[100, 200, 300, 40, 50, 60], [100, 200, 5, 9, 50, 60]])
-def test_a_restarted_server_makes_its_run_invalid(counts: list[int]) -> None:
-    """Its count falls, or is less than the ten queries per block that it answered."""
-    counted = iter(counts)
-    (restarted,) = run(
+RESTARTED = "the server or the model was restarted while it was measured"
+IN_PART = "the server's own times are left out, because its counters lack queries that were answered"
+
+
+def steady(count: int) -> list[int]:
+    """The counter of one server, which is read several times because it does not fit the queries."""
+    return [count] * (1 + MORE_READINGS)
+
+
+def counted(counts: Iterable[int | None], generators: FakeGenerators) -> Run:
+    """A run of three blocks with these readings of the server's counter, None where it does not answer."""
+    readings = iter(counts)
+    (measured,) = run(
         Scenario(targets("fast"), concurrency=(1,), blocks=3),
-        FakeGenerators(),
+        generators,
         threading.Event(),
-        counters=lambda name: ServerTimings(count=next(counted)),
+        counters=lambda name: None if (count := next(readings)) is None else ServerTimings(count=count),
     )
-    assert restarted.problems == ("the server or the model was restarted while it was measured",)
-    assert restarted.total.server == ServerTimings(count=110)
+    assert measured.counted_in_part == any(note.startswith(IN_PART) for note in measured.notes)
+    return measured
 
 
-@pytest.mark.parametrize("counts", [[100, 110, 110, None, None, 5], [100, 110, 7, 17, 17, 27]])
+def test_a_restarted_server_makes_its_run_invalid() -> None:
+    """Its counter falls during the second block, and goes on from there."""
+    restarted = counted([100, 110, 110, *steady(4), 4, 14], FakeGenerators())
+    assert restarted.problems == (RESTARTED,)
+    assert restarted.total.server == ServerTimings(count=20)
+
+
+@pytest.mark.parametrize("counts", [[100, 110, 110, None, None, *steady(5)], [100, 110, *steady(7), 17, 17, 27]])
 def test_a_restart_between_two_blocks_makes_its_run_invalid(counts: list[int | None]) -> None:
     """It was unreachable at the end of one block and the start of the next, or back before its counters were read."""
-    counted = iter(counts)
-    (restarted,) = run(
-        Scenario(targets("fast"), concurrency=(1,), blocks=3),
-        FakeGenerators(),
-        threading.Event(),
-        counters=lambda name: None if (count := next(counted)) is None else ServerTimings(count=count),
-    )
-    assert restarted.problems == ("the server or the model was restarted while it was measured",)
+    restarted = counted(counts, FakeGenerators())
+    assert restarted.problems == (RESTARTED,)
+    assert not restarted.counted_in_part
+
+
+def test_a_server_that_was_unreachable_and_lacks_queries_has_restarted() -> None:
+    """It had counted fewer before than it counted afterwards, so that its counter did not fall."""
+    restarted = counted([0, *steady(4), 4, 14, 14, 24], FakeGenerators(failed=1))
+    assert restarted.problems == ("3 of 33 calls failed (3 UNAVAILABLE)", RESTARTED)
+    assert restarted.total.server == ServerTimings(count=20)
 
 
 def test_a_server_that_did_not_answer_once_has_not_restarted() -> None:
-    counted = iter([100, 110, 110, None, None, 130])
-    (whole,) = run(
-        Scenario(targets("fast"), concurrency=(1,), blocks=3),
-        FakeGenerators(),
-        threading.Event(),
-        counters=lambda name: None if (count := next(counted)) is None else ServerTimings(count=count),
-    )
+    whole = counted([100, 110, 110, None, None, 130], FakeGenerators())
     assert whole.valid
     assert whole.total.server == ServerTimings(count=10)  # Counts over more than one block belong to no block.
+
+
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        (0,),  # One of two servers answers every reading,
+        (0, 0),  # or both in turn: they started together,
+        (1000, 5),  # one of them long before,
+        (5, 1000),
+        (5, 10),  # or so that the first readings fit by chance.
+    ],
+)
+def test_counters_of_two_servers_behind_one_address_are_left_out_and_are_no_restart(earlier: tuple[int, ...]) -> None:
+    generators, turns = FakeGenerators(), itertools.cycle(earlier)
+    # Each of the two answers five of a block's ten queries.
+    balanced = counted((count + 5 * len(generators.blocks) for count in turns), generators)
+    assert balanced.valid
+    assert balanced.counted_in_part
+    assert [block.server for block in balanced.blocks] == [None] * 3
+
+
+def test_a_server_that_counts_late_or_answers_other_clients_too_keeps_its_figures() -> None:
+    late = counted([0, 5, *[10] * MORE_READINGS, 10, 20, 20, 30], FakeGenerators())
+    assert (late.valid, late.counted_in_part, late.total.server) == (True, False, ServerTimings(count=30))
+    shared = counted(range(0, 100_000, 100), FakeGenerators())
+    assert (shared.valid, shared.counted_in_part) == (True, False)
+    assert shared.total.server is not None
 
 
 def request_pools(server: FakeServer) -> dict[str, RequestPool]:
