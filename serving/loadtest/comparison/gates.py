@@ -22,6 +22,7 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
 DURATION_UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 SHARE_METRICS = ("accuracy", "error_rate")
 PLAIN_METRICS = ("throughput", "samples_per_second", "errors", "peak")
+TEST_METRICS = ("accuracy", "peak")  # One figure of the whole test, whatever the load.
 BASELINE = "baseline"
 
 _METRIC = r"throughput|samples_per_second|p\d{1,2}(?:\.\d+)?|max|errors|error_rate|accuracy|peak"
@@ -67,6 +68,16 @@ class Gate:
     def figures(self) -> tuple[Figure, ...]:
         """What the run has to measure."""
         return (self.figure,) if self.against is None else (self.figure, self.against)
+
+    @property
+    def needs_common_load(self) -> bool:
+        """Whether each run is compared with one under the same load, of the baseline or of another target."""
+        other = self.against
+        if self.figure.load is not None or self.figure.metric in TEST_METRICS:
+            return False
+        if other is None:
+            return self.against_baseline
+        return other.load is None and other.metric not in TEST_METRICS and other.target != self.figure.target
 
 
 @dataclass(frozen=True)
@@ -158,13 +169,18 @@ def require_judgeable(gate: Gate, scenario: Scenario, *, accuracy: bool, baselin
             raise ValueError(
                 f"{gate.text!r}: no run has the load {figure.load!r}, only {planned}: add it to --concurrency or --rate"
             )
+    if gate.needs_common_load and not _planned_loads(scenario):
+        raise ValueError(f"{gate.text!r}: --find-peak runs at rates of its own: leave out --rate, or compare the peak")
+    other = gate.against
+    if gate.figure.metric in TEST_METRICS and other and not (other.load or other.metric in TEST_METRICS):
+        raise ValueError(f"{gate.text!r}: name the load of the other figure: {other.target}[LOAD].{other.metric}")
     if gate.against_baseline and baseline is not None:
         _require_in_baseline(gate, scenario, baseline)
 
 
 def _require_in_baseline(gate: Gate, scenario: Scenario, baseline: SavedResults) -> None:
     target, metric = gate.figure.target, gate.figure.metric
-    if metric in ("accuracy", "peak"):
+    if metric in TEST_METRICS:
         if target not in (baseline.accuracies if metric == "accuracy" else baseline.peaks):
             raise ValueError(f"{gate.text!r}: {baseline.file} has no {metric} of {target}")
         return
@@ -197,7 +213,11 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
     A condition that cannot be judged fails, because it would protect nothing.
     """
     sentences = []
+    left_out = ""
     for load in _loads(gate.figure, results):
+        if load is not None and _leaves_out(gate, load, results.scenario):
+            left_out = f"; {load} is left out, a rate that each test finds for itself"
+            continue
         value = _value(gate.figure, results, load)
         bound = gate.factor * _multiplicand(gate, results, baseline, load)
         where = f" at {load}" if load is not None else ""
@@ -211,11 +231,18 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
         sentences.append(sentence)
     if not sentences:
         return GateOutcome(gate.text, True, f"{gate.text} cannot be judged: {gate.figure.target} has no such run")
-    return GateOutcome(gate.text, False, f"not {gate.text}: {'; '.join(sentences)}")
+    return GateOutcome(gate.text, False, f"not {gate.text}: {'; '.join(sentences)}{left_out}")
+
+
+def _leaves_out(gate: Gate, load: Load, scenario: Scenario) -> bool:
+    """Whether the comparison leaves out this load: a rate that the test found, at which the other side did not run."""
+    # A derived rate is the same for all targets, but another one in each test. A peak is another one for each target.
+    differs = gate.against_baseline or scenario.find_peak
+    return gate.needs_common_load and differs and load not in _planned_loads(scenario)
 
 
 def _loads(figure: Figure, results: Results) -> Iterator[Load | None]:
-    if figure.metric in ("accuracy", "peak"):
+    if figure.metric in TEST_METRICS:
         yield None
         return
     for run in results.runs:

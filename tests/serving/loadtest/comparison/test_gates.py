@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from hangtag.serving.loadtest.comparison.gates import OPERATORS, judge, parse, require_judgeable
 from hangtag.serving.loadtest.comparison.saved_results import SavedResults
-from hangtag.serving.loadtest.plan.load import ClosedLoop
-from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
+from hangtag.serving.loadtest.plan.scenario import DEFAULT_CONCURRENCIES, PEAK_CONCURRENCY, Scenario
 from hangtag.serving.loadtest.plan.target import Target
-from tests.serving.loadtest.builders import full_results, two_models
+from tests.serving.loadtest.builders import block, full_results, results, two_models
 
 NAMES = ("fast", "slow")
 
@@ -146,6 +148,7 @@ def test_numbers_and_units_mean_what_they_say(value: float, operator: str, unit:
 
 SCENARIO = Scenario((Target("fast", "fast"), Target("slow", "slow")), concurrency=(8,), rate=(500.0,))
 SEARCH = Scenario(SCENARIO.targets, find_peak=True, target_latency=0.01)
+SEARCH_FROM_RATE = replace(SEARCH, rate=(500.0,))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +165,22 @@ def test_a_condition_that_nothing_can_judge_is_refused_before_the_run(condition:
     gate = parse(condition, NAMES, has_baseline=True)
     with pytest.raises(ValueError, match=re.escape(message)):
         require_judgeable(gate, SCENARIO, accuracy=False, baseline=BASELINE)
+
+
+@pytest.mark.parametrize(
+    ("condition", "scenario", "message"),
+    [
+        ("fast.p99 > baseline", SEARCH_FROM_RATE, "runs at rates of its own: leave out --rate, or compare the peak"),
+        ("slow.p99 > 2 * fast.p99", SEARCH_FROM_RATE, "runs at rates of its own: leave out --rate"),
+        ("fast.peak < 0.5 * fast.throughput", SEARCH, "name the load of the other figure: fast[LOAD].throughput"),
+    ],
+)
+def test_a_comparison_of_what_a_search_finds_with_other_runs_is_refused_before_the_run(
+    condition: str, scenario: Scenario, message: str
+) -> None:
+    gate = parse(condition, NAMES, has_baseline=True)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        require_judgeable(gate, scenario, accuracy=False, baseline=BASELINE)
 
 
 @pytest.mark.parametrize(
@@ -207,3 +226,46 @@ def test_a_load_is_named_by_its_amount_or_in_words() -> None:
     for load in ("8", "8 in flight"):
         assert judge(parse(f"fast[{load}].p99 > 1us", NAMES, has_baseline=False), results).failed
     assert str(ClosedLoop(8)) == "8 in flight"
+
+
+def default_loads(rate: float, slow_load: ClosedLoop | None = None) -> Results:
+    """The runs of a test without --concurrency and --rate; under `slow_load` a call takes twice as long."""
+    loads: list[Load] = [*map(ClosedLoop, DEFAULT_CONCURRENCIES), OpenLoop(rate)]
+    runs = []
+    for load in loads:
+        factor = 2 if load == slow_load else 1
+        runs.append(Run((block("fast", load, (0.001 * factor,) * (1000 // factor)),), 1))
+    return results(*runs)
+
+
+@pytest.mark.parametrize("condition", ["fast.throughput < 0.95 * baseline", "fast.p99 > 1.5 * baseline"])
+def test_a_baseline_with_another_derived_rate_is_compared_under_the_other_loads(condition: str) -> None:
+    gate = parse(condition, NAMES, has_baseline=True)
+    baseline = replace(BASELINE, runs=default_loads(1_800.0).runs)
+    same = default_loads(1_700.0)
+    require_judgeable(gate, same.scenario, accuracy=False, baseline=baseline)
+    passed = judge(gate, same, baseline)
+    assert not passed.failed
+    assert passed.sentence.count("in flight") == len(DEFAULT_CONCURRENCIES)
+    assert passed.sentence.endswith("; 1,700 calls/s is left out, a rate that each test finds for itself")
+    slower = judge(gate, default_loads(1_700.0, slow_load=ClosedLoop(64)), baseline)
+    assert slower.failed
+    assert "at 64 in flight is" in slower.sentence
+
+
+def test_a_rate_that_is_derived_for_all_targets_is_compared_between_them() -> None:
+    outcome = judge(parse("fast.p99 > 0.5 * slow.p99", NAMES, has_baseline=False), two_models())
+    assert "at 500 calls/s" in outcome.sentence
+
+
+def test_comparisons_leave_out_the_peak_which_is_another_rate_for_each_target_and_in_each_test() -> None:
+    in_flight = ClosedLoop(PEAK_CONCURRENCY)
+    loads = (("fast", in_flight), ("slow", in_flight), ("fast", OpenLoop(1450.0)), ("slow", OpenLoop(400.0)))
+    runs = tuple(Run((block(name, load, (0.001,) * 1000),), 1) for name, load in loads)
+    searched, baseline = results(*runs, scenario=SEARCH), replace(BASELINE, runs=runs[:2])
+    for condition in ("fast.throughput < 0.95 * baseline", "fast.throughput < 0.95 * slow.throughput"):
+        outcome = judge(parse(condition, NAMES, has_baseline=True), searched, baseline)
+        assert not outcome.failed, outcome.sentence
+        assert outcome.sentence.endswith("; 1,450 calls/s is left out, a rate that each test finds for itself")
+    alone = parse("fast.max > 1000 * fast.p50", NAMES, has_baseline=False)
+    assert "at 1,450 calls/s" in judge(alone, searched).sentence
