@@ -68,7 +68,8 @@ class RouteMembers:
             on_complete: Likewise.
             deadline: Likewise.
             admission: Likewise.
-            wake: Likewise.
+            wake: Likewise. A successor's own threads are always woken: a caller that passes False takes a batch from
+                the route's ``computers``, and those are the models of when the route was made.
             key: Likewise.
 
         Raises:
@@ -82,7 +83,7 @@ class RouteMembers:
                 successor = self._look_up(member)
                 if successor is model or _difference(model.signature, successor.signature):
                     raise
-                model = successor
+                model, wake = successor, True
 
 
 def require_one_signature(models: Mapping[Member, Servable]) -> None:

@@ -73,6 +73,25 @@ def test_a_query_that_went_on_to_the_successor_is_cancelled_there(native: LiveSe
     assert outputs(native.inference.ModelInfer(SENT, timeout=TIMEOUT))["value"].tolist() == [20]
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["parsed", "a template"])
+def test_a_call_to_a_route_that_has_a_closed_member_is_answered_by_the_successor(tmp_path: Path, known: bool) -> None:
+    """A poll serves routes anew after the last model that it loads, which may be long after the first one is closed."""
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    (tmp_path / "route").mkdir()
+    (tmp_path / "route/route.toml").write_text("split = {gather = 100}")
+    config = ServerConfig(models=tmp_path, port=0, http_port=-1, instances=1, transport="native")
+    sent = request("route", index=index(2))
+    with LiveServer(config) as live:
+        old, new = live.model("gather"), load_model(versions(tmp_path, "gather")[0], config)
+        if known:
+            assert live.infer(sent)["value"].tolist() == [20]
+        live.server._engine.serve("gather", [new])
+        old.close()
+        for _ in range(2):
+            assert live.infer(sent)["value"].tolist() == [20]
+        assert new.statistics.snapshot().inference_count == 2
+
+
 @pytest.mark.parametrize("calls", [0, 1, 20])
 def test_an_unloaded_model_is_gone_with_its_memory(
     tmp_path: Path, transport: str, calls: int, monkeypatch: pytest.MonkeyPatch
