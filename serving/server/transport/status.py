@@ -31,8 +31,8 @@ STATUS: dict[type[ServerError], grpc.StatusCode] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     # No model of this name, or no version of it, is served here.
     NotFoundError: grpc.StatusCode.NOT_FOUND,
-    # The queue is full: the model's holds max_queue_size requests, too many streams are open, or the bodies of HTTP
-    # requests take --max-http-bodies-mib.
+    # The queue is full: the model's holds max_queue_size requests, as many wait to be decoded, too many streams are
+    # open, or the bodies of HTTP requests take --max-http-bodies-mib.
     QueueFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     # The message is larger than --max-message-mib: gRPC's own code for it.
     MessageTooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -156,7 +156,7 @@ class GrpcServer:
 
 
 def _max_calls(config: ServerConfig) -> int:
-    """One for each call that may be queued, computed, open as a stream, or wait for its message."""
+    """One for each call that may wait to be decoded, be queued, computed, open as a stream, or wait for its message."""
     largest = largest_settings(config)
-    inference = largest.max_queue_size + largest.largest_batch_size * largest.instance_count
+    inference = config.max_queue_size + largest.max_queue_size + largest.largest_batch_size * largest.instance_count
     return inference + MAX_AWAITED + MAX_STREAMS + MAX_WATCHES + _SPARE_CALLS

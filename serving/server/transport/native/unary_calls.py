@@ -1,6 +1,5 @@
 """The calls of ModelInfer and Classify on the native transport: from the library's event to the response."""
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -16,13 +15,13 @@ from hangtag.serving.server.errors import (
     STOPPING,
     CancelledError,
     MessageTooLargeError,
-    QueueFullError,
     UnavailableError,
 )
 from hangtag.serving.server.transport.codec import parse_message
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
 from hangtag.serving.server.transport.methods import CLASSIFY, MODEL_INFER
 from hangtag.serving.server.transport.native.compute_threads import Event
+from hangtag.serving.server.transport.queries.decoding_places import DecodingPlaces
 from hangtag.serving.server.transport.queries.image_query import ImageQuery, classify_query
 from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
 from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
@@ -59,7 +58,7 @@ class UnaryCalls:
         self._stopping = False
         # Decoding a picture or a large message may take long, so it must not hold up the thread that receives calls.
         self._decoding = futures.ThreadPoolExecutor(_DECODING_THREADS, thread_name_prefix="native-decode")
-        self._free_places = threading.Semaphore(engine.config.max_queue_size)  # of those that wait to be decoded
+        self._decoding_places = DecodingPlaces(engine.config.max_queue_size)
 
     def dispatch(self, event: Event, wake: bool) -> Sequence[Computer]:
         """Handle an event of the library: see `compute_threads.Dispatch`."""
@@ -124,15 +123,11 @@ class UnaryCalls:
 
     def _submit_on_thread(self, call: "UnaryCall", query_of: Callable[[], Any], deadline: float | None) -> None:
         """Decode and submit a query on a thread of its own. Raises QueueFullError when too many wait for one."""
-        if not self._free_places.acquire(blocking=False):
-            raise QueueFullError(
-                "as many pictures and large messages wait to be decoded as the queue holds (--max-queue-size); try "
-                "again later with a back-off"
-            )
+        self._decoding_places.take()
         started = time.perf_counter_ns()
 
         def decode_and_submit() -> None:
-            self._free_places.release()
+            self._decoding_places.leave()
             try:
                 call.require_caller()
                 query = query_of()

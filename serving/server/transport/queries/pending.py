@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +10,12 @@ from threading import get_ident
 from typing import Any, Generic, TypeVar
 
 from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.errors import CancelledError, QueueFullError
 from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport.event_loop import event_loop
-from hangtag.serving.server.transport.submission import Cancel, Outcome, Query, submit
+from hangtag.serving.server.transport.queries.decoding_places import DecodingPlaces
+from hangtag.serving.server.transport.submission import Cancel, Failed, Outcome, Query, record_failure, submit
 
 Response = TypeVar("Response")
 Result = TypeVar("Result")
@@ -30,7 +33,10 @@ class PendingQuery(Generic[Response]):
         self._cancelled = False
 
     def submit(self, engine: Engine, query: Query[Response], deadline: float | None) -> None:
-        """Submit the query, on any thread."""
+        """Submit the query, on any thread, unless it was dropped while it waited for that thread."""
+        if self._cancelled:
+            _record(engine, query, CancelledError("the caller left before the request was decoded"))
+            return
         self._cancel = submit(engine, query, self, deadline)
         if self._cancelled:  # the caller left before there was anything to cancel
             self._cancel()
@@ -77,6 +83,7 @@ class Queries:
         self._engine = engine
         self._loop = event_loop()
         self._hand_over = HandOver(self._loop)
+        self._decoding_places = DecodingPlaces(engine.config.max_queue_size)
         self._threads = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
 
     def pending(self) -> PendingQuery[Any]:
@@ -99,6 +106,8 @@ class Queries:
         """
         if in_thread:
             (outcome,) = await self.outcomes([query], deadline)
+            if isinstance(outcome, Failed):  # at once, and not behind the pictures of other calls
+                raise outcome.error
             response = await self.in_thread(outcome.response)
         else:
             pending: PendingQuery[Response] = self.pending()
@@ -116,16 +125,28 @@ class Queries:
         return response, outcome.timings
 
     async def outcomes(self, queries: Sequence[Query[Response]], deadline: float | None) -> list[Outcome[Response]]:
-        """Decode and submit queries on a thread; return the outcome of each, in their order."""
+        """Decode and submit the queries of one call on a thread; return the outcome of each, in their order.
+
+        Raises:
+            QueueFullError: As many calls wait to be decoded as a queue holds.
+        """
+        try:
+            self._decoding_places.take()
+        except QueueFullError as error:
+            for query in queries:
+                _record(self._engine, query, error)
+            raise
         pending: list[PendingQuery[Response]] = [self.pending() for _ in queries]
 
         def submit_all() -> None:
+            self._decoding_places.leave()
             for each, query in zip(pending, queries, strict=True):
                 each.submit(self._engine, query, deadline)
 
         self.open += 1
         try:
-            await self.in_thread(submit_all)
+            # Where the caller leaves, its message stays in memory until a thread gets to it, and so must its place.
+            await asyncio.shield(self._loop.run_in_executor(self._threads, submit_all))
             return [await each for each in pending]
         except asyncio.CancelledError:
             for each in pending:
@@ -154,6 +175,11 @@ class Queries:
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(cancel_futures=True)
+
+
+def _record(engine: Engine, query: Query[Any], error: Exception) -> None:
+    """Count the failure of a query that is not submitted."""
+    record_failure(engine, query.call, error, time.perf_counter_ns(), query.model_name, query.model_version)
 
 
 class HandOver:

@@ -101,6 +101,7 @@ class OpenStreams:
     def _add(self, stream: OrderedStream[Any, Any]) -> None:
         if self._stopped:
             raise UnavailableError("the server is stopping and takes no new streams; try another replica")
-        if len(self._streams) >= MAX_STREAMS:
+        # The reader of a stream that has ended may wait until its last message is decoded, which takes memory so long.
+        if max(len(self._streams), len(self._readers)) >= MAX_STREAMS:
             raise QueueFullError(f"{MAX_STREAMS} streams are open; use one of them, or calls without a stream")
         self._streams.add(stream)
