@@ -16,7 +16,7 @@ from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.engine.trial.trial_load import TrialLoad
 from hangtag.serving.server.errors import ModelLoadError, StartError
 from hangtag.serving.server.host.cpus import usable_cpus
-from hangtag.serving.server.host.watched_files import Stamp, stamp_of
+from hangtag.serving.server.host.watched_files import FolderStamp, folder_stamp
 from hangtag.serving.server.runtime.providers import Gpu
 from hangtag.serving.server.runtime.session import Runtime
 
@@ -30,7 +30,7 @@ class LoadFailure(NamedTuple):
     """Why a version could not be loaded, and what its files were at that time."""
 
     reason: str
-    stamp: Stamp
+    stamp: FolderStamp
 
 
 def load_model(file: ModelFile, server_config: ServerConfig, trial: TrialLoad | None = None) -> ServedModel:
@@ -90,19 +90,19 @@ def load_model(file: ModelFile, server_config: ServerConfig, trial: TrialLoad | 
     return model
 
 
-def _content(file: ModelFile) -> Stamp:
-    """Identify the file and all that it may refer to, such as its weights.
+def _content(file: ModelFile) -> FolderStamp:
+    """Identify the file and all that it may refer to, such as weights in files of their own.
 
     Raises:
         ModelLoadError: The folder is gone, or cannot be read.
     """
-    try:
-        return stamp_of(*sorted(file.path.parent.iterdir()))
-    except OSError as error:
-        raise ModelLoadError(f"{file.path.parent} cannot be read: {error.strerror}") from error
+    content = folder_stamp(file.path.parent)
+    if content == ((), ()):
+        raise ModelLoadError(f"{file.path.parent} cannot be read, or has no file any more")
+    return content
 
 
-def _require_unchanged(file: ModelFile, content: Stamp) -> None:
+def _require_unchanged(file: ModelFile, content: FolderStamp) -> None:
     """Raises ModelLoadError where the files are others than before."""
     if _content(file) != content:
         raise ModelLoadError(
@@ -123,7 +123,7 @@ class ModelLoader:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """Number of loads by model and outcome ("ok" or "error")."""
 
-    def load(self, file: ModelFile, stamp: Stamp, *, strict: bool) -> ServedModel | None:
+    def load(self, file: ModelFile, stamp: FolderStamp, *, strict: bool) -> ServedModel | None:
         """Load a version.
 
         Args:

@@ -20,7 +20,7 @@ from hangtag.serving.server.engine.retirement import RetiredModels
 from hangtag.serving.server.engine.routes.route_control import RouteControl
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ControlError, NotFoundError, RepositoryError, StartError, UnavailableError
-from hangtag.serving.server.host.watched_files import Stamp
+from hangtag.serving.server.host.watched_files import FolderStamp
 from hangtag.serving.server.telemetry.server_state import LOADING, UNAVAILABLE, ServerState, VersionState
 
 log = structlog.get_logger()
@@ -70,7 +70,7 @@ class ModelControl:
         self._config: ServerConfig = engine.config
         self._start_versions = versions or {}
         self._changing = threading.Lock()
-        self._stamps: dict[VersionKey, Stamp] = {}  # of the files that serve, as they were when they were loaded
+        self._stamps: dict[VersionKey, FolderStamp] = {}  # of the files that serve, as they were when they were loaded
         self._loader = ModelLoader(engine.config)
         self._retired = RetiredModels()
         self._routes = RouteControl(engine, engine.config.models, self._retired.add)
@@ -254,7 +254,7 @@ class ModelControl:
             versions = self._engine.versions(name)
             served = {model.version: model for model in versions if isinstance(model, ServedModel)}
             chosen: dict[str, ServedModel] = {}
-            stamps: dict[VersionKey, Stamp] = {}
+            stamps: dict[VersionKey, FolderStamp] = {}
             limit = self._config.num_versions or max(len(files), len(served))
             any_failed = False
             for file in files:

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 from hangtag.serving import model_repository
 from hangtag.serving.model_repository import ModelFile, ModelNameError, ModelRepositoryError
 from hangtag.serving.server.errors import NotFoundError, RepositoryError
-from hangtag.serving.server.host.watched_files import Stamp, stamp_of
+from hangtag.serving.server.host.watched_files import FolderStamp, folder_stamp
 
 ROUTE_VERSION = "1"
 """A route has one version; the models of its members have theirs."""
@@ -40,9 +40,12 @@ require_versions = _with_server_errors(model_repository.require_versions)
 require_inside = _with_server_errors(model_repository.require_inside)
 
 
-def stamp(file: ModelFile) -> Stamp:
-    """Identify the content of all files that loading this version reads: the model and its settings."""
-    return stamp_of(file.path, file.settings)
+def stamp(file: ModelFile) -> FolderStamp:
+    """Identify all files that loading this version may read: the model's settings, and whatever is in its folder.
+
+    The model may have its weights in files of their own there, and which ones only a whole model.onnx says.
+    """
+    return folder_stamp(file.path.parent, file.settings)
 
 
 def published(models: Path) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Reads files again when they change while the server runs, such as certificates and tokens."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 Stamp = tuple[tuple[int, int, int] | None, ...]
 """For each file the time of its last change, its size and its inode; None for a missing file."""
+FolderStamp = tuple[tuple[Path, ...], Stamp]
+"""The paths of some files, and their stamp, which stays the same where a file only gets another name."""
 
 CHECK_SECONDS = 1.0
 """Least seconds between two checks of the files, so that a call costs a read of the clock, not of the disk."""
@@ -74,6 +77,15 @@ class WatchedFiles(Generic[T]):
 def stamp_of(*paths: Path) -> Stamp:
     """Identify the content of files: a changed file has another stamp. A missing file has None."""
     return tuple(_stamp(path) for path in paths)
+
+
+def folder_stamp(folder: Path, *others: Path) -> FolderStamp:
+    """Identify the names and the content of all files in a folder and in those below it, and of others.
+
+    Links to files are followed, links to folders are not. A folder that is gone, or cannot be read, has no files.
+    """
+    files = (*sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names), *others)
+    return files, stamp_of(*files)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

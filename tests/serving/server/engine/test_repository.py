@@ -20,6 +20,12 @@ def test_a_file_that_changes_has_another_stamp(tmp_path: Path) -> None:
     assert with_settings != before
     settings.unlink()
     assert repository.stamp(file) == before
+    weights = file.path.with_name("model.onnx.data")
+    weights.write_text("weights")
+    with_weights = repository.stamp(file)
+    assert with_weights != before
+    weights.rename(weights.with_name("model.onnx.part"))
+    assert repository.stamp(file) != with_weights
     file.path.unlink()
     assert repository.stamp(file) != before
 
