@@ -14,7 +14,7 @@ from hangtag.serving.server.engine.model_settings import settings_of
 from hangtag.serving.server.engine.proof import require_proof
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.engine.trial.trial_load import TrialLoad
-from hangtag.serving.server.errors import ModelLoadError, StartError
+from hangtag.serving.server.errors import ModelLoadError, StartError, UnavailableError
 from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.host.watched_files import FolderStamp, folder_stamp
 from hangtag.serving.server.runtime.providers import Gpu
@@ -45,7 +45,7 @@ def load_model(file: ModelFile, server_config: ServerConfig, trial: TrialLoad | 
         StartError: The settings file is not valid.
         RepositoryError: The file is a link that leads out of the repository.
         ModelLoadError: The file has no proof and needs one, changes while it is loaded, ONNX Runtime cannot load it, or
-            not with the execution provider that the settings require, or it fails the trial.
+            not with the execution provider that the settings require, it cannot compute, or it fails the trial.
         UnavailableError: The trial was stopped.
     """
     started = time.perf_counter()
@@ -143,11 +143,19 @@ class ModelLoader:
         try:
             model = load_model(file, self._config, self._trial)
         except StartError as error:
-            self.failures[key] = LoadFailure(str(error), stamp)
-            self.outcomes[file.name, "error"] += 1
+            self._record_failure(key, str(error), stamp)
             log.warning("model not loaded", model=file.name, version=file.version, reason=str(error))
             if strict:
                 raise
+            return None
+        except UnavailableError:
+            raise
+        except Exception:  # a bug of ours, which must not keep polling from the other models
+            reason = f"{file.path} cannot be loaded because of an error inside the server, which its log has"
+            self._record_failure(key, reason, stamp)
+            if strict:  # the call, or the start, ends with the error
+                raise
+            log.exception("model not loaded", model=file.name, version=file.version, reason=reason)
             return None
         finally:
             self.loading.discard(key)
@@ -172,3 +180,7 @@ class ModelLoader:
             for (model, version), failure in self.failures.items()
             if model != name or version in versions
         }
+
+    def _record_failure(self, key: VersionKey, reason: str, stamp: FolderStamp) -> None:
+        self.failures[key] = LoadFailure(reason, stamp)
+        self.outcomes[key[0], "error"] += 1

@@ -154,10 +154,17 @@ class Runtime:
         """Run zeros once at each batch size, so that no caller waits for first allocations. Other free axes get size 1.
 
         Raises:
-            ModelLoadError: The model loads and cannot compute.
+            ModelLoadError: The model loads and cannot compute, or its inputs are larger than memory.
         """
         for size in batch_sizes if self.signature.batched else [1]:
-            inputs = self._zeros(size)
+            try:
+                inputs = self._zeros(size)
+            except (MemoryError, ValueError) as error:  # ValueError: numpy has no arrays of this size or rank
+                specs = "; ".join(map(str, self.signature.inputs))
+                raise ModelLoadError(
+                    f"{self._opener.path} loads, but memory cannot hold its inputs ({specs}) with a batch of {size}: "
+                    f"{error}. Set a lower max_batch_size, or give the inputs smaller axes in the file"
+                ) from error
             try:
                 self.run(inputs)
             except InferenceError as error:

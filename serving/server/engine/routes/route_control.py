@@ -69,7 +69,7 @@ class RouteControl:
 
     def among(self, names: Iterable[str]) -> set[str]:
         """Return which of these names are routes; a route.toml beside a model's versions is logged, once."""
-        files = {name for name in names if (self._models / name / ROUTE_FILE).is_file()}
+        files = {name for name in names if repository.has_route_file(self._models, name)}
         routes = {name for name in files if self.is_route(name)}
         for name in sorted(files - routes - self._unused):
             reason = "the folder has versions, so the name is a model's; a route needs a folder of its own"

@@ -125,14 +125,20 @@ def test_a_models_folder_that_cannot_be_read_holds_up_no_other(
 ) -> None:
     controlled, explicit = start("poll"), start("explicit")
     served = controlled.engine.model("gather")
-    look = Path.iterdir
+    look, is_file = Path.iterdir, Path.is_file
 
     def refused(folder: Path) -> Iterator[Path]:  # root may read every folder
         if folder == models / "gather":
             raise PermissionError(13, "Permission denied")
         return look(folder)
 
+    def hidden(file: Path) -> bool:
+        if file.parent == models / "gather":
+            raise PermissionError(13, "Permission denied")
+        return is_file(file)
+
     monkeypatch.setattr(Path, "iterdir", refused)
+    monkeypatch.setattr(Path, "is_file", hidden)
     add(models, "text", 2)
     with structlog.testing.capture_logs() as log:
         controlled.control.poll()
