@@ -1,5 +1,6 @@
 """Serves /metrics for Prometheus and the Open Inference Protocol's two health paths for probes, on its own port."""
 
+import errno
 import io
 import selectors
 import socket
@@ -22,6 +23,10 @@ log = structlog.get_logger()
 MAX_CONNECTIONS = 32
 """Most connections at the same time, each with a thread; any further one is closed."""
 
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_PAUSE_SECONDS = 0.5
+"""Before the next attempt to accept a connection for which the system has no file or no memory."""
+
 StartResponse = Callable[..., Any]
 
 
@@ -32,13 +37,27 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def __init__(self, *arguments: Any) -> None:
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self.stopping = threading.Event()
         super().__init__(*arguments)
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection. Where that fails, it stays in the kernel's queue: pause, or the thread would spin."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self.stopping.wait(_PAUSE_SECONDS)
+            raise
+
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # the system allows no further thread
+            self._free.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -101,6 +120,7 @@ class MetricsServer:
 
     def close(self) -> None:
         """Stop listening and end the thread."""
+        self._server.stopping.set()
         self._stop_sender.close()
         self._thread.join()
         self._server.server_close()

@@ -1,8 +1,10 @@
 """Callers who take every file that the server may open: it lives, says so, and answers others once they are gone."""
 
+import os
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -63,6 +65,11 @@ class Starved:
         while len(list(Path(f"/proc/{self.server.process.pid}/fd").iterdir())) > FILES // 2:
             assert time.monotonic() < ends
 
+    def processor_seconds(self) -> float:
+        """The processor time that the server has taken."""
+        fields = Path(f"/proc/{self.server.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # in user and in system mode
+
     def close(self) -> None:
         self._channel.close()
 
@@ -106,6 +113,23 @@ def test_it_lives_without_a_file_to_open_and_accepts_others_afterwards(tmp_path:
             target.server.wait_for_count(FULL, 3)
             target.server.signal(signal.SIGTERM)
             assert target.server.wait() == 0
+
+
+def test_connections_to_the_metrics_that_wait_for_a_file_keep_no_thread_busy(tmp_path: Path) -> None:
+    with starved(tmp_path, "native") as target:
+        ((host, port),) = re.findall(r"url=http://(\S+):(\d+)/", target.server.wait_for("metrics"))
+        with ExitStack() as stack:
+            connect(target.http, b"GET", stack)
+            target.server.wait_for(FULL)
+            for _ in range(4):
+                stack.enter_context(socket.create_connection((host, int(port)), TIMEOUT))
+            before = target.processor_seconds()
+            threading.Event().wait(1.0)
+            assert target.processor_seconds() - before < 0.3
+            target.require_answers()
+        target.server.wait_for(FREE)
+        target.wait_until_closed()
+        target.require_new_connections()
 
 
 def test_native_closes_connections_over_the_limit_also_without_a_file_to_open(tmp_path: Path) -> None:

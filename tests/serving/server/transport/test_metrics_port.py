@@ -1,6 +1,7 @@
 """The HTTP port of a real server: health, and what bad requests do to it."""
 
 import socket
+import threading
 import urllib.error
 import urllib.request
 
@@ -36,6 +37,22 @@ def test_the_number_of_connections_is_limited(watched: Watched) -> None:
         connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
         assert connection.makefile("rb").read().endswith(b"live\n")
         connection.close()
+
+
+def test_connections_that_got_no_thread_take_no_place(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if threading.current_thread().name == "metrics":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(MAX_CONNECTIONS):
+            with socket.create_connection(("127.0.0.1", watched.http.port), TIMEOUT) as connection:
+                assert connection.recv(1) == b""
+    assert watched.get("/v2/health/live") == "live\n"
 
 
 def test_it_stops_listening_though_clients_are_connected(watched: Watched) -> None:
