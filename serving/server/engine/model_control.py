@@ -19,6 +19,7 @@ from hangtag.serving.server.engine.loading import ModelLoader, VersionKey
 from hangtag.serving.server.engine.retirement import RetiredModels
 from hangtag.serving.server.engine.routes.route_control import RouteControl
 from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.engine.start_versions import StartVersions
 from hangtag.serving.server.errors import ControlError, NotFoundError, RepositoryError, StartError, UnavailableError
 from hangtag.serving.server.host.watched_files import FolderStamp
 from hangtag.serving.server.telemetry.server_state import LOADING, UNAVAILABLE, ServerState, VersionState
@@ -61,14 +62,14 @@ class ModelControl:
 
         Args:
             engine: Its configuration states the mode and the repository.
-            versions: Versions by model to start with, where they are in the repository, instead of those that the
-                repository says. A worker that replaces another starts with the versions that the other workers serve.
+            versions: Versions by model and route to start with, where they are in the repository, instead of all that
+                it has. A worker that replaces another starts with what the other workers serve.
         """
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change of what serves."""
         self._engine = engine
         self._config: ServerConfig = engine.config
-        self._start_versions = versions or {}
+        self._start = StartVersions(engine.config, versions or {})
         self._changing = threading.Lock()
         self._stamps: dict[VersionKey, FolderStamp] = {}  # of the files that serve, as they were when they were loaded
         self._loader = ModelLoader(engine.config)
@@ -83,7 +84,8 @@ class ModelControl:
 
         In mode ``poll``, an older version serves where the latest is broken, as it would have done while running, and
         one model is enough. In the other modes every model must load. A route that cannot serve is logged, in every
-        mode: it may need a model that is loaded later.
+        mode: it may need a model that is loaded later. A worker that replaces another leaves to its first ``poll`` what
+        the other workers do not serve.
 
         Args:
             polling: Start the thread that polls the repository, in mode ``poll``.
@@ -92,25 +94,23 @@ class ModelControl:
             StartError: A model that is required cannot be loaded.
             RepositoryError: There is no model to serve.
         """
-        config = self._config
-        if config.model_control == "poll":
-            self.poll()
-            if not self._engine.names():
-                reasons = "; ".join(filter(None, [self._loader.reason(), *self._routes.problems.values()]))
-                none = f"{config.models} holds no model to serve. 'hangtag export' publishes one."
-                raise RepositoryError(f"no model of {config.models} can be served. {reasons}" if reasons else none)
-            if polling:
-                self._poller.start()
-        else:
-            names = _start_names(config)
+        mode, models = self._config.model_control, self._config.models
+        if mode != "poll" or self._start.served:
+            names = self._start.names()
             routes = self._routes.among(names)
             for name in names:
                 if name not in routes:
-                    files = repository.require_versions(config.models, name)
-                    self._update(name, self._restrict_to_start_versions(files), strict=True)
+                    self._update(name, self._start.files(name), strict=mode != "poll")
             self._serve_routes(routes)
-            if config.model_control == "none" and not self._engine.names():
-                raise RepositoryError("; ".join(self._routes.problems.values()))
+        if mode == "poll" and not self._engine.names():
+            self.poll()
+        if mode != "explicit" and not self._engine.names():
+            reasons = "; ".join(filter(None, [self._loader.reason(), *self._routes.problems.values()]))
+            which = "that the other workers serve" if self._start.served else "to serve"
+            none = f"{models} holds no model {which}. 'hangtag export' publishes one."
+            raise RepositoryError(f"no model of {models} can be served. {reasons}" if reasons else none)
+        if mode == "poll" and polling:
+            self._poller.start()
         self._engine.open()
         self.on_change()
 
@@ -223,13 +223,6 @@ class ModelControl:
     def published(self) -> list[VersionKey]:
         return repository.published(self._config.models)
 
-    def _restrict_to_start_versions(self, files: list[ModelFile]) -> list[ModelFile]:
-        versions = self._start_versions.get(files[0].name, ())
-        chosen = [file for file in files if file.version in versions]
-        if versions and not chosen:
-            log.warning("versions gone from the repository; others are loaded", model=files[0].name, gone=versions)
-        return chosen or files
-
     def _require_explicit(self) -> None:
         if self._config.model_control != "explicit":
             raise ControlError(
@@ -292,9 +285,3 @@ class ModelControl:
                 self.poll()
             except Exception:
                 log.exception("polling the repository failed; trying again")
-
-
-def _start_names(config: ServerConfig) -> list[str]:
-    if config.model_control == "explicit" and "*" not in config.load_model:
-        return sorted(set(config.load_model))
-    return repository.require_names(config.models)

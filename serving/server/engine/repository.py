@@ -35,6 +35,7 @@ def _with_server_errors(read: Callable[_Arguments, _Result]) -> Callable[_Argume
 
 names = _with_server_errors(model_repository.names)
 versions = _with_server_errors(model_repository.versions)
+numbered_versions = _with_server_errors(model_repository.numbered_versions)
 require_names = _with_server_errors(model_repository.require_names)
 require_versions = _with_server_errors(model_repository.require_versions)
 require_inside = _with_server_errors(model_repository.require_inside)

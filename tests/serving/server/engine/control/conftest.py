@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,9 @@ def start(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.setattr(retirement, "LINGER_SECONDS", 0.0)
     started: list[Controlled] = []
 
-    def start(mode: str, **options: object) -> Controlled:
+    def start(mode: str, others_serve: Mapping[str, tuple[int, ...]] | None = None, **options: object) -> Controlled:
         config = ServerConfig(models=models, model_control=mode, poll_seconds=3600, **options)  # type: ignore[arg-type]
-        controlled = Controlled(config)
+        controlled = Controlled(config, others_serve)
         started.append(controlled)
         controlled.control.start()
         return controlled

@@ -1,6 +1,6 @@
 """An engine with its model control, and functions that change its repository."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hangtag.serving.server.config.server_config import ServerConfig
@@ -12,9 +12,10 @@ from tests import onnx_models
 class Controlled:
     """An engine and its control, with short ways to read their state."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, others_serve: Mapping[str, tuple[int, ...]] | None = None) -> None:
+        """others_serve: what the other workers serve, for one that replaces another."""
         self.engine = Engine(config)
-        self.control = ModelControl(self.engine)
+        self.control = ModelControl(self.engine, others_serve)
 
     def served(self) -> dict[str, list[str]]:
         return {name: [model.version for model in self.engine.versions(name)] for name in self.engine.names()}

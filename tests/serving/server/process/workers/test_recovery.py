@@ -143,6 +143,22 @@ def test_a_worker_that_gets_sigterm_is_replaced_and_all_end_with_their_superviso
             os.close(worker)
 
 
+@pytest.mark.parametrize("options", [(), ("--model-control", "poll", "--poll-seconds", "3600")], ids=["none", "poll"])
+def test_a_replacement_loads_nothing_that_was_published_since(models: Path, options: tuple[str, ...]) -> None:
+    with two_workers(models, *options) as server:
+        (models / "unfinished").mkdir()
+        onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
+        onnx_models.publish(models, "text", onnx_models.text())
+        os.kill(pids(server)[0], signal.SIGKILL)
+        server.wait_for_count('"worker listens"', 3)
+        with connections(server, 16) as stubs:
+            sent = request("gather", index=index(2))
+            answers = [stub.ModelInfer(sent, timeout=TIMEOUT, wait_for_ready=True) for stub in stubs]
+            assert {answer.model_version for answer in answers} == {"1"}
+            assert not any(stub.ModelReady(pb.ModelReadyRequest(name="text")).ready for stub in stubs)
+        stop(server)
+
+
 def test_when_a_worker_cannot_be_replaced_the_server_fails(models: Path) -> None:
     modules = "from hangtag.serving.server.process.workers import replacement, supervisor"
     fewer = "replacement.MAX_ATTEMPTS = supervisor.MAX_ATTEMPTS = 2"
