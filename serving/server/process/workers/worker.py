@@ -16,6 +16,7 @@ from hangtag.serving.server.errors import StartError, UnavailableError
 from hangtag.serving.server.host import memory
 from hangtag.serving.server.host.open_files import OpenFiles
 from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.process.workers import messages
 from hangtag.serving.server.process.workers.messages import (
     GetState,
     Listening,
@@ -30,8 +31,6 @@ from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
 from hangtag.serving.server.telemetry.server_state import ServerState
 
 log = structlog.get_logger()
-
-_STATE_TIMEOUT = 5.0
 
 
 class SupervisorControl:
@@ -49,8 +48,9 @@ class SupervisorControl:
         self._supervisor.call(Unload(name))
 
     def state(self) -> ServerState:
+        seconds = 2 * messages.ANSWER_SECONDS  # the supervisor's answer takes ANSWER_SECONDS while another worker hangs
         try:
-            state: ServerState = self._supervisor.call(GetState(), _STATE_TIMEOUT)
+            state: ServerState = self._supervisor.call(GetState(), seconds)
         except PeerError as error:
             log.warning("no statistics of the other workers", reason=str(error))
             return self._own.state()

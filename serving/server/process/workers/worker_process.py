@@ -7,12 +7,11 @@ from typing import Any
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import UnavailableError
-from hangtag.serving.server.process.workers import entry
+from hangtag.serving.server.process.workers import entry, messages
 from hangtag.serving.server.process.workers.messages import GetState, Stop
 from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
 from hangtag.serving.server.telemetry.server_state import ServerState
 
-ANSWER_SECONDS = 5.0
 _CONTEXT = multiprocessing.get_context("spawn")  # the threads of gRPC and ONNX Runtime do not survive a fork
 
 
@@ -74,7 +73,7 @@ class WorkerProcess:
     def refresh(self) -> None:
         """Read the worker's state; without an answer the last known one stays."""
         try:
-            self.state = self.call(GetState(), ANSWER_SECONDS)
+            self.state = self.call(GetState(), messages.ANSWER_SECONDS)
         except UnavailableError:
             pass  # it is starting, and has answered that
         except Exception:
@@ -84,7 +83,7 @@ class WorkerProcess:
     def request_stop(self) -> None:
         """Let the worker drain and end."""
         try:
-            self.call(Stop(), ANSWER_SECONDS)
+            self.call(Stop(), messages.ANSWER_SECONDS)
         except PeerError:
             return  # it has ended already, or the supervisor will kill it
 

@@ -1,7 +1,9 @@
 """The supervisor in this process, with real workers: faults that cannot be caused from outside."""
 
+import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +12,14 @@ from typing import Any
 import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.model_control import ModelControl
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.process.workers import supervisor
-from hangtag.serving.server.process.workers import worker_process as process
+from hangtag.serving.server.process.workers import messages, supervisor
 from hangtag.serving.server.process.workers.messages import Load
-from hangtag.serving.server.process.workers.pipe_rpc import PeerError
+from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
 from hangtag.serving.server.process.workers.supervisor import Supervisor
+from hangtag.serving.server.process.workers.worker import SupervisorControl
 from hangtag.serving.server.process.workers.worker_process import WorkerProcess
 from tests import onnx_models
 
@@ -63,7 +67,7 @@ def test_a_worker_that_hangs_is_killed_and_replaced(supervised: Supervisor, monk
 
     monkeypatch.setattr(supervisor, "WorkerProcess", TakesItsTime)
     os.kill(hanging.pid, signal.SIGSTOP)
-    monkeypatch.setattr(process, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(messages, "ANSWER_SECONDS", 0.2)
     monkeypatch.setattr(supervisor, "HANG_SECONDS", 1.0)
     wait_until_replaced(supervised, 0, hanging)
     assert hanging.exit_code == -signal.SIGKILL
@@ -108,6 +112,31 @@ def test_a_worker_that_hangs_at_the_first_start_ends_the_server(models: Path, mo
     monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.05)
     with pytest.raises(StartError, match="worker 0 ended with signal 9"):
         Supervisor(ServerConfig(models=models, port=0, http_port=-1, workers=1)).start()
+
+
+def test_a_worker_reports_the_state_of_all_while_another_hangs(
+    supervised: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "ANSWER_SECONDS", 0.2)
+    hanging, answering = supervised._workers.values()
+    assert hanging.pid is not None
+    ours, theirs = multiprocessing.Pipe()
+    ended = threading.Event()
+    of_supervisor = Peer(ours, lambda message: supervised._answer(answering, message), ended.set)
+    of_worker = Peer(theirs, lambda message: None)
+    of_supervisor.start()
+    of_worker.start()
+    before = supervised.state()
+    os.kill(hanging.pid, signal.SIGSTOP)
+    try:
+        state = SupervisorControl(of_worker, ModelControl(Engine(supervised._config))).state()
+        assert [version.instances for version in state.versions] == [version.instances for version in before.versions]
+        assert state.workers.running == 2
+    finally:
+        os.kill(hanging.pid, signal.SIGCONT)
+        with socket.socket(fileno=os.dup(theirs.fileno())) as pipe:
+            pipe.shutdown(socket.SHUT_RDWR)
+        assert ended.wait(TIMEOUT)
 
 
 def refuses_to_load(worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
