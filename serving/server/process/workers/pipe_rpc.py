@@ -14,7 +14,7 @@ log = structlog.get_logger()
 
 
 class PeerError(Exception):
-    """The other process has ended, or does not answer in time."""
+    """The other process has ended, or does not answer, or not in time."""
 
 
 class Peer:
@@ -68,7 +68,7 @@ class Peer:
             while True:
                 kind, number, content = self._connection.recv()
                 if kind == "call":
-                    threading.Thread(target=self._reply, args=(number, content), name="peer-call", daemon=True).start()
+                    self._start_reply(number, content)
                 elif (answer := self._pending.pop(number, None)) is not None:
                     if kind == "raised":
                         answer.set_exception(content)
@@ -86,11 +86,22 @@ class Peer:
             self._answer = _no_answer
             on_end()
 
+    def _start_reply(self, number: int, message: Any) -> None:
+        thread = threading.Thread(target=self._reply, args=(number, message), name="peer-call", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system allows no further thread; this one must go on reading
+            failure = PeerError(f"the other process cannot answer: {error}")
+            self._send_reply(message, ("raised", number, failure))
+
     def _reply(self, number: int, message: Any) -> None:
         try:
             reply = ("answer", number, self._answer(message))
         except Exception as error:
             reply = ("raised", number, error)
+        self._send_reply(message, reply)
+
+    def _send_reply(self, message: Any, reply: tuple[str, int, Any]) -> None:
         try:
             self._send(reply)
         except PeerError:

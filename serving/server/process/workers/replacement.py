@@ -18,10 +18,15 @@ class ReplacementPolicy:
         """A worker has come to listen, so replacements work."""
         self._attempts = 0
 
-    def delay_after(self, lifetime: float) -> float | None:
-        """The seconds to wait before replacing a worker that lived this many seconds; None to give up."""
-        self._attempts += 1
+    def delay_after(self, lifetime: float, *, listened: bool) -> float | None:
+        """The seconds to wait before replacing a worker that has ended; None to give up.
+
+        Args:
+            lifetime: How many seconds the worker lived.
+            listened: Whether it had come to listen. Otherwise it is a replacement that failed.
+        """
+        self._attempts += not listened
         self._short_lives = 0 if lifetime >= STABLE_SECONDS else self._short_lives + 1
-        if self._attempts > MAX_ATTEMPTS:
+        if self._attempts >= MAX_ATTEMPTS:
             return None
         return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** max(0, self._short_lives - 1))

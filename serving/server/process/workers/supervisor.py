@@ -8,13 +8,13 @@ from typing import Any
 
 import structlog
 
-from hangtag.serving.server.config.server_config import OFF, ServerConfig
+from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import require_names
 from hangtag.serving.server.errors import ControlError, StartError
-from hangtag.serving.server.process.workers import shared_port
 from hangtag.serving.server.process.workers.messages import GetState, Listening, Load, Loaded, Poll, StartFailed, Unload
 from hangtag.serving.server.process.workers.pipe_rpc import PeerError
 from hangtag.serving.server.process.workers.replacement import MAX_ATTEMPTS, ReplacementPolicy
+from hangtag.serving.server.process.workers.shared_port import SharedPorts
 from hangtag.serving.server.process.workers.worker_process import WorkerProcess
 from hangtag.serving.server.telemetry.server_state import READY, ServerState, Workers, total
 from hangtag.serving.server.transport.choice import choose_transport
@@ -46,23 +46,8 @@ class Supervisor:
         self._explicit_models: set[str] = set()  # with --model-control explicit: the models that should be loaded
         self._changes: list[str] = []  # models in the order of the load and unload calls
         self._served_versions: dict[str, tuple[int, ...]] = {}
-        self._reserved = [shared_port.reserve(config)]
-        self._worker_config = replace(config, port=self._reserved[0].getsockname()[1])
-        if config.http_port != OFF:
-            self._reserved.append(shared_port.reserve_http(config))
-            self._worker_config = replace(self._worker_config, http_port=self._reserved[1].getsockname()[1])
+        self._ports = SharedPorts(config)
         self._monitor = threading.Thread(target=self._monitor_workers, name="supervisor", daemon=True)
-
-    @property
-    def address(self) -> str:
-        """host:port, which all workers share."""
-        return self._config.address(self._worker_config.port)
-
-    @property
-    def http_address(self) -> str:
-        """host:port of HTTP, which all workers share; empty where there is none."""
-        port = self._worker_config.http_port
-        return "" if port == OFF else self._config.address(port)
 
     @property
     def ready(self) -> bool:
@@ -90,8 +75,11 @@ class Supervisor:
             models = self._config.load_model
             self._explicit_models = set(require_names(self._config.models) if "*" in models else models)
         with self._changed:
-            for number in range(self._config.workers):
-                self._start_worker(number)
+            try:
+                for number in range(self._config.workers):
+                    self._start_worker(number)
+            except StartError as error:
+                self._give_up(str(error))
         while not self._wait_for_start():
             self._check_workers()
         if self._failure:
@@ -104,12 +92,11 @@ class Supervisor:
         transport = choose_transport(self._config)
         log.info(
             "ready",
-            address=self.address,
+            **self._ports.addresses,
             workers=self._config.workers,
             transport=transport.name,
             because=transport.reason,
             models=models_served,
-            **({"http": self.http_address} if self.http_address else {}),
         )
 
     def stop(self, grace: float | None = None) -> None:
@@ -126,8 +113,7 @@ class Supervisor:
                 worker.join()
         for request in requests:
             request.join()
-        for reserved in self._reserved:
-            reserved.close()
+        self._ports.close()
         log.info("stopped")
 
     def load(self, name: str) -> None:
@@ -155,7 +141,8 @@ class Supervisor:
         return replace(running + ended, workers=self.workers())
 
     def _start_worker(self, number: int) -> None:
-        config = replace(self._worker_config, load_model=tuple(sorted(self._explicit_models)))
+        """Raises StartError where the system allows no further process."""
+        config = replace(self._ports.config, load_model=tuple(sorted(self._explicit_models)))
         self._workers[number] = WorkerProcess(
             number, config, self._served_versions, len(self._changes), self._answer, self._on_end
         )
@@ -204,25 +191,40 @@ class Supervisor:
     def _on_end(self, worker: WorkerProcess) -> None:
         worker.join()
         with self._changed:
+            listened = worker.listening
             self._counts_of_ended += worker.state.counts_only()
+            worker.ended = True
             worker.listening = worker.gets_changes = False
             worker.state = ServerState()
             if self._stopping.is_set():
                 return
-            reason = worker.failure or f"worker {worker.number} ended with {_ending(worker.exit_code)}"
+            reason = worker.failure or f"worker {worker.number} ended with {worker.ending}"
             if not self._started:  # a server that cannot start says so at once, instead of trying again
                 self._give_up(reason)
                 return
             self._restarts += 1
-            delay = self._policy.delay_after(time.monotonic() - worker.started)
-            if delay is None:
-                self._give_up(f"a worker could not be replaced, {MAX_ATTEMPTS} times: {reason}")
-                return
-        log.warning("worker ended", worker=worker.number, pid=worker.pid, reason=reason, replaced_in_seconds=delay)
-        self._stopping.wait(delay)
+            delay = self._policy.delay_after(time.monotonic() - worker.started, listened=listened)
+        if delay is not None:
+            log.warning("worker ended", worker=worker.number, pid=worker.pid, reason=reason, replaced_in_seconds=delay)
+        self._replace(worker.number, delay, reason)
+
+    def _replace(self, number: int, delay: float | None, reason: str) -> None:
+        """Start a worker in this place after ``delay`` seconds. None: give up, for the reason that the last ended."""
+        while delay is not None:
+            self._stopping.wait(delay)
+            with self._changed:
+                if self._stopping.is_set():
+                    return
+                try:
+                    self._start_worker(number)
+                except StartError as error:
+                    reason = str(error)
+                    delay = self._policy.delay_after(0.0, listened=False)
+                else:
+                    return
+            log.warning("worker not started", worker=number, reason=reason, tried_again_in_seconds=delay)
         with self._changed:
-            if not self._stopping.is_set():
-                self._start_worker(worker.number)
+            self._give_up(f"a worker could not be replaced, {MAX_ATTEMPTS} times: {reason}")
 
     def _give_up(self, reason: str) -> None:
         self._failure = reason
@@ -264,7 +266,7 @@ class Supervisor:
                 served.setdefault(version.name, []).append(int(version.version))
         if self.workers().running:
             self._served_versions = {name: tuple(versions) for name, versions in served.items()}
-        for worker in list(self._workers.values()):
+        for worker in [worker for worker in self._workers.values() if not worker.ended]:
             if not worker.listening:  # loading may take long, but a worker that loads still answers
                 _start_threads([worker.refresh])
             if time.monotonic() - worker.last_answer > HANG_SECONDS:
@@ -278,7 +280,9 @@ class Supervisor:
         while not self._stopping.wait(interval):
             try:
                 self._check_workers()
-                if polling and time.monotonic() - last_poll >= self._config.poll_seconds:
+                overdue = polling and time.monotonic() - last_poll >= self._config.poll_seconds
+                # One by one, and only while all listen: a version that ends the worker that loads it leaves the others.
+                if overdue and self.workers().running == self._config.workers:
                     last_poll = time.monotonic()
                     for worker in self._workers_that_get_changes():
                         worker.call(Poll(), HANG_SECONDS)
@@ -291,9 +295,3 @@ def _start_threads(functions: Iterable[Callable[[], None]]) -> list[threading.Th
     for thread in threads:
         thread.start()
     return threads
-
-
-def _ending(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        return f"signal {-exit_code}"
-    return f"exit code {exit_code}"

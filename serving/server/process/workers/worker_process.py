@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.errors import UnavailableError
+from hangtag.serving.server.errors import StartError, UnavailableError
 from hangtag.serving.server.process.workers import entry, messages
 from hangtag.serving.server.process.workers.messages import GetState, Stop
 from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
@@ -27,7 +27,8 @@ class WorkerProcess:
         answer: Callable[["WorkerProcess", Any], Any],
         on_end: Callable[["WorkerProcess"], None],
     ) -> None:
-        """
+        """Start the process.
+
         Args:
             number: The worker's place among the workers, for the log; its replacement gets the same.
             config: The server's settings, with the port that all workers share.
@@ -35,6 +36,9 @@ class WorkerProcess:
             changes_before: How many load and unload calls led to what the other workers serve.
             answer: Answers a message of this worker, or raises what the worker's call is to raise.
             on_end: Called once, when the process has ended.
+
+        Raises:
+            StartError: The system allows no further process, file or thread.
         """
         self.number = number
         self.changes_before = changes_before
@@ -42,20 +46,29 @@ class WorkerProcess:
         self.gets_changes = False
         """Whether load and unload calls are sent to it; false until it has caught up."""
         self.listening = False
+        self.ended = False
+        """Whether the supervisor knows that the process has ended."""
         self.failure = ""
         """Why it could not start."""
         self.state = ServerState()
         """Its last known state."""
         self.last_answer = self.started
         """When it last answered, on the monotonic clock."""
-        ours, theirs = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(
-            target=entry.main, args=(number, config, versions, theirs), name=f"worker-{number}", daemon=True
-        )
-        self._process.start()
+        try:
+            ours, theirs = _CONTEXT.Pipe()
+            self._process = _CONTEXT.Process(
+                target=entry.main, args=(number, config, versions, theirs), name=f"worker-{number}", daemon=True
+            )
+            self._process.start()
+        except OSError as error:
+            raise StartError(f"no process can be started for worker {number}: {error}") from error
         theirs.close()  # only the worker holds its end now, so reading from our end fails when the worker ends
         self._peer = Peer(ours, lambda message: answer(self, message), lambda: on_end(self))
-        self._peer.start()
+        try:
+            self._peer.start()
+        except RuntimeError as error:
+            self.kill()
+            raise StartError(f"no thread can be started for worker {number}: {error}") from error
 
     @property
     def pid(self) -> int | None:
@@ -65,6 +78,12 @@ class WorkerProcess:
     def exit_code(self) -> int | None:
         """The exit code; minus the signal's number if a signal ended the process."""
         return self._process.exitcode
+
+    @property
+    def ending(self) -> str:
+        """How the process has ended, for the log."""
+        code = self.exit_code
+        return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
     def call(self, message: Any, timeout: float | None = None) -> Any:
         """Send a message and return the answer. Raises PeerError, or what the worker raised."""

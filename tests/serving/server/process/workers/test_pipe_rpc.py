@@ -79,6 +79,19 @@ def test_no_answer_in_time_is_an_error(pair: Pair) -> None:
         pair.here.call("wait", 0.01)
 
 
+def test_a_message_for_which_no_thread_can_be_started_is_an_error_and_the_next_is_answered(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(PeerError, match="cannot answer: can't start new thread"):
+            pair.here.call("a word", TIMEOUT)
+    assert pair.here.call("a word", TIMEOUT) == "there got a word"
+
+
 def test_when_the_peer_ends_pending_calls_fail(pair: Pair) -> None:
     failures: list[PeerError] = []
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import select
 import signal
 import threading
@@ -156,6 +157,27 @@ def test_a_replacement_loads_nothing_that_was_published_since(models: Path, opti
             answers = [stub.ModelInfer(sent, timeout=TIMEOUT, wait_for_ready=True) for stub in stubs]
             assert {answer.model_version for answer in answers} == {"1"}
             assert not any(stub.ModelReady(pb.ModelReadyRequest(name="text")).ready for stub in stubs)
+        stop(server)
+
+
+def test_workers_that_listened_and_end_at_once_are_all_replaced(models: Path) -> None:
+    modules = "from hangtag.serving.server.process.workers import replacement, supervisor"
+    with two_workers(models, first=f"{modules}\nreplacement.MAX_ATTEMPTS = supervisor.MAX_ATTEMPTS = 1") as server:
+        for pid in pids(server):
+            os.kill(pid, signal.SIGKILL)
+        server.wait_for_count('"worker listens"', 4)
+        stop(server)
+
+
+def test_a_worker_that_the_system_does_not_start_is_started_later(models: Path) -> None:
+    with two_workers(models) as server:
+        supervisor, files = server.process.pid, resource.RLIMIT_NOFILE
+        before = resource.prlimit(supervisor, files)
+        resource.prlimit(supervisor, files, (3, before[1]))
+        os.kill(pids(server)[0], signal.SIGKILL)
+        assert "Too many open files" in server.wait_for('"worker not started"')
+        resource.prlimit(supervisor, files, before)
+        server.wait_for_count('"worker listens"', 3)
         stop(server)
 
 
