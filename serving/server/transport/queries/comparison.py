@@ -1,5 +1,7 @@
 """One image for several models: a query for each of them."""
 
+from collections.abc import Sequence
+
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.classification.classifier import Classifier
 from hangtag.serving.server.engine.engine import Engine
@@ -25,8 +27,8 @@ def compare_queries(request: pb.CompareRequest, engine: Engine, call: Call) -> l
     return [ImageQuery(choice.name, choice.version, image, request.top_k, call) for choice in choices]
 
 
-def _choices(request: pb.CompareRequest, engine: Engine) -> list[pb.ModelChoice]:
-    choices = list(request.models) or _every_classifier(engine)
+def _choices(request: pb.CompareRequest, engine: Engine) -> Sequence[pb.ModelChoice]:
+    choices: Sequence[pb.ModelChoice] = request.models or _every_classifier(engine)
     if len(choices) > MAX_COMPARED:
         raise InvalidRequestError(f"{len(choices)} models; at most {MAX_COMPARED} can be compared on one image")
     seen: set[tuple[str, str]] = set()

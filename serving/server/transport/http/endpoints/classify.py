@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-import python_multipart  # noqa: F401 - Starlette uses it, and would say only at the first form that it is missing
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -21,7 +21,7 @@ from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
 from hangtag.serving.server.transport.http.responses import HttpResponse, cost_headers, json_response
 from hangtag.serving.server.transport.http.status import error_response, http_status
 from hangtag.serving.server.transport.methods import HTTP_CLASSIFY
-from hangtag.serving.server.transport.queries.comparison import compare_queries
+from hangtag.serving.server.transport.queries.comparison import MAX_COMPARED, compare_queries
 from hangtag.serving.server.transport.queries.image_query import ImageQuery, classify_query
 from hangtag.serving.server.transport.queries.pending import Queries
 from hangtag.serving.server.transport.status import call_status
@@ -29,6 +29,8 @@ from hangtag.serving.server.transport.submission import Call, Outcome, failures_
 from hangtag.serving.server.transport.tracing import Tracing
 
 _MAX_FIELDS = 32
+_MAX_FIELD_BYTES = 16 * 1024
+"""Of a form's field that is a text: room for as many of the longest names as can be compared, with their versions."""
 _PARAMETERS = ("model", "top_k", "height", "width", codec.TIMEOUT)
 _UINT32_MAX = 2**32 - 1
 _INT64_MAX = 2**63 - 1
@@ -84,13 +86,23 @@ class ClassifyEndpoint:
 
 
 class _FormParser(MultiPartParser):
-    """Keeps files in memory, which the limit on the body bounds, and never on a disk."""
+    """Keeps files in memory, which the limit on the body bounds, and never on a disk. Texts are UTF-8.
 
-    def __init__(self, headers: Headers, body: bytes) -> None:
+    The caller's charset is not passed on: some of Python's decoders, such as punycode's, take time that grows with the
+    square of the text, and Python keeps each name that is no charset for ever.
+    """
+
+    def __init__(self, boundary: str, body: bytes) -> None:
         async def stream() -> AsyncIterator[bytes]:
             yield body
 
-        super().__init__(headers, stream(), max_files=1, max_fields=_MAX_FIELDS)  # type: ignore[arg-type]
+        super().__init__(
+            Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'}),
+            stream(),  # type: ignore[arg-type]
+            max_files=1,
+            max_fields=_MAX_FIELDS,
+            max_part_size=_MAX_FIELD_BYTES,
+        )
         self.spool_max_size = len(body) + 1
 
 
@@ -100,14 +112,18 @@ async def _image_and_fields(request: Request, body: bytes) -> tuple[bytes, list[
     Raises:
         InvalidRequestError: The form is malformed, or has no file.
     """
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    content_type = request.headers.get("content-type", "")
+    if not content_type.lower().startswith("multipart/form-data"):
         return body, []
-    return await asyncio.to_thread(_parse_form, request.headers, body)  # so that other requests go on meanwhile
+    return await asyncio.to_thread(_parse_form, content_type, body)  # so that other requests go on meanwhile
 
 
-def _parse_form(headers: Headers, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
+def _parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if boundary is None:
+        raise InvalidRequestError("the form cannot be read: its Content-Type has no boundary")
     try:
-        form = _result(_FormParser(headers, body).parse())
+        form = _result(_FormParser(boundary.decode("latin-1"), body).parse())
     except (MultiPartException, KeyError, ValueError) as error:
         raise InvalidRequestError(f"the form cannot be read: {getattr(error, 'message', error)}") from error
     image: bytes | None = None
@@ -134,10 +150,17 @@ def _result(parsing: Coroutine[Any, Any, FormData]) -> FormData:
 
 
 def _choices(path: str, fields: list[tuple[str, str]]) -> list[pb.ModelChoice]:
-    """Return the models of the path and of the parameter ``model``: NAME or NAME@VERSION, several with commas."""
+    """Return the models of the path and of the parameter ``model``: NAME or NAME@VERSION, several with commas.
+
+    Raises:
+        InvalidRequestError: There are more than can be compared.
+    """
     listed = [path, *(value for name, value in fields if name == "model")]
-    named = [text.strip() for each in listed for text in each.split(",")]
+    # Names beyond the most that can be compared are not separated from each other: there may be thousands.
+    named = [text.strip() for each in listed for text in each.split(",", MAX_COMPARED)]
     parted = [text.partition("@") for text in named if text]
+    if len(parted) > MAX_COMPARED:
+        raise InvalidRequestError(f"more than {MAX_COMPARED} models, the most that can be compared on one image")
     return [pb.ModelChoice(name=name, version=version) for name, _, version in parted]
 
 

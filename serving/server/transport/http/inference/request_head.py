@@ -132,9 +132,11 @@ def parse_json(text: bytes) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise InvalidRequestError(f"the JSON has the key {twice!r} twice in one object")
+        known: set[str] = set()
+        for key, _ in pairs:
+            if key in known:
+                raise InvalidRequestError(f"the JSON has the key {key!r} twice in one object")
+            known.add(key)
     return result
 
 
