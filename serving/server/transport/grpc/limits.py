@@ -8,7 +8,8 @@ from hangtag.serving.server.config.server_config import ServerConfig
 _MAX_PENDING = 100_000
 _NEVER_MS = 2**31 - 1
 PEER_SECONDS = 20
-"""The time that a peer has to answer a ping, and that calls have to end when their connection is closed."""
+"""The time that a peer has for the handshakes of TLS and HTTP/2 and to answer a ping, and that calls have to end when
+their connection is closed."""
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
@@ -30,6 +31,7 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         # cleaned up, so a client within the limit above would lose calls. That limit and the models' queues suffice.
         ("grpc.http.overload_protection", 0),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
+        ("grpc.server_handshake_timeout_ms", PEER_SECONDS * 1000),  # 120 s by default
         # Pings detect a client that vanished, so that its connection and its calls are freed; an idle one is closed.
         ("grpc.keepalive_time_ms", round(config.keepalive_seconds * 1000)),
         ("grpc.keepalive_timeout_ms", PEER_SECONDS * 1000),

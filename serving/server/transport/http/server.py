@@ -17,10 +17,11 @@ from hangtag.serving.server.telemetry.server_state import ServerState
 from hangtag.serving.server.transport.event_loop import run
 from hangtag.serving.server.transport.http.application import Application
 from hangtag.serving.server.transport.http.body_budget import BodyBudget
-from hangtag.serving.server.transport.http.connection import UvicornConfig
+from hangtag.serving.server.transport.http.connection import Connection, UvicornConfig
 from hangtag.serving.server.transport.http.endpoints.routes import router
 from hangtag.serving.server.transport.http.inference.endpoint import InferEndpoint
 from hangtag.serving.server.transport.http.page.endpoint import PageEndpoint
+from hangtag.serving.server.transport.http.tls_listener import TlsListener
 from hangtag.serving.server.transport.queries.pending import Queries
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
 from hangtag.serving.server.transport.security.tokens import Authorise
@@ -89,9 +90,8 @@ class HttpServer:
             proxy_headers=False,
             backlog=_BACKLOG,
             timeout_keep_alive=round(config.connection_idle_seconds),
-            ssl_context_factory=None if tls is None else lambda *_: tls,
         )
-        self._uvicorn = _Uvicorn(settings)
+        self._uvicorn = _Uvicorn(settings, tls)
         self._serving: asyncio.Task[None] | None = None
 
     def start(self) -> int:
@@ -132,12 +132,30 @@ class HttpServer:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Says when it listens."""
+    """Says when it listens, and leaves it to `TlsListener` to accept connections with TLS."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: UvicornConfig, tls: ssl.SSLContext | None) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self._config = config
+        self._tls = tls
+        self._tls_listeners: list[TlsListener] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        if self._tls is None:
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+            connections, most = self.server_state.connections, self._config.settings.max_connections
+            self._tls_listeners = [
+                TlsListener(each, self._tls, self._connection, connections, most) for each in sockets or []
+            ]
         self.listening.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for each in self._tls_listeners:
+            await each.close()
+        await super().shutdown(sockets)
+
+    def _connection(self) -> Connection:
+        return Connection(self._config, server_state=self.server_state, app_state=self.lifespan.state)

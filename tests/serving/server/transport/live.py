@@ -1,5 +1,6 @@
 """A real server on a free port, with a real channel to it, and a gate that makes its instances wait."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -165,6 +166,19 @@ def failure(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
     except grpc.RpcError as error:
         return error.code(), error.details() or ""
     raise AssertionError("the call succeeded")
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the server has closed a connection. What came over it is thrown away; it no longer blocks."""
+    connection.setblocking(False)
+    try:
+        while connection.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        pass
+    return True
 
 
 def status_of(health: health_pb2_grpc.HealthStub, service: str) -> str:

@@ -3,7 +3,9 @@
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -12,7 +14,8 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_models
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, is_closed, outputs, request
+from tests.serving.server.transport.security.test_tls import Papers
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +67,34 @@ def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(model
         for connection in taken:
             connection.close()
         require_room(live)
+
+
+@pytest.fixture(params=[True, False], ids=["TLS", "clear text"])
+def security(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The options of a server with TLS, and of one without."""
+    return Papers(tmp_path_factory.mktemp("papers")).server() if request.param else {}
+
+
+def test_connections_that_begin_no_handshake_are_limited(models: Path, security: dict[str, Any]) -> None:
+    config = ServerConfig(models=models, port=0, http_port=-1, max_connections=3, transport="grpc", **security)
+    with LiveServer(config) as live, ExitStack() as stack:
+        address, ends = ("127.0.0.1", live.server.port), time.monotonic() + TIMEOUT
+        silent = [stack.enter_context(socket.create_connection(address, TIMEOUT)) for _ in range(5)]
+        while (closed := sum(map(is_closed, silent))) < 2:
+            assert time.monotonic() < ends
+        assert closed == 2
+
+
+def test_a_connection_whose_handshake_does_not_come_is_closed(
+    models: Path, security: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hangtag.serving.server.transport.grpc.limits.PEER_SECONDS", 1)
+    config = ServerConfig(models=models, port=0, http_port=-1, transport="grpc", **security)
+    with (
+        LiveServer(config) as live,
+        socket.create_connection(("127.0.0.1", live.server.port), TIMEOUT) as silent,
+    ):
+        read_to_the_end(silent)
 
 
 def test_calls_beyond_a_connections_streams_wait_for_their_turn(models: Path) -> None:
