@@ -18,6 +18,23 @@ MAX_AWAITED = 1000
 its headers, so that is a call whose message does not come at all."""
 
 
+def take_place(places: dict[asyncio.Timeout, None], most: int, time_limit: asyncio.Timeout) -> None:
+    """Take one of a limited number of places. Where all are taken, the call that has had one for longest ends.
+
+    Args:
+        places: The time limits of the calls that have a place, in the order in which they took it. A call takes its own
+            out when it ends.
+        most: How many places there are.
+        time_limit: Of the call that takes a place.
+    """
+    if len(places) >= most:
+        longest = next(iter(places))
+        del places[longest]
+        if not longest.expired():  # else it is ending anyway, and its time can no longer be set
+            longest.reschedule(asyncio.get_running_loop().time())
+    places[time_limit] = None
+
+
 class AwaitedMessages:
     """Reads the message of each call. To be used on the event loop alone."""
 
@@ -33,11 +50,7 @@ class AwaitedMessages:
         """
         try:
             async with asyncio.timeout(MESSAGE_SECONDS) as time_limit:
-                if len(self._awaited) >= MAX_AWAITED:
-                    longest = next(iter(self._awaited))
-                    del self._awaited[longest]
-                    longest.reschedule(asyncio.get_running_loop().time())
-                self._awaited[time_limit] = None
+                take_place(self._awaited, MAX_AWAITED, time_limit)
                 try:
                     message = await context.read()
                 finally:

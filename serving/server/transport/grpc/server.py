@@ -22,7 +22,7 @@ from hangtag.serving.server.transport.grpc.handlers import Handlers
 from hangtag.serving.server.transport.grpc.health_service import MAX_WATCHES, HealthService
 from hangtag.serving.server.transport.grpc.inference_service import InferenceService
 from hangtag.serving.server.transport.grpc.limits import channel_options
-from hangtag.serving.server.transport.grpc.reflection import add_reflection
+from hangtag.serving.server.transport.grpc.reflection import MAX_REFLECTIONS, add_reflection
 from hangtag.serving.server.transport.grpc.streams.open_streams import MAX_STREAMS, OpenStreams
 from hangtag.serving.server.transport.methods import MODEL_INFER
 from hangtag.serving.server.transport.queries.pending import Queries
@@ -38,7 +38,7 @@ _FLUSH_SECONDS = 0.2
 """How long connections stay open after the last response. gRPC's core closes a connection once its last response is
 written; where the client has sent something that is not read yet, the kernel then resets it, and the client may lose
 the end of a large response."""
-_SPARE_CALLS = 32  # for health, metadata and reflection while all others wait for answers
+_SPARE_CALLS = 32  # for health and metadata while all others wait for answers
 
 
 class GrpcServer:
@@ -159,4 +159,4 @@ def _max_calls(config: ServerConfig) -> int:
     """One for each call that may wait to be decoded, be queued, computed, open as a stream, or wait for its message."""
     largest = largest_settings(config)
     inference = config.max_queue_size + largest.max_queue_size + largest.largest_batch_size * largest.instance_count
-    return inference + MAX_AWAITED + MAX_STREAMS + MAX_WATCHES + _SPARE_CALLS
+    return inference + MAX_AWAITED + MAX_STREAMS + MAX_WATCHES + MAX_REFLECTIONS + _SPARE_CALLS

@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import onnx
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
@@ -21,6 +22,7 @@ from tests.serving.server.transport import live
 
 BESIDE = "beside"
 """A model beside the repository's folder, which must not be served."""
+REFLECTION = "/grpc.reflection.{}.ServerReflection/ServerReflectionInfo"
 FAILED = 'event="request failed"'
 TIMES = 100
 """How much larger an answer of ``tiled`` is than its request."""
@@ -88,6 +90,21 @@ class Attacked(Target):
             others = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
             for inference in (self.inference, others):
                 assert inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT, wait_for_ready=True).ready
+
+    def require_reflection(self) -> None:
+        """It lists its services, as grpcurl asks for them, once no more streams come that would end this one."""
+        call: Any = self._channel.stream_stream(REFLECTION.format("v1"))
+        sent = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+        ends = time.monotonic() + TIMEOUT
+        while True:
+            stream, answers = call(iter([sent]), timeout=TIMEOUT), []
+            with suppress(grpc.RpcError):
+                answers = list(stream)
+            if answers:
+                assert b"inference.GRPCInferenceService" in answers[0]
+                return
+            assert "newer ones" in stream.details()
+            assert time.monotonic() < ends
 
     def wait_for_streams(self, *, refused: bool) -> None:
         """Wait until a new stream is refused, or is served."""

@@ -25,7 +25,7 @@ from tests.serving.server.fuzz.test_http2 import (
     frame,
     header,
 )
-from tests.serving.server.hostile.conftest import Attacked
+from tests.serving.server.hostile.conftest import REFLECTION, Attacked
 from tests.serving.server.transport.http.rest import Rest, tensor
 from tests.serving.server.transport.live import TIMEOUT, failure, request
 
@@ -132,7 +132,9 @@ def test_streams_that_are_opened_and_forgotten_are_limited_and_end_with_their_co
         target.wait_for_streams(refused=False)
 
 
-@pytest.mark.parametrize("path", [INFER, "/inference.GRPCInferenceService/ServerLive"])
+@pytest.mark.parametrize(
+    "path", [INFER, "/inference.GRPCInferenceService/ServerLive", *map(REFLECTION.format, ("v1", "v1alpha"))]
+)
 def test_calls_that_are_opened_and_forgotten_take_nobodys_place(target: Attacked, path: str) -> None:
     """Without an end of those that wait longest, a few thousand of them are all the calls that gRPC's core admits."""
     with ExitStack() as stack:
@@ -140,6 +142,7 @@ def test_calls_that_are_opened_and_forgotten_take_nobodys_place(target: Attacked
         for _ in range(20):  # while they are opened, and afterwards
             target.require_answer()
             target.require_others()
+        target.require_reflection()
 
 
 def test_http_requests_that_are_begun_and_forgotten_are_limited_and_hold_up_no_calls_over_grpc(

@@ -1,5 +1,6 @@
 """Calls whose message does not come: they end after a time, and do not take the places of others."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -93,3 +94,28 @@ def test_of_too_many_calls_without_a_message_those_end_that_waited_longest(
     # Each of the two calls in between has ended the call that waited longest, for it had to wait for its own message.
     assert [call.call.code() for call in calls[:2]] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
     assert [call.call.code() for call in calls[4:]] == [grpc.StatusCode.OK]
+
+
+def test_a_call_takes_the_place_of_one_whose_time_is_over_already() -> None:
+    """Its time can no longer be set then: asyncio raises RuntimeError."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        places: dict[asyncio.Timeout, None] = {}
+
+        async def wait_for_long() -> None:
+            async with asyncio.timeout(0.01) as time_limit:
+                awaited_messages.take_place(places, 1, time_limit)
+                await loop.create_future()
+
+        waiting = loop.create_task(wait_for_long())
+        await asyncio.sleep(0)
+        (longest,) = places
+        newer = asyncio.timeout(None)
+        loop.call_at((longest.when() or 0) + 1e-6, awaited_messages.take_place, places, 1, newer)
+        time.sleep(0.05)  # so that the loop meets both times at once, before the first call can end
+        with pytest.raises(TimeoutError):
+            await waiting
+        assert list(places) == [newer]
+
+    asyncio.run(scenario())
