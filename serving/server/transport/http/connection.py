@@ -24,6 +24,9 @@ SLOWEST_BYTES_READ_PER_SECOND = 64 * 1024
 """After REQUEST_SECONDS an answer must be read this fast on average, and some of it in each REQUEST_SECONDS. That is
 faster than for requests, since what is not read is held: of 16 MiB, the largest by default, for five minutes at most.
 """
+MAX_PIPELINED = 100
+"""Requests that may wait for the one before them on a connection. Each takes some kilobytes, and ten thousand fit into
+what is read at once."""
 _TLS_PIECE_BYTES = 256 * 1024
 """With TLS a larger answer is sent in pieces. All that is given to the transport at once is encrypted at once, and its
 buffer, which must show how much the client has not read, would then be empty."""
@@ -141,6 +144,9 @@ class Connection(HttpToolsProtocol):
         if not self._has_host():
             self.refuse(400, "a request of HTTP/1.1 needs one Host header, and it must be a host")
             raise ValueError("the Host header is missing or not valid")
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self.transport.close()
+            raise ValueError("too many requests wait")
         super().on_headers_complete()
         age = self._settings.connection_age_seconds
         if age and self.loop.time() - self._opened > age:

@@ -227,6 +227,20 @@ def test_pipelined_inferences_are_answered_in_order_and_the_last_closes(served: 
         assert [b"connection: close" in each for each in (*answered, end)] == [False, False, False, True]
 
 
+def test_a_connection_on_which_too_many_requests_wait_is_closed(own_http: LiveServer) -> None:
+    get = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n"
+    infer = POST + b"Content-Length: %d\r\n\r\n" % len(INFER) + INFER
+    with own_http.gate("gather") as gate, connected(own_http) as within, connected(own_http) as beyond:
+        within.sendall(infer + get * limits.MAX_PIPELINED)
+        beyond.sendall(infer + get * (limits.MAX_PIPELINED + 1))
+        assert status_line(beyond) == b""
+        gate.open()
+        with within.makefile("rb") as answers:
+            text = b""
+            while text.count(b'{"live":true}') < limits.MAX_PIPELINED:
+                text += answers.read1()
+
+
 def test_a_connection_without_requests_is_closed(few: Path) -> None:
     config = ServerConfig(models=few, port=0, http_port=0, connection_idle_seconds=1)
     with LiveServer(config) as live, connected(live) as connection:
