@@ -18,10 +18,12 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hangtag.serving.server.batching.request import InferenceResult, Tensors, memory_of
 from hangtag.serving.server.engine.servable import Admission, Servable
@@ -40,15 +42,24 @@ LATE_SECONDS = 0.1
 """After how long a timer hands over the copies that wait, and tries again."""
 
 
-class _Copy(NamedTuple):
+@dataclass(slots=True)
+class _Copy:
     """A request that was answered; the fields without a text are those of `Shadow.compare`."""
 
     inputs: Tensors
     datatypes: Mapping[str, str]
     admission: Admission
-    answered: InferenceResult
+    outputs: Tensors
+    """What the caller got."""
     size: int
-    """Bytes of the inputs and of the answer."""
+    """Bytes of the inputs and of the outputs."""
+    attached: bool = True
+    """The outputs may be views into those of the whole batch, which stay in memory with them."""
+
+    def detach(self) -> None:
+        """Copy outputs that are a part of a larger array. The inputs are the request's own."""
+        self.outputs = {name: array.copy() if _is_part(array) else array for name, array in self.outputs.items()}
+        self.attached = False
 
 
 class Shadow:
@@ -107,7 +118,7 @@ class Shadow:
             self._statistics.shadow_failed()
             return
         arrays = (*inputs.values(), *answered.outputs.values())
-        copy = _Copy(inputs, datatypes, admission, answered, sum(map(memory_of, arrays)))
+        copy = _Copy(inputs, datatypes, admission, answered.outputs, sum(map(memory_of, arrays)))
         with self._lock:
             dropped = 0
             if self._closed or not self._may_take(copy):
@@ -139,9 +150,18 @@ class Shadow:
             self._statistics.shadow_skipped()
 
     def hand_over(self) -> None:
-        """Submit the next copies, unless the last ones are under way, or rest, or the processors have other work."""
+        """Submit the next copies, unless the last ones are under way, or rest, or the processors have other work.
+
+        To be called when every caller of a batch has an answer, because it also detaches the copies from the batch.
+        """
         model = self._model
-        if model is None or not self._waiting or any(map(_is_busy, (*self._members, model))):
+        if model is None or not self._waiting:
+            return
+        with self._lock:
+            attached = [copy for copy in self._waiting if copy.attached]
+        for copy in attached:
+            copy.detach()
+        if any(map(_is_busy, (*self._members, model))):
             return
         with self._lock:
             if self._handed_over or not self._waiting or time.monotonic() < self._rests_until:
@@ -187,7 +207,7 @@ class Shadow:
         elif isinstance(outcome, ServerError):
             self._statistics.shadow_failed()
         else:
-            self._record(copy.answered.outputs, outcome.outputs)
+            self._record(copy.outputs, outcome.outputs)
 
     def _start_timer(self) -> None:
         timer = threading.Timer(LATE_SECONDS, self._hand_over_late)
@@ -211,6 +231,10 @@ class Shadow:
             if answered[name].dtype.kind == "f" and answered[name].shape == shadow[name].shape
         ]
         self._statistics.shadow_compared(labels.size, int((labels == others).sum()), max(differences, default=0.0))
+
+
+def _is_part(array: npt.NDArray[Any]) -> bool:
+    return isinstance(array.base, np.ndarray) and array.base.nbytes > array.nbytes
 
 
 def _is_busy(member: Servable) -> bool:

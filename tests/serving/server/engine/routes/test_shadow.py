@@ -256,6 +256,27 @@ def test_copies_that_wait_take_a_limited_number_of_bytes(monkeypatch: pytest.Mon
     assert copied(other) == [[0.7]]
 
 
+def test_copies_that_wait_keep_no_whole_batch_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadow, "MAX_WAITING", 3)
+    first, other = fast(), model("other", echo(10))
+    both = shadowed(engine_with(first, other))
+    other.submit(rows(0.5), FP32, Caller())  # so that copies wait
+    for number in range(16):
+        both.submit(rows(number / 100), FP32, Caller())
+    first.execute(first.batcher.take(wait=False))
+    assert both._shadow is not None
+    copies = both._shadow._waiting
+    assert len(copies) == 3
+    kept = {}
+    for array in (array for copy in copies for array in (*copy.inputs.values(), *copy.outputs.values())):
+        owner = array if array.base is None else array.base
+        kept[id(owner)] = owner.nbytes
+    assert sum(kept.values()) == both._shadow._bytes
+    execute_with_copies(both, other)
+    assert [value for batch in copied(other)[1:] for value in batch] == [0.13, 0.14, 0.15]
+    assert counts(both)[:5] == (3, 13, 0, 3, 3)
+
+
 def test_a_request_that_failed_is_not_copied() -> None:
     first, other = fast(), model("other", echo(10))
     both = shadowed(engine_with(first, other))
