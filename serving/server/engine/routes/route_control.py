@@ -80,7 +80,8 @@ class RouteControl:
     def want(self, names: Iterable[str]) -> None:
         """Serve these routes from the next ``refresh`` on, as their files are now, and no others."""
         self._wanted, self._unloaded = set(names), set()
-        self._read = {name: known for name, known in self._read.items() if known[0] == self._stamp(name)}
+        known = self._read.items()
+        self._read = {name: read for name, read in known if read[0] == stamp_of(self._models / name / ROUTE_FILE)}
 
     def add(self, names: Iterable[str]) -> None:
         """Serve these routes too from the next ``refresh`` on, as their files are now."""
@@ -94,12 +95,13 @@ class RouteControl:
         return name in self._wanted
 
     def load(self, name: str) -> None:
-        """Serve one route more, as its file is now. Raises StartError, and changes nothing, if it cannot serve."""
+        """Serve a route too, with or without its shadow. Raises StartError, and changes nothing, if it cannot serve."""
         self.add([name])
         self.refresh()
-        if name in self.problems:
-            if name not in self._served:
-                self._wanted.discard(name)
+        served, read = self._served.get(name), self._read.get(name)
+        if served is None:
+            self._wanted.discard(name)
+        if served is None or read is None or served[0] != read[1]:
             raise RepositoryError(self.problems[name])
 
     def drop(self, name: str) -> None:
@@ -121,8 +123,7 @@ class RouteControl:
             log.warning("route taken out", model=name, reason=found.problems.get(name, "it was removed"))
         for name, problem in found.problems.items():
             if self.problems.get(name) != problem:
-                serves = found.routes.get(name) is not None
-                event = "route serves, but not as its file says" if serves else "route not loaded"
+                event = "route serves, but not as its file says" if found.routes.get(name) else "route not loaded"
                 log.warning(event, model=name, reason=problem)
                 self.outcomes[name, "error"] += 1
         self.problems = found.problems
@@ -271,12 +272,9 @@ class RouteControl:
     def _settings(self, name: str) -> RouteSettings:
         """What the route's file said when it was read first, or after ``want`` and ``load`` found it changed."""
         if name not in self._read:
-            stamp = self._stamp(name)  # before the file is read, so that a later change is noticed
-            self._read[name] = (stamp, route_file.read(self._models / name / ROUTE_FILE))
+            file = self._models / name / ROUTE_FILE
+            self._read[name] = (stamp_of(file), route_file.read(file))  # in this order, to notice a later change
         return self._read[name][1]
-
-    def _stamp(self, name: str) -> Stamp:
-        return stamp_of(self._models / name / ROUTE_FILE)
 
     def _model(self, who: str, member: Member) -> Servable:
         versions = self._engine.versions(member.name)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog.testing
 
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ControlError, NotFoundError, UnavailableError
@@ -52,6 +53,28 @@ def test_by_call_a_route_follows_its_file_only_when_it_is_loaded(models: Path, s
     with pytest.raises(ControlError, match="these add up to 10"):
         controlled.control.load("both")
     assert controlled.engine.model("both").parameters()["route_weights"] == "10, 90"
+
+
+def test_a_route_is_loaded_by_call_though_its_shadow_does_not_serve(models: Path, start: Start) -> None:
+    file = write(models, "both", 'split = {one = 100}\nshadow = {model = "two", share = 1}')
+    controlled = start("explicit", load_model=("one",))
+    changes: list[list[str]] = []
+    controlled.control.on_change = lambda: changes.append(controlled.engine.names())
+    with structlog.testing.capture_logs() as logs:
+        controlled.control.load("both")
+        controlled.control.load("both")
+    assert changes == [["both", "one"]] * 2
+    (reported,) = [entry["reason"] for entry in logs if entry["event"] == "route serves, but not as its file says"]
+    assert "route both goes on without its shadow: its shadow two does not serve" in reported
+    controlled.control.load("two")
+    shadow = controlled.engine.model("two")
+    assert isinstance(shadow, ServedModel)
+    assert shadow.shares_processors
+    controlled.control.unload("two")
+    file.write_text('split = {one = 100}\nshadow = {model = "tow", share = 1}')
+    with pytest.raises(ControlError, match=r"its shadow tow does not serve: .* no model of this name"):
+        controlled.control.load("both")
+    assert controlled.engine.model("both").parameters()["route_shadow"] == "two 1"
 
 
 def test_a_route_whose_folder_is_gone_can_be_unloaded_by_call_and_become_a_model(models: Path, start: Start) -> None:

@@ -23,6 +23,7 @@ from hangtag.serving.server.process.workers.supervisor import Supervisor
 from hangtag.serving.server.process.workers.worker import SupervisorControl
 from hangtag.serving.server.process.workers.worker_process import WorkerProcess
 from tests import onnx_models
+from tests.serving.server.engine.control.route_files import publish_members, write
 
 pytestmark = pytest.mark.slow
 
@@ -248,6 +249,14 @@ def test_a_worker_that_cannot_follow_is_replaced_by_one_that_starts_with_the_mod
     supervised.load("text")
     assert models_of(wait_until_replaced(supervised, 1, second)) == {"gather", "text"}
     assert supervised.ready
+
+
+def test_a_route_without_its_shadow_is_loaded_in_every_worker(supervised: Supervisor, models: Path) -> None:
+    publish_members(models)
+    write(models, "both", 'split = {one = 100}\nshadow = {model = "two", share = 1}')
+    supervised.load("one")
+    supervised.load("both")
+    assert [models_of(worker) for worker in supervised._workers.values()] == [{"both", "gather", "one"}] * 2
 
 
 def test_a_replacement_that_starts_before_the_call_ends_has_the_model_too(
