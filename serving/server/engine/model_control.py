@@ -6,8 +6,7 @@ finishes its requests. A version that cannot be loaded changes nothing; Reposito
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import structlog
 
@@ -27,35 +26,8 @@ from hangtag.serving.server.telemetry.server_state import LOADING, UNAVAILABLE, 
 log = structlog.get_logger()
 
 
-class Control(Protocol):
-    """What transports may do to the served models: in this process alone, or in all workers."""
-
-    def load(self, name: str) -> None:
-        """Load the versions of a model that are to serve, also if they are loaded already.
-
-        Raises:
-            NotFoundError: The repository has no such model.
-            ControlError: Loading by call is off, or a version cannot be loaded. What served before still serves.
-            UnavailableError: The server is stopping.
-        """
-
-    def unload(self, name: str) -> None:
-        """Take a model out of service.
-
-        Raises:
-            NotFoundError: No such model is served.
-            ControlError: Unloading by call is off.
-        """
-
-    def state(self) -> ServerState:
-        """Return what serves, what does not and why, and the counters."""
-
-    def published(self) -> list[VersionKey]:
-        """Return the version of each model and route in the repository that is to serve, whether it does or not."""
-
-
 class ModelControl:
-    """The control of this process. Thread-safe: one change at a time, while requests go on."""
+    """The `Control` of this process. Thread-safe: one change at a time, while requests go on."""
 
     def __init__(self, engine: Engine, versions: Mapping[str, tuple[int, ...]] | None = None) -> None:
         """Control an engine that is not open yet.
@@ -129,35 +101,39 @@ class ModelControl:
         for name in unloaded:
             with contextlib.suppress(NotFoundError):
                 self.unload(name)
-        with self._changing:
+        with self._change():
             self._routes.add(routes)
             self._routes.refresh()
         self.on_change()
 
     def stop(self) -> None:
-        """End polling, and change nothing any more."""
+        """Change nothing from now on, and return at once: what is being loaded will not serve, and ``close`` waits."""
         self._stopping.set()
         self._loader.stop()
-        if self._poller.is_alive():
-            self._poller.join()
 
     def close(self) -> None:
-        """Close the models that were replaced a moment ago; the engine closes those that serve."""
-        self._retired.close()
+        """After ``stop``: wait for a load that has begun, and close the models that were replaced a moment ago.
+
+        The engine closes those that serve.
+        """
+        if self._poller.is_alive():
+            self._poller.join()
+        with self._changing:  # which a load by call holds
+            self._retired.close()
 
     def load(self, name: str) -> None:
         self._require_explicit()
         try:
             files = repository.versions(self._config.models, name)
             if self._routes.is_route(name):
-                with self._changing:
+                with self._change():
                     self._routes.load(name)
             elif not files:
                 present = ", ".join(each for each, _ in self.published()) or "none"
                 raise NotFoundError(f"the repository has no model {name!r} with a version to load; it has: {present}")
             else:
                 self._update(name, files, strict=True, reload=True)
-                with self._changing:
+                with self._change():
                     self._routes.drop(name)
                     self._routes.refresh()
         except StartError as error:
@@ -167,7 +143,7 @@ class ModelControl:
 
     def unload(self, name: str) -> None:
         self._require_explicit()
-        with self._changing:
+        with self._change():
             if not self._engine.versions(name) and not self._routes.wants(name):
                 served = ", ".join(self._engine.names()) or "none"
                 raise NotFoundError(f"no model {name!r} is served, so there is nothing to unload; served: {served}")
@@ -243,7 +219,7 @@ class ModelControl:
             StartError: Only if ``strict``.
             UnavailableError: The server is stopping; nothing was changed.
         """
-        with self._changing:
+        with self._change():
             versions = self._engine.versions(name)
             served = {model.version: model for model in versions if isinstance(model, ServedModel)}
             chosen: dict[str, ServedModel] = {}
@@ -253,8 +229,7 @@ class ModelControl:
             for file in files:
                 if len(chosen) == limit:
                     break
-                if self._stopping.is_set():  # the models that serve stay, to finish their requests
-                    raise UnavailableError("the server is stopping, and loads nothing any more")
+                self._require_running()
                 version, stamp = str(file.version), repository.stamp(file)
                 model = served.get(version)
                 if model is None or reload or self._stamps.get((name, version)) != stamp:
@@ -264,6 +239,7 @@ class ModelControl:
                 if model is not None:
                     chosen[version] = model
                     stamps[name, version] = stamp
+            self._require_running()  # after a stop, the models that serve stay, to finish their requests
             if any_failed:  # a version that serves gives way only to one that loads
                 for version, model in served.items():
                     if len(chosen) < limit:
@@ -275,9 +251,20 @@ class ModelControl:
                 self._retired.add(self._engine.serve(name, list(chosen.values())))
 
     def _serve_routes(self, names: Collection[str]) -> None:
-        with self._changing:
+        with self._change():
             self._routes.want(names)
             self._routes.refresh()
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """Hold the lock for a change. Raises UnavailableError, and begins none, once the server is stopping."""
+        with self._changing:
+            self._require_running()
+            yield
+
+    def _require_running(self) -> None:
+        if self._stopping.is_set():
+            raise UnavailableError("the server is stopping, and changes nothing any more")
 
     def _poll_until_stopped(self) -> None:
         while not self._stopping.wait(self._config.poll_seconds):

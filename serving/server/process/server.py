@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from hangtag.serving.server.config.server_config import OFF, ServerConfig
+from hangtag.serving.server.engine.control import Control
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.model_control import Control, ModelControl
+from hangtag.serving.server.engine.model_control import ModelControl
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host import memory
 from hangtag.serving.server.telemetry.server_state import ServerState
@@ -136,7 +137,10 @@ class Server:
                 raise
 
     def stop(self, grace: float | None = None) -> None:
-        """Report NOT_SERVING, finish calls in flight within ``grace`` seconds (default: drain_seconds), and end."""
+        """Report NOT_SERVING, finish calls in flight within ``grace`` seconds (default: drain_seconds), and end.
+
+        Where a model is being loaded, it returns only after that: ONNX Runtime cannot be stopped in the midst of it.
+        """
         grace = self.config.drain_seconds if grace is None else grace
         deadline = time.monotonic() + grace
         self._stopping = True

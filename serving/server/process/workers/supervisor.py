@@ -10,7 +10,7 @@ import structlog
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import require_names
-from hangtag.serving.server.errors import ControlError, StartError
+from hangtag.serving.server.errors import ControlError, StartError, UnavailableError
 from hangtag.serving.server.process.workers.messages import GetState, Listening, Load, Loaded, Poll, StartFailed, Unload
 from hangtag.serving.server.process.workers.pipe_rpc import PeerError
 from hangtag.serving.server.process.workers.replacement import MAX_ATTEMPTS, ReplacementPolicy
@@ -255,7 +255,8 @@ class Supervisor:
                 worker.call(message)
             except Exception as error:
                 log.warning("worker does not follow; it is replaced", worker=worker.number, reason=str(error))
-                worker.kill()
+                if not isinstance(error, UnavailableError):  # that comes from one that stops, and still answers calls
+                    worker.kill()
         self._check_workers()
 
     def _check_workers(self) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import structlog
 
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.control import Control
 from hangtag.serving.server.engine.loading import VersionKey
-from hangtag.serving.server.engine.model_control import Control
 from hangtag.serving.server.errors import StartError, UnavailableError
 from hangtag.serving.server.host import memory
 from hangtag.serving.server.host.open_files import OpenFiles

@@ -13,6 +13,7 @@ MAX_WATCHES = 1000
 """Open Watch streams at once. They need no token, so without a limit anybody could fill the memory with them."""
 
 _UNKNOWN: int = pb.HealthCheckResponse.SERVICE_UNKNOWN
+_NOT_SERVING: int = pb.HealthCheckResponse.NOT_SERVING
 
 
 class HealthService:
@@ -25,18 +26,21 @@ class HealthService:
         self._stopped = False
 
     def set(self, states: Mapping[str, int]) -> None:
-        """Set states by name, each one of HealthCheckResponse.ServingStatus. Thread-safe."""
+        """Set states by name, each one of HealthCheckResponse.ServingStatus. Thread-safe; no effect after ``stop``."""
         self._states |= states
         event_loop().call_soon_threadsafe(self._wake_watches)
 
     def stop(self) -> None:
-        """Set every name to NOT_SERVING. Each Watch sends that, and ends, so that the server's stop need not wait."""
+        """Answer NOT_SERVING for every name from now on, whatever is set.
+
+        Each Watch sends that, and ends, so that the server's stop need not wait. To be called on the event loop.
+        """
         self._stopped = True
-        self.set(dict.fromkeys(self._states, pb.HealthCheckResponse.NOT_SERVING))
+        self._wake_watches()
 
     async def Check(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:
-        state = self._states.get(request.service)
-        if state is None:
+        state = self._state(request.service)
+        if state == _UNKNOWN:
             raise NotFoundError("no such service or model; the empty name is the whole server")
         return pb.HealthCheckResponse(status=state)
 
@@ -48,7 +52,7 @@ class HealthService:
             sent: int | None = None
             while True:
                 changed = self._changed
-                state = self._states.get(request.service, _UNKNOWN)
+                state = self._state(request.service)
                 if state != sent:
                     await context.write(pb.HealthCheckResponse(status=state))
                     sent = state
@@ -58,6 +62,10 @@ class HealthService:
                     await changed.wait()
         finally:
             self._watches -= 1
+
+    def _state(self, name: str) -> int:
+        state = self._states.get(name, _UNKNOWN)
+        return _NOT_SERVING if self._stopped and state != _UNKNOWN else state
 
     def _wake_watches(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

@@ -4,7 +4,7 @@ Each method translates its message, calls the engine or the model control, and t
 domain errors; `Handlers` gives them their status.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.engine.engine import Engine
@@ -39,6 +39,7 @@ class InferenceService:
         repository: RepositoryCalls,
         queries: Queries,
         streams: OpenStreams,
+        stopping: Callable[[], bool],
         tracing: Tracing | None = None,
     ) -> None:
         """Serve the models of an engine.
@@ -48,12 +49,14 @@ class InferenceService:
             repository: Loads, unloads and describes models, of all workers where there are several.
             queries: Submits ModelInfer.
             streams: Answers ModelStreamInfer.
+            stopping: Whether the server takes no new requests, and so neither it nor a model is ready.
             tracing: Gets a span for each query; None records none.
         """
         self._engine = engine
         self._repository = repository
         self._queries = queries
         self._streams = streams
+        self._stopping = stopping
         self._tracing = tracing
         self._templates = RequestTemplates()
 
@@ -61,14 +64,14 @@ class InferenceService:
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._engine.ready)
+        return pb.ServerReadyResponse(ready=self._engine.ready and not self._stopping())
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         try:
             self._engine.model(request.name, request.version)
         except (NotFoundError, UnavailableError):
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=True)
+        return pb.ModelReadyResponse(ready=not self._stopping())
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
         return server_metadata()

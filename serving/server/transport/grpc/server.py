@@ -70,7 +70,10 @@ class GrpcServer:
         # So one stream can fill the next batch while another one is computed, but never the whole queue.
         window = min(config.max_queue_size, 2 * config.max_batch_size)
         self._streams = OpenStreams(self._queries, window, config.max_message_mib * 1024 * 1024)
-        self._inference = InferenceService(engine, repository, self._queries, self._streams, tracing)
+        self._stopping = False
+        self._inference = InferenceService(
+            engine, repository, self._queries, self._streams, lambda: self._stopping, tracing
+        )
         classifier = ClassifierService(engine, self._queries, self._streams, tracing)
         self._health = HealthService()
         self._health_names: set[str] = set()  # models with a state of their own in health
@@ -101,7 +104,10 @@ class GrpcServer:
             raise StartError(f"cannot listen on {address or config.address(config.port)}: {error}") from error
 
     def refresh_health(self) -> None:
-        """Set health to what the engine serves now: the server as a whole, and each model under its own name."""
+        """Set health to what the engine serves now: the server as a whole, and each model under its own name.
+
+        While the server stops, this changes nothing.
+        """
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
         served = set(self._engine.names())
         gone = self._health_names - served
@@ -110,7 +116,7 @@ class GrpcServer:
         self._health_names |= served
 
     def announce_stop(self) -> None:
-        """Set health to NOT_SERVING and refuse new streams, and go on to answer all other calls until ``stop``."""
+        """Report that the server is not ready, refuse new streams, and answer all other calls until ``stop``."""
         run(self._announce_stop())
 
     def stop(self, grace: float) -> None:
@@ -136,6 +142,7 @@ class GrpcServer:
         return port
 
     async def _announce_stop(self) -> None:
+        self._stopping = True
         self._health.stop()
         self._streams.stop()
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from hangtag.serving.server.engine.model_control import Control
+from hangtag.serving.server.engine.control import Control
 from hangtag.serving.server.engine.single_flight import SingleFlight
 from hangtag.serving.server.errors import NotFoundError
 from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE, ServerState, VersionState

@@ -184,3 +184,9 @@ def is_closed(connection: socket.socket) -> bool:
 def status_of(health: health_pb2_grpc.HealthStub, service: str) -> str:
     response = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT)
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+
+
+def watch(health: health_pb2_grpc.HealthStub, service: str, timeout: float = TIMEOUT) -> Iterator[str]:
+    """The names of the states that a Watch sends."""
+    for response in health.Watch(health_pb2.HealthCheckRequest(service=service), timeout=timeout):
+        yield str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))

@@ -7,7 +7,7 @@ from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.routing import Route
 
-from hangtag.serving.server.engine.model_control import Control
+from hangtag.serving.server.engine.control import Control
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.telemetry.prometheus import StateCollector
 from hangtag.serving.server.telemetry.server_state import ServerState

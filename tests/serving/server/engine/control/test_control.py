@@ -167,8 +167,9 @@ def test_a_server_that_stops_changes_nothing_any_more(models: Path, start: Start
     for each in (explicit, polling):
         each.control.stop()
     add(models, "gather", 2)
-    with pytest.raises(UnavailableError, match="stopping"):
-        explicit.control.load("gather")
+    for change in (explicit.control.load, explicit.control.unload):
+        with pytest.raises(UnavailableError, match="stopping"):
+            change("gather")
     polling.control.poll()
     assert explicit.served() == {"gather": ["1"]}
     assert polling.served() == {"gather": ["1"], "text": ["1"]}

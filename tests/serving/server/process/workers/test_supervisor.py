@@ -15,7 +15,7 @@ import pytest
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import ModelControl
-from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.errors import StartError, UnavailableError
 from hangtag.serving.server.process.workers import messages, supervisor, worker_process
 from hangtag.serving.server.process.workers.messages import Load, Poll
 from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
@@ -224,12 +224,12 @@ def test_the_repository_is_polled_only_while_all_workers_listen(models: Path, mo
         supervised.stop(grace=5)
 
 
-def refuses_to_load(worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+def refuses_to_load(worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
     call = worker.call
 
     def refuse(message: Any, timeout: float | None = None) -> Any:
         if isinstance(message, Load):
-            raise PeerError("out of memory")
+            raise error or PeerError("out of memory")
         return call(message, timeout)
 
     monkeypatch.setattr(worker, "call", refuse)
@@ -249,6 +249,16 @@ def test_a_worker_that_cannot_follow_is_replaced_by_one_that_starts_with_the_mod
     supervised.load("text")
     assert models_of(wait_until_replaced(supervised, 1, second)) == {"gather", "text"}
     assert supervised.ready
+
+
+def test_a_worker_that_stops_meanwhile_is_not_killed_so_that_it_answers_its_calls(
+    supervised: Supervisor, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_models.publish(models, "text", onnx_models.text())
+    second = supervised._workers[1]
+    refuses_to_load(second, monkeypatch, UnavailableError("the server is stopping, and changes nothing any more"))
+    supervised.load("text")
+    assert not second.join(timeout=1)
 
 
 def test_a_route_without_its_shadow_is_loaded_in_every_worker(supervised: Supervisor, models: Path) -> None:

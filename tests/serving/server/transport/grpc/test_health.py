@@ -3,7 +3,6 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,19 @@ from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.server.transport.grpc import health_service
 from tests import onnx_models
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request, status_of
+from tests.serving.server.transport.live import (
+    TIMEOUT,
+    LiveServer,
+    failure,
+    index,
+    number,
+    outputs,
+    request,
+    status_of,
+    watch,
+)
 
 SERVICES = ("", "inference.GRPCInferenceService", "hangtag.v1.Classifier")
-States = Iterator[Any]
-
-
-def watch(health: health_pb2_grpc.HealthStub, service: str) -> States:
-    """The names of the states that a Watch sends."""
-    for response in health.Watch(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT):
-        yield health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
 
 
 @pytest.fixture
