@@ -173,8 +173,8 @@ class ModelLoader:
         failures = list(self.failures.items())
         return "; ".join(failure.reason for (model, _), failure in failures if name in ("", model))
 
-    def forget_removed(self, name: str, versions: Collection[str]) -> None:
-        """Forget failures of a model's versions that are no longer in the repository. versions: those that are."""
+    def forget_others(self, name: str, versions: Collection[str]) -> None:
+        """Forget why a model's versions could not be loaded, but for these: the others need not serve any more."""
         self.failures = {
             (model, version): failure
             for (model, version), failure in self.failures.items()

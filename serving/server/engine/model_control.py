@@ -128,7 +128,10 @@ class ModelControl:
             if self._routes.is_route(name):
                 with self._change():
                     self._routes.load(name)
+                    self._loader.forget_others(name, ())
             elif not files:
+                with self._change():
+                    self._loader.forget_others(name, ())
                 present = ", ".join(each for each, _ in self.published()) or "none"
                 raise NotFoundError(f"the repository has no model {name!r} with a version to load; it has: {present}")
             else:
@@ -144,6 +147,7 @@ class ModelControl:
     def unload(self, name: str) -> None:
         self._require_explicit()
         with self._change():
+            self._loader.forget_others(name, ())
             if not self._engine.versions(name) and not self._routes.wants(name):
                 served = ", ".join(self._engine.names()) or "none"
                 raise NotFoundError(f"no model {name!r} is served, so there is nothing to unload; served: {served}")
@@ -171,7 +175,8 @@ class ModelControl:
                 if name not in routes:
                     self._follow(name)
             self._serve_routes(routes)
-            for name in {*self._engine.names()} - {*present}:
+            failed = {name for name, _ in list(self._loader.failures)}
+            for name in {*self._engine.names(), *failed} - {*present}:
                 self._follow(name)
             self._serve_routes(routes)
         if self._engine.models != before:
@@ -225,12 +230,14 @@ class ModelControl:
             chosen: dict[str, ServedModel] = {}
             stamps: dict[VersionKey, FolderStamp] = {}
             limit = self._config.num_versions or max(len(files), len(served))
+            tried: list[str] = []
             any_failed = False
             for file in files:
                 if len(chosen) == limit:
                     break
                 self._require_running()
                 version, stamp = str(file.version), repository.stamp(file)
+                tried.append(version)
                 model = served.get(version)
                 if model is None or reload or self._stamps.get((name, version)) != stamp:
                     loaded = self._loader.load(file, stamp, strict=strict)
@@ -246,7 +253,7 @@ class ModelControl:
                         chosen.setdefault(version, model)
             kept = {key: stamp for key, stamp in self._stamps.items() if key[0] != name or key[1] in chosen}
             self._stamps = kept | stamps
-            self._loader.forget_removed(name, {str(file.version) for file in files})
+            self._loader.forget_others(name, tried)
             if list(chosen.items()) != list(served.items()):  # the order counts: the first one serves by default
                 self._retired.add(self._engine.serve(name, list(chosen.values())))
 
@@ -254,6 +261,8 @@ class ModelControl:
         with self._change():
             self._routes.want(names)
             self._routes.refresh()
+            for name in names:  # one may have been a model's
+                self._loader.forget_others(name, ())
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:

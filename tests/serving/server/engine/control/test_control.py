@@ -121,6 +121,45 @@ def test_a_broken_version_changes_nothing_and_is_reported(models: Path, start: S
     assert controlled.index() == [("gather", "2", "READY")]
 
 
+def test_a_broken_version_is_reported_until_another_is_loaded_or_its_model_is_unloaded(
+    models: Path, start: Start
+) -> None:
+    controlled = start("explicit", load_model=("gather",))
+    spoil(models, "gather", 2)
+    with pytest.raises(ControlError):
+        controlled.control.load("gather")
+    add(models, "gather", 3)
+    controlled.control.load("gather")
+    assert controlled.index() == [("gather", "3", "READY")]
+    spoil(models, "gather", 4)
+    with pytest.raises(ControlError):
+        controlled.control.load("gather")
+    assert controlled.index() == [("gather", "3", "READY"), ("gather", "4", "UNAVAILABLE")]
+    promotion.promote(models, "gather", 1)
+    controlled.control.load("gather")
+    assert controlled.index() == [("gather", "1", "READY")]
+    spoil(models, "gather", 1)
+    with pytest.raises(ControlError):
+        controlled.control.load("gather")
+    controlled.control.unload("gather")
+    assert controlled.index() == []
+
+
+@pytest.mark.parametrize("call", ["load", "unload"])
+def test_a_model_that_never_served_is_reported_until_a_call_finds_nothing_of_it(
+    models: Path, start: Start, call: str
+) -> None:
+    controlled = start("explicit")
+    file = spoil(models, "broken", 1)
+    with pytest.raises(ControlError):
+        controlled.control.load("broken")
+    assert controlled.index() == [("broken", "1", "UNAVAILABLE")]
+    remove(file)
+    with pytest.raises(NotFoundError):
+        getattr(controlled.control, call)("broken")
+    assert controlled.index() == []
+
+
 def test_a_new_version_is_warmed_up_before_it_takes_requests(
     models: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from hangtag.serving.model_repository import SETTINGS_FILE
 from hangtag.serving.server.errors import ControlError, RepositoryError
 from tests import onnx_models
 from tests.serving.server.engine.control.controlled import Start, add, remove, spoil
+from tests.serving.server.engine.control.route_files import write
 
 
 def test_polling_serves_new_versions_and_ends_removed_ones(models: Path, start: Start) -> None:
@@ -88,6 +89,38 @@ def test_polling_leaves_a_serving_model_alone_when_a_new_version_is_broken(model
     controlled.control.poll()
     assert controlled.served()["gather"] == ["2"]
     assert controlled.control.state().loads["gather", "error"] == 2
+
+
+def test_a_broken_version_is_reported_until_a_newer_one_serves(models: Path, start: Start) -> None:
+    controlled = start("poll")
+    text = ("text", "1", "READY")
+    spoil(models, "gather", 7)
+    controlled.control.poll()
+    assert controlled.index() == [("gather", "1", "READY"), ("gather", "7", "UNAVAILABLE"), text]
+    add(models, "gather", 8)
+    controlled.control.poll()
+    assert controlled.index() == [("gather", "8", "READY"), text]
+    spoil(models, "gather", 9)
+    controlled.control.poll()
+    assert controlled.index() == [("gather", "8", "READY"), ("gather", "9", "UNAVAILABLE"), text]
+    promotion.promote(models, "gather", 1)
+    controlled.control.poll()
+    assert controlled.index() == [("gather", "1", "READY"), text]
+
+
+def test_a_broken_model_is_reported_until_it_is_removed_or_a_route_has_its_name(models: Path, start: Start) -> None:
+    controlled = start("poll")
+    served = controlled.index()
+    files = [spoil(models, name, 7) for name in ("removed", "route")]
+    controlled.control.poll()
+    broken = [("removed", "7", "UNAVAILABLE"), ("route", "7", "UNAVAILABLE")]
+    assert controlled.index() == sorted([*served, *broken])
+    for file in files:
+        remove(file)
+    (models / "removed").rmdir()
+    write(models, "route", "split = {gather = 100}")
+    controlled.control.poll()
+    assert controlled.index() == sorted([*served, ("route", "1", "READY")])
 
 
 def test_polling_begins_with_the_latest_version_that_can_be_loaded(models: Path, start: Start) -> None:
