@@ -43,8 +43,11 @@ def parse_message(parse: Callable[[bytes], T], message: bytes, method: str) -> T
         ) from error
 
 
-def decode_inputs(request: pb.ModelInferRequest) -> tuple[Arrays, dict[str, str]]:
+def decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[Arrays, dict[str, str]]:
     """Return the request's arrays and their datatypes, by input name.
+
+    Of more inputs than the model has only one more is decoded, which is enough to find one that is unknown or given
+    twice: a message may hold a million.
 
     Raises:
         InvalidRequestError: Names, contents, datatypes and shapes do not match, or a parameter is not supported.
@@ -55,7 +58,8 @@ def decode_inputs(request: pb.ModelInferRequest) -> tuple[Arrays, dict[str, str]
             f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs; send one for each, in the same order"
         )
     arrays: Arrays = {}
-    for index, tensor in enumerate(request.inputs):
+    inputs = request.inputs[: len(signature.inputs) + 1]
+    for index, tensor in enumerate(inputs):
         if tensor.name in arrays:
             raise InvalidRequestError(f"input {tensor.name!r} is given twice")
         require_supported(tensor.name, tensor.parameters)
@@ -71,7 +75,7 @@ def decode_inputs(request: pb.ModelInferRequest) -> tuple[Arrays, dict[str, str]
             arrays[tensor.name] = as_text(array) if tensor.datatype == "BYTES" else array
         except ValueError as error:
             raise InvalidRequestError(f"input {tensor.name!r}: {error}") from error
-    return arrays, {tensor.name: tensor.datatype for tensor in request.inputs}
+    return arrays, {tensor.name: tensor.datatype for tensor in inputs}
 
 
 def requested_outputs(request: pb.ModelInferRequest, signature: Signature) -> Sequence[TensorSpec]:
@@ -80,9 +84,10 @@ def requested_outputs(request: pb.ModelInferRequest, signature: Signature) -> Se
     Raises:
         InvalidRequestError: The model does not have one, one is named twice, or a parameter is not supported.
     """
-    for output in request.outputs:
+    outputs = request.outputs[: len(signature.outputs) + 1]  # as for inputs: enough to find one that is wrong
+    for output in outputs:
         require_supported(output.name, output.parameters)
-    return output_specs([output.name for output in request.outputs], signature)
+    return output_specs([output.name for output in outputs], signature)
 
 
 def output_specs(names: Sequence[str], signature: Signature) -> Sequence[TensorSpec]:

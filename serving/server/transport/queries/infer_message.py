@@ -53,7 +53,7 @@ class InferMessageQuery:
                 )
             self._template, self._request = None, _parse(self._message)  # another version serves by now
         request = self._request
-        inputs, datatypes = codec.decode_inputs(request)
+        inputs, datatypes = codec.decode_inputs(request, model.signature)
         specs = codec.requested_outputs(request, model.signature)
         admission = model.check(inputs, datatypes)
         self._templates.learn(self._message, request, model, specs, admission)

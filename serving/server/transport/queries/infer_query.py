@@ -17,7 +17,7 @@ class InferQuery:
         self._request = request
 
     def prepare(self, model: Servable, deadline: float | None) -> PreparedQuery[pb.ModelInferResponse]:
-        inputs, datatypes = codec.decode_inputs(self._request)
+        inputs, datatypes = codec.decode_inputs(self._request, model.signature)
         specs = codec.requested_outputs(self._request, model.signature)
 
         def encode(result: InferenceResult) -> pb.ModelInferResponse:

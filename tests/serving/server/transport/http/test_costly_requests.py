@@ -2,23 +2,25 @@
 
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from hangtag.protos import classifier_pb2 as pb
+from hangtag.protos import inference_pb2
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.transport.http.inference.request_head import parse_json
 from tests.serving.server.transport.http.rest import Rest
 from tests.serving.server.transport.http.test_classify import IMAGE, form
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 
 pytestmark = pytest.mark.slow
 
 MANY = 250_000
 MOST_MEMORY = 8 << 20
-"""Bytes that a request of half a megabyte may take, with what the client takes: each is in the same process."""
+"""Bytes that a request of up to a megabyte may take, with what the client takes: it is in the same process."""
 FILE = ('; filename="a.png"', IMAGE)
 
 
@@ -66,6 +68,33 @@ def test_more_models_than_can_be_compared_are_not_listed(served: LiveServer) -> 
     with little_memory_taken():
         _, details = failure(lambda: served.classifier.Compare(sent, timeout=TIMEOUT))
     assert details == f"{MANY} models; at most 32 can be compared on one image"
+
+
+def with_many_outputs() -> inference_pb2.ModelInferRequest:
+    return inference_pb2.ModelInferRequest.FromString(
+        request("gather", index=index(1)).SerializeToString() + b"2\0" * MANY
+    )
+
+
+def with_many_inputs() -> inference_pb2.ModelInferRequest:
+    sent = inference_pb2.ModelInferRequest(model_name="gather", raw_input_contents=[b""] * 45_000)
+    for number in range(45_000):
+        sent.inputs.add(name=f"{number:05}", datatype="INT8", shape=[0])
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [(with_many_outputs, "an output is requested twice"), (with_many_inputs, "unknown input '00000'; the model takes")],
+)
+def test_more_tensors_than_the_model_has_are_not_listed(
+    served: LiveServer, make: Callable[[], inference_pb2.ModelInferRequest], sentence: str
+) -> None:
+    call: Any = served.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    message = make().SerializeToString()
+    with little_memory_taken():
+        _, details = failure(lambda: call(message, timeout=TIMEOUT))
+    assert details.startswith(sentence)
 
 
 def test_a_form_is_read_as_utf_8_whatever_charset_it_names(rest: Rest) -> None:

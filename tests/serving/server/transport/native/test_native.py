@@ -20,6 +20,7 @@ from hangtag.serving.server.transport.native.server import NativeServer
 from hangtag.serving.server.transport.native.unary_calls import METHODS
 from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
 from hangtag.serving.server.transport.submission import LARGE_MESSAGE
+from hangtag.serving.signature import Signature
 from tests import onnx_models
 from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
 
@@ -120,11 +121,11 @@ def test_a_large_message_that_is_being_decoded_holds_up_no_call(
     begun, finish = threading.Event(), threading.Event()
     decode = codec.decode_inputs
 
-    def slowly(request: pb.ModelInferRequest) -> Any:
+    def slowly(request: pb.ModelInferRequest, signature: Signature) -> Any:
         if len(request.raw_input_contents[0]) > LARGE_MESSAGE:
             begun.set()
             assert finish.wait(TIMEOUT)
-        return decode(request)
+        return decode(request, signature)
 
     monkeypatch.setattr(codec, "decode_inputs", slowly)
     row = np.ones((1, LARGE_MESSAGE), np.float32)

@@ -44,7 +44,7 @@ def plain(*values: float) -> Request:
 def learn(
     templates: RequestTemplates, model: ServedModel, sent: Request, message: bytes | None = None
 ) -> RequestTemplate | None:
-    inputs, datatypes = codec.decode_inputs(sent)
+    inputs, datatypes = codec.decode_inputs(sent, model.signature)
     specs = codec.requested_outputs(sent, model.signature)
     return templates.learn(message or sent.SerializeToString(), sent, model, specs, model.check(inputs, datatypes))
 
@@ -125,7 +125,7 @@ def test_contents_that_look_like_a_head_are_not_one(model: ServedModel) -> None:
     for message in (sent.SerializeToString(), short.SerializeToString()):
         template = templates.find(message)
         assert template is not None
-        parsed, _ = codec.decode_inputs(Request.FromString(message))
+        parsed, _ = codec.decode_inputs(Request.FromString(message), model.signature)
         np.testing.assert_array_equal(template.inputs(message)["x"], parsed["x"])
 
 
