@@ -15,6 +15,7 @@ from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.http import failures
 from hangtag.serving.connection.http.codec import routes
 from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest
+from hangtag.serving.connection.http.deadline_transport import DeadlineTransport, until
 from hangtag.serving.connection.http.ordered_calls import ordered_calls
 from hangtag.serving.connection.http.session import HttpSession
 from hangtag.serving.connection.http.streams import IN_FLIGHT, STREAMS
@@ -36,7 +37,9 @@ class HttpConnection:
         self._timeout = timeout
         self._options = options
         self._session = HttpSession(address, credentials, options)
-        self._client = httpx2.Client(**self._session.client_settings())
+        settings = self._session.client_settings()
+        transport = DeadlineTransport(address, settings["verify"], settings["limits"])
+        self._client = httpx2.Client(**settings, transport=transport)
         self._closed = threading.Event()
         self._in_flight = 0
         self._lock = threading.Lock()
@@ -121,14 +124,14 @@ class HttpConnection:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _answer(self, request: HttpRequest, deadline: float | None, seconds: float | None) -> HttpAnswer:
-        """Make one attempt, whose reads and writes may each take what remains of the time."""
+        """Make one attempt, within what remains of the time."""
         chunks, size = [], 0
         headers = self._session.headers(request)
         try:
             with (
                 self._attempt(),
                 self._client.stream(
-                    request.verb, request.path, content=request.body, headers=headers, timeout=_remaining(deadline)
+                    request.verb, request.path, content=request.body, headers=headers, extensions=until(deadline)
                 ) as response,
             ):
                 self._session.require_size(int(response.headers.get("content-length", 0)))
@@ -136,14 +139,10 @@ class HttpConnection:
                     chunks.append(chunk)
                     size += len(chunk)
                     self._session.require_size(size)
-                    if _remaining(deadline) == 0:
-                        raise failures.too_late(self.address, seconds or 0)
                 return HttpAnswer(response.status_code, response.headers, b"".join(chunks))
         except httpx2.TimeoutException as error:
             raise failures.too_late(self.address, seconds or 0) from error
         except (httpx2.TransportError, UnicodeError) as error:
-            if _remaining(deadline) == 0:  # a socket with no time left fails as if nothing listened
-                raise failures.too_late(self.address, seconds or 0) from error
             raise failures.broken(error, self.address) from error
 
     @contextmanager
