@@ -140,6 +140,24 @@ def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], whe
     return wide.astype(dtype, copy=False).reshape(shape)
 
 
+def output(response: inference_pb2.ModelInferResponse, index: int) -> Array:
+    """Return the array of one of a response's outputs, from raw bytes or typed contents.
+
+    Args:
+        response: The answer of any server of the protocol. Raw contents are for all of its outputs, or for none.
+        index: The output's place.
+
+    Raises:
+        ValueError: What `from_raw` and `from_contents` raise, or there are not as many raw contents as outputs.
+    """
+    tensor, raw = response.outputs[index], response.raw_output_contents
+    if not raw:
+        return from_contents(tensor.datatype, tensor.shape, tensor.contents)
+    if len(raw) != len(response.outputs):
+        raise ValueError(f"{len(response.outputs)} outputs have {len(raw)} raw_output_contents")
+    return from_raw(tensor.datatype, tensor.shape, raw[index])
+
+
 def to_raw(array: Array) -> bytes:
     """Return raw bytes, little-endian and row-major. A BYTES element is its length in four bytes, then its bytes."""
     if array.dtype.kind in "OSU":

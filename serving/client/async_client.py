@@ -241,7 +241,7 @@ class AsyncClient:
         await self._run(operations.unload(model))
 
     async def _run(self, operation: Operation[Answer]) -> Answer:
-        return operation.read(await self._connection.call(operation.method, operation.request))
+        return operation.answer(await self._connection.call(operation.method, operation.request))
 
     async def _status(self, model: str) -> int:
         try:

@@ -244,4 +244,4 @@ class Client(HealthClient):
         self._run(operations.unload(model))
 
     def _run(self, operation: Operation[Answer]) -> Answer:
-        return operation.read(self._connection.call(operation.method, operation.request))
+        return operation.answer(self._connection.call(operation.method, operation.request))

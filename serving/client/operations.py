@@ -20,12 +20,14 @@ from hangtag.serving.client.classification import (
     model_choice,
 )
 from hangtag.serving.client.outputs import Array, Outputs
-from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.connection.errors import ClientError, unreadable
 from hangtag.serving.connection.method import Message, Method
 
 Answer = TypeVar("Answer")
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
+_STATUS_BY_NAME = {code.name: code for code in grpc.StatusCode}
+_NOT_OF_THE_PROTOCOL = (ValueError, LookupError)
 _INFERENCE, _CLASSIFIER = "/inference.GRPCInferenceService/", "/hangtag.v1.Classifier/"
 CLASSIFY = Method(_CLASSIFIER + "Classify", classifier_pb2.ClassifyResponse)
 CLASSIFY_STREAM = Method(_CLASSIFIER + "ClassifyStream", classifier_pb2.ClassifyStreamResponse)
@@ -46,6 +48,13 @@ class Operation(Generic[Answer]):
     method: Method[Any]
     request: Message
     read: Callable[[Any], Answer]
+
+    def answer(self, response: Any) -> Answer:
+        """Read the response. Raises ClientError for one that is not of the protocol."""
+        try:
+            return self.read(response)
+        except _NOT_OF_THE_PROTOCOL as error:
+            raise unreadable("the server", error) from error
 
 
 def classify(image: Image, model: str, version: str, top_k: int) -> Operation[Classification]:
@@ -132,16 +141,21 @@ def classify_outcome(
 ) -> Classification | ClientError:
     """Read one response of a stream of images, or one model's part of a comparison."""
     if response.HasField("failure"):
-        return ClientError(_STATUS[response.failure.code], response.failure.message)
+        code = _STATUS.get(response.failure.code, grpc.StatusCode.UNKNOWN)
+        return ClientError(code, response.failure.message)
     return from_response(response.answer)
 
 
 def infer_outcome(response: inference_pb2.ModelStreamInferResponse) -> Outputs | ClientError:
-    """Read one response of a stream of inferences."""
+    """Read one response of a stream of inferences. One that is not of the protocol is an error in its place."""
     if response.error_message:
+        # Only hangtag sends a status; the protocol has the message alone.
         status = response.infer_response.parameters["status"].string_param
-        return ClientError(grpc.StatusCode[status], response.error_message)
-    return Outputs(response.infer_response)
+        return ClientError(_STATUS_BY_NAME.get(status, grpc.StatusCode.UNKNOWN), response.error_message)
+    try:
+        return Outputs(response.infer_response)
+    except _NOT_OF_THE_PROTOCOL as error:
+        return unreadable("the server", error)
 
 
 def _parameters(response: inference_pb2.ModelConfigResponse) -> dict[str, str]:

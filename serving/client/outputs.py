@@ -57,10 +57,10 @@ class Outputs(dict[str, Array]):
     """
 
     def __init__(self, response: inference_pb2.ModelInferResponse) -> None:
-        """Read a response, with what the server said beside it among its parameters."""
+        """Read a response, with what the server said beside it among its parameters. Raises ValueError where it is not
+        of the protocol."""
         super().__init__(
-            (output.name, tensors.from_raw(output.datatype, output.shape, raw))
-            for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+            (output.name, tensors.output(response, index)) for index, output in enumerate(response.outputs)
         )
         values = {key: value.string_param for key, value in response.parameters.items()}
         self.model = response.model_name

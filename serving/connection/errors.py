@@ -27,3 +27,14 @@ def stream_too_late(address: str, seconds: float | None) -> ClientError:
     limit = "in time" if seconds is None else f"within {seconds:g} s"
     message = f"the stream to {address} was not answered to its end {limit}"
     return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+
+
+def unreadable(source: str, error: Exception) -> ClientError:
+    """Return the error of an answer that is not of the protocol.
+
+    Args:
+        source: who answered.
+        error: what reading it raised.
+    """
+    message = f"the answer of {source} is not of the Open Inference Protocol ({type(error).__name__}: {error})"
+    return ClientError(grpc.StatusCode.INTERNAL, message)

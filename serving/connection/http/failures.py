@@ -35,12 +35,6 @@ def refused(answer: HttpAnswer, request: HttpRequest, address: str) -> ClientErr
     return ClientError(code, f"{address} answered {answer.status} {quoted}".rstrip())
 
 
-def unreadable(address: str, error: Exception) -> ClientError:
-    """Return the error of an answer that is not of the protocol."""
-    message = f"the answer of {address} is not of the Open Inference Protocol ({type(error).__name__}: {error})"
-    return ClientError(grpc.StatusCode.INTERNAL, message)
-
-
 def too_large(size: int, limit: int) -> ClientError:
     """Return the error of an answer above the client's own limit."""
     message = f"the answer is larger than max_message_mib allows ({size:,} vs. {limit:,} bytes)"

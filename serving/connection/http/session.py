@@ -7,6 +7,7 @@ import httpx2
 from google.protobuf import json_format
 
 from hangtag.serving import address as server_address
+from hangtag.serving.connection import errors
 from hangtag.serving.connection.costs import keep_costs
 from hangtag.serving.connection.http import failures
 from hangtag.serving.connection.http.codec.routes import ROUTES
@@ -75,6 +76,6 @@ class HttpSession:
         try:
             response: Response = route.decode(answer, message)
         except _NOT_OF_THE_PROTOCOL as error:
-            raise failures.unreadable(self.address, error) from error
+            raise errors.unreadable(self.address, error) from error
         keep_costs(response, answer.headers.items())
         return response

@@ -122,14 +122,9 @@ def _classes_of_classify(response: bytes, name: str) -> npt.NDArray[np.int64]:
 def _classes_of_infer(response: bytes, name: str) -> npt.NDArray[np.int64]:
     """The class with the highest score, for each sample [samples]."""
     message = pb.ModelInferResponse.FromString(response)
-    scores = {output.name: (output, index) for index, output in enumerate(message.outputs) if len(output.shape) == 2}
+    scores = {output.name: index for index, output in enumerate(message.outputs) if len(output.shape) == 2}
     names: list[str] = [output for output in ("probabilities", "logits") if output in scores] or list(scores)
     if not names or (len(names) > 1 and names[0] != "probabilities"):
         raise SampleError(f"{name} has no output with one score a class: accuracy does not apply to it")
-    output, index = scores[names[0]]
-    shape = list(output.shape)
-    if message.raw_output_contents:
-        array = tensors.from_raw(output.datatype, shape, message.raw_output_contents[index])
-    else:
-        array = tensors.from_contents(output.datatype, shape, output.contents)
+    array = tensors.output(message, scores[names[0]])
     return np.asarray(array.argmax(axis=1), np.int64)

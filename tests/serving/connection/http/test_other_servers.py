@@ -16,6 +16,13 @@ from tests.serving.web_server import Answer, web_server
 
 NEVER = ConnectionOptions(retries=0)
 PIXELS = np.zeros((28, 28), np.uint8)
+_HEAD = json.dumps(
+    {
+        "model_name": "gather",
+        "outputs": [{"name": "value", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": 4}}],
+    }
+).encode()
+TOO_SHORT: Answer = (200, {"inference-header-content-length": str(len(_HEAD))}, _HEAD + b"four")
 pytestmark = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.http], ids=str)
 
 
@@ -53,6 +60,7 @@ def test_the_port_for_metrics_is_explained(kind: Kind, server: Server) -> None:
         ((200, {}, b"hello"), grpc.StatusCode.INTERNAL, "is not of the Open Inference Protocol (JSONDecodeError"),
         ((200, {}, b"[]"), grpc.StatusCode.INTERNAL, "is not of the Open Inference Protocol (TypeError"),
         ((200, {}, b"{}"), grpc.StatusCode.INTERNAL, "is not of the Open Inference Protocol (KeyError"),
+        (TOO_SHORT, grpc.StatusCode.INTERNAL, "Inference Protocol (ValueError: FP32 [2] needs 8 bytes, got 4)"),
         ((302, {"location": "https://x.example/"}, b""), grpc.StatusCode.UNKNOWN, "redirects to https://x.example/;"),
         ((404, {}, b"<html>"), grpc.StatusCode.UNIMPLEMENTED, "has no /v2/models/gather/infer"),
         ((500, {}, b"<html>Oops"), grpc.StatusCode.INTERNAL, "answered 500 <html>Oops"),
