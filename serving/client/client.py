@@ -223,7 +223,8 @@ class Client(HealthClient):
 
         Raises:
             ClientError: the server does not run with --model-control explicit, or has no such model; a file is broken,
-                and what served before still serves; or ``timeout`` passed, in which case the load goes on.
+                and what served before still serves; ``timeout`` passed, in which case the load goes on; or the
+                connection broke, and the server may have loaded the model: the call is not tried again.
 
         Example:
             >>> client.load_model("cnn")
@@ -236,7 +237,8 @@ class Client(HealthClient):
         """Take a model out of service; it answers the requests that it has.
 
         Raises:
-            ClientError: the server does not run with --model-control explicit, or serves no such model.
+            ClientError: the server does not run with --model-control explicit, or serves no such model; or the
+                connection broke, and the server may have unloaded the model: the call is not tried again.
 
         Example:
             >>> client.unload_model("lstm2")

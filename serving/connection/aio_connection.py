@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -57,7 +57,7 @@ class AioConnection:
             response: Response = await begun
             metadata = await begun.trailing_metadata()
         except grpc.RpcError as error:
-            raise await self._explained(error, self._timeout) from error
+            raise await self._explained(error, self._timeout, method) from error
         except asyncio.CancelledError:
             self._require_cancelled()
             raise
@@ -95,7 +95,7 @@ class AioConnection:
             late = time.monotonic() >= ends and error.details() == _CORE_REFUSES
             if late or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise errors.stream_too_late(self.address, timeout) from error
-            raise await self._explained(error, timeout) from error
+            raise await self._explained(error, timeout, method) from error
         except asyncio.CancelledError:
             self._require_cancelled()
             raise
@@ -123,6 +123,6 @@ class AioConnection:
         if self._closed and task is not None and not task.cancelling():
             raise errors.closed()
 
-    async def _explained(self, error: grpc.RpcError, timeout: float | None) -> errors.ClientError:
+    async def _explained(self, error: grpc.RpcError, timeout: float | None, method: Method[Any]) -> errors.ClientError:
         # In a thread, because it may ask the port for HTTP.
-        return await asyncio.to_thread(explained, error, self.address, timeout)
+        return await asyncio.to_thread(explained, error, self.address, timeout, method)

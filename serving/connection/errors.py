@@ -4,6 +4,12 @@ import grpc
 
 from hangtag.errors import UserError
 
+UNKNOWN_OUTCOME = (
+    "whether the server has done it is unknown, and the call is not repeated: models() of a client, or "
+    "'hangtag top --once', shows what it serves"
+)
+"""Ends the message of a load or unload whose connection broke."""
+
 
 class ClientError(UserError):
     """A call to the server failed. The message is the server's own, or says what to check.

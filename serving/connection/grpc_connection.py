@@ -52,7 +52,7 @@ class GrpcConnection:
         try:
             response, ended = call.with_call(request, timeout=self._timeout, metadata=self._credentials.metadata())
         except grpc.RpcError as error:
-            raise explained(error, self.address, self._timeout) from error
+            raise explained(error, self.address, self._timeout, method) from error
         keep_costs(response, ended.trailing_metadata())
         return response
 
@@ -95,7 +95,7 @@ class GrpcConnection:
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise errors.stream_too_late(self.address, timeout) from error
-            raise explained(error, self.address, timeout) from error
+            raise explained(error, self.address, timeout, method) from error
         finally:
             call.cancel()  # the caller may have stopped reading
         if failures:

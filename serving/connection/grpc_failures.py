@@ -1,19 +1,25 @@
 """Turn gRPC's failures into errors that say what to check."""
 
 import re
+from typing import Any
 
 import grpc
 
 from hangtag.serving import address as server_address
-from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.connection.errors import UNKNOWN_OUTCOME, ClientError
+from hangtag.serving.connection.method import Method
 
 # gRPC's words for a port that answers in another protocol, to a call without TLS and to one with it.
 _NOT_GRPC = ("Failed parsing HTTP/2", "handshake failed")
 # And for an answer that is none of a gRPC server's. UNAVAILABLE stands for the statuses 429, 502, 503 and 504.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
+# And for a connection that ends under a call. Where none was made, "failed to connect" stands before the same words.
+_BROKEN = re.compile(
+    "Socket closed|recvmsg|sendmsg|Connection reset|Connection timed out|Broken pipe|GOAWAY|keepalive|ping timeout"
+)
 
 
-def explained(error: grpc.RpcError, address: str, timeout: float | None) -> ClientError:
+def explained(error: grpc.RpcError, address: str, timeout: float | None, method: Method[Any]) -> ClientError:
     """Return the error to raise for a failed call.
 
     It may ask the port for HTTP/1.1, which takes up to ``address.HTTP_TIMEOUT`` seconds.
@@ -22,16 +28,27 @@ def explained(error: grpc.RpcError, address: str, timeout: float | None) -> Clie
         error: the failed call.
         address: where the call went.
         timeout: the call's deadline in seconds.
+        method: what was called.
     """
     code, details = error.code(), error.details() or ""
-    speaks_no_grpc = code is grpc.StatusCode.UNAVAILABLE and any(words in details for words in _NOT_GRPC)
+    unavailable = code is grpc.StatusCode.UNAVAILABLE
+    answer_lost = code is grpc.StatusCode.CANCELLED or (unavailable and _broke(details))
+    speaks_no_grpc = unavailable and any(words in details for words in _NOT_GRPC)
     if speaks_no_grpc and (explanation := server_address.http_explanation(address)):
         details = explanation
-    elif code is grpc.StatusCode.UNAVAILABLE:
+    elif unavailable:
         details = _unavailable(details, address)
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
         details = f"no answer from {address} within {timeout:g} s"
-    return ClientError(code, details or code.name)
+    message = details or code.name
+    if answer_lost and not method.repeatable:
+        message = f"{message}; {UNKNOWN_OUTCOME}"
+    return ClientError(code, message)
+
+
+def _broke(details: str) -> bool:
+    """Whether the connection ended under the call, which the server may have executed then."""
+    return "failed to connect" not in details and bool(_BROKEN.search(details))
 
 
 def _unavailable(details: str, address: str) -> str:
@@ -44,6 +61,8 @@ def _unavailable(details: str, address: str) -> str:
             f"the server at {address} closed the connection; "
             "does it want TLS (--tls-ca), or a client certificate (--tls-cert, --tls-key)?"
         )
+    if _broke(details):
+        return f"the connection to {address} broke before the answer came ({details})"
     if "connect" in details.lower():
         return f"no server answers at {address}; start one with 'hangtag serve', or name another with --server"
     if "resol" in details:  # "errors resolving", "DNS resolution failed"

@@ -15,6 +15,12 @@ class Message(Protocol):
         """Read a message from its wire format."""
 
 
+CONTROL = (
+    "/inference.GRPCInferenceService/RepositoryModelLoad",
+    "/inference.GRPCInferenceService/RepositoryModelUnload",
+)
+"""Methods that no connection repeats by itself: where only the first answer was lost, a second unload would fail, and a
+second load repeat the work."""
 Response = TypeVar("Response", bound=Message)
 
 
@@ -34,6 +40,11 @@ class Method(Generic[Response]):
     def service(self) -> str:
         """``package.Service``."""
         return self.path[1:].partition("/")[0]
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a call may be made again where nothing says whether the server has executed it."""
+        return self.path not in CONTROL
 
     def serialise(self, request: Any) -> bytes:
         """Return a request in its wire format."""

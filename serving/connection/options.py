@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hangtag.errors import UserError
+from hangtag.serving.connection.method import CONTROL, Method
 
 MAX_RETRIES = 4
 """gRPC makes five attempts of a call at most, the first included."""
@@ -34,7 +35,7 @@ class ConnectionOptions:
         retries: how often a call is tried again that ended with UNAVAILABLE, which means that the server did not take
             it (it is starting, stopping or unreachable) or that the connection broke, or over gRPC with CANCELLED,
             gRPC's answer to calls that arrive at a server while it stops: 0 to 4. The call's deadline covers all
-            attempts.
+            attempts. Health checks are not tried again, and neither are loads and unloads of models.
         initial_backoff: seconds before the first retry. Each further pause is twice as long, and each is varied at
             random by 20 %, so that the clients of a restarted server do not return all at once.
         max_backoff: the longest pause in seconds.
@@ -81,8 +82,13 @@ class ConnectionOptions:
         """The largest answer in bytes; None is no limit."""
         return None if self.max_message_mib is None else round(self.max_message_mib * 1024 * 1024)
 
-    def retry_pauses(self) -> tuple[float, ...]:
-        """Return the pauses before each retry in seconds, varied at random, for connections other than gRPC's."""
+    def retry_pauses(self, method: Method[Any]) -> tuple[float, ...]:
+        """Return the pauses before each retry of a call in seconds, varied at random, for connections not of gRPC's.
+
+        There are none for a method that is not tried again.
+        """
+        if method.service not in RETRIED_SERVICES or not method.repeatable:
+            return ()
         steps = (self.initial_backoff * BACKOFF_MULTIPLIER**retry for retry in range(self.retries))
         return tuple(_varied(min(step, self.max_backoff)) for step in steps)
 
@@ -127,7 +133,9 @@ class ConnectionOptions:
                 "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             }
             names = [{"service": service} for service in RETRIED_SERVICES]
-            config["methodConfig"] = [{"name": names, "retryPolicy": policy}]
+            # gRPC takes the entry that names the method, and this one has no policy.
+            never = [dict(zip(("service", "method"), path[1:].split("/"), strict=True)) for path in CONTROL]
+            config["methodConfig"] = [{"name": names, "retryPolicy": policy}, {"name": never}]
         return config
 
 

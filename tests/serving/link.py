@@ -22,6 +22,7 @@ class Link:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self._frozen = threading.Event()
+        self._mute: set[socket.socket] = set()
         self.connections = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -35,6 +36,10 @@ class Link:
         for end in cut:
             with suppress(OSError):  # the other side has closed it
                 end.shutdown(socket.SHUT_RDWR)
+
+    def lose_answers(self) -> None:
+        """Forward nothing more from the server on the connections that there are; later ones are whole."""
+        self._mute = set(self._open[::2])
 
     def freeze(self) -> None:
         """Forward nothing any more, as where the server's machine vanished."""
@@ -62,7 +67,7 @@ class Link:
     def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
-                if not self._frozen.is_set():
+                if not self._frozen.is_set() and sink not in self._mute:
                     sink.sendall(data)
         for end in (source, sink):
             with suppress(OSError):

@@ -19,7 +19,7 @@ from hangtag.serving.connection.http.session import HttpSession
 from hangtag.serving.connection.http.streams import IN_FLIGHT, STREAMS
 from hangtag.serving.connection.method import Message, Method, Response
 from hangtag.serving.connection.one_loop import OneLoop
-from hangtag.serving.connection.options import RETRIED_SERVICES, ConnectionOptions
+from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
 
 
@@ -103,10 +103,10 @@ class AsyncHttpConnection:
 
     async def _call(self, method: Method[Response], message: Message, seconds: float | None) -> Response:
         request = self._session.encode(method, message, seconds)
-        pauses = self._options.retry_pauses() if method.service in RETRIED_SERVICES else ()
+        pauses = self._options.retry_pauses(method)
         for pause in (*pauses, None):
             try:
-                answer = await self._answer(request)
+                answer = await self._answer(method, request)
                 return self._session.decode(method, message, request, answer)
             except ClientError as error:
                 if error.code is not grpc.StatusCode.UNAVAILABLE or pause is None:
@@ -114,7 +114,7 @@ class AsyncHttpConnection:
             await asyncio.sleep(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _answer(self, request: HttpRequest) -> HttpAnswer:
+    async def _answer(self, method: Method[Any], request: HttpRequest) -> HttpAnswer:
         """Make one attempt."""
         if self._closed:
             raise errors.closed()
@@ -136,4 +136,4 @@ class AsyncHttpConnection:
                 raise errors.closed() from error
             if isinstance(error, RuntimeError):
                 raise
-            raise failures.broken(error, self.address) from error
+            raise failures.broken(error, self.address, method) from error

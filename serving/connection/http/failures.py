@@ -3,23 +3,24 @@
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import httpx2
 
-from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.connection.errors import UNKNOWN_OUTCOME, ClientError
 from hangtag.serving.connection.http.codec.status import error_text, status_code
 from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest
+from hangtag.serving.connection.method import CONTROL, Method
 
-_CONTROL = ("/load", "/unload")
 _QUOTED = 200  # characters of an answer that is not of the protocol
 
 
-def refused(answer: HttpAnswer, request: HttpRequest, address: str) -> ClientError:
+def refused(answer: HttpAnswer, method: Method[Any], request: HttpRequest, address: str) -> ClientError:
     """Return the error of a call that was answered with a failure."""
     text = error_text(answer)
     code = status_code(answer.status)
-    if code is grpc.StatusCode.INVALID_ARGUMENT and request.path.endswith(_CONTROL):
+    if code is grpc.StatusCode.INVALID_ARGUMENT and method.path in CONTROL:
         code = grpc.StatusCode.FAILED_PRECONDITION  # HTTP has one status for both
     if text:
         return ClientError(code, text)
@@ -32,7 +33,8 @@ def refused(answer: HttpAnswer, request: HttpRequest, address: str) -> ClientErr
     if 300 <= answer.status < 400:
         return ClientError(code, f"{address} redirects to {answer.headers.get('location')}; name that address")
     quoted = answer.body[:_QUOTED].decode(errors="replace").strip()
-    return ClientError(code, f"{address} answered {answer.status} {quoted}".rstrip())
+    message = f"{address} answered {answer.status} {quoted}".rstrip()
+    return ClientError(code, message if method.repeatable else f"{message}; {UNKNOWN_OUTCOME}")
 
 
 def too_large(size: int, limit: int) -> ClientError:
@@ -46,7 +48,7 @@ def too_late(address: str, seconds: float) -> ClientError:
     return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer from {address} within {seconds:g} s")
 
 
-def broken(error: httpx2.TransportError | UnicodeError, address: str) -> ClientError:
+def broken(error: httpx2.TransportError | UnicodeError, address: str, method: Method[Any]) -> ClientError:
     """Return the error of a call that got no answer. A host that DNS cannot have is a UnicodeError."""
     causes = list(_causes(error))
     advice = f"if it is a gRPC port, write {address.partition('://')[2]} without a scheme"
@@ -67,6 +69,8 @@ def broken(error: httpx2.TransportError | UnicodeError, address: str) -> ClientE
             f"the connection to {address} broke before the answer came ({reason}); does the server want https://? "
             f"Or {advice}"
         )
+        if not method.repeatable:
+            message = f"{message}; {UNKNOWN_OUTCOME}"
     return ClientError(grpc.StatusCode.UNAVAILABLE, message)
 
 

@@ -20,7 +20,7 @@ from hangtag.serving.connection.http.ordered_calls import ordered_calls
 from hangtag.serving.connection.http.session import HttpSession
 from hangtag.serving.connection.http.streams import IN_FLIGHT, STREAMS
 from hangtag.serving.connection.method import Message, Method, Response
-from hangtag.serving.connection.options import RETRIED_SERVICES, ConnectionOptions
+from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
 
 
@@ -110,10 +110,10 @@ class HttpConnection:
     def _call(self, method: Method[Response], message: Message, seconds: float | None) -> Response:
         deadline = None if seconds is None else time.monotonic() + seconds
         request = self._session.encode(method, message, seconds)
-        pauses = self._options.retry_pauses() if method.service in RETRIED_SERVICES else ()
+        pauses = self._options.retry_pauses(method)
         for pause in (*pauses, None):
             try:
-                answer = self._answer(request, deadline, seconds)
+                answer = self._answer(method, request, deadline, seconds)
                 return self._session.decode(method, message, request, answer)
             except ClientError as error:
                 remaining = _remaining(deadline)
@@ -123,7 +123,9 @@ class HttpConnection:
             self._closed.wait(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _answer(self, request: HttpRequest, deadline: float | None, seconds: float | None) -> HttpAnswer:
+    def _answer(
+        self, method: Method[Any], request: HttpRequest, deadline: float | None, seconds: float | None
+    ) -> HttpAnswer:
         """Make one attempt, within what remains of the time."""
         chunks, size = [], 0
         headers = self._session.headers(request)
@@ -143,7 +145,7 @@ class HttpConnection:
         except httpx2.TimeoutException as error:
             raise failures.too_late(self.address, seconds or 0) from error
         except (httpx2.TransportError, UnicodeError) as error:
-            raise failures.broken(error, self.address) from error
+            raise failures.broken(error, self.address, method) from error
 
     @contextmanager
     def _attempt(self) -> Iterator[None]:

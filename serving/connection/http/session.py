@@ -72,7 +72,7 @@ class HttpSession:
         """Read the answer to a call. Raises ClientError for a failure, and for what is not of the protocol."""
         route = ROUTES[method.path]
         if not route.answers(answer, message):
-            raise failures.refused(answer, request, self.address)
+            raise failures.refused(answer, method, request, self.address)
         try:
             response: Response = route.decode(answer, message)
         except _NOT_OF_THE_PROTOCOL as error:
