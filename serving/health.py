@@ -1,5 +1,6 @@
 """Ask a server's health service whether the server, or one of its models, takes requests."""
 
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -8,7 +9,7 @@ from grpc_health.v1 import health_pb2
 
 from hangtag.serving import address as server_address
 from hangtag.serving.connection.connect import connect
-from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.connection.errors import ClientError, ClosedError
 from hangtag.serving.connection.method import Method
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
@@ -35,6 +36,7 @@ class HealthClient:
         options: ConnectionOptions = ConnectionOptions(),  # noqa: B008 - it cannot change
     ) -> None:
         self._address = address
+        self._options = options
         self._connection = connect(address, timeout, credentials, options)
 
     def close(self) -> None:
@@ -68,7 +70,8 @@ class HealthClient:
             raise not_ready(self._address, model, unknown=bool(model) and status == UNKNOWN and self.is_ready())
 
     def wait_until_ready(self, seconds: float, model: str = "") -> None:
-        """Return as soon as the server, or one model, serves. The server need not have started yet.
+        """Return as soon as the server, or one model, serves. The server need not have started yet, and may be
+        replaced meanwhile.
 
         Args:
             seconds: how long to wait at most.
@@ -79,17 +82,28 @@ class HealthClient:
             CredentialsError: the token's file cannot be read.
         """
         request = health_pb2.HealthCheckRequest(service=model)
-        status = None
-        try:
-            # gRPC's Watch reports each change at once, and HTTP polls; wait_for_ready outlasts a server that is not up.
-            for response in self._connection.stream(WATCH, [request], seconds, wait_for_ready=True):
-                status = response.status
-                if status == SERVING:
-                    return
-        except ClientError as error:
-            if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise
-        raise not_ready_in_time(self._address, model, seconds, status)
+        status, deadline = None, time.monotonic() + seconds
+        failure: ClientError | None = None
+        for pause in self._options.polling_pauses():
+            failure = None
+            try:
+                # gRPC's Watch reports each change at once, and HTTP polls. wait_for_ready outlasts a server that is not
+                # up yet; one that stops ends the Watch.
+                for response in self._connection.stream(WATCH, [request], seconds_until(deadline), wait_for_ready=True):
+                    status = response.status
+                    if status == SERVING:
+                        return
+            except ClientError as error:
+                if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    break
+                if not outlasted(error):
+                    raise
+                failure = error
+            remaining = seconds_until(deadline)
+            time.sleep(min(pause, remaining))
+            if pause >= remaining:
+                break
+        raise not_ready_in_time(self._address, model, seconds, status, failure)
 
     def _status(self, model: str) -> int:
         try:
@@ -103,6 +117,20 @@ def status_of(error: ClientError) -> int:
     if error.code is grpc.StatusCode.NOT_FOUND:  # the model is unknown, or not loaded yet
         return UNKNOWN
     raise error
+
+
+def seconds_until(deadline: float) -> float:
+    """Return the seconds until a time of ``time.monotonic()``; 0 once it has passed."""
+    return max(0.0, deadline - time.monotonic())
+
+
+def outlasted(error: ClientError) -> bool:
+    """Return whether a wait goes on after its Watch failed: the server stopped, or the connection to it broke.
+
+    CANCELLED is gRPC's answer to calls that arrive at a server while it stops.
+    """
+    stopped = error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    return stopped and not isinstance(error, ClosedError)
 
 
 def not_ready(address: str, model: str, *, unknown: bool) -> ClientError:
@@ -120,7 +148,9 @@ def not_ready(address: str, model: str, *, unknown: bool) -> ClientError:
     )
 
 
-def not_ready_in_time(address: str, model: str, seconds: float, status: int | None) -> ClientError:
+def not_ready_in_time(
+    address: str, model: str, seconds: float, status: int | None, failure: ClientError | None
+) -> ClientError:
     """Return the error that ends a wait. It may ask the port for HTTP, as ``http_explanation`` does.
 
     Args:
@@ -128,11 +158,15 @@ def not_ready_in_time(address: str, model: str, seconds: float, status: int | No
         model: a model's name; "" is the whole server.
         seconds: how long the wait was.
         status: what the health service said last; None if it said nothing.
+        failure: how the last Watch failed; None if it did not, or waited for a server that is not up.
     """
-    if model and status == UNKNOWN:
+    late = f"{model or 'the server'} at {address} was not ready within {seconds:g} s"
+    if failure:
+        message = f"{late}: {failure}"
+    elif model and status == UNKNOWN:
         message = f"the server at {address} served no model {model!r} within {seconds:g} s"
     elif status is None and (explanation := server_address.http_explanation(address)):
         message = explanation
     else:
-        message = f"{model or 'the server'} at {address} was not ready within {seconds:g} s; its log says why"
+        message = f"{late}; its log says why"
     return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)

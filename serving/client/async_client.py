@@ -1,6 +1,7 @@
 """The typed client for asyncio: ``Client``'s methods, awaited."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
@@ -68,6 +69,7 @@ class AsyncClient:
         options: ConnectionOptions = ConnectionOptions(),  # noqa: B008 - it cannot change
     ) -> None:
         self._address = address
+        self._options = options
         self._connection = connect_async(address, timeout, credentials, options)
 
     async def close(self) -> None:
@@ -105,18 +107,29 @@ class AsyncClient:
             >>> await client.wait_until_ready(30, "cnn")
         """
         request = health_pb2.HealthCheckRequest(service=model)
-        status = None
-        try:
-            watching = self._connection.stream(health.WATCH, _each([request]), seconds, wait_for_ready=True)
-            async with aclosing(watching):
-                async for response in watching:
-                    status = response.status
-                    if status == health.SERVING:
-                        return
-        except ClientError as error:
-            if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise
-        raise await asyncio.to_thread(health.not_ready_in_time, self._address, model, seconds, status)
+        status, deadline = None, time.monotonic() + seconds
+        failure: ClientError | None = None
+        for pause in self._options.polling_pauses():
+            failure = None
+            remaining = health.seconds_until(deadline)
+            watching = self._connection.stream(health.WATCH, _each([request]), remaining, wait_for_ready=True)
+            try:
+                async with aclosing(watching):
+                    async for response in watching:
+                        status = response.status
+                        if status == health.SERVING:
+                            return
+            except ClientError as error:
+                if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    break
+                if not health.outlasted(error):
+                    raise
+                failure = error
+            remaining = health.seconds_until(deadline)
+            await asyncio.sleep(min(pause, remaining))
+            if pause >= remaining:
+                break
+        raise await asyncio.to_thread(health.not_ready_in_time, self._address, model, seconds, status, failure)
 
     async def classify(self, image: Image, model: str, *, version: str = "", top_k: int = 0) -> Classification:
         """Classify one image. See ``Client.classify`` for the arguments and exceptions.

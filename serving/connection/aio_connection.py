@@ -20,7 +20,8 @@ from hangtag.serving.credentials import Credentials, channel_arguments
 
 Response = TypeVar("Response", bound=Message)
 
-# grpc.aio's words, with the status INTERNAL, where a busy event loop comes to begin a stream after its deadline.
+# grpc.aio's words, with the status INTERNAL, where it comes to send a request of a stream that has ended: by its
+# deadline, while the event loop was busy, or by a server that stops. The stream's own status is lost then.
 _CORE_REFUSES = "Internal error from Core"
 
 
@@ -92,9 +93,11 @@ class AioConnection:
             async for response in call:
                 yield response
         except grpc.RpcError as error:
-            late = time.monotonic() >= ends and error.details() == _CORE_REFUSES
-            if late or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            ended = error.details() == _CORE_REFUSES
+            if (ended and time.monotonic() >= ends) or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise errors.stream_too_late(self.address, timeout) from error
+            if ended:
+                raise errors.stream_ended(self.address) from error
             raise await self._explained(error, timeout, method) from error
         except asyncio.CancelledError:
             self._require_cancelled()

@@ -23,9 +23,13 @@ class ClientError(UserError):
         self.code = code
 
 
-def closed() -> ClientError:
+class ClosedError(ClientError):
+    """The client was closed, so that no further call of it can succeed."""
+
+
+def closed() -> ClosedError:
     """Return the error of a call on a client that was closed."""
-    return ClientError(grpc.StatusCode.CANCELLED, "this client is closed; make another one")
+    return ClosedError(grpc.StatusCode.CANCELLED, "this client is closed; make another one")
 
 
 def stream_too_late(address: str, seconds: float | None) -> ClientError:
@@ -33,6 +37,12 @@ def stream_too_late(address: str, seconds: float | None) -> ClientError:
     limit = "in time" if seconds is None else f"within {seconds:g} s"
     message = f"the stream to {address} was not answered to its end {limit}"
     return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+
+
+def stream_ended(address: str) -> ClientError:
+    """Return the error of a stream that ended while its requests were sent, and whose status gRPC has lost."""
+    message = f"the stream to {address} ended before its requests were sent: the server stops, or the connection broke"
+    return ClientError(grpc.StatusCode.UNAVAILABLE, message)
 
 
 def unreadable(source: str, error: Exception) -> ClientError:

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
@@ -33,12 +34,20 @@ class Foreign(inference_pb2_grpc.GRPCInferenceServiceServicer):
         yield from self._responses
 
 
+class Refusing(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the package has no types
+    """Ends each Watch with a failure."""
+
+    def Watch(self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.UNAVAILABLE, "there is no replica")
+
+
 @contextmanager
 def serving(*responses: pb.ModelStreamInferResponse) -> Iterator[str]:
     """HOST:PORT of a server that answers so."""
     with ThreadPoolExecutor(1) as pool:
         server = grpc.server(pool)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Foreign(responses), server)
+        health_pb2_grpc.add_HealthServicer_to_server(Refusing(), server)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         try:
@@ -133,3 +142,10 @@ def test_a_failure_in_a_stream_may_have_a_message_alone(kind: Kind, status: str 
     assert isinstance(failed, ClientError)
     assert (failed.code, str(failed)) == (code, "no such model")
     require_typed(last)
+
+
+def test_a_wait_goes_on_where_a_watch_fails_and_says_why_at_its_end(kind: Kind) -> None:
+    with serving() as address, kind.open(address) as client, pytest.raises(ClientError) as caught:
+        client.wait_until_ready(0.5)
+    assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert str(caught.value) == f"the server at {address} was not ready within 0.5 s: there is no replica"
