@@ -83,6 +83,8 @@ def read_signature(
         )
     except UnsupportedModelError as error:
         raise ModelLoadError(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:  # ONNX Runtime loads such a file, and raises this when it is asked for the text
+        raise ModelLoadError(f"{path}: a name, or a text of its metadata, is not UTF-8: {error}") from error
 
 
 def operators(session: onnxruntime.InferenceSession) -> set[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
@@ -107,6 +108,21 @@ def test_a_provider_that_is_listed_and_not_obtained_is_an_error_or_for_auto_a_no
     assert fallen_back.fell_back
     assert message in fallen_back.notes["no_cuda"]
     assert len(fallen_back.run({"image": np.zeros((2, 28, 28), np.uint8)})["logits"]) == 2
+
+
+@pytest.mark.parametrize("text", [b"an_axis_", b"the_input", b"a_key_of_"])
+def test_texts_that_are_not_utf8_are_an_error_that_names_the_file(models: Path, text: bytes) -> None:
+    """onnx's own checker takes such a file, and so does ONNX Runtime."""
+    model = onnx_models.model(
+        [helper.make_node("Identity", ["the_input"], ["output"])],
+        {"the_input": (TensorProto.FLOAT, ["an_axis_"])},
+        {"output": (TensorProto.FLOAT, ["an_axis_"])},
+        metadata={"a_key_of_": "metadata"},
+    )
+    file = onnx_models.publish(models, "m", model)
+    file.write_bytes(file.read_bytes().replace(text, b"\xae" + text[1:]))
+    with pytest.raises(ModelLoadError, match=r"m/1/model\.onnx: a name, or a text of its metadata, is not UTF-8"):
+        Runtime(file)
 
 
 def test_a_failed_batch_reports_onnx_runtimes_message(models: Path) -> None:
