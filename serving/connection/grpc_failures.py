@@ -13,6 +13,8 @@ from hangtag.serving.connection.method import Method
 _NOT_GRPC = ("Failed parsing HTTP/2", "handshake failed")
 # And for an answer that is none of a gRPC server's. UNAVAILABLE stands for the statuses 429, 502, 503 and 504.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
+# And for a stream whose other side answered in HTTP alone while the client could still send; the code is INTERNAL.
+_ANSWERED_IN_HTTP = "RST_STREAM with error code 0"
 # And for a connection that ends under a call. Where none was made, "failed to connect" stands before the same words.
 _BROKEN = re.compile(
     "Socket closed|recvmsg|sendmsg|Connection reset|Connection timed out|Broken pipe|GOAWAY|keepalive|ping timeout"
@@ -31,6 +33,9 @@ def explained(error: grpc.RpcError, address: str, timeout: float | None, method:
         method: what was called.
     """
     code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.INTERNAL and _ANSWERED_IN_HTTP in details:
+        code = grpc.StatusCode.UNAVAILABLE
+        details = f"a proxy at {address} ended the stream without an answer: no server behind it took the call"
     unavailable = code is grpc.StatusCode.UNAVAILABLE
     answer_lost = code is grpc.StatusCode.CANCELLED or (unavailable and _broke(details))
     speaks_no_grpc = unavailable and any(words in details for words in _NOT_GRPC)
