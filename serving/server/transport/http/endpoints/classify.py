@@ -1,6 +1,7 @@
 """Answers POST /v1/classify/{models}: an image in, labels with probabilities out, of one model or of several."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -31,6 +32,8 @@ from hangtag.serving.server.transport.tracing import Tracing
 _MAX_FIELDS = 32
 _MAX_FIELD_BYTES = 16 * 1024
 """Of a form's field that is a text: room for as many of the longest names as can be compared, with their versions."""
+_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,70}")
+"""RFC 2046's. It becomes part of a header again, in which a quotation mark would let a parameter follow."""
 _PARAMETERS = ("model", "top_k", "height", "width", codec.TIMEOUT)
 _UINT32_MAX = 2**32 - 1
 _INT64_MAX = 2**63 - 1
@@ -120,8 +123,8 @@ async def _image_and_fields(request: Request, body: bytes) -> tuple[bytes, list[
 
 def _parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
     boundary = parse_options_header(content_type)[1].get(b"boundary")
-    if boundary is None:
-        raise InvalidRequestError("the form cannot be read: its Content-Type has no boundary")
+    if boundary is None or not _BOUNDARY.fullmatch(boundary):
+        raise InvalidRequestError("the form cannot be read: its Content-Type has no boundary as RFC 2046 describes it")
     try:
         form = _result(_FormParser(boundary.decode("latin-1"), body).parse())
     except (MultiPartException, KeyError, ValueError) as error:

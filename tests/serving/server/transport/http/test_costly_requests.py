@@ -104,3 +104,12 @@ def test_a_form_is_read_as_utf_8_whatever_charset_it_names(rest: Rest) -> None:
     content_type = 'multipart/form-data; charset=punycode; boundary="edge"'
     answer = rest.post("/v1/classify/lstm", body, content_type=content_type)
     assert (answer.status, len(answer.json["labels"])) == (200, 2)
+
+
+@pytest.mark.parametrize("boundary", ['x\\"; charset=\\"punycode', "", "x" * 71, "\xe9"])
+def test_a_boundary_that_could_name_a_charset_is_refused(rest: Rest, boundary: str) -> None:
+    """It becomes part of a header that is read again."""
+    body = f'--{boundary}\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--{boundary}--\r\n'.encode("latin-1")
+    answer = rest.post("/v1/classify/lstm", body, content_type=f'multipart/form-data; boundary="{boundary}"')
+    assert answer.status == 400
+    assert "no boundary as RFC 2046 describes it" in answer.json["error"]
