@@ -4,8 +4,9 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import get_ident
 from typing import Any, Generic, TypeVar
 
@@ -137,20 +138,24 @@ class Queries:
                 _record(self._engine, query, error)
             raise
         pending: list[PendingQuery[Response]] = [self.pending() for _ in queries]
+        waiting = deque(zip(pending, queries, strict=True))
+        del queries
 
         def submit_all() -> None:
             self._decoding_places.leave()
-            for each, query in zip(pending, queries, strict=True):
+            for each, query in _taken_from(waiting):
                 each.submit(self._engine, query, deadline)
 
         self.open += 1
         try:
-            # Where the caller leaves, its message stays in memory until a thread gets to it, and so must its place.
+            # Where the caller leaves, its place stays taken until a thread gets to it: such jobs must not gather.
             await asyncio.shield(self._loop.run_in_executor(self._threads, submit_all))
             return [await each for each in pending]
         except asyncio.CancelledError:
             for each in pending:
                 each.cancel()
+            for each, query in _taken_from(waiting):  # now, so that no message waits for a thread that passes it over
+                each.submit(self._engine, query, deadline)
             raise
         finally:
             self._ended()
@@ -175,6 +180,13 @@ class Queries:
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(cancel_futures=True)
+
+
+def _taken_from(items: "deque[Result]") -> Iterator[Result]:
+    """Take items out, until none is left; two threads may do so at once."""
+    with suppress(IndexError):
+        while True:
+            yield items.popleft()
 
 
 def _record(engine: Engine, query: Query[Any], error: Exception) -> None:
