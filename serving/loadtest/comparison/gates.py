@@ -215,7 +215,7 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
     sentences = []
     left_out = ""
     for load in _loads(gate.figure, results):
-        if load is not None and _leaves_out(gate, load, results.scenario):
+        if load is not None and _leaves_out(gate, load, results, baseline):
             left_out = f"; {load} is left out, a rate that each test finds for itself"
             continue
         value = _value(gate.figure, results, load)
@@ -234,11 +234,13 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
     return GateOutcome(gate.text, False, f"not {gate.text}: {'; '.join(sentences)}{left_out}")
 
 
-def _leaves_out(gate: Gate, load: Load, scenario: Scenario) -> bool:
+def _leaves_out(gate: Gate, load: Load, results: Results, baseline: SavedResults | None) -> bool:
     """Whether the comparison leaves out this load: a rate that the test found, at which the other side did not run."""
-    # A derived rate is the same for all targets, but another one in each test. A peak is another one for each target.
-    differs = gate.against_baseline or scenario.find_peak
-    return gate.needs_common_load and differs and load not in _planned_loads(scenario)
+    if not gate.needs_common_load or load in _planned_loads(results.scenario):
+        return False
+    if gate.against is not None:
+        return all((run.target, run.load) != (gate.against.target, load) for run in results.runs)
+    return baseline is None or baseline.run(gate.figure.target, load) is None
 
 
 def _loads(figure: Figure, results: Results) -> Iterator[Load | None]:

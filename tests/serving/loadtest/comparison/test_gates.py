@@ -228,7 +228,7 @@ def test_a_load_is_named_by_its_amount_or_in_words() -> None:
     assert str(ClosedLoop(8)) == "8 in flight"
 
 
-def default_loads(rate: float, slow_load: ClosedLoop | None = None) -> Results:
+def default_loads(rate: float, slow_load: Load | None = None) -> Results:
     """The runs of a test without --concurrency and --rate; under `slow_load` a call takes twice as long."""
     loads: list[Load] = [*map(ClosedLoop, DEFAULT_CONCURRENCIES), OpenLoop(rate)]
     runs = []
@@ -251,6 +251,14 @@ def test_a_baseline_with_another_derived_rate_is_compared_under_the_other_loads(
     slower = judge(gate, default_loads(1_700.0, slow_load=ClosedLoop(64)), baseline)
     assert slower.failed
     assert "at 64 in flight is" in slower.sentence
+
+
+def test_a_rate_that_both_tests_found_is_compared() -> None:
+    gate = parse("fast.p99 > 1.5 * baseline", NAMES, has_baseline=True)
+    baseline = replace(BASELINE, runs=default_loads(1_700.0).runs)
+    slower = judge(gate, default_loads(1_700.0, slow_load=OpenLoop(1_700.0)), baseline)
+    assert slower.failed
+    assert "at 1,700 calls/s" in slower.sentence
 
 
 def test_a_rate_that_is_derived_for_all_targets_is_compared_between_them() -> None:
