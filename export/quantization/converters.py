@@ -22,6 +22,7 @@ PASSING = ("Relu", "Clip", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeez
 """Computed in 8 bits between two of them, so that no value is converted to FP32 and back."""
 _OPSET = 13
 """The first in which weights may have a scale for each channel."""
+_AT_A_TIME = 256
 _LARGEST = 65_504 / 2
 """Half of the largest number of half precision: other samples may be larger than those that were seen."""
 
@@ -120,7 +121,8 @@ class Fp16Converter:
             calibrator = create_calibrator(
                 folder / "named.onnx", None, augmented_model_path=str(folder / "calibration.onnx")
             )
-            calibrator.collect_data(_Reader(samples))
+            for start in range(0, len(samples), _AT_A_TIME):  # it keeps figures of each sample until a call ends
+                calibrator.collect_data(_Reader(samples[start : start + _AT_A_TIME]))
             ranges = {
                 name: max(float(np.abs(end).max()) for end in values.range_value)
                 for name, values in calibrator.compute_data().items()
