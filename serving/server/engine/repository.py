@@ -50,11 +50,8 @@ def stamp(file: ModelFile) -> FolderStamp:
 
 
 def has_route_file(models: Path, name: str) -> bool:
-    """Whether a folder has a route.toml, which it may have beside versions; False too where it cannot be read."""
-    try:
-        return (models / name / model_repository.ROUTE_FILE).is_file()
-    except OSError:
-        return False
+    """Whether a folder has a route.toml, which it may have beside versions. Raises OSError where it cannot be read."""
+    return (models / name / model_repository.ROUTE_FILE).is_file()
 
 
 def published(models: Path) -> list[tuple[str, str]]:

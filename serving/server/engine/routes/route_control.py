@@ -68,9 +68,18 @@ class RouteControl:
         return is_route(self._models, name)
 
     def among(self, names: Iterable[str]) -> set[str]:
-        """Return which of these names are routes; a route.toml beside a model's versions is logged, once."""
-        files = {name for name in names if repository.has_route_file(self._models, name)}
-        routes = {name for name in files if self.is_route(name)}
+        """Return which of these names are routes, those included that serve and whose folders cannot be read now.
+
+        A route.toml beside a model's versions is logged, once.
+        """
+        files, unreadable = set(), set()
+        for name in names:
+            try:
+                if repository.has_route_file(self._models, name):
+                    files.add(name)
+            except OSError:
+                unreadable.add(name)
+        routes = {name for name in files if self.is_route(name)} | (unreadable & self._wanted)
         for name in sorted(files - routes - self._unused):
             reason = "the folder has versions, so the name is a model's; a route needs a folder of its own"
             log.warning(f"{ROUTE_FILE} not followed", model=name, reason=reason)

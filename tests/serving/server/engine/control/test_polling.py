@@ -12,7 +12,7 @@ from hangtag.serving.model_repository import SETTINGS_FILE
 from hangtag.serving.server.errors import ControlError, RepositoryError
 from tests import onnx_models
 from tests.serving.server.engine.control.controlled import Start, add, remove, spoil
-from tests.serving.server.engine.control.route_files import write
+from tests.serving.server.engine.control.route_files import SPLIT, publish_members, write
 
 
 def test_polling_serves_new_versions_and_ends_removed_ones(models: Path, start: Start) -> None:
@@ -181,6 +181,29 @@ def test_a_models_folder_that_cannot_be_read_holds_up_no_other(
     with pytest.raises(ControlError, match="cannot be read: Permission denied"):
         explicit.control.load("gather")
     assert explicit.control.published() == [("text", "2")]
+
+
+def test_a_route_serves_on_while_its_folder_cannot_be_read(
+    models: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_members(models)
+    write(models, "both", SPLIT)
+    controlled = start("poll")
+    assert "both" in controlled.served()
+    is_file = Path.is_file
+
+    def hidden(file: Path) -> bool:
+        if file.parent == models / "both":
+            raise PermissionError(13, "Permission denied")
+        return is_file(file)
+
+    monkeypatch.setattr(Path, "is_file", hidden)
+    controlled.control.poll()
+    assert "both" in controlled.served()
+    monkeypatch.undo()
+    remove(models / "both/route.toml")
+    controlled.control.poll()
+    assert "both" not in controlled.served()
 
 
 def test_polling_follows_a_promotion_and_a_rollback(models: Path, start: Start) -> None:
