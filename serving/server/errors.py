@@ -3,6 +3,7 @@
     ServerError
     ├── InvalidRequestError     the request does not fit the model: names, datatypes, shapes, contents
     ├── NotFoundError           no such model, or no such version of it
+    │   └── NothingToUnloadError  ... which is to be unloaded
     ├── MessageTooLargeError    the request or the response is larger than --max-message-mib
     ├── QueueFullError          as many requests wait, or take as much memory, as they may; nothing was started
     ├── DeadlineError           the client's deadline passed, or would pass, before the answer was computed
@@ -33,6 +34,10 @@ class InvalidRequestError(ServerError):
 
 class NotFoundError(ServerError):
     """The model, or the version of it, is not served here."""
+
+
+class NothingToUnloadError(NotFoundError):
+    """The model that should be unloaded is not served."""
 
 
 class MessageTooLargeError(ServerError):

@@ -19,7 +19,14 @@ from hangtag.serving.server.engine.retirement import RetiredModels
 from hangtag.serving.server.engine.routes.route_control import RouteControl
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.engine.start_versions import StartVersions
-from hangtag.serving.server.errors import ControlError, NotFoundError, RepositoryError, StartError, UnavailableError
+from hangtag.serving.server.errors import (
+    ControlError,
+    NotFoundError,
+    NothingToUnloadError,
+    RepositoryError,
+    StartError,
+    UnavailableError,
+)
 from hangtag.serving.server.host.watched_files import FolderStamp
 from hangtag.serving.server.telemetry.server_state import LOADING, UNAVAILABLE, ServerState, VersionState
 
@@ -150,7 +157,9 @@ class ModelControl:
             self._loader.forget_others(name, ())
             if not self._engine.versions(name) and not self._routes.wants(name):
                 served = ", ".join(self._engine.names()) or "none"
-                raise NotFoundError(f"no model {name!r} is served, so there is nothing to unload; served: {served}")
+                raise NothingToUnloadError(
+                    f"no model {name!r} is served, so there is nothing to unload; served: {served}"
+                )
             self._retired.add(self._engine.serve(name, []))
             self._routes.drop(name)
             self._routes.refresh()

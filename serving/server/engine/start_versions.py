@@ -59,5 +59,6 @@ class StartVersions:
             files = repository.numbered_versions(models / name)
         chosen = [file for file in files if file.version in served]
         if not chosen:
-            log.warning("versions gone from the repository; others are loaded", model=name, gone=served)
+            others = "others are loaded" if files else "only the other workers serve them"
+            log.warning(f"versions gone from the repository; {others}", model=name, gone=served)
         return chosen or files

@@ -103,7 +103,8 @@ def _histograms(served: list[VersionState], state: ServerState) -> Iterator[Metr
     yield requests
     shed = CounterMetricFamily(
         "hangtag_shed_requests",
-        "Requests refused because as many wait, or take as much memory, as may; without a model: before they were read",
+        "Requests refused because the limit on waiting requests, or on their memory, was reached; without a model: "
+        "before they were read",
         labels=["model"],
     )
     for model, count in state.shed.items():

@@ -18,6 +18,7 @@ from hangtag.serving.server.errors import (
     InvalidValuesError,
     MessageTooLargeError,
     NotFoundError,
+    NothingToUnloadError,
     QueueFullError,
     ServerError,
     UnauthenticatedError,
@@ -30,6 +31,7 @@ STATUS: dict[type[ServerError], grpc.StatusCode] = {
     # The request does not fit the model that it names.
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     # No model of this name, or no version of it, is served here.
+    NothingToUnloadError: grpc.StatusCode.NOT_FOUND,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
     # The queue is full: the model's holds max_queue_size requests, as many wait to be decoded, too many streams are
     # open, or the bodies of HTTP requests take --max-http-bodies-mib.

@@ -18,14 +18,14 @@ class ReplacementPolicy:
         """A worker has come to listen, so replacements work."""
         self._attempts = 0
 
-    def delay_after(self, lifetime: float, *, listened: bool) -> float | None:
+    def delay_after(self, lifetime: float, *, failed: bool) -> float | None:
         """The seconds to wait before replacing a worker that has ended; None to give up.
 
         Args:
             lifetime: How many seconds the worker lived.
-            listened: Whether it had come to listen. Otherwise it is a replacement that failed.
+            failed: Whether it counts as a replacement that failed: it never listened.
         """
-        self._attempts += not listened
+        self._attempts += failed
         self._short_lives = 0 if lifetime >= STABLE_SECONDS else self._short_lives + 1
         if self._attempts >= MAX_ATTEMPTS:
             return None

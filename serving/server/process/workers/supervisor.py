@@ -10,9 +10,9 @@ import structlog
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import require_names
-from hangtag.serving.server.errors import ControlError, StartError, UnavailableError
+from hangtag.serving.server.errors import ControlError, StartError
+from hangtag.serving.server.process.workers.changes import let_follow, let_one_try
 from hangtag.serving.server.process.workers.messages import GetState, Listening, Load, Loaded, Poll, StartFailed, Unload
-from hangtag.serving.server.process.workers.pipe_rpc import PeerError
 from hangtag.serving.server.process.workers.replacement import MAX_ATTEMPTS, ReplacementPolicy
 from hangtag.serving.server.process.workers.shared_port import SharedPorts
 from hangtag.serving.server.process.workers.worker_process import WorkerProcess
@@ -203,7 +203,7 @@ class Supervisor:
                 self._give_up(reason)
                 return
             self._restarts += 1
-            delay = self._policy.delay_after(time.monotonic() - worker.started, listened=listened)
+            delay = self._policy.delay_after(time.monotonic() - worker.started, failed=not listened)
         if delay is not None:
             log.warning("worker ended", worker=worker.number, pid=worker.pid, reason=reason, replaced_in_seconds=delay)
         self._replace(worker.number, delay, reason)
@@ -219,9 +219,13 @@ class Supervisor:
                     self._start_worker(number)
                 except StartError as error:
                     reason = str(error)
-                    delay = self._policy.delay_after(0.0, listened=False)
+                    # The system may refuse for a moment, and the workers that listen need not end for that.
+                    others_listen = any(worker.listening for worker in self._workers.values())
+                    delay = self._policy.delay_after(0.0, failed=not others_listen)
                 else:
                     return
+            if delay is None:
+                break
             log.warning("worker not started", worker=number, reason=reason, tried_again_in_seconds=delay)
         with self._changed:
             self._give_up(f"a worker could not be replaced, {MAX_ATTEMPTS} times: {reason}")
@@ -242,21 +246,12 @@ class Supervisor:
         workers = self._workers_that_get_changes()
         if not workers:
             raise ControlError("no worker is running; try again in a moment")
-        try:
-            workers[0].call(message)
-        except PeerError as error:
-            raise ControlError(f"the worker that tried it first has ended; it is replaced: {error}") from error
+        followers = let_one_try(workers, message)
         # Before a worker is killed, because its replacement starts with what is recorded. The model comes first,
         # so that a worker that starts in between repeats the change instead of missing it.
         record(message.name)
         self._changes.append(message.name)
-        for worker in workers[1:]:
-            try:
-                worker.call(message)
-            except Exception as error:
-                log.warning("worker does not follow; it is replaced", worker=worker.number, reason=str(error))
-                if not isinstance(error, UnavailableError):  # that comes from one that stops, and still answers calls
-                    worker.kill()
+        let_follow(followers, message)
         self._check_workers()
 
     def _check_workers(self) -> None:

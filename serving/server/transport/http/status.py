@@ -13,6 +13,7 @@ from hangtag.serving.server.errors import (
     InvalidValuesError,
     MessageTooLargeError,
     NotFoundError,
+    NothingToUnloadError,
     QueueFullError,
     ServerError,
     UnauthenticatedError,
@@ -35,6 +36,7 @@ class ForeignOriginError(UnauthenticatedError):
 STATUS: dict[type[ServerError], int] = {
     UnsupportedEncodingError: 415,
     InvalidRequestError: 400,
+    NothingToUnloadError: 404,
     NotFoundError: 404,
     QueueFullError: 429,
     MessageTooLargeError: 413,

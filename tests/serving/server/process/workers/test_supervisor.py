@@ -15,8 +15,8 @@ import pytest
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import ModelControl
-from hangtag.serving.server.errors import StartError, UnavailableError
-from hangtag.serving.server.process.workers import messages, supervisor, worker_process
+from hangtag.serving.server.errors import NotFoundError, StartError, UnavailableError
+from hangtag.serving.server.process.workers import messages, replacement, supervisor, worker_process
 from hangtag.serving.server.process.workers.messages import Load, Poll
 from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
 from hangtag.serving.server.process.workers.supervisor import Supervisor
@@ -224,6 +224,27 @@ def test_the_repository_is_polled_only_while_all_workers_listen(models: Path, mo
         supervised.stop(grace=5)
 
 
+def test_other_workers_serve_on_while_the_system_starts_no_process(
+    supervised: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals: list[Any] = []
+
+    class Refused(WorkerProcess):
+        def __init__(self, *arguments: Any) -> None:
+            if len(refusals) < 2 * replacement.MAX_ATTEMPTS:
+                refusals.append(arguments)
+                raise StartError("Resource temporarily unavailable")
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(replacement, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(supervisor, "WorkerProcess", Refused)
+    before = supervised._workers[0]
+    before.kill()
+    wait_until_replaced(supervised, 0, before)
+    assert len(refusals) == 2 * replacement.MAX_ATTEMPTS
+    assert not supervised.failure
+
+
 def refuses_to_load(worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
     call = worker.call
 
@@ -259,6 +280,32 @@ def test_a_worker_that_stops_meanwhile_is_not_killed_so_that_it_answers_its_call
     refuses_to_load(second, monkeypatch, UnavailableError("the server is stopping, and changes nothing any more"))
     supervised.load("text")
     assert not second.join(timeout=1)
+
+
+def test_a_worker_that_stops_leaves_the_change_to_the_others(
+    supervised: Supervisor, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_models.publish(models, "text", onnx_models.text())
+    first, second = supervised._workers.values()
+    refuses_to_load(first, monkeypatch, UnavailableError("the server is stopping, and changes nothing any more"))
+    supervised.load("text")
+    assert models_of(second) == {"gather", "text"}
+    refuses_to_load(second, monkeypatch, UnavailableError("the server is stopping, and changes nothing any more"))
+    with pytest.raises(UnavailableError):
+        supervised.load("text")
+
+
+@pytest.mark.parametrize("having", [0, 1])
+def test_a_model_that_only_one_worker_serves_can_be_unloaded(supervised: Supervisor, models: Path, having: int) -> None:
+    """As after its folder is gone, and another worker was replaced by one that starts without it."""
+    onnx_models.publish(models, "text", onnx_models.text())
+    workers = list(supervised._workers.values())
+    workers[having].call(Load("text"))
+    supervised.unload("text")
+    assert [models_of(worker) for worker in workers] == [{"gather"}] * 2
+    assert list(supervised._workers.values()) == workers
+    with pytest.raises(NotFoundError, match="there is nothing to unload"):
+        supervised.unload("text")
 
 
 def test_a_route_without_its_shadow_is_loaded_in_every_worker(supervised: Supervisor, models: Path) -> None:
