@@ -18,6 +18,7 @@ import httpx2
 
 # A stream of httpcore2's gives the timeout to each send of a write. The system takes so few bytes in one.
 _WRITE_BYTES = 16 << 10
+_PORTS = {"http": 80, "https": 443}
 _FAILURES = (
     httpcore2.TimeoutException,
     httpcore2.NetworkError,
@@ -165,21 +166,29 @@ def _environment_proxy(url: httpx2.URL) -> httpcore2.Proxy | None:
     """The proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names for a URL, unless NO_PROXY has its host."""
     proxies = urllib.request.getproxies()
     name = proxies.get(url.scheme) or proxies.get("all")
-    if not name or _goes_direct(url.host, proxies.get("no", "")):
+    if not name or any(_exempts(entry.strip(), url) for entry in proxies.get("no", "").split(",")):
         return None
     proxy = httpx2.Proxy(name if "://" in name else f"http://{name}")
     return httpcore2.Proxy(str(proxy.url), proxy.raw_auth)
 
 
-def _goes_direct(host: str, no_proxy: str) -> bool:
-    """Whether NO_PROXY has a host: by its name or, which the standard library does not know, as 10.0.0.0/8."""
-    if urllib.request.proxy_bypass(host):
+def _exempts(entry: str, url: httpx2.URL) -> bool:
+    """Whether an entry of NO_PROXY has a URL's host.
+
+    It may be of any form that httpx2 knows, by which AsyncClient goes. The standard library does not know
+    *.example.com, [::1], 10.0.0.0/8 and https://example.com.
+    """
+    scheme, _, name = entry.rpartition("://")
+    if scheme not in ("", "all", url.scheme):
+        return False
+    if name == "*":
         return True
-    for entry in no_proxy.split(","):
-        with suppress(ValueError):  # one of them is no address
-            if ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip(), strict=False):
-                return True
-    return False
+    name = name.removeprefix("*").removeprefix(".").replace("[", "").replace("]", "").lower()
+    with suppress(ValueError):  # one of them is no address
+        if ipaddress.ip_address(url.host) in ipaddress.ip_network(name, strict=False):
+            return True
+    ends = f".{url.host}", f".{url.host}:{url.port or _PORTS[url.scheme]}"
+    return name != "" and any(end.endswith(f".{name}") for end in ends)
 
 
 @contextmanager

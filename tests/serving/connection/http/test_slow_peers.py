@@ -176,10 +176,43 @@ def test_the_proxy_that_the_environment_names_is_used(kind: Kind, paths: tuple[s
     assert paths[1] == ["http://models.example:8000/v2/repository/index"]
 
 
-@pytest.mark.parametrize("exempt", ["127.0.0.1", "example.com, 127.0.0.0/8", "*"])
+@pytest.mark.parametrize("exempt", ["127.0.0.1", "example.com, 127.0.0.0/8", "*", "localhost,*", "http://127.0.0.1"])
 def test_a_host_that_needs_no_proxy_is_called_directly(
     kind: Kind, paths: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch, exempt: str
 ) -> None:
     monkeypatch.setenv("NO_PROXY", exempt)
     assert models_at(kind, paths[0]) == []
     assert paths[1] == ["/v2/repository/index"]
+
+
+# No name of .invalid has an address, and nothing listens at port 1: the calls that no proxy is asked for fail.
+@pytest.mark.parametrize(
+    ("address", "exempt"),
+    [
+        ("models.invalid:8000", "models.invalid"),
+        ("models.invalid:8000", ".invalid"),
+        ("models.invalid:8000", "localhost, *.invalid"),
+        ("models.invalid:8000", "models.invalid:8000"),
+        ("models.invalid", "models.invalid"),
+        ("[::1]:1", "::1"),
+        ("[::1]:1", "[::1]"),
+        ("[::1]:1", "[::1]:1"),
+        ("[::1]:1", "::/64"),
+    ],
+)
+def test_no_proxy_is_asked_for_a_host_that_needs_none(
+    kind: Kind, paths: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch, address: str, exempt: str
+) -> None:
+    monkeypatch.setenv("NO_PROXY", exempt)
+    with pytest.raises(ClientError, match=r"the host of .* is unknown|no server answers"):
+        models_at(kind, address)
+    assert paths[1] == []
+
+
+@pytest.mark.parametrize("exempt", ["dels.invalid", "models.invalid:9000", "https://models.invalid", "[::1]", "::/0"])
+def test_a_host_that_no_proxy_does_not_have_is_called_through_the_proxy(
+    kind: Kind, paths: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch, exempt: str
+) -> None:
+    monkeypatch.setenv("NO_PROXY", exempt)
+    assert models_at(kind, "models.invalid:8000") == []
+    assert paths[1] == ["http://models.invalid:8000/v2/repository/index"]
