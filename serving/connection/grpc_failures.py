@@ -11,7 +11,8 @@ from hangtag.serving.connection.method import Method
 
 # gRPC's words for a port that answers in another protocol, to a call without TLS and to one with it.
 _NOT_GRPC = ("Failed parsing HTTP/2", "handshake failed")
-# And for an answer that is none of a gRPC server's. UNAVAILABLE stands for the statuses 429, 502, 503 and 504.
+# And for an answer that is none of a gRPC server's. UNAVAILABLE stands for the statuses 429, 502, 503 and 504, and
+# UNKNOWN for 500 and others; 401, 403 and 404 have codes of their own.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
 # And for a stream whose other side answered in HTTP alone while the client could still send; the code is INTERNAL.
 _ANSWERED_IN_HTTP = "RST_STREAM with error code 0"
@@ -33,11 +34,11 @@ def explained(error: grpc.RpcError, address: str, timeout: float | None, method:
         method: what was called.
     """
     code, details = error.code(), error.details() or ""
+    answer_lost = _answer_lost(code, details)
     if code is grpc.StatusCode.INTERNAL and _ANSWERED_IN_HTTP in details:
         code = grpc.StatusCode.UNAVAILABLE
-        details = f"a proxy at {address} ended the stream without an answer: no server behind it took the call"
+        details = f"a proxy at {address} ended the stream without the answer of a server"
     unavailable = code is grpc.StatusCode.UNAVAILABLE
-    answer_lost = code is grpc.StatusCode.CANCELLED or (unavailable and _broke(details))
     speaks_no_grpc = unavailable and any(words in details for words in _NOT_GRPC)
     if speaks_no_grpc and (explanation := server_address.http_explanation(address)):
         details = explanation
@@ -51,6 +52,17 @@ def explained(error: grpc.RpcError, address: str, timeout: float | None, method:
     return ClientError(code, message)
 
 
+def _answer_lost(code: grpc.StatusCode, details: str) -> bool:
+    """Whether the server may have executed the call: the connection to it ended, or a proxy answered in its place."""
+    if code is grpc.StatusCode.CANCELLED:
+        return True
+    if code is grpc.StatusCode.INTERNAL:
+        return _ANSWERED_IN_HTTP in details
+    if code is grpc.StatusCode.UNAVAILABLE and _broke(details):
+        return True
+    return code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN) and bool(_HTTP_STATUS.search(details))
+
+
 def _broke(details: str) -> bool:
     """Whether the connection ended under the call, which the server may have executed then."""
     return "failed to connect" not in details and bool(_BROKEN.search(details))
@@ -60,7 +72,7 @@ def _unavailable(details: str, address: str) -> str:
     if "handshake failed" in details:
         return f"no TLS with {address}; is --tls-ca its authority, and does it serve TLS? {_reason(details)}"
     if status := _HTTP_STATUS.search(details):
-        return f"a proxy at {address} answered HTTP {status[1]}: no server behind it took the call"
+        return f"a proxy at {address} answered HTTP {status[1]} in place of a server"
     if "Socket closed" in details:
         return (
             f"the server at {address} closed the connection; "

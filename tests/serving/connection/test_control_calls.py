@@ -1,6 +1,8 @@
 """Loads and unloads whose connection breaks: the server may have executed them, so they are not repeated."""
 
 import socket
+import socketserver
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -17,6 +19,8 @@ from tests.serving.web_server import web_server
 
 TIMEOUT = 30.0
 RETRYING = ConnectionOptions(retries=4, initial_backoff=0.05)
+DATA, HEADERS, _, RST_STREAM, SETTINGS = range(5)
+END_STREAM, END_HEADERS = 0x1, 0x4
 UNKNOWN = r"whether the server has done it is unknown, and the call is not repeated: models\(\) of a client"
 
 
@@ -27,6 +31,36 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ServerConfig:
     onnx_models.publish(models, "gather", onnx_models.gather())
     onnx_models.publish(models, "text", onnx_models.text())
     return ServerConfig(models=models, model_control="explicit", load_model=("text",), port=0, http_port=0)
+
+
+class Http2Peer(socketserver.StreamRequestHandler):
+    """Answers each call over HTTP/2 with the same frame, as proxies do that get no answer from a server."""
+
+    kind, flags, payload = 0, 0, b""
+
+    def handle(self) -> None:
+        self.rfile.read(len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+        self.send(SETTINGS, 0, 0, b"")
+        while len(head := self.rfile.read(9)) == 9:
+            self.rfile.read(int.from_bytes(head[:3]))
+            if head[3] in (DATA, HEADERS) and head[4] & END_STREAM:
+                self.send(self.kind, self.flags, int.from_bytes(head[5:]), self.payload)
+
+    def send(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        self.wfile.write(len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload)
+
+
+class Answers502(Http2Peer):
+    kind, flags = HEADERS, END_STREAM | END_HEADERS
+    payload = b"\x08\x03502"  # HPACK: the name of its table's entry 8, :status, and a value of three bytes
+
+
+class Answers500(Answers502):
+    payload = b"\x08\x03500"
+
+
+class EndsStream(Http2Peer):
+    kind, payload = RST_STREAM, bytes(4)
 
 
 def wait_until_served(server: Server, model: str, served: bool) -> None:
@@ -83,3 +117,27 @@ def test_the_refusal_of_a_proxy_says_nothing_of_the_server(kind: Kind) -> None:
             client.unload_model("text")
         with pytest.raises(ClientError, match=r"answered 502 bad gateway$"):
             client.models()
+
+
+@pytest.mark.parametrize(
+    ("peer", "refusal"),
+    [
+        (Answers502, "answered HTTP 502 in place of a server"),
+        (Answers500, "Received http2 header with status: 500"),
+        (EndsStream, "ended the stream without the answer of a server"),
+    ],
+)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.http], ids=str)
+def test_the_refusal_of_a_proxy_over_grpc_says_nothing_of_the_server(
+    kind: Kind, peer: type[Http2Peer], refusal: str
+) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), peer) as proxy:
+        threading.Thread(target=proxy.serve_forever, args=(0.01,)).start()
+        try:
+            with kind.open(f"127.0.0.1:{proxy.server_address[1]}", options=RETRYING) as client:
+                with pytest.raises(ClientError, match=f"{refusal}; {UNKNOWN}"):
+                    client.unload_model("text")
+                with pytest.raises(ClientError, match=f"{refusal}$"):
+                    client.models()
+        finally:
+            proxy.shutdown()
