@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2
 
 from hangtag.serving import address as server_address
 from hangtag.serving.connection.connect import connect
-from hangtag.serving.connection.errors import ClientError, ClosedError
+from hangtag.serving.connection.errors import ClientError, ClosedError, StatusLostError
 from hangtag.serving.connection.method import Method
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
@@ -127,10 +127,11 @@ def seconds_until(deadline: float) -> float:
 def outlasted(error: ClientError) -> bool:
     """Return whether a wait goes on after its Watch failed: the server stopped, or the connection to it broke.
 
-    CANCELLED is gRPC's answer to calls that arrive at a server while it stops.
+    CANCELLED is gRPC's answer to calls that arrive at a server while it stops. Where the status is lost, the next Watch
+    may tell more.
     """
     stopped = error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-    return stopped and not isinstance(error, ClosedError)
+    return isinstance(error, StatusLostError) or (stopped and not isinstance(error, ClosedError))
 
 
 def not_ready(address: str, model: str, *, unknown: bool) -> ClientError:

@@ -21,7 +21,8 @@ from hangtag.serving.credentials import Credentials, channel_arguments
 Response = TypeVar("Response", bound=Message)
 
 # grpc.aio's words, with the status INTERNAL, where it comes to send a request of a stream that has ended: by its
-# deadline, while the event loop was busy, or by a server that stops. The stream's own status is lost then.
+# deadline, while the event loop was busy, or by the other side. The stream's own status is lost then. Where it comes to
+# send the end of the requests instead, it cancels the call.
 _CORE_REFUSES = "Internal error from Core"
 
 
@@ -60,7 +61,8 @@ class AioConnection:
         except grpc.RpcError as error:
             raise await self._explained(error, self._timeout, method) from error
         except asyncio.CancelledError:
-            self._require_cancelled()
+            if self._closed and not _cancelled():  # gRPC raises the same for a closed channel
+                raise errors.closed() from None
             raise
         keep_costs(response, metadata)
         return response
@@ -74,13 +76,15 @@ class AioConnection:
         wait_for_ready: bool = False,
     ) -> AsyncGenerator[Response, None]:
         """Yield a stream's responses, as ``GrpcConnection.stream`` does; a task of gRPC's takes the requests."""
-        failures: list[Exception] = []
+        failures: list[BaseException] = []
 
         async def outgoing() -> AsyncIterator[Message]:
             try:
                 async for request in requests:
                     yield request
-            except Exception as error:  # gRPC would log it and cancel the requests in flight
+            except (Exception, asyncio.CancelledError) as error:  # gRPC would log it and cancel the requests in flight
+                if _cancelled():
+                    raise
                 failures.append(error)
 
         start: grpc.aio.StreamStreamMultiCallable[Message, Response] = self._open_channel().stream_stream(
@@ -93,15 +97,15 @@ class AioConnection:
             async for response in call:
                 yield response
         except grpc.RpcError as error:
-            ended = error.details() == _CORE_REFUSES
-            if (ended and time.monotonic() >= ends) or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            if error.details() == _CORE_REFUSES:
+                raise self._status_lost(ends, timeout) from error
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise errors.stream_too_late(self.address, timeout) from error
-            if ended:
-                raise errors.stream_ended(self.address) from error
             raise await self._explained(error, timeout, method) from error
-        except asyncio.CancelledError:
-            self._require_cancelled()
-            raise
+        except asyncio.CancelledError as error:
+            if _cancelled():
+                raise
+            raise (errors.closed() if self._closed else self._status_lost(ends, timeout)) from error
         finally:
             call.cancel()  # the caller may have stopped reading
         if failures:
@@ -120,12 +124,18 @@ class AioConnection:
             return grpc.aio.insecure_channel(self.address, self._arguments)
         return grpc.aio.secure_channel(self.address, self._tls, self._arguments)
 
-    def _require_cancelled(self) -> None:
-        """Raise ClientError where not the caller's task is cancelled: gRPC raises the same for a closed channel."""
-        task = asyncio.current_task()
-        if self._closed and task is not None and not task.cancelling():
-            raise errors.closed()
+    def _status_lost(self, ends: float, timeout: float | None) -> errors.ClientError:
+        """The error of a stream that ended without a status, perhaps at its deadline ``ends``."""
+        if time.monotonic() >= ends:
+            return errors.stream_too_late(self.address, timeout)
+        return errors.status_lost(self.address)
 
     async def _explained(self, error: grpc.RpcError, timeout: float | None, method: Method[Any]) -> errors.ClientError:
         # In a thread, because it may ask the port for HTTP.
         return await asyncio.to_thread(explained, error, self.address, timeout, method)
+
+
+def _cancelled() -> bool:
+    """Whether the task that runs is being cancelled, so that a CancelledError in it is not gRPC's."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

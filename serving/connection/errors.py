@@ -27,6 +27,10 @@ class ClosedError(ClientError):
     """The client was closed, so that no further call of it can succeed."""
 
 
+class StatusLostError(ClientError):
+    """A stream ended, and nothing says why."""
+
+
 def closed() -> ClosedError:
     """Return the error of a call on a client that was closed."""
     return ClosedError(grpc.StatusCode.CANCELLED, "this client is closed; make another one")
@@ -39,10 +43,13 @@ def stream_too_late(address: str, seconds: float | None) -> ClientError:
     return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
 
 
-def stream_ended(address: str) -> ClientError:
+def status_lost(address: str) -> StatusLostError:
     """Return the error of a stream that ended while its requests were sent, and whose status gRPC has lost."""
-    message = f"the stream to {address} ended before its requests were sent: the server stops, or the connection broke"
-    return ClientError(grpc.StatusCode.UNAVAILABLE, message)
+    message = (
+        f"the stream to {address} ended before its requests were sent, and gRPC lost the reason: the server stops or "
+        "refuses the stream, a proxy answered in its place, or the connection broke"
+    )
+    return StatusLostError(grpc.StatusCode.UNKNOWN, message)
 
 
 def unreadable(source: str, error: Exception) -> ClientError:
