@@ -41,11 +41,7 @@ def main(only: tuple[str, ...], rounds: int, seconds: float, models: Path, out: 
     conditions = results.conditions(command, versions(PACKAGES))
     with ExitStack() as stack:
         starts = launches(only, models, stack)
-        started = {
-            id(launch): stack.enter_context(served(launch))
-            for launch in {id(launch): launch for launch in starts.values()}.values()
-        }
-        servers = {name: started[id(launch)] for name, launch in starts.items()}
+        servers = {name: stack.enter_context(served(launch)) for name, launch in starts.items()}
         progress = stack.enter_context(progress_bar(console))
         task = progress.add_task("", total=rounds * len(LOADS) * len(servers))
 

@@ -56,13 +56,12 @@ class Requests:
 
 
 def launches(names: Iterable[str], models: Path, stack: ExitStack) -> dict[str, Launch]:
-    """How to start the server of each of these systems; ``http``, ``json`` and ``grpc`` have one together.
+    """How to start the server of each of these systems.
 
     Raises:
         click.ClickException: one of them cannot be had on this machine.
     """
     by_name: dict[str, Launch] = {}
-    both = None
     for name in names:
         if name == "fastapi":
             by_name[name] = fastapi(models)
@@ -75,8 +74,7 @@ def launches(names: Iterable[str], models: Path, stack: ExitStack) -> dict[str, 
         elif name == "grpc-alone":
             by_name[name] = hangtag_serve(models, "--transport", "native")
         else:
-            both = both or _with_http(models)
-            by_name[name] = both
+            by_name[name] = _with_http(models)
     return by_name
 
 
