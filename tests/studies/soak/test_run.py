@@ -42,7 +42,7 @@ def test_a_run_calls_publishes_kills_and_records_also_if_it_is_interrupted(
 
     monkeypatch.setattr(Changes, "kill", kill_and_interrupt)
     out = tmp_path / "results.jsonl"
-    arguments = ["--minutes", "20", "--rate", "60", "--version-seconds", "1", "--kill-seconds", "1.2"]
+    arguments = ["--minutes", "20", "--rate", "60", "--version-seconds", "1", "--kill-seconds", "4"]
     result = CliRunner().invoke(
         main,
         [*arguments, "--models", str(MODELS), "--samples", str(SAMPLES), "--out", str(out), "--remark", "On a laptop."],
