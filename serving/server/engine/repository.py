@@ -49,11 +49,6 @@ def stamp(file: ModelFile) -> FolderStamp:
     return folder_stamp(file.path.parent, file.settings)
 
 
-def has_route_file(models: Path, name: str) -> bool:
-    """Whether a folder has a route.toml, which it may have beside versions. Raises OSError where it cannot be read."""
-    return (models / name / model_repository.ROUTE_FILE).is_file()
-
-
 def published(models: Path) -> list[tuple[str, str]]:
     """List each model and route with its version that is to serve, by name; leave out what cannot be read."""
     listed: list[tuple[str, str]] = []

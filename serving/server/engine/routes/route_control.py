@@ -75,7 +75,7 @@ class RouteControl:
         files, unreadable = set(), set()
         for name in names:
             try:
-                if repository.has_route_file(self._models, name):
+                if (self._models / name / ROUTE_FILE).is_file():
                     files.add(name)
             except OSError:
                 unreadable.add(name)
