@@ -128,7 +128,7 @@ def test_a_picture_whose_caller_left_keeps_its_place_until_a_thread_passes_it_ov
             for call in waiting:
                 call.cancel()
             until(lambda: live.server._grpc._queries.open == threads)
-            assert refused()  # the messages of those who left are still in memory
+            assert refused()  # the places of those who left are free when a thread has passed over them
         finally:
             held.open()
         assert all(len(call.result().labels) == 3 for call in decoded)

@@ -19,15 +19,7 @@ PLACES = pytest.mark.parametrize("place", ["model.onnx.data", "weights/model.dat
 def with_weights(models: Path, place: str) -> Path:
     """Publish version 2 of ``added``, x FP32 [batch, 2] -> y: x plus weights, and return the file that these belong
     into; its folder is there."""
-    model = onnx_models.model(
-        [onnx.helper.make_node("Add", ["x", "w"], ["y"])],
-        {"x": (onnx.TensorProto.FLOAT, ["batch", 2])},
-        {"y": (onnx.TensorProto.FLOAT, ["batch", 2])},
-    )
-    weights = model.graph.initializer.add(name="w", data_type=onnx.TensorProto.FLOAT, dims=[2])
-    weights.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", place), ("offset", "0"), ("length", str(len(WEIGHTS)))):
-        weights.external_data.add(key=key, value=value)
+    model = onnx_models.with_external_weights(place, onnx.TensorProto.FLOAT, 2)
     file = onnx_models.publish(models, "added", model, version=2).parent / place
     file.parent.mkdir(exist_ok=True)
     return file

@@ -126,15 +126,7 @@ def test_weights_outside_of_the_folder_are_not_read(models: Path, elsewhere: Pat
     (folder / "linked").symlink_to(secret)
     above = os.path.relpath(secret, folder)
     where = {"absolute": str(secret), "above": above, "linked": "linked"}[location]
-    model = onnx_models.model(
-        [onnx.helper.make_node("Add", ["x", "w"], ["y"])],
-        {"x": (onnx.TensorProto.UINT8, ["batch", 16])},
-        {"y": (onnx.TensorProto.UINT8, ["batch", 16])},
-    )
-    weights = model.graph.initializer.add(name="w", data_type=onnx.TensorProto.UINT8, dims=[16])
-    weights.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", where), ("offset", "0"), ("length", "16")):
-        weights.external_data.add(key=key, value=value)
+    model = onnx_models.with_external_weights(where, onnx.TensorProto.UINT8, 16)
     (folder / MODEL_FILE).write_bytes(model.SerializeToString())
     (file,) = versions(models, "leak")
     with pytest.raises(ModelLoadError, match="External data path"):
