@@ -17,6 +17,8 @@ from hangtag.serving.loadtest.cli.interrupts import stop_event
 from hangtag.serving.loadtest.cli.scenario_options import scenario_from, scenario_options
 from hangtag.serving.loadtest.comparison import gates
 from hangtag.serving.loadtest.comparison.compare import compare_targets
+from hangtag.serving.loadtest.comparison.gate_outcomes import judge
+from hangtag.serving.loadtest.comparison.gate_requirements import require_judgeable
 from hangtag.serving.loadtest.comparison.saved_results import SavedResults
 from hangtag.serving.loadtest.measuring.load_test import Extras, measure
 from hangtag.serving.loadtest.plan import target
@@ -157,7 +159,7 @@ def loadtest(
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     with stop_event() as stop, progress.live(stderr) as show:
         results = measure(scenario, extras, credentials, stop, show, command)
-    outcomes = tuple(gates.judge(gate, results, saved) for gate in fail_if)
+    outcomes = tuple(judge(gate, results, saved) for gate in fail_if)
     if saved is not None:
         warn_of_other_machine(saved, results.environment, stderr)
     comparisons = compare_targets(results)
@@ -195,7 +197,7 @@ def _gates(
     try:
         parsed = tuple(gates.parse(text, scenario.names, baseline is not None) for text in conditions)
         for gate in parsed:
-            gates.require_judgeable(gate, scenario, accuracy=accuracy, baseline=baseline)
+            require_judgeable(gate, scenario, accuracy=accuracy, baseline=baseline)
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
     return parsed

@@ -9,7 +9,7 @@ import click
 
 from hangtag.output import OutputError, require_writable, writing
 from hangtag.serving.loadtest.comparison.compare import Comparison
-from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.gate_outcomes import GateOutcome
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.report import csv, json_writer, junit, prometheus
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from hangtag.serving.loadtest.plan.limits import Limits
-from hangtag.serving.loadtest.plan.load import Arrivals, ClosedLoop, OpenLoop
+from hangtag.serving.loadtest.plan.load import Arrivals, ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.plan.peak_search import LOWEST_RATE
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.statistics import early_stopping
@@ -171,6 +171,11 @@ class Scenario:
         if not (math.isfinite(rate) and rate > 0):
             return ()
         return (OpenLoop(rounded_down(rate), self.arrivals),)
+
+    @property
+    def planned_loads(self) -> tuple[Load, ...]:
+        """The loads that are known before the run: all but a rate that is derived from the closed loops."""
+        return self.closed_loops + (() if self.derives_rate else self.open_loops(math.inf))
 
     @property
     def judged(self) -> bool:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from hangtag.page.environment import environment
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import Comparison
-from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.gate_outcomes import GateOutcome
 from hangtag.serving.loadtest.comparison.transports import transport_costs
 from hangtag.serving.loadtest.generator.block_result import DELAYED_AFTER, OK
 from hangtag.serving.loadtest.measuring.results import Results

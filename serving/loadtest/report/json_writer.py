@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from hangtag.serving.loadtest.comparison.compare import Comparison
-from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.gate_outcomes import GateOutcome
 from hangtag.serving.loadtest.comparison.transports import transport_costs
 from hangtag.serving.loadtest.generator.block_result import BlockResult, TimeSlice
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy

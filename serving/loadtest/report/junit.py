@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.gate_outcomes import GateOutcome
 from hangtag.serving.loadtest.measuring.results import Results
 
 SUITE = "hangtag loadtest"

@@ -10,7 +10,7 @@ from rich.text import Text
 from hangtag.printable import escaped
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import Comparison
-from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.gate_outcomes import GateOutcome
 from hangtag.serving.loadtest.comparison.transports import transport_costs
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run

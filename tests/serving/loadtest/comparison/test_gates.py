@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hangtag.serving.loadtest.comparison.gates import OPERATORS, judge, parse, require_judgeable
+from hangtag.serving.loadtest.comparison.gate_outcomes import judge
+from hangtag.serving.loadtest.comparison.gate_requirements import require_judgeable
+from hangtag.serving.loadtest.comparison.gates import OPERATORS, parse
 from hangtag.serving.loadtest.comparison.saved_results import SavedResults
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from hangtag.serving.loadtest.comparison.compare import compare_saved, compare_targets
-from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.gate_outcomes import GateOutcome
 from hangtag.serving.loadtest.comparison.saved_results import SavedResults
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.results import Results

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.gate_outcomes import GateOutcome
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.report import csv as csv_report

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from hangtag.serving.loadtest.comparison.compare import compare_targets
-from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.gate_outcomes import GateOutcome
 from hangtag.serving.loadtest.generator.block_result import TimeSlice
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run

@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 
 from hangtag.serving.loadtest.comparison.compare import compare_targets
-from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.gate_outcomes import GateOutcome
 from hangtag.serving.loadtest.errors import SavedResultsError
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run

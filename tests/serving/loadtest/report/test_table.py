@@ -5,7 +5,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from hangtag.serving.loadtest.comparison.compare import compare_targets
-from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.gate_outcomes import GateOutcome
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
