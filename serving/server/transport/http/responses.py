@@ -49,15 +49,15 @@ def cost_headers(model: str, version: str, timings: Timings, preprocess_ns: int 
         timings: In the queue and computing.
         preprocess_ns: Decoding and converting an image.
     """
-    times = f"queue;dur={timings.queue_ns / 1e6:.3f}, compute;dur={timings.compute_ns / 1e6:.3f}"
+    times = b"queue;dur=%.3f, compute;dur=%.3f" % (timings.queue_ns / 1e6, timings.compute_ns / 1e6)
     if preprocess_ns:
-        times = f"preprocess;dur={preprocess_ns / 1e6:.3f}, {times}"
+        times = b"preprocess;dur=%.3f, %b" % (preprocess_ns / 1e6, times)
     answered = () if timings.stages else ((b"hangtag-model", _quoted(model)),)  # else the members, below
     return (
         *answered,
         (b"hangtag-model-version", version.encode()),
         *[(name.encode(), value.encode()) for name, value in cost_metadata(timings)],
-        (b"server-timing", times.encode()),
+        (b"server-timing", times),
     )
 
 

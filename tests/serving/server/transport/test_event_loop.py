@@ -146,6 +146,25 @@ def test_outcomes_that_gather_wake_the_loop_once() -> None:
     assert len(wake_ups) == 1
 
 
+def test_threads_that_compute_need_not_wait_for_the_end_of_a_turn() -> None:
+    """With Python's own setting a thread would wait 5 ms for the interpreter lock of a loop that is busy."""
+    may_end = threading.Event()
+
+    async def be_busy() -> None:
+        while not may_end.is_set():
+            pass
+
+    busy = asyncio.run_coroutine_threadsafe(be_busy(), event_loop())
+    waited = []
+    for _ in range(20):
+        let_go = time.monotonic()
+        time.sleep(0.002)  # the loop takes the lock meanwhile
+        waited.append(time.monotonic() - let_go - 0.002)
+    may_end.set()
+    busy.result(TIMEOUT)
+    assert 0 < min(waited) < 0.003
+
+
 def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """grpcio itself would write a traceback to standard error for an answer over the message limit. Here its id
     makes it too large; outputs that are too large do not get so far."""

@@ -70,6 +70,7 @@ class HttpInferQuery:
         if self._inputs is None:  # the query may be prepared again, for a new version
             self._decode()
         head, inputs = self._head, self._inputs
+        datatypes: Mapping[str, str]
         if head is None or inputs is None:
             spec, array = _raw_input(model.signature, self._body)
             inputs, datatypes = {spec.name: array}, {spec.name: spec.datatype}
@@ -77,7 +78,7 @@ class HttpInferQuery:
             admission = model.check(inputs, datatypes)
             plan = AnswerPlan(model.name, model.version, outputs, [True] * len(outputs), admission)
         else:
-            datatypes = {each.name: each.datatype for each in head.inputs}
+            datatypes = head.datatypes
             plan = head.plans.get(model) or _plan(head, model, inputs, datatypes)
             if head.timeout is not None:
                 deadline = codec.earlier_deadline(head.timeout, deadline)
@@ -102,11 +103,11 @@ class HttpInferQuery:
                 return
             head = parse_head(body[:offset], cached=offset < len(body))
         self.id = head.id
-        binary = sum(each.binary_size or 0 for each in head.inputs)
-        if offset + binary != len(body):
+        if offset + head.binary_bytes != len(body):
             raise InvalidRequestError(
                 f"the body has {len(body) - offset} bytes after its JSON of {offset} bytes (the header "
-                f"Inference-Header-Content-Length), and the inputs' parameters {BINARY_SIZE!r} add up to {binary}"
+                f"Inference-Header-Content-Length), and the inputs' parameters {BINARY_SIZE!r} add up to "
+                f"{head.binary_bytes}"
             )
         inputs = _inputs(head.inputs, body, offset)
         self._held.exchange(sum(map(_memory, inputs.values())))
@@ -129,7 +130,7 @@ class HttpInferQuery:
         return HttpResponse(body, BINARY if plan.has_contents else JSON, headers=headers)
 
 
-def _plan(head: RequestHead, model: Servable, inputs: Arrays, datatypes: dict[str, str]) -> AnswerPlan:
+def _plan(head: RequestHead, model: Servable, inputs: Arrays, datatypes: Mapping[str, str]) -> AnswerPlan:
     """Decide how requests with this head are answered, and keep it for the next one."""
     specs = codec.output_specs(head.outputs, model.signature)
     binary = head.binary_outputs or [head.binary_by_default] * len(specs)

@@ -1,8 +1,9 @@
 """The JSON of an inference request: what it asks for, and which tensors it brings."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
 
@@ -54,10 +55,25 @@ class RequestHead:
     timeout: int | None
     plans: "WeakKeyDictionary[Servable, AnswerPlan]" = field(default_factory=WeakKeyDictionary, compare=False)
 
+    @cached_property
+    def datatypes(self) -> Mapping[str, str]:
+        """Of the inputs, by name."""
+        return {each.name: each.datatype for each in self.inputs}
+
+    @cached_property
+    def binary_bytes(self) -> int:
+        """How many bytes of binary tensors follow the JSON."""
+        return sum(each.binary_size or 0 for each in self.inputs)
+
+    @cached_property
+    def has_values(self) -> bool:
+        """Whether there are values in the JSON."""
+        return any(each.data is not None for each in self.inputs)
+
     def without_values(self) -> "RequestHead":
         """Return the head without the values that stand in the JSON: as Python's numbers they take many times what they
         take in an array."""
-        if all(each.data is None for each in self.inputs):
+        if not self.has_values:
             return self
         return replace(self, inputs=tuple(replace(each, data=None) for each in self.inputs))
 
