@@ -125,6 +125,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "five minutes on an idle machine; h2load",
         ("docs/performance.md",),
         {"run": "studies.workers.run:main", "sharing": "studies.workers.sharing:main"},
+        "studies.workers.report",
     ),
     "soak": Experiment(
         "Does the server keep its promises for an hour, while models change and workers are killed?",

@@ -32,7 +32,7 @@ JUDGED = "cnn"
 @options.MODELS
 @click.option("--concurrency", default=16, show_default=True)
 @click.option("--seconds", default=2.0, show_default=True, help="Of each run; perf_analyzer's takes three times that.")
-@click.option("--rounds", default=3, show_default=True)
+@click.option("--rounds", default=6, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=conditions.RESULTS, help="The results file.")
 def main(place: str, models: Path, concurrency: int, seconds: float, rounds: int, out: Path) -> None:
     """Compare hangtag's load test with perf_analyzer and h2load on the same closed loop.

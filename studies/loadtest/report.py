@@ -27,11 +27,12 @@ def middle(line: Line, model: str, tool: str, figure: str) -> float:
 
 
 def ratios(line: Line, model: str) -> Mapping[tuple[str, str], float]:
-    """hangtag's figure divided by each other tool's, by tool and figure."""
-    others = [tool for tool in line["models"][model] if tool != "hangtag"]
+    """hangtag's figure divided by each other tool's of the same round, by tool and figure: medians over the rounds."""
+    others = dict(line["models"][model])
+    ours = others.pop("hangtag")
     return {
-        (tool, figure): middle(line, model, "hangtag", figure) / middle(line, model, tool, figure)
-        for tool in others
+        (tool, figure): float(median(own[figure] / other[figure] for own, other in zip(ours, rounds, strict=True)))
+        for tool, rounds in others.items()
         for figure in ("throughput", "p50")
     }
 
@@ -105,7 +106,8 @@ def part(path: Path = RESULTS) -> str:
         if line := lines.get(place):
             rounds = len(next(iter(next(iter(line["models"].values())).values())))
             blocks.append(
-                f"{line['concurrency']} in flight, {description}; medians of {rounds} rounds, {_conditions(line)}:"
+                f"{line['concurrency']} in flight, {description}; medians of {rounds} rounds, also of the ratios "
+                f"within each, {_conditions(line)}:"
             )
             blocks.append(_markdown(agreement_rows(line)))
     for server, description in SERVERS.items():

@@ -1,22 +1,24 @@
 """Measures calls a second and memory of servers with one process and with several, in turns."""
 
-import os
-import statistics
-from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from hangtag.serving.loadtest.machine.environment import cpu_model
-from studies import options
+from studies import options, page, results
+from studies.results import Line
 from studies.server import h2load
+from studies.server.comparison import versions
 from studies.server.h2load import Load
-from studies.server.process import Launch, hangtag_serve, served
+from studies.server.process import Launch, Served, hangtag_serve, served
+from studies.workers.report import PROCESSES, RESULTS, process_rows
 
 MODELS = ("lstm", "cnn")
+_PACKAGES = ("pygrpc-native", "onnxruntime")
+_CNN_SHARE = 5
+_LEAST_CALLS = 100
 
 
 @click.command()
@@ -26,37 +28,44 @@ MODELS = ("lstm", "cnn")
 @click.option(
     "--calls", type=click.IntRange(1), default=20_000, show_default=True, help="Calls to lstm; cnn gets a fifth."
 )
-def main(models: Path, workers: tuple[int, ...], rounds: int, calls: int) -> None:
-    """Measure calls a second and memory, and print a table in Markdown.
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")
+def main(models: Path, workers: tuple[int, ...], rounds: int, calls: int, out: Path) -> None:
+    """Measure calls a second and memory, for docs/performance.md.
 
-    The table has medians and ranges, and belongs into docs/performance.md. Needs h2load, and a
-    machine that does nothing else.
+    Needs h2load, and a machine that does nothing else.
     """
-    rates: dict[tuple[int, str], list[float]] = defaultdict(list)
-    memory = {}
-    for number in workers:  # One at a time: servers that run together share memory, which PSS would divide.
-        with served(_launch(models, number)) as alone:
-            memory[number] = alone.pss_mb()
+    command = f"python -m studies workers run --rounds {rounds} --calls {calls}"
+    conditions = results.conditions(command, versions(_PACKAGES))
+    # One at a time: servers that run together share memory, which PSS would divide.
+    servers: dict[str, Line] = {str(number): {"pss_mb": _memory(models, number)} for number in workers}
     with ExitStack() as stack:
-        servers = {number: stack.enter_context(served(_launch(models, number))) for number in workers}
+        running = {str(number): stack.enter_context(served(_launch(models, number))) for number in workers}
         for turn in range(rounds):
             for model in MODELS:
-                for number in workers if turn % 2 == 0 else workers[::-1]:
-                    load = Load(calls if model == "lstm" else max(100, calls // 5), clients=16, streams=4)
-                    h2load.run(servers[number].url, model, replace(load, calls=100))  # warm-up
-                    rates[number, model].append(h2load.run(servers[number].url, model, load).per_second)
-    console = Console(highlight=False)
-    console.print(f"{cpu_model()}, {len(os.sched_getaffinity(0))} CPUs, {rounds} rounds")
-    console.print("| workers | " + " | ".join(f"{model}, calls/s" for model in MODELS) + " | memory, PSS |")
-    console.print("| --- " * (len(MODELS) + 2) + "|")
-    for number in workers:
-        cells = " | ".join(_range(rates[number, model]) for model in MODELS)
-        console.print(f"| {number} | {cells} | {memory[number]:.0f} MB |")
+                for number in _alternately(running, turn):
+                    rates = servers[number].setdefault("per_second", {}).setdefault(model, [])
+                    rates.append(_calls_per_second(running[number], model, calls))
+    line = conditions | {"run": PROCESSES, "servers": servers}
+    results.record(out, line)
+    rows = process_rows(line)
+    click.echo(page.table(rows[0], rows[1:]))
+    click.echo(f"wrote {out}; load average before: {conditions['load_before']:.2f}", err=True)
+
+
+def _alternately(names: Iterable[str], turn: int) -> list[str]:
+    return list(names) if turn % 2 == 0 else list(names)[::-1]
+
+
+def _calls_per_second(server: Served, model: str, calls: int) -> float:
+    load = Load(calls if model == "lstm" else max(_LEAST_CALLS, calls // _CNN_SHARE), clients=16, streams=4)
+    h2load.run(server.url, model, replace(load, calls=_LEAST_CALLS))  # warm-up
+    return h2load.run(server.url, model, load).per_second
+
+
+def _memory(models: Path, workers: int) -> float:
+    with served(_launch(models, workers)) as alone:
+        return alone.pss_mb()
 
 
 def _launch(models: Path, workers: int) -> Launch:
     return hangtag_serve(models, "--transport", "native", "--workers", str(workers))
-
-
-def _range(rates: list[float]) -> str:
-    return f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"

@@ -16,31 +16,30 @@ import numpy as np
 from hangtag.serving.model_repository import serving_versions
 from hangtag.serving.server.host import memory
 from hangtag.serving.server.runtime import providers
-from studies import options
-
-WAYS = {
-    "no models": "nothing is loaded",
-    "as served": "weights in the model's file",
-    "mapped": "weights in a separate file, which ONNX Runtime maps",
-    "mapped, as they are": "the same, without packing the weights for the processor",
-}
+from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
+from studies import options, page, results
+from studies.workers.report import RESULTS, SHARING, WAYS, sharing_rows
 
 
 @click.command()
 @options.MODELS
-def main(models: Path) -> None:
-    """Measure the memory that processes could share, and print a table in Markdown.
-
-    The table belongs into docs/performance.md.
-    """
-    click.echo("| weights | anonymous | mapped from files |\n| --- | --- | --- |")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")
+def main(models: Path, out: Path) -> None:
+    """Measure the memory that processes could share, for docs/performance.md. Nothing is timed."""
+    megabytes: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
-        for way, description in WAYS.items():
+        for way in WAYS:
             folder = _with_side_files(models, Path(name) / way) if "mapped" in way else models
             command = [sys.executable, "-m", "studies.workers.sharing", way, str(folder)]
             finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            anonymous, files = finished.stdout.split()
-            click.echo(f"| {description} | {anonymous} MB | {files} MB |")
+            anonymous, files = map(float, finished.stdout.split())
+            megabytes[way] = {"anonymous": anonymous, "files": files}
+    conditions = results.conditions("python -m studies workers sharing", {"onnxruntime": ONNXRUNTIME_VERSION})
+    line = conditions | {"run": SHARING, "megabytes": megabytes}
+    results.record(out, line)
+    rows = sharing_rows(line)
+    click.echo(page.table(rows[0], rows[1:]))
+    click.echo(f"wrote {out}", err=True)
 
 
 def _with_side_files(models: Path, folder: Path) -> Path:
@@ -77,7 +76,7 @@ def _measure(way: str, models: Path) -> None:
     resident, anonymous = (
         int(re.findall(rf"^{name}:\s+(\d+) kB", rollup, re.MULTILINE)[0]) for name in ("Rss", "Anonymous")
     )
-    click.echo(f"{anonymous / 1024:.0f} {(resident - anonymous) / 1024:.0f}")
+    click.echo(f"{anonymous / 1024} {(resident - anonymous) / 1024}")
 
 
 if __name__ == "__main__":
