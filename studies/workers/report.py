@@ -50,7 +50,8 @@ def part(name: str, rows: Callable[[Line], list[list[str]]], path: Path = RESULT
     line = lines[name]
     head, *body = rows(line)
     versions = ", ".join(f"{package} {version}" for package, version in line["versions"].items())
-    return f"""`{line["command"]}`, {line["date"]}, {line["processor"]}, {line["cpus"]} CPUs, {versions}:
+    return f"""Made by `make docs` from [studies/workers/results.jsonl](../studies/workers/results.jsonl):
+`{line["command"]}`, {line["date"]}, {line["processor"]}, {line["cpus"]} CPUs, {versions}.
 
 {page.table(head, body)}"""
 

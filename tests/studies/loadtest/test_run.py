@@ -45,14 +45,14 @@ def document() -> dict[str, Any]:
     }
 
 
-def test_the_medians_are_compared(document: dict[str, Any]) -> None:
+def test_each_round_is_compared_and_the_median_counts(document: dict[str, Any]) -> None:
     assert report.ratios(document["apart"], "cnn") == {
-        ("h2load", "throughput"): pytest.approx(510 / 550),
+        ("h2load", "throughput"): pytest.approx(510 / 500),
         ("h2load", "p50"): pytest.approx(2.0),
     }
     _, ours, theirs = report.agreement_rows(document["apart"])
     assert ours == ["cnn", "hangtag", "510", "2.00 ms", "100 µs", "2.00 ms", "reports itself as a limit in 1 of 3", ""]
-    ratios = ["0.927\N{MULTIPLICATION SIGN}", "2.00\N{MULTIPLICATION SIGN}"]
+    ratios = ["1.02\N{MULTIPLICATION SIGN}", "2.00\N{MULTIPLICATION SIGN}"]
     assert theirs == ["cnn", "h2load", "550", "1.00 ms", "100 µs", "2.00 ms", *ratios]
 
 
