@@ -66,7 +66,7 @@ TEACHER = Recipe(
 
 # A network that sees every pixel has more to learn, and more epochs need more variety.
 FULL_RESOLUTION_TEACHER = replace(
-    TEACHER, epochs=30, ema_decay=0.998, augmentation=Augmentation(flip=True, shift=2, erase=0.5)
+    TEACHER, epochs=20, ema_decay=0.998, augmentation=Augmentation(flip=True, shift=2, erase=0.5)
 )
 
 # A teacher's probabilities show which garments are nearly another one; labels do not (Hinton et al., 2015).
