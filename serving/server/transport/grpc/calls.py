@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 import grpc
 
 from hangtag.serving.server.telemetry.model_statistics import Timings
+from hangtag.serving.server.transport.call import Call, LazyMetadata
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
-from hangtag.serving.server.transport.submission import Call, LazyMetadata
 from hangtag.serving.server.transport.tracing import Tracing
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"

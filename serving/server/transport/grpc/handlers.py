@@ -15,13 +15,13 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import STOPPING, ServerError, UnauthenticatedError, UnavailableError
+from hangtag.serving.server.transport.call import Call, failures_recorded, record_failure
 from hangtag.serving.server.transport.codec import parse_message
 from hangtag.serving.server.transport.grpc.awaited_messages import AwaitedMessages
 from hangtag.serving.server.transport.grpc.calls import Context, describe_call, invocation_metadata
 from hangtag.serving.server.transport.methods import INFERENCE_METHODS
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.status import call_status
-from hangtag.serving.server.transport.submission import Call, failures_recorded, record_failure
 from hangtag.serving.server.transport.tracing import Metadata, Tracing
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
+from hangtag.serving.server.transport.call import failures_recorded
 from hangtag.serving.server.transport.grpc.calls import Context, call_deadline, describe_call, set_cost
 from hangtag.serving.server.transport.grpc.handlers import abort
 from hangtag.serving.server.transport.grpc.streams.infer_stream import answer_stream
@@ -26,7 +27,7 @@ from hangtag.serving.server.transport.repository.model_messages import (
     server_metadata,
 )
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
-from hangtag.serving.server.transport.submission import LARGE_MESSAGE, failures_recorded
+from hangtag.serving.server.transport.submission import LARGE_MESSAGE
 from hangtag.serving.server.transport.tracing import Tracing
 
 

@@ -11,13 +11,13 @@ from starlette.routing import Router
 
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import STOPPING, UnavailableError
+from hangtag.serving.server.transport.call import Call, failures_recorded
 from hangtag.serving.server.transport.http.calls import request_headers
 from hangtag.serving.server.transport.http.inference.endpoint import InferEndpoint
 from hangtag.serving.server.transport.http.page.endpoint import is_of_page
 from hangtag.serving.server.transport.http.responses import HttpResponse
 from hangtag.serving.server.transport.http.status import error_response
 from hangtag.serving.server.transport.security.tokens import Authorise
-from hangtag.serving.server.transport.submission import Call, failures_recorded
 
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hangtag.serving.server.transport.submission import Call, LazyMetadata
+from hangtag.serving.server.transport.call import Call, LazyMetadata
 from hangtag.serving.server.transport.tracing import Tracing
 
 

@@ -17,6 +17,7 @@ from hangtag.serving.server.errors import (
     MessageTooLargeError,
     UnavailableError,
 )
+from hangtag.serving.server.transport.call import Call, record_failure
 from hangtag.serving.server.transport.codec import parse_message
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
 from hangtag.serving.server.transport.methods import CLASSIFY, MODEL_INFER
@@ -27,7 +28,7 @@ from hangtag.serving.server.transport.queries.infer_message import InferMessageQ
 from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.status import call_status
-from hangtag.serving.server.transport.submission import LARGE_MESSAGE, Call, Cancel, Outcome, record_failure, submit
+from hangtag.serving.server.transport.submission import LARGE_MESSAGE, Cancel, Outcome, submit
 from hangtag.serving.server.transport.tracing import Metadata, Tracing
 
 METHODS = (MODEL_INFER, CLASSIFY)

@@ -6,8 +6,8 @@ from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.classification.classifier import Classifier
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
+from hangtag.serving.server.transport.call import Call, failures_recorded
 from hangtag.serving.server.transport.queries.image_query import ImageQuery, RequestImage
-from hangtag.serving.server.transport.submission import Call, failures_recorded
 
 MAX_COMPARED = 32
 """Models that one comparison may name."""

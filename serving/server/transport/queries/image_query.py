@@ -11,7 +11,8 @@ from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.classification.classifier import Classifier
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError
-from hangtag.serving.server.transport.submission import Call, PreparedQuery
+from hangtag.serving.server.transport.call import Call
+from hangtag.serving.server.transport.submission import PreparedQuery
 
 Request: TypeAlias = pb.ClassifyRequest | pb.CompareRequest
 

@@ -4,9 +4,10 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.transport import codec
+from hangtag.serving.server.transport.call import Call
 from hangtag.serving.server.transport.methods import MODEL_INFER
 from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
-from hangtag.serving.server.transport.submission import Call, PreparedQuery
+from hangtag.serving.server.transport.submission import PreparedQuery
 
 _NO_DATATYPES: dict[str, str] = {}
 

@@ -4,7 +4,8 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.transport import codec
-from hangtag.serving.server.transport.submission import Call, PreparedQuery
+from hangtag.serving.server.transport.call import Call
+from hangtag.serving.server.transport.submission import PreparedQuery
 
 
 class InferQuery:

@@ -14,9 +14,10 @@ from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import CancelledError, QueueFullError
 from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.telemetry.model_statistics import Timings
+from hangtag.serving.server.transport.call import record_failure
 from hangtag.serving.server.transport.event_loop import event_loop
 from hangtag.serving.server.transport.queries.decoding_places import DecodingPlaces
-from hangtag.serving.server.transport.submission import Cancel, Failed, Outcome, Query, record_failure, submit
+from hangtag.serving.server.transport.submission import Cancel, Failed, Outcome, Query, submit
 
 Response = TypeVar("Response")
 Result = TypeVar("Result")

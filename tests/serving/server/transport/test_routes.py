@@ -16,8 +16,8 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.telemetry.model_statistics import StageTimings, Timings
+from hangtag.serving.server.transport.call import Call
 from hangtag.serving.server.transport.queries import image_query
-from hangtag.serving.server.transport.submission import Call
 from tests import shipped
 from tests.serving.server.transport.http.rest import Rest
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, outputs, request

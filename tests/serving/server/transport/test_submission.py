@@ -19,14 +19,8 @@ from hangtag.serving.server.errors import (
     UnavailableError,
 )
 from hangtag.serving.server.telemetry.model_statistics import Timings
-from hangtag.serving.server.transport.submission import (
-    Answered,
-    Call,
-    Outcome,
-    PreparedQuery,
-    failures_recorded,
-    submit,
-)
+from hangtag.serving.server.transport.call import Call, failures_recorded
+from hangtag.serving.server.transport.submission import Answered, Outcome, PreparedQuery, submit
 from tests.serving.server.parts import FakeRuntime, engine_of, served
 
 RESULT = InferenceResult({}, Timings(0, 0, 0, 0, 1))

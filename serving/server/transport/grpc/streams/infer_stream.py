@@ -6,12 +6,13 @@ from typing import TypeAlias
 import grpc
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.transport.call import Call
 from hangtag.serving.server.transport.cost_metadata import route_metadata
 from hangtag.serving.server.transport.grpc.calls import Context, invocation_metadata
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
 from hangtag.serving.server.transport.queries.infer_query import InferQuery
 from hangtag.serving.server.transport.status import call_status
-from hangtag.serving.server.transport.submission import Call, Outcome
+from hangtag.serving.server.transport.submission import Outcome
 
 _RPC = "ModelStreamInfer"
 _FINAL = "triton_final_response"  # always true: every request has exactly one response here

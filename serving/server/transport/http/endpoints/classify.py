@@ -15,6 +15,7 @@ from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.transport import codec
+from hangtag.serving.server.transport.call import Call, failures_recorded
 from hangtag.serving.server.transport.http.bodies import read_decompressed
 from hangtag.serving.server.transport.http.body_budget import BodyBudget, HeldBytes
 from hangtag.serving.server.transport.http.calls import describe_call, request_headers
@@ -26,7 +27,7 @@ from hangtag.serving.server.transport.queries.comparison import MAX_COMPARED, co
 from hangtag.serving.server.transport.queries.image_query import ImageQuery, classify_query
 from hangtag.serving.server.transport.queries.pending import Queries
 from hangtag.serving.server.transport.status import call_status
-from hangtag.serving.server.transport.submission import Call, Outcome, failures_recorded
+from hangtag.serving.server.transport.submission import Outcome
 from hangtag.serving.server.transport.tracing import Tracing
 
 _MAX_FIELDS = 32

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.transport.call import failures_recorded
 from hangtag.serving.server.transport.http.bodies import read_body
 from hangtag.serving.server.transport.http.body_budget import BodyBudget
 from hangtag.serving.server.transport.http.calls import describe_call
@@ -12,7 +13,7 @@ from hangtag.serving.server.transport.http.responses import HttpResponse
 from hangtag.serving.server.transport.http.status import error_response
 from hangtag.serving.server.transport.methods import HTTP_INFER
 from hangtag.serving.server.transport.queries.pending import Queries
-from hangtag.serving.server.transport.submission import LARGE_MESSAGE, failures_recorded
+from hangtag.serving.server.transport.submission import LARGE_MESSAGE
 from hangtag.serving.server.transport.tracing import Tracing
 
 

@@ -12,6 +12,7 @@ from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError
 from hangtag.serving.server.transport import codec
+from hangtag.serving.server.transport.call import Call
 from hangtag.serving.server.transport.http.bodies import compress, decompress, response_encoding
 from hangtag.serving.server.transport.http.body_budget import HeldBytes
 from hangtag.serving.server.transport.http.inference import json_values
@@ -23,7 +24,7 @@ from hangtag.serving.server.transport.http.inference.request_head import (
     parse_head,
 )
 from hangtag.serving.server.transport.http.responses import BINARY, JSON, HttpResponse, cost_headers
-from hangtag.serving.server.transport.submission import Call, PreparedQuery
+from hangtag.serving.server.transport.submission import PreparedQuery
 from hangtag.serving.signature import Signature, TensorSpec
 
 HEAD_LENGTH = b"inference-header-content-length"

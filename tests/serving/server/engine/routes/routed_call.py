@@ -15,7 +15,8 @@ from hangtag.serving.server.engine.routes.served_route import ServedRoute
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import CancelledError, QueueFullError
-from hangtag.serving.server.transport.submission import Answered, Call, Outcome, PreparedQuery
+from hangtag.serving.server.transport.call import Call
+from hangtag.serving.server.transport.submission import Answered, Outcome, PreparedQuery
 from tests.serving.server.parts import FakeRuntime, Outputs, rows
 
 SURER = {"fast": 0.0, "other": 0.4, "slow": 0.0}

@@ -21,12 +21,12 @@ import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import CancelledError, QueueFullError
+from hangtag.serving.server.transport.call import Call
 from hangtag.serving.server.transport.http import bodies
 from hangtag.serving.server.transport.http.bodies import read_body
 from hangtag.serving.server.transport.http.body_budget import BodyBudget, HeldBytes
 from hangtag.serving.server.transport.http.inference import infer_query
 from hangtag.serving.server.transport.http.inference.infer_query import HttpInferQuery
-from hangtag.serving.server.transport.submission import Call
 from tests import onnx_models
 from tests.serving.command import serving
 from tests.serving.server.transport.http.raw import POST, connected, status_line

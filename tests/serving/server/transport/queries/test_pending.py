@@ -8,9 +8,9 @@ from typing import Any
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.host.cpus import usable_cpus
+from hangtag.serving.server.transport.call import Call
 from hangtag.serving.server.transport.event_loop import run
 from hangtag.serving.server.transport.queries.pending import Queries
-from hangtag.serving.server.transport.submission import Call
 
 
 class Body:
