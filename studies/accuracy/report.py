@@ -99,11 +99,9 @@ class Runs:
 
     @property
     def learned_from(self) -> str:
-        """The labels, and how many of the recipe's teacher."""
-        if not (teacher := self.first["teacher"]):
-            return "labels"
-        count = self.first["teachers"]
-        return f"labels and {count} `{teacher}`" if count > 1 else f"labels and `{teacher}`"
+        """The labels, and the teachers by their models' names."""
+        teachers = [f"{count} `{name}`" if count > 1 else f"`{name}`" for name, count in self.first["teachers"].items()]
+        return " and ".join(["labels", *teachers]) if len(teachers) < 2 else f"labels, {' and '.join(teachers)}"
 
 
 Groups = Mapping[str, Mapping[str, Runs]]

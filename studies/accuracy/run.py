@@ -1,12 +1,15 @@
 """Trains the study's networks, the teachers and the best recipes, and records the figures of each run."""
 
+from collections import Counter
 from pathlib import Path
+from statistics import median
 
 from hangtag.training.runs.run import Run
 from studies import results, training_runs
 from studies.training_runs import RUNS, TrainingRun
 
 RESULTS = Path(__file__).with_name("results.jsonl")
+TEACHER_FILES = Path("studies/accuracy/teachers")
 SEEDS = (0, 1, 2)
 DRAWN = ("lstm", "lstm2", "cnn")
 """The networks of the published study, whose learning curves and confusion matrices the page shows."""
@@ -35,8 +38,16 @@ def _teacher(model: str, seed: int, *, int8: bool = False) -> TrainingRun:
     )
 
 
-def _learning_from_teachers(model: str, recipe: str = "best") -> TrainingRun:
-    return TrainingRun(f"{model}-{recipe}-seed0", (model, "--recipe", recipe, "--precision", "bf16"), recipe)
+def _best(model: str) -> TrainingRun:
+    return TrainingRun(f"{model}-best-seed0", (model, "--recipe", "best", "--precision", "bf16"), "best")
+
+
+def _same_view() -> TrainingRun:
+    """Learns from files in the repository: INT8 files of the runs resnet-28x28-teacher-seed0 and cnn-best-seed0."""
+    files = (TEACHER_FILES / name / "1/model.onnx" for name in ("resnet-28x28-int8", "cnn-int8"))
+    teachers = (f"--teacher={file}" for file in files)
+    arguments = ("cnn", "--recipe", "same-view", "--precision", "bf16", "--epochs", "36", *teachers)
+    return TrainingRun("cnn-same-view-seed0", arguments, "same-view")
 
 
 STUDY = (
@@ -47,14 +58,17 @@ STUDY = (
 # The results file also has a group "before-muon": runs of earlier versions of the recipes, which nothing trains again.
 TEACHERS = (
     *(_teacher("resnet", seed) for seed in SEEDS),
-    *(_teacher("resnet-28x28", seed, int8=True) for seed in SEEDS[:2]),
+    _teacher("resnet-28x28", 0, int8=True),
 )
-STUDENTS = (*(_learning_from_teachers(model) for model in DRAWN), _learning_from_teachers("cnn", "same-view"))
+STUDENTS = (*map(_best, DRAWN), _same_view())
 TRAINING_RUNS = (*STUDY, *map(_bf16, SEEDS), *TEACHERS, *STUDENTS)
 
 
 def line(run: TrainingRun, trained: Run) -> results.Line:
-    """A finished run's line: what was trained, and the figures that the page shows."""
+    """A finished run's line: what was trained, and the figures that the page shows.
+
+    Its seconds are those of the median epoch times the epochs, since a run may be stopped for a while during some.
+    """
     config, metrics = trained.read_config(), trained.read_metrics()
     recipe, summary, epochs = config["recipe"], metrics["summary"], metrics["epochs"]
     figures = {
@@ -64,14 +78,13 @@ def line(run: TrainingRun, trained: Run) -> results.Line:
         "seed": config["seed"],
         "epochs": recipe["epochs"],
         "optimizer": recipe["optimizer"],
-        "teacher": (recipe["distillation"] or {}).get("teacher"),
-        "teachers": len(config["teachers"]),
+        "teachers": Counter(Path(file["path"]).parts[-3] for file in config["teachers"]),
         "precision": config["precision"],
         "threads": config["threads"],
         "trained": config["environment"]["created"][:10],
         "git_revision": (config["environment"]["git_revision"] or "")[:12],
         "parameters": summary["parameters"],
-        "seconds": round(sum(epoch["seconds"] for epoch in epochs)),
+        "seconds": round(median(epoch["seconds"] for epoch in epochs) * len(epochs)),
         "peak_validation_accuracy": summary["peak_validation_accuracy"],
         "final_validation_accuracy": summary["final_validation_accuracy"],
         "validation_accuracy": summary["validation"]["accuracy"],

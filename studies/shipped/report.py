@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -16,6 +17,7 @@ from studies.shipped import label_sets_part, measured, pictures, readme_part
 from studies.shipped.measured import REPOSITORY
 from studies.shipped.models import ShippedModel, read_all, read_earlier, read_precisions
 from studies.shipped.run import MODELS
+from studies.training_runs import RUNS
 
 INTRODUCTION = """\
 # The shipped models
@@ -123,7 +125,9 @@ def _section(model: ShippedModel) -> list[str]:
 
 
 def _with_teachers(config: Mapping[str, Any]) -> str:
-    return "`python -m studies accuracy run` makes the teachers, which do not ship; " if config["teachers"] else ""
+    if not any(Path(teacher["path"]).is_relative_to(RUNS) for teacher in config["teachers"]):
+        return ""  # their files are in the repository
+    return "`python -m studies accuracy run` makes the teachers, which do not ship; "
 
 
 def _models_page() -> str:

@@ -42,7 +42,8 @@ def test_every_command_explains_itself(arguments: tuple[str, str]) -> None:
     assert len(result.output.split("\n\n")[1].strip()) > 40  # its sentence
 
 
-def test_a_dry_run_prints_the_commands_of_the_study(tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_commands_of_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no teacher has been exported
     out = tmp_path / "results.jsonl"
     result = CliRunner().invoke(main, ["accuracy", "run", "--dry-run", "--out", str(out), "--", "--threads", "2"])
     assert result.exit_code == 0, result.output
@@ -54,13 +55,15 @@ def test_a_dry_run_prints_the_commands_of_the_study(tmp_path: Path) -> None:
     )
     assert commands[teacher + 1] == "hangtag export runs/resnet-teacher-seed1 --models runs/teachers"
     assert commands[-1] == (
-        "hangtag train cnn --recipe same-view --precision bf16 --out runs/cnn-same-view-seed0 --threads 2"
+        "hangtag train cnn --recipe same-view --precision bf16 --epochs 36 "
+        "--teacher=studies/accuracy/teachers/resnet-28x28-int8/1/model.onnx "
+        "--teacher=studies/accuracy/teachers/cnn-int8/1/model.onnx --out runs/cnn-same-view-seed0 --threads 2"
     )
     full = commands.index(
-        "hangtag train resnet-28x28 --seed 1 --precision bf16 --out runs/resnet-28x28-teacher-seed1 --threads 2"
+        "hangtag train resnet-28x28 --seed 0 --precision bf16 --out runs/resnet-28x28-teacher-seed0 --threads 2"
     )
     assert commands[full + 1] == (
-        "hangtag export runs/resnet-28x28-teacher-seed1 --models runs/teachers --precision int8 --timing none"
+        "hangtag export runs/resnet-28x28-teacher-seed0 --models runs/teachers --precision int8 --timing none"
     )
     assert not out.exists()
 
@@ -115,7 +118,7 @@ def test_a_finished_run_is_recorded_and_continuing_it_costs_nothing(
     assert commands == [["train", "lstm", "--out", str(tmp_path / "done")]]
     line = json.loads(out.read_text())
     metrics = json.loads((tmp_path / "done" / "metrics.json").read_text())
-    assert (line["run"], line["group"], line["model"], line["teacher"]) == ("done", "study", "lstm", None)
+    assert (line["run"], line["group"], line["model"], line["teachers"]) == ("done", "study", "lstm", {})
     assert line["test_accuracy"] == pytest.approx(metrics["summary"]["test"]["accuracy"], abs=1e-6)
     assert len(line["curves"]["validation_accuracy"]) == len(metrics["epochs"]) == line["epochs"]
 

@@ -25,8 +25,7 @@ def line(
         "seed": seed,
         "epochs": epochs,
         "optimizer": "adam",
-        "teacher": None,
-        "teachers": 0,
+        "teachers": {},
         "precision": "fp32",
         "parameters": 1000,
         "seconds": 60,
@@ -116,17 +115,18 @@ def test_the_ranking_follows_from_the_measured_times(cnn_ms: float, verdict: str
 
 
 @pytest.mark.parametrize(
-    ("fields", "source"),
+    ("teachers", "source"),
     [
         ({}, "labels"),
-        ({"teacher": "resnet", "teachers": 1}, "labels and `resnet`"),
-        ({"teacher": "resnet", "teachers": 2}, "labels and 2 `resnet`"),
+        ({"resnet": 1}, "labels and `resnet`"),
+        ({"resnet": 2}, "labels and 2 `resnet`"),
+        ({"resnet": 2, "cnn": 1}, "labels, 2 `resnet` and `cnn`"),
     ],
 )
 def test_the_source_of_what_a_network_learned_is_its_labels_and_its_teachers(
-    fields: dict[str, Any], source: str
+    teachers: dict[str, int], source: str
 ) -> None:
-    assert Runs([line(0.9, **fields)]).learned_from == source
+    assert Runs([line(0.9, teachers=teachers)]).learned_from == source
 
 
 def test_a_goal_is_reached_or_missed_by_some_points(file: Path) -> None:
@@ -157,7 +157,7 @@ def test_the_page_shows_the_figures_of_the_recorded_runs() -> None:
 
 def test_a_run_with_teachers_of_the_same_view_has_a_row_of_its_own(file: Path) -> None:
     before = line(0.9467, model="cnn", group="best")
-    after = line(0.9502, model="cnn", group="same-view", teacher="resnet-28x28-int8", teachers=2)
+    after = line(0.9502, model="cnn", group="same-view", teachers={"resnet-28x28-int8": 2})
     results.write(file, whole_study(before, after))
     rows = [row for row in page(read(file), None).splitlines() if row.endswith((" points |", ", reached |"))]
     assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows] == [
