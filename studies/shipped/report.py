@@ -26,8 +26,9 @@ INTRODUCTION = """\
 [models/](../models); `hangtag models show NAME` prints a file's figures.*
 
 This code trained each model on the study's split: the first 5,000 training images validate, the other 55,000 train.
-Recipe `study` is the study's own (Adam, batch 32, ten epochs, dropout); `best` goes further with the same network, see
-[study.md](study.md). The epoch with the best validation accuracy is kept; the test set is used once, after that.
+Recipe `study` is the study's own (Adam, batch 32, ten epochs, dropout); `best` and `same-view` go further with the same
+network, see [study.md](study.md). The epoch with the best validation accuracy is kept; the test set is used once, after
+that.
 
 | model | recipe | parameters | file | validation, kept epoch | last epoch | test accuracy | study: peak / final |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |
