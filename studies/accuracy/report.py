@@ -38,7 +38,7 @@ HIDDEN_SIZES = {"lstm-56": 56, "lstm": 186, "lstm-280": 280}
 MULTIPLICATIONS = {"lstm": 4.46e6, "lstm2": 91.5e6, "cnn": 89.47e6}
 """For one image, in the forward pass."""
 GOALS = {"lstm": 0.92, "lstm2": 0.93, "cnn": 0.95}
-"""Test accuracy with the recipe `best`."""
+"""Test accuracy with the recipes that learn from teachers."""
 
 _OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "muon": "Muon"}
 

@@ -1,4 +1,4 @@
-"""Trains the study's networks, the teachers and the best recipes, and records the figures of each run."""
+"""Trains the study's networks, the teachers and the networks that learn from them, and records each run's figures."""
 
 from collections import Counter
 from pathlib import Path

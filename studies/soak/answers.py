@@ -14,15 +14,16 @@ from PIL import Image
 
 from hangtag.serving.client import Classification
 from hangtag.serving.model_repository import serving_versions
+from hangtag.serving.server.engine.routes import route_file
 
 MODELS = ("lstm", "cnn")
 FAST, ACCURATE = MODELS
-ROUTE, THRESHOLD = "fast-and-accurate", 0.9
-"""The cascade of MODELS, and the probability from which on FAST's answer is its answer."""
+ROUTE = "fast-and-accurate"
+"""The cascade of MODELS: from some probability on, FAST's answer is its answer."""
 SHADOWED = "with-a-shadow"
 """A route that answers with FAST and compares it with ACCURATE, its shadow."""
 _NEAR = 0.01
-"""Images whose probability is this near to THRESHOLD are left out: rounding may decide for either member."""
+"""Images whose probability is so near to the route's threshold are left out: rounding may decide for either member."""
 _RTOL, _ATOL = 1e-4, 1e-4
 """A batch is computed by other kernels than one image, so that the last digits differ."""
 
@@ -32,6 +33,13 @@ Outputs = Mapping[str, npt.NDArray[np.float32]]
 
 class WrongAnswerError(Exception):
     """An answer came that is not ONNX Runtime's."""
+
+
+def threshold_of_route(models: Path) -> float:
+    """Return the probability from which on FAST's answer is the route's."""
+    route = route_file.read(models / ROUTE / "route.toml")
+    assert isinstance(route, route_file.CascadeSettings)
+    return route.acceptance.bound
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Answers:
         """Compute them.
 
         Args:
-            models: A model repository with MODELS; the versions that serve compute.
+            models: A model repository with MODELS and ROUTE; the versions that serve compute.
             samples: A .npz file with the images as its array "image".
         """
         images = np.load(samples)["image"]
@@ -61,13 +69,13 @@ class Answers:
             session = onnxruntime.InferenceSession(files[model].path, providers=["CPUExecutionProvider"])
             names = [output.name for output in session.get_outputs()]
             outputs[model] = dict(zip(names, session.run(names, {"image": images}), strict=True))
-        sure = outputs[FAST]["probabilities"].max(axis=1)
+        sure, threshold = outputs[FAST]["probabilities"].max(axis=1), threshold_of_route(models)
         outputs[ROUTE] = {
-            name: np.where((sure >= THRESHOLD)[:, None], fast, outputs[ACCURATE][name])
+            name: np.where((sure >= threshold)[:, None], fast, outputs[ACCURATE][name])
             for name, fast in outputs[FAST].items()
         }
         outputs[SHADOWED] = outputs[FAST]
-        clear = np.abs(sure - THRESHOLD) > _NEAR
+        clear = np.abs(sure - threshold) > _NEAR
         return cls(
             images[clear],
             {model: {name: array[clear] for name, array in arrays.items()} for model, arrays in outputs.items()},

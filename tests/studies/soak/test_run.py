@@ -16,7 +16,7 @@ from studies import results
 from studies.page import ROOT
 from studies.server.process import Served, hangtag_serve, served
 from studies.soak import pictures, report
-from studies.soak.answers import ROUTE, Answers
+from studies.soak.answers import ROUTE, Answers, threshold_of_route
 from studies.soak.calls import KINDS
 from studies.soak.changes import Changes
 from studies.soak.connections import Address, Connections
@@ -122,7 +122,8 @@ def test_the_shadow_computes_what_another_model_answers() -> None:
 def test_a_cascades_answer_is_its_first_members_where_that_is_sure() -> None:
     answers = Answers.computed(MODELS, SAMPLES)
     fast = answers.outputs["lstm"]["probabilities"].max(axis=1)
-    for member, chosen in (("lstm", fast >= 0.9), ("cnn", fast < 0.9)):
+    sure = fast >= threshold_of_route(MODELS)
+    for member, chosen in (("lstm", sure), ("cnn", ~sure)):
         assert chosen.any()
         expected = answers.outputs[member]["logits"][chosen]
         np.testing.assert_array_equal(answers.outputs[ROUTE]["logits"][chosen], expected)
