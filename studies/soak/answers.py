@@ -14,7 +14,7 @@ from PIL import Image
 
 from hangtag.serving.client import Classification
 from hangtag.serving.model_repository import serving_versions
-from hangtag.serving.server.engine.routes import route_file
+from studies.shipped import route
 
 MODELS = ("lstm", "cnn")
 FAST, ACCURATE = MODELS
@@ -37,9 +37,7 @@ class WrongAnswerError(Exception):
 
 def threshold_of_route(models: Path) -> float:
     """Return the probability from which on FAST's answer is the route's."""
-    route = route_file.read(models / ROUTE / "route.toml")
-    assert isinstance(route, route_file.CascadeSettings)
-    return route.acceptance.bound
+    return float(route.definition(models, ROUTE)["settings"]["accept"]["at_least"])
 
 
 @dataclass(frozen=True)
