@@ -58,7 +58,7 @@ STUDY = (
 # The results file also has a group "before-muon": runs of earlier versions of the recipes, which nothing trains again.
 TEACHERS = (
     *(_teacher("resnet", seed) for seed in SEEDS),
-    _teacher("resnet-28x28", 0, int8=True),
+    *(_teacher("resnet-28x28", seed, int8=True) for seed in (0, 1)),
 )
 STUDENTS = (*map(_best, DRAWN), _same_view())
 TRAINING_RUNS = (*STUDY, *map(_bf16, SEEDS), *TEACHERS, *STUDENTS)
