@@ -1,7 +1,8 @@
-"""A run in the terminal: the progress bar, and what Ctrl-C does."""
+"""A run in the terminal or in a log: its progress, and what Ctrl-C does."""
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -11,13 +12,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hangtag.training.observer import Observer, StepProgress
 
 _FIGURES = ("validation_accuracy", "validation_o_f1", "validation_exact_match")
+LINE_INTERVAL = 60.0
+"""Seconds between two lines within an epoch, where standard error is no terminal."""
 
 
 class TerminalObserver(Observer):
-    """Shows progress bars on standard error, and requests a stop after Ctrl-C."""
+    """Shows progress on standard error, as bars or, in a log, as lines, and requests a stop after Ctrl-C."""
 
-    def __init__(self, epochs: int, *, shown: bool) -> None:
+    def __init__(self, epochs: int, *, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._epochs, self._shown, self._interrupted = epochs, shown, False
+        self._console = Console(stderr=True)
+        self._clock, self._next_line = clock, clock() + LINE_INTERVAL
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -25,41 +30,51 @@ class TerminalObserver(Observer):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
-            console=Console(stderr=True),
+            console=self._console,
         )
 
     def on_step(self, progress: StepProgress) -> None:
         if progress.step % 10 and progress.step not in (1, progress.steps):
             return
-        figures = f"loss {progress.loss:.3f}"
-        for name in _FIGURES:
-            if progress.last_epoch and name in progress.last_epoch:
-                figures += f"  {name.replace('_', ' ')} {progress.last_epoch[name]:.2%}"
+        figures = [f"loss {progress.loss:.3f}", *_validation_figures(progress.last_epoch or {})]
         done, total = (progress.epoch - 1) * progress.steps + progress.step, self._epochs * progress.steps
-        self._show("training", f"epoch {progress.epoch}/{self._epochs}", done, total, figures)
+        self._show("steps", f"epoch {progress.epoch}/{self._epochs}", done, total, figures)
+
+    def on_epoch(self, row: Mapping[str, float]) -> None:
+        if not self._console.is_terminal:
+            figures = [f"loss {row['train_loss']:.3f}", *_validation_figures(row), f"{row['seconds']:.0f} s"]
+            self._print(f"epoch {row['epoch']}/{self._epochs}: {', '.join(figures)}")
 
     def on_teacher_logits(self, done: int, total: int) -> None:
-        self._show("teacher", "teacher's logits", done, total)
+        self._show("images", "teacher's logits", done, total)
 
     def on_contention(self, slowdown: float) -> None:
-        if self._shown:
-            self._bars.console.print(
-                f"Other programs use these CPUs: a training step takes {slowdown:.1f} times as long as it computes. "
-                "Stop them, or stop this run with Ctrl-C and continue it with fewer --threads.",
-                style="yellow",
-                highlight=False,
-            )
+        self._print(
+            f"Other programs use these CPUs: a training step takes {slowdown:.1f} times as long as it computes. "
+            "Stop them, or stop this run with Ctrl-C and continue it with fewer --threads.",
+            style="yellow",
+        )
 
     def stop_requested(self) -> bool:
         return self._interrupted
 
-    def _show(self, bar: str, description: str, done: int, total: int, figures: str = "") -> None:
+    def _show(self, unit: str, description: str, done: int, total: int, figures: Sequence[str] = ()) -> None:
+        """Show how far the work is that counts in this unit: it has a bar of its own, or a line now and then."""
         if not self._shown:
             return
+        if not self._console.is_terminal:
+            if self._clock() >= self._next_line:
+                self._next_line = self._clock() + LINE_INTERVAL
+                self._print(f"{description}: {', '.join([f'{done:,} of {total:,} {unit}', *figures])}")
+            return
         self._bars.start()  # only now: a bar that never moves would leave an empty line
-        task = next((task for task in self._bars.tasks if task.fields["bar"] == bar), None)
-        identity = task.id if task else self._bars.add_task(description, bar=bar, figures="")
-        self._bars.update(identity, description=description, completed=done, total=total, figures=figures)
+        task = next((task for task in self._bars.tasks if task.fields["unit"] == unit), None)
+        identity = task.id if task else self._bars.add_task(description, unit=unit, figures="")
+        self._bars.update(identity, description=description, completed=done, total=total, figures="  ".join(figures))
+
+    def _print(self, line: str, style: str = "") -> None:
+        if self._shown:
+            self._console.print(line, style=style, highlight=False, soft_wrap=True)
 
     @contextmanager
     def _handling_interrupts(self) -> Iterator[None]:
@@ -82,13 +97,17 @@ class TerminalObserver(Observer):
                 self._bars.stop()
 
 
+def _validation_figures(row: Mapping[str, float]) -> list[str]:
+    return [f"{name.replace('_', ' ')} {row[name]:.2%}" for name in _FIGURES if name in row]
+
+
 @contextmanager
 def terminal_observer(epochs: int, *, shown: bool) -> Iterator[TerminalObserver]:
     """The observer of a run that trains within this context.
 
     Args:
-        epochs: The run's number of epochs, for the length of the bar.
-        shown: Whether this process shows the bar; Ctrl-C is handled either way.
+        epochs: The run's number of epochs, for the length of the bar and for the lines.
+        shown: Whether this process shows progress; Ctrl-C is handled either way.
     """
     observer = TerminalObserver(epochs, shown=shown)
     with observer._handling_interrupts():
