@@ -74,7 +74,7 @@ class TerminalObserver(Observer):
 
     def _print(self, line: str, style: str = "") -> None:
         if self._shown:
-            self._console.print(line, style=style, highlight=False, soft_wrap=True)
+            self._console.print(line, style=style, highlight=False, soft_wrap=not self._console.is_terminal)
 
     @contextmanager
     def _handling_interrupts(self) -> Iterator[None]:
