@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests import shipped
 from tests.serving.command import environment
 
 pytestmark = pytest.mark.slow
@@ -40,7 +41,7 @@ _STATEMENTS = (
     "import hangtag.serving.server.cli, hangtag.cli",
     "import hangtag.export.verify",
     "from pathlib import Path; from hangtag.training.tasks.onnx_teacher import OnnxTeacher as Teacher\n"
-    "Teacher(Path('models/cnn/2/model.onnx'))",
+    f"Teacher(Path({str(shipped.latest('cnn'))!r}))",
 )
 _GRPC_AND_ORT = ("GRPC_VERBOSITY", "ORT_DISABLE_TELEMETRY")
 

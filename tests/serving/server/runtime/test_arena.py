@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from hangtag.serving.server.runtime import arena
-from tests.serving.command import ROOT
+from tests import shipped
 
 _PROGRAM = f"""
 import os
@@ -26,7 +26,7 @@ def mib():
     return sample(os.getpid(), 0).rss_mb
 
 
-runtime = Runtime(Path("{ROOT}/models/cnn/2/model.onnx"), provider="cpu")
+runtime = Runtime(Path({str(shipped.latest("cnn"))!r}), provider="cpu")
 runtime.run({{"image": np.zeros((1, 28, 28), np.uint8)}})
 arena.shrink()  # opens its session, whose memory stays
 for samples in (1, 512):

@@ -18,9 +18,9 @@ from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.runtime import lone_batches
 from hangtag.serving.server.runtime.lone_batches import LoneBatches
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
-from tests import onnx_models
+from tests import onnx_models, shipped
 
-CNN = Path(__file__).parents[4] / "models/cnn/2/model.onnx"
+CNN = shipped.latest("cnn")
 
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
 
