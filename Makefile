@@ -26,7 +26,7 @@ help: ## Show this list
 	@echo "Every option of the command: $(BIN)/hangtag COMMAND --help. Options for a target: make serve ARGS=\"--port 9000\"."
 
 ##@ Start here
-demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test cnn, lstm, their int8 files and a route over both (no training, no GPU, no Docker)
+demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test cnn, lstm, three models in 8 bits and a route (no training, no GPU, no Docker)
 	BIN=$(BIN) examples/demo.sh
 
 # Types are checked beside the tests, which leave a processor idle now and then: without a cache it takes mypy a minute.

@@ -29,7 +29,7 @@ SUBCOMMANDS = {
         "hangtag.commands.evaluate:evaluate", "Measure how good a run, a file or a served model is.", "cpu"
     ),
     "labels": Subcommand(
-        "hangtag.commands.labels:labels", "Show how far apart labels are to a trained network.", "train"
+        "hangtag.commands.labels:labels", "Show how far apart labels are to a trained network.", "cpu"
     ),
     "export": Subcommand(
         "hangtag.export.cli:export", "Publish a trained network, or anybody's file, as an ONNX model.", "export"

@@ -104,7 +104,7 @@ def evaluate(
         require_writable(Path(json_file))
     if pictures is not None:
         require_writable(pictures / "mistakes.png")
-        with needs("train", "--pictures"):  # before minutes of computing
+        with needs("export", "--pictures"):  # before minutes of computing
             from hangtag.evaluation import pictures as drawing
     with subjects.open_subject(
         model, runs_dir=runs, server=server, version=model_version, timeout=timeout, credentials=credentials

@@ -56,7 +56,7 @@ def labels(
     if json_file != "-":
         Console().print(table)
     if picture is not None:
-        with needs("train", "drawing a picture"):
+        with needs("export", "drawing a picture"):
             from hangtag.evaluation import pictures
         pictures.label_distances(distances, picture)
     if json_file is not None:

@@ -94,7 +94,7 @@ def tune(
 
 def _write_report(file: Path, members: Members, tried: Curve, chosen: Point, lose_at_most: float) -> None:
     try:
-        with needs("train", "the report"):
+        with needs("export", "the report"):
             from hangtag.evaluation.cascade.page import page
     except MissingExtraError as error:  # the route is written all the same: it may be chosen where it serves
         click.echo(f"no report: {error}", err=True)

@@ -121,7 +121,7 @@ def _published(models: Path) -> runs_view.Published:
 
 def _write_page(found: Sequence[RunOverview], published: runs_view.Published, path: Path) -> None:
     require_writable(path)
-    with needs("train", "--html"):
+    with needs("export", "--html"):
         from hangtag.training.report.page import comparison_page, run_page
     versions = [runs_view.exported_as(run, published) for run in found]
     write_text(str(path), run_page(found[0], versions[0]) if len(found) == 1 else comparison_page(found, versions))

@@ -28,7 +28,7 @@ def read_distances(source: str, runs_dir: Path) -> LabelDistances:
     if source.endswith(".json"):
         return label_distance.read(Path(source))
     if (file := model_repository.find_file(source)) is not None:
-        with needs("train", "reading weights from an ONNX file"):
+        with needs("export", "reading weights from an ONNX file"):
             return _read_onnx(file)
     with needs("train", "reading the weights of a run"):
         from hangtag.training.runs.label_distances import run_distances

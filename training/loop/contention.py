@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 MEASURED_STEPS = 50
 """Steps over which the slowdown is measured."""
-WARNED_FACTOR = 2.0
-"""A step that takes this many times as long as its own computing is worth a warning."""
+WARNED_FACTOR = 1.5
+"""A step that takes this many times as long as its own computing is worth a warning. Alone it takes as long; beside one
+other program that wants every CPU, twice as long, or a little less."""
 
 
 class ContentionMeter:

@@ -51,6 +51,7 @@ def test_it_shows_a_model(proven: Path) -> None:
     for part in (
         "input image: UINT8 [any, 28, 28]", "output logits: FP32 [any, 10]", "labels T-shirt/top, Trouser",
         "1 LSTM", "seed 3", "gate: parity limit 0.0001", "gate: empty batch outcome aborted", "graph_digest",
+        "precision fp32",
     ):  # fmt: skip
         assert part in text, part
 
@@ -59,6 +60,7 @@ def test_it_shows_a_model(proven: Path) -> None:
     assert shown["operators"]["LSTM"] == 1
     assert shown["gate"]["agreement"]["images"] == 10_000
     assert shown["provenance"]["recipe"] == "tiny"
+    assert "processor" in shown["provenance"]
 
 
 def test_without_a_subcommand_it_lists(proven: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,9 +163,10 @@ def without(modules: list[str], *arguments: object) -> subprocess.CompletedProce
     ("missing", "arguments", "extra"),
     [
         ("torch", ["evaluate", "a-run"], "train"),
-        ("matplotlib", ["evaluate", LSTM, "--pictures", "pictures"], "train"),
+        ("matplotlib", ["evaluate", LSTM, "--pictures", "pictures"], "export"),
         ("onnxruntime", ["evaluate", LSTM], "cpu"),
-        ("onnx", ["labels", LSTM], "train"),
+        ("onnx", ["labels", LSTM], "export"),
+        ("torch", ["labels", "a-run"], "train"),
     ],
 )
 def test_a_missing_package_is_named_with_the_extra_that_has_it(
