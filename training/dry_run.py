@@ -97,20 +97,20 @@ def measure(
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    distillation = config.recipe.distillation
-    # A teacher of augmented images answers within the steps, and is measured with them.
-    timed_teacher = _TimedTeacher(teacher) if teacher and not (distillation and distillation.same_view) else None
-    task = build_task(config, data, torch.device(config.device), timed_teacher or teacher, distances)
-    task.precompute(group)
+    timed_teacher = _TimedTeacher(teacher) if teacher else None
+    task = build_task(config, data, torch.device(config.device), timed_teacher, distances)
     steps = -(-len(task) // config.recipe.batch_size)
     once = replace(config, recipe=replace(config.recipe, epochs=1))
     stopwatch = _Stopwatch()
     with tempfile.TemporaryDirectory(prefix="hangtag-dry-run-") as folder:
+        run = Run(Path(folder))
+        task.precompute(group, run)
         excerpt = _Excerpt(task, (WARM_UP + MEASURED) * config.recipe.batch_size)
-        metrics = trainer.train_task(once, excerpt, Run(Path(folder)), stopwatch, group)
+        metrics = trainer.train_task(once, excerpt, run, stopwatch, group)
         ended = time.perf_counter()
     step_seconds, measured_steps, slowdown = stopwatch.step()
-    images = 2 * len(task) / group.world_size  # a teacher answers for the mirror images too
+    views = config.recipe.distillation.views if config.recipe.distillation else 0
+    images = 2 * len(task) * max(views, 1) / group.world_size  # a teacher answers for the mirror images too
     return Forecast(
         samples={
             "train": len(task),
@@ -183,8 +183,8 @@ class _Excerpt(Task):
     def __len__(self) -> int:
         return self._samples
 
-    def precompute(self, group: ProcessGroup) -> None:
-        self._task.precompute(group)
+    def precompute(self, group: ProcessGroup, run: Run) -> None:
+        self._task.precompute(group, run)
 
     def network(self) -> nn.Module:
         return self._task.network()

@@ -43,10 +43,10 @@ def _best(model: str) -> TrainingRun:
 
 
 def _same_view() -> TrainingRun:
-    """Learns from files in the repository: INT8 files of the runs resnet-28x28-teacher-seed0 and cnn-best-seed0."""
-    files = (TEACHER_FILES / name / "1/model.onnx" for name in ("resnet-28x28-int8", "cnn-int8"))
-    teachers = (f"--teacher={file}" for file in files)
-    arguments = ("cnn", "--recipe", "same-view", "--precision", "bf16", "--epochs", "36", *teachers)
+    """Learns from files in the repository, of the runs resnet-28x28-teacher-seed0 and 1, and cnn-best-seed0 in INT8."""
+    versions = ("resnet-28x28-int8/1", "resnet-28x28-int8/2", "cnn-int8/1")
+    teachers = (f"--teacher={TEACHER_FILES / version / 'model.onnx'}" for version in versions)
+    arguments = ("cnn", "--recipe", "same-view", "--precision", "bf16", *teachers)
     return TrainingRun("cnn-same-view-seed0", arguments, "same-view")
 
 

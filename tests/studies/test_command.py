@@ -55,8 +55,9 @@ def test_a_dry_run_prints_the_commands_of_the_study(tmp_path: Path, monkeypatch:
     )
     assert commands[teacher + 1] == "hangtag export runs/resnet-teacher-seed1 --models runs/teachers"
     assert commands[-1] == (
-        "hangtag train cnn --recipe same-view --precision bf16 --epochs 36 "
+        "hangtag train cnn --recipe same-view --precision bf16 "
         "--teacher=studies/accuracy/teachers/resnet-28x28-int8/1/model.onnx "
+        "--teacher=studies/accuracy/teachers/resnet-28x28-int8/2/model.onnx "
         "--teacher=studies/accuracy/teachers/cnn-int8/1/model.onnx --out runs/cnn-same-view-seed0 --threads 2"
     )
     full = commands.index(

@@ -86,7 +86,7 @@ def train(
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         task = build_task(config, data, torch.device(config.device), teacher, distances, observer)
-        task.precompute(group)
+        task.precompute(group, run)
         return train_task(config, task, run, observer, group)
 
 

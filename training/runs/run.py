@@ -5,6 +5,7 @@ runs/lstm-study-seed0/
     metrics.json     one row per epoch, then the summary; rewritten after every epoch
     checkpoint.pt    what a killed run needs to continue; at the end it is deleted, unless more epochs may follow
     best.pt          the weights of the best epoch so far
+    teacher.pt       with a teacher: its logits, which a killed run need not compute again; deleted as checkpoint.pt is
     report.html      the run as a page, once it is finished
     events.out.*     with --tensorboard: TensorBoard's events, one file for each time that the run was begun or resumed
 """
@@ -33,7 +34,7 @@ from hangtag.training.runs.files import (
 )
 from hangtag.training.runs.identity import difference
 
-FILES = ("checkpoint.pt", "best.pt", "metrics.json", "config.json", "report.html")
+FILES = ("checkpoint.pt", "teacher.pt", "best.pt", "metrics.json", "config.json", "report.html")
 REPORT = "report.html"
 EVENT_FILES = "events.out.tfevents.*"
 
@@ -205,5 +206,6 @@ class Run:
         return (self.folder / name).is_file()
 
     def drop_checkpoint(self) -> None:
-        """Delete checkpoint.pt, which a finished run needs only to go on to more epochs."""
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        """Delete checkpoint.pt and teacher.pt, which a finished run needs only to go on to more epochs."""
+        for name in ("checkpoint.pt", "teacher.pt"):
+            (self.folder / name).unlink(missing_ok=True)

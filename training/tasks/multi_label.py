@@ -18,6 +18,7 @@ from hangtag.training.networks.single_label import parameter_count
 from hangtag.training.observer import Observer
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.run import Run
 from hangtag.training.tasks.preparation import prepare
 
 _PREDICTION_BATCH = 250
@@ -49,7 +50,7 @@ class MultiLabelTask:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def precompute(self, group: ProcessGroup) -> None:
+    def precompute(self, group: ProcessGroup, run: Run) -> None:
         """Nothing: multi-label networks have no teacher."""
 
     def network(self) -> nn.Module:

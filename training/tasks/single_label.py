@@ -1,6 +1,6 @@
 """The study's task: one garment per image, one label. task.py has the interface."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,12 @@ from hangtag.training.networks.inference import normalise, predict
 from hangtag.training.networks.single_label import parameter_count
 from hangtag.training.observer import Observer
 from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.recipes import Augmentation
 from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.run import Run
 from hangtag.training.tasks.preparation import prepare
 from hangtag.training.tasks.task import Teacher
-from hangtag.training.tasks.teacher import teacher_logits
+from hangtag.training.tasks.teacher import stored_teacher_logits
 
 WORST = 24
 """Validation images with the highest loss that the summary lists."""
@@ -48,45 +50,53 @@ class SingleLabelTask:
         self._class_loss = class_loss(config.loss, config.recipe.label_smoothing, distances, device)
         self._train = data.train.first(config.limit)
         self._validation, self._test = data.validation.first(config.limit), data.test
-        # The whole split stays in memory as uint8 (43 MB) and is normalised batch by batch.
+        # The whole split stays in memory as uint8 (43 MB, and as much for each view) and is normalised batch by batch.
         self._images = torch.tensor(self._train.images, device=device)  # [n, 28, 28]
         self._classes = torch.tensor(self._train.classes, dtype=torch.long, device=device)  # [n]
-        self._teacher_logits: Tensor | None = None  # [n, 10]
+        self._augmentation = config.recipe.augmentation
+        self._views = config.recipe.distillation.views if config.recipe.distillation and teacher else 0
+        self._teacher_logits: Tensor | None = None  # [n, 10], or [views * n, 10]
 
     def __len__(self) -> int:
         return len(self._train)
 
-    def precompute(self, group: ProcessGroup) -> None:
-        """Compute the teacher's logits of all training images; of one, as a trial, if it is to see augmented images.
+    def precompute(self, group: ProcessGroup, run: Run) -> None:
+        """Compute the teacher's logits of all training images, or of the views of them that the recipe asks for.
 
         Raises TeacherError as the teacher does.
         """
-        if (teacher := self._teacher) is None:
+        if self._teacher is None:
             return
-        distillation = self._recipe.distillation
-        if distillation is not None and distillation.same_view:
-            group.on_every_rank(lambda: teacher(self._train.images[:1]))
-        else:
-            logits = teacher_logits(teacher, self._train.images, group, self._observer)
-            self._teacher_logits = torch.from_numpy(logits).to(self._device)
+        if self._views:
+            self._draw_views()
+        logits = stored_teacher_logits(run, self._teacher, self._images.cpu().numpy(), group, self._observer)
+        self._teacher_logits = torch.from_numpy(logits).to(self._device)
+
+    def _draw_views(self) -> None:
+        """Replace the images [n, 28, 28] by augmented ones, [views * n, 28, 28], the same in every rank.
+
+        Flipping is left to the training steps: the teacher's logits are averages over an image and its mirror image.
+        """
+        once = replace(self._augmentation, flip=False)
+        self._images = torch.cat([augment(self._images, once) for _ in range(self._views)])
+        self._augmentation = Augmentation(flip=self._augmentation.flip)
 
     def network(self) -> nn.Module:
         return prepare(build(self._model), self._recipe, self._device)
 
     def training_step(self, network: nn.Module, indices: Tensor) -> BatchOutcome:
         indices = indices.to(self._device)  # [batch]
-        images = augment(self._images[indices], self._recipe.augmentation)  # [batch, 28, 28], uint8
+        seen = indices
+        if self._views:
+            seen = indices + len(self) * torch.randint(self._views, indices.shape).to(self._device)
+        images = augment(self._images[seen], self._augmentation)  # [batch, 28, 28], uint8
         classes = self._classes[indices]
         logits = network(normalise(images)).float()  # [batch, 10]
         loss = self._class_loss(logits, classes)
         distillation = self._recipe.distillation
         if distillation is not None and self._teacher is not None:
-            if distillation.same_view:
-                answers = torch.from_numpy(self._teacher(images.cpu().numpy())).to(self._device)  # [batch, 10]
-            else:
-                assert self._teacher_logits is not None, "precompute() comes before the first step"
-                answers = self._teacher_logits[indices]
-            from_teacher = distillation_loss(logits, answers, distillation.temperature)
+            assert self._teacher_logits is not None, "precompute() comes before the first step"
+            from_teacher = distillation_loss(logits, self._teacher_logits[seen], distillation.temperature)
             loss = (1 - distillation.weight) * loss + distillation.weight * from_teacher
         return BatchOutcome(loss, (logits.argmax(dim=1) == classes).sum())
 

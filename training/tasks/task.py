@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hangtag.training.data.fashion_mnist import Images
 from hangtag.training.losses.outcome import BatchOutcome
 from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.runs.run import Run
 
 Teacher = Callable[[Images], npt.NDArray[np.float32]]
 """A trained model that another learns from: uint8 images [n, 28, 28] to logits [n, 10]."""
@@ -24,8 +25,11 @@ class Task(Protocol):
     def __len__(self) -> int:
         """The number of training samples."""
 
-    def precompute(self, group: ProcessGroup) -> None:
-        """Compute, once and before the first step, what all epochs share, such as a teacher's logits."""
+    def precompute(self, group: ProcessGroup, run: Run) -> None:
+        """Compute, before the first step, what all epochs share, or read it from the run's folder.
+
+        Called with the random state that the run's seed gives, whether the run is new or resumed.
+        """
 
     def network(self) -> nn.Module:
         """The network to train, with fresh weights from torch's global random state."""

@@ -5,12 +5,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from hangtag.serving.model_repository import ModelRepositoryError, versions_in
 from hangtag.training.data.fashion_mnist import LABELS, Images
-from hangtag.training.errors import TeacherError
+from hangtag.training.errors import RunMismatchError, TeacherError
 from hangtag.training.observer import Observer
 from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.runs.files import RESTART_HINT
+from hangtag.training.runs.run import Run
 from hangtag.training.tasks.onnx_teacher import TEACHERS, Logits, OnnxTeacher, how_to_get_a_teacher
 from hangtag.training.tasks.task import Teacher
 
@@ -40,6 +44,31 @@ class TeacherEnsemble:
         """The average logits [n, 10] of uint8 images [n, 28, 28]. Raises TeacherError as the teachers do."""
         logits: Logits = np.mean([teacher(images) for teacher in self._teachers], axis=0)
         return logits
+
+
+def stored_teacher_logits(
+    run: Run, teacher: Teacher, images: Images, group: ProcessGroup, observer: Observer
+) -> Logits:
+    """The result of ``teacher_logits``, computed once in a run: a resumed one reads it from its folder.
+
+    Raises, besides those of ``teacher_logits``:
+        RunMismatchError: The run's file is damaged, or the folder cannot be written.
+    """
+
+    def read() -> Logits | None:
+        if not run.has("teacher.pt"):
+            return None
+        logits: Tensor | None = run.load("teacher.pt").get("logits")
+        if logits is None or logits.shape != (len(images), len(LABELS)):
+            raise RunMismatchError(f"{run.folder / 'teacher.pt'} holds no logits of this run's images. {RESTART_HINT}")
+        return logits.numpy()
+
+    stored = group.on_rank_zero(read)
+    if stored is not None:
+        return stored
+    logits = teacher_logits(teacher, images, group, observer)
+    group.on_rank_zero(lambda: run.save("teacher.pt", {"logits": torch.from_numpy(logits)}))
+    return logits
 
 
 def teacher_logits(teacher: Teacher, images: Images, group: ProcessGroup, observer: Observer) -> Logits:

@@ -103,9 +103,13 @@ def test_config_files_of_earlier_versions_are_understood() -> None:
 def test_a_teacher_of_an_earlier_version_saw_each_image_once() -> None:
     requested = replace(USUAL, recipe=recipe_for("best", "lstm")).as_json()
     stored = copy.deepcopy(requested)
-    del stored["recipe"]["distillation"]["same_view"]
+    del stored["recipe"]["distillation"]["views"]
     assert identity(stored) == identity(requested)
-    requested["recipe"]["distillation"]["same_view"] = True
+    stored["recipe"]["distillation"]["same_view"] = False
+    assert identity(stored) == identity(requested)
+    stored["recipe"]["distillation"]["same_view"] = True  # a teacher that answered in every step
+    assert identity(stored) != identity(requested)
+    requested["recipe"]["distillation"]["views"] = 8
     assert identity(stored) != identity(requested)
 
 

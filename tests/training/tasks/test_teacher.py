@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hangtag.training.data.fashion_mnist import FashionMnist, Images
-from hangtag.training.errors import TeacherError
+from hangtag.training.errors import RunMismatchError, TeacherError
 from hangtag.training.loop import trainer
 from hangtag.training.metrics.single_label import evaluate
 from hangtag.training.observer import Observer, StepProgress
@@ -204,7 +204,9 @@ def test_a_student_learns_from_its_teacher_despite_wrong_labels(
     shutil.rmtree(tmp_path)
 
 
-def test_constructing_a_task_computes_no_teacher_logits_and_precompute_does_with_progress(small: FashionMnist) -> None:
+def test_constructing_a_task_computes_no_teacher_logits_and_precompute_does_with_progress(
+    small: FashionMnist, tmp_path: Path
+) -> None:
     calls: list[int] = []
 
     def teacher(images: Images) -> Logits:
@@ -221,32 +223,33 @@ def test_constructing_a_task_computes_no_teacher_logits_and_precompute_does_with
     observer = Recording()
     task = build_task(make_config(limit=600), small, torch.device("cpu"), teacher, observer=observer)
     assert calls == []
-    task.precompute(ProcessGroup())
+    task.precompute(ProcessGroup(), Run(tmp_path))
     assert calls == [500, 500, 100, 100]
     assert observer.progress == [(1000, 1200), (1200, 1200)]
 
 
 @pytest.fixture(scope="module")
 def same_view(teacher: OnnxTeacher) -> RunConfig:
-    """A run whose teacher, the shipped cnn, sees the augmented images."""
+    """A run whose teacher, the shipped cnn, sees three augmented images of each."""
     config = make_config(limit=64)
     recipe = replace(
         config.recipe,
         augmentation=Augmentation(flip=True, shift=2, erase=1.0),
-        distillation=Distillation("cnn", weight=1.0, temperature=2.0, same_view=True),
+        distillation=Distillation("cnn", weight=1.0, temperature=2.0, views=3),
     )
     return replace(config, recipe=recipe, teachers=(teacher.file,))
 
 
 def test_a_teacher_of_the_same_view_sees_exactly_what_the_student_sees(
-    same_view: RunConfig, small: FashionMnist
+    same_view: RunConfig, small: FashionMnist, tmp_path: Path
 ) -> None:
     to_teacher: list[Images] = []
     to_student: list[Images] = []
 
     def answer(images: Images) -> Logits:
-        """Logits that depend on the view."""
-        return np.eye(10, dtype=np.float32)[images[:, 14, 14] % 10]
+        """Logits that depend on the view, and are the same for its mirror image."""
+        logits: Logits = np.eye(10, dtype=np.float32)[images.sum((1, 2), dtype=np.int64) % 10]
+        return logits
 
     def teacher(images: Images) -> Logits:
         to_teacher.append(images)
@@ -258,27 +261,63 @@ def test_a_teacher_of_the_same_view_sees_exactly_what_the_student_sees(
             return torch.from_numpy(answer(to_student[-1]))
 
     task = build_task(same_view, small, torch.device("cpu"), teacher)
-    task.precompute(ProcessGroup())
-    assert [len(images) for images in to_teacher] == [1]  # a trial; nothing is computed ahead
-    losses = [task.training_step(Student(), torch.arange(16)).loss for _ in range(2)]
-    np.testing.assert_array_equal(to_student, to_teacher[1:])
-    assert not np.array_equal(to_student[0], to_student[1])  # augmented anew in every step
-    assert [float(loss) for loss in losses] == [pytest.approx(0.0, abs=1e-6)] * 2  # it answers like its teacher
+    task.precompute(ProcessGroup(), Run(tmp_path))
+    assert len(task) == 64
+    assert [len(images) for images in to_teacher] == [3 * 64] * 2  # three views of each, and their mirror images
+    losses = [task.training_step(Student(), torch.arange(64)).loss for _ in range(4)]
+    assert [float(loss) for loss in losses] == [pytest.approx(0.0, abs=1e-6)] * 4  # it answers like its teacher
+    answered = {image.tobytes() for images in to_teacher for image in images}
+    seen = [[image.tobytes() for image in images] for images in to_student]
+    assert answered.issuperset(image for images in seen for image in images)
+    assert len(to_teacher) == 2  # nothing is asked in the steps
+    assert len({images[0] for images in seen}) > 1  # another view in another step
+    flipped = {image.tobytes() for image in to_teacher[1]}
+    assert 0 < sum(image in flipped for image in seen[0]) < 64
 
 
 def test_a_run_with_a_teacher_of_the_same_view_resumes_as_if_unbroken(
     same_view: RunConfig, teacher: OnnxTeacher, small: FashionMnist, tmp_path: Path
 ) -> None:
+    """The teacher's answers are in the run's folder, so that it is not asked again."""
+
     def interrupt(at: StepProgress) -> None:
         if at.epoch == 2:
             raise KeyboardInterrupt
+
+    def must_not_be_asked(images: Images) -> Logits:
+        pytest.fail("the teacher was asked again")
 
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
     trainer.train(same_view, small, CheckpointKeptRun(unbroken), teacher=teacher)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(same_view, small, CheckpointKeptRun(broken), OnStep(interrupt), teacher)
-    trainer.train(same_view, small, CheckpointKeptRun(broken), teacher=teacher)
+    trainer.train(same_view, small, CheckpointKeptRun(broken), teacher=must_not_be_asked)
     assert_same_outcome(broken, unbroken)
+
+
+@pytest.mark.parametrize("views", [0, 3])
+def test_a_finished_run_keeps_no_answers_of_its_teacher(
+    same_view: RunConfig, teacher: OnnxTeacher, small: FashionMnist, tmp_path: Path, views: int
+) -> None:
+    kept: list[bool] = []
+    distillation = Distillation("cnn", weight=1.0, temperature=2.0, views=views)
+    recipe = replace(same_view.recipe, epochs=1, schedule="one_cycle", distillation=distillation)
+    run = Run(tmp_path)
+    trainer.train(
+        replace(same_view, recipe=recipe), small, run, OnStep(lambda at: kept.append(run.has("teacher.pt"))), teacher
+    )
+    assert all(kept)
+    assert not run.has("teacher.pt")
+
+
+def test_answers_for_other_images_are_refused(
+    same_view: RunConfig, teacher: OnnxTeacher, small: FashionMnist, tmp_path: Path
+) -> None:
+    run = Run(tmp_path)
+    run.start(same_view)
+    run.save("teacher.pt", {"logits": torch.zeros(64, 10)})
+    with pytest.raises(RunMismatchError, match=r"teacher\.pt holds no logits of this run's images\. .*--restart"):
+        trainer.train(same_view, small, run, teacher=teacher)
 
 
 def test_a_teacher_of_the_same_view_that_fails_is_reported_before_the_first_step(
@@ -286,5 +325,5 @@ def test_a_teacher_of_the_same_view_that_fails_is_reported_before_the_first_step
 ) -> None:
     spoiled = OnnxTeacher(changed(tmp_path / "spoiled.onnx", spoil))
     started = OnStep(lambda at: pytest.fail("it trained"))
-    with pytest.raises(TeacherError, match="logits that are not finite for 1 of 1 images"):
+    with pytest.raises(TeacherError, match="logits that are not finite for 192 of 192 images"):
         trainer.train(same_view, small, Run(tmp_path / "run"), started, spoiled)
