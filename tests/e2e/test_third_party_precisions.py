@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         not all(list(OTHERS.glob(file)) for file in (MAGIKA, TURNED)),
-        reason="magika and rapidocr-onnxruntime are missing: run 'make others', which sets up .venv-others",
+        reason="magika or rapidocr-onnxruntime is missing (it has no wheel for Python 3.13): run 'make others'",
     ),
 ]
 
