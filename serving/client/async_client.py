@@ -239,7 +239,7 @@ class AsyncClient:
         """Load a model, or load it again; returns the versions that serve then. See ``Client.load_model``.
 
         Example:
-            >>> await client.load_model("cnn")
+            >>> await client.load_model("lstm")
             ['2']
         """
         await self._run(operations.load(model))

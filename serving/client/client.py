@@ -227,7 +227,7 @@ class Client(HealthClient):
                 connection broke, and the server may have loaded the model: the call is not tried again.
 
         Example:
-            >>> client.load_model("cnn")
+            >>> client.load_model("lstm")
             ['2']
         """
         self._run(operations.load(model))
