@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Serve the shipped models, classify images, load-test cnn and lstm, three models in 8 bits, and the route over cnn and lstm, and write a
-# report. `make demo` runs this.
+# Serve the shipped models, classify images, load-test cnn and lstm, three models in 8 bits, and the route over cnn and
+# lstm, and write a report. `make demo` runs this.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 BIN=${BIN:-.venv/bin}
