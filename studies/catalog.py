@@ -80,17 +80,32 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "train_step": Experiment(
         "How long does a training step take, compared with Keras and with plain PyTorch?",
-        "ten minutes on an idle machine; an environment with Keras (make .venv-keras/.keras)",
-        ("docs/study.md",),
-        {"run": "studies.train_step.run:main", "profile": "studies.train_step.profile:main"},
-        "studies.accuracy.report",
+        "ten minutes on an idle machine; an environment with Keras (make .venv-keras/.keras), for `run` alone",
+        ("docs/study.md", "docs/training.md"),
+        {
+            "run": "studies.train_step.run:main",
+            "profile": "studies.train_step.profile:main",
+            "batch": "studies.train_step.larger_batch:main",
+        },
+        "studies.train_step.report",
     ),
     "exported": Experiment(
         "How fast is each exported file, compared with PyTorch and with its FP32 original?",
-        "five minutes on an idle machine",
+        "seven minutes on an idle machine; perf and objdump (Debian: linux-perf, binutils), for `instructions` alone",
         ("docs/export.md",),
-        {"run": "studies.exported.run:main", "profile": "studies.exported.profile:main"},
+        {
+            "run": "studies.exported.run:main",
+            "profile": "studies.exported.profile:main",
+            "instructions": "studies.exported.instructions:main",
+        },
         "studies.exported.report",
+    ),
+    "third_party": Experiment(
+        "What are models that nobody here made like in int8 and fp16?",
+        "five minutes on an idle machine; magika and RapidOCR (make others)",
+        ("docs/export.md",),
+        {"run": "studies.third_party.run:main"},
+        "studies.third_party.report",
     ),
     "server": Experiment(
         "How fast is the server, compared with Triton, with an earlier version and with bare ONNX Runtime?",

@@ -1,10 +1,12 @@
-"""Writes the part of docs/export.md that compares exported files with PyTorch."""
+"""Writes the parts of docs/export.md that compare exported files with PyTorch, and say with what they are computed."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hangtag.export.gate.speed import COMPILED, EAGER, FILE, FP32
 from studies import results
+from studies.exported.instructions import KINDS, OTHER
+from studies.exported.instructions import RESULTS as INSTRUCTIONS
 from studies.exported.run import RESULTS
 from studies.page import Part, table
 
@@ -64,4 +66,24 @@ def _ms(value: float) -> str:
     return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
-PARTS = (Part("docs/export.md", part, "speed"),)
+def instructions_part(path: Path = INSTRUCTIONS) -> str:
+    """A table of the shares of matrix instructions. Raises click.ClickException, as read."""
+    lines = results.read(path)
+    conditions = lines.pop("conditions")
+    kinds = [kind for kind in (*KINDS, OTHER) if any(kind in line["shares"] for line in lines.values())]
+    rows = []
+    for name, line in lines.items():
+        model, batch_size = name.split()
+        rows.append((f"`{model}`", batch_size, *(f"{line['shares'].get(kind, 0):.0%}" for kind in kinds)))
+    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
+    return "\n\n".join(
+        [
+            table(("model", "batch", *kinds), rows, right=len(kinds) + 1),
+            "Made by `make docs` from [studies/exported/instructions.jsonl](../studies/exported/instructions.jsonl): "
+            f"measured {conditions['date']} on a processor with {', '.join(conditions['instructions'])} "
+            f"({conditions['processor']}; {versions}) by `{conditions['command']}`.",
+        ]
+    )
+
+
+PARTS = (Part("docs/export.md", part, "speed"), Part("docs/export.md", instructions_part, "instructions"))

@@ -7,8 +7,9 @@ differences of the size of that between the two mean nothing.
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 
 import click
 import torch
@@ -18,8 +19,10 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from hangtag.training.networks.single_label import STUDY_HIDDEN_SIZE
+from studies import results
 from studies.train_step.lstm_ways import BATCH_SIZE, OWN, Batch, Step, own_step, ways
 
+RESULTS = Path(__file__).with_name("profile.jsonl")
 _BURST = 3  # steps
 
 
@@ -40,28 +43,48 @@ def take_turns(steps: Mapping[str, tuple[Step, int]], repeats: int) -> dict[str,
 @click.option("--repeats", type=click.IntRange(1), default=200, show_default=True, help="Bursts of each way.")
 @click.option("--precision", type=click.Choice(("fp32", "bf16")), default="bf16", show_default=True)
 @click.option("--compile-recurrence", is_flag=True, help="Compare with compiled time steps too, after minutes.")
-def main(threads: int, repeats: int, precision: str, compile_recurrence: bool) -> None:
-    """Profile a training step of lstm, and compare it with other ways to do it.
-
-    Records nothing.
-    """
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")
+def main(threads: int, repeats: int, precision: str, compile_recurrence: bool, out: Path) -> None:
+    """Profile a training step of lstm, and compare it with other ways to do it."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    own = own_step(Batch.random(BATCH_SIZE, dtype))
+    command = "python -m studies train_step profile" + " --compile-recurrence" * compile_recurrence
+    conditions = results.conditions(command, {"PyTorch": torch.__version__})
+    conditions |= {"threads": threads, "precision": precision, "bursts": repeats}
+    conditions |= {
+        "operators": list(_operators(own_step(Batch.random(BATCH_SIZE, dtype)))),
+        "products": list(_products(dtype)),
+    }
+    lines = list(_ways(take_turns(ways(dtype, compile_recurrence=compile_recurrence), repeats)))
+    results.write(out, [conditions, *lines])
+    _print(conditions, lines)
+    click.echo(f"wrote {out}")
+
+
+def _print(conditions: results.Line, lines: list[results.Line]) -> None:
     console = Console(width=100)
-    console.print(_operators(own))
-    console.print(_products(dtype))
-    times = take_turns(ways(dtype, compile_recurrence=compile_recurrence), repeats)
-    own_median = statistics.median(times[OWN])
-    table = Table("way", "fastest", "median", "of hangtag's median", title="processor ms for 32 images")
+    tables = (
+        ("under torch.profiler", conditions["operators"]),
+        ("matrix products", conditions["products"]),
+        ("processor ms for 32 images", lines),
+    )
+    for title, rows in tables:
+        table = Table(*(heading.replace("_", " ") for heading in rows[0]), title=title)
+        for row in rows:
+            table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+        console.print(table)
+
+
+def _ways(times: Mapping[str, list[float]]) -> Iterator[results.Line]:
+    """The line of each way."""
+    own = statistics.median(times[OWN])
     for name, values in times.items():
         median = statistics.median(values)
-        table.add_row(name, f"{min(values):.2f}", f"{median:.2f}", f"{median / own_median:.0%}")
-    console.print(table)
+        yield {"run": name, "fastest_ms": min(values), "median_ms": median, "of_own": median / own}
 
 
-def _operators(step: Step, steps: int = 30, shown: int = 10) -> Table:
+def _operators(step: Step, steps: int = 30, shown: int = 10) -> Iterator[results.Line]:
     """The operators in which the step spends most of its time, without the operators that they call."""
     for _ in range(_BURST):
         step()
@@ -70,13 +93,11 @@ def _operators(step: Step, steps: int = 30, shown: int = 10) -> Table:
             step()
     events = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in events)
-    table = Table("operator", "calls a step", "share of the time", title=f"{steps} steps under torch.profiler")
     for event in events[:shown]:
-        table.add_row(event.key, f"{event.count / steps:g}", f"{event.self_cpu_time_total / total:.0%}")
-    return table
+        yield {"operator": event.key, "calls": event.count / steps, "share": event.self_cpu_time_total / total}
 
 
-def _products(dtype: torch.dtype) -> Table:
+def _products(dtype: torch.dtype) -> Iterator[results.Line]:
     """How fast the products of one time step are, and a large one: the small ones bound what an LSTM can reach."""
     hidden, large = STUDY_HIDDEN_SIZE, 2048
     shapes = {
@@ -84,14 +105,12 @@ def _products(dtype: torch.dtype) -> Table:
         "backwards, each time step": (BATCH_SIZE, 4 * hidden, hidden),
         "a large one": (large, large, large),
     }
-    table = Table("product", "rows x inner x columns", "billion operations a second", title="matrix products")
     for name, (rows, inner, columns) in shapes.items():
         one, other = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
         operations = 2 * rows * inner * columns
         count = max(1, 10**9 // operations)
         seconds = min(_processor_seconds(partial(torch.mm, one, other), count) for _ in range(20))
-        table.add_row(name, f"{rows} x {inner} x {columns}", f"{operations / seconds / 1e9:.0f}")
-    return table
+        yield {"product": name, "shape": f"{rows} x {inner} x {columns}", "gflops": operations / seconds / 1e9}
 
 
 def _processor_seconds(work: Step, count: int) -> float:

@@ -1,12 +1,15 @@
 """The LSTM by hand is the same as PyTorch's, and the profile runs every way with real steps."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
 
 from hangtag.training.networks.bfloat16 import cpu_computes_lstms_in_bf16
-from studies.train_step import lstm_ways, profile
+from studies import results
+from studies.train_step import larger_batch, lstm_ways, profile, report
 from studies.train_step.one_product import OneProductLstm
 
 pytestmark = pytest.mark.slow
@@ -45,16 +48,33 @@ def test_compiled_time_steps_train() -> None:
 
 # PyTorch's compiler imports functions that PyTorch itself deprecates.
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script_method` is:DeprecationWarning")
-def test_the_profile_runs_every_way() -> None:
+def test_the_profile_runs_every_way_and_the_page_shows_it(tmp_path: Path) -> None:
     if not cpu_computes_lstms_in_bf16():
         pytest.skip("this CPU computes no LSTM in bfloat16")
-    threads = torch.get_num_threads()
+    threads, out = torch.get_num_threads(), tmp_path / "profile.jsonl"
     try:
-        result = CliRunner().invoke(profile.main, ["--repeats", "1"], catch_exceptions=False)
+        result = CliRunner().invoke(profile.main, ["--repeats", "1", "--out", str(out)], catch_exceptions=False)
     finally:
         torch.set_num_threads(threads)
     assert result.exit_code == 0, result.output
-    assert "aten::mkldnn_rnn_layer_backward" in result.output
-    assert "32 x 186 x 744" in result.output
+    page = report.profile_part(out)
+    for text in (result.output, page):
+        assert "aten::mkldnn_rnn_layer_backward" in text
+        assert "32 x 186 x 744" in text
     for way in lstm_ways.ways(torch.bfloat16):
         assert way in result.output
+        assert f"| {way} | " in page
+
+
+def test_a_larger_batch_trains_the_same_network_and_the_page_shows_every_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(larger_batch, "SETTINGS", ((32, 1e-3), (128, 2e-3)))
+    out = tmp_path / "batch.jsonl"
+    arguments = ["--seeds", "2", "--epochs", "1", "--limit", "300", "--out", str(out)]
+    result = CliRunner().invoke(larger_batch.main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    lines = results.read(out)
+    assert list(lines)[1:] == ["32 at 0.001", "128 at 0.002"]
+    assert all(len(line["test_accuracy"]) == 2 for name, line in lines.items() if name != "conditions")
+    assert "| 128 | 0.002 | " in report.batch_part(out)
