@@ -29,8 +29,9 @@ def test_a_step_is_timed_from_the_first_to_the_last() -> None:
     assert per_step_ms([10.0, 10.5, 11.0, 11.5]) == pytest.approx(500)
 
 
-# PyTorch's compiler imports functions that PyTorch itself deprecates.
+# PyTorch's compiler imports functions that PyTorch itself deprecates, and looks at the gradients of all tensors.
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script_method` is:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way_to_train_takes_the_requested_steps(way: str) -> None:
     if way in ("hangtag", "compiled") and not cpu_computes_lstms_in_bf16():

@@ -173,7 +173,7 @@ def test_the_bodies_in_flight_share_their_memory(narrow: LiveServer) -> None:
 
 def test_arrays_that_take_more_than_their_json_count_as_they_are(narrow: LiveServer) -> None:
     many = json.dumps({"inputs": [tensor("x", "FP32", [1, 300_000], [1] * 300_000)]}, separators=(",", ":"))
-    texts = json.dumps({"inputs": [tensor("x", "BYTES", [1, 20_000], ["ab"] * 20_000)]}, separators=(",", ":"))
+    texts = json.dumps({"inputs": [tensor("x", "BYTES", [1, 30_000], ["ab"] * 30_000)]}, separators=(",", ":"))
     assert max(len(many), len(texts)) < 0.6 * MIB
     with Rest(narrow.server.http_address) as rest:
         for body in (many, texts):
