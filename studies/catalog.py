@@ -38,7 +38,7 @@ class Experiment:
 EXPERIMENTS: Mapping[str, Experiment] = {
     "accuracy": Experiment(
         "How accurate is each network with the study's recipe, and with the best recipe?",
-        "about ten hours on two cores",
+        "about seventeen hours on two cores",
         ("docs/study.md",),
         {"run": "studies.accuracy.run:main"},
         "studies.accuracy.report",
@@ -80,18 +80,18 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "train_step": Experiment(
         "How long does a training step take, compared with Keras and with plain PyTorch?",
-        "ten minutes on an idle machine; an environment with Keras (make .venv-keras/.keras), for `run` alone",
+        "ten minutes on an idle machine, `batch` 25; `run` needs an environment with Keras (make .venv-keras/.keras)",
         ("docs/study.md", "docs/training.md"),
         {
             "run": "studies.train_step.run:main",
             "profile": "studies.train_step.profile:main",
-            "batch": "studies.train_step.larger_batch:main",
+            "batch": "studies.train_step.batch:main",
         },
         "studies.train_step.report",
     ),
     "exported": Experiment(
         "How fast is each exported file, compared with PyTorch and with its FP32 original?",
-        "seven minutes on an idle machine; perf and objdump (Debian: linux-perf, binutils), for `instructions` alone",
+        "fifteen minutes on an idle machine; perf and objdump (Debian: linux-perf, binutils), for `instructions` alone",
         ("docs/export.md",),
         {
             "run": "studies.exported.run:main",

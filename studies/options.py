@@ -1,9 +1,12 @@
 """The options that several experiments have, each declared once."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
+
+from studies import results
 
 MODELS = click.option(
     "--models",
@@ -19,8 +22,38 @@ SECONDS = click.option(
     "--seconds", type=click.FloatRange(0.05), default=3.0, show_default=True, help="Approximate duration of each load."
 )
 OUT = click.option(
-    "--out", type=click.Path(path_type=Path), help="The results file. [default: the page's, if nothing is left out]"
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The results file. [default: the page's, unless options change what is measured]",
 )
+
+
+def given() -> str:
+    """The options of the running command that were given, as they are typed, each after a space; without --out."""
+    context = click.get_current_context()
+    words = []
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if name != "out" and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            words.append(parameter.opts[0])
+            words += [] if context.params[name] is True else [str(context.params[name])]
+    return "".join(f" {word}" for word in words)
+
+
+def write(out: Path | None, page: Path, lines: Iterable[results.Line], *, complete: bool) -> None:
+    """Write the results, and say where.
+
+    Args:
+        out: The option of OUT.
+        page: The results file of which a page is made.
+        lines: The results.
+        complete: They are what the page shows. Other results go nowhere without ``out``, lest the page change.
+    """
+    if file := out or (page if complete else None):
+        results.write(file, lines)
+        click.echo(f"wrote {file}")
+    else:
+        click.echo(f"Not recorded, because{given()} changes what {page.name} holds; --out FILE records it.")
 
 
 class Names(click.ParamType[tuple[str, ...]]):

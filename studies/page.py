@@ -17,6 +17,8 @@ from typing import Any
 import click
 import jinja2
 
+from studies import results
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -75,6 +77,24 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) ->
         "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in row) + " |"
         for row in (head, rules, *rows)
     )
+
+
+def made_from(file: Path, conditions: results.Line) -> str:
+    """The sentence that says what results a part of a page in docs/ is made of, on what machine they were measured."""
+    name = file.resolve().relative_to(ROOT) if file.resolve().is_relative_to(ROOT) else file.name
+    instructions = ", ".join(conditions.get("instructions", ()))
+    processor = conditions["processor"] + (f" with {instructions}" if instructions else "")
+    versions = ", ".join(f"{package} {version}" for package, version in conditions["versions"].items())
+    return (
+        f"Made by `make docs` from [{name}](../{name}), measured {conditions['date']} on {conditions['cpus']} CPUs "
+        f"({processor}; {versions}) by `{conditions['command']}`"
+    )
+
+
+def short_revision(revision: str) -> str:
+    """A Git revision with 12 digits, and -dirty where its tree had changes that were not committed."""
+    digits, *dirty = revision.split("-")
+    return "-".join([digits[:12], *dirty])
 
 
 def percent(share: float) -> str:

@@ -1,6 +1,8 @@
 """Time a batch in bare ONNX Runtime and in PyTorch, both on one thread. The figures are reported, never required.
 
-The contenders take turns, so that other load on the machine affects all of them; the figures are medians. One thread,
+The contenders take turns of several batches, so that other load on the machine affects all of them; the figures are
+medians. The first batch of a turn is not counted: it reads weights that the other contenders have displaced from the
+processor's caches, and can take twice as long as the next ones, which is not what a server with work pays. One thread,
 since an instance of the server computes on one. With several, a contender's threads would spin on after its turn, for
 about as long as a batch takes, on the processors that the next contender needs.
 """
@@ -29,6 +31,8 @@ TIMINGS = ("none", "eager", "compile")
 _MIN_ROUNDS, _MAX_ROUNDS = 7, 200
 _SECONDS = 2.0
 """Rounds at one batch size end after this time, within the two bounds above."""
+_TURN_MS = 5.0
+"""A turn's counted batches take this long together, or there is one of them."""
 _BUSY = 0.1
 """From this share of the CPUs on, the summary mentions other processes."""
 
@@ -173,14 +177,21 @@ def _compiled(served: "nn.Module", images: Pixels) -> Contender:
 def _interleaved(contenders: Mapping[str, Contender], batch: Pixels) -> dict[str, float]:
     """Let the contenders take turns; return the median milliseconds of each."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for answer in contenders.values():
-        answer(batch)  # the first call pays for allocations
     begin = time.perf_counter()
     for rounds in range(_MAX_ROUNDS):
         if rounds >= _MIN_ROUNDS and time.perf_counter() - begin > _SECONDS:
             break
         for name, answer in contenders.items():
-            start = time.perf_counter()
-            answer(batch)
-            times[name].append((time.perf_counter() - start) * 1e3)
+            times[name] += _turn(answer, batch)
     return {name: float(np.median(milliseconds)) for name, milliseconds in times.items()}
+
+
+def _turn(answer: Contender, batch: Pixels) -> list[float]:
+    """Milliseconds of each batch of a turn, without the first."""
+    answer(batch)
+    milliseconds: list[float] = []
+    while sum(milliseconds) < _TURN_MS:
+        start = time.perf_counter()
+        answer(batch)
+        milliseconds.append((time.perf_counter() - start) * 1e3)
+    return milliseconds

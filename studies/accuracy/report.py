@@ -161,6 +161,7 @@ def page(groups: Groups, times: Mapping[str, Any] | None) -> str:
         study=study,
         best={name: best[name] for name in STUDY if name in best},
         same_view=groups.get("same-view", {}),
+        ended_early=groups.get("same-view-ended-early", {}),
         teachers=groups.get("teacher", {}),
         before_muon=groups.get("before-muon", {}),
         times=times,

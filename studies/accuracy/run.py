@@ -55,7 +55,8 @@ STUDY = (
     _study("lstm2", 0),  # An hour and a half for a run: one seed.
     *(_study("cnn", seed) for seed in SEEDS),
 )
-# The results file also has a group "before-muon": runs of earlier versions of the recipes, which nothing trains again.
+# The results file also has runs that nothing trains again: the group "before-muon" has those of earlier versions of the
+# recipes, "same-view-ended-early" one that was ended after 36 of its 90 epochs.
 TEACHERS = (
     *(_teacher("resnet", seed) for seed in SEEDS),
     *(_teacher("resnet-28x28", seed, int8=True) for seed in (0, 1)),

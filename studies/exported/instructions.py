@@ -1,7 +1,7 @@
 """Measures which of the processor's instructions ONNX Runtime computes with, by `perf` and `objdump`.
 
 `perf` samples the processor's place in ONNX Runtime's library while batches are computed. A sample counts for the
-matrix instruction that is closest to it in the library, if one is within REACH bytes: an inner loop holds little else.
+instruction of KINDS that is closest to it in the library, if one is within REACH bytes: an inner loop has little else.
 """
 
 import bisect
@@ -26,19 +26,19 @@ from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNT
 from studies import options, results
 
 RESULTS = Path(__file__).with_name("instructions.jsonl")
-LIBRARY = Path(onnxruntime_pybind11_state.__file__)
+LIBRARY = Path(onnxruntime_pybind11_state.__file__).resolve()
 """ONNX Runtime with its kernels."""
 MODELS = ("cnn", "cnn-int8", "lstm", "lstm-int8", "lstm2", "lstm2-int8")
 BATCH_SIZES = (1, 64)
 KINDS: Mapping[str, str] = {
     "AMX int8": r"tdpb[us][us]d",
     "VNNI": r"vpdp[bw]\w+",
-    "AVX2's 8-bit products": r"v?pmaddubsw",
+    "8-bit products in 16 bits": r"v?pmaddubsw",
     "ARM dot products": r"[us]dot|[us]mmla",
-    "floating point": r"vfn?m(?:add|sub)\d+ps|fmla",
+    "FP32": r"vfn?m(?:add|sub)\d+ps|fmla",
 }
-"""Kinds of matrix instructions, and the regular expressions of their mnemonics."""
-OTHER = "no matrix instruction"
+"""Kinds of multiplications, and the regular expressions of their mnemonics."""
+OTHER = "none of these near"
 REACH = 256
 _SAMPLES_PER_SECOND = 997  # a prime, so that sampling does not keep step with anything periodic
 _INSTRUCTION = re.compile(
@@ -49,8 +49,8 @@ _INSTRUCTION = re.compile(
 @click.command()
 @options.MODELS
 @click.option("--seconds", type=click.FloatRange(0.1), default=5, show_default=True, help="Of each model and batch.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")
-def main(models: Path, seconds: float, out: Path) -> None:
+@options.OUT
+def main(models: Path, seconds: float, out: Path | None) -> None:
     """Sample which instructions compute the models in FP32 and int8, on one thread, and record their shares.
 
     Needs perf (Debian: linux-perf) with the right to use it on one's own processes, and objdump (binutils).
@@ -60,7 +60,8 @@ def main(models: Path, seconds: float, out: Path) -> None:
             raise click.ClickException(f"{program} is missing; Debian and Ubuntu have it in the package {package}.")
     click.echo(f"disassembling {LIBRARY.name}")
     matrix_instructions = MatrixInstructions.of(LIBRARY)
-    conditions = results.conditions("python -m studies exported instructions", {"ONNX Runtime": ONNXRUNTIME_VERSION})
+    command = f"python -m studies exported instructions{options.given()}"
+    conditions = results.conditions(command, {"ONNX Runtime": ONNXRUNTIME_VERSION})
     lines = [conditions | {"instructions": processor.instructions()}]
     files = {entry.name: entry.path for entry in inventory.serving(models)}
     for name in (name for name in MODELS if name in files):
@@ -68,8 +69,7 @@ def main(models: Path, seconds: float, out: Path) -> None:
             shares = matrix_instructions.shares(sample(files[name], batch_size, seconds))
             click.echo(f"{name}, batch {batch_size}: {', '.join(f'{kind} {x:.0%}' for kind, x in shares.items())}")
             lines.append({"run": f"{name} {batch_size}", "shares": shares})
-    results.write(out, lines)
-    click.echo(f"wrote {out}")
+    options.write(out, RESULTS, lines, complete=not options.given())
 
 
 class MatrixInstructions:
@@ -142,10 +142,10 @@ def sample(file: Path, batch_size: int, seconds: float) -> list[int]:
         _, problem = recording.communicate()
         script = ("perf", "script", "--input", data, "--fields", "ip")
         listed = subprocess.run(script, capture_output=True, text=True)
-    places = list(_offsets(int(word, 16) for word in listed.stdout.split()))
-    if not places:
+    addresses = [int(word, 16) for word in listed.stdout.split()]
+    if not addresses:
         raise click.ClickException(f"perf recorded nothing:\n{problem.decode()}{listed.stderr}")
-    return places
+    return list(_offsets(addresses))
 
 
 def _offsets(addresses: Iterable[int]) -> Iterator[int]:

@@ -8,7 +8,7 @@ from studies import results
 from studies.exported.instructions import KINDS, OTHER
 from studies.exported.instructions import RESULTS as INSTRUCTIONS
 from studies.exported.run import RESULTS
-from studies.page import Part, table
+from studies.page import Part, made_from, table
 
 Lines = Mapping[str, results.Line]
 
@@ -17,12 +17,11 @@ def part(path: Path = RESULTS) -> str:
     """Tables of times, of goals, and of the nodes of models that miss theirs. Raises click.ClickException, as read."""
     models = results.read(path)
     conditions = models.pop("conditions")
-    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
     blocks = [
-        f"Made by `make docs` from [studies/exported/results.jsonl](../studies/exported/results.jsonl): measured "
-        f"{conditions['date']} on {conditions['cpus']} CPUs ({conditions['processor']}; {versions}) by "
-        f"`{conditions['command']}`, each contender on one thread. Median milliseconds for a batch; in brackets, how "
-        "many times faster the file is:",
+        f"{made_from(path, conditions)}, each contender on one thread; the load average before was "
+        f"{conditions['load_before']:.1f}. Milliseconds for a batch; in brackets, how many times faster the file is: "
+        f"the median of {conditions['rounds']} rounds, in each of which the contenders of a row took turns. Times in "
+        "different rows compare less well:",
         table(("model", "batch", "the file", f"its {FP32}", EAGER, COMPILED), _times(models), right=5),
         table(("model", "goal", "measured", "reached"), _goals(models)),
     ]
@@ -75,15 +74,7 @@ def instructions_part(path: Path = INSTRUCTIONS) -> str:
     for name, line in lines.items():
         model, batch_size = name.split()
         rows.append((f"`{model}`", batch_size, *(f"{line['shares'].get(kind, 0):.0%}" for kind in kinds)))
-    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
-    return "\n\n".join(
-        [
-            table(("model", "batch", *kinds), rows, right=len(kinds) + 1),
-            "Made by `make docs` from [studies/exported/instructions.jsonl](../studies/exported/instructions.jsonl): "
-            f"measured {conditions['date']} on a processor with {', '.join(conditions['instructions'])} "
-            f"({conditions['processor']}; {versions}) by `{conditions['command']}`.",
-        ]
-    )
+    return f"{table(('model', 'batch', *kinds), rows, right=len(kinds) + 1)}\n\n{made_from(path, conditions)}."
 
 
 PARTS = (Part("docs/export.md", part, "speed"), Part("docs/export.md", instructions_part, "instructions"))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from hangtag.training.runs.command import command
+from studies.page import short_revision
 from studies.shipped.models import ShippedModel
 
 INTRODUCTION = """\
@@ -53,7 +54,7 @@ def _model(model: ShippedModel) -> list[str]:
         f"- Labels: {', '.join(model.labels)}",
         f"- Reproduce: `{command(config)}`, then `hangtag export {model.name}`",
         f"- Trained {metadata['trained']} with PyTorch {versions['torch']} on {config['device']}, "
-        f"{config['precision']}; source revision `{metadata['git_revision'][:12]}`",
+        f"{config['precision']}; source revision `{short_revision(metadata['git_revision'])}`",
         f"- {_parity(model)}",
         "",
     ]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from hangtag.training.runs.command import command
 from studies.accuracy.report import STUDY
 from studies.calibration import section as calibration_section
-from studies.page import Part, percent
+from studies.page import Part, percent, short_revision
 from studies.pictures import Picture, confusion_matrix
 from studies.shipped import label_sets_part, measured, pictures, readme_part
 from studies.shipped.measured import REPOSITORY
@@ -116,7 +116,7 @@ def _section(model: ShippedModel) -> list[str]:
         "",
         f"- Reproduce: {_with_teachers(config)}`{command(config)}`, then `hangtag export {model.name}`",
         f"- Trained {metadata['trained']} with PyTorch {versions['torch']} on {config['device']}, {threads}, "
-        f"{config['precision']}; source revision `{metadata['git_revision'][:12]}`",
+        f"{config['precision']}; source revision `{short_revision(metadata['git_revision'])}`",
         f"- Logits within {worst:.1e} of PyTorch at batch {', '.join(parity['max_logit_difference'])} "
         f"(allowed {parity['tolerance']:g}), and the same class for each of the 10,000 test images",
         "",

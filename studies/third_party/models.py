@@ -14,6 +14,8 @@ from studies.page import ROOT
 Array = npt.NDArray[Any]
 PACKAGES = ROOT / ".venv-others/lib"
 """The environment of other programs, which `make others` sets up."""
+_FOLDERS = ("deploy", "docs", "examples", "export", "hangtag", "serving", "studies", "tests", "training")
+_SUFFIXES = (".css", ".html", ".js", ".json", ".jsonl", ".md", ".png", ".proto", ".py", ".sh", ".svg", ".toml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,12 @@ class ThirdPartyModel:
 
 
 def files(count: int) -> Array:
-    """Files of this repository as magika reads them: INT32 [n, 2048], first and last 1,024 bytes, 256 for none."""
-    paths = sorted(path for suffix in ("py", "md", "toml", "png", "proto") for path in ROOT.glob(f"*/**/*.{suffix}"))
+    """Files of this repository as magika reads them: INT32 [n, 2048], first and last 1,024 bytes, 256 for none.
+
+    Files that others or programs put beside them, such as environments, runs and reports, are not among them.
+    """
+    found = [path for folder in _FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in _SUFFIXES]
+    paths = sorted(path for path in found if path.stat().st_size)
     chosen = np.random.default_rng(0).permutation(len(paths))[:count]
     rows = []
     for content in (paths[place].read_bytes() for place in chosen):
@@ -49,7 +55,7 @@ def files(count: int) -> Array:
 
 
 def lines(count: int) -> Array:
-    """Lines of text, every second one upside down: FP32 [n, 3, 48, 192], from -1 to 1."""
+    """Three random words of the README each, every second one upside down: FP32 [n, 3, 48, 192], from -1 to 1."""
     random = np.random.default_rng(0)
     words = [word for word in (ROOT / "README.md").read_text().split() if word.isascii()]
     rows = []

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from studies import results
-from studies.page import Part, percent, table
+from studies.page import Part, made_from, percent, table
 from studies.third_party.models import MODELS
-from studies.third_party.run import AGREE_AT_LEAST, RESULTS
+from studies.third_party.run import RESULTS
 
 _HEAD = (
-    "model", "precision", "asked for", "answered alike", "with 95 % confidence", "layers in FP32", "size",
+    "model", "precision", "required", "answered alike", "with 95 % confidence", "layers in FP32", "size",
     "1 sample", "64 samples",
 )  # fmt: skip
 
@@ -18,21 +18,17 @@ def part(path: Path = RESULTS) -> str:
     """What was converted, and a table of what came out. Raises click.ClickException, as read."""
     lines = results.read(path)
     conditions = lines.pop("conditions")
-    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
     what = "; ".join(f"the model of `{model.package}` {model.what}" for model in MODELS)
-    with_instructions = f" with {', '.join(conditions['instructions'])}" if conditions["instructions"] else ""
     proofs = {line["agreement"]["samples"] for line in lines.values()}
     return "\n\n".join(
         [
             f"Two models out of packages' wheels were converted: {what}. Their samples are files of this repository, "
-            "and rendered lines of its texts. The shares are of "
+            "and pictures of three random words of its README, every second one upside down. The shares are of "
             f"{' or '.join(f'{count:,}' for count in sorted(proofs))} samples with which the file was not made. Sizes "
             "and times are the converted file's, one thread; in brackets the share of the original's size, and how "
             "many times faster the file is:",
             table(_HEAD, [_row(name, line) for name, line in lines.items()], right=7),
-            "Made by `make docs` from [studies/third_party/results.jsonl](../studies/third_party/results.jsonl), "
-            f"measured {conditions['date']} on {conditions['cpus']} CPUs "
-            f"({conditions['processor']}{with_instructions}; {versions}) by `{conditions['command']}`.",
+            f"{made_from(path, conditions)}.",
         ]
     )
 
@@ -43,7 +39,7 @@ def _row(name: str, line: results.Line) -> tuple[str, ...]:
     return (
         f"`{package}`",
         precision,
-        f"{AGREE_AT_LEAST[precision]} %",
+        f"{agreement['least']:.1%}".replace("%", " %"),
         percent(agreement["share"]),
         f"at least {percent(agreement['at_least_with_95_percent_confidence'])}",
         f"{len(line['fp32_layers'])} of {line['layers']}",

@@ -12,7 +12,7 @@ from hangtag.export.gate import processor
 from hangtag.export.repository import inventory
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
 from hangtag.serving.server.runtime.session import Runtime
-from studies import results, training_runs
+from studies import options, results, training_runs
 from studies.third_party.models import MODELS, PACKAGES, ThirdPartyModel
 
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -23,8 +23,8 @@ AGREE_AT_LEAST = {"int8": "99.5", "fp16": "99.9"}
 @click.command()
 @click.option("--samples", type=click.IntRange(40), default=1000, show_default=True, help="Of each model.")
 @click.option("--search-minutes", type=click.FloatRange(0), default=10, show_default=True, help="As of hangtag export.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")
-def main(samples: int, search_minutes: float, out: Path) -> None:
+@options.OUT
+def main(samples: int, search_minutes: float, out: Path | None) -> None:
     """Convert the models of two packages to int8 and fp16, and record agreement, layers in FP32, size and speed.
 
     Needs the packages (make others), and for the times a machine that does nothing else.
@@ -32,12 +32,11 @@ def main(samples: int, search_minutes: float, out: Path) -> None:
     if missing := [model.package for model in MODELS if model.file() is None]:
         raise click.ClickException(f"{' and '.join(missing)} not installed: 'make others' sets up .venv-others.")
     versions = {"ONNX Runtime": ONNXRUNTIME_VERSION} | dict(_versions())
-    conditions = results.conditions("python -m studies third_party run", versions)
+    conditions = results.conditions(f"python -m studies third_party run{options.given()}", versions)
     lines = [conditions | {"instructions": processor.instructions()}]
     for model in MODELS:
         lines += _convert(model, samples, search_minutes)
-    results.write(out, lines)
-    click.echo(f"wrote {out}")
+    options.write(out, RESULTS, lines, complete=not options.given())
 
 
 def _convert(model: ThirdPartyModel, samples: int, search_minutes: float) -> Iterator[results.Line]:

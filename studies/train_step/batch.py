@@ -15,7 +15,7 @@ from hangtag.training.data.fashion_mnist import FashionMnist
 from hangtag.training.loop import trainer
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from studies import results
+from studies import options, results
 
 RESULTS = Path(__file__).with_name("batch.jsonl")
 SETTINGS = ((32, 1e-3), (128, 1e-3), (128, 2e-3), (128, 4e-3))
@@ -28,13 +28,15 @@ SETTINGS = ((32, 1e-3), (128, 1e-3), (128, 2e-3), (128, 4e-3))
 @click.option("--limit", type=click.IntRange(1), help="Train on the first N images, for quick trials.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
 @click.option("--precision", type=click.Choice(("fp32", "bf16")), default="bf16", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")
-def main(seeds: int, epochs: int | None, limit: int | None, threads: int, precision: str, out: Path) -> None:
+@options.OUT
+def main(seeds: int, epochs: int | None, limit: int | None, threads: int, precision: str, out: Path | None) -> None:
     """Train lstm with batches of 32 and 128 at several learning rates, and record accuracy and time.
 
     The settings take turns, one seed each. Needs a machine that does nothing else for the times.
     """
-    conditions = results.conditions("python -m studies train_step batch", {"PyTorch": torch.__version__})
+    conditions = results.conditions(
+        f"python -m studies train_step batch{options.given()}", {"PyTorch": torch.__version__}
+    )
     torch.set_num_threads(threads)
     data = fashion_mnist.load()
     runs: dict[str, results.Line] = {}
@@ -48,8 +50,8 @@ def main(seeds: int, epochs: int | None, limit: int | None, threads: int, precis
             line = runs.setdefault(name, {"run": name, **changes} | {key: [] for key in figures})
             for key, figure in figures.items():
                 line[key].append(figure)
-    results.write(out, [conditions | {"threads": threads, "precision": precision}, *runs.values()])
-    click.echo(f"wrote {out}")
+    lines = [conditions | {"threads": threads, "precision": precision}, *runs.values()]
+    options.write(out, RESULTS, lines, complete=not options.given())
 
 
 def _train(config: RunConfig, data: FashionMnist) -> dict[str, float]:

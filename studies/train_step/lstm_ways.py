@@ -15,6 +15,7 @@ from hangtag.training.tasks.preparation import prepare
 from studies.train_step.one_product import OneProductLstm
 
 OWN = "hangtag"
+LSTM_ALONE = "the LSTM alone"
 BATCH_SIZE = 32
 _RECIPE = recipe_for("study", "lstm")
 
@@ -161,7 +162,7 @@ def ways(dtype: torch.dtype, *, compile_recurrence: bool = False) -> dict[str, t
     all_ways = {
         OWN: (own_step(batch), BATCH_SIZE),
         "hangtag, again": (own_step(batch), BATCH_SIZE),
-        "the LSTM alone": (lstm_alone(batch), BATCH_SIZE),
+        LSTM_ALONE: (lstm_alone(batch), BATCH_SIZE),
         "without the optimizer": (without_optimizer(batch), BATCH_SIZE),
         "Adam in one group": (one_group(batch), BATCH_SIZE),
         "the last state only": (own_step(batch, last_state), BATCH_SIZE),

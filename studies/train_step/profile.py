@@ -19,7 +19,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from hangtag.training.networks.single_label import STUDY_HIDDEN_SIZE
-from studies import results
+from studies import options, results
 from studies.train_step.lstm_ways import BATCH_SIZE, OWN, Batch, Step, own_step, ways
 
 RESULTS = Path(__file__).with_name("profile.jsonl")
@@ -43,45 +43,41 @@ def take_turns(steps: Mapping[str, tuple[Step, int]], repeats: int) -> dict[str,
 @click.option("--repeats", type=click.IntRange(1), default=200, show_default=True, help="Bursts of each way.")
 @click.option("--precision", type=click.Choice(("fp32", "bf16")), default="bf16", show_default=True)
 @click.option("--compile-recurrence", is_flag=True, help="Compare with compiled time steps too, after minutes.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")
-def main(threads: int, repeats: int, precision: str, compile_recurrence: bool, out: Path) -> None:
-    """Profile a training step of lstm, and compare it with other ways to do it."""
+@options.OUT
+def main(threads: int, repeats: int, precision: str, compile_recurrence: bool, out: Path | None) -> None:
+    """Profile a training step of lstm, and compare it with other ways to do it.
+
+    The page has it with --compile-recurrence and no other option.
+    """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    command = "python -m studies train_step profile" + " --compile-recurrence" * compile_recurrence
+    command = f"python -m studies train_step profile{options.given()}"
     conditions = results.conditions(command, {"PyTorch": torch.__version__})
-    conditions |= {"threads": threads, "precision": precision, "bursts": repeats}
-    conditions |= {
-        "operators": list(_operators(own_step(Batch.random(BATCH_SIZE, dtype)))),
-        "products": list(_products(dtype)),
-    }
-    lines = list(_ways(take_turns(ways(dtype, compile_recurrence=compile_recurrence), repeats)))
-    results.write(out, [conditions, *lines])
-    _print(conditions, lines)
-    click.echo(f"wrote {out}")
+    lines = [
+        conditions | {"threads": threads, "precision": precision, "bursts": repeats},
+        {"run": "operators", "rows": list(_operators(own_step(Batch.random(BATCH_SIZE, dtype))))},
+        {"run": "products", "rows": list(_products(dtype))},
+        {"run": "ways", "rows": list(_ways(take_turns(ways(dtype, compile_recurrence=compile_recurrence), repeats)))},
+    ]
+    for line in lines[1:]:
+        _print(line)
+    options.write(out, RESULTS, lines, complete=options.given() == " --compile-recurrence")
 
 
-def _print(conditions: results.Line, lines: list[results.Line]) -> None:
-    console = Console(width=100)
-    tables = (
-        ("under torch.profiler", conditions["operators"]),
-        ("matrix products", conditions["products"]),
-        ("processor ms for 32 images", lines),
-    )
-    for title, rows in tables:
-        table = Table(*(heading.replace("_", " ") for heading in rows[0]), title=title)
-        for row in rows:
-            table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
-        console.print(table)
+def _print(line: results.Line) -> None:
+    table = Table(*(heading.replace("_", " ") for heading in line["rows"][0]), title=line["run"])
+    for row in line["rows"]:
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=100).print(table)
 
 
 def _ways(times: Mapping[str, list[float]]) -> Iterator[results.Line]:
-    """The line of each way."""
+    """The fastest and the median burst of each way, and its median as a share of hangtag's."""
     own = statistics.median(times[OWN])
     for name, values in times.items():
         median = statistics.median(values)
-        yield {"run": name, "fastest_ms": min(values), "median_ms": median, "of_own": median / own}
+        yield {"way": name, "fastest_ms": min(values), "median_ms": median, "of_hangtag": median / own}
 
 
 def _operators(step: Step, steps: int = 30, shown: int = 10) -> Iterator[results.Line]:

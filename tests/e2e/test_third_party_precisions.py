@@ -1,7 +1,7 @@
 """Converts models of others to int8: magika's, which reads files, and RapidOCR's, which sees if a text is upside down.
 
-The ONNX files are those in the packages' wheels, in .venv-others. Samples are real: files of this repository, and
-rendered lines of its texts.
+The ONNX files are those in the packages' wheels, in .venv-others. Samples are files of this repository, and
+pictures of words of its README.
 """
 
 import json

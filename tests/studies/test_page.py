@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from studies.page import code, replace_part, spread, table
+from studies.page import ROOT, code, made_from, replace_part, short_revision, spread, table
 
 BEGIN, END = "<!-- part: x (written by make docs) -->", "<!-- end of part: x -->"
 
@@ -32,3 +32,21 @@ def test_one_value_has_no_deviation() -> None:
 def test_names_are_listed_as_a_sentence_lists_them() -> None:
     assert code(["a"]) == "`a`"
     assert code(["a", "b", "c"]) == "`a`, `b` and `c`"
+
+
+@pytest.mark.parametrize(("instructions", "shown"), [(["AVX2", "AMX"], " with AVX2, AMX"), ([], "")])
+def test_a_part_says_what_it_is_made_from(instructions: list[str], shown: str) -> None:
+    conditions = {
+        "date": "2026-01-01", "cpus": 2, "processor": "a processor", "instructions": instructions,
+        "versions": {"a": "1", "b": "2"}, "command": "python -m studies x run",
+    }  # fmt: skip
+    assert made_from(ROOT / "studies/x/results.jsonl", conditions) == (
+        "Made by `make docs` from [studies/x/results.jsonl](../studies/x/results.jsonl), measured 2026-01-01 on 2 CPUs "
+        f"(a processor{shown}; a 1, b 2) by `python -m studies x run`"
+    )
+
+
+def test_a_short_revision_says_whether_files_had_changed() -> None:
+    assert short_revision("0123456789abcdef") == "0123456789ab"
+    assert short_revision("0123456789abcdef-dirty") == "0123456789ab-dirty"
+    assert short_revision("unknown") == "unknown"

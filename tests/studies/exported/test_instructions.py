@@ -29,14 +29,14 @@ def test_a_sample_counts_for_the_closest_matrix_instruction_within_reach() -> No
         0x10000: "AMX int8",
         0x10F10: "VNNI",  # 240 bytes before
         0x11020: "VNNI",
-        0x120FF: "AVX2's 8-bit products",
-        0x13010: "floating point",
+        0x120FF: "8-bit products in 16 bits",
+        0x13010: "FP32",
         0x13110: OTHER,
         0x100: OTHER,
     }
     for place, kind in places.items():
         assert found.shares([place]) == {kind: 1}, hex(place)
-    shares = {"VNNI": 2 / 7, OTHER: 2 / 7, "AMX int8": 1 / 7, "AVX2's 8-bit products": 1 / 7, "floating point": 1 / 7}
+    shares = {"VNNI": 2 / 7, OTHER: 2 / 7, "AMX int8": 1 / 7, "8-bit products in 16 bits": 1 / 7, "FP32": 1 / 7}
     assert found.shares(list(places)) == shares
 
 
@@ -74,8 +74,8 @@ def test_it_finds_the_instructions_of_this_processor_and_the_page_shows_them(
     result = CliRunner().invoke(instructions.main, ["--seconds", "1", "--out", str(out)])
     assert result.exit_code == 0, result.output
     lines = results.read(out)
-    assert max(lines["cnn 64"]["shares"].items(), key=lambda item: item[1])[0] == "floating point"
+    assert max(lines["cnn 64"]["shares"].items(), key=lambda item: item[1])[0] == "FP32"
     if {"AVX-512 VNNI", "AVX-VNNI"} & set(processor.instructions()):
         shares = lines["cnn-int8 64"]["shares"]
-        assert shares.get("AMX int8", 0) + shares.get("VNNI", 0) > shares.get("floating point", 0)
+        assert shares.get("AMX int8", 0) + shares.get("VNNI", 0) > shares.get("FP32", 0)
     assert "| `cnn-int8` | 64 | " in report.instructions_part(out)

@@ -8,7 +8,8 @@ from studies.exported import report
 LINES: list[results.Line] = [
     {
         "run": "conditions", "command": "python -m studies exported run", "date": "2026-01-01",
-        "processor": "a processor", "cpus": 2, "versions": {"ONNX Runtime": "1.2", "PyTorch": "3.4"},
+        "processor": "a processor", "cpus": 2, "load_before": 0.25, "rounds": 3,
+        "versions": {"ONNX Runtime": "1.2", "PyTorch": "3.4"},
     },
     {
         "run": "lstm", "version": 2,
@@ -33,6 +34,7 @@ def test_the_page_shows_times_goals_and_the_slowest_nodes_of_a_model_that_misses
     results.write(tmp_path / "results.jsonl", LINES)
     text = report.part(tmp_path / "results.jsonl")
     assert "measured 2026-01-01 on 2 CPUs (a processor; ONNX Runtime 1.2, PyTorch 3.4) by `python -m studies" in text
+    assert "the load average before was 0.2" in text
     for row in (
         "| model | batch | the file | its fp32 file | PyTorch | torch.compile |",
         "| `lstm` version 2 | 1 | 0.200 |  | 0.500 (2.50x) |  |",

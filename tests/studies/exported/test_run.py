@@ -38,7 +38,7 @@ def test_a_goal_is_judged_and_a_missed_one_profiled(
     monkeypatch.setattr(speed, "_MAX_ROUNDS", 3)
     out = tmp_path / "results.jsonl"
     arguments = ["--models", str(tmp_path / "models"), "--out", str(out)]
-    result = CliRunner().invoke(run.main, [*arguments, "--timing", "eager"])
+    result = CliRunner().invoke(run.main, [*arguments, "--timing", "eager", "--rounds", "2"])
     assert result.exit_code == 0, result.output
     line = results.read(out)["lstm"]
     assert line["reached"] is reached
@@ -49,6 +49,18 @@ def test_a_goal_is_judged_and_a_missed_one_profiled(
     shown = report.part(out)
     assert f"| `lstm` | {bound:g}x file at batch 1 | 1.00x | {'yes' if reached else 'no'} |" in shown
     assert ("Where the time of `lstm` goes" in shown) is not reached
+
+
+def test_of_several_rounds_the_median_ratio_counts() -> None:
+    rounds = [
+        {speed.FILE: 1.0, speed.EAGER: 2.0},
+        {speed.FILE: 4.0, speed.EAGER: 12.0},
+        {speed.FILE: 2.0, speed.EAGER: 9.0},
+    ]
+    measured = run.middle([speed.Speed({64: times}, 1, {}, others=0.1 * number) for number, times in enumerate(rounds)])
+    assert measured.milliseconds == {64: {speed.FILE: 2.0, speed.EAGER: 6.0}}  # the ratios are 2, 3 and 4.5
+    assert measured.ratio(speed.EAGER, 64) == 3
+    assert measured.others == 0.2
 
 
 @pytest.mark.parametrize(("accuracy", "verdict"), [(0.913, "reached, 0.20"), (0.912, "MISSED, 0.30")])

@@ -9,7 +9,7 @@ from torch import nn
 
 from hangtag.training.networks.bfloat16 import cpu_computes_lstms_in_bf16
 from studies import results
-from studies.train_step import larger_batch, lstm_ways, profile, report
+from studies.train_step import batch, lstm_ways, profile, report
 from studies.train_step.one_product import OneProductLstm
 
 pytestmark = pytest.mark.slow
@@ -36,8 +36,9 @@ def test_the_time_steps_written_out_are_the_network() -> None:
     torch.testing.assert_close(lstm_ways.written_out(images, weights, classifier, dropout=0), trained(images))
 
 
-# PyTorch's compiler imports functions that PyTorch itself deprecates.
+# PyTorch's compiler imports functions that PyTorch itself deprecates, and looks at the gradients of all tensors.
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script_method` is:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_time_steps_train() -> None:
     """Of two, since the compiler takes minutes for 28."""
     torch.manual_seed(0)
@@ -46,8 +47,9 @@ def test_compiled_time_steps_train() -> None:
     step()
 
 
-# PyTorch's compiler imports functions that PyTorch itself deprecates.
+# PyTorch's compiler imports functions that PyTorch itself deprecates, and looks at the gradients of all tensors.
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script_method` is:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_the_profile_runs_every_way_and_the_page_shows_it(tmp_path: Path) -> None:
     if not cpu_computes_lstms_in_bf16():
         pytest.skip("this CPU computes no LSTM in bfloat16")
@@ -69,10 +71,10 @@ def test_the_profile_runs_every_way_and_the_page_shows_it(tmp_path: Path) -> Non
 def test_a_larger_batch_trains_the_same_network_and_the_page_shows_every_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(larger_batch, "SETTINGS", ((32, 1e-3), (128, 2e-3)))
+    monkeypatch.setattr(batch, "SETTINGS", ((32, 1e-3), (128, 2e-3)))
     out = tmp_path / "batch.jsonl"
     arguments = ["--seeds", "2", "--epochs", "1", "--limit", "300", "--out", str(out)]
-    result = CliRunner().invoke(larger_batch.main, arguments, catch_exceptions=False)
+    result = CliRunner().invoke(batch.main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     lines = results.read(out)
     assert list(lines)[1:] == ["32 at 0.001", "128 at 0.002"]
