@@ -53,7 +53,7 @@ def write(out: Path | None, page: Path, lines: Iterable[results.Line], *, comple
         results.write(file, lines)
         click.echo(f"wrote {file}")
     else:
-        click.echo(f"Not recorded, because{given()} changes what {page.name} holds; --out FILE records it.")
+        click.echo(f"Not recorded: the options are not those of the results in {page.name}. --out FILE records it.")
 
 
 class Names(click.ParamType[tuple[str, ...]]):

@@ -33,7 +33,7 @@ def test_without_options_it_records_the_pages_results(page: Path) -> None:
 
 def test_other_options_leave_the_pages_results_as_they_are(page: Path) -> None:
     result = CliRunner().invoke(experiment, ["--quick", "--samples", "3"], obj=page)
-    assert "Not recorded, because --samples 3 --quick changes what page.jsonl holds; --out FILE" in result.output
+    assert "Not recorded: the options are not those of the results in page.jsonl. --out FILE" in result.output
     assert not page.exists()
 
 
