@@ -52,7 +52,7 @@ def disagreement(expected: Array, answered: Array, labels: Sequence[str]) -> str
         axes.set_yticks(places, list(labels))
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.set_xlim(0, max(1, missed.max()) * 1.35)
+        axes.set_xlim(0, max(1, int(missed.max())) * 1.35)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlabel("answers that the file does not give")
     return picture.svg

@@ -68,7 +68,7 @@ def one_product(trained: Lstm, images: Tensor, dtype: torch.dtype) -> Tensor:
     """The forward pass whose input products are one matrix product."""
     weights = dict(trained.lstm.named_parameters())
     bias = weights["bias_ih_l0"] + weights["bias_hh_l0"]
-    hidden = OneProductLstm.apply(images.to(dtype), weights["weight_ih_l0"], weights["weight_hh_l0"], bias)  # type: ignore[no-untyped-call]
+    hidden = OneProductLstm.apply(images.to(dtype), weights["weight_ih_l0"], weights["weight_hh_l0"], bias)
     logits: Tensor = trained.classifier(trained.dropout(hidden))
     return logits
 
@@ -128,7 +128,7 @@ def compiled_recurrence(batch: Batch) -> Step:
 
 def _step(forward: Callable[[Tensor], Tensor], adam: torch.optim.Optimizer, batch: Batch, trained: nn.Module) -> None:
     trained.zero_grad(set_to_none=True)
-    batch.loss(forward).backward()  # type: ignore[no-untyped-call]
+    batch.loss(forward).backward()
     adam.step()
 
 
@@ -138,7 +138,7 @@ def without_optimizer(batch: Batch) -> Step:
 
     def step() -> None:
         trained.zero_grad(set_to_none=True)
-        batch.loss(trained).backward()  # type: ignore[no-untyped-call]
+        batch.loss(trained).backward()
 
     return step
 

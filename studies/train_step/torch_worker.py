@@ -71,7 +71,7 @@ def compiled(name: str, steps: int, threads: int, split: Split) -> float:
     """Adds torch.compile to what hangtag's loop does. A network is compiled in the first epoch of its first burst."""
     torch.set_num_threads(threads)
     if name not in _compiled:
-        model = build(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = build(name).to(torch.device("cpu"), memory_format=torch.channels_last)  # type: ignore[call-overload]
         _compiled[name] = torch.compile(model), torch.optim.Adam(model.parameters(), fused=True)
     return _by_hand(*_compiled[name], steps, split, torch.bfloat16)
 
@@ -100,7 +100,7 @@ def _by_hand(
             optimizer.zero_grad()
             with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                 loss = functional.cross_entropy(model(images[indices]), classes[indices])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             ends.append(time.perf_counter())
     return per_step_ms(ends)

@@ -37,7 +37,7 @@ class TrainingState:
     def step(self, loss: torch.Tensor) -> None:
         """Change the weights along the loss's gradient, and advance the schedule and the moving average."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()

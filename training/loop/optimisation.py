@@ -72,4 +72,4 @@ def average(network: nn.Module, recipe: Recipe) -> AveragedModel | None:
     """The recipe's exponential moving average of weights and normalisation statistics; None if it has none."""
     if not recipe.ema_decay:
         return None
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)

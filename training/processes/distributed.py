@@ -85,7 +85,7 @@ class DistributedGroup(ProcessGroup):
 
     def wrap(self, network: nn.Module) -> nn.Module:
         if next(network.parameters()).is_cuda:
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return DistributedDataParallel(network)
 
 

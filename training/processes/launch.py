@@ -28,7 +28,7 @@ def launch(processes: int, work: Callable[[T], None], settings: T) -> None:
     Ctrl-C is forwarded to them. Raises SystemExit with the exit status of the first process that failed.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    context = start_processes(  # type: ignore[no-untyped-call]
+    context = start_processes(
         _process, (processes, store.port, work, settings), nprocs=processes, join=False, start_method="spawn"
     )
     assert context is not None

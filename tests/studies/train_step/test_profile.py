@@ -24,7 +24,7 @@ def test_the_lstm_by_hand_has_the_outputs_and_gradients_of_pytorchs() -> None:
     expected = [weights.grad for weights in lstm.parameters()]
     lstm.zero_grad()
     across, onward, *biases = lstm.parameters()
-    hidden = OneProductLstm.apply(images, across, onward, sum(biases))  # type: ignore[no-untyped-call]
+    hidden = OneProductLstm.apply(images, across, onward, sum(biases))
     torch.testing.assert_close(hidden, outputs[:, -1])
     (hidden * direction).sum().backward()
     torch.testing.assert_close([weights.grad for weights in lstm.parameters()], expected)

@@ -89,7 +89,7 @@ def test_a_far_mistake_costs_more_than_a_near_one(name: str, sure: float) -> Non
 def test_the_neighbourhood_loss_stays_finite_without_near_labels() -> None:
     logits = torch.tensor([[-1e4, -1e4, 1e4]], requires_grad=True)
     value = loss("embedding-distance", 50.0)(logits, CLASSES[:1])
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
     assert value.item() == pytest.approx(50.0)
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()

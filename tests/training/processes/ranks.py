@@ -76,7 +76,7 @@ def fork(work: Callable[..., None], args: tuple[Any, ...], *, outputs: Path, **o
         outputs: A file, which all their standard outputs and standard errors go to.
         options: The other arguments of ``start_processes``.
     """
-    context: ProcessContext | None = start_processes(  # type: ignore[no-untyped-call]
+    context: ProcessContext | None = start_processes(
         partial(_with_outputs_in, outputs, work), args, **options | {"start_method": "forkserver"}
     )
     return context

@@ -73,7 +73,7 @@ def test_a_schedule_ascends_and_is_the_shortest_that_fulfils_both_minima(
     assert (np.diff(times) >= 0).all()
 
     def fulfils(planned: np.ndarray, rounding: float) -> bool:
-        return bool(planned.size) and limits.reached(planned[-1] - warm_up + rounding, (planned >= warm_up).sum())
+        return bool(planned.size) and limits.reached(planned[-1] - warm_up + rounding, int((planned >= warm_up).sum()))
 
     assert fulfils(times, rounding=1e-9)
     assert not fulfils(times[:-1], rounding=-1e-9)
