@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
-import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
@@ -24,6 +23,7 @@ from hangtag.export.gate import processor
 from hangtag.export.repository import inventory
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
 from studies import options, results
+from studies.exported.profile import prepared
 
 RESULTS = Path(__file__).with_name("instructions.jsonl")
 LIBRARY = Path(onnxruntime_pybind11_state.__file__).resolve()
@@ -128,16 +128,14 @@ def sample(file: Path, batch_size: int, seconds: float) -> list[int]:
     """
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(file, session_options, providers=["CPUExecutionProvider"])
-    (image,) = session.get_inputs()
-    pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *image.shape[1:]), dtype=np.uint8)
+    session, batch = prepared(file, batch_size, session_options)
     with tempfile.TemporaryDirectory() as folder:
         data = str(Path(folder, "perf.data"))
         command = ("perf", "record", "--event", "cpu-clock:u", "--freq", str(_SAMPLES_PER_SECOND), "--pid")
         recording = subprocess.Popen((*command, str(os.getpid()), "--output", data), stderr=subprocess.PIPE)
         end = time.perf_counter() + 0.5 + seconds  # perf needs the half second to attach, and does not say when it has
         while time.perf_counter() < end:
-            session.run(None, {image.name: pixels})
+            session.run(None, batch)
         recording.terminate()
         _, problem = recording.communicate()
         script = ("perf", "script", "--input", data, "--fields", "ip")

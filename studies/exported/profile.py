@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 ROUNDS = 50
@@ -23,6 +24,16 @@ class Node:
     share: float
 
 
+def prepared(
+    path: Path, batch_size: int, options: onnxruntime.SessionOptions
+) -> tuple[onnxruntime.InferenceSession, dict[str, npt.NDArray[np.uint8]]]:
+    """A session for a file with one input, UINT8 [batch, height, width], and a batch of random pixels for it."""
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (image,) = session.get_inputs()
+    pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *image.shape[1:]), dtype=np.uint8)
+    return session, {image.name: pixels}
+
+
 def by_node(path: Path, batch_size: int, threads: int = 1) -> list[Node]:
     """The nodes of a graph, slowest first.
 
@@ -36,11 +47,9 @@ def by_node(path: Path, batch_size: int, threads: int = 1) -> list[Node]:
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder, "profile"))
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        (image,) = session.get_inputs()
-        pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *image.shape[1:]), dtype=np.uint8)
+        session, batch = prepared(path, batch_size, options)
         for _ in range(ROUNDS):
-            session.run(None, {image.name: pixels})
+            session.run(None, batch)
         events = json.loads(Path(session.end_profiling()).read_text())
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:

@@ -1,6 +1,6 @@
 """Times each published model, PyTorch and the model's FP32 file against each other, in bare ONNX Runtime.
 
-The contenders take turns, one batch each, so that other load on the machine slows all of them alike. The ratios of the
+The contenders take turns of several batches, so that other load slows all of them alike. The ratios of the
 medians are what counts, and of these the median of several rounds over all models. Where a goal is missed, ONNX
 Runtime's profiler shows which nodes take the time.
 """

@@ -2,8 +2,8 @@
 
 import itertools
 import math
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,13 +30,17 @@ def test_contenders_take_turns_on_the_same_threads(lstm: Exported, garments: Spl
     assert measured.ratio("torch.compile", 1) is None
 
 
-def test_what_a_contender_pays_for_the_others_turn_is_not_counted(garments: Split) -> None:
-    """Its first batch after another's, which finds their weights in the processor's caches."""
+def test_what_a_contender_pays_for_the_others_turn_is_not_counted(
+    garments: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first batch after another's, which finds their weights in the processor's caches, on a clock of the test."""
     last: list[str] = []
+    seconds = [0.0]
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
 
     def contender(name: str) -> speed.Contender:
         def answer(_: object) -> None:
-            time.sleep(0.001 if last[-1:] == [name] else 0.05)
+            seconds[0] += 0.0011 if last[-1:] == [name] else 0.05
             last.append(name)
 
         return answer
