@@ -1,0 +1,1 @@
+"""What tests share: how to wait, without sleeping for a guessed time."""

@@ -1,0 +1,14 @@
+"""Waits for what a program does in a thread or a process of its own."""
+
+import time
+from collections.abc import Callable
+
+_PAUSE_SECONDS = 0.005
+
+
+def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Return once a condition holds, asked again and again. Raises AssertionError if it does not hold in time."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, f"{condition} did not hold within {seconds:g} s"
+        time.sleep(_PAUSE_SECONDS)
