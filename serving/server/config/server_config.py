@@ -82,6 +82,13 @@ class ServerConfig:
         "The HTTP port: the Open Inference Protocol over REST, images to classify, /metrics. 0 picks a free one, "
         "-1: none.",
     )
+    allowed_host: tuple[str, ...] = setting(
+        (),
+        Text(),
+        "A name that clients call the HTTP port by, such as models.example. With this option a request whose Host is "
+        "neither such a name nor an address nor localhost is refused. Pages may load and unload models only from "
+        "these. Repeatable.",
+    )
     no_page: bool = setting(
         False, Switch(), "Do not serve the page on the HTTP port (GET /) where people try the models in a browser."
     )

@@ -13,6 +13,7 @@ from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import STOPPING, UnavailableError
 from hangtag.serving.server.transport.call import Call, failures_recorded
 from hangtag.serving.server.transport.http.calls import request_headers
+from hangtag.serving.server.transport.http.host_names import HostNames
 from hangtag.serving.server.transport.http.inference.endpoint import InferEndpoint
 from hangtag.serving.server.transport.http.page.endpoint import is_of_page
 from hangtag.serving.server.transport.http.responses import HttpResponse
@@ -37,6 +38,7 @@ class Application:
         router: Router,
         authorise: Authorise | None,
         stopping: Callable[[], bool],
+        names: HostNames | None = None,
     ) -> None:
         """Join the routes.
 
@@ -47,12 +49,14 @@ class Application:
             authorise: Checks every request but those to health and the page; None lets everybody call.
             stopping: Whether requests but those to health and the page are refused, and each connection is closed
                 after its next response.
+            names: Requests but those to health and the page are refused for other hosts; None takes every host.
         """
         self._engine = engine
         self._infer = infer
         self._router = router
         self._authorise = authorise
         self._stopping = stopping
+        self._names = names
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"]
@@ -78,6 +82,9 @@ class Application:
     def _admit(self, scope: Any, path: str) -> None:
         if path in OPEN_PATHS or is_of_page(path):
             return
+        if self._names is not None:
+            with failures_recorded(self._engine, Call("")):
+                self._names.require(dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
         if self._authorise is not None:
             with failures_recorded(self._engine, Call("")):
                 self._authorise(request_headers(scope))

@@ -19,6 +19,7 @@ from hangtag.serving.server.transport.http.application import Application
 from hangtag.serving.server.transport.http.body_budget import BodyBudget
 from hangtag.serving.server.transport.http.connection import Connection, UvicornConfig
 from hangtag.serving.server.transport.http.endpoints.routes import router
+from hangtag.serving.server.transport.http.host_names import HostNames
 from hangtag.serving.server.transport.http.inference.endpoint import InferEndpoint
 from hangtag.serving.server.transport.http.page.endpoint import PageEndpoint
 from hangtag.serving.server.transport.http.tls_listener import TlsListener
@@ -74,6 +75,7 @@ class HttpServer:
             router(engine, repository, state, self._queries, budget, tracing, stopping, page),
             authorise,
             stopping,
+            HostNames(config.allowed_host) if config.allowed_host else None,
         )
         redirect_library_log("uvicorn")
         silence_library_log("python_multipart")  # it logs every malformed form that a caller sends

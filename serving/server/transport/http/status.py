@@ -30,7 +30,7 @@ class UnsupportedEncodingError(InvalidRequestError):
 
 
 class ForeignOriginError(UnauthenticatedError):
-    """A page of another site asks a browser to change what the server serves."""
+    """A page of another site asks a browser to change what the server serves, or the Host is no name of this server."""
 
 
 STATUS: dict[type[ServerError], int] = {

@@ -65,6 +65,7 @@ REFUSED: dict[str, tuple[str, object, str]] = {
     "host": ("", 1, "1 is not a text"),
     "port": ("99999", 99999, "99999 is not a whole number from 0 to 65535"),
     "http_port": ("-2", -2, "-2 is not a whole number from -1 to 65535"),
+    "allowed_host": ("", (1,), "1 is not a text"),
     "no_page": ("", "yes", "'yes' is not True or False"),
     "metrics_port": ("-2", -2, "-2 is not a whole number from -1 to 65535"),
     "otlp_endpoint": ("", None, "None is not a text"),

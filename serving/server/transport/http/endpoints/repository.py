@@ -10,6 +10,7 @@ from hangtag.serving.server.transport.http.bodies import read_decompressed
 from hangtag.serving.server.transport.http.body_budget import BodyBudget
 from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
 from hangtag.serving.server.transport.http.endpoints.models import MODEL_PATHS
+from hangtag.serving.server.transport.http.host_names import HostNames
 from hangtag.serving.server.transport.http.inference.request_head import parameters_of, parse_json
 from hangtag.serving.server.transport.http.responses import HttpResponse, json_response
 from hangtag.serving.server.transport.http.status import ForeignOriginError
@@ -22,9 +23,17 @@ _MAX_BODY_BYTES = 64 * 1024
 class RepositoryEndpoints:
     """Answers through the calls that all transports share."""
 
-    def __init__(self, repository: RepositoryCalls, budget: BodyBudget) -> None:
+    def __init__(self, repository: RepositoryCalls, budget: BodyBudget, names: HostNames) -> None:
+        """Answer.
+
+        Args:
+            repository: Loads, unloads and describes models.
+            budget: Of the bodies in flight.
+            names: Of the server: its pages are those of a site with one of these names.
+        """
         self._repository = repository
         self._budget = budget
+        self._names = names
 
     def routes(self) -> list[Route]:
         """Return the routes. Those of all statistics come first: 'stats' is no model's name there."""
@@ -50,7 +59,7 @@ class RepositoryEndpoints:
         return json_response([to_dict(model_index(state)) for state in states])
 
     async def load(self, request: Request) -> HttpResponse:
-        _require_own_origin(request)
+        self._require_own_origin(request)
         parameters = parameters_of(await self._optional_json(request), "the request")
         if parameters:
             name = next(iter(parameters))
@@ -59,7 +68,7 @@ class RepositoryEndpoints:
         return json_response({})
 
     async def unload(self, request: Request) -> HttpResponse:
-        _require_own_origin(request)
+        self._require_own_origin(request)
         await self._optional_json(
             request
         )  # it may hold parameters, such as unload_dependents, which change nothing here
@@ -71,13 +80,19 @@ class RepositoryEndpoints:
             body = await read_decompressed(request.receive, dict(request.headers.raw), held)
             return parse_json(body) if body.strip() else {}
 
+    def _require_own_origin(self, request: Request) -> None:
+        """Raise ForeignOriginError for a request that a page of another site sends through somebody's browser.
 
-def _require_own_origin(request: Request) -> None:
-    """Raise ForeignOriginError for a request that a page of another site sends through somebody's browser: browsers
-    always say so for POST, and send it although the page may not read the answer."""
-    origin = request.headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
-        raise ForeignOriginError(
-            f"a page of {origin} may not load and unload models here; only this server's pages may, and programs, "
-            "which send no Origin"
-        )
+        A browser says in ``Origin`` for every POST which site the page is of, and sends the request although the page
+        may not read the answer.
+        """
+        origin = request.headers.get("origin")
+        if origin is None:
+            return
+        host = request.headers.get("host", "")
+        if origin.partition("://")[2] != host:
+            raise ForeignOriginError(
+                f"a page of {origin} may not load and unload models here; only this server's pages may, and programs, "
+                "which send no Origin"
+            )
+        self._names.require(host)

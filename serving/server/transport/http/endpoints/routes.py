@@ -11,6 +11,7 @@ from hangtag.serving.server.transport.http.endpoints.classify import ClassifyEnd
 from hangtag.serving.server.transport.http.endpoints.metrics import MetricsEndpoint
 from hangtag.serving.server.transport.http.endpoints.models import ModelEndpoints
 from hangtag.serving.server.transport.http.endpoints.repository import RepositoryEndpoints
+from hangtag.serving.server.transport.http.host_names import HostNames
 from hangtag.serving.server.transport.http.page.endpoint import PageEndpoint
 from hangtag.serving.server.transport.queries.pending import Queries
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
@@ -40,7 +41,9 @@ def router(
         page: Lets people try the models in a browser; None without it.
     """
     routes = [
-        *RepositoryEndpoints(repository, budget).routes(),  # before the models': /v2/models/stats is not a model
+        *RepositoryEndpoints(
+            repository, budget, HostNames(engine.config.allowed_host)
+        ).routes(),  # before the models': /v2/models/stats is not a model
         *ModelEndpoints(engine, stopping).routes(),
         *ClassifyEndpoint(engine, queries, budget, tracing).routes(),
         *MetricsEndpoint(repository, state).routes(),

@@ -69,6 +69,40 @@ def test_a_body_that_is_not_understood(controlled: Rest, body: str) -> None:
 
 
 @pytest.mark.parametrize("action", ["load", "unload"])
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8000", "1.2.3"])
+def test_a_page_whose_name_was_made_to_resolve_to_this_server_cannot_change_what_is_served(
+    controlled: Rest, action: str, host: str
+) -> None:
+    """DNS rebinding: the browser takes the server for the page's own site."""
+    answer = controlled.post(f"/v2/repository/models/gather/{action}", host=host, origin=f"http://{host}")
+    assert (answer.status, f"no name {host!r}" in answer.error) == (403, True)
+    assert states(controlled)["gather"] == "READY"
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:1", "LOCALHOST.", "app.localhost", "127.0.0.1:1", "[::1]:1", "[fe80::1]", "10.0.0.1"]
+)
+def test_a_page_of_an_address_or_of_localhost_may_load(controlled: Rest, host: str) -> None:
+    assert controlled.post("/v2/repository/models/gather/load", host=host, origin=f"http://{host}").status == 200
+
+
+def test_the_operator_names_the_hosts(few: Path) -> None:
+    names = ("models.example", "Other.Example.")
+    with (
+        LiveServer(ServerConfig(models=few, port=0, http_port=0, allowed_host=names, model_control="explicit")) as live,
+        Rest(live.server.http_address) as rest,
+    ):
+        for host in ("models.example", "models.example:80", "other.example", "localhost:80", "127.0.0.1"):
+            assert rest.get("/v2", host=host).status == 200
+            assert rest.post("/v2/repository/models/gather/load", host=host, origin=f"https://{host}").status == 200
+        for host in ("evil.example", "example", "a.models.example"):
+            answer = rest.get("/v2", host=host)
+            assert (answer.status, "--allowed-host" in answer.error) == (403, True)
+            assert rest.infer(request("gather", index=index(1)), host=host).status == 403
+            assert rest.get("/v2/health/ready", host=host).status == 200  # probes may call it by any name
+
+
+@pytest.mark.parametrize("action", ["load", "unload"])
 def test_a_page_of_another_site_cannot_change_what_is_served(controlled: Rest, action: str) -> None:
     path = f"/v2/repository/models/gather/{action}"
     for origin in ("http://example.com", "null", "http://localhost:1"):
