@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from tests import onnx_models
 
 COLUMNS = 3
-_AXIS = {"axis": np.array(0, np.int64), "axes": np.array([0], np.int64)}
+_FIRST_AXIS = np.array(0, np.int64)
 _END = np.iinfo(np.int64).min
 
 
@@ -34,19 +34,19 @@ def faint_softmax() -> onnx.ModelProto:
 
 def cumulative_sum() -> onnx.ModelProto:
     """The sum of each row and those before it."""
-    return _rows([helper.make_node("CumSum", ["x", "axis"], ["y"])], axis=_AXIS["axis"])
+    return _rows([helper.make_node("CumSum", ["x", "axis"], ["y"])], axis=_FIRST_AXIS)
 
 
 def reversal() -> onnx.ModelProto:
     """The rows, the last one first."""
     nodes = [helper.make_node("Slice", ["x", "last", "end", "axes", "step"], ["y"])]
-    return _rows(nodes, last=np.array([-1]), end=np.array([_END]), axes=_AXIS["axes"], step=np.array([-1]))
+    return _rows(nodes, last=np.array([-1]), end=np.array([_END]), axes=_FIRST_AXIS[np.newaxis], step=np.array([-1]))
 
 
 def centring() -> onnx.ModelProto:
     """The rows without their mean."""
     nodes = [helper.make_node("ReduceMean", ["x", "axes"], ["mean"]), helper.make_node("Sub", ["x", "mean"], ["y"])]
-    return _rows(nodes, axes=_AXIS["axes"])
+    return _rows(nodes, axes=_FIRST_AXIS[np.newaxis])
 
 
 def training_mode() -> onnx.ModelProto:
@@ -91,7 +91,7 @@ def reversed_texts() -> onnx.ModelProto:
         [helper.make_node("Slice", ["x", "last", "end", "axes", "step"], ["y"])],
         {"x": (TensorProto.STRING, ["batch"])},
         {"y": (TensorProto.STRING, ["batch"])},
-        {"last": np.array([-1]), "end": np.array([_END]), "axes": _AXIS["axes"], "step": np.array([-1])},
+        {"last": np.array([-1]), "end": np.array([_END]), "axes": _FIRST_AXIS[np.newaxis], "step": np.array([-1])},
     )
 
 

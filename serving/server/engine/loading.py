@@ -67,9 +67,9 @@ def load_model(file: ModelFile, server_config: ServerConfig, trial: TrialLoad | 
         batching_override=config.batching_override(file.name),
         gpu=Gpu(config.gpu_device_id, config.gpu_mem_limit_mib),
     )
-    _require_unchanged(file, content)
     runtime.warm_up([1])
     batched_because = _decide_batching(file, runtime, config.max_batch_size_of(file.name))
+    _require_unchanged(file, content)  # the session and the proof of batching were read from one file
     model = ServedModel(file, runtime, config)
     if model.max_batch_size > 1:
         runtime.warm_up([model.max_batch_size])

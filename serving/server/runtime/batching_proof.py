@@ -20,14 +20,14 @@ LENGTHS = (1, 2, 3, 5, 8, 16, 32, 64, 224)
 """Tried for free axes other than the batch; the first at which the model runs are used."""
 _SAMPLES = 7  # larger batches hold some of them several times
 _LEAST_SAMPLES = 3  # the third one is ten times larger than the first two
-# By size of a float in bytes: how far sums in another order may differ, as a share of the output's largest value.
 _TOLERANCES = {2: 1e-2, 4: 1e-3, 8: 1e-6}
+"""By size of a float in bytes: how far sums in another order may differ, as a share of the output's largest value."""
 _LEAST_SCALE = 1e-3
 """Where an output's largest value is below this, the share is one of this: such values may be what rounding left."""
 _TOLERANCE_IN_8_BITS = 0.05
 """Where layers round to 8 bits: a sum in another order may be rounded to the next of 256 steps, and later layers go on
 from there."""
-_TOLERANCE_ON_GPUS = _TOLERANCES[2]
+_TOLERANCES_ON_GPUS = _TOLERANCES | {4: _TOLERANCES[2]}
 """CUDA may multiply FP32 in TF32, which has FP16's 10 bits of mantissa, and choose so for some batch sizes alone."""
 
 Answers = Mapping[str, Array]
@@ -88,6 +88,7 @@ def prove(
         InferenceError: No synthetic input gets an answer.
     """
     deadline = time.monotonic() + extent.seconds
+    tolerances = _tolerances(runtime, operators)
     failures: list[InferenceError] = []
     trials: list[Sizes] = []
     largest, telling = 0.0, False
@@ -96,7 +97,7 @@ def prove(
         lengths = tuple(sizes.length for sizes in trials)
         if obstacle is not None:
             return Verdict(False, obstacle, lengths), trials[0]
-        problem, difference = _judge(runtime, trial, extent.sizes, deadline, _tolerance(runtime, operators))
+        problem, difference = _judge(runtime, trial, extent.sizes, deadline, tolerances)
         if problem is not None:
             return Verdict(False, problem, lengths), trials[0]
         largest = max(largest, difference)
@@ -109,8 +110,8 @@ def prove(
     return Verdict(True, why, lengths, largest), trials[0]
 
 
-def _tolerance(runtime: Runtime, operators: Set[str]) -> float:
-    """By how much floats may differ where that is more than their type's tolerance.
+def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, float]:
+    """How far floats may differ, by their size in bytes.
 
     Layers that round to 8 bits may differ by steps, but not where they find the size of the steps in the batch itself:
     then each row depends on the range of the others.
@@ -118,8 +119,8 @@ def _tolerance(runtime: Runtime, operators: Set[str]) -> float:
     kinds = {operator.rpartition(".")[2] for operator in operators}
     in_8_bits = any(kind.startswith(("QuantizeLinear", "QLinear", "QGemm")) for kind in kinds)
     if in_8_bits and not any(kind.startswith("DynamicQuantize") for kind in kinds):
-        return _TOLERANCE_IN_8_BITS
-    return 0.0 if runtime.on_cpu else _TOLERANCE_ON_GPUS
+        return dict.fromkeys(_TOLERANCES, _TOLERANCE_IN_8_BITS)
+    return _TOLERANCES if runtime.on_cpu else _TOLERANCES_ON_GPUS
 
 
 def _trials(runtime: Runtime, extent: Extent, deadline: float, failures: list[InferenceError]) -> Iterator[_Trial]:
@@ -157,7 +158,7 @@ def _trial(runtime: Runtime, sizes: Sizes, extent: Extent, deadline: float) -> _
 
 
 def _judge(
-    runtime: Runtime, trial: _Trial, batch_sizes: Sequence[int], deadline: float, tolerance: float
+    runtime: Runtime, trial: _Trial, batch_sizes: Sequence[int], deadline: float, tolerances: Mapping[int, float]
 ) -> tuple[str | None, float]:
     """Run the samples of a trial in batches; after the deadline only in those that have the first sample.
 
@@ -173,9 +174,9 @@ def _judge(
             break
         members = [(start + place) % count for place in range(size)]
         samples, alone = ([each[i] for i in members] for each in (trial.samples, trial.answers))
-        problem, difference = _compare(runtime, samples, alone, scales, tolerance)
+        problem, difference = _compare(runtime, samples, alone, scales, tolerances)
         if problem is not None:
-            again, _ = _compare(runtime, samples[:1], alone[:1], scales, tolerance)
+            again, _ = _compare(runtime, samples[:1], alone[:1], scales, tolerances)
             return problem if again is None else "the same input gets another answer each time", difference
         largest = max(largest, difference)
     return None, largest
@@ -186,9 +187,9 @@ def _compare(
     samples: Sequence[Tensors],
     expected: Sequence[Answers],
     scales: Mapping[str, float],
-    tolerance: float,
+    tolerances: Mapping[int, float],
 ) -> tuple[str | None, float]:
-    """Run these samples as one batch. Floats may differ by ``tolerance`` where that is more than their type's.
+    """Run these samples as one batch, and compare its rows with the answers to each sample alone.
 
     Returns:
         Why they may not be batched, or None; and how far the answers are from those alone, as a share.
@@ -206,7 +207,7 @@ def _compare(
         if len({row.shape for row in alone}) != 1 or alone[0].shape[1:] != rows.shape[1:]:
             return f"{name!r} has another shape in a batch of {size} than alone", 0.0
         difference = _difference(rows, np.concatenate(alone), scales[name])
-        if not difference <= (max(tolerance, _TOLERANCES[rows.dtype.itemsize]) if rows.dtype.kind == "f" else 0.0):
+        if not difference <= (tolerances[rows.dtype.itemsize] if rows.dtype.kind == "f" else 0.0):
             return f"{name!r} of the same input differs between a batch of 1 and a batch of {size}", difference
         largest = max(largest, difference)
     return None, largest
