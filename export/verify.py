@@ -254,7 +254,7 @@ class _Verification:
         path = self._entry.path
         verdict = run_probe(path, shown_as=path)["batching"]
         summary = f"{'batched' if verdict['batched'] else 'one request at a time'}: {verdict['why']}"
-        return Finding(BATCHING, verdict["batched"] == self._entry.batched, summary)
+        return Finding(BATCHING, verdict["batched"] == self._entry.json("batched"), summary)
 
     def _recorded(self, check: str) -> dict[str, Any]:
         """The recorded figures of one of the gate's checks. Raises TypeError if there are none."""

@@ -5,8 +5,11 @@ Three tests, each stricter than the one before. Each returns the reason against 
     impossibility   The shapes rule batching out. Neither the operator nor ``hangtag.batched`` can demand it.
     obstacle        The shapes speak against batching. Otherwise `hangtag export --onnx` tries it: it runs the same
                     inputs alone and together, and records the result in the file as ``hangtag.batched``.
-    doubt           Batching is not safe without that trial. The server uses this test for files without
-                    ``hangtag.batched``: batching by mistake mixes up callers' answers, not batching only costs speed.
+    doubt           The names speak against batching. The server uses this test for files without ``hangtag.batched``:
+                    batching by mistake mixes up callers' answers, not batching only costs speed.
+
+Axes that pass permit batching and do not prove that the rows of a batch are independent of each other. For that the
+server has a proof in the file, or tries it (``server.runtime.batching_decision``).
 
 Exporters give the batch axes of inputs and outputs different names or none, so a name counts only if a person chose it.
 """
@@ -57,7 +60,7 @@ def obstacle(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | N
 
 
 def doubt(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Return why batching is not safe without a trial; None if it is.
+    """Return why the names of the axes do not permit batching; None if they do.
 
     A first axis with another name, such as a sequence's length, need not be the batch. One before an axis that is named
     batch ([length, batch, features]) is not. Inputs whose first axes may differ in size have no batch in common.

@@ -100,12 +100,14 @@ class Signature:
         outputs: in the graph's order.
         metadata: the ``hangtag.`` properties, without their prefix.
         batching_override: the operator's setting of whether requests may be batched; None without one.
+        disproof: what a trial of the model has shown against batching; None where it has not.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
     batching_override: bool | None = None
+    disproof: str | None = None
 
     @classmethod
     def from_onnx(
@@ -137,7 +139,8 @@ class Signature:
     def why_unbatched(self) -> str | None:
         """Why requests may not be batched; None if they may.
 
-        The operator's setting overrides the file's ``hangtag.batched``, which overrides what the axes suggest.
+        The operator's setting comes first, then the file's ``hangtag.batched``, then what the axes suggest. A trial
+        can only forbid what the last two allow.
 
         Raises:
             UnsupportedModelError: the property is malformed, or batching is demanded of a graph that cannot be batched.
@@ -148,6 +151,8 @@ class Signature:
             raise UnsupportedModelError(f"{PREFIX}batched must be true or false, not {declared!r}")
         if self.batching_override is not None:
             return self._why_unbatched_by(self.batching_override, "the operator")
+        if declared != "false" and self.disproof is not None:
+            return self.disproof
         if declared is not None:
             return self._why_unbatched_by(declared == "true", f"{PREFIX}batched in its file")
         return batchable.doubt(*self._axes())

@@ -262,6 +262,16 @@ def doubled(first: str, last: str, metadata: Mapping[str, str] | None = None) ->
     )
 
 
+def shifted(by: float) -> onnx.ModelProto:
+    """x FP32 [batch, 2] -> y FP32 [batch, 2], x plus a constant. Its file has the same size for each constant."""
+    return model(
+        [helper.make_node("Add", ["x", "by"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["batch", 2])},
+        {"y": (TensorProto.FLOAT, ["batch", 2])},
+        {"by": np.array(by, np.float32)},
+    )
+
+
 def publish(models: Path, name: str, model: onnx.ModelProto, version: int = 1) -> Path:
     """Write a model into a repository; returns the file."""
     file = models / name / str(version) / "model.onnx"

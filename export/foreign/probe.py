@@ -13,11 +13,12 @@ import onnx
 
 from hangtag.export.errors import GateError
 from hangtag.export.file import onnx_model
-from hangtag.export.foreign import batching_proof, timing
+from hangtag.export.foreign import timing
 from hangtag.export.gate.checks import structure
 from hangtag.export.repository import triton_config
 from hangtag.serving.batchable import Axes, obstacle
 from hangtag.serving.server.errors import InferenceError, ModelLoadError
+from hangtag.serving.server.runtime import batching_proof
 from hangtag.serving.server.runtime.session import Runtime
 
 
@@ -35,7 +36,7 @@ def probe(path: Path) -> dict[str, Any]:
         names = {spec.name for spec in runtime.signature.inputs}
         inputs = {value.name: _axes(value) for value in model.graph.input if value.name in names}
         outputs = {value.name: _axes(value) for value in model.graph.output}
-        verdict, sizes = batching_proof.prove(runtime, obstacle(inputs, outputs), in_8_bits=_is_in_8_bits(model))
+        verdict, sizes = batching_proof.prove(runtime, obstacle(inputs, outputs), set(onnx_model.operators(model)))
         if verdict.batched and runtime.signature.impossibility:
             # The runtime may see other axes than the graph declares, and the server goes by the runtime's.
             verdict = replace(verdict, batched=False, why=runtime.signature.impossibility)
@@ -55,12 +56,6 @@ def probe(path: Path) -> dict[str, Any]:
         "triton": None if verdict.batched else triton_config.render(runtime.signature),
         "operators": dict(onnx_model.operators(model)),
     }
-
-
-def _is_in_8_bits(model: onnx.ModelProto) -> bool:
-    """Whether layers round to 8 bits with fixed scales. Scales that are found for each batch depend on its samples."""
-    kinds = set(onnx_model.operators(model))
-    return "QuantizeLinear" in kinds and not any(kind.startswith("DynamicQuantize") for kind in kinds)
 
 
 def _axes(value: onnx.ValueInfoProto) -> Axes:

@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 
-from hangtag.export.foreign.synthetic_inputs import Sizes, sample
 from hangtag.serving.server.runtime.session import Runtime
+from hangtag.serving.server.runtime.synthetic_inputs import Sizes, sample
 
 _MIN_ROUNDS, _MAX_ROUNDS = 3, 50
 _SECONDS = 0.5

@@ -12,8 +12,11 @@ from hangtag.export.repository import calibration_file
 from hangtag.serving import model_repository
 from hangtag.serving.model_repository import ModelFile, ModelRepositoryError
 from hangtag.serving.server.errors import ModelLoadError
+from hangtag.serving.server.runtime.batching_decision import decide_batching
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.signature import Signature
+
+_MAX_BATCH_SIZE = 64  # the server's default
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,13 @@ class Entry:
 
     @property
     def batched(self) -> bool | None:
-        """Whether requests may be batched: as proven, or else as the graph declares. None if it cannot be loaded."""
-        if self.signature is None:
-            return None
-        return {"true": True, "false": False}.get(self.metadata.get("batched", ""), self.signature.batched)
+        """Whether a server joins requests unless its operator decides otherwise. None if it cannot be loaded."""
+        return self.signature.batched if self.signature else None
+
+    @property
+    def unbatched_because(self) -> str | None:
+        """Why a server joins no requests; None if it does, or if the file cannot be loaded."""
+        return self.signature.why_unbatched if self.signature else None
 
     @property
     def accuracy(self) -> tuple[str, float] | None:
@@ -176,9 +182,16 @@ def find(models: Path, name: str, version: int | None = None) -> Entry:
 
 
 def read(file: ModelFile, *, serves: bool = True) -> Entry:
-    """Read what one file says about itself. serves: whether it takes the requests that name no version."""
+    """Read what one file says about itself, and try whether it may be batched where it does not prove that.
+
+    Args:
+        file: one version of a model.
+        serves: whether it takes the requests that name no version.
+    """
     try:
-        signature, trouble = Runtime(file.path, provider="cpu").signature, None
+        runtime = Runtime(file.path, provider="cpu")
+        decide_batching(runtime, _MAX_BATCH_SIZE)
+        signature, trouble = runtime.signature, None
     except ModelLoadError as error:
         signature, trouble = None, " ".join(str(error).split())
     return Entry(file.name, file.version, file.path, signature, trouble, serves)

@@ -56,6 +56,8 @@ def list_models(folder: Path, as_json: bool) -> None:
         view.print_json([*(view.summary(entry) for entry in entries), *routes])
     elif entries:
         view.print_plain(view.listing(entries))
+        for line in view.unbatched(entries):
+            click.echo(line)
         if names := inventory.routes(folder):
             view.print_plain("")
             view.print_plain(routes_view.listing(folder, names))

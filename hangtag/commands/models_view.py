@@ -42,6 +42,15 @@ def listing(entries: Sequence[Entry]) -> Table:
     return table
 
 
+def unbatched(entries: Sequence[Entry]) -> list[str]:
+    """Say of each version that is not batched why, in one line."""
+    return [
+        escaped(f"{entry.name} version {entry.version} is not batched: {entry.unbatched_because}")
+        for entry in entries
+        if entry.unbatched_because
+    ]
+
+
 def description(entry: Entry, operators: dict[str, int] | None) -> Table:
     """Make the table of `hangtag models show`. The model's file must be loadable."""
     table = Table.grid(padding=(0, 2))
@@ -83,6 +92,7 @@ def summary(entry: Entry) -> dict[str, Any]:
         "precision": entry.precision,
         "task": entry.metadata.get("task"),
         "batched": entry.batched,
+        **({"unbatched_because": entry.unbatched_because} if entry.unbatched_because else {}),
         "from": inventory.origin(entry),
         **({entry.accuracy[0]: entry.accuracy[1]} if entry.accuracy else {}),
         **({"trial": entry.trial} if entry.trial else {}),
@@ -115,7 +125,8 @@ def _lines(entry: Entry, operators: dict[str, int] | None) -> list[tuple[str, st
     ]
     lines += [("input", str(spec)) for spec in entry.signature.inputs]
     lines += [("output", str(spec)) for spec in entry.signature.outputs]
-    lines.append(("batched", "yes" if entry.batched else "no: requests are served one at a time"))
+    unbatched = f"no: requests are served one at a time, because {entry.unbatched_because}"
+    lines.append(("batched", "yes" if entry.batched else unbatched))
     if entry.signature.labels:
         lines.append(("labels", ", ".join(entry.signature.labels)))
     if operators is None:

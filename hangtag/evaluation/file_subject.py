@@ -8,6 +8,7 @@ from pathlib import Path
 from hangtag.evaluation.errors import EvaluationError, sentence
 from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Progress, Subject, batches, concatenated
 from hangtag.serving.server.errors import InferenceError, ModelLoadError
+from hangtag.serving.server.runtime.batching_decision import decide_batching
 from hangtag.serving.server.runtime.session import Runtime
 
 
@@ -25,6 +26,7 @@ class FileSubject(Subject):
             raise EvaluationError(f"there is no file {path}.")
         try:
             self._runtime = Runtime(path, threads=len(os.sched_getaffinity(0)))
+            decide_batching(self._runtime, BATCH_SIZE)
         except ModelLoadError as error:
             raise EvaluationError(sentence(error)) from error
         self.name, self.details = str(path), {"provider": self._runtime.provider}
@@ -42,7 +44,8 @@ class FileSubject(Subject):
 
     def answer(self, images: Array, progress: Progress) -> Outputs:
         answers: list[Outputs] = []
-        for batch in batches(images, BATCH_SIZE):
+        size = BATCH_SIZE if self._runtime.signature.batched else 1  # images must not change each other's answers
+        for batch in batches(images, size):
             try:
                 answers.append(self._runtime.run({self._input: batch}))
             except InferenceError as error:

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from hangtag.cli import main
 from hangtag.export import exporter
-from hangtag.serving.server.engine.proof import require_proof
+from hangtag.serving.server.runtime.gate_proof import require_proof
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.run import Run
 from tests.compatibility.earlier_client import RELEASE

@@ -53,14 +53,22 @@ def server(repository: Path) -> Iterator[Server]:
         yield running
 
 
-def classifier_of(*, classes: int = 10, output: str = "logits", bias: float = 0.0) -> onnx.ModelProto:
-    """image UINT8 [batch, 28, 28] -> the means of its first columns, plus a bias, under a name."""
+def classifier_of(
+    *, classes: int = 10, output: str = "logits", bias: float = 0.0, reverses: bool = False
+) -> onnx.ModelProto:
+    """image UINT8 [batch, 28, 28] -> the means of its first columns, plus a bias, under a name.
+
+    reverses: The answer to the first image comes last, and so on.
+    """
+    sums = "sums" if reverses else output
+    reversal = [helper.make_node("Slice", [sums, "last", "end", "images", "step"], [output])] if reverses else []
     return onnx_models.model(
         [
             helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
             helper.make_node("ReduceMean", ["pixels", "rows"], ["means"], keepdims=0),
             helper.make_node("Slice", ["means", "from", "to", "axis"], ["first"]),
-            helper.make_node("Add", ["first", "bias"], [output]),
+            helper.make_node("Add", ["first", "bias"], [sums]),
+            *reversal,
         ],
         {"image": (TensorProto.UINT8, ["batch", 28, 28])},
         {output: (TensorProto.FLOAT, ["batch", classes])},
@@ -70,6 +78,10 @@ def classifier_of(*, classes: int = 10, output: str = "logits", bias: float = 0.
             "to": np.array([classes], np.int64),
             "axis": np.array([1], np.int64),
             "bias": np.array([bias], np.float32),
+            "last": np.array([-1]),
+            "end": np.array([np.iinfo(np.int64).min]),
+            "images": np.array([0]),
+            "step": np.array([-1]),
         },
     )
 

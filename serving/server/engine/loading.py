@@ -11,12 +11,13 @@ from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.model_settings import settings_of
-from hangtag.serving.server.engine.proof import require_proof
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.engine.trial.trial_load import TrialLoad
 from hangtag.serving.server.errors import ModelLoadError, StartError, UnavailableError
 from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.host.watched_files import FolderStamp, folder_stamp
+from hangtag.serving.server.runtime.batching_decision import decide_batching
+from hangtag.serving.server.runtime.gate_proof import require_proof
 from hangtag.serving.server.runtime.providers import Gpu
 from hangtag.serving.server.runtime.session import Runtime
 
@@ -66,9 +67,12 @@ def load_model(file: ModelFile, server_config: ServerConfig, trial: TrialLoad | 
         batching_override=config.batching_override(file.name),
         gpu=Gpu(config.gpu_device_id, config.gpu_mem_limit_mib),
     )
-    _require_unchanged(file, content)
+    runtime.warm_up([1])
+    batched_because = _decide_batching(file, runtime, config.max_batch_size_of(file.name))
+    _require_unchanged(file, content)  # the session and the proof of batching were read from one file
     model = ServedModel(file, runtime, config)
-    runtime.warm_up(sorted({1, model.max_batch_size}))
+    if model.max_batch_size > 1:
+        runtime.warm_up([model.max_batch_size])
     if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
         runtime.allow_more_threads(cpus, lambda: _content(file) == content)
     if not runtime.on_cpu:
@@ -84,10 +88,29 @@ def load_model(file: ModelFile, server_config: ServerConfig, trial: TrialLoad | 
         intra_op_threads=threads,
         instances=config.instance_count,
         max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
-        **({} if runtime.signature.batched else {"unbatched_because": runtime.signature.why_unbatched}),
+        **(
+            {"batched_because": batched_because}
+            if runtime.signature.batched
+            else {"unbatched_because": runtime.signature.why_unbatched}
+        ),
         seconds=round(time.perf_counter() - started, 3),
     )
     return model
+
+
+def _decide_batching(file: ModelFile, runtime: Runtime, max_batch_size: int) -> str:
+    """Decide whether requests are joined, and warn where a trial speaks against it. Returns what allows it."""
+    expected = runtime.signature.batched
+    because = decide_batching(runtime, max_batch_size)
+    if expected and not runtime.signature.batched:
+        log.warning(
+            "requests are not joined",
+            model=file.name,
+            version=file.version,
+            reason=runtime.signature.why_unbatched,
+            to_join_them_all_the_same=f"--model-max-batch-size {file.name}={max_batch_size}",
+        )
+    return because
 
 
 def _content(file: ModelFile) -> FolderStamp:

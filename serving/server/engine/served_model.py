@@ -199,6 +199,7 @@ class ServedModel:
             "file_bytes": str(runtime.file_bytes),
             "intra_op_threads": str(runtime.threads),
             "alone_threads": str(runtime.alone_threads),
+            **({"unbatched_because": why} if (why := self.signature.why_unbatched) else {}),
         }
 
     def close(self) -> None:

@@ -14,10 +14,14 @@ from hangtag.serving.server.errors import StartError
 log = structlog.get_logger()
 
 T = TypeVar("T")
-Stamp = tuple[tuple[int, int, int] | None, ...]
-"""For each file the time of its last change, its size and its inode; None for a missing file."""
+Stamp = tuple[tuple[int, int, int, int] | None, ...]
+"""For each file its modification time, size, inode and status change time; None for a missing file.
+
+A program that writes a file may set its modification time to any value, and rsync and cp -p do so. The status change
+time is the kernel's alone: it also changes with the file's owner, mode, number of hard links and, often, its name.
+"""
 FolderStamp = tuple[tuple[Path, ...], Stamp]
-"""The paths of some files, and their stamp, which stays the same where a file only gets another name."""
+"""The paths of some files, and their stamp, which some file systems leave the same where a file is renamed."""
 
 CHECK_SECONDS = 1.0
 """Least seconds between two checks of the files, so that a call costs a read of the clock, not of the disk."""
@@ -88,12 +92,12 @@ def folder_stamp(folder: Path, *others: Path) -> FolderStamp:
     return files, stamp_of(*files)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> tuple[int, int, int, int] | None:
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns
 
 
 def read_bytes(path: Path, option: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
@@ -96,6 +97,7 @@ class Runtime:
         gpu = gpu or Gpu()
         self.threads = threads
         self.requested_provider = provider
+        self.path = path
         self.notes: dict[str, str] = {}
         """Optimisations that this model runs without, and why; for the log."""
         self._opener = SessionOpener(path, threads=threads, gpu=gpu)
@@ -109,7 +111,9 @@ class Runtime:
         self.provider: str = self._session.get_providers()[0]
         self.file_bytes = path.stat().st_size  # about the memory that the weights take
         self.signature = read_signature(self._session, path, batching_override)
-        self.no_empty_because = refusal(operators(self._session), self.signature, self.provider)
+        self.operators = operators(self._session)
+        """Of the optimised graph, as `inference_session.operators` names them."""
+        self.no_empty_because = refusal(self.operators, self.signature, self.provider)
         self._device = ("cpu", 0) if self.on_cpu else ("cuda", gpu.device_id)
         self._output_names = [spec.name for spec in self.signature.outputs]
         self._binding_lock = threading.Lock()
@@ -123,6 +127,10 @@ class Runtime:
     def alone_threads(self) -> int:
         """Threads that compute a batch while nothing else is computed."""
         return self._lone_batches.threads if self._lone_batches is not None else self.threads
+
+    def forbid_batching(self, why: str) -> None:
+        """Let no requests be joined. why: What a trial has shown, for ``signature.why_unbatched``."""
+        self.signature = replace(self.signature, disproof=why)
 
     def run(self, inputs: Tensors, *, alone: bool = False) -> dict[str, Array]:
         """Compute every output of a batch.

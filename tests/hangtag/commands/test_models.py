@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import dependent_rows
 from tests.hangtag.proven import models, rewritten
-from tests.onnx_models import classifier, publish
+from tests.onnx_models import classifier, publish, unbatched
 from tests.shipped import MODELS
 
 pytestmark = pytest.mark.slow
@@ -35,6 +36,33 @@ def test_it_lists_every_version_of_every_model(tmp_path: Path) -> None:
     assert listed["foreign"]["version"] == 3
     assert "cannot be loaded by ONNX Runtime" in listed["broken"]["trouble"]
     assert 0.85 < listed["lstm"]["test_accuracy"] < 0.95
+
+
+def test_it_says_why_requests_are_not_joined(tmp_path: Path) -> None:
+    publish(tmp_path, "foreign", classifier())
+    publish(tmp_path, "softmax", dependent_rows.softmax({"hangtag.batched": "true"}))
+    publish(tmp_path, "unbatched", unbatched())
+    why = "rows were tried alone and together: 'y' of the same input differs between a batch of 1 and a batch of 2"
+    lines = models("list", "--models", tmp_path).stdout.splitlines()
+    assert {line.split()[0]: line.split()[-2] for line in lines[1:4]} == {
+        "foreign": "yes",
+        "softmax": "no",
+        "unbatched": "no",
+    }
+    assert lines[4:] == [
+        f"softmax version 1 is not batched: {why}",
+        "unbatched version 1 is not batched: the first axis of 'x' is fixed to 4",
+    ]
+    listed = json.loads(models("list", "--models", tmp_path, "--json").stdout)
+    assert [(row["batched"], row.get("unbatched_because")) for row in listed] == [
+        (True, None),
+        (False, why),
+        (False, "the first axis of 'x' is fixed to 4"),
+    ]
+    assert f"because {why}" in models("show", "softmax", "--models", tmp_path).stdout
+    verified = models("verify", "softmax", "--models", tmp_path)
+    assert verified.exit_code == 1
+    assert "DOES NOT HOLD batching" in " ".join(verified.stdout.split())
 
 
 def test_a_missing_repository_is_an_error_and_an_empty_one_is_not(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hangtag.training.data.fashion_mnist import LABELS, Split, load_test
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.metrics.severity import mean_severity
 from tests.export.exported import Exported
-from tests.hangtag.conftest import LSTM, document
+from tests.hangtag.conftest import LSTM, classifier_of, document
 from tests.shipped import MODELS
 
 pytestmark = pytest.mark.slow
@@ -120,6 +120,15 @@ def error_of(file: Path) -> float:
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == few.classes
     bins = [(confidence > at / 15) & (confidence <= (at + 1) / 15) for at in range(15)]
     return float(sum(abs(right[each].mean() - confidence[each].mean()) * each.mean() for each in bins if each.any()))
+
+
+def test_a_file_whose_rows_depend_on_each_other_is_evaluated_one_image_at_a_time(tmp_path: Path) -> None:
+    """Alone, each image gets the same answer from both files; together, one file exchanges the answers."""
+    files = {reverses: tmp_path / f"reverses-{reverses}.onnx" for reverses in (False, True)}
+    for reverses, file in files.items():
+        file.write_bytes(classifier_of(reverses=reverses).SerializeToString())
+    one, other = (figures(document(file, "--limit", 100)) for file in files.values())
+    assert one == other
 
 
 def test_the_other_split_and_other_distances(tmp_path: Path) -> None:

@@ -64,5 +64,5 @@ class Acceptance:
                 f"{math.log2(labels):.2f} bits"
             )
         if not signature.batched:
-            return f"a cascade decides for each sample, and the models have no batch axis: {signature.why_unbatched}"
+            return f"a cascade decides for each sample, and the models are not batched: {signature.why_unbatched}"
         return ""

@@ -14,8 +14,8 @@ from hangtag.serving.server.cli import serve
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import ModelControl
-from hangtag.serving.server.engine.proof import require_proof
 from hangtag.serving.server.errors import ControlError, ModelLoadError, StartError
+from hangtag.serving.server.runtime.gate_proof import require_proof
 from tests import onnx_models, shipped
 
 SHIPPED = sorted(shipped.MODELS.glob("*/*/model.onnx"))

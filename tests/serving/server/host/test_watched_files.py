@@ -76,6 +76,17 @@ def test_a_file_swapped_by_a_link_as_kubernetes_does_is_a_change(tmp_path: Path)
     assert watched.current() == "new"
 
 
+def test_a_file_overwritten_in_place_with_equal_size_and_time_is_a_change(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("old")
+    os.utime(file, (1, 1))
+    watched = WatchedFiles("words", [file], lambda: word(file))
+    with file.open("r+") as opened:
+        opened.write("new")
+    os.utime(file, (1, 1))
+    assert watched.current() == "new"
+
+
 def test_the_disk_is_not_read_at_each_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watched_files, "CHECK_SECONDS", 3600.0)
     file = tmp_path / "file"

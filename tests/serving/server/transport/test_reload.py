@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,3 +168,23 @@ def test_a_call_that_waits_in_a_replaced_model_is_answered_by_it(explicit: LiveS
         assert not any(call.done() for call in calls)
         gate.open()
         assert [outputs(call.result())["value"].tolist() for call in calls] == [[10], [20]]
+
+
+@EVERY_TRANSPORT
+def test_polling_sees_a_file_overwritten_in_place_with_equal_size_and_time(models: Path, transport: str) -> None:
+    first, second = (onnx_models.shifted(by).SerializeToString() for by in (1, 2))
+    assert len(first) == len(second)
+    file = onnx_models.publish(models, "shifted", onnx_models.shifted(1))
+    # With more threads a lone batch could open a second session, and so read the new file without a reload.
+    with live_server(transport, models, model_control="poll", poll_seconds=0.1, intra_op_threads=1) as live:
+        sent = request("shifted", x=np.zeros((1, 2), np.float32))
+        assert live.infer(sent)["y"].tolist() == [[1, 1]]
+        before = file.stat()
+        with file.open("r+b") as opened:
+            opened.write(second)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        after = file.stat()
+        assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+        deadline = time.monotonic() + TIMEOUT
+        while live.infer(sent)["y"].tolist() != [[2, 2]]:
+            assert time.monotonic() < deadline, "the server still computes with the file from before"

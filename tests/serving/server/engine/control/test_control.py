@@ -173,7 +173,7 @@ def test_a_new_version_is_warmed_up_before_it_takes_requests(
 
     monkeypatch.setattr(Runtime, "warm_up", noting)
     controlled.control.load("gather")
-    assert meanwhile == [("1", [1, 8])]
+    assert meanwhile == [("1", [1]), ("1", [8])]
     assert controlled.engine.model("gather").version == "2"
 
 

@@ -31,7 +31,7 @@ def test_rules_decide_for_each_sample_and_never_accept_a_nan(rule: str, bound: f
         (TensorSpec("p", "INT64", (None, 10)), "is not probabilities of at least two labels"),
         (TensorSpec("p", "FP32", (None, 1)), "is not probabilities of at least two labels"),
         (TensorSpec("p", "FP32", (None,)), "is not probabilities of at least two labels"),
-        (TensorSpec("p", "FP32", (1, 10)), "the models have no batch axis"),
+        (TensorSpec("p", "FP32", (1, 10)), "the models are not batched"),
     ],
 )
 def test_models_that_the_rule_does_not_fit_are_named(spec: TensorSpec, problem: str) -> None:

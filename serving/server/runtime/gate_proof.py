@@ -1,4 +1,4 @@
-"""Checks that a model's file has passed the gate of 'hangtag export', and is what passed it (--require-proof).
+"""Checks that a model's file has passed the gate of 'hangtag export', and is what passed it.
 
 The export writes the gate's figures (``hangtag.gate``) and a digest of the graph and its weights
 (``hangtag.graph_digest``) into the file's metadata. The digest leaves the metadata out: it is the SHA-256 of the
@@ -11,8 +11,9 @@ files that were changed or damaged since.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.signature import PREFIX
@@ -21,10 +22,23 @@ _METADATA_PROPS = 14  # of ModelProto
 _KEY, _VALUE = 1, 2  # of StringStringEntryProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _STRUCTURE = "structure"  # the check that every file passes, whoever made it
+_BATCHING = "batching"  # a check that files pass, and a finding about those of others
+
+
+def proves_batching(file: Path) -> bool:
+    """Whether a file has passed the gate's check that rows get the same answers alone and in batches, and is what
+    passed it. False for one that cannot be read."""
+    try:
+        metadata, digest = _read(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    figures = _figures(metadata).get(_BATCHING)
+    passed = isinstance(figures, dict) and figures.get("batched", True) is True
+    return passed and digest == metadata.get(f"{PREFIX}graph_digest")
 
 
 def require_proof(file: Path) -> None:
-    """Check a file before ONNX Runtime reads it.
+    """Check a file before ONNX Runtime reads it (--require-proof).
 
     Args:
         file: A version's model.onnx.
@@ -36,7 +50,7 @@ def require_proof(file: Path) -> None:
         metadata, digest = _read(file.read_bytes())
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{file} cannot be read as an ONNX file: {error}") from error
-    if not _has_passed(metadata.get(f"{PREFIX}gate", "")):
+    if _STRUCTURE not in _figures(metadata):
         raise ModelLoadError(
             f"{file} has not passed the gate, which --require-proof demands. Publish it by 'hangtag export', with "
             "--onnx FILE where somebody else has made it"
@@ -49,12 +63,13 @@ def require_proof(file: Path) -> None:
         )
 
 
-def _has_passed(gate: str) -> bool:
+def _figures(metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    """The gate's figures by check; empty where they cannot be read."""
     try:
-        figures = json.loads(gate)
+        figures = json.loads(metadata.get(f"{PREFIX}gate", ""))
     except (ValueError, RecursionError):
-        return False
-    return isinstance(figures, dict) and _STRUCTURE in figures
+        return {}
+    return figures if isinstance(figures, dict) else {}
 
 
 def _read(data: bytes) -> tuple[dict[str, str], str]:

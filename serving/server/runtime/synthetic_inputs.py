@@ -43,7 +43,7 @@ MAX_VALUES = 2**26
 """The largest input that one sample may have: a file may declare axes for which no machine has memory."""
 
 
-def sample(signature: Signature, sizes: Sizes, seed: int) -> Mapping[str, Array]:
+def sample(signature: Signature, sizes: Sizes, seed: int, max_values: int = MAX_VALUES) -> Mapping[str, Array]:
     """Generate one sample.
 
     Seeds differ in scale: every third sample is ten times larger, every fifth all zeros, so that a model whose answers
@@ -53,25 +53,27 @@ def sample(signature: Signature, sizes: Sizes, seed: int) -> Mapping[str, Array]
         Input name -> array [1, ...].
 
     Raises:
-        InferenceError: an input would have more than MAX_VALUES values.
+        InferenceError: an input would have more than ``max_values`` values.
     """
     random = np.random.default_rng(seed)
     scale = 0 if seed % 5 == 4 else 10 if seed % 3 == 2 else 1
     arrays, length = {}, sizes.length
     for spec in signature.inputs:
-        arrays[spec.name] = _array(spec, length, random, scale, sizes)
+        arrays[spec.name] = _array(spec, length, random, scale, sizes, max_values)
         if None in spec.shape[1:]:
             length = sizes.state
     return arrays
 
 
-def _array(spec: TensorSpec, length: int, random: np.random.Generator, scale: int, sizes: Sizes) -> Array:
+def _array(
+    spec: TensorSpec, length: int, random: np.random.Generator, scale: int, sizes: Sizes, max_values: int
+) -> Array:
     shape = [length if size is None else size for size in spec.shape]
     if spec.shape and spec.shape[0] is None:
         shape[0] = 1
-    if math.prod(shape) > MAX_VALUES:
+    if math.prod(shape) > max_values:
         raise InferenceError(
-            f"one sample of {spec.name!r} has {math.prod(shape):,} values; {MAX_VALUES:,} are the limit"
+            f"one sample of {spec.name!r} has {math.prod(shape):,} values; {max_values:,} are the limit"
         )
     dtype = dtype_of(spec)
     if spec.datatype == "BYTES":

@@ -1,0 +1,205 @@
+"""Whether a loaded model's requests are joined: the operator, a proof in the file, or a trial of its rows decides."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from hangtag.export.file import onnx_model
+from hangtag.serving.server.runtime.batching_decision import decide_batching
+from hangtag.serving.server.runtime.batching_proof import Extent, prove
+from hangtag.serving.server.runtime.session import Runtime
+from tests import dependent_rows, onnx_models, shipped
+
+DIFFERS = "rows were tried alone and together: 'y' of the same input differs between a batch of 1 and a batch of "
+
+UNSTEADY = "rows were tried alone and together: the same input gets another answer each time"
+
+
+class CountingRuntime(Runtime):
+    """Counts the rows that it computes."""
+
+    rows = 0
+
+    def run(self, inputs: Mapping[str, Any], *, alone: bool = False) -> Any:
+        self.rows += len(next(iter(inputs.values())))
+        return super().run(inputs, alone=alone)
+
+
+def load(folder: Path, model: onnx.ModelProto, *, override: bool | None = None) -> CountingRuntime:
+    file = onnx_models.publish(folder, "m", model)
+    return CountingRuntime(file, provider="cpu", batching_override=override)
+
+
+def half_embedding() -> onnx.ModelProto:
+    """ids INT32 [batch, length] -> y FP16 [batch, length, 2], of a table with two rows."""
+    return onnx_models.model(
+        [helper.make_node("Gather", ["table", "ids"], ["y"])],
+        {"ids": (TensorProto.INT32, ["batch", "length"])},
+        {"y": (TensorProto.FLOAT16, ["batch", "length", 2])},
+        {"table": np.array([[0, 1], [2, 3]], np.float16)},
+    )
+
+
+def matrix_product() -> onnx.ModelProto:
+    """x FP32 [batch, 512] -> y FP32 [batch, 512]: the same sums in another order for other batch sizes."""
+    shape: tuple[int, onnx_models.Shape] = (TensorProto.FLOAT, ["batch", 512])
+    weights = np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)
+    return onnx_models.model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": shape}, {"y": shape}, {"w": weights}
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(onnx_models.every_type, onnx_models.text, onnx_models.gather, onnx_models.two_inputs),
+        *(onnx_models.free_axis, onnx_models.added, onnx_models.classifier, half_embedding, matrix_product),
+        lambda: onnx_models.sum_and_difference("BYTES"),
+        lambda: onnx_models.doubled("rows", "rows", {"hangtag.batched": "true"}),
+    ],
+)
+def test_a_model_whose_rows_are_independent_is_batched(tmp_path: Path, make: Callable[[], onnx.ModelProto]) -> None:
+    runtime = load(tmp_path, make())
+    assert decide_batching(runtime, 64) == "the same answers alone and in batches of 2, 7"
+    assert runtime.signature.batched
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        *((make, DIFFERS) for make in dependent_rows.MODELS),
+        (dependent_rows.reversed_texts, DIFFERS),
+        (lambda: dependent_rows.softmax({"hangtag.batched": "true"}), DIFFERS),
+        (dependent_rows.noise, UNSTEADY),
+        (dependent_rows.training_mode, UNSTEADY),
+    ],
+)
+@pytest.mark.parametrize("max_batch_size", [2, 64])
+def test_a_model_whose_rows_depend_on_each_other_is_not(
+    tmp_path: Path, make: Callable[[], onnx.ModelProto], why: str, max_batch_size: int
+) -> None:
+    runtime = load(tmp_path, make())
+    assert runtime.signature.batched  # the axes, or the file, say so
+    assert decide_batching(runtime, max_batch_size) == ""
+    assert (runtime.signature.why_unbatched or "").startswith(why)
+
+
+def constant() -> onnx.ModelProto:
+    """x FP32 [batch, 3] -> y INT64 [batch, 3]: whether each value is above 1,000."""
+    nodes = [
+        helper.make_node("Greater", ["x", "limit"], ["above"]),
+        helper.make_node("Cast", ["above"], ["y"], to=TensorProto.INT64),
+    ]
+    inputs: dict[str, tuple[int, onnx_models.Shape]] = {"x": (TensorProto.FLOAT, ["batch", 3])}
+    outputs: dict[str, tuple[int, onnx_models.Shape]] = {"y": (TensorProto.INT64, ["batch", 3])}
+    return onnx_models.model(nodes, inputs, outputs, {"limit": np.array(1000, np.float32)})
+
+
+def one_row_at_a_time() -> onnx.ModelProto:
+    """x FP32 [batch, 3] -> y FP32 [batch, 3], the same; only a batch of one row has an answer."""
+    shape: tuple[int, onnx_models.Shape] = (TensorProto.FLOAT, ["batch", 3])
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Squeeze", ["x", "axes"], ["row"]),
+        helper.make_node("Reshape", ["row", "shape"], ["y"]),
+    ]
+    return onnx_models.model(nodes, {"x": shape}, {"y": shape}, {"axes": np.array([0])})
+
+
+def lookup_of_one_value() -> onnx.ModelProto:
+    """index INT64 [batch] -> y FP32 [batch]; only the index 0 is in the table."""
+    return onnx_models.model(
+        [helper.make_node("Gather", ["values", "index"], ["y"])],
+        {"index": (TensorProto.INT64, ["batch"])},
+        {"y": (TensorProto.FLOAT, ["batch"])},
+        {"values": np.array([5], np.float32)},
+    )
+
+
+def pictures_of_a_hundred_megabytes() -> onnx.ModelProto:
+    shape: tuple[int, onnx_models.Shape] = (TensorProto.FLOAT, ["batch", 5000, 5000])
+    return onnx_models.model([helper.make_node("Neg", ["x"], ["y"])], {"x": shape}, {"y": shape})
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (constant, "rows were tried alone and together: each synthetic input gets the same answer"),
+        (one_row_at_a_time, "rows were tried alone and together: a batch of 2 fails: "),
+        (lookup_of_one_value, "it cannot be tried: no synthetic input gets an answer; the last: "),
+        (
+            pictures_of_a_hundred_megabytes,
+            "it cannot be tried: no synthetic input gets an answer; the last: one sample",
+        ),
+    ],
+)
+def test_a_model_of_which_nothing_is_proven_is_not_batched(
+    tmp_path: Path, make: Callable[[], onnx.ModelProto], why: str
+) -> None:
+    runtime = load(tmp_path, make())
+    assert decide_batching(runtime, 64) == ""
+    assert (runtime.signature.why_unbatched or "").startswith(why)
+
+
+def test_the_operator_decides_without_a_trial(tmp_path: Path) -> None:
+    runtime = load(tmp_path, dependent_rows.softmax(), override=True)
+    assert decide_batching(runtime, 64) == "the operator says so; not tried"
+    assert runtime.signature.batched
+    assert runtime.rows == 0
+
+
+def test_nothing_is_tried_where_nothing_can_be_joined(tmp_path: Path) -> None:
+    runtime = load(tmp_path, dependent_rows.softmax())
+    assert decide_batching(runtime, 1) == "at most one sample is computed at once"
+    assert runtime.rows == 0
+
+
+@pytest.mark.parametrize(
+    "file", sorted(shipped.MODELS.glob("*/*/model.onnx")), ids=lambda file: "-".join(file.parts[-3:-1])
+)
+def test_a_shipped_model_is_not_tried_again(file: Path) -> None:
+    runtime = CountingRuntime(file, provider="cpu")
+    assert decide_batching(runtime, 64) == "its file has the proof"
+    assert runtime.rows == 0
+
+
+def claims(figures: object, *, digest: str | None = None) -> onnx.ModelProto:
+    """Softmax over the rows, in a file that claims to have passed the gate with these figures about batching."""
+    model = dependent_rows.softmax()
+    metadata = {"gate": json.dumps({"structure": {}, "batching": figures}), "batched": "true"}
+    onnx_model.add_metadata(model, metadata | {"graph_digest": onnx_model.digest(model) if digest is None else digest})
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "proven"),
+    [
+        (claims({"max_difference": {}}), True),
+        (claims({"batched": True}), True),
+        (claims({"batched": False}), False),
+        (claims(None), False),
+        (claims({"batched": True}, digest="0" * 64), False),
+        (claims({"batched": True}, digest=""), False),
+    ],
+    ids=["own", "of others", "disproved", "other figures", "changed since", "no digest"],
+)
+def test_a_proof_holds_for_what_passed_the_gate(tmp_path: Path, model: onnx.ModelProto, proven: bool) -> None:
+    runtime = load(tmp_path, model)
+    assert decide_batching(runtime, 64) == ("its file has the proof" if proven else "")
+    assert (runtime.rows == 0) is proven
+
+
+def test_of_a_model_for_which_the_time_is_over_a_dozen_rows_are_computed(tmp_path: Path) -> None:
+    extent = Extent((2, 7), lengths=2, seconds=-1)
+    independent = load(tmp_path / "independent", onnx_models.free_axis())
+    verdict, _ = prove(independent, None, independent.operators, extent)
+    assert (verdict.batched, independent.rows) == (True, 3 + 2 + 7)
+    dependent = load(tmp_path / "dependent", dependent_rows.centring())
+    verdict, _ = prove(dependent, None, dependent.operators, extent)
+    assert (verdict.batched, dependent.rows) == (False, 3 + 2 + 1)
