@@ -75,7 +75,7 @@ class HttpServer:
             authorise,
             stopping,
         )
-        redirect_library_log("uvicorn")
+        redirect_library_log("uvicorn", with_values=False)
         silence_library_log("python_multipart")  # it logs every malformed form that a caller sends
         settings = UvicornConfig(
             application,
