@@ -39,6 +39,11 @@ def serve(**options: Any) -> None:
         config = ServerConfig(**options)
         if config.dangers:
             log.warning(f"LISTENING BEYOND LOOPBACK: {' and '.join(config.dangers)}", host=config.host)
+        if environment.prints_headers():
+            log.warning(
+                "GRPC_TRACE IS SET: gRPC's core prints the headers of calls, tokens included, to standard error. "
+                "Unset it unless you look for a fault in gRPC."
+            )
         main.run(config)
     except StartError as error:
         raise click.ClickException(escaped(str(error))) from error

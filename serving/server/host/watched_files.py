@@ -1,6 +1,7 @@
 """Reads files again when they change while the server runs, such as certificates and tokens."""
 
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ time is the kernel's alone: it also changes with the file's owner, mode, number 
 FolderStamp = tuple[tuple[Path, ...], Stamp]
 """The paths of some files, and their stamp, which some file systems leave the same where a file is renamed."""
 
+LARGEST_BYTES = 1 << 20
+"""Of a file that is read here: it holds certificates, a key or tokens."""
 CHECK_SECONDS = 1.0
 """Least seconds between two checks of the files, so that a call costs a read of the clock, not of the disk."""
 
@@ -101,12 +104,28 @@ def _stamp(path: Path) -> tuple[int, int, int, int] | None:
 
 
 def read_bytes(path: Path, option: str) -> bytes:
-    """Return a file's content. option: the command-line option that names the file, for the message.
+    """Return a file's content, without waiting for anybody who writes it.
+
+    A named pipe could block the thread for ever, often the one that answers calls, and a device could fill the memory.
+
+    Args:
+        path: The file's.
+        option: The command-line option that names the file, for the message.
 
     Raises:
-        StartError: The file cannot be read.
+        StartError: The file cannot be read, is no regular file, or has more than LARGEST_BYTES.
     """
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise StartError(f"{path} ({option}) cannot be read: it is not a regular file")
+            content = file.read(LARGEST_BYTES + 1)
     except OSError as error:
         raise StartError(f"{path} ({option}) cannot be read: {error.strerror}") from error
+    if len(content) > LARGEST_BYTES:
+        raise StartError(f"{path} ({option}) cannot be read: it has more than {LARGEST_BYTES:,} bytes")
+    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # else a named pipe would not open before somebody writes to it

@@ -26,3 +26,8 @@ def prepare() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     memory.give_back_large_blocks()
+
+
+def prints_headers() -> bool:
+    """Whether the operator has gRPC's core print what callers send. It has tracers that print every header."""
+    return bool(os.environ.get("GRPC_TRACE")) and os.environ.get("GRPC_VERBOSITY", "").upper() in ("DEBUG", "INFO")

@@ -18,7 +18,7 @@ from hangtag.serving.server.telemetry.server_state import ServerState
 from hangtag.serving.server.transport.choice import NATIVE, Transport, choose_transport
 from hangtag.serving.server.transport.grpc.server import GrpcServer
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
-from hangtag.serving.server.transport.security.tls import server_credentials, ssl_context
+from hangtag.serving.server.transport.security.tls import server_credentials, ssl_contexts
 from hangtag.serving.server.transport.security.tokens import Authorise, Tokens
 from hangtag.serving.server.transport.tracing import Tracing
 
@@ -192,5 +192,5 @@ def _http_server(
             f"HTTP needs the Python package {package!r}; install it with: pip install '.[rest]', or turn HTTP off with "
             "--http-port -1"
         ) from error
-    tls = ssl_context(engine.config)
+    tls = ssl_contexts(engine.config)
     return HttpServer(engine, repository, state, grpc_port, authorise=authorise, tls=tls, tracing=tracing)

@@ -12,6 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.exposition import choose_encoder
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
@@ -135,14 +136,16 @@ class MetricsServer:
                 self._server.handle_request()
 
     def _answer(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == "/metrics":
+        if environ["PATH_INFO"] != "/metrics":
+            status, text = self._health(environ["PATH_INFO"])
+        elif not _can_be_read(environ.get("HTTP_ACCEPT", "")):
+            status, text = "400 Bad Request", "the Accept header has a version that is not a number"
+        else:
             try:
                 return self._metrics(environ, start_response)  # type: ignore[no-any-return]
-            except Exception as error:  # for example an Accept header that prometheus-client cannot parse
+            except Exception as error:
                 log.warning("metrics not sent", reason=repr(error)[:200])
                 status, text = "500 Internal Server Error", "the metrics could not be sent; the log has the reason"
-        else:
-            status, text = self._health(environ["PATH_INFO"])
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [f"{text}\n".encode()]
 
@@ -154,3 +157,12 @@ class MetricsServer:
                 return ("200 OK", "ready") if self._ready() else ("503 Service Unavailable", "not ready")
             case _:
                 return "404 Not Found", "this port serves /metrics, /v2/health/live and /v2/health/ready"
+
+
+def _can_be_read(accept: str) -> bool:
+    """Whether prometheus-client can read an Accept header: its error would quote the header, in the log."""
+    try:
+        choose_encoder(accept)
+    except (TypeError, ValueError):  # it compares versions as numbers
+        return False
+    return True

@@ -6,7 +6,9 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 import structlog
@@ -72,16 +74,45 @@ class _Writer:
 class _LibraryHandler(logging.Handler):
     """Forwards a library's log records to this log."""
 
+    def __init__(self, *, with_values: bool) -> None:
+        super().__init__(logging.WARNING)
+        self._with_values = with_values
+
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger()
         write = log.error if record.levelno >= logging.ERROR else log.warning
-        write(record.name, reason=record.getMessage()[:_MAX_MESSAGE])
+        write(record.name, **(_whole(record) if self._with_values else _without_values(record)))
 
 
-def redirect_library_log(library: str) -> None:
-    """Write a library's warnings and errors to this log, in its format and within its rate limit."""
+def _whole(record: logging.LogRecord) -> dict[str, str]:
+    return {"reason": record.getMessage()[:_MAX_MESSAGE]}
+
+
+def _without_values(record: logging.LogRecord) -> dict[str, str]:
+    """Return a record's format, and the type and the place of its exception.
+
+    A message that came without arguments may have been formatted already, and the message of an exception may quote
+    what it is about, so neither is written.
+    """
+    fields = {"reason": str(record.msg)[:_MAX_MESSAGE]} if record.args else {}
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None:
+        fields["error"] = type(error).__name__
+        if frames := traceback.extract_tb(error.__traceback__):
+            fields["raised_at"] = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+    return fields
+
+
+def redirect_library_log(library: str, *, with_values: bool) -> None:
+    """Write a library's warnings and errors to this log, in its format and within its rate limit.
+
+    Args:
+        library: The name of its logger.
+        with_values: Whether its messages are written whole. False for a library that gets what callers send: of a
+            message its format is written, such as "Invalid encoding on %s", and no value.
+    """
     logger = logging.getLogger(library)
-    logger.handlers = [_LibraryHandler(logging.WARNING)]
+    logger.handlers = [_LibraryHandler(with_values=with_values)]
     logger.propagate = False
 
 

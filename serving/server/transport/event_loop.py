@@ -61,7 +61,7 @@ def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
 async def _run_for_ever(started: "Future[asyncio.AbstractEventLoop]") -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_error)
-    redirect_library_log("grpc")  # it logs a traceback for an answer over the message limit
+    redirect_library_log("grpc", with_values=False)  # it logs each value of the metadata that is not UTF-8
     started.set_result(loop)
     await loop.create_future()
 

@@ -4,7 +4,6 @@ gRPC's codes are the server's vocabulary for failures; the metrics and every tra
 """
 
 import uuid
-from collections.abc import Iterable
 
 import grpc
 import structlog
@@ -57,7 +56,6 @@ STATUS: dict[type[ServerError], grpc.StatusCode] = {
 
 _codes: dict[type[Exception], grpc.StatusCode] = {}  # found so far, because a search takes as long as a refusal
 
-REQUEST_ID = "x-request-id"
 _MAX_LOGGED_LENGTH = 128  # characters; the log must not grow with what callers send
 
 
@@ -71,35 +69,32 @@ def status_code(error: Exception) -> grpc.StatusCode:
     return code
 
 
-def call_status(
-    error: Exception, rpc: str, request: object = None, metadata: Iterable[tuple[str, str | bytes]] = ()
-) -> tuple[grpc.StatusCode, str]:
+def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grpc.StatusCode, str]:
     """Return the status code and the message that a call ends with.
 
     The caller gets a domain error's own message. Any other exception is a bug: the caller gets a reference, under which
-    the log has the traceback. Only errors that are not the caller's fault are logged.
+    the log has the traceback. Only errors that are not the caller's fault are logged, and nothing of the headers or the
+    metadata, in which callers send their tokens.
 
     Args:
         error: What ended the call.
         rpc: The method, /package.Service/Method or an HTTP method and its path, for the log.
         request: Its model and its id are logged.
-        metadata: What the caller sent, for the log.
     """
     code = status_code(error)
     if isinstance(error, ServerError):
         if code is grpc.StatusCode.INTERNAL:
-            log.warning("request failed", reason=str(error), **_log_fields(rpc, request, metadata))
+            log.warning("request failed", reason=str(error), **_log_fields(rpc, request))
         return code, _short(str(error))
     reference = uuid.uuid4().hex[:12]
-    log.error("unexpected error", reference=reference, exc_info=error, **_log_fields(rpc, request, metadata))
+    log.error("unexpected error", reference=reference, exc_info=error, **_log_fields(rpc, request))
     return code, f"an error inside the server; its log has it under {reference}"
 
 
-def _log_fields(rpc: str, request: object, metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
-    """Return what identifies a request in the log. Its id is ModelInfer's ``id``, else the metadata x-request-id."""
-    request_id = str(getattr(request, "id", "") or dict(metadata).get(REQUEST_ID, ""))
-    model = str(getattr(request, "model_name", ""))
+def _log_fields(rpc: str, request: object) -> dict[str, str]:
+    """Return what identifies a request in the log. Its id is the ``id`` in the message of ModelInfer or of a stream."""
     method = rpc.rpartition("/")[2] if rpc.startswith("/") else rpc  # HTTP's begin with a verb
+    model, request_id = (str(getattr(request, name, "")) for name in ("model_name", "id"))
     fields = {"rpc": method, "model": model, "request_id": request_id}
     return {name: text[:_MAX_LOGGED_LENGTH] for name, text in fields.items()}
 

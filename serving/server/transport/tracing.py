@@ -1,8 +1,10 @@
 """OpenTelemetry spans for queries, as children of the caller's span (W3C's traceparent in the metadata).
 
 A span is created when its query has ended, from times that were measured anyway; the queue and the computation are its
-children. So tracing costs a running query nothing. Needs the extra
-``otel``.
+children. So tracing costs a running query nothing. Needs the extra ``otel``.
+
+OpenTelemetry gets nothing else of what a caller sends. A traceparent that is valid is two identifiers of hexadecimal
+digits and a flag. W3C's tracestate and baggage may hold any text, and would be exported with each span or be logged.
 """
 
 import threading
@@ -37,7 +39,7 @@ class Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        redirect_library_log("opentelemetry")  # it logs every malformed header that a caller sends
+        redirect_library_log("opentelemetry", with_values=True)  # of exporting alone: it logs no traceparent
         resource = Resource({SERVICE_NAME: "hangtag"}).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # sampling: OTEL_TRACES_SAMPLER
         self._provider.add_span_processor(processor)
@@ -73,7 +75,8 @@ class Tracing:
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
         ended_ns = time.time_ns()
-        context = self._propagator.extract({key: value for key, value in metadata if isinstance(value, str)})
+        parents = {key: value for key, value in metadata if key == "traceparent" and isinstance(value, str)}
+        context = self._propagator.extract(parents)
         attributes = _attributes(method, code)
         if timings is not None:
             attributes["hangtag.batch_size"] = timings.batch_size

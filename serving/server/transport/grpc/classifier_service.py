@@ -7,13 +7,7 @@ from collections.abc import AsyncIterator
 
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.transport.grpc.calls import (
-    Context,
-    call_deadline,
-    describe_call,
-    invocation_metadata,
-    set_cost,
-)
+from hangtag.serving.server.transport.grpc.calls import Context, call_deadline, describe_call, set_cost
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
 from hangtag.serving.server.transport.methods import CLASSIFY, CLASSIFY_STREAM, COMPARE
 from hangtag.serving.server.transport.queries.comparison import compare_queries
@@ -44,7 +38,7 @@ class ClassifierService:
             try:
                 return pb.ClassifyStreamResponse(id=request.id, answer=outcome.response())
             except Exception as error:
-                failure = _failure(error, CLASSIFY_STREAM, request, context)
+                failure = _failure(error, CLASSIFY_STREAM, request)
                 return pb.ClassifyStreamResponse(id=request.id, failure=failure)
 
         call = describe_call(CLASSIFY_STREAM, context, self._tracing)
@@ -56,19 +50,17 @@ class ClassifierService:
         call = describe_call(COMPARE, context, self._tracing)
         queries = compare_queries(request, self._engine, call)
         outcomes = await self._queries.outcomes(queries, call_deadline(context))
-        return pb.CompareResponse(
-            outcomes=[_model_outcome(*each, context) for each in zip(queries, outcomes, strict=True)]
-        )
+        return pb.CompareResponse(outcomes=[_model_outcome(*each) for each in zip(queries, outcomes, strict=True)])
 
 
-def _model_outcome(query: ImageQuery, outcome: Outcome[pb.ClassifyResponse], context: Context) -> pb.ModelOutcome:
+def _model_outcome(query: ImageQuery, outcome: Outcome[pb.ClassifyResponse]) -> pb.ModelOutcome:
     try:
         return pb.ModelOutcome(model_name=query.model_name, answer=outcome.response())
     except Exception as error:
-        return pb.ModelOutcome(model_name=query.model_name, failure=_failure(error, COMPARE, query, context))
+        return pb.ModelOutcome(model_name=query.model_name, failure=_failure(error, COMPARE, query))
 
 
-def _failure(error: Exception, rpc: str, request: object, context: Context) -> pb.Failure:
-    code, message = call_status(error, rpc, request, invocation_metadata(context))
+def _failure(error: Exception, rpc: str, request: object) -> pb.Failure:
+    code, message = call_status(error, rpc, request)
     number: int = code.value[0]
     return pb.Failure(code=number, message=message)

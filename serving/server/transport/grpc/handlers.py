@@ -18,7 +18,7 @@ from hangtag.serving.server.errors import STOPPING, ServerError, Unauthenticated
 from hangtag.serving.server.transport.call import Call, failures_recorded, record_failure
 from hangtag.serving.server.transport.codec import parse_message
 from hangtag.serving.server.transport.grpc.awaited_messages import AwaitedMessages
-from hangtag.serving.server.transport.grpc.calls import Context, describe_call, invocation_metadata
+from hangtag.serving.server.transport.grpc.calls import Context, describe_call
 from hangtag.serving.server.transport.methods import INFERENCE_METHODS
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.status import call_status
@@ -161,7 +161,7 @@ async def abort(error: Exception, path: str, request: object, context: Context) 
     """
     if isinstance(error, grpc.aio.BaseError):  # the call has ended already, and grpcio knows
         raise error
-    await context.abort(*call_status(error, path, request, invocation_metadata(context)))
+    await context.abort(*call_status(error, path, request))
 
 
 def _refusal(error: ServerError, path: str) -> Handler:

@@ -71,7 +71,7 @@ class Application:
                 await self._router(scope, receive, send)
                 return
         except Exception as error:
-            response = error_response(error, f"{scope['method']} {path}", None, request_headers(scope))
+            response = error_response(error, f"{scope['method']} {path}")
         if self._stopping():
             response.headers.append((b"connection", b"close"))
         if response.status == 413:

@@ -44,7 +44,7 @@ class HttpServer:
         grpc_port: Callable[[], int],
         *,
         authorise: Authorise | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         """Build the server; it does not listen yet.
@@ -56,7 +56,7 @@ class HttpServer:
             state: Of all workers, for the metrics.
             grpc_port: Returns the port of gRPC, for the page. Called once the server listens.
             authorise: Checks every request but those to health; None lets everybody call.
-            tls: What connections are encrypted with; None serves clear text.
+            tls: Returns what the next connection is encrypted with; None serves clear text.
             tracing: Gets a span for each query; None records none.
         """
         config = engine.config
@@ -77,7 +77,7 @@ class HttpServer:
             stopping,
             HostNames(config.allowed_host) if config.allowed_host else None,
         )
-        redirect_library_log("uvicorn")
+        redirect_library_log("uvicorn", with_values=False)
         silence_library_log("python_multipart")  # it logs every malformed form that a caller sends
         settings = UvicornConfig(
             application,
@@ -136,7 +136,7 @@ class HttpServer:
 class _Uvicorn(uvicorn.Server):
     """Says when it listens, and leaves it to `TlsListener` to accept connections with TLS."""
 
-    def __init__(self, config: UvicornConfig, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, config: UvicornConfig, tls: Callable[[], ssl.SSLContext] | None) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
         self._config = config

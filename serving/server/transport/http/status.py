@@ -1,7 +1,5 @@
 """The HTTP status that a request ends with: one table from domain errors, and the response that a caller gets."""
 
-from collections.abc import Iterable
-
 from starlette.exceptions import HTTPException
 
 from hangtag.serving.server.errors import (
@@ -65,16 +63,13 @@ def http_status(error: Exception) -> int:
     return next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
 
 
-def error_response(
-    error: Exception, method: str, request: object = None, headers: Iterable[tuple[str, str | bytes]] = ()
-) -> HttpResponse:
+def error_response(error: Exception, method: str, request: object = None) -> HttpResponse:
     """Return the response that says what went wrong, in the same sentence as gRPC's.
 
     Args:
         error: What ended the request.
         method: The request's method and route, for the log.
         request: Its model and its id are logged.
-        headers: What the caller sent, for the log.
     """
     if isinstance(error, HTTPException):  # the router's: no such path, or not with this method
         more = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
@@ -83,4 +78,4 @@ def error_response(
             text = f"this path takes {(error.headers or {}).get('Allow')}; GET /openapi.json describes it"
         return json_response({"error": text}, error.status_code, more)
     status = http_status(error)
-    return json_response({"error": call_status(error, method, request, headers)[1]}, status, _HEADERS.get(status, ()))
+    return json_response({"error": call_status(error, method, request)[1]}, status, _HEADERS.get(status, ()))

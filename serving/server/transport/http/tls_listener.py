@@ -22,7 +22,7 @@ class TlsListener:
     def __init__(
         self,
         listener: socket.socket,
-        tls: ssl.SSLContext,
+        tls: Callable[[], ssl.SSLContext],
         protocol: Callable[[], asyncio.Protocol],
         connections: Sized,
         most: int,
@@ -31,7 +31,7 @@ class TlsListener:
 
         Args:
             listener: A socket that listens; the caller closes it.
-            tls: What connections are encrypted with.
+            tls: Returns what the next connection is encrypted with.
             protocol: Makes the protocol of a connection. The handshake is over when its ``connection_made`` is called.
             connections: Those that are open after their handshake.
             most: How many connections may be open, in their handshake and after it. Further ones are closed at once.
@@ -71,5 +71,5 @@ class TlsListener:
     async def _shake_hands(self, client: socket.socket) -> None:
         with suppress(OSError):  # the handshake has failed or took too long, and the loop has closed the connection
             await self._loop.connect_accepted_socket(
-                self._protocol, client, ssl=self._tls, ssl_handshake_timeout=REQUEST_SECONDS
+                self._protocol, client, ssl=self._tls(), ssl_handshake_timeout=REQUEST_SECONDS
             )

@@ -207,7 +207,7 @@ class UnaryCall(Call):
 
     def fail(self, error: Exception) -> None:
         """End the call with the error's status. The library ignores it where the caller has left."""
-        code, message = call_status(error, self.method, self.request, self.metadata)
+        code, message = call_status(error, self.method, self.request)
         number: int = code.value[0]
         self._calls.front.fail(self._id, number, message)
         del self._calls.open[self._id]  # last: the server is not closed while calls are open

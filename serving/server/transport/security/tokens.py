@@ -1,7 +1,8 @@
-"""Bearer tokens from a file, compared in constant time and read again when the file changes."""
+"""Bearer tokens from a file, compared byte for byte in constant time, and read again when the file changes."""
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -15,7 +16,8 @@ and must not block, because the thread that polls for calls runs it."""
 
 MIN_LENGTH = 16
 """Characters of a token."""
-_SCHEME = "bearer "
+_CREDENTIALS = re.compile("bearer +(.*)", re.IGNORECASE | re.DOTALL)
+"""RFC 9110, 11.4: the scheme in letters of either case, one space or more, and the token, which is all that follows."""
 
 
 class Tokens:
@@ -32,13 +34,14 @@ class Tokens:
     def authorise(self, metadata: Metadata) -> None:
         """Raises UnauthenticatedError unless the metadata has ``authorization: Bearer <a valid token>``."""
         header = next((value for key, value in metadata if key == "authorization"), None)
-        if not isinstance(header, str) or header[: len(_SCHEME)].lower() != _SCHEME:
+        credentials = _CREDENTIALS.fullmatch(header) if isinstance(header, str) else None
+        if credentials is None:
             raise UnauthenticatedError(
                 "this server requires a token: send 'authorization: Bearer <token>' with each call, in gRPC's metadata "
                 "or HTTP's headers (--token-file of hangtag's commands)"
             )
         # All digests have one length, and each is compared, so the time taken reveals nothing about the valid tokens.
-        digest = _digest(header[len(_SCHEME) :].strip().encode())
+        digest = _digest(credentials[1].encode(errors="surrogatepass"))
         if not sum([hmac.compare_digest(digest, known) for known in self._digests.current()]):
             raise UnauthenticatedError("the token is not valid here; its operator can give you one")
 

@@ -1,14 +1,23 @@
 import io
+import logging
 import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 import structlog
+import structlog.testing
 
 from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.errors import ServerError
-from hangtag.serving.server.telemetry.log import BURST, INFO_BURST, PERIOD, RateLimit, configure_log
+from hangtag.serving.server.telemetry.log import (
+    BURST,
+    INFO_BURST,
+    PERIOD,
+    RateLimit,
+    configure_log,
+    redirect_library_log,
+)
 from tests.serving.server.parts import Caller, Clock, FakeRuntime, rows, served
 
 
@@ -41,6 +50,33 @@ def test_repeated_lines_that_are_no_problem_are_dropped_and_counted_for_each_mod
     clock.now += PERIOD
     again = passes(limit, "model loaded", "info", model="cnn")
     assert again == {"event": "model loaded", "model": "cnn", "suppressed": 7}
+
+
+def secret() -> None:
+    raise ValueError("secret")
+
+
+def test_of_a_library_that_gets_what_callers_send_no_value_is_logged() -> None:
+    redirect_library_log("a_library", with_values=False)
+    library = logging.getLogger("a_library.part")
+    with structlog.testing.capture_logs() as log:
+        try:
+            secret()
+        except ValueError as error:
+            library.exception("Invalid value %s", "secret")
+            library.exception(f"Invalid value {error}")
+            library.error(error)
+        library.warning("Invalid values %r and %d", b"secret", 7)
+        library.info("what is no problem is not logged")
+    assert "secret" not in str(log)
+    assert log[0]["raised_at"].startswith("test_log.py:")
+    raised = {"log_level": "error", "error": "ValueError", "raised_at": log[0]["raised_at"]}
+    assert log == [
+        {"event": "a_library.part", "reason": "Invalid value %s", **raised},
+        {"event": "a_library.part", **raised},
+        {"event": "a_library.part", "log_level": "error"},
+        {"event": "a_library.part", "log_level": "warning", "reason": "Invalid values %r and %d"},
+    ]
 
 
 class Unwritable(io.StringIO):

@@ -75,20 +75,32 @@ def test_a_call_is_a_child_of_its_callers_span(traced: LiveServer, exporter: InM
     assert span.start_time < span.end_time
 
 
-def test_malformed_headers_are_logged_as_one_kind_of_event(
-    traced: LiveServer, exporter: InMemorySpanExporter, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("state", ["vendor=value", "!!!=malformed"])
+def test_nothing_but_the_identifiers_of_a_trace_is_taken_from_a_caller(
+    traced: LiveServer, exporter: InMemorySpanExporter, state: str
 ) -> None:
+    metadata = [("traceparent", TRACEPARENT), ("tracestate", state), ("baggage", "key=value")]
     with structlog.testing.capture_logs() as log:
-        for number in range(3):
-            metadata = [("traceparent", TRACEPARENT), ("tracestate", f"!!!={number}")]
-            traced.inference.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT, metadata=metadata)
-        assert spans(traced, exporter)
-    events = [line for line in log if "!!!" in line.get("reason", "")]
-    assert [line["event"] for line in events] == [
-        "opentelemetry.trace.span"
-    ] * 3  # the log limits the lines of an event
-    assert [line["log_level"] for line in events] == ["warning"] * 3
-    assert "!!!" not in capfd.readouterr().err
+        traced.inference.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT, metadata=metadata)
+        span = spans(traced, exporter)["ModelInfer"]
+    assert span.context is not None
+    assert (span.context.trace_id, len(span.context.trace_state)) == (TRACE, 0)
+    assert not [line for line in log if line["log_level"] != "info"]
+
+
+def test_the_log_says_why_the_collector_gets_no_spans(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """OpenTelemetry's own messages are written whole, for it gets nothing of a caller that could be in them."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")  # seconds
+    endpoint = "http://127.0.0.1:1"
+    with structlog.testing.capture_logs() as log:
+        config = ServerConfig(models=models, port=0, http_port=-1, otlp_endpoint=endpoint)
+        with LiveServer(config) as live:
+            live.infer(request("gather", index=index(1)))
+    reasons = [line["reason"] for line in log if line["event"].startswith("opentelemetry.")]
+    assert any("UNAVAILABLE" in reason and "127.0.0.1:1" in reason for reason in reasons), reasons
+    assert capfd.readouterr().err == ""
 
 
 def test_a_call_without_a_parent_begins_a_trace_and_its_error_is_recorded(

@@ -31,15 +31,15 @@ async def answer_stream(
     Raises:
         ServerError: What ends the whole stream (see `OpenStreams.answer`).
     """
-    metadata = invocation_metadata(context)
+    ends_at_error = _END_AT_ERROR in invocation_metadata(context)
 
     def respond(request: pb.ModelInferRequest, outcome: Outcome[pb.ModelInferResponse]) -> Response:
         try:
             response = outcome.response()
         except Exception as error:
-            if _END_AT_ERROR in metadata:
+            if ends_at_error:
                 raise
-            return _error_response(request, *call_status(error, _RPC, request, metadata))
+            return _error_response(request, *call_status(error, _RPC, request))
         response.parameters[_FINAL].bool_param = True
         if (timings := outcome.timings) is not None:
             response.parameters["queue_ns"].int64_param = timings.queue_ns

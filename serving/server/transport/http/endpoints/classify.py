@@ -18,7 +18,7 @@ from hangtag.serving.server.transport import codec
 from hangtag.serving.server.transport.call import Call, failures_recorded
 from hangtag.serving.server.transport.http.bodies import read_decompressed
 from hangtag.serving.server.transport.http.body_budget import BodyBudget, HeldBytes
-from hangtag.serving.server.transport.http.calls import describe_call, request_headers
+from hangtag.serving.server.transport.http.calls import describe_call
 from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
 from hangtag.serving.server.transport.http.responses import HttpResponse, cost_headers, json_response
 from hangtag.serving.server.transport.http.status import error_response, http_status
@@ -73,7 +73,7 @@ class ClassifyEndpoint:
         comparison = pb.CompareRequest(models=choices, **content)
         queries = compare_queries(comparison, self._engine, call)
         outcomes = await self._queries.outcomes(queries, deadline)
-        compared = [_outcome(*each, request) for each in zip(queries, outcomes, strict=True)]
+        compared = [_outcome(*each) for each in zip(queries, outcomes, strict=True)]
         return json_response({"outcomes": compared})
 
     async def _one(
@@ -84,7 +84,7 @@ class ClassifyEndpoint:
         try:
             answer, timings = await self._queries.answer(query, deadline, in_thread=True)
         except Exception as error:
-            return error_response(error, HTTP_CLASSIFY, query, call.metadata)
+            return error_response(error, HTTP_CLASSIFY, query)
         headers = cost_headers(answer.model_name, answer.model_version, timings, answer.timings.preprocess_ns)
         return json_response(to_dict(answer), headers=headers)
 
@@ -198,9 +198,9 @@ def _number(fields: list[tuple[str, str]], name: str, most: int) -> int | None:
     return int(text)
 
 
-def _outcome(query: ImageQuery, outcome: Outcome[pb.ClassifyResponse], request: Request) -> dict[str, Any]:
+def _outcome(query: ImageQuery, outcome: Outcome[pb.ClassifyResponse]) -> dict[str, Any]:
     try:
         return {"model_name": query.model_name, "answer": to_dict(outcome.response())}
     except Exception as error:
-        message = call_status(error, HTTP_CLASSIFY, query, request_headers(request.scope))[1]
+        message = call_status(error, HTTP_CLASSIFY, query)[1]
         return {"model_name": query.model_name, "error": message, "status": http_status(error)}

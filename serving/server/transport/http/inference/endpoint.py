@@ -48,5 +48,5 @@ class InferEndpoint:
             try:
                 response, _ = await self._queries.answer(query, None, in_thread=in_thread)
             except Exception as error:
-                return error_response(error, HTTP_INFER, query, call.metadata)
+                return error_response(error, HTTP_INFER, query)
             return response

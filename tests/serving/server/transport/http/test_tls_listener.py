@@ -159,7 +159,7 @@ def test_each_event_loop_limits_connections_and_serves_within_the_limit(
 
     async def scenario(listener: socket.socket) -> None:
         connections: set[asyncio.Protocol] = set()
-        accepting = TlsListener(listener, server, lambda: Echo(connections), connections, 2)
+        accepting = TlsListener(listener, lambda: server, lambda: Echo(connections), connections, 2)
         address = listener.getsockname()
         silent, to_silent = await asyncio.open_connection(*address)
         reader, writer = await asyncio.open_connection(*address, ssl=tls)

@@ -29,6 +29,7 @@ def test_every_token_of_the_file_is_valid(file: Path) -> None:
     tokens = Tokens(file)
     assert admits(tokens, f"Bearer {OLD}")
     assert admits(tokens, f"bearer {NEW}")
+    assert admits(tokens, f"BEARER  {NEW}")
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,14 @@ def test_every_token_of_the_file_is_valid(file: Path) -> None:
         f"Bearer {OLD[:-1]}",
         f"Bearer {OLD}0",
         f"Bearer {OLD} {NEW}",
+        f"Bearer {OLD}\xa0",
+        f"Bearer \u2003{OLD}",
+        f"Bearer\xa0{OLD}",
+        f"Bearer {OLD} ",
+        f"Bearer {OLD}\n",
+        f"Bearer\t{OLD}",
+        f" Bearer {OLD}",
+        f"Bearer {OLD}\udc80",
         "Bearer ",
         "",
         "Bearer é",

@@ -1,0 +1,264 @@
+"""No value of a header leaves the server by its log, its metrics or its traces, and only a token is taken for one.
+
+Clients of gRPC and of HTTP refuse to send most of these values, so the requests are written as bytes.
+"""
+
+import base64
+import json
+import random
+import signal
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import numpy as np
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+
+from hangtag.protos import classifier_pb2
+from tests import onnx_models
+from tests.serving.command import TIMEOUT, Serving, serving
+from tests.serving.server.fuzz.test_http2 import DATA, END_HEADERS, END_STREAM, HEADERS, OPEN, RST_STREAM, frame
+from tests.serving.server.transport.http.rest import tensor
+from tests.serving.server.transport.live import index, request
+from tests.serving.server.transport.test_tracing import TRACE, TRACEPARENT, Collector
+
+pytestmark = pytest.mark.slow
+
+RANDOM_CASES = 20
+SECRET = b"s3cret-0f-0urs-wh1ch-n0b0dy-else-has"
+"""The valid token."""
+BASE64 = base64.b64encode(SECRET)
+GOAWAY = 7
+
+NAMES = (
+    *("x-request-id", "traceparent", "tracestate", "baggage", "x-user-id", "x-anything", "x-anything-bin", "cookie"),
+    *("forwarded", "x-forwarded-for", "x-forwarded-proto", "origin", "referer", "user-agent", "host", "accept"),
+    *("content-type", "content-encoding", "accept-encoding", "content-length", "transfer-encoding", "expect"),
+    *("upgrade", "connection", "te", "inference-header-content-length", "triton_grpc_error", ":authority", ":scheme"),
+    *("grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "grpc-tags-bin", "grpc-trace-bin", "grpc-message"),
+)
+"""The headers that the server or one of its libraries reads, and some that none does."""
+FRAMING = {"content-length", "transfer-encoding", "expect", "connection", "upgrade"}
+
+VALUES = (
+    SECRET,
+    b"\xa0" + SECRET,
+    SECRET + b"\xff",
+    "ü".encode() + SECRET,
+    SECRET + b"\x00",
+    b'"' + SECRET,
+    b"%zz%" + SECRET + b"%",
+    b"1; q=" + SECRET,
+    TRACEPARENT.encode() + b"-" + SECRET,
+    b"01" + TRACEPARENT[2:].encode() + b"-" + SECRET,  # W3C lets later versions have more fields
+    b"vendor=" + SECRET,
+    b"!!!=" + SECRET,
+    b"text/plain; version=" + SECRET,
+    b"application/openmetrics-text; version=" + SECRET,
+    b"multipart/form-data; boundary=" + SECRET,
+    BASE64,
+)
+
+_AFTER = (b"\xa0", b"\xc2\xa0", b"\x85", b"\xff", b"x", b"\x1f", b"\xe2\x80\x83", b"=", b",", b"\x00")
+_BEFORE = (b"\xa0", b"\x1f", b"\xc2\xa0", b"x", b'"', b"\x00")
+NO_TOKENS = (
+    *(b"Bearer " + SECRET + end for end in _AFTER),
+    *(b"Bearer " + start + SECRET for start in _BEFORE),
+    *(scheme + SECRET for scheme in (b"Bearer\xa0", b"Bearer\t", b"\xa0Bearer ", b"Basic ", b"Bearer", b"")),
+    b"Bearer " + SECRET[:-1],
+    b"Bearer " + SECRET.upper(),
+)
+"""Values of the header authorization with no valid token, although most hold it."""
+
+SERVICE = "/inference.GRPCInferenceService/"
+SHAPE = 1 << 23
+"""An output of this height and width is larger than the address space, so ONNX Runtime fails and the call is logged."""
+INFER = request("gather", index=index(1)).SerializeToString()
+FAIL = request("filled", shape=np.array([SHAPE, SHAPE], np.int64)).SerializeToString()
+GRPC_CALLS = (
+    (f"{SERVICE}ModelInfer", INFER),
+    (f"{SERVICE}ModelInfer", FAIL),
+    (f"{SERVICE}ModelInfer", request("split", index=index(1)).SerializeToString()),
+    (f"{SERVICE}ModelStreamInfer", FAIL),
+    (f"{SERVICE}ServerReady", b""),
+    ("/hangtag.v1.Classifier/Classify", classifier_pb2.ClassifyRequest(model_name="gather").SerializeToString()),
+    ("/hangtag.v1.Classifier/Compare", b""),
+    ("/grpc.health.v1.Health/Check", b""),
+    ("/no.such/Method", b""),
+)
+INFER_JSON = json.dumps({"inputs": [tensor("index", "INT64", [1], [1])]}).encode()
+FAIL_JSON = json.dumps({"inputs": [tensor("shape", "INT64", [2], [SHAPE, SHAPE])]}).encode()
+HTTP_CALLS = (
+    ("POST", "/v2/models/gather/infer", INFER_JSON),
+    ("POST", "/v2/models/filled/infer", FAIL_JSON),
+    ("POST", "/v2/models/split/infer", INFER_JSON),
+    ("POST", "/v1/classify/gather", b"no picture"),
+    ("POST", "/v2/repository/models/gather/load", b""),
+    ("GET", "/metrics", b""),
+    ("GET", "/v2", b""),
+    ("GET", "/no/such/path", b""),
+)
+
+
+class Header(NamedTuple):
+    name: str
+    value: bytes
+
+
+def literal(text: bytes) -> bytes:
+    """HPACK's plain string (RFC 7541, 5.2)."""
+    length, rest = [min(len(text), 127)], len(text) - 127
+    while rest >= 128:
+        length.append(rest % 128 + 128)
+        rest //= 128
+    return bytes(length if rest < 0 else [*length, rest]) + text
+
+
+def completed(default: Sequence[Header], headers: Sequence[Header]) -> list[Header]:
+    """The headers, and those of the default ones that they do not have."""
+    own = {header.name for header in headers}
+    return [*(header for header in default if header.name not in own), *headers]
+
+
+@contextmanager
+def connected(address: str) -> Iterator[socket.socket]:
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), TIMEOUT) as connection, suppress(ConnectionError):
+        yield connection
+
+
+def over_http2(address: str, method: str, message: bytes, headers: Sequence[Header]) -> bool:
+    """Make a call on a connection of its own, and wait for its end. Return whether it was answered with a message."""
+    default = [
+        *(Header(":method", b"POST"), Header(":scheme", b"http"), Header(":path", method.encode())),
+        *(Header(":authority", b"here"), Header("te", b"trailers"), Header("content-type", b"application/grpc")),
+    ]
+    listed = sorted(completed(default, headers), key=lambda header: not header.name.startswith(":"))
+    block = b"".join(b"\x00" + literal(header.name.encode()) + literal(header.value) for header in listed)
+    content = b"\x00" + struct.pack(">I", len(message)) + message
+    answered = False
+    with connected(address) as connection, connection.makefile("rb") as received:
+        connection.sendall(OPEN + frame(HEADERS, block, flags=END_HEADERS, stream=1))
+        connection.sendall(frame(DATA, content, flags=END_STREAM, stream=1))
+        while len(head := received.read(9)) == 9:
+            size, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
+            received.read(size)
+            answered = answered or (kind == DATA and size > 0)
+            if kind in (RST_STREAM, GOAWAY) or (kind in (HEADERS, DATA) and flags & END_STREAM):
+                break
+    return answered
+
+
+def over_http(address: str, verb: str, path: str, body: bytes, headers: Sequence[Header]) -> int:
+    """Make a request on a connection of its own. Return its status; 0 where the connection ends without one."""
+    listed = completed([Header("host", b"here"), Header("content-length", str(len(body)).encode())], headers)
+    lines = [f"{verb} {path} HTTP/1.1".encode(), *(header.name.encode() + b": " + header.value for header in listed)]
+    status = b""
+    with connected(address) as connection, connection.makefile("rb") as received:
+        connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        if any(header.name in FRAMING for header in headers):
+            connection.shutdown(socket.SHUT_WR)  # else the server might wait for the rest of a body
+        status = received.readline()
+    return int(status.split()[1]) if status else 0
+
+
+def cases() -> Iterator[Header]:
+    """Each value in the headers of traces and in one other, each header with one value, and random ones; the same ones
+    in each run."""
+    chosen = random.Random(0)
+    for value in VALUES:
+        yield from (Header(name, value) for name in ("traceparent", "tracestate", chosen.choice(NAMES)))
+    for name in NAMES:
+        yield Header(name, chosen.choice(VALUES))
+    for _ in range(RANDOM_CASES):
+        before, after = (chosen.randbytes(chosen.randrange(4)) for _ in range(2))
+        yield Header(chosen.choice(NAMES), before + SECRET + after)
+    yield from (Header("authorization", value) for value in NO_TOKENS)
+
+
+class Target:
+    """A server with tokens, tracing, metrics, and a log without a rate limit."""
+
+    def __init__(self, server: Serving, collector: Collector) -> None:
+        self._server = server
+        self._collector = collector
+        self.grpc = server.wait_until_ready()
+        self.http = server.wait_for("ready").partition(" http=")[2].split()[0]
+        self.metrics = server.wait_for("metrics").partition("url=http://")[2].split("/")[0]
+
+    def output(self) -> bytes:
+        """End the server, and return all that it has put out."""
+        metrics = self._server.metrics()
+        self._server.signal(signal.SIGTERM)
+        assert self._server.wait() == 0
+        printed = metrics + self._server.process.stdout.read() + "".join(self._server.log)
+        spans = b""
+        while not self._collector.requests.empty():
+            spans += self._collector.requests.get().SerializeToString()
+        return printed.encode() + spans
+
+
+@contextmanager
+def collecting() -> Iterator[tuple[Collector, str]]:
+    collector, server = Collector(), grpc.server(futures.ThreadPoolExecutor(1))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield collector, f"http://127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()
+
+
+@pytest.fixture
+def target(transport: str, tmp_path: Path) -> Iterator[Target]:
+    for name in ("gather", "filled"):
+        onnx_models.publish(tmp_path / "models", name, getattr(onnx_models, name)())
+    (tmp_path / "models" / "split").mkdir()
+    (tmp_path / "models" / "split" / "route.toml").write_text('split = {gather = 100}\nsticky = "x-user-id"\n')
+    (tmp_path / "tokens").write_bytes(SECRET)
+    options = ("--models", str(tmp_path / "models"), "--port", "0", "--transport", transport)
+    secured = ("--token-file", str(tmp_path / "tokens"))
+    unlimited = "from hangtag.serving.server.telemetry import log; log.BURST = 1_000_000"
+    with (
+        collecting() as (collector, endpoint),
+        serving(*options, *secured, "--otlp-endpoint", endpoint, first=unlimited) as server,
+    ):
+        yield Target(server, collector)
+
+
+def test_no_value_of_a_header_reaches_the_log_the_metrics_or_a_trace(target: Target) -> None:
+    always = (Header("authorization", b"Bearer " + SECRET), Header("traceparent", TRACEPARENT.encode()))
+    for case in cases():
+        headers = completed(always, [case])
+        for method, message in GRPC_CALLS:
+            over_http2(target.grpc, method, message, headers)
+        for verb, path, body in HTTP_CALLS:
+            over_http(target.http, verb, path, body, headers)
+        over_http(target.metrics, "GET", "/metrics", b"", headers)
+    output = target.output()
+    for text in (b'event="request failed"', b"nv_inference_request_success", TRACE.to_bytes(16, "big")):
+        assert text in output  # else nothing was searched
+    assert [line for line in output.splitlines() if SECRET in line or BASE64[:-4] in line] == []
+
+
+def test_tokens_are_compared_byte_for_byte(target: Target) -> None:
+    def admitted(value: bytes) -> set[bool]:
+        sent = [Header("authorization", value)]
+        return {
+            over_http2(target.grpc, f"{SERVICE}ModelInfer", INFER, sent),
+            over_http2(target.grpc, f"{SERVICE}ServerReady", b"", sent),
+            over_http(target.http, "GET", "/v2", b"", sent) == 200,
+            over_http(target.http, "POST", "/v2/models/gather/infer", INFER_JSON, sent) == 200,
+        }
+
+    for scheme in (b"Bearer ", b"bearer ", b"BEARER   "):
+        assert admitted(scheme + SECRET) == {True}
+    for value in NO_TOKENS:
+        assert admitted(value) == {False}, value
