@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 
 import grpc
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.serving.command import TIMEOUT
@@ -41,27 +41,25 @@ def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0, l
     )
 
 
-def text(value: str) -> bytes:
+def text(value: str | bytes) -> bytes:
     """HPACK's plain string, up to 126 bytes."""
-    return bytes([len(value)]) + value.encode()
+    return bytes([len(value)]) + (value if isinstance(value, bytes) else value.encode())
 
 
-def header(name: str, value: str) -> bytes:
+def header(name: str, value: str | bytes) -> bytes:
     """HPACK's literal without indexing."""
     return b"\x00" + text(name) + text(value)
 
 
-CALL = b"".join(
-    header(name, value)
-    for name, value in (
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", "/inference.GRPCInferenceService/ModelInfer"),
-        (":authority", "fuzz"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    )
-)
+HEADER_VALUES: dict[str, str | bytes] = {
+    ":method": "POST",
+    ":scheme": "http",
+    ":path": "/inference.GRPCInferenceService/ModelInfer",
+    ":authority": "fuzz",
+    "content-type": "application/grpc",
+    "te": "trailers",
+}
+CALL = b"".join(header(name, value) for name, value in HEADER_VALUES.items())
 OPEN = PREFACE + frame(SETTINGS)
 
 frames = st.builds(
@@ -104,6 +102,18 @@ def test_any_frames(target: Target, sent: list[bytes], opening: bytes) -> None:
 @given(data=st.binary(max_size=300))
 def test_any_bytes(target: Target, data: bytes) -> None:
     send(target, [data])
+
+
+@settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
+@example(name=":path", value=b"/inference.GRPCInferenceService/\xff\xfe")
+@given(
+    name=st.sampled_from([*HEADER_VALUES, "grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "user-agent", "x"]),
+    value=st.binary(max_size=100) | st.text(max_size=25).map(str.encode),
+)
+def test_any_value_of_a_header(target: Target, name: str, value: bytes) -> None:
+    """grpcio 1.84 and 1.85 end the whole server, tokens or not, for a path that is not UTF-8."""
+    block = b"".join(header(*each) for each in (HEADER_VALUES | {name: value}).items())
+    send(target, [OPEN, frame(HEADERS, block, flags=END_HEADERS | END_STREAM, stream=1)])
 
 
 def call(stream: int, *, flags: int = END_HEADERS) -> bytes:
