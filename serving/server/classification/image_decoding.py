@@ -3,104 +3,177 @@
 import io
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from hangtag.serving.server.classification import jpeg_file, png_file, webp_file
+from hangtag.serving.server.classification.image_header import ImageHeader, damaged
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError, ServerError
 
-MAX_PIXELS = 50_000_000
-"""An image with more pixels is refused before it is decompressed, because a small file can hold a huge image."""
+LARGE_BYTES = 16 << 20
+"""Memory from which on an image counts as large: decoding it may take longer than a caller of a small one should wait.
+Smaller ones do not wait for memory: there are as many at once as threads that decode, at most."""
 
-MAX_PIXELS_AT_ONCE = 2 * MAX_PIXELS
-"""Most pixels of all images that are decoded at the same time, at up to ten bytes each; further images wait."""
+MAX_BYTES_AT_ONCE = 400 << 20
+"""Most memory that all large images take that are decoded at the same time; further ones wait."""
 
 TURN_SECONDS = 10.0
-"""How long an image waits for its turn before it is refused."""
+"""How long a large image waits for its turn before it is refused."""
+
+_BAND_PIXELS = 1 << 18
+"""Pixels that are converted to grey at a time, so that the copies of a conversion stay small, and other threads can run
+between two bands."""
+
+
+class _Format(NamedTuple):
+    beginning: re.Pattern[bytes]
+    read_header: Callable[[bytes], ImageHeader]
+    picture: Callable[[bytes], bytes]
+    """Returns the file that Pillow decodes."""
+    require_rows: Callable[[bytes], None]
+    """Raises InvalidRequestError for a file whose data ends before its last row, where Pillow does not."""
+    reader: type[ImageFile]
+
+
+def _same(data: bytes) -> bytes:
+    return data
+
+
+def _nothing(data: bytes) -> None:
+    """Pillow refuses a WebP file that ends early. It does not say whether a JPEG file has all its rows."""
+
 
 # Image.open would check the size against Image.MAX_IMAGE_PIXELS, which belongs to the whole program, is looser than
-# MAX_PIXELS and is a warning as often as an error. These read the header, and decode when they are asked to load.
-_READERS = (
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
-    (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
+# our limits and is a warning as often as an error. These read the header, and decode when they are asked to load.
+_FORMATS = (
+    _Format(
+        re.compile(re.escape(png_file.SIGNATURE)), png_file.read, png_file.picture, png_file.require_rows, PngImageFile
+    ),
+    _Format(re.compile(re.escape(jpeg_file.SIGNATURE)), jpeg_file.read, _same, _nothing, JpegImageFile),
+    _Format(re.compile(rb"RIFF....WEBP", re.DOTALL), webp_file.read, _same, _nothing, WebPImageFile),
 )
 
 
-def decode_grey(data: bytes) -> Image.Image:
+@contextmanager
+def decoded_grey(data: bytes) -> Iterator[Image.Image]:
     """Decode a file to an upright image of mode "L", with transparent parts on white.
 
+    The memory that decoding takes counts until the caller is done with the image.
+
     Raises:
-        InvalidRequestError: The file is empty, has another format, is damaged, or has more than MAX_PIXELS.
+        InvalidRequestError: The file is empty, has another format, is damaged, or is larger than an image may be.
         QueueFullError: Too many large images are being decoded.
     """
+    format_ = _format_of(data)
+    header = format_.read_header(data)
+    header.require_limits()
+    with _reserve(header.memory):
+        yield _decode(data, format_, header)
+
+
+def is_large(data: bytes) -> bool:
+    """Whether decoding the file may take long, and wait for other large images. A file that is refused is not large."""
     try:
-        with _open(data) as image:
-            _require_size(image)
-            with _reserve(image.width * image.height):
-                grey = _grey(ImageOps.exif_transpose(image))
-                grey.load()
-    except ServerError:
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
-        raise InvalidRequestError(f"the image cannot be decoded and seems damaged: {error}") from error
-    return grey
+        header = _format_of(data).read_header(data)
+        header.require_limits()
+    except InvalidRequestError:
+        return False
+    return header.memory >= LARGE_BYTES
 
 
-def _open(data: bytes) -> Image.Image:
-    """Read the header only, which has the size; nothing is decoded yet."""
+def _format_of(data: bytes) -> _Format:
     if not data:
         raise InvalidRequestError("the image is empty (0 bytes)")
-    for beginning, reader in _READERS:
-        if beginning.match(data):
-            try:
-                return reader(io.BytesIO(data))
-            except SyntaxError:  # how Pillow says that it cannot read the header
-                raise InvalidRequestError(
-                    "the image cannot be decoded and seems damaged: its header is wrong"
-                ) from None
+    for format_ in _FORMATS:
+        if format_.beginning.match(data):
+            return format_
     raise InvalidRequestError("the image is not a PNG, JPEG or WebP file; convert it to one of them")
 
 
-def _require_size(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise InvalidRequestError(
-            f"the image has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are taken. Scale it down."
-        )
-
-
 class _Budget:
-    """The pixels that may still be decoded now, of MAX_PIXELS_AT_ONCE."""
+    """The bytes that large images may still take now, of MAX_BYTES_AT_ONCE."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.left = MAX_PIXELS_AT_ONCE
+        self.left = MAX_BYTES_AT_ONCE
 
 
 _budget = _Budget()
 
 
 @contextmanager
-def _reserve(pixels: int) -> Iterator[None]:
-    """Wait until this many pixels are within the budget, and hold them while the image is decoded."""
+def _reserve(size: int) -> Iterator[None]:
+    """Wait until a large image's bytes are within the budget, and hold them while it is decoded and used."""
+    if size < LARGE_BYTES:
+        yield
+        return
     with _budget.changed:
-        if not _budget.changed.wait_for(lambda: _budget.left >= pixels, TURN_SECONDS):
+        if not _budget.changed.wait_for(lambda: _budget.left >= size, TURN_SECONDS):
             raise QueueFullError(
-                f"too many large images at once: at most {MAX_PIXELS_AT_ONCE:,} pixels are decoded together; try again "
-                "later with a back-off, or scale the image down"
+                f"too many large images at once: at most {MAX_BYTES_AT_ONCE >> 20} MiB are taken by those that are "
+                "decoded together; try again later with a back-off, or scale the image down"
             )
-        _budget.left -= pixels
+        _budget.left -= size
     try:
         yield
     finally:
         with _budget.changed:
-            _budget.left += pixels
+            _budget.left += size
             _budget.changed.notify_all()
+
+
+def _decode(data: bytes, format_: _Format, header: ImageHeader) -> Image.Image:
+    try:
+        grey = _load(data, format_, header)
+        ImageOps.exif_transpose(grey, in_place=True)
+    except ServerError:
+        raise
+    except SyntaxError:  # how Pillow says that it cannot read the header
+        raise damaged("its header is wrong") from None
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+        raise damaged(error) from error
+    grey.info.clear()
+    return grey
+
+
+def _load(data: bytes, format_: _Format, header: ImageHeader) -> Image.Image:
+    """Decode a file, and convert it to grey. Only the grey image is in memory when this returns."""
+    with format_.reader(io.BytesIO(format_.picture(data))) as image:
+        if image.size != (header.width, header.height):
+            raise damaged("its header is wrong")
+        image.load()
+        if _may_lack_rows(image):
+            format_.require_rows(data)
+        return _convert(image)
+
+
+def _may_lack_rows(image: Image.Image) -> bool:
+    """Whether the last row is empty, as Pillow leaves it without data, or is not the last in the file."""
+    return _rows(image, image.height - 1, image.height).getbbox() is None or "interlace" in image.info
+
+
+def _convert(image: Image.Image) -> Image.Image:
+    """Convert an image to grey, a band of rows after the other."""
+    grey = Image.new("L", image.size)
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        grey.paste(_grey(_rows(image, top, min(top + rows, image.height))), (0, top))
+    grey.info = image.info  # says how the image was turned
+    return grey
+
+
+def _rows(image: Image.Image, top: int, bottom: int) -> Image.Image:
+    """Return a copy of some rows. Image.crop would check their size against Image.MAX_IMAGE_PIXELS."""
+    box = (0, top, image.width, bottom)
+    return image.resize((image.width, bottom - top), Image.Resampling.NEAREST, box)
 
 
 def _grey(image: Image.Image) -> Image.Image:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from hangtag.serving.server.classification.image_decoding import decode_grey
+from hangtag.serving.server.classification.image_decoding import decoded_grey
 
 _THUMBNAIL_EDGE = 73
 _BACKGROUND_TOLERANCE = 0.05 * 255  # the authors' 5 % of the maximum intensity
@@ -33,13 +33,13 @@ def preprocess(data: bytes, height: int, width: int, *, whole: bool = False) -> 
         UINT8 [height, width].
 
     Raises:
-        InvalidRequestError: The file has another format, is damaged, or has more than MAX_PIXELS.
+        InvalidRequestError: The file is empty, has another format, is damaged, or is larger than an image may be.
         QueueFullError: Too many large images are being decoded.
     """
-    grey = decode_grey(data)
-    if grey.size == (width, height):
-        return np.asarray(grey)
-    return _fit_whole(grey, height, width) if whole else _convert_garment(grey, height, width)
+    with decoded_grey(data) as grey:
+        if grey.size == (width, height):
+            return np.asarray(grey)
+        return _fit_whole(grey, height, width) if whole else _convert_garment(grey, height, width)
 
 
 def _convert_garment(grey: Image.Image, height: int, width: int) -> Pixels:

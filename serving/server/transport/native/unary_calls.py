@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent import futures
 from functools import partial
 from typing import Any
 
@@ -22,8 +21,8 @@ from hangtag.serving.server.transport.codec import parse_message
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
 from hangtag.serving.server.transport.methods import CLASSIFY, MODEL_INFER
 from hangtag.serving.server.transport.native.compute_threads import Event
-from hangtag.serving.server.transport.queries.decoding_places import DecodingPlaces
-from hangtag.serving.server.transport.queries.image_query import ImageQuery, classify_query
+from hangtag.serving.server.transport.queries.decoding_threads import DecodingThreads
+from hangtag.serving.server.transport.queries.image_query import ImageQuery, classify_query, has_large_picture
 from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
 from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
 from hangtag.serving.server.transport.security.tokens import Authorise
@@ -58,8 +57,7 @@ class UnaryCalls:
         self._templates = RequestTemplates()
         self._stopping = False
         # Decoding a picture or a large message may take long, so it must not hold up the thread that receives calls.
-        self._decoding = futures.ThreadPoolExecutor(_DECODING_THREADS, thread_name_prefix="native-decode")
-        self._decoding_places = DecodingPlaces(engine.config.max_queue_size)
+        self._decoding = DecodingThreads(_DECODING_THREADS, engine.config.max_queue_size, "native-decode")
 
     def dispatch(self, event: Event, wake: bool) -> Sequence[Computer]:
         """Handle an event of the library: see `compute_threads.Dispatch`."""
@@ -113,7 +111,7 @@ class UnaryCalls:
 
     def close(self) -> None:
         """End the threads that decode."""
-        self._decoding.shutdown()
+        self._decoding.close(cancel=False)
 
     def _require_admission(self, metadata: Metadata, message: bytes) -> None:
         if self._authorise is not None:
@@ -124,23 +122,36 @@ class UnaryCalls:
 
     def _submit_on_thread(self, call: "UnaryCall", query_of: Callable[[], Any], deadline: float | None) -> None:
         """Decode and submit a query on a thread of its own. Raises QueueFullError when too many wait for one."""
-        self._decoding_places.take()
+        self._decoding.take_place()
         started = time.perf_counter_ns()
 
-        def decode_and_submit() -> None:
-            self._decoding_places.leave()
+        def fail(error: Exception) -> None:
+            record_failure(self._engine, call, error, started)
+            call.fail(error)
+
+        def read() -> None:
             try:
                 call.require_caller()
                 query = query_of()
+                is_large = has_large_picture(query)
             except Exception as error:
-                record_failure(self._engine, call, error, started)
-                call.fail(error)
+                self._decoding.leave_place()
+                fail(error)
+                return
+            self._decoding.decode(lambda: decode_and_submit(query), is_large=is_large)
+
+        def decode_and_submit(query: Any) -> None:
+            self._decoding.leave_place()
+            try:
+                call.require_caller()  # who may have left while the query waited with other large pictures
+            except CancelledError as error:
+                fail(error)
                 return
             call.cancel = submit(self._engine, query, call, deadline)
             if call.left:  # the caller left before there was anything to cancel
                 call.cancel()
 
-        self._decoding.submit(decode_and_submit)
+        self._decoding.submit(read)
 
     def _cancel(self, call_id: int) -> None:
         call = self.open.get(call_id)

@@ -1,7 +1,7 @@
 """A classification as a query: one image of hangtag.v1.Classifier for one model that classifies pictures."""
 
 import time
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -9,10 +9,11 @@ from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.batching.request import InferenceResult
 from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.classification.classifier import Classifier
+from hangtag.serving.server.classification.image_decoding import is_large
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.transport.call import Call
-from hangtag.serving.server.transport.submission import PreparedQuery
+from hangtag.serving.server.transport.submission import PreparedQuery, Query
 
 Request: TypeAlias = pb.ClassifyRequest | pb.CompareRequest
 
@@ -23,6 +24,11 @@ class RequestImage:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._pixels: dict[tuple[int, int, bool], images.Pixels] = {}
+
+    @property
+    def is_large(self) -> bool:
+        """Whether converting the image may take long, and wait for the memory that other large images take."""
+        return self._request.WhichOneof("image") == "encoded" and is_large(self._request.encoded)
 
     def pixels(self, classifier: Classifier) -> images.Pixels:
         """Return UINT8 [height, width] in the classifier's size. Raises InvalidRequestError for an unusable image."""
@@ -54,13 +60,13 @@ class ImageQuery:
         self.call = call
         self.model_name = model_name
         self.model_version = model_version
-        self._image = image
+        self.image = image
         self._top_k = top_k
 
     def prepare(self, model: Servable, deadline: float | None) -> PreparedQuery[pb.ClassifyResponse]:
         classifier = Classifier.from_signature(model.name, model.signature)
         started = time.perf_counter_ns()
-        pixels = self._image.pixels(classifier)
+        pixels = self.image.pixels(classifier)
         preprocess_ns = time.perf_counter_ns() - started
         (tensor,) = model.signature.inputs
 
@@ -68,6 +74,11 @@ class ImageQuery:
             return _response(model, classifier, result, self._top_k, preprocess_ns)
 
         return PreparedQuery({tensor.name: pixels[np.newaxis]}, {tensor.name: tensor.datatype}, deadline, encode)
+
+
+def has_large_picture(query: Query[Any]) -> bool:
+    """Whether decoding a query may take long, and wait for the memory that other large images take."""
+    return isinstance(query, ImageQuery) and query.image.is_large
 
 
 def classify_query(request: pb.ClassifyRequest, call: Call) -> ImageQuery:

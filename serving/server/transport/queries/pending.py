@@ -5,7 +5,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import get_ident
 from typing import Any, Generic, TypeVar
@@ -16,7 +15,8 @@ from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport.call import record_failure
 from hangtag.serving.server.transport.event_loop import event_loop
-from hangtag.serving.server.transport.queries.decoding_places import DecodingPlaces
+from hangtag.serving.server.transport.queries.decoding_threads import DecodingThreads
+from hangtag.serving.server.transport.queries.image_query import has_large_picture
 from hangtag.serving.server.transport.submission import Cancel, Failed, Outcome, Query, submit
 
 Response = TypeVar("Response")
@@ -85,8 +85,7 @@ class Queries:
         self._engine = engine
         self._loop = event_loop()
         self._hand_over = HandOver(self._loop)
-        self._decoding_places = DecodingPlaces(engine.config.max_queue_size)
-        self._threads = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
+        self._decoding = DecodingThreads(usable_cpus(), engine.config.max_queue_size, "decode")
 
     def pending(self) -> PendingQuery[Any]:
         """Return what a query can be submitted with."""
@@ -133,7 +132,7 @@ class Queries:
             QueueFullError: As many calls wait to be decoded as a queue holds.
         """
         try:
-            self._decoding_places.take()
+            self._decoding.take_place()
         except QueueFullError as error:
             for query in queries:
                 _record(self._engine, query, error)
@@ -143,14 +142,14 @@ class Queries:
         del queries
 
         def submit_all() -> None:
-            self._decoding_places.leave()
+            self._decoding.leave_place()
             for each, query in _taken_from(waiting):
                 each.submit(self._engine, query, deadline)
 
         self.open += 1
         try:
             # Where the caller leaves, its place stays taken until a thread gets to it: such jobs must not gather.
-            await asyncio.shield(self._loop.run_in_executor(self._threads, submit_all))
+            await self._decode(submit_all, lambda: any(has_large_picture(query) for _, query in tuple(waiting)))
             return [await each for each in pending]
         except asyncio.CancelledError:
             for each in pending:
@@ -161,6 +160,13 @@ class Queries:
         finally:
             self._ended()
 
+    async def _decode(self, work: Callable[[], None], is_large: Callable[[], bool]) -> None:
+        """Run work on a thread, and to its end if the caller leaves; with a large picture on a thread for these."""
+        started = self._decoding.submit(lambda: self._decoding.decode(work, is_large=is_large()))
+        waiting = await asyncio.shield(asyncio.wrap_future(started, loop=self._loop))
+        if waiting is not None:
+            await asyncio.shield(asyncio.wrap_future(waiting, loop=self._loop))
+
     def _ended(self) -> None:
         self.open -= 1
         self.last_answer = self._loop.time()
@@ -170,17 +176,17 @@ class Queries:
     ) -> None:
         """Submit one query. in_thread: whether decoding may take long, and would hold up the loop."""
         if in_thread:
-            await self.in_thread(lambda: pending.submit(self._engine, query, deadline))
+            await self._decode(lambda: pending.submit(self._engine, query, deadline), lambda: has_large_picture(query))
         else:
             pending.submit(self._engine, query, deadline)
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
         """Return what ``work`` returns, which runs on one of as many threads as there are CPUs."""
-        return await self._loop.run_in_executor(self._threads, work)
+        return await asyncio.wrap_future(self._decoding.submit(work), loop=self._loop)
 
     def close(self) -> None:
         """End the threads."""
-        self._threads.shutdown(cancel_futures=True)
+        self._decoding.close(cancel=True)
 
 
 def _taken_from(items: "deque[Result]") -> Iterator[Result]:

@@ -1,6 +1,5 @@
 import gzip
 import io
-import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw
 
-from hangtag.serving.server.classification import image_decoding
 from hangtag.serving.server.classification import image_preprocessing as images
-from hangtag.serving.server.errors import InvalidRequestError, QueueFullError
+from hangtag.serving.server.errors import InvalidRequestError
+from tests.serving.server.classification.picture_files import chunk, png_header
 
 Pixels = npt.NDArray[np.uint8]
 GARMENTS = sorted((Path(__file__).parents[4] / "examples/garments").glob("*.png"))
@@ -183,13 +182,7 @@ def test_damaged_files_give_pixels_or_a_refusal(format_: str) -> None:
 
 @pytest.mark.parametrize("edge", [7100, 10_000, 60_000])
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(edge: int) -> None:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", edge, edge, 8, 0, 0, 0, 0)
-    bomb = (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-    )
+    bomb = png_header(edge, edge, 8, 0) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
     with pytest.raises(InvalidRequestError, match=rf"{edge} x {edge} pixels; at most 50,000,000 are taken"):
         images.preprocess(bomb, 28, 28)
 
@@ -266,21 +259,3 @@ def test_whole_blank_pictures_of_any_size_are_black(size: tuple[int, int], colou
     pixels = whole(Image.new("RGB", size, colour))
     assert pixels.shape == (64, 64)
     assert not pixels.any()
-
-
-def test_large_pictures_wait_for_their_turn_to_be_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_decoding, "TURN_SECONDS", 0.01)
-    large = encoded(Image.new("L", (200, 100)))
-    with image_decoding._reserve(image_decoding.MAX_PIXELS_AT_ONCE - 20_000 + 1):
-        with pytest.raises(QueueFullError, match=r"too many large images at once: .* try again "):
-            images.preprocess(large, 28, 28)
-        assert decoded(Image.fromarray(random_pixels())).shape == (28, 28)  # a small one still fits
-    assert images.preprocess(large, 28, 28).shape == (28, 28)
-
-
-def test_a_picture_that_cannot_be_unpacked_gives_its_turn_back() -> None:
-    before = image_decoding._budget.left
-    data = encoded(Image.fromarray(random_pixels()))
-    with pytest.raises(InvalidRequestError):
-        images.preprocess(data[: len(data) // 2], 28, 28)
-    assert image_decoding._budget.left == before

@@ -1,0 +1,47 @@
+"""Decodes the files that standard input names, and writes what each gained in resident memory: a process of its own.
+
+``python -m tests.serving.server.classification.decoding_child`` runs it.
+"""
+
+import ctypes
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from hangtag.serving.server.classification.image_preprocessing import preprocess
+from hangtag.serving.server.errors import InvalidRequestError
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def main() -> None:
+    """Write a line of JSON for each file: the bytes that it gained, and the error where it was refused."""
+    for format_ in ("PNG", "JPEG", "WEBP"):  # loads what is loaded once
+        file = io.BytesIO()
+        Image.new("RGB", (100, 100)).save(file, format_)
+        preprocess(file.getvalue(), 28, 28)
+    for path in sys.stdin:
+        data = Path(path.strip()).read_bytes()
+        ctypes.CDLL(None).malloc_trim(0)  # so that memory that the last file left does not hide what this one takes
+        _CLEAR.write_text("5")  # the peak begins again
+        before, error = _resident("VmRSS"), ""
+        try:
+            preprocess(data, 28, 28)
+        except InvalidRequestError as refusal:
+            error = str(refusal)
+        sys.stdout.write(json.dumps([_resident("VmHWM") - before, error]) + "\n")
+        sys.stdout.flush()
+
+
+def _resident(name: str) -> int:
+    (kib,) = re.findall(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
+    return int(kib) << 10
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Writes picture files that no image library writes: huge ones of few bytes, and ones that are damaged on purpose."""
+
+import struct
+import zlib
+from functools import cache
+from itertools import chain
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""How many samples a pixel of a PNG's colour type has."""
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_MIB = 1 << 20
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, bits: int, colours: int, *, interlaced: bool = False, more: bytes = b"") -> bytes:
+    """A PNG file of zeros, in any mode.
+
+    Args:
+        width: In pixels.
+        height: In pixels.
+        bits: Of a sample.
+        colours: The number of the colour type.
+        interlaced: Whether it has seven passes.
+        more: Chunks before the data.
+    """
+    size = sum(row_lengths(width, height, bits, colours, interlaced=interlaced))
+    palette = chunk(b"PLTE", bytes(3 << min(bits, 8))) if colours == 3 else b""
+    header = png_header(width, height, bits, colours, interlaced=interlaced)
+    return header + palette + more + chunk(b"IDAT", compressed_zeros(size)) + chunk(b"IEND", b"")
+
+
+def png_header(width: int, height: int, bits: int, colours: int, *, interlaced: bool = False) -> bytes:
+    """The beginning of a PNG file."""
+    return SIGNATURE + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, interlaced))
+
+
+def row_lengths(width: int, height: int, bits: int, colours: int, *, interlaced: bool = False) -> list[int]:
+    """The bytes of each row of a PNG file in its order, before they are compressed: its filter's number and pixels."""
+    passes = _PASSES if interlaced else ((0, 0, 1, 1),)
+    sizes = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes]
+    lengths = [[1 + -(-columns * bits * CHANNELS[colours] // 8)] * rows for columns, rows in sizes if columns]
+    return list(chain.from_iterable(lengths))
+
+
+def compressed_zeros(size: int) -> bytes:
+    """What zlib makes of zeros, in the time that it takes for 2 MiB of them."""
+    whole, rest = divmod(size, _MIB)
+    return b"\x78\x9c" + _block(_MIB) * whole + _block(rest, last=True) + struct.pack(">I", size % 65521 << 16 | 1)
+
+
+@cache
+def _block(size: int, *, last: bool = False) -> bytes:
+    deflate = zlib.compressobj(wbits=-15)
+    return deflate.compress(bytes(size)) + deflate.flush(zlib.Z_FINISH if last else zlib.Z_FULL_FLUSH)
+
+
+def tiny_file_of_50_million_rows() -> bytes:
+    """A PNG file of a few bytes, whose picture is one pixel wide."""
+    return png_header(1, 50_000_000, 8, 0) + chunk(b"IDAT", zlib.compress(bytes(2))) + chunk(b"IEND", b"")
+
+
+class _Bits:
+    """Bits of a WebP stream, the least significant one first."""
+
+    def __init__(self) -> None:
+        self._bits: list[str] = []
+
+    def add(self, value: int, count: int) -> None:
+        self._bits.append(f"{value:0{count}b}"[::-1])
+
+    def add_code(self, code: int) -> None:
+        """A Huffman code of eight bits, the most significant one first."""
+        self._bits.append(f"{code:08b}")
+
+    def content(self) -> bytes:
+        bits = "".join(self._bits)
+        return bytes(int(bits[start : start + 8][::-1], 2) for start in range(0, len(bits), 8))
+
+
+def webp_of_many_tables(edge: int) -> bytes:
+    """A square lossless WebP file, each block of 4 x 4 pixels of which has five Huffman tables of its own.
+
+    RFC 9649, section 3, has the format. The picture itself takes no bits: each table has one code.
+    """
+    bits = _Bits()
+    for value, count in ((0x2F, 8), (edge - 1, 14), (edge - 1, 14), (0, 1), (0, 3), (0, 1), (0, 1), (1, 1), (0, 3)):
+        bits.add(value, count)  # signature, size, no alpha, version, no transform, no cache, tables by blocks of 4 x 4
+    blocks = (-(-edge // 4)) ** 2
+    groups = min(blocks, 1 << 16)
+    bits.add(
+        0, 1
+    )  # the picture of the blocks' groups has no cache; red and green are the two bytes of a group's number
+    for symbols in (280, 256):
+        _add_codes_of_eight_bits(bits, symbols)
+    for _ in range(3):
+        bits.add(0b0001, 4)  # one symbol, 0, which takes no bits
+    for block in range(blocks):
+        bits.add_code(block % groups & 255)
+        bits.add_code(block % groups >> 8)
+    for _ in range(groups * 5):
+        bits.add(0b0001, 4)
+    stream = bits.content()
+    stream += bytes(8 + len(stream) % 2)
+    return b"RIFF" + struct.pack("<I", len(stream) + 12) + b"WEBPVP8L" + struct.pack("<I", len(stream)) + stream
+
+
+def _add_codes_of_eight_bits(bits: _Bits, symbols: int) -> None:
+    """The lengths of a Huffman table: eight for the first 256 symbols, and none for others."""
+    bits.add(0, 1)
+    order = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8)
+    bits.add(len(order) - 4, 4)
+    for length in order:
+        bits.add(int(length in (0, 8)), 3)
+    bits.add(0, 1)
+    for symbol in range(symbols):
+        bits.add(int(symbol < 256), 1)

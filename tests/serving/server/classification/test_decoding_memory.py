@@ -1,0 +1,234 @@
+"""What decoding a picture gains in resident memory, whatever its size, mode and format: measured in a child process."""
+
+import io
+import json
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hangtag.serving.server.classification import jpeg_file, png_file, webp_file
+from hangtag.serving.server.errors import InvalidRequestError
+from tests.serving.command import environment
+from tests.serving.server.classification.picture_files import (
+    chunk,
+    png,
+    png_header,
+    tiny_file_of_50_million_rows,
+    webp_of_many_tables,
+)
+
+pytestmark = pytest.mark.slow
+
+MIB = 1 << 20
+MOST = 250 * MIB
+TAKEN = 240 * MIB
+"""What decoding may take; the rest is what is not counted: bands of rows, tables, the allocator's own."""
+UNCOUNTED = MOST - TAKEN
+MOST_PIXELS = 50_000_000
+MOST_EDGE = 16_384
+ROOT = Path(__file__).parents[4]
+EXIF_ORIENTATION = 0x0112
+
+TURNED = Image.Exif()
+TURNED[EXIF_ORIENTATION] = 6
+HOLE = chunk(b"tRNS", bytes(6))
+
+Write = Callable[[int, int], bytes]
+
+
+def saved(mode: str, format_: str, **options: Any) -> Write:
+    """Writes a plain picture, which takes as much memory as any other of its size."""
+
+    def write(width: int, height: int) -> bytes:
+        file = io.BytesIO()
+        Image.new(mode, (width, height)).save(file, format_, **options)
+        return file.getvalue()
+
+    return write
+
+
+def png_of(bits: int, colours: int, *, interlaced: bool = False, more: bytes = b"") -> Write:
+    return lambda width, height: png(width, height, bits, colours, interlaced=interlaced, more=more)
+
+
+def transparent_webp(width: int, height: int) -> bytes:
+    """A lossy WebP file, whose transparency is lossless."""
+    image = Image.new("RGBA", (width, height), (200, 100, 50, 255))
+    image.paste((0, 0, 0, 0), (0, 0, width // 2, height // 2))
+    file = io.BytesIO()
+    image.save(file, "WEBP", method=0)
+    return file.getvalue()
+
+
+def animated_webp(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    frames = [Image.new("RGB", (width, height), colour) for colour in ("red", "blue")]
+    frames[0].save(file, "WEBP", method=0, save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+KINDS: dict[str, tuple[int, Write]] = {
+    # Bytes of a pixel, by which a size near the limit is drawn, and what writes the file.
+    **{
+        f"PNG of colour type {colours}, {bits} bits": (
+            2 if colours in (0, 3) and bits <= 8 else 5,
+            png_of(bits, colours),
+        )
+        for colours, depths in {0: (1, 8, 16), 2: (8, 16), 3: (1, 8), 4: (8,), 6: (8, 16)}.items()
+        for bits in depths
+    },
+    "PNG with a transparent colour": (5, png_of(8, 2, more=HOLE)),
+    "PNG of 16 bits with a transparent grey": (5, png_of(16, 0, more=chunk(b"tRNS", bytes(2)))),
+    "PNG with a transparent palette": (2, png_of(8, 3, more=chunk(b"tRNS", bytes(200)))),
+    "interlaced PNG": (5, png_of(8, 6, interlaced=True)),
+    "turned PNG": (5, png_of(8, 2, more=chunk(b"eXIf", TURNED.tobytes()[6:]))),
+    "grey JPEG": (2, saved("L", "JPEG")),
+    "JPEG": (5, saved("RGB", "JPEG")),
+    "JPEG of whole colours": (5, saved("RGB", "JPEG", subsampling=0)),
+    "turned JPEG": (5, saved("RGB", "JPEG", exif=TURNED)),
+    "CMYK JPEG": (5, saved("CMYK", "JPEG")),
+    "progressive grey JPEG": (3, saved("L", "JPEG", progressive=True)),
+    "progressive JPEG": (7, saved("RGB", "JPEG", progressive=True)),
+    "progressive JPEG of whole colours": (10, saved("RGB", "JPEG", progressive=True, subsampling=0)),
+    "progressive CMYK JPEG": (12, saved("CMYK", "JPEG", progressive=True)),
+    "WebP": (16, saved("RGB", "WEBP", method=0)),
+    "lossless WebP": (16, saved("RGB", "WEBP", method=0, lossless=True)),
+    "transparent WebP": (16, transparent_webp),
+    "animated WebP": (16, animated_webp),
+}
+
+
+class Child:
+    """The process that decodes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "picture"
+        command = [sys.executable, "-m", "tests.serving.server.classification.decoding_child"]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=environment())
+
+    def decode(self, data: bytes) -> tuple[int, str]:
+        """Return the bytes that decoding a file gained at most, and the error; "" where it was decoded."""
+        self._file.write_bytes(data)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{self._file}\n")
+        self.process.stdin.flush()
+        gained, error = json.loads(self.process.stdout.readline())
+        return gained, error
+
+
+@pytest.fixture(scope="module")
+def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    child = Child(tmp_path_factory.mktemp("pictures"))
+    with child.process:
+        yield child
+        child.process.kill()
+
+
+def memory(data: bytes) -> int:
+    """What a picture counts, of the memory that large pictures may take together."""
+    read = {b"\x89P": png_file.read, b"\xff\xd8": jpeg_file.read, b"RI": webp_file.read}[data[:2]]
+    return read(data).memory
+
+
+def size_near_the_limits(pixel_bytes: int, edge: int, share: float, upright: bool) -> tuple[int, int]:
+    """A size that takes this share of what a picture may take, one edge of which is as given, if it can be."""
+    pixels = min(TAKEN / pixel_bytes, MOST_PIXELS) * share
+    other = max(1, min(round(pixels / edge), MOST_EDGE + 100))
+    return (edge, other) if upright else (other, edge)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_of_each_kind_gains_no_more_than_it_counts(kind: str, child: Child) -> None:
+    pixel_bytes, write = KINDS[kind]
+    require_taken(write(*size_near_the_limits(pixel_bytes, 3000, 0.3, upright=True)), child)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        ("PNG of colour type 6, 8 bits", (8000, 6200)),
+        ("turned JPEG", (8160, 6120)),  # a phone's 50 megapixels
+        ("progressive JPEG", (6900, 5200)),
+        ("progressive CMYK JPEG", (5200, 4000)),
+        ("animated WebP", (4500, 3450)),
+    ],
+)
+def test_the_largest_pictures_are_taken(kind: str, size: tuple[int, int], child: Child) -> None:
+    _, write = KINDS[kind]
+    require_taken(write(*size), child)
+
+
+def require_taken(data: bytes, child: Child) -> None:
+    gained, error = child.decode(data)
+    assert error == ""
+    assert gained < min(memory(data) + UNCOUNTED, MOST)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(sorted(KINDS)),
+    st.sampled_from([1, 2, 7, 100, 3000, 7000, 16_383, 16_384, 16_385]) | st.integers(1, 17_000),
+    st.floats(0, 1) | st.floats(0.95, 1.2),
+    st.booleans(),
+)
+@example("PNG of colour type 6, 8 bits", 16_384, 1.0, True)
+@example("PNG of colour type 6, 8 bits", 16_384, 1.0, False)
+def test_no_picture_gains_more_than_the_limit(child: Child, kind: str, edge: int, share: float, upright: bool) -> None:
+    pixel_bytes, write = KINDS[kind]
+    width, height = size_near_the_limits(pixel_bytes, edge, share, upright)
+    if "WebP" in kind:  # which cannot be larger
+        width, height = min(width, 16_383), min(height, 16_383)
+    data = write(width, height)
+    gained, error = child.decode(data)
+    if error:
+        assert "Scale it down" in error
+        assert gained < UNCOUNTED
+    assert gained < min(memory(data) + UNCOUNTED, MOST)
+
+
+def test_a_file_of_a_few_bytes_with_50_million_rows_is_refused_and_gains_nothing(child: Child) -> None:
+    gained, error = child.decode(tiny_file_of_50_million_rows())
+    assert error == "the image has 1 x 50000000 pixels; edges of at most 16,384 pixels are taken. Scale it down."
+    assert gained < UNCOUNTED
+
+
+@pytest.mark.parametrize("edge", [200, 700, 1000])
+def test_a_webp_file_of_many_tables_gains_no_more_than_it_counts(edge: int, child: Child) -> None:
+    data = webp_of_many_tables(edge)
+    gained, error = child.decode(data)
+    assert gained < min(memory(data) + UNCOUNTED, MOST)
+    assert error.startswith("the image, a WebP with a lossless part of 1000 x 1000 pixels, may take") is (edge == 1000)
+
+
+def test_texts_that_unpack_to_256_mib_are_not_unpacked(child: Child) -> None:
+    text = zlib.compress("\N{DRESS}".encode() + b"a" * (MIB - 10))  # one such character, and each takes four bytes
+    texts = b"".join(chunk(b"iTXt", b"%d\0\1\0\0\0" % number + text) for number in range(62))
+    gained, error = child.decode(png(28, 28, 8, 0, more=texts))
+    assert (error, gained < UNCOUNTED) == ("", True)
+
+
+def test_chunks_and_segments_of_no_use_gain_no_more_than_the_file(child: Child) -> None:
+    picture = saved("L", "JPEG")(28, 28)
+    gained, error = child.decode(picture[:2] + b"\xff\xe9\0\2" * 1_000_000 + picture[2:])
+    assert error == "the image cannot be decoded and seems damaged: it has more than 1,000 segments before its picture"
+    assert gained < UNCOUNTED
+    chunks = b"".join(chunk(b"prVt", b"%d" % number) for number in range(90_000))
+    gained, error = child.decode(png_header(28, 28, 8, 0) + chunks + png(28, 28, 8, 0)[33:])
+    assert (error, gained < UNCOUNTED) == ("", True)
+
+
+def test_a_jpeg_picture_of_more_scans_than_an_encoder_writes_is_refused() -> None:
+    picture = saved("L", "JPEG", progressive=True)(64, 64)
+    first = picture.index(b"\xff\xda")
+    with pytest.raises(InvalidRequestError, match="more than 100 scans"):
+        jpeg_file.read(picture[:first] + picture[first:-2] * 101 + picture[-2:])

@@ -1,0 +1,133 @@
+"""Pictures of a few bytes that would take gigabytes, and large ones that would hold up the callers of small ones."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from hangtag.protos import classifier_pb2 as pb
+from hangtag.serving.server.classification import image_decoding
+from hangtag.serving.server.classification.image_decoding import decoded_grey
+from hangtag.serving.server.config.server_config import ServerConfig
+from tests import onnx_models
+from tests.serving.command import serving
+from tests.serving.server.classification.picture_files import png, tiny_file_of_50_million_rows
+from tests.serving.server.hostile.conftest import Attacked
+from tests.serving.server.transport.http.rest import Rest
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, request
+
+pytestmark = pytest.mark.slow
+
+MIB = 1 << 20
+CLASSIFY = "/hangtag.v1.Classifier/Classify"
+LONGEST_WAIT = 2.0
+"""In seconds; a picture of 50 million rows held up every caller for four."""
+SMALL = (Path(__file__).parents[4] / "examples/garments/dress-1.png").read_bytes()
+REFUSAL = "the image has 1 x 50000000 pixels; edges of at most 16,384 pixels are taken. Scale it down."
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = tmp_path_factory.mktemp("models")
+    for name in ("classifier", "two_inputs"):
+        onnx_models.publish(models, name, getattr(onnx_models, name)())
+    return models
+
+
+@pytest.fixture(params=["native", "grpc"])
+def attacked(request: pytest.FixtureRequest, models: Path) -> Iterator[Attacked]:
+    with serving("--models", str(models), "--port", "0", "--transport", request.param) as server:
+        target = Attacked(server, request.param)
+        yield target
+        target.close()
+
+
+@pytest.fixture(autouse=True)
+def _answers_afterwards() -> None:
+    """Replaces the fixture of the folder, whose server has other models."""
+
+
+def test_pictures_of_50_million_rows_are_refused_and_hold_up_nobody(attacked: Attacked) -> None:
+    bomb = tiny_file_of_50_million_rows()
+    message = pb.ClassifyRequest(model_name="classifier", encoded=bomb).SerializeToString()
+    attacked.require_answer()
+    before = attacked.memory()
+
+    def over_grpc() -> tuple[grpc.StatusCode, str]:
+        return failure(lambda: attacked.call(CLASSIFY, message))
+
+    def over_http() -> tuple[grpc.StatusCode, str]:
+        with Rest(attacked.http_address) as rest:
+            answer = rest.post("/v1/classify/classifier", bomb)
+        assert answer.status == 400
+        return grpc.StatusCode.INVALID_ARGUMENT, answer.error
+
+    refused = in_threads([over_grpc, over_http] * 3, meanwhile=lambda: require_answer_in_time(attacked))
+    assert refused == [(grpc.StatusCode.INVALID_ARGUMENT, REFUSAL)] * 6
+    assert attacked.most_memory() - before < 30 * MIB
+    assert attacked.failures() == []
+
+
+def require_answer_in_time(target: Attacked) -> None:
+    sent = request("two_inputs", a=np.ones((1, 3), np.float32), b=np.ones((1, 3), np.int64))
+    target.inference.ModelInfer(sent, timeout=LONGEST_WAIT)
+
+
+def in_threads(works: list[Callable[[], Any]], meanwhile: Callable[[], None]) -> list[Any]:
+    """What each work returns, in order; ``meanwhile`` is called again and again until all have ended."""
+    results: list[Any] = [None] * len(works)
+
+    def run(number: int) -> None:
+        results[number] = works[number]()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(works))]
+    for thread in threads:
+        thread.start()
+    meanwhile()
+    while any(thread.is_alive() for thread in threads):
+        meanwhile()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    return results
+
+
+@pytest.mark.parametrize("transport", ["native", "grpc"])
+def test_small_pictures_are_answered_while_large_ones_wait_for_memory(
+    models: Path, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_decoding, "TURN_SECONDS", TIMEOUT)
+    large = png(6000, 5000, 16, 0)
+    with server(transport, models) as live:
+        with decoded_grey(large), decoded_grey(large):  # in this process, which is the server's too: no memory is left
+            waiting = [sent(live, large) for _ in range(6)]  # more than there are threads
+            for _ in range(3):
+                assert len(sent(live, SMALL).result().labels) == 3
+                with Rest(live.server.http_address) as rest:
+                    assert rest.post("/v1/classify/classifier", SMALL).status == 200
+            assert not any(call.done() for call in waiting)
+        assert all(len(call.result().labels) == 3 for call in waiting)
+
+
+@pytest.mark.parametrize("transport", ["native", "grpc"])
+def test_a_large_picture_whose_caller_leaves_while_it_waits_is_not_decoded(models: Path, transport: str) -> None:
+    large = png(6000, 5000, 16, 0)
+    with server(transport, models) as live:
+        with decoded_grey(large), decoded_grey(large):
+            for call in [sent(live, large) for _ in range(6)]:
+                call.cancel()
+            assert len(sent(live, SMALL).result().labels) == 3
+        assert len(sent(live, large).result().labels) == 3
+        assert live.statistics("classifier").inference_count == 2
+
+
+def server(transport: str, models: Path) -> LiveServer:
+    return LiveServer(ServerConfig(models=models, port=0, http_port=0, transport=transport))
+
+
+def sent(live: LiveServer, picture: bytes) -> Any:
+    message = pb.ClassifyRequest(model_name="classifier", encoded=picture)
+    return live.classifier.Classify.future(message, timeout=TIMEOUT)
