@@ -24,7 +24,7 @@ from hangtag.serving.server.transport.grpc.limits import PEER_SECONDS
 from hangtag.serving.server.transport.grpc.server import GrpcServer
 from hangtag.serving.server.transport.native.compute_threads import ComputeThreads
 from hangtag.serving.server.transport.native.connection_limit import ConnectionLimit
-from hangtag.serving.server.transport.native.unary_calls import METHODS, UnaryCalls
+from hangtag.serving.server.transport.native.unary_calls import METHODS, TIMEOUT_HEADER, UnaryCalls
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.tracing import Tracing
 
@@ -81,6 +81,7 @@ class NativeServer:
             config.address(config.port),
             [(method, False) for method in METHODS],
             io_threads=IO_THREADS,
+            client_key_metadata=TIMEOUT_HEADER,
             call_details=True,
             keepalive_time_ms=round(config.keepalive_seconds * 1000),
             keepalive_timeout_ms=PEER_SECONDS * 1000,
