@@ -5,7 +5,9 @@ Python as events, and forward every other call over a private Unix socket to a `
 
 What the library lacks, and what hangtag does about it: no TLS (a server with TLS uses the grpc transport); no limit on
 a message's size before it is read (hangtag refuses it afterwards, and its memory is given back); no limit on the
-number of connections (`ConnectionLimit` closes those beyond it), nor on their age and idleness (a proxy has to set it).
+number of connections (`ConnectionLimit` closes those beyond it), nor on their age and idleness (a proxy has to set it);
+no setting for the 20 streams that a connection may reset before they are accepted (`serving/connection/resets.py` keeps
+hangtag's clients below it, and docs/operations.md says what others can do).
 """
 
 import os

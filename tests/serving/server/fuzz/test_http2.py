@@ -18,6 +18,24 @@ from hypothesis import strategies as st
 
 from tests.serving.command import TIMEOUT
 from tests.serving.server.fuzz.conftest import Target
+from tests.serving.server.http2 import (
+    CALL,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    OPEN,
+    PING,
+    PREFACE,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    call,
+    frame,
+    header,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -25,45 +43,6 @@ CASES = int(os.environ.get("FUZZ_CASES", "60"))
 IDLE_CONNECTIONS = 1200
 FLAT = 48 << 20
 """Bytes that the process may hold after an attack beyond what it held before."""
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
-END_STREAM, END_HEADERS = 0x1, 0x4
-
-
-def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0, length: int | None = None) -> bytes:
-    """RFC 9113, 4.1. length: what the frame says of its payload, where that is not the truth."""
-    size = len(payload) if length is None else length
-    return (
-        struct.pack(">I", size & 0xFFFFFF)[1:]
-        + bytes([kind & 0xFF, flags & 0xFF])
-        + struct.pack(">I", stream)
-        + payload
-    )
-
-
-def text(value: str) -> bytes:
-    """HPACK's plain string, up to 126 bytes."""
-    return bytes([len(value)]) + value.encode()
-
-
-def header(name: str, value: str) -> bytes:
-    """HPACK's literal without indexing."""
-    return b"\x00" + text(name) + text(value)
-
-
-CALL = b"".join(
-    header(name, value)
-    for name, value in (
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", "/inference.GRPCInferenceService/ModelInfer"),
-        (":authority", "fuzz"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    )
-)
-OPEN = PREFACE + frame(SETTINGS)
-
 frames = st.builds(
     frame,
     st.integers(0, 12),
@@ -104,10 +83,6 @@ def test_any_frames(target: Target, sent: list[bytes], opening: bytes) -> None:
 @given(data=st.binary(max_size=300))
 def test_any_bytes(target: Target, data: bytes) -> None:
     send(target, [data])
-
-
-def call(stream: int, *, flags: int = END_HEADERS) -> bytes:
-    return frame(HEADERS, CALL, flags=flags, stream=stream)
 
 
 STREAMS = range(1, 20_001, 2)
