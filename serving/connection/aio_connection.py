@@ -16,6 +16,7 @@ from hangtag.serving.connection.grpc_failures import explained
 from hangtag.serving.connection.method import Message, Method
 from hangtag.serving.connection.one_loop import OneLoop
 from hangtag.serving.connection.options import ConnectionOptions
+from hangtag.serving.connection.resets import Resets
 from hangtag.serving.credentials import Credentials, channel_arguments
 
 Response = TypeVar("Response", bound=Message)
@@ -40,22 +41,29 @@ class AioConnection:
         self._arguments = [*channel_arguments(address), *options.channel_arguments()]
         self._tls = credentials.channel_credentials()
         self._channel: grpc.aio.Channel | None = None
+        self._resets = Resets(self._open_channel)
         self._one_loop = OneLoop()
         self._closed = False
 
     async def close(self) -> None:
         """Close the channel; calls in flight are cancelled."""
         self._closed = True
+        self._resets.close()
         if self._channel is not None:
             await self._channel.close()
 
     async def call(self, method: Method[Response], request: Message) -> Response:
         """Make one call and return its response. Raises ClientError and CredentialsError."""
+        try:
+            remaining = await self._resets.wait_to_begin(self._timeout)
+        except TimeoutError as error:
+            raise errors.too_late(self.address, self._timeout) from error
         call: grpc.aio.UnaryUnaryMultiCallable[Message, Response] = self._open_channel().unary_unary(
             method.path, method.serialise, method.response.FromString
         )
+        begun = call(request, timeout=remaining, metadata=self._credentials.metadata())
         try:
-            begun = call(request, timeout=self._timeout, metadata=self._credentials.metadata())
+            await _end(begun)
             response: Response = await begun
             metadata = await begun.trailing_metadata()
         except grpc.RpcError as error:
@@ -63,6 +71,7 @@ class AioConnection:
         except asyncio.CancelledError:
             if self._closed and not _cancelled():  # gRPC raises the same for a closed channel
                 raise errors.closed() from None
+            self._resets.cancel(begun)
             raise
         keep_costs(response, metadata)
         return response
@@ -77,25 +86,37 @@ class AioConnection:
     ) -> AsyncGenerator[Response, None]:
         """Yield a stream's responses, as ``GrpcConnection.stream`` does; a task of gRPC's takes the requests."""
         failures: list[BaseException] = []
+        left = accepted = False
 
         async def outgoing() -> AsyncIterator[Message]:
             try:
                 async for request in requests:
+                    if left:
+                        return
                     yield request
             except (Exception, asyncio.CancelledError) as error:  # gRPC would log it and cancel the requests in flight
                 if _cancelled():
                     raise
                 failures.append(error)
 
+        ends = time.monotonic() + (math.inf if timeout is None else timeout)
+        try:
+            remaining = await self._resets.wait_to_begin(timeout)
+        except TimeoutError as error:
+            raise errors.stream_too_late(self.address, timeout) from error
         start: grpc.aio.StreamStreamMultiCallable[Message, Response] = self._open_channel().stream_stream(
             method.path, method.serialise, method.response.FromString
         )
         metadata = self._credentials.metadata()
-        ends = time.monotonic() + (math.inf if timeout is None else timeout)
-        call = start(outgoing(), timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
+        call = start(outgoing(), timeout=remaining, metadata=metadata, wait_for_ready=wait_for_ready)
+        responses = aiter(call)
         try:
-            async for response in call:
-                yield response
+            first = await _first(responses)
+            if first is not None:
+                accepted = True
+                yield first
+                async for response in responses:
+                    yield response
         except grpc.RpcError as error:
             if error.details() == _CORE_REFUSES:
                 raise self._status_lost(ends, timeout) from error
@@ -106,8 +127,12 @@ class AioConnection:
             if _cancelled():
                 raise
             raise (errors.closed() if self._closed else self._status_lost(ends, timeout)) from error
-        finally:
-            call.cancel()  # the caller may have stopped reading
+        finally:  # the caller may have stopped reading
+            left = True
+            if accepted:  # by the server
+                call.cancel()
+            else:
+                self._resets.cancel(call)
         if failures:
             raise failures[0]
 
@@ -133,6 +158,21 @@ class AioConnection:
     async def _explained(self, error: grpc.RpcError, timeout: float | None, method: Method[Any]) -> errors.ClientError:
         # In a thread, because it may ask the port for HTTP.
         return await asyncio.to_thread(explained, error, self.address, timeout, method)
+
+
+async def _end(call: "grpc.aio.Call") -> None:
+    """Wait for a call's end. Where the task that waits is cancelled, the call goes on, which ``await call`` ends."""
+    ended = asyncio.Event()
+    call.add_done_callback(lambda _: ended.set())
+    await ended.wait()
+
+
+async def _first(responses: AsyncIterator[Response]) -> Response | None:
+    """Wait for a stream's first response; None where there is none. A task that is cancelled leaves the call alone."""
+    first = asyncio.ensure_future(anext(responses, None))
+    first.add_done_callback(lambda task: task.cancelled() or task.exception())  # asyncio logs one that nobody has read
+    await asyncio.wait((first,))
+    return first.result()
 
 
 def _cancelled() -> bool:

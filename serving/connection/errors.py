@@ -36,6 +36,11 @@ def closed() -> ClosedError:
     return ClosedError(grpc.StatusCode.CANCELLED, "this client is closed; make another one")
 
 
+def too_late(address: str, seconds: float) -> ClientError:
+    """Return the error of a call whose deadline passed."""
+    return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer from {address} within {seconds:g} s")
+
+
 def stream_too_late(address: str, seconds: float | None) -> ClientError:
     """Return the error of a stream whose deadline passed: its own, or one that the server sets."""
     limit = "in time" if seconds is None else f"within {seconds:g} s"

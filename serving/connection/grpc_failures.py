@@ -16,6 +16,8 @@ _NOT_GRPC = ("Failed parsing HTTP/2", "handshake failed")
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
 # And for a stream whose other side answered in HTTP alone while the client could still send; the code is INTERNAL.
 _ANSWERED_IN_HTTP = "RST_STREAM with error code 0"
+# The words of the native transport's library for a connection that it has ended as an attack: see `resets`.
+_TOO_MANY_RESETS = "too_many_resets"
 # And for a connection that ends under a call. Where none was made, "failed to connect" stands before the same words.
 _BROKEN = re.compile(
     "Socket closed|recvmsg|sendmsg|Connection reset|Connection timed out|Broken pipe|GOAWAY|keepalive|ping timeout"
@@ -73,6 +75,11 @@ def _unavailable(details: str, address: str) -> str:
         return f"no TLS with {address}; is --tls-ca its authority, and does it serve TLS? {_reason(details)}"
     if status := _HTTP_STATUS.search(details):
         return f"a proxy at {address} answered HTTP {status[1]} in place of a server"
+    if _TOO_MANY_RESETS in details:
+        return (
+            f"the server at {address} ended the connection, because too many calls on it were cancelled, "
+            "or missed their deadline, as soon as they had begun"
+        )
     if "Socket closed" in details:
         return (
             f"the server at {address} closed the connection; "

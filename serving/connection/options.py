@@ -117,6 +117,9 @@ class ConnectionOptions:
             # A connection that waits for its next call is pinged too, so that this call finds it alive.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
+            # gRPC lets channels of a process that have equal arguments share a connection. A server that ends it for
+            # the calls of one client would end those of the others. `resets` counts the calls of one connection too.
+            ("grpc.use_local_subchannel_pool", 1),
         ]
 
     def _service_config(self) -> dict[str, Any]:

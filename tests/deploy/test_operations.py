@@ -66,6 +66,15 @@ def test_the_proxy_has_no_admin_interface() -> None:
     assert "admin" not in yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())
 
 
+def test_callers_share_no_connection_to_a_server() -> None:
+    """Otherwise a caller who cancels many calls would end those of others: docs/operations.md."""
+    resources = yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())["static_resources"]
+    (cluster,) = resources["clusters"]
+    assert cluster["connection_pool_per_downstream_connection"] is True
+    (limit, _) = resources["listeners"][0]["filter_chains"][0]["filters"]
+    assert limit["typed_config"]["max_connections"] < ServerConfig().max_connections
+
+
 def test_a_dead_replica_stays_ejected_until_its_health_checks_have_failed() -> None:
     """Otherwise Envoy would send it calls in between, and each would fail and be retried on another replica."""
     (cluster,) = yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())["static_resources"]["clusters"]

@@ -49,7 +49,7 @@ class AsyncHttpConnection:
             async with asyncio.timeout(self._timeout):
                 return await self._call(method, request, self._timeout)
         except TimeoutError as error:
-            raise failures.too_late(self.address, self._timeout) from error
+            raise errors.too_late(self.address, self._timeout) from error
 
     async def stream(
         self,

@@ -43,11 +43,6 @@ def too_large(size: int, limit: int) -> ClientError:
     return ClientError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
 
-def too_late(address: str, seconds: float) -> ClientError:
-    """Return the error of a call whose deadline passed."""
-    return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer from {address} within {seconds:g} s")
-
-
 def broken(error: httpx2.TransportError | UnicodeError, address: str, method: Method[Any]) -> ClientError:
     """Return the error of a call that got no answer. A host that DNS cannot have is a UnicodeError."""
     causes = list(_causes(error))

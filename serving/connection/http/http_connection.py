@@ -143,7 +143,7 @@ class HttpConnection:
                     self._session.require_size(size)
                 return HttpAnswer(response.status_code, response.headers, b"".join(chunks))
         except httpx2.TimeoutException as error:
-            raise failures.too_late(self.address, seconds or 0) from error
+            raise errors.too_late(self.address, seconds or 0) from error
         except (httpx2.TransportError, UnicodeError) as error:
             raise failures.broken(error, self.address, method) from error
 

@@ -5,7 +5,9 @@ Python as events, and forward every other call over a private Unix socket to a `
 
 What the library lacks, and what hangtag does about it: no TLS (a server with TLS uses the grpc transport); no limit on
 a message's size before it is read (hangtag refuses it afterwards, and its memory is given back); no limit on the
-number of connections (`ConnectionLimit` closes those beyond it), nor on their age and idleness (a proxy has to set it).
+number of connections (`ConnectionLimit` closes those beyond it), nor on their age and idleness (a proxy has to set it);
+no setting for the 20 streams that a connection may reset before they are accepted (`serving/connection/resets.py` keeps
+hangtag's clients below it, and docs/operations.md says what others can do).
 """
 
 import os
@@ -24,7 +26,7 @@ from hangtag.serving.server.transport.grpc.limits import PEER_SECONDS
 from hangtag.serving.server.transport.grpc.server import GrpcServer
 from hangtag.serving.server.transport.native.compute_threads import ComputeThreads
 from hangtag.serving.server.transport.native.connection_limit import ConnectionLimit
-from hangtag.serving.server.transport.native.unary_calls import METHODS, UnaryCalls
+from hangtag.serving.server.transport.native.unary_calls import METHODS, TIMEOUT_HEADER, UnaryCalls
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.tracing import Tracing
 
@@ -81,6 +83,7 @@ class NativeServer:
             config.address(config.port),
             [(method, False) for method in METHODS],
             io_threads=IO_THREADS,
+            client_key_metadata=TIMEOUT_HEADER,
             call_details=True,
             keepalive_time_ms=round(config.keepalive_seconds * 1000),
             keepalive_timeout_ms=PEER_SECONDS * 1000,

@@ -13,6 +13,7 @@ from hangtag.serving.server.engine.servable import Computer
 from hangtag.serving.server.errors import (
     STOPPING,
     CancelledError,
+    InvalidRequestError,
     MessageTooLargeError,
     UnavailableError,
 )
@@ -32,6 +33,9 @@ from hangtag.serving.server.transport.tracing import Metadata, Tracing
 
 METHODS = (MODEL_INFER, CLASSIFY)
 """The methods that are served here, in the order in which the library numbers them."""
+TIMEOUT_HEADER = "grpc-timeout"
+"""The header that the library has to pass on as each event's key. It takes it for no deadline where it cannot read it,
+and leaves it out of the metadata."""
 _CLASSIFY_ID = METHODS.index(CLASSIFY)
 _DECODING_THREADS = 2
 
@@ -61,7 +65,7 @@ class UnaryCalls:
 
     def dispatch(self, event: Event, wake: bool) -> Sequence[Computer]:
         """Handle an event of the library: see `compute_threads.Dispatch`."""
-        kind, call_id, method_id, message, _key, details = event
+        kind, call_id, method_id, message, key, details = event
         if kind == EVENT_CANCEL:
             self._cancel(call_id)
             return ()
@@ -72,6 +76,8 @@ class UnaryCalls:
         self.open[call_id] = call
         try:
             self._require_admission(metadata, message)
+            if remaining is None:
+                _require_no_timeout(key)
             if method_id == _CLASSIFY_ID:
                 self._submit_on_thread(call, lambda: _classify_query(call, message), deadline)
                 return ()
@@ -159,6 +165,15 @@ class UnaryCalls:
             call.left = True
             if call.cancel is not None:
                 call.cancel()
+
+
+def _require_no_timeout(key: bytes | str) -> None:
+    """Raise InvalidRequestError if a call without a deadline has the header for it. A str is the caller's address."""
+    if isinstance(key, bytes):
+        raise InvalidRequestError(
+            f"{TIMEOUT_HEADER} must be 1 to 8 digits and a unit, which is one of H, M, S, m, u and n, "
+            f"not {key.decode('latin-1')!r}"
+        )
 
 
 def _classify_query(call: "UnaryCall", message: bytes) -> ImageQuery:

@@ -18,6 +18,25 @@ from hypothesis import strategies as st
 
 from tests.serving.command import TIMEOUT
 from tests.serving.server.fuzz.conftest import Target
+from tests.serving.server.http2 import (
+    CALL,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADER_VALUES,
+    HEADERS,
+    OPEN,
+    PING,
+    PREFACE,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    call,
+    frame,
+    header,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -25,43 +44,6 @@ CASES = int(os.environ.get("FUZZ_CASES", "60"))
 IDLE_CONNECTIONS = 1200
 FLAT = 48 << 20
 """Bytes that the process may hold after an attack beyond what it held before."""
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
-END_STREAM, END_HEADERS = 0x1, 0x4
-
-
-def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0, length: int | None = None) -> bytes:
-    """RFC 9113, 4.1. length: what the frame says of its payload, where that is not the truth."""
-    size = len(payload) if length is None else length
-    return (
-        struct.pack(">I", size & 0xFFFFFF)[1:]
-        + bytes([kind & 0xFF, flags & 0xFF])
-        + struct.pack(">I", stream)
-        + payload
-    )
-
-
-def text(value: str | bytes) -> bytes:
-    """HPACK's plain string, up to 126 bytes."""
-    return bytes([len(value)]) + (value if isinstance(value, bytes) else value.encode())
-
-
-def header(name: str, value: str | bytes) -> bytes:
-    """HPACK's literal without indexing."""
-    return b"\x00" + text(name) + text(value)
-
-
-HEADER_VALUES: dict[str, str | bytes] = {
-    ":method": "POST",
-    ":scheme": "http",
-    ":path": "/inference.GRPCInferenceService/ModelInfer",
-    ":authority": "fuzz",
-    "content-type": "application/grpc",
-    "te": "trailers",
-}
-CALL = b"".join(header(name, value) for name, value in HEADER_VALUES.items())
-OPEN = PREFACE + frame(SETTINGS)
-
 frames = st.builds(
     frame,
     st.integers(0, 12),
@@ -114,10 +96,6 @@ def test_any_value_of_a_header(target: Target, name: str, value: bytes) -> None:
     """grpcio 1.84 and 1.85 end the whole server, tokens or not, for a path that is not UTF-8."""
     block = b"".join(header(*each) for each in (HEADER_VALUES | {name: value}).items())
     send(target, [OPEN, frame(HEADERS, block, flags=END_HEADERS | END_STREAM, stream=1)])
-
-
-def call(stream: int, *, flags: int = END_HEADERS) -> bytes:
-    return frame(HEADERS, CALL, flags=flags, stream=stream)
 
 
 STREAMS = range(1, 20_001, 2)

@@ -18,7 +18,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from tests import onnx_models
 from tests.serving.command import Serving, serving
-from tests.serving.server.fuzz.test_http2 import OPEN
+from tests.serving.server.http2 import OPEN
 from tests.serving.server.transport.http.rest import Rest
 from tests.serving.server.transport.live import TIMEOUT, index, outputs, request
 

@@ -23,7 +23,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 from hangtag.protos import classifier_pb2
 from tests import onnx_models
 from tests.serving.command import TIMEOUT, Serving, serving
-from tests.serving.server.fuzz.test_http2 import DATA, END_HEADERS, END_STREAM, HEADERS, OPEN, RST_STREAM, frame
+from tests.serving.server.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, OPEN, RST_STREAM, frame
 from tests.serving.server.transport.http.rest import tensor
 from tests.serving.server.transport.live import index, request
 from tests.serving.server.transport.test_tracing import TRACE, TRACEPARENT, Collector

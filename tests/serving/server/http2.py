@@ -1,0 +1,44 @@
+"""Frames of HTTP/2, for what no gRPC client or server would send."""
+
+import struct
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+END_STREAM, END_HEADERS = 0x1, 0x4
+
+
+def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0, length: int | None = None) -> bytes:
+    """RFC 9113, 4.1. length: what the frame says of its payload, where that is not the truth."""
+    size = len(payload) if length is None else length
+    return (
+        struct.pack(">I", size & 0xFFFFFF)[1:]
+        + bytes([kind & 0xFF, flags & 0xFF])
+        + struct.pack(">I", stream)
+        + payload
+    )
+
+
+def text(value: str | bytes) -> bytes:
+    """HPACK's plain string, up to 126 bytes."""
+    return bytes([len(value)]) + (value if isinstance(value, bytes) else value.encode())
+
+
+def header(name: str, value: str | bytes) -> bytes:
+    """HPACK's literal without indexing."""
+    return b"\x00" + text(name) + text(value)
+
+
+HEADER_VALUES: dict[str, str | bytes] = {
+    ":method": "POST",
+    ":scheme": "http",
+    ":path": "/inference.GRPCInferenceService/ModelInfer",
+    ":authority": "fuzz",
+    "content-type": "application/grpc",
+    "te": "trailers",
+}
+CALL = b"".join(header(name, value) for name, value in HEADER_VALUES.items())
+OPEN = PREFACE + frame(SETTINGS)
+
+
+def call(stream: int, *, flags: int = END_HEADERS) -> bytes:
+    return frame(HEADERS, CALL, flags=flags, stream=stream)

@@ -1,0 +1,86 @@
+"""The header grpc-timeout where no gRPC client wrote it: what is no deadline is refused, and not taken for none."""
+
+import re
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from urllib.parse import unquote
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hangtag.protos import classifier_pb2
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.transport.methods import CLASSIFY, MODEL_INFER
+from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, request
+
+pytestmark = pytest.mark.skipif(shutil.which("nghttp") is None, reason="needs nghttp (Debian: nghttp2-client)")
+
+SERVER_LIVE = "/inference.GRPCInferenceService/ServerLive"
+INFER = request("gather", index=index(1)).SerializeToString()
+RAW = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
+MESSAGES = {
+    MODEL_INFER: INFER,
+    CLASSIFY: classifier_pb2.ClassifyRequest(model_name="classifier", raw=RAW).SerializeToString(),
+    SERVER_LIVE: pb.ServerLiveRequest().SerializeToString(),
+}
+BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+WELL_FORMED = re.compile(r"[0-9]{1,8}[HMSmun]")
+
+
+@pytest.fixture(scope="session")
+def bodies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A file with each method's request, as it goes over the wire."""
+    folder = tmp_path_factory.mktemp("bodies")
+    bodies = {}
+    for method, message in MESSAGES.items():
+        bodies[method] = folder / method.rpartition("/")[2]
+        bodies[method].write_bytes(b"\x00" + struct.pack(">I", len(message)) + message)
+    return bodies
+
+
+def ask(live: LiveServer, bodies: dict[str, Path], method: str, timeout: str) -> tuple[grpc.StatusCode, str]:
+    """The status and the message of a call with this header."""
+    headers = {":method": "POST", "content-type": "application/grpc", "te": "trailers", "grpc-timeout": timeout}
+    named = [f"--header={name}: {value}" for name, value in headers.items()]
+    url = f"http://{live.server.address}{method}"
+    command = ["nghttp", "-v", "--no-dep", *named, f"--data={bodies[method]}", url]
+    output = subprocess.run(command, capture_output=True, encoding="latin-1", check=True, timeout=TIMEOUT).stdout
+    received = dict(re.findall(r"recv \(stream_id=\d+\) (grpc-\S+): (.*)", output))
+    return BY_NUMBER[int(received["grpc-status"])], unquote(received.get("grpc-message", ""))
+
+
+@pytest.mark.parametrize("timeout", ["10S", "00000001M", "99999999H"])
+@pytest.mark.parametrize("method", MESSAGES)
+def test_a_deadline_is_taken(live: LiveServer, bodies: dict[str, Path], method: str, timeout: str) -> None:
+    assert ask(live, bodies, method, timeout)[0] is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("timeout", ["soon", "1", "S", "-1S", "1.5S", "1s", "1Sm", "1 000m x"])
+@pytest.mark.parametrize("method", MESSAGES)
+def test_what_is_no_deadline_is_refused(live: LiveServer, bodies: dict[str, Path], method: str, timeout: str) -> None:
+    before = live.statistics("gather").inference_count
+    code, message = ask(live, bodies, method, timeout)
+    assert "grpc-timeout" in message
+    if live.server.config.transport == "native" and method != SERVER_LIVE:
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert f"must be 1 to 8 digits and a unit, which is one of H, M, S, m, u and n, not '{timeout[0]}" in message
+    else:
+        assert code is grpc.StatusCode.INTERNAL  # gRPC's core answers, before Python sees the call
+    assert live.statistics("gather").inference_count == before
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(timeout=st.text("0123456789HMSmunx.-", min_size=1, max_size=10))
+def test_any_text(live: LiveServer, bodies: dict[str, Path], timeout: str) -> None:
+    code, message = ask(live, bodies, MODEL_INFER, timeout)
+    if WELL_FORMED.fullmatch(timeout):
+        assert code in (grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED)
+    elif code is not grpc.StatusCode.OK:
+        assert "grpc-timeout" in message
+    else:  # gRPC's core takes more digits than the specification allows
+        assert live.server.config.transport == "grpc"
+        assert re.fullmatch(r"[0-9]{9,}[HMSmun]", timeout)
