@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2
 
 from hangtag.serving import address as server_address
 from hangtag.serving.connection.connect import connect
-from hangtag.serving.connection.errors import ClientError, ClosedError, StatusLostError
+from hangtag.serving.connection.errors import ClientError, ClosedError, StatusLostError, sending
 from hangtag.serving.connection.method import Method
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
@@ -81,7 +81,7 @@ class HealthClient:
             ClientError: it was not ready in time, or the server refuses the call.
             CredentialsError: the token's file cannot be read.
         """
-        request = health_pb2.HealthCheckRequest(service=model)
+        request = check_request(model)
         status, deadline = None, time.monotonic() + seconds
         failure: ClientError | None = None
         for pause in self._options.polling_pauses():
@@ -107,9 +107,15 @@ class HealthClient:
 
     def _status(self, model: str) -> int:
         try:
-            return int(self._connection.call(CHECK, health_pb2.HealthCheckRequest(service=model)).status)
+            return int(self._connection.call(CHECK, check_request(model)).status)
         except ClientError as error:
             return status_of(error)
+
+
+@sending()
+def check_request(model: str) -> health_pb2.HealthCheckRequest:
+    """Return the request for the status of a model; "" is the whole server. Raises InputError for what is no name."""
+    return health_pb2.HealthCheckRequest(service=model)
 
 
 def status_of(error: ClientError) -> int:

@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
-from grpc_health.v1 import health_pb2
 
 from hangtag.protos import inference_pb2
 from hangtag.serving import address as server_address
@@ -106,7 +105,7 @@ class AsyncClient:
         Example:
             >>> await client.wait_until_ready(30, "cnn")
         """
-        request = health_pb2.HealthCheckRequest(service=model)
+        request = health.check_request(model)
         status, deadline = None, time.monotonic() + seconds
         failure: ClientError | None = None
         for pause in self._options.polling_pauses():
@@ -258,7 +257,7 @@ class AsyncClient:
 
     async def _status(self, model: str) -> int:
         try:
-            response = await self._connection.call(health.CHECK, health_pb2.HealthCheckRequest(service=model))
+            response = await self._connection.call(health.CHECK, health.check_request(model))
         except ClientError as error:
             return health.status_of(error)
         return int(response.status)

@@ -1,7 +1,7 @@
 """Turn two snapshots of a server's counters, which only grow, into rates, means and percentiles of each model."""
 
-import http.client
 import itertools
+import math
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
@@ -154,7 +154,7 @@ def fetch_metrics(url: str) -> Metrics:
     try:
         with urllib.request.urlopen(url, timeout=METRICS_TIMEOUT) as response:  # noqa: S310 - checked above
             return parse_metrics(response.read().decode())
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except Exception as error:  # a server may answer anything, and the parser raises many kinds of it
         raise MetricsError(
             f"no metrics at {url}: {str(error) or type(error).__name__}. Give --metrics the server's port for metrics, "
             "8002 unless 'hangtag serve --metrics-port' set another"
@@ -165,7 +165,7 @@ def parse_metrics(text: str) -> Metrics:
     """Read the metrics that `hangtag top` shows from Prometheus' text format.
 
     Raises:
-        ValueError: the text is not in that format.
+        ValueError, LookupError, OverflowError: the text is not in that format.
     """
     queued: dict[Version, float] = {}
     limits: dict[Version, float] = {}
@@ -176,6 +176,8 @@ def parse_metrics(text: str) -> Metrics:
     unlabelled: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
+            if not math.isfinite(sample.value):
+                continue  # the server does not know it
             key = (sample.labels.get("model", ""), sample.labels.get("version", ""))
             if sample.name == "nv_inference_pending_request_count":
                 queued[key] = sample.value

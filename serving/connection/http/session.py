@@ -4,7 +4,6 @@ import ssl
 from typing import Any
 
 import httpx2
-from google.protobuf import json_format
 
 from hangtag.serving import address as server_address
 from hangtag.serving.connection import errors
@@ -15,8 +14,6 @@ from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest
 from hangtag.serving.connection.method import Method, Response
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
-
-_NOT_OF_THE_PROTOCOL = (ValueError, LookupError, TypeError, AttributeError, json_format.ParseError)
 
 
 class HttpSession:
@@ -73,9 +70,7 @@ class HttpSession:
         route = ROUTES[method.path]
         if not route.answers(answer, message):
             raise failures.refused(answer, method, request, self.address)
-        try:
+        with errors.reading(self.address):
             response: Response = route.decode(answer, message)
-        except _NOT_OF_THE_PROTOCOL as error:
-            raise errors.unreadable(self.address, error) from error
-        keep_costs(response, answer.headers.items())
+            keep_costs(response, answer.headers.items())
         return response
