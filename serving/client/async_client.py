@@ -41,7 +41,8 @@ class AsyncClient:
             tried again three times.
 
     Raises:
-        AddressError: the address has no port, or is another kind of URL.
+        AddressError: the address has no port, or is another kind of URL; or it is a URL, and HTTP_PROXY, HTTPS_PROXY or
+            ALL_PROXY names no proxy.
         CredentialsError: a TLS file cannot be read.
         MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
         RuntimeError: a method is awaited in another event loop than the first call was.
@@ -69,6 +70,7 @@ class AsyncClient:
     ) -> None:
         self._address = address
         self._options = options
+        self._credentials = credentials
         self._connection = connect_async(address, timeout, credentials, options)
 
     async def close(self) -> None:
@@ -128,7 +130,9 @@ class AsyncClient:
             await asyncio.sleep(min(pause, remaining))
             if pause >= remaining:
                 break
-        raise await asyncio.to_thread(health.not_ready_in_time, self._address, model, seconds, status, failure)
+        raise await asyncio.to_thread(
+            health.not_ready_in_time, self._address, self._credentials, model, seconds, status, failure
+        )
 
     async def classify(self, image: Image, model: str, *, version: str = "", top_k: int = 0) -> Classification:
         """Classify one image. See ``Client.classify`` for the arguments and exceptions.

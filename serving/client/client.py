@@ -28,7 +28,8 @@ class Client(HealthClient):
             tried again three times.
 
     Raises:
-        AddressError: the address has no port, or is another kind of URL.
+        AddressError: the address has no port, or is another kind of URL; or it is a URL, and HTTP_PROXY, HTTPS_PROXY or
+            ALL_PROXY names no proxy.
         CredentialsError: a TLS file cannot be read.
         MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
         OptionsError: ``timeout`` is infinite or no number.

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.errors import UserError
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.address import AddressError
+from hangtag.serving.connection import proxy
 
 Version = tuple[str, str]
 """A model's name and version."""
@@ -148,12 +149,18 @@ def fetch_metrics(url: str) -> Metrics:
 
     Raises:
         MetricsError: the URL is not http or https, nothing answers there, or the answer is not Prometheus' format.
+        AddressError: HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names no proxy.
     """
     if not url.startswith(("http://", "https://")):
         raise MetricsError(f"{url!r} is not the address of metrics: http://HOST:PORT/metrics")
     try:
-        with urllib.request.urlopen(url, timeout=METRICS_TIMEOUT) as response:  # noqa: S310 - checked above
+        between = proxy.for_url(url)
+        proxies = {} if between is None else {url.partition(":")[0]: between.url}
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+        with opener.open(url, timeout=METRICS_TIMEOUT) as response:
             return parse_metrics(response.read().decode())
+    except AddressError:
+        raise
     except Exception as error:  # a server may answer anything, and the parser raises many kinds of it
         raise MetricsError(
             f"no metrics at {url}: {str(error) or type(error).__name__}. Give --metrics the server's port for metrics, "
