@@ -48,6 +48,7 @@ _CONTENTS_FIELDS = {
 }
 MAX_RANK = 32
 """The largest number of axes; more than 32 fail in some versions of numpy."""
+_INT64_MAX = np.iinfo(np.int64).max
 _DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -137,6 +138,9 @@ def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], whe
         raise ValueError(problem) from error
     if limits and wide.size and (wide.min() < limits.min or wide.max() > limits.max):
         raise ValueError(problem)
+    # numpy 1 turns -1 into the largest UINT64 instead of raising an OverflowError.
+    if datatype == "UINT64" and (wide > _INT64_MAX).any() and (np.array(values, np.object_) < 0).any():
+        raise ValueError(problem)
     return wide.astype(dtype, copy=False).reshape(shape)
 
 
@@ -159,7 +163,11 @@ def output(response: inference_pb2.ModelInferResponse, index: int) -> Array:
 
 
 def to_raw(array: Array) -> bytes:
-    """Return raw bytes, little-endian and row-major. A BYTES element is its length in four bytes, then its bytes."""
+    """Return raw bytes, little-endian and row-major. A BYTES element is its length in four bytes, then its bytes.
+
+    Raises:
+        ValueError: An element of BYTES is text that UTF-8 does not have, or neither text, bytes nor a number.
+    """
     if array.dtype.kind in "OSU":
         return b"".join(_pack_element(element) for element in array.ravel())
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
@@ -182,7 +190,12 @@ def _dtype(datatype: str) -> np.dtype[Any]:
 
 
 def _pack_element(element: object) -> bytes:
-    data = element if isinstance(element, bytes) else str(element).encode()
+    if element is None or isinstance(element, list | tuple | dict | np.ndarray):  # as in an array of ragged lists
+        raise ValueError(f"an element of BYTES must be bytes or text, not {type(element).__name__}")
+    try:
+        data = element if isinstance(element, bytes) else str(element).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"an element of BYTES is text that UTF-8 cannot encode: {str(element)!r:.80}") from error
     return struct.pack("<I", len(data)) + data
 
 

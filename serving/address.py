@@ -1,15 +1,16 @@
-"""The address of a server: whether a text can be one, and whether HTTP is spoken where gRPC was expected."""
+"""The address of a server: whether a text can be one, and which host and port it names."""
 
 import re
+from urllib.parse import urlsplit
 
 from hangtag.errors import UserError
 
 DEFAULT = "127.0.0.1:8001"
 DEFAULT_URL = "http://127.0.0.1:8000"
-HTTP_TIMEOUT = 2.0
 _GRPC_URL = re.compile(r"(?P<scheme>grpcs?)://(?P<address>[^/?#]*)", re.IGNORECASE)
 _HOST_PORT = re.compile(r"(?P<host>\[[^\[\]\s/]+\]|[^\[\]\s/:]+):(?P<port>\d{1,5})")
 _HTTP_URL = re.compile(r"https?://(\[[^\[\]\s/]+\]|[^\[\]\s/:?#@]+)(:(?P<port>\d{1,5}))?(/[^\s?#]*)?", re.IGNORECASE)
+_ONE_SERVER = re.compile(r"^(dns:///|dns:|ipv4:|ipv6:)")  # before HOST:PORT
 # The name resolvers of gRPC: dns:///hangtag.default:8001, unix:/run/hangtag.sock.
 _RESOLVED = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "xds:")
 
@@ -57,36 +58,16 @@ def authority(address: str) -> str:
     return first if several else ""
 
 
+def endpoint(address: str) -> tuple[str, int] | None:
+    """Return the host and the port that a valid address names; None for several servers, and for a Unix socket."""
+    if is_http(address):
+        url = urlsplit(address)
+        return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    match = _HOST_PORT.fullmatch(_ONE_SERVER.sub("", address))
+    return None if match is None else (match["host"].strip("[]"), int(match["port"]))
+
+
 def _url_problem(text: str, scheme: str, address: str) -> str:
     wanted = address if _HOST_PORT.fullmatch(address) else f"{address or 'HOST'}:PORT"
     message = f"{text!r} is a URL, but a gRPC server is named without a scheme or a path: write {wanted}"
     return f"{message}; for TLS add --tls-ca" if scheme == "grpcs" else message
-
-
-def http_explanation(address: str) -> str:
-    """Say which HTTP port listens at an address where gRPC failed, and which option takes it; "" where none does.
-
-    It sends one GET in plain text, and waits for at most HTTP_TIMEOUT seconds.
-    """
-    # Imported here, because a container's health check loads this module every few seconds.
-    import http.client
-
-    match = _HOST_PORT.fullmatch(address)
-    if match is None:
-        return ""
-    connection = http.client.HTTPConnection(match["host"].strip("[]"), int(match["port"]), timeout=HTTP_TIMEOUT)
-    try:
-        connection.request("GET", "/v2/health/live")
-        answer = connection.getresponse()
-        body = answer.read(100)
-    except (OSError, http.client.HTTPException):
-        return ""
-    finally:
-        connection.close()
-    grpc_port = "give --server the gRPC port, which is 8001 unless 'hangtag serve --port' set another"
-    if (answer.status, body) == (200, b"live\n"):  # telemetry/http_endpoint.py answers so
-        return (
-            f"{address} is a hangtag server's port for metrics, and speaks HTTP: {grpc_port}. "
-            f"'hangtag top --metrics http://{address}/metrics' shows the metrics"
-        )
-    return f"the port at {address} speaks HTTP, not gRPC: {grpc_port}, or write http://{address} to call it over HTTP"

@@ -9,7 +9,8 @@ from grpc_health.v1 import health_pb2
 
 from hangtag.serving import address as server_address
 from hangtag.serving.connection.connect import connect
-from hangtag.serving.connection.errors import ClientError, ClosedError, StatusLostError
+from hangtag.serving.connection.diagnosis import diagnose
+from hangtag.serving.connection.errors import ClientError, ClosedError, StatusLostError, sending
 from hangtag.serving.connection.method import Method
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
@@ -37,6 +38,7 @@ class HealthClient:
     ) -> None:
         self._address = address
         self._options = options
+        self._credentials = credentials
         self._connection = connect(address, timeout, credentials, options)
 
     def close(self) -> None:
@@ -81,7 +83,7 @@ class HealthClient:
             ClientError: it was not ready in time, or the server refuses the call.
             CredentialsError: the token's file cannot be read.
         """
-        request = health_pb2.HealthCheckRequest(service=model)
+        request = check_request(model)
         status, deadline = None, time.monotonic() + seconds
         failure: ClientError | None = None
         for pause in self._options.polling_pauses():
@@ -103,13 +105,19 @@ class HealthClient:
             time.sleep(min(pause, remaining))
             if pause >= remaining:
                 break
-        raise not_ready_in_time(self._address, model, seconds, status, failure)
+        raise not_ready_in_time(self._address, self._credentials, model, seconds, status, failure)
 
     def _status(self, model: str) -> int:
         try:
-            return int(self._connection.call(CHECK, health_pb2.HealthCheckRequest(service=model)).status)
+            return int(self._connection.call(CHECK, check_request(model)).status)
         except ClientError as error:
             return status_of(error)
+
+
+@sending()
+def check_request(model: str) -> health_pb2.HealthCheckRequest:
+    """Return the request for the status of a model; "" is the whole server. Raises InputError for what is no name."""
+    return health_pb2.HealthCheckRequest(service=model)
 
 
 def status_of(error: ClientError) -> int:
@@ -150,12 +158,13 @@ def not_ready(address: str, model: str, *, unknown: bool) -> ClientError:
 
 
 def not_ready_in_time(
-    address: str, model: str, seconds: float, status: int | None, failure: ClientError | None
+    address: str, credentials: Credentials, model: str, seconds: float, status: int | None, failure: ClientError | None
 ) -> ClientError:
-    """Return the error that ends a wait. It may ask the port for HTTP, as ``http_explanation`` does.
+    """Return the error that ends a wait. It may take seconds to find the cause: see ``diagnose``.
 
     Args:
         address: the server's address.
+        credentials: what the calls used.
         model: a model's name; "" is the whole server.
         seconds: how long the wait was.
         status: what the health service said last; None if it said nothing.
@@ -166,7 +175,7 @@ def not_ready_in_time(
         message = f"{late}: {failure}"
     elif model and status == UNKNOWN:
         message = f"the server at {address} served no model {model!r} within {seconds:g} s"
-    elif status is None and (explanation := server_address.http_explanation(address)):
+    elif status is None and (explanation := diagnose(address, credentials)):
         message = explanation
     else:
         message = f"{late}; its log says why"

@@ -96,7 +96,7 @@ class ServedSubject(Subject):
             self.threshold = float(parameters["hangtag.threshold"]) if "hangtag.threshold" in parameters else None
         except ClientError as error:
             raise EvaluationError(self._explained(error)) from error
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise EvaluationError(
                 f"{self.name} at {self._address} has a configuration whose hangtag.labels or hangtag.threshold cannot "
                 f"be read ({error})."

@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
-from grpc_health.v1 import health_pb2
 
 from hangtag.protos import inference_pb2
 from hangtag.serving import address as server_address
@@ -42,7 +41,8 @@ class AsyncClient:
             tried again three times.
 
     Raises:
-        AddressError: the address has no port, or is another kind of URL.
+        AddressError: the address has no port, or is another kind of URL; or it is a URL, and HTTP_PROXY, HTTPS_PROXY or
+            ALL_PROXY names no proxy.
         CredentialsError: a TLS file cannot be read.
         MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
         RuntimeError: a method is awaited in another event loop than the first call was.
@@ -70,6 +70,7 @@ class AsyncClient:
     ) -> None:
         self._address = address
         self._options = options
+        self._credentials = credentials
         self._connection = connect_async(address, timeout, credentials, options)
 
     async def close(self) -> None:
@@ -106,7 +107,7 @@ class AsyncClient:
         Example:
             >>> await client.wait_until_ready(30, "cnn")
         """
-        request = health_pb2.HealthCheckRequest(service=model)
+        request = health.check_request(model)
         status, deadline = None, time.monotonic() + seconds
         failure: ClientError | None = None
         for pause in self._options.polling_pauses():
@@ -129,7 +130,9 @@ class AsyncClient:
             await asyncio.sleep(min(pause, remaining))
             if pause >= remaining:
                 break
-        raise await asyncio.to_thread(health.not_ready_in_time, self._address, model, seconds, status, failure)
+        raise await asyncio.to_thread(
+            health.not_ready_in_time, self._address, self._credentials, model, seconds, status, failure
+        )
 
     async def classify(self, image: Image, model: str, *, version: str = "", top_k: int = 0) -> Classification:
         """Classify one image. See ``Client.classify`` for the arguments and exceptions.
@@ -258,7 +261,7 @@ class AsyncClient:
 
     async def _status(self, model: str) -> int:
         try:
-            response = await self._connection.call(health.CHECK, health_pb2.HealthCheckRequest(service=model))
+            response = await self._connection.call(health.CHECK, health.check_request(model))
         except ClientError as error:
             return health.status_of(error)
         return int(response.status)

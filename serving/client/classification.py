@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hangtag.protos import classifier_pb2 as pb
+from hangtag.serving.connection.errors import InputError, sending
 
 Image: TypeAlias = bytes | npt.NDArray[np.uint8]
 """The bytes of a PNG, JPEG or WebP file, or grey pixels [height, width] of the model's input size."""
@@ -87,11 +88,12 @@ class Classification:
         return self.stages[-1].model if self.stages else self.model
 
 
+@sending()
 def classify_request(image: Image, model: str, version: str, top_k: int) -> pb.ClassifyRequest:
     """Build the request that classifies one image.
 
     Raises:
-        TypeError: ``image`` is neither bytes nor uint8 pixels [height, width].
+        InputError: ``image`` is neither bytes nor uint8 pixels [height, width], or another argument cannot be sent.
     """
     name, version = model_choice(model, version)
     request = pb.ClassifyRequest(model_name=name, model_version=version, top_k=top_k)
@@ -99,11 +101,12 @@ def classify_request(image: Image, model: str, version: str, top_k: int) -> pb.C
     return request
 
 
+@sending()
 def compare_request(image: Image, models: Sequence[str], top_k: int) -> pb.CompareRequest:
     """Build the request that classifies one image with several models.
 
     Raises:
-        TypeError: ``image`` is neither bytes nor uint8 pixels [height, width].
+        InputError: ``image`` is neither bytes nor uint8 pixels [height, width], or another argument cannot be sent.
     """
     request = pb.CompareRequest(models=[_choice(model) for model in models], top_k=top_k)
     _set_image(request, image)
@@ -154,13 +157,13 @@ def _label(score: pb.LabelScore) -> Label:
 
 def _set_image(request: pb.ClassifyRequest | pb.CompareRequest, image: Image) -> None:
     if not isinstance(image, bytes | np.ndarray):
-        raise TypeError(
+        raise InputError(
             f"image must be bytes or a numpy array, not {type(image).__name__}; for a path, pass path.read_bytes()"
         )
     if isinstance(image, bytes):
         request.encoded = image
         return
     if image.dtype != np.uint8 or image.ndim != 2:
-        raise TypeError(f"pixels must be uint8 [height, width], not {image.dtype} {list(image.shape)}")
+        raise InputError(f"pixels must be uint8 [height, width], not {image.dtype} {list(image.shape)}")
     height, width = image.shape
     request.raw.CopyFrom(pb.RawImage(height=height, width=width, pixels=image.tobytes()))

@@ -15,7 +15,8 @@ class Client(HealthClient):
     """A client of one server, over one channel. Thread-safe: threads may share it.
 
     Close it with ``close``, or use it in a ``with`` block. In addition to what each method lists, every call raises
-    CredentialsError when ``token_file`` can no longer be read.
+    CredentialsError when ``token_file`` can no longer be read, and an argument that cannot be sent raises a ClientError
+    that is a TypeError and a ValueError too.
 
     Args:
         address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port. Several
@@ -27,7 +28,8 @@ class Client(HealthClient):
             tried again three times.
 
     Raises:
-        AddressError: the address has no port, or is another kind of URL.
+        AddressError: the address has no port, or is another kind of URL; or it is a URL, and HTTP_PROXY, HTTPS_PROXY or
+            ALL_PROXY names no proxy.
         CredentialsError: a TLS file cannot be read.
         MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
         OptionsError: ``timeout`` is infinite or no number.

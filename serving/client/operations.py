@@ -20,14 +20,13 @@ from hangtag.serving.client.classification import (
     model_choice,
 )
 from hangtag.serving.client.outputs import Array, Outputs
-from hangtag.serving.connection.errors import ClientError, unreadable
+from hangtag.serving.connection.errors import ClientError, InputError, reading, sending
 from hangtag.serving.connection.method import Message, Method
 
 Answer = TypeVar("Answer")
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _STATUS_BY_NAME = {code.name: code for code in grpc.StatusCode}
-_NOT_OF_THE_PROTOCOL = (ValueError, LookupError)
 _INFERENCE, _CLASSIFIER = "/inference.GRPCInferenceService/", "/hangtag.v1.Classifier/"
 CLASSIFY = Method(_CLASSIFIER + "Classify", classifier_pb2.ClassifyResponse)
 CLASSIFY_STREAM = Method(_CLASSIFIER + "ClassifyStream", classifier_pb2.ClassifyStreamResponse)
@@ -51,19 +50,17 @@ class Operation(Generic[Answer]):
 
     def answer(self, response: Any) -> Answer:
         """Read the response. Raises ClientError for one that is not of the protocol."""
-        try:
+        with reading("the server"):
             return self.read(response)
-        except _NOT_OF_THE_PROTOCOL as error:
-            raise unreadable("the server", error) from error
 
 
 def classify(image: Image, model: str, version: str, top_k: int) -> Operation[Classification]:
-    """Classify one image. Raises TypeError for what is no image."""
+    """Classify one image. Raises InputError for what is no image."""
     return Operation(CLASSIFY, classify_request(image, model, version, top_k), from_response)
 
 
 def compare(image: Image, models: Sequence[str], top_k: int) -> Operation[dict[str, Classification | ClientError]]:
-    """Classify one image with several models. Raises TypeError for what is no image."""
+    """Classify one image with several models. Raises InputError for what is no image."""
 
     def read(response: classifier_pb2.CompareResponse) -> dict[str, Classification | ClientError]:
         names = models or [outcome.model_name for outcome in response.outcomes]
@@ -77,6 +74,7 @@ def infer(model: str, inputs: Mapping[str, Array], version: str) -> Operation[Ou
     return Operation(INFER, infer_request(model, inputs, version), Outputs)
 
 
+@sending()
 def parameters(model: str, version: str) -> Operation[dict[str, str]]:
     """Read the parameters of a model's configuration."""
     model, version = model_choice(model, version)
@@ -102,38 +100,37 @@ def statistics() -> Operation[list[inference_pb2.ModelStatistics]]:
     return Operation(STATISTICS, inference_pb2.ModelStatisticsRequest(), lambda response: list(response.model_stats))
 
 
+@sending()
 def load(model: str) -> Operation[None]:
     """Load a model."""
     return Operation(LOAD, inference_pb2.RepositoryModelLoadRequest(model_name=model), lambda _: None)
 
 
+@sending()
 def unload(model: str) -> Operation[None]:
     """Take a model out of service."""
     return Operation(UNLOAD, inference_pb2.RepositoryModelUnloadRequest(model_name=model), lambda _: None)
 
 
+@sending()
 def infer_request(model: str, inputs: Mapping[str, Array], version: str) -> inference_pb2.ModelInferRequest:
     """Build the request of ``infer``, or one of a stream.
 
     Raises:
-        TypeError: An input is no array.
-        ValueError: The protocol has no datatype for an array's dtype.
+        InputError: an input is no array, or one that the protocol cannot carry.
     """
+    model, version = model_choice(model, version)
+    request = inference_pb2.ModelInferRequest(model_name=model, model_version=version)
     for name, array in inputs.items():
         if not isinstance(array, np.ndarray):
-            raise TypeError(f"input {name!r} must be a numpy array with the input's dtype, not {type(array).__name__}")
-    model, version = model_choice(model, version)
-    return inference_pb2.ModelInferRequest(
-        model_name=model,
-        model_version=version,
-        inputs=[
-            inference_pb2.ModelInferRequest.InferInputTensor(
-                name=name, datatype=tensors.datatype_of(array), shape=array.shape
-            )
-            for name, array in inputs.items()
-        ],
-        raw_input_contents=[tensors.to_raw(array) for array in inputs.values()],
-    )
+            raise InputError(f"input {name!r} must be a numpy array with the input's dtype, not {type(array).__name__}")
+        try:
+            datatype, raw = tensors.datatype_of(array), tensors.to_raw(array)
+        except ValueError as error:
+            raise InputError(f"input {name!r} cannot be sent: {error}") from error
+        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        request.raw_input_contents.append(raw)
+    return request
 
 
 def classify_outcome(
@@ -153,9 +150,10 @@ def infer_outcome(response: inference_pb2.ModelStreamInferResponse) -> Outputs |
         status = response.infer_response.parameters["status"].string_param
         return ClientError(_STATUS_BY_NAME.get(status, grpc.StatusCode.UNKNOWN), response.error_message)
     try:
-        return Outputs(response.infer_response)
-    except _NOT_OF_THE_PROTOCOL as error:
-        return unreadable("the server", error)
+        with reading("the server"):
+            return Outputs(response.infer_response)
+    except ClientError as error:
+        return error
 
 
 def _parameters(response: inference_pb2.ModelConfigResponse) -> dict[str, str]:

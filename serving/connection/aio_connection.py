@@ -156,8 +156,8 @@ class AioConnection:
         return errors.status_lost(self.address)
 
     async def _explained(self, error: grpc.RpcError, timeout: float | None, method: Method[Any]) -> errors.ClientError:
-        # In a thread, because it may ask the port for HTTP.
-        return await asyncio.to_thread(explained, error, self.address, timeout, method)
+        # In a thread, because it may make other connections to find the cause.
+        return await asyncio.to_thread(explained, error, self.address, timeout, method, self._credentials)
 
 
 async def _end(call: "grpc.aio.Call") -> None:

@@ -20,7 +20,7 @@ class Connection(Protocol):
 
     def close(self) -> None: ...
 
-    def call(self, method: Method[Response], request: Message) -> Response: ...
+    def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response: ...
 
     def stream(
         self,
@@ -53,7 +53,7 @@ def connect(address: str, timeout: float, credentials: Credentials, options: Con
     """Return a connection to a server. Nothing is sent yet.
 
     Raises:
-        AddressError: the address cannot be one.
+        AddressError: the address cannot be one, or HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names no proxy.
         CredentialsError: a TLS file cannot be read.
         MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
         OptionsError: the timeout is infinite or no number.

@@ -1,5 +1,8 @@
 """The exception of every failed call, whatever carried it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import grpc
 
 from hangtag.errors import UserError
@@ -9,6 +12,7 @@ UNKNOWN_OUTCOME = (
     "'hangtag top --once', shows what it serves"
 )
 """Ends the message of a load or unload whose connection broke."""
+_QUOTED = 200  # characters of another exception's message
 
 
 class ClientError(UserError):
@@ -29,6 +33,13 @@ class ClosedError(ClientError):
 
 class StatusLostError(ClientError):
     """A stream ended, and nothing says why."""
+
+
+class InputError(ClientError, TypeError, ValueError):
+    """An argument of a call cannot be sent. It is a TypeError and a ValueError too, which programs may catch."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
 def closed() -> ClosedError:
@@ -57,12 +68,35 @@ def status_lost(address: str) -> StatusLostError:
     return StatusLostError(grpc.StatusCode.UNKNOWN, message)
 
 
-def unreadable(source: str, error: Exception) -> ClientError:
-    """Return the error of an answer that is not of the protocol.
+@contextmanager
+def sending() -> Iterator[None]:
+    """Build a request in this context. Raises InputError for whatever exception an argument leads to."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise InputError(f"an argument of the call cannot be sent ({_named(error)})") from error
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Read an answer in this context. Raises ClientError for whatever exception the answer leads to.
+
+    A server may answer anything, and the libraries that read it raise many kinds of exception: each one means that the
+    answer is not of the protocol.
 
     Args:
-        source: who answered.
-        error: what reading it raised.
+        source: what answered.
     """
-    message = f"the answer of {source} is not of the Open Inference Protocol ({type(error).__name__}: {error})"
-    return ClientError(grpc.StatusCode.INTERNAL, message)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        message = f"the answer of {source} is not of the Open Inference Protocol ({_named(error)})"
+        raise ClientError(grpc.StatusCode.INTERNAL, message) from error
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:_QUOTED]}"

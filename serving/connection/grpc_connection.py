@@ -43,16 +43,20 @@ class GrpcConnection:
         self._closed = True
         self._channel.close()
 
-    def call(self, method: Method[Response], request: Message) -> Response:
-        """Make one call and return its response. Raises ClientError and CredentialsError."""
+    def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
+        """Make one call and return its response; ``timeout`` in seconds instead of the connection's own.
+
+        Raises ClientError and CredentialsError.
+        """
         self._require_open()
+        seconds = self._timeout if timeout is None else timeout
         call: grpc.UnaryUnaryMultiCallable[Message, Response] = self._channel.unary_unary(
             method.path, method.serialise, method.response.FromString
         )
         try:
-            response, ended = call.with_call(request, timeout=self._timeout, metadata=self._credentials.metadata())
+            response, ended = call.with_call(request, timeout=seconds, metadata=self._credentials.metadata())
         except grpc.RpcError as error:
-            raise explained(error, self.address, self._timeout, method) from error
+            raise explained(error, self.address, seconds, method, self._credentials) from error
         keep_costs(response, ended.trailing_metadata())
         return response
 
@@ -95,7 +99,7 @@ class GrpcConnection:
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise errors.stream_too_late(self.address, timeout) from error
-            raise explained(error, self.address, timeout, method) from error
+            raise explained(error, self.address, timeout, method, self._credentials) from error
         finally:
             call.cancel()  # the caller may have stopped reading
         if failures:

@@ -1,8 +1,4 @@
-"""The addresses of servers: which texts are none, and what listens at one."""
-
-import http.server
-import socket
-import threading
+"""The addresses of servers: which texts are none, and which host and port one names."""
 
 import pytest
 
@@ -48,21 +44,21 @@ def test_a_url_of_grpc_is_refused_with_what_to_write_instead(url: str, advice: s
         Client(url)
 
 
-def test_another_server_of_http_is_no_port_for_metrics() -> None:
-    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
-    threading.Thread(target=web.serve_forever).start()
-    try:
-        assert "speaks HTTP, not gRPC: give --server" in address.http_explanation(f"127.0.0.1:{web.server_port}")
-    finally:
-        web.shutdown()
-        web.server_close()
-
-
-def test_where_no_http_is_spoken_there_is_nothing_to_explain() -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        assert not address.http_explanation(f"127.0.0.1:{silent.getsockname()[1]}")
-    assert not address.http_explanation("unix:/run/hangtag.sock")
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("gpu-1:8001", ("gpu-1", 8001)),
+        ("[::1]:8001", ("::1", 8001)),
+        ("dns:///gpu-1:8001", ("gpu-1", 8001)),
+        ("ipv4:10.0.0.11:8001", ("10.0.0.11", 8001)),
+        ("ipv4:10.0.0.11:8001,10.0.0.12:8001", None),
+        ("unix:/run/hangtag.sock", None),
+        ("http://gpu-1/tenant/a", ("gpu-1", 80)),
+        ("HTTPS://[::1]", ("::1", 443)),
+    ],
+)
+def test_the_host_and_the_port_of_an_address(text: str, endpoint: tuple[str, int] | None) -> None:
+    assert address.endpoint(text) == endpoint
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """Turn two snapshots of a server's counters, which only grow, into rates, means and percentiles of each model."""
 
-import http.client
 import itertools
-import urllib.error
+import math
 import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.errors import UserError
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.address import AddressError
+from hangtag.serving.connection import proxy
 
 Version = tuple[str, str]
 """A model's name and version."""
@@ -148,13 +149,19 @@ def fetch_metrics(url: str) -> Metrics:
 
     Raises:
         MetricsError: the URL is not http or https, nothing answers there, or the answer is not Prometheus' format.
+        AddressError: HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names no proxy.
     """
     if not url.startswith(("http://", "https://")):
         raise MetricsError(f"{url!r} is not the address of metrics: http://HOST:PORT/metrics")
     try:
-        with urllib.request.urlopen(url, timeout=METRICS_TIMEOUT) as response:  # noqa: S310 - checked above
+        between = proxy.for_url(url)
+        proxies = {} if between is None else {url.partition(":")[0]: between.url}
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+        with opener.open(url, timeout=METRICS_TIMEOUT) as response:
             return parse_metrics(response.read().decode())
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except AddressError:
+        raise
+    except Exception as error:  # a server may answer anything, and the parser raises many kinds of it
         raise MetricsError(
             f"no metrics at {url}: {str(error) or type(error).__name__}. Give --metrics the server's port for metrics, "
             "8002 unless 'hangtag serve --metrics-port' set another"
@@ -165,7 +172,7 @@ def parse_metrics(text: str) -> Metrics:
     """Read the metrics that `hangtag top` shows from Prometheus' text format.
 
     Raises:
-        ValueError: the text is not in that format.
+        ValueError, LookupError, OverflowError: the text is not in that format.
     """
     queued: dict[Version, float] = {}
     limits: dict[Version, float] = {}
@@ -176,6 +183,8 @@ def parse_metrics(text: str) -> Metrics:
     unlabelled: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
+            if not math.isfinite(sample.value):
+                continue  # the server does not know it
             key = (sample.labels.get("model", ""), sample.labels.get("version", ""))
             if sample.name == "nv_inference_pending_request_count":
                 queued[key] = sample.value

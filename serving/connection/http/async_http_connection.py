@@ -15,7 +15,7 @@ from hangtag.serving.connection.http import failures
 from hangtag.serving.connection.http.codec import routes
 from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest
 from hangtag.serving.connection.http.ordered_tasks import ordered_tasks
-from hangtag.serving.connection.http.session import HttpSession
+from hangtag.serving.connection.http.session import LIMITS, HttpSession
 from hangtag.serving.connection.http.streams import IN_FLIGHT, STREAMS
 from hangtag.serving.connection.method import Message, Method, Response
 from hangtag.serving.connection.one_loop import OneLoop
@@ -34,7 +34,10 @@ class AsyncHttpConnection:
         self._timeout = timeout
         self._options = options
         self._session = HttpSession(address, credentials, options)
-        self._client = httpx2.AsyncClient(**self._session.client_settings(), timeout=None)  # asyncio.timeout has it
+        through = None if self._session.proxy is None else httpx2.Proxy(self._session.proxy.url)
+        transport = httpx2.AsyncHTTPTransport(verify=self._session.verify, limits=LIMITS, proxy=through)
+        settings = self._session.client_settings()
+        self._client = httpx2.AsyncClient(**settings, transport=transport, timeout=None)  # asyncio.timeout has it
         self._one_loop = OneLoop()
         self._closed = False
 
@@ -106,16 +109,20 @@ class AsyncHttpConnection:
         pauses = self._options.retry_pauses(method)
         for pause in (*pauses, None):
             try:
-                answer = await self._answer(method, request)
+                answer = await self._answer(request)
                 return self._session.decode(method, message, request, answer)
             except ClientError as error:
                 if error.code is not grpc.StatusCode.UNAVAILABLE or pause is None:
                     raise
+            except failures.BROKEN as error:
+                if pause is None:
+                    # In a thread, because it may make other connections to find the cause.
+                    raise await asyncio.to_thread(self._session.broken, error, method) from error
             await asyncio.sleep(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _answer(self, method: Method[Any], request: HttpRequest) -> HttpAnswer:
-        """Make one attempt."""
+    async def _answer(self, request: HttpRequest) -> HttpAnswer:
+        """Make one attempt. Raises ClientError; BROKEN where no answer comes."""
         if self._closed:
             raise errors.closed()
         self._one_loop.require()
@@ -131,9 +138,7 @@ class AsyncHttpConnection:
                     size += len(chunk)
                     self._session.require_size(size)
                 return HttpAnswer(response.status_code, response.headers, b"".join(chunks))
-        except (httpx2.TransportError, UnicodeError, RuntimeError) as error:
+        except (*failures.BROKEN, RuntimeError) as error:
             if self._closed:  # httpx2 raises a RuntimeError then
                 raise errors.closed() from error
-            if isinstance(error, RuntimeError):
-                raise
-            raise failures.broken(error, self.address, method) from error
+            raise

@@ -4,21 +4,20 @@ httpx2's own transport gives the whole timeout to each connect, read and write o
 request are points in time, and streams below httpcore2, which httpx2 is made of, turn them into what remains.
 """
 
-import ipaddress
 import socket
 import ssl
 import time
-import urllib.request
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import httpcore2
 import httpx2
 
+from hangtag.serving.connection.proxy import Proxy
+
 # A stream of httpcore2's gives the timeout to each send of a write. The system takes so few bytes in one.
 _WRITE_BYTES = 16 << 10
-_PORTS = {"http": 80, "https": 443}
 _FAILURES = (
     httpcore2.TimeoutException,
     httpcore2.NetworkError,
@@ -37,19 +36,18 @@ def until(deadline: float | None) -> dict[str, Any]:
 
 
 class DeadlineTransport(httpx2.BaseTransport):
-    """Connections to one server, or to the proxy that the environment names for it.
+    """Connections to one server, or to its proxy.
 
     Args:
-        address: the server's URL.
-        verify: what https:// is verified with; True is the system's authorities.
+        verify: what https:// is verified with; False for http://.
         limits: how many connections are open, and for how long.
+        proxy: what stands between; None for direct connections.
     """
 
-    def __init__(self, address: str, verify: ssl.SSLContext | bool, limits: httpx2.Limits) -> None:
-        url = httpx2.URL(address)
+    def __init__(self, verify: ssl.SSLContext | bool, limits: httpx2.Limits, proxy: Proxy | None) -> None:
         self._pool = httpcore2.ConnectionPool(
-            ssl_context=httpx2.create_ssl_context(verify) if url.scheme == "https" else None,
-            proxy=_environment_proxy(url),
+            ssl_context=httpx2.create_ssl_context(verify),
+            proxy=_of_httpcore2(proxy),
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,
             keepalive_expiry=limits.keepalive_expiry,
@@ -162,33 +160,11 @@ def _addresses(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-def _environment_proxy(url: httpx2.URL) -> httpcore2.Proxy | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names for a URL, unless NO_PROXY has its host."""
-    proxies = urllib.request.getproxies()
-    name = proxies.get(url.scheme) or proxies.get("all")
-    if not name or any(_exempts(entry.strip(), url) for entry in proxies.get("no", "").split(",")):
+def _of_httpcore2(proxy: Proxy | None) -> httpcore2.Proxy | None:
+    if proxy is None:
         return None
-    proxy = httpx2.Proxy(name if "://" in name else f"http://{name}")
-    return httpcore2.Proxy(str(proxy.url), proxy.raw_auth)
-
-
-def _exempts(entry: str, url: httpx2.URL) -> bool:
-    """Whether an entry of NO_PROXY has a URL's host.
-
-    It may be of any form that httpx2 knows, by which AsyncClient goes. The standard library does not know
-    *.example.com, [::1], 10.0.0.0/8 and https://example.com.
-    """
-    scheme, _, name = entry.rpartition("://")
-    if scheme not in ("", "all", url.scheme):
-        return False
-    if name == "*":
-        return True
-    name = name.removeprefix("*").removeprefix(".").replace("[", "").replace("]", "").lower()
-    with suppress(ValueError):  # one of them is no address
-        if ipaddress.ip_address(url.host) in ipaddress.ip_network(name, strict=False):
-            return True
-    ends = f".{url.host}", f".{url.host}:{url.port or _PORTS[url.scheme]}"
-    return name != "" and any(end.endswith(f".{name}") for end in ends)
+    url = httpx2.Proxy(proxy.url)  # it takes the user and the password out
+    return httpcore2.Proxy(str(url.url), url.raw_auth)
 
 
 @contextmanager

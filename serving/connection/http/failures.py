@@ -13,6 +13,8 @@ from hangtag.serving.connection.http.codec.status import error_text, status_code
 from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest
 from hangtag.serving.connection.method import CONTROL, Method
 
+BROKEN = (httpx2.TransportError, UnicodeError)
+"""What httpx2 raises for a call that got no answer."""
 _QUOTED = 200  # characters of an answer that is not of the protocol
 
 
@@ -43,30 +45,38 @@ def too_large(size: int, limit: int) -> ClientError:
     return ClientError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
 
-def broken(error: httpx2.TransportError | UnicodeError, address: str, method: Method[Any]) -> ClientError:
-    """Return the error of a call that got no answer. A host that DNS cannot have is a UnicodeError."""
-    causes = list(_causes(error))
+def broken(
+    error: httpx2.TransportError | UnicodeError, address: str, method: Method[Any], explanation: str
+) -> ClientError:
+    """Return the error of a call that got no answer.
+
+    Args:
+        error: what httpx2 raised.
+        address: where the call went.
+        method: what was called.
+        explanation: why calls fail there; "" where that is not known.
+    """
+    reason = str(error) or type(error).__name__
     advice = f"if it is a gRPC port, write {address.partition('://')[2]} without a scheme"
-    if any(isinstance(cause, socket.gaierror | UnicodeError) for cause in causes):
-        message = f"the host of {address} is unknown; name the server with --server, as http://HOST:PORT"
-    elif tls := next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None):
-        message = (
-            f"no TLS with {address}; is --tls-ca its authority, does it serve TLS, and does it want a client "
-            f"certificate (--tls-cert, --tls-key)? ({tls.reason or tls})"
-        )
-    elif isinstance(error, httpx2.ConnectError):
+    connected = not isinstance(error, httpx2.ConnectError | httpx2.ProxyError | UnicodeError)
+    if explanation:
+        message = explanation
+    elif any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
+        message = f"no TLS with {address} ({reason}); does it serve TLS, and is --tls-ca its authority?"
+    elif not connected:
         message = f"no server answers at {address}; start one with 'hangtag serve', or name another with --server"
     elif isinstance(error, httpx2.RemoteProtocolError) and "illegal" in str(error):
-        message = f"the port at {address} does not speak HTTP/1.1; {advice}"
+        message, connected = f"the port at {address} does not speak HTTP/1.1; {advice}", False
     else:
-        reason = str(error) or type(error).__name__
-        message = (
-            f"the connection to {address} broke before the answer came ({reason}); does the server want https://? "
-            f"Or {advice}"
-        )
-        if not method.repeatable:
-            message = f"{message}; {UNKNOWN_OUTCOME}"
+        message = f"the connection to {address} broke before the answer came ({reason}); {advice}"
+    if connected and not method.repeatable:
+        message = f"{message}; {UNKNOWN_OUTCOME}"
     return ClientError(grpc.StatusCode.UNAVAILABLE, message)
+
+
+def host_is_unknown(error: BaseException) -> bool:
+    """Whether a call failed because its host has no address. A host that DNS cannot have is a UnicodeError."""
+    return any(isinstance(cause, socket.gaierror | UnicodeError) for cause in _causes(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

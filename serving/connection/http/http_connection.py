@@ -17,7 +17,7 @@ from hangtag.serving.connection.http.codec import routes
 from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest
 from hangtag.serving.connection.http.deadline_transport import DeadlineTransport, until
 from hangtag.serving.connection.http.ordered_calls import ordered_calls
-from hangtag.serving.connection.http.session import HttpSession
+from hangtag.serving.connection.http.session import LIMITS, HttpSession
 from hangtag.serving.connection.http.streams import IN_FLIGHT, STREAMS
 from hangtag.serving.connection.method import Message, Method, Response
 from hangtag.serving.connection.options import ConnectionOptions
@@ -28,7 +28,7 @@ class HttpConnection:
     """Connections to one server, one for each call in flight. Thread-safe. See ``GrpcConnection`` for the methods.
 
     Raises:
-        AddressError: the address is no URL of a server.
+        AddressError: the address is no URL of a server, or the variable that names its proxy is no URL of one.
         CredentialsError: a TLS file cannot be read, or one is given for http://.
     """
 
@@ -37,9 +37,8 @@ class HttpConnection:
         self._timeout = timeout
         self._options = options
         self._session = HttpSession(address, credentials, options)
-        settings = self._session.client_settings()
-        transport = DeadlineTransport(address, settings["verify"], settings["limits"])
-        self._client = httpx2.Client(**settings, transport=transport)
+        transport = DeadlineTransport(self._session.verify, LIMITS, self._session.proxy)
+        self._client = httpx2.Client(**self._session.client_settings(), transport=transport)
         self._closed = threading.Event()
         self._in_flight = 0
         self._lock = threading.Lock()
@@ -113,20 +112,19 @@ class HttpConnection:
         pauses = self._options.retry_pauses(method)
         for pause in (*pauses, None):
             try:
-                answer = self._answer(method, request, deadline, seconds)
+                answer = self._answer(request, deadline, seconds)
                 return self._session.decode(method, message, request, answer)
             except ClientError as error:
-                remaining = _remaining(deadline)
-                too_late = pause is not None and remaining is not None and pause > remaining
-                if error.code is not grpc.StatusCode.UNAVAILABLE or pause is None or too_late:
+                if error.code is not grpc.StatusCode.UNAVAILABLE or not _in_time(pause, deadline):
                     raise
+            except failures.BROKEN as error:
+                if not _in_time(pause, deadline):
+                    raise self._session.broken(error, method) from error
             self._closed.wait(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _answer(
-        self, method: Method[Any], request: HttpRequest, deadline: float | None, seconds: float | None
-    ) -> HttpAnswer:
-        """Make one attempt, within what remains of the time."""
+    def _answer(self, request: HttpRequest, deadline: float | None, seconds: float | None) -> HttpAnswer:
+        """Make one attempt, within what remains of the time. Raises ClientError; BROKEN where no answer comes."""
         chunks, size = [], 0
         headers = self._session.headers(request)
         try:
@@ -144,8 +142,6 @@ class HttpConnection:
                 return HttpAnswer(response.status_code, response.headers, b"".join(chunks))
         except httpx2.TimeoutException as error:
             raise errors.too_late(self.address, seconds or 0) from error
-        except (httpx2.TransportError, UnicodeError) as error:
-            raise failures.broken(error, self.address, method) from error
 
     @contextmanager
     def _attempt(self) -> Iterator[None]:
@@ -166,3 +162,9 @@ class HttpConnection:
 def _remaining(deadline: float | None) -> float | None:
     """Seconds until a deadline, 0 once it has passed; None without one."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _in_time(pause: float | None, deadline: float | None) -> bool:
+    """Whether there is another attempt, after this pause in seconds, before the deadline."""
+    remaining = _remaining(deadline)
+    return pause is not None and (remaining is None or pause <= remaining)

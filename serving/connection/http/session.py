@@ -4,19 +4,20 @@ import ssl
 from typing import Any
 
 import httpx2
-from google.protobuf import json_format
 
 from hangtag.serving import address as server_address
-from hangtag.serving.connection import errors
+from hangtag.serving.connection import errors, proxy
 from hangtag.serving.connection.costs import keep_costs
+from hangtag.serving.connection.diagnosis import diagnose
 from hangtag.serving.connection.http import failures
 from hangtag.serving.connection.http.codec.routes import ROUTES
 from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest
 from hangtag.serving.connection.method import Method, Response
 from hangtag.serving.connection.options import ConnectionOptions
-from hangtag.serving.credentials import Credentials
+from hangtag.serving.credentials import Credentials, CredentialsError
 
-_NOT_OF_THE_PROTOCOL = (ValueError, LookupError, TypeError, AttributeError, json_format.ParseError)
+# One connection for each call in flight: threads and tasks do not wait for each other.
+LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=256)
 
 
 class HttpSession:
@@ -28,8 +29,12 @@ class HttpSession:
         options: the largest answer.
 
     Raises:
-        AddressError: the address is no URL of a server.
+        AddressError: the address is no URL of a server, or the variable that names its proxy is no URL of one.
         CredentialsError: a TLS file cannot be read, or one is given for http://.
+
+    Attributes:
+        proxy: what stands between the client and the server; None for a direct connection.
+        verify: what https:// is verified with; False for http://.
     """
 
     def __init__(self, address: str, credentials: Credentials, options: ConnectionOptions) -> None:
@@ -41,17 +46,16 @@ class HttpSession:
         self.address = address
         self._credentials = credentials
         self._limit = options.max_message_bytes
-        self._ssl: ssl.SSLContext | bool = credentials.ssl_context(address) or True
+        self._answered = False
+        self.proxy = proxy.for_url(address)
+        self.verify: ssl.SSLContext | bool = credentials.ssl_context(address) or _system_context(address)
 
     def client_settings(self) -> dict[str, Any]:
-        """Return the arguments for httpx2's clients."""
+        """Return the arguments for httpx2's clients, apart from their transport."""
         return {
             "base_url": self.address.rstrip("/") + "/",
-            "verify": self._ssl,
             # Answers are hardly ever larger than what compressing them costs.
             "headers": {"accept-encoding": "identity"},
-            # One connection for each call in flight: threads and tasks do not wait for each other.
-            "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=256),
         }
 
     def encode(self, method: Method[Any], message: Any, seconds: float | None) -> HttpRequest:
@@ -68,14 +72,38 @@ class HttpSession:
         if self._limit is not None and size > self._limit:
             raise failures.too_large(size, self._limit)
 
+    def broken(self, error: httpx2.TransportError | UnicodeError, method: Method[Any]) -> errors.ClientError:
+        """Return the error of a call that got no answer. It may take seconds to find the cause: see ``diagnose``."""
+        if self.proxy is not None:
+            explanation = self.proxy.failure(self.address, str(error) or type(error).__name__)
+        elif failures.host_is_unknown(error):
+            explanation = f"the host of {self.address} is unknown; name the server with --server, as http://HOST:PORT"
+        elif self._answered and not isinstance(error, httpx2.ConnectError):
+            explanation = ""  # the protocol and the certificates are right, and this connection broke
+        else:
+            explanation = diagnose(self.address, self._credentials)
+        return failures.broken(error, self.address, method, explanation)
+
     def decode(self, method: Method[Response], message: Any, request: HttpRequest, answer: HttpAnswer) -> Response:
         """Read the answer to a call. Raises ClientError for a failure, and for what is not of the protocol."""
+        self._answered = True
         route = ROUTES[method.path]
         if not route.answers(answer, message):
             raise failures.refused(answer, method, request, self.address)
-        try:
+        with errors.reading(self.address):
             response: Response = route.decode(answer, message)
-        except _NOT_OF_THE_PROTOCOL as error:
-            raise errors.unreadable(self.address, error) from error
-        keep_costs(response, answer.headers.items())
+            keep_costs(response, answer.headers.items())
         return response
+
+
+def _system_context(address: str) -> ssl.SSLContext | bool:
+    """What verifies a server where no ``tls_ca`` is given. Raises CredentialsError where it cannot be read."""
+    if not address.lower().startswith("https:"):
+        return False
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:
+        raise CredentialsError(
+            f"the authorities that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read ({error.strerror or error}): "
+            "correct or unset the variable, or give --tls-ca"
+        ) from error

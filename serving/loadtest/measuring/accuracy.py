@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.connection.errors import reading
 from hangtag.serving.loadtest.errors import SampleError, TargetError
 from hangtag.serving.loadtest.samples import SampleLibrary
 from hangtag.serving.loadtest.sut.description import Description
@@ -81,6 +82,7 @@ def measure(
     Raises:
         SampleError: When the samples have no labels, or the model does not predict one class.
         TargetError: When a call fails.
+        ClientError: When an answer is not of the protocol.
     """
     target, labels = library.target, library.samples.labels
     if labels is None:
@@ -99,7 +101,9 @@ def measure(
             return 0, 0
         response = probe.call(target, library.method, message, deadline)
         expected = labels[indices.start : indices.stop]
-        return int(np.count_nonzero(read_classes(response, target.name) == expected)), len(indices)
+        with reading(target.name):
+            classes = read_classes(response, target.name).reshape(len(indices))
+        return int(np.count_nonzero(classes == expected)), len(indices)
 
     correct = done = 0
     with ThreadPoolExecutor(IN_FLIGHT) as pool:

@@ -54,8 +54,10 @@ class Description:
     @property
     def file_bytes(self) -> int | None:
         """The size of the model's file, which is about the memory that its weights take."""
-        size = self.parameters.get("file_bytes", "")
-        return int(size) if size.isdigit() else None
+        try:
+            return int(self.parameters["file_bytes"])
+        except (KeyError, ValueError):
+            return None
 
     @property
     def expected_accuracy(self) -> float | None:

@@ -1,22 +1,22 @@
 """Reads the server's own counters of a model: the statistics extension of the Open Inference Protocol."""
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.connection.connect import Connection
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.method import Method
 from hangtag.serving.loadtest.statistics.server_timings import PARTS, ServerTimings
-from hangtag.serving.loadtest.sut.callers import Caller
 
 TIMEOUT = 2.0  # Seconds.
 _STATISTICS = Method("/inference.GRPCInferenceService/ModelStatistics", pb.ModelStatisticsResponse)
 
 
-def read(caller: Caller, model: str, version: str = "") -> ServerTimings | None:
+def read(connection: Connection, model: str, version: str = "") -> ServerTimings | None:
     """The counters of a model, or of one version of it, since it was loaded.
 
     None where the server keeps no statistics or does not answer.
     """
     try:
-        response = caller.call(_STATISTICS, pb.ModelStatisticsRequest(name=model, version=version), TIMEOUT)
+        response = connection.call(_STATISTICS, pb.ModelStatisticsRequest(name=model, version=version), TIMEOUT)
     except ClientError:
         return None
     # A request without a version is answered for every loaded version.

@@ -153,6 +153,7 @@ def test_a_look_as_a_table(server: Server, metrics: str, monkeypatch: pytest.Mon
     [
         (("--server", "127.0.0.1:9"), "no server answers at 127.0.0.1:9"),
         (("--metrics", "http://127.0.0.1:9/metrics"), "no metrics at http://127.0.0.1:9/metrics: "),
+        (("--metrics", "http://127.0.0.1:99999/metrics"), "no metrics at http://127.0.0.1:99999/metrics: "),
         (("--metrics", "file:///etc/passwd"), "'file:///etc/passwd' is not the address of metrics"),
     ],
 )

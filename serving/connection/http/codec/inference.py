@@ -3,8 +3,6 @@
 import json
 from typing import Any
 
-import numpy as np
-
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest, path_to
@@ -50,20 +48,23 @@ def infer_request(message: pb.ModelInferRequest, timeout: int | None) -> HttpReq
 def infer_response(answer: HttpAnswer, _request: object) -> pb.ModelInferResponse:
     """Read an answer as the message that gRPC would have brought.
 
-    Raises:
-        ValueError, KeyError, TypeError: it is not of the protocol.
+    Raises any exception where it is not of the protocol.
     """
     offset = int(answer.headers.get(HEAD_LENGTH, len(answer.body)))
-    head = json.loads(answer.body[:offset])
+    if not 0 <= offset <= len(answer.body):
+        raise ValueError(f"{HEAD_LENGTH} is {offset}, of {len(answer.body)} bytes")
+    head = answer.json(offset)
     response = pb.ModelInferResponse(model_name=head["model_name"], model_version=head.get("model_version", ""))
     for output in head["outputs"]:
         name, datatype, shape = output["name"], output["datatype"], output["shape"]
         response.outputs.append(pb.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=shape))
         size = output.get("parameters", {}).get(BINARY_SIZE)
         if size is None:  # a server may answer in JSON although binary data was asked for
-            dtype = tensors.DTYPES[datatype]
-            response.raw_output_contents.append(tensors.to_raw(np.array(output["data"], dtype).reshape(shape)))
+            values = tensors.from_numbers(datatype, shape, output["data"], f"data of output {name!r}")
+            response.raw_output_contents.append(tensors.to_raw(values))
         else:
+            if not 0 <= size <= len(answer.body) - offset:
+                raise ValueError(f"{BINARY_SIZE} of output {name!r} is {size}, of {len(answer.body) - offset} bytes")
             response.raw_output_contents.append(answer.body[offset : offset + size])
             offset += size
     return response

@@ -28,8 +28,8 @@ class Route:
 
     Attributes:
         encode: from the request, and the microseconds until the deadline, to the HTTP request.
-        decode: from the answer, and the request, to the response. Raises ValueError, LookupError, TypeError or
-            ParseError where the answer is not of the protocol.
+        decode: from the answer, and the request, to the response. Raises any exception where the answer is not of the
+            protocol.
         answers: whether an answer is one that ``decode`` reads; any other is a failure of the call.
     """
 

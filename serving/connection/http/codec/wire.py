@@ -38,9 +38,16 @@ class HttpAnswer:
     headers: Mapping[str, str]
     body: bytes
 
-    def json(self) -> Any:
-        """Parse the body. Raises ValueError where it is not JSON."""
-        return json.loads(self.body)
+    def json(self, end: int | None = None) -> Any:
+        """Parse the body, or its first ``end`` bytes.
+
+        Raises:
+            ValueError: they are not JSON, or JSON that is nested too deeply to be read.
+        """
+        try:
+            return json.loads(self.body[:end])
+        except RecursionError as error:
+            raise ValueError("the JSON is nested too deeply") from error
 
 
 def path_to(*segments: str, **query: object) -> str:

@@ -142,6 +142,7 @@ def test_a_port_that_does_not_speak_http_fails_its_calls(live: LiveServer) -> No
         ((200, {"connection": "close"}, b"{}"), OK, ""),
         ((429, {}, b'{"error": "queue is full"}'), RESOURCE_EXHAUSTED, "queue is full"),
         ((503, {"connection": "close"}, b"<html>"), UNAVAILABLE, "HTTP 503"),
+        ((503, {}, b'{"error": ' + b"[" * 100_000), UNAVAILABLE, "HTTP 503"),
     ],
 )
 def test_answers_of_other_servers(answer: Answer, code: int, details: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.client import ClientError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.errors import SampleError, TargetError
 from hangtag.serving.loadtest.measuring import accuracy
@@ -83,6 +84,23 @@ def test_accuracy_needs_labels_and_one_answer(server: FakeServer, labelled: Path
         measure(server, labelled, None, **{"hangtag.task": "multi_label"})
     with pytest.raises(SampleError, match="has no output with one score a class"):
         measure(server, labelled)  # The server answers without any output.
+
+
+def test_answers_that_are_not_of_the_protocol_end_the_accuracy_pass(server: FakeServer, labelled: Path) -> None:
+    def cut(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        response = by_first_pixel(request)
+        response.raw_output_contents[1] = response.raw_output_contents[1][:-1]
+        return response
+
+    def one_too_few(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        response = by_first_pixel(request)
+        response.outputs[1].shape[0] -= 1
+        response.raw_output_contents[1] = response.raw_output_contents[1][:-40]
+        return response
+
+    for server.answer in (cut, one_too_few):
+        with pytest.raises(ClientError, match="the answer of fast is not of the Open Inference Protocol"):
+            measure(server, labelled)
 
 
 def test_a_failed_call_ends_the_accuracy_pass(server: FakeServer, labelled: Path) -> None:

@@ -200,7 +200,7 @@ def test_a_server_with_tls_is_reached_with_its_authority(encrypted: str, trusted
 
 
 def test_a_call_without_tls_to_a_server_with_tls_is_reported(encrypted: str) -> None:
-    with pytest.raises(TargetError, match="hangs up before it answers, as one with TLS does: give --tls-ca"):
+    with pytest.raises(TargetError, match="wants TLS: give --tls-ca"):
         describe(encrypted)
 
 

@@ -1,0 +1,194 @@
+"""Find out why no call succeeds at an address: connect once more, and see what the port speaks and what TLS objects to.
+
+gRPC's and HTTP's libraries word these failures each in their own way, which differs by version, and often without the
+cause. Here both kinds of client get the same sentences.
+"""
+
+import socket
+import ssl
+
+from hangtag.serving import address as server_address
+from hangtag.serving.credentials import Credentials, CredentialsError
+
+TIMEOUT = 2.0
+"""Seconds that each connection may take, of which three are made at most, and one where nothing listens."""
+_REQUEST = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
+# OpenSSL's codes: the certificate is for another host or IP address, not valid yet, not valid any more, or signed by an
+# authority that is not among the trusted ones.
+_OTHER_HOST, _TOO_EARLY, _EXPIRED, _UNKNOWN_AUTHORITY = (62, 64), 9, 10, (2, 18, 19, 20, 21)
+_NAMES = 5  # of a certificate, in a message
+
+
+def diagnose(address: str, credentials: Credentials) -> str:
+    """Say why calls fail at an address where something listens, and what to do about it.
+
+    It returns "" where nothing listens, where the address does not name one host and port, and where it finds no cause.
+    Behind a proxy it names the proxy, and connects to nothing.
+
+    Args:
+        address: what the calls go to, HOST:PORT or a URL.
+        credentials: what the calls use.
+    """
+    endpoint = server_address.endpoint(address)
+    if endpoint is None:
+        return ""
+    from hangtag.serving.connection import proxy  # here, because a container's health check has no use for it
+
+    url = server_address.is_http(address)
+    if through := proxy.for_url(address) if url else proxy.for_grpc(address):
+        return through.failure(address, "no answer")
+    encrypted = address.lower().startswith("https:") if url else credentials.tls_ca is not None
+    try:
+        socket.create_connection(endpoint, TIMEOUT).close()
+        if encrypted:
+            return _Handshake(address, endpoint, credentials).problem()
+        explanation = "" if url else _plain_http(address)
+        if not explanation and _speaks_tls(endpoint):
+            remedy = f"write https{address[4:]}" if url else "give --tls-ca, the authority of its certificate"
+            explanation = f"the server at {address} wants TLS: {remedy}"
+    except (OSError, UnicodeError, CredentialsError):  # nothing listens, or not in time, or a file is gone by now
+        return ""
+    return explanation
+
+
+def _plain_http(address: str) -> str:
+    """Say which HTTP port listens where gRPC failed, and which option takes it; "" where none does.
+
+    It sends one GET in plain text to HOST:PORT.
+    """
+    # Imported here, because a container's health check loads this module every few seconds.
+    import http.client
+
+    endpoint = server_address.endpoint(address)
+    if endpoint is None:
+        return ""
+    connection = http.client.HTTPConnection(*endpoint, timeout=TIMEOUT)
+    try:
+        connection.request("GET", "/v2/health/live")
+        answer = connection.getresponse()
+        body = answer.read(100)
+    except (OSError, http.client.HTTPException):
+        return ""
+    finally:
+        connection.close()
+    grpc_port = "give --server the gRPC port, which is 8001 unless 'hangtag serve --port' set another"
+    if (answer.status, body) == (200, b"live\n"):  # telemetry/http_endpoint.py answers so
+        return (
+            f"{address} is a hangtag server's port for metrics, and speaks HTTP: {grpc_port}. "
+            f"'hangtag top --metrics http://{address}/metrics' shows the metrics"
+        )
+    return f"the port at {address} speaks HTTP, not gRPC: {grpc_port}, or write http://{address} to call it over HTTP"
+
+
+class _Handshake:
+    """TLS with a server, as the calls have it."""
+
+    def __init__(self, address: str, endpoint: tuple[str, int], credentials: Credentials) -> None:
+        self._address, self._endpoint, self._credentials = address, endpoint, credentials
+        self._url = server_address.is_http(address)
+
+    def problem(self) -> str:
+        """Say what is wrong with it; "" for nothing. Raises OSError where no connection is made."""
+        with socket.create_connection(self._endpoint, TIMEOUT) as connection:
+            try:
+                with self._context().wrap_socket(connection, server_hostname=self._endpoint[0]) as secured:
+                    if not self._url and secured.selected_alpn_protocol() != "h2":
+                        return self._no_grpc()
+                    return self._hung_up() if _hangs_up(secured, self._url) else ""
+            except ssl.SSLCertVerificationError as error:
+                return self._certificate_problem(error)
+            except ssl.SSLEOFError:
+                return ""  # as of a proxy that has no server: it says nothing of TLS
+            except ssl.SSLError as error:
+                return self._no_tls(error.reason or str(error))
+
+    def _context(self) -> ssl.SSLContext:
+        context = self._credentials.ssl_context(f"https://{self._address}" if not self._url else self._address)
+        context = context or ssl.create_default_context()
+        context.set_alpn_protocols(["http/1.1" if self._url else "h2"])
+        if not self._url:
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as gRPC verifies; Python 3.13 and newer set it
+        return context
+
+    def _certificate_problem(self, error: ssl.SSLCertVerificationError) -> str:
+        certificate = f"the certificate of {self._address}"
+        if error.verify_code in _OTHER_HOST:
+            host = self._endpoint[0]
+            return (
+                f"{certificate} is for {self._names()}, not for {host}: call the server by a name in its certificate, "
+                f"or give it a certificate for {host}"
+            )
+        if error.verify_code == _EXPIRED:
+            return f"{certificate} has expired: renew it (hangtag serve --tls-cert)"
+        if error.verify_code == _TOO_EARLY:
+            return f"{certificate} is not valid yet: compare the clocks of both machines, or wait"
+        reason = error.verify_message
+        if error.verify_code not in _UNKNOWN_AUTHORITY:
+            return f"{certificate} is not accepted: {reason}"
+        trusted = self._credentials.tls_ca
+        by = "an authority that this machine trusts" if trusted is None else f"an authority in {trusted} (--tls-ca)"
+        return f"{certificate} was not signed by {by}: --tls-ca must name the authority that signed it ({reason})"
+
+    def _names(self) -> str:
+        """The hosts that the server's certificate is for."""
+        context = self._context()
+        context.check_hostname = False
+        with (
+            socket.create_connection(self._endpoint, TIMEOUT) as connection,
+            context.wrap_socket(connection) as secured,
+        ):
+            certificate = secured.getpeercert() or {}
+        names = [str(entry[1]) for entry in certificate.get("subjectAltName", ())]
+        return ", ".join(names[:_NAMES]) + (", ..." if len(names) > _NAMES else "") or "no host"
+
+    def _no_tls(self, reason: str) -> str:
+        if "ALERT" in reason:  # the server speaks TLS, and says no
+            return f"the server at {self._address} refuses TLS ({reason}); {self._certificate_advice()}"
+        if self._url:
+            return f"the server at {self._address} does not use TLS: write http{self._address[5:]}"
+        return _plain_http(self._address) or f"the server at {self._address} does not use TLS: leave out --tls-ca"
+
+    def _no_grpc(self) -> str:
+        return (
+            f"the port at {self._address} speaks TLS, but not gRPC: give --server the gRPC port, or write "
+            f"https://{self._address} to call it over HTTP"
+        )
+
+    def _hung_up(self) -> str:
+        return (
+            f"the server at {self._address} closes the connection after the TLS handshake, as servers do that verify "
+            f"their clients: {self._certificate_advice()}"
+        )
+
+    def _certificate_advice(self) -> str:
+        own = self._credentials.tls_cert
+        if own is None:
+            return "give a client certificate (--tls-cert, --tls-key)"
+        return (
+            f"{own} (--tls-cert) must be signed by an authority that the server trusts (hangtag serve --tls-client-ca)"
+        )
+
+
+def _hangs_up(secured: ssl.SSLSocket, url: bool) -> bool:
+    """Whether the server ends a connection instead of answering. A server of gRPC sends its settings first."""
+    try:
+        if url:
+            secured.sendall(_REQUEST)
+        return secured.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def _speaks_tls(endpoint: tuple[str, int]) -> bool:
+    """Whether TLS begins, whatever the certificate. Raises OSError where no connection is made."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with socket.create_connection(endpoint, TIMEOUT) as connection:
+        try:
+            with context.wrap_socket(connection):
+                return True
+        except ssl.SSLError as error:
+            return "ALERT" in (error.reason or "")

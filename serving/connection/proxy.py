@@ -1,0 +1,129 @@
+"""The proxy that the environment names for a server: one reader of HTTP_PROXY and its kin for all clients."""
+
+import ipaddress
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from urllib.parse import quote, urlsplit
+
+from hangtag.serving import address as server_address
+from hangtag.serving.address import AddressError
+
+_SOCKS = ("socks5", "socks5h")
+_PASSWORD = re.compile(r"^(\w+://)?.*@", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy between a client and a server.
+
+    Attributes:
+        variable: the environment's variable that names it.
+        url: with the user and the password, if it has them.
+        exempting: the variable that exempts hosts from it.
+    """
+
+    variable: str
+    url: str
+    exempting: str = "NO_PROXY"
+
+    def failure(self, address: str, reason: str) -> str:
+        """Say that no call got through to a server, and why, without a password of the proxy's."""
+        through = f"through the proxy {_without_password(self.url)}, which {self.variable} names"
+        return (
+            f"no connection to {address} {through} ({reason}): "
+            f"correct or unset {self.variable}, or add the server's host to {self.exempting}"
+        )
+
+
+def for_url(url: str) -> Proxy | None:
+    """Return the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names for a URL, unless NO_PROXY has its host.
+
+    Raises:
+        AddressError: the variable is no URL of a proxy, or one of SOCKS, and the package ``socksio`` is not installed.
+    """
+    import urllib.request  # here, because a container's health check over gRPC has no use for it
+
+    proxies = urllib.request.getproxies()
+    scheme, _, _ = url.lower().partition("://")
+    key = scheme if proxies.get(scheme) else "all"
+    value, endpoint = proxies.get(key), server_address.endpoint(url)
+    if not value or endpoint is None or _exempt(proxies.get("no", ""), scheme, endpoint):
+        return None
+    names = (name for name, set_to in os.environ.items() if (name.lower(), set_to) == (f"{key}_proxy", value))
+    variable = next(names, "the system's setting")
+    read = _read(value)
+    kind = "" if read is None else read.partition("://")[0]
+    if read is None or kind not in ("http", "https", *_SOCKS):
+        raise AddressError(
+            f"{variable} is {_without_password(value)!r}, which is no URL of a proxy: write http://HOST:PORT, unset "
+            f"{variable}, or add the server's host to NO_PROXY"
+        )
+    if kind in _SOCKS and find_spec("socksio") is None:
+        raise AddressError(
+            f"{variable} names a SOCKS proxy, which needs the Python package socksio: install it (pip install "
+            f"socksio), name a proxy for HTTP, unset {variable}, or add the server's host to NO_PROXY"
+        )
+    return Proxy(variable, read)
+
+
+def for_grpc(address: str) -> Proxy | None:
+    """Return the proxy through which gRPC's library calls an address. It leaves out one that it cannot read.
+
+    Source: gRPC's doc/environment_variables.md.
+    """
+    variable = next((name for name in ("grpc_proxy", "https_proxy", "http_proxy") if os.environ.get(name)), None)
+    exempting = next((name for name in ("no_grpc_proxy", "no_proxy") if os.environ.get(name)), "no_proxy")
+    endpoint = server_address.endpoint(address)
+    if variable is None or endpoint is None or _exempt(os.environ.get(exempting, ""), "http", endpoint):
+        return None
+    value = os.environ[variable]
+    read = _read(value) if value.startswith("http://") else None
+    if read is None:
+        return None
+    return Proxy(variable, read, exempting)
+
+
+def _read(value: str) -> str | None:
+    """Return a URL of a host and a port as every library reads it, without a path; None for what is none."""
+    try:
+        url = urlsplit(value if "://" in value else f"http://{value}")
+        host = (url.hostname or "").encode("idna").decode()
+        port = "" if url.port is None else f":{url.port}"
+        if ":" in host:
+            host = f"[{ipaddress.IPv6Address(host)}]"
+    except ValueError:  # UnicodeError too
+        return None
+    if not re.fullmatch(r"[\w.-]+|\[.*\]", host, re.ASCII) or port == ":0" or not value.isprintable() or " " in value:
+        return None
+    user, at, _ = url.netloc.rpartition("@")
+    return f"{url.scheme}://{quote(user, safe=':%!$&*+,;=')}{at}{host}{port}"
+
+
+def _without_password(value: str) -> str:
+    return _PASSWORD.sub(r"\1", value)
+
+
+def _exempt(exemptions: str, scheme: str, endpoint: tuple[str, int]) -> bool:
+    return any(_exempts(entry.strip(), scheme, *endpoint) for entry in exemptions.split(","))
+
+
+def _exempts(entry: str, scheme: str, host: str, port: int) -> bool:
+    """Whether an entry of NO_PROXY has a host.
+
+    It may be of any form that httpx2 knows. The standard library does not know *.example.com, [::1], 10.0.0.0/8 and
+    https://example.com.
+    """
+    limited_to, _, name = entry.rpartition("://")
+    if limited_to not in ("", "all", scheme):
+        return False
+    if name == "*":
+        return True
+    name = name.removeprefix("*").removeprefix(".").replace("[", "").replace("]", "").lower()
+    with suppress(ValueError):  # one of them is no address
+        if ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False):
+            return True
+    ends = f".{host.lower()}", f".{host.lower()}:{port}"
+    return name != "" and any(end.endswith(f".{name}") for end in ends)
