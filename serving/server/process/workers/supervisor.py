@@ -189,7 +189,6 @@ class Supervisor:
         log.info("worker listens", worker=worker.number, pid=worker.pid)
 
     def _on_end(self, worker: WorkerProcess) -> None:
-        worker.join()
         with self._changed:
             listened = worker.listening
             self._counts_of_ended += worker.state.counts_only()

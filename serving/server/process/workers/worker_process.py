@@ -1,8 +1,10 @@
 """A worker from its supervisor's side: the process, the pipe to it, and its last known state."""
 
 import multiprocessing
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from hangtag.serving.server.config.server_config import ServerConfig
@@ -63,21 +65,16 @@ class WorkerProcess:
         except OSError as error:
             raise StartError(f"no process can be started for worker {number}: {error}") from error
         theirs.close()  # only the worker holds its end now, so reading from our end fails when the worker ends
-        self._peer = Peer(ours, lambda message: answer(self, message), lambda: on_end(self))
+        self.pid = self._process.pid
+        self.exit_code: int | None = None
+        """The exit code; minus the signal's number if a signal ended the process."""
+        self._closed = threading.Event()
+        self._peer = Peer(ours, lambda message: answer(self, message), lambda: self._close(on_end))
         try:
             self._peer.start()
         except RuntimeError as error:
             self.kill()
             raise StartError(f"no thread can be started for worker {number}: {error}") from error
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
-    @property
-    def exit_code(self) -> int | None:
-        """The exit code; minus the signal's number if a signal ended the process."""
-        return self._process.exitcode
 
     @property
     def ending(self) -> str:
@@ -107,9 +104,17 @@ class WorkerProcess:
             return  # it has ended already, or the supervisor will kill it
 
     def kill(self) -> None:
-        self._process.kill()
+        with suppress(ValueError):  # it has ended, and was closed
+            self._process.kill()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the process to end; returns whether it has."""
-        self._process.join(timeout)
-        return self._process.exitcode is not None
+        return self._closed.wait(timeout)
+
+    def _close(self, on_end: Callable[["WorkerProcess"], None]) -> None:
+        """Wait for the end of a process that has closed its pipe, and free its descriptors."""
+        self._process.join()
+        self.exit_code = self._process.exitcode
+        self._process.close()
+        self._closed.set()
+        on_end(self)

@@ -106,7 +106,7 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
             assert set(caller.answers) == {20}
             assert caller.failures in ([], [grpc.StatusCode.UNAVAILABLE])  # the one call that was in flight
         ends = time.monotonic() + TIMEOUT
-        while len(list(supervisor.iterdir())) != descriptors:  # it frees the old worker when nothing names it any more
+        while len(list(supervisor.iterdir())) != descriptors:  # it closes those of the worker that ended
             assert time.monotonic() < ends
             time.sleep(0.05)
         now = metrics(server)
