@@ -51,6 +51,7 @@ class AioConnection:
         self._resets.close()
         if self._channel is not None:
             await self._channel.close()
+            self._channel = None  # gRPC ends the connection when the channel is freed
 
     async def call(self, method: Method[Response], request: Message) -> Response:
         """Make one call and return its response. Raises ClientError and CredentialsError."""

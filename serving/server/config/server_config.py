@@ -86,8 +86,8 @@ class ServerConfig:
         (),
         Text(),
         "A name that clients call the HTTP port by, such as models.example. With this option a request whose Host is "
-        "neither such a name nor an address nor localhost is refused. Pages may load and unload models only from "
-        "these. Repeatable.",
+        "neither such a name nor an address nor localhost is refused. Without tokens, models are loaded and unloaded "
+        "only under these. Repeatable.",
     )
     no_page: bool = setting(
         False, Switch(), "Do not serve the page on the HTTP port (GET /) where people try the models in a browser."

@@ -132,6 +132,7 @@ def test_the_refusal_of_a_proxy_over_grpc_says_nothing_of_the_server(
     kind: Kind, peer: type[Http2Peer], refusal: str
 ) -> None:
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), peer) as proxy:
+        proxy.block_on_close = False  # grpcio 1.83 ends an AsyncClient's connection when its calls are collected
         threading.Thread(target=proxy.serve_forever, args=(0.01,)).start()
         try:
             with kind.open(f"127.0.0.1:{proxy.server_address[1]}", options=RETRYING) as client:

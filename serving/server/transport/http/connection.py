@@ -39,6 +39,8 @@ _REFUSAL = "hangtag.refusal"
 """The key in a request's scope for the status and the message that it is refused with."""
 
 
+_NO_TRAILERS = (b"connection", b"proxy-connection", b"upgrade")
+"""Trailers that are refused. httptools refuses Content-Length and Transfer-Encoding; all others are left out."""
 _LARGE_HEAD = 431, f"the request's head is too large; at most {MAX_HEAD_BYTES:,} bytes are taken"
 _NO_PROXY = 501, "this server is no proxy, and does not take CONNECT"
 
@@ -158,8 +160,11 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_body:  # else it is a trailer, which must not become one of the headers
+        if not self._in_body:
             super().on_header(name, value)
+        elif name.lower() in _NO_TRAILERS:  # httptools goes by them: it would read no further request
+            self.refuse(400, f"{name.decode()} must not be a trailer")
+            raise ValueError(name)
 
     def on_headers_complete(self) -> None:
         connects = self.parser.get_method() == b"CONNECT"

@@ -6,11 +6,13 @@ browser then takes the server for the page's own site, and sends ``Host`` and ``
 """
 
 import ipaddress
+import re
 from collections.abc import Iterable
 
 from hangtag.serving.server.transport.http.status import ForeignOriginError
 
 _LOCALHOST = "localhost"
+_PORT = re.compile(r":[0-9]*$")
 _MAX_QUOTED = 200
 
 
@@ -31,8 +33,7 @@ class HostNames:
 
     def has(self, host: str) -> bool:
         """Whether a Host header, with or without a port, names this server. An empty one does: no browser sends it."""
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        name = name.lower().rstrip(".")
+        name = _PORT.sub("", host).lower().rstrip(".")
         if name in ("", _LOCALHOST) or name.endswith(f".{_LOCALHOST}") or name in self._allowed:
             return True
         try:

@@ -41,5 +41,3 @@ class RequestParser(httptools.HttpRequestParser):
 
     def _start(self) -> None:
         super().__init__(self._requests)
-        # What follows a request with ``Connection: close`` is parsed as well, so that that request is answered.
-        self.set_dangerous_leniencies(lenient_data_after_close=True)

@@ -23,13 +23,14 @@ _MAX_BODY_BYTES = 64 * 1024
 class RepositoryEndpoints:
     """Answers through the calls that all transports share."""
 
-    def __init__(self, repository: RepositoryCalls, budget: BodyBudget, names: HostNames) -> None:
+    def __init__(self, repository: RepositoryCalls, budget: BodyBudget, names: HostNames | None) -> None:
         """Answer.
 
         Args:
             repository: Loads, unloads and describes models.
             budget: Of the bodies in flight.
-            names: Of the server: its pages are those of a site with one of these names.
+            names: Models are loaded and unloaded only under these names of the server; None lets any host do, for a
+                page that uses another site's name has no token.
         """
         self._repository = repository
         self._budget = budget
@@ -59,7 +60,7 @@ class RepositoryEndpoints:
         return json_response([to_dict(model_index(state)) for state in states])
 
     async def load(self, request: Request) -> HttpResponse:
-        self._require_own_origin(request)
+        self._require_own_site(request)
         parameters = parameters_of(await self._optional_json(request), "the request")
         if parameters:
             name = next(iter(parameters))
@@ -68,7 +69,7 @@ class RepositoryEndpoints:
         return json_response({})
 
     async def unload(self, request: Request) -> HttpResponse:
-        self._require_own_origin(request)
+        self._require_own_site(request)
         await self._optional_json(
             request
         )  # it may hold parameters, such as unload_dependents, which change nothing here
@@ -80,19 +81,18 @@ class RepositoryEndpoints:
             body = await read_decompressed(request.receive, dict(request.headers.raw), held)
             return parse_json(body) if body.strip() else {}
 
-    def _require_own_origin(self, request: Request) -> None:
+    def _require_own_site(self, request: Request) -> None:
         """Raise ForeignOriginError for a request that a page of another site sends through somebody's browser.
 
         A browser says in ``Origin`` for every POST which site the page is of, and sends the request although the page
         may not read the answer.
         """
-        origin = request.headers.get("origin")
-        if origin is None:
-            return
         host = request.headers.get("host", "")
-        if origin.partition("://")[2] != host:
+        origin = request.headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
             raise ForeignOriginError(
                 f"a page of {origin} may not load and unload models here; only this server's pages may, and programs, "
                 "which send no Origin"
             )
-        self._names.require(host)
+        if self._names is not None:
+            self._names.require(host)

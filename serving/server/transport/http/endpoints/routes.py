@@ -40,10 +40,10 @@ def router(
         stopping: Whether the server takes no new requests.
         page: Lets people try the models in a browser; None without it.
     """
+    config = engine.config
+    names = HostNames(config.allowed_host) if config.token_file is None else None
     routes = [
-        *RepositoryEndpoints(
-            repository, budget, HostNames(engine.config.allowed_host)
-        ).routes(),  # before the models': /v2/models/stats is not a model
+        *RepositoryEndpoints(repository, budget, names).routes(),  # before the models': /v2/models/stats is not a model
         *ModelEndpoints(engine, stopping).routes(),
         *ClassifyEndpoint(engine, queries, budget, tracing).routes(),
         *MetricsEndpoint(repository, state).routes(),

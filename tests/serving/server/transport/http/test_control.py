@@ -69,14 +69,30 @@ def test_a_body_that_is_not_understood(controlled: Rest, body: str) -> None:
 
 
 @pytest.mark.parametrize("action", ["load", "unload"])
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8000", "1.2.3"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "1.2.3", "12345"]
+)
 def test_a_page_whose_name_was_made_to_resolve_to_this_server_cannot_change_what_is_served(
     controlled: Rest, action: str, host: str
 ) -> None:
     """DNS rebinding: the browser takes the server for the page's own site."""
-    answer = controlled.post(f"/v2/repository/models/gather/{action}", host=host, origin=f"http://{host}")
-    assert (answer.status, f"no name {host!r}" in answer.error) == (403, True)
+    for origin in ({"origin": f"http://{host}"}, {}):
+        answer = controlled.post(f"/v2/repository/models/gather/{action}", host=host, **origin)
+        assert (answer.status, f"no name {host!r}" in answer.error) == (403, True)
     assert states(controlled)["gather"] == "READY"
+
+
+def test_a_caller_with_a_token_may_load_under_any_name(tmp_path: Path) -> None:
+    """A page that uses another site's name has no token, and programs in a cluster call the server by many names."""
+    onnx_models.publish(tmp_path / "models", "gather", onnx_models.gather())
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a-token-of-this-test")
+    config = ServerConfig(
+        models=tmp_path / "models", port=0, http_port=0, model_control="explicit", token_file=tokens, transport="grpc"
+    )
+    with LiveServer(config) as live, Rest(live.server.http_address) as rest:
+        headers = {"host": "hangtag.models.svc:8000", "authorization": "Bearer a-token-of-this-test"}
+        assert rest.post("/v2/repository/models/gather/load", **headers).status == 200
 
 
 @pytest.mark.parametrize(
@@ -95,7 +111,7 @@ def test_the_operator_names_the_hosts(few: Path) -> None:
         for host in ("models.example", "models.example:80", "other.example", "localhost:80", "127.0.0.1"):
             assert rest.get("/v2", host=host).status == 200
             assert rest.post("/v2/repository/models/gather/load", host=host, origin=f"https://{host}").status == 200
-        for host in ("evil.example", "example", "a.models.example"):
+        for host in ("evil.example", "example", "a.models.example", "12345"):
             answer = rest.get("/v2", host=host)
             assert (answer.status, "--allowed-host" in answer.error) == (403, True)
             assert rest.infer(request("gather", index=index(1)), host=host).status == 403

@@ -53,7 +53,9 @@ VALID = {
     "chunks": chunked(b"hel", b"lo"),
     "chunks with an extension": chunked(b"hello", INNER, extension=b";a=b"),
     "trailers": chunked(b"hello", trailers=b"Authorization: x\r\nContent-Encoding: gzip\r\n"),
-    "trailers that ask for another protocol": chunked(b"a", trailers=H2C + b"Host: there\r\n"),
+    "trailers of another request": chunked(
+        b"a", trailers=b"Host: there\r\nExpect: 100-continue\r\nKeep-Alive: max=1\r\n"
+    ),
     "h2c": get(H2C),
     "h2c with a body": post(INNER, H2C),
     "h2c after the length": post(INNER).replace(b"\r\n\r\n", b"\r\n" + H2C + b"\r\n", 1),
@@ -92,6 +94,11 @@ REFUSED = {
     "a chunk of no size": chunked(b"hello").replace(b"5\r\n", b"x\r\n"),
     "a chunk that is too long": chunked(b"hello").replace(b"5\r\n", b"4\r\n"),
     "a malformed trailer": chunked(b"hello", trailers=b"X y\r\n"),
+    "a trailer that closes": chunked(b"hello", trailers=b"X: y\r\nConnection: close\r\n"),
+    "a trailer that closes for a proxy": chunked(b"hello", trailers=b"PROXY-Connection: close\r\n"),
+    "a trailer that keeps alive": chunked(b"hello", trailers=b"connection: keep-alive\r\n"),
+    "trailers that ask for another protocol": chunked(b"hello", trailers=H2C),
+    "an upgrade in a trailer": chunked(b"hello", trailers=b"Upgrade: x\r\n"),
     "a length in a trailer": chunked(b"hello", trailers=b"Content-Length: 3\r\n"),
     "a transfer encoding in a trailer": chunked(b"hello", trailers=b"Transfer-Encoding: gzip\r\n"),
     "a space before a colon": get(b"X : y\r\n"),
