@@ -76,6 +76,28 @@ def ranking() -> onnx.ModelProto:
     return _rows(nodes)
 
 
+def large_neighbour() -> onnx.ModelProto:
+    """Softmax over the rows in two columns, next to one of values in the thousands that depend on their row alone."""
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["p"], axis=0),
+        helper.make_node("Mul", ["p", "others"], ["scores"]),
+        helper.make_node("Sigmoid", ["x"], ["share"]),
+        helper.make_node("Mul", ["share", "first"], ["pixels"]),
+        helper.make_node("Add", ["pixels", "scores"], ["y"]),
+    ]
+    return _rows(nodes, first=np.array([1920, 0, 0], np.float32), others=np.array([0, 1, 1], np.float32))
+
+
+def distant_row() -> onnx.ModelProto:
+    """The rows, with the eighth added to each where a batch has one."""
+    nodes = [
+        helper.make_node("Slice", ["x", "eighth", "ninth", "axes"], ["row"]),
+        helper.make_node("ReduceSum", ["row", "axes"], ["added"]),
+        helper.make_node("Add", ["x", "added"], ["y"]),
+    ]
+    return _rows(nodes, eighth=np.array([7]), ninth=np.array([8]), axes=_FIRST_AXIS[np.newaxis])
+
+
 def dynamic_quantization() -> onnx.ModelProto:
     """The rows in steps of which the range of the whole batch decides."""
     nodes = [
@@ -102,6 +124,7 @@ MODELS: tuple[Callable[[], onnx.ModelProto], ...] = (
     reversal,
     centring,
     ranking,
+    large_neighbour,
     dynamic_quantization,
 )
 """x FP32 [batch, 3] -> y FP32 [batch, 3]"""

@@ -16,7 +16,7 @@ from hangtag.serving.server.engine.trial.trial_load import TrialLoad
 from hangtag.serving.server.errors import ModelLoadError, StartError, UnavailableError
 from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.host.watched_files import FolderStamp, folder_stamp
-from hangtag.serving.server.runtime.batching_decision import decide_batching
+from hangtag.serving.server.runtime.batching_decision import Decision, decide_batching
 from hangtag.serving.server.runtime.gate_proof import require_proof
 from hangtag.serving.server.runtime.providers import Gpu
 from hangtag.serving.server.runtime.session import Runtime
@@ -68,10 +68,10 @@ def load_model(file: ModelFile, server_config: ServerConfig, trial: TrialLoad | 
         gpu=Gpu(config.gpu_device_id, config.gpu_mem_limit_mib),
     )
     runtime.warm_up([1])
-    batched_because = _decide_batching(file, runtime, config.max_batch_size_of(file.name))
+    decision = _decide_batching(file, runtime, config.max_batch_size_of(file.name))
     _require_unchanged(file, content)  # the session and the proof of batching were read from one file
     model = ServedModel(file, runtime, config)
-    if model.max_batch_size > 1:
+    if model.max_batch_size > 1 and not (decision.tried and runtime.on_cpu):
         runtime.warm_up([model.max_batch_size])
     if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
         runtime.allow_more_threads(cpus, lambda: _content(file) == content)
@@ -89,7 +89,7 @@ def load_model(file: ModelFile, server_config: ServerConfig, trial: TrialLoad | 
         instances=config.instance_count,
         max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
         **(
-            {"batched_because": batched_because}
+            {"batched_because": decision.because}
             if runtime.signature.batched
             else {"unbatched_because": runtime.signature.why_unbatched}
         ),
@@ -98,10 +98,10 @@ def load_model(file: ModelFile, server_config: ServerConfig, trial: TrialLoad | 
     return model
 
 
-def _decide_batching(file: ModelFile, runtime: Runtime, max_batch_size: int) -> str:
-    """Decide whether requests are joined, and warn where a trial speaks against it. Returns what allows it."""
+def _decide_batching(file: ModelFile, runtime: Runtime, max_batch_size: int) -> Decision:
+    """Decide whether requests are joined, and warn where a trial speaks against it."""
     expected = runtime.signature.batched
-    because = decide_batching(runtime, max_batch_size)
+    decision = decide_batching(runtime, max_batch_size)
     if expected and not runtime.signature.batched:
         log.warning(
             "requests are not joined",
@@ -110,7 +110,7 @@ def _decide_batching(file: ModelFile, runtime: Runtime, max_batch_size: int) -> 
             reason=runtime.signature.why_unbatched,
             to_join_them_all_the_same=f"--model-max-batch-size {file.name}={max_batch_size}",
         )
-    return because
+    return decision
 
 
 def _content(file: ModelFile) -> FolderStamp:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,15 +21,31 @@ LENGTHS = (1, 2, 3, 5, 8, 16, 32, 64, 224)
 """Tried for free axes other than the batch; the first at which the model runs are used."""
 _SAMPLES = 7  # larger batches hold some of them several times
 _LEAST_SAMPLES = 3  # the third one is ten times larger than the first two
-_TOLERANCES = {2: 1e-2, 4: 1e-3, 8: 1e-6}
-"""By size of a float in bytes: how far sums in another order may differ, as a share of the output's largest value."""
-_LEAST_SCALE = 1e-3
-"""Where an output's largest value is below this, the share is one of this: such values may be what rounding left."""
-_TOLERANCE_IN_8_BITS = 0.05
+
+
+class _Tolerance(NamedTuple):
+    """How far floats may differ.
+
+    Attributes:
+        place: As a share of the largest value that the same place of the output has for any sample, so that large
+            values in one place hide nothing in another.
+        anywhere: As a share of the largest value anywhere in the output: a small value may be the difference of large
+            ones.
+    """
+
+    place: float
+    anywhere: float
+
+
+_TOLERANCES = {2: _Tolerance(1e-2, 1e-3), 4: _Tolerance(1e-3, 1e-5), 8: _Tolerance(1e-6, 1e-11)}
+"""By size of a float in bytes, for sums in another order."""
+_TOLERANCE_IN_8_BITS = _Tolerance(0.05, 0.05)
 """Where layers round to 8 bits: a sum in another order may be rounded to the next of 256 steps, and later layers go on
 from there."""
 _TOLERANCES_ON_GPUS = _TOLERANCES | {4: _TOLERANCES[2]}
 """CUDA may multiply FP32 in TF32, which has FP16's 10 bits of mantissa, and choose so for some batch sizes alone."""
+_LEAST_SCALE = 1e-3
+"""Where the largest value is below this, the shares are of this: such values may be what rounding left."""
 
 Answers = Mapping[str, Array]
 
@@ -110,7 +127,7 @@ def prove(
     return Verdict(True, why, lengths, largest), trials[0]
 
 
-def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, float]:
+def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:
     """How far floats may differ, by their size in bytes.
 
     Layers that round to 8 bits may differ by steps, but not where they find the size of the steps in the batch itself:
@@ -158,7 +175,7 @@ def _trial(runtime: Runtime, sizes: Sizes, extent: Extent, deadline: float) -> _
 
 
 def _judge(
-    runtime: Runtime, trial: _Trial, batch_sizes: Sequence[int], deadline: float, tolerances: Mapping[int, float]
+    runtime: Runtime, trial: _Trial, batch_sizes: Sequence[int], deadline: float, tolerances: Mapping[int, _Tolerance]
 ) -> tuple[str | None, float]:
     """Run the samples of a trial in batches; after the deadline only in those that have the first sample.
 
@@ -166,7 +183,7 @@ def _judge(
         Why they may not be batched, or None; and how far the answers are from those alone, as a share.
     """
     count = len(trial.samples)
-    scales = {name: _scale([answer[name] for answer in trial.answers]) for name in trial.answers[0]}
+    scales = {name: _scales([answer[name] for answer in trial.answers], tolerances) for name in trial.answers[0]}
     batches = sorted((start, size) for size in batch_sizes for start in range(0, count, size))
     largest = 0.0
     for start, size in batches:
@@ -186,8 +203,8 @@ def _compare(
     runtime: Runtime,
     samples: Sequence[Tensors],
     expected: Sequence[Answers],
-    scales: Mapping[str, float],
-    tolerances: Mapping[int, float],
+    scales: Mapping[str, Array],
+    tolerances: Mapping[int, _Tolerance],
 ) -> tuple[str | None, float]:
     """Run these samples as one batch, and compare its rows with the answers to each sample alone.
 
@@ -207,24 +224,35 @@ def _compare(
         if len({row.shape for row in alone}) != 1 or alone[0].shape[1:] != rows.shape[1:]:
             return f"{name!r} has another shape in a batch of {size} than alone", 0.0
         difference = _difference(rows, np.concatenate(alone), scales[name])
-        if not difference <= (tolerances[rows.dtype.itemsize] if rows.dtype.kind == "f" else 0.0):
+        if not difference <= (tolerances[rows.dtype.itemsize].place if rows.dtype.kind == "f" else 0.0):
             return f"{name!r} of the same input differs between a batch of 1 and a batch of {size}", difference
         largest = max(largest, difference)
     return None, largest
 
 
-def _scale(answers: Sequence[Array]) -> float:
-    """The largest value of one output of floats."""
-    if answers[0].dtype.kind != "f":
-        return 1.0
-    largest = (np.abs(array[np.isfinite(array)]).max(initial=0) for array in answers)
-    return max(_LEAST_SCALE, *map(float, largest))
+def _scales(answers: Sequence[Array], tolerances: Mapping[int, _Tolerance]) -> Array:
+    """What a difference at each place of an output is measured by: the share of it that is allowed is ``place``."""
+    if answers[0].dtype.kind != "f" or len({answer.shape for answer in answers}) != 1:
+        return np.ones(())
+    tolerance = tolerances[answers[0].dtype.itemsize]
+    values = np.abs(np.stack(answers).astype(np.float64))
+    values[~np.isfinite(values)] = 0
+    largest = max(_LEAST_SCALE, float(values.max(initial=0)))
+    least = max(_LEAST_SCALE, largest * tolerance.anywhere / tolerance.place)
+    scales: Array = np.maximum(values.max(axis=0, initial=0), least)
+    return scales
 
 
-def _difference(rows: Array, expected: Array, scale: float) -> float:
-    """The largest difference, as a share of ``scale``; infinite where only one of the two is NaN or infinite.
+def _difference(rows: Array, expected: Array, scales: Array) -> float:
+    """The largest difference, as a share of the scale of its place; infinite where only one of the two is NaN or
+    infinite.
 
     For values that are no floats it is 1 if any two differ, else 0.
+
+    Args:
+        rows: [batch, ...].
+        expected: [batch, ...].
+        scales: [1, ...], or a number.
     """
     if rows.dtype.kind != "f":
         return float(not np.array_equal(rows, expected))
@@ -234,9 +262,8 @@ def _difference(rows: Array, expected: Array, scale: float) -> float:
         actual[np.isinf(wide)], wide[np.isinf(wide)]
     ):
         return np.inf
-    if not finite.any():
-        return 0.0
-    return float(np.abs(actual[finite] - wide[finite]).max() / scale)
+    shares = np.abs(np.where(finite, actual, 0) - np.where(finite, wide, 0)) / scales
+    return float(shares.max(initial=0))
 
 
 def _all_equal(answers: Sequence[Answers]) -> bool:

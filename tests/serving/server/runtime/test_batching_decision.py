@@ -66,7 +66,7 @@ def matrix_product() -> onnx.ModelProto:
 )
 def test_a_model_whose_rows_are_independent_is_batched(tmp_path: Path, make: Callable[[], onnx.ModelProto]) -> None:
     runtime = load(tmp_path, make())
-    assert decide_batching(runtime, 64) == "the same answers alone and in batches of 2, 7"
+    assert decide_batching(runtime, 64).because == "the same answers alone and in batches of 2, 7, 64"
     assert runtime.signature.batched
 
 
@@ -86,8 +86,16 @@ def test_a_model_whose_rows_depend_on_each_other_is_not(
 ) -> None:
     runtime = load(tmp_path, make())
     assert runtime.signature.batched  # the axes, or the file, say so
-    assert decide_batching(runtime, max_batch_size) == ""
+    assert decide_batching(runtime, max_batch_size).because == ""
     assert (runtime.signature.why_unbatched or "").startswith(why)
+
+
+@pytest.mark.parametrize(("max_batch_size", "batched"), [(7, True), (8, False), (64, False)])
+def test_a_row_may_depend_on_one_that_only_the_largest_batch_has(
+    tmp_path: Path, max_batch_size: int, batched: bool
+) -> None:
+    runtime = load(tmp_path, dependent_rows.distant_row())
+    assert bool(decide_batching(runtime, max_batch_size).because) is batched
 
 
 def constant() -> onnx.ModelProto:
@@ -143,20 +151,20 @@ def test_a_model_of_which_nothing_is_proven_is_not_batched(
     tmp_path: Path, make: Callable[[], onnx.ModelProto], why: str
 ) -> None:
     runtime = load(tmp_path, make())
-    assert decide_batching(runtime, 64) == ""
+    assert decide_batching(runtime, 64).because == ""
     assert (runtime.signature.why_unbatched or "").startswith(why)
 
 
 def test_the_operator_decides_without_a_trial(tmp_path: Path) -> None:
     runtime = load(tmp_path, dependent_rows.softmax(), override=True)
-    assert decide_batching(runtime, 64) == "the operator says so; not tried"
+    assert decide_batching(runtime, 64).because == "the operator says so; not tried"
     assert runtime.signature.batched
     assert runtime.rows == 0
 
 
 def test_nothing_is_tried_where_nothing_can_be_joined(tmp_path: Path) -> None:
     runtime = load(tmp_path, dependent_rows.softmax())
-    assert decide_batching(runtime, 1) == "at most one sample is computed at once"
+    assert decide_batching(runtime, 1).because == "at most one sample is computed at once"
     assert runtime.rows == 0
 
 
@@ -165,7 +173,7 @@ def test_nothing_is_tried_where_nothing_can_be_joined(tmp_path: Path) -> None:
 )
 def test_a_shipped_model_is_not_tried_again(file: Path) -> None:
     runtime = CountingRuntime(file, provider="cpu")
-    assert decide_batching(runtime, 64) == "its file has the proof"
+    assert decide_batching(runtime, 64).because == "its file has the proof"
     assert runtime.rows == 0
 
 
@@ -191,7 +199,7 @@ def claims(figures: object, *, digest: str | None = None) -> onnx.ModelProto:
 )
 def test_a_proof_holds_for_what_passed_the_gate(tmp_path: Path, model: onnx.ModelProto, proven: bool) -> None:
     runtime = load(tmp_path, model)
-    assert decide_batching(runtime, 64) == ("its file has the proof" if proven else "")
+    assert decide_batching(runtime, 64).because == ("its file has the proof" if proven else "")
     assert (runtime.rows == 0) is proven
 
 

@@ -40,7 +40,7 @@ def wrong_answers(live: LiveServer, name: str, file: Path) -> int:
 
 
 @EVERY_TRANSPORT
-@pytest.mark.parametrize("make", dependent_rows.MODELS)
+@pytest.mark.parametrize("make", [*dependent_rows.MODELS, dependent_rows.distant_row])
 def test_callers_do_not_change_each_others_answers(
     tmp_path: Path, transport: str, make: Callable[[], onnx.ModelProto]
 ) -> None:

@@ -33,7 +33,7 @@ def test_one_warning_says_why_requests_are_not_joined_and_how_to_join_them(model
         }
     ]
     assert (by_model["softmax"]["unbatched_because"], by_model["softmax"]["max_batch_size"]) == (WHY, 0)
-    assert by_model["gather"]["batched_because"] == "the same answers alone and in batches of 2, 7"
+    assert by_model["gather"]["batched_because"] == "the same answers alone and in batches of 2, 7, 32"
 
 
 def test_the_operators_word_is_followed_and_logged(models: Path, start: Start) -> None:
