@@ -16,7 +16,7 @@ IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint train export serve loadtest docs clean types imports stubs unit fast fuzz bench-server gpu-check \
+.PHONY: help demo mutants mutants-draw test quick lint train export serve loadtest docs clean types imports stubs unit fast fuzz bench-server gpu-check \
 	release-check triton-examples proto schema peers others triton fastapi dataset programs
 
 help: ## Show this list
@@ -60,7 +60,7 @@ docs: $(VENV)/.dev ## Make the tables and pictures of docs/ and README.md anew f
 	$(BIN)/python -m studies report
 
 clean: ## Remove environments, caches and reports; keep runs/ and models/
-	rm -rf .triton-examples $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras $(VENV)-triton $(VENV)-fastapi reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .triton-examples $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras $(VENV)-triton $(VENV)-fastapi $(VENV)-mutants reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ##@ Parts of make test
@@ -93,6 +93,12 @@ fuzz-files: TESTS := tests/export/foreign/test_fuzzing.py
 fuzz-%: $(VENV)/.dev
 	FUZZ_CASES=$(or $(FUZZ_CASES),4000) FUZZ_FILES=$(or $(FUZZ_FILES),1000) FORGOTTEN_CALLS=$(or $(FORGOTTEN_CALLS),10000) \
 		timeout --signal INT --kill-after 60 $(or $(FUZZ_MINUTES),30)m $(BIN)/pytest $(TESTS) --timeout 1800 $(ARGS)
+
+mutants: $(VENV)/.dev dataset ## Put 150 small faults into the product, one at a time, and see which of them a test finds (three hours; goes on where it was stopped)
+	$(BIN)/python -m tests.mutants.run $(or $(RESULTS),reports/mutants.jsonl) $(ARGS)
+
+mutants-draw: $(VENV)-mutants/.mutants ## Draw other faults for make mutants: make mutants-draw ARGS="--seed 1"
+	$(VENV)-mutants/bin/python -m tests.mutants.draw $(ARGS)
 
 bench-server: $(VENV)/.serve $(VENV)-triton/.triton ## Compare the server with Triton and others for forty minutes, for docs/performance.md (needs h2load)
 	$(BIN)/python -m studies server run $(ARGS)
@@ -186,6 +192,11 @@ $(VENV)-triton/.triton: pyproject.toml
 # For one benchmark: what a user of FastAPI would install.
 $(VENV)-fastapi/.fastapi: pyproject.toml
 	$(call environment,fastapi,FastAPI)
+	@touch $@
+
+# Draws the faults of make mutants. Nothing else needs it.
+$(VENV)-mutants/.mutants: pyproject.toml
+	$(call environment,mutants,cosmic-ray)
 	@touch $@
 
 # TensorFlow alone is larger than all that hangtag needs, and only one benchmark asks for it.

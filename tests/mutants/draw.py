@@ -1,0 +1,96 @@
+"""Draws mutants with cosmic-ray, which needs an environment of its own: ``make mutants-draw``.
+
+    python -m tests.mutants.draw --seed 34 --count 150
+
+A place in the code is drawn first, and then one of cosmic-ray's changes of that place: most of its changes replace one
+binary operator by each of the others, and would be most of what is drawn. Annotations are left out.
+"""
+
+import ast
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from cosmic_ray.commands.init import _all_work_items
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
+
+from tests.mutants.mutant import AREAS, LINES_BEFORE, Mutant, changed_lines, write
+
+_BROKEN = "ExceptionReplacer"
+"""cosmic-ray 8.7 fails on ``except (A, B)``."""
+
+Position = tuple[str, tuple[int, int]]
+
+
+def _places(area: Path) -> dict[Position, list[Any]]:
+    """cosmic-ray's changes in an area, by the file and the place that they change."""
+    places: dict[Position, list[Any]] = defaultdict(list)
+    files = [file for file in sorted(area.rglob("*.py")) if not file.name.endswith(("_pb2.py", "_pb2_grpc.py"))]
+    annotated = {str(file): list(_annotations(file)) for file in files}
+    for item in _all_work_items(files, {}):
+        (change,) = item.mutations
+        file = str(change.module_path)
+        if change.operator_name.endswith(_BROKEN):
+            continue
+        if not any(start <= change.start_pos < end for start, end in annotated[file]):
+            places[file, change.start_pos].append(change)
+    return places
+
+
+def _annotations(file: Path) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where annotations and type aliases start and end."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        parts: list[ast.expr | None] = []
+        if isinstance(node, ast.AnnAssign):
+            parts = [node.annotation, node.value if ast.unparse(node.annotation) == "TypeAlias" else None]
+        elif isinstance(node, ast.arg):
+            parts = [node.annotation]
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            parts = [node.returns]
+        for part in parts:
+            if part is not None and part.end_lineno is not None and part.end_col_offset is not None:
+                yield (part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset)
+
+
+def _mutant(number: int, change: Any) -> Mutant | None:
+    """The mutant of a change; None where its lines stand several times in the file."""
+    source = Path(change.module_path).read_text()
+    mutated = mutate_code(source, get_operator(change.operator_name)(), change.occurrence)
+    before, after = source.splitlines(keepends=True), mutated.splitlines(keepends=True)
+    first, end, end_after = changed_lines(before, after)
+    context, lines = (
+        "".join(before[start:stop]) for start, stop in ((max(0, first - LINES_BEFORE), first), (first, end))
+    )
+    if source.count(context + lines) != 1:
+        return None
+    faulty = "".join(after[first:end_after])
+    return Mutant(
+        number, str(change.module_path), change.definition_name or "", change.operator_name, context, lines, faulty
+    )
+
+
+@click.command()
+@click.option("--seed", default=34, show_default=True)
+@click.option("--count", default=150, show_default=True, help="Equally many of each area.")
+def main(seed: int, count: int) -> None:
+    """Draw mutants, and write them to tests/mutants/mutants.jsonl."""
+    chosen = random.Random(seed)
+    mutants: list[Mutant] = []
+    for area in AREAS:
+        places = _places(Path(area))
+        positions = sorted(places)
+        chosen.shuffle(positions)
+        wanted = len(mutants) + count // len(AREAS)
+        while len(mutants) < wanted:
+            mutant = _mutant(len(mutants), chosen.choice(places[positions.pop()]))
+            mutants += [mutant] if mutant is not None else []
+    write(mutants)
+    click.echo(f"{len(mutants)} mutants were drawn with seed {seed}")
+
+
+if __name__ == "__main__":
+    main()
