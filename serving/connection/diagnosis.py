@@ -42,7 +42,7 @@ def diagnose(address: str, credentials: Credentials) -> str:
         socket.create_connection(endpoint, TIMEOUT).close()
         if encrypted:
             return _Handshake(address, endpoint, credentials).problem()
-        explanation = "" if url else _plain_http(address)
+        explanation = "" if url else _plain_http(address, endpoint)
         if not explanation and _speaks_tls(endpoint):
             remedy = f"write https{address[4:]}" if url else "give --tls-ca, the authority of its certificate"
             explanation = f"the server at {address} wants TLS: {remedy}"
@@ -51,17 +51,14 @@ def diagnose(address: str, credentials: Credentials) -> str:
     return explanation
 
 
-def _plain_http(address: str) -> str:
+def _plain_http(address: str, endpoint: tuple[str, int]) -> str:
     """Say which HTTP port listens where gRPC failed, and which option takes it; "" where none does.
 
-    It sends one GET in plain text to HOST:PORT.
+    It sends one GET in plain text.
     """
     # Imported here, because a container's health check loads this module every few seconds.
     import http.client
 
-    endpoint = server_address.endpoint(address)
-    if endpoint is None:
-        return ""
     connection = http.client.HTTPConnection(*endpoint, timeout=TIMEOUT)
     try:
         connection.request("GET", "/v2/health/live")
@@ -146,7 +143,8 @@ class _Handshake:
             return f"the server at {self._address} refuses TLS ({reason}); {self._certificate_advice()}"
         if self._url:
             return f"the server at {self._address} does not use TLS: write http{self._address[5:]}"
-        return _plain_http(self._address) or f"the server at {self._address} does not use TLS: leave out --tls-ca"
+        explanation = _plain_http(self._address, self._endpoint)
+        return explanation or f"the server at {self._address} does not use TLS: leave out --tls-ca"
 
     def _no_grpc(self) -> str:
         return (

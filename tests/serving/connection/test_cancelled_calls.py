@@ -4,7 +4,6 @@ import asyncio
 import socket
 import struct
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
@@ -21,6 +20,7 @@ from hangtag.serving.connection.errors import ClosedError
 from hangtag.serving.connection.resets import MOST_RESETS
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests import onnx_models
+from tests.kit.waiting import until
 from tests.serving.client.kinds import TIMEOUT, Kind, asynchronous_kinds
 from tests.serving.link import link
 from tests.serving.server.http2 import GOAWAY, HEADERS, PREFACE, SETTINGS, frame
@@ -100,9 +100,7 @@ def test_calls_that_are_cancelled_end_no_others_and_are_not_computed(
 
 def wait_until_empty(live: LiveServer, *, but_for: int) -> None:
     """Wait until the server has dropped all but so many of the calls in a queue."""
-    ends = time.monotonic() + TIMEOUT
-    while len(live.model("gather").batcher) > but_for:
-        assert time.monotonic() < ends, "calls were left in the queue"
+    until(lambda: len(live.model("gather").batcher) <= but_for)
 
 
 def test_calls_whose_deadline_passes_end_none_of_another_client(live: LiveServer) -> None:

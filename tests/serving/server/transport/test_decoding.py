@@ -1,7 +1,6 @@
 """Pictures and large messages wait for a thread that decodes them: no more of them than the queue holds."""
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.transport.grpc.streams import open_streams
 from hangtag.serving.server.transport.submission import LARGE_MESSAGE
 from tests import onnx_models
+from tests.kit.waiting import until
 from tests.serving.server.transport.grpc.streams.conversation import Conversation, readers, wait_until_ended
 from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, outputs, request
 from tests.serving.server.transport.over_http import EVERY_TRANSPORT, live_server
@@ -48,13 +48,6 @@ class Held:
 
     def wait_until_begun(self, count: int) -> None:
         assert all(self._begun.acquire(timeout=TIMEOUT) for _ in range(count))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < ends
-        threading.Event().wait(0.001)
 
 
 @pytest.fixture
