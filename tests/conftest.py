@@ -12,9 +12,9 @@ import structlog
 
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Split
-from tests import sleeping_threads  # noqa: F401  its import does what it is for
+from tests.kit import sleeping_threads  # noqa: F401  its import does what it is for
 
-pytest.register_assert_rewrite("tests.browser")
+pytest.register_assert_rewrite("tests.kit.browser")
 
 
 # Containers often set PYTHONDONTWRITEBYTECODE. Each worker of pytest-xdist would then rewrite the assertions of all

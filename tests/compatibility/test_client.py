@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.compatibility import earlier_client
-from tests.serving.server.transport.live import LiveServer
-from tests.serving.server.transport.over_http import live_server
+from tests.kit.live import LiveServer
+from tests.kit.over_http import live_server
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ import grpc
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.server.transport.live import index, request
+from tests.kit import onnx_models
+from tests.kit.live import index, request
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 30.0  # seconds

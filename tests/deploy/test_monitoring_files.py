@@ -13,8 +13,8 @@ from prometheus_client.core import Sample
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.telemetry.prometheus import StateCollector
-from tests import onnx_models
 from tests.deploy import dashboard
+from tests.kit import onnx_models
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy/monitoring"

@@ -11,7 +11,7 @@ import yaml
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
+from tests.kit import onnx_models
 
 ROOT = Path(__file__).parents[2]
 # A fake docker that logs its command lines: compose lists two replicas, and each is healthy at its second inspection.

@@ -1,7 +1,7 @@
 """Runs hangtag's commands as a user does, each in a process of its own.
 
 Those that train and serve are the console script. The others, which start in many tests, are forked from a process
-that has imported them; tests/forkserver.py says how.
+that has imported them; tests/kit/forkserver.py says how.
 """
 
 import os
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.serving.command import run_forked
+from tests.kit.command import run_forked
 
 ROOT = Path(__file__).parents[2]
 HANGTAG = Path(sys.executable).with_name("hangtag")

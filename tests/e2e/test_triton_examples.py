@@ -13,8 +13,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from tests import onnx_models
 from tests.e2e.processes import ROOT, ServerProcess, serving
+from tests.kit import onnx_models
 
 EXAMPLES = Path(os.environ.get("TRITON_EXAMPLES", ROOT / ".triton-examples/src/python/examples"))
 PYTHON = ROOT / ".venv-peers/bin/python"

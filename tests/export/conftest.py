@@ -8,10 +8,10 @@ from hangtag.export.gate import speed
 from hangtag.export.gate.checks import batching
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.run import Run
-from tests import forkserver
 from tests.export.exported import BATCHED, GARMENTS, Exported, label_paths, learned_lstm, single_label
 from tests.export.files import exported_as
 from tests.export.foreign import forked
+from tests.kit import forkserver
 
 _START = child_process.run
 forkserver.preload_training()

@@ -17,7 +17,7 @@ from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.run import Run
 from tests.export import label_sets, runs
 from tests.export.files import write
-from tests.once import once
+from tests.kit.once import once
 
 GARMENTS = 300
 """As many test images as the four batches of 64 that are compared, and some more."""

@@ -14,10 +14,10 @@ from hangtag.export import report
 from hangtag.export.file import torch_export
 from hangtag.training.data import fashion_mnist
 from hangtag.training.data.fashion_mnist import Split
-from tests import forkserver
 from tests.export import runs
 from tests.export.exported import Exported
 from tests.export.files import exported_as
+from tests.kit import forkserver
 from tests.training.command import wait_until
 
 pytestmark = pytest.mark.slow

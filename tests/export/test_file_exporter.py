@@ -15,7 +15,7 @@ from hangtag.export.published import Published
 from hangtag.training.data import fashion_mnist
 from hangtag.training.data.fashion_mnist import Split
 from tests.export.runs import contents
-from tests.shipped import latest
+from tests.kit.shipped import latest
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.export.quantization import networks
-from tests.shipped import MODELS, latest
+from tests.kit.shipped import MODELS, latest
 
 pytestmark = pytest.mark.slow
 

@@ -14,11 +14,11 @@ from hangtag.export.errors import IncomparableError
 from hangtag.export.file import torch_export
 from hangtag.training.data import fashion_mnist
 from hangtag.training.data.fashion_mnist import Split
-from tests import onnx_models
 from tests.export import runs
 from tests.export.exported import Exported
 from tests.export.files import exported_as
-from tests.shipped import MODELS
+from tests.kit import onnx_models
+from tests.kit.shipped import MODELS
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from hangtag.export.file import torch_export
 from hangtag.training.data.fashion_mnist import Split
 from tests.export.exported import Exported
 from tests.export.files import exported_as
-from tests.onnx_models import publish
+from tests.kit.onnx_models import publish
 
 
 def models(*arguments: str | Path) -> Result:

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tests import shipped
-from tests.serving.command import environment
+from tests.kit import shipped
+from tests.kit.command import environment
 
 pytestmark = pytest.mark.slow
 

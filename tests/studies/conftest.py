@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shipped import MODELS
+from tests.kit.shipped import MODELS
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
-from tests import forkserver
-from tests.forkserver import Forked
+from tests.kit import forkserver
+from tests.kit.forkserver import Forked
 
 HANGTAG = Path(sys.executable).with_name("hangtag")
 EPOCHS = 4

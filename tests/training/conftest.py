@@ -15,7 +15,7 @@ from hangtag.training.loop import trainer
 from hangtag.training.observer import StepProgress
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from tests import forkserver
+from tests.kit import forkserver
 from tests.training.broken_runs import CheckpointKeptRun
 from tests.training.command import EPOCHS, hangtag
 from tests.training.configs import OnStep, make_config

@@ -8,7 +8,7 @@ from click.testing import Result
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.identity import identity
 from hangtag.training.runs.run import Run
-from tests import shipped
+from tests.kit import shipped
 from tests.training.command import EPOCHS, contents, hangtag, one_error
 from tests.training.configs import same_weights, weights
 

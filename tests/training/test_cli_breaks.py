@@ -9,7 +9,7 @@ from click.testing import Result
 
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.runs.run import Run
-from tests import shipped
+from tests.kit import shipped
 from tests.training.command import EPOCHS, contents, hangtag, one_error, start, wait_until
 from tests.training.configs import figures, same_weights, weights
 

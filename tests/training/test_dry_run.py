@@ -21,7 +21,7 @@ from hangtag.training.data.multi_label import MultiLabelData
 from hangtag.training.dry_run import Forecast
 from hangtag.training.processes import launch
 from hangtag.training.recipes import Distillation
-from tests.forkserver import Forked
+from tests.kit.forkserver import Forked
 from tests.training.command import EPOCHS, contents, hangtag, one_error
 from tests.training.configs import make_config
 from tests.training.processes.ranks import fork

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from hangtag.export.file.lstm_simplification import simplify_lstms
 from hangtag.export.file.onnx_model import operators
 from tests.export.exported import Exported
-from tests.onnx_models import Shape, model
+from tests.kit.onnx_models import Shape, model
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from typing import Any
 from hangtag.export.child_process import ChildAbortedError, ChildFailedError
 from hangtag.export.foreign import timing
 from hangtag.export.quantization import conversion
-from tests.forkserver import CONTEXT
+from tests.kit.forkserver import CONTEXT
 
 FUNCTIONS = {
     "hangtag.export.foreign.probe": "probe",

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from tests.onnx_models import Shape, model
+from tests.kit.onnx_models import Shape, model
 
 _BATCH: dict[str, tuple[int, Shape]] = {"x": (TensorProto.FLOAT, ["batch", 3])}
 _ANSWER: dict[str, tuple[int, Shape]] = {"y": (TensorProto.FLOAT, ["batch", 3])}

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from hangtag.export.foreign.probe import probe
-from tests.onnx_models import Shape, model
+from tests.kit.onnx_models import Shape, model
 
 FIXED = [
     helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["steps"]),

@@ -11,7 +11,7 @@ from onnx.external_data_helper import set_external_data
 from hangtag.export.errors import ExportError
 from hangtag.export.foreign import document, intake
 from hangtag.serving.server.runtime.session import Runtime
-from tests import onnx_models
+from tests.kit import onnx_models
 
 pytestmark = pytest.mark.slow
 

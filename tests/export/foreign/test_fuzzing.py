@@ -14,10 +14,10 @@ import pytest
 from hangtag.export.errors import ExportError
 from hangtag.export.foreign import document, intake
 from hangtag.serving.server.runtime.session import Runtime
-from tests import onnx_models
 from tests.export.foreign import models as foreign
 from tests.export.foreign import mutations
 from tests.export.runs import contents
+from tests.kit import onnx_models
 
 pytestmark = pytest.mark.slow
 

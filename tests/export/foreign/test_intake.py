@@ -19,9 +19,9 @@ from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import Runtime
-from tests import onnx_models
 from tests.export.foreign import models as foreign
 from tests.export.runs import contents
+from tests.kit import onnx_models
 
 pytestmark = pytest.mark.slow
 

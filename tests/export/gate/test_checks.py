@@ -15,11 +15,11 @@ from hangtag.export.gate.runtime_answers import artificial_images, softmax
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import Split
-from tests import onnx_models
 from tests.export.exported import Exported
 from tests.export.files import write
 from tests.export.foreign import models as foreign
-from tests.shipped import latest
+from tests.kit import onnx_models
+from tests.kit.shipped import latest
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from tests.onnx_models import model
+from tests.kit.onnx_models import model
 
 FEATURES, LABELS = 16, 5
 Array = npt.NDArray[np.float32]

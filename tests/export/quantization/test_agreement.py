@@ -13,7 +13,7 @@ from hangtag.export.errors import ExportError
 from hangtag.export.quantization import agreement
 from hangtag.export.quantization.agreement import EQUAL, LABELS, VALUES, Agreement, Comparison
 from hangtag.serving.signature import Signature
-from tests import onnx_models
+from tests.kit import onnx_models
 
 
 def compare(rule: str, expected: Any, answered: Any) -> int:

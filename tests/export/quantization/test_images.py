@@ -12,8 +12,8 @@ from PIL import Image
 from hangtag.export.errors import ExportError
 from hangtag.export.quantization import images
 from hangtag.serving.signature import Signature
-from tests import onnx_models
 from tests.export.quantization.networks import colours
+from tests.kit import onnx_models
 
 Read = Callable[[onnx.ModelProto], Signature]
 

@@ -12,9 +12,9 @@ import pytest
 from hangtag.export.errors import ExportError
 from hangtag.export.quantization import samples
 from hangtag.serving.signature import Signature
-from tests import onnx_models
 from tests.export.foreign import models as foreign
 from tests.export.quantization import networks
+from tests.kit import onnx_models
 
 Read = Callable[..., samples.Samples]
 

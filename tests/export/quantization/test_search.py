@@ -15,8 +15,8 @@ from hangtag.export.quantization.agreement import LABELS, Comparison
 from hangtag.export.quantization.converters import Converter, Fp16Converter, Int8Converter
 from hangtag.export.quantization.search import Found, Judge
 from hangtag.serving.server.runtime.session import Runtime
-from tests import onnx_models
 from tests.export.quantization import networks
+from tests.kit import onnx_models
 
 Search = Callable[..., Found]
 

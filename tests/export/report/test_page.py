@@ -15,10 +15,10 @@ from hangtag.export.foreign import intake
 from hangtag.export.gate import speed
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.metrics.multi_label import decide
-from tests import onnx_models
-from tests.browser import chromium, require_good_looks
 from tests.export import label_sets
 from tests.export.exported import Exported, label_scores
+from tests.kit import onnx_models
+from tests.kit.browser import chromium, require_good_looks
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from hangtag.serving.model_repository import next_version
 from hangtag.serving.server.runtime.session import Runtime
 from tests.export.publishing import latest_served, publish_content, publisher
 from tests.export.runs import contents
-from tests.shipped import latest
+from tests.kit.shipped import latest
 
 
 def test_versions_count_up(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from hangtag.cli import main
 from hangtag.training.labels.distance import LabelDistances
 from tests.hangtag.proven import models
-from tests.onnx_models import LABELS, classifier, publish
+from tests.kit.onnx_models import LABELS, classifier, publish
 
 pytestmark = pytest.mark.slow
 

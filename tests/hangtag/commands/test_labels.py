@@ -11,10 +11,10 @@ from PIL import Image
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import from_embeddings
-from tests import onnx_models
 from tests.export.exported import Exported
 from tests.hangtag.conftest import classifier_of, hangtag
-from tests.shipped import MODELS
+from tests.kit import onnx_models
+from tests.kit.shipped import MODELS
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import dependent_rows
 from tests.hangtag.proven import models, rewritten
-from tests.onnx_models import classifier, publish, unbatched
-from tests.shipped import MODELS
+from tests.kit import dependent_rows
+from tests.kit.onnx_models import classifier, publish, unbatched
+from tests.kit.shipped import MODELS
 
 pytestmark = pytest.mark.slow
 

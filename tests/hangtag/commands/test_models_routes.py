@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.hangtag.proven import models
-from tests.onnx_models import classifier, publish
-from tests.shipped import MODELS
+from tests.kit.onnx_models import classifier, publish
+from tests.kit.shipped import MODELS
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ from hangtag.training.data.fashion_mnist import Split
 from tests.export import label_sets
 from tests.export.exported import Exported
 from tests.hangtag.proven import models, proven_on, rewritten
-from tests.onnx_models import classifier, publish
-from tests.shipped import MODELS
+from tests.kit.onnx_models import classifier, publish
+from tests.kit.shipped import MODELS
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from hangtag.serving.model_repository import serving_versions
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests.hangtag.proven import models
-from tests.onnx_models import classifier, publish
+from tests.kit.onnx_models import classifier, publish
 
 
 @pytest.fixture

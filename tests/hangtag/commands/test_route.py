@@ -13,9 +13,9 @@ from hangtag.cli import main
 from hangtag.evaluation.cascade import members
 from hangtag.serving.server.engine.routes.acceptance import Acceptance
 from hangtag.serving.server.engine.routes.route_file import CascadeSettings, Member, read
-from tests import onnx_models, shipped
-from tests.browser import chromium, require_good_looks
-from tests.shipped import MODELS
+from tests.kit import onnx_models, shipped
+from tests.kit.browser import chromium, require_good_looks
+from tests.kit.shipped import MODELS
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ import pytest
 
 from hangtag.export import exporter
 from hangtag.training.data.fashion_mnist import Split
-from tests.browser import chromium, require_good_looks
 from tests.export import label_sets, runs
 from tests.hangtag.conftest import hangtag
+from tests.kit.browser import chromium, require_good_looks
 
 pytestmark = pytest.mark.slow
 

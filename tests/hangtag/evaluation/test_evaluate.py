@@ -20,7 +20,7 @@ from hangtag.training.labels import distance as label_distance
 from hangtag.training.metrics.severity import mean_severity
 from tests.export.exported import Exported
 from tests.hangtag.conftest import LSTM, classifier_of, document
-from tests.shipped import MODELS
+from tests.kit.shipped import MODELS
 
 pytestmark = pytest.mark.slow
 

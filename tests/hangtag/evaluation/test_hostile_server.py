@@ -6,7 +6,7 @@ import pytest
 
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.served_subject import ServedSubject
-from tests.serving.web_server import Answer, web_server
+from tests.kit.web_server import Answer, web_server
 
 
 @pytest.mark.parametrize("labels", ["[" * 100_000, "9" * 5000, "5", "null", "\ud800"], ids=lambda text: repr(text[:9]))

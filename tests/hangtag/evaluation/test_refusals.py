@@ -12,7 +12,7 @@ from hangtag.serving.server.process.server import Server
 from tests.export import runs
 from tests.export.exported import Exported
 from tests.hangtag.conftest import LSTM, document, hangtag
-from tests.shipped import MODELS
+from tests.kit.shipped import MODELS
 
 pytestmark = pytest.mark.slow
 

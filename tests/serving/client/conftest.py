@@ -6,8 +6,8 @@ import pytest
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.client.kinds import KINDS, Kind
+from tests.kit import onnx_models
+from tests.kit.kinds import KINDS, Kind
 
 
 @pytest.fixture(scope="session")

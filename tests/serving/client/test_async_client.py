@@ -13,9 +13,9 @@ from hangtag.serving.client import AsyncClient, Classification, Client, Credenti
 from hangtag.serving.credentials import CredentialsError
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.client.kinds import Kind, asynchronous_kinds, every_kind
-from tests.serving.server.transport.live import LiveServer
+from tests.kit import onnx_models
+from tests.kit.kinds import Kind, asynchronous_kinds, every_kind
+from tests.kit.live import LiveServer
 
 PIXELS = np.random.default_rng(9).integers(0, 256, (28, 28), dtype=np.uint8)
 TOKEN = "a-token-of-sixteen-and-more"

@@ -16,7 +16,7 @@ from hangtag.cli import main
 from hangtag.serving.client import pictures
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
+from tests.kit import onnx_models
 
 UNUSED_ADDRESS = "127.0.0.1:9"
 

@@ -13,8 +13,8 @@ from hangtag.serving.client import Client, ClientError
 from hangtag.serving.connection.options import OptionsError
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.client.kinds import Kind
+from tests.kit import onnx_models
+from tests.kit.kinds import Kind
 
 ONE = np.ones((1, 3), np.float32)
 PIXELS = np.random.default_rng(7).integers(0, 256, (28, 28), dtype=np.uint8)

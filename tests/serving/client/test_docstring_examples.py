@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from hangtag import AsyncClient, Client, ConnectionOptions
-from tests.serving.command import serving
+from tests.kit.command import serving
 
 ROOT = Path(__file__).parents[3]
 NO_EXAMPLE = {"AsyncClient.close", "AsyncClient.require_ready"}

@@ -11,7 +11,7 @@ from hangtag.cli import main
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.client.top.activity import MetricsError, Snapshot, activities, fetch_metrics
 from hangtag.serving.client.top.routes import shares
-from tests.serving.web_server import web_server
+from tests.kit.web_server import web_server
 
 STATISTICS = b'{"model_stats": [{"name": "m", "version": "1"}]}'
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from hangtag.cli import main
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
+from tests.kit import onnx_models
 
 HOSTILE = "\x1b[31mred\nclassifier version 2"
 SHOWN = "\\x1b[31mred\\nclassifier version 2"

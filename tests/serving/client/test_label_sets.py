@@ -12,8 +12,8 @@ from hangtag.cli import main
 from hangtag.serving.client import Client
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_label_sets
-from tests.onnx_label_sets import image
+from tests.kit import onnx_label_sets
+from tests.kit.onnx_label_sets import image
 
 PROBABILITIES = [10, 255, 20, 30, 204, 40, 50, 102, 60, 70]  # of 255
 

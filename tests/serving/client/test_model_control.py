@@ -9,8 +9,8 @@ from click.testing import CliRunner, Result
 from hangtag.cli import main
 from hangtag.serving.client import Client
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.command import serving
+from tests.kit import onnx_models
+from tests.kit.command import serving
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from hangtag.serving.client.top.activity import Activity, Metrics, Snapshot
 from hangtag.serving.client.top.routes import callers
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.client.kinds import Kind
+from tests.kit import onnx_models
+from tests.kit.kinds import Kind
 
 
 @pytest.fixture(scope="module")

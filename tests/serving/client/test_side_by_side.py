@@ -12,7 +12,7 @@ from hangtag.serving.client import side_by_side
 from hangtag.serving.client.classification import Classification, Label
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
+from tests.kit import onnx_models
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 
 from hangtag.serving.client import Classification, Client, ClientError
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.client.kinds import Kind
+from tests.kit import onnx_models
+from tests.kit.kinds import Kind
 from tests.serving.server.transport.grpc.streams.conversation import readers, wait_until_ended
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]

@@ -14,8 +14,8 @@ from hangtag.serving.client import Client, ClientError
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.transport.grpc.health_service import HealthService
-from tests.serving.client.kinds import Kind
-from tests.serving.link import link
+from tests.kit.kinds import Kind
+from tests.kit.link import link
 
 TIMEOUT = 30.0
 

@@ -19,12 +19,12 @@ from hangtag.serving.client import AsyncClient, Client, ClientError, ConnectionO
 from hangtag.serving.connection.errors import ClosedError
 from hangtag.serving.connection.resets import MOST_RESETS
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests import onnx_models
+from tests.kit import onnx_models
+from tests.kit.http2 import GOAWAY, HEADERS, PREFACE, SETTINGS, frame
+from tests.kit.kinds import TIMEOUT, Kind, asynchronous_kinds
+from tests.kit.link import link
+from tests.kit.live import LiveServer
 from tests.kit.waiting import until
-from tests.serving.client.kinds import TIMEOUT, Kind, asynchronous_kinds
-from tests.serving.link import link
-from tests.serving.server.http2 import GOAWAY, HEADERS, PREFACE, SETTINGS, frame
-from tests.serving.server.transport.live import LiveServer
 
 NEVER = ConnectionOptions(retries=0)
 INDEX = {"index": np.array([1])}

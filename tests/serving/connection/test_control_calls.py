@@ -12,10 +12,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hangtag.serving.client import ClientError, ConnectionOptions
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.client.kinds import KINDS, Kind, every_kind
-from tests.serving.link import link
-from tests.serving.web_server import web_server
+from tests.kit import onnx_models
+from tests.kit.kinds import KINDS, Kind, every_kind
+from tests.kit.link import link
+from tests.kit.web_server import web_server
 
 TIMEOUT = 30.0
 RETRYING = ConnectionOptions(retries=4, initial_backoff=0.05)

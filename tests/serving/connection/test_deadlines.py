@@ -10,9 +10,9 @@ import pytest
 
 from hangtag.serving.client import AsyncClient, ClientError
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests import onnx_models
-from tests.serving.client.kinds import KINDS, Kind, every_kind
-from tests.serving.server.transport.live import LiveServer
+from tests.kit import onnx_models
+from tests.kit.kinds import KINDS, Kind, every_kind
+from tests.kit.live import LiveServer
 
 
 @pytest.fixture(scope="module")

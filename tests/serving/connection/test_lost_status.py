@@ -15,7 +15,7 @@ from hangtag.serving.connection.aio_connection import AioConnection
 from hangtag.serving.health import WATCH, outlasted
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
+from tests.kit import onnx_models
 
 STREAMS = 100
 TOKEN = "a-token-of-sixteen-and-more"

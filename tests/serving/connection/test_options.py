@@ -13,9 +13,9 @@ from hangtag.serving.client import Client, ClientError, ConnectionOptions
 from hangtag.serving.connection.options import OptionsError
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.client.kinds import KINDS, Kind, every_kind
-from tests.serving.link import link
+from tests.kit import onnx_models
+from tests.kit.kinds import KINDS, Kind, every_kind
+from tests.kit.link import link
 
 
 @pytest.fixture(scope="module")

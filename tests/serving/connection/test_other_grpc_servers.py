@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.client import ClientError, Outputs
-from tests.serving.client.kinds import KINDS, Kind
+from tests.kit.kinds import KINDS, Kind
 
 INPUTS = {"x": np.array([1], np.int64)}
 pytestmark = pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.http], ids=str)

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from hangtag.serving.client import ClientError, ConnectionOptions
-from tests.serving.client.kinds import KINDS, Kind
+from tests.kit.kinds import KINDS, Kind
 
 CONFIG = Path(__file__).parents[3] / "deploy" / "haproxy.cfg"
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy is not installed (Debian: haproxy)")

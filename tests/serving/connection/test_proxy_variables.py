@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hangtag.cli import main
 from hangtag.serving.address import AddressError
 from hangtag.serving.client import AsyncClient, Client, ClientError, ConnectionOptions
-from tests.serving.client.kinds import KINDS, Kind, every_kind
-from tests.serving.web_server import Answer, web_server
+from tests.kit.kinds import KINDS, Kind, every_kind
+from tests.kit.web_server import Answer, web_server
 
 NEVER = ConnectionOptions(retries=0)
 SERVER = "models.invalid:8000"

@@ -12,10 +12,10 @@ import pytest
 from hangtag.serving.client import Client, ClientError, ConnectionOptions
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.client.kinds import Kind, every_kind
-from tests.serving.link import link
-from tests.serving.server.transport.live import Array, LiveServer
+from tests.kit import onnx_models
+from tests.kit.kinds import Kind, every_kind
+from tests.kit.link import link
+from tests.kit.live import Array, LiveServer
 
 QUICK = ConnectionOptions(retries=4, initial_backoff=0.2, max_backoff=2.0)
 NEVER = ConnectionOptions(retries=0)

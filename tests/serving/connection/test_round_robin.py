@@ -15,9 +15,9 @@ from hangtag.serving.client import Client, ClientError, ConnectionOptions
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.client.kinds import KINDS, TIMEOUT, Kind
-from tests.serving.server.transport.live import LiveServer
+from tests.kit import onnx_models
+from tests.kit.kinds import KINDS, TIMEOUT, Kind
+from tests.kit.live import LiveServer
 
 pytestmark = pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.http], ids=str)
 

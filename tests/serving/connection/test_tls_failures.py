@@ -18,8 +18,8 @@ from hangtag.serving.client import AsyncClient, Client, ClientError, ConnectionO
 from hangtag.serving.credentials import CredentialsError
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.client.kinds import KINDS, Kind, every_kind
+from tests.kit import onnx_models
+from tests.kit.kinds import KINDS, Kind, every_kind
 
 NEVER = ConnectionOptions(retries=0)
 ONCE = ConnectionOptions(retries=0, initial_backoff=60, max_backoff=60)

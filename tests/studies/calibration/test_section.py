@@ -10,7 +10,7 @@ from studies import results
 from studies.calibration import run, section
 from studies.calibration.section import Group
 from studies.shipped.models import ShippedModel, read_all
-from tests.shipped import MODELS
+from tests.kit.shipped import MODELS
 
 pytestmark = pytest.mark.slow
 LIMIT = 400

@@ -10,7 +10,7 @@ from hangtag.export.gate import processor
 from studies import results
 from studies.exported import instructions, report
 from studies.exported.instructions import OTHER, MatrixInstructions
-from tests.shipped import latest
+from tests.kit.shipped import latest
 
 DISASSEMBLY = """
    11000:\tmov    %rdi,%rax

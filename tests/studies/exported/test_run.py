@@ -13,7 +13,7 @@ from hangtag.export.repository.inventory import Entry
 from hangtag.serving.signature import Signature
 from studies import results
 from studies.exported import profile, report, run
-from tests.shipped import latest
+from tests.kit.shipped import latest
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.providers import CPU, CUDA
 from hangtag.serving.server.runtime.session import Runtime
 from studies.gpu import run, worker
-from tests import onnx_models
+from tests.kit import onnx_models
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from studies.http.run import main
 from studies.http.systems import fastapi, launches, requests
 from studies.page import ROOT
 from studies.server.process import served
-from tests import onnx_models
+from tests.kit import onnx_models
 
 pytestmark = [
     pytest.mark.slow,

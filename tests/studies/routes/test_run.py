@@ -16,7 +16,7 @@ from studies.routes.goals import GOALS
 from studies.routes.report import goal_rows, part
 from studies.routes.repository import repository
 from studies.routes.run import main
-from tests.shipped import MODELS
+from tests.kit.shipped import MODELS
 
 LOAD = {
     "lstm": {"calls_per_s": 8000, "p50_ms": 0.5, "p99_ms": 1, "cpu_us": 200},

@@ -9,7 +9,7 @@ from studies import results
 from studies.shipped import measured, pictures, readme_part, route, run
 from studies.shipped.models import read_all, read_earlier, read_precisions
 from studies.shipped.report import PICTURES, page
-from tests.shipped import latest
+from tests.kit.shipped import latest
 
 ROOT = Path(__file__).parents[3]
 

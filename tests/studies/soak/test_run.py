@@ -25,7 +25,7 @@ from studies.soak.report import call_rows, text
 from studies.soak.run import SAMPLES, main, remark
 from studies.soak.servers import repository
 from studies.soak.situation import SPLIT, Callers, Situation
-from tests.shipped import MODELS
+from tests.kit.shipped import MODELS
 
 pytestmark = pytest.mark.slow
 

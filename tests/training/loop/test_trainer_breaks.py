@@ -14,7 +14,7 @@ from hangtag.training.loop import trainer
 from hangtag.training.networks.bfloat16 import cpu_computes_lstms_in_bf16
 from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.runs.run import Run
-from tests.forkserver import Forked
+from tests.kit.forkserver import Forked
 from tests.training.broken_runs import CheckpointKeptRun, CrashError, CrashingRun, assert_same_outcome
 from tests.training.configs import OnStep, make_config, same_weights, weights
 

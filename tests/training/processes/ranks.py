@@ -21,7 +21,7 @@ from hangtag.training.observer import StepProgress
 from hangtag.training.processes.distributed import process_group
 from hangtag.training.runs.run import Run
 from hangtag.training.tasks.single_label import SingleLabelTask
-from tests.forkserver import CONTEXT
+from tests.kit.forkserver import CONTEXT
 from tests.training.configs import OnStep, make_config
 
 _SECONDS = 240.0

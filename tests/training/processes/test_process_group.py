@@ -15,7 +15,7 @@ from hangtag.training.processes import launch
 from hangtag.training.processes.distributed import DistributedGroup, process_group
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.run import Run
-from tests import forkserver, shipped
+from tests.kit import forkserver, shipped
 from tests.training.command import hangtag, wait_until
 from tests.training.configs import make_config, weights
 from tests.training.processes.ranks import fork, run_ranks

@@ -22,7 +22,7 @@ from hangtag.training.networks.inference import predict
 from hangtag.training.report.page import run_page
 from hangtag.training.runs import overview
 from hangtag.training.runs.run import REPORT, Run
-from tests.browser import chromium, require_good_looks
+from tests.kit.browser import chromium, require_good_looks
 from tests.training.command import hangtag, one_error
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from tests import shipped
+from tests.kit import shipped
 
 CNN = shipped.latest("cnn")
 

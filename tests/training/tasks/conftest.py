@@ -1,7 +1,7 @@
 import pytest
 
 from hangtag.training.tasks.onnx_teacher import OnnxTeacher
-from tests import shipped
+from tests.kit import shipped
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from hangtag.training.runs.run import Run
 from hangtag.training.tasks.onnx_teacher import Logits, OnnxTeacher
 from hangtag.training.tasks.selection import build_task
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers, teacher_logits
-from tests import shipped
+from tests.kit import shipped
 from tests.training.configs import make_config, same_weights, weights
 from tests.training.tasks.changed_models import changed, spoil
 

@@ -6,7 +6,7 @@ import pytest
 
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Images, Split
-from tests.shipped import MODELS, latest
+from tests.kit.shipped import MODELS, latest
 
 Logits = npt.NDArray[np.float32]
 

@@ -10,7 +10,7 @@ from hangtag.export.file.onnx_model import operators
 from hangtag.export.file.precision import convert, model_name
 from hangtag.training.data.fashion_mnist import Images, Split
 from tests.export.file.precision.conftest import apart, first, logits, shipped
-from tests.onnx_models import classifier
+from tests.kit.onnx_models import classifier
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
+from tests.kit import onnx_models
 
 
 @pytest.fixture(scope="package")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from hangtag.protos import tensors
 from hangtag.serving.client import Client, ClientError, ConnectionOptions, Outputs
-from tests.serving.client.kinds import KINDS, Kind
-from tests.serving.web_server import Answer, web_server
+from tests.kit.kinds import KINDS, Kind
+from tests.kit.web_server import Answer, web_server
 
 NEVER = ConnectionOptions(retries=0)
 PIXELS = np.zeros((28, 28), np.uint8)

@@ -15,8 +15,8 @@ from hangtag.serving.client import Client, ClientError, Credentials
 from hangtag.serving.credentials import CredentialsError
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests.serving.client.kinds import KINDS, Kind, every_kind
-from tests.serving.command import environment
+from tests.kit.command import environment
+from tests.kit.kinds import KINDS, Kind, every_kind
 
 http_kinds = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.http], ids=str)
 

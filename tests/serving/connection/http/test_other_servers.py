@@ -11,8 +11,8 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.telemetry.http_endpoint import MetricsServer
 from hangtag.serving.server.telemetry.prometheus import StateCollector
-from tests.serving.client.kinds import KINDS, Kind
-from tests.serving.web_server import Answer, web_server
+from tests.kit.kinds import KINDS, Kind
+from tests.kit.web_server import Answer, web_server
 
 NEVER = ConnectionOptions(retries=0)
 PIXELS = np.zeros((28, 28), np.uint8)

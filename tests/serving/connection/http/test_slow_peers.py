@@ -13,9 +13,9 @@ import pytest
 
 from hangtag.serving.client import ClientError
 from hangtag.serving.server.process.server import Server
-from tests.serving.client.kinds import KINDS, Kind
-from tests.serving.link import link
-from tests.serving.web_server import Answer, web_server
+from tests.kit.kinds import KINDS, Kind
+from tests.kit.link import link
+from tests.kit.web_server import Answer, web_server
 
 STEPS, PAUSE = 50, 0.1
 """A slow peer takes five seconds; the calls have much less."""

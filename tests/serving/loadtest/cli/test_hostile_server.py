@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from hangtag.cli import main
-from tests.serving.web_server import Answer, web_server
+from tests.kit.web_server import Answer, web_server
 
 DEEP = b"[" * 100_000
 METADATA = {

@@ -19,8 +19,8 @@ from click.testing import CliRunner, Result
 from hangtag.cli import main
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.server.transport.live import LiveServer
+from tests.kit import onnx_models
+from tests.kit.live import LiveServer
 
 pytestmark = pytest.mark.slow
 

@@ -16,11 +16,11 @@ from hangtag.serving.loadtest.generator.channels.http_channel import HttpChannel
 from hangtag.serving.loadtest.generator.channels.http_text import message_as_text
 from hangtag.serving.loadtest.generator.messages import INFER
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests import onnx_models
-from tests.serving.link import link
+from tests.kit import onnx_models
+from tests.kit.link import link
+from tests.kit.live import LiveServer, index, request
+from tests.kit.web_server import Answer, web_server
 from tests.serving.loadtest.generator.ends import Ends
-from tests.serving.server.transport.live import LiveServer, index, request
-from tests.serving.web_server import Answer, web_server
 
 NONE = Credentials()
 OK, CANCELLED, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED = 0, 1, 4, 5, 8, 14, 16

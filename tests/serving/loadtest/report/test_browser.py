@@ -14,7 +14,7 @@ from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.report import html, saved_comparison
-from tests.browser import Seen, chromium, require_good_looks
+from tests.kit.browser import Seen, chromium, require_good_looks
 from tests.serving.loadtest.builders import block, full_results, results
 
 pytestmark = pytest.mark.slow

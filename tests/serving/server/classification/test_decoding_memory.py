@@ -16,8 +16,8 @@ from PIL import Image
 
 from hangtag.serving.server.classification import jpeg_file, png_file, webp_file
 from hangtag.serving.server.errors import InvalidRequestError
-from tests.serving.command import environment
-from tests.serving.server.classification.picture_files import (
+from tests.kit.command import environment
+from tests.kit.picture_files import (
     chunk,
     png,
     png_header,

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from hangtag.serving.server.classification import image_decoding
 from hangtag.serving.server.classification.image_decoding import decoded_grey, is_large
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError
-from tests.serving.server.classification.picture_files import (
+from tests.kit.picture_files import (
     chunk,
     compressed_zeros,
     png,

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.errors import InvalidRequestError
-from tests.serving.server.classification.picture_files import chunk, png_header
+from tests.kit.picture_files import chunk, png_header
 
 Pixels = npt.NDArray[np.uint8]
 GARMENTS = sorted((Path(__file__).parents[4] / "examples/garments").glob("*.png"))

@@ -9,7 +9,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.loading import load_model
 from hangtag.serving.server.engine.model_settings import NAMES, largest_settings, settings_of
 from hangtag.serving.server.errors import StartError
-from tests import onnx_models
+from tests.kit import onnx_models
 
 CONFIG = ServerConfig(max_batch_size=8, max_queue_size=100)
 

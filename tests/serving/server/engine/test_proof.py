@@ -16,7 +16,7 @@ from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import ModelControl
 from hangtag.serving.server.errors import ControlError, ModelLoadError, StartError
 from hangtag.serving.server.runtime.gate_proof import require_proof
-from tests import onnx_models, shipped
+from tests.kit import onnx_models, shipped
 
 SHIPPED = sorted(shipped.MODELS.glob("*/*/model.onnx"))
 NO_PROOF, CHANGED = "has not passed the gate", "is not what passed the gate"

@@ -8,7 +8,7 @@ import pytest
 
 from hangtag.serving.server.engine import retirement
 from hangtag.serving.server.host import memory
-from tests.serving.command import TIMEOUT
+from tests.kit.command import TIMEOUT
 
 
 def test_a_models_memory_goes_back_to_the_system_once_nothing_refers_to_it(monkeypatch: pytest.MonkeyPatch) -> None:

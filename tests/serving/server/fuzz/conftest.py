@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from tests import onnx_models, shipped
-from tests.serving.command import TIMEOUT, Serving, serving
+from tests.kit import live, onnx_models, shipped
+from tests.kit.command import TIMEOUT, Serving, serving
 from tests.serving.server.fuzz import requests
-from tests.serving.server.transport import live
 
 MORE_MEMORY = 300 << 20
 """Bytes that the process may take beyond what it had when it was ready; unpacking a large picture takes the most."""

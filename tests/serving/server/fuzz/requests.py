@@ -10,7 +10,7 @@ from PIL import Image
 
 from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
-from tests.serving.server.transport.live import request
+from tests.kit.live import request
 
 Request = pb.ModelInferRequest
 Mutation = Callable[[Request], None]

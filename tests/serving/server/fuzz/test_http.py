@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hangtag.protos import inference_pb2 as pb
-from tests.serving.command import TIMEOUT
+from tests.kit.command import TIMEOUT
+from tests.kit.rest import HEAD_LENGTH, as_http
 from tests.serving.server.fuzz import requests
 from tests.serving.server.fuzz.conftest import Target, serving_target
-from tests.serving.server.transport.http.rest import HEAD_LENGTH, as_http
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.serving.command import TIMEOUT
-from tests.serving.server.fuzz.conftest import Target
-from tests.serving.server.http2 import (
+from tests.kit.command import TIMEOUT
+from tests.kit.http2 import (
     CALL,
     CONTINUATION,
     DATA,
@@ -37,6 +36,7 @@ from tests.serving.server.http2 import (
     frame,
     header,
 )
+from tests.serving.server.fuzz.conftest import Target
 
 pytestmark = pytest.mark.slow
 

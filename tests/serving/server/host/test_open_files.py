@@ -6,7 +6,7 @@ import resource
 import sys
 
 from hangtag.serving.server.host import open_files
-from tests.forkserver import Forked
+from tests.kit.forkserver import Forked
 
 
 def say(text: str) -> None:

@@ -15,10 +15,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
-from tests import onnx_models
-from tests.serving.command import TIMEOUT, Serving, serving
+from tests.kit import live, onnx_models
+from tests.kit.command import TIMEOUT, Serving, serving
 from tests.serving.server.fuzz.conftest import Target
-from tests.serving.server.transport import live
 
 BESIDE = "beside"
 """A model beside the repository's folder, which must not be served."""

@@ -6,8 +6,8 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.telemetry.log import INFO_BURST, PERIOD
+from tests.kit.live import TIMEOUT
 from tests.serving.server.hostile.conftest import Attacked
-from tests.serving.server.transport.live import TIMEOUT
 
 pytestmark = pytest.mark.slow
 

@@ -13,12 +13,12 @@ import grpc
 import numpy as np
 import pytest
 
+from tests.kit.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, header
+from tests.kit.live import TIMEOUT, failure, request
+from tests.kit.rest import Rest, tensor
 from tests.serving.server.fuzz.conftest import INFER
 from tests.serving.server.fuzz.test_http2 import connect
 from tests.serving.server.hostile.conftest import REFLECTION, Attacked
-from tests.serving.server.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, header
-from tests.serving.server.transport.http.rest import Rest, tensor
-from tests.serving.server.transport.live import TIMEOUT, failure, request
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,10 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from hangtag.protos import inference_pb2 as pb
+from tests.kit.live import failure, number, outputs, request
+from tests.kit.rest import Rest
 from tests.serving.server.fuzz.conftest import INFER
 from tests.serving.server.hostile.conftest import BESIDE, Attacked
-from tests.serving.server.transport.http.rest import Rest
-from tests.serving.server.transport.live import failure, number, outputs, request
 
 pytestmark = pytest.mark.slow
 

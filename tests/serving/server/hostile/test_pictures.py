@@ -13,12 +13,12 @@ from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.classification import image_decoding
 from hangtag.serving.server.classification.image_decoding import decoded_grey
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests import onnx_models
-from tests.serving.command import serving
-from tests.serving.server.classification.picture_files import png, tiny_file_of_50_million_rows
+from tests.kit import onnx_models
+from tests.kit.command import serving
+from tests.kit.live import TIMEOUT, LiveServer, failure, request
+from tests.kit.picture_files import png, tiny_file_of_50_million_rows
+from tests.kit.rest import Rest
 from tests.serving.server.hostile.conftest import Attacked
-from tests.serving.server.transport.http.rest import Rest
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, request
 
 pytestmark = pytest.mark.slow
 

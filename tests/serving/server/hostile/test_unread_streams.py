@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import onnx_models
-from tests.serving.command import serving
+from tests.kit import onnx_models
+from tests.kit.command import serving
+from tests.kit.live import TIMEOUT, outputs, request
 from tests.serving.server.hostile.conftest import TIMES, Attacked, tiled
-from tests.serving.server.transport.live import TIMEOUT, outputs, request
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import onnx_models
+from tests.kit import onnx_models
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 
-from tests import onnx_models
+from tests.kit import onnx_models
 
 
 def slow() -> onnx.ModelProto:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import onnx_models
-from tests.serving.command import TIMEOUT, Serving, serving
+from tests.kit import onnx_models
+from tests.kit.command import TIMEOUT, Serving, serving
+from tests.kit.live import request
+from tests.kit.rest import Rest, as_http
 from tests.serving.server.process.slow_model import slow
-from tests.serving.server.transport.http.rest import Rest, as_http
-from tests.serving.server.transport.live import request
 
 pytestmark = pytest.mark.slow
 

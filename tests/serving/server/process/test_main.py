@@ -6,8 +6,8 @@ import structlog.testing
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import RepositoryError
 from hangtag.serving.server.process.main import warn_of_limits_without_model
-from tests import onnx_models
-from tests.serving.command import serving
+from tests.kit import onnx_models
+from tests.kit.command import serving
 
 
 def test_a_limit_for_a_model_that_does_not_exist_is_a_warning(tmp_path: Path) -> None:

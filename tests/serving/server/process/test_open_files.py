@@ -16,11 +16,11 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
-from tests import onnx_models
-from tests.serving.command import Serving, serving
-from tests.serving.server.http2 import OPEN
-from tests.serving.server.transport.http.rest import Rest
-from tests.serving.server.transport.live import TIMEOUT, index, outputs, request
+from tests.kit import onnx_models
+from tests.kit.command import Serving, serving
+from tests.kit.http2 import OPEN
+from tests.kit.live import TIMEOUT, index, outputs, request
+from tests.kit.rest import Rest
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.command import TIMEOUT, environment, hangtag, last_line, serving
+from tests.kit.command import TIMEOUT, environment, hangtag, last_line, serving
 
 pytestmark = pytest.mark.slow
 

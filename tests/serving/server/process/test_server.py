@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import onnx_models
-from tests.serving.command import Serving, environment, hangtag, last_line, serving
+from tests.kit import onnx_models
+from tests.kit.command import Serving, environment, hangtag, last_line, serving
 
 pytestmark = pytest.mark.slow
 

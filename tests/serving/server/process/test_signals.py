@@ -12,10 +12,10 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
-from tests import onnx_models
-from tests.serving.command import TIMEOUT, Serving, serving
+from tests.kit import onnx_models
+from tests.kit.command import TIMEOUT, Serving, serving
+from tests.kit.live import index, outputs, request
 from tests.serving.server.process.slow_model import slow
-from tests.serving.server.transport.live import index, outputs, request
 
 pytestmark = pytest.mark.slow
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)

@@ -8,7 +8,7 @@ import pytest
 from hangtag.serving.server.runtime import binding_factory
 from hangtag.serving.server.runtime.binding_factory import BindingFactory
 from hangtag.serving.server.runtime.session import Runtime
-from tests import onnx_models
+from tests.kit import onnx_models
 
 
 def with_binding(file: Path, largest: int = 8, instances: int = 1, cuda_graphs: str = "off") -> Runtime:

@@ -4,7 +4,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests import onnx_models
+from tests.kit import onnx_models
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from hangtag.protos import tensors
 from hangtag.serving.server.engine.validation import count_samples
 from hangtag.serving.server.errors import InferenceError, InvalidRequestError
 from hangtag.serving.server.runtime.session import Runtime
-from tests import onnx_models
+from tests.kit import onnx_models
 
 MS, ML = "com.microsoft", "ai.onnx.ml"
 Arrays = dict[str, Any]

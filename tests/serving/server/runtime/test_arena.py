@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from hangtag.serving.server.runtime import arena
-from tests import shipped
+from tests.kit import shipped
 
 _PROGRAM = f"""
 import os

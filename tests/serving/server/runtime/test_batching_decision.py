@@ -14,7 +14,7 @@ from hangtag.export.file import onnx_model
 from hangtag.serving.server.runtime.batching_decision import decide_batching
 from hangtag.serving.server.runtime.batching_proof import Extent, prove
 from hangtag.serving.server.runtime.session import Runtime
-from tests import dependent_rows, onnx_models, shipped
+from tests.kit import dependent_rows, onnx_models, shipped
 
 DIFFERS = "rows were tried alone and together: 'y' of the same input differs between a batch of 1 and a batch of "
 

@@ -17,7 +17,7 @@ from hangtag.serving.server.runtime.empty_tensors import refusal
 from hangtag.serving.server.runtime.providers import CPU, CUDA
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.signature import Signature, TensorSpec
-from tests import onnx_models
+from tests.kit import onnx_models
 from tests.serving.server.runtime.empty_variants import FATAL, OPERATORS
 
 ONE = Signature((TensorSpec("x", "FP32", (None,)),), (TensorSpec("y", "FP32", (None,)),))

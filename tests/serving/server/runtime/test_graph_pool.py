@@ -16,9 +16,9 @@ from hangtag.serving.server.runtime.arrays import dtype_of, random_rows
 from hangtag.serving.server.runtime.io_binding import FixedBuffers, GraphPool
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.server.runtime.verification import Verification
-from tests import onnx_models
+from tests.kit import onnx_models
+from tests.kit.shipped import latest
 from tests.serving.server.runtime.bindings import CpuForCuda, every_number, factory_of
-from tests.shipped import latest
 
 
 def test_a_network_with_lstm_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,9 @@ from hangtag.serving.server.runtime.arrays import dtype_of
 from hangtag.serving.server.runtime.io_binding import PinnedInputs
 from hangtag.serving.server.runtime.providers import CUDA
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
-from tests import onnx_models
+from tests.kit import onnx_models
+from tests.kit.shipped import latest
 from tests.serving.server.runtime.bindings import every_number, with_binding
-from tests.shipped import latest
 
 
 @pytest.mark.parametrize("name", ["lstm", "cnn"])

@@ -14,7 +14,7 @@ import structlog.testing
 from hangtag.serving.server.errors import InvalidValuesError
 from hangtag.serving.server.runtime.io_binding import FixedBuffers, PinnedInputs
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
-from tests import onnx_models
+from tests.kit import onnx_models
 from tests.serving.server.runtime.bindings import CpuForCuda, with_binding
 
 

@@ -18,7 +18,7 @@ from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.runtime import lone_batches
 from hangtag.serving.server.runtime.lone_batches import LoneBatches
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
-from tests import onnx_models, shipped
+from tests.kit import onnx_models, shipped
 
 CNN = shipped.latest("cnn")
 

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
-from tests import onnx_models
+from tests.kit import onnx_models
 
 LSTM = Path(__file__).parents[4] / "models/lstm/1/model.onnx"
 HAS_CUDA = "CUDAExecutionProvider" in __import__("onnxruntime").get_available_providers()

@@ -8,7 +8,7 @@ import pytest
 
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError
 from hangtag.serving.server.runtime.session import Runtime
-from tests import onnx_models
+from tests.kit import onnx_models
 
 
 def sized(*sizes: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hangtag.serving.server.telemetry.terminal_log import TerminalRenderer
-from tests.onnx_models import free_axis
+from tests.kit.onnx_models import free_axis
 
 TIME = "2026-01-02T03:04:05.678901Z"
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests import onnx_models, shipped
-from tests.serving.server.transport.live import LiveServer
-from tests.serving.server.transport.over_http import live_server
+from tests.kit import onnx_models, shipped
+from tests.kit.live import LiveServer
+from tests.kit.over_http import live_server
 from tests.serving.server.transport.watched import Watched
 
 

@@ -14,10 +14,10 @@ from hangtag.protos import tensors
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, failure, outputs, request
+from tests.kit.over_http import EVERY_TRANSPORT
 from tests.protos.test_tensors import FIELDS
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, outputs, request
-from tests.serving.server.transport.over_http import EVERY_TRANSPORT
 from tests.serving.server.transport.test_wire import VALUES
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.transport.choice import choose_transport
 from hangtag.serving.server.transport.native.availability import problem
-from tests import onnx_models
-from tests.serving.server.transport.live import LiveServer, index, request
+from tests.kit import onnx_models
+from tests.kit.live import LiveServer, index, request
 
 CERTIFICATE: dict[str, Any] = {"tls_cert": Path(__file__), "tls_key": Path(__file__)}
 NOT_INSTALLED = "pygrpc-native is not installed (pip install '.[native]')"

@@ -14,11 +14,11 @@ from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.transport.grpc.streams import open_streams
 from hangtag.serving.server.transport.submission import LARGE_MESSAGE
-from tests import onnx_models
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, failure, outputs, request
+from tests.kit.over_http import EVERY_TRANSPORT, live_server
 from tests.kit.waiting import until
 from tests.serving.server.transport.grpc.streams.conversation import Conversation, readers, wait_until_ended
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, outputs, request
-from tests.serving.server.transport.over_http import EVERY_TRANSPORT, live_server
 
 pytestmark = pytest.mark.slow
 

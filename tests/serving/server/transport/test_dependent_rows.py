@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from tests import dependent_rows, onnx_models
-from tests.serving.server.transport.live import LiveServer, outputs, request
-from tests.serving.server.transport.over_http import EVERY_TRANSPORT, live_server
+from tests.kit import dependent_rows, onnx_models
+from tests.kit.live import LiveServer, outputs, request
+from tests.kit.over_http import EVERY_TRANSPORT, live_server
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
-from tests.serving.server.transport.live import TIMEOUT, LiveServer
-from tests.shipped import latest
+from tests.kit.live import TIMEOUT, LiveServer
+from tests.kit.shipped import latest
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import onnx_models
-from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, index, outputs, request
-from tests.serving.server.transport.over_http import EVERY_TRANSPORT, live_server
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, Gate, LiveServer, index, outputs, request
+from tests.kit.over_http import EVERY_TRANSPORT, live_server
 
 pytestmark = pytest.mark.slow
 

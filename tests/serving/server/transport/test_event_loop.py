@@ -25,8 +25,8 @@ from hangtag.serving.server.transport import codec
 from hangtag.serving.server.transport.event_loop import event_loop, run
 from hangtag.serving.server.transport.queries.pending import HandOver
 from hangtag.serving.server.transport.submission import LARGE_MESSAGE, Failed
-from tests import onnx_models
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request, status_of
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, number, outputs, request, status_of
 from tests.serving.server.transport.test_message_size import repeated
 
 pytestmark = pytest.mark.slow

@@ -15,9 +15,9 @@ from hangtag.protos import classifier_pb2_grpc, inference_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.methods import CLASSIFY, MODEL_INFER
-from tests import onnx_models
-from tests.serving.command import serving
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
+from tests.kit import onnx_models
+from tests.kit.command import serving
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
 
 pytestmark = pytest.mark.slow
 

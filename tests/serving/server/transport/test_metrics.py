@@ -12,9 +12,9 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.telemetry.prometheus import StateCollector
 from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
 from hangtag.serving.server.transport.methods import INFERENCE_METHODS
-from tests import onnx_models
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
 from tests.serving.server.transport.grpc.streams.conversation import Conversation
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 from tests.serving.server.transport.watched import Samples, Watched
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.telemetry.http_endpoint import MAX_CONNECTIONS, MetricsServer
 from hangtag.serving.server.telemetry.prometheus import StateCollector
-from tests.serving.server.transport.live import TIMEOUT
+from tests.kit.live import TIMEOUT
 from tests.serving.server.transport.watched import Watched
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ import pytest
 
 from hangtag.serving.server.batching.request import QueuedRequest
 from hangtag.serving.server.engine.served_model import ServedModel
-from tests.serving.server.transport.live import TIMEOUT, index, outputs, request
-from tests.serving.server.transport.over_http import EVERY_TRANSPORT, live_server
+from tests.kit.live import TIMEOUT, index, outputs, request
+from tests.kit.over_http import EVERY_TRANSPORT, live_server
 
 pytestmark = pytest.mark.slow
 

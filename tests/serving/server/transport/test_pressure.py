@@ -13,8 +13,8 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.batching.deadlines import TOO_LATE
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
-from tests.serving.server.transport.over_http import EVERY_TRANSPORT, live_server
+from tests.kit.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
+from tests.kit.over_http import EVERY_TRANSPORT, live_server
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from hangtag.protos import tensors
 from hangtag.serving.server import errors
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.transport.status import STATUS
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
-from tests.serving.server.transport.over_http import EVERY_TRANSPORT
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
+from tests.kit.over_http import EVERY_TRANSPORT
 
 pytestmark = pytest.mark.slow
 

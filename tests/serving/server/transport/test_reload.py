@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from tests import onnx_models
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, outputs, request, status_of
+from tests.kit.over_http import EVERY_TRANSPORT, live_server
 from tests.kit.waiting import until
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, outputs, request, status_of
-from tests.serving.server.transport.over_http import EVERY_TRANSPORT, live_server
 
 pytestmark = pytest.mark.slow
 

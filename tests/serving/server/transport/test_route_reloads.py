@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests import onnx_models
-from tests.serving.server.transport.http.rest import Rest
-from tests.serving.server.transport.live import TIMEOUT, Array, LiveServer, outputs, request
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, Array, LiveServer, outputs, request
+from tests.kit.rest import Rest
 
 MARKS = {"fast": -10.0, "slow": -20.0, "other": -30.0}
 """Name -> the second column of the model's answers; the first is the sample's own."""

@@ -18,10 +18,10 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.telemetry.model_statistics import StageTimings, Timings
 from hangtag.serving.server.transport.call import Call
 from hangtag.serving.server.transport.queries import image_query
-from tests import shipped
-from tests.serving.server.transport.http.rest import Rest
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, outputs, request
-from tests.shipped import latest
+from tests.kit import shipped
+from tests.kit.live import TIMEOUT, LiveServer, failure, outputs, request
+from tests.kit.rest import Rest
+from tests.kit.shipped import latest
 
 AT_LEAST = 0.9
 Images = npt.NDArray[np.uint8]

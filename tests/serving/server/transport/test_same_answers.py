@@ -8,9 +8,9 @@ from google.protobuf import json_format
 
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests import onnx_label_sets, shipped
-from tests.serving.server.transport.http.rest import Rest, tensor
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, request
+from tests.kit import onnx_label_sets, shipped
+from tests.kit.live import TIMEOUT, LiveServer, request
+from tests.kit.rest import Rest, tensor
 
 pytestmark = pytest.mark.slow
 

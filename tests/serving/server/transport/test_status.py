@@ -8,7 +8,7 @@ import structlog.testing
 from hangtag.serving.server import errors
 from hangtag.serving.server.transport import status
 from hangtag.serving.server.transport.http import status as http_status
-from tests.serving.server.transport.live import index, request
+from tests.kit.live import index, request
 
 TABLES = pytest.mark.parametrize("table", [status.STATUS, http_status.STATUS], ids=["grpc", "http"])
 

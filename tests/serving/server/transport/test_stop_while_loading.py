@@ -12,8 +12,8 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.engine import loading
 from hangtag.serving.server.runtime.session import Runtime
-from tests import onnx_models
-from tests.serving.server.transport.live import (
+from tests.kit import onnx_models
+from tests.kit.live import (
     TIMEOUT,
     LiveServer,
     failure,
@@ -24,7 +24,7 @@ from tests.serving.server.transport.live import (
     status_of,
     watch,
 )
-from tests.serving.server.transport.over_http import live_server
+from tests.kit.over_http import live_server
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.transport.methods import CLASSIFY, MODEL_INFER
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, request
+from tests.kit.live import TIMEOUT, LiveServer, index, request
 
 pytestmark = pytest.mark.skipif(shutil.which("nghttp") is None, reason="needs nghttp (Debian: nghttp2-client)")
 

@@ -25,8 +25,8 @@ from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport import tracing
 from hangtag.serving.server.transport.tracing import Tracing
-from tests import onnx_models
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
 
 TRACE, PARENT = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 TRACEPARENT = f"00-{TRACE:032x}-{PARENT:016x}-01"

@@ -8,9 +8,9 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
-from tests import onnx_models
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, number, outputs, request
-from tests.serving.server.transport.over_http import EVERY_TRANSPORT
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, index, number, outputs, request
+from tests.kit.over_http import EVERY_TRANSPORT
 
 pytestmark = pytest.mark.slow
 

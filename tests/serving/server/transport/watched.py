@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hangtag.serving.server.telemetry.http_endpoint import MetricsServer
 from hangtag.serving.server.telemetry.prometheus import StateCollector
 from hangtag.serving.server.telemetry.server_state import ServerState, Workers
-from tests.serving.server.transport.live import TIMEOUT, LiveServer
+from tests.kit.live import TIMEOUT, LiveServer
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -5,7 +5,7 @@ import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine import retirement
-from tests import onnx_models
+from tests.kit import onnx_models
 from tests.serving.server.engine.control.controlled import Controlled, Start
 
 

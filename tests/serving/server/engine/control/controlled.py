@@ -6,7 +6,7 @@ from pathlib import Path
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import ModelControl
-from tests import onnx_models
+from tests.kit import onnx_models
 
 
 class Controlled:

@@ -7,7 +7,7 @@ import numpy as np
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.telemetry.server_state import UNAVAILABLE
-from tests import onnx_models
+from tests.kit import onnx_models
 from tests.serving.server.engine.control.controlled import Controlled
 from tests.serving.server.parts import Caller
 

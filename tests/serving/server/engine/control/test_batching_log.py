@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog.testing
 
-from tests import dependent_rows, onnx_models
+from tests.kit import dependent_rows, onnx_models
 from tests.serving.server.engine.control.controlled import Start
 
 WHY = "rows were tried alone and together: 'y' of the same input differs between a batch of 1 and a batch of 2"

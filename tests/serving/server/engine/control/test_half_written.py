@@ -8,7 +8,7 @@ import pytest
 import structlog.testing
 
 from hangtag.serving.server.engine.served_model import ServedModel
-from tests import onnx_models
+from tests.kit import onnx_models
 from tests.serving.server.engine.control.controlled import Controlled, Start, add
 
 WEIGHTS = np.array([1, 2], np.float32).tobytes()

@@ -16,7 +16,7 @@ from hangtag.serving.server.engine.model_settings import settings_of
 from hangtag.serving.server.engine.repository import versions
 from hangtag.serving.server.errors import ModelLoadError, RepositoryError, StartError
 from hangtag.serving.server.runtime.session import Runtime
-from tests import onnx_models
+from tests.kit import onnx_models
 from tests.serving.server.engine.control.controlled import Start, add
 
 VERSION = tuple(map(int, onnxruntime.__version__.split(".")[:2]))

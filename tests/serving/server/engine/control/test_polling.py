@@ -10,7 +10,7 @@ import structlog.testing
 from hangtag.export.repository import promotion
 from hangtag.serving.model_repository import SETTINGS_FILE
 from hangtag.serving.server.errors import ControlError, RepositoryError
-from tests import onnx_models
+from tests.kit import onnx_models
 from tests.serving.server.engine.control.controlled import Start, add, remove, spoil
 from tests.serving.server.engine.control.route_files import SPLIT, publish_members, write
 

@@ -9,7 +9,7 @@ import structlog.testing
 
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ControlError, NotFoundError, UnavailableError
-from tests import onnx_models
+from tests.kit import onnx_models
 from tests.serving.server.engine.control.controlled import Start
 from tests.serving.server.engine.control.route_files import SPLIT, problem, publish_members, until_closed, write
 from tests.serving.server.parts import Caller

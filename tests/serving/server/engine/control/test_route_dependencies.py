@@ -7,7 +7,7 @@ import pytest
 import structlog.testing
 
 from hangtag.serving.server.engine.served_model import ServedModel
-from tests import onnx_models
+from tests.kit import onnx_models
 from tests.serving.server.engine.control.controlled import Start, spoil
 from tests.serving.server.engine.control.route_files import answers, problem, publish_members, write
 

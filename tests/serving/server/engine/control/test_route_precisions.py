@@ -8,7 +8,7 @@ import pytest
 
 from hangtag.export.file.precision.conversion import convert
 from hangtag.training.data.fashion_mnist import Split
-from tests import onnx_models, shipped
+from tests.kit import onnx_models, shipped
 from tests.serving.server.engine.control.controlled import Start
 from tests.serving.server.engine.control.route_files import write
 from tests.serving.server.transport.native.events import Answer

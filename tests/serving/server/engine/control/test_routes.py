@@ -14,7 +14,7 @@ from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ControlError, NotFoundError, RepositoryError
 from hangtag.serving.server.telemetry.server_state import READY
-from tests import onnx_models
+from tests.kit import onnx_models
 from tests.serving.server.engine.control.controlled import Start, spoil
 from tests.serving.server.engine.control.route_files import (
     SPLIT,

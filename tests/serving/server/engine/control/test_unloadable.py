@@ -11,7 +11,7 @@ import structlog.testing
 from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.engine import loading
 from hangtag.serving.server.errors import ModelLoadError
-from tests import onnx_models
+from tests.kit import onnx_models
 from tests.serving.server.engine.control.controlled import Start, add
 from tests.serving.server.engine.control.route_files import write
 

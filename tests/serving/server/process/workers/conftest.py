@@ -8,7 +8,7 @@ import pytest
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.workers import supervisor
 from hangtag.serving.server.process.workers.supervisor import Supervisor
-from tests import onnx_models
+from tests.kit import onnx_models
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hangtag.serving.server.process.workers.messages import Load
 from hangtag.serving.server.process.workers.pipe_rpc import PeerError
 from hangtag.serving.server.process.workers.supervisor import Supervisor
 from hangtag.serving.server.process.workers.worker_process import WorkerProcess
-from tests import onnx_models
+from tests.kit import onnx_models
 from tests.serving.server.engine.control.route_files import publish_members, write
 from tests.serving.server.process.workers.supervised import TIMEOUT, wait_until_replaced
 

@@ -14,8 +14,9 @@ import grpc
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from tests import onnx_models
-from tests.serving.command import TIMEOUT
+from tests.kit import onnx_models
+from tests.kit.command import TIMEOUT
+from tests.kit.live import index, request
 from tests.serving.server.process.workers.two_workers import (
     OWN_CONNECTION,
     TRANSPORTS,
@@ -27,7 +28,6 @@ from tests.serving.server.process.workers.two_workers import (
     stop,
     two_workers,
 )
-from tests.serving.server.transport.live import index, request
 
 pytestmark = pytest.mark.slow
 CALLERS = 8

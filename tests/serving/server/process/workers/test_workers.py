@@ -10,8 +10,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.protos import inference_pb2 as pb
-from tests import onnx_models
-from tests.serving.command import TIMEOUT, Serving, hangtag
+from tests.kit import onnx_models
+from tests.kit.command import TIMEOUT, Serving, hangtag
+from tests.kit.live import failure, index, request
+from tests.kit.rest import Rest
 from tests.serving.server.process.workers.two_workers import (
     TRANSPORTS,
     Stub,
@@ -22,8 +24,6 @@ from tests.serving.server.process.workers.two_workers import (
     stop,
     two_workers,
 )
-from tests.serving.server.transport.http.rest import Rest
-from tests.serving.server.transport.live import failure, index, request
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.grpc import awaited_messages
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, request
+from tests.kit.live import TIMEOUT, LiveServer, index, request
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 LIVE = "/inference.GRPCInferenceService/ServerLive"

@@ -10,8 +10,8 @@ from PIL import Image
 
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests import onnx_models
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
 
 pytestmark = pytest.mark.slow
 

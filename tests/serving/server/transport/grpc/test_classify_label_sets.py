@@ -16,9 +16,9 @@ from hangtag.protos import classifier_pb2 as pb
 from hangtag.protos import inference_pb2
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import ModelLoadError
-from tests import onnx_label_sets, onnx_models
-from tests.onnx_label_sets import DISTANCES, image
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, request
+from tests.kit import onnx_label_sets, onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, failure, request
+from tests.kit.onnx_label_sets import DISTANCES, image
 
 Pixels = npt.NDArray[np.uint8]
 PROBABILITIES = [10, 250, 20, 30, 200, 40, 50, 240, 60, 70]  # of 255

@@ -19,8 +19,8 @@ from hangtag.serving.server.errors import ModelLoadError, StartError
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.server.transport.grpc import health_service
-from tests import onnx_models
-from tests.serving.server.transport.live import (
+from tests.kit import onnx_models
+from tests.kit.live import (
     TIMEOUT,
     LiveServer,
     failure,

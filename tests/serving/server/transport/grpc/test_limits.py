@@ -13,8 +13,8 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests import onnx_models
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, is_closed, outputs, request
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, index, is_closed, outputs, request
 from tests.serving.server.transport.security.test_tls import Papers
 
 pytestmark = pytest.mark.slow

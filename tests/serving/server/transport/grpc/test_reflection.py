@@ -7,8 +7,8 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 from hangtag.serving.server.transport.grpc import reflection
+from tests.kit.live import LiveServer
 from tests.serving.server.transport.grpc.streams.conversation import Conversation
-from tests.serving.server.transport.live import LiveServer
 
 pytestmark = pytest.mark.slow
 

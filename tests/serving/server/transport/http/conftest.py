@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests.serving.server.transport.http.rest import Rest
-from tests.serving.server.transport.live import LiveServer
+from tests.kit.live import LiveServer
+from tests.kit.rest import Rest
 
 
 @pytest.fixture(scope="session")

@@ -27,11 +27,11 @@ from hangtag.serving.server.transport.http.bodies import read_body
 from hangtag.serving.server.transport.http.body_budget import BodyBudget, HeldBytes
 from hangtag.serving.server.transport.http.inference import infer_query
 from hangtag.serving.server.transport.http.inference.infer_query import HttpInferQuery
-from tests import onnx_models
-from tests.serving.command import serving
-from tests.serving.server.transport.http.raw import POST, connected, status_line
-from tests.serving.server.transport.http.rest import Rest, as_http, tensor
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, request
+from tests.kit import onnx_models
+from tests.kit.command import serving
+from tests.kit.live import TIMEOUT, LiveServer, index, request
+from tests.kit.raw import POST, connected, status_line
+from tests.kit.rest import Rest, as_http, tensor
 
 pytestmark = pytest.mark.slow
 

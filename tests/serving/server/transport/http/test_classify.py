@@ -11,8 +11,8 @@ import pytest
 from google.protobuf import json_format
 
 from hangtag.protos import classifier_pb2 as pb
-from tests.serving.server.transport.http.rest import Answer, Rest
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure
+from tests.kit.live import TIMEOUT, LiveServer, failure
+from tests.kit.rest import Answer, Rest
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ from uvicorn.server import ServerState
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.event_loop import run
 from hangtag.serving.server.transport.http import connection as limits
-from tests.serving.server.transport.http.raw import INFER, POST, connected, status_line
-from tests.serving.server.transport.http.rest import Rest, tensor
-from tests.serving.server.transport.live import TIMEOUT, LiveServer
+from tests.kit.live import TIMEOUT, LiveServer
+from tests.kit.raw import INFER, POST, connected, status_line
+from tests.kit.rest import Rest, tensor
 
 pytestmark = pytest.mark.slow
 

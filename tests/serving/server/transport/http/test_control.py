@@ -10,9 +10,9 @@ import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine import retirement
-from tests import onnx_models
-from tests.serving.server.transport.http.rest import Rest
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, request
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, index, request
+from tests.kit.rest import Rest
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ from hangtag.protos import classifier_pb2 as pb
 from hangtag.protos import inference_pb2
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.transport.http.inference.request_head import parse_json
-from tests.serving.server.transport.http.rest import Rest
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
+from tests.kit.rest import Rest
 from tests.serving.server.transport.http.test_classify import IMAGE, form
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 
 pytestmark = pytest.mark.slow
 

@@ -18,10 +18,10 @@ from hangtag.serving.server.transport.http import bodies
 from hangtag.serving.server.transport.http.endpoints import classify
 from hangtag.serving.server.transport.http.inference import answer_plan, infer_query
 from hangtag.serving.server.transport.submission import LARGE_MESSAGE
-from tests import onnx_models
-from tests.serving.server.transport.http.rest import Answer, Rest, as_http, tensor
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, index, request
+from tests.kit.rest import Answer, Rest, as_http, tensor
 from tests.serving.server.transport.http.test_classify import IMAGE, form
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, request
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
-from tests.serving.server.transport.http.rest import HEAD_LENGTH, Rest, as_http, tensor
-from tests.serving.server.transport.live import LiveServer, request
+from tests.kit.live import LiveServer, request
+from tests.kit.rest import HEAD_LENGTH, Rest, as_http, tensor
 from tests.serving.server.transport.test_wire import VALUES, raw
 
 pytestmark = pytest.mark.slow

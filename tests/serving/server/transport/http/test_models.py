@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests.serving.server.transport.http.rest import Rest
-from tests.serving.server.transport.live import LiveServer, index, request
+from tests.kit.live import LiveServer, index, request
+from tests.kit.rest import Rest
 
 pytestmark = pytest.mark.slow
 

@@ -23,8 +23,8 @@ from schemathesis.specs.openapi.checks import (
 from hangtag.serving.server.transport.http.endpoints.routes import router
 from hangtag.serving.server.transport.http.openapi.document import description
 from hangtag.serving.server.transport.http.status import STATUS
-from tests.serving.server.transport.http.rest import HEAD_LENGTH, Answer, Rest
-from tests.serving.server.transport.live import TIMEOUT, LiveServer
+from tests.kit.live import TIMEOUT, LiveServer
+from tests.kit.rest import HEAD_LENGTH, Answer, Rest
 
 pytestmark = pytest.mark.slow
 

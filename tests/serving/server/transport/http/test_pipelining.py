@@ -13,11 +13,11 @@ import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.http import connection as limits
-from tests import onnx_models
+from tests.kit import onnx_models
+from tests.kit.live import LiveServer, request
+from tests.kit.raw import INFER, POST, connected, status_line
+from tests.kit.rest import Rest, as_http, tensor
 from tests.kit.waiting import until
-from tests.serving.server.transport.http.raw import INFER, POST, connected, status_line
-from tests.serving.server.transport.http.rest import Rest, as_http, tensor
-from tests.serving.server.transport.live import LiveServer, request
 
 pytestmark = pytest.mark.slow
 

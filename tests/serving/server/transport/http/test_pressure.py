@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from tests.serving.server.transport.http.raw import connected, send, status_line
-from tests.serving.server.transport.http.rest import Rest, as_http
+from tests.kit.live import TIMEOUT, LiveServer, index, request
+from tests.kit.raw import connected, send, status_line
+from tests.kit.rest import Rest, as_http
 from tests.serving.server.transport.http.test_classify import IMAGE
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, request
 
 pytestmark = pytest.mark.slow
 

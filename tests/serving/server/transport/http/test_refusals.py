@@ -12,8 +12,8 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server import errors
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.transport.http.status import STATUS
-from tests.serving.server.transport.http.rest import HEAD_LENGTH, Rest, as_http, tensor
-from tests.serving.server.transport.live import LiveServer, failure, index, request
+from tests.kit.live import LiveServer, failure, index, request
+from tests.kit.rest import HEAD_LENGTH, Rest, as_http, tensor
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.host import watched_files as changing_files
 from hangtag.serving.server.transport.tracing import Tracing
-from tests import onnx_models
-from tests.serving.server.transport.http.rest import Rest
-from tests.serving.server.transport.live import LiveServer, index, request
+from tests.kit import onnx_models
+from tests.kit.live import LiveServer, index, request
+from tests.kit.rest import Rest
 from tests.serving.server.transport.security.test_tls import TOKEN, Papers
 from tests.serving.server.transport.test_tracing import PARENT, TRACE, TRACEPARENT
 

@@ -12,9 +12,9 @@ import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.http import connection as limits
-from tests import onnx_models
-from tests.serving.server.transport.http.rest import Rest, as_http
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, request
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, request
+from tests.kit.rest import Rest, as_http
 from tests.serving.server.transport.security.test_tls import Papers
 
 pytestmark = pytest.mark.slow

@@ -15,10 +15,10 @@ import uvloop
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.http import tls_listener
 from hangtag.serving.server.transport.http.tls_listener import TlsListener
-from tests import onnx_models
-from tests.serving.server.transport.http.raw import connected
-from tests.serving.server.transport.http.rest import Rest
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, is_closed
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, is_closed
+from tests.kit.raw import connected
+from tests.kit.rest import Rest
 from tests.serving.server.transport.security.test_tls import Papers
 
 pytestmark = pytest.mark.slow

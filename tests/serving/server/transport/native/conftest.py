@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests.serving.server.transport.live import LiveServer
+from tests.kit.live import LiveServer
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
+from tests.kit.live import LiveServer, index, request
+from tests.kit.raw import connected, status_line
 from tests.serving.server.transport.grpc.test_limits import PING, connect, read_to_the_end, require_room
-from tests.serving.server.transport.http.raw import connected, status_line
-from tests.serving.server.transport.live import LiveServer, index, request
 
 pytestmark = pytest.mark.slow
 GET = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n"

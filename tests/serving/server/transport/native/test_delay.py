@@ -8,7 +8,7 @@ import pytest
 
 from hangtag.protos import classifier_pb2
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, index, outputs, request
+from tests.kit.live import TIMEOUT, LiveServer, index, outputs, request
 
 
 def send(live: LiveServer, value: int) -> Any:

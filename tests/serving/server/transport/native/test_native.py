@@ -21,8 +21,8 @@ from hangtag.serving.server.transport.native.unary_calls import METHODS
 from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
 from hangtag.serving.server.transport.submission import LARGE_MESSAGE
 from hangtag.serving.signature import Signature
-from tests import onnx_models
-from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
 
 TOKEN = "a-secret-of-enough-characters"
 PICTURE = Path(__file__).parents[5] / "examples/garments/dress-1.png"

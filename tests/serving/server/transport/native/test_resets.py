@@ -7,8 +7,8 @@ from typing import BinaryIO
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.connection.resets import MOST_RESETS
-from tests.serving.server.http2 import GOAWAY, OPEN, PING, RST_STREAM, call, frame
-from tests.serving.server.transport.live import TIMEOUT, LiveServer
+from tests.kit.http2 import GOAWAY, OPEN, PING, RST_STREAM, call, frame
+from tests.kit.live import TIMEOUT, LiveServer
 
 ACK = 0x1
 CANCEL, ENHANCE_YOUR_CALM = struct.pack(">I", 8), struct.pack(">I", 11)

@@ -16,7 +16,7 @@ from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.transport.native.server import NativeServer
-from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, failure, index, outputs, request
+from tests.kit.live import TIMEOUT, Gate, LiveServer, failure, index, outputs, request
 
 
 def send(live: LiveServer, value: int) -> Any:

@@ -15,9 +15,9 @@ from hangtag.serving.server.engine.loading import load_model
 from hangtag.serving.server.engine.repository import versions
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import UnavailableError
-from tests import onnx_models
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, Gate, LiveServer, index, outputs, request
 from tests.serving.server.parts import Caller
-from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, index, outputs, request
 
 SENT = request("gather", index=index(2))
 

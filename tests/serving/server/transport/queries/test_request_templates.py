@@ -25,8 +25,8 @@ from hangtag.serving.server.transport.queries.request_templates import (
     _varint,
 )
 from hangtag.serving.signature import Signature
+from tests.kit.live import request
 from tests.serving.server.parts import FakeRuntime, rows, served
-from tests.serving.server.transport.live import request
 
 Request = pb.ModelInferRequest
 NO_TIME = Timings(0, 0, 0, 0, 1)

@@ -21,11 +21,11 @@ import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 
 from hangtag.protos import classifier_pb2
-from tests import onnx_models
-from tests.serving.command import TIMEOUT, Serving, serving
-from tests.serving.server.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, OPEN, RST_STREAM, frame
-from tests.serving.server.transport.http.rest import tensor
-from tests.serving.server.transport.live import index, request
+from tests.kit import onnx_models
+from tests.kit.command import TIMEOUT, Serving, serving
+from tests.kit.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, OPEN, RST_STREAM, frame
+from tests.kit.live import index, request
+from tests.kit.rest import tensor
 from tests.serving.server.transport.test_tracing import TRACE, TRACEPARENT, Collector
 
 pytestmark = pytest.mark.slow

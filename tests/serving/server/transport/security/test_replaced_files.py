@@ -14,10 +14,10 @@ from hangtag.serving.client import Client, Credentials
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.command import TIMEOUT, Serving, serving
-from tests.serving.server.transport.http.rest import Rest
-from tests.serving.server.transport.live import index
+from tests.kit import onnx_models
+from tests.kit.command import TIMEOUT, Serving, serving
+from tests.kit.live import index
+from tests.kit.rest import Rest
 from tests.serving.server.transport.security.test_tls import TOKEN, Papers
 
 EVERY_LOOK_COUNTS = "from hangtag.serving.server.host import watched_files; watched_files.CHECK_SECONDS = 0.0"

@@ -11,9 +11,9 @@ import pytest
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.host import watched_files
-from tests import onnx_models
-from tests.serving.server.http2 import OPEN
-from tests.serving.server.transport.live import TIMEOUT, LiveServer
+from tests.kit import onnx_models
+from tests.kit.http2 import OPEN
+from tests.kit.live import TIMEOUT, LiveServer
 from tests.serving.server.transport.security.test_tls import Papers
 
 pytestmark = pytest.mark.slow

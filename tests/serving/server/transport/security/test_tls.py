@@ -18,8 +18,8 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host import watched_files as changing_files
 from hangtag.serving.server.process.server import Server
-from tests import onnx_models
-from tests.serving.server.transport.live import TIMEOUT, failure, index, request, status_of
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, failure, index, request, status_of
 
 REFLECTION = "grpc.reflection.v1.ServerReflection"
 TOKEN = "a-token-of-sixteen-and-more"

@@ -10,7 +10,7 @@ import grpc
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.transport.event_loop import run
-from tests.serving.server.transport.live import TIMEOUT, Gate, LiveServer, index, outputs, request
+from tests.kit.live import TIMEOUT, Gate, LiveServer, index, outputs, request
 
 
 class Conversation:

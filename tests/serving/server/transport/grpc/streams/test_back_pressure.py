@@ -12,6 +12,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.event_loop import event_loop
 from hangtag.serving.server.transport.grpc.streams import open_streams
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
 from tests.serving.server.transport.grpc.streams.conversation import (
     Conversation,
     gather,
@@ -21,7 +22,6 @@ from tests.serving.server.transport.grpc.streams.conversation import (
     value_of,
     wait_until_ended,
 )
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
 
 pytestmark = pytest.mark.slow
 

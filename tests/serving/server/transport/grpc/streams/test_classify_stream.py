@@ -13,9 +13,9 @@ from PIL import Image
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests import onnx_label_sets, onnx_models
+from tests.kit import onnx_label_sets, onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
 from tests.serving.server.transport.grpc.streams.conversation import Conversation
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, request
 
 pytestmark = pytest.mark.slow
 

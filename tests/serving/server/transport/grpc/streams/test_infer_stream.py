@@ -6,8 +6,8 @@ import grpc
 import numpy as np
 
 from hangtag.protos import inference_pb2 as pb
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
 from tests.serving.server.transport.grpc.streams.conversation import Conversation, gather, occupied, opened, value_of
-from tests.serving.server.transport.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 

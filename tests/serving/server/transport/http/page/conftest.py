@@ -5,10 +5,10 @@ import pytest
 from playwright.sync_api import Browser
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests import onnx_models, shipped
-from tests.browser import chromium
+from tests.kit import onnx_models, shipped
+from tests.kit.browser import chromium
+from tests.kit.live import LiveServer
 from tests.serving.server.transport.http.page.shown import HOSTILE, HOSTILE_METADATA
-from tests.serving.server.transport.live import LiveServer
 
 
 @pytest.fixture(scope="package")

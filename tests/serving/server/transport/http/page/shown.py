@@ -7,8 +7,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page
 
-from tests.browser import Seen
-from tests.serving.server.transport.live import TIMEOUT
+from tests.kit.browser import Seen
+from tests.kit.live import TIMEOUT
 
 HOSTILE = json.dumps([f"<img src=x onerror=document.title='taken'>{number}" for number in range(10)])
 """Labels that would run a script if they were read as HTML."""

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests import shipped
-from tests.serving.server.transport.http.rest import Rest
-from tests.serving.server.transport.live import LiveServer
+from tests.kit import shipped
+from tests.kit.live import LiveServer
+from tests.kit.rest import Rest
 
 ROOT = shipped.MODELS.parent
 STATIC = ROOT / "serving/server/transport/http/page/static"

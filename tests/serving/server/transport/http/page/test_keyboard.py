@@ -8,8 +8,8 @@ from PIL import Image
 from playwright.sync_api import Browser, expect
 
 from hangtag import Client
+from tests.kit.live import LiveServer
 from tests.serving.server.transport.http.page.shown import shown_page
-from tests.serving.server.transport.live import LiveServer
 
 pytestmark = pytest.mark.slow
 

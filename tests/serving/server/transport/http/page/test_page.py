@@ -18,9 +18,9 @@ from playwright.sync_api import Browser, expect
 
 from hangtag import Client, Credentials
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests import shipped
+from tests.kit import shipped
+from tests.kit.live import LiveServer
 from tests.serving.server.transport.http.page.shown import HOSTILE, Shown, shown_page
-from tests.serving.server.transport.live import LiveServer
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from tests import onnx_models
+from tests.kit import onnx_models
 
 COLUMNS = 3
 _FIRST_AXIS = np.array(0, np.int64)

@@ -1,4 +1,4 @@
-"""Imports what the commands that serve and call need, in the process that tests/forkserver.py forks from."""
+"""Imports what the commands that serve and call need, in the process that tests/kit/forkserver.py forks from."""
 
 import gc
 import importlib
@@ -7,7 +7,7 @@ from hangtag.serving.server.process import environment
 
 environment.prepare()
 for module in (
-    "tests.sleeping_threads",
+    "tests.kit.sleeping_threads",
     "hangtag.cli",
     "hangtag.serving.client.classify",
     "hangtag.serving.client.health",

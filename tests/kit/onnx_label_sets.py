@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from tests.onnx_models import LABELS, model, publish
+from tests.kit.onnx_models import LABELS, model, publish
 
 SIZE = 64
 DISTANCES = [[abs(i - j) / 10 for j in range(10)] for i in range(10)]

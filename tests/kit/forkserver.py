@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import IO, Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-_ALWAYS = ["__main__", "tests.preloaded"]  # __main__: pytest
+_ALWAYS = ["__main__", "tests.kit.preloaded"]  # __main__: pytest
 _FOR_TRAINING = [
     "torch._dynamo",  # which PyTorch's optimizers import when the first is made
     "hangtag.training.cli",

@@ -13,8 +13,8 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.connection.http.codec.status import status_code
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests.serving.server.transport.http.rest import HEAD_LENGTH, Answer, Rest, as_http
-from tests.serving.server.transport.live import TIMEOUT, LiveServer
+from tests.kit.live import TIMEOUT, LiveServer
+from tests.kit.rest import HEAD_LENGTH, Answer, Rest, as_http
 
 HTTP = "http"
 EVERY_TRANSPORT = pytest.mark.parametrize("transport", ["native", "grpc", HTTP], indirect=True, scope="session")

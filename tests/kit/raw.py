@@ -5,8 +5,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.serving.server.transport.http.rest import tensor
-from tests.serving.server.transport.live import TIMEOUT, LiveServer
+from tests.kit.live import TIMEOUT, LiveServer
+from tests.kit.rest import tensor
 
 INFER = json.dumps({"inputs": [tensor("index", "INT64", [1], [1])]}).encode()
 POST = b"POST /v2/models/gather/infer HTTP/1.1\r\nHost: here\r\n"

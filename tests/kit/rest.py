@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
-from tests.serving.server.transport.live import TIMEOUT
+from tests.kit.live import TIMEOUT
 
 Array = npt.NDArray[Any]
 HEAD_LENGTH = "inference-header-content-length"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hangtag.serving.model_repository import versions
 
-MODELS = Path(__file__).parents[1] / "models"
+MODELS = Path(__file__).parents[2] / "models"
 
 
 def latest(name: str) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests import forkserver
+from tests.kit import forkserver
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 60.0
