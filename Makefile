@@ -16,7 +16,7 @@ IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mutants mutants-draw test quick lint train export serve loadtest docs clean types imports stubs unit fast fuzz bench-server gpu-check \
+.PHONY: help demo test-shape mutants mutants-draw test quick lint train export serve loadtest docs clean types imports stubs unit fast fuzz bench-server gpu-check \
 	release-check triton-examples proto schema peers others triton fastapi dataset programs
 
 help: ## Show this list
@@ -93,6 +93,9 @@ fuzz-files: TESTS := tests/export/foreign/test_fuzzing.py
 fuzz-%: $(VENV)/.dev
 	FUZZ_CASES=$(or $(FUZZ_CASES),4000) FUZZ_FILES=$(or $(FUZZ_FILES),1000) FORGOTTEN_CALLS=$(or $(FORGOTTEN_CALLS),10000) \
 		timeout --signal INT --kill-after 60 $(or $(FUZZ_MINUTES),30)m $(BIN)/pytest $(TESTS) --timeout 1800 $(ARGS)
+
+test-shape: $(VENV)/.dev ## Print how large the tests are and how closely they hold the product; fail where a limit is passed
+	$(BIN)/python -m tests.shape
 
 mutants: $(VENV)/.dev dataset ## Put 150 small faults into the product, one at a time, and see which of them a test finds (three hours; goes on where it was stopped)
 	$(BIN)/python -m tests.mutants.run $(or $(RESULTS),reports/mutants.jsonl) $(ARGS)

@@ -27,7 +27,7 @@ ONCE = ConnectionOptions(retries=0, initial_backoff=60, max_backoff=60)
 DAY = datetime.timedelta(days=1)
 
 
-class Papers:
+class Certificates:
     """Two authorities, the certificates that they issued, and servers that use them."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
@@ -71,9 +71,9 @@ class Papers:
 
 
 @pytest.fixture(scope="module")
-def papers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Papers]:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Certificates]:
     with ExitStack() as stack:
-        yield Papers(tmp_path_factory.mktemp("papers"), stack)
+        yield Certificates(tmp_path_factory.mktemp("certificates"), stack)
 
 
 def failure(client: Client) -> ClientError:
@@ -112,18 +112,24 @@ def failure(client: Client) -> ClientError:
     ],
 )
 def test_the_cause_is_named(
-    kind: Kind, papers: Papers, certificate: str, clients: bool, authority: str, own: str | None, message: str
+    kind: Kind,
+    certificates: Certificates,
+    certificate: str,
+    clients: bool,
+    authority: str,
+    own: str | None,
+    message: str,
 ) -> None:
-    server = papers.server(certificate, clients=clients)
-    with kind.open(kind.of(server), credentials=papers.credentials(authority, own), options=NEVER) as client:
+    server = certificates.server(certificate, clients=clients)
+    with kind.open(kind.of(server), credentials=certificates.credentials(authority, own), options=NEVER) as client:
         expected = message.replace("ADDRESS", kind.text(kind.of(server), tls=True))
-        assert str(failure(client)).startswith(expected.replace("FOLDER", str(papers.path("ours").parent)))
+        assert str(failure(client)).startswith(expected.replace("FOLDER", str(certificates.path("ours").parent)))
 
 
 @every_kind
-def test_a_wait_names_the_cause(kind: Kind, papers: Papers) -> None:
-    server = papers.server("expired")
-    with kind.open(kind.of(server), credentials=papers.credentials("ours"), options=ONCE) as client:
+def test_a_wait_names_the_cause(kind: Kind, certificates: Certificates) -> None:
+    server = certificates.server("expired")
+    with kind.open(kind.of(server), credentials=certificates.credentials("ours"), options=ONCE) as client:
         with pytest.raises(ClientError) as caught:
             client.wait_until_ready(1)
         assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -132,33 +138,33 @@ def test_a_wait_names_the_cause(kind: Kind, papers: Papers) -> None:
 
 @every_kind
 @pytest.mark.parametrize("clients", [False, True])
-def test_a_server_with_tls_that_is_called_without_it(kind: Kind, papers: Papers, clients: bool) -> None:
-    server = papers.server("good", clients=clients)
+def test_a_server_with_tls_that_is_called_without_it(kind: Kind, certificates: Certificates, clients: bool) -> None:
+    server = certificates.server("good", clients=clients)
     with kind.open(kind.of(server), options=NEVER) as client:
         remedy = f"write https://{kind.of(server)}" if kind.http else "give --tls-ca, the authority of its certificate"
         assert str(failure(client)) == f"the server at {kind.text(kind.of(server))} wants TLS: {remedy}"
 
 
 @every_kind
-def test_a_server_without_tls_that_is_called_with_it(kind: Kind, papers: Papers) -> None:
-    server = papers.server(None)
-    with kind.open(kind.of(server), credentials=papers.credentials("ours"), options=NEVER) as client:
+def test_a_server_without_tls_that_is_called_with_it(kind: Kind, certificates: Certificates) -> None:
+    server = certificates.server(None)
+    with kind.open(kind.of(server), credentials=certificates.credentials("ours"), options=NEVER) as client:
         remedy = f"write http://{kind.of(server)}" if kind.http else "leave out --tls-ca"
         address = kind.text(kind.of(server), tls=True)
         assert str(failure(client)) == f"the server at {address} does not use TLS: {remedy}"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.http], ids=str)
-def test_the_port_for_https_is_no_grpc_port(kind: Kind, papers: Papers) -> None:
-    address = papers.server("good").http_address
-    with kind.open(address, credentials=papers.credentials("ours"), options=NEVER) as client:
+def test_the_port_for_https_is_no_grpc_port(kind: Kind, certificates: Certificates) -> None:
+    address = certificates.server("good").http_address
+    with kind.open(address, credentials=certificates.credentials("ours"), options=NEVER) as client:
         assert f"the port at {address} speaks TLS, but not gRPC: give --server the gRPC port" in str(failure(client))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.http], ids=str)
-def test_of_several_servers_grpcs_own_words_tell_the_cause(kind: Kind, papers: Papers) -> None:
-    address = papers.server("expired").address
-    with kind.open(f"ipv4:{address},{address}", credentials=papers.credentials("ours"), options=NEVER) as client:
+def test_of_several_servers_grpcs_own_words_tell_the_cause(kind: Kind, certificates: Certificates) -> None:
+    address = certificates.server("expired").address
+    with kind.open(f"ipv4:{address},{address}", credentials=certificates.credentials("ours"), options=NEVER) as client:
         assert re.search(
             rf"no server answers at ipv4:{address},{address} \(.*expired.*\); start one", str(failure(client))
         )
@@ -186,9 +192,9 @@ def hanging_up() -> Iterator[str]:
 @every_kind
 @pytest.mark.parametrize("authority", [None, "ours"])
 def test_a_listener_that_says_nothing_is_not_accused_of_its_tls(
-    kind: Kind, papers: Papers, authority: str | None
+    kind: Kind, certificates: Certificates, authority: str | None
 ) -> None:
-    credentials = papers.credentials(authority)
+    credentials = certificates.credentials(authority)
     with hanging_up() as address, kind.open(address, credentials=credentials, options=NEVER) as client:
         said = str(failure(client))
     assert not re.search("does not use TLS|wants TLS|certificate of", said), said
@@ -216,10 +222,10 @@ def test_the_authorities_of_the_environment_that_are_missing_are_named(
         "evaluate gather",
     ],
 )
-def test_every_command_says_the_same(papers: Papers, command: str, http: bool) -> None:
-    server = papers.server("other-host")
+def test_every_command_says_the_same(certificates: Certificates, command: str, http: bool) -> None:
+    server = certificates.server("other-host")
     address = f"https://{server.http_address}" if http else server.address
-    arguments = [*command.split(), "--server", address, "--tls-ca", str(papers.path("ours"))]
+    arguments = [*command.split(), "--server", address, "--tls-ca", str(certificates.path("ours"))]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert f"the certificate of {address} is for other.example, *.models.example, not for 127.0.0.1: " in result.stderr

@@ -14,8 +14,8 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_models
+from tests.kit.certificates import Certificates
 from tests.kit.live import TIMEOUT, LiveServer, index, is_closed, outputs, request
-from tests.serving.server.transport.security.test_tls import Papers
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(model
 @pytest.fixture(params=[True, False], ids=["TLS", "clear text"])
 def security(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The options of a server with TLS, and of one without."""
-    return Papers(tmp_path_factory.mktemp("papers")).server() if request.param else {}
+    return Certificates(tmp_path_factory.mktemp("certificates")).server() if request.param else {}
 
 
 def test_connections_that_begin_no_handshake_are_limited(models: Path, security: dict[str, Any]) -> None:

@@ -13,9 +13,9 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.host import watched_files as changing_files
 from hangtag.serving.server.transport.tracing import Tracing
 from tests.kit import onnx_models
+from tests.kit.certificates import TOKEN, Certificates
 from tests.kit.live import LiveServer, index, request
 from tests.kit.rest import Rest
-from tests.serving.server.transport.security.test_tls import TOKEN, Papers
 from tests.serving.server.transport.test_tracing import PARENT, TRACE, TRACEPARENT
 
 pytestmark = pytest.mark.slow
@@ -28,10 +28,10 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Papers:
+def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Certificates:
     monkeypatch.setattr(changing_files, "CHECK_SECONDS", 0.0)
-    (tmp_path / "papers").mkdir()
-    return Papers(tmp_path / "papers")
+    (tmp_path / "certificates").mkdir()
+    return Certificates(tmp_path / "certificates")
 
 
 @contextmanager
@@ -41,10 +41,10 @@ def serving(models: Path, **options: Path) -> Iterator[LiveServer]:
         yield live
 
 
-def trusting(papers: Papers, authority: str = "ours", client: str | None = None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=papers.ca(authority))
+def trusting(certificates: Certificates, authority: str = "ours", client: str | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=certificates.ca(authority))
     if client is not None:
-        context.load_cert_chain(papers.cert(client), papers.key(client))
+        context.load_cert_chain(certificates.cert(client), certificates.key(client))
     return context
 
 
@@ -77,29 +77,36 @@ def test_every_request_but_those_to_health_requires_a_token(models: Path, tmp_pa
         assert answer.outputs["value"].tolist() == [20]
 
 
-def test_requests_are_encrypted_and_a_renewed_certificate_serves_new_connections(models: Path, papers: Papers) -> None:
-    with serving(models, **papers.server()) as live, Rest(live.server.http_address, trusting(papers)) as old:
+def test_requests_are_encrypted_and_a_renewed_certificate_serves_new_connections(
+    models: Path, certificates: Certificates
+) -> None:
+    with (
+        serving(models, **certificates.server()) as live,
+        Rest(live.server.http_address, trusting(certificates)) as old,
+    ):
         assert old.get("/v2/health/live").status == 200
-        assert value(live, trusting(papers)) == 20
+        assert value(live, trusting(certificates)) == 20
         with pytest.raises(ssl.SSLCertVerificationError):
-            value(live, trusting(papers, "strangers"))
-        papers.issue("server-of-ours", by="strangers")
-        assert value(live, trusting(papers, "strangers")) == 20
+            value(live, trusting(certificates, "strangers"))
+        certificates.issue("server-of-ours", by="strangers")
+        assert value(live, trusting(certificates, "strangers")) == 20
         assert old.get("/v2/health/live").status == 200  # on its old connection
 
 
-def test_mutual_tls_requires_a_certificate_of_the_authority_as_it_is_now(models: Path, papers: Papers) -> None:
-    authority = papers.folder / "authority-ca.pem"
-    authority.write_bytes(papers.ca().read_bytes())
-    with serving(models, **papers.server(tls_client_ca=authority)) as live:
-        assert value(live, trusting(papers, client="client-of-ours")) == 20
+def test_mutual_tls_requires_a_certificate_of_the_authority_as_it_is_now(
+    models: Path, certificates: Certificates
+) -> None:
+    authority = certificates.folder / "authority-ca.pem"
+    authority.write_bytes(certificates.ca().read_bytes())
+    with serving(models, **certificates.server(tls_client_ca=authority)) as live:
+        assert value(live, trusting(certificates, client="client-of-ours")) == 20
         for client in (None, "client-of-strangers"):
             with pytest.raises((ssl.SSLError, ConnectionError)):
-                value(live, trusting(papers, client=client))
-        authority.write_bytes(papers.ca("strangers").read_bytes())
-        assert value(live, trusting(papers, client="client-of-strangers")) == 20
+                value(live, trusting(certificates, client=client))
+        authority.write_bytes(certificates.ca("strangers").read_bytes())
+        assert value(live, trusting(certificates, client="client-of-strangers")) == 20
         with pytest.raises((ssl.SSLError, ConnectionError)):
-            value(live, trusting(papers, client="client-of-ours"))
+            value(live, trusting(certificates, client="client-of-ours"))
 
 
 def test_a_request_is_a_span_of_its_callers_trace(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

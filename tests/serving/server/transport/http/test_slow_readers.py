@@ -13,9 +13,9 @@ import pytest
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.http import connection as limits
 from tests.kit import onnx_models
+from tests.kit.certificates import Certificates
 from tests.kit.live import TIMEOUT, LiveServer, request
 from tests.kit.rest import Rest, as_http
-from tests.serving.server.transport.security.test_tls import Papers
 
 pytestmark = pytest.mark.slow
 
@@ -74,9 +74,9 @@ class SlowReader:
 def reader(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowReader]:
     monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.5)
     onnx_models.publish(tmp_path / "models", "added", onnx_models.added())
-    papers, tls = Papers(tmp_path), ssl.create_default_context()
-    tls.load_verify_locations(papers.ca())
-    files = papers.server() if request.param else {}
+    certificates, tls = Certificates(tmp_path), ssl.create_default_context()
+    tls.load_verify_locations(certificates.ca())
+    files = certificates.server() if request.param else {}
     config = ServerConfig(models=tmp_path / "models", port=0, http_port=0, transport="grpc", **files)  # type: ignore[arg-type]
     with LiveServer(config) as live:
         reader = SlowReader(live, tls if request.param else None)

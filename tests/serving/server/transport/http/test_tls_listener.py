@@ -16,10 +16,10 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.http import tls_listener
 from hangtag.serving.server.transport.http.tls_listener import TlsListener
 from tests.kit import onnx_models
+from tests.kit.certificates import Certificates
 from tests.kit.live import TIMEOUT, LiveServer, is_closed
 from tests.kit.raw import connected
 from tests.kit.rest import Rest
-from tests.serving.server.transport.security.test_tls import Papers
 
 pytestmark = pytest.mark.slow
 
@@ -30,20 +30,20 @@ BEGUN = b"\x16\x03\x01\x02\x00\x01"
 
 
 @pytest.fixture
-def papers(tmp_path: Path) -> Papers:
-    (tmp_path / "papers").mkdir()
-    return Papers(tmp_path / "papers")
+def certificates(tmp_path: Path) -> Certificates:
+    (tmp_path / "certificates").mkdir()
+    return Certificates(tmp_path / "certificates")
 
 
 @pytest.fixture
-def tls(papers: Papers) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=papers.ca())
+def tls(certificates: Certificates) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certificates.ca())
 
 
 @pytest.fixture
-def https(tmp_path: Path, papers: Papers) -> Iterator[LiveServer]:
+def https(tmp_path: Path, certificates: Certificates) -> Iterator[LiveServer]:
     onnx_models.publish(tmp_path / "models", "gather", onnx_models.gather())
-    files: dict[str, Any] = papers.server()
+    files: dict[str, Any] = certificates.server()
     config = ServerConfig(
         models=tmp_path / "models", port=0, http_port=0, max_connections=MOST, transport="grpc", **files
     )
@@ -147,10 +147,10 @@ class Echo(asyncio.Protocol):
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def test_each_event_loop_limits_connections_and_serves_within_the_limit(
-    papers: Papers, tls: ssl.SSLContext, new_loop: Callable[[], asyncio.AbstractEventLoop]
+    certificates: Certificates, tls: ssl.SSLContext, new_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(papers.cert("server-of-ours"), papers.key("server-of-ours"))
+    server.load_cert_chain(certificates.cert("server-of-ours"), certificates.key("server-of-ours"))
 
     async def ends(reader: asyncio.StreamReader) -> bool:
         with suppress(ConnectionResetError):

@@ -15,10 +15,10 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
+from tests.kit.certificates import TOKEN, Certificates
 from tests.kit.command import TIMEOUT, Serving, serving
 from tests.kit.live import index
 from tests.kit.rest import Rest
-from tests.serving.server.transport.security.test_tls import TOKEN, Papers
 
 EVERY_LOOK_COUNTS = "from hangtag.serving.server.host import watched_files; watched_files.CHECK_SECONDS = 0.0"
 
@@ -35,13 +35,18 @@ OPTIONS = ("--token-file", "--tls-cert", "--tls-key", "--tls-client-ca")
 def files(tmp_path: Path) -> dict[str, Path]:
     """The files of a server by option, and beside them those of its client."""
     onnx_models.publish(tmp_path / "models", "gather", onnx_models.gather())
-    (tmp_path / "papers").mkdir()
-    papers = Papers(tmp_path / "papers")
-    authority = papers.folder / "authority.pem"
-    authority.write_bytes(papers.ca().read_bytes())
+    (tmp_path / "certificates").mkdir()
+    certificates = Certificates(tmp_path / "certificates")
+    authority = certificates.folder / "authority.pem"
+    authority.write_bytes(certificates.ca().read_bytes())
     for name in ("tokens", "token-of-client"):
-        (papers.folder / name).write_text(TOKEN)
-    server = (papers.folder / "tokens", papers.cert("server-of-ours"), papers.key("server-of-ours"), authority)
+        (certificates.folder / name).write_text(TOKEN)
+    server = (
+        certificates.folder / "tokens",
+        certificates.cert("server-of-ours"),
+        certificates.key("server-of-ours"),
+        authority,
+    )
     return dict(zip(OPTIONS, server, strict=True))
 
 

@@ -12,9 +12,9 @@ import pytest
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.host import watched_files
 from tests.kit import onnx_models
+from tests.kit.certificates import Certificates
 from tests.kit.http2 import OPEN
 from tests.kit.live import TIMEOUT, LiveServer
-from tests.serving.server.transport.security.test_tls import Papers
 
 pytestmark = pytest.mark.slow
 
@@ -32,10 +32,10 @@ SESSIONS = pytest.mark.parametrize(
 class Caller:
     """A client of one protocol that keeps its TLS session from one connection to the next."""
 
-    def __init__(self, papers: Papers, protocol: str, version: ssl.TLSVersion, *, tickets: bool) -> None:
+    def __init__(self, certificates: Certificates, protocol: str, version: ssl.TLSVersion, *, tickets: bool) -> None:
         self._protocol = protocol
-        self._context = ssl.create_default_context(cafile=papers.ca())
-        self._context.load_cert_chain(papers.cert("client-of-ours"), papers.key("client-of-ours"))
+        self._context = ssl.create_default_context(cafile=certificates.ca())
+        self._context.load_cert_chain(certificates.cert("client-of-ours"), certificates.key("client-of-ours"))
         self._context.set_alpn_protocols([protocol])
         self._context.minimum_version = self._context.maximum_version = version
         if not tickets:
@@ -63,43 +63,43 @@ class Caller:
 
 
 @pytest.fixture
-def papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Papers:
+def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Certificates:
     monkeypatch.setattr(watched_files, "CHECK_SECONDS", 0.0)
-    (tmp_path / "papers").mkdir()
-    return Papers(tmp_path / "papers")
+    (tmp_path / "certificates").mkdir()
+    return Certificates(tmp_path / "certificates")
 
 
 @contextmanager
-def serving(papers: Papers, **options: Path) -> Iterator[LiveServer]:
-    models = papers.folder.parent / "models"
+def serving(certificates: Certificates, **options: Path) -> Iterator[LiveServer]:
+    models = certificates.folder.parent / "models"
     onnx_models.publish(models, "gather", onnx_models.gather())
-    files = papers.server(**options)
+    files = certificates.server(**options)
     with LiveServer(ServerConfig(models=models, port=0, http_port=0, transport="grpc", **files)) as live:  # type: ignore[arg-type]
         yield live
 
 
 @SESSIONS
 def test_a_session_does_not_outlive_the_authority_of_clients(
-    papers: Papers, protocol: str, version: ssl.TLSVersion, tickets: bool
+    certificates: Certificates, protocol: str, version: ssl.TLSVersion, tickets: bool
 ) -> None:
-    authority = papers.folder / "authority.pem"
-    authority.write_bytes(papers.ca().read_bytes())
-    with serving(papers, tls_client_ca=authority) as live:
-        caller = Caller(papers, protocol, version, tickets=tickets)
+    authority = certificates.folder / "authority.pem"
+    authority.write_bytes(certificates.ca().read_bytes())
+    with serving(certificates, tls_client_ca=authority) as live:
+        caller = Caller(certificates, protocol, version, tickets=tickets)
         assert not caller.resumes(live)
         assert not caller.resumes(live)
-        authority.write_bytes(papers.ca("strangers").read_bytes())
+        authority.write_bytes(certificates.ca("strangers").read_bytes())
         with pytest.raises((ssl.SSLError, ConnectionError)):
             caller.resumes(live)
-        authority.write_bytes(papers.ca().read_bytes())
+        authority.write_bytes(certificates.ca().read_bytes())
         assert not caller.resumes(live)
 
 
 @SESSIONS
 def test_without_client_certificates_sessions_are_resumed(
-    papers: Papers, protocol: str, version: ssl.TLSVersion, tickets: bool
+    certificates: Certificates, protocol: str, version: ssl.TLSVersion, tickets: bool
 ) -> None:
-    with serving(papers) as live:
-        caller = Caller(papers, protocol, version, tickets=tickets)
+    with serving(certificates) as live:
+        caller = Caller(certificates, protocol, version, tickets=tickets)
         assert not caller.resumes(live)
         assert caller.resumes(live)

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-import trustme
 from grpc_health.v1 import health_pb2_grpc
 
 from hangtag.protos import classifier_pb2, classifier_pb2_grpc, inference_pb2_grpc
@@ -19,10 +17,10 @@ from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host import watched_files as changing_files
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
+from tests.kit.certificates import TOKEN, Certificates
 from tests.kit.live import TIMEOUT, failure, index, request, status_of
 
 REFLECTION = "grpc.reflection.v1.ServerReflection"
-TOKEN = "a-token-of-sixteen-and-more"
 
 
 @pytest.fixture(autouse=True)
@@ -30,45 +28,9 @@ def _every_look_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changing_files, "CHECK_SECONDS", 0.0)
 
 
-@dataclass
-class Papers:
-    """Two authorities, and the files of what they issued."""
-
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self.authorities = {name: trustme.CA() for name in ("ours", "strangers")}
-        for name, authority in self.authorities.items():
-            authority.cert_pem.write_to_path(str(self.ca(name)))
-            self.issue(f"server-of-{name}", by=name)
-            self.issue(f"client-of-{name}", by=name)
-
-    def ca(self, name: str = "ours") -> Path:
-        return self.folder / f"{name}-ca.pem"
-
-    def cert(self, name: str) -> Path:
-        return self.folder / f"{name}.pem"
-
-    def key(self, name: str) -> Path:
-        return self.folder / f"{name}.key"
-
-    def issue(self, name: str, by: str) -> None:
-        issued = self.authorities[by].issue_cert("127.0.0.1")
-        self.cert(name).write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
-        self.key(name).write_bytes(issued.private_key_pem.bytes())
-
-    def server(self, **more: Path) -> dict[str, Path]:
-        return {"tls_cert": self.cert("server-of-ours"), "tls_key": self.key("server-of-ours"), **more}
-
-    def client(self, by: str | None = "ours") -> Credentials:
-        name = f"client-of-{by}"
-        return Credentials(self.ca(), *((self.cert(name), self.key(name)) if by else ()))
-
-
 @pytest.fixture
-def papers(tmp_path: Path) -> Papers:
-    (tmp_path / "papers").mkdir()
-    return Papers(tmp_path / "papers")
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path / "certificates")
 
 
 @pytest.fixture
@@ -102,57 +64,64 @@ def refused(server: Server, credentials: Credentials) -> grpc.StatusCode:
     return refusal(server, credentials).code
 
 
-def test_calls_are_encrypted_and_the_server_proves_its_identity(models: Path, papers: Papers) -> None:
-    with serving(models, **papers.server()) as server:
-        assert value(server, Credentials(papers.ca())) == 20
-        assert refused(server, Credentials(papers.ca("strangers"))) is grpc.StatusCode.UNAVAILABLE
+def test_calls_are_encrypted_and_the_server_proves_its_identity(models: Path, certificates: Certificates) -> None:
+    with serving(models, **certificates.server()) as server:
+        assert value(server, Credentials(certificates.ca())) == 20
+        assert refused(server, Credentials(certificates.ca("strangers"))) is grpc.StatusCode.UNAVAILABLE
         assert refused(server, Credentials()) is grpc.StatusCode.UNAVAILABLE  # clear text
 
 
-def test_a_failed_connection_says_what_is_wrong(models: Path, papers: Papers) -> None:
-    with serving(models, **papers.server(tls_client_ca=papers.ca())) as server:
-        wrong_authority = str(refusal(server, Credentials(papers.ca("strangers"))))
+def test_a_failed_connection_says_what_is_wrong(models: Path, certificates: Certificates) -> None:
+    with serving(models, **certificates.server(tls_client_ca=certificates.ca())) as server:
+        wrong_authority = str(refusal(server, Credentials(certificates.ca("strangers"))))
         assert wrong_authority.startswith(f"the certificate of {server.address} was not signed by an authority in ")
         assert "wants TLS: give --tls-ca" in str(refusal(server, Credentials()))
-        assert "give a client certificate (--tls-cert, --tls-key)" in str(refusal(server, papers.client(None)))
+        assert "give a client certificate (--tls-cert, --tls-key)" in str(refusal(server, certificates.client(None)))
     with serving(models) as server:
-        assert "does not use TLS: leave out --tls-ca" in str(refusal(server, Credentials(papers.ca())))
+        assert "does not use TLS: leave out --tls-ca" in str(refusal(server, Credentials(certificates.ca())))
 
 
-def test_mutual_tls_requires_a_client_certificate(models: Path, papers: Papers) -> None:
-    with serving(models, **papers.server(tls_client_ca=papers.ca())) as server:
-        assert value(server, papers.client()) == 20
-        assert refused(server, papers.client(None)) is grpc.StatusCode.UNAVAILABLE
-        assert refused(server, papers.client("strangers")) is grpc.StatusCode.UNAVAILABLE
+def test_mutual_tls_requires_a_client_certificate(models: Path, certificates: Certificates) -> None:
+    with serving(models, **certificates.server(tls_client_ca=certificates.ca())) as server:
+        assert value(server, certificates.client()) == 20
+        assert refused(server, certificates.client(None)) is grpc.StatusCode.UNAVAILABLE
+        assert refused(server, certificates.client("strangers")) is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_renewed_certificate_serves_new_connections_and_leaves_the_old(models: Path, papers: Papers) -> None:
-    with serving(models, **papers.server()) as server, Client(server.address, credentials=papers.client(None)) as old:
+def test_a_renewed_certificate_serves_new_connections_and_leaves_the_old(
+    models: Path, certificates: Certificates
+) -> None:
+    with (
+        serving(models, **certificates.server()) as server,
+        Client(server.address, credentials=certificates.client(None)) as old,
+    ):
         assert old.models() == ["gather"]
-        papers.issue("server-of-ours", by="strangers")
-        assert value(server, Credentials(papers.ca("strangers"))) == 20
-        assert refused(server, Credentials(papers.ca("ours"))) is grpc.StatusCode.UNAVAILABLE
+        certificates.issue("server-of-ours", by="strangers")
+        assert value(server, Credentials(certificates.ca("strangers"))) == 20
+        assert refused(server, Credentials(certificates.ca("ours"))) is grpc.StatusCode.UNAVAILABLE
         assert old.models() == ["gather"]
 
 
-def test_a_renewed_authority_of_clients_counts_for_new_connections(models: Path, papers: Papers) -> None:
-    authority = papers.folder / "authority-ca.pem"
-    authority.write_bytes(papers.ca().read_bytes())
-    with serving(models, **papers.server(tls_client_ca=authority)) as server:
-        assert value(server, papers.client()) == 20
-        authority.write_bytes(papers.ca("strangers").read_bytes())
-        assert refused(server, papers.client()) is grpc.StatusCode.UNAVAILABLE
-        assert value(server, papers.client("strangers")) == 20
+def test_a_renewed_authority_of_clients_counts_for_new_connections(models: Path, certificates: Certificates) -> None:
+    authority = certificates.folder / "authority-ca.pem"
+    authority.write_bytes(certificates.ca().read_bytes())
+    with serving(models, **certificates.server(tls_client_ca=authority)) as server:
+        assert value(server, certificates.client()) == 20
+        authority.write_bytes(certificates.ca("strangers").read_bytes())
+        assert refused(server, certificates.client()) is grpc.StatusCode.UNAVAILABLE
+        assert value(server, certificates.client("strangers")) == 20
         authority.write_bytes(b"no certificate")
-        assert value(server, papers.client("strangers")) == 20
+        assert value(server, certificates.client("strangers")) == 20
 
 
-def test_a_broken_renewal_leaves_the_certificate_that_was_good(models: Path, papers: Papers) -> None:
-    with serving(models, **papers.server()) as server:
-        papers.key("server-of-ours").write_bytes(papers.key("server-of-strangers").read_bytes())
-        assert value(server, Credentials(papers.ca())) == 20
-        papers.cert("server-of-ours").write_bytes(papers.cert("server-of-strangers").read_bytes())  # now they fit
-        assert value(server, Credentials(papers.ca("strangers"))) == 20
+def test_a_broken_renewal_leaves_the_certificate_that_was_good(models: Path, certificates: Certificates) -> None:
+    with serving(models, **certificates.server()) as server:
+        certificates.key("server-of-ours").write_bytes(certificates.key("server-of-strangers").read_bytes())
+        assert value(server, Credentials(certificates.ca())) == 20
+        certificates.cert("server-of-ours").write_bytes(
+            certificates.cert("server-of-strangers").read_bytes()
+        )  # now they fit
+        assert value(server, Credentials(certificates.ca("strangers"))) == 20
 
 
 @pytest.mark.parametrize(
@@ -163,12 +132,14 @@ def test_a_broken_renewal_leaves_the_certificate_that_was_good(models: Path, pap
         ("ours-ca.pem", r"ours-ca\.pem \(--tls-client-ca\) holds no certificate in PEM form"),
     ],
 )
-def test_the_server_does_not_start_with_unusable_files(models: Path, papers: Papers, spoil: str, message: str) -> None:
-    config = ServerConfig(models=models, port=0, http_port=-1, **papers.server(tls_client_ca=papers.ca()))  # type: ignore[arg-type]
-    (papers.folder / spoil).write_text("no PEM")
+def test_the_server_does_not_start_with_unusable_files(
+    models: Path, certificates: Certificates, spoil: str, message: str
+) -> None:
+    config = ServerConfig(models=models, port=0, http_port=-1, **certificates.server(tls_client_ca=certificates.ca()))  # type: ignore[arg-type]
+    (certificates.folder / spoil).write_text("no PEM")
     with pytest.raises(StartError, match=message):
         Server(config)
-    (papers.folder / spoil).unlink()
+    (certificates.folder / spoil).unlink()
     with pytest.raises(StartError, match=r"cannot be read: No such file"):
         Server(config)
 
@@ -205,8 +176,8 @@ def bare(make: Callable[[str], Any], method: str) -> Any:
     return make(method)
 
 
-def test_tokens_and_mutual_tls_together_require_both(models: Path, papers: Papers, tokens: Path) -> None:
-    with serving(models, **papers.server(tls_client_ca=papers.ca()), token_file=tokens) as server:
-        both = papers.client()
+def test_tokens_and_mutual_tls_together_require_both(models: Path, certificates: Certificates, tokens: Path) -> None:
+    with serving(models, **certificates.server(tls_client_ca=certificates.ca()), token_file=tokens) as server:
+        both = certificates.client()
         assert refused(server, both) is grpc.StatusCode.UNAUTHENTICATED
         assert value(server, Credentials(both.tls_ca, both.tls_cert, both.tls_key, tokens)) == 20

@@ -1,0 +1,49 @@
+"""Certificate authorities, the certificates that they issued, and the options and credentials that name their files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+
+from hangtag.serving.client import Credentials
+
+TOKEN = "a-token-of-sixteen-and-more"
+
+
+@dataclass
+class Certificates:
+    """Two authorities, ``ours`` and ``strangers``, each with a certificate for a server and one for a client."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.authorities = {name: trustme.CA() for name in ("ours", "strangers")}
+        for name, authority in self.authorities.items():
+            authority.cert_pem.write_to_path(str(self.ca(name)))
+            self.issue(f"server-of-{name}", by=name)
+            self.issue(f"client-of-{name}", by=name)
+
+    def ca(self, name: str = "ours") -> Path:
+        return self.folder / f"{name}-ca.pem"
+
+    def cert(self, name: str) -> Path:
+        return self.folder / f"{name}.pem"
+
+    def key(self, name: str) -> Path:
+        return self.folder / f"{name}.key"
+
+    def issue(self, name: str, by: str) -> None:
+        """Write a certificate for 127.0.0.1, and its key, in place of those of this name."""
+        issued = self.authorities[by].issue_cert("127.0.0.1")
+        self.cert(name).write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+        self.key(name).write_bytes(issued.private_key_pem.bytes())
+
+    def server(self, **more: Path) -> dict[str, Path]:
+        """The settings of a server whose clients trust ``ours``."""
+        return {"tls_cert": self.cert("server-of-ours"), "tls_key": self.key("server-of-ours"), **more}
+
+    def client(self, by: str | None = "ours") -> Credentials:
+        """A client's credentials that trust ``ours``, with a certificate by an authority, or without."""
+        name = f"client-of-{by}"
+        return Credentials(self.ca(), *((self.cert(name), self.key(name)) if by else ()))
