@@ -17,7 +17,7 @@ import click
 LIMITS = {"lines": 40_000, "files": 320, "internal modules": 120, "edges": 400, "patches": 60}
 PUBLIC = re.compile(
     r"hangtag(\.(cli|errors|protos(\.\w+)?|serving\.client|\w+\.errors|serving\.(server|loadtest)\.errors))?"
-    r"|hangtag\.serving\.server\.(process\.server|config\.server_config|limits)"
+    r"|hangtag\.serving\.server\.(process\.server|config\.(server_config|limits))"
 )
 """What tests may name freely: the package, its command, its errors, the wire, and how a program starts a server."""
 _PATCH = re.compile(r"\.setattr\(|\.setitem\(|mock\.patch|patch\.object\(")

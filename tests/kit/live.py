@@ -17,6 +17,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 
 TIMEOUT = 30.0
 Array = npt.NDArray[Any]
@@ -68,8 +69,8 @@ def _then(method: Callable[..., Any], after: Callable[[], None]) -> Callable[...
 class LiveServer:
     """The server and every stub of it."""
 
-    def __init__(self, config: ServerConfig) -> None:
-        self.server = Server(config)
+    def __init__(self, config: ServerConfig, runtimes: RuntimeFactory = Runtime) -> None:
+        self.server = Server(config, runtimes=runtimes)
 
     def connect(self) -> grpc.Channel:
         return grpc.insecure_channel(self.server.address)

@@ -13,6 +13,7 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.connection.http.codec.status import status_code
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 from tests.kit.live import TIMEOUT, LiveServer
 from tests.kit.rest import HEAD_LENGTH, Answer, Rest, as_http
 
@@ -130,11 +131,11 @@ class LiveHttpServer(LiveServer):
             yield infer
 
 
-def live_server(transport: str, models: Path, **settings: Any) -> LiveServer:
+def live_server(transport: str, models: Path, runtimes: RuntimeFactory = Runtime, **settings: Any) -> LiveServer:
     """Return a server, not started yet, whose `inference.ModelInfer` is called over this transport."""
     if transport == HTTP:
-        return LiveHttpServer(ServerConfig(models=models, port=0, http_port=0, transport="grpc", **settings))
-    return LiveServer(ServerConfig(models=models, port=0, http_port=-1, transport=transport, **settings))
+        return LiveHttpServer(ServerConfig(models=models, port=0, http_port=0, transport="grpc", **settings), runtimes)
+    return LiveServer(ServerConfig(models=models, port=0, http_port=-1, transport=transport, **settings), runtimes)
 
 
 def outcome(answer: Answer) -> pb.ModelInferResponse | HttpError:

@@ -25,7 +25,7 @@ Smaller ones do not wait for memory: there are as many at once as threads that d
 MAX_BYTES_AT_ONCE = 400 << 20
 """Most memory that all large images take that are decoded at the same time; further ones wait."""
 
-TURN_SECONDS = 10.0
+WAIT_SECONDS = 10.0
 """How long a large image waits for its turn before it is refused."""
 
 _BAND_PIXELS = 1 << 18
@@ -63,10 +63,14 @@ _FORMATS = (
 
 
 @contextmanager
-def decoded_grey(data: bytes) -> Iterator[Image.Image]:
+def decoded_grey(data: bytes, wait_seconds: float = WAIT_SECONDS) -> Iterator[Image.Image]:
     """Decode a file to an upright image of mode "L", with transparent parts on white.
 
     The memory that decoding takes counts until the caller is done with the image.
+
+    Args:
+        data: The file's content.
+        wait_seconds: How long it may wait for the memory that other large images take.
 
     Raises:
         InvalidRequestError: The file is empty, has another format, is damaged, or is larger than an image may be.
@@ -75,7 +79,7 @@ def decoded_grey(data: bytes) -> Iterator[Image.Image]:
     format_ = _format_of(data)
     header = format_.read_header(data)
     header.require_limits()
-    with _reserve(header.memory):
+    with _reserve(header.memory, wait_seconds):
         yield _decode(data, format_, header)
 
 
@@ -110,13 +114,13 @@ _budget = _Budget()
 
 
 @contextmanager
-def _reserve(size: int) -> Iterator[None]:
+def _reserve(size: int, wait_seconds: float) -> Iterator[None]:
     """Wait until a large image's bytes are within the budget, and hold them while it is decoded and used."""
     if size < LARGE_BYTES:
         yield
         return
     with _budget.changed:
-        if not _budget.changed.wait_for(lambda: _budget.left >= size, TURN_SECONDS):
+        if not _budget.changed.wait_for(lambda: _budget.left >= size, wait_seconds):
             raise QueueFullError(
                 f"too many large images at once: at most {MAX_BYTES_AT_ONCE >> 20} MiB are taken by those that are "
                 "decoded together; try again later with a back-off, or scale the image down"

@@ -1,7 +1,6 @@
 """Makes the options of ``hangtag serve`` from the declarations of ServerConfig."""
 
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +8,7 @@ import click
 
 from hangtag.serving.server.config.checks import Check, Choice, FilePath, ModelLimit, SecondsRange, Switch, WholeNumber
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.config.setting import check_of
+from hangtag.serving.server.config.setting import check_of, declared_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,8 +17,8 @@ _COMMON_VARIABLES = {"models": "HANGTAG_MODELS"}
 
 
 def server_options(command: F) -> F:
-    """Give a click command one option per field of ServerConfig; it receives them as keyword arguments."""
-    for declared in reversed(fields(ServerConfig)):
+    """Give a click command one option per setting of ServerConfig; it receives them as keyword arguments."""
+    for declared in reversed(declared_settings(ServerConfig)):
         check = check_of(declared)
         add_option = click.option(
             f"--{declared.name.replace('_', '-')}",

@@ -1,7 +1,7 @@
 """The settings that a server starts with. Each is declared once, with its type, default, help text and check."""
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hangtag.serving.server.config.checks import (
@@ -14,6 +14,7 @@ from hangtag.serving.server.config.checks import (
     Text,
     WholeNumber,
 )
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.setting import setting, validate
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.cpus import usable_cpus
@@ -26,7 +27,7 @@ _LARGEST_BODIES = 16
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """The settings of one server; the help text of each field says what it is for.
+    """The settings of one server; the help text of each setting says what it is for.
 
     Raises:
         StartError: A value is not what its setting takes, or two values do not fit together.
@@ -210,6 +211,8 @@ class ServerConfig:
         "grpc: grpcio. auto: native where it is installed, TLS is off and the address is loopback; else grpc.",
     )
     drain_seconds: float = setting(20.0, SecondsRange(0), "On SIGTERM, how long calls in flight may take to finish.")
+    limits: Limits = field(default_factory=Limits)
+    """No setting of an operator: see `Limits`."""
 
     def __post_init__(self) -> None:
         validate(self)

@@ -25,13 +25,18 @@ def check_of(declared: Field[Any]) -> Check:
     return check
 
 
+def declared_settings(settings: type[Any]) -> list[Field[Any]]:
+    """The fields of a settings dataclass that were declared with `setting`."""
+    return [declared for declared in fields(settings) if "check" in declared.metadata]
+
+
 def validate(settings: Any) -> None:
     """Check every field of a settings dataclass, each by its own declaration.
 
     Raises:
         StartError: A value is not what its setting takes. The message names the setting and says what was expected.
     """
-    for declared in fields(settings):
+    for declared in declared_settings(type(settings)):
         problem = _problem(declared, getattr(settings, declared.name))
         if problem:
             raise StartError(f"{declared.name}: {problem}")

@@ -49,7 +49,7 @@ class Engine:
         """Return the model that takes requests for this name and version.
 
         It may be replaced before the caller queues its request. It then still takes requests for
-        retirement.LINGER_SECONDS; after that it raises UnavailableError, and the caller looks its successor up.
+        ``Limits.linger_seconds``; after that it raises UnavailableError, and the caller looks its successor up.
 
         Args:
             name: As the client sent it.

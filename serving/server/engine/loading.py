@@ -19,7 +19,7 @@ from hangtag.serving.server.host.watched_files import FolderStamp, folder_stamp
 from hangtag.serving.server.runtime.batching_decision import Decision, decide_batching
 from hangtag.serving.server.runtime.gate_proof import require_proof
 from hangtag.serving.server.runtime.providers import Gpu
-from hangtag.serving.server.runtime.session import Runtime
+from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 
 log = structlog.get_logger()
 
@@ -34,13 +34,19 @@ class LoadFailure(NamedTuple):
     stamp: FolderStamp
 
 
-def load_model(file: ModelFile, server_config: ServerConfig, trial: TrialLoad | None = None) -> ServedModel:
+def load_model(
+    file: ModelFile,
+    server_config: ServerConfig,
+    trial: TrialLoad | None = None,
+    runtimes: RuntimeFactory = Runtime,
+) -> ServedModel:
     """Load a version and warm it up. It takes no requests until ``Engine.serve``.
 
     Args:
         file: The version in the model repository.
         server_config: The server's settings; the model's own serving.toml takes precedence.
         trial: Loads the version in a child process before this one; None: only here.
+        runtimes: Loads the file.
 
     Raises:
         StartError: The settings file is not valid.
@@ -60,7 +66,7 @@ def load_model(file: ModelFile, server_config: ServerConfig, trial: TrialLoad | 
     if trial is not None:
         trial.require_loadable(file)
         _require_unchanged(file, content)  # what is loaded here must be what was loaded there
-    runtime = Runtime(
+    runtime = runtimes(
         file.path,
         provider=config.provider,
         threads=threads,
@@ -136,8 +142,9 @@ def _require_unchanged(file: ModelFile, content: FolderStamp) -> None:
 class ModelLoader:
     """Loads versions one at a time, and records for RepositoryIndex and the metrics how each load ended."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, runtimes: RuntimeFactory) -> None:
         self._config = config
+        self._runtimes = runtimes
         self._trial = TrialLoad(config) if config.trial_load_seconds else None
         self.failures: dict[VersionKey, LoadFailure] = {}
         """Versions whose last load failed."""
@@ -164,7 +171,7 @@ class ModelLoader:
             return None
         self.loading.add(key)
         try:
-            model = load_model(file, self._config, self._trial)
+            model = load_model(file, self._config, self._trial, self._runtimes)
         except StartError as error:
             self._record_failure(key, str(error), stamp)
             log.warning("model not loaded", model=file.name, version=file.version, reason=str(error))

@@ -28,6 +28,7 @@ from hangtag.serving.server.errors import (
     UnavailableError,
 )
 from hangtag.serving.server.host.watched_files import FolderStamp
+from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 from hangtag.serving.server.telemetry.server_state import LOADING, UNAVAILABLE, ServerState, VersionState
 
 log = structlog.get_logger()
@@ -36,13 +37,19 @@ log = structlog.get_logger()
 class ModelControl:
     """The `Control` of this process. Thread-safe: one change at a time, while requests go on."""
 
-    def __init__(self, engine: Engine, versions: Mapping[str, tuple[int, ...]] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        versions: Mapping[str, tuple[int, ...]] | None = None,
+        runtimes: RuntimeFactory = Runtime,
+    ) -> None:
         """Control an engine that is not open yet.
 
         Args:
             engine: Its configuration states the mode and the repository.
             versions: Versions by model and route to start with, where they are in the repository, instead of all that
                 it has. A worker that replaces another starts with what the other workers serve.
+            runtimes: Loads model files.
         """
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change of what serves."""
@@ -51,8 +58,8 @@ class ModelControl:
         self._start = StartVersions(engine.config, versions or {})
         self._changing = threading.Lock()
         self._stamps: dict[VersionKey, FolderStamp] = {}  # of the files that serve, as they were when they were loaded
-        self._loader = ModelLoader(engine.config)
-        self._retired = RetiredModels()
+        self._loader = ModelLoader(engine.config, runtimes)
+        self._retired = RetiredModels(engine.config.limits.linger_seconds)
         self._routes = RouteControl(engine, engine.config.models, self._retired.add)
         engine.reasons = (self._routes.reason, self._loader.reason)
         self._stopping = threading.Event()

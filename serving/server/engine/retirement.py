@@ -3,8 +3,9 @@
 A thread of the transport looks a model up, decodes the request's tensors, and only then queues the request. If the
 model is replaced or unloaded in between, the thread still holds the old one. Were that closed at once, a request for an
 unloaded model would fail although it came in time, and one for a replaced model would have to be decoded again. So the
-old model takes requests for LINGER_SECONDS more, far longer than decoding takes. Then it closes: it computes what is
-queued and raises UnavailableError for any later request, whose thread looks the name up again and finds the successor.
+old model takes requests for ``Limits.linger_seconds`` more, far longer than decoding takes. Then it closes: it computes
+what is queued and raises UnavailableError for any later request, whose thread looks the name up again and finds the
+successor.
 
 Its memory then goes back to the system, and so does what ONNX Runtime's arena holds unused: an unload would otherwise
 leave the process as large as before, and each new version could make it larger.
@@ -22,21 +23,20 @@ from hangtag.serving.server.runtime import arena
 
 log = structlog.get_logger()
 
-LINGER_SECONDS = 1.0
-"""How long a model takes requests after it was replaced or unloaded."""
-
 
 class RetiredModels:
     """Models that no look-up finds any more and that are not closed yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, linger_seconds: float) -> None:
+        """linger_seconds: how long a model takes requests after it was replaced or unloaded."""
+        self._linger_seconds = linger_seconds
         self._timers: dict[Servable, threading.Timer] = {}
 
     def add(self, models: list[Servable]) -> None:
-        """Close these models after LINGER_SECONDS."""
+        """Close these models once they have lingered."""
         for model in models:
             waiting = [model]  # emptied at the end, so that the timer does not keep the model in memory
-            timer = self._timers[model] = threading.Timer(LINGER_SECONDS, self._retire, [waiting])
+            timer = self._timers[model] = threading.Timer(self._linger_seconds, self._retire, [waiting])
             timer.daemon = True
             timer.start()
 

@@ -26,8 +26,6 @@ FolderStamp = tuple[tuple[Path, ...], Stamp]
 
 LARGEST_BYTES = 1 << 20
 """Of a file that is read here: it holds certificates, a key or tokens."""
-CHECK_SECONDS = 1.0
-"""Least seconds between two checks of the files, so that a call costs a read of the clock, not of the disk."""
 
 
 class WatchedFiles(Generic[T]):
@@ -36,13 +34,14 @@ class WatchedFiles(Generic[T]):
     If the changed files are not valid, the last valid value stays in use.
     """
 
-    def __init__(self, what: str, paths: Sequence[Path], read: Callable[[], T]) -> None:
+    def __init__(self, what: str, paths: Sequence[Path], read: Callable[[], T], check_seconds: float) -> None:
         """Read the files.
 
         Args:
             what: What the log calls the files, a plural.
             paths: The files to watch.
             read: Reads the files and returns the value; raises StartError if they are not valid.
+            check_seconds: Least seconds between two checks of the files.
 
         Raises:
             StartError: The files are not valid.
@@ -50,6 +49,7 @@ class WatchedFiles(Generic[T]):
         self._what = what
         self._paths = tuple(paths)
         self._read = read
+        self._check_seconds = check_seconds
         self._lock = threading.Lock()
         self._stamp = stamp_of(*self._paths)
         self._value = read()
@@ -57,7 +57,7 @@ class WatchedFiles(Generic[T]):
 
     def current(self) -> T:
         """Return the value of the files as they are now, or as they were when last valid. Never raises."""
-        if time.monotonic() - self._checked >= CHECK_SECONDS and self._lock.acquire(blocking=False):
+        if time.monotonic() - self._checked >= self._check_seconds and self._lock.acquire(blocking=False):
             try:
                 self._check()
             finally:

@@ -14,6 +14,7 @@ from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import ModelControl
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host import memory
+from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 from hangtag.serving.server.telemetry.server_state import ServerState
 from hangtag.serving.server.transport.choice import NATIVE, Transport, choose_transport
 from hangtag.serving.server.transport.grpc.server import GrpcServer
@@ -44,12 +45,14 @@ class Server:
         *,
         versions: Mapping[str, tuple[int, ...]] | None = None,
         wrap_control: Callable[[Control], Control] | None = None,
+        runtimes: RuntimeFactory = Runtime,
     ) -> None:
         """Prepare the server; it does not listen yet.
 
         Args:
             config: The settings.
             versions: The versions to serve, by model, instead of the latest.
+            runtimes: Loads a model file, as the constructor of Runtime does.
             wrap_control: Gets this process's control of the models, and returns the control for clients' calls. A
                 worker passes clients' calls to all workers. By default clients control this process.
 
@@ -61,10 +64,12 @@ class Server:
         self.http_port = OFF
         self._stopping = False
         self._engine = Engine(config)
-        self.control = ModelControl(self._engine, versions or {})
-        self._tracing = Tracing.to(config.otlp_endpoint)
+        self.control = ModelControl(self._engine, versions or {}, runtimes)
+        self._tracing = Tracing.to(config.otlp_endpoint, config.limits.trace_close_seconds)
         self.transport = choose_transport(config)
-        authorise = None if config.token_file is None else Tokens(config.token_file).authorise
+        authorise = (
+            None if config.token_file is None else Tokens(config.token_file, config.limits.file_check_seconds).authorise
+        )
         control = self.control if wrap_control is None else wrap_control(self.control)
         self._repository = RepositoryCalls(control)
         self._grpc = GrpcServer(

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import onnxruntime
 import structlog
@@ -25,6 +26,15 @@ log = structlog.get_logger()
 
 # CUDA graphs are kept where batches take less than this share of the time without, hand-over to a thread included.
 _GRAPHS_GAIN = 0.95
+
+
+class RuntimeFactory(Protocol):
+    """Loads model files; `Runtime` itself is one. A test gives a server another one, whose batches it holds back."""
+
+    def __call__(
+        self, path: Path, *, provider: str, threads: int, batching_override: bool | None, gpu: Gpu
+    ) -> "Runtime":
+        """Load a file, with the arguments of `Runtime`."""
 
 
 class RunningBatches:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-CLOSE_SECONDS = 2.0
-"""How long a server that stops waits until the collector has taken the last spans."""
 Metadata = Iterable[tuple[str, str | bytes]]
 # OpenTelemetry's conventions for RPC: a server's span is an error only for codes that are the server's fault.
 _SERVER_FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
@@ -34,20 +32,22 @@ _SERVER_FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "
 class Tracing:
     """Sends spans to a collector. Thread-safe."""
 
-    def __init__(self, processor: "SpanProcessor") -> None:
+    def __init__(self, processor: "SpanProcessor", close_seconds: float) -> None:
+        """Give the spans to a processor, which may take ``close_seconds`` for the last ones."""
         from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         redirect_library_log("opentelemetry", with_values=True)  # of exporting alone: it logs no traceparent
         resource = Resource({SERVICE_NAME: "hangtag"}).merge(OTELResourceDetector().detect())
+        self._close_seconds = close_seconds
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # sampling: OTEL_TRACES_SAMPLER
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("hangtag")
         self._propagator = TraceContextTextMapPropagator()
 
     @classmethod
-    def to(cls, endpoint: str) -> "Tracing | None":
+    def to(cls, endpoint: str, close_seconds: float) -> "Tracing | None":
         """Send spans to an OTLP collector over gRPC; None without an endpoint. Raises StartError without the extra."""
         if not endpoint:
             return None
@@ -58,7 +58,9 @@ class Tracing:
             raise StartError(
                 f"--otlp-endpoint needs the Python module {error.name!r}; install it with: pip install '.[otel]'"
             ) from error
-        return cls(BatchSpanProcessor(OTLPSpanExporter(endpoint, insecure=endpoint.startswith("http://"))))
+        return cls(
+            BatchSpanProcessor(OTLPSpanExporter(endpoint, insecure=endpoint.startswith("http://"))), close_seconds
+        )
 
     def record(
         self, method: str, metadata: Metadata, duration_ns: int, code: grpc.StatusCode, timings: Timings | None = None
@@ -94,15 +96,15 @@ class Tracing:
         span.end(ended_ns)
 
     def close(self) -> None:
-        """Send the last spans, for CLOSE_SECONDS at most.
+        """Send the last spans, for the seconds that they may take.
 
         The exporter alone would try for much longer, and an orchestrator kills a server that does not stop in time.
         """
         sending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
         sending.start()
-        sending.join(CLOSE_SECONDS)
+        sending.join(self._close_seconds)
         if sending.is_alive():
-            log.warning("the last spans are lost: the collector has not taken them", seconds=CLOSE_SECONDS)
+            log.warning("the last spans are lost: the collector has not taken them", seconds=self._close_seconds)
 
     def _children(self, span: Any, ended_ns: int, timings: Timings) -> None:
         from opentelemetry.trace import set_span_in_context

@@ -199,7 +199,7 @@ class RouteControl:
             except NotFoundError as error:
                 raise UnavailableError(f"the member {member} of route {name} does not serve now") from error
 
-        route = ServedRoute(name, settings, members, shadow, look_up, before)
+        route = ServedRoute(name, settings, members, shadow, look_up, self._engine.config.limits, before)
         replaced = self._engine.serve(name, [route])
         self._retire([model for model in replaced if not isinstance(model, ServedRoute)])
         if before is not None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from hangtag.serving.server.batching.after_batch import after_batch
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, Tensors
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.engine.repository import ROUTE_VERSION
 from hangtag.serving.server.engine.routes.acceptance import FLOATS
 from hangtag.serving.server.engine.routes.cascade import Cascade, CascadeRequest
@@ -36,6 +37,7 @@ class ServedRoute:
         members: Mapping[Member, Servable],
         shadow: Servable | None,
         look_up: LookUp,
+        limits: Limits,
         previous: "ServedRoute | None" = None,
     ) -> None:
         """Join the members.
@@ -46,6 +48,7 @@ class ServedRoute:
             members: What serves each member now.
             shadow: What serves the shadow; None where nothing does, or the route has none.
             look_up: Returns what serves a member at a later time. Raises UnavailableError where nothing does.
+            limits: Of its shadow.
             previous: The route that this one replaces. Its counters go on, because they must not fall.
 
         Raises:
@@ -69,7 +72,7 @@ class ServedRoute:
         self._stages: RouteStatistics = RouteStatistics() if previous is None else previous._stages
         if settings.shadow is not None:
             output = _compared_output(settings, self.signature)
-            self._shadow = Shadow(settings.shadow.share, shadow, tuple(members.values()), output, self._stages)
+            self._shadow = Shadow(settings.shadow.share, shadow, tuple(members.values()), output, self._stages, limits)
         names = map(str, settings.members)
         if isinstance(settings, CascadeSettings):
             self._cascade = Cascade(settings, tuple(enumerate(names, start=1)), self._members, self._stages)

@@ -4,9 +4,10 @@ A copy waits until its caller, and every caller of the same batch, has the answe
 it. An answer of the route hands over the copies that wait, if no request waits for the route's members and fewer than
 half of each member's instances compute; on two processors that is while no batch of the route is being computed. A
 batch of copies that has begun shares the processors with the calls that come meanwhile, and cannot be stopped. So only
-as many copies are handed over at once as are computed in about `AT_ONCE_SECONDS`, and the next ones after a rest, so
-that copies are computed in at most `SHARE_OF_TIME`. The others wait; of too many, the oldest is dropped and counted as
-skipped, as is a copy that the model would not take. A timer hands over those after which the route answers no more.
+as many copies are handed over at once as are computed in about `Limits.shadow_batch_seconds`, and the next ones after a
+rest, so that copies are computed in at most `Limits.shadow_share_of_time`. The others wait; of too many, the oldest is
+dropped and counted as skipped, as is a copy that the model would not take. A timer hands over those after which the
+route answers no more.
 
 Copies have no lower priority in the operating system: a thread that the system lets wait while it holds the
 interpreter's lock, or a lock of ONNX Runtime's memory, would hold up every call.
@@ -26,20 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hangtag.serving.server.batching.request import InferenceResult, Tensors, memory_of
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.engine.servable import Admission, Servable
 from hangtag.serving.server.errors import QueueFullError, ServerError
 from hangtag.serving.server.telemetry.route_statistics import RouteStatistics
-
-MAX_WAITING = 64
-"""Copies that may wait."""
-MAX_BYTES = 64 * 1024 * 1024
-"""What their inputs and the answers may take together."""
-AT_ONCE_SECONDS = 0.001
-"""How long the copies that are handed over at once should take; a lone copy may take longer."""
-SHARE_OF_TIME = 0.25
-"""In how much of the time copies are computed at most."""
-LATE_SECONDS = 0.1
-"""After how long a timer hands over the copies that wait, and tries again."""
 
 
 @dataclass(slots=True)
@@ -72,6 +63,7 @@ class Shadow:
         members: Sequence[Servable],
         output: str,
         statistics: RouteStatistics,
+        limits: Limits,
     ) -> None:
         """Compare nothing yet.
 
@@ -81,12 +73,14 @@ class Shadow:
             members: The route's own, whose requests go first.
             output: The output whose highest values name the labels that are compared.
             statistics: Count what is compared.
+            limits: How many copies may wait, and how much of the time they are computed.
         """
         self._share = share
         self._model = model
         self._members = members
         self._output = output
         self._statistics = statistics
+        self._limits = limits
         self._lock = threading.Lock()
         self._waiting: deque[_Copy] = deque()
         self._bytes = 0  # of the copies that wait
@@ -126,7 +120,8 @@ class Shadow:
             else:
                 self._waiting.append(copy)
                 self._bytes += copy.size
-                while len(self._waiting) > MAX_WAITING or self._bytes > MAX_BYTES:
+                limits = self._limits
+                while len(self._waiting) > limits.max_shadow_copies or self._bytes > limits.max_shadow_bytes:
                     self._bytes -= self._waiting.popleft().size
                     dropped += 1
                 if self._waiting and self._timer is None:
@@ -199,9 +194,10 @@ class Shadow:
             self._handed_over -= 1
             if not self._handed_over:
                 seconds = time.monotonic() - self._handed_over_at
-                slow = seconds > AT_ONCE_SECONDS
-                self._at_once = max(1, self._at_once // 2) if slow else min(self._at_once + 1, MAX_WAITING)
-                self._rests_until = self._handed_over_at + seconds / SHARE_OF_TIME
+                limits = self._limits
+                slow = seconds > limits.shadow_batch_seconds
+                self._at_once = max(1, self._at_once // 2) if slow else min(self._at_once + 1, limits.max_shadow_copies)
+                self._rests_until = self._handed_over_at + seconds / limits.shadow_share_of_time
         if isinstance(outcome, QueueFullError):
             self._statistics.shadow_skipped()
         elif isinstance(outcome, ServerError):
@@ -210,7 +206,7 @@ class Shadow:
             self._record(copy.outputs, outcome.outputs)
 
     def _start_timer(self) -> None:
-        timer = threading.Timer(LATE_SECONDS, self._hand_over_late)
+        timer = threading.Timer(self._limits.shadow_late_seconds, self._hand_over_late)
         timer.daemon = True
         with suppress(RuntimeError):  # The system has no thread left: the route's next answer hands the copies over.
             timer.start()

@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-ANSWER_SECONDS = 5.0
-"""How long the supervisor waits for the answer of a worker that may hang, before it does without."""
-
 
 @dataclass(frozen=True)
 class Load:

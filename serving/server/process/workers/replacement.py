@@ -1,8 +1,9 @@
 """Decides when a worker that has ended is replaced, and when the supervisor gives up."""
 
-FIRST_DELAY, LONGEST_DELAY = 0.1, 30.0
-"""Seconds before a replacement; doubled for each worker in a row that ended within STABLE_SECONDS of its start."""
+LONGEST_DELAY = 30.0
+"""Seconds before a replacement at most."""
 STABLE_SECONDS = 60.0
+"""A worker that ended within so many seconds of its start doubles the delay."""
 MAX_ATTEMPTS = 5
 """Replacements in a row that end before they listen; after these the supervisor gives up."""
 
@@ -10,7 +11,9 @@ MAX_ATTEMPTS = 5
 class ReplacementPolicy:
     """Exponential backoff for replacements. Not thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_delay: float) -> None:
+        """first_delay: seconds before a replacement, doubled for each worker in a row that lived shortly."""
+        self._first_delay = first_delay
         self._short_lives = 0
         self._attempts = 0
 
@@ -29,4 +32,4 @@ class ReplacementPolicy:
         self._short_lives = 0 if lifetime >= STABLE_SECONDS else self._short_lives + 1
         if self._attempts >= MAX_ATTEMPTS:
             return None
-        return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** max(0, self._short_lives - 1))
+        return min(LONGEST_DELAY, self._first_delay * 2.0 ** max(0, self._short_lives - 1))

@@ -21,10 +21,6 @@ from hangtag.serving.server.transport.choice import choose_transport
 
 log = structlog.get_logger()
 
-CHECK_SECONDS = 1.0
-"""How often the supervisor checks its workers."""
-HANG_SECONDS = 60.0
-"""A worker that has not answered for this long is killed and replaced."""
 _SPARE_SECONDS = 10.0
 
 
@@ -38,7 +34,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._counts_of_ended = ServerState()
         self._restarts = 0
-        self._policy = ReplacementPolicy()
+        self._policy = ReplacementPolicy(config.limits.worker_restart_seconds)
         self._failure = ""
         self._started = False
         self._stopping = threading.Event()
@@ -152,7 +148,8 @@ class Supervisor:
         with self._changed:
             return bool(
                 self._changed.wait_for(
-                    lambda: self._failure or all(worker.listening for worker in self._workers.values()), CHECK_SECONDS
+                    lambda: self._failure or all(worker.listening for worker in self._workers.values()),
+                    self._config.limits.worker_check_seconds,
                 )
             )
 
@@ -264,13 +261,14 @@ class Supervisor:
         for worker in [worker for worker in self._workers.values() if not worker.ended]:
             if not worker.listening:  # loading may take long, but a worker that loads still answers
                 _start_threads([worker.refresh])
-            if time.monotonic() - worker.last_answer > HANG_SECONDS:
+            if time.monotonic() - worker.last_answer > self._config.limits.worker_hang_seconds:
                 log.warning("worker hangs; it is replaced", worker=worker.number, pid=worker.pid)
                 worker.kill()
 
     def _monitor_workers(self) -> None:
         polling = self._config.model_control == "poll"
-        interval = min(CHECK_SECONDS, self._config.poll_seconds) if polling else CHECK_SECONDS
+        check_seconds = self._config.limits.worker_check_seconds
+        interval = min(check_seconds, self._config.poll_seconds) if polling else check_seconds
         last_poll = time.monotonic()
         while not self._stopping.wait(interval):
             try:
@@ -280,7 +278,7 @@ class Supervisor:
                 if overdue and self.workers().running == self._config.workers:
                     last_poll = time.monotonic()
                     for worker in self._workers_that_get_changes():
-                        worker.call(Poll(), HANG_SECONDS)
+                        worker.call(Poll(), self._config.limits.worker_hang_seconds)
             except Exception as error:
                 log.warning("checking the workers failed; trying again", reason=str(error))
 

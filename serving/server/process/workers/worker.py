@@ -16,7 +16,6 @@ from hangtag.serving.server.errors import StartError, UnavailableError
 from hangtag.serving.server.host import memory
 from hangtag.serving.server.host.open_files import OpenFiles
 from hangtag.serving.server.process.server import Server
-from hangtag.serving.server.process.workers import messages
 from hangtag.serving.server.process.workers.messages import (
     GetState,
     Listening,
@@ -36,8 +35,15 @@ log = structlog.get_logger()
 class SupervisorControl:
     """Controls the models of all workers through the supervisor; clients of a worker get this control."""
 
-    def __init__(self, supervisor: Peer, own: Control) -> None:
-        """own: the control of this worker alone."""
+    def __init__(self, supervisor: Peer, own: Control, answer_seconds: float) -> None:
+        """Control the models.
+
+        Args:
+            supervisor: Takes the messages.
+            own: The control of this worker alone.
+            answer_seconds: How long the supervisor waits for a worker that may hang.
+        """
+        self._answer_seconds = answer_seconds
         self._supervisor = supervisor
         self._own = own
 
@@ -48,7 +54,7 @@ class SupervisorControl:
         self._supervisor.call(Unload(name))
 
     def state(self) -> ServerState:
-        seconds = 2 * messages.ANSWER_SECONDS  # the supervisor's answer takes ANSWER_SECONDS while another worker hangs
+        seconds = 2 * self._answer_seconds  # the supervisor's answer takes so long while another worker hangs
         try:
             state: ServerState = self._supervisor.call(GetState(), seconds)
         except PeerError as error:
@@ -84,7 +90,9 @@ class Worker:
             server = self._server = Server(
                 self._config,
                 versions=self._versions,
-                wrap_control=lambda own: SupervisorControl(self._supervisor, own),
+                wrap_control=lambda own: SupervisorControl(
+                    self._supervisor, own, self._config.limits.worker_answer_seconds
+                ),
             )
             server.control.start(polling=False)
             server.control.catch_up(*self._supervisor.call(Loaded()))

@@ -9,7 +9,7 @@ from typing import Any
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError, UnavailableError
-from hangtag.serving.server.process.workers import entry, messages
+from hangtag.serving.server.process.workers import entry
 from hangtag.serving.server.process.workers.messages import GetState, Stop
 from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
 from hangtag.serving.server.telemetry.server_state import ServerState
@@ -43,6 +43,7 @@ class WorkerProcess:
             StartError: The system allows no further process, file or thread.
         """
         self.number = number
+        self._answer_seconds = config.limits.worker_answer_seconds
         self.changes_before = changes_before
         self.started = time.monotonic()
         self.gets_changes = False
@@ -89,7 +90,7 @@ class WorkerProcess:
     def refresh(self) -> None:
         """Read the worker's state; without an answer the last known one stays."""
         try:
-            self.state = self.call(GetState(), messages.ANSWER_SECONDS)
+            self.state = self.call(GetState(), self._answer_seconds)
         except UnavailableError:
             pass  # it is starting, and has answered that
         except Exception:
@@ -99,7 +100,7 @@ class WorkerProcess:
     def request_stop(self) -> None:
         """Let the worker drain and end."""
         try:
-            self.call(Stop(), messages.ANSWER_SECONDS)
+            self.call(Stop(), self._answer_seconds)
         except PeerError:
             return  # it has ended already, or the supervisor will kill it
 

@@ -11,12 +11,6 @@ import grpc
 from hangtag.serving.server.errors import DeadlineError, InvalidRequestError
 from hangtag.serving.server.transport.grpc.calls import Context
 
-MESSAGE_SECONDS = 60.0
-"""How long a message may take to come: 16 MiB at 2.3 Mbit/s."""
-MAX_AWAITED = 1000
-"""Messages that are awaited at once. One more call ends the call that has waited longest: a message usually comes with
-its headers, so that is a call whose message does not come at all."""
-
 
 def take_place(places: dict[asyncio.Timeout, None], most: int, time_limit: asyncio.Timeout) -> None:
     """Take one of a limited number of places. Where all are taken, the call that has had one for longest ends.
@@ -38,7 +32,15 @@ def take_place(places: dict[asyncio.Timeout, None], most: int, time_limit: async
 class AwaitedMessages:
     """Reads the message of each call. To be used on the event loop alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float, most: int) -> None:
+        """Await nothing yet.
+
+        Args:
+            seconds: How long a message may take to come.
+            most: Messages that are awaited at once; one more call ends the call that has waited longest.
+        """
+        self._seconds = seconds
+        self._most = most
         self._awaited: dict[asyncio.Timeout, None] = {}  # the first has waited longest
 
     async def read(self, context: Context) -> bytes:
@@ -49,8 +51,8 @@ class AwaitedMessages:
             InvalidRequestError: The client has sent all, and no message.
         """
         try:
-            async with asyncio.timeout(MESSAGE_SECONDS) as time_limit:
-                take_place(self._awaited, MAX_AWAITED, time_limit)
+            async with asyncio.timeout(self._seconds) as time_limit:
+                take_place(self._awaited, self._most, time_limit)
                 try:
                     message = await context.read()
                 finally:

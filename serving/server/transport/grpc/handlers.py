@@ -48,7 +48,9 @@ class Handlers(grpc.GenericRpcHandler):
         self._authorise = authorise
         self._tracing = tracing
         self._handlers: dict[str, Handler] = {}
-        self._messages = AwaitedMessages()
+        self._messages = AwaitedMessages(
+            engine.config.limits.message_seconds, engine.config.limits.max_awaited_messages
+        )
         self._stopping = False
 
     def refuse_new(self) -> None:

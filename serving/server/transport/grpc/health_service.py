@@ -9,9 +9,6 @@ from hangtag.serving.server.errors import NotFoundError, QueueFullError
 from hangtag.serving.server.transport.event_loop import event_loop
 from hangtag.serving.server.transport.grpc.calls import Context
 
-MAX_WATCHES = 1000
-"""Open Watch streams at once. They need no token, so without a limit anybody could fill the memory with them."""
-
 _UNKNOWN: int = pb.HealthCheckResponse.SERVICE_UNKNOWN
 _NOT_SERVING: int = pb.HealthCheckResponse.NOT_SERVING
 
@@ -19,7 +16,9 @@ _NOT_SERVING: int = pb.HealthCheckResponse.NOT_SERVING
 class HealthService:
     """The state of each name: empty for the server as a whole, else a service or a model."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_watches: int) -> None:
+        """max_watches: how many Watch streams may be open at once."""
+        self._max_watches = max_watches
         self._states: dict[str, int] = {}
         self._changed = asyncio.Event()  # replaced by a new one at each change
         self._watches = 0
@@ -45,8 +44,8 @@ class HealthService:
         return pb.HealthCheckResponse(status=state)
 
     async def Watch(self, request: pb.HealthCheckRequest, context: Context) -> None:
-        if self._watches >= MAX_WATCHES:
-            raise QueueFullError(f"{MAX_WATCHES} Watch streams are open; poll with Check instead")
+        if self._watches >= self._max_watches:
+            raise QueueFullError(f"{self._max_watches} Watch streams are open; poll with Check instead")
         self._watches += 1
         try:
             sent: int | None = None

@@ -7,13 +7,11 @@ from hangtag.serving.server.config.server_config import ServerConfig
 
 _MAX_PENDING = 100_000
 _NEVER_MS = 2**31 - 1
-PEER_SECONDS = 20
-"""The time that a peer has for the handshakes of TLS and HTTP/2 and to answer a ping, and that calls have to end when
-their connection is closed."""
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
     """The arguments for grpcio's server."""
+    peer_ms = round(config.limits.peer_seconds * 1000)
     message_bytes = config.max_message_mib * 1024 * 1024
     return [
         ("grpc.max_receive_message_length", message_bytes),
@@ -31,15 +29,15 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         # cleaned up, so a client within the limit above would lose calls. That limit and the models' queues suffice.
         ("grpc.http.overload_protection", 0),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
-        ("grpc.server_handshake_timeout_ms", PEER_SECONDS * 1000),  # 120 s by default
+        ("grpc.server_handshake_timeout_ms", peer_ms),  # 120 s by default
         # Pings detect a client that vanished, so that its connection and its calls are freed; an idle one is closed.
         ("grpc.keepalive_time_ms", round(config.keepalive_seconds * 1000)),
-        ("grpc.keepalive_timeout_ms", PEER_SECONDS * 1000),
-        ("grpc.http2.ping_timeout_ms", PEER_SECONDS * 1000),  # the longer timeout counts, and this defaults to 60 s
+        ("grpc.keepalive_timeout_ms", peer_ms),
+        ("grpc.http2.ping_timeout_ms", peer_ms),  # the longer timeout counts, and this defaults to 60 s
         ("grpc.max_connection_idle_ms", round(config.connection_idle_seconds * 1000)),
         # An old connection gets GOAWAY: its client connects again for new calls, and the calls in flight finish.
         ("grpc.max_connection_age_ms", round(config.connection_age_seconds * 1000) or _NEVER_MS),
-        ("grpc.max_connection_age_grace_ms", PEER_SECONDS * 1000),
+        ("grpc.max_connection_age_grace_ms", peer_ms),
         # A client that pings more often is disconnected at the third such ping, with "too many pings".
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", round(config.min_ping_seconds * 1000)),

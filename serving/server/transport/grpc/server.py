@@ -16,14 +16,13 @@ from hangtag.serving.server.engine.model_settings import largest_settings
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.ports import require_free
 from hangtag.serving.server.transport.event_loop import run
-from hangtag.serving.server.transport.grpc.awaited_messages import MAX_AWAITED
 from hangtag.serving.server.transport.grpc.classifier_service import ClassifierService
 from hangtag.serving.server.transport.grpc.handlers import Handlers
-from hangtag.serving.server.transport.grpc.health_service import MAX_WATCHES, HealthService
+from hangtag.serving.server.transport.grpc.health_service import HealthService
 from hangtag.serving.server.transport.grpc.inference_service import InferenceService
 from hangtag.serving.server.transport.grpc.limits import channel_options
-from hangtag.serving.server.transport.grpc.reflection import MAX_REFLECTIONS, add_reflection
-from hangtag.serving.server.transport.grpc.streams.open_streams import MAX_STREAMS, OpenStreams
+from hangtag.serving.server.transport.grpc.reflection import add_reflection
+from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
 from hangtag.serving.server.transport.methods import MODEL_INFER
 from hangtag.serving.server.transport.queries.pending import Queries
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
@@ -69,13 +68,15 @@ class GrpcServer:
         self._queries = Queries(engine)
         # So one stream can fill the next batch while another one is computed, but never the whole queue.
         window = min(config.max_queue_size, 2 * config.max_batch_size)
-        self._streams = OpenStreams(self._queries, window, config.max_message_mib * 1024 * 1024)
+        self._streams = OpenStreams(
+            self._queries, window, config.max_message_mib * 1024 * 1024, config.limits.max_streams
+        )
         self._stopping = False
         self._inference = InferenceService(
             engine, repository, self._queries, self._streams, lambda: self._stopping, tracing
         )
         classifier = ClassifierService(engine, self._queries, self._streams, tracing)
-        self._health = HealthService()
+        self._health = HealthService(config.limits.max_watches)
         self._health_names: set[str] = set()  # models with a state of their own in health
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._handlers = Handlers(engine, authorise, tracing)
@@ -83,7 +84,7 @@ class GrpcServer:
         self._handlers.add_bytes(MODEL_INFER, self._inference.ModelInfer)
         self._handlers.add_service(_CLASSIFIER, classifier)
         self._handlers.add_service(health_pb2.DESCRIPTOR.services_by_name["Health"], self._health)
-        add_reflection(self._handlers, (*_SERVICES, HEALTH))
+        add_reflection(self._handlers, (*_SERVICES, HEALTH), config.limits)
         self._server: grpc.aio.Server | None = None
 
     def start(self, address: str = "") -> int:
@@ -166,4 +167,6 @@ def _max_calls(config: ServerConfig) -> int:
     """One for each call that may wait to be decoded, be queued, computed, open as a stream, or wait for its message."""
     largest = largest_settings(config)
     inference = config.max_queue_size + largest.max_queue_size + largest.largest_batch_size * largest.instance_count
-    return inference + MAX_AWAITED + MAX_STREAMS + MAX_WATCHES + MAX_REFLECTIONS + _SPARE_CALLS
+    limits = config.limits
+    open_streams = limits.max_streams + limits.max_watches + limits.max_reflections
+    return inference + limits.max_awaited_messages + open_streams + _SPARE_CALLS

@@ -20,14 +20,6 @@ MAX_HEAD_BYTES = 32 * 1024
 _MAX_UNREAD_BYTES = 2 * MAX_HEAD_BYTES
 """Of a head before its end, or of the end of a body in chunks. It is twice the limit of a head since it counts spaces
 around values too, so that a head of MAX_HEAD_BYTES is served in however many segments it comes."""
-REQUEST_SECONDS = 20.0
-"""How long a request may take to come, from the opened connection or its first byte."""
-SLOWEST_BYTES_PER_SECOND = 1024
-"""A request that comes this fast in each further REQUEST_SECONDS may take longer."""
-SLOWEST_BYTES_READ_PER_SECOND = 64 * 1024
-"""After REQUEST_SECONDS an answer must be read this fast on average, and some of it in each REQUEST_SECONDS. That is
-faster than for requests, since what is not read is held: of 16 MiB, the largest by default, for five minutes at most.
-"""
 MAX_PIPELINED = 100
 """Requests that may wait for the one before them on a connection. Each takes some kilobytes, and ten thousand fit into
 what is read at once."""
@@ -65,6 +57,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, *arguments, **options)
         self.parser = RequestParser(self, self._head_without_upgrade)
         self._settings = config.settings
+        self._limits = config.settings.limits
         self._application = self.app
         self.app = self._serve
         self._task: asyncio.Task[Any] | None = None  # serves a request
@@ -87,7 +80,7 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > self._settings.max_connections:
             self.refuse(503, "too many connections are open (--max-connections); try again later, or another replica")
             return
-        self._timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_slow)
+        self._timer = self.loop.call_later(self._limits.request_seconds, self._end_if_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -112,13 +105,13 @@ class Connection(HttpToolsProtocol):
         elif self._unread > _MAX_UNREAD_BYTES:
             self.refuse(*_LARGE_HEAD)
         elif self._timer is None:
-            self._timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_slow)
+            self._timer = self.loop.call_later(self._limits.request_seconds, self._end_if_slow)
 
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._write_timer is None:
             self._most_unsent = self._unsent = self._count_unsent()
-            self._write_timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_not_read)
+            self._write_timer = self.loop.call_later(self._limits.request_seconds, self._end_if_not_read)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -262,8 +255,11 @@ class Connection(HttpToolsProtocol):
 
     def _end_if_slow(self) -> None:
         came, self._counted = self._received - self._counted, self._received
-        if came >= REQUEST_SECONDS * SLOWEST_BYTES_PER_SECOND or self.flow.read_paused:
-            self._timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_slow)
+        if (
+            came >= self._limits.request_seconds * self._limits.slowest_request_bytes_per_second
+            or self.flow.read_paused
+        ):
+            self._timer = self.loop.call_later(self._limits.request_seconds, self._end_if_slow)
         elif self._received:
             self.refuse(408, "the request comes too slowly")
         else:
@@ -271,10 +267,11 @@ class Connection(HttpToolsProtocol):
 
     def _end_if_not_read(self) -> None:
         unsent, self._unsent = self._unsent, self._count_unsent()
-        most, self._most_unsent = self._most_unsent, self._most_unsent - REQUEST_SECONDS * SLOWEST_BYTES_READ_PER_SECOND
+        share = self._limits.request_seconds * self._limits.slowest_answer_bytes_per_second
+        most, self._most_unsent = self._most_unsent, self._most_unsent - share
         # The kernel takes more in pieces of up to a megabyte, so a period's share may come in the next one.
         if self._unsent < unsent and self._unsent <= most:
-            self._write_timer = self.loop.call_later(REQUEST_SECONDS, self._end_if_not_read)
+            self._write_timer = self.loop.call_later(self._limits.request_seconds, self._end_if_not_read)
         else:
             self.transport.abort()
 
@@ -284,7 +281,7 @@ class Connection(HttpToolsProtocol):
     def _abort_if_not_read(self) -> None:
         """Close the connection of a client that has not read its last answer, which would stay open for ever."""
         if self.transport.get_write_buffer_size():
-            self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+            self.loop.call_later(self._limits.request_seconds, self.transport.abort)
 
     def _stop_write_timer(self) -> None:
         """End the measure of an answer's speed, unless there is more of it."""

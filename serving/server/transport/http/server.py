@@ -148,9 +148,10 @@ class _Uvicorn(uvicorn.Server):
             await super().startup(sockets)
         else:
             await super().startup([])
-            connections, most = self.server_state.connections, self._config.settings.max_connections
+            connections, settings = self.server_state.connections, self._config.settings
+            most, seconds = settings.max_connections, settings.limits.request_seconds
             self._tls_listeners = [
-                TlsListener(each, self._tls, self._connection, connections, most) for each in sockets or []
+                TlsListener(each, self._tls, self._connection, connections, most, seconds) for each in sockets or []
             ]
         self.listening.set()
 

@@ -10,8 +10,6 @@ import ssl
 from collections.abc import Callable, Sized
 from contextlib import suppress
 
-from hangtag.serving.server.transport.http.connection import REQUEST_SECONDS
-
 _RETRY_SECONDS = 0.1
 """How long nothing is accepted after a connection could not be: there may be no file left to open."""
 
@@ -26,6 +24,7 @@ class TlsListener:
         protocol: Callable[[], asyncio.Protocol],
         connections: Sized,
         most: int,
+        handshake_seconds: float,
     ) -> None:
         """Begin to accept.
 
@@ -35,6 +34,7 @@ class TlsListener:
             protocol: Makes the protocol of a connection. The handshake is over when its ``connection_made`` is called.
             connections: Those that are open after their handshake.
             most: How many connections may be open, in their handshake and after it. Further ones are closed at once.
+            handshake_seconds: How long a handshake may take.
         """
         listener.setblocking(False)
         self._listener = listener
@@ -42,6 +42,7 @@ class TlsListener:
         self._protocol = protocol
         self._connections = connections
         self._most = most
+        self._handshake_seconds = handshake_seconds
         self._loop = asyncio.get_running_loop()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._accepting = self._loop.create_task(self._accept())
@@ -71,5 +72,5 @@ class TlsListener:
     async def _shake_hands(self, client: socket.socket) -> None:
         with suppress(OSError):  # the handshake has failed or took too long, and the loop has closed the connection
             await self._loop.connect_accepted_socket(
-                self._protocol, client, ssl=self._tls(), ssl_handshake_timeout=REQUEST_SECONDS
+                self._protocol, client, ssl=self._tls(), ssl_handshake_timeout=self._handshake_seconds
             )

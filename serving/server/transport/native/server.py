@@ -22,7 +22,6 @@ from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_settings import largest_settings
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.ports import require_free
-from hangtag.serving.server.transport.grpc.limits import PEER_SECONDS
 from hangtag.serving.server.transport.grpc.server import GrpcServer
 from hangtag.serving.server.transport.native.compute_threads import ComputeThreads
 from hangtag.serving.server.transport.native.connection_limit import ConnectionLimit
@@ -86,7 +85,7 @@ class NativeServer:
             client_key_metadata=TIMEOUT_HEADER,
             call_details=True,
             keepalive_time_ms=round(config.keepalive_seconds * 1000),
-            keepalive_timeout_ms=PEER_SECONDS * 1000,
+            keepalive_timeout_ms=round(config.limits.peer_seconds * 1000),
             max_concurrent_streams=config.max_concurrent_streams,
             max_metadata_size=_MAX_METADATA_BYTES,
             reuse_port=config.workers > 1,

@@ -75,7 +75,7 @@ def ssl_contexts(config: ServerConfig) -> Callable[[], ssl.SSLContext] | None:
     files = _files(config)
     if files is None:
         return None
-    watched = WatchedFiles("TLS certificates of HTTP", files.paths, files.context)
+    watched = WatchedFiles("TLS certificates of HTTP", files.paths, files.context, config.limits.file_check_seconds)
     if files.client_ca is None:
         return watched.current
 
@@ -104,7 +104,7 @@ def server_credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
     files = _files(config)
     if files is None:
         return None
-    watched = WatchedFiles("TLS certificates", files.paths, files.read)
+    watched = WatchedFiles("TLS certificates", files.paths, files.read, config.limits.file_check_seconds)
     served = watched.current()
 
     def fetch_renewed() -> grpc.ServerCertificateConfiguration | None:

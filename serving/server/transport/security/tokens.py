@@ -27,9 +27,17 @@ class Tokens:
     malformed, the tokens that were read last stay valid.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Read the file. Raises StartError if it cannot be read, or if a line is not a token."""
-        self._digests = WatchedFiles("tokens", [path], lambda: _read(path))
+    def __init__(self, path: Path, check_seconds: float) -> None:
+        """Read the file.
+
+        Args:
+            path: The file's.
+            check_seconds: Least seconds between two checks whether it has changed.
+
+        Raises:
+            StartError: It cannot be read, or a line is not a token.
+        """
+        self._digests = WatchedFiles("tokens", [path], lambda: _read(path), check_seconds)
 
     def authorise(self, metadata: Metadata) -> None:
         """Raises UnauthenticatedError unless the metadata has ``authorization: Bearer <a valid token>``."""

@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageOps
 
-from hangtag.serving.server.classification import image_decoding
 from hangtag.serving.server.classification.image_decoding import decoded_grey, is_large
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError
 from tests.kit.picture_files import (
@@ -199,22 +198,20 @@ def large() -> bytes:
     return png(6000, 5000, 16, 0)
 
 
-def test_large_pictures_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_decoding, "TURN_SECONDS", 0.01)
+def test_large_pictures_wait_for_their_turn() -> None:
     data = large()
     assert is_large(data)
     with decoded_grey(data), decoded_grey(data):
         with (
             pytest.raises(QueueFullError, match=r"too many large images at once: .* try again later"),
-            decoded_grey(data),
+            decoded_grey(data, 0.01),
         ):
             pass
         assert decoded(encoded(noise("L", 28, 28))).shape == (28, 28)  # a small one does not wait
     assert decoded(data).shape == (5000, 6000)
 
 
-def test_a_large_picture_that_cannot_be_decoded_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_decoding, "TURN_SECONDS", 0.01)
+def test_a_large_picture_that_cannot_be_decoded_gives_its_turn_back() -> None:
     data = large()
     short = with_data(data, compressed_zeros(4999 * 12_001))
     for _ in range(3):

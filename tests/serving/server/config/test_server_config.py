@@ -1,4 +1,3 @@
-import dataclasses
 import math
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from click.testing import CliRunner, Result
 from hangtag.serving.model_repository import SETTINGS_FILE
 from hangtag.serving.server.config.click_options import server_options
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.config.setting import declared_settings
 from hangtag.serving.server.engine.model_settings import NAMES, settings_of
 from hangtag.serving.server.errors import StartError
 
@@ -36,7 +36,7 @@ def test_the_options_have_the_defaults_of_the_dataclass() -> None:
 
 def test_every_setting_has_an_option_and_a_help_text() -> None:
     text = parsed("--help")[0].output
-    for declared in dataclasses.fields(ServerConfig):
+    for declared in declared_settings(ServerConfig):
         assert f"--{declared.name.replace('_', '-')} " in text
         assert declared.metadata["help"].split()[0] in text
 
@@ -102,7 +102,7 @@ REFUSED: dict[str, tuple[str, object, str]] = {
 
 
 def test_every_setting_has_a_value_that_it_refuses() -> None:
-    assert [*REFUSED] == [declared.name for declared in dataclasses.fields(ServerConfig)]
+    assert [*REFUSED] == [declared.name for declared in declared_settings(ServerConfig)]
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -20,12 +20,11 @@ def test_a_models_memory_goes_back_to_the_system_once_nothing_refers_to_it(monke
         def close(self) -> None:
             forgotten.wait(TIMEOUT)
 
-    monkeypatch.setattr(retirement, "LINGER_SECONDS", 0.0)
     gone: queue.SimpleQueue[bool] = queue.SimpleQueue()
     old = Old()
     reference = weakref.ref(old)
     monkeypatch.setattr(memory, "release_freed_memory", lambda: gone.put(reference() is None))
-    retired = retirement.RetiredModels()
+    retired = retirement.RetiredModels(0)
     retired.add([old])  # type: ignore[list-item]  # all of a Servable that it needs
     del old
     forgotten.set()

@@ -5,13 +5,7 @@ import pytest
 import structlog.testing
 
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.host import watched_files
 from hangtag.serving.server.host.watched_files import WatchedFiles
-
-
-@pytest.fixture(autouse=True)
-def _every_look_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watched_files, "CHECK_SECONDS", 0.0)
 
 
 def word(path: Path) -> str:
@@ -24,7 +18,7 @@ def word(path: Path) -> str:
 def test_a_change_is_seen_and_logged_once(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("first")
-    watched = WatchedFiles("words", [file], lambda: word(file))
+    watched = WatchedFiles("words", [file], lambda: word(file), 0)
     assert watched.current() == "first"
     file.write_text("second")
     with structlog.testing.capture_logs() as log:
@@ -35,7 +29,7 @@ def test_a_change_is_seen_and_logged_once(tmp_path: Path) -> None:
 def test_an_invalid_file_leaves_the_last_valid_value_and_is_logged_once(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("good")
-    watched = WatchedFiles("words", [file], lambda: word(file))
+    watched = WatchedFiles("words", [file], lambda: word(file), 0)
     file.write_text("no good")
     with structlog.testing.capture_logs() as log:
         assert [watched.current() for _ in range(3)] == ["good"] * 3
@@ -59,7 +53,7 @@ def test_a_change_during_the_reading_is_not_trusted(tmp_path: Path) -> None:
             file.write_text("third, longer")
         return text
 
-    watched = WatchedFiles("words", [file], read)
+    watched = WatchedFiles("words", [file], read, 0)
     file.write_text("second")
     assert [watched.current(), watched.current()] == ["first", "third, longer"]
 
@@ -70,7 +64,7 @@ def test_a_file_swapped_by_a_link_as_kubernetes_does_is_a_change(tmp_path: Path)
         os.utime(tmp_path / name, (1, 1))  # same size, same time
     link = tmp_path / "link"
     link.symlink_to("old")
-    watched = WatchedFiles("words", [link], lambda: word(link))
+    watched = WatchedFiles("words", [link], lambda: word(link), 0)
     (tmp_path / "next").symlink_to("new")
     (tmp_path / "next").replace(link)
     assert watched.current() == "new"
@@ -80,18 +74,17 @@ def test_a_file_overwritten_in_place_with_equal_size_and_time_is_a_change(tmp_pa
     file = tmp_path / "file"
     file.write_text("old")
     os.utime(file, (1, 1))
-    watched = WatchedFiles("words", [file], lambda: word(file))
+    watched = WatchedFiles("words", [file], lambda: word(file), 0)
     with file.open("r+") as opened:
         opened.write("new")
     os.utime(file, (1, 1))
     assert watched.current() == "new"
 
 
-def test_the_disk_is_not_read_at_each_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watched_files, "CHECK_SECONDS", 3600.0)
+def test_the_disk_is_not_read_at_each_call(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("first")
-    watched = WatchedFiles("words", [file], lambda: word(file))
+    watched = WatchedFiles("words", [file], lambda: word(file), 3600)
     file.unlink()
     assert watched.current() == "first"
 
@@ -100,4 +93,4 @@ def test_an_invalid_file_at_the_start_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("no good")
     with pytest.raises(StartError, match="not one word"):
-        WatchedFiles("words", [file], lambda: word(file))
+        WatchedFiles("words", [file], lambda: word(file), 0)

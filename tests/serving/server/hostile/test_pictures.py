@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from hangtag.protos import classifier_pb2 as pb
-from hangtag.serving.server.classification import image_decoding
 from hangtag.serving.server.classification.image_decoding import decoded_grey
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_models
@@ -96,10 +95,7 @@ def in_threads(works: list[Callable[[], Any]], meanwhile: Callable[[], None]) ->
 
 
 @pytest.mark.parametrize("transport", ["native", "grpc"])
-def test_small_pictures_are_answered_while_large_ones_wait_for_memory(
-    models: Path, transport: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(image_decoding, "TURN_SECONDS", TIMEOUT)
+def test_small_pictures_are_answered_while_large_ones_wait_for_memory(models: Path, transport: str) -> None:
     large = png(6000, 5000, 16, 0)
     with server(transport, models) as live:
         with decoded_grey(large), decoded_grey(large):  # in this process, which is the server's too: no memory is left

@@ -11,8 +11,8 @@ import pytest
 
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.classification import image_preprocessing as images
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.host.cpus import usable_cpus
-from hangtag.serving.server.transport.grpc.streams import open_streams
 from hangtag.serving.server.transport.submission import LARGE_MESSAGE
 from tests.kit import onnx_models
 from tests.kit.live import TIMEOUT, LiveServer, failure, outputs, request
@@ -59,9 +59,15 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def server(transport: str, models: Path) -> LiveServer:
+def server(transport: str, models: Path, limits: Limits | None = None) -> LiveServer:
     return live_server(
-        transport, models, max_batch_size=4, max_queue_size=PLACES, instances=1, max_concurrent_streams=1000
+        transport,
+        models,
+        max_batch_size=4,
+        max_queue_size=PLACES,
+        instances=1,
+        max_concurrent_streams=1000,
+        limits=limits or Limits(),
     )
 
 
@@ -135,10 +141,9 @@ def test_a_stream_that_ended_counts_until_its_last_picture_is_passed_over(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = usable_cpus() + 1
-    monkeypatch.setattr(open_streams, "MAX_STREAMS", count)
     held = Held(images.preprocess)
     monkeypatch.setattr(images, "preprocess", held)
-    with server("grpc", models) as live:
+    with server("grpc", models, limits=Limits(max_streams=count)) as live:
         streams = live.server._grpc._streams
         try:
             talks = [Conversation(live.classifier.ClassifyStream, ONE) for _ in range(count)]

@@ -10,7 +10,6 @@ import grpc
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.engine import loading
 from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_models
 from tests.kit.live import (
@@ -32,19 +31,19 @@ NEVER = 3600
 
 
 class HeldLoad:
-    """Holds back the next load of a model until it may go on."""
+    """Holds back the loads of a model's second version until they may go on."""
 
-    def __init__(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, name: str) -> None:
         self._begun, self._may_go_on = begun, may_go_on = threading.Event(), threading.Event()
 
         class HeldRuntime(Runtime):
             def __init__(self, path: Path, **options: Any) -> None:
-                if path.parents[1].name == name:
+                if path.parents[1].name == name and path.parents[0].name == "2":
                     begun.set()
                     assert may_go_on.wait(TIMEOUT)
                 super().__init__(path, **options)
 
-        monkeypatch.setattr(loading, "Runtime", HeldRuntime)
+        self.runtimes = HeldRuntime
 
     def wait_until_begun(self) -> None:
         assert self._begun.wait(TIMEOUT)
@@ -79,11 +78,9 @@ def versions(live: LiveServer, name: str) -> list[str]:
     return [model.version for model in live.server._engine.versions(name)]
 
 
-def test_a_poll_that_loads_a_model_does_not_hold_up_the_stop(
-    models: Path, transport: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with live_server(transport, models, model_control="poll", poll_seconds=0.1) as live:
-        load = HeldLoad("gather", monkeypatch)
+def test_a_poll_that_loads_a_model_does_not_hold_up_the_stop(models: Path, transport: str) -> None:
+    load = HeldLoad("gather")
+    with live_server(transport, models, model_control="poll", poll_seconds=0.1, runtimes=load.runtimes) as live:
         onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
         load.wait_until_begun()
         try:
@@ -97,11 +94,9 @@ def test_a_poll_that_loads_a_model_does_not_hold_up_the_stop(
         assert versions(live, "gather") == ["1"]
 
 
-def test_a_call_that_loads_a_model_ends_with_unavailable_and_changes_nothing(
-    models: Path, transport: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with live_server(transport, models, model_control="explicit", load_model=("*",)) as live:
-        load = HeldLoad("gather", monkeypatch)
+def test_a_call_that_loads_a_model_ends_with_unavailable_and_changes_nothing(models: Path, transport: str) -> None:
+    load = HeldLoad("gather")
+    with live_server(transport, models, model_control="explicit", load_model=("*",), runtimes=load.runtimes) as live:
         onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
         message = pb.RepositoryModelLoadRequest(model_name="gather")
         call = live.inference.RepositoryModelLoad.future(message, timeout=TIMEOUT)
@@ -116,16 +111,14 @@ def test_a_call_that_loads_a_model_ends_with_unavailable_and_changes_nothing(
         assert versions(live, "gather") == ["1"]
 
 
-def test_a_poll_that_ends_during_the_drain_leaves_health_at_not_serving(
-    models: Path, transport: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_poll_that_ends_during_the_drain_leaves_health_at_not_serving(models: Path, transport: str) -> None:
+    load = HeldLoad("gather")
     with (
-        live_server(transport, models, model_control="poll", poll_seconds=NEVER) as live,
+        live_server(transport, models, model_control="poll", poll_seconds=NEVER, runtimes=load.runtimes) as live,
         live.gate("free_axis") as gate,
     ):
         call = live.inference.ModelInfer.future(request("free_axis", x=number(3)), timeout=TIMEOUT)
         gate.wait_until_computing()
-        load = HeldLoad("gather", monkeypatch)
         onnx_models.publish(models, "added", onnx_models.added(), version=2)
         onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
         poll = threading.Thread(target=live.server.control.poll)

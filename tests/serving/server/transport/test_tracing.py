@@ -19,11 +19,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from hangtag.protos import classifier_pb2
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.telemetry.model_statistics import Timings
-from hangtag.serving.server.transport import tracing
 from hangtag.serving.server.transport.tracing import Tracing
 from tests.kit import onnx_models
 from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
@@ -46,7 +46,7 @@ def exporter() -> InMemorySpanExporter:
 
 @pytest.fixture
 def traced(models: Path, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveServer]:
-    monkeypatch.setattr(Tracing, "to", lambda _endpoint: Tracing(SimpleSpanProcessor(exporter)))
+    monkeypatch.setattr(Tracing, "to", lambda *_: Tracing(SimpleSpanProcessor(exporter), 2))
     with LiveServer(ServerConfig(models=models, port=0, http_port=-1)) as live:
         yield live
 
@@ -123,7 +123,7 @@ def test_a_callers_error_is_not_an_error_of_the_server(traced: LiveServer, expor
 def test_undecodable_bytes_have_a_span_on_both_transports(
     models: Path, transport: str, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Tracing, "to", lambda _endpoint: Tracing(SimpleSpanProcessor(exporter)))
+    monkeypatch.setattr(Tracing, "to", lambda *_: Tracing(SimpleSpanProcessor(exporter), 2))
     with LiveServer(ServerConfig(models=models, port=0, http_port=-1, transport=transport)) as live:
         call: Any = live.channel.unary_unary(METHOD)
         failure(lambda: call(b"\xff\xff\xff", timeout=TIMEOUT, metadata=[("traceparent", TRACEPARENT)]))
@@ -179,7 +179,7 @@ def test_a_comparison_that_is_refused_is_one_span(traced: LiveServer, exporter: 
 
 @pytest.mark.parametrize("value", ["", "nonsense", "00-0-0-00", TRACEPARENT[:-1] + "x", "ff" * 5000])
 def test_a_malformed_parent_is_ignored(exporter: InMemorySpanExporter, value: str) -> None:
-    Tracing(SimpleSpanProcessor(exporter)).record(
+    Tracing(SimpleSpanProcessor(exporter), 2).record(
         METHOD, [("traceparent", value), ("b-bin", b"\xff")], 1, grpc.StatusCode.OK
     )
     (span,) = exporter.get_finished_spans()
@@ -187,7 +187,7 @@ def test_a_malformed_parent_is_ignored(exporter: InMemorySpanExporter, value: st
 
 
 def test_a_call_that_its_caller_does_not_sample_is_not_recorded(exporter: InMemorySpanExporter) -> None:
-    Tracing(SimpleSpanProcessor(exporter)).record(
+    Tracing(SimpleSpanProcessor(exporter), 2).record(
         METHOD, [("traceparent", TRACEPARENT[:-1] + "0")], 1, grpc.StatusCode.OK
     )
     assert exporter.get_finished_spans() == ()
@@ -195,7 +195,7 @@ def test_a_call_that_its_caller_does_not_sample_is_not_recorded(exporter: InMemo
 
 def test_the_queue_and_the_computation_are_children(exporter: InMemorySpanExporter) -> None:
     timings = Timings(queue_ns=2000, compute_input_ns=100, compute_infer_ns=300, compute_output_ns=100, batch_size=7)
-    Tracing(SimpleSpanProcessor(exporter)).record(METHOD, [], 3000, grpc.StatusCode.OK, timings)
+    Tracing(SimpleSpanProcessor(exporter), 2).record(METHOD, [], 3000, grpc.StatusCode.OK, timings)
     queued, computed, call = exporter.get_finished_spans()
     assert [queued.name, computed.name, call.name] == ["queue", "compute", METHOD[1:]]
     assert (call.attributes or {})["hangtag.batch_size"] == 7
@@ -235,14 +235,21 @@ def test_a_collector_gets_the_spans(models: Path) -> None:
 def test_a_collector_that_does_not_answer_does_not_delay_the_stop(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.1)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")  # seconds
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         structlog.testing.capture_logs() as logs,
     ):
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with LiveServer(ServerConfig(models=models, port=0, http_port=-1, otlp_endpoint=endpoint)) as live:
+        with LiveServer(
+            ServerConfig(
+                models=models,
+                port=0,
+                http_port=-1,
+                otlp_endpoint=endpoint,
+                limits=Limits(trace_close_seconds=0.1),
+            )
+        ) as live:
             live.infer(request("gather", index=index(1)))
         warnings = [entry for entry in logs if entry["log_level"] == "warning"]
         assert [entry["event"] for entry in warnings] == ["the last spans are lost: the collector has not taken them"]

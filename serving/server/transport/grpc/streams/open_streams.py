@@ -16,25 +16,23 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 Result = TypeVar("Result")
 
-MAX_STREAMS = 1000
-"""Open streams at once: each may keep requests and answers of about one message's size in memory, and those that it is
-sending (docs/serving.md has what it may hold beyond that)."""
-
 
 class OpenStreams:
     """Answers the streams of a server. To be used on the event loop alone."""
 
-    def __init__(self, queries: Queries, window: int, max_bytes: int) -> None:
+    def __init__(self, queries: Queries, window: int, max_bytes: int, max_streams: int) -> None:
         """Set the limits of each stream.
 
         Args:
             queries: Submits the requests.
             window: How many requests of one stream may be unanswered at once.
             max_bytes: How large these and their answers may be altogether; a single one may be larger.
+            max_streams: How many streams may be open at once.
         """
         self._queries = queries
         self._window = window
         self._max_bytes = max_bytes
+        self._max_streams = max_streams
         self._streams: set[OrderedStream[Any, Any]] = set()
         self._readers: set[asyncio.Task[None]] = set()  # asyncio itself keeps weak references only
         self._stopped = False
@@ -102,6 +100,6 @@ class OpenStreams:
         if self._stopped:
             raise UnavailableError("the server is stopping and takes no new streams; try another replica")
         # The reader of a stream that has ended may wait until its last message is decoded, which takes memory so long.
-        if max(len(self._streams), len(self._readers)) >= MAX_STREAMS:
-            raise QueueFullError(f"{MAX_STREAMS} streams are open; use one of them, or calls without a stream")
+        if max(len(self._streams), len(self._readers)) >= self._max_streams:
+            raise QueueFullError(f"{self._max_streams} streams are open; use one of them, or calls without a stream")
         self._streams.add(stream)

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine import retirement
+from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 from tests.kit import onnx_models
 from tests.serving.server.engine.control.controlled import Controlled, Start
 
@@ -17,13 +18,18 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    monkeypatch.setattr(retirement, "LINGER_SECONDS", 0.0)
+def start(models: Path) -> Iterator[Start]:
     started: list[Controlled] = []
 
-    def start(mode: str, others_serve: Mapping[str, tuple[int, ...]] | None = None, **options: object) -> Controlled:
-        config = ServerConfig(models=models, model_control=mode, poll_seconds=3600, **options)  # type: ignore[arg-type]
-        controlled = Controlled(config, others_serve)
+    def start(
+        mode: str,
+        others_serve: Mapping[str, tuple[int, ...]] | None = None,
+        runtimes: RuntimeFactory = Runtime,
+        **options: object,
+    ) -> Controlled:
+        settings = {"limits": Limits(linger_seconds=0), **options}
+        config = ServerConfig(models=models, model_control=mode, poll_seconds=3600, **settings)  # type: ignore[arg-type]
+        controlled = Controlled(config, others_serve, runtimes)
         started.append(controlled)
         controlled.control.start()
         return controlled

@@ -6,16 +6,19 @@ from pathlib import Path
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import ModelControl
+from hangtag.serving.server.runtime.session import RuntimeFactory
 from tests.kit import onnx_models
 
 
 class Controlled:
     """An engine and its control, with short ways to read their state."""
 
-    def __init__(self, config: ServerConfig, others_serve: Mapping[str, tuple[int, ...]] | None = None) -> None:
+    def __init__(
+        self, config: ServerConfig, others_serve: Mapping[str, tuple[int, ...]] | None, runtimes: RuntimeFactory
+    ) -> None:
         """others_serve: what the other workers serve, for one that replaces another."""
         self.engine = Engine(config)
-        self.control = ModelControl(self.engine, others_serve)
+        self.control = ModelControl(self.engine, others_serve, runtimes)
 
     def served(self) -> dict[str, list[str]]:
         return {name: [model.version for model in self.engine.versions(name)] for name in self.engine.names()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hangtag.export.repository import promotion
-from hangtag.serving.server.engine import retirement
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import ControlError, ModelLoadError, NotFoundError, RepositoryError, UnavailableError
 from hangtag.serving.server.runtime.arrays import Array, Tensors
 from hangtag.serving.server.runtime.session import Runtime
@@ -178,11 +178,8 @@ def test_a_new_version_is_warmed_up_before_it_takes_requests(
     assert controlled.engine.model("gather").version == "2"
 
 
-def test_a_replaced_model_finishes_its_requests_and_then_takes_no_more(
-    models: Path, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retirement, "LINGER_SECONDS", 3600.0)
-    controlled = start("explicit", load_model=("text",))
+def test_a_replaced_model_finishes_its_requests_and_then_takes_no_more(models: Path, start: Start) -> None:
+    controlled = start("explicit", load_model=("text",), limits=Limits(linger_seconds=3600))
     old = controlled.engine.model("text")
     controlled.control.load("text")
     caller = Caller()

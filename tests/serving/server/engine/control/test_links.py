@@ -176,24 +176,24 @@ def test_links_in_a_circle_are_an_error(models: Path) -> None:
         settings_of(models / "gather", ServerConfig(models=models))
 
 
-def test_a_version_that_changes_while_it_is_loaded_does_not_serve_until_it_is_whole(
-    models: Path, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_version_that_changes_while_it_is_loaded_does_not_serve_until_it_is_whole(models: Path, start: Start) -> None:
     class Replaced(Runtime):
         """Loads the file, which somebody replaces in that moment."""
 
         def __init__(self, path: Path, **options: object) -> None:
             super().__init__(path, **options)  # type: ignore[arg-type]
-            path.write_bytes(path.read_bytes())
+            if replacing:
+                path.write_bytes(path.read_bytes())
 
-    controlled = start("poll")
+    replacing: list[bool] = []
+    controlled = start("poll", runtimes=Replaced)
     add(models, "gather", 2)
-    with monkeypatch.context() as patch:
-        patch.setattr(loading, "Runtime", Replaced)
-        (file, *_) = versions(models, "gather")
-        with pytest.raises(ModelLoadError, match="changed while it was loaded"):
-            loading.load_model(file, ServerConfig(models=models))
-        controlled.control.poll()
+    replacing.append(True)
+    (file, *_) = versions(models, "gather")
+    with pytest.raises(ModelLoadError, match="changed while it was loaded"):
+        loading.load_model(file, ServerConfig(models=models), runtimes=Replaced)
+    controlled.control.poll()
+    replacing.clear()
     assert controlled.served()["gather"] == ["1"]
     controlled.control.poll()
     assert controlled.served()["gather"] == ["2"]

@@ -21,6 +21,7 @@ from hangtag.serving.server.engine.repository import versions
 from hangtag.serving.server.engine.trial.child import SPARE_SECONDS
 from hangtag.serving.server.engine.trial.trial_load import TrialLoad
 from hangtag.serving.server.errors import ControlError, ModelLoadError, UnavailableError
+from hangtag.serving.server.runtime.session import Runtime
 from tests.export.foreign import models as foreign_models
 from tests.kit import onnx_models
 from tests.serving.server.engine.control.controlled import Start, add, spoil
@@ -134,23 +135,20 @@ def test_a_stop_ends_a_trial(models: Path, start: Start) -> None:
         controlled.control.load("gather")
 
 
-def test_a_version_that_changes_during_its_trial_is_not_loaded(
-    models: Path, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_version_that_changes_during_its_trial_is_not_loaded(models: Path, start: Start) -> None:
     """Else the file that is loaded could be another than the one that was tried."""
 
     class Replaced(TrialLoad):
         def require_loadable(self, file: ModelFile) -> None:
             file.path.write_bytes(constant(1, 0).SerializeToString())
 
-    def loaded(*_: object, **__: object) -> None:
+    def loaded(*_: object, **__: object) -> Runtime:
         pytest.fail("the changed file was loaded")
 
-    monkeypatch.setattr(loading, "Runtime", loaded)
     (file,) = versions(models, "gather")
     config = ServerConfig(models=models)
     with pytest.raises(ModelLoadError, match="changed while it was loaded"):
-        loading.load_model(file, config, Replaced(config))
+        loading.load_model(file, config, Replaced(config), loaded)
 
 
 def test_the_child_process_ends_by_itself_if_the_server_does_not_end_it(models: Path) -> None:

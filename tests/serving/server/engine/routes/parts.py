@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.batching.request import InferenceResult
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.routes.acceptance import Acceptance
@@ -19,6 +20,7 @@ from hangtag.serving.server.engine.routes.route_file import (
     SplitSettings,
 )
 from hangtag.serving.server.engine.routes.served_route import ServedRoute
+from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.telemetry.route_statistics import ShadowCounts
 from tests.serving.server.parts import FakeRuntime, Outputs
@@ -69,18 +71,23 @@ def engine_with(*models: ServedModel) -> Engine:
     return engine
 
 
-def route(engine: Engine, settings: RouteSettings) -> ServedRoute:
+def route(engine: Engine, settings: RouteSettings, limits: Limits | None = None) -> ServedRoute:
     """A route of models that the engine has; a shadow that it does not have is left out, as the control does."""
     members = {member: engine.model(member.name, member.version) for member in settings.members}
     shadow = None
     if settings.shadow is not None and settings.shadow.member.name in engine.names():
         shadow = engine.model(settings.shadow.member.name)
-    return ServedRoute("both", settings, members, shadow, lambda member: engine.model(member.name, member.version))
+
+    def look_up(member: Member) -> Servable:
+        return engine.model(member.name, member.version)
+
+    return ServedRoute("both", settings, members, shadow, look_up, limits or Limits())
 
 
-def shadowed(engine: Engine, share: float = 1.0) -> ServedRoute:
+def shadowed(engine: Engine, share: float = 1.0, **limits: float) -> ServedRoute:
     """A route of `fast` alone, which copies a share of its requests to "other"."""
-    return route(engine, SplitSettings((Member("fast"),), (100.0,), shadow=ShadowSettings(Member("other"), share)))
+    settings = SplitSettings((Member("fast"),), (100.0,), shadow=ShadowSettings(Member("other"), share))
+    return route(engine, settings, Limits(**limits))  # type: ignore[arg-type]
 
 
 def counts(both: ServedRoute) -> ShadowCounts:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.routes.acceptance import Acceptance
 from hangtag.serving.server.engine.routes.route_file import Member
@@ -28,7 +29,7 @@ def test_a_member_that_is_a_route_is_named_by_the_models_that_answered() -> None
     first, second, third = fast(), slow(), model("third", echo(30))
     inner = route(engine_with(first, second), cascade())
     members: dict[Member, Servable] = {Member("third"): third, Member("both"): inner}
-    outer = ServedRoute("outer", cascade("third", "both"), members, None, members.__getitem__)
+    outer = ServedRoute("outer", cascade("third", "both"), members, None, members.__getitem__, Limits())
     caller = Caller()
     outer.submit(rows(0.95, 0.8, 0.92, 0.7), FP32, caller)
     execute_all(third, first, second)
@@ -48,7 +49,7 @@ def test_what_a_cascade_within_a_cascade_was_not_sure_of_is_counted_too(place: s
     settings = replace(cascade(*names), acceptance=Acceptance("y", "at_least", 0.5))
     members: dict[Member, Servable] = {Member("both"): inner, Member("other"): other}
     outer = ServedRoute(
-        "outer", settings, {each: members[each] for each in settings.members}, None, members.__getitem__
+        "outer", settings, {each: members[each] for each in settings.members}, None, members.__getitem__, Limits()
     )
     caller = Caller()
     outer.submit(rows(0.95, 0.6, 0.1, 0.2), FP32, caller)  # unsure is 0.6 alone, or 0.1 and 0.2

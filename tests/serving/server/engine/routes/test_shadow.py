@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.routes import shadow
 from hangtag.serving.server.engine.routes.route_file import Member, ShadowSettings, SplitSettings
 from hangtag.serving.server.engine.routes.served_route import ServedRoute
@@ -29,9 +31,13 @@ from tests.serving.server.parts import Caller, FakeRuntime, Outputs, rows
 
 @pytest.fixture(autouse=True)
 def _by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies are handed over when a test says so: after an answer or by `execute_with_copies`, without a rest."""
-    monkeypatch.setattr(shadow, "SHARE_OF_TIME", math.inf)
+    """Copies are handed over when a test says so: after an answer or by `execute_with_copies`."""
     monkeypatch.setattr(shadow.Shadow, "_start_timer", lambda _self: None)
+
+
+def by_hand(engine: Engine, **limits: float) -> ServedRoute:
+    """A shadowed route whose copies need no rest."""
+    return shadowed(engine, shadow_share_of_time=math.inf, **limits)
 
 
 def execute_with_copies(both: ServedRoute, *models: ServedModel) -> None:
@@ -51,7 +57,7 @@ def swapped(x: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Outputs:
 
 def test_a_copy_is_compared_after_the_caller_has_its_answer() -> None:
     first, other = fast(), model("other", swapped)
-    both = shadowed(engine_with(first, other))
+    both = by_hand(engine_with(first, other))
     caller = Caller()
     both.submit(rows(0.2, 0.9, 0.8), FP32, caller)
     assert len(other.batcher) == 0
@@ -66,7 +72,7 @@ def test_a_copy_is_compared_after_the_caller_has_its_answer() -> None:
 
 def test_a_share_of_the_calls_is_copied() -> None:
     first, other = fast(), model("other", echo(10))
-    both = shadowed(engine_with(first, other), share=0.25)
+    both = by_hand(engine_with(first, other), share=0.25)
     for _ in range(400):
         both.submit(rows(0.9), FP32, Caller())
         execute_all(first, other)
@@ -84,7 +90,7 @@ def copied(other: ServedModel) -> list[list[float]]:
 @pytest.mark.parametrize("computes", [False, True], ids=["queued", "computed"])
 def test_a_copy_waits_while_requests_wait_or_are_computed(busy: str, computes: bool) -> None:
     models = {name: model(name, echo(10), ServerConfig(instances=2)) for name in ("fast", "other")}
-    both = shadowed(engine_with(*models.values()))
+    both = by_hand(engine_with(*models.values()))
     caller = Caller()
     both.submit(rows(0.9), FP32, caller)
     batch = models["fast"].batcher.take(wait=False)
@@ -105,7 +111,7 @@ def test_a_copy_waits_while_requests_wait_or_are_computed(busy: str, computes: b
 
 def test_copies_go_on_where_fewer_than_half_of_the_instances_compute() -> None:
     first, other = fast(ServerConfig(instances=3, max_batch_size=1)), model("other", echo(10))
-    both = shadowed(engine_with(first, other))
+    both = by_hand(engine_with(first, other))
     batches = []
     for _ in range(3):
         both.submit(rows(0.9), FP32, Caller())
@@ -119,7 +125,7 @@ def test_copies_go_on_where_fewer_than_half_of_the_instances_compute() -> None:
 
 def test_a_copy_waits_until_every_caller_of_its_batch_has_an_answer() -> None:
     first, other = fast(), model("other", echo(10))
-    both = shadowed(engine_with(first, other))
+    both = by_hand(engine_with(first, other))
     handed_over: list[int] = []
     for _ in range(3):
         both.submit(rows(0.9), FP32, lambda _result: handed_over.append(len(other.batcher)))
@@ -128,10 +134,9 @@ def test_a_copy_waits_until_every_caller_of_its_batch_has_an_answer() -> None:
     assert len(other.batcher) == 1
 
 
-def test_of_too_many_waiting_copies_the_oldest_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shadow, "MAX_WAITING", 2)
+def test_of_too_many_waiting_copies_the_oldest_is_dropped() -> None:
     first, other = fast(), model("other", echo(10))
-    both = shadowed(engine_with(first, other))
+    both = by_hand(engine_with(first, other), max_shadow_copies=2)
     callers = [Caller() for _ in range(5)]
     for number, caller in enumerate(callers):
         both.submit(rows(0.9 + number / 100), FP32, caller)
@@ -148,12 +153,9 @@ def test_of_too_many_waiting_copies_the_oldest_is_dropped(monkeypatch: pytest.Mo
     [(math.inf, [[0.0], [0.1, 0.2], [0.3, 0.4, 0.5], [0.6, 0.7]]), (-1.0, [[number / 10] for number in range(8)])],
     ids=["fast enough", "too slow"],
 )
-def test_copies_are_handed_over_together_while_that_is_fast(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, batches: list[list[float]]
-) -> None:
-    monkeypatch.setattr(shadow, "AT_ONCE_SECONDS", seconds)
+def test_copies_are_handed_over_together_while_that_is_fast(seconds: float, batches: list[list[float]]) -> None:
     first, other = fast(), model("other", echo(10))
-    both = shadowed(engine_with(first, other))
+    both = by_hand(engine_with(first, other), shadow_batch_seconds=seconds)
     for number in range(8):
         both.submit(rows(number / 10), FP32, Caller())
     execute_with_copies(both, first, other)
@@ -161,14 +163,14 @@ def test_copies_are_handed_over_together_while_that_is_fast(
     assert counts(both)[:3] == (8, 0, 0)
 
 
-def test_fewer_copies_are_handed_over_together_once_that_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shadow, "AT_ONCE_SECONDS", math.inf)
+def test_fewer_copies_are_handed_over_together_once_that_is_slow() -> None:
     first, other = fast(), model("other", echo(10))
-    both = shadowed(engine_with(first, other))
+    both = by_hand(engine_with(first, other), shadow_batch_seconds=math.inf)
     for _ in range(8):
         both.submit(rows(0.9), FP32, Caller())
         execute_all(first, other)
-    monkeypatch.setattr(shadow, "AT_ONCE_SECONDS", -1.0)
+    assert both._shadow is not None
+    both._shadow._limits = Limits(shadow_batch_seconds=-1, shadow_share_of_time=math.inf)
     for _ in range(8):
         both.submit(rows(0.9), FP32, Caller())
     execute_with_copies(both, first, other)
@@ -185,8 +187,9 @@ def test_copies_are_never_computed_with_more_threads(shadow_name: str) -> None:
     first, other = fast(), model("other", echo(10))
     engine = engine_with(first, other)
     engine._table["route of other"] = {"1": route(engine, SplitSettings((Member("other"),), (100.0,)))}
+    limits = Limits(shadow_share_of_time=math.inf)
     settings = SplitSettings((Member("fast"),), (100.0,), shadow=ShadowSettings(Member(shadow_name), 1.0))
-    both = route(engine, settings)
+    both = route(engine, settings, limits)
     for _ in range(40):
         both.submit(rows(0.9), FP32, Caller())
         execute_all(first, other)
@@ -198,7 +201,7 @@ def test_copies_are_never_computed_with_more_threads(shadow_name: str) -> None:
 
 def test_a_route_that_is_replaced_drops_the_copies_that_wait() -> None:
     first, other = fast(), model("other", echo(10))
-    both = shadowed(engine_with(first, other))
+    both = by_hand(engine_with(first, other))
     for _ in range(3):
         both.submit(rows(0.9), FP32, Caller())
     execute_all(first)
@@ -218,7 +221,7 @@ def broken(_x: object) -> Outputs:
 @pytest.mark.parametrize("fault", ["it fails", "it is closed", "it is gone"])
 def test_a_shadow_that_fails_or_is_gone_is_counted_and_its_caller_has_an_answer(fault: str) -> None:
     first, other = fast(), model("other", broken)
-    both = shadowed(engine_with(first) if fault == "it is gone" else engine_with(first, other))
+    both = by_hand(engine_with(first) if fault == "it is gone" else engine_with(first, other))
     if fault == "it is closed":
         other.batcher.close()
     caller = Caller()
@@ -230,7 +233,7 @@ def test_a_shadow_that_fails_or_is_gone_is_counted_and_its_caller_has_an_answer(
 
 def test_a_shadow_limits_no_request_and_what_it_would_not_take_is_skipped() -> None:
     first, other = fast(ServerConfig(max_batch_size=4)), model("other", echo(10), ServerConfig(max_batch_size=2))
-    both = shadowed(engine_with(first, other))
+    both = by_hand(engine_with(first, other))
     assert both.max_batch_size == 4
     for values in ((0.9, 0.8, 0.7, 0.6), (0.5, 0.4)):
         caller = Caller()
@@ -241,11 +244,10 @@ def test_a_shadow_limits_no_request_and_what_it_would_not_take_is_skipped() -> N
     assert copied(other) == [[0.5, 0.4]]
 
 
-def test_copies_that_wait_take_a_limited_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_that_wait_take_a_limited_number_of_bytes() -> None:
     one = rows(0.9)["x"].nbytes * 2  # its answer is as large
-    monkeypatch.setattr(shadow, "MAX_BYTES", 3 * one)
     first, other = fast(), model("other", echo(10))
-    both = shadowed(engine_with(first, other))
+    both = by_hand(engine_with(first, other), max_shadow_bytes=3 * one)
     for values in ((0.1,), (0.2,), (0.3, 0.4), (0.5,), (0.6, 0.6, 0.6, 0.6)):
         both.submit(rows(*values), FP32, Caller())
     execute_all(first)
@@ -256,10 +258,9 @@ def test_copies_that_wait_take_a_limited_number_of_bytes(monkeypatch: pytest.Mon
     assert copied(other) == [[0.7]]
 
 
-def test_copies_that_wait_keep_no_whole_batch_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shadow, "MAX_WAITING", 3)
+def test_copies_that_wait_keep_no_whole_batch_in_memory() -> None:
     first, other = fast(), model("other", echo(10))
-    both = shadowed(engine_with(first, other))
+    both = by_hand(engine_with(first, other), max_shadow_copies=3)
     other.submit(rows(0.5), FP32, Caller())  # so that copies wait
     for number in range(16):
         both.submit(rows(number / 100), FP32, Caller())
@@ -279,7 +280,7 @@ def test_copies_that_wait_keep_no_whole_batch_in_memory(monkeypatch: pytest.Monk
 
 def test_a_request_that_failed_is_not_copied() -> None:
     first, other = fast(), model("other", echo(10))
-    both = shadowed(engine_with(first, other))
+    both = by_hand(engine_with(first, other))
     cancel = both.submit(rows(0.9), FP32, Caller())
     cancel()
     assert len(other.batcher) == 0

@@ -98,7 +98,7 @@ def test_a_closed_route_has_no_timer() -> None:
     timer = both._shadow._timer  # type: ignore[union-attr]
     assert timer is not None
     both.close()
-    timer.join(timeout=shadow.LATE_SECONDS / 2)
+    timer.join(timeout=0.05)
     assert not timer.is_alive()
 
 

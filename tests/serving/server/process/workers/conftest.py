@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.process.workers import supervisor
 from hangtag.serving.server.process.workers.supervisor import Supervisor
 from tests.kit import onnx_models
 
@@ -19,10 +19,15 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def supervised(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
-    monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.05)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[5]))
     config = ServerConfig(
-        models=models, port=0, http_port=-1, workers=2, model_control="explicit", load_model=("gather",)
+        models=models,
+        port=0,
+        http_port=-1,
+        workers=2,
+        model_control="explicit",
+        load_model=("gather",),
+        limits=Limits(worker_check_seconds=0.05, worker_answer_seconds=0.2, worker_restart_seconds=0.001),
     )
     supervised = Supervisor(config)
     supervised.start()

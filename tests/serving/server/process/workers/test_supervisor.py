@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import ModelControl
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.process.workers import messages, replacement, supervisor, worker_process
+from hangtag.serving.server.process.workers import replacement, supervisor, worker_process
 from hangtag.serving.server.process.workers.messages import Poll
 from hangtag.serving.server.process.workers.pipe_rpc import Peer
 from hangtag.serving.server.process.workers.supervisor import Supervisor
@@ -25,23 +26,17 @@ from tests.serving.server.process.workers.supervised import TIMEOUT, wait_until_
 
 pytestmark = pytest.mark.slow
 
+HANG_SECONDS = Limits().worker_hang_seconds
+
 
 def test_a_worker_that_hangs_is_killed_and_replaced(supervised: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     hanging = supervised._workers[0]
     assert hanging.pid is not None
 
-    class TakesItsTime(WorkerProcess):
-        def __init__(self, *arguments: Any) -> None:
-            monkeypatch.setattr(supervisor, "HANG_SECONDS", TIMEOUT)
-            super().__init__(*arguments)
-
-    monkeypatch.setattr(supervisor, "WorkerProcess", TakesItsTime)
     os.kill(hanging.pid, signal.SIGSTOP)
-    monkeypatch.setattr(messages, "ANSWER_SECONDS", 0.2)
-    monkeypatch.setattr(supervisor, "HANG_SECONDS", 1.0)
+    hanging.last_answer -= HANG_SECONDS  # as if it had not answered for so long
     wait_until_replaced(supervised, 0, hanging)
     assert hanging.exit_code == -signal.SIGKILL
-    monkeypatch.undo()
     assert supervised.workers().running == 2
     assert supervised.workers().restarts >= 1
 
@@ -57,7 +52,7 @@ def test_a_worker_that_hangs_before_it_listens_is_killed_and_replaced(
             assert self.pid is not None
             if not started:
                 os.kill(self.pid, signal.SIGSTOP)
-                self.last_answer -= supervisor.HANG_SECONDS + 1  # as if it had not answered for so long
+                self.last_answer -= HANG_SECONDS + 1  # as if it had not answered for so long
             started.append(self)
 
     monkeypatch.setattr(supervisor, "WorkerProcess", FirstHangs)
@@ -76,12 +71,13 @@ def test_a_worker_that_hangs_at_the_first_start_ends_the_server(models: Path, mo
             super().__init__(*arguments)
             assert self.pid is not None
             os.kill(self.pid, signal.SIGSTOP)
-            self.last_answer -= supervisor.HANG_SECONDS + 1  # as if it had not answered for so long
+            self.last_answer -= HANG_SECONDS + 1  # as if it had not answered for so long
 
     monkeypatch.setattr(supervisor, "WorkerProcess", Hangs)
-    monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.05)
     with pytest.raises(StartError, match="worker 0 ended with signal 9"):
-        Supervisor(ServerConfig(models=models, port=0, http_port=-1, workers=1)).start()
+        Supervisor(
+            ServerConfig(models=models, port=0, http_port=-1, workers=1, limits=Limits(worker_check_seconds=0.05))
+        ).start()
 
 
 def test_a_first_worker_that_the_system_does_not_start_is_an_error_of_the_start(models: Path) -> None:
@@ -119,7 +115,6 @@ def test_a_replacement_that_gets_no_thread_is_ended_and_another_is_started(
 def test_a_worker_reports_the_state_of_all_while_another_hangs(
     supervised: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(messages, "ANSWER_SECONDS", 0.2)
     hanging, answering = supervised._workers.values()
     assert hanging.pid is not None
     ours, theirs = multiprocessing.Pipe()
@@ -131,7 +126,7 @@ def test_a_worker_reports_the_state_of_all_while_another_hangs(
     before = supervised.state()
     os.kill(hanging.pid, signal.SIGSTOP)
     try:
-        state = SupervisorControl(of_worker, ModelControl(Engine(supervised._config))).state()
+        state = SupervisorControl(of_worker, ModelControl(Engine(supervised._config)), 0.2).state()
         assert [version.instances for version in state.versions] == [version.instances for version in before.versions]
         assert state.workers.running == 2
     finally:
@@ -204,7 +199,6 @@ def test_other_workers_serve_on_while_the_system_starts_no_process(
                 raise StartError("Resource temporarily unavailable")
             super().__init__(*arguments)
 
-    monkeypatch.setattr(replacement, "FIRST_DELAY", 0.001)
     monkeypatch.setattr(supervisor, "WorkerProcess", Refused)
     before = supervised._workers[0]
     before.kill()

@@ -12,6 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.grpc import awaited_messages
 from tests.kit.live import TIMEOUT, LiveServer, index, request
@@ -22,10 +23,15 @@ WATCH = "/grpc.health.v1.Health/Watch"
 IN_TIME = "did not come in time"
 
 
-@pytest.fixture(scope="module")
-def served(repository: Path) -> Iterator[LiveServer]:
-    with LiveServer(ServerConfig(models=repository, port=0, http_port=-1, transport="grpc")) as live:
+@pytest.fixture
+def served(few: Path, limits: Limits) -> Iterator[LiveServer]:
+    with LiveServer(ServerConfig(models=few, port=0, http_port=-1, transport="grpc", limits=limits)) as live:
         yield live
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return Limits()
 
 
 class Unsent:
@@ -55,11 +61,9 @@ def wait_until_awaited(live: LiveServer, count: int) -> None:
         assert time.monotonic() < ends
 
 
+@pytest.mark.parametrize("limits", [Limits(message_seconds=0.1)])
 @pytest.mark.parametrize("method", [INFER, LIVE, WATCH])
-def test_a_call_ends_whose_message_does_not_come(
-    served: LiveServer, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
-    monkeypatch.setattr(awaited_messages, "MESSAGE_SECONDS", 0.1)
+def test_a_call_ends_whose_message_does_not_come(served: LiveServer, method: str) -> None:
     unsent = Unsent(served, method)
     code, details = unsent.status()
     assert (code, IN_TIME in details) == (grpc.StatusCode.DEADLINE_EXCEEDED, True)
@@ -75,10 +79,8 @@ def test_a_call_without_a_message_is_the_callers_error(served: LiveServer, metho
     assert "no message" in str(failed.value.details())
 
 
-def test_of_too_many_calls_without_a_message_those_end_that_waited_longest(
-    served: LiveServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(awaited_messages, "MAX_AWAITED", 3)
+@pytest.mark.parametrize("limits", [Limits(max_awaited_messages=3)])
+def test_of_too_many_calls_without_a_message_those_end_that_waited_longest(served: LiveServer) -> None:
     sent = request("gather", index=index(1)).SerializeToString()
     calls = []
     for count in (1, 2, 3, 3, 3):

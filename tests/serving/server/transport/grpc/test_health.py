@@ -13,12 +13,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine import loading
 from hangtag.serving.server.errors import ModelLoadError, StartError
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.serving.server.transport.grpc import health_service
 from tests.kit import onnx_models
 from tests.kit.live import (
     TIMEOUT,
@@ -31,6 +30,7 @@ from tests.kit.live import (
     status_of,
     watch,
 )
+from tests.kit.over_http import live_server
 
 SERVICES = ("", "inference.GRPCInferenceService", "hangtag.v1.Classifier")
 
@@ -48,7 +48,7 @@ def test_health_while_the_server_serves(live: LiveServer) -> None:
     assert next(watch(live.health, "nobody")) == "SERVICE_UNKNOWN"
 
 
-def test_health_and_readiness_from_loading_to_the_stop(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_and_readiness_from_loading_to_the_stop(models: Path) -> None:
     is_loading, may_load = threading.Event(), threading.Event()
 
     class SlowRuntime(Runtime):
@@ -57,8 +57,7 @@ def test_health_and_readiness_from_loading_to_the_stop(models: Path, monkeypatch
             assert may_load.wait(TIMEOUT)
             super().__init__(path, **options)
 
-    monkeypatch.setattr(loading, "Runtime", SlowRuntime)
-    server = Server(ServerConfig(models=models, port=0, http_port=-1))
+    server = Server(ServerConfig(models=models, port=0, http_port=-1), runtimes=SlowRuntime)
     starting = threading.Thread(target=server.start)
     starting.start()
     assert is_loading.wait(TIMEOUT)
@@ -164,10 +163,12 @@ def test_clients_that_leave_their_watches_do_not_stop_the_server(own: LiveServer
     own.server.stop(grace=3600)
 
 
-def test_the_number_of_watches_is_limited_and_one_that_ends_makes_room(
-    own: LiveServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(health_service, "MAX_WATCHES", 5)
+def test_the_number_of_watches_is_limited_and_one_that_ends_makes_room(few: Path, transport: str) -> None:
+    with live_server(transport, few, limits=Limits(max_watches=5)) as own:
+        require_limit_of_watches(own)
+
+
+def require_limit_of_watches(own: LiveServer) -> None:
     calls = [own.health.Watch(health_pb2.HealthCheckRequest(service=""), timeout=TIMEOUT) for _ in range(5)]
     assert all(next(call).status == health_pb2.HealthCheckResponse.SERVING for call in calls)
     code, message = failure(lambda: next(watch(own.health, "")))

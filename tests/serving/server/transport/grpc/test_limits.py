@@ -12,6 +12,7 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_models
 from tests.kit.certificates import Certificates
@@ -85,11 +86,9 @@ def test_connections_that_begin_no_handshake_are_limited(models: Path, security:
         assert closed == 2
 
 
-def test_a_connection_whose_handshake_does_not_come_is_closed(
-    models: Path, security: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hangtag.serving.server.transport.grpc.limits.PEER_SECONDS", 1)
-    config = ServerConfig(models=models, port=0, http_port=-1, transport="grpc", **security)
+def test_a_connection_whose_handshake_does_not_come_is_closed(models: Path, security: dict[str, Any]) -> None:
+    limits = Limits(peer_seconds=1)
+    config = ServerConfig(models=models, port=0, http_port=-1, transport="grpc", limits=limits, **security)
     with (
         LiveServer(config) as live,
         socket.create_connection(("127.0.0.1", live.server.port), TIMEOUT) as silent,
@@ -179,10 +178,11 @@ def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> Non
             assert time.monotonic() < until, "the connection is kept"
 
 
-def test_a_client_that_does_not_answer_pings_is_disconnected(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hangtag.serving.server.transport.grpc.limits.PEER_SECONDS", 1)
+def test_a_client_that_does_not_answer_pings_is_disconnected(models: Path) -> None:
+    limits = Limits(peer_seconds=1)
+    config = ServerConfig(models=models, port=0, http_port=-1, keepalive_seconds=1, transport="grpc", limits=limits)
     with (
-        LiveServer(ServerConfig(models=models, port=0, http_port=-1, keepalive_seconds=1, transport="grpc")) as live,
+        LiveServer(config) as live,
         connect(live) as connection,
     ):
         read_to_the_end(connection)  # it ends although this side says nothing more

@@ -1,13 +1,16 @@
 """Reflection streams that clients open and forget end, and take the places of nobody who uses one."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
-from hangtag.serving.server.transport.grpc import reflection
+from hangtag.serving.server.config.limits import Limits
 from tests.kit.live import LiveServer
+from tests.kit.over_http import live_server
 from tests.serving.server.transport.grpc.streams.conversation import Conversation
 
 pytestmark = pytest.mark.slow
@@ -24,12 +27,16 @@ def opened(live: LiveServer, version: str, *sent: Any) -> Conversation:
     return Conversation(method, *sent)
 
 
+@pytest.fixture(scope="module")
+def limited(few: Path, transport: str) -> Iterator[LiveServer]:
+    with live_server(transport, few, limits=Limits(reflection_seconds=0.5)) as live:
+        yield live
+
+
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 @pytest.mark.parametrize("sent", [(), (LIST,)], ids=["unused", "used once"])
-def test_a_forgotten_stream_ends(
-    live: LiveServer, monkeypatch: pytest.MonkeyPatch, version: str, sent: tuple[Any, ...]
-) -> None:
-    monkeypatch.setattr(reflection, "REFLECTION_SECONDS", 0.5)
+def test_a_forgotten_stream_ends(limited: LiveServer, version: str, sent: tuple[Any, ...]) -> None:
+    live = limited
     stream = opened(live, version, *sent)
     for _ in sent:
         assert stream.receive().list_services_response.service
@@ -40,10 +47,12 @@ def test_a_forgotten_stream_ends(
     stream.send(None)
 
 
-def test_of_too_many_streams_the_one_ends_that_has_been_open_for_longest(
-    live: LiveServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reflection, "MAX_REFLECTIONS", 3)
+def test_of_too_many_streams_the_one_ends_that_has_been_open_for_longest(few: Path, transport: str) -> None:
+    with live_server(transport, few, limits=Limits(max_reflections=3)) as live:
+        require_that_the_oldest_ends(live)
+
+
+def require_that_the_oldest_ends(live: LiveServer) -> None:
     streams = []
     for version in ("v1", "v1alpha", "v1", "v1", "v1alpha"):  # which share the places
         streams.append(opened(live, version, LIST))

@@ -3,12 +3,14 @@
 import asyncio
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from uvicorn.server import ServerState
 
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.event_loop import run
 from hangtag.serving.server.transport.http import connection as limits
@@ -147,21 +149,32 @@ def test_an_old_client_may_leave_out_the_host_and_others_send_one_of_any_kind(se
         assert status_line(connection) == b"HTTP/1.1 200 OK"
 
 
+@pytest.fixture(scope="module")
+def impatient(few: Path) -> Iterator[LiveServer]:
+    config = ServerConfig(models=few, port=0, http_port=0, limits=Limits(request_seconds=0.2))
+    with LiveServer(config) as live:
+        yield live
+
+
 @pytest.mark.parametrize("part", [b"", b"POST", POST, POST + b"Content-Length: 9\r\n\r\nonly"])
-def test_a_request_that_comes_too_slowly_is_ended(
-    served: LiveServer, part: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Rest(served.server.http_address) as other:
+def test_a_request_that_comes_too_slowly_is_ended(impatient: LiveServer, part: bytes) -> None:
+    with Rest(impatient.server.http_address) as other:
         assert other.get("/v2/health/live").status == 200
-        monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.05)
-        with connected(served) as connection:
+        with connected(impatient) as connection:
             connection.sendall(part)
             assert other.infer_json("gather", tensor("index", "INT64", [1], [1])).status == 200  # meanwhile
             assert status_line(connection) == (b"HTTP/1.1 408 Request Timeout" if part else b"")
 
 
-def test_a_large_body_may_take_longer_while_it_comes(own_http: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SLOWEST_BYTES_PER_SECOND", 5 / limits.REQUEST_SECONDS)
+def test_a_large_body_may_take_longer_while_it_comes(few: Path) -> None:
+    config = ServerConfig(
+        models=few, port=0, http_port=0, limits=Limits(slowest_request_bytes_per_second=0.25), transport="grpc"
+    )
+    with LiveServer(config) as live:
+        require_five_bytes_a_period(live)
+
+
+def require_five_bytes_a_period(own_http: LiveServer) -> None:
     parts = [POST + b"Content-Length: %d\r\n\r\n" % len(INFER), INFER[:5], INFER[5:10], INFER[10:12]]
     with connected(own_http) as connection:
         for sent, part in enumerate(parts, 1):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine import retirement
 from tests.kit import onnx_models
 from tests.kit.live import TIMEOUT, LiveServer, index, request
 from tests.kit.rest import Rest
@@ -135,12 +135,17 @@ def test_a_server_without_control_by_call_says_so(rest: Rest) -> None:
 
 
 @pytest.mark.parametrize("calls", [0, 1, 20])
-def test_an_unloaded_model_is_gone_with_its_memory(tmp_path: Path, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unloaded_model_is_gone_with_its_memory(tmp_path: Path, calls: int) -> None:
     """Though the connection that called it stays open, and the head of its requests is kept."""
-    monkeypatch.setattr(retirement, "LINGER_SECONDS", 0.0)
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     config = ServerConfig(
-        models=tmp_path, port=0, http_port=0, model_control="explicit", load_model=("*",), transport="grpc"
+        models=tmp_path,
+        port=0,
+        http_port=0,
+        model_control="explicit",
+        load_model=("*",),
+        transport="grpc",
+        limits=Limits(linger_seconds=0),
     )
     with LiveServer(config) as live, Rest(live.server.http_address) as rest:
         for _ in range(calls):

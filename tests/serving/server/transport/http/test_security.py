@@ -4,13 +4,14 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.host import watched_files as changing_files
 from hangtag.serving.server.transport.tracing import Tracing
 from tests.kit import onnx_models
 from tests.kit.certificates import TOKEN, Certificates
@@ -28,15 +29,15 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Certificates:
-    monkeypatch.setattr(changing_files, "CHECK_SECONDS", 0.0)
+def certificates(tmp_path: Path) -> Certificates:
     (tmp_path / "certificates").mkdir()
     return Certificates(tmp_path / "certificates")
 
 
 @contextmanager
 def serving(models: Path, **options: Path) -> Iterator[LiveServer]:
-    config = ServerConfig(models=models, port=0, http_port=0, drain_seconds=1, transport="grpc", **options)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"limits": Limits(file_check_seconds=0), **options}
+    config = ServerConfig(models=models, port=0, http_port=0, drain_seconds=1, transport="grpc", **settings)
     with LiveServer(config) as live:
         yield live
 
@@ -111,7 +112,7 @@ def test_mutual_tls_requires_a_certificate_of_the_authority_as_it_is_now(
 
 def test_a_request_is_a_span_of_its_callers_trace(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exporter = InMemorySpanExporter()
-    monkeypatch.setattr(Tracing, "to", lambda _endpoint: Tracing(SimpleSpanProcessor(exporter)))
+    monkeypatch.setattr(Tracing, "to", lambda *_: Tracing(SimpleSpanProcessor(exporter), 2))
     with serving(models) as live, Rest(live.server.http_address) as rest:
         rest.infer(request("gather", index=index(1)), traceparent=TRACEPARENT)
         rest.post("/v1/classify/nobody", b"", traceparent=TRACEPARENT)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.http import connection as limits
 from tests.kit import onnx_models
@@ -71,13 +72,14 @@ class SlowReader:
 
 
 @pytest.fixture(params=[False, True], ids=["http", "https"])
-def reader(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowReader]:
-    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.5)
+def reader(request: pytest.FixtureRequest, tmp_path: Path, slowest: int) -> Iterator[SlowReader]:
+    """slowest: bytes that must be read in a second."""
     onnx_models.publish(tmp_path / "models", "added", onnx_models.added())
     certificates, tls = Certificates(tmp_path), ssl.create_default_context()
     tls.load_verify_locations(certificates.ca())
     files = certificates.server() if request.param else {}
-    config = ServerConfig(models=tmp_path / "models", port=0, http_port=0, transport="grpc", **files)  # type: ignore[arg-type]
+    bounds = Limits(request_seconds=0.5, slowest_answer_bytes_per_second=slowest)
+    config = ServerConfig(models=tmp_path / "models", port=0, http_port=0, transport="grpc", limits=bounds, **files)  # type: ignore[arg-type]
     with LiveServer(config) as live:
         reader = SlowReader(live, tls if request.param else None)
         with reader.client:
@@ -85,16 +87,14 @@ def reader(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("part", [0, 4 * KIB], ids=["not at all", "too slowly"])
-def test_an_answer_that_is_not_read_or_too_slowly_is_cut(
-    reader: SlowReader, monkeypatch: pytest.MonkeyPatch, part: int
-) -> None:
+@pytest.mark.parametrize("slowest", [2048 * KIB])
+def test_an_answer_that_is_not_read_or_too_slowly_is_cut(reader: SlowReader, part: int) -> None:
     """The slow client reads 400 KiB a second at most, and some of it in each period."""
-    monkeypatch.setattr(limits, "SLOWEST_BYTES_READ_PER_SECOND", 2048 * KIB)
     assert reader.taken(part) < LARGE.nbytes
     reader.require_others()
 
 
-def test_an_answer_that_is_read_fast_enough_comes_whole(reader: SlowReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SLOWEST_BYTES_READ_PER_SECOND", 64 * KIB)
+@pytest.mark.parametrize("slowest", [64 * KIB])
+def test_an_answer_that_is_read_fast_enough_comes_whole(reader: SlowReader) -> None:
     assert reader.taken(16 * KIB) >= LARGE.nbytes
     reader.require_others()

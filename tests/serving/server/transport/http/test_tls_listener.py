@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import uvloop
 
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.transport.http import tls_listener
 from hangtag.serving.server.transport.http.tls_listener import TlsListener
 from tests.kit import onnx_models
 from tests.kit.certificates import Certificates
@@ -41,11 +41,16 @@ def tls(certificates: Certificates) -> ssl.SSLContext:
 
 
 @pytest.fixture
-def https(tmp_path: Path, certificates: Certificates) -> Iterator[LiveServer]:
+def limits() -> Limits:
+    return Limits()
+
+
+@pytest.fixture
+def https(tmp_path: Path, certificates: Certificates, limits: Limits) -> Iterator[LiveServer]:
     onnx_models.publish(tmp_path / "models", "gather", onnx_models.gather())
     files: dict[str, Any] = certificates.server()
     config = ServerConfig(
-        models=tmp_path / "models", port=0, http_port=0, max_connections=MOST, transport="grpc", **files
+        models=tmp_path / "models", port=0, http_port=0, max_connections=MOST, transport="grpc", limits=limits, **files
     )
     with LiveServer(config) as live:
         yield live
@@ -95,20 +100,17 @@ def test_served_connections_and_handshakes_are_counted_together(https: LiveServe
         assert rest.get("/v2/health/live").status == 200
 
 
+@pytest.mark.parametrize("limits", [Limits(request_seconds=0.5)])
 @pytest.mark.parametrize("sent", [b"", BEGUN], ids=["not begun", "not finished"])
-def test_a_handshake_has_a_time_limit(
-    https: LiveServer, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
+def test_a_handshake_has_a_time_limit(https: LiveServer, tls: ssl.SSLContext, sent: bytes) -> None:
     with ExitStack() as stack:
         rest = stack.enter_context(Rest(https.server.http_address, tls))
         assert rest.get("/v2/health/live").status == 200
-        monkeypatch.setattr(tls_listener, "REQUEST_SECONDS", 0.5)
         opened = [stack.enter_context(connected(https)) for _ in range(MOST - 1)]
         for connection in opened:
             connection.sendall(sent)
         closed_by_the_server(opened, len(opened))
         assert rest.get("/v2/health/live").status == 200  # on its old connection
-    monkeypatch.undo()
     wait_until_served(https, tls)
 
 
@@ -159,7 +161,7 @@ def test_each_event_loop_limits_connections_and_serves_within_the_limit(
 
     async def scenario(listener: socket.socket) -> None:
         connections: set[asyncio.Protocol] = set()
-        accepting = TlsListener(listener, lambda: server, lambda: Echo(connections), connections, 2)
+        accepting = TlsListener(listener, lambda: server, lambda: Echo(connections), connections, 2, TIMEOUT)
         address = listener.getsockname()
         silent, to_silent = await asyncio.open_connection(*address)
         reader, writer = await asyncio.open_connection(*address, ssl=tls)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine import retirement
 from hangtag.serving.server.engine.loading import load_model
 from hangtag.serving.server.engine.repository import versions
 from hangtag.serving.server.engine.served_model import ServedModel
@@ -93,14 +93,17 @@ def test_a_call_to_a_route_that_has_a_closed_member_is_answered_by_the_successor
 
 
 @pytest.mark.parametrize("calls", [0, 1, 20])
-def test_an_unloaded_model_is_gone_with_its_memory(
-    tmp_path: Path, transport: str, calls: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retirement, "LINGER_SECONDS", 0.0)
+def test_an_unloaded_model_is_gone_with_its_memory(tmp_path: Path, transport: str, calls: int) -> None:
     for name in ("gather", "free_axis"):
         onnx_models.publish(tmp_path, name, getattr(onnx_models, name)())
     config = ServerConfig(
-        models=tmp_path, port=0, http_port=-1, model_control="explicit", load_model=("*",), transport=transport
+        models=tmp_path,
+        port=0,
+        http_port=-1,
+        model_control="explicit",
+        load_model=("*",),
+        transport=transport,
+        limits=Limits(linger_seconds=0),
     )
     with LiveServer(config) as live:
         for _ in range(calls):

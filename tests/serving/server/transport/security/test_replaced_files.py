@@ -20,7 +20,10 @@ from tests.kit.command import TIMEOUT, Serving, serving
 from tests.kit.live import index
 from tests.kit.rest import Rest
 
-EVERY_LOOK_COUNTS = "from hangtag.serving.server.host import watched_files; watched_files.CHECK_SECONDS = 0.0"
+EVERY_LOOK_COUNTS = """
+from hangtag.serving.server.config.limits import Limits
+Limits.__init__.__kwdefaults__["file_check_seconds"] = 0.0
+"""
 
 REPLACEMENTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "pipe": (os.mkfifo, "it is not a regular file"),

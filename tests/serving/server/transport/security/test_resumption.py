@@ -6,11 +6,12 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.host import watched_files
 from tests.kit import onnx_models
 from tests.kit.certificates import Certificates
 from tests.kit.http2 import OPEN
@@ -63,8 +64,7 @@ class Caller:
 
 
 @pytest.fixture
-def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Certificates:
-    monkeypatch.setattr(watched_files, "CHECK_SECONDS", 0.0)
+def certificates(tmp_path: Path) -> Certificates:
     (tmp_path / "certificates").mkdir()
     return Certificates(tmp_path / "certificates")
 
@@ -73,8 +73,8 @@ def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Certificate
 def serving(certificates: Certificates, **options: Path) -> Iterator[LiveServer]:
     models = certificates.folder.parent / "models"
     onnx_models.publish(models, "gather", onnx_models.gather())
-    files = certificates.server(**options)
-    with LiveServer(ServerConfig(models=models, port=0, http_port=0, transport="grpc", **files)) as live:  # type: ignore[arg-type]
+    files: dict[str, Any] = {**certificates.server(**options), "limits": Limits(file_check_seconds=0)}
+    with LiveServer(ServerConfig(models=models, port=0, http_port=0, transport="grpc", **files)) as live:
         yield live
 
 

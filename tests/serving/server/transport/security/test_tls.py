@@ -12,20 +12,15 @@ from grpc_health.v1 import health_pb2_grpc
 from hangtag.protos import classifier_pb2, classifier_pb2_grpc, inference_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.client import Client, ClientError, Credentials
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.host import watched_files as changing_files
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
 from tests.kit.certificates import TOKEN, Certificates
 from tests.kit.live import TIMEOUT, failure, index, request, status_of
 
 REFLECTION = "grpc.reflection.v1.ServerReflection"
-
-
-@pytest.fixture(autouse=True)
-def _every_look_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changing_files, "CHECK_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -41,7 +36,8 @@ def models(tmp_path: Path) -> Path:
 
 @contextmanager
 def serving(models: Path, **options: Path) -> Iterator[Server]:
-    with Server(ServerConfig(models=models, port=0, http_port=-1, drain_seconds=1, **options)) as server:  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"limits": Limits(file_check_seconds=0), **options}
+    with Server(ServerConfig(models=models, port=0, http_port=-1, drain_seconds=1, **settings)) as server:
         yield server
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.event_loop import event_loop
-from hangtag.serving.server.transport.grpc.streams import open_streams
 from tests.kit.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
+from tests.kit.over_http import live_server
 from tests.serving.server.transport.grpc.streams.conversation import (
     Conversation,
     gather,
@@ -160,8 +161,12 @@ def test_a_stopped_server_takes_no_new_stream(own: LiveServer) -> None:
     assert message.startswith("the server is stopping and takes no new streams")
 
 
-def test_streams_above_the_limit_are_refused(own: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_streams, "MAX_STREAMS", 2)
+def test_streams_above_the_limit_are_refused(few: Path, transport: str) -> None:
+    with live_server(transport, few, limits=Limits(max_streams=2)) as own:
+        require_limit_of_streams(own)
+
+
+def require_limit_of_streams(own: LiveServer) -> None:
     talks = [opened(own, gather(1)) for _ in range(2)]
     assert [value_of(talk.receive()) for talk in talks] == [10, 10]
     code, message = opened(own, gather(1)).end()
