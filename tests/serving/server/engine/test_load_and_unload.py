@@ -53,14 +53,6 @@ def test_a_load_serves_the_latest_version_and_an_unload_ends_it(repository: Repo
         assert running.loads(name) == (0, 0)
 
 
-@pytest.mark.parametrize("mode", ["none", "poll"])
-def test_only_with_explicit_control_calls_change_what_serves(start: Start, mode: str) -> None:
-    running = start(mode)
-    for call in (running.client.load_model, running.client.unload_model):
-        assert "--model-control explicit" in refused(call, "one", grpc.StatusCode.FAILED_PRECONDITION)
-    assert running.served() == {"one": [1], "two": [1]}
-
-
 def test_a_broken_version_changes_nothing_and_is_reported_until_another_is_loaded_or_unloaded(
     repository: Repository, start: Start
 ) -> None:

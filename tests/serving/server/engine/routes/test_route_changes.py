@@ -1,7 +1,5 @@
 """Which routes serve when their files, their members and their shadows change: by polling and by call."""
 
-import pickle
-
 import grpc
 import pytest
 import structlog.testing
@@ -73,18 +71,6 @@ def test_a_route_follows_its_file_where_that_is_valid_and_goes_with_it(repositor
     file.parent.rmdir()
     running.poll()
     assert running.served() == {"index": [1], **MODELS}
-
-
-def test_a_call_to_a_route_that_does_not_serve_says_why_until_its_file_is_corrected(
-    repository: Repository, start: Start
-) -> None:
-    repository.route("both", "split = {one = 90}")
-    running = start("poll")
-    with pytest.raises(ClientError, match=r"'both' is out of service: .*these add up to 90.*; served: one, two"):
-        running.infer("both")
-    repository.route("both", ONE)
-    running.poll()
-    assert running.answer("both") == 1
 
 
 def test_a_route_goes_with_a_member_that_goes_or_does_not_fit_any_more_and_comes_back_with_it(
@@ -302,17 +288,3 @@ def test_a_worker_that_starts_repeats_calls_for_routes_and_members_in_whatever_o
         assert running.served() == served
     running.client.load_model("one")
     assert running.served() == BOTH
-
-
-def test_the_state_of_routes_and_models_goes_through_a_pipe_between_processes(
-    repository: Repository, start: Start
-) -> None:
-    repository.publish("other")
-    repository.route(
-        "both",
-        'cascade = ["one", "two"]\naccept = {output = "y", at_least = 0.9}\nshadow = {model = "other", share = 1}',
-    )
-    running = start()
-    running.infer("both")
-    state = running.server.state()
-    assert pickle.loads(pickle.dumps(state)) == state

@@ -171,24 +171,6 @@ def test_copies_are_handed_over_together_while_that_is_fast(
     assert values_of(copied(scripts)) == list(range(8))
 
 
-def slow(x: Array) -> Array:
-    threading.Event().wait(0.25)
-    return x
-
-
-def test_fewer_copies_are_handed_over_together_once_that_is_slow(
-    shadowed: Repository, start: Start, scripts: Scripts
-) -> None:
-    running = start(runtimes=scripts, limits=limits(shadow_batch_seconds=0.2), instances=1)
-    for script, total in ((echo, 10), (slow, 20)):
-        with Busy(running, scripts):
-            for _ in range(10):
-                running.infer("both", [1])
-            scripts.play(other=script)
-        until_counted(running, total, 0, 0)
-    assert len(copied(scripts)[-1]) == 1
-
-
 def test_copies_are_computed_in_a_quarter_of_the_time(shadowed: Repository, start: Start, scripts: Scripts) -> None:
     running = start(runtimes=scripts, limits=limits(shadow_share_of_time=0.25, max_shadow_copies=10_000))
     computing: list[float] = []
@@ -264,21 +246,14 @@ def test_a_shadow_that_fails_or_is_gone_is_counted_and_every_caller_has_an_answe
     scripts.play(other=fail)
     assert running.infer("both", [0.9])["y"][0, 0] == np.float32(0.9)
     until_counted(running, 0, 0, 1)
+    scripts.play(fast=fail, other=fail)
+    with pytest.raises(ClientError, match="made up"):  # such a call is not copied
+        running.infer("both", [0.7])
+    scripts.play()
     shadowed.remove("other")
     running.poll()
     assert running.infer("both", [0.8])["y"][0, 0] == np.float32(0.8)
     until_counted(running, 0, 0, 2)
-
-
-def test_a_call_that_failed_is_not_copied(shadowed: Repository, start: Start, scripts: Scripts) -> None:
-    running = start(runtimes=scripts, limits=limits())
-    scripts.play(fast=fail, other=echo)
-    with pytest.raises(ClientError, match="made up"):
-        running.infer("both", [1])
-    scripts.play(other=echo)
-    running.infer("both", [2])
-    until_counted(running, 1, 0, 0)
-    assert copied(scripts) == [[2]]
 
 
 def test_a_shadow_limits_no_call_and_what_it_would_not_take_is_skipped(
@@ -316,22 +291,6 @@ def test_copies_that_wait_keep_no_whole_batch_in_memory(shadowed: Repository, st
         until(lambda: [each() for each in batches] == [None, None])
     until_counted(running, 3, 5, 0)
     assert counts(running)[3:5] == (3, 3)
-
-
-def test_without_a_thread_for_the_timer_the_next_answer_hands_the_copies_over(
-    shadowed: Repository, start: Start, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(_timer: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    running = start(runtimes=scripts, limits=limits(), instances=1)
-    with Busy(running, scripts):
-        monkeypatch.setattr(threading.Timer, "start", refused)
-        running.infer("both", [1])
-    assert counts(running) == ShadowCounts()
-    running.infer("both", [2])
-    until(lambda: counts(running).compared >= 1)
-    assert copied(scripts)[0] == [1]
 
 
 def test_counters_of_two_processes_are_added() -> None:
