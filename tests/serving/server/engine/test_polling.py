@@ -63,6 +63,9 @@ def test_a_broken_version_is_tried_once_and_leaves_the_one_that_serves_alone(
     repository.spoil("one", 1)  # in place, under the version that serves
     running.poll()
     assert running.answer("one") == 1
+    repository.remove("one", 1)
+    running.poll()
+    assert (running.answer("one"), running.served()["one"]) == (1, [1])  # it gives way only to one that loads
     repository.remove("one", 2)
     repository.publish("one", 2)
     running.poll()
