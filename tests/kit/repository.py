@@ -5,7 +5,6 @@ from pathlib import Path
 
 import onnx
 
-from hangtag.serving.model_repository import MODEL_FILE, PROMOTION_FILE, ROUTE_FILE, SETTINGS_FILE
 from tests.kit import onnx_models
 
 
@@ -22,19 +21,19 @@ class Repository:
 
     def spoil(self, name: str, version: int) -> Path:
         """Put a file into a version that is no model, in place of the one that it may have."""
-        return _write(self.folder / name / str(version) / MODEL_FILE, "no model")
+        return _write(self.folder / name / str(version) / "model.onnx", "no model")
 
     def settings(self, name: str, text: str) -> Path:
         """Write a model's own settings."""
-        return _write(self.folder / name / SETTINGS_FILE, text)
+        return _write(self.folder / name / "serving.toml", text)
 
     def promote(self, name: str, version: int) -> Path:
         """Let a version serve, as ``hangtag models promote`` does."""
-        return _write(self.folder / name / PROMOTION_FILE, f"version = {version}\n")
+        return _write(self.folder / name / "promoted.toml", f"version = {version}\n")
 
     def route(self, name: str, text: str) -> Path:
         """Write a route's file."""
-        return _write(self.folder / name / ROUTE_FILE, text)
+        return _write(self.folder / name / "route.toml", text)
 
     def remove(self, name: str, version: int | None = None) -> None:
         """Remove a version; None: the whole folder, of a model or a route."""

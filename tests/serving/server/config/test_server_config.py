@@ -8,7 +8,6 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from hangtag.serving.model_repository import SETTINGS_FILE
 from hangtag.serving.server.config.click_options import server_options
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.setting import declared_settings
@@ -16,6 +15,7 @@ from hangtag.serving.server.engine.model_settings import NAMES, largest_settings
 from hangtag.serving.server.errors import StartError
 
 FILE = Path("file")
+SETTINGS_FILE = "serving.toml"
 
 
 def parsed(*arguments: str, env: dict[str, str] | None = None) -> tuple[Result, ServerConfig | None]:

@@ -8,9 +8,9 @@ import pytest
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 from tests.kit.repository import Repository
 from tests.serving.server.engine.running import Running, Start
+from tests.serving.server.engine.scripted import Scripts
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def start(repository: Repository) -> Iterator[Start]:
             mode: str = "none",
             *,
             versions: Mapping[str, tuple[int, ...]] | None = None,
-            runtimes: RuntimeFactory = Runtime,
+            runtimes: Scripts | None = None,
             limits: Limits | None = None,
             **settings: Any,
         ) -> Running:
@@ -48,6 +48,6 @@ def start(repository: Repository) -> Iterator[Start]:
                 poll_seconds=3600,
                 limits=limits or Limits(linger_seconds=0),
             )
-            return stack.enter_context(Running(Server(config, versions=versions, runtimes=runtimes)))
+            return stack.enter_context(Running(Server(config, versions=versions, runtimes=runtimes or Scripts())))
 
         yield start

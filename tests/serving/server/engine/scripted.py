@@ -23,8 +23,10 @@ class Scripts:
     The loading of a version computes too, to see whether requests may be joined; so play once the server is ready.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_load: Callable[[Runtime], object] = lambda _: None) -> None:
+        """on_load: called with each runtime as soon as it has loaded its file, ``runtime.path``."""
         self.scripts: dict[str, Script] = {}
+        self._on_load = on_load
         self.batches: defaultdict[str, list[list[float]]] = defaultdict(list)
         """By model the first column of each batch that a script computed."""
         self.alone: defaultdict[str, list[bool]] = defaultdict(list)
@@ -36,7 +38,9 @@ class Scripts:
 
     def __call__(self, path: Path, **options: Any) -> Runtime:
         """Load a file, with the arguments of Runtime."""
-        return _Scripted(self, path, **options)
+        runtime = _Scripted(self, path, **options)
+        self._on_load(runtime)
+        return runtime
 
 
 class _Scripted(Runtime):

@@ -15,10 +15,10 @@ import structlog.testing
 
 from hangtag import ClientError
 from hangtag.serving.server.errors import ModelLoadError, StartError
-from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_models
 from tests.kit.repository import Repository
 from tests.serving.server.engine.running import Start
+from tests.serving.server.engine.scripted import Scripts
 
 SECRET = 'password = "hunter2"'
 OTHERS = {"one": [1], "two": [1]}
@@ -147,16 +147,8 @@ def test_a_version_that_changes_while_it_is_loaded_serves_once_it_is_whole(
     repository: Repository, start: Start, change: Callable[[Path], Any], reason: str
 ) -> None:
     changing: list[Path] = []
-
-    class Changed(Runtime):
-        """Loads a file, which somebody changes in that moment."""
-
-        def __init__(self, path: Path, **options: Any) -> None:
-            super().__init__(path, **options)
-            if path in changing:
-                change(path)
-
-    running = start("poll", runtimes=Changed)
+    scripts = Scripts(lambda runtime: change(runtime.path) if runtime.path in changing else None)
+    running = start("poll", runtimes=scripts)
     changing.append(repository.publish("one", 2))
     running.poll()
     assert running.answer("one") == 1

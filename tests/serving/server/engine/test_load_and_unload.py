@@ -4,7 +4,6 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,12 +12,11 @@ import structlog.testing
 
 from hangtag import ClientError
 from hangtag.serving.server.host import memory
-from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import dependent_rows
 from tests.kit.repository import Repository
 from tests.kit.waiting import until
 from tests.serving.server.engine.running import Running, Start, samples
-from tests.serving.server.engine.scripted import TIMEOUT
+from tests.serving.server.engine.scripted import TIMEOUT, Array, Scripts
 
 
 def refused(call: Callable[[str], object], name: str, code: grpc.StatusCode) -> str:
@@ -92,19 +90,23 @@ def test_a_model_that_never_served_is_reported_until_a_call_finds_nothing_of_it(
     assert running.index() == []
 
 
-def test_a_new_version_is_warmed_up_before_it_takes_requests(repository: Repository, start: Start) -> None:
+@pytest.mark.parametrize("options", [{"max_batch_size": 8}, {"model_max_batch_size": (("one", 8),)}])
+def test_a_new_version_is_warmed_up_before_it_takes_requests(
+    repository: Repository, start: Start, options: dict[str, Any]
+) -> None:
+    scripts = Scripts()
+    running = start("explicit", load_model=("one",), runtimes=scripts, **options)
     meanwhile: set[tuple[int, int]] = set()
 
-    class Noting(Runtime):
-        def run(self, inputs: Any, *, alone: bool = False) -> Any:
-            if self.path.parent.name == "2":
-                (served,) = running.served()["one"]
-                meanwhile.add((served, len(inputs["x"])))
-            return super().run(inputs, alone=alone)
+    def noting(x: Array) -> Array:
+        (served,) = running.served()["one"]
+        meanwhile.add((served, len(x)))
+        return x
 
-    running = start("explicit", load_model=("one",), runtimes=Noting, max_batch_size=8)
     repository.publish("one", 2)
+    scripts.play(one=noting)
     running.client.load_model("one")
+    scripts.play()
     assert {served for served, _ in meanwhile} == {1}
     assert {1, 8} <= {size for _, size in meanwhile}  # a lone request and the largest batch
     assert running.answer("one") == 2
@@ -115,15 +117,14 @@ def test_callers_that_load_a_model_at_once_share_its_next_load_and_its_outcome(
 ) -> None:
     begun, may_go_on = threading.Event(), threading.Event()
 
-    def load(path: Path, **options: Any) -> Runtime:
+    def hold(_: object) -> None:
         begun.set()
         assert may_go_on.wait(TIMEOUT)
-        return Runtime(path, **options)
 
     def call() -> None:
         running.client.load_model("one")
 
-    running = start("explicit", runtimes=load)
+    running = start("explicit", runtimes=Scripts(hold))
     loads = [running.in_thread(call)]
     assert begun.wait(TIMEOUT)
     loads += [running.in_thread(call) for _ in range(20)]
@@ -140,23 +141,19 @@ def test_callers_that_load_a_model_at_once_share_its_next_load_and_its_outcome(
 
 
 def test_an_unloaded_model_leaves_the_memory_and_this_goes_back_to_the_system(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also without a run of the garbage collector, which could come much later."""
-    loaded: list[weakref.ref[Runtime]] = []
-
-    class Tracked(Runtime):
-        def __init__(self, path: Path, **options: Any) -> None:
-            super().__init__(path, **options)
-            loaded.append(weakref.ref(self))
-
+    loaded: list[weakref.ref[Any]] = []
     released: list[bool] = []
     monkeypatch.setattr(memory, "release_freed_memory", lambda: released.append(loaded[0]() is None))
-    running = start("explicit", load_model=("one",), runtimes=Tracked)
+    repository.route("both", "split = {one = 100}")
+    track = Scripts(lambda runtime: loaded.append(weakref.ref(runtime)))
+    running = start("explicit", load_model=("one", "both"), runtimes=track)
     released.clear()
     gc.disable()
     try:
-        assert running.answer("one") == 1
+        assert (running.answer("one"), running.answer("both")) == (1, 1)
         running.client.unload_model("one")
         until(lambda: released)
     finally:
@@ -177,20 +174,19 @@ def test_failures_of_a_version_are_forgotten_when_another_takes_its_place(reposi
 
 
 def test_an_error_inside_the_server_holds_up_one_model_and_is_logged_once(start: Start) -> None:
-    def broken(path: Path, **options: Any) -> Runtime:
-        if "one" in path.parts:
+    def fail(runtime: Any) -> None:
+        if "one" in runtime.path.parts:
             raise RuntimeError("a bug")
-        return Runtime(path, **options)
 
     with structlog.testing.capture_logs() as log:
-        running = start("poll", runtimes=broken)
+        running = start("poll", runtimes=Scripts(fail))
         running.poll()
     assert running.served() == {"two": [1]}
     (line,) = [line for line in log if line["log_level"] == "error"]
     assert (line["model"], line["version"], line["exc_info"]) == ("one", 1, True)
     assert "one/1/model.onnx" in running.reason("one")
     assert (running.loads("one"), running.loads("two")) == ((0, 1), (1, 0))
-    explicit = start("explicit", runtimes=broken)
+    explicit = start("explicit", runtimes=Scripts(fail))
     refused(explicit.client.load_model, "one", grpc.StatusCode.INTERNAL)
 
 

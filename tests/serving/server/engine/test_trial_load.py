@@ -6,7 +6,6 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -14,12 +13,12 @@ import onnx
 import pytest
 
 from hangtag import Client, ClientError
-from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_models
 from tests.kit.command import serving
 from tests.kit.repository import Repository
 from tests.kit.waiting import until
 from tests.serving.server.engine.running import Running, Start
+from tests.serving.server.engine.scripted import Scripts
 
 pytestmark = pytest.mark.slow
 
@@ -108,11 +107,9 @@ def test_polling_serves_files_that_pass_and_goes_on_with_those_from_before(
 def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repository, start: Start) -> None:
     """Else the file that is loaded could be another than the one that was tried."""
 
-    def load(path: Path, **_: Any) -> Runtime:
-        raise RuntimeError(f"{path} was loaded")
-
+    loaded: list[object] = []
     file = repository.publish("hostile")
-    running = start("explicit", trial_load_seconds=LONG, runtimes=load)
+    running = start("explicit", trial_load_seconds=LONG, runtimes=Scripts(loaded.append))
     call = running.in_thread(lambda: running.client.load_model("hostile"))
     until(lambda: trials(os.getpid()))
     (trial,) = trials(os.getpid())
@@ -123,6 +120,7 @@ def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repos
     assert isinstance(error, ClientError)
     assert error.code is grpc.StatusCode.FAILED_PRECONDITION
     assert "changed while it was loaded" in str(error)
+    assert loaded == []
 
 
 def test_a_stop_ends_a_trial(repository: Repository, start: Start) -> None:

@@ -1,11 +1,8 @@
 """Calls to a cascade: which samples go on to the next member, and what comes of a member that is busy or broken."""
 
-import gc
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,7 +13,6 @@ import structlog.testing
 from hangtag import ClientError
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.errors import InferenceError
-from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_models
 from tests.kit.live import TIMEOUT, outputs, request
 from tests.kit.repository import Repository
@@ -226,17 +222,15 @@ def test_a_call_under_way_goes_on_to_its_next_member_while_the_server_stops(
 
 
 def test_a_request_that_one_member_would_not_take_is_refused(repository: Repository, start: Start) -> None:
-    class NoEmptyAxis(Runtime):
-        def __init__(self, path: Path, **options: Any) -> None:
-            super().__init__(path, **options)
-            if path.parts[-3] == "strict":
-                self.no_empty_because = "it has LSTM"
+    def forbid_empty_axes(runtime: Any) -> None:
+        if "strict" in runtime.path.parts:
+            runtime.no_empty_because = "it has LSTM"
 
     for name in ("lenient", "strict"):
         repository.publish(name, model=onnx_models.free_axis())
     repository.settings("strict", "max_batch_size = 2")
     repository.route("split", "split = {lenient = 50, strict = 50}")
-    running = start(runtimes=NoEmptyAxis)
+    running = start(runtimes=Scripts(forbid_empty_axes))
     for shape, reason in (((1, 0), "it has LSTM"), ((3, 1), "takes at most 2")):
         x = {"x": np.zeros(shape, np.float32)}
         assert len(running.client.infer("lenient", x)["total"]) == shape[0]
@@ -244,25 +238,6 @@ def test_a_request_that_one_member_would_not_take_is_refused(repository: Reposit
             with pytest.raises(ClientError, match=reason) as error:
                 running.client.infer("split", x)
             assert error.value.code is grpc.StatusCode.INVALID_ARGUMENT
-
-
-def test_a_call_that_has_ended_keeps_no_member_in_memory(cascade: Repository, start: Start, infer: Infer) -> None:
-    loaded: list[weakref.ref[Runtime]] = []
-
-    class Tracked(Runtime):
-        def __init__(self, path: Path, **options: Any) -> None:
-            super().__init__(path, **options)
-            loaded.append(weakref.ref(self))
-
-    running = start("explicit", load_model=("fast", "slow", "both"), runtimes=Tracked)
-    gc.disable()
-    try:
-        assert numbers(infer(running, [0.5])) == [10.5]
-        for name in ("both", "fast", "slow"):
-            running.client.unload_model(name)
-        until(lambda: [each() for each in loaded] == [None, None])
-    finally:
-        gc.enable()
 
 
 @pytest.mark.parametrize(("members", "unsure"), [('"both", "other"', 2), ('"other", "both"', 2)])
