@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -28,22 +29,48 @@ LARGER = 4096
 LONG = 60.0
 
 
-def constant(side: int, products: int) -> onnx.ModelProto:
-    """x FP32 [batch, 1] -> y: x plus the maximum of a matrix of this side to the power of this number.
-
-    The file is small: ONNX Runtime makes the matrix when the model is warmed up.
-    """
-    nodes = [onnx.helper.make_node("ConstantOfShape", ["shape"], ["m0"])]
-    nodes += [onnx.helper.make_node("MatMul", [f"m{n}", "m0"], [f"m{n + 1}"]) for n in range(products)]
-    nodes += [
-        onnx.helper.make_node("ReduceMax", [f"m{products}"], ["most"], keepdims=0),
+def hostile(made: list[onnx.NodeProto], **constants: object) -> onnx.ModelProto:
+    """x FP32 [batch, 1] -> y: x plus the maximum of a matrix, which ONNX Runtime makes when the model is warmed up."""
+    nodes = [
+        *made,
+        onnx.helper.make_node("ReduceMax", ["matrix"], ["most"], keepdims=0),
         onnx.helper.make_node("Add", ["x", "most"], ["y"]),
     ]
     shape: tuple[int, onnx_models.Shape] = (onnx.TensorProto.FLOAT, ["batch", 1])
-    return onnx_models.model(nodes, {"x": shape}, {"y": shape}, {"shape": np.array([side, side], np.int64)})
+    arrays = {name: np.asarray(value) for name, value in constants.items()}
+    return onnx_models.model(nodes, {"x": shape}, {"y": shape}, arrays)
 
 
-SLOW = constant(4096, 1000)
+def large(mib: int) -> onnx.ModelProto:
+    """The file is small, and the matrix takes so many MiB."""
+    return hostile([onnx.helper.make_node("ConstantOfShape", ["shape"], ["matrix"])], shape=[mib, 1 << 18])
+
+
+def endless() -> onnx.ModelProto:
+    """The matrix is multiplied by itself without end."""
+    shape = [64, 64]
+    floats, boolean = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
+    body = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("MatMul", ["before", "before"], ["after"]),
+            onnx.helper.make_node("Identity", ["going"], ["going_on"]),
+        ],
+        "body",
+        [
+            onnx.helper.make_tensor_value_info("number", onnx.TensorProto.INT64, []),
+            onnx.helper.make_tensor_value_info("going", boolean, []),
+            onnx.helper.make_tensor_value_info("before", floats, shape),
+        ],
+        [
+            onnx.helper.make_tensor_value_info("going_on", boolean, []),
+            onnx.helper.make_tensor_value_info("after", floats, shape),
+        ],
+    )
+    made = [
+        onnx.helper.make_node("ConstantOfShape", ["shape"], ["first"]),
+        onnx.helper.make_node("Loop", ["times", "yes", "first"], ["matrix"], body=body),
+    ]
+    return hostile(made, shape=shape, times=1 << 62, yes=True)
 
 
 def most_memory() -> int:
@@ -74,8 +101,8 @@ def refusal(running: Running, code: grpc.StatusCode) -> str:
 @pytest.mark.parametrize(
     ("model", "seconds", "reason"),
     [
-        pytest.param(constant(int((LARGER << 18) ** 0.5), 0), LONG, "Failed to allocate memory", id="large"),
-        pytest.param(SLOW, 3.0, "it takes longer", id="slow"),
+        pytest.param(large(LARGER), LONG, "Failed to allocate memory", id="large"),
+        pytest.param(endless(), 3.0, "it takes longer", id="slow"),
         pytest.param(onnx_models.aborting(), LONG, "SIGABRT", id="fatal"),
     ],
 )
@@ -95,6 +122,7 @@ def test_a_hostile_file_is_refused_with_the_reason_and_costs_the_server_nothing(
 def test_polling_serves_files_that_pass_and_goes_on_with_those_from_before(
     repository: Repository, start: Start
 ) -> None:
+    repository.remove("two")
     running = start("poll", trial_load_seconds=LONG)
     repository.spoil("one", 2)
     repository.publish("two", 2)
@@ -124,7 +152,7 @@ def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repos
 
 
 def test_a_stop_ends_a_trial(repository: Repository, start: Start) -> None:
-    repository.publish("hostile", model=SLOW)
+    repository.publish("hostile", model=endless())
     running = start("explicit", trial_load_seconds=LONG)
     call = running.in_thread(lambda: running.client.load_model("hostile"))
     until(lambda: trials(os.getpid()))
@@ -139,7 +167,7 @@ def test_a_stop_ends_a_trial(repository: Repository, start: Start) -> None:
 
 def test_a_trial_ends_by_itself_if_its_server_was_killed(repository: Repository) -> None:
     """Else it would compute for ever."""
-    repository.publish("hostile", model=SLOW)
+    repository.publish("hostile", model=endless())
     options = ("--port", "0", "--model-control", "explicit", "--trial-load-seconds", "1")
     with (
         serving("--models", str(repository.folder), *options) as server,
@@ -151,5 +179,9 @@ def test_a_trial_ends_by_itself_if_its_server_was_killed(repository: Repository)
         (trial,) = trials(server.process.pid)
         server.signal(signal.SIGKILL)
         assert isinstance(call.exception(), ClientError)
-        assert is_running(trial)
-        until(lambda: not is_running(trial))
+        try:
+            assert is_running(trial)
+            until(lambda: not is_running(trial))
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(trial, signal.SIGKILL)
