@@ -10,6 +10,7 @@ import numpy as np
 
 from hangtag import Client, Outputs
 from hangtag.serving.server.process.server import Server
+from tests.kit.waiting import until
 
 
 class Running:
@@ -73,6 +74,12 @@ class Running:
     def infer_later(self, name: str, values: Sequence[float] = (0,)) -> "Future[Outputs]":
         """Send a request from another thread."""
         return self._callers.submit(self.infer, name, values)
+
+    def infer_waiting(self, name: str, values: Sequence[float], model: str, place: int) -> "Future[Outputs]":
+        """Send a request from another thread, and wait until it has this place in the queue of a model."""
+        call = self.infer_later(name, values)
+        until(lambda: self.state(model).queued == place)
+        return call
 
     def in_thread(self, work: Callable[[], object]) -> "Future[object]":
         """Do something in another thread."""

@@ -2,7 +2,8 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hangtag.serving.server.runtime.session import Runtime
+from tests.serving.server.engine.running import Running
 
 Array = npt.NDArray[np.float32]
 Script = Callable[[Array], Array]
@@ -78,6 +80,20 @@ class Held:
 
     def release(self) -> None:
         self._released.set()
+
+
+@contextmanager
+def occupied(running: Running, scripts: Scripts, model: str, queued: int = 0) -> Iterator[None]:
+    """Until the block's end a model computes a call of somebody else, and so many more wait; all have the value 9."""
+    held = Held(9)
+    scripts.play(**(scripts.scripts | {model: held}))
+    calls = [running.infer_later(model, [9])]
+    held.wait()
+    calls += [running.infer_waiting(model, [9], model, place) for place in range(1, queued + 1)]
+    yield
+    held.release()
+    for call in calls:
+        call.result()
 
 
 def echo(x: Array) -> Array:

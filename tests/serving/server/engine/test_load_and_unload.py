@@ -147,13 +147,13 @@ def test_an_unloaded_model_leaves_the_memory_and_this_goes_back_to_the_system(
     loaded: list[weakref.ref[Any]] = []
     released: list[bool] = []
     monkeypatch.setattr(memory, "release_freed_memory", lambda: released.append(loaded[0]() is None))
-    repository.route("both", "split = {one = 100}")
+    repository.route("both", 'cascade = ["one", "two"]\naccept = {output = "y", at_least = 1}')
     track = Scripts(lambda runtime: loaded.append(weakref.ref(runtime)))
-    running = start("explicit", load_model=("one", "both"), runtimes=track)
+    running = start("explicit", load_model=("one", "two", "both"), runtimes=track)
     released.clear()
     gc.disable()
     try:
-        assert (running.answer("one"), running.answer("both")) == (1, 1)
+        assert running.infer("both", [-5]).answered_by == ("two",)
         running.client.unload_model("one")
         until(lambda: released)
     finally:

@@ -18,7 +18,7 @@ from tests.kit.live import TIMEOUT, outputs, request
 from tests.kit.repository import Repository
 from tests.kit.waiting import until
 from tests.serving.server.engine.running import Running, Start, samples
-from tests.serving.server.engine.scripted import Array, Held, Script, Scripts
+from tests.serving.server.engine.scripted import Array, Held, Script, Scripts, occupied
 
 CASCADE = 'cascade = ["fast", "slow"]\naccept = {output = "y", at_least = 0.9}\n'
 Infer = Callable[..., Any]
@@ -77,16 +77,10 @@ def test_only_samples_of_which_a_member_is_not_sure_go_on_to_the_next(repository
 
 
 def test_doubtful_samples_of_several_calls_share_a_batch(cascade: Repository, start: Start, scripts: Scripts) -> None:
-    held = Held()
     running = start(runtimes=scripts)
-    scripts.play(slow=held)
-    calls = [running.infer_later("slow", [9])]
-    held.wait()
-    for place in (1, 2):
-        calls.append(running.infer_later("both", [place / 10, 0.95]))
-        until(lambda place=place: running.state("slow").queued == place)  # type: ignore[misc]
-    held.release()
-    assert [call.result()["y"][0, 0] for call in calls] == [9, np.float32(0.1), np.float32(0.2)]
+    with occupied(running, scripts, "slow"):
+        calls = [running.infer_waiting("both", [place / 10, 0.95], "slow", place) for place in (1, 2)]
+    assert [call.result()["y"][0, 0] for call in calls] == [np.float32(0.1), np.float32(0.2)]
     assert scripts.batches["slow"] == [[9], [0.1, 0.2]]
 
 
@@ -95,23 +89,15 @@ def test_where_the_next_queue_is_full_the_answer_at_hand_is_given_or_the_call_re
     cascade: Repository, start: Start, scripts: Scripts, infer: Infer, on_overload: str
 ) -> None:
     cascade.route("both", f'{CASCADE}on_overload = "{on_overload}"')
-    held = Held()
     running = start(runtimes=scripts)
-    scripts.play(slow=held)
-    others = [running.infer_later("slow", [9])]
-    held.wait()
-    others += [running.infer_later("slow", [9]) for _ in range(4)]
-    until(lambda: running.state("slow").queued == 4)
-    call = infer(running, [0.95, 0.5])
-    if on_overload == "answer":
-        assert numbers(call) == [0.95, 0.5]
-        assert dict(call.trailing_metadata())["hangtag-unsure"] == "1"
-    else:
-        assert call.exception().code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    with occupied(running, scripts, "slow", queued=4):
+        call = infer(running, [0.95, 0.5])
+        if on_overload == "answer":
+            assert numbers(call) == [0.95, 0.5]
+            assert dict(call.trailing_metadata())["hangtag-unsure"] == "1"
+        else:
+            assert call.exception().code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert running.state("both").route.unsure == (on_overload == "answer")
-    held.release()
-    for other in others:
-        other.result()
 
 
 def in_a_second(x: Array) -> Array:
@@ -240,9 +226,9 @@ def test_a_request_that_one_member_would_not_take_is_refused(repository: Reposit
             assert error.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize(("members", "unsure"), [('"both", "other"', 2), ('"other", "both"', 2)])
+@pytest.mark.parametrize("members", ['"both", "other"', '"other", "both"'])
 def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_what_they_were_not_sure_of(
-    cascade: Repository, start: Start, scripts: Scripts, members: str, unsure: int
+    cascade: Repository, start: Start, scripts: Scripts, members: str
 ) -> None:
     cascade.publish("other", model=onnx_models.shifted(30))
     cascade.route("outer", f'cascade = [{members}]\naccept = {{output = "y", at_least = 0.5}}')
@@ -250,14 +236,6 @@ def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_wh
     answer = running.infer("outer", [0.95, 0.8, 0.1])
     inner_first = members.startswith('"both')
     assert answer.answered_by == (("fast", "slow") if inner_first else ("other",))
-    held = Held()
-    scripts.play(slow=held, other=lambda x: x + np.float32(0.3 if inner_first else 0))
-    calls = [running.infer_later("slow", [9])]
-    held.wait()
-    calls += [running.infer_later("slow", [9]) for _ in range(4)]
-    until(lambda: running.state("slow").queued == 4)
-    answer = running.infer("outer", [0.95, 0.6, 0.1, 0.2])
-    assert answer.unsure == unsure  # 0.6 alone, or 0.1 and 0.2
-    held.release()
-    for call in calls:
-        call.result()
+    scripts.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
+    with occupied(running, scripts, "slow", queued=4):
+        assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2  # 0.6 alone, or 0.1 and 0.2

@@ -17,7 +17,7 @@ from tests.kit import onnx_models
 from tests.kit.repository import Repository
 from tests.kit.waiting import until
 from tests.serving.server.engine.running import Running, Start, samples
-from tests.serving.server.engine.scripted import Array, Held, Scripts, echo
+from tests.serving.server.engine.scripted import Array, Held, Scripts, echo, occupied
 
 SHADOW = 'shadow = {model = "other", share = 1}'
 
@@ -51,23 +51,6 @@ def until_counted(running: Running, *expected: int) -> None:
     """Wait until so many copies were compared, skipped and failed."""
     until(lambda: sum(counts(running)[:3]) >= sum(expected))
     assert counts(running)[:3] == expected
-
-
-class Busy:
-    """The shadow's model computes a call of somebody else inside the block, so that copies wait."""
-
-    def __init__(self, running: Running, scripts: Scripts) -> None:
-        self._running, self._held = running, Held()
-        scripts.play(**(scripts.scripts | {"other": self._held}))
-
-    def __enter__(self) -> "Busy":
-        self._call = self._running.infer_later("other", [9])
-        self._held.wait()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._held.release()
-        self._call.result()
 
 
 def copied(scripts: Scripts) -> list[list[float]]:
@@ -146,7 +129,7 @@ def test_of_too_many_copies_that_wait_the_oldest_are_dropped(
     kept: list[float],
 ) -> None:
     running = start(runtimes=scripts, limits=limits(**limit), instances=1)
-    with Busy(running, scripts):
+    with occupied(running, scripts, "other"):
         for values in ([0.1], [0.2], [0.3], [0.4], last):
             np.testing.assert_array_equal(running.infer("both", values)["y"], samples(values)["x"])
         until_counted(running, 0, skipped, 0)
@@ -163,7 +146,7 @@ def test_copies_are_handed_over_together_while_that_is_fast(
     shadowed: Repository, start: Start, scripts: Scripts, seconds: float, sizes: list[int]
 ) -> None:
     running = start(runtimes=scripts, limits=limits(shadow_batch_seconds=seconds), instances=1)
-    with Busy(running, scripts):
+    with occupied(running, scripts, "other"):
         for number in range(8):
             running.infer("both", [number])
     until_counted(running, 8, 0, 0)
@@ -221,7 +204,7 @@ def test_a_route_that_is_replaced_drops_the_copies_that_wait_and_those_of_calls_
     running = start("poll", runtimes=scripts, limits=limits(), instances=2)
     fast = Held(5)
     scripts.play(fast=fast)
-    with Busy(running, scripts):
+    with occupied(running, scripts, "other"):
         for _ in range(3):
             running.infer("both", [1])
         call = running.infer_later("both", [5])
@@ -279,7 +262,7 @@ def test_copies_that_wait_keep_no_whole_batch_in_memory(shadowed: Repository, st
         return y
 
     scripts.play(fast=computed)
-    with Busy(running, scripts):
+    with occupied(running, scripts, "other"):
         calls = [running.infer_later("fast", [7])]
         held.wait()
         calls += [running.infer_later("both", [number]) for number in range(8)]
