@@ -73,11 +73,14 @@ class HttpCall(Generic[R]):
 
     def __init__(self, address: str, form: Form[R], message: Message, timeout: float | None, metadata: Metadata):
         self._form = form
-        self._connection = http.client.HTTPConnection(address, timeout=timeout or TIMEOUT)
-        sent = form.sent(message, timeout)
-        self._connection.request(sent.verb, sent.path, sent.body, sent.headers | dict(metadata))
         self._outcome: R | HttpError | None = None
         self._headers: dict[str, str] = {}
+        self._connection = http.client.HTTPConnection(address, timeout=timeout or TIMEOUT)
+        sent = form.sent(message, timeout)
+        try:
+            self._connection.request(sent.verb, sent.path, sent.body, sent.headers | dict(metadata))
+        except ConnectionError as error:
+            self._outcome = HttpError(grpc.StatusCode.UNAVAILABLE, str(error))
 
     def result(self, timeout: float | None = None) -> R:
         error = self.exception(timeout)
