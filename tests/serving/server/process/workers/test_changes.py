@@ -13,7 +13,7 @@ from hangtag.serving.server.process.workers.pipe_rpc import PeerError
 from hangtag.serving.server.process.workers.supervisor import Supervisor
 from hangtag.serving.server.process.workers.worker_process import WorkerProcess
 from tests.kit import onnx_models
-from tests.serving.server.engine.control.route_files import publish_members, write
+from tests.kit.repository import Repository
 from tests.serving.server.process.workers.supervised import TIMEOUT, wait_until_replaced
 
 pytestmark = pytest.mark.slow
@@ -83,8 +83,10 @@ def test_a_model_that_only_one_worker_serves_can_be_unloaded(supervised: Supervi
 
 
 def test_a_route_without_its_shadow_is_loaded_in_every_worker(supervised: Supervisor, models: Path) -> None:
-    publish_members(models)
-    write(models, "both", 'split = {one = 100}\nshadow = {model = "two", share = 1}')
+    repository = Repository(models)
+    repository.publish("one")
+    repository.publish("two")
+    repository.route("both", 'split = {one = 100}\nshadow = {model = "two", share = 1}')
     supervised.load("one")
     supervised.load("both")
     assert [models_of(worker) for worker in supervised._workers.values()] == [{"both", "gather", "one"}] * 2
