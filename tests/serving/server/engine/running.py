@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
 from hangtag import Client, Outputs
 from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.telemetry.server_state import VersionState
 from tests.kit.waiting import until
 
 
@@ -47,7 +47,7 @@ class Running:
         """Name, version and state of each version that serves, or could not be loaded."""
         return [(one.name, int(one.version), one.state) for one in self.server.state().versions]
 
-    def state(self, name: str) -> Any:
+    def state(self, name: str) -> VersionState:
         """The state of the one version that serves, or should."""
         (state,) = [one for one in self.server.state().versions if one.name == name]
         return state
