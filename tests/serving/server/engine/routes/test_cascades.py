@@ -209,17 +209,17 @@ def test_a_call_under_way_goes_on_to_its_next_member_while_the_server_stops(
 
 def test_a_request_that_one_member_would_not_take_is_refused(repository: Repository, start: Start) -> None:
     def forbid_empty_axes(runtime: Any) -> None:
-        if "strict" in runtime.path.parts:
+        if "full" in runtime.path.parts:
             runtime.no_empty_because = "it has LSTM"
 
-    for name in ("lenient", "strict"):
+    for name in ("small", "full"):
         repository.publish(name, model=onnx_models.free_axis())
-    repository.settings("strict", "max_batch_size = 2")
-    repository.route("split", "split = {lenient = 50, strict = 50}")
+    repository.settings("small", "max_batch_size = 2")
+    repository.route("split", "split = {small = 50, full = 50}")
     running = start(runtimes=Scripts(forbid_empty_axes))
-    for shape, reason in (((1, 0), "it has LSTM"), ((3, 1), "takes at most 2")):
+    for shape, taken_by, reason in (((1, 0), "small", "it has LSTM"), ((3, 1), "full", "takes at most 2")):
         x = {"x": np.zeros(shape, np.float32)}
-        assert len(running.client.infer("lenient", x)["total"]) == shape[0]
+        assert len(running.client.infer(taken_by, x)["total"]) == shape[0]
         for _ in range(8):  # whichever member would have been chosen
             with pytest.raises(ClientError, match=reason) as error:
                 running.client.infer("split", x)
