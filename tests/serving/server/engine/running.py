@@ -1,23 +1,55 @@
 """A server of a test's repository, and short ways to ask it what serves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from hangtag import Client, Outputs
+from hangtag.serving.server.config.limits import Limits
+from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.server.telemetry.server_state import VersionState
 from tests.kit.waiting import until
+from tests.serving.server.engine.scripted import Held, Scripts
 
 
 class Running:
     """A server that is ready inside the block, and clients of it."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
+    def __init__(
+        self,
+        models: Path,
+        mode: str = "none",
+        *,
+        versions: Mapping[str, tuple[int, ...]] | None = None,
+        on_load: Callable[[Runtime], object] = lambda _: None,
+        **settings: Any,
+    ) -> None:
+        """Prepare a server that polls when a test says so, and closes at once what was replaced.
+
+        Args:
+            models: Its repository.
+            mode: Its model control.
+            versions: What the other workers serve, for a worker that replaces another.
+            on_load: See `Scripts`.
+            settings: Of ServerConfig.
+        """
+        fixed: dict[str, Any] = {
+            "models": models,
+            "model_control": mode,
+            "poll_seconds": 3600,
+            "port": 0,
+            "http_port": -1,
+        }
+        usual: dict[str, Any] = {"transport": "grpc", "drain_seconds": 0, "limits": Limits(linger_seconds=0)}
+        self.scripts = Scripts(on_load)
+        self.server = Server(ServerConfig(**fixed, **(usual | settings)), versions=versions, runtimes=self.scripts)
         self._stack = ExitStack()
 
     def __enter__(self) -> "Running":
@@ -80,6 +112,19 @@ class Running:
         call = self.infer_later(name, values)
         until(lambda: self.state(model).queued == place)
         return call
+
+    @contextmanager
+    def occupied(self, model: str, queued: int = 0) -> Iterator[None]:
+        """Until the block's end a model computes a call of somebody else, and more wait; all have the value 9."""
+        held = Held(9)
+        self.scripts.play(**(self.scripts.scripts | {model: held}))
+        calls = [self.infer_later(model, [9])]
+        held.wait()
+        calls += [self.infer_waiting(model, [9], model, place) for place in range(1, queued + 1)]
+        yield
+        held.release()
+        for call in calls:
+            call.result()
 
     def in_thread(self, work: Callable[[], object]) -> "Future[object]":
         """Do something in another thread."""

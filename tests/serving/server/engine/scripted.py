@@ -2,8 +2,7 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hangtag.serving.server.runtime.session import Runtime
-from tests.serving.server.engine.running import Running
 
 Array = npt.NDArray[np.float32]
 Script = Callable[[Array], Array]
@@ -25,7 +23,7 @@ class Scripts:
     The loading of a version computes too, to see whether requests may be joined; so play once the server is ready.
     """
 
-    def __init__(self, on_load: Callable[[Runtime], object] = lambda _: None) -> None:
+    def __init__(self, on_load: Callable[[Runtime], object]) -> None:
         """on_load: called with each runtime as soon as it has loaded its file, ``runtime.path``."""
         self.scripts: dict[str, Script] = {}
         self._on_load = on_load
@@ -80,20 +78,6 @@ class Held:
 
     def release(self) -> None:
         self._released.set()
-
-
-@contextmanager
-def occupied(running: Running, scripts: Scripts, model: str, queued: int = 0) -> Iterator[None]:
-    """Until the block's end a model computes a call of somebody else, and so many more wait; all have the value 9."""
-    held = Held(9)
-    scripts.play(**(scripts.scripts | {model: held}))
-    calls = [running.infer_later(model, [9])]
-    held.wait()
-    calls += [running.infer_waiting(model, [9], model, place) for place in range(1, queued + 1)]
-    yield
-    held.release()
-    for call in calls:
-        call.result()
 
 
 def echo(x: Array) -> Array:

@@ -5,35 +5,33 @@ import structlog.testing
 
 from hangtag.serving.server.errors import InvalidValuesError
 from tests.serving.server.engine.running import Start
-from tests.serving.server.engine.scripted import Array, Script, Scripts, echo, occupied
+from tests.serving.server.engine.scripted import Array, Script, echo
 
 BATCHES = 16
 """After so many in a row that come alone, a batch may be computed by every thread."""
 
 
 def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(start: Start) -> None:
-    scripts = Scripts()
-    running = start(runtimes=scripts, instances=1, max_batch_size=1)
-    scripts.play(one=echo)
+    running = start(instances=1, max_batch_size=1)
+    running.scripts.play(one=echo)
     for _ in range(BATCHES + 1):
         running.infer("one", [1])
-    assert scripts.alone["one"] == [False] * (BATCHES - 1) + [True, True]
-    with occupied(running, scripts, "one", queued=2):
-        assert scripts.alone["one"][-1]
+    assert running.scripts.alone["one"] == [False] * (BATCHES - 1) + [True, True]
+    with running.occupied("one", queued=2):
+        assert running.scripts.alone["one"][-1]
     # One that another waits for, and one that comes alone, but only a moment after that.
-    assert scripts.alone["one"][-2:] == [False, False]
+    assert running.scripts.alone["one"][-2:] == [False, False]
 
 
 def test_with_another_batch_being_computed_no_batch_is_alone(start: Start) -> None:
-    scripts = Scripts()
-    running = start(runtimes=scripts, instances=2)
-    scripts.play(one=echo)
+    running = start(instances=2)
+    running.scripts.play(one=echo)
     for _ in range(BATCHES):
         running.infer("one", [1])
-    with occupied(running, scripts, "one"):
+    with running.occupied("one"):
         running.infer("one", [1])
     running.infer("one", [1])
-    assert scripts.alone["one"][-4:] == [True, True, False, False]
+    assert running.scripts.alone["one"][-4:] == [True, True, False, False]
 
 
 def refuse_several(x: Array) -> Array:
@@ -55,13 +53,12 @@ def refuse_two(x: Array) -> Array:
 def test_a_batch_that_fails_is_computed_one_by_one_and_logged_where_no_client_is_at_fault(
     start: Start, script: Script, answers: list[float | None], logged: list[tuple[str, str, int]]
 ) -> None:
-    scripts = Scripts()
-    running = start(runtimes=scripts, instances=1)
+    running = start(instances=1)
     with structlog.testing.capture_logs() as log:
-        with occupied(running, scripts, "one"):
+        with running.occupied("one"):
             calls = [running.infer_waiting("one", [value], "one", value) for value in (1, 2, 3)]
-            scripts.play(one=script)
+            running.scripts.play(one=script)
         outcomes = [None if call.exception() else call.result()["y"][0, 0] for call in calls]
     assert outcomes == answers
-    assert scripts.batches["one"] == [[9], [1, 2, 3], [1], [2], [3]]
+    assert running.scripts.batches["one"] == [[9], [1, 2, 3], [1], [2], [3]]
     assert [(line["event"], line["model"], line["requests"]) for line in log] == logged

@@ -18,7 +18,6 @@ from hangtag.serving.server.errors import ModelLoadError, StartError
 from tests.kit import onnx_models
 from tests.kit.repository import Repository
 from tests.serving.server.engine.running import Start
-from tests.serving.server.engine.scripted import Scripts
 
 SECRET = 'password = "hunter2"'
 OTHERS = {"one": [1], "two": [1]}
@@ -147,8 +146,7 @@ def test_a_version_that_changes_while_it_is_loaded_serves_once_it_is_whole(
     repository: Repository, start: Start, change: Callable[[Path], Any], reason: str
 ) -> None:
     changing: list[Path] = []
-    scripts = Scripts(lambda runtime: change(runtime.path) if runtime.path in changing else None)
-    running = start("poll", runtimes=scripts)
+    running = start("poll", on_load=lambda runtime: change(runtime.path) if runtime.path in changing else None)
     changing.append(repository.publish("one", 2))
     running.poll()
     assert running.answer("one") == 1

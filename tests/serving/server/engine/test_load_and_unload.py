@@ -11,12 +11,13 @@ import pytest
 import structlog.testing
 
 from hangtag import ClientError
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.host import memory
 from tests.kit import dependent_rows
 from tests.kit.repository import Repository
 from tests.kit.waiting import until
 from tests.serving.server.engine.running import Running, Start, samples
-from tests.serving.server.engine.scripted import TIMEOUT, Array, Scripts
+from tests.serving.server.engine.scripted import TIMEOUT, Array
 
 
 def refused(call: Callable[[str], object], name: str, code: grpc.StatusCode) -> str:
@@ -94,8 +95,7 @@ def test_a_model_that_never_served_is_reported_until_a_call_finds_nothing_of_it(
 def test_a_new_version_is_warmed_up_before_it_takes_requests(
     repository: Repository, start: Start, options: dict[str, Any]
 ) -> None:
-    scripts = Scripts()
-    running = start("explicit", load_model=("one",), runtimes=scripts, **options)
+    running = start("explicit", load_model=("one",), **options)
     meanwhile: set[tuple[int, int]] = set()
 
     def noting(x: Array) -> Array:
@@ -104,9 +104,9 @@ def test_a_new_version_is_warmed_up_before_it_takes_requests(
         return x
 
     repository.publish("one", 2)
-    scripts.play(one=noting)
+    running.scripts.play(one=noting)
     running.client.load_model("one")
-    scripts.play()
+    running.scripts.play()
     assert {served for served, _ in meanwhile} == {1}
     assert {1, 8} <= {size for _, size in meanwhile}  # a lone request and the largest batch
     assert running.answer("one") == 2
@@ -124,7 +124,7 @@ def test_callers_that_load_a_model_at_once_share_its_next_load_and_its_outcome(
     def call() -> None:
         running.client.load_model("one")
 
-    running = start("explicit", runtimes=Scripts(hold))
+    running = start("explicit", on_load=hold)
     loads = [running.in_thread(call)]
     assert begun.wait(TIMEOUT)
     loads += [running.in_thread(call) for _ in range(20)]
@@ -148,8 +148,8 @@ def test_an_unloaded_model_leaves_the_memory_and_this_goes_back_to_the_system(
     released: list[bool] = []
     monkeypatch.setattr(memory, "release_freed_memory", lambda: released.append(loaded[0]() is None))
     repository.route("both", 'cascade = ["one", "two"]\naccept = {output = "y", at_least = 1}')
-    track = Scripts(lambda runtime: loaded.append(weakref.ref(runtime)))
-    running = start("explicit", load_model=("one", "two", "both"), runtimes=track)
+    track = lambda runtime: loaded.append(weakref.ref(runtime))  # noqa: E731
+    running = start("explicit", load_model=("one", "two", "both"), on_load=track, limits=Limits())
     released.clear()
     gc.disable()
     try:
@@ -179,14 +179,14 @@ def test_an_error_inside_the_server_holds_up_one_model_and_is_logged_once(start:
             raise RuntimeError("a bug")
 
     with structlog.testing.capture_logs() as log:
-        running = start("poll", runtimes=Scripts(fail))
+        running = start("poll", on_load=fail)
         running.poll()
     assert running.served() == {"two": [1]}
     (line,) = [line for line in log if line["log_level"] == "error"]
     assert (line["model"], line["version"], line["exc_info"]) == ("one", 1, True)
     assert "one/1/model.onnx" in running.reason("one")
     assert (running.loads("one"), running.loads("two")) == ((0, 1), (1, 0))
-    explicit = start("explicit", runtimes=Scripts(fail))
+    explicit = start("explicit", on_load=fail)
     refused(explicit.client.load_model, "one", grpc.StatusCode.INTERNAL)
 
 

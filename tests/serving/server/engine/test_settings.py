@@ -7,7 +7,7 @@ from hangtag import ClientError
 from hangtag.serving.server.errors import StartError
 from tests.kit.repository import Repository
 from tests.serving.server.engine.running import Start
-from tests.serving.server.engine.scripted import Held, Scripts
+from tests.serving.server.engine.scripted import Held
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_as_many_batches_of_a_model_as_its_own_instances_are_computed_at_once(
     repository: Repository, start: Start
 ) -> None:
     repository.settings("one", "instances = 4\nmax_batch_size = 1")
-    scripts, held = Scripts(), Held(0)
-    running = start(runtimes=scripts, instances=1)
-    scripts.play(one=held)
+    held = Held(0)
+    running = start(instances=1)
+    running.scripts.play(one=held)
     calls = [running.infer_later("one") for _ in range(4)]
     for _ in calls:
         held.wait()

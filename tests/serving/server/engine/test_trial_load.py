@@ -19,7 +19,6 @@ from tests.kit.command import serving
 from tests.kit.repository import Repository
 from tests.kit.waiting import until
 from tests.serving.server.engine.running import Running, Start
-from tests.serving.server.engine.scripted import Scripts
 
 pytestmark = pytest.mark.slow
 
@@ -137,7 +136,7 @@ def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repos
 
     loaded: list[object] = []
     file = repository.publish("hostile")
-    running = start("explicit", trial_load_seconds=LONG, runtimes=Scripts(loaded.append))
+    running = start("explicit", trial_load_seconds=LONG, on_load=loaded.append)
     call = running.in_thread(lambda: running.client.load_model("hostile"))
     until(lambda: trials(os.getpid()))
     (trial,) = trials(os.getpid())

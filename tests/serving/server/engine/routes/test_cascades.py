@@ -18,15 +18,10 @@ from tests.kit.live import TIMEOUT, outputs, request
 from tests.kit.repository import Repository
 from tests.kit.waiting import until
 from tests.serving.server.engine.running import Running, Start, samples
-from tests.serving.server.engine.scripted import Array, Held, Script, Scripts, occupied
+from tests.serving.server.engine.scripted import Array, Held, Script
 
 CASCADE = 'cascade = ["fast", "slow"]\naccept = {output = "y", at_least = 0.9}\n'
 Infer = Callable[..., Any]
-
-
-@pytest.fixture
-def scripts() -> Scripts:
-    return Scripts()
 
 
 @pytest.fixture
@@ -76,21 +71,21 @@ def test_only_samples_of_which_a_member_is_not_sure_go_on_to_the_next(repository
     assert (state.counters.success.count, state.counters.inference_count) == (2, 5)
 
 
-def test_doubtful_samples_of_several_calls_share_a_batch(cascade: Repository, start: Start, scripts: Scripts) -> None:
-    running = start(runtimes=scripts)
-    with occupied(running, scripts, "slow"):
+def test_doubtful_samples_of_several_calls_share_a_batch(cascade: Repository, start: Start) -> None:
+    running = start()
+    with running.occupied("slow"):
         calls = [running.infer_waiting("both", [place / 10, 0.95], "slow", place) for place in (1, 2)]
     assert [call.result()["y"][0, 0] for call in calls] == [np.float32(0.1), np.float32(0.2)]
-    assert scripts.batches["slow"] == [[9], [0.1, 0.2]]
+    assert running.scripts.batches["slow"] == [[9], [0.1, 0.2]]
 
 
 @pytest.mark.parametrize("on_overload", ["answer", "refuse"])
 def test_where_the_next_queue_is_full_the_answer_at_hand_is_given_or_the_call_refused(
-    cascade: Repository, start: Start, scripts: Scripts, infer: Infer, on_overload: str
+    cascade: Repository, start: Start, infer: Infer, on_overload: str
 ) -> None:
     cascade.route("both", f'{CASCADE}on_overload = "{on_overload}"')
-    running = start(runtimes=scripts)
-    with occupied(running, scripts, "slow", queued=4):
+    running = start()
+    with running.occupied("slow", queued=4):
         call = infer(running, [0.95, 0.5])
         if on_overload == "answer":
             assert numbers(call) == [0.95, 0.5]
@@ -106,13 +101,11 @@ def in_a_second(x: Array) -> Array:
 
 
 @pytest.mark.parametrize("on_overload", ["answer", "refuse"])
-def test_one_deadline_holds_for_all_stages(
-    cascade: Repository, start: Start, scripts: Scripts, infer: Infer, on_overload: str
-) -> None:
+def test_one_deadline_holds_for_all_stages(cascade: Repository, start: Start, infer: Infer, on_overload: str) -> None:
     """The server knows from the batches before that the second member cannot answer in time."""
     cascade.route("both", f'{CASCADE}on_overload = "{on_overload}"')
-    running = start(runtimes=scripts)
-    scripts.play(slow=in_a_second)
+    running = start()
+    running.scripts.play(slow=in_a_second)
     running.infer("slow", [1])
     call = infer(running, [0.5], timeout=0.7)
     if on_overload == "answer":
@@ -121,15 +114,13 @@ def test_one_deadline_holds_for_all_stages(
     else:
         assert call.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "an answer needs about" in call.exception().details()
-    assert scripts.batches["slow"] == [[1]]
+    assert running.scripts.batches["slow"] == [[1]]
 
 
-def test_a_cancelled_call_ends_at_the_stage_that_it_is_in(
-    cascade: Repository, start: Start, scripts: Scripts, infer: Infer
-) -> None:
+def test_a_cancelled_call_ends_at_the_stage_that_it_is_in(cascade: Repository, start: Start, infer: Infer) -> None:
     first, second = Held(0.5), Held()
-    running = start(runtimes=scripts)
-    scripts.play(fast=first, slow=second)
+    running = start()
+    running.scripts.play(fast=first, slow=second)
     other = running.infer_later("slow", [9])
     second.wait()
     queued = infer(running, [0.1])
@@ -144,7 +135,7 @@ def test_a_cancelled_call_ends_at_the_stage_that_it_is_in(
     second.release()
     other.result()
     assert numbers(infer(running, [0.2])) == [0.2]
-    assert scripts.batches == {"fast": [[0.1], [0.5], [0.2]], "slow": [[9], [0.2]]}
+    assert running.scripts.batches == {"fast": [[0.1], [0.5], [0.2]], "slow": [[9], [0.2]]}
 
 
 def failures(running: Running) -> dict[str, int]:
@@ -160,10 +151,10 @@ def broken(_: Array) -> Array:
     ("script", "message"), [(broken, "made up"), (lambda x: np.zeros((len(x), 3), np.float32), "cannot be joined")]
 )
 def test_an_error_of_a_later_member_and_an_answer_of_another_shape_are_the_calls_error(
-    cascade: Repository, start: Start, scripts: Scripts, infer: Infer, script: Script, message: str
+    cascade: Repository, start: Start, infer: Infer, script: Script, message: str
 ) -> None:
-    running = start(runtimes=scripts)
-    scripts.play(slow=script)
+    running = start()
+    running.scripts.play(slow=script)
     error = infer(running, [0.5]).exception()
     assert error.code() is grpc.StatusCode.INTERNAL
     assert message in error.details()
@@ -174,11 +165,11 @@ def test_an_error_of_a_later_member_and_an_answer_of_another_shape_are_the_calls
 
 @pytest.mark.parametrize("same_signature", [True, False])
 def test_a_member_that_is_replaced_meanwhile_is_answered_for_by_its_successor_if_it_takes_the_same(
-    cascade: Repository, start: Start, scripts: Scripts, infer: Infer, same_signature: bool
+    cascade: Repository, start: Start, infer: Infer, same_signature: bool
 ) -> None:
     held = Held(0.5)
-    running = start("poll", runtimes=scripts)
-    scripts.play(fast=held)
+    running = start("poll")
+    running.scripts.play(fast=held)
     call = infer(running, [0.5])
     held.wait()
     cascade.publish("slow", 2, onnx_models.shifted(20) if same_signature else onnx_models.gather())
@@ -193,11 +184,11 @@ def test_a_member_that_is_replaced_meanwhile_is_answered_for_by_its_successor_if
 
 
 def test_a_call_under_way_goes_on_to_its_next_member_while_the_server_stops(
-    cascade: Repository, start: Start, scripts: Scripts, infer: Infer
+    cascade: Repository, start: Start, infer: Infer
 ) -> None:
     held = Held(0.5)
-    running = start(runtimes=scripts)
-    scripts.play(fast=held)
+    running = start()
+    running.scripts.play(fast=held)
     call = infer(running, [0.5])
     held.wait()
     stop = running.in_thread(lambda: running.server.stop(TIMEOUT))
@@ -216,7 +207,7 @@ def test_a_request_that_one_member_would_not_take_is_refused(repository: Reposit
         repository.publish(name, model=onnx_models.free_axis())
     repository.settings("small", "max_batch_size = 2")
     repository.route("split", "split = {small = 50, full = 50}")
-    running = start(runtimes=Scripts(forbid_empty_axes))
+    running = start(on_load=forbid_empty_axes)
     for shape, taken_by, reason in (((1, 0), "small", "it has LSTM"), ((3, 1), "full", "takes at most 2")):
         x = {"x": np.zeros(shape, np.float32)}
         assert len(running.client.infer(taken_by, x)["total"]) == shape[0]
@@ -228,14 +219,14 @@ def test_a_request_that_one_member_would_not_take_is_refused(repository: Reposit
 
 @pytest.mark.parametrize("members", ['"both", "other"', '"other", "both"'])
 def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_what_they_were_not_sure_of(
-    cascade: Repository, start: Start, scripts: Scripts, members: str
+    cascade: Repository, start: Start, members: str
 ) -> None:
     cascade.publish("other", model=onnx_models.shifted(30))
     cascade.route("outer", f'cascade = [{members}]\naccept = {{output = "y", at_least = 0.5}}')
-    running = start(runtimes=scripts)
+    running = start()
     answer = running.infer("outer", [0.95, 0.8, 0.1])
     inner_first = members.startswith('"both')
     assert answer.answered_by == (("fast", "slow") if inner_first else ("other",))
-    scripts.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
-    with occupied(running, scripts, "slow", queued=4):
+    running.scripts.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
+    with running.occupied("slow", queued=4):
         assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2  # 0.6 alone, or 0.1 and 0.2

@@ -131,20 +131,23 @@ def test_a_name_may_become_a_routes_and_a_models_again(repository: Repository, s
     assert (running.answer("both"), running.served()) == (6, {"both": [6], **MODELS})
 
 
+@pytest.mark.parametrize("inner", ["inner", "0"])  # it comes after, or before, the route that needs it
 @pytest.mark.parametrize("text", ["split = {around = 100}", f'{ONE}\nshadow = {{model = "around", share = 1}}'])
-def test_a_file_that_closes_a_circle_takes_no_other_route_out(repository: Repository, start: Start, text: str) -> None:
-    repository.route("inner", ONE)
-    repository.route("around", "split = {inner = 100}")
+def test_a_file_that_closes_a_circle_takes_no_other_route_out(
+    repository: Repository, start: Start, text: str, inner: str
+) -> None:
+    repository.route(inner, ONE)
+    repository.route("around", f"split = {{{inner} = 100}}")
     for name in ("a", "z"):
         repository.route(name, "split = {around = 100}")
     running = start("poll")
     served = running.served()
-    repository.route("inner", text)
+    repository.route(inner, text)
     with structlog.testing.capture_logs() as log:
         running.poll()
     assert "routes must not lead to themselves" in str(log)
     assert running.served() == served
-    assert [running.answer(name) for name in ("a", "around", "inner", "z")] == [1] * 4
+    assert [running.answer(name) for name in ("a", "around", inner, "z")] == [1] * 4
 
 
 def test_a_route_goes_on_without_a_shadow_that_goes_does_not_fit_or_cannot_be_loaded(

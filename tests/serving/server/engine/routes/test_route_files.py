@@ -9,8 +9,6 @@ import pytest
 import structlog.testing
 
 from hangtag import ClientError
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
 from tests.kit.repository import Repository
 from tests.serving.server.engine.running import Running, Start
@@ -137,10 +135,7 @@ def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 @pytest.fixture(scope="module")
 def polling(mistaken: Repository) -> Iterator[Running]:
-    config = ServerConfig(
-        models=mistaken.folder, model_control="poll", poll_seconds=3600, port=0, http_port=-1, transport="grpc"
-    )
-    with Running(Server(config)) as running:
+    with Running(mistaken.folder, "poll") as running:
         yield running
 
 
