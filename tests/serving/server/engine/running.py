@@ -121,8 +121,10 @@ class Running:
         calls = [self.infer_later(model, [9])]
         held.wait()
         calls += [self.infer_waiting(model, [9], model, place) for place in range(1, queued + 1)]
-        yield
-        held.release()
+        try:
+            yield
+        finally:
+            held.release()
         for call in calls:
             call.result()
 

@@ -18,7 +18,7 @@ TIMEOUT = 30.0
 
 
 class Scripts:
-    """``Server(config, runtimes=Scripts())``. A model computes what its file says, until ``play`` says something else.
+    """A model computes what its file says, until ``play`` says something else.
 
     The loading of a version computes too, to see whether requests may be joined; so play once the server is ready.
     """
