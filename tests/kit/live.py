@@ -17,7 +17,9 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.process.server import Server
-from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
+from hangtag.serving.server.runtime.session import RuntimeFactory
+from tests.kit.gate import Gates
+from tests.kit.waiting import until
 
 TIMEOUT = 30.0
 Array = npt.NDArray[Any]
@@ -69,23 +71,47 @@ def _then(method: Callable[..., Any], after: Callable[[], None]) -> Callable[...
 class LiveServer:
     """The server and every stub of it."""
 
-    def __init__(self, config: ServerConfig, runtimes: RuntimeFactory = Runtime) -> None:
-        self.server = Server(config, runtimes=runtimes)
+    def __init__(self, config: ServerConfig, runtimes: RuntimeFactory | None = None, **arguments: Any) -> None:
+        """
+        config: the server's settings.
+        runtimes: loads the models in place of ``gates``.
+        arguments: further ones of Server.
+        """
+        self.gates = Gates()
+        """Hold back the batches of its models."""
+        self.server = Server(config, runtimes=runtimes or self.gates, **arguments)
 
     def connect(self) -> grpc.Channel:
         return grpc.insecure_channel(self.server.address)
 
     def __enter__(self) -> "LiveServer":
         self.server.start()
+        self.open_stubs()
+        return self
+
+    def open_stubs(self) -> None:
+        """Connect to a server that listens already, though it may still be loading its models."""
         self.channel = self.connect()
         self.inference = inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
         self.classifier = classifier_pb2_grpc.ClassifierStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.channel.close()
         self.server.stop(grace=0)
+
+    @contextmanager
+    def stopping(self, grace: float = 3600.0) -> Iterator[threading.Thread]:
+        """Stop the server in a thread, which drains for so many seconds at most. Inside the block it has begun to, and
+        after it, it must end."""
+        thread = threading.Thread(target=self.server.stop, args=(grace,))
+        thread.start()
+        try:
+            until(lambda: not self.server.ready)
+            yield thread
+        finally:
+            thread.join(TIMEOUT)
+        assert not thread.is_alive()
 
     @contextmanager
     def caller(self) -> Iterator[Callable[[pb.ModelInferRequest], pb.ModelInferResponse]]:
@@ -120,6 +146,24 @@ class LiveServer:
             yield
         finally:
             runtime.run = run  # type: ignore[method-assign]
+
+    def ready(self, name: str = "") -> bool:
+        """Whether the server takes requests, or a model of it does."""
+        if name:
+            return bool(self.inference.ModelReady(pb.ModelReadyRequest(name=name), timeout=TIMEOUT).ready)
+        return bool(self.inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT).ready)
+
+    def queued(self, name: str) -> int:
+        """How many requests wait in a model's queue."""
+        return sum(version.queued for version in self.server.state().versions if version.name == name)
+
+    def wait_until_queued(self, name: str, count: int) -> None:
+        """Wait until so many requests are in a model's queue, those not that are computed."""
+        until(lambda: self.queued(name) == count)
+
+    def wait_until_failed(self, name: str, count: int) -> None:
+        """Wait until so many requests of a model have failed. A cancelled one may count after its client has left."""
+        until(lambda: self.statistics(name).inference_stats.fail.count == count)
 
     def infer(self, request: pb.ModelInferRequest) -> dict[str, Array]:
         return outputs(self.inference.ModelInfer(request, timeout=TIMEOUT))

@@ -1,33 +1,65 @@
-"""gRPC's ModelInfer made over HTTP, so that one test states a promise of the service for every transport."""
+"""The service over HTTP, called as gRPC's stubs are called: so one test states a promise for every transport."""
 
 import http.client
+import json
 import select
+import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import grpc
 import pytest
+from google.protobuf import json_format
+from google.protobuf.message import Message
 
+from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.connection.http.codec.status import status_code
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
+from hangtag.serving.server.runtime.session import RuntimeFactory
 from tests.kit.live import TIMEOUT, LiveServer
-from tests.kit.rest import HEAD_LENGTH, Answer, Rest, as_http
+from tests.kit.rest import HEAD_LENGTH, Answer, Rest, as_http, model_path
 
 HTTP = "http"
 EVERY_TRANSPORT = pytest.mark.parametrize("transport", ["native", "grpc", HTTP], indirect=True, scope="session")
 """For a test whose fixtures, or itself, make their servers with `live_server`."""
 
+R = TypeVar("R")
+M = TypeVar("M", bound=Message)
+Metadata = Sequence[tuple[str, str]]
+
+
+class Sent(NamedTuple):
+    """A request over HTTP."""
+
+    verb: str
+    path: str
+    body: bytes = b""
+    headers: dict[str, str] = {}  # noqa: RUF012  nothing changes it
+
+
+@dataclass(frozen=True)
+class Form(Generic[R]):
+    """How a method of the service looks over HTTP."""
+
+    sent: Callable[[Any, float | None], Sent]
+    """Gets the message and the seconds until the call's deadline."""
+    received: Callable[[Answer], R]
+    """Gets an answer that is no refusal."""
+    no_refusals: tuple[int, ...] = ()
+    """Statuses that are no refusals here, beside 200."""
+
 
 class HttpError(grpc.RpcError):
     """A refusal, with the code that gRPC has for it."""
 
-    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+    def __init__(self, code: grpc.StatusCode, details: str, status: int = 0) -> None:
+        """status: HTTP's; 0 where none came."""
         super().__init__(details)
-        self._code, self._details = code, details
+        self._code, self._details, self.status = code, details, status
 
     def code(self) -> grpc.StatusCode:
         return self._code
@@ -36,35 +68,49 @@ class HttpError(grpc.RpcError):
         return self._details
 
 
-class HttpCall:
+class HttpCall(Generic[R]):
     """A request that was sent on a connection of its own. As gRPC's client, it gives up at its deadline."""
 
-    def __init__(
-        self, address: str, request: pb.ModelInferRequest, timeout: float | None, metadata: Sequence[tuple[str, str]]
-    ) -> None:
+    def __init__(self, address: str, form: Form[R], message: Message, timeout: float | None, metadata: Metadata):
+        self._form = form
+        self._outcome: R | HttpError | None = None
+        self._headers: dict[str, str] = {}
         self._connection = http.client.HTTPConnection(address, timeout=timeout or TIMEOUT)
-        path, body, headers = as_http(_with_timeout(request, timeout))
-        self._connection.request("POST", path, body, headers | dict(metadata))
-        self._outcome: pb.ModelInferResponse | HttpError | None = None
+        sent = form.sent(message, timeout)
+        try:
+            self._connection.request(sent.verb, sent.path, sent.body, sent.headers | dict(metadata))
+        except ConnectionError as error:
+            self._outcome = HttpError(grpc.StatusCode.UNAVAILABLE, str(error))
 
-    def result(self) -> pb.ModelInferResponse:
-        error = self.exception()
+    def result(self, timeout: float | None = None) -> R:
+        error = self.exception(timeout)
         if error is not None:
             raise error
-        assert isinstance(self._outcome, pb.ModelInferResponse)
+        assert self._outcome is not None
+        assert not isinstance(self._outcome, HttpError)
         return self._outcome
 
-    def exception(self) -> HttpError | None:
+    def exception(self, timeout: float | None = None) -> HttpError | None:
+        """Wait for the answer. timeout: in place of the call's own."""
         if self._outcome is None:
+            if timeout is not None:
+                self._connection.sock.settimeout(timeout)
             try:
                 received = self._connection.getresponse()
-                headers = {name.lower(): value for name, value in received.getheaders()}
-                self._outcome = outcome(Answer(received.status, headers, received.read()))
+                self._headers = {name.lower(): value for name, value in received.getheaders()}
+                self._outcome = outcome(Answer(received.status, self._headers, received.read()), self._form)
             except TimeoutError:
                 self._outcome = HttpError(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer came in time")
+            except (ConnectionError, http.client.HTTPException) as error:
+                self._outcome = HttpError(grpc.StatusCode.UNAVAILABLE, str(error))
             finally:
                 self._connection.close()
         return self._outcome if isinstance(self._outcome, HttpError) else None
+
+    def trailing_metadata(self) -> list[tuple[str, str]]:
+        """What the answer says of itself, in headers that bear the names of gRPC's metadata."""
+        self.exception()
+        return [(name, value) for name, value in self._headers.items() if name.startswith("hangtag-")]
 
     def cancel(self) -> None:
         self._connection.close()
@@ -73,75 +119,106 @@ class HttpCall:
         self.cancel()  # as gRPC's client cancels a call that nothing refers to
 
     def done(self) -> bool:
-        return bool(select.select([self._connection.sock], [], [], 0)[0])
+        return self._outcome is not None or bool(select.select([self._connection.sock], [], [], 0)[0])
 
 
-class HttpMethod:
-    """ModelInfer, called as gRPC's stub calls it."""
+class HttpMethod(Generic[R]):
+    """A method of the service, called as gRPC's stub calls it."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, address: str, form: Form[R]) -> None:
+        self._address, self._form = address, form
 
-    def future(
-        self,
-        request: pb.ModelInferRequest,
-        timeout: float | None = None,
-        metadata: Sequence[tuple[str, str]] = (),
-    ) -> HttpCall:
-        return HttpCall(self._address, request, timeout, metadata)
+    def future(self, request: Message, timeout: float | None = None, metadata: Metadata = ()) -> HttpCall[R]:
+        return HttpCall(self._address, self._form, request, timeout, metadata)
 
-    def __call__(
-        self,
-        request: pb.ModelInferRequest,
-        timeout: float | None = None,
-        metadata: Sequence[tuple[str, str]] = (),
-    ) -> pb.ModelInferResponse:
+    def with_call(
+        self, request: Message, timeout: float | None = None, metadata: Metadata = ()
+    ) -> tuple[R, HttpCall[R]]:
+        call = self.future(request, timeout, metadata)
+        return call.result(), call
+
+    def __call__(self, request: Message, timeout: float | None = None, metadata: Metadata = ()) -> R:
         return self.future(request, timeout, metadata).result()
 
 
-class _Stub:
-    """ModelInfer over HTTP, and all other methods over gRPC, of one server."""
+class HttpStub:
+    """The methods of a service that HTTP has too; for the others, streams, there is no attribute."""
 
-    def __init__(self, over_grpc: Any, address: str) -> None:
-        self._over_grpc = over_grpc
-        self.ModelInfer = HttpMethod(address)
+    def __init__(self, address: str, forms: dict[str, Form[Any]]) -> None:
+        for name, form in forms.items():
+            setattr(self, name, HttpMethod(address, form))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._over_grpc, name)
+        raise AttributeError(f"there is no {name} over HTTP")
+
+
+def inference_over_http(address: str) -> Any:
+    """GRPCInferenceService's methods over HTTP, at HOST:PORT."""
+    return HttpStub(address, INFERENCE)
 
 
 class LiveHttpServer(LiveServer):
-    """A server whose ModelInfer is called over HTTP."""
+    """A server that is called over HTTP alone. It has no ``health``: ServerReady and ModelReady are what HTTP has."""
 
-    def __enter__(self) -> "LiveHttpServer":
-        super().__enter__()
-        self.inference: Any = _Stub(self.inference, self.server.http_address)
-        return self
+    def open_stubs(self) -> None:
+        super().open_stubs()
+        self.inference: Any = inference_over_http(self.server.http_address)
+        self.classifier: Any = HttpStub(self.server.http_address, CLASSIFIER)
+        self.health: Any = HttpStub(self.server.http_address, {})
 
     @contextmanager
     def caller(self) -> Iterator[Callable[[pb.ModelInferRequest], pb.ModelInferResponse]]:
         with Rest(self.server.http_address) as rest:
 
             def infer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-                found = outcome(rest.infer(request))
-                if isinstance(found, HttpError):
-                    raise found
-                return found
+                received: pb.ModelInferResponse | HttpError = outcome(rest.infer(request), INFERENCE["ModelInfer"])
+                if isinstance(received, HttpError):
+                    raise received
+                return received
 
             yield infer
 
 
-def live_server(transport: str, models: Path, runtimes: RuntimeFactory = Runtime, **settings: Any) -> LiveServer:
-    """Return a server, not started yet, whose `inference.ModelInfer` is called over this transport."""
-    if transport == HTTP:
-        return LiveHttpServer(ServerConfig(models=models, port=0, http_port=0, transport="grpc", **settings), runtimes)
-    return LiveServer(ServerConfig(models=models, port=0, http_port=-1, transport=transport, **settings), runtimes)
+def live_server(
+    transport: str,
+    models: Path,
+    *,
+    runtimes: RuntimeFactory | None = None,
+    wrap_control: Callable[[Any], Any] | None = None,
+    **settings: Any,
+) -> LiveServer:
+    """Return a server, not started yet, that is called over this transport.
+
+    Args:
+        transport: native, grpc or HTTP.
+        models: The model repository.
+        runtimes: Loads the models in place of the server's ``gates``.
+        wrap_control: Of Server: returns the control of the models for clients' calls.
+        settings: Of ServerConfig.
+    """
+    http = transport == HTTP
+    ports = {"port": 0, "http_port": 0 if http else -1}
+    config = ServerConfig(models=models, **{"transport": "grpc" if http else transport, **ports, **settings})
+    return (LiveHttpServer if http else LiveServer)(config, runtimes, wrap_control=wrap_control)
 
 
-def outcome(answer: Answer) -> pb.ModelInferResponse | HttpError:
+def outcome(answer: Answer, form: Form[R]) -> R | HttpError:
     """Return what gRPC would have brought."""
-    if answer.status != 200:
-        return HttpError(status_code(answer.status), answer.error)
+    if answer.status == 200 or answer.status in form.no_refusals:
+        return form.received(answer)
+    return HttpError(status_code(answer.status), answer.error, answer.status)
+
+
+def _infer_sent(request: pb.ModelInferRequest, timeout: float | None) -> Sent:
+    """Put the deadline into the parameter that carries it over HTTP, unless the request has one."""
+    if timeout is not None and "timeout" not in request.parameters:
+        own, request = request, pb.ModelInferRequest()
+        request.CopyFrom(own)
+        request.parameters["timeout"].int64_param = round(timeout * 1e6)
+    return Sent("POST", *as_http(request))
+
+
+def _infer_received(answer: Answer) -> pb.ModelInferResponse:
     head = answer.json
     response = pb.ModelInferResponse(
         model_name=head["model_name"], model_version=head["model_version"], id=head.get("id", "")
@@ -156,11 +233,85 @@ def outcome(answer: Answer) -> pb.ModelInferResponse | HttpError:
     return response
 
 
-def _with_timeout(request: pb.ModelInferRequest, timeout: float | None) -> pb.ModelInferRequest:
-    """Return the request with its deadline as the parameter that carries it over HTTP, unless it has one."""
-    if timeout is None or "timeout" in request.parameters:
-        return request
-    sent = pb.ModelInferRequest()
-    sent.CopyFrom(request)
-    sent.parameters["timeout"].int64_param = round(timeout * 1e6)
+def _get(path: str) -> Callable[[Any, float | None], Sent]:
+    return lambda _message, _timeout: Sent("GET", path)
+
+
+def _get_model(end: str = "") -> Callable[[Any, float | None], Sent]:
+    return lambda message, _timeout: Sent("GET", model_path(message.name, message.version) + end)
+
+
+def _post(path: str, **content: Any) -> Sent:
+    return Sent("POST", path, json.dumps(content).encode() if content else b"")
+
+
+def _control(action: str) -> Callable[[Any, float | None], Sent]:
+    def sent(message: Any, _timeout: float | None) -> Sent:
+        name = urllib.parse.quote(message.model_name, safe="")
+        given = {key: getattr(each, each.WhichOneof("parameter_choice")) for key, each in message.parameters.items()}
+        return _post(f"/v2/repository/models/{name}/{action}", **({"parameters": given} if given else {}))
+
     return sent
+
+
+def _statistics(message: pb.ModelStatisticsRequest, _timeout: float | None) -> Sent:
+    of_one = model_path(message.name, message.version) if message.name else "/v2/models"
+    return Sent("GET", f"{of_one}/stats")
+
+
+def _classify(message: Any, timeout: float | None) -> Sent:
+    """Of ClassifyRequest and CompareRequest, whose images have the same fields."""
+    if isinstance(message, classifier_pb2.ClassifyRequest):
+        choices = [(message.model_name, message.model_version)]
+    else:
+        choices = [(choice.name, choice.version) for choice in message.models]
+    names = ",".join(f"{name}@{version}" if version else name for name, version in choices)
+    query: dict[str, Any] = {"top_k": message.top_k}
+    if timeout is not None:
+        query["timeout"] = round(timeout * 1e6)
+    if message.WhichOneof("image") == "raw":
+        query |= {"height": message.raw.height, "width": message.raw.width}
+    body = message.raw.pixels or message.encoded
+    return Sent("POST", f"/v1/classify/{urllib.parse.quote(names, safe=',@')}?{urllib.parse.urlencode(query)}", body)
+
+
+def _compared(answer: Answer) -> classifier_pb2.CompareResponse:
+    response = classifier_pb2.CompareResponse()
+    for each in answer.json.get("outcomes") or [{"model_name": answer.json["model_name"], "answer": answer.json}]:
+        added = response.outcomes.add(model_name=each["model_name"])
+        if "answer" in each:
+            json_format.ParseDict(each["answer"], added.answer)
+        else:
+            added.failure.code, added.failure.message = status_code(each["status"]).value[0], each["error"]
+    return response
+
+
+def _message(kind: Callable[[], M]) -> Callable[[Answer], M]:
+    return lambda answer: json_format.ParseDict(answer.json, kind())
+
+
+INFERENCE: dict[str, Form[Any]] = {
+    "ServerLive": Form(_get("/v2/health/live"), _message(pb.ServerLiveResponse)),
+    "ServerReady": Form(_get("/v2/health/ready"), _message(pb.ServerReadyResponse), no_refusals=(503,)),
+    "ModelReady": Form(
+        _get_model("/ready"), lambda answer: pb.ModelReadyResponse(ready=answer.status == 200), no_refusals=(404, 503)
+    ),
+    "ServerMetadata": Form(_get("/v2"), _message(pb.ServerMetadataResponse)),
+    "ModelMetadata": Form(_get_model(), _message(pb.ModelMetadataResponse)),
+    "ModelInfer": Form(_infer_sent, _infer_received),
+    "ModelConfig": Form(
+        _get_model("/config"),
+        lambda answer: pb.ModelConfigResponse(config=json_format.ParseDict(answer.json, pb.ModelConfig())),
+    ),
+    "ModelStatistics": Form(_statistics, _message(pb.ModelStatisticsResponse)),
+    "RepositoryIndex": Form(
+        lambda message, _timeout: _post("/v2/repository/index", ready=message.ready),
+        lambda answer: json_format.ParseDict({"models": answer.json}, pb.RepositoryIndexResponse()),
+    ),
+    "RepositoryModelLoad": Form(_control("load"), _message(pb.RepositoryModelLoadResponse)),
+    "RepositoryModelUnload": Form(_control("unload"), _message(pb.RepositoryModelUnloadResponse)),
+}
+CLASSIFIER: dict[str, Form[Any]] = {
+    "Classify": Form(_classify, _message(classifier_pb2.ClassifyResponse)),
+    "Compare": Form(_classify, _compared),
+}

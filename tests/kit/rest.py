@@ -3,6 +3,7 @@
 import http.client
 import json
 import ssl
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -98,28 +99,36 @@ class Rest:
 
 
 def as_http(request: pb.ModelInferRequest) -> tuple[str, bytes, dict[str, str]]:
-    """The path, the body and the headers of a request with raw contents."""
-    version = f"/versions/{request.model_version}" if request.model_version else ""
-    inputs = [
-        {
-            "name": tensor.name,
-            "datatype": tensor.datatype,
-            "shape": list(tensor.shape),
-            "parameters": {"binary_data_size": len(raw)},
-        }
-        for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
-    ]
-    parameters: dict[str, Any] = {"binary_data_output": True}
-    if "timeout" in request.parameters:
-        parameters["timeout"] = request.parameters["timeout"].int64_param
-    head: dict[str, Any] = {"inputs": inputs, "parameters": parameters}
+    """The path, the body and the headers of a request: raw contents as binary data, typed ones as values in JSON."""
+    inputs = []
+    for place, tensor in enumerate(request.inputs):
+        described = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        parameters = _parameters(tensor)
+        if place < len(request.raw_input_contents):
+            parameters["binary_data_size"] = len(request.raw_input_contents[place])
+        for _, values in tensor.contents.ListFields():
+            described["data"] = [each.decode() if isinstance(each, bytes) else each for each in values]
+        inputs.append(described | {"parameters": parameters})
+    head: dict[str, Any] = {"inputs": inputs, "parameters": {"binary_data_output": True, **_parameters(request)}}
     if request.outputs:
-        head["outputs"] = [{"name": output.name} for output in request.outputs]
+        head["outputs"] = [{"name": output.name, "parameters": _parameters(output)} for output in request.outputs]
     if request.id:
         head["id"] = request.id
     text = json.dumps(head).encode()
     body = b"".join((text, *request.raw_input_contents))
-    return f"/v2/models/{request.model_name}{version}/infer", body, {HEAD_LENGTH: str(len(text))}
+    path = model_path(request.model_name, request.model_version)
+    return f"{path}/infer", body, {HEAD_LENGTH: str(len(text))}
+
+
+def model_path(name: str, version: str = "") -> str:
+    """The path of a model, or of a version of it."""
+    model = f"/v2/models/{urllib.parse.quote(name, safe='')}"
+    return f"{model}/versions/{urllib.parse.quote(version, safe='')}" if version else model
+
+
+def _parameters(owner: Any) -> dict[str, Any]:
+    """The parameters of a message as JSON has them."""
+    return {name: getattr(each, each.WhichOneof("parameter_choice")) for name, each in owner.parameters.items()}
 
 
 def tensor(name: str, datatype: str, shape: list[int], data: Any) -> dict[str, Any]:

@@ -7,15 +7,18 @@ from typing import Any
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
+from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 
 
 @contextmanager
-def server(models: Path, **settings: Any) -> Iterator[Server]:
+def server(models: Path, *, runtimes: RuntimeFactory = Runtime, **settings: Any) -> Iterator[Server]:
     """A server that is ready inside the block, on free ports for gRPC and HTTP, and drained after it.
 
     Args:
         models: The model repository.
-        settings: Of ServerConfig.
+        runtimes: Loads the models, such as a `gate.Gates`.
+        settings: Of ServerConfig, such as ``limits``.
     """
-    with Server(ServerConfig(models=models, **{"port": 0, "http_port": 0, **settings})) as running:
+    config = ServerConfig(models=models, **{"port": 0, "http_port": 0, **settings})
+    with Server(config, runtimes=runtimes) as running:
         yield running

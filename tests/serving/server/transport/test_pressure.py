@@ -1,221 +1,127 @@
-"""What happens while every instance is busy: a full queue, late and cancelled calls, a batch that fails.
+"""What happens while every instance is busy: a full queue, late and cancelled calls, a batch that fails, overload.
 
-Here the one in the middle is late or cancelled; the batcher's own tests have the first and the last too.
+Here the call in the middle is late or cancelled; the batcher's own tests have the first and the last too.
 """
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.batching.deadlines import TOO_LATE
-from hangtag.serving.server.config.server_config import ServerConfig
-from tests.kit.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
+from hangtag.protos import inference_pb2_grpc
+from tests.kit.gate import Gate
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
 from tests.kit.over_http import EVERY_TRANSPORT, live_server
+from tests.kit.waiting import until
 
 pytestmark = pytest.mark.slow
 
 VICTIMS = pytest.mark.parametrize("victim", [0, 1, 2], ids=["first", "middle", "last"])
 
 
-def ask(own: LiveServer, gate: Gate, value: int, *, timeout: float | None = TIMEOUT, channel: Any = None) -> Any:
-    """A call that is in the queue when this returns."""
-    method = own.inference.ModelInfer
-    if channel is not None:
-        method = channel.unary_unary(
-            "/inference.GRPCInferenceService/ModelInfer",
-            request_serializer=pb.ModelInferRequest.SerializeToString,
-            response_deserializer=pb.ModelInferResponse.FromString,
-        )
-    call = method.future(request("gather", index=index(value)), timeout=timeout)
-    gate.wait_until_queued()
-    return call
+class Busy:
+    """A server whose only instance for gather computes a call, until the gate is opened."""
+
+    def __init__(self, live: LiveServer, gate: Gate) -> None:
+        self.live, self.gate = live, gate
+        self.waiting = 0
+        self.computing = self._send(0, TIMEOUT, live.inference)
+        gate.wait_until_computing()
+
+    def ask(self, value: int, *, timeout: float | None = TIMEOUT, stub: Any = None) -> Any:
+        """A call that is in the queue when this returns."""
+        call = self._send(value, timeout, stub or self.live.inference)
+        self.waiting += 1
+        self.live.wait_until_queued("gather", self.waiting)
+        return call
+
+    def wait_until_left(self, count: int = 1) -> None:
+        """Wait until so many calls have left the queue, though none was computed."""
+        self.waiting -= count
+        self.live.wait_until_queued("gather", self.waiting)
+
+    @staticmethod
+    def _send(value: int, timeout: float | None, stub: Any) -> Any:
+        return stub.ModelInfer.future(request("gather", index=index(value)), timeout=timeout)
 
 
-def occupy(own: LiveServer, gate: Gate) -> Any:
-    """A call that the only instance is computing."""
-    call = ask(own, gate, 0)
-    gate.wait_until_computing()
-    return call
-
-
-def statistics_after_failures(own: LiveServer, count: int) -> pb.ModelStatistics:
-    """The model's statistics once this many failures are counted: a cancelled call's may come after its client left."""
-    ends = time.monotonic() + TIMEOUT
-    while (statistics := own.statistics("gather")).inference_stats.fail.count < count:
-        assert time.monotonic() < ends
-    return statistics
+@contextmanager
+def busy(live: LiveServer) -> Iterator[Busy]:
+    with live.gates.closed("gather") as gate:
+        yield Busy(live, gate)
 
 
 def value_of(call: Any) -> float:
-    (value,) = outputs(call.result())["value"].tolist()
-    return float(value)
+    return float(outputs(call.result())["value"].item())
 
 
 @EVERY_TRANSPORT
 def test_a_full_queue_refuses_at_once_and_answers_what_it_holds(own: LiveServer) -> None:
-    with own.gate("gather") as gate:
-        computing = occupy(own, gate)
-        waiting = [ask(own, gate, value) for value in (0, 1, 2, 3)]
+    with busy(own) as server:
+        waiting = [server.ask(value) for value in (0, 1, 2, 3)]
         code, message = failure(lambda: own.infer(request("gather", index=index(1))))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert message.startswith("4 requests are waiting, as many as the queue holds; try again later")
         assert own.infer(request("unbatched", x=index(1, 2, 3, 4).astype("f4")))  # another model has its own queue
-        gate.open()
-        assert [value_of(call) for call in (computing, *waiting)] == [0, 0, 10, 20, 30]
-        assert gate.batch_sizes == [1, 4]
+        server.gate.open()
+        assert [value_of(call) for call in (server.computing, *waiting)] == [0, 0, 10, 20, 30]
+        assert server.gate.batch_sizes == [1, 4]
     assert own.statistics("gather").inference_count == 5
 
 
 @EVERY_TRANSPORT
-def test_a_cancelled_call_is_not_computed_and_its_neighbours_are_answered(own: LiveServer) -> None:
-    with own.gate("gather") as gate:
-        computing = occupy(own, gate)
-        calls = [ask(own, gate, value) for value in (1, 2, 3)]
+def test_a_cancelled_call_is_not_computed_and_makes_room_and_its_neighbours_are_answered(own: LiveServer) -> None:
+    with busy(own) as server:
+        calls = [server.ask(value) for value in (1, 2, 3, 0)]
         calls.pop(1).cancel()
-        gate.wait_until_cancelled()
-        gate.open()
-        assert [value_of(call) for call in calls] == [10.0, 30.0]
-        assert value_of(computing) == 0
-        assert gate.batch_sizes == [1, 2]
-    statistics = statistics_after_failures(own, 1)
-    assert (statistics.inference_count, statistics.execution_count, statistics.inference_stats.fail.count) == (3, 2, 1)
+        server.wait_until_left()
+        calls.append(server.ask(1))
+        server.gate.open()
+        assert [value_of(call) for call in calls] == [10, 30, 0, 10]
+        assert value_of(server.computing) == 0
+        assert server.gate.batch_sizes == [1, 4]
+    own.wait_until_failed("gather", 1)
+    statistics = own.statistics("gather")
+    assert (statistics.inference_count, statistics.execution_count) == (5, 2)
 
 
 @EVERY_TRANSPORT
 def test_a_late_call_is_not_computed_and_its_neighbours_are_answered(own: LiveServer) -> None:
-    with own.gate("gather") as gate:
-        computing = occupy(own, gate)
-        calls = [ask(own, gate, value, timeout=0.5 if value == 1 else TIMEOUT) for value in range(3)]
-        assert calls.pop(1).exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        gate.wait_until_cancelled()
-        gate.open()
-        assert [value_of(call) for call in calls] == [0.0, 20.0]
-        assert value_of(computing) == 0
-        assert gate.batch_sizes == [1, 2]
+    with busy(own) as server:
+        calls = [server.ask(0)]
+        late = server.ask(1, timeout=0.5)
+        calls.append(server.ask(2))
+        assert late.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        server.wait_until_left()
+        server.gate.open()
+        assert [value_of(call) for call in calls] == [0, 20]
+        assert value_of(server.computing) == 0
+        assert server.gate.batch_sizes == [1, 2]
     assert own.statistics("gather").inference_count == 3
 
 
 @EVERY_TRANSPORT
-def test_the_callers_deadline_travels_with_the_request(own: LiveServer) -> None:
-    with own.gate("gather") as gate:
-        computing = occupy(own, gate)
-        calls = [ask(own, gate, value, timeout=TIMEOUT if value == 1 else None) for value in range(3)]
-        own.model("gather").batcher._clock = lambda: time.monotonic() + 2 * TIMEOUT
-        gate.open()
-        late = calls.pop(1).exception()  # the caller's own clock has not run out
-        assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert late.details() == TOO_LATE
-        assert [value_of(call) for call in calls] == [0.0, 20.0]
-        assert value_of(computing) == 0
-        assert gate.batch_sizes == [1, 2]
-
-
-def test_calls_of_a_client_that_disconnects_are_dropped_and_others_answered(own: LiveServer) -> None:
-    with own.gate("gather") as gate:
-        computing = occupy(own, gate)
-        with own.connect() as lost:
-            gone = [ask(own, gate, value, channel=lost) for value in (1, 2)]
-            stays = ask(own, gate, 3)
-        gate.wait_until_cancelled(2)
-        gate.open()
-        assert [value_of(call) for call in (computing, stays)] == [0, 30]
-        assert all(call.exception().code() is grpc.StatusCode.CANCELLED for call in gone)
-        assert gate.batch_sizes == [1, 1]
-
-
-@EVERY_TRANSPORT
-def test_a_call_that_is_cancelled_while_it_is_computed_fails_no_other(own: LiveServer) -> None:
-    with own.gate("gather") as gate:
-        computing = occupy(own, gate)
-        computing.cancel()
-        gate.wait_until_cancelled()
-        waiting = ask(own, gate, 2)
-        gate.open()
-        assert value_of(waiting) == 20
-    assert own.infer(request("gather", index=index(3)))["value"].tolist() == [30]
-
-
-@EVERY_TRANSPORT
-def test_cancelling_makes_room_in_the_queue(own: LiveServer) -> None:
-    with own.gate("gather") as gate:
-        computing = occupy(own, gate)  # a call that nothing refers to would be cancelled
-        waiting = [ask(own, gate, value) for value in (0, 1, 2, 3)]
-        waiting[1].cancel()
-        gate.wait_until_cancelled()
-        late_comer = ask(own, gate, 1)
-        gate.open()
-        assert value_of(late_comer) == 10
-        assert value_of(computing) == 0
-
-
-@EVERY_TRANSPORT
-@VICTIMS
-def test_a_request_with_invalid_values_fails_alone(own: LiveServer, victim: int) -> None:
-    with own.gate("gather") as gate:
-        computing = occupy(own, gate)
-        calls = [ask(own, gate, 99 if place == victim else place) for place in range(3)]
-        gate.open()
-        assert value_of(computing) == 0
-        bad = calls.pop(victim).exception()
-        assert bad.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert bad.details().startswith("ONNX Runtime refuses the values in the request: ")
-        assert "idx=99 must be within" in bad.details()
-        assert [value_of(call) for call in calls] == [10.0 * place for place in range(3) if place != victim]
-        assert gate.batch_sizes == [1, 3, 1, 1, 1]
-    statistics = own.statistics("gather")
-    assert (statistics.inference_stats.success.count, statistics.inference_stats.fail.count) == (3, 1)
-
-
-@EVERY_TRANSPORT
-def test_a_failed_batch_fails_alone(own: LiveServer) -> None:
-    with own.gate("gather") as gate:
-        computing = occupy(own, gate)
-        calls = [ask(own, gate, place) for place in range(3)]
-        ask(own, gate, 3).cancel()
-        gate.wait_until_cancelled()
-        with own.broken("gather"):
-            gate.open()
-            assert value_of(computing) == 0
-            for call in calls:
-                assert call.exception().code() is grpc.StatusCode.INTERNAL
-                assert call.exception().details().startswith("ONNX Runtime failed: ")
-        assert value_of(ask(own, gate, 3)) == 30
-    statistics = statistics_after_failures(own, 4)
-    assert (statistics.inference_stats.success.count, statistics.inference_stats.fail.count) == (2, 4)
-
-
-@EVERY_TRANSPORT
-def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(own: LiveServer) -> None:
-    own.infer(request("gather", index=index(1)))
-    model = own.model("gather")
-    for _ in range(60):  # each counts as four times what was expected, at most
-        model.batcher._service_time.observe(1, 1000.0)
-    code, message = failure(lambda: own.infer(request("gather", index=index(1))))
-    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert "nothing was started. Allow more time" in message
-    assert own.statistics("gather").inference_count == 1
-
-
-@EVERY_TRANSPORT
 def test_a_requests_own_timeout_is_a_deadline_too(own: LiveServer) -> None:
-    """Triton's parameter, in microseconds."""
-    with own.gate("gather") as gate:
-        first = own.inference.ModelInfer.future(request("gather", index=index(0)), timeout=TIMEOUT)
-        gate.wait_until_computing()
-        hurried, patient = request("gather", index=index(1)), request("gather", index=index(2))
-        hurried.parameters["timeout"].int64_param = 1
-        patient.parameters["timeout"].int64_param = round(TIMEOUT * 1e6)
-        waiting = own.inference.ModelInfer.future(patient, timeout=TIMEOUT)
-        gate.wait_until_queued(2)
+    """Triton's parameter, in microseconds. The server goes by it alone: the caller itself would wait for long."""
+    with busy(own) as server:
+        waiting = server.ask(2)
+        hurried = request("gather", index=index(1))
+        hurried.parameters["timeout"].int64_param = 300_000
         late = own.inference.ModelInfer.future(hurried, timeout=TIMEOUT)
-        gate.open()
-        assert failure(late.result)[0] is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert [outputs(call.result())["value"].item() for call in (first, waiting)] == [0, 20]
-    assert own.statistics("gather").inference_count == 2
+        own.wait_until_queued("gather", 2)
+        passed = time.monotonic() + 0.3
+        until(lambda: time.monotonic() > passed)
+        server.gate.open()
+        code, message = failure(late.result)
+        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "deadline" in message
+        assert [value_of(call) for call in (server.computing, waiting)] == [0, 20]
+        assert server.gate.batch_sizes == [1, 1]
 
 
 @EVERY_TRANSPORT
@@ -229,22 +135,136 @@ def test_an_invalid_timeout_is_refused(own: LiveServer, microseconds: int) -> No
 
 
 @EVERY_TRANSPORT
+def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(own: LiveServer) -> None:
+    """By the server, which gets the caller's deadline with the request and has measured what a batch takes."""
+    own.gates.counted("gather").delay = 0.5
+    assert own.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+    code, message = failure(lambda: own.inference.ModelInfer(request("gather", index=index(1)), timeout=0.4))
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "nothing was started. Allow more time" in message
+    assert own.statistics("gather").inference_count == 1
+
+
+@EVERY_TRANSPORT
 def test_the_queue_delay_makes_no_call_miss_its_deadline(few: Path, transport: str) -> None:
     with live_server(transport, few, max_queue_delay_microseconds=10_000_000) as live:
         answer = live.inference.ModelInfer(request("gather", index=index(2)), timeout=1)
         assert outputs(answer)["value"].tolist() == [20]
 
 
+def test_calls_of_a_client_that_disconnects_are_dropped_and_others_answered(own: LiveServer) -> None:
+    with busy(own) as server:
+        with own.connect() as lost:
+            stub = inference_pb2_grpc.GRPCInferenceServiceStub(lost)
+            gone = [server.ask(value, stub=stub) for value in (1, 2)]
+            stays = server.ask(3)
+        server.wait_until_left(2)
+        server.gate.open()
+        assert [value_of(call) for call in (server.computing, stays)] == [0, 30]
+        assert all(call.exception().code() is grpc.StatusCode.CANCELLED for call in gone)
+        assert server.gate.batch_sizes == [1, 1]
+
+
+@EVERY_TRANSPORT
+def test_a_call_that_is_cancelled_while_it_is_computed_fails_no_other(own: LiveServer) -> None:
+    with busy(own) as server:
+        server.computing.cancel()
+        own.wait_until_failed("gather", 1)
+        waiting = server.ask(2)
+        server.gate.open()
+        assert value_of(waiting) == 20
+    assert own.infer(request("gather", index=index(3)))["value"].tolist() == [30]
+
+
+@EVERY_TRANSPORT
+@VICTIMS
+def test_a_request_with_invalid_values_fails_alone(own: LiveServer, victim: int) -> None:
+    with busy(own) as server:
+        calls = [server.ask(99 if place == victim else place) for place in range(3)]
+        server.gate.open()
+        assert value_of(server.computing) == 0
+        bad = calls.pop(victim).exception()
+        assert bad.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert bad.details().startswith("ONNX Runtime refuses the values in the request: ")
+        assert "idx=99 must be within" in bad.details()
+        assert [value_of(call) for call in calls] == [10.0 * place for place in range(3) if place != victim]
+        assert server.gate.batch_sizes == [1, 3, 1, 1, 1]
+    statistics = own.statistics("gather")
+    assert (statistics.inference_stats.success.count, statistics.inference_stats.fail.count) == (3, 1)
+
+
+@EVERY_TRANSPORT
+def test_a_failed_batch_fails_alone(own: LiveServer) -> None:
+    with busy(own) as server:
+        calls = [server.ask(place) for place in range(3)]
+        server.ask(3).cancel()
+        server.wait_until_left()
+        with own.gates.failing("gather"):
+            server.gate.open()
+            assert value_of(server.computing) == 0
+            for call in calls:
+                assert call.exception().code() is grpc.StatusCode.INTERNAL
+                assert call.exception().details().startswith("ONNX Runtime failed: ")
+        assert own.infer(request("gather", index=index(3)))["value"].tolist() == [30]
+    own.wait_until_failed("gather", 4)
+    assert own.statistics("gather").inference_stats.success.count == 2
+
+
 def test_the_calls_in_flight_on_a_connection_are_limited(few: Path, transport: str) -> None:
-    config = ServerConfig(models=few, port=0, http_port=-1, max_concurrent_streams=2, instances=1, transport=transport)
-    with LiveServer(config) as live, live.gate("gather") as gate:
+    with live_server(transport, few, max_concurrent_streams=2, instances=1) as live:
         warm = live.infer(request("free_axis", x=number(1)))  # the client has the server's limit from here on
         assert warm["total"].tolist() == [[1]]
-        calls = [occupy(live, gate), ask(live, gate, 1)]
-        beyond = live.inference.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT)
-        own_connection = [("grpc.use_local_subchannel_pool", 1)]  # else channels to one address share one
-        with grpc.insecure_channel(live.server.address, own_connection) as other:
-            calls.append(ask(live, gate, 3, channel=other))  # so what is beyond would have come by now
-            assert len(live.model("gather").batcher) == 2
-            gate.open()
-            assert [value_of(call) for call in (*calls, beyond)] == [0, 10, 30, 20]
+        with busy(live) as server:
+            calls = [server.computing, server.ask(1)]
+            beyond = live.inference.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT)
+            own_connection = [("grpc.use_local_subchannel_pool", 1)]  # else channels to one address share one
+            with grpc.insecure_channel(live.server.address, own_connection) as other:
+                # so what is beyond would have come by now
+                calls.append(server.ask(3, stub=inference_pb2_grpc.GRPCInferenceServiceStub(other)))
+                assert live.queued("gather") == 2
+                server.gate.open()
+                assert [value_of(call) for call in (*calls, beyond)] == [0, 10, 30, 20]
+
+
+CALLERS, ANSWERS, BATCH, QUEUE = 40, 300, 2, 6
+MOST_BATCHES = QUEUE // BATCH + 1
+"""Batches that can begin after a request was accepted, its own included: those of a full queue, and one that was taken
+just before and is counted just after."""
+
+
+@EVERY_TRANSPORT
+def test_requests_accepted_in_overload_wait_no_longer_than_a_full_queue_takes(few: Path, transport: str) -> None:
+    """Far more callers than it can answer."""
+    ends: list[grpc.StatusCode] = []
+    waited: list[float] = []
+    server = live_server(transport, few, max_batch_size=BATCH, max_queue_size=QUEUE, instances=1)
+    with server as live, live.gates.closed("gather") as gate:
+        gate.delay = 0.003
+
+        def ask() -> grpc.StatusCode:
+            call = live.inference.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT)
+            try:
+                assert value_of(call) == 20
+            except grpc.RpcError as error:
+                code: grpc.StatusCode = error.code()
+                return code
+            waited.append(int(dict(call.trailing_metadata())["hangtag-queue-ns"]) / 1e9)
+            return grpc.StatusCode.OK
+
+        def call() -> None:
+            while len(waited) < ANSWERS:
+                ends.append(ask())
+
+        callers = [threading.Thread(target=call) for _ in range(CALLERS)]
+        for caller in callers:
+            caller.start()
+        live.wait_until_queued("gather", QUEUE)
+        assert ask() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        gate.open()
+        for caller in callers:
+            caller.join(2 * TIMEOUT)
+            assert not caller.is_alive()
+        assert set(ends) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert live.statistics("gather").inference_stats.success.count == ends.count(grpc.StatusCode.OK)
+        longest = max(last - first for first, last in zip(gate.begun, gate.begun[MOST_BATCHES:], strict=False))
+        assert max(waited) <= longest

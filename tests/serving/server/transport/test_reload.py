@@ -1,4 +1,4 @@
-"""Models that are loaded, replaced and unloaded by call, while others call them."""
+"""Models that are loaded, replaced and unloaded, by call and by polling, while others call them."""
 
 import os
 import threading
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.config.limits import Limits
 from tests.kit import onnx_models
-from tests.kit.live import TIMEOUT, LiveServer, failure, index, outputs, request, status_of
-from tests.kit.over_http import EVERY_TRANSPORT, live_server
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, outputs, request
+from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,9 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def explicit(models: Path, transport: str) -> Iterator[LiveServer]:
-    with live_server(transport, models, model_control="explicit", num_versions=2) as live:
+    with live_server(
+        transport, models, model_control="explicit", num_versions=2, limits=Limits(linger_seconds=0)
+    ) as live:
         yield live
 
 
@@ -48,15 +51,21 @@ def listed(live: LiveServer, *, ready: bool = False) -> list[tuple[str, str, str
     return [(model.name, model.version, model.state) for model in index_.models]
 
 
+def cannot(transport: str) -> grpc.StatusCode:
+    """What a change ends with that cannot be made. HTTP has 400 for it, as Triton has."""
+    return grpc.StatusCode.INVALID_ARGUMENT if transport == HTTP else grpc.StatusCode.FAILED_PRECONDITION
+
+
 @EVERY_TRANSPORT
 def test_load_and_unload_by_call(explicit: LiveServer, models: Path) -> None:
-    assert explicit.inference.ServerReady(pb.ServerReadyRequest()).ready
+    assert explicit.ready()
     assert listed(explicit, ready=True) == []
     not_loaded = ("classifier", "1", "UNAVAILABLE")  # listed as what could be loaded
     assert listed(explicit) == [not_loaded, ("gather", "1", "UNAVAILABLE")]
+    assert not explicit.ready("gather")
     load(explicit, "gather")
     assert explicit.infer(request("gather", index=index(2)))["value"].tolist() == [20]
-    assert status_of(explicit.health, "gather") == "SERVING"
+    assert explicit.ready("gather")
     onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
     load(explicit, "gather")
     assert listed(explicit) == [("gather", "1", "READY"), ("gather", "2", "READY"), not_loaded]
@@ -68,17 +77,31 @@ def test_load_and_unload_by_call(explicit: LiveServer, models: Path) -> None:
     assert list(metadata.versions) == ["2", "1"]
     unload(explicit, "gather")
     assert listed(explicit) == [not_loaded, ("gather", "2", "UNAVAILABLE")]
-    assert status_of(explicit.health, "gather") == "NOT_SERVING"
+    assert not explicit.ready("gather")
     assert failure(lambda: explicit.infer(request("gather", index=index(2))))[0] is grpc.StatusCode.NOT_FOUND
 
 
 @EVERY_TRANSPORT
-def test_a_broken_version_is_refused_and_listed_and_the_old_one_serves(explicit: LiveServer, models: Path) -> None:
+def test_requests_that_begin_alike_follow_a_reload(explicit: LiveServer, models: Path) -> None:
+    for version in ("1", "2", "3"):
+        if version != "1":
+            onnx_models.publish(models, "gather", onnx_models.gather(), version=int(version))
+        load(explicit, "gather")
+        for _ in range(3):
+            answer = explicit.inference.ModelInfer(request("gather", index=index(1, 2)), timeout=TIMEOUT)
+            assert (answer.model_version, outputs(answer)["value"].tolist()) == (version, [10, 20])
+        assert explicit.infer(request("gather", index=index(3)))["value"].tolist() == [30]  # another shape
+
+
+@EVERY_TRANSPORT
+def test_a_broken_version_is_refused_and_listed_and_the_old_one_serves(
+    explicit: LiveServer, models: Path, transport: str
+) -> None:
     load(explicit, "gather")
     (models / "gather/7").mkdir()
     (models / "gather/7/model.onnx").write_bytes(b"broken")
     code, message = failure(lambda: load(explicit, "gather"))
-    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert code is cannot(transport)
     assert "gather/7/model.onnx cannot be loaded by ONNX Runtime" in message
     assert message.endswith("the versions that served before still serve")
     assert explicit.infer(request("gather", index=index(2)))["value"].tolist() == [20]
@@ -86,20 +109,37 @@ def test_a_broken_version_is_refused_and_listed_and_the_old_one_serves(explicit:
     assert listed(explicit, ready=True) == [("gather", "1", "READY")]
 
 
-def test_impossible_loads_and_unloads_are_refused(explicit: LiveServer, live: LiveServer) -> None:
-    inference = explicit.inference
-    for name in ("nobody", "../gather", "gather/1", "a" * 255, "a" * 100_000):
+@EVERY_TRANSPORT
+def test_impossible_loads_and_unloads_are_refused(explicit: LiveServer, live: LiveServer, transport: str) -> None:
+    for name in ("nobody", "../gather", "gather/1", "a" * 255):
         assert failure(lambda n=name: load(explicit, n))[0] is grpc.StatusCode.NOT_FOUND  # type: ignore[misc]
         assert failure(lambda n=name: unload(explicit, n))[0] is grpc.StatusCode.NOT_FOUND  # type: ignore[misc]
-    named = pb.RepositoryModelLoadRequest(repository_name="other", model_name="gather")
-    assert failure(lambda: inference.RepositoryModelLoad(named))[0] is grpc.StatusCode.INVALID_ARGUMENT
     with_parameter = pb.RepositoryModelLoadRequest(model_name="gather")
     with_parameter.parameters["config"].string_param = "{}"
-    code, message = failure(lambda: inference.RepositoryModelLoad(with_parameter))
+    code, message = failure(lambda: explicit.inference.RepositoryModelLoad(with_parameter, timeout=TIMEOUT))
     assert (code, message[:35]) == (grpc.StatusCode.INVALID_ARGUMENT, "parameter 'config' is not supported")
-    code, message = failure(lambda: load(live, "gather"))  # a server that was started without
-    assert code is grpc.StatusCode.FAILED_PRECONDITION
-    assert "start the server with --model-control explicit" in message
+    if transport != HTTP:  # which has no repository's name, and shorter paths
+        named = pb.RepositoryModelLoadRequest(repository_name="other", model_name="gather")
+        code, _ = failure(lambda: explicit.inference.RepositoryModelLoad(named, timeout=TIMEOUT))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert failure(lambda: load(explicit, "a" * 100_000))[0] is grpc.StatusCode.NOT_FOUND
+    for change in (load, unload):  # a server that was started without
+        code, message = failure(lambda change=change: change(live, "gather"))  # type: ignore[misc]
+        assert code is cannot(transport)
+        assert "start the server with --model-control explicit" in message
+
+
+@EVERY_TRANSPORT
+@pytest.mark.parametrize("calls", [0, 1, 20])
+def test_an_unloaded_model_is_gone_with_its_memory(explicit: LiveServer, calls: int) -> None:
+    """Though a connection that called it stays open, and the beginning of its requests may be kept."""
+    load(explicit, "gather")
+    with explicit.caller() as infer:
+        for _ in range(calls):
+            assert outputs(infer(request("gather", index=index(2))))["value"].tolist() == [20]
+        assert explicit.gates.loaded("gather") == 1
+        unload(explicit, "gather")
+        until(lambda: explicit.gates.loaded("gather") == 0)
 
 
 @EVERY_TRANSPORT
@@ -132,6 +172,7 @@ def test_reloads_under_load_fail_no_request(explicit: LiveServer) -> None:
     assert failures == []
     assert min(answered) > 0
     assert explicit.server.state().loads == {("classifier", "ok"): RELOADS + 1}
+    assert explicit.server.state().failures == {}
 
 
 def test_reloads_during_a_stream_fail_none_of_its_requests(explicit: LiveServer) -> None:
@@ -156,13 +197,13 @@ def test_reloads_during_a_stream_fail_none_of_its_requests(explicit: LiveServer)
 
 
 @EVERY_TRANSPORT
-def test_a_call_that_waits_in_a_replaced_model_is_answered_by_it(explicit: LiveServer, models: Path) -> None:
+def test_a_call_that_waits_in_a_replaced_model_is_answered_by_it(explicit: LiveServer) -> None:
     load(explicit, "gather")
-    with explicit.gate("gather") as gate:
+    with explicit.gates.closed("gather") as gate:
         calls = [explicit.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)]
         gate.wait_until_computing()
         calls.append(explicit.inference.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT))
-        gate.wait_until_queued(2)
+        until(lambda: explicit.queued("gather") == 1 or len(gate.batch_sizes) == 2)  # there may be two instances
         load(explicit, "gather")
         assert explicit.infer(request("gather", index=index(3)))["value"].tolist() == [30]  # the new one, at once
         assert not any(call.done() for call in calls)

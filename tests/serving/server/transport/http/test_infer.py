@@ -11,9 +11,9 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
+from tests.kit.datatypes import VALUES, raw
 from tests.kit.live import LiveServer, request
 from tests.kit.rest import HEAD_LENGTH, Rest, as_http, tensor
-from tests.serving.server.transport.test_wire import VALUES, raw
 
 pytestmark = pytest.mark.slow
 

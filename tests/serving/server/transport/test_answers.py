@@ -1,0 +1,375 @@
+"""ModelInfer on a real server: what is sent, and what is answered, over every transport to the bit."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import json_format
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from hangtag.protos import classifier_pb2, tensors
+from hangtag.protos import inference_pb2 as pb
+from tests.kit import onnx_label_sets, onnx_models, shipped
+from tests.kit.datatypes import FIELDS, VALUES, raw
+from tests.kit.live import TIMEOUT, LiveServer, failure, outputs, request
+from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
+from tests.kit.rest import Rest, tensor
+
+pytestmark = pytest.mark.slow
+
+GARMENT = (shipped.MODELS.parent / "examples/garments/coat-1.png").read_bytes()
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@EVERY_TRANSPORT
+def test_a_classifiers_outputs(live: LiveServer) -> None:
+    images = np.random.default_rng(3).integers(0, 256, (7, 28, 28), dtype=np.uint8)
+    sent = request("classifier", image=images)
+    sent.id = "my own"
+    response = live.inference.ModelInfer(sent, timeout=TIMEOUT)
+    assert (response.model_name, response.model_version, response.id) == ("classifier", "12", "my own")
+    answer = outputs(response)
+    assert list(answer) == ["logits", "probabilities"]
+    np.testing.assert_allclose(answer["logits"], onnx_models.logits_of(images), rtol=1e-4, atol=1e-4)
+
+
+@EVERY_TRANSPORT
+def test_only_the_requested_outputs_are_returned_in_their_order(live: LiveServer) -> None:
+    sent = request("two_inputs", a=np.ones((1, 3), np.float32), b=np.ones((1, 3), np.int64))
+    for names in (["double"], ["double", "sum"], ["sum", "double"]):
+        del sent.outputs[:]
+        sent.outputs.extend(pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in names)
+        assert list(live.infer(sent)) == names
+
+
+@EVERY_TRANSPORT
+def test_several_inputs_go_by_name(live: LiveServer) -> None:
+    a, b = np.array([[1, 2, 3]], np.float32), np.array([[10, 20, 30]], np.int64)
+    for sent in (request("two_inputs", a=a, b=b), request("two_inputs", b=b, a=a)):
+        answer = live.infer(sent)
+        assert answer["sum"].tolist() == [[11, 22, 33]]
+        assert answer["double"].tolist() == [[20, 40, 60]]
+        assert answer["double"].dtype == np.int64
+
+
+@EVERY_TRANSPORT
+def test_every_datatype_goes_and_comes_as_raw_contents(live: LiveServer) -> None:
+    pairs = [raw(datatype, values) for datatype, values in VALUES.items()]
+    sent = pb.ModelInferRequest(
+        model_name="every_type",
+        inputs=[described for described, _ in pairs],
+        raw_input_contents=[contents for _, contents in pairs],
+    )
+    answer = live.infer(sent)
+    assert {name.removeprefix("out_"): array.ravel().tolist() for name, array in answer.items()} == VALUES
+
+
+def identity(datatype: str, shape: list[int | str]) -> Any:
+    """in <datatype> -> out, the same."""
+    type_ = onnx_models.TYPES[datatype]
+    node = helper.make_node("Identity", ["in"], ["out"])
+    return onnx_models.model([node], {"in": (type_, shape)}, {"out": (type_, shape)})
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator[LiveServer]:
+    """Models of each datatype, by its name: with a batch axis alone, with none, and with another free axis."""
+    models = tmp_path_factory.mktemp("typed")
+    for datatype in onnx_models.TYPES:
+        onnx_models.publish(models, datatype, identity(datatype, ["batch", 2]))
+        onnx_models.publish(models, f"{datatype}_rows", identity(datatype, ["rows", 2]))
+        onnx_models.publish(models, f"{datatype}_lengths", identity(datatype, ["batch", "length"]))
+    with live_server(transport, models) as live:
+        yield live
+
+
+IN_JSON: dict[object, object] = {np.inf: 2.5, -np.inf: -2.5}
+"""What takes the place of values that JSON does not have."""
+
+
+def typed_request(datatype: str, **contents: Any) -> pb.ModelInferRequest:
+    described = pb.ModelInferRequest.InferInputTensor(
+        name="in", datatype=datatype, shape=[1, 2], contents=pb.InferTensorContents(**contents)
+    )
+    return pb.ModelInferRequest(model_name=datatype, inputs=[described])
+
+
+@EVERY_TRANSPORT
+def test_every_datatype_goes_alone_as_raw_and_as_typed_contents_and_may_be_empty(
+    typed: LiveServer, transport: str
+) -> None:
+    """Empty: where the first axis is not the batch, and where another axis is free."""
+    for datatype in onnx_models.TYPES:
+        array = np.array([VALUES[datatype]] * 3, tensors.DTYPES[datatype])
+        assert typed.infer(request(datatype, **{"in": array}))["out"].tolist() == [VALUES[datatype]] * 3
+        if datatype in FIELDS:
+            values = (
+                [IN_JSON.get(value, value) for value in VALUES[datatype]] if transport == HTTP else VALUES[datatype]
+            )
+            response = typed.inference.ModelInfer(typed_request(datatype, **{FIELDS[datatype]: values}))
+            assert response.outputs[0].datatype == datatype
+            assert outputs(response)["out"].ravel().tolist() == values
+        for model, shape in ((f"{datatype}_rows", (0, 2)), (f"{datatype}_lengths", (3, 0))):
+            sent = request(model, **{"in": np.zeros(shape, tensors.DTYPES[datatype])})
+            assert typed.infer(sent)["out"].shape == shape
+            if datatype in FIELDS and transport != HTTP:
+                del sent.raw_input_contents[:]
+                assert typed.infer(sent)["out"].shape == shape
+
+
+def test_typed_contents_that_do_not_fit_are_refused_and_fp16_has_none(typed: LiveServer) -> None:
+    for datatype, field in FIELDS.items():
+        other = "bool_contents" if datatype != "BOOL" else "int_contents"
+        for contents in ({field: VALUES[datatype][:1]}, {other: [1, 0]}):
+            sent = typed_request(datatype, **contents)
+            code, message = failure(lambda sent=sent: typed.inference.ModelInfer(sent, timeout=TIMEOUT))  # type: ignore[misc]
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+            assert f"{datatype} [1, 2] needs 2 elements in {field}" in message
+    code, message = failure(lambda: typed.inference.ModelInfer(typed_request("FP16", fp32_contents=[1, 2])))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert message.endswith("FP16 has no typed contents in the protocol; send it as raw_input_contents")
+
+
+@EVERY_TRANSPORT
+def test_scalars_of_every_datatype_come_and_go(live: LiveServer) -> None:
+    arrays = {name: np.array(values[1], tensors.DTYPES[name]) for name, values in VALUES.items()}
+    response = live.inference.ModelInfer(request("every_scalar", **{f"in_{n}": a for n, a in arrays.items()}))
+    assert all(list(output.shape) == [] for output in response.outputs)
+    assert {name: array.item() for name, array in outputs(response).items()} == {
+        f"out_{name}": values[1] for name, values in VALUES.items()
+    }
+
+
+@EVERY_TRANSPORT
+def test_text_is_utf8_both_ways(live: LiveServer) -> None:
+    words = ["", "grön", "日本\0", "x" * 100_000]
+    answer = live.infer(request("text", text=np.array(words, np.object_)))
+    assert [word.decode() for word in answer["shouted"]] == [word + "!" for word in words]
+    contents = pb.InferTensorContents(bytes_contents=[b"b", b"a"])
+    described = pb.ModelInferRequest.InferInputTensor(name="text", datatype="BYTES", shape=[2], contents=contents)
+    answer = live.infer(pb.ModelInferRequest(model_name="text", inputs=[described]))
+    assert answer["shouted"].tolist() == [b"b!", b"a!"]
+
+
+@EVERY_TRANSPORT
+def test_a_model_without_a_batch_axis_and_one_with_another_free_axis(live: LiveServer) -> None:
+    answer = live.infer(request("unbatched", x=np.array([1, 2, 3, 4], np.float32)))
+    assert answer["y"].tolist() == [2, 4, 6, 8]
+    for length in (1, 5, 1000):
+        answer = live.infer(request("free_axis", x=np.ones((3, length), np.float32)))
+        assert answer["total"].tolist() == [[length]] * 3
+
+
+@EVERY_TRANSPORT
+def test_carried_state_goes_round(live: LiveServer) -> None:
+    """Calls of one and of two streams; each call gets back its own state."""
+    for streams in (1, 2):
+        state = np.zeros((2, streams, 3), np.float32)
+        for step in range(1, 4):
+            x = np.full((streams, 3), step, np.float32) * np.arange(1, streams + 1, dtype=np.float32)[:, np.newaxis]
+            answer = live.infer(request("state", x=x, state=state, scale=np.array(10, np.int64)))
+            np.testing.assert_array_equal(answer["y"], x * 10 + state[0])
+            state = answer["next_state"]
+        np.testing.assert_array_equal(state[0, 0], [6, 6, 6])
+
+
+@EVERY_TRANSPORT
+def test_models_without_inputs_with_an_empty_answer_and_one_that_refuses_emptiness(
+    tmp_path: Path, transport: str
+) -> None:
+    constant, five = helper.make_node("Identity", ["c"], ["out"]), {"c": np.array(5, np.int64)}
+    places, largest = helper.make_node("NonZero", ["x"], ["places"]), helper.make_node("ArgMax", ["x"], ["y"], axis=0)
+    models = {
+        "five": onnx_models.model([constant], {}, {"out": (TensorProto.INT64, [])}, five),
+        "places": onnx_models.model(
+            [places], {"x": (TensorProto.FLOAT, ["batch"])}, {"places": (TensorProto.INT64, [1, "found"])}
+        ),
+        "largest": onnx_models.model(
+            [largest], {"x": (TensorProto.FLOAT, ["rows", 2])}, {"y": (TensorProto.INT64, [1, 2])}
+        ),
+    }
+    for name, model in models.items():
+        onnx_models.publish(tmp_path, name, model)
+    with live_server(transport, tmp_path) as live:
+        if transport != HTTP:  # whose requests have inputs
+            assert live.infer(request("five"))["out"].item() == 5
+        for values, indices in (([0, 0], []), ([0, 3, 4], [1, 2])):
+            assert live.infer(request("places", x=np.array(values, np.float32)))["places"].tolist() == [indices]
+        code, message = failure(lambda: live.infer(request("largest", x=np.ones((0, 2), np.float32))))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert message.startswith("ONNX Runtime cannot compute what is in the request")
+        assert live.infer(request("largest", x=np.ones((3, 2), np.float32)))["y"].tolist() == [[0, 0]]
+
+
+@EVERY_TRANSPORT
+def test_every_answer_has_its_cost(live: LiveServer) -> None:
+    images = np.zeros((3, 28, 28), np.uint8)
+    _, call = live.inference.ModelInfer.with_call(request("classifier", image=images), timeout=TIMEOUT)
+    cost = {key: value for key, value in call.trailing_metadata() if not key.startswith("hangtag-model")}
+    assert set(cost) == {"hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"}
+    assert cost["hangtag-batch-size"] == "3"
+    assert int(cost["hangtag-compute-ns"]) > 0
+    assert int(cost["hangtag-queue-ns"]) >= 0
+
+
+def together(calls: list[Callable[[], None]]) -> None:
+    """Run all calls at once; the first failure is raised."""
+    failures: list[BaseException] = []
+    barrier = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], None]) -> None:
+        try:
+            barrier.wait(TIMEOUT)
+            call()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    if failures:
+        raise failures[0]
+
+
+@EVERY_TRANSPORT
+def test_many_callers_at_once_get_each_their_own_answers(live: LiveServer) -> None:
+    def ask(seed: int) -> None:
+        random = np.random.default_rng(seed)
+        for _ in range(15):
+            images = random.integers(0, 256, (random.integers(1, 5), 28, 28), dtype=np.uint8)
+            answer = live.infer(request("classifier", image=images))
+            np.testing.assert_allclose(answer["logits"], onnx_models.logits_of(images), rtol=1e-4, atol=1e-4)
+            length, value = int(random.integers(1, 4)), float(random.integers(100))
+            total = live.infer(request("free_axis", x=np.full((1, length), value, np.float32)))["total"]
+            assert total.tolist() == [[length * value]]
+
+    before = live.statistics("classifier").execution_count
+    together([lambda seed=seed: ask(seed) for seed in range(24)])  # type: ignore[misc]
+    assert live.statistics("classifier").execution_count - before < 24 * 15  # some shared a batch
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[LiveServer]]:
+    """One server for each of gRPC's transports, both with HTTP beside it."""
+    models = tmp_path_factory.mktemp("models")
+    onnx_label_sets.publish_all(models)
+    for name in ("lstm", "cnn"):
+        (models / name).symlink_to(shipped.MODELS / name)
+    settings_: dict[str, Any] = {"http_port": 0, "instances": 1, "intra_op_threads": 1}
+    with live_server("native", models, **settings_) as native, live_server("grpc", models, **settings_) as other:
+        yield [native, other]
+
+
+@pytest.mark.parametrize("model", ["lstm", "cnn"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_the_transports_infer_the_same_bits(servers: list[LiveServer], model: str, count: int) -> None:
+    images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    sent = request(model, image=images)
+    answers: set[tuple[bytes, ...]] = set()
+    for live in servers:
+        answers.add(tuple(live.inference.ModelInfer(sent, timeout=TIMEOUT).raw_output_contents))
+        with Rest(live.server.http_address) as rest:
+            as_binary = rest.infer(sent).outputs
+            as_json = rest.infer_json(model, tensor("image", "UINT8", [count, 28, 28], images.tolist())).outputs
+            answers.add(tuple(array.tobytes() for array in as_binary.values()))
+            answers.add(tuple(array.tobytes() for array in as_json.values()))
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize("model", ["lstm", "path", "half"])
+def test_the_transports_classify_alike(servers: list[LiveServer], model: str) -> None:
+    """Also with models that predict sets of labels, whose answers have their own fields."""
+    answers = []
+    for live in servers:
+        sent = classifier_pb2.ClassifyRequest(model_name=model, encoded=GARMENT)
+        answers.append(live.classifier.Classify(sent, timeout=TIMEOUT))
+        with Rest(live.server.http_address) as rest:
+            answer = rest.post(f"/v1/classify/{model}", GARMENT)
+            assert answer.status == 200, answer.body
+            answers.append(json_format.ParseDict(answer.json, classifier_pb2.ClassifyResponse()))
+    for each in answers:
+        each.ClearField("timings")
+    assert all(each == answers[0] for each in answers)
+    assert (answers[0].task == classifier_pb2.TASK_MULTI_LABEL) == (model != "lstm")
+
+
+def infer_bytes(live: LiveServer, message: bytes) -> pb.ModelInferResponse:
+    call: Any = live.channel.unary_unary(MODEL_INFER)
+    return pb.ModelInferResponse.FromString(call(message, timeout=TIMEOUT))
+
+
+def without_id(response: pb.ModelInferResponse) -> pb.ModelInferResponse:
+    response.id = ""
+    return response
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.integers(0, 255), min_size=1, max_size=16),
+    st.sampled_from([[], ["probabilities"], ["probabilities", "logits"]]),
+    st.sampled_from(["", "12"]),
+)
+def test_a_request_that_begins_as_one_before_it_is_answered_as_a_new_one(
+    live: LiveServer, pixels: list[int], names: list[str], version: str
+) -> None:
+    """The server may recognise a request by its first bytes; one with an id it has to parse."""
+    images = np.repeat(np.array(pixels, np.uint8), 784).reshape(-1, 28, 28)
+    sent = request("classifier", image=images)
+    sent.model_version = version
+    sent.outputs.extend(pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in names)
+    new = pb.ModelInferRequest(id="new")
+    new.MergeFrom(sent)
+    expected = without_id(live.inference.ModelInfer(new, timeout=TIMEOUT))
+    for _ in range(2):
+        assert infer_bytes(live, sent.SerializeToString()) == expected
+
+
+def test_fields_in_another_order_or_unknown_and_contents_like_a_head_are_read_as_they_are(live: LiveServer) -> None:
+    def rows(*values: float) -> pb.ModelInferRequest:
+        return request("free_axis", x=np.array([[value, value] for value in values], np.float32))
+
+    sent, longer = rows(1), rows(1, 2, 3)
+    inner = b"\x3a\x08" + np.array([3, 4], np.float32).tobytes()
+    longer.raw_input_contents[0] = bytes(24 - len(inner)) + inner  # ends as another request would
+    bare = pb.ModelInferRequest()
+    bare.CopyFrom(sent)
+    bare.ClearField("raw_input_contents")
+    contents = pb.ModelInferRequest(raw_input_contents=sent.raw_input_contents).SerializeToString()
+    typed_ = pb.ModelInferRequest.FromString(bare.SerializeToString())
+    typed_.inputs[0].contents.fp32_contents.extend([5, 6])
+    messages = [
+        (sent.SerializeToString(), [[2]]),
+        (contents + bare.SerializeToString(), [[2]]),
+        (sent.SerializeToString() + b"\xf8\x07\x01", [[2]]),
+        (
+            longer.SerializeToString(),
+            np.frombuffer(longer.raw_input_contents[0], "<f4").reshape(3, 2).sum(1, keepdims=True),
+        ),
+        (typed_.SerializeToString(), [[11]]),
+    ]
+    for _ in range(3):
+        for message, expected in messages:
+            np.testing.assert_array_equal(outputs(infer_bytes(live, message))["total"], expected)
+
+
+def test_a_head_that_promises_more_contents_than_follow_is_refused(live: LiveServer) -> None:
+    """Also where the server knows this head, and messages of this size: it must read no memory before the message."""
+    small, large = (
+        request("classifier", image=np.zeros((count, 28, 28), np.uint8)).SerializeToString() for count in (2, 16)
+    )
+    head = large[: -16 * 784]
+    assert len(small) == len(head) + 2 * 784
+    for _ in range(2):
+        for whole in (large, small):
+            infer_bytes(live, whole)
+        code, message = failure(lambda: infer_bytes(live, head + bytes(2 * 784)))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert message.startswith("the bytes are not a message that ")

@@ -1,0 +1,200 @@
+"""Which requests share a batch, with models of any kind, and that nobody gets rows that are not theirs."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.errors import StartError
+from tests.kit import dependent_rows, onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, outputs, request
+from tests.kit.over_http import EVERY_TRANSPORT, inference_over_http, live_server
+from tests.kit.server import server
+
+pytestmark = pytest.mark.slow
+
+CALLERS, CALLS = 32, 10
+
+
+def together(own: LiveServer, name: str, sent: list[pb.ModelInferRequest]) -> tuple[list[Any], list[int]]:
+    """Answers to requests that all wait while a first one is computed, and the first axis of each executed batch."""
+    with own.gates.closed(name) as gate:
+        calls = [own.inference.ModelInfer.future(sent[0], timeout=TIMEOUT)]
+        gate.wait_until_computing()
+        for waiting, one in enumerate(sent[1:], start=1):
+            calls.append(own.inference.ModelInfer.future(one, timeout=TIMEOUT))
+            own.wait_until_queued(name, waiting)
+        gate.open()
+        return [outputs(call.result()) for call in calls], gate.batch_sizes
+
+
+def max_batch_size(live: LiveServer, name: str) -> int:
+    config = live.inference.ModelConfig(pb.ModelConfigRequest(name=name), timeout=TIMEOUT).config
+    return int(config.max_batch_size)
+
+
+@EVERY_TRANSPORT
+def test_queued_calls_with_equal_shapes_share_a_batch_and_empty_ones_with_their_like(own: LiveServer) -> None:
+    shapes = [(1, 1), (1, 1), (1, 2), (1, 1), (1, 0)]
+    answers, batches = together(
+        own, "free_axis", [request("free_axis", x=np.ones(each, np.float32)) for each in shapes]
+    )
+    assert [answer["total"].item() for answer in answers] == [1, 1, 2, 1, 0]
+    assert batches == [1, 2, 1, 1]
+    sent = [request("free_axis", x=np.ones((1, length), np.float32)) for length in (2, 0, 2, 0, 2)]
+    answers, batches = together(own, "free_axis", sent)
+    assert [answer["total"].tolist() for answer in answers] == [[[2]], [[0]], [[2]], [[0]], [[2]]]
+    assert sorted(batches) == [1, 2, 2]
+
+
+def test_calls_over_http_and_grpc_share_a_batch(few: Path, transport: str) -> None:
+    with live_server(transport, few, http_port=0, max_batch_size=4, instances=1) as live:
+        over_http = inference_over_http(live.server.http_address)
+        with live.gates.closed("gather") as gate:
+            calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)]
+            gate.wait_until_computing()
+            for waiting, stub in enumerate((live.inference, over_http), start=1):
+                calls.append(stub.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT))
+                live.wait_until_queued("gather", waiting)
+            gate.open()
+            assert [outputs(call.result())["value"].item() for call in calls] == [10, 20, 20]
+            assert gate.batch_sizes == [1, 2]
+
+
+@EVERY_TRANSPORT
+def test_a_model_with_carried_state_is_never_batched(own_whole: LiveServer) -> None:
+    sent = [
+        request("state", x=np.full((1, 3), n, np.float32), state=np.zeros((2, 1, 3), np.float32), scale=np.array(n))
+        for n in range(4)
+    ]
+    answers, batches = together(own_whole, "state", sent)
+    assert [answer["y"].tolist() for answer in answers] == [[[n * n] * 3] for n in range(4)]
+    assert batches == [1, 1, 1, 1]
+
+
+@EVERY_TRANSPORT
+def test_an_lstm_of_length_first_is_never_batched(own_whole: LiveServer) -> None:
+    sent = [request("recurrent", x=np.ones((length, 1, 3), np.float32)) for length in (1, 2, 2)]
+    answers, batches = together(own_whole, "recurrent", sent)
+    assert [answer["y"].shape for answer in answers] == [(1, 1, 1, 2), (2, 1, 1, 2), (2, 1, 1, 2)]
+    np.testing.assert_array_equal(answers[1]["y"], answers[2]["y"])
+    assert batches == [1, 2, 2]
+
+
+@EVERY_TRANSPORT
+def test_the_operator_can_forbid_batching(own_whole: LiveServer) -> None:
+    assert max_batch_size(own_whole, "two_inputs") == 0
+    sent = [
+        request("two_inputs", a=np.full((rows, 3), rows, np.float32), b=np.zeros((rows, 3), np.int64))
+        for rows in (1, 1, 2, 99)
+    ]
+    answers, batches = together(own_whole, "two_inputs", sent)
+    assert [len(answer["sum"]) for answer in answers] == batches == [1, 1, 2, 99]
+
+
+@EVERY_TRANSPORT
+def test_joined_requests_never_get_rows_that_are_not_theirs(own_whole: LiveServer) -> None:
+    """The operator lets the server join them, wrongly: each is computed once more, alone."""
+    alone = own_whole.infer(request("not_a_batch_axis", x=np.array([1, 2], np.float32)))["y"]
+    assert alone.tolist() == [1, 2, 1, 2]
+    sent = [request("not_a_batch_axis", x=np.array([value], np.float32)) for value in range(3)]
+    answers, _ = together(own_whole, "not_a_batch_axis", sent)
+    assert [answer["y"].tolist() for answer in answers] == [[value, value] for value in range(3)]
+
+
+EMPTY = {
+    "a batch": (
+        request("free_axis", x=np.ones((0, 5), np.float32)),
+        "the first axis is the batch, and a request has at",
+    ),
+    "a fixed axis": (request("unbatched", x=np.ones(0, np.float32)), "the model takes x: FP32 [4]"),
+    "an LSTM's batch": (request("recurrent", x=np.ones((4, 0, 3), np.float32)), "at least 1: ONNX Runtime can end"),
+    "an LSTM's length": (request("recurrent", x=np.ones((0, 1, 3), np.float32)), "in a model with LSTM"),
+    "by the operator": (request("not_a_batch_axis", x=np.ones(0, np.float32)), "the first axis is the batch"),
+}
+
+
+@EVERY_TRANSPORT
+def test_empty_axes_that_are_not_allowed_are_refused(own_whole: LiveServer) -> None:
+    for sent, message in EMPTY.values():
+        code, details = failure(lambda sent=sent: own_whole.inference.ModelInfer(sent, timeout=TIMEOUT))  # type: ignore[misc]
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert message in details
+
+
+@pytest.mark.parametrize(
+    ("make", "limit"),
+    [
+        (lambda: onnx_models.doubled("unk__1", "unk__2"), 4),
+        (lambda: onnx_models.doubled("batch", "Addy_dim_0"), 4),
+        (lambda: onnx_models.doubled("rows", "rows"), 0),
+        (lambda: onnx_models.doubled("rows", "rows", {"hangtag.batched": "true"}), 4),
+        (lambda: onnx_models.doubled("batch", "batch", {"hangtag.batched": "false"}), 0),
+    ],
+    ids=["symbols of an exporter", "a lost symbol", "a doubt", "proven", "disproved"],
+)
+def test_the_models_file_decides_about_batching(tmp_path: Path, make: Callable[[], Any], limit: int) -> None:
+    onnx_models.publish(tmp_path, "m", make())
+    with live_server("native", tmp_path, max_batch_size=4, instances=1) as live:
+        config = live.inference.ModelConfig(pb.ModelConfigRequest(name="m"), timeout=TIMEOUT).config
+        assert config.max_batch_size == limit
+        assert list(config.input[0].dims) == ([2] if limit else [-1, 2])
+        answers, batches = together(live, "m", [request("m", x=np.full((1, 2), n, np.float32)) for n in range(3)])
+        assert [answer["y"].tolist() for answer in answers] == [[[2 * n] * 2] for n in range(3)]
+        assert batches == ([1, 2] if limit else [1, 1, 1])
+
+
+def test_the_server_does_not_start_with_impossible_batching(tmp_path: Path) -> None:
+    onnx_models.publish(tmp_path, "m", onnx_models.unbatched())
+    with (
+        pytest.raises(StartError, match="the operator says that requests may be joined, but they cannot be"),
+        server(tmp_path, http_port=-1, model_max_batch_size=(("m", 8),)),
+    ):
+        pass
+
+
+def wrong_answers(live: LiveServer, name: str, file: Path) -> int:
+    """How many of 320 calls by 32 callers get another answer than from a session of their own."""
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+    def call(caller: int) -> int:
+        random = np.random.default_rng(caller)
+        wrong = 0
+        with live.caller() as infer:
+            for _ in range(CALLS):
+                x = random.normal(size=(2, dependent_rows.COLUMNS)).astype(np.float32)
+                (expected,) = session.run(None, {"x": x})
+                answer = outputs(infer(request(name, x=x)))["y"]
+                wrong += not np.allclose(answer, expected, rtol=1e-4, atol=1e-9)
+        return wrong
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        return sum(pool.map(call, range(CALLERS)))
+
+
+@EVERY_TRANSPORT
+def test_callers_of_models_whose_rows_depend_on_each_other_do_not_change_each_others_answers(
+    tmp_path: Path, transport: str
+) -> None:
+    """Their axes would permit to join the calls. A model whose rows are independent stays batched."""
+    kinds = {make.__name__: make() for make in (*dependent_rows.MODELS, dependent_rows.distant_row)}
+    shape: tuple[int, onnx_models.Shape] = (onnx.TensorProto.FLOAT, ["batch", dependent_rows.COLUMNS])
+    kinds["independent"] = onnx_models.model([onnx.helper.make_node("Sin", ["x"], ["y"])], {"x": shape}, {"y": shape})
+    files = {name: onnx_models.publish(tmp_path, name, model) for name, model in kinds.items()}
+    with live_server(transport, tmp_path) as live:
+        assert {name: wrong_answers(live, name, file) for name, file in files.items()} == dict.fromkeys(files, 0)
+        for name in kinds.keys() - {"independent"}:
+            config = live.inference.ModelConfig(pb.ModelConfigRequest(name=name), timeout=TIMEOUT).config
+            assert config.max_batch_size == 0
+            why = config.parameters["unbatched_because"].string_value
+            assert why.startswith("rows were tried alone and together: 'y'")
+        statistics = live.statistics("independent")
+        assert statistics.execution_count < CALLERS * CALLS
+        assert statistics.inference_count == 2 * CALLERS * CALLS

@@ -1,0 +1,202 @@
+"""A server from its first listening to its end: what it says while it loads, and that a stop loses no accepted call."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.server.errors import STOPPING
+from tests.kit import onnx_models
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
+from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
+from tests.kit.waiting import until
+
+pytestmark = pytest.mark.slow
+
+NEVER = 3600
+STOPS, CALLS = 10, 8
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    for name in ("added", "free_axis", "gather"):
+        onnx_models.publish(tmp_path, name, getattr(onnx_models, name)())
+    return tmp_path
+
+
+def send(live: LiveServer, value: int) -> Any:
+    return live.inference.ModelInfer.future(request("gather", index=index(value)), timeout=TIMEOUT)
+
+
+def versions(live: LiveServer, name: str) -> list[str]:
+    """The versions of a model that serve."""
+    states = live.server.state().versions
+    return [state.version for state in states if (state.name, state.state) == (name, "READY")]
+
+
+def states(live: LiveServer, *, ready: bool = False) -> set[tuple[str, str]]:
+    listed = live.inference.RepositoryIndex(pb.RepositoryIndexRequest(ready=ready), timeout=TIMEOUT).models
+    return {(model.name, model.state) for model in listed}
+
+
+def is_refused(live: LiveServer) -> bool:
+    """Whether a new call is refused, since the server stops."""
+    call = live.inference.ModelInfer.future(request("free_axis", x=number(1)), timeout=TIMEOUT)
+    error = call.exception()
+    assert error is None or (error.code(), error.details()) == (UNAVAILABLE, STOPPING)
+    return error is not None
+
+
+@EVERY_TRANSPORT
+def test_what_a_server_says_while_it_loads_serves_and_when_it_has_ended(models: Path, transport: str) -> None:
+    live = live_server(transport, models)
+    with live.gates.held_load("gather") as load:
+        starting = threading.Thread(target=live.server.start)
+        starting.start()
+        load.wait_until_begun()
+        live.open_stubs()
+        assert live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
+        assert not live.ready()
+        assert not live.ready("gather")
+        assert ("gather", "LOADING") in states(live)
+        assert states(live, ready=True) == set()
+        code, message = failure(lambda: live.infer(request("gather", index=index(1))))
+        assert code is UNAVAILABLE
+        assert message.startswith("the models are being loaded; wait until the server is ready")
+        load.go_on()
+        starting.join(TIMEOUT)
+    assert live.ready()
+    assert live.ready("gather")
+    assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+    with live.stopping():
+        pass
+    assert failure(lambda: live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT))[0] is UNAVAILABLE
+    live.channel.close()
+
+
+@EVERY_TRANSPORT
+def test_no_call_that_was_accepted_is_lost_and_later_ones_are_refused(models: Path, transport: str) -> None:
+    for _ in range(STOPS):
+        with (
+            live_server(transport, models, instances=1, max_batch_size=4) as live,
+            live.gates.closed("gather") as gate,
+        ):
+            calls = [send(live, 3)]
+            gate.wait_until_computing()
+            calls += [send(live, 3) for _ in range(CALLS)]
+            live.wait_until_queued("gather", CALLS)
+            with live.stopping() as thread:
+                if transport == "native":  # whose connections stay, and say that it stops; the others listen no more
+                    until(lambda live=live: is_refused(live))  # type: ignore[misc]
+                    assert not live.ready()
+                assert thread.is_alive()
+                assert not any(call.done() for call in calls)
+                gate.open()
+                assert [outputs(call.result())["value"].tolist() for call in calls] == [[30]] * (1 + CALLS)
+
+
+@EVERY_TRANSPORT
+def test_a_large_response_leaves_whole(models: Path, transport: str) -> None:
+    """Four megabytes, which the transport still writes when the model is long done."""
+    million = np.ones((1, 1_000_000), np.float32)
+    with live_server(transport, models) as live, live.gates.closed("added") as gate:
+        call = live.inference.ModelInfer.future(request("added", x=million, y=million), timeout=TIMEOUT)
+        gate.wait_until_computing()
+        with live.stopping():
+            gate.open()
+            assert (outputs(call.result())["sum"] == 2).all()
+
+
+@EVERY_TRANSPORT
+def test_calls_that_outlast_the_grace_period_are_ended_and_the_server_too(models: Path, transport: str) -> None:
+    with live_server(transport, models, instances=1) as live, live.gates.closed("gather") as gate:
+        calls = [send(live, 1)]
+        gate.wait_until_computing()
+        calls += [send(live, 2) for _ in range(3)]
+        live.wait_until_queued("gather", 3)
+        with live.stopping(grace=0) as thread:
+            assert all(call.exception(TIMEOUT) is not None for call in calls)  # while the gate is closed
+            assert thread.is_alive()
+            gate.open()  # there is an answer to a call that is gone
+
+
+@EVERY_TRANSPORT
+def test_a_poll_that_loads_a_model_does_not_hold_up_the_stop(models: Path, transport: str) -> None:
+    with live_server(transport, models, model_control="poll", poll_seconds=0.1) as live:
+        with live.gates.held_load("gather") as load:
+            onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
+            load.wait_until_begun()
+            with live.stopping() as thread:
+                code, _ = failure(lambda: live.infer(request("gather", index=index(1))))
+                assert code in (UNAVAILABLE, grpc.StatusCode.CANCELLED)
+                assert thread.is_alive(), "it did not wait for the load, and the process would end in the midst of it"
+                load.go_on()
+        assert versions(live, "gather") == ["1"]
+
+
+@EVERY_TRANSPORT
+def test_a_call_that_loads_a_model_ends_with_unavailable_and_changes_nothing(models: Path, transport: str) -> None:
+    with live_server(transport, models, model_control="explicit", load_model=("*",)) as live:
+        with live.gates.held_load("gather") as load:
+            onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
+            message = pb.RepositoryModelLoadRequest(model_name="gather")
+            call = live.inference.RepositoryModelLoad.future(message, timeout=TIMEOUT)
+            load.wait_until_begun()
+            with live.stopping():
+                load.go_on()
+                error = call.exception(TIMEOUT)
+        assert (error.code(), error.details()) == (UNAVAILABLE, "the server is stopping, and changes nothing any more")
+        assert versions(live, "gather") == ["1"]
+
+
+@EVERY_TRANSPORT
+def test_a_poll_that_ends_during_the_drain_leaves_the_server_not_ready(models: Path, transport: str) -> None:
+    with (
+        live_server(transport, models, model_control="poll", poll_seconds=NEVER) as live,
+        live.gates.closed("free_axis") as gate,
+        live.gates.held_load("gather") as load,
+    ):
+        call = live.inference.ModelInfer.future(request("free_axis", x=number(3)), timeout=TIMEOUT)
+        gate.wait_until_computing()
+        onnx_models.publish(models, "added", onnx_models.added(), version=2)
+        onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
+        poll = threading.Thread(target=live.server.control.poll)
+        poll.start()
+        load.wait_until_begun()
+        with live.stopping():
+            load.go_on()
+            poll.join(TIMEOUT)
+            assert (versions(live, "added"), versions(live, "gather")) == (["2"], ["1"])
+            assert not live.server.ready
+            if transport == "native":
+                until(lambda: not live.ready())
+            gate.open()
+            assert outputs(call.result())["total"].tolist() == [[3]]
+
+
+@pytest.mark.parametrize("transport", ["native", HTTP])
+def test_during_the_drain_nothing_is_ready_and_nothing_unloaded(models: Path, transport: str) -> None:
+    """While a call of gRPC is in flight a probe over HTTP is still answered, and so is one on native's connection."""
+    with live_server(transport, models, model_control="explicit", load_model=("*",)) as live:
+        with live.gates.closed("free_axis") as gate:
+            stub = inference_pb2_grpc.GRPCInferenceServiceStub(live.channel)
+            call = stub.ModelInfer.future(request("free_axis", x=number(3)), timeout=TIMEOUT)
+            gate.wait_until_computing()
+            with live.stopping():
+                until(lambda: is_refused(live))
+                assert live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
+                assert not live.ready()
+                if transport == "native":  # over HTTP it answers no question about models then
+                    assert not live.ready("gather")
+                unload = pb.RepositoryModelUnloadRequest(model_name="gather")
+                code, message = failure(lambda: live.inference.RepositoryModelUnload(unload, timeout=TIMEOUT))
+                assert (code, message[:22]) == (UNAVAILABLE, "the server is stopping")
+                gate.open()
+                assert outputs(call.result())["total"].tolist() == [[3]]
+        assert versions(live, "gather") == ["1"]
