@@ -7,7 +7,6 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from hangtag.serving.server.errors import NotFoundError
 from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
 
 TIMEOUT = 30.0
@@ -34,13 +33,9 @@ class Pair:
 
     def _there(self, message: object) -> object:
         match message:
-            case "call back":
-                return self.there.call("a question", TIMEOUT)
             case "wait":
                 assert self.gate.wait(TIMEOUT)
                 return "waited"
-            case "fail":
-                raise NotFoundError("not there")
         return f"there got {message}"
 
 
@@ -53,12 +48,6 @@ def pair() -> Iterator[Pair]:
     assert pair.ended.wait(TIMEOUT)
 
 
-def test_both_ends_call_and_answer_also_within_a_call(pair: Pair) -> None:
-    assert pair.here.call("a word", TIMEOUT) == "there got a word"
-    assert pair.there.call("a word", TIMEOUT) == "here got a word"
-    assert pair.here.call("call back", TIMEOUT) == "here got a question"
-
-
 def test_one_call_does_not_delay_another(pair: Pair) -> None:
     answers: list[object] = []
     waiting = threading.Thread(target=lambda: answers.append(pair.here.call("wait", TIMEOUT)))
@@ -67,16 +56,6 @@ def test_one_call_does_not_delay_another(pair: Pair) -> None:
     pair.gate.set()
     waiting.join(TIMEOUT)
     assert answers == ["waited"]
-
-
-def test_what_the_peer_raises_is_raised_by_the_call(pair: Pair) -> None:
-    with pytest.raises(NotFoundError, match="not there"):
-        pair.here.call("fail", TIMEOUT)
-
-
-def test_no_answer_in_time_is_an_error(pair: Pair) -> None:
-    with pytest.raises(PeerError, match=r"no answer within 0\.01 s"):
-        pair.here.call("wait", 0.01)
 
 
 def test_a_message_for_which_no_thread_can_be_started_is_an_error_and_the_next_is_answered(

@@ -14,7 +14,7 @@ from tests.kit import onnx_models
 from tests.kit.command import TIMEOUT, Serving, hangtag
 from tests.kit.live import failure, index, request
 from tests.kit.rest import Rest
-from tests.serving.server.process.workers.two_workers import (
+from tests.serving.server.process.two_workers import (
     TRANSPORTS,
     Stub,
     ask,

@@ -1,8 +1,10 @@
-"""Signals to ``hangtag serve``: it ends, and finishes first what it has accepted."""
+"""Signals to ``hangtag serve``, whatever it is called over: it ends, and finishes first what it has accepted."""
 
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,46 @@ from hangtag.protos import inference_pb2_grpc
 from tests.kit import onnx_models
 from tests.kit.command import TIMEOUT, Serving, serving
 from tests.kit.live import index, outputs, request
+from tests.kit.over_http import HTTP, inference_over_http
+from tests.kit.waiting import until
 from tests.serving.server.process.slow_model import slow
 
 pytestmark = pytest.mark.slow
-SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-TRANSPORTS = pytest.mark.parametrize("transport", ["native", "grpc"])
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+TRANSPORTS = pytest.mark.parametrize("transport", ["native", "grpc", HTTP])
+STOPPING = "the server is stopping and takes no new requests; try another replica"
+CALLERS = 8
 
 
 @pytest.fixture
 def models(models: Path) -> Path:
     onnx_models.publish(models, "slow", slow())
     return models
+
+
+@contextmanager
+def started(models: Path, transport: str, *options: str) -> Iterator[Serving]:
+    ports = ("--port", "0", "--transport", "grpc" if transport == HTTP else transport)
+    with serving("--models", str(models), *ports, *options) as server:
+        server.wait_until_ready()
+        yield server
+
+
+@contextmanager
+def calling(server: Serving, transport: str) -> Iterator[Any]:
+    """The service's methods over a connection of its own."""
+    if transport == HTTP:
+        yield inference_over_http(server.wait_for("ready").partition(" http=")[2].split()[0])
+        return
+    with grpc.insecure_channel(server.wait_until_ready(), OWN_CONNECTION) as channel:
+        yield inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+def rounds_of(stub: Any, seconds: float) -> int:
+    """How many rounds of the slow model take about so long."""
+    began = time.monotonic()
+    stub.ModelInfer(request("slow", rounds=np.array([1000])), timeout=TIMEOUT)
+    return round(1000 * seconds / (time.monotonic() - began))
 
 
 def calls_in_flight(stub: Any, server: Serving, rounds: int) -> list[Any]:
@@ -40,31 +71,22 @@ def calls_in_flight(stub: Any, server: Serving, rounds: int) -> list[Any]:
     return []
 
 
-@SIGNALS
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, number: signal.Signals) -> None:
-    with serving("--models", str(models), "--port", "0") as server:
-        address = server.wait_until_ready()
-        with grpc.insecure_channel(address) as channel:
-            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+    with started(models, "native") as server:
+        with calling(server, "native") as stub:
             assert outputs(stub.ModelInfer(request("gather", index=index(2)), timeout=TIMEOUT))["value"] == [20]
         server.signal(number)
         assert server.wait() == 0
     assert f"signal={number.name}" in server.wait_for("stopping")
     assert server.wait_for("stopped")
-    assert not any("Traceback" in line for line in server.log)
-    assert all(line.startswith(("event=", "time=", "level=")) or "event=" in line for line in server.log)
+    assert all("event=" in line for line in server.log), "each line of the log is a record"
 
 
 @TRANSPORTS
 def test_a_call_in_flight_is_finished_first(models: Path, transport: str) -> None:
-    with (
-        serving("--models", str(models), "--port", "0", "--transport", transport, "--instances", "1") as server,
-        grpc.insecure_channel(server.wait_until_ready()) as channel,
-    ):
-        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-        began = time.monotonic()
-        stub.ModelInfer(request("slow", rounds=np.array([1000])), timeout=TIMEOUT)
-        rounds = round(500 / (time.monotonic() - began))  # about half a second of work
+    with started(models, transport, "--instances", "1") as server, calling(server, transport) as stub:
+        rounds = rounds_of(stub, 0.5)
         while not (calls := calls_in_flight(stub, server, rounds)):  # a busy machine takes longer to look
             rounds *= 2
         server.signal(signal.SIGTERM)
@@ -75,49 +97,45 @@ def test_a_call_in_flight_is_finished_first(models: Path, transport: str) -> Non
 
 @TRANSPORTS
 def test_a_signal_under_load_loses_no_call_that_was_accepted(models: Path, transport: str) -> None:
-    """Each caller's call in flight is answered; native refuses the next one by name, and grpcio's core by its own."""
+    """Each caller's call in flight is answered, and the next one is refused in words or finds nobody."""
     answered: list[int] = []
     ends: list[tuple[grpc.StatusCode, str]] = []
-    with serving("--models", str(models), "--port", "0", "--transport", transport) as server:
-        address = server.wait_until_ready()
+    with started(models, transport) as server:
 
         def call(number: int) -> None:
-            own = [("grpc.use_local_subchannel_pool", 1)]
-            with grpc.insecure_channel(address, own) as channel:
-                stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            with calling(server, transport) as stub:
                 while True:
                     try:
-                        stub.ModelInfer(request("slow", rounds=np.array([200])), timeout=TIMEOUT)
+                        answer = stub.ModelInfer(request("slow", rounds=np.array([200])), timeout=TIMEOUT)
                     except grpc.RpcError as error:
                         ends.append((error.code(), error.details() or ""))
                         return
+                    assert outputs(answer)["done"].tolist() == [200]
                     answered.append(number)
 
-        callers = [threading.Thread(target=call, args=(number,)) for number in range(8)]
+        callers = [threading.Thread(target=call, args=(number,)) for number in range(CALLERS)]
         for caller in callers:
             caller.start()
-        while {*answered} != {*range(8)}:
-            assert all(caller.is_alive() for caller in callers), ends
-            threading.Event().wait(0.001)
+        until(lambda: ends or {*answered} == {*range(CALLERS)}, TIMEOUT)
+        assert not ends
         server.signal(signal.SIGTERM)
         for caller in callers:
             caller.join(TIMEOUT)
         assert server.wait() == 0
+    assert len(ends) == CALLERS
+    unavailable = grpc.StatusCode.UNAVAILABLE
     if transport == "native":  # its connections outlive the calls in flight, so no call ends with one
-        stopping = "the server is stopping and takes no new requests; try another replica"
-        assert ends == [(grpc.StatusCode.UNAVAILABLE, stopping)] * 8
+        assert ends == [(unavailable, STOPPING)] * CALLERS
+    elif transport == HTTP:
+        assert all(end == (unavailable, STOPPING) or "Connection refused" in end[1] for end in ends), ends
     else:  # a call that is just arriving is CANCELLED, and a later one finds nobody
-        assert {code for code, _ in ends} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        assert {code for code, _ in ends} <= {unavailable, grpc.StatusCode.CANCELLED}
     assert not any("Traceback" in line for line in server.log)
 
 
 @TRANSPORTS
 def test_a_second_signal_ends_it_at_once(models: Path, transport: str) -> None:
-    with (
-        serving("--models", str(models), "--port", "0", "--transport", transport) as server,
-        grpc.insecure_channel(server.wait_until_ready()) as channel,
-    ):
-        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+    with started(models, transport) as server, calling(server, transport) as stub:
         call = stub.ModelInfer.future(request("slow", rounds=np.array([2**40])), timeout=TIMEOUT)
         assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
         server.signal(signal.SIGTERM)

@@ -6,7 +6,6 @@ import resource
 import select
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +15,10 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models
 from tests.kit.command import TIMEOUT
+from tests.kit.limits import with_limits
 from tests.kit.live import index, request
-from tests.serving.server.process.workers.two_workers import (
+from tests.kit.waiting import until
+from tests.serving.server.process.two_workers import (
     OWN_CONNECTION,
     TRANSPORTS,
     Stub,
@@ -105,10 +106,7 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
         for caller in callers:
             assert set(caller.answers) == {20}
             assert caller.failures in ([], [grpc.StatusCode.UNAVAILABLE])  # the one call that was in flight
-        ends = time.monotonic() + TIMEOUT
-        while len(list(supervisor.iterdir())) != descriptors:  # it closes those of the worker that ended
-            assert time.monotonic() < ends
-            time.sleep(0.05)
+        until(lambda: len(list(supervisor.iterdir())) == descriptors)  # it closes those of the worker that ended
         now = metrics(server)
         assert (now["hangtag_workers"], now["hangtag_worker_restarts_total"]) == (2, 1)
         with connections(server, 16) as stubs:
@@ -165,30 +163,30 @@ def test_a_replacement_loads_nothing_that_was_published_since(models: Path, opti
 
 
 def test_workers_that_listened_and_end_at_once_are_all_replaced(models: Path) -> None:
-    modules = "from hangtag.serving.server.process.workers import replacement, supervisor"
-    with two_workers(models, first=f"{modules}\nreplacement.MAX_ATTEMPTS = supervisor.MAX_ATTEMPTS = 1") as server:
+    with two_workers(models, first=with_limits(worker_attempts=1)) as server:
         for pid in pids(server):
             os.kill(pid, signal.SIGKILL)
         server.wait_for_count('"worker listens"', 4)
         stop(server)
 
 
-def test_a_worker_that_the_system_does_not_start_is_started_later(models: Path) -> None:
-    with two_workers(models) as server:
+def test_a_worker_that_the_system_does_not_start_is_started_later_however_often_that_fails(models: Path) -> None:
+    with two_workers(models, first=with_limits(worker_attempts=2, worker_restart_seconds=0.001)) as server:
         supervisor, files = server.process.pid, resource.RLIMIT_NOFILE
         before = resource.prlimit(supervisor, files)
         resource.prlimit(supervisor, files, (3, before[1]))
         os.kill(pids(server)[0], signal.SIGKILL)
         assert "Too many open files" in server.wait_for('"worker not started"')
+        server.wait_for_count('"worker not started"', 5)
+        with connections(server, 1) as (stub,):
+            assert ask(stub) == 20
         resource.prlimit(supervisor, files, before)
         server.wait_for_count('"worker listens"', 3)
         stop(server)
 
 
 def test_when_a_worker_cannot_be_replaced_the_server_fails(models: Path) -> None:
-    modules = "from hangtag.serving.server.process.workers import replacement, supervisor"
-    fewer = "replacement.MAX_ATTEMPTS = supervisor.MAX_ATTEMPTS = 2"
-    with two_workers(models, first=f"{modules}\n{fewer}") as server:
+    with two_workers(models, first=with_limits(worker_attempts=2)) as server:
         (models / "gather/1/model.onnx").write_bytes(b"broken")
         os.kill(pids(server)[0], signal.SIGKILL)
         assert server.wait() == 1
