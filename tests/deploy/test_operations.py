@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import grpc
 import yaml
@@ -143,7 +144,7 @@ def test_with_the_documented_options_a_replica_that_starts_later_gets_calls(tmp_
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     query = request("gather", index=index(1))
 
-    settings = {"http_port": -1, "connection_age_seconds": 0.3, "transport": "grpc"}
+    settings: dict[str, Any] = {"http_port": -1, "connection_age_seconds": 0.3, "transport": "grpc"}
     with (
         server(tmp_path, **settings) as first,
         NameServer("127.0.0.1") as names,

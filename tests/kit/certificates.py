@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trustme
 
@@ -39,7 +40,7 @@ class Certificates:
         self.cert(name).write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
         self.key(name).write_bytes(issued.private_key_pem.bytes())
 
-    def server(self, **more: Path) -> dict[str, Path]:
+    def server(self, **more: Path) -> dict[str, Any]:
         """The settings of a server whose clients trust ``ours``."""
         return {"tls_cert": self.cert("server-of-ours"), "tls_key": self.key("server-of-ours"), **more}
 

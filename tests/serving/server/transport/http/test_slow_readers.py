@@ -79,7 +79,7 @@ def reader(request: pytest.FixtureRequest, tmp_path: Path, slowest: int) -> Iter
     tls.load_verify_locations(certificates.ca())
     files = certificates.server() if request.param else {}
     bounds = Limits(request_seconds=0.5, slowest_answer_bytes_per_second=slowest)
-    config = ServerConfig(models=tmp_path / "models", port=0, http_port=0, transport="grpc", limits=bounds, **files)  # type: ignore[arg-type]
+    config = ServerConfig(models=tmp_path / "models", port=0, http_port=0, transport="grpc", limits=bounds, **files)
     with LiveServer(config) as live:
         reader = SlowReader(live, tls if request.param else None)
         with reader.client:

@@ -131,7 +131,7 @@ def test_a_broken_renewal_leaves_the_certificate_that_was_good(models: Path, cer
 def test_the_server_does_not_start_with_unusable_files(
     models: Path, certificates: Certificates, spoil: str, message: str
 ) -> None:
-    config = ServerConfig(models=models, port=0, http_port=-1, **certificates.server(tls_client_ca=certificates.ca()))  # type: ignore[arg-type]
+    config = ServerConfig(models=models, port=0, http_port=-1, **certificates.server(tls_client_ca=certificates.ca()))
     (certificates.folder / spoil).write_text("no PEM")
     with pytest.raises(StartError, match=message):
         Server(config)
