@@ -1,32 +1,31 @@
+"""Fixtures of the tests of clients: a server, and each kind of client of it."""
+
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hangtag.serving.client import Client
-from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
 from tests.kit.kinds import KINDS, Kind
+from tests.kit.server import server as running_server
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for name in ("classifier", "gather", "text", "two_inputs"):
-        onnx_models.publish(folder, name, getattr(onnx_models, name)())
-    return folder
+    return onnx_models.publish_all(tmp_path_factory.mktemp("models"), "classifier", "gather", "text", "two_inputs")
 
 
 @pytest.fixture(scope="session")
 def server(models: Path) -> Iterator[Server]:
-    with Server(ServerConfig(models=models, port=0, http_port=0)) as running:
+    with running_server(models) as running:
         yield running
 
 
 @pytest.fixture
 def garment() -> Path:
-    return Path(__file__).parents[3] / "examples/garments/ankle-boot-1.png"
+    return Path(__file__).parents[2] / "examples/garments/ankle-boot-1.png"
 
 
 @pytest.fixture(params=KINDS, ids=str)
