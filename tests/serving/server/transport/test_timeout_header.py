@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.transport.methods import CLASSIFY, MODEL_INFER
 from tests.kit.live import TIMEOUT, LiveServer, index, request
 
 pytestmark = pytest.mark.skipif(shutil.which("nghttp") is None, reason="needs nghttp (Debian: nghttp2-client)")
 
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 SERVER_LIVE = "/inference.GRPCInferenceService/ServerLive"
+CLASSIFY = "/hangtag.v1.Classifier/Classify"
 INFER = request("gather", index=index(1)).SerializeToString()
 RAW = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
 MESSAGES = {
