@@ -212,7 +212,10 @@ def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.C
     onnx_models.publish(tmp_path, "quarter", quarter)
     sent = request("quarter", x=np.ones((1, 1), np.float32))
     sent.id = "i" * 100_000
-    with live_server("grpc", tmp_path, max_message_mib=1) as live, structlog.testing.capture_logs() as logs:
+    with (
+        live_server("grpc", tmp_path, max_message_mib=1, max_batch_size=2) as live,
+        structlog.testing.capture_logs() as logs,
+    ):
         code, message = failure(lambda: live.infer(sent))
         until(lambda: any(line["log_level"] == "error" for line in logs))  # after the client has its status
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED

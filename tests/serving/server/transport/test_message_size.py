@@ -40,7 +40,7 @@ def repeated(count: int = 300_000) -> onnx.ModelProto:
 def small(tmp_path: Path, transport: str) -> Iterator[LiveServer]:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     onnx_models.publish(tmp_path, "repeated", repeated())
-    with live_server(transport, tmp_path, max_message_mib=1) as live:
+    with live_server(transport, tmp_path, max_message_mib=1, max_batch_size=2) as live:
         yield live
 
 
